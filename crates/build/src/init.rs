@@ -1,0 +1,24 @@
+//! The guest's `/init`.
+
+use std::path::{Path, PathBuf};
+
+use crate::nested::Build;
+use crate::{Error, Toolchain};
+
+/// Builds `guest/init` of the checkout at `workspace` as a static Linux program with the active toolchain, and
+/// says where it is.
+///
+/// # Errors
+/// Cargo cannot be started, or fails.
+pub fn guest_init(workspace: &Path, target_dir: &Path) -> Result<PathBuf, Error> {
+    Build {
+        toolchain: &Toolchain::Active,
+        workspace,
+        package: "umbra-init",
+        target: "x86_64-unknown-linux-gnu",
+        // The initramfs has no dynamic loader, and is unpacked by an emulated CPU.
+        rustflags: &["-Ctarget-feature=+crt-static".into(), "-Cstrip=symbols".into()],
+        target_dir,
+    }
+    .run()
+}

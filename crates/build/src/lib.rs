@@ -1,0 +1,27 @@
+//! Builds what cannot be built by a plain `cargo build` of the workspace: the bare-metal hypervisor, the small
+//! guest kernels, and the guest's static `/init`.
+//!
+//! Each runs a cargo of their own, with a target directory of their own, so they can be called from a build
+//! script (`umbra` embeds the hypervisor) and from an xtask.
+//!
+//! Hypervisor and kernels need the target `x86_64-unknown-none`. [`Toolchain::find`] takes the active toolchain if it
+//! has that target, else Debian's Rust packages with their library source; it never lets rustup download
+//! anything.
+#![forbid(unsafe_code)]
+
+mod bare_metal;
+mod depinfo;
+mod environment;
+mod error;
+mod guest_kernels;
+mod hypervisor;
+mod init;
+mod nested;
+mod toolchain;
+
+pub use error::Error;
+pub use guest_kernels::guest_kernels;
+pub use hypervisor::{Hypervisor, hypervisor};
+pub use init::guest_init;
+pub use nested::shared_target_dir;
+pub use toolchain::{DEBIAN_PACKAGES, Toolchain};

@@ -1,0 +1,122 @@
+//! The processor state and the memory that an instruction works on, as the embedder provides them.
+
+/// Operating mode of the code: default operand and address size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// CS.L = 0, CS.D = 0.
+    Bits16,
+    /// CS.L = 0, CS.D = 1.
+    Bits32,
+    /// CS.L = 1 in long mode.
+    Bits64,
+}
+
+/// A general-purpose register by its number in instruction encodings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+#[allow(missing_docs, reason = "the names say it all")]
+pub enum Gpr {
+    Rax,
+    Rcx,
+    Rdx,
+    Rbx,
+    Rsp,
+    Rbp,
+    Rsi,
+    Rdi,
+    R8,
+    R9,
+    R10,
+    R11,
+    R12,
+    R13,
+    R14,
+    R15,
+}
+
+impl Gpr {
+    /// All registers, each at its number.
+    pub const ALL: [Gpr; 16] = [
+        Gpr::Rax,
+        Gpr::Rcx,
+        Gpr::Rdx,
+        Gpr::Rbx,
+        Gpr::Rsp,
+        Gpr::Rbp,
+        Gpr::Rsi,
+        Gpr::Rdi,
+        Gpr::R8,
+        Gpr::R9,
+        Gpr::R10,
+        Gpr::R11,
+        Gpr::R12,
+        Gpr::R13,
+        Gpr::R14,
+        Gpr::R15,
+    ];
+}
+
+/// A segment register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+#[allow(missing_docs, reason = "the names say it all")]
+pub enum Segment {
+    Es,
+    Cs,
+    Ss,
+    Ds,
+    Fs,
+    Gs,
+}
+
+/// One virtual processor between two instructions.
+///
+/// Registers are plain state. The memory accesses carry the guest's rights: each does the guest's page walk with the
+/// current privilege level and comes back with the fault to deliver; MMIO and writes to tracked page tables are
+/// dispatched behind them. An access may span two pages; it must check both before it changes anything. All its bytes
+/// have canonical addresses (below 4 GiB outside 64-bit mode), and it does not wrap.
+/// Checks that need more than the address (#AC, data breakpoints) are the implementer's. Segment limits are not
+/// checked: the processor has done so for the access that exited, and segments are taken as flat for the others.
+pub trait Cpu {
+    /// What a failed access comes back with, typically an exception to inject. This crate only passes it on.
+    type Fault;
+
+    /// The mode that CS gives.
+    fn mode(&self) -> Mode;
+
+    /// The width of the stack pointer: 64 bits in 64-bit mode, else what SS.B says. By default as the code.
+    fn stack_mode(&self) -> Mode {
+        self.mode()
+    }
+
+    /// The whole 64-bit register.
+    fn gpr(&self, gpr: Gpr) -> u64;
+
+    /// Writes the whole 64-bit register.
+    fn set_gpr(&mut self, gpr: Gpr, value: u64);
+
+    /// The instruction pointer (an offset in CS).
+    fn rip(&self) -> u64;
+
+    /// Sets the instruction pointer.
+    fn set_rip(&mut self, rip: u64);
+
+    /// The flags.
+    fn rflags(&self) -> u64;
+
+    /// Sets the flags.
+    fn set_rflags(&mut self, rflags: u64);
+
+    /// Linear address of the segment's first byte. In 64-bit mode asked for FS and GS only.
+    fn segment_base(&self, segment: Segment) -> u64;
+
+    /// Reads `buf.len()` bytes (1 to 16) at a linear address.
+    fn read(&mut self, gva: u64, buf: &mut [u8]) -> Result<(), Self::Fault>;
+
+    /// Reads as the first half of a read-modify-write: the rights asked for are those of a write, so that the
+    /// [`write`](Cpu::write) to the same bytes which follows finds them granted.
+    fn read_modify(&mut self, gva: u64, buf: &mut [u8]) -> Result<(), Self::Fault>;
+
+    /// Writes `buf.len()` bytes (1 to 16) at a linear address: all of them, or none and a fault.
+    fn write(&mut self, gva: u64, buf: &[u8]) -> Result<(), Self::Fault>;
+}

@@ -1,0 +1,60 @@
+//! Emulates the one guest instruction behind an MMIO access or a write to a tracked guest page table.
+//!
+//! The hypervisor fetches the instruction's bytes, implements [`Cpu`] on its virtual processor, and calls [`emulate`].
+//! The instruction takes effect as on the processor, or not at all: its one memory write, which may fault, comes
+//! before the first register changes.
+//!
+//! Emulated are the general-purpose instructions that compilers and kernels use on memory, in all operand and address
+//! widths: MOV and its relatives, exchanges and compare-and-exchange, arithmetic, logic, shifts, bit tests, SETcc and
+//! CMOVcc, PUSH, POP, near CALL and the string instructions. Not emulated ([`Error::Unsupported`]) is what works on
+//! segment, control, x87 or vector registers, and all else.
+//!
+//! LOCK is accepted where the processor accepts it. That the access is atomic towards other virtual processors is the
+//! embedder's to see to, between [`Cpu::read_modify`] and [`Cpu::write`].
+//!
+//! The first call builds the decoder's tables on the heap (80 KiB, some 800 000 instructions); they stay.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod alu;
+mod arithmetic;
+mod cpu;
+mod decode;
+mod execute;
+mod flags;
+mod hot;
+mod operand;
+mod outcome;
+mod stack;
+mod step;
+mod string;
+mod transfer;
+mod width;
+
+pub use cpu::{Cpu, Gpr, Mode, Segment};
+pub use outcome::{Error, Outcome};
+
+/// Carries out the instruction that starts with `bytes`, fetched at CS:RIP: 15 bytes, or as many as the guest can
+/// fetch there.
+///
+/// # Errors
+///
+/// See [`Error`]. No register and no memory was changed then, except by the finished iterations of a repeated string
+/// instruction.
+pub fn emulate<C: Cpu>(cpu: &mut C, bytes: &[u8]) -> Result<Outcome, Error<C::Fault>> {
+    let mode = cpu.mode();
+    let rip = cpu.rip();
+    let mut step = step::Step { cpu, mode, next_rip: rip };
+    if let Some(hot) = hot::decode(&step, bytes) {
+        step.next_rip = rip.wrapping_add(hot.length);
+        return match hot.operation {
+            hot::Operation::Mov => step.mov(hot.to, hot.from, hot.width),
+            hot::Operation::Exchange => step.exchange(hot.to, hot.from, hot.width),
+            hot::Operation::CompareExchange => step.compare_exchange(hot.to, hot.from, hot.width),
+        };
+    }
+    let instruction = decode::decode(bytes, mode, rip)?;
+    step.next_rip = width::Width::from(mode).truncate(instruction.next_ip());
+    step.execute(&instruction)
+}

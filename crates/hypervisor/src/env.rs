@@ -1,0 +1,72 @@
+//! What the shadow MMU works on: guest memory, shadow frames and the TLB, as the one type it asks for.
+
+use umbra_mmu::{Backing, GuestMemory, ShadowFrames, Tlb};
+use umbra_paging::{Gfn, Gpa, Gva, Hpa, Tables};
+
+use crate::hw::phys::{FramePool, GuestRam};
+
+/// The parts, each of which stays usable by itself.
+pub struct Env<T> {
+    /// The guest's memory.
+    pub ram: GuestRam,
+    /// The shadow frames.
+    pub pool: FramePool,
+    /// The backend's flushes.
+    pub tlb: T,
+}
+
+impl<T> Tables for Env<T> {
+    fn read_entry(&self, gpa: Gpa) -> u64 {
+        self.ram.read_entry(gpa)
+    }
+}
+
+impl<T> GuestMemory for Env<T> {
+    fn backing(&self, gfn: Gfn) -> Backing {
+        self.ram.map().backing(gfn)
+    }
+
+    fn end(&self) -> Gfn {
+        self.ram.map().end()
+    }
+
+    fn compare_exchange_entry(&mut self, gpa: Gpa, old: u64, new: u64) -> Result<(), u64> {
+        self.ram.compare_exchange_entry(gpa, old, new)
+    }
+
+    fn write(&mut self, gpa: Gpa, bytes: &[u8]) {
+        self.ram.write(gpa, bytes);
+    }
+}
+
+impl<T> ShadowFrames for Env<T> {
+    fn count(&self) -> u32 {
+        self.pool.count()
+    }
+
+    fn hpa(&self, frame: u32) -> Hpa {
+        self.pool.hpa(frame)
+    }
+
+    fn frame(&self, hpa: Hpa) -> u32 {
+        self.pool.frame(hpa)
+    }
+
+    fn read_shadow(&self, frame: u32, index: usize) -> u64 {
+        self.pool.read(frame, index)
+    }
+
+    fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
+        self.pool.write(frame, index, value);
+    }
+}
+
+impl<T: Tlb> Tlb for Env<T> {
+    fn flush(&mut self) {
+        self.tlb.flush();
+    }
+
+    fn flush_page(&mut self, vcpu: usize, gva: Gva) {
+        self.tlb.flush_page(vcpu, gva);
+    }
+}

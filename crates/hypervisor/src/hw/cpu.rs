@@ -1,0 +1,102 @@
+//! Registers and small instructions.
+
+use core::arch::asm;
+
+use x86::controlregs::{Cr0, Cr4};
+
+/// Reads a model-specific register. It must exist: otherwise the machine ends with a host exception.
+pub fn read_msr(msr: u32) -> u64 {
+    // SAFETY: reading changes nothing that Rust relies on.
+    unsafe { x86::msr::rdmsr(msr) }
+}
+
+/// Writes a model-specific register.
+///
+/// # Safety
+/// The value must keep the hypervisor's own execution state (SYSCALL bases and such are the guest's) intact.
+pub unsafe fn write_msr(msr: u32, value: u64) {
+    // SAFETY: the caller's.
+    unsafe { x86::msr::wrmsr(msr, value) }
+}
+
+/// CR0.
+pub fn cr0() -> u64 {
+    // SAFETY: reading changes nothing.
+    unsafe { x86::controlregs::cr0() }.bits() as u64
+}
+
+/// CR3.
+pub fn cr3() -> u64 {
+    // SAFETY: reading changes nothing.
+    unsafe { x86::controlregs::cr3() }
+}
+
+/// CR4.
+pub fn cr4() -> u64 {
+    let value;
+    // SAFETY: reading changes nothing. Not `x86::controlregs::cr4`, which panics on bits it does not know.
+    unsafe { asm!("mov {}, cr4", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Sets the control registers as the hypervisor runs: caches on, no FPU traps, nothing but PAE in CR4.
+pub fn normalize_control_registers() {
+    let cr0 = Cr0::CR0_PROTECTED_MODE
+        | Cr0::CR0_EXTENSION_TYPE
+        | Cr0::CR0_NUMERIC_ERROR
+        | Cr0::CR0_WRITE_PROTECT
+        | Cr0::CR0_ENABLE_PAGING;
+    // SAFETY: the modes that the compiled code needs (protected, paging, PAE) stay on; the hypervisor uses no
+    // FPU and no feature of CR4 beside PAE.
+    unsafe {
+        x86::controlregs::cr0_write(cr0);
+        x86::controlregs::cr4_write(Cr4::CR4_ENABLE_PAE);
+    }
+}
+
+/// The faulting address of the last page fault.
+pub fn cr2() -> u64 {
+    // SAFETY: reading changes nothing.
+    unsafe { x86::controlregs::cr2() as u64 }
+}
+
+/// CPUID.
+pub fn cpuid(leaf: u32, subleaf: u32) -> core::arch::x86_64::CpuidResult {
+    core::arch::x86_64::__cpuid_count(leaf, subleaf)
+}
+
+/// MAXPHYADDR.
+pub fn physical_address_bits() -> u8 {
+    // SDM, "CPUID": without leaf 80000008H it is 36 where there is PAE.
+    match cpuid(0x8000_0000, 0).eax {
+        0x8000_0008.. => cpuid(0x8000_0008, 0).eax as u8,
+        _ => 36,
+    }
+}
+
+/// The time-stamp counter.
+pub fn tsc() -> u64 {
+    // SAFETY: reading changes nothing.
+    unsafe { x86::time::rdtsc() }
+}
+
+/// Lets pending interrupts in for a moment; their handlers leave flags.
+pub fn take_interrupts() {
+    // SAFETY: handlers for all vectors are installed before anything calls this. Interrupts come after the
+    // instruction behind STI (SDM, "STI").
+    unsafe { asm!("sti", "nop", "cli", options(nostack)) };
+}
+
+/// Sleeps until an interrupt has been handled.
+pub fn idle() {
+    // SAFETY: as in `take_interrupts`; no interrupt can slip in between STI and HLT.
+    unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+}
+
+/// Stops for good.
+pub fn halt_forever() -> ! {
+    loop {
+        // SAFETY: nothing runs afterwards but NMI handlers.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}

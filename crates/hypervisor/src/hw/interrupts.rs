@@ -1,0 +1,77 @@
+//! Exceptions and interrupts of the host.
+//!
+//! The hypervisor runs with interrupts off and lets them in at two places (`cpu::take_interrupts`,
+//! `cpu::idle`). Handlers do no more than acknowledge and set a flag.
+
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use super::{console, cpu, pic, probe, timer};
+
+global_asm!(include_str!("interrupts.s"), options(att_syntax));
+
+/// The first vector of the PICs' sixteen.
+pub const PIC_BASE: u8 = 0x20;
+/// Local APIC timer.
+pub const TIMER: u8 = 0x30;
+/// Local APIC spurious interrupt; needs no end of interrupt.
+pub const SPURIOUS: u8 = 0xff;
+
+const NMI: u64 = 2;
+const PAGE_FAULT: u64 = 14;
+
+/// NMIs since boot: nothing of this machine sends any, so they are only counted.
+static NMIS: AtomicU32 = AtomicU32::new(0);
+
+/// The place of RAX in [`Frame::scratch`].
+const RAX: usize = 8;
+
+/// What `interrupts.s` leaves on the stack.
+#[repr(C)]
+struct Frame {
+    /// R11, R10, R9, R8, RDI, RSI, RDX, RCX, RAX.
+    scratch: [u64; 9],
+    vector: u64,
+    error_code: u64,
+    rip: u64,
+    cs: u64,
+    rflags: u64,
+    rsp: u64,
+    ss: u64,
+}
+
+/// # Safety
+/// Only `interrupts.s` calls it, with interrupts off.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn interrupt_handler(frame: &mut Frame) {
+    const CONSOLE: u64 = PIC_BASE as u64 + console::IRQ as u64;
+    const PIC_FIRST: u64 = PIC_BASE as u64;
+    const PIC_LAST: u64 = PIC_BASE as u64 + 15;
+    match frame.vector {
+        NMI => {
+            NMIS.fetch_add(1, Ordering::Relaxed);
+        }
+        CONSOLE => {
+            console::interrupt();
+            pic::end_of_interrupt();
+        }
+        PIC_FIRST..=PIC_LAST => pic::spurious((frame.vector - PIC_FIRST) as u8),
+        vector if vector == u64::from(TIMER) => timer::interrupt(),
+        vector if vector == u64::from(SPURIOUS) => (),
+        PAGE_FAULT if let Some(rip) = probe::fixup(frame.rip) => {
+            frame.rip = rip;
+            frame.scratch[RAX] = frame.error_code;
+        }
+        PAGE_FAULT => panic!(
+            "page fault at address {:#x}, error code {:#x}, RIP {:#x}, RSP {:#x}",
+            cpu::cr2(),
+            frame.error_code,
+            frame.rip,
+            frame.rsp
+        ),
+        vector => panic!(
+            "unexpected vector {vector}, error code {:#x}, RIP {:#x}, RSP {:#x}",
+            frame.error_code, frame.rip, frame.rsp
+        ),
+    }
+}

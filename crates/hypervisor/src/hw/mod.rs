@@ -1,0 +1,18 @@
+//! The CPU, its devices and physical memory: all `unsafe` of boot and hardware is here and in `boot`, behind
+//! functions that are safe to call.
+#![allow(unsafe_code, reason = "instructions and physical memory that the compiler knows nothing of")]
+
+pub mod apic;
+pub mod console;
+pub mod cpu;
+pub mod descriptors;
+pub mod heap;
+pub mod image;
+pub mod interrupts;
+pub mod phys;
+pub mod pic;
+pub mod port;
+pub mod power;
+pub mod probe;
+pub mod rtc;
+pub mod timer;

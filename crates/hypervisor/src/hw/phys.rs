@@ -1,0 +1,276 @@
+//! Physical memory: through the direct map, in portions that have one owner each.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::ops::Range;
+use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use umbra_mmu::Backing;
+use umbra_paging::{Gpa, Hpa};
+
+use super::image;
+use crate::memory::{FRAME, GuestMap, Layout};
+
+/// Where physical address 0 is mapped.
+pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
+
+/// The right to all physical memory: there is one, and [`DirectMap::hand_out`] ends it.
+pub struct DirectMap(());
+
+impl DirectMap {
+    /// # Safety
+    /// The first 4 GiB of physical memory are mapped at [`DIRECT_MAP`]; called once.
+    pub unsafe fn assume() -> DirectMap {
+        DirectMap(())
+    }
+
+    /// Where a physical address is mapped.
+    ///
+    /// # Panics
+    /// It is 4 GiB or above.
+    pub fn pointer(&self, hpa: u64) -> *mut u8 {
+        pointer(hpa)
+    }
+
+    /// Reads a word.
+    ///
+    /// # Safety
+    /// The word is aligned and RAM.
+    pub unsafe fn read(&self, hpa: u64) -> u64 {
+        // SAFETY: the caller's.
+        unsafe { self.pointer(hpa).cast::<u64>().read_volatile() }
+    }
+
+    /// Writes a word.
+    ///
+    /// # Safety
+    /// The word is aligned, RAM, and in no use.
+    pub unsafe fn write(&self, hpa: u64, value: u64) {
+        // SAFETY: the caller's.
+        unsafe { self.pointer(hpa).cast::<u64>().write_volatile(value) }
+    }
+
+    /// Fills with zeros.
+    ///
+    /// # Safety
+    /// The range is RAM in no use.
+    pub unsafe fn zero(&self, range: Range<u64>) {
+        // SAFETY: the caller's.
+        unsafe { ptr::write_bytes(self.pointer(range.start), 0, (range.end - range.start) as usize) }
+    }
+
+    /// Copies memory into the heap.
+    pub fn copy(&self, range: Range<u64>) -> Vec<u8> {
+        let mut bytes = alloc::vec![0; (range.end - range.start) as usize];
+        // SAFETY: reading memory changes nothing, and the destination is new.
+        unsafe { ptr::copy_nonoverlapping(self.pointer(range.start), bytes.as_mut_ptr(), bytes.len()) };
+        bytes
+    }
+
+    /// Gives each of the guest and the shadow MMU its memory.
+    pub fn hand_out(self, layout: &Layout) -> (GuestRam, FramePool) {
+        let pool = layout.pool();
+        // SAFETY: the layout gives the pool to nobody else.
+        unsafe { self.zero(pool.clone()) };
+        // SAFETY: as above, for what backs the guest's firmware area.
+        unsafe { self.zero(layout.firmware()) };
+        let count = (pool.end - pool.start) / FRAME;
+        (GuestRam { map: layout.guest_map() }, FramePool { start: pool.start, count: count as u32 })
+    }
+}
+
+fn pointer(hpa: u64) -> *mut u8 {
+    assert!(hpa < 4 << 30, "the direct map ends at 4 GiB");
+    ptr::with_exposed_provenance_mut((DIRECT_MAP + hpa) as usize)
+}
+
+/// Where the entries of a paging structure of the hypervisor are mapped.
+pub(super) fn host_table(hpa: u64) -> *mut u64 {
+    pointer(hpa & !(FRAME - 1)).cast()
+}
+
+/// The guest's memory. Reads and writes never leave what the map backs, and never make references to it: its
+/// bytes are the guest's, and may be anything at any time.
+pub struct GuestRam {
+    map: GuestMap,
+}
+
+impl GuestRam {
+    /// The map from guest-physical frames to what backs them.
+    pub fn map(&self) -> &GuestMap {
+        &self.map
+    }
+
+    /// Where `length` bytes at `gpa`, which do not leave its page, are mapped.
+    fn pointer(&self, gpa: Gpa, length: usize, write: bool) -> Option<*mut u8> {
+        assert!(gpa.page_offset() + length as u64 <= FRAME, "an access stays within one page");
+        match self.map.backing(gpa.gfn()) {
+            Backing::Ram { hfn, writable } if writable || !write => {
+                Some(pointer(hfn.base().raw() + gpa.page_offset()))
+            }
+            _ => None,
+        }
+    }
+
+    fn entry(&self, gpa: Gpa) -> Option<&AtomicU64> {
+        assert!(gpa.raw().is_multiple_of(8), "an entry is aligned");
+        let pointer = self.pointer(gpa, 8, false)?;
+        // SAFETY: aligned, mapped for ever, and RAM that Rust sees through atomics and volatile accesses only.
+        Some(unsafe { AtomicU64::from_ptr(pointer.cast()) })
+    }
+
+    /// Reads a word at an 8-byte boundary in one piece. No memory reads as all ones, as on a bus.
+    pub fn read_entry(&self, gpa: Gpa) -> u64 {
+        self.entry(gpa).map_or(u64::MAX, |entry| entry.load(Ordering::SeqCst))
+    }
+
+    /// Replaces `old` by `new` in one piece at an 8-byte boundary: for accessed and dirty bits, which the CPU
+    /// sets in read-only memory too. Where there is no memory, the write is lost.
+    ///
+    /// # Errors
+    /// What was there instead of `old`.
+    pub fn compare_exchange_entry(&mut self, gpa: Gpa, old: u64, new: u64) -> Result<(), u64> {
+        match self.entry(gpa) {
+            Some(entry) => entry.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes within one page; an aligned word of 1, 2, 4 or 8 bytes in one piece. A write to no memory, or to
+    /// read-only memory, is lost.
+    pub fn write(&mut self, gpa: Gpa, bytes: &[u8]) {
+        let Some(to) = self.pointer(gpa, bytes.len(), true) else { return };
+        // SAFETY: `pointer` checked the bounds; the casts are to words at which the address is aligned.
+        unsafe {
+            match *bytes {
+                [a] => to.write_volatile(a),
+                [a, b] if gpa.raw().is_multiple_of(2) => {
+                    to.cast::<u16>().write_volatile(u16::from_le_bytes([a, b]))
+                }
+                [a, b, c, d] if gpa.raw().is_multiple_of(4) => {
+                    to.cast::<u32>().write_volatile(u32::from_le_bytes([a, b, c, d]));
+                }
+                [a, b, c, d, e, f, g, h] if gpa.raw().is_multiple_of(8) => {
+                    to.cast::<u64>().write_volatile(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+                }
+                _ => ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()),
+            }
+        }
+    }
+
+    /// Reads within one page. No memory reads as all ones.
+    pub fn read(&self, gpa: Gpa, bytes: &mut [u8]) {
+        match self.pointer(gpa, bytes.len(), false) {
+            // SAFETY: `pointer` checked the bounds, and guest memory is never `bytes`.
+            Some(from) => unsafe { ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) },
+            None => bytes.fill(0xff),
+        }
+    }
+
+    /// Writes at boot, across pages.
+    pub fn load(&mut self, gpa: Gpa, bytes: &[u8]) {
+        let mut at = gpa.raw();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min((FRAME - at % FRAME) as usize));
+            self.write(Gpa::new(at), now);
+            at += now.len() as u64;
+            rest = later;
+        }
+    }
+
+    /// Moves bytes within the guest's memory at boot; the ranges may overlap.
+    ///
+    /// # Panics
+    /// If one of the ranges is not identity-mapped RAM.
+    pub fn shift(&mut self, from: Gpa, to: Gpa, length: u64) {
+        for start in [from, to] {
+            assert!(
+                self.map.is_plain(&(start.raw()..start.raw() + length)),
+                "a module moves within guest RAM"
+            );
+        }
+        // SAFETY: both ranges are guest RAM at host-physical = guest-physical, as just checked.
+        unsafe { ptr::copy(pointer(from.raw()), pointer(to.raw()), length as usize) }
+    }
+}
+
+/// The shadow MMU's frames.
+pub struct FramePool {
+    start: u64,
+    count: u32,
+}
+
+impl FramePool {
+    /// How many frames there are.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Where a frame lies.
+    ///
+    /// # Panics
+    /// There is no such frame.
+    pub fn hpa(&self, frame: u32) -> Hpa {
+        assert!(frame < self.count, "a shadow frame of this pool");
+        Hpa::new(self.start + u64::from(frame) * FRAME)
+    }
+
+    /// The frame at a place that [`FramePool::hpa`] gave.
+    ///
+    /// # Panics
+    /// There is none.
+    pub fn frame(&self, hpa: Hpa) -> u32 {
+        let frame = hpa.raw().checked_sub(self.start).map(|offset| offset / FRAME);
+        frame
+            .and_then(|f| u32::try_from(f).ok())
+            .filter(|f| *f < self.count)
+            .expect("a shadow frame of this pool")
+    }
+
+    fn entry(&self, frame: u32, index: usize) -> &AtomicU64 {
+        assert!(index < 512, "a table has 512 entries");
+        let pointer = pointer(self.hpa(frame).raw()).cast::<u64>().wrapping_add(index);
+        // SAFETY: aligned, mapped for ever, the pool's own; the CPU that walks the tables reads words too.
+        unsafe { AtomicU64::from_ptr(pointer) }
+    }
+
+    /// Reads an entry.
+    pub fn read(&self, frame: u32, index: usize) -> u64 {
+        self.entry(frame, index).load(Ordering::Relaxed)
+    }
+
+    /// Writes an entry.
+    pub fn write(&mut self, frame: u32, index: usize, value: u64) {
+        self.entry(frame, index).store(value, Ordering::Relaxed);
+    }
+}
+
+/// A page of the hypervisor that the CPU gets to know by its physical address, such as a VMCS.
+#[repr(C, align(4096))]
+pub struct HostPage([u8; FRAME as usize]);
+
+impl HostPage {
+    /// A page of zeros. Dropping it frees it: keep it as long as the CPU uses it.
+    pub fn new() -> Box<HostPage> {
+        // SAFETY: zeros are a valid value, and the page never lies on the stack.
+        unsafe { Box::<HostPage>::new_zeroed().assume_init() }
+    }
+
+    /// Its physical address.
+    pub fn hpa(&self) -> Hpa {
+        let va = (&raw const *self) as u64;
+        let image = image::virtual_range();
+        Hpa::new(if image.contains(&va) {
+            va - image.start + image::physical_start()
+        } else {
+            va - DIRECT_MAP
+        })
+    }
+
+    /// Its bytes.
+    pub fn bytes_mut(&mut self) -> &mut [u8; FRAME as usize] {
+        &mut self.0
+    }
+}

@@ -1,0 +1,139 @@
+//! The order of boot, and the machine that it hands to the virtual CPU.
+
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::error::Error;
+use core::ops::Range;
+
+use umbra_devices::{ACPI_TABLES_GPA, Platform, PlatformConfig, RamLayout, acpi_tables};
+use umbra_paging::Gpa;
+use umbra_telemetry::{BootConfig, Message, PROTOCOL, module_name};
+
+use crate::boot::{self, BootInformation, LoaderError};
+use crate::entry::Entry;
+use crate::guest::{self, Files};
+use crate::hw::phys::{DirectMap, FramePool, GuestRam};
+use crate::hw::{apic, console, cpu, descriptors, heap, image, pic, rtc, timer};
+use crate::memory::{FRAME, Layout};
+use crate::telemetry::{self, info};
+use crate::vcpu;
+
+/// Whether the guest has a TSC-deadline timer, which CPUID must show then: it needs one exit where the counting
+/// timer needs an emulated store.
+pub const TSC_DEADLINE: bool = true;
+
+/// Where the guest finds the ACPI root pointer: at the start of the firmware area.
+const RSDP: Gpa = Gpa::new(ACPI_TABLES_GPA);
+
+/// Everything that the virtual CPU needs.
+pub struct Machine {
+    /// What the user asked for.
+    pub config: BootConfig,
+    /// The guest's memory, loaded.
+    pub ram: GuestRam,
+    /// The shadow MMU's frames.
+    pub pool: FramePool,
+    /// The guest's first instruction and what it finds there.
+    pub entry: Entry,
+    /// The guest's devices, at time 0.
+    pub platform: Platform,
+    /// The host's descriptor tables.
+    pub tables: descriptors::Tables,
+}
+
+/// Continues the boot from the first Rust function to the guest.
+pub fn start(map: DirectMap, information: u32, magic: u32) -> ! {
+    telemetry::send(&Message::Hello { protocol: PROTOCOL });
+    match boot(map, information, magic) {
+        Ok(machine) => vcpu::run(machine),
+        Err(sentence) => telemetry::fail(sentence),
+    }
+}
+
+fn boot(map: DirectMap, information: u32, magic: u32) -> Result<Machine, Box<dyn Error>> {
+    cpu::normalize_control_registers();
+    let tables = descriptors::load();
+
+    let information = BootInformation::read(&map, information, magic)?;
+    let config = read_config(&map, information.module("config", "config module")?)?;
+    let occupied: Vec<_> = information.modules.iter().map(|m| (m.name.as_str(), m.range.clone())).collect();
+    let linked = image::virtual_range();
+    let layout = Layout::new(
+        &information.ram,
+        &occupied,
+        config.memory_mib,
+        linked.end - linked.start,
+        config.shadow_frames,
+    )?;
+    let free = boot::relocate(&map, layout.image(), layout.heap());
+    heap::add(&map, free);
+
+    pic::init(console::IRQ);
+    apic::init(&map)?;
+    let tsc_hz = timer::calibrate()?;
+    console::init()?;
+    describe(&layout, &information, tsc_hz);
+
+    let (mut ram, pool) = map.hand_out(&layout);
+    let files = files(&information, &config)?;
+    let entry = guest::load(&mut ram, &files, &config.append, RSDP)?;
+    ram.load(RSDP, &acpi_tables(RSDP.raw()));
+    let platform = Platform::new(&PlatformConfig {
+        ram: RamLayout { below_4g: layout.guest_end(), above_4g: 0 },
+        tsc_hz,
+        // A clock that does not run is no reason not to boot.
+        wall_clock_unix_seconds: rtc::unix_seconds().unwrap_or(0),
+        physical_address_bits: cpu::physical_address_bits(),
+        tsc_deadline: TSC_DEADLINE,
+    });
+    Ok(Machine { config, ram, pool, entry, platform, tables })
+}
+
+fn files(information: &BootInformation, config: &BootConfig) -> Result<Files, LoaderError> {
+    let modules = config.modules.iter().enumerate().map(|(index, string)| {
+        let place = information.module(&module_name(index), "module that the configuration names")?;
+        Ok((place, string.clone()))
+    });
+    Ok(Files {
+        kernel: information.module("kernel", "kernel")?,
+        initrd: information.module("initrd", "initrd").unwrap_or(0..0),
+        modules: modules.collect::<Result<_, _>>()?,
+    })
+}
+
+fn read_config(map: &DirectMap, module: Range<u64>) -> Result<BootConfig, Box<dyn Error>> {
+    const UNREADABLE: &str = "the boot image's configuration is not readable; build the image with the `umbra run` of this version";
+    if module.end - module.start > BootConfig::MAX_BYTES as u64 {
+        return Err(UNREADABLE.into());
+    }
+    let config = BootConfig::from_bytes(&map.copy(module)).map_err(|_| UNREADABLE)?;
+    if config.protocol != PROTOCOL {
+        return Err(alloc::format!(
+            "the boot image was made for protocol {}, the hypervisor speaks {PROTOCOL}; use tool and hypervisor \
+             of one version",
+            config.protocol
+        )
+        .into());
+    }
+    Ok(config)
+}
+
+fn describe(layout: &Layout, information: &BootInformation, tsc_hz: u64) {
+    let name = raw_cpuid::CpuId::new().get_processor_brand_string().map(|b| String::from(b.as_str().trim()));
+    info!(
+        "CPU: {}, TSC at {} MHz",
+        name.as_deref().unwrap_or("without a name"),
+        (tsc_hz + 500_000) / 1_000_000
+    );
+    info!(
+        "memory: guest {} MiB, hypervisor at {:#x}, {} shadow frames, heap {} MiB",
+        layout.guest_end() >> 20,
+        layout.image().start,
+        (layout.pool().end - layout.pool().start) / FRAME,
+        (layout.heap().end - layout.heap().start) >> 20
+    );
+    for module in &information.modules {
+        info!("module {}: {} KiB", module.name, (module.range.end - module.range.start).div_ceil(1024));
+    }
+}

@@ -1,0 +1,276 @@
+//! Who owns which physical memory: the guest from 0 up, the hypervisor above it.
+#![forbid(unsafe_code)]
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use core::ops::Range;
+
+use umbra_mmu::Backing;
+use umbra_paging::{Gfn, Gpa, Hfn, Hpa};
+use umbra_telemetry::memory::{
+    CONVENTIONAL_END, DEFAULT_SHADOW_FRAMES, HEAP_BASE, HEAP_PER_GUEST_FRAME, HEAP_PER_SHADOW_FRAME,
+    MIN_GUEST_MIB,
+};
+
+/// Bytes in a frame.
+pub const FRAME: u64 = 4096;
+
+const MIB: u64 = 1 << 20;
+
+/// Guest RAM below 1 MiB, frames included that are only partly reported as RAM.
+pub const CONVENTIONAL: Range<u64> = 0..0xa0000;
+
+/// Where a PC has its BIOS: plain RAM here, out of the hypervisor's reserve, for the ACPI tables.
+pub const FIRMWARE: Range<u64> = 0xe0000..0x100000;
+
+/// What the guest's e820 map calls RAM below 1 MiB: without the extended BIOS data area, as on a PC.
+const REPORTED_CONVENTIONAL: Range<u64> = 0..CONVENTIONAL_END;
+
+/// Why memory cannot be laid out.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutError {
+    /// The machine has no RAM at 1 MiB.
+    #[error("the machine reports no memory at 1 MiB; this hypervisor needs a PC memory map")]
+    NoMemory,
+    /// A guest too small.
+    #[error("{0} MiB of guest memory are too few; give --memory {MIN_GUEST_MIB} or more")]
+    GuestTooSmall(u32),
+    /// No room for guest and hypervisor below the PCI hole.
+    #[error(
+        "guest memory of {guest} MiB and {reserve} MiB for the hypervisor do not fit into the machine's \
+         {machine} MiB below 4 GiB; give a smaller --memory or --shadow-frames"
+    )]
+    TooLittle {
+        /// Guest memory in MiB.
+        guest: u64,
+        /// What the hypervisor needs, in MiB.
+        reserve: u64,
+        /// What there is, in MiB.
+        machine: u64,
+    },
+    /// The loader used memory that is to become the hypervisor's.
+    #[error(
+        "the boot loader put {0} into the top of memory, where the hypervisor goes; give a larger --memory"
+    )]
+    InTheWay(String),
+}
+
+/// The physical memory map: `[0, guest_end)` for the guest (with the holes of a PC), everything else above.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Layout {
+    guest_end: u64,
+    firmware: Range<u64>,
+    image: Range<u64>,
+    pool: Range<u64>,
+    heap: Range<u64>,
+}
+
+impl Layout {
+    /// Lays out a machine.
+    ///
+    /// `ram`: available memory as the loader reports it. `occupied`: what the loader has put into memory,
+    /// with a name for each. `image`: bytes of the hypervisor, a multiple of [`FRAME`].
+    ///
+    /// # Errors
+    /// See [`LayoutError`].
+    pub fn new(
+        ram: &[Range<u64>],
+        occupied: &[(&str, Range<u64>)],
+        memory_mib: u32,
+        image: u64,
+        shadow_frames: Option<u32>,
+    ) -> Result<Layout, LayoutError> {
+        if memory_mib < MIN_GUEST_MIB {
+            return Err(LayoutError::GuestTooSmall(memory_mib));
+        }
+        let ram_end = ram.iter().find(|r| r.contains(&MIB)).ok_or(LayoutError::NoMemory)?.end.min(1 << 32);
+        let ram_end = ram_end / FRAME * FRAME;
+        let guest_end = u64::from(memory_mib) * MIB;
+        let pool = u64::from(shadow_frames.unwrap_or(DEFAULT_SHADOW_FRAMES)) * FRAME;
+        let heap =
+            HEAP_BASE + guest_end / FRAME * HEAP_PER_GUEST_FRAME + pool / FRAME * HEAP_PER_SHADOW_FRAME;
+        let firmware = FIRMWARE.end - FIRMWARE.start;
+        let reserve = firmware + image + pool + heap;
+        if guest_end + reserve > ram_end {
+            return Err(LayoutError::TooLittle {
+                guest: guest_end / MIB,
+                reserve: reserve.div_ceil(MIB),
+                machine: ram_end / MIB,
+            });
+        }
+        if let Some((name, _)) = occupied.iter().find(|(_, range)| range.end > guest_end) {
+            return Err(LayoutError::InTheWay(String::from(*name)));
+        }
+        let firmware = guest_end..guest_end + firmware;
+        let image = firmware.end..firmware.end + image;
+        let pool = image.end..image.end + pool;
+        Ok(Layout { guest_end, heap: pool.end..ram_end, firmware, image, pool })
+    }
+
+    /// One past the guest's highest RAM.
+    pub fn guest_end(&self) -> u64 {
+        self.guest_end
+    }
+
+    /// What backs the guest's [`FIRMWARE`] range.
+    pub fn firmware(&self) -> Range<u64> {
+        self.firmware.clone()
+    }
+
+    /// Where the hypervisor image goes.
+    pub fn image(&self) -> Range<u64> {
+        self.image.clone()
+    }
+
+    /// The shadow frames.
+    pub fn pool(&self) -> Range<u64> {
+        self.pool.clone()
+    }
+
+    /// The heap, and the hypervisor's page tables at its start.
+    pub fn heap(&self) -> Range<u64> {
+        self.heap.clone()
+    }
+
+    /// The guest's view.
+    pub fn guest_map(&self) -> GuestMap {
+        let frames = |range: Range<u64>| range.step_by(FRAME as usize).map(|gpa| Gpa::new(gpa).gfn());
+        let backing = self.firmware.clone().step_by(FRAME as usize).map(|hpa| writable(Hpa::new(hpa).hfn()));
+        let hole = CONVENTIONAL.end..FIRMWARE.start;
+        let exceptions =
+            frames(FIRMWARE).zip(backing).chain(frames(hole).map(|gfn| (gfn, Backing::None))).collect();
+        let exceptions_end = Gpa::new(FIRMWARE.end).gfn();
+        GuestMap { end: Gpa::new(self.guest_end).gfn(), exceptions, exceptions_end }
+    }
+}
+
+fn writable(hfn: Hfn) -> Backing {
+    Backing::Ram { hfn, writable: true }
+}
+
+/// The map from guest-physical to host-physical frames: identity, with exceptions.
+#[derive(Debug)]
+pub struct GuestMap {
+    end: Gfn,
+    exceptions: BTreeMap<Gfn, Backing>,
+    /// One past the highest exception: nearly all frames lie above.
+    exceptions_end: Gfn,
+}
+
+impl GuestMap {
+    /// One past the highest frame that can be RAM.
+    pub fn end(&self) -> Gfn {
+        self.end
+    }
+
+    /// What backs a frame.
+    pub fn backing(&self, gfn: Gfn) -> Backing {
+        if gfn >= self.end {
+            return Backing::None;
+        }
+        let identity = writable(Hfn::new(gfn.raw()));
+        if gfn >= self.exceptions_end { identity } else { *self.exceptions.get(&gfn).unwrap_or(&identity) }
+    }
+
+    /// Whether a range is writable RAM at host-physical = guest-physical.
+    pub fn is_plain(&self, range: &Range<u64>) -> bool {
+        let Some(end) = range.end.checked_next_multiple_of(FRAME) else { return false };
+        let frames = Gpa::new(range.start).gfn()..Gpa::new(end).gfn();
+        frames.is_empty() || frames.end <= self.end && self.exceptions.range(frames).next().is_none()
+    }
+
+    /// What the guest's e820 map calls RAM. The firmware area and the extended BIOS data area are not.
+    pub fn reported_ram(&self) -> [Range<u64>; 2] {
+        [REPORTED_CONVENTIONAL, MIB..self.end.base().raw()]
+    }
+
+    /// The guest's memory map in ascending order: areas, and whether they are RAM for the guest to use.
+    pub fn regions(&self) -> [(Range<u64>, bool); 4] {
+        memory_map(&self.reported_ram())
+    }
+}
+
+/// The memory map around RAM below and above 1 MiB: areas, and whether they are RAM for the guest to use.
+pub fn memory_map([low, high]: &[Range<u64>; 2]) -> [(Range<u64>, bool); 4] {
+    [(low.clone(), true), (low.end..CONVENTIONAL.end, false), (FIRMWARE, false), (high.clone(), true)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IMAGE: u64 = 0x15_0000;
+
+    fn ram(mib: u64) -> [Range<u64>; 2] {
+        [0..0x9fc00, MIB..mib * MIB - 0x10000]
+    }
+
+    fn frame(gpa: u64) -> Gfn {
+        Gpa::new(gpa).gfn()
+    }
+
+    #[test]
+    fn nothing_overlaps_and_the_hypervisor_is_above_the_guest() {
+        for (machine, guest, frames) in [(384, 256, None), (256, 64, Some(1000)), (3328, 2944, Some(20_000))]
+        {
+            let layout = Layout::new(&ram(machine), &[], guest, IMAGE, frames).unwrap();
+            assert_eq!(layout.guest_end(), u64::from(guest) * MIB);
+            assert_eq!(layout.image().end - layout.image().start, IMAGE);
+            assert_eq!(layout.pool().end - layout.pool().start, u64::from(frames.unwrap_or(4096)) * FRAME);
+            let parts = [layout.firmware(), layout.image(), layout.pool(), layout.heap()];
+            let mut end = layout.guest_end();
+            for part in parts {
+                assert!(part.start == end && part.end > part.start && part.start % FRAME == 0, "{part:x?}");
+                end = part.end;
+            }
+            assert_eq!(end, machine * MIB - 0x10000);
+        }
+    }
+
+    #[test]
+    fn every_backing_frame_is_the_guests_own() {
+        let layout = Layout::new(&ram(128), &[], 32, IMAGE, Some(16)).unwrap();
+        let map = layout.guest_map();
+        let mut seen = std::collections::BTreeSet::new();
+        for gfn in 0..=0x10_0000 {
+            if let Backing::Ram { hfn, writable } = map.backing(Gfn::new(gfn)) {
+                assert!(writable && seen.insert(hfn), "{hfn:?} twice");
+                let hpa = hfn.base().raw();
+                assert!(hpa < layout.guest_end() || layout.firmware().contains(&hpa), "{hpa:#x}");
+            }
+        }
+        assert_eq!(seen.len() as u64, 32 * MIB / FRAME - 0x40);
+        assert_eq!(map.backing(frame(0xb8000)), Backing::None);
+        assert_eq!(map.backing(frame(0xe0000)), writable(Hpa::new(layout.firmware().start).hfn()));
+        assert_eq!(map.backing(Gfn::new(u64::MAX)), Backing::None);
+    }
+
+    #[test]
+    fn plain_ranges() {
+        let map = Layout::new(&ram(128), &[], 32, IMAGE, Some(16)).unwrap().guest_map();
+        for (range, plain) in [
+            (MIB..32 * MIB, true),
+            (MIB..32 * MIB + 1, false),
+            (0xff000..0x101000, false),
+            (0x9f000..0xa0000, true),
+            (0..0, true),
+            (MIB..u64::MAX, false),
+        ] {
+            assert_eq!(map.is_plain(&range), plain, "{range:x?}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let refuse = |machine, guest, occupied: &[(&str, Range<u64>)]| {
+            Layout::new(&ram(machine), occupied, guest, IMAGE, None).unwrap_err()
+        };
+        assert_eq!(refuse(128, 8, &[]), LayoutError::GuestTooSmall(8));
+        assert_eq!(refuse(256, 256, &[]), LayoutError::TooLittle { guest: 256, reserve: 70, machine: 255 });
+        assert!(matches!(refuse(256, u32::MAX, &[]), LayoutError::TooLittle { .. }));
+        let high = ("initrd", 60 * MIB..65 * MIB);
+        assert_eq!(refuse(256, 64, &[high]), LayoutError::InTheWay("initrd".into()));
+        assert_eq!(Layout::new(&[], &[], 64, IMAGE, None), Err(LayoutError::NoMemory));
+        assert_eq!(Layout::new(&ram(256)[..1], &[], 64, IMAGE, None), Err(LayoutError::NoMemory));
+    }
+}

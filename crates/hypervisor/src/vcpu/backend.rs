@@ -1,0 +1,250 @@
+//! What a vendor's virtualization extension does for one virtual CPU. Nothing outside the implementing folder
+//! asks which vendor it is.
+
+use alloc::string::String;
+
+use umbra_mmu::{GuestFaults, Root, Tlb};
+use umbra_paging::Gva;
+
+use super::control::Controls;
+use super::event::Event;
+
+/// Why the guest left. Instruction exits come before the instruction has changed anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// #PF, undelivered; the error code is that of the shadow tables.
+    PageFault {
+        /// The address.
+        gva: Gva,
+        /// The error code's raw bits.
+        error_code: u32,
+    },
+    /// An exception that is the guest's, to be delivered: intercepted because a guest that raises it within its own
+    /// delivery would never leave (#DB and #AC).
+    Reflect(Event),
+    /// #MC: the physical machine is broken.
+    MachineCheck,
+    /// A physical interrupt, still pending.
+    Interrupt,
+    /// A physical NMI, taken.
+    Nmi,
+    /// The guest can take interrupts now.
+    InterruptWindow,
+    /// The guest can take NMIs now.
+    NmiWindow,
+    /// A fault while delivering #DF.
+    TripleFault,
+    /// A hardware task switch.
+    TaskSwitch,
+    /// CPUID.
+    Cpuid,
+    /// HLT.
+    Halt,
+    /// INVLPG of an address.
+    Invlpg(Gva),
+    /// INVPCID.
+    Invpcid {
+        /// The type, from the register operand.
+        kind: u64,
+        /// Where the descriptor is.
+        descriptor: Gva,
+    },
+    /// MOV to a control register.
+    MovToCr {
+        /// Which: 0, 3, 4 or 8.
+        cr: u8,
+        /// Number of the source register.
+        gpr: u8,
+    },
+    /// MOV from CR3 or CR8.
+    MovFromCr {
+        /// Which.
+        cr: u8,
+        /// Number of the destination register.
+        gpr: u8,
+    },
+    /// CLTS.
+    Clts,
+    /// LMSW with its operand.
+    Lmsw(u16),
+    /// IN or OUT.
+    Io {
+        /// The port.
+        port: u16,
+        /// 1, 2 or 4 bytes.
+        size: u8,
+        /// IN.
+        input: bool,
+    },
+    /// INS or OUTS.
+    StringIo(StringIo),
+    /// RDMSR.
+    ReadMsr,
+    /// WRMSR.
+    WriteMsr,
+    /// XSETBV.
+    Xsetbv,
+    /// WBINVD or INVD.
+    CacheControl,
+    /// RDPMC.
+    ReadCounter,
+    /// An instruction that the guest's CPUID does not show.
+    Undefined,
+    /// An exit without effect for the guest, such as an INIT signal to the machine.
+    Nothing,
+    /// An exit that was not asked for: its number.
+    Unexpected(u32),
+}
+
+/// INS or OUTS, with the REP prefix or without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StringIo {
+    /// The port.
+    pub port: u16,
+    /// 1, 2 or 4 bytes.
+    pub size: u8,
+    /// INS.
+    pub input: bool,
+    /// With a REP prefix.
+    pub repeated: bool,
+    /// Where the first element is.
+    pub gva: Gva,
+    /// Bits of the address: 16, 32 or 64.
+    pub address_bits: u8,
+}
+
+/// The code segment's mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CodeMode {
+    /// 16-bit.
+    Bits16,
+    /// 32-bit.
+    Bits32,
+    /// 64-bit.
+    Bits64,
+}
+
+/// Which events wait until the guest can take them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Windows {
+    /// Exit as soon as the guest can take interrupts.
+    pub interrupt: bool,
+    /// Exit as soon as the guest can take NMIs.
+    pub nmi: bool,
+}
+
+/// RFLAGS bits (SDM, "EFLAGS Register").
+pub mod rflags {
+    /// Trap flag.
+    pub const TF: u64 = 1 << 8;
+    /// Interrupts on.
+    pub const IF: u64 = 1 << 9;
+    /// Direction: string instructions go down.
+    pub const DF: u64 = 1 << 10;
+    /// Resume: no instruction breakpoints at the next instruction.
+    pub const RF: u64 = 1 << 16;
+    /// Alignment check; also: explicit supervisor accesses may touch user pages under SMAP.
+    pub const AC: u64 = 1 << 18;
+}
+
+/// One virtual CPU in hardware.
+pub trait Backend {
+    /// How the shadow MMU flushes what hardware has cached for this guest.
+    type Tlb: Tlb;
+
+    /// The flushes, for the MMU's environment.
+    fn tlb(&self) -> Self::Tlb;
+
+    /// Runs the guest until it leaves.
+    ///
+    /// # Errors
+    /// The hardware refuses the guest's state: why, in words.
+    fn enter(&mut self) -> Result<Exit, String>;
+
+    /// The event whose delivery the last exit interrupted.
+    fn interrupted_event(&self) -> Option<Event>;
+
+    /// A general-purpose register by its number in instruction encodings.
+    fn gpr(&self, number: u8) -> u64;
+    /// Writes a general-purpose register.
+    fn set_gpr(&mut self, number: u8, value: u64);
+    /// The instruction pointer.
+    fn rip(&self) -> u64;
+    /// Sets the instruction pointer.
+    fn set_rip(&mut self, rip: u64);
+    /// The flags.
+    fn rflags(&self) -> u64;
+    /// Sets the flags.
+    fn set_rflags(&mut self, rflags: u64);
+    /// The current privilege level.
+    fn cpl(&self) -> u8;
+    /// The code segment's mode.
+    fn code_mode(&self) -> CodeMode;
+    /// Bits of the stack pointer.
+    fn stack_mode(&self) -> CodeMode;
+    /// Base of a segment by its number in instruction encodings (ES, CS, SS, DS, FS, GS).
+    fn segment_base(&self, segment: u8) -> u64;
+    /// Whether TR holds a 16-bit TSS, which long mode does not know.
+    fn has_16_bit_tss(&self) -> bool;
+
+    /// CR0 as the guest reads it; it may have changed parts of it without an exit.
+    fn cr0(&self) -> u64;
+    /// CR4 as the guest reads it, likewise.
+    fn cr4(&self) -> u64;
+    /// Gives the guest new control registers, which run on the shadow `root`.
+    fn set_controls(&mut self, controls: &Controls, root: Root);
+    /// Sets CR2.
+    fn set_cr2(&mut self, gva: Gva);
+
+    /// Which of the MSRs that hardware keeps for the guest this is: reads it.
+    fn read_msr(&self, msr: u32) -> Option<u64>;
+    /// Writes an MSR that hardware keeps for the guest; false if it is none or does not take the value.
+    fn write_msr(&mut self, msr: u32, value: u64) -> bool;
+    /// Sets an extended control register to a value that was checked.
+    fn set_xcr0(&mut self, value: u64);
+    /// From now on the guest's time-stamp counter is the machine's plus `offset`.
+    fn set_tsc_offset(&mut self, offset: u64);
+
+    /// Length of the instruction that exited.
+    fn instruction_length(&self) -> u8;
+    /// An instruction retired (RIP stands behind it already): ends what it ends, and starts a single-step trap if
+    /// one is due.
+    fn retire(&mut self);
+    /// Delivers an event at the next entry.
+    fn inject(&mut self, event: Event);
+    /// Whether the guest could take an interrupt at the next instruction.
+    fn interruptible(&self) -> bool;
+    /// Whether the guest could take an NMI at the next instruction.
+    fn nmi_ready(&self) -> bool;
+    /// Asks for exits when pending events can be taken.
+    fn set_windows(&mut self, windows: Windows);
+    /// Decides which page faults exit: all, or only those whose error code has P set.
+    fn set_page_fault_filter(&mut self, filter: Filter);
+}
+
+/// Which page faults exit (ARCHITECTURE.md, the filter).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// All.
+    Trap,
+    /// Those on present entries.
+    Present,
+}
+
+impl Filter {
+    /// The filter that carries out what the MMU asks for.
+    pub fn of(guest_faults: GuestFaults) -> Filter {
+        match guest_faults {
+            GuestFaults::Bypass => Filter::Present,
+            GuestFaults::Trap => Filter::Trap,
+        }
+    }
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Filter::Trap => "trap",
+            Filter::Present => "present",
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Exits that read or write control registers, and INVLPG and its like.
+
+use umbra_paging::{Access, AccessKind, Gva, Paging, cr4};
+use umbra_telemetry::{ExitCause, GuestExit};
+
+use super::Vcpu;
+use super::backend::{Backend, CodeMode};
+use super::control::{Context, Controls};
+use super::event::Event;
+
+impl<B: Backend> Vcpu<B> {
+    /// CR0 and CR4 have bits that the guest changes without an exit.
+    pub(super) fn refresh_controls(&mut self) {
+        self.controls.cr0 = self.backend.cr0();
+        self.controls.cr4 = self.backend.cr4();
+    }
+
+    /// Makes new control registers the guest's.
+    pub(super) fn load_controls(&mut self, new: Controls) {
+        self.controls = new;
+        match Paging::from_registers(new.cr0, new.cr3, new.cr4, new.efer) {
+            Ok(paging) => {
+                if *self.mmu.paging(0) != paging {
+                    self.mmu.load_paging(&mut self.env, 0, paging);
+                }
+                self.root = self.mmu.root(&self.env, 0);
+                self.backend.set_controls(&self.controls, self.root);
+            }
+            Err(unsupported) => self.end = Some(GuestExit::Unsupported(alloc::format!("{unsupported}"))),
+        }
+    }
+
+    fn context(&self) -> Context {
+        Context {
+            code_64: self.backend.code_mode() == CodeMode::Bits64,
+            tss_16: self.backend.has_16_bit_tss(),
+        }
+    }
+
+    pub(super) fn write_cr_exit(&mut self, cr: u8, gpr: u8) -> ExitCause {
+        self.refresh_controls();
+        let mut value = self.backend.gpr(gpr);
+        if self.backend.code_mode() != CodeMode::Bits64 {
+            value &= 0xffff_ffff;
+        }
+        let old = self.controls;
+        let (cause, written) = match cr {
+            0 => (
+                ExitCause::Cr0,
+                old.write_cr0(value, self.context()).ok().map(|new| {
+                    let paging = (old.cr0 ^ new.cr0) & umbra_paging::cr0::PG != 0;
+                    (new, paging)
+                }),
+            ),
+            3 => (ExitCause::Cr3Write, old.write_cr3(value, &self.known).ok()),
+            4 => (
+                ExitCause::Cr4,
+                old.write_cr4(value, &self.known).ok().map(|new| (new, old.cr4_write_flushes(&new))),
+            ),
+            _ => {
+                match self.platform.set_cr8(value) {
+                    Ok(()) => self.skip(),
+                    Err(_) => self.raise(Event::general_protection()),
+                }
+                return ExitCause::Other;
+            }
+        };
+        match written {
+            Some((new, flushes)) => {
+                self.load_controls(new);
+                if flushes {
+                    self.mmu.flush_guest(&mut self.env);
+                }
+                self.skip();
+            }
+            None => self.raise(Event::general_protection()),
+        }
+        cause
+    }
+
+    pub(super) fn read_cr_exit(&mut self, cr: u8, gpr: u8) -> ExitCause {
+        let (cause, value) = match cr {
+            3 => (ExitCause::Cr3Read, self.controls.cr3),
+            _ => (ExitCause::Other, self.platform.cr8()),
+        };
+        self.backend.set_gpr(gpr, value);
+        self.skip();
+        cause
+    }
+
+    pub(super) fn clts_exit(&mut self) -> ExitCause {
+        self.refresh_controls();
+        self.load_controls(self.controls.clear_task_switched());
+        self.skip();
+        ExitCause::Cr0
+    }
+
+    pub(super) fn lmsw_exit(&mut self, value: u16) -> ExitCause {
+        self.refresh_controls();
+        match self.controls.load_machine_status_word(value, self.context()) {
+            Ok(new) => {
+                self.load_controls(new);
+                self.skip();
+            }
+            Err(_) => self.raise(Event::general_protection()),
+        }
+        ExitCause::Cr0
+    }
+
+    pub(super) fn invlpg_exit(&mut self, gva: Gva) -> ExitCause {
+        self.mmu.invlpg(&mut self.env, 0, gva);
+        self.skip();
+        ExitCause::Invlpg
+    }
+
+    /// INVPCID (SDM, "INVPCID - Invalidate Process-Context Identifier").
+    pub(super) fn invpcid_exit(&mut self, kind: u64, descriptor: Gva) -> ExitCause {
+        const INDIVIDUAL_ADDRESS: u64 = 0;
+        const SINGLE_CONTEXT: u64 = 1;
+        const ALL: u64 = 3;
+        if !descriptor.is_canonical() {
+            self.raise(Event::general_protection());
+            return ExitCause::Invlpg;
+        }
+        let mut bytes = [0; 16];
+        if let Err(fault) = self.read_linear(descriptor.raw(), &mut bytes, AccessKind::Read) {
+            self.raise_page_fault(fault);
+            return ExitCause::Invlpg;
+        }
+        let [pcid, gva] = [&bytes[..8], &bytes[8..]]
+            .map(|half| half.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)));
+        let pcids = self.backend.cr4() & cr4::PCIDE != 0;
+        let refused = kind > ALL
+            || pcid >> 12 != 0
+            || (kind <= SINGLE_CONTEXT && pcid != 0 && !pcids)
+            || (kind == INDIVIDUAL_ADDRESS && !Gva::new(gva).is_canonical());
+        if refused {
+            self.raise(Event::general_protection());
+            return ExitCause::Invlpg;
+        }
+        self.mmu.flush_guest(&mut self.env);
+        self.skip();
+        ExitCause::Invlpg
+    }
+
+    /// The rights of a data access that an instruction makes for itself.
+    pub(super) fn access(&self, kind: AccessKind) -> Access {
+        let user = self.backend.cpl() == 3;
+        let smap_override = !user && self.backend.rflags() & super::backend::rflags::AC != 0;
+        Access { kind, user, smap_override }
+    }
+}

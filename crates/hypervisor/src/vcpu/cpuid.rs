@@ -1,0 +1,449 @@
+//! The CPU that the guest sees: the real one without what is not virtualized.
+
+use core::arch::x86_64::CpuidResult;
+
+use umbra_paging::{Features, cr4, efer};
+
+use super::control::{Known, cr4_more, efer_more};
+
+/// Answers CPUID for the real CPU.
+type Query = fn(u32, u32) -> CpuidResult;
+
+/// What backend and platform have for the guest, whatever the CPU has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backing {
+    /// RDTSCP and IA32_TSC_AUX.
+    pub rdtscp: bool,
+    /// INVPCID.
+    pub invpcid: bool,
+    /// The platform's local APIC has a TSC-deadline timer.
+    pub tsc_deadline: bool,
+}
+
+/// State of the guest that CPUID shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dynamic {
+    /// CR4.OSXSAVE.
+    pub osxsave: bool,
+    /// XCR0.
+    pub xcr0: u64,
+    /// The local APIC is on.
+    pub apic: bool,
+}
+
+/// The highest leaves that are shown.
+const MAX_BASIC: u32 = 0xd;
+const MAX_EXTENDED: u32 = 0x8000_0008;
+/// Leaves of hypervisors (SDM, "CPUID": never used by Intel CPUs).
+const HYPERVISOR: u32 = 0x4000_0000;
+const SIGNATURE: &[u8; 12] = b"UmbraUmbra\0\0";
+
+/// Feature bits by leaf and register; the names are those of SDM, "CPUID - CPU Identification".
+mod bit {
+    /// Leaf 1, ECX.
+    pub mod f1c {
+        pub const PCID: u32 = 1 << 17;
+        pub const TSC_DEADLINE: u32 = 1 << 24;
+        pub const XSAVE: u32 = 1 << 26;
+        pub const OSXSAVE: u32 = 1 << 27;
+        pub const HYPERVISOR: u32 = 1 << 31;
+        /// SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, PCID, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C, RDRAND.
+        pub const SHOWN: u32 = 1 << 0
+            | 1 << 1
+            | 1 << 9
+            | 1 << 12
+            | 1 << 13
+            | PCID
+            | 1 << 19
+            | 1 << 20
+            | 1 << 22
+            | 1 << 23
+            | 1 << 25
+            | XSAVE
+            | 1 << 28
+            | 1 << 29
+            | 1 << 30;
+    }
+    /// Leaf 1, EDX.
+    pub mod f1d {
+        pub const VME: u32 = 1 << 1;
+        pub const DE: u32 = 1 << 2;
+        pub const PSE: u32 = 1 << 3;
+        pub const APIC: u32 = 1 << 9;
+        pub const PGE: u32 = 1 << 13;
+        /// FPU, VME, DE, PSE, TSC, MSR, PAE, CX8, SEP, PGE, CMOV, PAT, PSE-36, CLFLUSH, MMX, FXSR, SSE, SSE2. Not: MCE and MCA (no
+        /// machine checks are delivered), MTRR (guest memory is write-back always).
+        pub const SHOWN: u32 = 1 << 0
+            | VME
+            | DE
+            | PSE
+            | 1 << 4
+            | 1 << 5
+            | 1 << 6
+            | 1 << 8
+            | 1 << 11
+            | PGE
+            | 1 << 15
+            | 1 << 16
+            | 1 << 17
+            | 1 << 19
+            | 1 << 23
+            | 1 << 24
+            | 1 << 25
+            | 1 << 26;
+    }
+    /// Leaf 7, EBX.
+    pub mod f7b {
+        pub const FSGSBASE: u32 = 1 << 0;
+        pub const SMEP: u32 = 1 << 7;
+        pub const INVPCID: u32 = 1 << 10;
+        pub const SMAP: u32 = 1 << 20;
+        /// FSGSBASE, BMI1, AVX2, SMEP, BMI2, ERMS, INVPCID, AVX512F, AVX512DQ, RDSEED, ADX, SMAP, AVX512IFMA, CLFLUSHOPT, CLWB,
+        /// AVX512CD, SHA, AVX512BW, AVX512VL.
+        pub const SHOWN: u32 = FSGSBASE
+            | 1 << 3
+            | 1 << 5
+            | SMEP
+            | 1 << 8
+            | 1 << 9
+            | INVPCID
+            | 1 << 16
+            | 1 << 17
+            | 1 << 18
+            | 1 << 19
+            | SMAP
+            | 1 << 21
+            | 1 << 23
+            | 1 << 24
+            | 1 << 28
+            | 1 << 29
+            | 1 << 30
+            | 1 << 31;
+    }
+    /// Leaf 7, ECX.
+    pub mod f7c {
+        pub const UMIP: u32 = 1 << 2;
+        pub const RDPID: u32 = 1 << 22;
+        /// AVX512_VBMI, UMIP, AVX512_VBMI2, GFNI, VAES, VPCLMULQDQ, AVX512_VNNI, AVX512_BITALG, AVX512_VPOPCNTDQ, RDPID.
+        pub const SHOWN: u32 =
+            1 << 1 | UMIP | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 14 | RDPID;
+    }
+    /// Leaf 7, EDX: AVX512_4VNNIW, AVX512_4FMAPS, FSRM, MD_CLEAR.
+    pub const F7D_SHOWN: u32 = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 10;
+    /// Leaf 0xd, subleaf 1, EAX: XSAVEOPT, XSAVEC, XGETBV with ECX = 1. Not XSAVES.
+    pub const FD1A_SHOWN: u32 = 0b111;
+    /// Leaf 80000001, ECX: LAHF in 64-bit mode, LZCNT, PREFETCHW.
+    pub const X1C_SHOWN: u32 = 1 << 0 | 1 << 5 | 1 << 8;
+    /// Leaf 80000001, EDX.
+    pub mod x1d {
+        pub const SYSCALL: u32 = 1 << 11;
+        pub const NX: u32 = 1 << 20;
+        pub const PAGE_1GB: u32 = 1 << 26;
+        pub const RDTSCP: u32 = 1 << 27;
+        /// All of them, and long mode.
+        pub const SHOWN: u32 = SYSCALL | NX | PAGE_1GB | RDTSCP | 1 << 29;
+    }
+    /// Leaf 80000007, EDX: invariant TSC.
+    pub const X7D_SHOWN: u32 = 1 << 8;
+    /// Leaf 6, EAX: the local APIC's timer never stops.
+    pub const F6A_ARAT: u32 = 1 << 2;
+}
+
+/// XCR0: x87, SSE, AVX, and the three parts of AVX-512.
+pub mod xcr0 {
+    /// The value at reset.
+    pub const X87: u64 = 1 << 0;
+    pub const SSE: u64 = 1 << 1;
+    pub const AVX: u64 = 1 << 2;
+    pub const AVX512: u64 = 7 << 5;
+    pub const SHOWN: u64 = X87 | SSE | AVX | AVX512;
+}
+
+/// The parts of `states` that have a place of their own behind the legacy region.
+fn components(states: u64) -> impl Iterator<Item = u32> {
+    (2..63).filter(move |i| states & 1 << i != 0)
+}
+
+const NOTHING: CpuidResult = CpuidResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+
+/// The guest's CPUID.
+#[derive(Clone, Copy)]
+pub struct Cpuid {
+    query: Query,
+    backing: Backing,
+    max_basic: u32,
+    max_extended: u32,
+    xcr0: u64,
+}
+
+impl Cpuid {
+    /// Looks at the CPU.
+    pub fn new(query: Query, backing: Backing) -> Cpuid {
+        let max_basic = query(0, 0).eax.min(MAX_BASIC);
+        let has_xsave = query(1, 0).ecx & bit::f1c::XSAVE != 0 && max_basic >= 0xd;
+        let xcr0 = if has_xsave {
+            let states = query(0xd, 0);
+            (u64::from(states.edx) << 32 | u64::from(states.eax)) & xcr0::SHOWN
+        } else {
+            0
+        };
+        Cpuid { query, backing, max_basic, max_extended: query(0x8000_0000, 0).eax.min(MAX_EXTENDED), xcr0 }
+    }
+
+    /// What CPUID gives for `leaf` and `subleaf`.
+    pub fn read(&self, leaf: u32, subleaf: u32, dynamic: Dynamic) -> CpuidResult {
+        let real = || (self.query)(leaf, subleaf);
+        match leaf {
+            0 => CpuidResult { eax: self.max_basic, ..real() },
+            HYPERVISOR => {
+                let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|b| SIGNATURE[4 * i + b]));
+                CpuidResult { eax: HYPERVISOR, ebx: word(0), ecx: word(1), edx: word(2) }
+            }
+            0x8000_0000 => CpuidResult { eax: self.max_extended, ..real() },
+            0x8000_0001..=MAX_EXTENDED if leaf <= self.max_extended => self.extended(leaf),
+            1..=MAX_BASIC if leaf <= self.max_basic => self.basic(leaf, subleaf, dynamic),
+            _ => NOTHING,
+        }
+    }
+
+    fn basic(&self, leaf: u32, subleaf: u32, dynamic: Dynamic) -> CpuidResult {
+        let real = || (self.query)(leaf, subleaf);
+        match leaf {
+            1 => {
+                let mut real = real();
+                // Initial APIC ID 0, one logical processor; the rest are brand and CLFLUSH size.
+                real.ebx = real.ebx & 0xffff | 1 << 16;
+                real.ecx = real.ecx & bit::f1c::SHOWN | bit::f1c::HYPERVISOR;
+                if self.backing.tsc_deadline {
+                    real.ecx |= bit::f1c::TSC_DEADLINE;
+                }
+                if self.xcr0 == 0 {
+                    real.ecx &= !bit::f1c::XSAVE;
+                } else if dynamic.osxsave {
+                    real.ecx |= bit::f1c::OSXSAVE;
+                }
+                real.edx &= bit::f1d::SHOWN;
+                if dynamic.apic {
+                    real.edx |= bit::f1d::APIC;
+                }
+                real
+            }
+            2 => real(),
+            // Caches, shared by one thread of one core.
+            4 => {
+                let real = real();
+                CpuidResult { eax: real.eax & 0x3fff, ..real }
+            }
+            6 => CpuidResult { eax: bit::F6A_ARAT, ..NOTHING },
+            7 if subleaf == 0 => {
+                let real = real();
+                let mut ebx = real.ebx & bit::f7b::SHOWN;
+                let mut ecx = real.ecx & bit::f7c::SHOWN;
+                if !self.backing.invpcid {
+                    ebx &= !bit::f7b::INVPCID;
+                }
+                if !self.backing.rdtscp {
+                    ecx &= !bit::f7c::RDPID;
+                }
+                CpuidResult { eax: 0, ebx, ecx, edx: real.edx & bit::F7D_SHOWN }
+            }
+            // One thread, in one core (SDM, "CPUID", leaf 0BH).
+            0xb => match subleaf {
+                0 => CpuidResult { eax: 0, ebx: 1, ecx: 1 << 8, edx: 0 },
+                1 => CpuidResult { eax: 0, ebx: 1, ecx: 2 << 8 | 1, edx: 0 },
+                _ => CpuidResult { ecx: subleaf & 0xff, ..NOTHING },
+            },
+            0xd if self.xcr0 != 0 => self.extended_state(subleaf, dynamic.xcr0),
+            _ => NOTHING,
+        }
+    }
+
+    /// Leaf 0xd. The sizes are computed: emulators are known to give wrong ones.
+    fn extended_state(&self, subleaf: u32, xcr0: u64) -> CpuidResult {
+        let component = |i: u32| (self.query)(0xd, i);
+        /// The legacy region and the header.
+        const LEAST: u32 = 576;
+        /// ECX of a component: it starts at a multiple of 64 in the compacted format.
+        const ALIGNED: u32 = 1 << 1;
+        let standard = |states: u64| {
+            components(states).map(|i| component(i).eax + component(i).ebx).fold(LEAST, u32::max)
+        };
+        let compacted = |states: u64| {
+            components(states).map(component).fold(LEAST, |end, part| {
+                let start = if part.ecx & ALIGNED != 0 { end.next_multiple_of(64) } else { end };
+                start + part.eax
+            })
+        };
+        match subleaf {
+            0 => CpuidResult {
+                eax: self.xcr0 as u32,
+                ebx: standard(xcr0),
+                ecx: standard(self.xcr0),
+                edx: (self.xcr0 >> 32) as u32,
+            },
+            1 => CpuidResult { eax: component(1).eax & bit::FD1A_SHOWN, ebx: compacted(xcr0), ..NOTHING },
+            2..63 if self.xcr0 & 1 << subleaf != 0 => component(subleaf),
+            _ => NOTHING,
+        }
+    }
+
+    fn extended(&self, leaf: u32) -> CpuidResult {
+        let real = (self.query)(leaf, 0);
+        match leaf {
+            0x8000_0001 => {
+                let mut edx = real.edx & bit::x1d::SHOWN;
+                if !self.backing.rdtscp {
+                    edx &= !bit::x1d::RDTSCP;
+                }
+                CpuidResult { ecx: real.ecx & bit::X1C_SHOWN, edx, ..NOTHING }
+            }
+            0x8000_0002..=0x8000_0006 => real,
+            0x8000_0007 => CpuidResult { edx: real.edx & bit::X7D_SHOWN, ..NOTHING },
+            0x8000_0008 => CpuidResult { eax: real.eax & 0xffff, ..NOTHING },
+            _ => NOTHING,
+        }
+    }
+
+    /// What shapes the guest's paging.
+    pub fn features(&self) -> Features {
+        const DEFAULT_MAXPHYADDR: u32 = 36;
+        let width = if self.max_extended >= 0x8000_0008 {
+            (self.query)(0x8000_0008, 0).eax & 0xff
+        } else {
+            DEFAULT_MAXPHYADDR
+        };
+        Features::new(width.clamp(32, 52) as u8, self.extended(0x8000_0001).edx & bit::x1d::PAGE_1GB != 0)
+    }
+
+    /// The control-register bits that exist for the guest.
+    pub fn known(&self) -> Known {
+        let off = Dynamic { osxsave: false, xcr0: xcr0::X87, apic: false };
+        let (f1, f7) = (self.read(1, 0, off), self.read(7, 0, off));
+        let x1 = self.read(0x8000_0001, 0, off);
+        /// TSD, PCE, OSFXSR, OSXMMEXCPT: in every CPU with long mode.
+        const ALWAYS: u64 = 1 << 2 | 1 << 8 | 1 << 9 | 1 << 10;
+        /// VME and PVI; DE; UMIP; FSGSBASE.
+        const VME_PVI: u64 = 0b11;
+        const DE: u64 = 1 << 3;
+        const UMIP: u64 = 1 << 11;
+        const FSGSBASE: u64 = 1 << 16;
+        let cr4 = [
+            (f1.edx & bit::f1d::VME, VME_PVI),
+            (f1.edx & bit::f1d::DE, DE),
+            (f1.edx & bit::f1d::PSE, cr4_more::PSE),
+            (f1.edx & bit::f1d::PGE, cr4::PGE),
+            (f1.ecx & bit::f1c::PCID, cr4::PCIDE),
+            (f1.ecx & bit::f1c::XSAVE, cr4_more::OSXSAVE),
+            (f7.ebx & bit::f7b::FSGSBASE, FSGSBASE),
+            (f7.ebx & bit::f7b::SMEP, cr4::SMEP),
+            (f7.ebx & bit::f7b::SMAP, cr4::SMAP),
+            (f7.ecx & bit::f7c::UMIP, UMIP),
+        ];
+        let cr4 =
+            cr4.into_iter().filter(|(shown, _)| *shown != 0).fold(ALWAYS | cr4::PAE, |all, (_, b)| all | b);
+        let nxe = if x1.edx & bit::x1d::NX != 0 { efer::NXE } else { 0 };
+        Known { cr4, efer: efer_more::SCE | efer_more::LME | nxe, maxphyaddr: self.features().maxphyaddr }
+    }
+
+    /// Whether there is XCR0.
+    pub fn has_xcr0(&self) -> bool {
+        self.xcr0 != 0
+    }
+
+    /// Whether XSETBV may load `value` into XCR0 (SDM, "XSETBV - Set Extended Control Register").
+    pub fn allows_xcr0(&self, value: u64) -> bool {
+        value & !self.xcr0 == 0
+            && value & xcr0::X87 != 0
+            && (value & xcr0::AVX == 0 || value & xcr0::SSE != 0)
+            && (value & xcr0::AVX512 == 0 || (value & xcr0::AVX512 == xcr0::AVX512 && value & xcr0::AVX != 0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A CPU that has every feature bit set.
+    fn everything(leaf: u32, subleaf: u32) -> CpuidResult {
+        match (leaf, subleaf) {
+            (0, _) => CpuidResult { eax: 0x1f, ebx: 1, ecx: 2, edx: 3 },
+            (0x8000_0000, _) => CpuidResult { eax: 0x8000_0020, ..NOTHING },
+            (0x8000_0008, _) => CpuidResult { eax: 0x392e, ..NOTHING },
+            (0xd, 2) => CpuidResult { eax: 256, ebx: 576, ..NOTHING },
+            (0xd, 5) => CpuidResult { eax: 8, ebx: 1024, ..NOTHING },
+            (0xd, 6) => CpuidResult { eax: 512, ebx: 1088, ecx: 2, ..NOTHING },
+            (0xd, 7) => CpuidResult { eax: 1024, ebx: 1664, ..NOTHING },
+            _ => CpuidResult { eax: !0, ebx: !0, ecx: !0, edx: !0 },
+        }
+    }
+
+    const OFF: Dynamic = Dynamic { osxsave: false, xcr0: xcr0::X87, apic: false };
+
+    fn all() -> Cpuid {
+        Cpuid::new(everything, Backing { rdtscp: true, invpcid: true, tsc_deadline: true })
+    }
+
+    #[test]
+    fn what_is_not_virtualized_is_hidden() {
+        let (f1, f7) = (all().read(1, 0, OFF), all().read(7, 0, OFF));
+        // MONITOR, VMX, SMX, x2APIC, OSXSAVE; MCE, APIC, MTRR, MCA; TSX, SGX, MPX; PKU, OSPKE, LA57; SPEC_CTRL.
+        assert_eq!(f1.ecx & (1 << 3 | 1 << 5 | 1 << 6 | 1 << 21 | 1 << 27), 0);
+        assert_eq!(f1.edx & (1 << 7 | 1 << 9 | 1 << 12 | 1 << 14 | 1 << 28), 0);
+        assert_eq!(f7.ebx & (1 << 2 | 1 << 4 | 1 << 11 | 1 << 14), 0);
+        assert_eq!(f7.ecx & (1 << 3 | 1 << 4 | 1 << 16), 0);
+        assert_eq!(f7.edx & 1 << 26, 0);
+        assert_eq!(all().read(0xa, 0, OFF).eax, 0);
+        assert_eq!(all().read(0, 0, OFF).eax, 0xd);
+        assert_eq!(all().known().cr4 & (1 << 13 | 1 << 22 | cr4::LA57), 0);
+    }
+
+    #[test]
+    fn the_guest_s_own_state_shows() {
+        let f1 = all().read(1, 0, Dynamic { osxsave: true, apic: true, ..OFF });
+        assert_eq!((f1.ecx & 1 << 27, f1.edx & 1 << 9), (1 << 27, 1 << 9));
+        assert_eq!(f1.ecx >> 31, 1);
+        assert_eq!(all().read(HYPERVISOR, 0, OFF).ebx.to_le_bytes(), *b"Umbr");
+    }
+
+    #[test]
+    fn a_backend_without_rdtscp_and_invpcid() {
+        let cpuid = Cpuid::new(everything, Backing { rdtscp: false, invpcid: false, tsc_deadline: false });
+        assert_eq!(cpuid.read(0x8000_0001, 0, OFF).edx & bit::x1d::RDTSCP, 0);
+        assert_eq!(cpuid.read(7, 0, OFF).ebx & bit::f7b::INVPCID, 0);
+        assert_eq!(cpuid.read(7, 0, OFF).ecx & bit::f7c::RDPID, 0);
+    }
+
+    #[test]
+    fn extended_states() {
+        assert_eq!(all().read(0xd, 0, OFF).eax, 0xe7);
+        let sizes = |xcr0| {
+            let dynamic = Dynamic { xcr0, ..OFF };
+            [
+                all().read(0xd, 0, dynamic).ebx,
+                all().read(0xd, 0, dynamic).ecx,
+                all().read(0xd, 1, dynamic).ebx,
+            ]
+        };
+        assert_eq!(sizes(1), [576, 2688, 576]);
+        assert_eq!(sizes(7), [832, 2688, 832]);
+        assert_eq!(sizes(0xe7), [2688, 2688, 896 + 512 + 1024]);
+        assert_eq!(all().read(0xd, 9, OFF).eax, 0, "PKRU is hidden");
+        for (value, allowed) in [
+            (0, false),
+            (1, true),
+            (3, true),
+            (5, false),
+            (7, true),
+            (0x27, false),
+            (0xe7, true),
+            (0x207, false),
+        ] {
+            assert_eq!(all().allows_xcr0(value), allowed, "{value:#x}");
+        }
+    }
+
+    #[test]
+    fn maxphyaddr_is_real() {
+        assert_eq!(all().features(), Features::new(46, true));
+    }
+}

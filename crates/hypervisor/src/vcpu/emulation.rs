@@ -1,0 +1,236 @@
+//! Instructions carried out by the hypervisor: the virtual CPU as the emulator sees it.
+
+use alloc::vec::Vec;
+
+use umbra_devices::PlatformEvent;
+use umbra_emulator::{Cpu, Error, Gpr, Mode, Outcome, Segment, emulate};
+use umbra_mmu::{Backing, GuestMemory};
+use umbra_paging::{AccessKind, Gpa, GuestFault, Gva, PAGE_SIZE};
+use umbra_telemetry::ExitCause;
+
+use super::Vcpu;
+use super::backend::{Backend, CodeMode, rflags};
+use super::event::Event;
+
+/// The longest instruction.
+const MAX_INSTRUCTION: usize = 15;
+
+/// What came of emulating one instruction.
+pub enum Emulated {
+    /// It retired, or iterations of it.
+    Done,
+    /// It raised an exception, which is on its way; the exit's cause if that is a page fault.
+    Faulted(Option<ExitCause>),
+    /// The emulator does not know it: its bytes.
+    Unsupported(Vec<u8>),
+}
+
+impl<B: Backend> Vcpu<B> {
+    /// Carries out the instruction at RIP.
+    pub(super) fn emulate(&mut self) -> Emulated {
+        let mut buffer = [0; MAX_INSTRUCTION];
+        let (length, fetch_fault) = self.fetch(&mut buffer);
+        let bytes = &buffer[..length];
+        if let Some(fault) = fetch_fault.filter(|_| bytes.is_empty()) {
+            return Emulated::Faulted(Some(self.guest_fault(fault)));
+        }
+        match emulate(self, bytes) {
+            Ok(outcome) => {
+                self.backend.retire();
+                if outcome == Outcome::Continue {
+                    self.backend.set_rflags(self.backend.rflags() | rflags::RF);
+                }
+                self.progress.made();
+                return Emulated::Done;
+            }
+            Err(Error::Fault(fault)) => return Emulated::Faulted(Some(self.guest_fault(fault))),
+            Err(Error::GeneralProtection) => self.raise(Event::general_protection()),
+            Err(Error::StackFault) => self.raise(Event::stack_fault()),
+            Err(Error::Invalid) => self.raise(Event::invalid_opcode()),
+            Err(Error::Truncated) => match fetch_fault {
+                Some(fault) => return Emulated::Faulted(Some(self.guest_fault(fault))),
+                None => return Emulated::Unsupported(bytes.to_vec()),
+            },
+            Err(Error::Unsupported) => return Emulated::Unsupported(bytes.to_vec()),
+        }
+        Emulated::Faulted(None)
+    }
+
+    /// Fetches what can be fetched at RIP: how many bytes, and the fault that ended it early.
+    fn fetch(&mut self, bytes: &mut [u8; MAX_INSTRUCTION]) -> (usize, Option<GuestFault>) {
+        let start = self.linear_rip();
+        let first = (PAGE_SIZE - start % PAGE_SIZE).min(MAX_INSTRUCTION as u64) as usize;
+        let mut have = 0;
+        for part in [0..first, first..MAX_INSTRUCTION] {
+            if part.is_empty() {
+                continue;
+            }
+            let gva = self.linear(start.wrapping_add(part.start as u64));
+            match self.read_linear(gva, &mut bytes[part.clone()], AccessKind::Fetch) {
+                Ok(()) => have = part.end,
+                Err(fault) => return (have, Some(fault)),
+            }
+        }
+        (have, None)
+    }
+
+    /// The linear address of the instruction at RIP.
+    pub(super) fn linear_rip(&self) -> u64 {
+        self.linear(self.backend.segment_base(Segment::Cs as u8).wrapping_add(self.backend.rip()))
+    }
+
+    /// Linear addresses have 32 bits outside 64-bit mode.
+    pub(super) fn linear(&self, address: u64) -> u64 {
+        if self.backend.code_mode() == CodeMode::Bits64 { address } else { address & 0xffff_ffff }
+    }
+
+    /// Whether memory lies at `gpa`.
+    pub(super) fn is_ram(&self, gpa: u64) -> bool {
+        matches!(self.env.backing(Gpa::new(gpa).gfn()), Backing::Ram { .. })
+    }
+
+    /// Where each page of an access goes: (gpa, bytes), before anything is done.
+    fn pieces(&mut self, gva: u64, length: usize, kind: AccessKind) -> Result<[(Gpa, usize); 2], GuestFault> {
+        let access = self.access(kind);
+        let first = ((PAGE_SIZE - gva % PAGE_SIZE) as usize).min(length);
+        let gpa = self.mmu.translate(&mut self.env, 0, Gva::new(gva), access)?;
+        let mut pieces = [(gpa, first), (gpa, 0)];
+        if first < length {
+            let next = self.linear(gva.wrapping_add(first as u64));
+            pieces[1] = (self.mmu.translate(&mut self.env, 0, Gva::new(next), access)?, length - first);
+        }
+        Ok(pieces)
+    }
+
+    /// Reads at a linear address with the guest's rights.
+    pub(super) fn read_linear(
+        &mut self,
+        gva: u64,
+        buf: &mut [u8],
+        kind: AccessKind,
+    ) -> Result<(), GuestFault> {
+        let pieces = self.pieces(gva, buf.len(), kind)?;
+        let (first, second) = buf.split_at_mut(pieces[0].1);
+        for ((gpa, _), part) in pieces.into_iter().zip([first, second]) {
+            if part.is_empty() {
+                continue;
+            }
+            if self.is_ram(gpa.raw()) {
+                self.env.ram.read(gpa, part);
+            } else {
+                let now = self.clock.now();
+                for (at, size) in bus_accesses(gpa.raw(), part.len()) {
+                    let value = self.platform.mmio_read(now, at, size as u8).to_le_bytes();
+                    let offset = (at - gpa.raw()) as usize;
+                    part[offset..offset + size].copy_from_slice(&value[..size]);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes at a linear address with the guest's rights: all or nothing.
+    pub(super) fn write_linear(&mut self, gva: u64, bytes: &[u8]) -> Result<(), GuestFault> {
+        let pieces = self.pieces(gva, bytes.len(), AccessKind::Write)?;
+        let (first, second) = bytes.split_at(pieces[0].1);
+        for ((gpa, _), part) in pieces.into_iter().zip([first, second]) {
+            if part.is_empty() {
+                continue;
+            }
+            if self.is_ram(gpa.raw()) {
+                self.mmu.write_guest(&mut self.env, gpa, part);
+            } else {
+                let now = self.clock.now();
+                for (at, size) in bus_accesses(gpa.raw(), part.len()) {
+                    let offset = (at - gpa.raw()) as usize;
+                    let mut value = [0; 8];
+                    value[..size].copy_from_slice(&part[offset..offset + size]);
+                    let event = self.platform.mmio_write(now, at, size as u8, u64::from_le_bytes(value));
+                    self.platform_event(event);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out what a device asked for.
+    pub(super) fn platform_event(&mut self, event: Option<PlatformEvent>) {
+        match event {
+            Some(PlatformEvent::Mark(mark)) => self.mark(mark),
+            Some(PlatformEvent::End(end)) => self.end = Some(end),
+            None => (),
+        }
+    }
+}
+
+/// Cuts an access to a device into naturally aligned pieces of 1, 2, 4 or 8 bytes: (gpa, bytes).
+fn bus_accesses(gpa: u64, length: usize) -> impl Iterator<Item = (u64, usize)> {
+    let mut done = 0;
+    core::iter::from_fn(move || {
+        let left = length - done;
+        let at = gpa + done as u64;
+        let size = [8, 4, 2, 1].into_iter().find(|&size| size <= left && at.is_multiple_of(size as u64))?;
+        done += size;
+        Some((at, size))
+    })
+}
+
+impl<B: Backend> Cpu for Vcpu<B> {
+    type Fault = GuestFault;
+
+    fn mode(&self) -> Mode {
+        mode(self.backend.code_mode())
+    }
+
+    fn stack_mode(&self) -> Mode {
+        mode(self.backend.stack_mode())
+    }
+
+    fn gpr(&self, gpr: Gpr) -> u64 {
+        self.backend.gpr(gpr as u8)
+    }
+
+    fn set_gpr(&mut self, gpr: Gpr, value: u64) {
+        self.backend.set_gpr(gpr as u8, value);
+    }
+
+    fn rip(&self) -> u64 {
+        self.backend.rip()
+    }
+
+    fn set_rip(&mut self, rip: u64) {
+        self.backend.set_rip(rip);
+    }
+
+    fn rflags(&self) -> u64 {
+        self.backend.rflags()
+    }
+
+    fn set_rflags(&mut self, rflags: u64) {
+        self.backend.set_rflags(rflags);
+    }
+
+    fn segment_base(&self, segment: Segment) -> u64 {
+        self.backend.segment_base(segment as u8)
+    }
+
+    fn read(&mut self, gva: u64, buf: &mut [u8]) -> Result<(), GuestFault> {
+        self.read_linear(gva, buf, AccessKind::Read)
+    }
+
+    fn read_modify(&mut self, gva: u64, buf: &mut [u8]) -> Result<(), GuestFault> {
+        self.read_linear(gva, buf, AccessKind::Write)
+    }
+
+    fn write(&mut self, gva: u64, bytes: &[u8]) -> Result<(), GuestFault> {
+        self.write_linear(gva, bytes)
+    }
+}
+
+fn mode(mode: CodeMode) -> Mode {
+    match mode {
+        CodeMode::Bits16 => Mode::Bits16,
+        CodeMode::Bits32 => Mode::Bits32,
+        CodeMode::Bits64 => Mode::Bits64,
+    }
+}

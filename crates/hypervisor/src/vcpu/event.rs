@@ -1,0 +1,172 @@
+//! Events that are delivered to the guest through its IDT.
+
+use umbra_paging::Pfec;
+
+/// #DB.
+pub const DEBUG: u8 = 1;
+/// #AC.
+pub const ALIGNMENT_CHECK: u8 = 17;
+/// #UD.
+pub const INVALID_OPCODE: u8 = 6;
+/// #DF.
+pub const DOUBLE_FAULT: u8 = 8;
+/// #SS.
+pub const STACK_FAULT: u8 = 12;
+/// #GP.
+pub const GENERAL_PROTECTION: u8 = 13;
+/// #PF.
+pub const PAGE_FAULT: u8 = 14;
+
+/// What kind of event it is; the numbers are VMX's and SVM's alike (SDM, "VM-Entry Controls for Event
+/// Injection").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// An external interrupt.
+    Interrupt,
+    /// NMI.
+    Nmi,
+    /// An exception that an instruction raised.
+    Exception,
+    /// INT n.
+    SoftwareInterrupt,
+    /// INT1.
+    PrivilegedSoftwareException,
+    /// INT3 or INTO.
+    SoftwareException,
+}
+
+/// An event on its way to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What kind.
+    pub kind: EventKind,
+    /// The vector.
+    pub vector: u8,
+    /// The error code that is pushed, if one is.
+    pub error_code: Option<u32>,
+    /// For events that an instruction raises on purpose: its length.
+    pub instruction_length: u8,
+}
+
+impl Event {
+    /// An external interrupt.
+    pub fn interrupt(vector: u8) -> Event {
+        Event { kind: EventKind::Interrupt, vector, error_code: None, instruction_length: 0 }
+    }
+
+    /// An NMI.
+    pub fn nmi() -> Event {
+        Event { kind: EventKind::Nmi, vector: 2, error_code: None, instruction_length: 0 }
+    }
+
+    /// #UD.
+    pub fn invalid_opcode() -> Event {
+        Event { kind: EventKind::Exception, vector: INVALID_OPCODE, error_code: None, instruction_length: 0 }
+    }
+
+    /// #GP(0).
+    pub fn general_protection() -> Event {
+        Event { error_code: Some(0), vector: GENERAL_PROTECTION, ..Event::invalid_opcode() }
+    }
+
+    /// #SS(0).
+    pub fn stack_fault() -> Event {
+        Event { error_code: Some(0), vector: STACK_FAULT, ..Event::invalid_opcode() }
+    }
+
+    /// #PF; CR2 is the caller's.
+    pub fn page_fault(error_code: Pfec) -> Event {
+        Event { error_code: Some(error_code.bits()), vector: PAGE_FAULT, ..Event::invalid_opcode() }
+    }
+
+    /// #DB; DR6 is the caller's.
+    pub fn debug() -> Event {
+        Event { vector: DEBUG, ..Event::invalid_opcode() }
+    }
+
+    /// #AC.
+    pub fn alignment_check() -> Event {
+        Event { error_code: Some(0), vector: ALIGNMENT_CHECK, ..Event::invalid_opcode() }
+    }
+
+    fn double_fault() -> Event {
+        Event { error_code: Some(0), vector: DOUBLE_FAULT, ..Event::invalid_opcode() }
+    }
+
+    fn class(self) -> Class {
+        match (self.kind, self.vector) {
+            (EventKind::Exception, DOUBLE_FAULT) => Class::DoubleFault,
+            (EventKind::Exception, PAGE_FAULT | 20) => Class::PageFault,
+            (EventKind::Exception, 0 | 10..=13 | 21) => Class::Contributory,
+            _ => Class::Benign,
+        }
+    }
+}
+
+/// The classes of SDM, "Interrupt 8 - Double Fault Exception".
+enum Class {
+    Benign,
+    Contributory,
+    PageFault,
+    DoubleFault,
+}
+
+/// What comes of an exception that arises while another event is delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Combined {
+    /// This is delivered. A benign first event is lost, as on the CPU: instructions that raise one are repeated.
+    Deliver(Event),
+    /// The CPU shuts down.
+    TripleFault,
+}
+
+/// Combines the exception `second` with the event `first` whose delivery raised it.
+pub fn combine(first: Option<Event>, second: Event) -> Combined {
+    let Some(first) = first else { return Combined::Deliver(second) };
+    match (first.class(), second.class()) {
+        (Class::DoubleFault, Class::Contributory | Class::PageFault) => Combined::TripleFault,
+        (Class::Contributory, Class::Contributory)
+        | (Class::PageFault, Class::Contributory | Class::PageFault) => {
+            Combined::Deliver(Event::double_fault())
+        }
+        _ => Combined::Deliver(second),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page_fault() -> Event {
+        Event::page_fault(Pfec::PRESENT)
+    }
+
+    #[test]
+    fn the_double_fault_table() {
+        let gp = Event::general_protection();
+        let ud = Event::invalid_opcode();
+        let df = Event::double_fault();
+        let outcomes = [
+            // (first, second #PF, second #GP)
+            (ud, Combined::Deliver(page_fault()), Combined::Deliver(gp)),
+            (Event::interrupt(14), Combined::Deliver(page_fault()), Combined::Deliver(gp)),
+            (Event::nmi(), Combined::Deliver(page_fault()), Combined::Deliver(gp)),
+            (gp, Combined::Deliver(page_fault()), Combined::Deliver(df)),
+            (page_fault(), Combined::Deliver(df), Combined::Deliver(df)),
+            (df, Combined::TripleFault, Combined::TripleFault),
+        ];
+        for (first, with_page_fault, with_gp) in outcomes {
+            assert_eq!(combine(Some(first), page_fault()), with_page_fault, "{first:?}");
+            assert_eq!(combine(Some(first), gp), with_gp, "{first:?}");
+            assert_eq!(combine(Some(first), ud), Combined::Deliver(ud), "{first:?}");
+        }
+        assert_eq!(combine(None, gp), Combined::Deliver(gp));
+    }
+
+    #[test]
+    fn a_software_interrupt_is_benign_whatever_its_vector() {
+        let int_14 =
+            Event { kind: EventKind::SoftwareInterrupt, instruction_length: 2, ..Event::interrupt(14) };
+        assert_eq!(combine(Some(int_14), page_fault()), Combined::Deliver(page_fault()));
+    }
+}

@@ -1,0 +1,39 @@
+//! CPUID and XSETBV.
+
+use umbra_telemetry::ExitCause;
+
+use super::Vcpu;
+use super::backend::Backend;
+use super::control::cr4_more;
+use super::cpuid::Dynamic;
+use super::event::Event;
+
+impl<B: Backend> Vcpu<B> {
+    pub(super) fn cpuid_exit(&mut self) -> ExitCause {
+        let dynamic = Dynamic {
+            osxsave: self.backend.cr4() & cr4_more::OSXSAVE != 0,
+            xcr0: self.xcr0,
+            apic: self.platform.lapic_page().is_some(),
+        };
+        let (leaf, subleaf) = (self.backend.gpr(0) as u32, self.backend.gpr(1) as u32);
+        let result = self.cpuid.read(leaf, subleaf, dynamic);
+        for (gpr, value) in [(0, result.eax), (3, result.ebx), (1, result.ecx), (2, result.edx)] {
+            self.backend.set_gpr(gpr, value.into());
+        }
+        self.skip();
+        ExitCause::Cpuid
+    }
+
+    pub(super) fn xsetbv_exit(&mut self) -> ExitCause {
+        let value = self.backend.gpr(2) << 32 | self.backend.gpr(0) & 0xffff_ffff;
+        let is_xcr0 = self.backend.gpr(1) as u32 == 0;
+        if self.backend.cpl() == 0 && is_xcr0 && self.cpuid.allows_xcr0(value) {
+            self.backend.set_xcr0(value);
+            self.xcr0 = value;
+            self.skip();
+        } else {
+            self.raise(Event::general_protection());
+        }
+        ExitCause::Other
+    }
+}

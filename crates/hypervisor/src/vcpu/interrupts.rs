@@ -1,0 +1,110 @@
+//! Interrupts to the guest, the alarm clock behind its timers, and HLT.
+
+use umbra_telemetry::{ExitCause, GuestExit};
+
+use super::Vcpu;
+use super::backend::{Backend, Filter, Windows, rflags};
+use super::event::Event;
+use crate::hw::{console, cpu, timer};
+
+/// Console input that waits for the guest to read it. What comes beyond is lost, as on a real line: the host's
+/// commands come the same way, and must not wait for a guest that never reads.
+const MAX_TYPED: usize = 64 << 10;
+
+/// The machine's one-shot timer, which brings the guest back when a timer of its platform is due.
+#[derive(Default)]
+pub struct Alarm {
+    /// The time of the platform that it is set to.
+    set_to: Option<u64>,
+}
+
+impl Alarm {
+    /// Forgets what it is set to, so that it is set anew.
+    pub fn reset(&mut self) {
+        self.set_to = None;
+    }
+}
+
+impl<B: Backend> Vcpu<B> {
+    /// Brings the platform up to date and sets up the next entry: the event to deliver, or the windows to wait
+    /// for; the shadow root; the alarm.
+    pub(super) fn prepare_entry(&mut self) {
+        self.run_platform();
+        if self.pending.is_none() {
+            if self.platform.nmi_pending() && self.backend.nmi_ready() && self.platform.take_nmi() {
+                self.pending = Some(Event::nmi());
+            } else if self.platform.pending_interrupt() && self.backend.interruptible() {
+                self.pending = self.platform.acknowledge().map(Event::interrupt);
+            }
+        }
+        self.backend.set_windows(Windows {
+            interrupt: self.platform.pending_interrupt(),
+            nmi: self.platform.nmi_pending(),
+        });
+        if let Some(event) = self.pending.take() {
+            self.backend.inject(event);
+        }
+        let filter = Filter::of(self.mmu.guest_faults());
+        if filter != self.filter_now {
+            self.filter_now = filter;
+            self.backend.set_page_fault_filter(filter);
+        }
+        let root = self.mmu.root(&self.env, 0);
+        if root != self.root {
+            self.refresh_controls();
+            self.root = root;
+            self.backend.set_controls(&self.controls, root);
+        }
+    }
+
+    /// Hands over what was typed and lets timers fire that are due; sets the alarm for the next.
+    fn run_platform(&mut self) {
+        if console::has_input() {
+            let typed = &mut self.typed;
+            console::poll(&mut |byte| {
+                if typed.len() < MAX_TYPED {
+                    typed.push_back(byte);
+                }
+            });
+            if console::finish_requested() {
+                self.end = Some(GuestExit::Stopped);
+            }
+        }
+        while self.platform.console_input_room() > 0
+            && let Some(byte) = self.typed.pop_front()
+        {
+            self.platform.console_input(&[byte]);
+        }
+        if timer::take_fired() {
+            self.alarm.reset();
+        }
+        let Some(deadline) = self.platform.next_deadline() else { return };
+        let now = self.clock.now();
+        if deadline <= now {
+            self.platform.advance(now);
+        }
+        let Some(deadline) = self.platform.next_deadline() else { return };
+        if self.alarm.set_to != Some(deadline) {
+            timer::arm(self.clock.machine_tsc(deadline));
+            self.alarm.set_to = Some(deadline);
+        }
+    }
+
+    pub(super) fn halt_exit(&mut self) -> ExitCause {
+        self.skip();
+        self.flush_output();
+        let interrupts_on = self.backend.rflags() & rflags::IF != 0;
+        loop {
+            self.run_platform();
+            let wakes = self.platform.nmi_pending() || (interrupts_on && self.platform.pending_interrupt());
+            if wakes || self.end.is_some() {
+                return ExitCause::Hlt;
+            }
+            if !interrupts_on {
+                self.end = Some(GuestExit::Halted);
+                return ExitCause::Hlt;
+            }
+            cpu::idle();
+        }
+    }
+}

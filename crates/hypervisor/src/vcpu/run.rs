@@ -1,0 +1,285 @@
+//! The loop: enter, answer the exit, count it.
+
+use alloc::collections::VecDeque;
+
+use umbra_devices::{Mark, Platform};
+use umbra_mmu::{Mmu, Root};
+use umbra_paging::Gva;
+use umbra_telemetry::{Audit, ExitCause, ExitCounts, GuestExit, GuestFaults, Message, MmuCounters, Stats};
+
+use super::audit::Auditor;
+use super::backend::{Backend, Exit, Filter, rflags};
+use super::clock::Clock;
+use super::control::{Controls, Known};
+use super::cpuid::{Cpuid, xcr0};
+use super::event::{Combined, Event, combine};
+use super::interrupts::Alarm;
+use super::msr;
+use super::page_fault::Progress;
+use super::phases::{Phases, Totals};
+use crate::env::Env;
+use crate::hw::cpu;
+use crate::telemetry;
+
+/// What a virtual CPU is made of.
+pub struct Parts<B: Backend> {
+    /// The hardware.
+    pub backend: B,
+    /// The shadow MMU, on `env`.
+    pub mmu: Mmu,
+    /// Guest memory, shadow frames and TLB.
+    pub env: Env<B::Tlb>,
+    /// The devices, at time 0.
+    pub platform: Platform,
+    /// The CPU that the guest sees.
+    pub cpuid: Cpuid,
+    /// The guest's first control registers.
+    pub controls: Controls,
+    /// Which page faults exit.
+    pub filter: Filter,
+    /// Whether and how often to audit.
+    pub audit: Option<Audit>,
+}
+
+/// The virtual CPU and everything that it uses.
+pub struct Vcpu<B: Backend> {
+    pub(super) backend: B,
+    pub(super) mmu: Mmu,
+    pub(super) env: Env<B::Tlb>,
+    pub(super) platform: Platform,
+    pub(super) cpuid: Cpuid,
+    pub(super) known: Known,
+    pub(super) clock: Clock,
+    pub(super) alarm: Alarm,
+    /// Console input that the guest has no room for yet.
+    pub(super) typed: VecDeque<u8>,
+    /// What the guest sees; CR0 and CR4 as of the last [`Vcpu::refresh_controls`].
+    pub(super) controls: Controls,
+    /// The shadow root that the backend runs on.
+    pub(super) root: Root,
+    /// IA32_PAT, which is only stored: guest memory is write-back.
+    pub(super) pat: u64,
+    /// XCR0, if there is one.
+    pub(super) xcr0: u64,
+    /// The event to deliver at the next entry: interrupted by the last exit, or raised in answer to it.
+    pub(super) pending: Option<Event>,
+    /// Set by whatever ends the guest.
+    pub(super) end: Option<GuestExit>,
+    pub(super) progress: Progress,
+    pub(super) auditor: Option<Auditor>,
+    /// Which page faults exit as long as no guest table is loose.
+    filter: Filter,
+    /// Which page faults exit now.
+    pub(super) filter_now: Filter,
+    counts: ExitCounts,
+    phases: Phases,
+}
+
+impl<B: Backend> Vcpu<B> {
+    /// A virtual CPU whose time starts now.
+    pub fn new(parts: Parts<B>) -> Vcpu<B> {
+        let Parts { backend, mmu, env, platform, cpuid, controls, filter, audit } = parts;
+        let root = mmu.root(&env, 0);
+        let mut vcpu = Vcpu {
+            backend,
+            mmu,
+            env,
+            platform,
+            known: cpuid.known(),
+            cpuid,
+            clock: Clock::new(),
+            alarm: Alarm::default(),
+            typed: VecDeque::new(),
+            controls,
+            root,
+            pat: msr::PAT,
+            xcr0: xcr0::X87,
+            pending: None,
+            end: None,
+            progress: Progress::default(),
+            auditor: audit.map(Auditor::new),
+            filter,
+            filter_now: filter,
+            counts: ExitCounts::default(),
+            phases: Phases::new(),
+        };
+        vcpu.backend.set_tsc_offset(vcpu.clock.tsc_offset());
+        vcpu.load_controls(controls);
+        if vcpu.cpuid.has_xcr0() {
+            vcpu.backend.set_xcr0(vcpu.xcr0);
+        }
+        vcpu
+    }
+
+    /// Runs the guest to its end, reports, and ends the machine.
+    pub fn run(mut self) -> ! {
+        loop {
+            self.prepare_entry();
+            if let Some(end) = self.end.take() {
+                self.finish(end);
+            }
+            let exit = match self.backend.enter() {
+                Ok(exit) => exit,
+                Err(sentence) => telemetry::fail(sentence),
+            };
+            self.pending = self.backend.interrupted_event();
+            if !matches!(exit, Exit::PageFault { .. } | Exit::Interrupt) {
+                self.progress.made();
+            }
+            if let Some(cause) = self.answer(exit) {
+                self.counts.count(cause);
+            }
+            self.audit_exit();
+        }
+    }
+
+    /// Answers an exit and says under what it counts; phase marks do not.
+    fn answer(&mut self, exit: Exit) -> Option<ExitCause> {
+        let cause = match exit {
+            Exit::PageFault { gva, error_code } => self.page_fault_exit(gva, error_code),
+            Exit::Io { port, size, input } => return self.io_exit(port, size, input),
+            Exit::StringIo(io) => self.string_io_exit(io),
+            Exit::Reflect(event) => {
+                self.deliver(event);
+                ExitCause::Other
+            }
+            Exit::Interrupt => {
+                cpu::take_interrupts();
+                self.flush_output();
+                ExitCause::Interrupt
+            }
+            // `prepare_entry` delivers what the window was for.
+            Exit::Nmi | Exit::InterruptWindow | Exit::NmiWindow => ExitCause::Interrupt,
+            Exit::Cpuid => self.cpuid_exit(),
+            Exit::Halt => self.halt_exit(),
+            Exit::Invlpg(gva) => self.invlpg_exit(gva),
+            Exit::Invpcid { kind, descriptor } => self.invpcid_exit(kind, descriptor),
+            Exit::MovToCr { cr, gpr } => self.write_cr_exit(cr, gpr),
+            Exit::MovFromCr { cr, gpr } => self.read_cr_exit(cr, gpr),
+            Exit::Clts => self.clts_exit(),
+            Exit::Lmsw(value) => self.lmsw_exit(value),
+            Exit::ReadMsr => self.read_msr_exit(),
+            Exit::WriteMsr => self.write_msr_exit(),
+            Exit::Xsetbv => self.xsetbv_exit(),
+            Exit::CacheControl => {
+                self.skip();
+                ExitCause::Other
+            }
+            Exit::ReadCounter => {
+                self.raise(Event::general_protection());
+                ExitCause::Other
+            }
+            Exit::Undefined => {
+                self.raise(Event::invalid_opcode());
+                ExitCause::Other
+            }
+            Exit::Nothing => ExitCause::Other,
+            Exit::TripleFault => self.end_with(GuestExit::TripleFault),
+            Exit::TaskSwitch => self.end_with(GuestExit::Unsupported(
+                "the guest made a hardware task switch, which Umbra does not run".into(),
+            )),
+            Exit::MachineCheck => telemetry::fail("the machine reports a hardware error (machine check)"),
+            Exit::Unexpected(number) => telemetry::fail(format_args!(
+                "the CPU reports an exit that was not asked for: reason {number}"
+            )),
+        };
+        Some(cause)
+    }
+
+    fn end_with(&mut self, end: GuestExit) -> ExitCause {
+        self.end = Some(end);
+        ExitCause::Other
+    }
+
+    /// The instruction that exited has been carried out: goes on behind it.
+    pub(super) fn skip(&mut self) {
+        let next = self.backend.rip().wrapping_add(self.backend.instruction_length().into());
+        let next = self.linear(next);
+        if !Gva::new(next).is_canonical() {
+            // The CPU would fault behind the instruction, at an address that no VM entry takes.
+            return self.raise(Event::general_protection());
+        }
+        self.backend.set_rip(next);
+        self.backend.retire();
+    }
+
+    /// Raises a fault: of the instruction at RIP, or within the delivery of the event that the exit interrupted.
+    pub(super) fn raise(&mut self, fault: Event) {
+        // Faults push RF set (SDM, "Instruction-Breakpoint Exception Condition"), and injection leaves that to us.
+        self.backend.set_rflags(self.backend.rflags() | rflags::RF);
+        self.deliver(fault);
+    }
+
+    /// Delivers an exception whose flags are right already.
+    fn deliver(&mut self, exception: Event) {
+        self.progress.made();
+        match combine(self.pending, exception) {
+            Combined::Deliver(event) => self.pending = Some(event),
+            Combined::TripleFault => self.end = Some(GuestExit::TripleFault),
+        }
+    }
+
+    /// Everything counted so far.
+    fn totals(&self) -> Totals {
+        let counters = self.mmu.counters();
+        Totals {
+            exits: self.counts.clone(),
+            mmu: MmuCounters {
+                built: counters.built,
+                zapped: counters.zapped,
+                reclaimed: counters.reclaimed,
+                splits: counters.splits,
+                flushes: counters.flushes,
+            },
+            tsc: self.clock.now(),
+        }
+    }
+
+    /// A phase mark of the guest.
+    pub(super) fn mark(&mut self, mark: Mark) {
+        self.audit_everything();
+        let totals = self.totals();
+        self.phases.mark(mark, &totals);
+    }
+
+    fn finish(mut self, end: GuestExit) -> ! {
+        self.audit_everything();
+        // A violation found now says more than how the guest ended.
+        let guest_exit = self.end.take().unwrap_or(end);
+        self.flush_output();
+        let totals = self.totals();
+        let guest_faults = match self.filter {
+            Filter::Trap => GuestFaults::Trap,
+            Filter::Present => GuestFaults::Bypass,
+        };
+        telemetry::end(Stats {
+            guest_exit,
+            guest_faults,
+            filter: self.filter.name().into(),
+            exits: totals.exits.clone(),
+            mmu: totals.mmu,
+            tsc: totals.tsc,
+            phases: self.phases.finish(&totals),
+            audits: self.auditor.as_ref().map_or((0, 0), Auditor::counts),
+        })
+    }
+
+    /// Sends what the guest printed.
+    pub(super) fn flush_output(&mut self) {
+        let console = self.platform.take_console_output();
+        if !console.is_empty() {
+            telemetry::send(&Message::Console(console));
+        }
+        let debug = self.platform.take_debug_output();
+        if !debug.is_empty() {
+            telemetry::send(&Message::DebugConsole(debug));
+        }
+    }
+
+    /// Sends what the guest printed if it is worth a message.
+    pub(super) fn flush_output_if_due(&mut self) {
+        if self.platform.output_due() {
+            self.flush_output();
+        }
+    }
+}

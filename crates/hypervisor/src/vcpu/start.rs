@@ -1,0 +1,97 @@
+//! From the machine to the guest's first instruction.
+
+use alloc::boxed::Box;
+use alloc::string::ToString;
+use core::error::Error;
+
+use umbra_mmu::{Config, Encodings, Mmu};
+use umbra_paging::{Features, cr0, cr4, efer};
+use umbra_telemetry::{GuestFaults, Message};
+
+use super::backend::{Backend, Filter};
+use super::control::{Controls, efer_more};
+use super::cpuid::{Backing, Cpuid};
+use super::run::{Parts, Vcpu};
+use crate::entry::Mode;
+use crate::env::Env;
+use crate::hw::{cpu, probe};
+use crate::machine::{Machine, TSC_DEADLINE};
+use crate::telemetry::{self, info, warning};
+use crate::vmx::Vmx;
+
+/// Runs the guest to its end, and ends the machine.
+pub fn run(machine: Machine) -> ! {
+    match prepare(machine) {
+        Ok(vcpu) => {
+            telemetry::send(&Message::GuestEntered);
+            vcpu.run()
+        }
+        Err(sentence) => telemetry::fail(sentence),
+    }
+}
+
+fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
+    let Machine { config, ram, pool, entry, platform, tables } = machine;
+    let mut backend = Vmx::new(&tables, &entry)?;
+    let cpuid = Cpuid::new(
+        cpu::cpuid,
+        Backing { rdtscp: backend.has_rdtscp(), invpcid: backend.has_invpcid(), tsc_deadline: TSC_DEADLINE },
+    );
+    let features = cpuid.features();
+    let encodings = choose_encodings(config.guest_faults, features);
+    let mut env = Env { ram, pool, tlb: backend.tlb() };
+    let mmu_config = Config { features, encodings, vcpus: 1, log_changes: config.audit.is_some() };
+    let mmu = Mmu::new(mmu_config, &mut env)
+        .map_err(|e| alloc::format!("{e}; give another --shadow-frames or --memory"))?;
+    let filter = Filter::of(mmu.guest_faults());
+    info!(
+        "VMX without EPT, filter {}, VPID {}",
+        filter.name(),
+        if backend.has_vpid() { "on" } else { "not there" }
+    );
+    backend.set_page_fault_filter(filter);
+    let controls = controls(entry.mode);
+    let parts = Parts { backend, mmu, env, platform, cpuid, controls, filter, audit: config.audit };
+    Ok(Vcpu::new(parts))
+}
+
+/// The control registers that a boot protocol promises; NE and ET as the CPU has them.
+fn controls(mode: Mode) -> Controls {
+    const NE_ET: u64 = 1 << 5 | 1 << 4;
+    match mode {
+        // Linux, Documentation/arch/x86/boot.rst, "64-bit Boot Protocol".
+        Mode::Long { cr3 } => Controls {
+            cr0: cr0::PE | cr0::PG | cr0::WP | NE_ET,
+            cr3,
+            cr4: cr4::PAE,
+            efer: efer::LMA | efer_more::LME,
+        },
+        // Multiboot specification, "Machine state".
+        Mode::Protected => Controls { cr0: cr0::PE | NE_ET, cr3: 0, cr4: 0, efer: 0 },
+    }
+}
+
+/// Pending entries as the user wants them, if the CPU takes them.
+fn choose_encodings(wanted: GuestFaults, features: Features) -> Encodings {
+    let off = Encodings::not_present(features);
+    if wanted == GuestFaults::Trap {
+        info!("guest faults are trapped: chosen by the user");
+        return off;
+    }
+    let Some(encodings) = Encodings::reserved(features) else {
+        warning!(
+            "guest faults are trapped: with MAXPHYADDR 52 this CPU's page-table entries have no reserved bit to spare"
+        );
+        return off;
+    };
+    match probe::pending(&encodings) {
+        Ok(()) => encodings,
+        Err(failure) => {
+            warning!(
+                "guest faults are trapped: the test of the Pending entries failed: {}",
+                failure.to_string()
+            );
+            off
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! From the exit reason to [`Exit`] (SDM, "VMX Basic Exit Reasons" and "Exit Qualification").
+
+use core::arch::asm;
+
+use umbra_paging::Gva;
+use x86::vmx::vmcs::{guest, ro};
+
+use super::{DEBUGCTL_BTF, DEBUGCTL_LBR, Vmx};
+use crate::vcpu::backend::{Backend, CodeMode, Exit, StringIo};
+use crate::vcpu::event::{ALIGNMENT_CHECK, DEBUG, Event, EventKind, PAGE_FAULT};
+
+/// Interruption-information fields (SDM, "Format of the VM-Exit Interruption-Information Field").
+pub mod info {
+    /// The field holds an event.
+    pub const VALID: u64 = 1 << 31;
+    /// An error code belongs to it.
+    pub const ERROR_CODE: u64 = 1 << 11;
+    /// VM-exit interruption information: IRET had just unblocked NMIs.
+    pub const NMI_UNBLOCKING: u64 = 1 << 12;
+    /// The vector.
+    pub const VECTOR: u64 = 0xff;
+    /// The event's type starts here.
+    pub const TYPE_SHIFT: u32 = 8;
+    /// Type NMI.
+    pub const TYPE_NMI: u64 = 2;
+}
+
+const MACHINE_CHECK: u8 = 18;
+
+/// The event type's number in interruption information.
+pub fn event_type(kind: EventKind) -> u64 {
+    match kind {
+        EventKind::Interrupt => 0,
+        EventKind::Nmi => info::TYPE_NMI,
+        EventKind::Exception => 3,
+        EventKind::SoftwareInterrupt => 4,
+        EventKind::PrivilegedSoftwareException => 5,
+        EventKind::SoftwareException => 6,
+    }
+}
+
+impl Vmx {
+    /// Decodes the exit with basic reason `reason`.
+    pub(super) fn decode(&self, reason: u32) -> Exit {
+        let qualification = || self.vmcs.read(ro::EXIT_QUALIFICATION);
+        match reason {
+            0 => self.exception_or_nmi(),
+            1 => Exit::Interrupt,
+            2 => Exit::TripleFault,
+            // INIT, SIPI, SMIs: signals to the machine, not to the guest.
+            3..=6 => Exit::Nothing,
+            7 => Exit::InterruptWindow,
+            8 => Exit::NmiWindow,
+            9 => Exit::TaskSwitch,
+            10 => Exit::Cpuid,
+            12 => Exit::Halt,
+            13 | 54 => Exit::CacheControl,
+            14 => Exit::Invlpg(Gva::new(qualification())),
+            15 => Exit::ReadCounter,
+            // GETSEC, the VMX instructions, MWAIT, MONITOR, RDTSCP, INVEPT, INVVPID, XSAVES, XRSTORS.
+            11 | 18..=27 | 36 | 39 | 50 | 51 | 53 | 63 | 64 => Exit::Undefined,
+            28 => control_register(qualification()),
+            30 => self.io(qualification()),
+            31 => Exit::ReadMsr,
+            32 => Exit::WriteMsr,
+            55 => Exit::Xsetbv,
+            58 => {
+                let operand = self.vmcs.read(ro::VMEXIT_INSTRUCTION_INFO);
+                Exit::Invpcid {
+                    kind: self.gpr((operand >> 28 & 0xf) as u8),
+                    descriptor: self.memory_operand(operand, qualification()),
+                }
+            }
+            other => Exit::Unexpected(other),
+        }
+    }
+
+    fn exception_or_nmi(&self) -> Exit {
+        let event = self.vmcs.read(ro::VMEXIT_INTERRUPTION_INFO);
+        if event >> info::TYPE_SHIFT & 7 == info::TYPE_NMI {
+            return Exit::Nmi;
+        }
+        match (event & info::VECTOR) as u8 {
+            DEBUG => Exit::Reflect(Event::debug()),
+            ALIGNMENT_CHECK => Exit::Reflect(Event::alignment_check()),
+            PAGE_FAULT => Exit::PageFault {
+                gva: Gva::new(self.vmcs.read(ro::EXIT_QUALIFICATION)),
+                error_code: self.vmcs.read(ro::VMEXIT_INTERRUPTION_ERR_CODE) as u32,
+            },
+            MACHINE_CHECK => Exit::MachineCheck,
+            _ => Exit::Unexpected(0),
+        }
+    }
+
+    fn io(&self, qualification: u64) -> Exit {
+        let port = (qualification >> 16) as u16;
+        let size = (qualification & 7) as u8 + 1;
+        let input = qualification & 1 << 3 != 0;
+        if qualification & 1 << 4 == 0 {
+            return Exit::Io { port, size, input };
+        }
+        let address_bits = if self.ins_outs_information {
+            16 << (self.vmcs.read(ro::VMEXIT_INSTRUCTION_INFO) >> 7 & 3)
+        } else {
+            // An address-size prefix is not seen here; only the first processors with VMX are without.
+            match self.code_mode() {
+                CodeMode::Bits16 => 16,
+                CodeMode::Bits32 => 32,
+                CodeMode::Bits64 => 64,
+            }
+        };
+        Exit::StringIo(StringIo {
+            port,
+            size,
+            input,
+            repeated: qualification & 1 << 5 != 0,
+            gva: Gva::new(self.vmcs.read(ro::GUEST_LINEAR_ADDR)),
+            address_bits,
+        })
+    }
+
+    /// The linear address of a memory operand (SDM, "Format of the VM-Exit Instruction-Information Field as Used
+    /// for INVEPT, INVPCID, and INVVPID").
+    fn memory_operand(&self, operand: u64, displacement: u64) -> Gva {
+        let base = if operand & 1 << 27 == 0 { self.gpr((operand >> 23 & 0xf) as u8) } else { 0 };
+        let index =
+            if operand & 1 << 22 == 0 { self.gpr((operand >> 18 & 0xf) as u8) << (operand & 3) } else { 0 };
+        let mask = match operand >> 7 & 7 {
+            0 => 0xffff,
+            1 => 0xffff_ffff,
+            _ => u64::MAX,
+        };
+        let offset = base.wrapping_add(index).wrapping_add(displacement) & mask;
+        let linear = self.segment_base((operand >> 15 & 7) as u8).wrapping_add(offset);
+        let mask = if self.code_mode() == CodeMode::Bits64 { u64::MAX } else { 0xffff_ffff };
+        Gva::new(linear & mask)
+    }
+
+    /// The event in IDT-vectoring information, with what belongs to it.
+    pub(super) fn vectored_event(&self, vectoring: u64) -> Option<Event> {
+        if vectoring & info::VALID == 0 {
+            return None;
+        }
+        let kind = match vectoring >> info::TYPE_SHIFT & 7 {
+            0 => EventKind::Interrupt,
+            2 => EventKind::Nmi,
+            4 => EventKind::SoftwareInterrupt,
+            5 => EventKind::PrivilegedSoftwareException,
+            6 => EventKind::SoftwareException,
+            _ => EventKind::Exception,
+        };
+        let by_instruction = matches!(
+            kind,
+            EventKind::SoftwareInterrupt
+                | EventKind::PrivilegedSoftwareException
+                | EventKind::SoftwareException
+        );
+        Some(Event {
+            kind,
+            vector: (vectoring & info::VECTOR) as u8,
+            error_code: (vectoring & info::ERROR_CODE != 0)
+                .then(|| self.vmcs.read(ro::IDT_VECTORING_ERR_CODE) as u32),
+            instruction_length: if by_instruction { self.instruction_length() } else { 0 },
+        })
+    }
+
+    /// Does to the debug registers what delivery of #DB would have done (SDM, "Exit Qualification for Debug
+    /// Exceptions"): the exit leaves DR6, DR7 and IA32_DEBUGCTL as they were.
+    pub(super) fn accept_debug_exception(&mut self) {
+        /// B0 to B3, BD, BS.
+        const REASONS: u64 = 0x600f;
+        const HIT: u64 = 0xf;
+        const GENERAL_DETECT: u64 = 1 << 13;
+        let reasons = self.vmcs.read(ro::EXIT_QUALIFICATION) & REASONS;
+        let dr6: u64;
+        // SAFETY: the debug registers DR0 to DR3 and DR6 are the guest's all the time.
+        unsafe { asm!("mov {}, dr6", out(reg) dr6, options(nomem, nostack, preserves_flags)) };
+        // SAFETY: as above; all bits written exist.
+        unsafe {
+            asm!("mov dr6, {}", in(reg) dr6 & !HIT | reasons, options(nomem, nostack, preserves_flags));
+        }
+        self.clear(guest::DR7, GENERAL_DETECT);
+        self.clear(guest::IA32_DEBUGCTL_FULL, DEBUGCTL_LBR | DEBUGCTL_BTF);
+    }
+
+    fn clear(&mut self, field: u32, bits: u64) {
+        let value = self.vmcs.read(field);
+        if value & bits != 0 {
+            self.vmcs.write(field, value & !bits);
+        }
+    }
+
+    /// Puts NMI blocking back that an IRET had lifted when its page fault exited (SDM, "Information for VM Exits Due
+    /// to Vectored Events"), and that an interrupted NMI delivery had not yet set.
+    pub(super) fn repair_nmi_blocking(&mut self, reason: u32, vectoring: u64) {
+        const BLOCKED_BY_NMI: u64 = 1 << 3;
+        let state = self.vmcs.read(guest::INTERRUPTIBILITY_STATE);
+        if vectoring & info::VALID != 0 {
+            // Injecting the NMI again needs NMIs unblocked (SDM, "Checks on Guest Non-Register State").
+            let nmi = vectoring >> info::TYPE_SHIFT & 7 == info::TYPE_NMI;
+            if nmi && state & BLOCKED_BY_NMI != 0 {
+                self.vmcs.write(guest::INTERRUPTIBILITY_STATE, state & !BLOCKED_BY_NMI);
+            }
+        } else if reason == 0 {
+            let event = self.vmcs.read(ro::VMEXIT_INTERRUPTION_INFO);
+            if event & info::NMI_UNBLOCKING != 0 && state & BLOCKED_BY_NMI == 0 {
+                self.vmcs.write(guest::INTERRUPTIBILITY_STATE, state | BLOCKED_BY_NMI);
+            }
+        }
+    }
+}
+
+/// SDM, "Exit Qualification for Control-Register Accesses".
+fn control_register(qualification: u64) -> Exit {
+    let cr = (qualification & 0xf) as u8;
+    let gpr = (qualification >> 8 & 0xf) as u8;
+    match qualification >> 4 & 3 {
+        0 => Exit::MovToCr { cr, gpr },
+        1 => Exit::MovFromCr { cr, gpr },
+        2 => Exit::Clts,
+        _ => Exit::Lmsw((qualification >> 16) as u16),
+    }
+}

@@ -1,0 +1,58 @@
+//! Failed VM entries in words (SDM, "VM-Entry Failures During or After Loading Guest State").
+
+use alloc::format;
+use alloc::string::String;
+
+use x86::vmx::vmcs::{control, guest, ro};
+
+use super::vmcs::Vmcs;
+
+/// Why the entry failed, with the state that the CPU refused. `reason` is the basic exit reason.
+pub fn describe(vmcs: &Vmcs, reason: u32) -> String {
+    let qualification = vmcs.read(ro::EXIT_QUALIFICATION);
+    let why = match (reason, qualification) {
+        (33, 2) => "invalid guest state: a PDPTE cannot be loaded",
+        (33, 3) => "invalid guest state: an NMI cannot be injected while STI blocks events",
+        (33, 4) => "invalid guest state: the VMCS link pointer",
+        (33, _) => "invalid guest state",
+        (34, _) => "an MSR cannot be loaded",
+        (41, _) => "a machine check",
+        _ => "an unknown reason",
+    };
+    format!("VM entry failed: {why} (reason {reason}, qualification {qualification:#x}; {})", state(vmcs))
+}
+
+/// The fields that the checks look at.
+pub fn state(vmcs: &Vmcs) -> String {
+    const FIELDS: &[(&str, u32)] = &[
+        ("RIP", guest::RIP),
+        ("RSP", guest::RSP),
+        ("RFLAGS", guest::RFLAGS),
+        ("CR0", guest::CR0),
+        ("CR3", guest::CR3),
+        ("CR4", guest::CR4),
+        ("CS", guest::CS_SELECTOR),
+        ("CS rights", guest::CS_ACCESS_RIGHTS),
+        ("CS base", guest::CS_BASE),
+        ("CS limit", guest::CS_LIMIT),
+        ("SS", guest::SS_SELECTOR),
+        ("SS rights", guest::SS_ACCESS_RIGHTS),
+        ("DS rights", guest::DS_ACCESS_RIGHTS),
+        ("ES rights", guest::ES_ACCESS_RIGHTS),
+        ("FS rights", guest::FS_ACCESS_RIGHTS),
+        ("GS rights", guest::GS_ACCESS_RIGHTS),
+        ("TR rights", guest::TR_ACCESS_RIGHTS),
+        ("LDTR rights", guest::LDTR_ACCESS_RIGHTS),
+        ("interruptibility", guest::INTERRUPTIBILITY_STATE),
+        ("activity", guest::ACTIVITY_STATE),
+        ("pending debug exceptions", guest::PENDING_DBG_EXCEPTIONS),
+        ("entry controls", control::VMENTRY_CONTROLS),
+        ("event", control::VMENTRY_INTERRUPTION_INFO_FIELD),
+    ];
+    let mut text = String::new();
+    for (name, field) in FIELDS {
+        let comma = if text.is_empty() { "" } else { ", " };
+        text += &format!("{comma}{name} {:#x}", vmcs.read(*field));
+    }
+    text
+}

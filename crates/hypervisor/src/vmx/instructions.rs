@@ -1,0 +1,193 @@
+//! The VMX instructions (SDM volume 3, "VMX Instruction Reference").
+
+use core::arch::asm;
+use core::fmt;
+
+use umbra_paging::Hpa;
+use x86::vmx::vmcs::ro;
+
+/// Why a VMX instruction failed (SDM, "Conventions").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VmFail {
+    /// There is no current VMCS, or the operand is bad before there is one.
+    Invalid,
+    /// The VM-instruction error of the current VMCS.
+    Valid(u32),
+}
+
+impl fmt::Display for VmFail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VmFail::Invalid => f.write_str("VMfailInvalid (bad operand or no current VMCS)"),
+            VmFail::Valid(number) => {
+                write!(f, "VM-instruction error {number} ({})", instruction_error(*number))
+            }
+        }
+    }
+}
+
+/// The words of SDM, "VM-Instruction Error Numbers", as far as they can meet this hypervisor.
+fn instruction_error(number: u32) -> &'static str {
+    match number {
+        2 => "VMCLEAR with an invalid physical address",
+        3 => "VMCLEAR with the VMXON pointer",
+        4 => "VMLAUNCH with a VMCS that is not clear",
+        5 => "VMRESUME with a VMCS that is not launched",
+        7 => "VM entry with invalid control fields",
+        8 => "VM entry with invalid host-state fields",
+        9 => "VMPTRLD with an invalid physical address",
+        10 => "VMPTRLD with the VMXON pointer",
+        11 => "VMPTRLD with another VMCS revision",
+        12 => "VMREAD or VMWRITE of a field that does not exist",
+        13 => "VMWRITE to a read-only field",
+        15 => "VMXON in VMX root operation",
+        26 => "VM entry while MOV SS blocks events",
+        28 => "invalid operand of INVEPT or INVVPID",
+        _ => "see SDM, VM-Instruction Error Numbers",
+    }
+}
+
+/// The outcome that CF and ZF tell.
+fn outcome(carry: bool, zero: bool) -> Result<(), VmFail> {
+    match (carry, zero) {
+        (true, _) => Err(VmFail::Invalid),
+        (_, true) => Err(VmFail::Valid(try_vmread(ro::VM_INSTRUCTION_ERROR).unwrap_or(0) as u32)),
+        _ => Ok(()),
+    }
+}
+
+/// Runs one instruction with a memory operand that holds a physical address.
+macro_rules! with_address {
+    ($instruction:literal, $address:expr) => {{
+        let address: u64 = $address.raw();
+        let (carry, zero): (u8, u8);
+        asm!(
+            concat!($instruction, " [{address}]"),
+            "setc {carry}",
+            "setz {zero}",
+            address = in(reg) &raw const address,
+            carry = lateout(reg_byte) carry,
+            zero = lateout(reg_byte) zero,
+            options(nostack),
+        );
+        outcome(carry != 0, zero != 0)
+    }};
+}
+
+/// VMXON.
+///
+/// # Safety
+/// CR4.VMXE is set and `region` is a VMXON region that nothing else uses from now on.
+pub unsafe fn vmxon(region: Hpa) -> Result<(), VmFail> {
+    // SAFETY: the caller's.
+    unsafe { with_address!("vmxon", region) }
+}
+
+/// VMCLEAR.
+///
+/// # Safety
+/// In VMX root operation; `region` is a VMCS region that nothing else uses from now on.
+pub unsafe fn vmclear(region: Hpa) -> Result<(), VmFail> {
+    // SAFETY: the caller's.
+    unsafe { with_address!("vmclear", region) }
+}
+
+/// VMPTRLD.
+///
+/// # Safety
+/// In VMX root operation; `region` is a VMCS region that nothing else uses from now on.
+pub unsafe fn vmptrld(region: Hpa) -> Result<(), VmFail> {
+    // SAFETY: the caller's.
+    unsafe { with_address!("vmptrld", region) }
+}
+
+/// INVVPID: everything of one VPID, global translations included (type 1, "single-context").
+///
+/// # Safety
+/// In VMX root operation on a CPU that has it.
+pub unsafe fn invvpid_single_context(vpid: u16) -> Result<(), VmFail> {
+    let descriptor = [u64::from(vpid), 0];
+    let (carry, zero): (u8, u8);
+    // SAFETY: the caller's; it forgets translations, which is always allowed.
+    unsafe {
+        asm!(
+            "invvpid {kind}, [{descriptor}]",
+            "setc {carry}",
+            "setz {zero}",
+            kind = in(reg) 1u64,
+            descriptor = in(reg) &raw const descriptor,
+            carry = lateout(reg_byte) carry,
+            zero = lateout(reg_byte) zero,
+            options(nostack),
+        );
+    }
+    outcome(carry != 0, zero != 0)
+}
+
+/// VMREAD; `None` is VMfail.
+fn try_vmread(field: u32) -> Option<u64> {
+    let value;
+    let failed: u8;
+    // SAFETY: only `super::vmcs` (behind VMXON) leads here; reading a field changes no memory.
+    unsafe {
+        asm!(
+            "vmread {value}, {field}",
+            "setbe {failed}",
+            value = out(reg) value,
+            field = in(reg) u64::from(field),
+            failed = lateout(reg_byte) failed,
+            options(nomem, nostack),
+        );
+    }
+    (failed == 0).then_some(value)
+}
+
+/// VMREAD of a field of the current VMCS.
+///
+/// # Panics
+/// The field does not exist on this CPU, or there is no current VMCS.
+///
+/// # Safety
+/// In VMX root operation.
+pub unsafe fn vmread(field: u32) -> u64 {
+    match try_vmread(field) {
+        Some(value) => value,
+        None => no_field("read", field),
+    }
+}
+
+/// VMWRITE to a field of the current VMCS.
+///
+/// # Panics
+/// The field does not exist on this CPU, or there is no current VMCS.
+///
+/// # Safety
+/// In VMX root operation; the value must not make a VM entry or VM exit break the hypervisor.
+pub unsafe fn vmwrite(field: u32, value: u64) {
+    let failed: u8;
+    // SAFETY: the caller's.
+    unsafe {
+        asm!(
+            "vmwrite {field}, {value}",
+            "setbe {failed}",
+            field = in(reg) u64::from(field),
+            value = in(reg) value,
+            failed = lateout(reg_byte) failed,
+            options(nostack),
+        );
+    }
+    if failed != 0 {
+        no_field("written", field);
+    }
+}
+
+#[cold]
+fn no_field(how: &str, field: u32) -> ! {
+    panic!(
+        "VMCS field {field:#06x} cannot be {how}: {}",
+        match try_vmread(ro::VM_INSTRUCTION_ERROR) {
+            Some(number) => VmFail::Valid(number as u32),
+            None => VmFail::Invalid,
+        }
+    )
+}

@@ -1,0 +1,559 @@
+//! Intel VMX without EPT and without unrestricted guest.
+//!
+//! [`capabilities`] says what the CPU has, [`Vmx`] sets up the VMCS and runs the guest by way of [`enter`],
+//! [`exits`] decodes why it came back, [`failure`] puts a refused VM entry into words.
+#![allow(unsafe_code, reason = "the VMX instructions and the way into the guest")]
+
+mod capabilities;
+mod enter;
+mod exits;
+mod failure;
+mod instructions;
+mod vmcs;
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use core::arch::asm;
+
+use umbra_mmu::{Root, RootFormat, Tlb};
+use umbra_paging::{Gva, cr0, cr4, efer};
+use x86::msr;
+use x86::vmx::vmcs::control::{EntryControls, PrimaryControls, SecondaryControls};
+use x86::vmx::vmcs::{control, guest, host, ro};
+
+use crate::entry::{Entry, Mode};
+use crate::hw::cpu;
+use crate::hw::descriptors::{CODE, DATA, TSS, Tables};
+use crate::hw::phys::HostPage;
+use crate::vcpu::backend::{Backend, CodeMode, Exit, Filter, Windows, rflags};
+use crate::vcpu::control::{Controls, cr4_more, efer_more};
+use crate::vcpu::event::Event;
+use capabilities::{Capabilities, fixed_bits};
+use enter::Registers;
+use exits::info;
+use vmcs::Vmcs;
+
+const CR4_VMXE: u64 = 1 << 13;
+/// CPUID.1:ECX.XSAVE.
+const CPUID_1_ECX_XSAVE: u32 = 1 << 26;
+
+/// CR0 bits that the guest changes without an exit: MP, EM, TS and AM mean the same for the real CPU.
+const CR0_GUEST: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 18;
+/// CR4 bits that the guest changes without an exit: TSD, DE, OSFXSR and OSXMMEXCPT, which every 64-bit CPU has.
+const CR4_GUEST: u64 = 1 << 2 | 1 << 3 | 1 << 9 | 1 << 10;
+/// The real CR0 of a guest always has these: NE for VMX, WP for the tracking of guest page tables.
+const CR0_REAL: u64 = cr0::PE | cr0::PG | cr0::WP | 1 << 5;
+/// CD and NW of the guest have no effect: its memory is write-back always.
+const CR0_NOT_REAL: u64 = 3 << 29;
+
+/// The guest's VPID on a CPU with VPIDs; 0 is the hypervisor.
+const VPID: u16 = 1;
+
+/// MSRs that mean nothing to the hypervisor, which uses neither SYSCALL nor SWAPGS: the guest has the real ones. FS
+/// and GS bases are in the VMCS.
+const PASSED_MSRS: &[u32] = &[
+    msr::IA32_STAR,
+    msr::IA32_LSTAR,
+    msr::IA32_CSTAR,
+    msr::IA32_FMASK,
+    msr::IA32_KERNEL_GSBASE,
+    msr::IA32_FS_BASE,
+    msr::IA32_GS_BASE,
+    msr::IA32_SYSENTER_CS,
+    msr::IA32_SYSENTER_ESP,
+    msr::IA32_SYSENTER_EIP,
+];
+
+/// Exceptions that exit: #DB, #PF (as the filter says), #AC, #MC. A guest can make delivery of #DB and #AC raise them
+/// anew without end (CVE-2015-5307, CVE-2015-8104), which only an intercept breaks.
+const EXCEPTIONS: u64 = 1 << 1 | 1 << 14 | 1 << 17 | 1 << 18;
+
+const BLOCKED_BY_STI_OR_MOV_SS: u64 = 0b11;
+const BLOCKED_BY_NMI: u64 = 1 << 3;
+
+/// Pending debug exceptions: single step.
+const PENDING_SINGLE_STEP: u64 = 1 << 14;
+/// IA32_DEBUGCTL.LBR: record branches.
+const DEBUGCTL_LBR: u64 = 1 << 0;
+/// IA32_DEBUGCTL.BTF: TF steps from branch to branch.
+const DEBUGCTL_BTF: u64 = 1 << 1;
+
+const IA32_DEBUGCTL: u32 = 0x1d9;
+
+/// Access rights of a segment register in a VMCS (SDM, "Guest Register State").
+mod rights {
+    /// Execute/read, accessed, DPL 0, present, 64-bit.
+    pub const CODE_64: u64 = 0xa09b;
+    /// Execute/read, accessed, DPL 0, present, 32-bit, granular.
+    pub const CODE_32: u64 = 0xc09b;
+    /// Read/write, accessed, DPL 0, present, 32-bit, granular.
+    pub const DATA: u64 = 0xc093;
+    /// Busy TSS.
+    pub const TSS: u64 = 0x8b;
+    /// A null selector.
+    pub const UNUSABLE: u64 = 1 << 16;
+    /// CS.L.
+    pub const LONG: u64 = 1 << 13;
+    /// CS.D or SS.B.
+    pub const DEFAULT_32: u64 = 1 << 14;
+}
+
+/// The guest's virtual CPU in VMX.
+pub struct Vmx {
+    vmcs: Vmcs,
+    registers: Registers,
+    launched: bool,
+    /// Whether INS and OUTS exits say segment and address size.
+    ins_outs_information: bool,
+    secondary: SecondaryControls,
+    /// Primary controls as they stand in the VMCS.
+    primary: u64,
+    /// VM-entry controls without "IA-32e mode guest".
+    entry: u64,
+    cr0_fixed: (u64, u64),
+    cr4_fixed: (u64, u64),
+    /// IDT-vectoring information of the last exit.
+    vectoring: u64,
+    _msr_bitmap: Box<HostPage>,
+}
+
+impl Vmx {
+    /// Enters VMX root operation and prepares a guest that starts at `entry`. Its control registers must be
+    /// set before it runs.
+    ///
+    /// # Errors
+    /// A sentence: this CPU's VMX cannot.
+    pub fn new(tables: &Tables, entry: &Entry) -> Result<Vmx, String> {
+        let capabilities = Capabilities::read()?;
+        let cr0_fixed = fixed_bits(msr::IA32_VMX_CR0_FIXED0, msr::IA32_VMX_CR0_FIXED1);
+        let cr4_fixed = fixed_bits(msr::IA32_VMX_CR4_FIXED0, msr::IA32_VMX_CR4_FIXED1);
+        let cr0 = cpu::cr0();
+        if cr0 & cr0_fixed.0 != cr0_fixed.0 {
+            return Err(format!("this CPU's VMX wants CR0 {:#x}, and it is {cr0:#x}", cr0_fixed.0));
+        }
+        let xsave = if cpu::cpuid(1, 0).ecx & CPUID_1_ECX_XSAVE != 0 { cr4_more::OSXSAVE } else { 0 };
+        let cr4 = cpu::cr4() | cr4_fixed.0 | CR4_VMXE | xsave;
+        // SAFETY: VMXE allows VMXON and OSXSAVE allows XSETBV; neither changes how compiled code runs.
+        unsafe { asm!("mov cr4, {}", in(reg) cr4, options(nostack, preserves_flags)) };
+        // SAFETY: CR0 and CR4 have the bits that VMX fixes, and this is the one call.
+        let mut vmcs =
+            unsafe { Vmcs::load(&capabilities) }.map_err(|e| format!("VMX cannot be switched on: {e}"))?;
+        let msr_bitmap = vmcs::msr_bitmap(PASSED_MSRS);
+        write_controls(&mut vmcs, &capabilities, msr_bitmap.hpa().raw());
+        write_host_state(&mut vmcs, tables);
+        write_guest_state(&mut vmcs, entry);
+        let mut registers = Registers::new();
+        registers.gpr[0] = entry.rax;
+        registers.gpr[3] = entry.rbx;
+        registers.gpr[6] = entry.rsi;
+        Ok(Vmx {
+            vmcs,
+            registers,
+            launched: false,
+            ins_outs_information: capabilities.ins_outs_information,
+            secondary: capabilities.secondary,
+            primary: capabilities.primary.into(),
+            entry: capabilities.entry.into(),
+            cr0_fixed,
+            cr4_fixed,
+            vectoring: 0,
+            _msr_bitmap: msr_bitmap,
+        })
+    }
+
+    /// Whether translations carry a VPID, so that they survive VM exits.
+    pub fn has_vpid(&self) -> bool {
+        self.secondary.contains(SecondaryControls::ENABLE_VPID)
+    }
+
+    /// Whether the guest can have RDTSCP.
+    pub fn has_rdtscp(&self) -> bool {
+        self.secondary.contains(SecondaryControls::ENABLE_RDTSCP)
+    }
+
+    /// Whether the guest can have INVPCID.
+    pub fn has_invpcid(&self) -> bool {
+        self.secondary.contains(SecondaryControls::ENABLE_INVPCID)
+    }
+
+    fn update(&mut self, field: u32, value: u64) {
+        if self.vmcs.read(field) != value {
+            self.vmcs.write(field, value);
+        }
+    }
+
+    fn long_mode(&self) -> bool {
+        self.vmcs.read(control::VMENTRY_CONTROLS) & u64::from(EntryControls::IA32E_MODE_GUEST.bits()) != 0
+    }
+}
+
+fn write_controls(vmcs: &mut Vmcs, capabilities: &Capabilities, msr_bitmap: u64) {
+    let fields = [
+        (control::PINBASED_EXEC_CONTROLS, capabilities.pin.into()),
+        (control::PRIMARY_PROCBASED_EXEC_CONTROLS, capabilities.primary.into()),
+        (control::VMEXIT_CONTROLS, capabilities.exit.into()),
+        (control::VMENTRY_CONTROLS, capabilities.entry.into()),
+        (control::EXCEPTION_BITMAP, EXCEPTIONS),
+        (control::PAGE_FAULT_ERR_CODE_MASK, 0),
+        (control::PAGE_FAULT_ERR_CODE_MATCH, 0),
+        (control::CR3_TARGET_COUNT, 0),
+        (control::VMEXIT_MSR_STORE_COUNT, 0),
+        (control::VMEXIT_MSR_LOAD_COUNT, 0),
+        (control::VMENTRY_MSR_LOAD_COUNT, 0),
+        (control::VMENTRY_INTERRUPTION_INFO_FIELD, 0),
+        (control::MSR_BITMAPS_ADDR_FULL, msr_bitmap),
+        (control::TSC_OFFSET_FULL, 0),
+        (control::CR0_GUEST_HOST_MASK, !CR0_GUEST),
+        (control::CR4_GUEST_HOST_MASK, !CR4_GUEST),
+        (guest::LINK_PTR_FULL, u64::MAX),
+    ];
+    fields.into_iter().for_each(|(field, value)| vmcs.write(field, value));
+    if capabilities.primary & PrimaryControls::SECONDARY_CONTROLS.bits() != 0 {
+        vmcs.write(control::SECONDARY_PROCBASED_EXEC_CONTROLS, capabilities.secondary.bits().into());
+        if capabilities.secondary.contains(SecondaryControls::ENABLE_VPID) {
+            vmcs.write(control::VPID, VPID.into());
+        }
+    }
+}
+
+/// The hypervisor as it is now, except RSP, which `enter` writes.
+fn write_host_state(vmcs: &mut Vmcs, tables: &Tables) {
+    let fields = [
+        (host::CR0, cpu::cr0()),
+        (host::CR3, cpu::cr3()),
+        (host::CR4, cpu::cr4()),
+        (host::CS_SELECTOR, CODE.bits().into()),
+        (host::SS_SELECTOR, DATA.bits().into()),
+        (host::DS_SELECTOR, DATA.bits().into()),
+        (host::ES_SELECTOR, DATA.bits().into()),
+        (host::FS_SELECTOR, 0),
+        (host::GS_SELECTOR, 0),
+        (host::TR_SELECTOR, TSS.bits().into()),
+        (host::FS_BASE, 0),
+        (host::GS_BASE, 0),
+        (host::TR_BASE, tables.tss),
+        (host::GDTR_BASE, tables.gdt),
+        (host::IDTR_BASE, tables.idt),
+        (host::IA32_SYSENTER_CS, 0),
+        (host::IA32_SYSENTER_ESP, 0),
+        (host::IA32_SYSENTER_EIP, 0),
+        (host::RIP, enter::exit_address()),
+    ];
+    fields.into_iter().for_each(|(field, value)| vmcs.write(field, value));
+}
+
+fn write_guest_state(vmcs: &mut Vmcs, entry: &Entry) {
+    let code = match entry.mode {
+        Mode::Long { .. } => rights::CODE_64,
+        Mode::Protected => rights::CODE_32,
+    };
+    // ES, CS, SS, DS, FS, GS, LDTR, TR; the fields of each lie 2 apart.
+    for number in 0..8 {
+        let (selector, limit, access) = match number {
+            1 => (entry.gdt.code, 0xffff_ffff, code),
+            6 => (0, 0, rights::UNUSABLE),
+            7 => (0, 0xffff, rights::TSS),
+            _ => (entry.gdt.data, 0xffff_ffff, rights::DATA),
+        };
+        vmcs.write(guest::ES_SELECTOR + 2 * number, selector.into());
+        vmcs.write(guest::ES_BASE + 2 * number, 0);
+        vmcs.write(guest::ES_LIMIT + 2 * number, limit);
+        vmcs.write(guest::ES_ACCESS_RIGHTS + 2 * number, access);
+    }
+    let fields = [
+        (guest::GDTR_BASE, entry.gdt.base.raw()),
+        (guest::GDTR_LIMIT, entry.gdt.limit.into()),
+        (guest::IDTR_BASE, 0),
+        (guest::IDTR_LIMIT, 0),
+        (guest::RIP, entry.rip),
+        (guest::RSP, entry.rsp),
+        (guest::RFLAGS, 2),
+        (guest::DR7, 0x400),
+        (guest::IA32_DEBUGCTL_FULL, 0),
+        (guest::IA32_SYSENTER_CS, 0),
+        (guest::IA32_SYSENTER_ESP, 0),
+        (guest::IA32_SYSENTER_EIP, 0),
+        (guest::INTERRUPTIBILITY_STATE, 0),
+        (guest::ACTIVITY_STATE, 0),
+        (guest::PENDING_DBG_EXCEPTIONS, 0),
+    ];
+    fields.into_iter().for_each(|(field, value)| vmcs.write(field, value));
+}
+
+/// Flushes of the guest's translations.
+pub struct VmxTlb {
+    has_vpid: bool,
+}
+
+impl Tlb for VmxTlb {
+    fn flush(&mut self) {
+        // Without VPIDs every VM entry and exit flushes everything, globals included (SDM, "Operations that
+        // Invalidate TLBs and Paging-Structure Caches").
+        if self.has_vpid {
+            Vmcs::invalidate(VPID);
+        }
+    }
+
+    fn flush_page(&mut self, _vcpu: usize, _gva: Gva) {
+        self.flush();
+    }
+}
+
+impl Backend for Vmx {
+    type Tlb = VmxTlb;
+
+    fn tlb(&self) -> VmxTlb {
+        VmxTlb { has_vpid: self.has_vpid() }
+    }
+
+    fn enter(&mut self) -> Result<Exit, String> {
+        // SAFETY: the host state is that of the hypervisor (`write_host_state`), which does not change it; guest
+        // CR3 is a root of the shadow MMU (`set_controls`), which maps the guest's memory only; the MSR bitmap
+        // passes only MSRs that the hypervisor does not use.
+        let failed = unsafe { enter::enter(&raw mut self.registers, self.launched) };
+        if failed != 0 {
+            let number = if failed == 1 { 0 } else { self.vmcs.read(ro::VM_INSTRUCTION_ERROR) as u32 };
+            let error =
+                if failed == 1 { instructions::VmFail::Invalid } else { instructions::VmFail::Valid(number) };
+            return Err(format!("VM entry failed: {error} ({})", failure::state(&self.vmcs)));
+        }
+        const ENTRY_FAILURE: u64 = 1 << 31;
+        let reason = self.vmcs.read(ro::EXIT_REASON);
+        let basic = reason as u32 & 0xffff;
+        if reason & ENTRY_FAILURE != 0 {
+            return Err(failure::describe(&self.vmcs, basic));
+        }
+        self.launched = true;
+        self.vectoring = self.vmcs.read(ro::IDT_VECTORING_INFO);
+        if self.vectoring & info::VALID != 0 || basic == 0 {
+            self.repair_nmi_blocking(basic, self.vectoring);
+        }
+        let exit = self.decode(basic);
+        if exit == Exit::Reflect(Event::debug()) {
+            self.accept_debug_exception();
+        }
+        Ok(exit)
+    }
+
+    fn interrupted_event(&self) -> Option<Event> {
+        self.vectored_event(self.vectoring)
+    }
+
+    fn gpr(&self, number: u8) -> u64 {
+        if number == 4 { self.vmcs.read(guest::RSP) } else { self.registers.gpr[usize::from(number & 15)] }
+    }
+
+    fn set_gpr(&mut self, number: u8, value: u64) {
+        if number == 4 {
+            self.vmcs.write(guest::RSP, value);
+        } else {
+            self.registers.gpr[usize::from(number & 15)] = value;
+        }
+    }
+
+    fn rip(&self) -> u64 {
+        self.vmcs.read(guest::RIP)
+    }
+
+    fn set_rip(&mut self, rip: u64) {
+        self.vmcs.write(guest::RIP, rip);
+    }
+
+    fn rflags(&self) -> u64 {
+        self.vmcs.read(guest::RFLAGS)
+    }
+
+    fn set_rflags(&mut self, rflags: u64) {
+        self.vmcs.write(guest::RFLAGS, rflags);
+    }
+
+    fn cpl(&self) -> u8 {
+        // SS.DPL is the CPL (SDM, "Guest Register State").
+        (self.vmcs.read(guest::SS_ACCESS_RIGHTS) >> 5 & 3) as u8
+    }
+
+    fn code_mode(&self) -> CodeMode {
+        let access = self.vmcs.read(guest::CS_ACCESS_RIGHTS);
+        if access & rights::LONG != 0 && self.long_mode() {
+            CodeMode::Bits64
+        } else if access & rights::DEFAULT_32 != 0 {
+            CodeMode::Bits32
+        } else {
+            CodeMode::Bits16
+        }
+    }
+
+    fn stack_mode(&self) -> CodeMode {
+        if self.code_mode() == CodeMode::Bits64 {
+            CodeMode::Bits64
+        } else if self.vmcs.read(guest::SS_ACCESS_RIGHTS) & rights::DEFAULT_32 != 0 {
+            CodeMode::Bits32
+        } else {
+            CodeMode::Bits16
+        }
+    }
+
+    fn segment_base(&self, segment: u8) -> u64 {
+        const FS: u8 = 4;
+        // In 64-bit mode the other segments start at 0, whatever their descriptors say.
+        if segment > 5 || (segment < FS && self.code_mode() == CodeMode::Bits64) {
+            return 0;
+        }
+        self.vmcs.read(guest::ES_BASE + 2 * u32::from(segment))
+    }
+
+    fn has_16_bit_tss(&self) -> bool {
+        const BUSY_16: u64 = 3;
+        self.vmcs.read(guest::TR_ACCESS_RIGHTS) & 0xf == BUSY_16
+    }
+
+    fn cr0(&self) -> u64 {
+        self.vmcs.read(control::CR0_READ_SHADOW) & !CR0_GUEST | self.vmcs.read(guest::CR0) & CR0_GUEST
+    }
+
+    fn cr4(&self) -> u64 {
+        self.vmcs.read(control::CR4_READ_SHADOW) & !CR4_GUEST | self.vmcs.read(guest::CR4) & CR4_GUEST
+    }
+
+    fn set_controls(&mut self, controls: &Controls, root: Root) {
+        let paging_off = root.format == RootFormat::Pae;
+        let real_cr0 = (controls.cr0 & !CR0_NOT_REAL | CR0_REAL | self.cr0_fixed.0) & self.cr0_fixed.1;
+        let without = if paging_off { cr4::SMEP | cr4::SMAP | cr4::PCIDE } else { 0 };
+        let real_cr4 = (controls.cr4 & !without | cr4::PAE | self.cr4_fixed.0) & self.cr4_fixed.1;
+        let entry = if paging_off {
+            self.entry
+        } else {
+            self.entry | u64::from(EntryControls::IA32E_MODE_GUEST.bits())
+        };
+        let pcid = if paging_off { 0 } else { controls.pcid() };
+        self.update(control::CR0_READ_SHADOW, controls.cr0);
+        self.update(control::CR4_READ_SHADOW, controls.cr4);
+        self.update(guest::CR0, real_cr0);
+        self.update(guest::CR4, real_cr4);
+        self.update(guest::CR3, root.hpa.raw() | pcid);
+        self.update(control::VMENTRY_CONTROLS, entry);
+        // LMA and LME of the guest come from "IA-32e mode guest", those of the host from "host address-space
+        // size" (SDM, "Loading Guest Control Registers, Debug Registers, and MSRs"); the rest is real.
+        const OWN: u64 = efer_more::SCE | efer::NXE;
+        let real = cpu::read_msr(msr::IA32_EFER);
+        let wanted = real & !OWN | controls.efer & OWN;
+        if real != wanted {
+            // SAFETY: the hypervisor's page tables have no NX bits, and it uses no SYSCALL.
+            unsafe { cpu::write_msr(msr::IA32_EFER, wanted) };
+        }
+    }
+
+    fn set_cr2(&mut self, gva: Gva) {
+        // SAFETY: the hypervisor takes no page faults that it returns from.
+        unsafe { asm!("mov cr2, {}", in(reg) gva.raw(), options(nomem, nostack, preserves_flags)) };
+    }
+
+    fn read_msr(&self, number: u32) -> Option<u64> {
+        match number {
+            msr::IA32_TSC_AUX if self.has_rdtscp() => Some(cpu::read_msr(number)),
+            IA32_DEBUGCTL => Some(self.vmcs.read(guest::IA32_DEBUGCTL_FULL)),
+            _ => None,
+        }
+    }
+
+    fn write_msr(&mut self, number: u32, value: u64) -> bool {
+        match number {
+            msr::IA32_TSC_AUX if self.has_rdtscp() && value >> 32 == 0 => {
+                // SAFETY: the hypervisor does not use RDTSCP.
+                unsafe { cpu::write_msr(number, value) };
+                true
+            }
+            // There is nothing to read branch records with.
+            IA32_DEBUGCTL if value & !DEBUGCTL_BTF == 0 => {
+                self.vmcs.write(guest::IA32_DEBUGCTL_FULL, value);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        // SAFETY: the caller checked the value against CPUID; the hypervisor uses no extended state, and CR4.OSXSAVE is
+        // set if there is XSETBV at all.
+        unsafe {
+            asm!(
+                "xsetbv",
+                in("ecx") 0,
+                in("eax") value as u32,
+                in("edx") (value >> 32) as u32,
+                options(nomem, nostack, preserves_flags),
+            );
+        }
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.vmcs.write(control::TSC_OFFSET_FULL, offset);
+    }
+
+    fn instruction_length(&self) -> u8 {
+        self.vmcs.read(ro::VMEXIT_INSTRUCTION_LEN) as u8
+    }
+
+    fn retire(&mut self) {
+        let state = self.vmcs.read(guest::INTERRUPTIBILITY_STATE);
+        if state & BLOCKED_BY_STI_OR_MOV_SS != 0 {
+            self.vmcs.write(guest::INTERRUPTIBILITY_STATE, state & !BLOCKED_BY_STI_OR_MOV_SS);
+        }
+        let flags = self.rflags();
+        if flags & rflags::RF != 0 {
+            self.set_rflags(flags & !rflags::RF);
+        }
+        if flags & rflags::TF != 0 && self.vmcs.read(guest::IA32_DEBUGCTL_FULL) & DEBUGCTL_BTF == 0 {
+            let pending = self.vmcs.read(guest::PENDING_DBG_EXCEPTIONS);
+            self.vmcs.write(guest::PENDING_DBG_EXCEPTIONS, pending | PENDING_SINGLE_STEP);
+        }
+    }
+
+    fn inject(&mut self, event: Event) {
+        let mut field =
+            info::VALID | exits::event_type(event.kind) << info::TYPE_SHIFT | u64::from(event.vector);
+        if let Some(error_code) = event.error_code {
+            field |= info::ERROR_CODE;
+            self.vmcs.write(control::VMENTRY_EXCEPTION_ERR_CODE, error_code.into());
+        }
+        if event.instruction_length != 0 {
+            self.vmcs.write(control::VMENTRY_INSTRUCTION_LEN, event.instruction_length.into());
+        }
+        self.vmcs.write(control::VMENTRY_INTERRUPTION_INFO_FIELD, field);
+    }
+
+    fn interruptible(&self) -> bool {
+        self.rflags() & rflags::IF != 0
+            && self.vmcs.read(guest::INTERRUPTIBILITY_STATE) & BLOCKED_BY_STI_OR_MOV_SS == 0
+    }
+
+    fn nmi_ready(&self) -> bool {
+        self.vmcs.read(guest::INTERRUPTIBILITY_STATE) & (BLOCKED_BY_NMI | BLOCKED_BY_STI_OR_MOV_SS) == 0
+    }
+
+    fn set_windows(&mut self, windows: Windows) {
+        let mut primary = self.primary;
+        for (wanted, bit) in [
+            (windows.interrupt, PrimaryControls::INTERRUPT_WINDOW_EXITING),
+            (windows.nmi, PrimaryControls::NMI_WINDOW_EXITING),
+        ] {
+            let bit = u64::from(bit.bits());
+            primary = if wanted { primary | bit } else { primary & !bit };
+        }
+        if primary != self.primary {
+            self.primary = primary;
+            self.vmcs.write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, primary);
+        }
+    }
+
+    fn set_page_fault_filter(&mut self, filter: Filter) {
+        const PRESENT: u64 = 1 << 0;
+        let (mask, matched) = match filter {
+            Filter::Trap => (0, 0),
+            Filter::Present => (PRESENT, PRESENT),
+        };
+        self.vmcs.write(control::PAGE_FAULT_ERR_CODE_MASK, mask);
+        self.vmcs.write(control::PAGE_FAULT_ERR_CODE_MATCH, matched);
+    }
+}

@@ -1,0 +1,309 @@
+//! The auditor: checks the invariants over what is reachable, and the bookkeeping behind them.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use umbra_paging::{ENTRIES, Gfn, Hpa, Level, Rights};
+
+use crate::derive::Target;
+use crate::entry::State;
+use crate::rmap::{List, Slot};
+use crate::role::{Role, Source, Wp};
+use crate::{Backing, Env, Mmu};
+
+/// An invariant does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which one.
+    pub invariant: Invariant,
+    /// Where, and what was found.
+    pub detail: String,
+}
+
+/// The invariants that can be seen in the tables. (I3 and I6 are about exits: the differential test has them.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Invariant {
+    /// I1: Absent only where the guest's entry is not present, in a tracked frame.
+    NeverStale,
+    /// I2: nothing is mapped that is not the guest's, or with more rights than the guest gave.
+    NeverWider,
+    /// I5 and the bookkeeping: references lead to live pages, every Mapped entry is in its list.
+    Lifetime,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.invariant {
+            Invariant::NeverStale => "I1 (never stale)",
+            Invariant::NeverWider => "I2 (never wider)",
+            Invariant::Lifetime => "I5 (lifetime)",
+        };
+        write!(f, "{name}: {}", self.detail)
+    }
+}
+
+impl core::error::Error for Violation {}
+
+/// Which entries changed since the last look.
+pub(crate) struct ChangeLog {
+    slots: Vec<Slot>,
+    /// More changed than fits.
+    overflow: bool,
+    on: bool,
+}
+
+impl ChangeLog {
+    const CAPACITY: usize = 8192;
+
+    pub(crate) fn new(on: bool) -> ChangeLog {
+        ChangeLog { slots: Vec::with_capacity(if on { Self::CAPACITY } else { 0 }), overflow: false, on }
+    }
+
+    pub(crate) fn push(&mut self, slot: Slot) {
+        match self.on {
+            true if self.slots.len() < Self::CAPACITY => self.slots.push(slot),
+            true => self.overflow = true,
+            false => (),
+        }
+    }
+
+    /// The page in `frame` is gone.
+    pub(crate) fn forget(&mut self, frame: u32) {
+        if self.on {
+            self.slots.retain(|slot| slot.frame() != frame);
+        }
+    }
+}
+
+impl<P> Mmu<P> {
+    /// Checks every entry of every shadow page, and the protection of every tracked frame. Takes time in
+    /// proportion to the pool. The guest must not run meanwhile.
+    ///
+    /// # Errors
+    /// The first violation found.
+    pub fn audit(&mut self, env: &impl Env) -> Result<(), Violation> {
+        let live: Vec<u32> = self.pool.live_frames().collect();
+        for frame in live {
+            for index in 0..ENTRIES {
+                self.audit_entry(env, Slot::new(frame, index))?;
+            }
+            self.audit_page(env, frame)?;
+        }
+        self.audit_limbo()?;
+        if let Some(detail) = self.frames.audit(env, &self.pool) {
+            return Err(violation(Invariant::Lifetime, detail));
+        }
+        for vcpu in &self.vcpus {
+            let expected = Source::root(&vcpu.paging);
+            let live = self.pool.frame_of(vcpu.root).filter(|&root| self.pool.is_pinned(root));
+            if live.map(|root| self.pool.source(root)) != Some(expected) {
+                let detail = alloc::format!("the root {expected:?} of a vCPU is not what it has loaded");
+                return Err(violation(Invariant::Lifetime, detail));
+            }
+        }
+        self.log.slots.clear();
+        self.log.overflow = false;
+        Ok(())
+    }
+
+    /// Checks the entries that changed since the last audit of either kind; everything, if more changed than
+    /// the log holds. Needs [`Config::log_changes`](crate::Config::log_changes). A change that should have been
+    /// made and was not is seen only by [`Mmu::audit`].
+    ///
+    /// # Errors
+    /// The first violation found.
+    pub fn audit_changed(&mut self, env: &impl Env) -> Result<(), Violation> {
+        if self.log.overflow {
+            return self.audit(env);
+        }
+        while let Some(slot) = self.log.slots.pop() {
+            self.audit_entry(env, slot)?;
+            self.audit_page(env, slot.frame())?;
+        }
+        self.audit_limbo()
+    }
+
+    /// Checks that tables whose zapped shadows may still be cached are protected.
+    fn audit_limbo(&self) -> Result<(), Violation> {
+        match self.pool.limbo_frames().find(|&gfn| !self.frames.is_tracked(gfn)) {
+            None => Ok(()),
+            Some(gfn) => {
+                let detail = alloc::format!("{gfn:?} lost its protection while its shadow may be cached");
+                Err(violation(Invariant::Lifetime, detail))
+            }
+        }
+    }
+
+    /// Checks what a page promises beside its entries: its frame is protected, and it is found by its source.
+    fn audit_page(&self, env: &impl Env, frame: u32) -> Result<(), Violation> {
+        let source = self.pool.source(frame);
+        let listed = self.frames.find(&self.pool, source, |found| found == source) == Some(frame);
+        if !listed && self.frames.lists(source) {
+            return Err(violation(
+                Invariant::Lifetime,
+                alloc::format!("{source:?} is not found in its place"),
+            ));
+        }
+        if !matches!(source.role, Role::Guest { .. }) || !self.frames.is_tracked(source.gfn) {
+            return Ok(());
+        }
+        let gfn = source.gfn.raw() as u32;
+        let mut next = self.rmap.head(List::Gfn(gfn)).first();
+        while let Some(slot) = next {
+            next = self.rmap.next(slot);
+            if self.read(env, slot).rights().write {
+                let detail = alloc::format!("{slot:?} maps the table {:?} writable", source.gfn);
+                return Err(violation(Invariant::NeverStale, detail));
+            }
+        }
+        let region = self.frames.region(source.gfn).expect("a tracked frame lies in a region");
+        if !self.rmap.head(List::Region(region)).is_empty() {
+            let detail = alloc::format!("a large page maps the table {:?}", source.gfn);
+            return Err(violation(Invariant::NeverStale, detail));
+        }
+        Ok(())
+    }
+
+    fn audit_entry(&mut self, env: &impl Env, slot: Slot) -> Result<(), Violation> {
+        let Some(source) = self.pool.live_source(slot.frame()) else {
+            return Err(violation(Invariant::Lifetime, alloc::format!("{slot:?} is in no live page")));
+        };
+        let entry = self.read(env, slot);
+        let state = self.state(entry);
+        let listed = self.rmap.list_of(slot);
+        if listed.is_some() != (state == State::Mapped) {
+            let detail = alloc::format!("{slot:?} is {state:?} and stands in {listed:?}");
+            return Err(violation(Invariant::Lifetime, detail));
+        }
+        let loose = matches!(source.role, Role::Guest { .. }) && self.frames.is_loose(source.gfn);
+        let wanted = self.target(env, slot, false);
+        let wrong = |invariant| {
+            let raw = entry.raw();
+            let detail =
+                alloc::format!("{slot:?} of {source:?} is {raw:#x}, its guest entry asks for {wanted:?}");
+            Err(violation(invariant, detail))
+        };
+        match state {
+            State::Absent if wanted == Target::Absent => Ok(()),
+            State::Absent => wrong(Invariant::NeverStale),
+            State::Look | State::Mmio { .. }
+                if source.role == Role::PaeRoot && self.pool.is_pinned(slot.frame()) =>
+            {
+                wrong(Invariant::NeverStale)
+            }
+            // Pending is always right: the hypervisor looks.
+            State::Look => Ok(()),
+            State::Mmio { generation, .. } if generation != self.generation => Ok(()),
+            State::Mmio { gfn, rights, .. } => match wanted {
+                Target::Mmio(wanted_gfn, wanted)
+                    if gfn == wanted_gfn
+                        && (within(rights, wanted) || self.is_override(env, slot, rights, source)) =>
+                {
+                    Ok(())
+                }
+                _ if loose => Ok(()),
+                _ => wrong(Invariant::NeverWider),
+            },
+            State::Mapped if loose => self.audit_loose(env, slot, listed),
+            State::Mapped => match wanted {
+                Target::Link(child, rights) => {
+                    let same = !entry.is_large() && entry.hpa() == env.hpa(child);
+                    let within = source.role == Role::PaeRoot
+                        || within(entry.rights(), rights)
+                        || self.is_override(env, slot, entry.rights(), source);
+                    if !same || !within {
+                        return wrong(Invariant::NeverWider);
+                    }
+                    if listed != Some(List::Parents(child)) {
+                        return wrong(Invariant::Lifetime);
+                    }
+                    Ok(())
+                }
+                Target::Page { level: Level::L2, gfn, .. } if !entry.is_large() => {
+                    match self.audit_split(env, slot, gfn, listed) {
+                        true => Ok(()),
+                        false => wrong(Invariant::NeverWider),
+                    }
+                }
+                Target::Page { level, gfn, hfn, rights, global } => {
+                    let same = entry.hpa() == hfn.base()
+                        && entry.is_large() == (level != Level::L1)
+                        && entry.is_global() == global;
+                    let within =
+                        within(entry.rights(), rights) || self.is_override(env, slot, entry.rights(), source);
+                    if !same || !within {
+                        return wrong(Invariant::NeverWider);
+                    }
+                    let expected = match level {
+                        Level::L1 => List::Gfn(gfn.raw() as u32),
+                        _ => List::Region((gfn.raw() / crate::frames::REGION) as u32),
+                    };
+                    if listed != Some(expected) { wrong(Invariant::Lifetime) } else { Ok(()) }
+                }
+                _ => wrong(Invariant::NeverWider),
+            },
+        }
+    }
+
+    /// An entry may still lead to the identity page of a region that a large page could map again by now:
+    /// whether that link is right. The page's own entries are audited by themselves.
+    fn audit_split(&mut self, env: &impl Env, slot: Slot, first: Gfn, listed: Option<List>) -> bool {
+        let Some(child) = self.find(Source::direct(Level::L1, first)) else { return false };
+        let rights = self.read(env, slot).rights();
+        let source = self.pool.source(slot.frame());
+        let allowed = match (source.role, self.guest_entry(env, slot)) {
+            (Role::Guest { nxe, wp, .. }, Some(entry)) => wp.page_rights(entry, nxe, false),
+            _ => Rights::ALL,
+        };
+        self.child(env, slot) == Some(child)
+            && listed == Some(List::Parents(child))
+            && (within(rights, allowed) || self.is_override(env, slot, rights, source))
+    }
+
+    /// A Mapped entry of a loose table may be old, but what it leads to is live, and this guest's.
+    fn audit_loose(&self, env: &impl Env, slot: Slot, listed: Option<List>) -> Result<(), Violation> {
+        let hpa = self.read(env, slot).hpa();
+        let holds = match listed {
+            Some(List::Parents(child)) => {
+                self.child(env, slot) == Some(child) && self.pool.live_source(child).is_some()
+            }
+            Some(List::Gfn(gfn)) => is_backed(env, u64::from(gfn), hpa),
+            Some(List::Region(region)) => {
+                let frames = crate::frames::REGION;
+                (0..frames).all(|n| is_backed(env, u64::from(region) * frames + n, hpa.hfn().add(n).base()))
+            }
+            None => false,
+        };
+        if holds {
+            return Ok(());
+        }
+        Err(violation(
+            Invariant::NeverWider,
+            alloc::format!("{slot:?} of a loose table leads elsewhere: {listed:?}"),
+        ))
+    }
+
+    /// Whether these are the rights of the form for a supervisor's write under CR0.WP = 0.
+    fn is_override(&mut self, env: &impl Env, slot: Slot, rights: Rights, source: Source) -> bool {
+        let Role::Guest { wp: Wp::Off { .. }, .. } = source.role else { return false };
+        match self.target(env, slot, true) {
+            Target::Page { rights: wanted, .. } | Target::Link(_, wanted) | Target::Mmio(_, wanted) => {
+                within(rights, wanted)
+            }
+            _ => false,
+        }
+    }
+}
+
+fn violation(invariant: Invariant, detail: String) -> Violation {
+    Violation { invariant, detail }
+}
+
+fn is_backed(env: &impl Env, gfn: u64, hpa: Hpa) -> bool {
+    matches!(env.backing(Gfn::new(gfn)), Backing::Ram { hfn, .. } if hfn == hpa.hfn())
+}
+
+fn within(have: Rights, allowed: Rights) -> bool {
+    (allowed.write || !have.write) && (allowed.user || !have.user) && (allowed.execute || !have.execute)
+}

@@ -1,0 +1,128 @@
+//! Building shadow pages: protect the guest's table, flush, read it, fill the shadow.
+
+use umbra_paging::{ENTRIES, Gfn, Level};
+
+use crate::frames::REGION;
+use crate::rmap::{List, Slot};
+use crate::role::{Role, Source, Wp};
+use crate::sabotage::Rule;
+use crate::{Env, Mmu, OwedFlush};
+
+impl<P> Mmu<P> {
+    /// The page of exactly this source.
+    pub(crate) fn find(&self, source: Source) -> Option<u32> {
+        self.frames.find(&self.pool, source, |found| self.is_same(found, source))
+    }
+
+    fn is_same(&self, found: Source, wanted: Source) -> bool {
+        let blur = |source: Source| {
+            let Role::Guest { mut level, mut nxe, mut wp } = source.role else { return source };
+            if !self.keeps(Rule::RoleHasLevel) {
+                level = Level::L1;
+            }
+            nxe &= self.keeps(Rule::RoleHasNxe);
+            if !self.keeps(Rule::RoleHasWp) {
+                wp = Wp::On;
+            }
+            Source { role: Role::Guest { level, nxe, wp }, ..source }
+        };
+        blur(found) == blur(wanted)
+    }
+
+    /// The page of `source`, built now if there is none.
+    pub(crate) fn find_or_build(&mut self, env: &mut impl Env, source: Source) -> u32 {
+        match self.find(source) {
+            Some(frame) => frame,
+            None => self.build(env, source),
+        }
+    }
+
+    /// Builds the page of `source`, reclaiming the frames of other ones if need be: none that is pinned or
+    /// among the newest.
+    pub(crate) fn build(&mut self, env: &mut impl Env, source: Source) -> u32 {
+        let frame = self.allocate(env, source);
+        let look = self.config.encodings.look();
+        (0..ENTRIES).for_each(|index| env.write_shadow(frame, index, look.raw()));
+        // Listed before it is filled: a table that maps itself must find itself tracked.
+        if self.frames.insert(&mut self.pool, source, frame) && self.keeps(Rule::ProtectTables) {
+            self.protect(env, source.gfn).pay(self, env);
+        }
+        self.fill(env, frame).pay(self, env);
+        self.counters.built += 1;
+        frame
+    }
+
+    /// Makes every entry of a page what it should be.
+    pub(crate) fn fill(&mut self, env: &mut impl Env, frame: u32) -> OwedFlush {
+        (0..ENTRIES)
+            .fold(OwedFlush(false), |owed, index| owed.and(self.refresh(env, Slot::new(frame, index))))
+    }
+
+    fn allocate(&mut self, env: &mut impl Env, source: Source) -> u32 {
+        if let Some(page) = self.pool.allocate(source) {
+            return page.frame;
+        }
+        if !self.pool.has_limbo() {
+            // Several at a time share the flush; few enough that what one instruction needs stays.
+            let batch = (self.pool.count() / 16).clamp(1, 16);
+            let oldest = self.keeps(Rule::ReclaimOldest);
+            for _ in 0..batch {
+                let victim =
+                    self.pool.victim(oldest).expect("the configuration leaves frames that are not pinned");
+                self.zap(env, victim);
+                self.counters.reclaimed += 1;
+            }
+        }
+        if self.pool.has_limbo() {
+            self.flush(env);
+        }
+        self.pool.allocate(source).expect("a page was zapped and what was cached of it flushed").frame
+    }
+
+    /// Takes the right to write a frame away from all that maps it, because it has just become tracked. The
+    /// flush is owed also where no entry changes: the CPU may hold a writable translation from an entry that
+    /// lost W, or the page, before.
+    pub(crate) fn protect(&mut self, env: &mut impl Env, gfn: Gfn) -> OwedFlush {
+        let mut next = self.rmap.head(List::Gfn(gfn.raw() as u32)).first();
+        while let Some(slot) = next {
+            next = self.rmap.next(slot);
+            let entry = self.read(env, slot);
+            if entry.rights().write {
+                self.store(env, slot, entry.without_write());
+            }
+        }
+        // A large page cannot leave out one frame. What maps the region is linked to its identity page, if
+        // that is there, or built on the next access.
+        let region = List::Region((gfn.raw() / REGION) as u32);
+        let mut owed = OwedFlush(self.keeps(Rule::FlushAfterProtect));
+        while let Some(slot) = self.rmap.head(region).first()
+            && self.keeps(Rule::SplitAroundTables)
+        {
+            owed = owed.and(self.refresh(env, slot));
+        }
+        owed
+    }
+
+    /// Gives the right to write a frame back where the guest's entries give it, because it is no longer
+    /// tracked. What may be cached of its shadows must have been flushed. Only for the first few mappings:
+    /// the others get it back on the next write.
+    pub(crate) fn unprotect(&mut self, env: &mut impl Env, gfn: Gfn) {
+        const EAGER: usize = 4;
+        let mut next = self.rmap.head(List::Gfn(gfn.raw() as u32)).first();
+        for _ in 0..EAGER {
+            let Some(slot) = next else { return };
+            next = self.rmap.next(slot);
+            self.widen(env, slot);
+        }
+    }
+
+    fn widen(&mut self, env: &mut impl Env, slot: Slot) {
+        let target = self.target(env, slot, false);
+        let (entry, _) = self.encode(env, slot, target);
+        let old = self.read(env, slot);
+        // Only if nothing but the right to write differs: an entry in the form for a supervisor's write stays.
+        if entry.without_write() == old {
+            self.store(env, slot, entry);
+        }
+    }
+}

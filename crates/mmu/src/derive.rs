@@ -1,0 +1,209 @@
+//! What a shadow entry should be: a function of the guest's entry, the page's role and what is behind.
+
+use umbra_paging::{ENTRIES, Gfn, GuestEntry, Hfn, Level, Rights, bits};
+
+use crate::entry::ShadowEntry;
+use crate::frames::{REGION, RegionBacking};
+use crate::rmap::{List, Slot};
+use crate::role::{Role, Source, Wp};
+use crate::sabotage::Rule;
+use crate::{Backing, Env, Mmu, OwedFlush};
+
+/// What a shadow entry should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// The guest's entry is not present.
+    Absent,
+    /// The hypervisor must look: nothing that could be mapped now.
+    Look,
+    /// This page is not built yet.
+    Missing(Source),
+    /// No memory: the first frame and this level's rights.
+    Mmio(Gfn, Rights),
+    /// A shadow page, by its frame in the pool.
+    Link(u32, Rights),
+    /// A page.
+    Page { level: Level, gfn: Gfn, hfn: Hfn, rights: Rights, global: bool },
+}
+
+impl<P> Mmu<P> {
+    /// The guest's entry that the one at `slot` shadows, as it is now; `None` in pages without a guest table.
+    pub(crate) fn guest_entry(&self, env: &impl Env, slot: Slot) -> Option<GuestEntry> {
+        let source = self.pool.source(slot.frame());
+        matches!(source.role, Role::Guest { .. })
+            .then(|| GuestEntry::new(env.read_entry(source.gfn.entry(slot.index()))))
+    }
+
+    /// What the entry at `slot` should be now. `supervisor_writes` chooses the form of a page while CR0.WP is
+    /// clear: see [`Wp::Off`].
+    pub(crate) fn target(&mut self, env: &impl Env, slot: Slot, supervisor_writes: bool) -> Target {
+        match self.guest_entry(env, slot) {
+            Some(entry) => self.target_of(env, slot, entry, supervisor_writes),
+            None => self.direct_target(env, slot),
+        }
+    }
+
+    fn target_of(
+        &mut self,
+        env: &impl Env,
+        slot: Slot,
+        entry: GuestEntry,
+        supervisor_writes: bool,
+    ) -> Target {
+        let Source { role: Role::Guest { level, nxe, wp }, gfn: table } = self.pool.source(slot.frame())
+        else {
+            unreachable!("only shadows of guest tables have guest entries");
+        };
+        if !entry.present() {
+            // Only a table whose writes are seen can promise that an entry is not present (I1).
+            let tracked = self.frames.is_tracked(table) && env.backing(table) != Backing::None;
+            let seen = tracked || !self.keeps(Rule::NoAbsentInLoose);
+            return if seen { Target::Absent } else { Target::Look };
+        }
+        if entry.reserved(level, nxe, &self.config.features) != 0 && self.keeps(Rule::RefuseReserved) {
+            return Target::Look;
+        }
+        let needs_accessed = match entry.is_leaf(level) {
+            true => Rule::AccessedInLeaf,
+            false => Rule::AccessedAbove,
+        };
+        if !entry.accessed() && self.keeps(needs_accessed) {
+            return Target::Look;
+        }
+        if !entry.is_leaf(level) {
+            return self.table_target(env, entry, level, nxe, wp);
+        }
+        let entry = match self.keeps(Rule::DirtyBeforeWrite) {
+            true => entry,
+            false => GuestEntry::new(entry.raw() | bits::D),
+        };
+        let rights = wp.page_rights(entry, nxe, supervisor_writes);
+        let gfn = entry.leaf_frame(level);
+        match level {
+            Level::L1 => self.page_target(env, gfn, rights, entry.global()),
+            Level::L2 => self.region_target(env, gfn, rights, entry.global()),
+            _ if self.frames.knows(gfn) => self.found(Source::direct(Level::L2, gfn), rights),
+            _ => Target::Mmio(gfn, rights),
+        }
+    }
+
+    fn table_target(&self, env: &impl Env, entry: GuestEntry, level: Level, nxe: bool, wp: Wp) -> Target {
+        let level = level.below().expect("an entry of a page table is a leaf");
+        let gfn = entry.frame();
+        if !self.can_hold_table(env, gfn) {
+            return Target::Look;
+        }
+        let source = Source { role: Role::Guest { level, nxe, wp: wp.below(entry) }, gfn };
+        self.found(source, wp.link_rights(entry, nxe))
+    }
+
+    /// Whether the shadow of a table in this frame can follow it: not if the frame is no memory.
+    fn can_hold_table(&self, env: &impl Env, gfn: Gfn) -> bool {
+        self.frames.knows(gfn) && env.backing(gfn) != Backing::None
+    }
+
+    fn found(&self, source: Source, rights: Rights) -> Target {
+        match self.find(source) {
+            Some(frame) => Target::Link(frame, rights),
+            None => Target::Missing(source),
+        }
+    }
+
+    fn page_target(&self, env: &impl Env, gfn: Gfn, rights: Rights, global: bool) -> Target {
+        match env.backing(gfn) {
+            Backing::Ram { hfn, writable } if self.frames.knows(gfn) => {
+                let writable = writable || !self.keeps(Rule::KeepReadOnlyBacking);
+                let write = rights.write && writable && !self.frames.is_tracked(gfn);
+                Target::Page { level: Level::L1, gfn, hfn, rights: Rights { write, ..rights }, global }
+            }
+            _ => Target::Mmio(gfn, rights),
+        }
+    }
+
+    /// A 2 MiB page, guest-large or of the identity map.
+    fn region_target(&mut self, env: &impl Env, gfn: Gfn, rights: Rights, global: bool) -> Target {
+        let Some(region) = self.frames.region(gfn) else { return Target::Mmio(gfn, rights) };
+        match self.frames.region_backing(env, region) {
+            RegionBacking::Empty => Target::Mmio(gfn, rights),
+            RegionBacking::Whole { hfn, writable }
+                if !self.frames.region_is_tracked(region) || !self.keeps(Rule::SplitAroundTables) =>
+            {
+                let rights = Rights { write: rights.write && writable, ..rights };
+                Target::Page { level: Level::L2, gfn, hfn, rights, global }
+            }
+            // The rights of the large page stand in the link; the pages of the identity map allow all.
+            RegionBacking::Whole { .. } | RegionBacking::Pieces => {
+                self.found(Source::direct(Level::L1, gfn), rights)
+            }
+        }
+    }
+
+    fn direct_target(&mut self, env: &impl Env, slot: Slot) -> Target {
+        let Source { role, gfn } = self.pool.source(slot.frame());
+        let index = slot.index() as u64;
+        match role {
+            Role::Direct { level: Level::L1 } => self.page_target(env, gfn.add(index), Rights::ALL, false),
+            Role::Direct { .. } => self.region_target(env, gfn.add(index * REGION), Rights::ALL, false),
+            // A PDPTE can be Mapped or Absent, never Pending: SDM, "PAE Paging".
+            Role::PaeRoot if index < 4 => {
+                self.found(Source::direct(Level::L2, Gfn::new(index * REGION * ENTRIES as u64)), Rights::ALL)
+            }
+            Role::PaeRoot => Target::Absent,
+            Role::Guest { .. } => unreachable!("a shadow of a guest table has guest entries"),
+        }
+    }
+
+    /// The entry that carries a target out, and the list it belongs to.
+    pub(crate) fn encode(&self, env: &impl Env, slot: Slot, target: Target) -> (ShadowEntry, Option<List>) {
+        let encodings = &self.config.encodings;
+        match target {
+            Target::Absent => (encodings.absent(), None),
+            Target::Look | Target::Missing(_) => (encodings.look(), None),
+            Target::Mmio(gfn, rights) => (encodings.mmio(gfn, rights, self.generation), None),
+            Target::Link(child, rights) => {
+                let rights = self.kept(rights);
+                let entry = match self.pool.source(slot.frame()).role {
+                    Role::PaeRoot => ShadowEntry::pdpte(env.hpa(child)),
+                    _ => ShadowEntry::link(env.hpa(child), rights),
+                };
+                (entry, Some(List::Parents(child)))
+            }
+            Target::Page { level, gfn, hfn, rights, global } => {
+                let rights = self.kept(rights);
+                let list = match level {
+                    Level::L1 => List::Gfn(gfn.raw() as u32),
+                    _ => List::Region((gfn.raw() / REGION) as u32),
+                };
+                (ShadowEntry::page(level, hfn.base(), rights, global), Some(list))
+            }
+        }
+    }
+
+    /// The rights that an entry gets: those that it should have.
+    fn kept(&self, rights: Rights) -> Rights {
+        Rights {
+            write: rights.write || !self.keeps(Rule::KeepWrite),
+            user: rights.user || !self.keeps(Rule::KeepUser),
+            execute: rights.execute || !self.keeps(Rule::KeepNx),
+        }
+    }
+
+    /// Makes the entry at `slot` what it should be.
+    pub(crate) fn refresh(&mut self, env: &mut impl Env, slot: Slot) -> OwedFlush {
+        let target = self.target(env, slot, false);
+        let (entry, list) = self.encode(env, slot, target);
+        self.set(env, slot, entry, list)
+    }
+
+    /// Makes every entry of a page Pending.
+    pub(crate) fn look_everywhere(&mut self, env: &mut impl Env, frame: u32) {
+        (0..ENTRIES).for_each(|index| self.look(env, Slot::new(frame, index)));
+    }
+
+    /// Makes the entry at `slot` Pending.
+    pub(crate) fn look(&mut self, env: &mut impl Env, slot: Slot) {
+        let entry = self.config.encodings.look();
+        let OwedFlush(owed) = self.set(env, slot, entry, None);
+        debug_assert!(!owed, "a Pending entry is no large page");
+    }
+}

@@ -1,0 +1,131 @@
+//! The one door through which the hypervisor itself writes guest memory, so that shadows follow.
+
+use core::ops::RangeInclusive;
+
+use umbra_paging::{ENTRIES, Gfn, Gpa, GuestEntry, Level, PAGE_SIZE};
+
+use crate::entry::State;
+use crate::rmap::Slot;
+use crate::role::Role;
+use crate::sabotage::Rule;
+use crate::{Backing, Env, Mmu, OwedFlush};
+
+impl<P> Mmu<P> {
+    /// Writes guest memory: for emulated instructions, and for whatever a device model stores. Bytes that go
+    /// to no memory, or to memory that is not writable, are dropped. May cross pages.
+    pub fn write_guest(&mut self, env: &mut impl Env, gpa: Gpa, bytes: &[u8]) {
+        let (mut gpa, mut bytes) = (gpa, bytes);
+        while !bytes.is_empty() {
+            let room = (PAGE_SIZE - gpa.page_offset()) as usize;
+            let (now, rest) = bytes.split_at(room.min(bytes.len()));
+            self.write_in_page(env, gpa, now);
+            bytes = rest;
+            gpa = Gpa::new(gpa.raw().wrapping_add(now.len() as u64));
+        }
+    }
+
+    fn write_in_page(&mut self, env: &mut impl Env, gpa: Gpa, bytes: &[u8]) {
+        let gfn = gpa.gfn();
+        if !matches!(env.backing(gfn), Backing::Ram { writable: true, .. }) {
+            return;
+        }
+        if self.frames.tables(gfn).is_none() {
+            env.write(gpa, bytes);
+            return;
+        }
+        let first = gpa.page_offset() / 8;
+        let last = (gpa.page_offset() + bytes.len() as u64 - 1) / 8;
+        let entries = first as usize..=last as usize;
+        let split = self.suspend(env, gfn, entries.clone());
+        env.write(gpa, bytes);
+        self.resume(env, gfn, entries).and(split).pay(self, env);
+    }
+
+    /// Sets accessed or dirty bits in a guest entry that was `old` when it was walked.
+    ///
+    /// # Errors
+    /// It is something else by now: walk again.
+    pub(crate) fn update_entry(
+        &mut self,
+        env: &mut impl Env,
+        at: Gpa,
+        old: u64,
+        new: u64,
+    ) -> Result<(), u64> {
+        let (gfn, index) = (at.gfn(), at.page_offset() as usize / 8);
+        if env.backing(gfn) == Backing::None {
+            return Ok(());
+        }
+        // Setting A or D widens; whatever is cached from before stays right.
+        let OwedFlush(_) = self.suspend(env, gfn, index..=index);
+        let done = env.compare_exchange_entry(at, old, new);
+        self.resume(env, gfn, index..=index).pay(self, env);
+        done
+    }
+
+    /// Before a write: the shadows of the entries become Pending, so that no vCPU acts on the old ones once
+    /// the new are visible. A flush is owed if a large page may be cached by smaller ones at or below one of
+    /// them: the guest's own INVLPG drops only one of those, while the guest may count on all.
+    fn suspend(&mut self, env: &mut impl Env, gfn: Gfn, entries: RangeInclusive<usize>) -> OwedFlush {
+        let mut split = false;
+        self.each_shadow(env, gfn, entries, |mmu, env, slot| {
+            split |= mmu.may_be_split(env, slot);
+            if mmu.follows(env, slot) {
+                mmu.look(env, slot);
+            }
+        });
+        OwedFlush(split && self.keeps(Rule::FlushAfterSplitChange))
+    }
+
+    fn may_be_split(&self, env: &impl Env, slot: Slot) -> bool {
+        if let Some(child) = self.child(env, slot) {
+            return !matches!(self.pool.source(child).role, Role::Guest { level: Level::L1, .. });
+        }
+        // A large page that is not mapped whole now may have been mapped by smaller ones before. (One that is
+        // was flushed for when it was installed.)
+        let level = self.pool.source(slot.frame()).role.level();
+        let large = |entry: GuestEntry| entry.present() && entry.is_leaf(level);
+        level != Level::L1
+            && self.guest_entry(env, slot).is_some_and(large)
+            && !self.is_mapped(self.read(env, slot))
+    }
+
+    /// After a write: the shadows of the entries become what they should be.
+    fn resume(&mut self, env: &mut impl Env, gfn: Gfn, entries: RangeInclusive<usize>) -> OwedFlush {
+        let mut owed = OwedFlush(false);
+        self.each_shadow(env, gfn, entries, |mmu, env, slot| {
+            if mmu.follows(env, slot) {
+                let before = core::mem::replace(&mut owed, OwedFlush(false));
+                owed = before.and(mmu.refresh(env, slot));
+            }
+        });
+        owed
+    }
+
+    fn follows(&self, env: &impl Env, slot: Slot) -> bool {
+        self.keeps(Rule::FollowPresent) || self.state(self.read(env, slot)) != State::Absent
+    }
+
+    fn each_shadow<E: Env>(
+        &mut self,
+        env: &mut E,
+        gfn: Gfn,
+        entries: RangeInclusive<usize>,
+        mut action: impl FnMut(&mut Self, &mut E, Slot),
+    ) {
+        debug_assert!(*entries.end() < ENTRIES);
+        let mut next = self.frames.tables(gfn);
+        while let Some(frame) = next {
+            next = self.pool.next_of_gfn(frame);
+            for index in entries.clone() {
+                action(self, env, Slot::new(frame, index));
+                if !self.keeps(Rule::FollowEveryEntry) {
+                    break;
+                }
+            }
+            if !self.keeps(Rule::FollowInEveryShadow) {
+                break;
+            }
+        }
+    }
+}

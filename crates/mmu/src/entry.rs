@@ -1,0 +1,235 @@
+//! Shadow entries and their three states.
+//!
+//! | state | hardware sees | meaning |
+//! |---|---|---|
+//! | Mapped | P=1, no reserved bit | a translation |
+//! | Absent | P=0 | the guest's entry is not present now |
+//! | Pending | P=1 and a reserved bit set (or P=0, if guest faults are trapped) | the hypervisor must look |
+//!
+//! Pending is either [`State::Look`] or [`State::Mmio`]. The address field of an entry that is not Mapped
+//! names no cacheable memory: a terminal fault may use it speculatively (L1TF), and the guest chooses an MMIO
+//! gfn, so that one is stored inverted.
+
+use umbra_paging::{Features, Gfn, Hpa, Level, Rights, bits};
+
+/// Bit 9 is ignored by the CPU in every entry: set in Pending entries only.
+const PENDING: u64 = 1 << 9;
+/// Bit 10 is ignored by the CPU in every entry: set in Pending entries of MMIO.
+const MMIO: u64 = 1 << 10;
+/// Where an MMIO entry keeps the generation.
+const GENERATION_SHIFT: u32 = 52;
+/// Generations wrap at this value: bits 52..62.
+pub(crate) const GENERATIONS: u32 = 1 << 11;
+
+/// How Pending entries look to the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encodings {
+    /// P for Pending entries with reserved bits, 0 for those that are not present.
+    present: u64,
+    features: Features,
+}
+
+impl Encodings {
+    /// Pending entries are present with all of MAXPHYADDR..51 set. `None` if MAXPHYADDR is 52: then there is
+    /// no such bit (SDM, "4-Level Paging"; see bypass.md, 4).
+    ///
+    /// Whoever builds on this tries [`Encodings::probes`] on the real CPU first.
+    pub fn reserved(features: Features) -> Option<Encodings> {
+        (features.address_reserved() != 0).then_some(Encodings { present: bits::P, features })
+    }
+
+    /// Pending entries are not present: the trick is off.
+    pub fn not_present(features: Features) -> Encodings {
+        Encodings { present: 0, features }
+    }
+
+    /// Whether not-present faults can be told from faults on Pending entries by the CPU.
+    pub fn separates_guest_faults(&self) -> bool {
+        self.present != 0
+    }
+
+    /// Entries to try at every level on the real CPU: an access through each must raise a page fault whose
+    /// error code has P and RSVD set.
+    pub fn probes(&self) -> [u64; 3] {
+        let rights = Rights::ALL;
+        [
+            self.look().raw(),
+            self.mmio(Gfn::new(0), rights, 0).raw(),
+            self.mmio(Gfn::new(0xfee00), Rights { execute: false, ..rights }, GENERATIONS - 1).raw(),
+        ]
+    }
+
+    pub(crate) const fn absent(&self) -> ShadowEntry {
+        ShadowEntry(bits::ADDRESS)
+    }
+
+    pub(crate) const fn look(&self) -> ShadowEntry {
+        ShadowEntry(self.present | PENDING | bits::ADDRESS)
+    }
+
+    pub(crate) fn mmio(&self, gfn: Gfn, rights: Rights, generation: u32) -> ShadowEntry {
+        let reserved = self.features.address_reserved();
+        let inverted = !(gfn.raw() << 12) & bits::ADDRESS & !reserved;
+        let generation = u64::from(generation % GENERATIONS) << GENERATION_SHIFT;
+        ShadowEntry(self.present | PENDING | MMIO | rights_bits(rights) | reserved | inverted | generation)
+    }
+
+    pub(crate) fn state(&self, entry: ShadowEntry) -> State {
+        if entry.0 & PENDING == 0 {
+            return if entry.0 & bits::P == 0 { State::Absent } else { State::Mapped };
+        }
+        if entry.0 & MMIO == 0 {
+            return State::Look;
+        }
+        State::Mmio {
+            gfn: Gfn::new((!entry.0 & bits::ADDRESS & !self.features.address_reserved()) >> 12),
+            rights: entry.rights(),
+            generation: (entry.0 >> GENERATION_SHIFT) as u32 % GENERATIONS,
+        }
+    }
+}
+
+fn rights_bits(rights: Rights) -> u64 {
+    let mut raw = 0;
+    if rights.write {
+        raw |= bits::W;
+    }
+    if rights.user {
+        raw |= bits::U;
+    }
+    if !rights.execute {
+        raw |= bits::NX;
+    }
+    raw
+}
+
+/// What a shadow entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Absent,
+    Look,
+    Mmio {
+        /// The first frame behind the entry.
+        gfn: Gfn,
+        /// What the entry's own level allows; W only if the guest's D is set.
+        rights: Rights,
+        generation: u32,
+    },
+    Mapped,
+}
+
+/// An entry of a shadow page, as the hardware walks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ShadowEntry(u64);
+
+impl ShadowEntry {
+    pub(crate) const fn new(raw: u64) -> ShadowEntry {
+        ShadowEntry(raw)
+    }
+
+    /// A reference to the shadow page at `child`.
+    pub(crate) fn link(child: Hpa, rights: Rights) -> ShadowEntry {
+        ShadowEntry(bits::P | bits::A | rights_bits(rights) | child.raw())
+    }
+
+    /// A PDPTE of PAE paging: it has no rights and no accessed bit (SDM, "PAE Paging").
+    pub(crate) fn pdpte(child: Hpa) -> ShadowEntry {
+        ShadowEntry(bits::P | child.raw())
+    }
+
+    /// A translation. A and D are set from the start, so that the CPU never writes a shadow page.
+    pub(crate) fn page(level: Level, page: Hpa, rights: Rights, global: bool) -> ShadowEntry {
+        let mut raw = bits::P | bits::A | bits::D | rights_bits(rights) | page.raw();
+        if level != Level::L1 {
+            raw |= bits::PS;
+        }
+        if global {
+            raw |= bits::G;
+        }
+        ShadowEntry(raw)
+    }
+
+    pub(crate) const fn raw(self) -> u64 {
+        self.0
+    }
+
+    /// The address in a Mapped entry.
+    pub(crate) const fn hpa(self) -> Hpa {
+        Hpa::new(self.0 & bits::ADDRESS)
+    }
+
+    pub(crate) const fn is_large(self) -> bool {
+        self.0 & bits::PS != 0
+    }
+
+    pub(crate) const fn is_global(self) -> bool {
+        self.0 & bits::G != 0
+    }
+
+    pub(crate) const fn rights(self) -> Rights {
+        Rights { write: self.0 & bits::W != 0, user: self.0 & bits::U != 0, execute: self.0 & bits::NX == 0 }
+    }
+
+    pub(crate) const fn without_write(self) -> ShadowEntry {
+        ShadowEntry(self.0 & !bits::W)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all_rights() -> impl Iterator<Item = Rights> {
+        (0..8).map(|n| Rights { write: n & 1 != 0, user: n & 2 != 0, execute: n & 4 != 0 })
+    }
+
+    #[test]
+    fn states_are_told_apart_for_every_maxphyaddr() {
+        for width in 32..=52 {
+            let features = Features::new(width, false);
+            for encodings in
+                Encodings::reserved(features).into_iter().chain([Encodings::not_present(features)])
+            {
+                assert_eq!(encodings.state(encodings.absent()), State::Absent);
+                assert_eq!(encodings.state(encodings.look()), State::Look);
+                for rights in all_rights() {
+                    for shift in 0..width - 12 {
+                        let gfn = Gfn::new(1 << shift);
+                        for generation in [0, 1, GENERATIONS - 1] {
+                            let entry = encodings.mmio(gfn, rights, generation);
+                            assert_eq!(encodings.state(entry), State::Mmio { gfn, rights, generation });
+                        }
+                    }
+                    let mapped = ShadowEntry::page(Level::L1, Hpa::new(0x1000), rights, true);
+                    assert_eq!(encodings.state(mapped), State::Mapped);
+                    assert_eq!(encodings.state(ShadowEntry::link(Hpa::new(0x1000), rights)), State::Mapped);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_pending_entry_is_present_and_reserved() {
+        for width in 32..52 {
+            let features = Features::new(width, false);
+            let encodings = Encodings::reserved(features).unwrap();
+            for raw in encodings.probes() {
+                assert_ne!(raw & bits::P, 0);
+                assert_eq!(raw & features.address_reserved(), features.address_reserved());
+                assert_eq!(raw & bits::PS, 0);
+            }
+            assert_eq!(encodings.absent().raw() & bits::P, 0);
+        }
+        assert!(Encodings::reserved(Features::new(52, false)).is_none());
+    }
+
+    #[test]
+    fn no_guest_chosen_frame_stands_in_an_entry_as_it_is() {
+        let features = Features::new(40, false);
+        let encodings = Encodings::reserved(features).unwrap();
+        for gfn in [0, 1, 0xfee00, 0xfff_ffff] {
+            let raw = encodings.mmio(Gfn::new(gfn), Rights::ALL, 0).raw();
+            assert_eq!((raw & bits::ADDRESS & !features.address_reserved()) >> 12, !gfn & 0xfff_ffff);
+        }
+    }
+}

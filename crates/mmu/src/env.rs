@@ -1,0 +1,75 @@
+//! What the MMU asks of the hypervisor that embeds it.
+
+use umbra_paging::{Gfn, Gpa, Gva, Hfn, Hpa, Tables};
+
+/// What lies behind a guest frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// Host memory of this guest.
+    Ram {
+        /// The host frame.
+        hfn: Hfn,
+        /// Whether guest accesses may write it. Writes to a frame that is not writable are reported as
+        /// [`FaultOutcome::Mmio`](crate::FaultOutcome::Mmio). (Accessed and dirty bits are still set there.)
+        writable: bool,
+    },
+    /// No memory: a device, or nothing.
+    None,
+}
+
+/// The guest's memory and its gpa->hpa map.
+///
+/// [`Tables::read_entry`] reads page-table entries out of it. Before a gfn's [`Backing`] changes, the
+/// embedder calls [`Mmu::revoke`](crate::Mmu::revoke) and lets no vCPU run until it has made the change.
+pub trait GuestMemory: Tables {
+    /// What lies behind `gfn`: any value, also far beyond [`GuestMemory::end`], where it must be
+    /// [`Backing::None`]. No two frames may have the same host frame: tracking goes by guest frame.
+    fn backing(&self, gfn: Gfn) -> Backing;
+
+    /// One past the highest frame that can ever be RAM. Constant.
+    fn end(&self) -> Gfn;
+
+    /// Replaces the 8 bytes at `gpa` (aligned, in RAM) by `new` if they are `old`, atomically.
+    ///
+    /// # Errors
+    /// They are something else: that value.
+    fn compare_exchange_entry(&mut self, gpa: Gpa, old: u64, new: u64) -> Result<(), u64>;
+
+    /// Writes `bytes`, which do not cross a page, at `gpa` in RAM. Aligned writes of 1, 2, 4 and 8 bytes are
+    /// single stores.
+    fn write(&mut self, gpa: Gpa, bytes: &[u8]);
+}
+
+/// The pool of host frames that hold shadow pages. Nothing else uses them, and no guest can name them.
+pub trait ShadowFrames {
+    /// How many frames there are. Constant.
+    fn count(&self) -> u32;
+
+    /// Where frame `frame` lies in host memory. Constant.
+    fn hpa(&self, frame: u32) -> Hpa;
+
+    /// The inverse of [`ShadowFrames::hpa`].
+    fn frame(&self, hpa: Hpa) -> u32;
+
+    /// Entry `index` of frame `frame`, read at once.
+    fn read_shadow(&self, frame: u32, index: usize) -> u64;
+
+    /// Stores entry `index` of frame `frame` at once.
+    fn write_shadow(&mut self, frame: u32, index: usize, value: u64);
+}
+
+/// The TLBs and paging-structure caches of the CPUs.
+pub trait Tlb {
+    /// Drops everything that any CPU may have cached for this guest: globals, intermediate entries, all
+    /// PCIDs. On a CPU that is not running the guest now it may be put off until just before the guest's next
+    /// instruction there; one that is running it must have been stopped before this returns.
+    fn flush(&mut self);
+
+    /// Carries out a guest's INVLPG of `gva` on the vCPU that executed it.
+    fn flush_page(&mut self, vcpu: usize, gva: Gva);
+}
+
+/// All of it together. Implemented for whatever implements the parts.
+pub trait Env: GuestMemory + ShadowFrames + Tlb {}
+
+impl<T: GuestMemory + ShadowFrames + Tlb> Env for T {}

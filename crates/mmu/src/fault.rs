@@ -1,0 +1,239 @@
+//! Where a #PF exit is decided: guest fault or host fault, and what to do about it.
+
+use umbra_paging::{Access, Gpa, GuestFault, Gva, Pfec, Rights, Walk};
+
+use crate::derive::Target;
+use crate::entry::State;
+use crate::policy::{Answer, TableWrite, WritePolicy};
+use crate::rmap::{List, Slot};
+use crate::role::Role;
+use crate::sabotage::Rule;
+use crate::{Backing, Env, FaultOutcome, GuestFaults, Mmu, Work};
+
+impl<P> Mmu<P> {
+    /// Handles a #PF exit of the instruction at `rip`, whose `access` to `gva` raised it. Of the exit's error
+    /// code only what describes the access is taken (in `access`); whether it is a guest fault, and its error
+    /// code, come from a walk of the guest's own tables (I3).
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn page_fault<E: Env>(
+        &mut self,
+        env: &mut E,
+        vcpu: usize,
+        gva: Gva,
+        access: Access,
+        rip: Gva,
+    ) -> FaultOutcome
+    where
+        P: WritePolicy,
+    {
+        if let Some(gpa) = self.mmio_hint(env, vcpu, gva, access) {
+            return FaultOutcome::Mmio { gpa };
+        }
+        let (walk, updated) = match self.walk(env, vcpu, gva, access) {
+            Ok(found) => found,
+            Err(fault) if self.is_bypassed(fault) && self.map(env, vcpu, gva, Rights::ALL, access).linked => {
+                return FaultOutcome::Resume(Work::Link);
+            }
+            Err(fault) => return FaultOutcome::Guest(fault),
+        };
+        let gpa = walk.gpa();
+        let is_ram = match env.backing(gpa.gfn()) {
+            Backing::None => false,
+            Backing::Ram { writable, .. } => writable || !access.is_write(),
+        };
+        if is_ram && access.is_write() && self.frames.is_tracked(gpa.gfn()) {
+            let reachable = self.is_reachable(gpa);
+            match self.policy.answer(&TableWrite { gpa, rip, reachable }) {
+                Answer::Zap if !reachable => self.zap_tables(env, gpa.gfn()),
+                Answer::Zap | Answer::Emulate => return FaultOutcome::TableWrite { gpa },
+            }
+        }
+        let mapped = self.map(env, vcpu, gva, walk.rights(), access);
+        if !is_ram {
+            FaultOutcome::Mmio { gpa }
+        } else if !mapped.complete {
+            FaultOutcome::Override { gpa }
+        } else if mapped.linked {
+            FaultOutcome::Resume(Work::Link)
+        } else {
+            FaultOutcome::Resume(updated.unwrap_or(Work::Install))
+        }
+    }
+
+    /// Whether the CPU itself can deliver this fault once the tables on the way are linked: it exited only
+    /// because they were not.
+    fn is_bypassed(&self, fault: GuestFault) -> bool {
+        !fault.pfec.contains(Pfec::PRESENT) && self.guest_faults() == GuestFaults::Bypass
+    }
+
+    /// Where an access of an emulated instruction goes. Sets accessed and dirty bits as the access itself
+    /// would.
+    ///
+    /// # Errors
+    /// The page fault that it raises.
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn translate(
+        &mut self,
+        env: &mut impl Env,
+        vcpu: usize,
+        gva: Gva,
+        access: Access,
+    ) -> Result<Gpa, GuestFault> {
+        self.walk(env, vcpu, gva, access).map(|(walk, _)| walk.gpa())
+    }
+
+    /// Walks the guest's tables and sets the accessed and dirty bits, through the door.
+    fn walk(
+        &mut self,
+        env: &mut impl Env,
+        vcpu: usize,
+        gva: Gva,
+        access: Access,
+    ) -> Result<(Walk, Option<Work>), GuestFault> {
+        let paging = self.vcpus[vcpu].paging;
+        let mut work: Option<Work> = None;
+        'again: loop {
+            let walk = match umbra_paging::walk(env, &paging, &self.config.features, gva, access) {
+                Ok(walk) => walk,
+                Err(fault) => {
+                    // A page fault invalidates what is cached for its address (SDM, "Operations that
+                    // Invalidate TLBs and Paging-Structure Caches"), so loose tables must not keep it.
+                    self.tighten_all(env);
+                    env.flush_page(vcpu, gva);
+                    return Err(fault);
+                }
+            };
+            for step in walk.steps() {
+                let Some(new) = step.update(access) else { continue };
+                let old = step.entry.raw();
+                if self.update_entry(env, step.at, old, new).is_err() {
+                    // Another vCPU changed the entry. Each round follows a change of the guest's own making.
+                    continue 'again;
+                }
+                let dirty = (new ^ old) & umbra_paging::bits::D != 0;
+                let this = if dirty { Work::Dirty } else { Work::Accessed };
+                work = Some(work.map_or(this, |before| before.min(this)));
+            }
+            return Ok((walk, work));
+        }
+    }
+
+    /// Answers from the shadow alone if `gva` is known to be MMIO. The walk there is current (or, through a
+    /// loose table, one that a TLB might still hold), its A bits are set, and W stands in the entry only if D is.
+    fn mmio_hint(&self, env: &impl Env, vcpu: usize, gva: Gva, access: Access) -> Option<Gpa> {
+        let vcpu = &self.vcpus[vcpu];
+        let mut frame = self.pool.frame_of(vcpu.root)?;
+        let mut rights = Rights::ALL;
+        loop {
+            let role = self.pool.source(frame).role;
+            let slot = Slot::new(frame, index(role, gva));
+            let entry = self.read(env, slot);
+            match self.state(entry) {
+                State::Mapped if role == Role::PaeRoot => (),
+                State::Mapped => rights = both(rights, entry.rights()),
+                State::Mmio { gfn, rights: leaf, generation } => {
+                    let rights = both(rights, leaf);
+                    let current = generation == self.generation || !self.keeps(Rule::MmioGeneration);
+                    let allowed = rights.allow(access, &vcpu.paging) && (rights.write || !access.is_write());
+                    let offset = gva.raw() & ((1 << role.level().shift()) - 1);
+                    return (current && allowed).then(|| Gpa::new(gfn.base().raw() + offset));
+                }
+                State::Absent | State::Look => return None,
+            }
+            frame = self.child(env, slot)?;
+        }
+    }
+
+    /// Whether the hardware can reach a shadow of the table at `gpa`.
+    fn is_reachable(&self, gpa: Gpa) -> bool {
+        let next = |&frame: &u32| self.pool.next_of_gfn(frame);
+        core::iter::successors(self.frames.tables(gpa.gfn()), next)
+            .any(|frame| self.pool.is_pinned(frame) || !self.rmap.head(List::Parents(frame)).is_empty())
+    }
+
+    /// Makes the shadow translate `gva` for an access that the guest's tables allow to a page with these
+    /// `rights`: builds and links what is missing on the way, and installs the leaf. Where the guest's tables
+    /// end in an entry that is not present, it goes as far as that.
+    fn map(&mut self, env: &mut impl Env, vcpu: usize, gva: Gva, rights: Rights, access: Access) -> Mapped {
+        let root = self.vcpus[vcpu].root;
+        let mut frame = self.pool.frame_of(root).expect("a root in use is pinned");
+        let mut linked = false;
+        let mut path = [frame; 4];
+        for depth in 0.. {
+            path[depth] = frame;
+            let role = self.pool.source(frame).role;
+            let overrides = match role {
+                Role::Guest { wp, nxe, .. } if wp.overrides(rights, access) => {
+                    if wp.override_is_unsafe(nxe) {
+                        return Mapped { linked, complete: false };
+                    }
+                    true
+                }
+                _ => false,
+            };
+            let slot = Slot::new(frame, index(role, gva));
+            let mut target = self.target(env, slot, overrides);
+            if let Target::Missing(source) = target {
+                // The page that is reclaimed for it must be none of those on the way here.
+                path[..=depth].iter().for_each(|&frame| self.pool.touch(frame));
+                self.build(env, source);
+                if matches!((role, source.role), (Role::Guest { .. }, Role::Direct { .. })) {
+                    self.counters.splits += 1;
+                }
+                target = self.target(env, slot, overrides);
+            }
+            let old_child = self.child(env, slot);
+            let (entry, list) = self.encode(env, slot, target);
+            if self.read(env, slot) != entry {
+                self.set(env, slot, entry, list).pay(self, env);
+            } else if list.is_some() && !matches!(target, Target::Link(..)) {
+                // Installed already: the fault came from something cached. It is dropped by the fault itself
+                // (SDM, "Operations that Invalidate TLBs"), but not all CPUs do so if the fault exits.
+                env.flush_page(vcpu, gva);
+            }
+            let child = match target {
+                Target::Link(child, _) => child,
+                Target::Page { .. } | Target::Mmio(..) => return Mapped { linked, complete: true },
+                Target::Absent | Target::Look | Target::Missing(_) => {
+                    return Mapped { linked, complete: false };
+                }
+            };
+            if old_child != Some(child) {
+                linked = true;
+                self.pool.touch(child);
+            }
+            frame = child;
+        }
+        unreachable!("the entries of a page table link no further")
+    }
+}
+
+/// What [`Mmu::map`] came to.
+struct Mapped {
+    /// A table was linked on the way.
+    linked: bool,
+    /// A translation, or the knowledge that there is no memory, is installed. If not, no shadow entry can
+    /// allow the access: not without allowing more, or it goes through a table that is no memory.
+    complete: bool,
+}
+
+/// The index of the entry for `gva` in a page of this role.
+fn index(role: Role, gva: Gva) -> usize {
+    match role {
+        // Linear addresses have 32 bits while a PAE root is in use.
+        Role::PaeRoot => (gva.raw() >> 30) as usize & 3,
+        _ => gva.index(role.level()),
+    }
+}
+
+fn both(upper: Rights, lower: Rights) -> Rights {
+    Rights {
+        write: upper.write && lower.write,
+        user: upper.user && lower.user,
+        execute: upper.execute && lower.execute,
+    }
+}

@@ -1,0 +1,184 @@
+//! A shadow MMU to embed in a hypervisor: guest page tables in, shadow page tables out.
+//!
+//! It lets a hypervisor run x86 guests without EPT or NPT. The embedder implements three small traits
+//! ([`GuestMemory`], [`ShadowFrames`], [`Tlb`]) on one type, and calls:
+//!
+//! | when | call |
+//! |---|---|
+//! | CR0, CR3, CR4 or EFER of the guest change | [`Mmu::load_paging`] |
+//! | before the guest runs | [`Mmu::root`], for the real CR3 |
+//! | #PF exit | [`Mmu::page_fault`] |
+//! | an instruction is emulated | [`Mmu::translate`] for its accesses, [`Mmu::write_guest`] for its writes |
+//! | INVLPG exit; other flushes of the guest | [`Mmu::invlpg`]; [`Mmu::flush_guest`] |
+//! | before the gpa->hpa map changes | [`Mmu::revoke`] |
+//!
+//! What the real CPU must be set to while the guest runs: CR0.PG, CR0.WP and CR4.PAE set; EFER.NXE, CR4.SMEP,
+//! CR4.SMAP and CR4.PGE equal to the guest's (SMEP and SMAP clear while the guest's paging is off); EFER.LMA
+//! as the root's format says; page faults intercepted as [`Mmu::guest_faults`] says, asked before each entry.
+//! The guest's PAT, PCD and PWT bits are not shadowed: all of its memory is write-back.
+//!
+//! The work in one call is bounded by the pool: at most its frames times 512 entries are touched (a guest can
+//! map one frame from every entry that there is).
+//!
+//! The invariants (I1 to I6) are those of Umbra's ARCHITECTURE.md; [`Mmu::audit`] checks them.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod audit;
+mod build;
+mod config;
+mod derive;
+mod door;
+mod entry;
+mod env;
+mod fault;
+mod frames;
+mod loose;
+mod policy;
+mod pool;
+mod rmap;
+mod role;
+mod roots;
+mod sabotage;
+mod zap;
+
+pub use audit::{Invariant, Violation};
+pub use config::{
+    Config, ConfigError, Counters, FaultOutcome, GuestFaults, MIN_FRAMES_PER_VCPU, Root, RootFormat, Work,
+};
+pub use entry::Encodings;
+pub use env::{Backing, Env, GuestMemory, ShadowFrames, Tlb};
+pub use policy::{Answer, EmulateReachable, TableWrite, WritePolicy};
+#[cfg(feature = "sabotage")]
+pub use sabotage::Rule;
+
+use alloc::vec::Vec;
+
+use umbra_paging::Paging;
+
+use crate::audit::ChangeLog;
+use crate::entry::{ShadowEntry, State};
+use crate::frames::Frames;
+use crate::pool::{PageId, Pool};
+use crate::rmap::{List, Rmap, Slot};
+
+/// One guest's shadow MMU.
+///
+/// All methods take the embedder's `env`; it must be the same one every time. vCPUs are numbered from zero.
+pub struct Mmu<P = EmulateReachable> {
+    config: Config,
+    policy: P,
+    pool: Pool,
+    rmap: Rmap,
+    frames: Frames,
+    vcpus: Vec<Vcpu>,
+    /// MMIO entries of another generation count as [`State::Look`].
+    generation: u32,
+    counters: Counters,
+    log: ChangeLog,
+    #[cfg(feature = "sabotage")]
+    broken: Option<Rule>,
+}
+
+struct Vcpu {
+    paging: Paging,
+    root: PageId,
+}
+
+/// A full flush that may be owed: because rights were taken away that something is going to rely on being
+/// gone, or because the size of a page changed.
+#[must_use = "what the CPU has cached is still in force until the flush that is owed is paid"]
+struct OwedFlush(bool);
+
+impl OwedFlush {
+    /// Both debts, paid by one flush.
+    fn and(self, other: OwedFlush) -> OwedFlush {
+        OwedFlush(self.0 || other.0)
+    }
+
+    fn pay<P>(self, mmu: &mut Mmu<P>, env: &mut impl Env) {
+        if self.0 {
+            mmu.flush(env);
+        }
+    }
+}
+
+impl<P> Mmu<P> {
+    /// The bytes of metadata beside the shadow frames, constant over the MMU's life.
+    pub fn metadata_bytes(&self) -> usize {
+        self.pool.bytes() + self.rmap.bytes() + self.frames.bytes()
+    }
+
+    /// Shadow frames in use.
+    pub fn live_pages(&self) -> u32 {
+        self.pool.live()
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn flush(&mut self, env: &mut impl Env) {
+        env.flush();
+        self.pool.flushed();
+        self.counters.flushes += 1;
+    }
+
+    fn read(&self, env: &impl Env, slot: Slot) -> ShadowEntry {
+        ShadowEntry::new(env.read_shadow(slot.frame(), slot.index()))
+    }
+
+    fn state(&self, entry: ShadowEntry) -> State {
+        self.config.encodings.state(entry)
+    }
+
+    fn is_mapped(&self, entry: ShadowEntry) -> bool {
+        self.state(entry) == State::Mapped
+    }
+
+    /// The entry at `slot`, and the frame of the shadow page that it references, if it does.
+    fn child(&self, env: &impl Env, slot: Slot) -> Option<u32> {
+        let entry = self.read(env, slot);
+        let is_table = self.pool.source(slot.frame()).role.level() != umbra_paging::Level::L1;
+        (is_table && self.is_mapped(entry) && !entry.is_large()).then(|| env.frame(entry.hpa()))
+    }
+
+    /// Stores an entry and keeps the reverse map in step: `list` is where it belongs, if it is Mapped.
+    ///
+    /// A large page owes a flush: smaller translations of the same addresses may be cached, which the guest's
+    /// own INVLPG would drop one by one only, and which some CPUs must never hold beside a larger one
+    /// (CVE-2018-12207).
+    fn set(&mut self, env: &mut impl Env, slot: Slot, entry: ShadowEntry, list: Option<List>) -> OwedFlush {
+        let old = self.read(env, slot);
+        if self.is_mapped(old) {
+            if let Some(child) = self.child(env, slot) {
+                self.pool.unreferenced(child);
+            }
+            self.rmap.remove(slot);
+        }
+        debug_assert_eq!(list.is_some(), self.is_mapped(entry));
+        if let Some(list) = list {
+            let level = |frame| self.pool.source(frame).role.level();
+            // Or a walk of the shadow would never end.
+            debug_assert!(
+                !matches!(list, List::Parents(child) if level(child) >= level(slot.frame())),
+                "references lead down a level"
+            );
+            self.rmap.insert(list, slot);
+        }
+        if old == entry {
+            return OwedFlush(false);
+        }
+        self.store(env, slot, entry);
+        OwedFlush(matches!(list, Some(List::Region(_))))
+    }
+
+    /// Stores an entry that stays in its list.
+    fn store(&mut self, env: &mut impl Env, slot: Slot, entry: ShadowEntry) {
+        env.write_shadow(slot.frame(), slot.index(), entry.raw());
+        self.log.push(slot);
+    }
+}

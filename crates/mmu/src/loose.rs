@@ -1,0 +1,63 @@
+//! Loose frames: guest tables whose writes are not seen for a while.
+//!
+//! Some writes to a table can be neither emulated nor allowed by just dropping its shadows: the table is the
+//! root in use, or it maps the very instruction, stack or operand of the write. Such a frame becomes *loose*:
+//! its shadows stay (or are rebuilt as needed), but hold no Absent entry, so nothing relies on seeing the
+//! guest set P. What is Mapped there behaves like a TLB: it may be older than the table, which the
+//! architecture allows until the guest flushes. At the guest's next flush of any kind the frame is tracked
+//! again and its shadows are brought up to date. So every flush of the guest must exit while
+//! [`Mmu::has_loose_tables`](crate::Mmu::has_loose_tables).
+
+use umbra_paging::Gfn;
+
+use crate::sabotage::Rule;
+use crate::{Env, Mmu, OwedFlush};
+
+impl<P> Mmu<P> {
+    /// Lets the guest write a tracked frame freely until its next flush: for writes that cannot be emulated.
+    pub fn release(&mut self, env: &mut impl Env, gfn: Gfn) {
+        if !self.frames.is_tracked(gfn) {
+            return;
+        }
+        if self.frames.loose_is_full() {
+            let oldest = self.frames.loose()[0];
+            self.tighten(env, oldest);
+        }
+        self.frames.loosen(gfn);
+        self.zap_tables(env, gfn);
+        self.flush(env);
+        self.unprotect(env, gfn);
+    }
+
+    /// Tracks a loose frame again.
+    fn tighten(&mut self, env: &mut impl Env, gfn: Gfn) {
+        self.zap_tables(env, gfn);
+        self.frames.tighten(gfn);
+        // The guest's flush is one for what it wrote in the table; that may have been a large page which is
+        // mapped by smaller ones.
+        if self.frames.is_tracked(gfn) {
+            let OwedFlush(_) = self.protect(env, gfn);
+        }
+        self.flush(env);
+        let mut next = self.frames.tables(gfn);
+        while let Some(frame) = next {
+            next = self.pool.next_of_gfn(frame);
+            self.fill(env, frame).pay(self, env);
+        }
+    }
+
+    /// Whether any table is loose. Then all page faults must exit (see [`Mmu::guest_faults`]), and all
+    /// instructions of the guest that flush: INVLPG, INVPCID, MOV to CR3 and the rest.
+    pub fn has_loose_tables(&self) -> bool {
+        !self.frames.loose().is_empty()
+    }
+
+    /// Tracks all loose frames again: at every flush of the guest.
+    pub(crate) fn tighten_all(&mut self, env: &mut impl Env) {
+        while let Some(&gfn) = self.frames.loose().first()
+            && self.keeps(Rule::TightenAtFlush)
+        {
+            self.tighten(env, gfn);
+        }
+    }
+}

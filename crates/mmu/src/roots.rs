@@ -1,0 +1,170 @@
+//! Creation, and the roots that vCPUs run on.
+
+use alloc::vec::Vec;
+
+use umbra_paging::{Gva, Mode, Paging};
+
+use crate::audit::ChangeLog;
+use crate::frames::{Frames, REGION};
+use crate::pool::Pool;
+use crate::rmap::{Rmap, Slot};
+use crate::role::{Role, Source};
+use crate::sabotage::Rule;
+use crate::{
+    Config, ConfigError, Counters, EmulateReachable, Env, GuestFaults, MIN_FRAMES_PER_VCPU, Mmu, Root,
+    RootFormat, Vcpu,
+};
+
+impl Mmu {
+    /// An MMU with the simplest write policy: see [`Mmu::with_policy`].
+    ///
+    /// # Errors
+    /// As [`Mmu::with_policy`].
+    pub fn new(config: Config, env: &mut impl Env) -> Result<Mmu, ConfigError> {
+        Mmu::with_policy(config, env, EmulateReachable)
+    }
+}
+
+impl<P> Mmu<P> {
+    /// An MMU whose vCPUs all have paging off. This is the only place that allocates.
+    ///
+    /// # Errors
+    /// The configuration and what `env` offers do not fit together.
+    pub fn with_policy(config: Config, env: &mut impl Env, policy: P) -> Result<Mmu<P>, ConfigError> {
+        let (frames, end) = (env.count(), env.end());
+        let needed = MIN_FRAMES_PER_VCPU.saturating_mul(config.vcpus.try_into().unwrap_or(u32::MAX));
+        if frames < needed {
+            return Err(ConfigError::TooFewFrames(frames, needed));
+        }
+        if frames > 1 << 20 || end.raw() > 1 << 30 {
+            return Err(ConfigError::TooLarge);
+        }
+        if let Some(above) = (0..frames).map(|frame| env.hpa(frame)).find(|hpa| hpa.raw() >= 1 << 32) {
+            return Err(ConfigError::FrameAbove4G(above));
+        }
+        let regions = end.raw().div_ceil(REGION) as usize;
+        let mut mmu = Mmu {
+            policy,
+            pool: Pool::new(frames),
+            rmap: Rmap::new(frames, end.raw() as usize, regions),
+            frames: Frames::new(end),
+            vcpus: Vec::with_capacity(config.vcpus),
+            generation: 0,
+            counters: Counters::default(),
+            log: ChangeLog::new(config.log_changes),
+            config,
+            #[cfg(feature = "sabotage")]
+            broken: None,
+        };
+        let off = Paging {
+            mode: Mode::Off,
+            root: umbra_paging::Gfn::new(0),
+            wp: false,
+            smep: false,
+            smap: false,
+            pge: false,
+            nxe: false,
+        };
+        for _ in 0..config.vcpus {
+            let root = mmu.pinned_root(env, &off);
+            let root = mmu.pool.id(root);
+            mmu.vcpus.push(Vcpu { paging: off, root });
+        }
+        Ok(mmu)
+    }
+
+    /// What is to become of guest faults when the guest runs next. May change with every call that takes the
+    /// MMU `&mut`: while a table is loose, a not-present fault below it may come from an old reference that
+    /// the guest has replaced, which the CPU must not deliver again and again. So then every fault exits.
+    pub fn guest_faults(&self) -> GuestFaults {
+        let bypass = self.config.encodings.separates_guest_faults() && !self.has_loose_tables();
+        if bypass { GuestFaults::Bypass } else { GuestFaults::Trap }
+    }
+
+    /// What the real CR3 of a vCPU must hold. Changes with [`Mmu::load_paging`].
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn root(&self, env: &impl Env, vcpu: usize) -> Root {
+        let Vcpu { paging, root } = &self.vcpus[vcpu];
+        let frame = self.pool.frame_of(*root).expect("a root in use is pinned");
+        let format = match paging.mode {
+            Mode::Off => RootFormat::Pae,
+            Mode::Long4 => RootFormat::Long4,
+        };
+        Root { hpa: env.hpa(frame), format }
+    }
+
+    /// The paging state that a vCPU was last given.
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn paging(&self, vcpu: usize) -> &Paging {
+        &self.vcpus[vcpu].paging
+    }
+
+    /// Follows a change of the guest's CR0, CR3, CR4 or EFER. It does not flush what the guest's own
+    /// instruction must flush: for that, call [`Mmu::flush_guest`] as well.
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn load_paging(&mut self, env: &mut impl Env, vcpu: usize, paging: Paging) -> Root {
+        self.tighten_all(env);
+        let old = self.vcpus[vcpu].root;
+        let old_paging = self.vcpus[vcpu].paging;
+        let new = self.pinned_root(env, &paging);
+        self.vcpus[vcpu] = Vcpu { paging, root: self.pool.id(new) };
+        self.unpin_root(env, old.frame);
+        // Entries cached under other control bits carry rights that are not the guest's any more (I2, I3).
+        let changed = (Paging { root: paging.root, ..old_paging }) != paging;
+        if changed && self.keeps(Rule::FlushAfterRoleChange) {
+            self.flush(env);
+        }
+        self.root(env, vcpu)
+    }
+
+    fn pinned_root(&mut self, env: &mut impl Env, paging: &Paging) -> u32 {
+        let source = Source::root(paging);
+        let root = self.find_or_build(env, source);
+        self.pool.pin(root);
+        self.pool.touch(root);
+        if source.role == Role::PaeRoot {
+            // PDPTEs cannot be Pending: all four are there as long as the root is in use.
+            for index in 0..4 {
+                let slot = Slot::new(root, index);
+                if let crate::derive::Target::Missing(child) = self.target(env, slot, false) {
+                    self.build(env, child);
+                }
+                self.refresh(env, slot).pay(self, env);
+                let child = self.child(env, slot).expect("the identity page was built just now");
+                self.pool.pin(child);
+            }
+        }
+        root
+    }
+
+    fn unpin_root(&mut self, env: &impl Env, root: u32) {
+        self.pool.unpin(root);
+        self.pool.unreferenced(root);
+        if self.pool.source(root).role == Role::PaeRoot {
+            for index in 0..4 {
+                let child =
+                    self.child(env, Slot::new(root, index)).expect("PDPTEs of a root in use are Mapped");
+                self.pool.unpin(child);
+            }
+        }
+    }
+
+    /// Carries out the guest's INVLPG.
+    pub fn invlpg(&mut self, env: &mut impl Env, vcpu: usize, gva: Gva) {
+        self.tighten_all(env);
+        env.flush_page(vcpu, gva);
+    }
+
+    /// Carries out any larger flush of the guest: MOV to CR3 without the no-flush bit, changes of CR4.PGE and
+    /// the like, INVPCID.
+    pub fn flush_guest(&mut self, env: &mut impl Env) {
+        self.tighten_all(env);
+        self.flush(env);
+    }
+}

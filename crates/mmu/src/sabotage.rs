@@ -1,0 +1,107 @@
+//! Rules that the tests can break on purpose, to see that the reference machine or the auditor catches it.
+//!
+//! Without the feature `sabotage` every rule is kept, and the compiler sees that.
+
+use crate::Mmu;
+
+#[cfg(all(feature = "sabotage", not(debug_assertions)))]
+compile_error!("the feature `sabotage` breaks the MMU on purpose: it cannot be in a release build");
+
+macro_rules! rules {
+    ($($(#[doc = $doc:literal])* $rule:ident,)*) => {
+        /// A rule of the MMU, by what happens if it is broken.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Rule { $($(#[doc = $doc])* $rule,)* }
+
+        #[cfg(feature = "sabotage")]
+        impl Rule {
+            /// All rules.
+            pub const ALL: &[Rule] = &[$(Rule::$rule,)*];
+
+            /// What the rule says.
+            pub const fn says(self) -> &'static str {
+                match self { $(Rule::$rule => concat!($($doc),*).trim_ascii(),)* }
+            }
+        }
+    };
+}
+
+rules! {
+    /// I1: a frame is write-protected when it becomes tracked.
+    ProtectTables,
+    /// I1, I5: taking the right to write away is followed by a flush.
+    FlushAfterProtect,
+    /// I1: a write that makes an entry present is followed.
+    FollowPresent,
+    /// I1: a write is followed in every shadow of the frame.
+    FollowInEveryShadow,
+    /// I1: a write is followed in every entry that its bytes touch.
+    FollowEveryEntry,
+    /// I1: large pages do not map tracked frames.
+    SplitAroundTables,
+    /// I1: a table whose writes are not seen has no Absent entries.
+    NoAbsentInLoose,
+    /// I1: loose frames are tracked again at the guest's flush.
+    TightenAtFlush,
+    /// I2: a leaf is Mapped only if its A is set.
+    AccessedInLeaf,
+    /// I2: a table is linked only if A is set in what references it.
+    AccessedAbove,
+    /// I2: a leaf is writable only if its D is set.
+    DirtyBeforeWrite,
+    /// I2: U of an entry is kept.
+    KeepUser,
+    /// I2: W of an entry is kept.
+    KeepWrite,
+    /// I2: NX of an entry is kept.
+    KeepNx,
+    /// I2, I3: entries with reserved bits are not mapped.
+    RefuseReserved,
+    /// I2: the role has EFER.NXE.
+    RoleHasNxe,
+    /// I2: the role has CR0.WP.
+    RoleHasWp,
+    /// I2: the role has the level.
+    RoleHasLevel,
+    /// I2, I5: a change of the control bits is followed by a flush.
+    FlushAfterRoleChange,
+    /// I2: a page that is read-only to the embedder is read-only in the shadow.
+    KeepReadOnlyBacking,
+    /// I5: a zapped page's frame waits for a flush before it is used again.
+    Limbo,
+    /// I5: a frame's protection is dropped only after what is cached of its shadows is flushed.
+    FlushBeforeUnprotect,
+    /// I5: parents of a zapped page are unlinked.
+    UnlinkParents,
+    /// I5: a change of a large entry that is mapped by smaller pages is followed by a full flush.
+    FlushAfterSplitChange,
+    /// I5: revocation is followed by a flush.
+    FlushAfterRevoke,
+    /// I5: revocation finds large pages.
+    RevokeLarge,
+    /// I5: revocation finds small pages.
+    RevokeSmall,
+    /// I5: MMIO entries of an older gpa->hpa map do not count.
+    MmioGeneration,
+    /// I6: the page linked longest ago is reclaimed first.
+    ReclaimOldest,
+}
+
+impl<P> Mmu<P> {
+    /// Whether `rule` is kept.
+    pub(crate) const fn keeps(&self, rule: Rule) -> bool {
+        #[cfg(feature = "sabotage")]
+        return !matches!(self.broken, Some(broken) if broken as u32 == rule as u32);
+        #[cfg(not(feature = "sabotage"))]
+        {
+            let _ = rule;
+            true
+        }
+    }
+
+    /// Breaks a rule from now on.
+    #[cfg(feature = "sabotage")]
+    pub fn break_rule(&mut self, rule: Rule) {
+        self.broken = Some(rule);
+    }
+}

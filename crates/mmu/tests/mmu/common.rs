@@ -1,0 +1,217 @@
+//! A small embedder: guest memory at an offset, shadow frames, a TLB that only counts its flushes, and a
+//! walk of the shadow tables as the hardware would do it.
+
+use std::collections::HashMap;
+
+use umbra_mmu::{Backing, Config, Encodings, FaultOutcome, GuestMemory, Mmu, ShadowFrames, Tlb};
+use umbra_paging::{
+    Access, AccessKind, Features, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, Mode, Paging, Tables, bits,
+};
+
+pub const FEATURES: Features = Features::new(40, false);
+pub const P: u64 = bits::P;
+pub const W: u64 = bits::W;
+pub const U: u64 = bits::U;
+pub const A: u64 = bits::A;
+pub const D: u64 = bits::D;
+
+/// Guest frame n lies in host frame n + this: a whole number of 2 MiB regions.
+const OFFSET: u64 = 512 * 8;
+const FRAMES_BASE: u64 = 0x8000_0000;
+
+pub struct Machine {
+    memory: HashMap<u64, u64>,
+    pub frames: u64,
+    pub holes: Vec<u64>,
+    shadow: Vec<[u64; 512]>,
+    pub flushes: u64,
+}
+
+impl Machine {
+    pub fn new(frames: u64, pool: usize) -> Machine {
+        Machine {
+            memory: HashMap::new(),
+            frames,
+            holes: Vec::new(),
+            shadow: vec![[0; 512]; pool],
+            flushes: 0,
+        }
+    }
+
+    /// Stores as the guest did before any table was tracked.
+    pub fn poke(&mut self, table: u64, index: usize, entry: u64) {
+        self.memory.insert(Gfn::new(table).entry(index).raw(), entry);
+    }
+
+    pub fn peek(&self, table: u64, index: usize) -> GuestEntry {
+        GuestEntry::new(self.read_entry(Gfn::new(table).entry(index)))
+    }
+
+    /// Tables in frames 1 to 4 that map gva 0.. by 4 KiB pages; the leaf entries are the caller's.
+    pub fn chain(&mut self) {
+        for table in 1..4 {
+            self.poke(table, 0, (table + 1) << 12 | P | W | U | A);
+        }
+    }
+}
+
+impl Tables for Machine {
+    fn read_entry(&self, gpa: Gpa) -> u64 {
+        match self.backing(gpa.gfn()) {
+            Backing::Ram { .. } => self.memory.get(&gpa.raw()).copied().unwrap_or(0),
+            Backing::None => u64::MAX,
+        }
+    }
+}
+
+impl GuestMemory for Machine {
+    fn backing(&self, gfn: Gfn) -> Backing {
+        let there = gfn.raw() < self.frames && !self.holes.contains(&gfn.raw());
+        if there { Backing::Ram { hfn: Hfn::new(gfn.raw() + OFFSET), writable: true } } else { Backing::None }
+    }
+
+    fn end(&self) -> Gfn {
+        Gfn::new(self.frames)
+    }
+
+    fn compare_exchange_entry(&mut self, gpa: Gpa, old: u64, new: u64) -> Result<(), u64> {
+        let now = self.read_entry(gpa);
+        if now != old {
+            return Err(now);
+        }
+        self.memory.insert(gpa.raw(), new);
+        Ok(())
+    }
+
+    fn write(&mut self, gpa: Gpa, bytes: &[u8]) {
+        for (n, &byte) in bytes.iter().enumerate() {
+            let at = gpa.raw() + n as u64;
+            let word = self.memory.entry(at & !7).or_default();
+            let shift = at % 8 * 8;
+            *word = *word & !(0xff << shift) | u64::from(byte) << shift;
+        }
+    }
+}
+
+impl ShadowFrames for Machine {
+    fn count(&self) -> u32 {
+        self.shadow.len() as u32
+    }
+    fn hpa(&self, frame: u32) -> Hpa {
+        Hpa::new(FRAMES_BASE + u64::from(frame) * 4096)
+    }
+    fn frame(&self, hpa: Hpa) -> u32 {
+        ((hpa.raw() - FRAMES_BASE) / 4096) as u32
+    }
+    fn read_shadow(&self, frame: u32, index: usize) -> u64 {
+        self.shadow[frame as usize][index]
+    }
+    fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
+        self.shadow[frame as usize][index] = value;
+    }
+}
+
+impl Tlb for Machine {
+    fn flush(&mut self) {
+        self.flushes += 1;
+    }
+    fn flush_page(&mut self, _: usize, _: Gva) {}
+}
+
+pub fn config() -> Config {
+    Config {
+        features: FEATURES,
+        encodings: Encodings::reserved(FEATURES).unwrap(),
+        vcpus: 1,
+        log_changes: true,
+    }
+}
+
+pub fn paging(root: u64) -> Paging {
+    let root = Gfn::new(root);
+    Paging { mode: Mode::Long4, root, wp: true, smep: false, smap: false, pge: false, nxe: true }
+}
+
+/// What the hardware makes of an address.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub enum Seen {
+    /// P=0 on the way: goes to the guest.
+    NotPresent,
+    /// A reserved bit on the way: exits.
+    Reserved,
+    /// Mapped: the guest frame, and whether user mode may write.
+    Page { gfn: u64, user: bool, write: bool },
+}
+
+pub fn hardware(machine: &Machine, mmu: &Mmu, gva: u64) -> Seen {
+    let (mut table, mut level) = (mmu.root(machine, 0).hpa, Level::L4);
+    let (mut user, mut write) = (true, true);
+    loop {
+        let raw = machine.read_shadow(machine.frame(table), Gva::new(gva).index(level));
+        let entry = GuestEntry::new(raw);
+        if !entry.present() {
+            return Seen::NotPresent;
+        }
+        if entry.reserved(level, true, &FEATURES) != 0 {
+            return Seen::Reserved;
+        }
+        user &= entry.user();
+        write &= entry.writable();
+        match level.below() {
+            Some(below) if !entry.is_leaf(level) => (table, level) = (entry.frame().base_hpa(), below),
+            _ => {
+                let offset = gva >> 12 & (level.pages() - 1);
+                return Seen::Page { gfn: entry.leaf_frame(level).raw() + offset - OFFSET, user, write };
+            }
+        }
+    }
+}
+
+trait BaseHpa {
+    fn base_hpa(self) -> Hpa;
+}
+
+impl BaseHpa for Gfn {
+    /// The frame field of a shadow entry names a host frame.
+    fn base_hpa(self) -> Hpa {
+        Hpa::new(self.base().raw())
+    }
+}
+
+pub fn fault(machine: &mut Machine, mmu: &mut Mmu, gva: u64, access: Access) -> FaultOutcome {
+    let outcome = mmu.page_fault(machine, 0, Gva::new(gva), access, Gva::new(0));
+    mmu.audit(machine).unwrap();
+    outcome
+}
+
+pub fn user_write() -> Access {
+    Access::user_read().with_kind(AccessKind::Write)
+}
+
+pub fn supervisor_write() -> Access {
+    Access::supervisor_read().with_kind(AccessKind::Write)
+}
+
+/// The guest's store to an entry of a tracked table, as the hypervisor emulates it.
+pub fn store(machine: &mut Machine, mmu: &mut Mmu, table: u64, index: usize, entry: u64) {
+    mmu.write_guest(machine, Gfn::new(table).entry(index), &entry.to_le_bytes());
+    mmu.audit(machine).unwrap();
+}
+
+/// Lets the guest access an address until the hardware allows it, as after each exit.
+///
+/// # Panics
+/// If the guest's tables refuse the access, or nothing comes of it.
+pub fn settle(machine: &mut Machine, mmu: &mut Mmu, gva: u64, access: Access) {
+    for _ in 0..8 {
+        if let Seen::Page { user, write, .. } = hardware(machine, mmu, gva)
+            && (user || !access.user)
+            && (write || !access.is_write())
+        {
+            return;
+        }
+        let outcome = fault(machine, mmu, gva, access);
+        assert!(matches!(outcome, FaultOutcome::Resume(_)), "{outcome:?}");
+    }
+    panic!("no progress at {gva:#x}");
+}

@@ -1,0 +1,5 @@
+//! The MMU embedded in a small machine.
+
+mod common;
+mod flushes;
+mod shadow;

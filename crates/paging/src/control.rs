@@ -1,0 +1,176 @@
+//! The control-register state that shapes paging.
+
+use core::fmt;
+
+use crate::{Gfn, bits};
+
+/// Bits of CR0 (SDM, "Control Registers").
+pub mod cr0 {
+    /// Protection enable.
+    pub const PE: u64 = 1 << 0;
+    /// Write protect.
+    pub const WP: u64 = 1 << 16;
+    /// Paging.
+    pub const PG: u64 = 1 << 31;
+}
+
+/// Bits of CR4 (SDM, "Control Registers").
+pub mod cr4 {
+    /// Physical-address extension.
+    pub const PAE: u64 = 1 << 5;
+    /// Page-global enable.
+    pub const PGE: u64 = 1 << 7;
+    /// 57-bit linear addresses.
+    pub const LA57: u64 = 1 << 12;
+    /// Process-context identifiers.
+    pub const PCIDE: u64 = 1 << 17;
+    /// Supervisor-mode execution prevention.
+    pub const SMEP: u64 = 1 << 20;
+    /// Supervisor-mode access prevention.
+    pub const SMAP: u64 = 1 << 21;
+}
+
+/// Bits of IA32_EFER (SDM, "IA32_EFER MSR").
+pub mod efer {
+    /// Long mode active.
+    pub const LMA: u64 = 1 << 10;
+    /// No-execute enable.
+    pub const NXE: u64 = 1 << 11;
+}
+
+/// What the CPU that the guest sees can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Features {
+    /// MAXPHYADDR: width of a physical address in bits, 32 to 52.
+    pub maxphyaddr: u8,
+    /// 1 GiB pages (CPUID.80000001H:EDX.Page1GB).
+    pub gib_pages: bool,
+}
+
+impl Features {
+    /// # Panics
+    /// If `maxphyaddr` is not within 32..=52, the range that CPUID can state.
+    pub const fn new(maxphyaddr: u8, gib_pages: bool) -> Features {
+        assert!(maxphyaddr >= 32 && maxphyaddr <= 52, "MAXPHYADDR is 32 to 52");
+        Features { maxphyaddr, gib_pages }
+    }
+
+    /// The address bits that are reserved in every entry: MAXPHYADDR..51.
+    pub const fn address_reserved(&self) -> u64 {
+        bits::ADDRESS & !((1 << self.maxphyaddr) - 1)
+    }
+}
+
+/// A paging mode that Umbra runs guests in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Paging off: linear addresses are guest-physical.
+    Off,
+    /// 4-level paging of IA-32e mode.
+    Long4,
+}
+
+/// A paging mode that the guest turned on and that is not supported (yet).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Unsupported {
+    /// CR0.PE clear.
+    RealMode,
+    /// 32-bit paging.
+    Legacy32,
+    /// PAE paging outside IA-32e mode.
+    Pae,
+    /// 5-level paging.
+    Long5,
+}
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unsupported::RealMode => "the guest switched to real mode (CR0.PE = 0), which Umbra does not run yet",
+            Unsupported::Legacy32 => {
+                "the guest turned on 32-bit paging, which Umbra does not shadow yet: run a 64-bit guest"
+            }
+            Unsupported::Pae => {
+                "the guest turned on PAE paging outside long mode, which Umbra does not shadow yet: run a 64-bit guest"
+            }
+            Unsupported::Long5 => {
+                "the guest turned on 5-level paging, which Umbra does not shadow yet: run it with 4-level paging (Linux: no5lvl)"
+            }
+        })
+    }
+}
+
+impl core::error::Error for Unsupported {}
+
+/// The register state that a walk depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Paging {
+    /// The paging mode.
+    pub mode: Mode,
+    /// The frame of the root structure, from CR3.
+    pub root: Gfn,
+    /// CR0.WP.
+    pub wp: bool,
+    /// CR4.SMEP.
+    pub smep: bool,
+    /// CR4.SMAP.
+    pub smap: bool,
+    /// CR4.PGE.
+    pub pge: bool,
+    /// EFER.NXE.
+    pub nxe: bool,
+}
+
+impl Paging {
+    /// Reads the state out of the guest's control registers (SDM, "Paging Modes and Control Bits"). EFER.LMA
+    /// must be what the CPU would have made of LME and PG.
+    ///
+    /// # Errors
+    /// The registers select a mode that is not supported.
+    pub const fn from_registers(cr0: u64, cr3: u64, cr4: u64, efer: u64) -> Result<Paging, Unsupported> {
+        let mode = if cr0 & cr0::PE == 0 {
+            return Err(Unsupported::RealMode);
+        } else if cr0 & cr0::PG == 0 {
+            Mode::Off
+        } else if cr4 & cr4::PAE == 0 {
+            return Err(Unsupported::Legacy32);
+        } else if efer & efer::LMA == 0 {
+            return Err(Unsupported::Pae);
+        } else if cr4 & cr4::LA57 != 0 {
+            return Err(Unsupported::Long5);
+        } else {
+            Mode::Long4
+        };
+        Ok(Paging {
+            mode,
+            root: Gfn::new((cr3 & bits::ADDRESS) >> 12),
+            wp: cr0 & cr0::WP != 0,
+            smep: cr4 & cr4::SMEP != 0,
+            smap: cr4 & cr4::SMAP != 0,
+            pge: cr4 & cr4::PGE != 0,
+            nxe: efer & efer::NXE != 0,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes() {
+        let mode = |cr0, cr4, efer| Paging::from_registers(cr0, 0, cr4, efer).map(|p| p.mode);
+        assert_eq!(mode(0, 0, 0), Err(Unsupported::RealMode));
+        assert_eq!(mode(cr0::PE, cr4::PAE, 0x100), Ok(Mode::Off));
+        assert_eq!(mode(cr0::PE | cr0::PG, 0, 0), Err(Unsupported::Legacy32));
+        assert_eq!(mode(cr0::PE | cr0::PG, cr4::PAE, 0), Err(Unsupported::Pae));
+        assert_eq!(mode(cr0::PE | cr0::PG, cr4::PAE | cr4::LA57, efer::LMA), Err(Unsupported::Long5));
+        assert_eq!(mode(cr0::PE | cr0::PG, cr4::PAE, efer::LMA), Ok(Mode::Long4));
+    }
+
+    #[test]
+    fn root_ignores_pcid_and_the_no_flush_bit() {
+        let paging = Paging::from_registers(cr0::PE, 1 << 63 | 0x1234_5fff, 0, 0).unwrap();
+        assert_eq!(paging.root, Gfn::new(0x12345));
+    }
+}

@@ -1,0 +1,367 @@
+//! The guest on shadow tables: a VMX hypervisor without EPT around `umbra_mmu`, reduced to what concerns
+//! memory. Its hardware walks the shadow tables in host-physical memory.
+
+mod host;
+
+use std::rc::Rc;
+
+use arrayvec::ArrayVec;
+use fastrand::Rng;
+use umbra_mmu::{Config, Encodings, FaultOutcome, GuestFaults, Mmu, RootFormat};
+use umbra_paging::{Access, Features, Gfn, Gpa, Gva, Mode, Paging, Pfec};
+
+use super::{Broken, Machine, Start};
+use crate::coverage::Coverage;
+use crate::hardware::{Control, Filter, PageFault, PagingMode, PagingUnit};
+use crate::memory::{PhysAddr, PhysicalMemory};
+use crate::oracle::{Change, Observed, Piece};
+use crate::program::HostEvent;
+use crate::registers::{Cpu, Invalidation, Privileged, Registers};
+use crate::universe::Universe;
+use host::Host;
+
+/// An access that exits more often than this makes no progress (I6).
+const MAX_EXITS: usize = 64;
+
+/// How the hypervisor of a [`Shadow`] machine works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShadowConfig {
+    /// Not-present faults go straight to the guest.
+    pub bypass: bool,
+    /// Shadow frames in the pool.
+    pub frames: u32,
+    /// What is cached outlives VM exits and entries, tagged by a VPID.
+    pub vpid: bool,
+    /// Of 256 writes to tables, so many are answered by releasing the frame, not by emulation.
+    pub release: u8,
+}
+
+/// The hypervisor and its guest.
+pub struct Shadow {
+    config: ShadowConfig,
+    model: Cpu,
+    mmu: Mmu,
+    host: Host,
+    registers: Vec<Registers>,
+    /// The CPU has left the guest since its last entry.
+    exited: Vec<bool>,
+    universe: Rc<Universe>,
+    random: Rng,
+    coverage: Coverage,
+}
+
+impl Shadow {
+    /// A hypervisor whose guest is in this state.
+    ///
+    /// # Panics
+    /// If the MMU refuses the configuration.
+    pub fn new(config: ShadowConfig, start: Start) -> Shadow {
+        let Start { model, cpus, registers, memory, universe, temper, seed } = start;
+        let mut random = Rng::with_seed(seed);
+        let units = (0..cpus).map(|_| PagingUnit::new(random.u64(..), temper)).collect();
+        let mut host = Host::new(&memory, config.frames, units, random.u64(..));
+        let features = Features::new(model.maxphyaddr, model.gib_pages);
+        let encodings = if config.bypass {
+            Encodings::reserved(features).expect("bypass is tested with MAXPHYADDR below 52")
+        } else {
+            Encodings::not_present(features)
+        };
+        let mut mmu = Mmu::new(Config { features, encodings, vcpus: cpus, log_changes: true }, &mut host)
+            .expect("the test asks for a possible configuration");
+        let registers = vec![registers; cpus];
+        for (cpu, registers) in registers.iter().enumerate() {
+            mmu.load_paging(&mut host, cpu, paging(registers));
+        }
+        Shadow {
+            config,
+            model,
+            mmu,
+            host,
+            registers,
+            exited: vec![true; cpus],
+            universe,
+            random,
+            coverage: Coverage::default(),
+        }
+    }
+
+    /// The MMU under test, to break it on purpose.
+    pub fn mmu_mut(&mut self) -> &mut Mmu {
+        &mut self.mmu
+    }
+
+    /// VM entry: pays what flushes are owed, and loads the registers that the hardware walks by.
+    fn enter(&mut self, cpu: usize) -> Result<Control, Broken> {
+        self.host.pay_flush(cpu);
+        if std::mem::take(&mut self.exited[cpu]) && !self.config.vpid {
+            // SDM, "Invalidation Caching", operations: VM entries and exits without VPID drop everything.
+            self.host.unit(cpu).caches_mut().clear();
+        }
+        let root = self.mmu.root(&self.host, cpu);
+        let table = PhysAddr::new(root.hpa.raw());
+        let guest = self.registers[cpu].control(&self.model);
+        // The real WP is always set: tracking would be void without it.
+        let real = Control { wp: true, ..guest };
+        match root.format {
+            RootFormat::Long4 => Ok(Control { mode: PagingMode::Long4 { root: table }, ..real }),
+            RootFormat::Pae => {
+                let mut pdptes = [0; 4];
+                for (pdpte, n) in pdptes.iter_mut().zip(0..) {
+                    *pdpte = self.host.ram().read(PhysAddr::new(table.raw() + 8 * n));
+                    if *pdpte & 1 != 0 && *pdpte & pdpte_reserved(self.model.maxphyaddr) != 0 {
+                        return Err(Broken(format!("VM entry fails: the PDPTE {n} is {pdpte:#x}")));
+                    }
+                }
+                Ok(Control { mode: PagingMode::Pae { pdptes }, pcid: 0, smep: false, smap: false, ..real })
+            }
+        }
+    }
+
+    /// One attempt of the real CPU at an instruction.
+    fn attempt(
+        &mut self,
+        cpu: usize,
+        access: Access,
+        pieces: &[Piece],
+    ) -> Result<Result<ArrayVec<PhysAddr, 2>, PageFault>, Broken> {
+        let exited = self.exited[cpu];
+        let control = self.enter(cpu)?;
+        if exited {
+            self.host.speculate(cpu, &control, self.universe.pages());
+        }
+        let mut places: ArrayVec<PhysAddr, 2> = ArrayVec::new();
+        for piece in pieces {
+            let gva = control.linear(piece.gva);
+            match self.host.translate(cpu, &control, gva, access) {
+                Ok(at) => places.push(at),
+                // CR2 is compared with the address that the program used.
+                Err(fault) => return Ok(Err(PageFault { gva: piece.gva, ..fault })),
+            }
+        }
+        let mut guest = ArrayVec::new();
+        for &at in &places {
+            guest.push(self.host.guest_address(at, access.is_write()).map_err(Broken)?);
+        }
+        for (piece, &at) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty()) {
+            self.host.native_write(at, &piece.bytes);
+        }
+        Ok(Ok(guest))
+    }
+
+    /// Carries an instruction out as an instruction emulator does.
+    fn emulate(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Option<Observed> {
+        let mut places: ArrayVec<Gpa, 2> = ArrayVec::new();
+        for piece in pieces {
+            let translated = self.mmu.translate(&mut self.host, cpu, piece.gva, access);
+            if self.swap_in_wanted() {
+                return None;
+            }
+            match translated {
+                Ok(gpa) => places.push(gpa),
+                Err(fault) => {
+                    return Some(Observed::Fault(PageFault { code: fault.pfec, gva: fault.gva }));
+                }
+            }
+        }
+        if access.is_write() && places.iter().any(|gpa| self.restore(gpa.gfn())) {
+            return None;
+        }
+        for (piece, &gpa) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty()) {
+            self.mmu.write_guest(&mut self.host, gpa, &piece.bytes);
+        }
+        Some(Observed::Done(places.iter().map(|gpa| PhysAddr::new(gpa.raw())).collect()))
+    }
+
+    /// Gives a frame back to the guest that was swapped out or write-protected.
+    fn restore(&mut self, gfn: Gfn) -> bool {
+        if !self.host.is_withheld(gfn) {
+            return false;
+        }
+        self.coverage.hit("host: frames given back");
+        self.change_backing(gfn, Host::give_back);
+        true
+    }
+
+    /// Pages that the MMU's walk found swapped out come back, and the walk is to be repeated.
+    fn swap_in_wanted(&mut self) -> bool {
+        let mut restored = false;
+        for gfn in self.host.take_wanted() {
+            restored |= self.restore(gfn);
+        }
+        restored
+    }
+
+    fn change_backing(&mut self, gfn: Gfn, change: impl FnOnce(&mut Host, Gfn)) {
+        self.coverage.hit("host: revokes");
+        self.mmu.revoke(&mut self.host, gfn..gfn.add(1));
+        change(&mut self.host, gfn);
+        // What the revocation itself read of other frames.
+        while self.swap_in_wanted() {}
+    }
+}
+
+impl Machine for Shadow {
+    fn access(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Result<Observed, Broken> {
+        let mut exits: Vec<String> = Vec::new();
+        loop {
+            let fault = match self.attempt(cpu, access, pieces)? {
+                Ok(places) => return Ok(Observed::Done(places)),
+                Err(fault) => fault,
+            };
+            // What the hypervisor wrote into the VMCS before this entry.
+            let filter = match self.mmu.guest_faults() {
+                GuestFaults::Bypass => Filter::PRESENT,
+                GuestFaults::Trap => Filter::TRAP,
+            };
+            if !filter.exits(fault.code) {
+                self.coverage.hit("shadow: faults delivered natively");
+                return Ok(Observed::Fault(fault));
+            }
+            self.exited[cpu] = true;
+            if exits.len() == MAX_EXITS {
+                let last = exits[MAX_EXITS - 4..].join(", ");
+                return Err(Broken(format!("no progress after {MAX_EXITS} exits, the last are {last} (I6)")));
+            }
+            let outcome = self.mmu.page_fault(&mut self.host, cpu, fault.gva, access, Gva::new(0x1000));
+            exits.push(format!("{outcome:?}"));
+            if self.swap_in_wanted() {
+                continue;
+            }
+            let emulated = match outcome {
+                FaultOutcome::Resume(work) => {
+                    self.coverage.hit(&format!("shadow: exits, {work:?}"));
+                    None
+                }
+                FaultOutcome::Guest(guest) => {
+                    self.coverage.hit(match guest.pfec.contains(Pfec::PRESENT) {
+                        true => "shadow: exits, injected",
+                        false if filter == Filter::PRESENT => {
+                            "shadow: exits, injected, not present, although bypass"
+                        }
+                        false => "shadow: exits, injected, not present",
+                    });
+                    Some(Observed::Fault(PageFault { code: guest.pfec, gva: guest.gva }))
+                }
+                FaultOutcome::Mmio { gpa } if self.restore(gpa.gfn()) => None,
+                FaultOutcome::Mmio { gpa } => {
+                    if self.host.is_ram(gpa.gfn()) {
+                        return Err(Broken(format!("{gpa:?} is reported as MMIO, and it is RAM")));
+                    }
+                    self.coverage.hit("shadow: exits, MMIO");
+                    self.emulate(cpu, access, pieces)
+                }
+                FaultOutcome::TableWrite { gpa } => {
+                    self.coverage.hit("shadow: exits, TableWrite");
+                    if self.random.u8(..) < self.config.release {
+                        self.coverage.hit("shadow: table writes released");
+                        self.mmu.release(&mut self.host, gpa.gfn());
+                        None
+                    } else {
+                        self.emulate(cpu, access, pieces)
+                    }
+                }
+                FaultOutcome::Override { .. } => {
+                    self.coverage.hit("shadow: exits, Override");
+                    self.emulate(cpu, access, pieces)
+                }
+            };
+            if let Some(observed) = emulated {
+                return Ok(observed);
+            }
+        }
+    }
+
+    fn execute(
+        &mut self,
+        cpu: usize,
+        instruction: Privileged,
+        after: &Registers,
+        invalidation: Invalidation,
+    ) -> Result<(), Broken> {
+        self.exited[cpu] = true;
+        let before = std::mem::replace(&mut self.registers[cpu], *after);
+        self.host.set_pcid(cpu, after.pcid);
+        if paging(&before) != paging(after) || matches!(instruction, Privileged::LoadCr3 { .. }) {
+            let roles = |registers: &Registers| Paging { root: Gfn::new(0), ..paging(registers) };
+            if roles(&before) != roles(after) {
+                self.coverage.hit("shadow: role changes");
+            }
+            self.mmu.load_paging(&mut self.host, cpu, paging(after));
+        }
+        match invalidation {
+            Invalidation::Nothing => (),
+            Invalidation::Page(gva) => self.mmu.invlpg(&mut self.host, cpu, gva),
+            Invalidation::Context | Invalidation::All => self.mmu.flush_guest(&mut self.host),
+        }
+        while self.swap_in_wanted() {}
+        Ok(())
+    }
+
+    fn device_write(&mut self, at: PhysAddr, bytes: &[u8]) -> Result<(), Broken> {
+        let gpa = Gpa::new(at.raw());
+        self.restore(gpa.gfn());
+        self.mmu.write_guest(&mut self.host, gpa, bytes);
+        while self.swap_in_wanted() {}
+        Ok(())
+    }
+
+    fn host(&mut self, event: HostEvent) -> Result<(), Broken> {
+        match event {
+            HostEvent::Remap(gfn) => self.change_backing(gfn, Host::remap),
+            HostEvent::WriteProtect(gfn) => self.change_backing(gfn, Host::write_protect),
+            HostEvent::SwapOut(gfn) => self.change_backing(gfn, Host::swap_out),
+            HostEvent::ZapAll => self.mmu.zap_all(&mut self.host),
+            HostEvent::Release(gfn) => self.mmu.release(&mut self.host, gfn),
+        }
+        while self.swap_in_wanted() {}
+        Ok(())
+    }
+
+    fn speculate(&mut self) {
+        for cpu in 0..self.registers.len() {
+            let Ok(control) = self.enter(cpu) else { continue };
+            self.host.speculate(cpu, &control, self.universe.pages());
+        }
+    }
+
+    fn take_changes(&mut self) -> Result<Vec<Change>, Broken> {
+        self.host.take_changes().map_err(Broken)
+    }
+
+    fn audit(&mut self, full: bool) -> Result<(), Broken> {
+        let verdict = if full { self.mmu.audit(&self.host) } else { self.mmu.audit_changed(&self.host) };
+        self.host.take_wanted();
+        verdict.map_err(|violation| Broken(format!("the auditor says: {violation}")))
+    }
+
+    fn count(&self, coverage: &mut Coverage) {
+        coverage.merge(&self.coverage);
+        let counters = self.mmu.counters();
+        coverage.add("mmu: shadow pages built", counters.built);
+        coverage.add("mmu: shadow pages zapped", counters.zapped);
+        coverage.add("mmu: shadow pages reclaimed", counters.reclaimed);
+        coverage.add("mmu: splits", counters.splits);
+        coverage.add("mmu: flushes", counters.flushes);
+        for cpu in 0..self.registers.len() {
+            coverage.unit("shadow", self.host.unit_counters(cpu));
+        }
+    }
+}
+
+/// What the MMU is told of the registers.
+fn paging(registers: &Registers) -> Paging {
+    Paging {
+        mode: if registers.paging { Mode::Long4 } else { Mode::Off },
+        root: registers.root,
+        wp: registers.wp,
+        smep: registers.smep,
+        smap: registers.smap,
+        pge: registers.pge,
+        nxe: registers.nxe,
+    }
+}
+
+/// Bits that must be clear in a present PDPTE (SDM, "Format of a PAE Page-Directory-Pointer-Table Entry").
+fn pdpte_reserved(maxphyaddr: u8) -> u64 {
+    0b1_1110_0110 | u64::MAX << maxphyaddr
+}

@@ -1,0 +1,343 @@
+//! The host of a [`Shadow`](super::Shadow) machine: its memory, the gpa->hpa map, and the real CPUs.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use fastrand::Rng;
+use umbra_mmu::{Backing, GuestMemory, ShadowFrames, Tlb};
+use umbra_paging::{Access, Gfn, Gpa, Gva, Hfn, Hpa, Tables};
+
+use crate::hardware::{Control, PageFault, PagingUnit, UnitCounters};
+use crate::memory::{PhysAddr, PhysicalMemory, Ram, overlay};
+use crate::oracle::Change;
+use crate::universe::{END, HOLE, HOT};
+
+/// The shadow frames stand where the guest's hot frames would stand if gpa and hpa were the same: whoever
+/// confuses the two hits them.
+const SHADOW: u64 = 0x10;
+/// The 2 MiB regions of guest memory: the first and the third are in one piece, at other places than their
+/// gpa; the second is shuffled.
+const HOMES: [u64; 3] = [0x400, 0x800, 0xa00];
+/// Frames to move guest frames to.
+const SPARE: u64 = 0xe00;
+const SPARES: u64 = 64;
+const HOST_FRAMES: u64 = SPARE + SPARES;
+/// What stands in host memory that nobody may look at.
+const POISON: u64 = 0xdead_dead_dead_def7;
+
+#[derive(Clone, Copy)]
+struct Slot {
+    /// `None` while swapped out.
+    hfn: Option<u64>,
+    writable: bool,
+}
+
+pub(super) struct Host {
+    ram: Ram,
+    /// By gfn; `None` in the hole.
+    map: Vec<Option<Slot>>,
+    /// By hfn: whose frame it is.
+    owners: Vec<Option<Gfn>>,
+    spare: VecDeque<u64>,
+    swap: Vec<(Gfn, Vec<u64>)>,
+    /// Frames that were read as tables while they were swapped out.
+    wanted: RefCell<Vec<Gfn>>,
+    shadow_frames: u32,
+    units: Vec<PagingUnit>,
+    owed: Vec<bool>,
+    /// The PCID that each CPU runs under.
+    pcids: Vec<u16>,
+    random: Rng,
+}
+
+fn home(gfn: u64) -> u64 {
+    let (region, offset) = ((gfn / 512) as usize, gfn % 512);
+    HOMES[region] + if region == 1 { offset ^ 0x105 } else { offset }
+}
+
+impl Host {
+    pub(super) fn new(memory: &Ram, shadow_frames: u32, units: Vec<PagingUnit>, seed: u64) -> Host {
+        assert!(SHADOW + u64::from(shadow_frames) <= HOMES[0], "shadow frames stay below the guest's");
+        let mut host = Host {
+            ram: Ram::new(HOST_FRAMES as usize),
+            map: Vec::new(),
+            owners: vec![None; HOST_FRAMES as usize],
+            spare: (SPARE..HOST_FRAMES).collect(),
+            swap: Vec::new(),
+            wanted: RefCell::new(Vec::new()),
+            shadow_frames,
+            owed: vec![false; units.len()],
+            pcids: vec![0; units.len()],
+            units,
+            random: Rng::with_seed(seed),
+        };
+        for gfn in 0..END {
+            let hfn = home(gfn);
+            let slot = (gfn != HOLE).then_some(Slot { hfn: Some(hfn), writable: true });
+            if slot.is_some() {
+                host.owners[hfn as usize] = Some(Gfn::new(gfn));
+            }
+            host.map.push(slot);
+        }
+        // The other frames are zero on both sides.
+        for gfn in HOT {
+            for index in 0..512 {
+                host.ram.write_silently(word(home(gfn), index), memory.read(word(gfn, index)));
+            }
+        }
+        host
+    }
+
+    pub(super) fn ram(&self) -> &Ram {
+        &self.ram
+    }
+
+    pub(super) fn unit(&mut self, cpu: usize) -> &mut PagingUnit {
+        &mut self.units[cpu]
+    }
+
+    pub(super) fn unit_counters(&self, cpu: usize) -> UnitCounters {
+        self.units[cpu].counters()
+    }
+
+    pub(super) fn translate(
+        &mut self,
+        cpu: usize,
+        control: &Control,
+        gva: Gva,
+        access: Access,
+    ) -> Result<PhysAddr, PageFault> {
+        self.units[cpu].translate(&mut self.ram, control, gva, access).map(|reached| reached.at)
+    }
+
+    pub(super) fn speculate(&mut self, cpu: usize, control: &Control, pages: &[Gva]) {
+        self.units[cpu].speculate(&self.ram, control, pages);
+    }
+
+    pub(super) fn set_pcid(&mut self, cpu: usize, pcid: u16) {
+        self.pcids[cpu] = pcid;
+    }
+
+    pub(super) fn pay_flush(&mut self, cpu: usize) {
+        if std::mem::take(&mut self.owed[cpu]) {
+            self.units[cpu].caches_mut().clear();
+        }
+    }
+
+    /// The guest-physical address of what the hardware reached, if the guest may be there.
+    pub(super) fn guest_address(&self, at: PhysAddr, write: bool) -> Result<PhysAddr, String> {
+        let owner = self.owners.get((at.raw() >> 12) as usize).copied().flatten();
+        let Some(gfn) = owner else {
+            return Err(format!("the guest reached host memory that is not its own, at {at:?}"));
+        };
+        if write && !self.slot(gfn).is_some_and(|slot| slot.writable) {
+            return Err(format!("the guest wrote {gfn:?}, which the host has made read-only"));
+        }
+        Ok(PhysAddr::new(gfn.base().raw() + at.raw() % 4096))
+    }
+
+    pub(super) fn native_write(&mut self, at: PhysAddr, bytes: &[u8]) {
+        self.ram.write_bytes(at, bytes);
+    }
+
+    fn slot(&self, gfn: Gfn) -> Option<Slot> {
+        self.map.get(usize::try_from(gfn.raw()).ok()?).copied().flatten()
+    }
+
+    pub(super) fn is_ram(&self, gfn: Gfn) -> bool {
+        self.slot(gfn).is_some()
+    }
+
+    /// Whether the host keeps something of this frame back that the guest believes to have.
+    pub(super) fn is_withheld(&self, gfn: Gfn) -> bool {
+        self.slot(gfn).is_some_and(|slot| slot.hfn.is_none() || !slot.writable)
+    }
+
+    pub(super) fn take_wanted(&mut self) -> Vec<Gfn> {
+        self.wanted.take()
+    }
+
+    /// Where the word of guest memory is, if it is anywhere.
+    fn place(&self, gpa: Gpa) -> Option<PhysAddr> {
+        let hfn = self.slot(gpa.gfn())?.hfn?;
+        Some(PhysAddr::new(hfn << 12 | gpa.page_offset()))
+    }
+
+    fn contents(&self, hfn: u64) -> Vec<u64> {
+        (0..512).map(|index| self.ram.read(word(hfn, index))).collect()
+    }
+
+    /// Fills a frame without the guest having done anything.
+    fn fill(&mut self, hfn: u64, contents: &[u64]) {
+        for (index, &value) in contents.iter().enumerate() {
+            self.ram.write_silently(word(hfn, index), value);
+        }
+    }
+
+    fn vacate(&mut self, hfn: u64) {
+        self.fill(hfn, &[POISON; 512]);
+        self.owners[hfn as usize] = None;
+        if hfn >= SPARE {
+            self.spare.push_back(hfn);
+        }
+    }
+
+    fn occupy(&mut self, gfn: Gfn, hfn: u64, contents: &[u64]) {
+        self.fill(hfn, contents);
+        self.owners[hfn as usize] = Some(gfn);
+        self.map[gfn.raw() as usize] = Some(Slot { hfn: Some(hfn), writable: true });
+    }
+
+    fn destination(&mut self, gfn: Gfn, away: bool) -> u64 {
+        let home = home(gfn.raw());
+        if away { self.spare.pop_front().expect("there are more spare frames than hot ones") } else { home }
+    }
+
+    /// Moves a frame from its home to a spare frame, or back.
+    pub(super) fn remap(&mut self, gfn: Gfn) {
+        let Some(Slot { hfn: Some(old), .. }) = self.slot(gfn) else { return };
+        let contents = self.contents(old);
+        self.vacate(old);
+        let new = self.destination(gfn, old == home(gfn.raw()));
+        self.occupy(gfn, new, &contents);
+    }
+
+    pub(super) fn write_protect(&mut self, gfn: Gfn) {
+        if let Some(slot) = &mut self.map[gfn.raw() as usize] {
+            slot.writable = false;
+        }
+    }
+
+    pub(super) fn swap_out(&mut self, gfn: Gfn) {
+        let Some(Slot { hfn: Some(old), .. }) = self.slot(gfn) else { return };
+        let contents = self.contents(old);
+        self.vacate(old);
+        self.swap.push((gfn, contents));
+        self.map[gfn.raw() as usize] = Some(Slot { hfn: None, writable: true });
+    }
+
+    pub(super) fn give_back(&mut self, gfn: Gfn) {
+        match self.slot(gfn) {
+            Some(Slot { hfn: Some(hfn), .. }) => {
+                self.map[gfn.raw() as usize] = Some(Slot { hfn: Some(hfn), writable: true });
+            }
+            Some(Slot { hfn: None, .. }) => {
+                let at = self.swap.iter().position(|(other, _)| *other == gfn).expect("it was swapped out");
+                let (_, contents) = self.swap.swap_remove(at);
+                let away = self.random.bool();
+                let hfn = self.destination(gfn, away);
+                self.occupy(gfn, hfn, &contents);
+            }
+            None => (),
+        }
+    }
+
+    /// What changed in guest memory. Shadow frames are the MMU's own.
+    pub(super) fn take_changes(&mut self) -> Result<Vec<Change>, String> {
+        let mut changes = Vec::new();
+        for (at, _) in self.ram.take_journal() {
+            let hfn = at.raw() >> 12;
+            match self.owners[hfn as usize] {
+                Some(gfn) => {
+                    let gpa = PhysAddr::new(gfn.base().raw() + at.raw() % 4096);
+                    changes.push(Change { at: gpa, value: self.ram.read(at) });
+                }
+                None if (SHADOW..SHADOW + u64::from(self.shadow_frames)).contains(&hfn) => (),
+                None => return Err(format!("host memory that is not the guest's was written, at {at:?}")),
+            }
+        }
+        Ok(changes)
+    }
+}
+
+fn word(hfn: u64, index: usize) -> PhysAddr {
+    PhysAddr::new((hfn << 12) + index as u64 * 8)
+}
+
+impl Tables for Host {
+    fn read_entry(&self, gpa: Gpa) -> u64 {
+        match self.slot(gpa.gfn()) {
+            None => u64::MAX,
+            Some(Slot { hfn: Some(hfn), .. }) => self.ram.read(word(hfn, gpa.page_offset() as usize / 8)),
+            Some(Slot { hfn: None, .. }) => {
+                let gfn = gpa.gfn();
+                let mut wanted = self.wanted.borrow_mut();
+                if !wanted.contains(&gfn) {
+                    wanted.push(gfn);
+                }
+                let (_, contents) =
+                    self.swap.iter().find(|(other, _)| *other == gfn).expect("it was swapped out");
+                contents[gpa.page_offset() as usize / 8]
+            }
+        }
+    }
+}
+
+impl GuestMemory for Host {
+    fn backing(&self, gfn: Gfn) -> Backing {
+        match self.slot(gfn) {
+            Some(Slot { hfn: Some(hfn), writable }) => Backing::Ram { hfn: Hfn::new(hfn), writable },
+            _ => Backing::None,
+        }
+    }
+
+    fn end(&self) -> Gfn {
+        Gfn::new(END)
+    }
+
+    fn compare_exchange_entry(&mut self, gpa: Gpa, old: u64, new: u64) -> Result<(), u64> {
+        let at = self.place(gpa).expect("the MMU updates entries in RAM only");
+        let found = self.ram.read(at);
+        if found != old {
+            return Err(found);
+        }
+        self.ram.write(at, new);
+        Ok(())
+    }
+
+    fn write(&mut self, gpa: Gpa, bytes: &[u8]) {
+        let at = self.place(gpa).expect("the MMU writes RAM only");
+        for (word, mask, value) in overlay(at, bytes) {
+            self.ram.write(word, self.ram.read(word) & !mask | value);
+        }
+    }
+}
+
+impl ShadowFrames for Host {
+    fn count(&self) -> u32 {
+        self.shadow_frames
+    }
+
+    fn hpa(&self, frame: u32) -> Hpa {
+        Hpa::new((SHADOW + u64::from(frame)) << 12)
+    }
+
+    fn frame(&self, hpa: Hpa) -> u32 {
+        ((hpa.raw() >> 12) - SHADOW) as u32
+    }
+
+    fn read_shadow(&self, frame: u32, index: usize) -> u64 {
+        self.ram.read(word(SHADOW + u64::from(frame), index))
+    }
+
+    fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
+        self.ram.write_silently(word(SHADOW + u64::from(frame), index), value);
+    }
+}
+
+impl Tlb for Host {
+    fn flush(&mut self) {
+        for cpu in 0..self.units.len() {
+            // Now, or just before the CPU's next instruction.
+            self.owed[cpu] = true;
+            if self.random.bool() {
+                self.pay_flush(cpu);
+            }
+        }
+    }
+
+    fn flush_page(&mut self, vcpu: usize, gva: Gva) {
+        let pcid = self.pcids[vcpu];
+        self.units[vcpu].caches_mut().invlpg(pcid, gva);
+    }
+}

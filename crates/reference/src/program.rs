@@ -1,0 +1,412 @@
+//! Random guest programs: what they are made of, and how they come out of bytes.
+
+use std::fmt;
+
+use arrayvec::ArrayVec;
+use umbra_paging::{Access, AccessKind, Gfn, Gpa, Gva};
+
+use crate::memory::{PhysAddr, Ram};
+use crate::registers::Privileged;
+use crate::universe::{END, HOLE, HOT, SLOTS, WINDOW_SLOT, hot, tree_page, window};
+
+const P: u64 = 1 << 0;
+const W: u64 = 1 << 1;
+const U: u64 = 1 << 2;
+const A: u64 = 1 << 5;
+const D: u64 = 1 << 6;
+const PS: u64 = 1 << 7;
+const G: u64 = 1 << 8;
+const NX: u64 = 1 << 63;
+
+/// One step of a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// A read or a fetch of `length` bytes.
+    Load {
+        /// Which virtual CPU does it.
+        cpu: usize,
+        /// Where it begins.
+        gva: Gva,
+        /// How it goes about it.
+        access: Access,
+        /// Bytes: 1 to 8.
+        length: usize,
+    },
+    /// A write.
+    Store {
+        /// Which virtual CPU does it.
+        cpu: usize,
+        /// Where it begins.
+        gva: Gva,
+        /// User mode.
+        user: bool,
+        /// RFLAGS.AC.
+        ac: bool,
+        /// What is written.
+        bytes: ArrayVec<u8, 8>,
+    },
+    /// A privileged instruction.
+    Execute {
+        /// Which virtual CPU does it.
+        cpu: usize,
+        /// Which.
+        instruction: Privileged,
+    },
+    /// A device or the hypervisor writes guest memory.
+    DeviceWrite {
+        /// Where: not across a page.
+        gpa: Gpa,
+        /// What.
+        bytes: ArrayVec<u8, 8>,
+    },
+    /// A device sets the window and the start of the tree up again, below the current root of this virtual CPU.
+    Repair {
+        /// Which virtual CPU.
+        cpu: usize,
+    },
+    /// Something the host does.
+    Host(HostEvent),
+}
+
+/// What the host does behind the guest's back, which must not notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostEvent {
+    /// Moves the guest frame to another host frame.
+    Remap(Gfn),
+    /// Makes the frame read-only until the guest writes it.
+    WriteProtect(Gfn),
+    /// Takes the frame away until the guest accesses it.
+    SwapOut(Gfn),
+    /// Throws all shadow tables away.
+    ZapAll,
+    /// Gives up following the frame for a while, as for a table write that cannot be emulated.
+    Release(Gfn),
+}
+
+/// A program, complete: where it starts, what it does, and what the hardware's mood is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Shapes the tables that the program finds at its start: see [`Program::memory`].
+    pub setup: u64,
+    /// Seeds the hardware's random choices.
+    pub seed: u64,
+    /// The steps.
+    pub ops: Vec<Op>,
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "setup {:#x}, seed {:#x}", self.setup, self.seed)?;
+        self.ops.iter().enumerate().try_for_each(|(step, op)| writeln!(f, "{step:4}  {op:x?}"))
+    }
+}
+
+/// Takes random choices out of a word, lowest bits first. Exhausted, it gives zeros.
+struct Bits(u64);
+
+impl Bits {
+    fn take(&mut self, bits: u32) -> u64 {
+        let value = self.0 & ((1 << bits) - 1);
+        self.0 >>= bits;
+        value
+    }
+
+    fn flag(&mut self) -> bool {
+        self.take(1) != 0
+    }
+
+    /// True in all but one of 2^bits cases.
+    fn mostly(&mut self, bits: u32) -> bool {
+        self.take(bits) != (1 << bits) - 1
+    }
+}
+
+impl Program {
+    /// A program of these words: see [`Op::from_word`].
+    pub fn new(setup: u64, seed: u64, words: &[u64]) -> Program {
+        Program { setup, seed, ops: words.iter().map(|&word| Op::from_word(word, setup)).collect() }
+    }
+
+    /// A program of any bytes: 8 for the setup, 8 for the seed, then 8 for each step. What is missing is zero,
+    /// an incomplete step is left out.
+    pub fn from_bytes(bytes: &[u8]) -> Program {
+        let mut words =
+            bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+        let setup = words.next().unwrap_or(0);
+        let seed = words.next().unwrap_or(0);
+        Program { setup, seed, ops: words.map(|word| Op::from_word(word, setup)).collect() }
+    }
+
+    /// A program of `steps` steps.
+    pub fn random(seed: u64, steps: usize) -> Program {
+        Program::random_with(seed, steps, |setup| setup)
+    }
+
+    /// A program of `steps` steps that needs as many shadow pages as possible: many roots, and tables that
+    /// lead to each other.
+    pub fn random_crowded(seed: u64, steps: usize) -> Program {
+        Program::random_with(seed, steps, |setup| setup & !(3 << THEME_SHIFT) | CROWDED << THEME_SHIFT | 1)
+    }
+
+    fn random_with(seed: u64, steps: usize, choose: impl Fn(u64) -> u64) -> Program {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (setup, hardware) = (choose(random.u64(..)), random.u64(..));
+        let words: Vec<u64> = (0..steps).map(|_| random.u64(..)).collect();
+        Program::new(setup, hardware, &words)
+    }
+
+    /// The frame of the PML4 table that programs start on.
+    pub fn root() -> Gfn {
+        hot(0)
+    }
+
+    /// Guest memory as the program finds it: two roots that share tables, and the window.
+    pub fn memory(&self) -> Ram {
+        let mut bits = Bits(self.setup);
+        let entangled = bits.flag();
+        let mut ram = Ram::new(END as usize).with_hole(HOLE);
+        let mut put = |table: usize, index: usize, entry: u64| {
+            ram.write(PhysAddr::new(hot(table).entry(index).raw()), entry);
+        };
+        let to = |frame: usize, flags: u64| hot(frame).base().raw() | flags;
+        let marked = if bits.flag() { A | D } else { 0 };
+        let all = P | W | U | A;
+        for root in [0, 8] {
+            put(root, WINDOW_SLOT, to(1, P | W | A | if bits.flag() { U } else { 0 }));
+        }
+        put(1, 0, to(2, all));
+        let pages = P | W | marked | if bits.flag() { U } else { 0 } | if bits.flag() { G } else { 0 };
+        for region in 0..3 {
+            put(2, region, (region as u64) << 21 | PS | pages);
+        }
+        if bits.flag() {
+            put(2, 0, to(3, all));
+            for gfn in HOT.iter().filter(|&&gfn| gfn < 512) {
+                put(3, *gfn as usize, gfn << 12 | pages);
+            }
+        }
+        put(0, 0, to(4, P | W | U | marked));
+        put(0, 511, to(if bits.flag() { 4 } else { 9 }, all));
+        put(8, 0, to(if bits.flag() { 4 } else { 9 }, all));
+        put(8, 511, to(if bits.flag() { 8 } else { 9 }, all));
+        put(4, 0, to(5, all));
+        put(4, 1, to(if bits.flag() { 5 } else { 10 }, all));
+        put(9, 0, to(5, P | U | A));
+        put(9, 1, if bits.flag() { PS | all } else { to(10, all) });
+        put(5, 0, to(6, P | W | U | marked));
+        put(5, 1, 1 << 22 | PS | P | W | U | marked);
+        put(10, 0, to(6, all));
+        put(10, 1, if bits.flag() { PS | all | D | G } else { to(7, all) });
+        put(6, 0, to(12, P | W | U | marked));
+        put(6, 1, to(14, P | U | A));
+        put(7, 0, to(13, all | D | G));
+        if entangled {
+            self.entangle(&mut ram);
+        }
+        ram.take_journal();
+        ram
+    }
+
+    /// Makes every frame but those of the window a table of every level, each leading to any others, and a root
+    /// that has the window.
+    fn entangle(&self, ram: &mut Ram) {
+        let mut random = fastrand::Rng::with_seed(self.setup);
+        for table in (0..HOT.len()).filter(|table| !(1..=3).contains(table)) {
+            for index in [0, 1, 511] {
+                let frame = hot(random.usize(4..HOT.len())).base().raw();
+                let page = if random.u8(..16) == 0 { PS } else { 0 };
+                let address = if page == 0 { frame } else { frame & !0x1f_ffff };
+                let global = if random.bool() { G } else { 0 };
+                let at = PhysAddr::new(hot(table).entry(index).raw());
+                ram.write(at, address | page | global | P | W | U | A | D);
+            }
+            let window = hot(1).base().raw() | P | W | U | A;
+            ram.write(PhysAddr::new(hot(table).entry(WINDOW_SLOT).raw()), window);
+        }
+    }
+
+    /// The writes that set the window and the start of the tree up again below `root`.
+    pub fn repair(root: Gfn) -> impl Iterator<Item = (Gpa, u64)> {
+        let to = |frame: usize| hot(frame).base().raw() | P | W | U | A;
+        let pages = (0..3).map(|region| (hot(2).entry(region), (region as u64) << 21 | PS | P | W | A | D));
+        let tree = [(root.entry(0), to(4)), (hot(4).entry(0), to(5)), (hot(5).entry(0), to(6))];
+        [(root.entry(WINDOW_SLOT), to(1)), (hot(1).entry(0), to(2))].into_iter().chain(pages).chain(tree)
+    }
+}
+
+/// A frame for an entry to name: mostly a hot one.
+fn frame(bits: &mut Bits, large: bool) -> u64 {
+    let choice = bits.take(5);
+    match (choice, large) {
+        (0..26, true) => [0, 0, 0x200, 0x400, 0x400, 0x600, 0x40000, 0][choice as usize % 8],
+        (0..26, false) => HOT[choice as usize % 16],
+        (26, _) => HOLE,
+        (27, _) => 0x700,
+        (28, _) => 0xf_ffff_ffff & !7,
+        (29, _) => 0x200,
+        // Odd frames set the PAT bit of a large page, others its reserved bits.
+        _ => HOT[choice as usize % 2],
+    }
+}
+
+fn entry(bits: &mut Bits) -> u64 {
+    let mut entry = 0;
+    if bits.mostly(3) {
+        entry |= P;
+    }
+    let large = bits.take(3) == 0;
+    if large {
+        entry |= PS;
+    }
+    entry |= frame(bits, large) << 12;
+    for (flag, likely) in [(W, true), (U, true), (A, true), (D, true), (G, false), (NX, false)] {
+        if bits.mostly(2) == likely {
+            entry |= flag;
+        }
+    }
+    match bits.take(6) {
+        0 => entry |= 1 << 51,
+        1 => entry |= 1 << 13,
+        _ => (),
+    }
+    entry
+}
+
+/// A linear address of the universe, at the start of a page.
+fn page(bits: &mut Bits) -> Gva {
+    let choice = bits.take(6);
+    match choice {
+        0..48 => tree_page(choice % 16),
+        // Every second choice of these is the start of the tree again: collisions are the point.
+        48..56 => window(hot(choice as usize - 48).base()),
+        _ => window(hot(choice as usize - 48).base()),
+    }
+}
+
+/// An offset in a page: mostly that of an entry in use, sometimes one close to the end.
+fn offset(bits: &mut Bits) -> u64 {
+    let slot = SLOTS[bits.take(3) as usize];
+    let offset = match bits.take(4) {
+        0 => slot * 8 + 1 + bits.take(3),
+        1 => 4096 - 1 - bits.take(3),
+        2 => slot * 8 + 4,
+        3 => 0x10 * 8 + bits.take(4) * 8,
+        _ => slot * 8,
+    };
+    offset % 4096
+}
+
+fn access(bits: &mut Bits) -> Access {
+    let kind = if bits.take(2) == 0 { AccessKind::Fetch } else { AccessKind::Read };
+    let (user, ac) = (bits.flag(), bits.flag());
+    Access { kind, user, smap_override: ac && !user && kind != AccessKind::Fetch }
+}
+
+fn store(cpu: usize, bits: &mut Bits) -> Op {
+    // Through the window into a table, or anywhere.
+    let into_table = bits.take(3) != 0;
+    let (gva, user, ac) = if into_table {
+        let frame = bits.take(4) as usize;
+        (window(Gpa::new(hot(frame).base().raw() + offset(bits))), false, true)
+    } else {
+        let page = page(bits);
+        (Gva::new(page.raw() + offset(bits)), bits.flag(), bits.flag())
+    };
+    let length = [8, 8, 8, 8, 8, 4, 2, 1][bits.take(3) as usize];
+    let value = entry(bits);
+    let bytes = value.to_le_bytes()[..length].iter().copied().collect();
+    Op::Store { cpu, gva, user, ac, bytes }
+}
+
+fn instruction(bits: &mut Bits) -> Privileged {
+    let on = bits.mostly(1);
+    match bits.take(4) {
+        0..2 => Privileged::Paging(bits.take(2) != 0),
+        2..5 => Privileged::Wp(on),
+        5..7 => Privileged::Pge(on),
+        7..9 => Privileged::Pcide(on),
+        9..11 => Privileged::Smep(on),
+        11..13 => Privileged::Smap(on),
+        13..15 => Privileged::Nxe(on),
+        _ => Privileged::FlushAll,
+    }
+}
+
+/// What a program is mostly made of: weights of the kinds of steps, of 64 in all, in the order of the match in
+/// [`Op::from_word`].
+struct Theme([u8; 9]);
+
+/// Where the number of the theme stands in [`Program::setup`].
+const THEME_SHIFT: u32 = 62;
+
+/// The number of the theme of many roots.
+const CROWDED: u64 = 2;
+
+const THEMES: [Theme; 4] = [
+    // A bit of everything.
+    Theme([16, 22, 6, 3, 5, 2, 2, 4, 4]),
+    // A guest that hardly ever flushes: what is stale shows.
+    Theme([28, 28, 3, 1, 0, 1, 2, 1, 0]),
+    // Many roots and a few roles, hence many shadow pages, and nothing that throws them away.
+    Theme([36, 6, 1, 16, 2, 0, 2, 0, 1]),
+    // A host that is never quiet.
+    Theme([20, 16, 4, 2, 2, 2, 2, 14, 2]),
+];
+
+impl Op {
+    /// The step that a random word stands for in a program with this [`Program::setup`]. Every word stands for
+    /// one.
+    pub fn from_word(word: u64, setup: u64) -> Op {
+        let bits = &mut Bits(word);
+        let mut choice = bits.take(6) as u8;
+        let cpu = bits.take(1) as usize;
+        let Theme(weights) = &THEMES[(setup >> THEME_SHIFT) as usize];
+        let mut kind = 0;
+        while choice >= weights[kind] {
+            choice -= weights[kind];
+            kind += 1;
+        }
+        match kind {
+            0 => {
+                let gva = Gva::new(page(bits).raw() + offset(bits));
+                let access = access(bits);
+                Op::Load { cpu, gva, access, length: 1 << bits.take(2) }
+            }
+            1 => store(cpu, bits),
+            2 => Op::Execute { cpu, instruction: Privileged::Invlpg(page(bits)) },
+            3 => {
+                let usual = bits.flag();
+                let root = if usual { hot(bits.take(1) as usize * 8) } else { hot(bits.take(4) as usize) };
+                let (pcid, no_flush) = (bits.take(2) as u16 % 3, bits.flag());
+                Op::Execute { cpu, instruction: Privileged::LoadCr3 { root, pcid, no_flush } }
+            }
+            4 => Op::Execute { cpu, instruction: instruction(bits) },
+            5 => {
+                let at = hot(bits.take(4) as usize).base().raw() + offset(bits);
+                let value = entry(bits).to_le_bytes();
+                let room = (4096 - at % 4096).min(8) as usize;
+                Op::DeviceWrite { gpa: Gpa::new(at), bytes: value[..room].iter().copied().collect() }
+            }
+            6 => Op::Repair { cpu },
+            7 => {
+                let gfn = hot(bits.take(4) as usize);
+                Op::Host(match bits.take(2) {
+                    0 => HostEvent::Remap(gfn),
+                    1 => HostEvent::WriteProtect(gfn),
+                    2 => HostEvent::SwapOut(gfn),
+                    _ if bits.take(1) == 0 => HostEvent::ZapAll,
+                    _ => HostEvent::Release(gfn),
+                })
+            }
+            _ => demand(cpu, bits),
+        }
+    }
+}
+
+/// A page-table entry written where the start of the tree reads it.
+fn demand(cpu: usize, bits: &mut Bits) -> Op {
+    let table = [6, 7, 5, 10][bits.take(2) as usize];
+    let gva = window(hot(table).entry(bits.take(1) as usize));
+    let bytes = entry(bits).to_le_bytes().into_iter().collect();
+    Op::Store { cpu, gva, user: false, ac: true, bytes }
+}

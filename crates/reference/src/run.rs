@@ -1,0 +1,288 @@
+//! Runs a program on a machine and judges every step.
+
+use std::fmt;
+use std::rc::Rc;
+
+use arrayvec::ArrayVec;
+use umbra_paging::{Access, AccessKind, Gva, Pfec};
+
+use crate::coverage::Coverage;
+use crate::hardware::Temper;
+use crate::machine::{Bare, Broken, Machine, Shadow, ShadowConfig, Start};
+use crate::memory::PhysAddr;
+use crate::oracle::{Observed, Oracle, Piece};
+use crate::program::{Op, Program};
+use crate::registers::{Cpu, Registers};
+use crate::universe::Universe;
+
+/// What a program runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The CPU that the guest sees.
+    pub model: Cpu,
+    /// How many of them.
+    pub cpus: usize,
+    /// Whether they start with CR4.PCIDE set.
+    pub pcid: bool,
+    /// How hostile their caches are.
+    pub temper: Temper,
+    /// `None`: bare.
+    pub shadow: Option<ShadowConfig>,
+    /// Everything is audited every so many steps, in between only what changed.
+    pub full_audit: usize,
+}
+
+impl Config {
+    /// A configuration for any word: all choices that it has come out of the word's bits.
+    pub fn from_word(word: u64, shadow: bool) -> Config {
+        let pick = |bits: u32, shift: u32| (word >> shift) as usize & ((1 << bits) - 1);
+        let cpus = 1 + usize::from(pick(2, 0) == 0);
+        Config {
+            model: Cpu { maxphyaddr: [36, 40, 46, 40][pick(2, 2)], gib_pages: pick(2, 4) != 0 },
+            cpus,
+            pcid: pick(1, 6) != 0,
+            temper: [Temper::STICKY, Temper::ERRATIC, Temper::FORGETFUL, Temper::STICKY][pick(2, 7)],
+            shadow: shadow.then(|| ShadowConfig {
+                bypass: pick(2, 9) != 0,
+                frames: (umbra_mmu::MIN_FRAMES_PER_VCPU + [0, 2, 16, 0][pick(2, 11)]) * cpus as u32,
+                vpid: pick(2, 13) != 0,
+                release: [0, 0, 16, 128][pick(2, 15)],
+            }),
+            full_audit: 16,
+        }
+    }
+
+    /// The registers that all CPUs start with.
+    pub fn registers(&self) -> Registers {
+        Registers { pcide: self.pcid, ..Registers::long_mode(Program::root()) }
+    }
+
+    /// How a machine is when the program begins.
+    pub fn start(&self, program: &Program) -> Start {
+        Start {
+            model: self.model,
+            cpus: self.cpus,
+            registers: self.registers(),
+            memory: program.memory(),
+            universe: Rc::new(Universe::of_programs()),
+            temper: self.temper,
+            seed: program.seed,
+        }
+    }
+
+    /// Bare hardware, ready to run the program.
+    pub fn bare(&self, program: &Program) -> Bare {
+        Bare::new(self.start(program))
+    }
+
+    /// A hypervisor on the shadow MMU, ready to run the program.
+    pub fn shadowed(&self, program: &Program, shadow: ShadowConfig) -> Shadow {
+        Shadow::new(shadow, self.start(program))
+    }
+}
+
+/// A machine did what it must not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Divergence {
+    /// The number of the step in the program.
+    pub step: usize,
+    /// The step.
+    pub op: Op,
+    /// What the guest observed, if it was an access that came to an end.
+    pub got: Option<Observed>,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "step {}, {:x?}", self.step, self.op)?;
+        if let Some(got) = &self.got {
+            write!(f, ", gave {got:x?}")?;
+        }
+        write!(f, ": {}", self.why)
+    }
+}
+
+impl std::error::Error for Divergence {}
+
+/// Runs a program.
+///
+/// # Errors
+/// The first step whose outcome bare hardware does not allow, or after which the machine is [`Broken`].
+pub fn run_program(program: &Program, config: &Config) -> Result<Coverage, Divergence> {
+    match config.shadow {
+        None => run_on(config.bare(program), program, config),
+        Some(shadow) => run_on(config.shadowed(program, shadow), program, config),
+    }
+}
+
+/// Runs a program on any machine, which must be in the state that [`Config::start`] describes.
+///
+/// # Errors
+/// As [`run_program`].
+pub fn run_on(machine: impl Machine, program: &Program, config: &Config) -> Result<Coverage, Divergence> {
+    let universe = Rc::new(Universe::of_programs());
+    let registers = config.registers();
+    let control = registers.control(&config.model);
+    let oracle = Oracle::new(universe.clone(), program.memory(), &vec![control; config.cpus]);
+    let registers = vec![registers; config.cpus];
+    let mut run =
+        Run { machine, oracle, registers, universe, model: config.model, coverage: Coverage::default() };
+    for (step, op) in program.ops.iter().enumerate() {
+        let mut got = None;
+        let full = step % config.full_audit == config.full_audit - 1 || step == program.ops.len() - 1;
+        let verdict = run.step(op, &mut got).and_then(|()| run.after(full));
+        if let Err(why) = verdict {
+            return Err(Divergence { step, op: op.clone(), got, why });
+        }
+    }
+    run.machine.count(&mut run.coverage);
+    run.coverage.add("steps", program.ops.len() as u64);
+    Ok(run.coverage)
+}
+
+struct Run<M> {
+    machine: M,
+    oracle: Oracle,
+    registers: Vec<Registers>,
+    universe: Rc<Universe>,
+    model: Cpu,
+    coverage: Coverage,
+}
+
+impl<M: Machine> Run<M> {
+    fn step(&mut self, op: &Op, got: &mut Option<Observed>) -> Result<(), String> {
+        match op {
+            Op::Load { cpu, gva, access, length } => {
+                let pieces = self.pieces(*gva, *length, &[]);
+                self.access(*cpu, *access, &pieces, got)
+            }
+            Op::Store { cpu, gva, user, ac, bytes } => {
+                let pieces = self.pieces(*gva, bytes.len(), bytes);
+                let access = Access { kind: AccessKind::Write, user: *user, smap_override: *ac && !*user };
+                self.access(*cpu, access, &pieces, got)
+            }
+            Op::Execute { cpu, instruction } => {
+                let cpu = cpu % self.registers.len();
+                let invalidation = self.registers[cpu].execute(*instruction);
+                let after = self.registers[cpu];
+                self.machine.execute(cpu, *instruction, &after, invalidation).map_err(text)?;
+                self.unchanged()?;
+                self.oracle.executed(cpu, after.control(&self.model), invalidation);
+                self.coverage.hit(&format!("guest: invalidations, {}", name_of(invalidation)));
+                Ok(())
+            }
+            Op::DeviceWrite { gpa, bytes } => self.device_write(PhysAddr::new(gpa.raw()), bytes),
+            Op::Repair { cpu } => {
+                let root = self.registers[cpu % self.registers.len()].root;
+                for (gpa, entry) in Program::repair(root) {
+                    self.device_write(PhysAddr::new(gpa.raw()), &entry.to_le_bytes())?;
+                }
+                Ok(())
+            }
+            Op::Host(event) => {
+                self.machine.host(*event).map_err(text)?;
+                self.unchanged()
+            }
+        }
+    }
+
+    fn after(&mut self, full: bool) -> Result<(), String> {
+        self.machine.audit(full).map_err(text)?;
+        self.machine.speculate();
+        self.unchanged()?;
+        if full && self.oracle.aliased_at_two_levels() {
+            self.coverage.hit("guest: a frame is a table at two levels (sampled)");
+        }
+        Ok(())
+    }
+
+    /// Memory is as it was.
+    fn unchanged(&mut self) -> Result<(), String> {
+        let changes = self.machine.take_changes().map_err(text)?;
+        self.oracle.judge_write(PhysAddr::new(0), &[], &changes)
+    }
+
+    fn device_write(&mut self, at: PhysAddr, bytes: &[u8]) -> Result<(), String> {
+        self.machine.device_write(at, bytes).map_err(text)?;
+        let changes = self.machine.take_changes().map_err(text)?;
+        self.oracle.judge_write(at, bytes, &changes)
+    }
+
+    /// Splits an access at the page boundary. What would leave the universe is cut off.
+    fn pieces(&self, gva: Gva, length: usize, bytes: &[u8]) -> ArrayVec<Piece, 2> {
+        let room = (4096 - gva.raw() % 4096) as usize;
+        let head = length.min(room);
+        let part =
+            |range: std::ops::Range<usize>| bytes.get(range).unwrap_or_default().iter().copied().collect();
+        let mut pieces = ArrayVec::new();
+        pieces.push(Piece { gva, bytes: part(0..head.min(bytes.len())) });
+        let next = Gva::new(gva.raw().wrapping_add(head as u64));
+        if head < length && self.universe.contains(next) {
+            pieces.push(Piece { gva: next, bytes: part(head..bytes.len().max(head)) });
+        }
+        pieces
+    }
+
+    fn access(
+        &mut self,
+        cpu: usize,
+        access: Access,
+        pieces: &[Piece],
+        got: &mut Option<Observed>,
+    ) -> Result<(), String> {
+        let cpu = cpu % self.registers.len();
+        let observed = self.machine.access(cpu, access, pieces).map_err(text)?;
+        *got = Some(observed.clone());
+        let changes = self.machine.take_changes().map_err(text)?;
+        self.oracle.judge_access(cpu, access, pieces, &observed, &changes)?;
+        match &observed {
+            Observed::Done(places) => {
+                self.coverage.hit(if pieces.len() > 1 {
+                    "guest: accesses across pages"
+                } else {
+                    "guest: accesses"
+                });
+                if places.iter().any(|&at| !self.oracle.memory().contains(at)) {
+                    self.coverage.hit("guest: accesses to no memory");
+                }
+            }
+            Observed::Fault(fault) => self.coverage.hit(class_of(fault.code)),
+        }
+        Ok(())
+    }
+}
+
+fn text(broken: Broken) -> String {
+    broken.0
+}
+
+fn name_of(invalidation: crate::registers::Invalidation) -> &'static str {
+    use crate::registers::Invalidation;
+    match invalidation {
+        Invalidation::Nothing => "nothing",
+        Invalidation::Page(_) => "INVLPG",
+        Invalidation::Context => "one PCID",
+        Invalidation::All => "everything",
+    }
+}
+
+/// The class of a page fault, for [`Coverage`].
+fn class_of(code: Pfec) -> &'static str {
+    let user = code.contains(Pfec::USER);
+    if code.contains(Pfec::RSVD) {
+        return "guest: #PF, reserved bit";
+    }
+    if !code.contains(Pfec::PRESENT) {
+        return if user { "guest: #PF, not present, user" } else { "guest: #PF, not present, supervisor" };
+    }
+    match (user, code.contains(Pfec::WRITE), code.contains(Pfec::FETCH)) {
+        (true, true, _) => "guest: #PF, protection, user write",
+        (true, _, true) => "guest: #PF, protection, user fetch",
+        (true, _, _) => "guest: #PF, protection, user read",
+        (false, true, _) => "guest: #PF, protection, supervisor write",
+        (false, _, true) => "guest: #PF, protection, supervisor fetch",
+        (false, _, _) => "guest: #PF, protection, supervisor read",
+    }
+}

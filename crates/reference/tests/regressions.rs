@@ -1,0 +1,98 @@
+//! Programs that once failed, as they were after shrinking.
+
+use arrayvec::ArrayVec;
+use umbra_paging::{Access, AccessKind, Gfn, Gva};
+use umbra_reference::hardware::Temper;
+use umbra_reference::machine::ShadowConfig;
+use umbra_reference::program::{HostEvent, Op, Program};
+use umbra_reference::registers::{Cpu, Privileged};
+use umbra_reference::{Config, run_program};
+
+fn config() -> Config {
+    Config {
+        model: Cpu { maxphyaddr: 40, gib_pages: true },
+        cpus: 1,
+        pcid: false,
+        temper: Temper::STICKY,
+        shadow: Some(ShadowConfig { bypass: true, frames: 64, vpid: true, release: 0 }),
+        full_audit: 1,
+    }
+}
+
+fn load(gva: u64, kind: AccessKind, user: bool) -> Op {
+    Op::Load { cpu: 0, gva: Gva::new(gva), access: Access { kind, user, smap_override: false }, length: 1 }
+}
+
+/// A supervisor's write with RFLAGS.AC set.
+fn store(gva: u64, bytes: &[u8]) -> Op {
+    let bytes: ArrayVec<u8, 8> = bytes.iter().copied().collect();
+    Op::Store { cpu: 0, gva: Gva::new(gva), user: false, ac: true, bytes }
+}
+
+fn execute(instruction: Privileged) -> Op {
+    Op::Execute { cpu: 0, instruction }
+}
+
+#[track_caller]
+fn passes(config: &Config, setup: u64, ops: &[Op]) {
+    // The hardware's choices matter as much as the steps.
+    for seed in 0..64 {
+        let program = Program { setup, seed, ops: ops.to_vec() };
+        for setup in [setup, setup | 1] {
+            let program = Program { setup, ..program.clone() };
+            run_program(&program, config).unwrap_or_else(|divergence| panic!("{divergence}\n{program}"));
+        }
+    }
+}
+
+#[test]
+fn a_fault_drops_what_a_loose_table_kept() {
+    // The frame 0x12, a page directory, is given up and then made its own page table, with NX. The fetch must
+    // fault, and after the fault nothing of the old large page may serve.
+    let ops = [
+        store(0xffff_8000_0001_9ff9, &[0x67, 0x50, 1, 0, 0, 0, 0, 0]),
+        Op::Host(HostEvent::Release(Gfn::new(0x12))),
+        store(0xffff_8000_0001_2000, &[0x27, 0x20, 1, 0, 0, 0, 0, 0x80]),
+        load(0xffff_8000_0001_b008, AccessKind::Fetch, true),
+        store(0xffff_8000_0001_7008, &[0x67]),
+    ];
+    passes(&config(), 0, &ops);
+}
+
+#[test]
+fn a_link_to_the_identity_page_outlives_the_reason_for_the_split() {
+    let ops = [
+        Op::Host(HostEvent::WriteProtect(Gfn::new(0x410))),
+        load(0xffff_ff80_0020_1000, AccessKind::Read, true),
+        store(0xffff_8000_0041_0800, &[0x67, 0x10, 0x41, 0, 0, 0, 0, 0]),
+    ];
+    passes(&config(), 0, &ops);
+}
+
+#[test]
+fn device_memory_is_written_with_wp_clear() {
+    // A 2 MiB page over no memory, user-readable only.
+    let ops = [
+        execute(Privileged::Wp(false)),
+        execute(Privileged::Smap(false)),
+        Op::Repair { cpu: 0 },
+        store(0xffff_8000_0001_5008, &[0xe5, 0, 0x60, 0, 0, 0, 0, 0]),
+        store(0x20_0000, &[1]),
+        load(0x20_0000, AccessKind::Read, true),
+    ];
+    passes(&config(), 0, &ops);
+}
+
+#[test]
+fn a_pcid_gets_another_root_without_a_flush() {
+    // The window is large pages, split in the shadow. Under the new root it is gone, but the PCID keeps it; after
+    // a fault at one of its pages the others may still serve.
+    let ops = [
+        load(0x800, AccessKind::Fetch, true),
+        store(0xffff_8000_0001_3000, &[0x67, 0x70, 1, 0, 0, 0, 0, 0x80]),
+        execute(Privileged::LoadCr3 { root: Gfn::new(0x11), pcid: 0, no_flush: true }),
+        store(0xffff_8000_0001_b000, &[0x65, 0x21, 1, 0, 0, 0, 0, 0x80]),
+        load(0xffff_8000_0001_a008, AccessKind::Fetch, false),
+    ];
+    passes(&Config { pcid: true, ..config() }, 0x82ff_ad93_5a87_cc80, &ops);
+}

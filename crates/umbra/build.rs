@@ -1,0 +1,35 @@
+//! Builds the hypervisor and puts it where the tool embeds it from.
+//!
+//! `UMBRA_HYPERVISOR` names an ELF to embed instead.
+#![forbid(unsafe_code)]
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-env-changed=UMBRA_HYPERVISOR");
+    println!("cargo::rerun-if-changed=build.rs");
+    let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
+    let elf = match env::var_os("UMBRA_HYPERVISOR") {
+        Some(given) => {
+            let given = PathBuf::from(given);
+            println!("cargo::rerun-if-changed={}", given.display());
+            given
+        }
+        None => {
+            let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .ancestors()
+                .nth(2)
+                .ok_or("the umbra crate is not in its workspace")?;
+            let built = umbra_build::hypervisor(workspace, &umbra_build::shared_target_dir(&out_dir));
+            let built = built.map_err(|error| error.to_string())?;
+            for input in &built.inputs {
+                println!("cargo::rerun-if-changed={}", input.display());
+            }
+            built.elf
+        }
+    };
+    fs::copy(&elf, out_dir.join("umbra.elf")).map_err(|error| format!("{}: {error}", elf.display()))?;
+    Ok(())
+}

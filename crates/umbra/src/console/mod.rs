@@ -1,0 +1,11 @@
+//! The user's side: keyboard and terminal, progress, and the way of bytes into the machine.
+
+mod input;
+mod keys;
+mod progress;
+mod terminal;
+
+pub use input::{Input, MachineInput, read_standard_input};
+pub use keys::{Action, HELP, Keys};
+pub use progress::Progress;
+pub use terminal::RawMode;

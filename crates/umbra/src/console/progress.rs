@@ -1,0 +1,51 @@
+//! What the user sees until the guest speaks.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+const SPINNER: &[char] = &['|', '/', '-', '\\'];
+
+/// One line on standard error that says what is being waited for; animated on a terminal.
+#[derive(Debug)]
+pub struct Progress {
+    animated: bool,
+    text: String,
+    frame: usize,
+    shown: bool,
+}
+
+impl Progress {
+    /// Says what is being waited for.
+    pub fn start(text: String) -> Progress {
+        let animated = io::stderr().is_terminal();
+        if !animated {
+            eprintln!("umbra: {text}");
+        }
+        Progress { animated, text, frame: 0, shown: false }
+    }
+
+    /// Shows that it still goes on.
+    pub fn tick(&mut self, elapsed: Duration) {
+        if self.animated {
+            self.frame = (self.frame + 1) % SPINNER.len();
+            self.shown = true;
+            eprint!("\r\x1b[K{} {} ({} s)", SPINNER[self.frame], self.text, elapsed.as_secs());
+            // Nobody is told if standard error is gone.
+            let _ = io::stderr().flush();
+        }
+    }
+
+    /// Takes the line away, so that something else can be printed.
+    pub fn clear(&mut self) {
+        if std::mem::replace(&mut self.shown, false) {
+            eprint!("\r\x1b[K");
+            let _ = io::stderr().flush();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

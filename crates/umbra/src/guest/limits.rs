@@ -1,0 +1,149 @@
+//! Whether guest and hypervisor fit into a machine.
+
+use umbra_multiboot::{Guest, Kernel, Region};
+use umbra_telemetry::memory::{CONVENTIONAL_END, MIN_GUEST_MIB, reserve_mib};
+
+use super::{BzImage, Image, Module};
+use crate::error::Error;
+
+const MIB: u64 = 1 << 20;
+
+/// Where the PCI hole of the emulated machine starts: guest and hypervisor lie below it.
+const PCI_HOLE_MIB: u64 = 3072;
+
+/// Room beside kernel and initrd: boot parameters, page tables, and what a kernel allocates before it knows all
+/// of its memory.
+const SLACK_MIB: u64 = 8;
+
+/// Checks `--memory` against what is to boot and against the machine, and returns the machine's memory in MiB.
+///
+/// # Errors
+/// A sentence that names the memory which would do.
+pub fn check_memory(
+    memory_mib: u32,
+    shadow_frames: Option<u32>,
+    image: &Image,
+    initrd_bytes: u64,
+    modules: &[Module],
+) -> Result<u32, Error> {
+    let memory = u64::from(memory_mib);
+    let least = match image {
+        Image::Linux(linux) => least_for_linux(memory, linux, initrd_bytes)?,
+        Image::Multiboot(kernel) => least_for_multiboot(memory, kernel, modules)?,
+    };
+    let machine = memory + reserve_mib(memory_mib, shadow_frames);
+    if machine > PCI_HOLE_MIB {
+        // The largest that fits: what the hypervisor needs grows with the guest.
+        let most = (0..PCI_HOLE_MIB as u32)
+            .rev()
+            .find(|&mib| u64::from(mib) + reserve_mib(mib, shadow_frames) <= PCI_HOLE_MIB);
+        return Err(Error::Input(match most.filter(|&most| u64::from(most) >= least) {
+            Some(most) => format!(
+                "{memory} MiB of guest memory and the hypervisor do not fit below the PCI hole at {PCI_HOLE_MIB} MiB; \
+                 give --memory {most} or less"
+            ),
+            None => format!(
+                "so many --shadow-frames do not fit below the PCI hole at {PCI_HOLE_MIB} MiB; give fewer"
+            ),
+        }));
+    }
+    // At most 3072.
+    Ok(machine as u32)
+}
+
+/// What a Linux kernel needs, in MiB, if there is as much.
+fn least_for_linux(memory: u64, linux: &BzImage, initrd_bytes: u64) -> Result<u64, Error> {
+    let initrd_mib = initrd_bytes.div_ceil(MIB);
+    let kernel_end = linux.preferred_address.saturating_add(linux.init_size);
+    let least = (kernel_end.div_ceil(MIB) + initrd_mib + SLACK_MIB).max(u64::from(MIN_GUEST_MIB));
+    if initrd_mib >= memory && initrd_mib > 0 {
+        return Err(Error::Input(format!(
+            "the initrd ({initrd_mib} MiB) does not fit into {memory} MiB of guest memory; give --memory {least} or \
+             more"
+        )));
+    }
+    if memory < least {
+        return Err(Error::Input(format!(
+            "{memory} MiB of guest memory are too few for this kernel and initrd; give --memory {least} or more"
+        )));
+    }
+    Ok(least)
+}
+
+/// What a multiboot kernel needs, in MiB, if it can be placed in as much.
+fn least_for_multiboot(memory: u64, kernel: &Kernel, modules: &[Module]) -> Result<u64, Error> {
+    let least = u64::from(MIN_GUEST_MIB);
+    if memory < least {
+        return Err(Error::Input(format!(
+            "{memory} MiB of guest memory are too few; give --memory {least} or more"
+        )));
+    }
+    let usable = |range| Region { range, usable: true };
+    let modules: Vec<_> = modules
+        .iter()
+        .map(|module| umbra_multiboot::Module {
+            size: module.file.len() as u64,
+            command_line: &module.string,
+        })
+        .collect();
+    // The hypervisor's own plan, with its command line and its reserved areas, is the same where memory goes.
+    let guest = Guest {
+        kernel,
+        command_line: "",
+        modules: &modules,
+        memory: &[usable(0..CONVENTIONAL_END), usable(MIB..memory * MIB)],
+    };
+    umbra_multiboot::place(&guest).map_err(|error| Error::Input(format!("the kernel {error}")))?;
+    Ok(least)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::bzimage::tests::synthetic;
+    use crate::guest::image::tests::multiboot;
+
+    /// Wants 32 MiB at 16 MiB.
+    fn image() -> Image {
+        Image::classify(&synthetic()).unwrap()
+    }
+
+    fn refuse(memory: u32, frames: Option<u32>, initrd_mib: u64) -> String {
+        check_memory(memory, frames, &image(), initrd_mib * MIB, &[]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_least_memory_is_named_and_is_enough() {
+        assert!(refuse(55, None, 0).contains("--memory 56 or more"));
+        check_memory(56, None, &image(), 0, &[]).unwrap();
+        let sentence = refuse(100, None, 200);
+        assert!(sentence.contains("initrd (200 MiB)") && sentence.contains("--memory 256"), "{sentence}");
+        check_memory(256, None, &image(), 200 * MIB, &[]).unwrap();
+    }
+
+    #[test]
+    fn the_most_memory_is_named_and_fits() {
+        let sentence = refuse(3072, None, 0);
+        let most = sentence.split("--memory ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        assert!(check_memory(most, None, &image(), 0, &[]).unwrap() <= 3072);
+        assert!(check_memory(most + 1, None, &image(), 0, &[]).is_err());
+        assert!(refuse(u32::MAX, None, 0).contains("PCI hole"));
+    }
+
+    #[test]
+    fn too_many_shadow_frames() {
+        assert!(refuse(192, Some(u32::MAX), 0).contains("--shadow-frames"));
+        assert!(check_memory(192, Some(100_000), &image(), 0, &[]).unwrap() > 192 + 1024);
+    }
+
+    #[test]
+    fn modules_must_fit_behind_a_multiboot_kernel() {
+        let image = Image::classify(&multiboot()).unwrap();
+        let module = Module { file: vec![0; 20 << 20], string: "m".into() };
+        let check = |memory| check_memory(memory, None, &image, 0, std::slice::from_ref(&module));
+        assert!(check(15).unwrap_err().to_string().contains("--memory 16"));
+        let sentence = check(16).unwrap_err().to_string();
+        assert!(sentence.contains("--memory 22 or more"), "{sentence}");
+        check(22).unwrap();
+    }
+}

@@ -1,0 +1,13 @@
+//! What is to boot: kernel, initrd, command line and memory, looked at before anything is started.
+
+mod bzimage;
+mod command_line;
+mod image;
+mod limits;
+mod read;
+
+pub use bzimage::BzImage;
+pub use command_line::{check_configuration, check_files, command_line};
+pub use image::{Image, ImageError};
+pub use limits::check_memory;
+pub use read::{Module, read_initrd, read_kernel, read_module};

@@ -1,0 +1,89 @@
+//! Reads the files that are to boot.
+
+use std::fs;
+use std::path::Path;
+
+use super::Image;
+use crate::error::Error;
+
+/// Reads and classifies a kernel.
+///
+/// # Errors
+/// It cannot be read, or is no kernel that boots here.
+pub fn read_kernel(path: &Path) -> Result<(Vec<u8>, Image), Error> {
+    let file = read("kernel", path)?;
+    let image = Image::classify(&file)
+        .map_err(|error| Error::Input(format!("the kernel {} {error}", path.display())))?;
+    Ok((file, image))
+}
+
+/// Reads an initrd.
+///
+/// # Errors
+/// It cannot be read, or is empty.
+pub fn read_initrd(path: &Path) -> Result<Vec<u8>, Error> {
+    let file = read("initrd", path)?;
+    if file.is_empty() {
+        return Err(Error::Input(format!("the initrd {} is an empty file", path.display())));
+    }
+    Ok(file)
+}
+
+/// A multiboot kernel's module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// Its bytes.
+    pub file: Vec<u8>,
+    /// The string that the kernel gets with it.
+    pub string: String,
+}
+
+/// Reads a module given as a file's name, which arguments for the kernel may follow after a blank, as in QEMU's
+/// `-initrd`. A file whose own name has blanks is found, too, if nothing follows.
+///
+/// # Errors
+/// It cannot be read, or the text is not one line.
+pub fn read_module(text: &str) -> Result<Module, Error> {
+    if text.contains(char::is_control) {
+        return Err(Error::Input("--module must be one line without control characters".into()));
+    }
+    let name = if Path::new(text).exists() { text } else { text.split(' ').next().unwrap_or(text) };
+    Ok(Module { file: read("module", Path::new(name))?, string: String::from(text) })
+}
+
+/// No guest of this size could boot, and the file is not read to find out.
+const MAX_BYTES: u64 = 3 << 30;
+
+fn read(what: &str, path: &Path) -> Result<Vec<u8>, Error> {
+    let refuse = |why: &dyn std::fmt::Display| {
+        Error::Input(format!("cannot read the {what} {}: {why}; give a readable file", path.display()))
+    };
+    let metadata = fs::metadata(path).map_err(|error| refuse(&error))?;
+    if !metadata.is_file() {
+        return Err(refuse(&"it is not a regular file"));
+    }
+    if metadata.len() > MAX_BYTES {
+        return Err(refuse(&"it is larger than the memory of any guest here (3 GiB)"));
+    }
+    fs::read(path).map_err(|error| refuse(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_is_a_file_and_perhaps_arguments() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        fs::write(path("env"), "A=1").unwrap();
+        fs::write(path("with blank"), "").unwrap();
+        for (text, file) in [(path("env"), "A=1"), (path("env --quick x"), "A=1"), (path("with blank"), "")] {
+            let module = read_module(&text).unwrap();
+            assert_eq!((module.file.as_slice(), &module.string), (file.as_bytes(), &text));
+        }
+        let sentence = read_module(&path("none x")).unwrap_err().to_string();
+        assert!(sentence.contains("/none:"), "{sentence}");
+        assert!(read_module("a\tb").is_err());
+    }
+}

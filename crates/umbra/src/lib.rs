@@ -1,0 +1,14 @@
+//! Runs guests on the Umbra hypervisor and shows every exit and its cause.
+//!
+//! The way of a run: [`cli`] takes the options, [`guest`] looks at what is to boot, [`machine`] makes the boot
+//! image and the emulator, [`run`] carries console and messages between them and the user's [`console`], and
+//! [`report`] shows the exits by cause.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod console;
+pub mod error;
+pub mod guest;
+pub mod machine;
+pub mod report;
+pub mod run;

@@ -1,0 +1,50 @@
+//! The configuration of Bochs.
+
+use super::boot_image::IMAGE;
+use super::{Machine, Programs};
+
+/// Bochs backs this much of the machine with host memory, and the rest with a file.
+const HOST_MEMORY_LIMIT_MIB: u32 = 2048;
+
+/// Bochs's log, in the folder that it runs in.
+pub(super) const LOG: &str = "bochs.log";
+
+/// What varies between runs.
+pub(super) struct Settings {
+    pub machine: Machine,
+    pub memory_mib: u32,
+    /// The TCP port on this host that COM1 connects to.
+    pub console_port: u16,
+}
+
+/// The text of a bochsrc for the folder with the boot image.
+///
+/// `clock: sync=none` with `ips` at one per nanosecond makes runs repeatable, and a guest's timer tick rare against
+/// its work. The time is the same in every run. COM1 is the console's *input*: as a socket client Bochs does not
+/// wait for anyone, and takes a byte only when the hypervisor has read the one before. Output takes port 0xe9,
+/// which costs the machine no time.
+pub(super) fn text(programs: &Programs, settings: &Settings) -> String {
+    format!(
+        "display_library: sdl2
+romimage: file=\"{bios}\", options=fastboot
+vgaromimage: file=\"{vga_bios}\"
+memory: guest={guest}, host={host}
+cpu: model={model}, count=1, ips=1000000000, reset_on_triple_fault=0, ignore_bad_msrs=0
+clock: sync=none, time0=1
+ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
+ata0-master: type=disk, mode=flat, path=\"{IMAGE}\"
+boot: disk
+com1: enabled=1, mode=socket-client, dev=127.0.0.1:{port}
+port_e9_hack: enabled=1
+speaker: enabled=0
+log: \"{LOG}\"
+panic: action=fatal
+",
+        bios = programs.bios.display(),
+        vga_bios = programs.vga_bios.display(),
+        guest = settings.memory_mib,
+        host = settings.memory_mib.min(HOST_MEMORY_LIMIT_MIB),
+        model = settings.machine.bochs_model(),
+        port = settings.console_port,
+    )
+}

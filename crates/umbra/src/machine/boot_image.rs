@@ -1,0 +1,132 @@
+//! The boot image: GRUB, the hypervisor, and its modules.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use umbra_telemetry::{BootConfig, module_name};
+
+use super::Programs;
+use crate::error::Error;
+use crate::guest::Module;
+
+/// The hypervisor, built with this tool.
+const HYPERVISOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/umbra.elf"));
+
+/// The image, in the folder that it is built in.
+pub(super) const IMAGE: &str = "boot.iso";
+
+/// What the hypervisor finds as multiboot2 modules, by the names of these fields and by [`module_name`].
+#[derive(Clone, Copy, Debug)]
+pub struct BootFiles<'a> {
+    /// What it is to do.
+    pub config: &'a BootConfig,
+    /// The guest's kernel.
+    pub kernel: &'a [u8],
+    /// The guest's initrd.
+    pub initrd: Option<&'a [u8]>,
+    /// A multiboot guest's modules.
+    pub modules: &'a [Module],
+}
+
+impl BootFiles<'_> {
+    /// Bytes that GRUB has to load.
+    pub fn size(&self) -> u64 {
+        let modules: usize = self.modules.iter().map(|module| module.file.len()).sum();
+        (HYPERVISOR.len() + self.kernel.len() + self.initrd.map_or(0, <[u8]>::len) + modules) as u64
+    }
+}
+
+/// Builds the image in `folder`.
+///
+/// # Errors
+/// The disk is full, or grub-mkrescue fails.
+pub fn build(programs: &Programs, folder: &Path, files: &BootFiles<'_>) -> Result<(), Error> {
+    let tree = folder.join("tree");
+    write_tree(&tree, files).map_err(|error| {
+        Error::Machine(format!(
+            "cannot write the boot image into {}: {error}; TMPDIR can name another folder",
+            folder.display()
+        ))
+    })?;
+    let output = Command::new(&programs.grub_mkrescue)
+        .arg("-d")
+        .arg(&programs.grub_modules)
+        // Only what the menu below needs: a smaller image boots sooner.
+        .args(["--install-modules=multiboot2 normal iso9660 biosdisk part_msdos", "--fonts=", "--locales="])
+        .arg("--themes=")
+        .arg("-o")
+        .arg(folder.join(IMAGE))
+        .arg(&tree)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| {
+            Error::Machine(format!("cannot start {}: {error}", programs.grub_mkrescue.display()))
+        })?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let reason = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it gave no reason");
+        return Err(Error::Machine(format!(
+            "grub-mkrescue cannot build the boot image in {}: {}; TMPDIR can name another folder",
+            folder.display(),
+            reason.trim()
+        )));
+    }
+    // The image has its own copy, and temporary folders are often in memory.
+    fs::remove_dir_all(&tree)
+        .map_err(|error| Error::Machine(format!("cannot remove {}: {error}", tree.display())))
+}
+
+fn write_tree(tree: &Path, files: &BootFiles<'_>) -> io::Result<()> {
+    let boot = tree.join("boot");
+    fs::create_dir_all(boot.join("grub"))?;
+    fs::write(boot.join("umbra.elf"), HYPERVISOR)?;
+    fs::write(boot.join("config"), files.config.to_bytes())?;
+    fs::write(boot.join("kernel"), files.kernel)?;
+    if let Some(initrd) = files.initrd {
+        fs::write(boot.join("initrd"), initrd)?;
+    }
+    for (index, module) in files.modules.iter().enumerate() {
+        fs::write(boot.join(module_name(index)), &module.file)?;
+    }
+    fs::write(boot.join("grub/grub.cfg"), menu(files.initrd.is_some(), files.modules.len()))
+}
+
+/// Commands without a menu: GRUB carries them out at once.
+fn menu(with_initrd: bool, modules: usize) -> String {
+    let mut menu = String::from("multiboot2 /boot/umbra.elf\n");
+    let names = ["config", "kernel", "initrd"].map(String::from).into_iter();
+    for name in names.take(if with_initrd { 3 } else { 2 }).chain((0..modules).map(module_name)) {
+        menu += &format!("module2 /boot/{name} {name}\n");
+    }
+    menu + "boot\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_are_named_as_the_hypervisor_looks_for_them() {
+        assert_eq!(
+            menu(false, 0),
+            "multiboot2 /boot/umbra.elf\nmodule2 /boot/config config\nmodule2 /boot/kernel kernel\nboot\n"
+        );
+        assert!(menu(true, 0).contains("module2 /boot/initrd initrd\n"));
+    }
+
+    #[test]
+    fn a_multiboot_guests_modules_are_numbered() {
+        let menu = menu(false, 2);
+        assert!(
+            menu.ends_with("module2 /boot/module0 module0\nmodule2 /boot/module1 module1\nboot\n"),
+            "{menu}"
+        );
+    }
+
+    #[test]
+    fn an_elf_is_embedded() {
+        assert!(HYPERVISOR.starts_with(b"\x7fELF"));
+    }
+}

@@ -1,0 +1,78 @@
+//! Why an emulator has ended that should not have.
+
+/// Lines of the log that are shown.
+const SHOWN: usize = 5;
+
+/// Says in a sentence why Bochs ended, from its log, or else from what it and the hypervisor printed.
+pub fn explain(log: &str, printed: &str) -> String {
+    // A log line is ticks, a letter for its class, and the device: `00523i[BIOS  ] ...`, `p` or `>>PANIC<<` for a
+    // panic.
+    let panic = log.lines().rev().find(|line| {
+        line.contains(">>PANIC<<") || line.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with("p[")
+    });
+    let mut sentence = match panic {
+        Some(line) => format!("the emulator stopped: {}", message(line)),
+        None => String::from("the emulator ended without a report of the hypervisor"),
+    };
+    let printed: Vec<&str> = printed.lines().filter(|line| is_telling(line)).collect();
+    if !printed.is_empty() {
+        sentence += "; before that the machine said:";
+        for line in &printed[printed.len().saturating_sub(SHOWN)..] {
+            sentence += "\n  ";
+            sentence += line.trim();
+        }
+    }
+    if panic.is_none() {
+        let lines: Vec<&str> = log.lines().collect();
+        if !lines.is_empty() {
+            sentence += "\nthe last lines of the emulator's log:";
+        }
+        for line in &lines[lines.len().saturating_sub(SHOWN)..] {
+            sentence += "\n  ";
+            sentence += line;
+        }
+    }
+    sentence
+}
+
+/// The text after ticks and device.
+fn message(line: &str) -> &str {
+    line.split_once(']').map_or(line, |(_, text)| text).trim().trim_start_matches(">>PANIC<<").trim()
+}
+
+/// Not Bochs's banner, nor its debugger's prompts.
+fn is_telling(line: &str) -> bool {
+    let line = line.trim();
+    let noise = line.is_empty()
+        || line.starts_with("====")
+        || line.starts_with("Bochs x86 Emulator")
+        || line.starts_with("Built from")
+        || line.starts_with("Timestamp:")
+        || line.starts_with("Next at t=")
+        || line.starts_with("(0)")
+        || line.starts_with("<bochs:")
+        || line.contains("i[      ]");
+    !noise && line.chars().filter(|c| c.is_alphanumeric() || *c == ' ').count() * 2 > line.chars().count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_emulator_is_quoted() {
+        let log = "00011i[BIOS  ] Booting\n00012p[CPU0  ] >>PANIC<< exception(): 3rd (14) exception with no \
+                   resolution\n00012i[SIM   ] quit_sim called with exit code 1\n";
+        let sentence = explain(log, "");
+        assert_eq!(sentence, "the emulator stopped: exception(): 3rd (14) exception with no resolution");
+    }
+
+    #[test]
+    fn what_the_hypervisor_printed_is_shown_and_the_banner_is_not() {
+        let printed = "=====\n  Bochs x86 Emulator 2.7\n(0) [0x00] ...\npanicked at src/main.rs\n";
+        let sentence = explain("00011i[BIOS  ] Booting\n", printed);
+        assert!(sentence.contains("\n  panicked at src/main.rs"), "{sentence}");
+        assert!(sentence.contains("Booting"), "{sentence}");
+        assert!(!sentence.contains("Emulator 2.7"), "{sentence}");
+    }
+}

@@ -1,0 +1,194 @@
+//! Bochs as a process.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::bochsrc::{self, LOG, Settings};
+use super::{Machine, Programs};
+use crate::error::Error;
+
+/// How long Bochs may take to start; it has connected COM1 by then.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+const POLL: Duration = Duration::from_millis(10);
+
+/// Bytes of the log's end that are looked at.
+const LOG_TAIL: usize = 16 << 10;
+
+/// A running Bochs. It is killed and reaped when this is dropped, and by the kernel if this process is killed.
+#[derive(Debug)]
+pub struct Emulator {
+    child: Child,
+    log: PathBuf,
+    started: Instant,
+    peak_memory_kib: u64,
+}
+
+/// The machine's ends of its two channels.
+#[derive(Debug)]
+pub struct Outputs {
+    /// The machine's port 0xe9: the hypervisor's messages, with Bochs's own text between them.
+    pub messages: ChildStdout,
+    /// The machine's COM1: bytes for the hypervisor.
+    pub console: TcpStream,
+}
+
+impl Emulator {
+    /// Starts Bochs in `folder`, from the boot image there.
+    ///
+    /// Call it on the main thread: the kernel kills Bochs when the thread ends that started it.
+    ///
+    /// # Errors
+    /// It cannot be started, or ends at once.
+    pub fn start(
+        programs: &Programs,
+        folder: &Path,
+        machine: Machine,
+        memory_mib: u32,
+    ) -> Result<(Emulator, Outputs), Error> {
+        let cannot = |error: io::Error| Error::Machine(format!("cannot start Bochs: {error}"));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(cannot)?;
+        listener.set_nonblocking(true).map_err(cannot)?;
+        let settings =
+            Settings { machine, memory_mib, console_port: listener.local_addr().map_err(cannot)?.port() };
+        fs::write(folder.join("bochsrc"), bochsrc::text(programs, &settings)).map_err(cannot)?;
+        // Debian's Bochs has its debugger compiled in, which waits for this command.
+        fs::write(folder.join("rc"), "c\n").map_err(cannot)?;
+        let stderr = File::create(folder.join("stderr")).map_err(cannot)?;
+
+        let mut command = match &programs.setpriv {
+            Some(setpriv) => {
+                let mut command = Command::new(setpriv);
+                command.args(["--pdeathsig", "KILL", "--"]).arg(&programs.bochs);
+                command
+            }
+            None => Command::new(&programs.bochs),
+        };
+        let started = Instant::now();
+        let mut child = command
+            .args(["-q", "-f", "bochsrc", "-rc", "rc"])
+            .current_dir(folder)
+            // No window: port_e9_hack needs a display library that leaves standard output alone.
+            .env("SDL_VIDEODRIVER", "dummy")
+            .env("SDL_AUDIODRIVER", "dummy")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            // A Ctrl-C in the terminal is for this program, which then ends Bochs.
+            .process_group(0)
+            .spawn()
+            .map_err(cannot)?;
+        let messages = child.stdout.take().expect("standard output is piped");
+        let mut emulator = Emulator { child, log: folder.join(LOG), started, peak_memory_kib: 0 };
+        let console = emulator.accept(&listener).map_err(|error| {
+            let stderr = fs::read_to_string(folder.join("stderr")).unwrap_or_default();
+            let said = stderr.lines().rev().find(|line| line.contains('[') && line.contains(']'));
+            Error::Machine(match said {
+                Some(line) => format!("Bochs did not start: {}", line.trim()),
+                None => format!("Bochs did not start: {error}"),
+            })
+        })?;
+        Ok((emulator, Outputs { messages, console }))
+    }
+
+    /// Waits until COM1 is connected.
+    fn accept(&mut self, listener: &TcpListener) -> io::Result<TcpStream> {
+        while self.started.elapsed() < START_LIMIT {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(false)?;
+                    stream.set_nodelay(true)?;
+                    return Ok(stream);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+                Err(error) => return Err(error),
+            }
+            if let Some(status) = self.child.try_wait()? {
+                return Err(io::Error::other(format!("it ended at once ({status})")));
+            }
+            thread::sleep(POLL);
+        }
+        Err(io::Error::other("it did not connect its serial port"))
+    }
+
+    /// Its process number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How long it has run.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The most memory that it has used until now, in KiB. Zero if it was never seen running.
+    pub fn peak_memory_kib(&mut self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        self.peak_memory_kib = self.peak_memory_kib.max(peak_in(&status).unwrap_or(0));
+        self.peak_memory_kib
+    }
+
+    /// Waits for its end, which is due; kills it if that takes longer than `limit`.
+    pub fn finish(&mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(POLL);
+        }
+        self.kill();
+    }
+
+    /// Ends it now.
+    pub fn kill(&mut self) {
+        // Both fail only if it has ended and been reaped already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Copies its log to `path`.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn copy_log(&self, path: &Path) -> io::Result<()> {
+        fs::copy(&self.log, path).map(|_| ())
+    }
+
+    /// The end of its log.
+    pub fn log_tail(&self) -> String {
+        let log = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&log[log.len().saturating_sub(LOG_TAIL)..]).into_owned()
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// `VmHWM` of proc_pid_status(5).
+fn peak_in(status: &str) -> Option<u64> {
+    let value = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    value.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_is_read_from_the_kernels_table() {
+        assert_eq!(peak_in("Name:\tbochs\nVmHWM:\t  123456 kB\nVmRSS:\t 1 kB\n"), Some(123_456));
+        assert_eq!(peak_in("Name:\tbochs\n"), None);
+        let own = fs::read_to_string("/proc/self/status").unwrap();
+        assert!(peak_in(&own).unwrap() > 0);
+    }
+}

@@ -1,0 +1,11 @@
+//! What a run leaves: the table of exits and the statistics file.
+
+mod exit;
+mod schema;
+mod table;
+mod write;
+
+pub use exit::{describe as describe_exit, key as exit_key};
+pub use schema::{Audits, EmulatorUse, Exits, Mmu, Phase, SCHEMA, Statistics};
+pub use table::table;
+pub use write::{check_writable, write_atomically};

@@ -1,0 +1,73 @@
+//! Files that are there whole or not at all.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use tempfile::NamedTempFile;
+
+/// Writes `contents` to `path`: at no time is there a part of it.
+///
+/// # Errors
+/// What the system says, such as that the disk is full; then `path` is as it was.
+pub fn write_atomically(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut file = temporary(path)?;
+    file.write_all(contents)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
+}
+
+/// Whether [`write_atomically`] could write to `path` now.
+///
+/// # Errors
+/// What the system says.
+pub fn check_writable(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    temporary(path)?.close()
+}
+
+/// A file beside `path`, with the permissions that any new file has.
+fn temporary(path: &Path) -> io::Result<NamedTempFile> {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::Builder::new()
+        .prefix(".umbra-")
+        // Subject to the umask, as with any other new file.
+        .permissions(std::fs::Permissions::from_mode(0o666))
+        .tempfile_in(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn it_replaces_and_leaves_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stats.json");
+        check_writable(&path).unwrap();
+        assert!(names(folder.path()).is_empty());
+        write_atomically(&path, b"one").unwrap();
+        write_atomically(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(names(folder.path()), ["stats.json"]);
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(check_writable(&folder.path().join("none/stats.json")).is_err());
+        assert!(check_writable(folder.path()).is_err());
+        assert!(write_atomically(folder.path(), b"x").is_err());
+        assert!(names(folder.path()).is_empty());
+    }
+}

@@ -1,0 +1,127 @@
+//! `umbra run`.
+
+mod arguments;
+mod outcome;
+mod session;
+mod signals;
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use umbra_telemetry::{Audit, BootConfig, PROTOCOL};
+
+pub use arguments::{Arguments, Policy};
+use outcome::Outcome;
+
+use crate::error::Error;
+use crate::guest::{self, Image};
+use crate::machine::{self, BootFiles, Emulator, Programs};
+use crate::report;
+
+/// Boots a guest, ends with it, and says what it did.
+///
+/// Call it on the main thread ([`Emulator::start`]).
+///
+/// # Errors
+/// Wrong input, a missing program, or a failure on this host.
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
+    let (kernel, image) = guest::read_kernel(&arguments.kernel)?;
+    let initrd = arguments.initrd.as_deref().map(guest::read_initrd).transpose()?;
+    let modules =
+        arguments.modules.iter().map(|text| guest::read_module(text)).collect::<Result<Vec<_>, _>>()?;
+    guest::check_files(&image, initrd.as_deref(), &modules)?;
+    let initrd_bytes = initrd.as_ref().map_or(0, |file| file.len() as u64);
+    let shadow_frames = arguments.shadow_frames.map(u32::from);
+    let command_line = guest::command_line(&arguments.kernel, &image, arguments.append.as_deref())?;
+    let machine_mib = guest::check_memory(arguments.memory, shadow_frames, &image, initrd_bytes, &modules)?;
+    check_outputs(arguments)?;
+    let programs = Programs::find()?;
+
+    let config = BootConfig {
+        protocol: PROTOCOL,
+        memory_mib: arguments.memory,
+        guest_faults: arguments.guest_faults.into(),
+        shadow_frames,
+        audit: arguments.audit.map(|every| Audit { every: every.get() }),
+        append: command_line,
+        modules: modules.iter().map(|module| module.string.clone()).collect(),
+    };
+    guest::check_configuration(&config)?;
+    let files = BootFiles { config: &config, kernel: &kernel, initrd: initrd.as_deref(), modules: &modules };
+    let folder = tempfile::Builder::new().prefix("umbra-").tempdir().map_err(|error| {
+        Error::Machine(format!(
+            "cannot make a temporary folder in {}: {error}; TMPDIR can name another one",
+            std::env::temp_dir().display()
+        ))
+    })?;
+    // From here on a signal must not leave the folder behind.
+    let signals = signals::Signals::catch(folder.path())?;
+    machine::build_boot_image(&programs, folder.path(), &files)?;
+    let size_mib = files.size().div_ceil(1 << 20);
+    drop((kernel, initrd, modules));
+
+    let (mut emulator, outputs) = Emulator::start(&programs, folder.path(), arguments.machine, machine_mib)?;
+    let progress =
+        format!("loading {size_mib} MiB into Bochs ({}), which takes seconds", arguments.machine.name());
+    let outcome = session::run(&mut emulator, outputs, &signals, arguments.timeout, progress);
+    emulator.kill();
+    if let Some(path) = &arguments.emulator_log {
+        emulator.copy_log(path).map_err(|error| cannot_write("the emulator's log", path, &error))?;
+    }
+    conclude(arguments, &image, &config.append, &outcome?)
+}
+
+/// Finds out before a long run that its results could not be written.
+fn check_outputs(arguments: &Arguments) -> Result<(), Error> {
+    let outputs = [("the statistics", &arguments.stats), ("the emulator's log", &arguments.emulator_log)];
+    for (what, path) in outputs {
+        if let Some(path) = path {
+            report::check_writable(path).map_err(|error| {
+                Error::Input(format!(
+                    "cannot write {what} to {}: {error}; give a file in a folder that exists and is writable",
+                    path.display()
+                ))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn conclude(
+    arguments: &Arguments,
+    image: &Image,
+    command_line: &str,
+    outcome: &Outcome,
+) -> Result<ExitCode, Error> {
+    let statistics = outcome.statistics(arguments, &kernel_name(&arguments.kernel, image), command_line);
+    eprintln!("umbra: {}", outcome.sentence());
+    let table = report::table(&statistics);
+    if !table.is_empty() {
+        eprintln!("\n{table}");
+    }
+    if let Some(emulator) = statistics.emulator {
+        eprintln!("emulator: {:.1} s, peak memory {:.0} MiB", emulator.seconds, emulator.peak_memory);
+    }
+    if let Some(path) = &arguments.stats {
+        let mut json = serde_json::to_vec_pretty(&statistics).expect("statistics have text keys only");
+        json.push(b'\n');
+        report::write_atomically(path, &json)
+            .map_err(|error| cannot_write("the statistics", path, &error))?;
+    }
+    Ok(ExitCode::from(outcome.status()))
+}
+
+fn cannot_write(what: &str, path: &Path, error: &std::io::Error) -> Error {
+    let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    Error::Machine(format!("cannot write {what} to {}: {error}", place.display()))
+}
+
+/// What the kernel calls itself, or else its file's name.
+fn kernel_name(path: &Path, image: &Image) -> String {
+    let version = match image {
+        Image::Linux(linux) => linux.version.clone(),
+        Image::Multiboot(_) => None,
+    };
+    version.unwrap_or_else(|| path.display().to_string())
+}

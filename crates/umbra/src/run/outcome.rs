@@ -1,0 +1,170 @@
+//! How a run ended, and what that means for the user.
+
+use std::time::Duration;
+
+use umbra_telemetry::{GuestFaults, Stats};
+
+use super::Arguments;
+use crate::error::status;
+use crate::report::{self, Audits, EmulatorUse, Exits, Mmu, Phase, SCHEMA, Statistics};
+
+/// Why a run is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The guest ended by itself.
+    Guest,
+    /// `--timeout` passed.
+    Timeout,
+    /// The user ended it; this is the exit status.
+    User(u8),
+    /// The hypervisor could not go on, in its words.
+    HypervisorFailed(String),
+    /// The emulator ended without a report; why, in words.
+    EmulatorDied(String),
+}
+
+/// All that is known after a run.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub end: End,
+    /// The hypervisor's report. Always there if the guest ended by itself.
+    pub stats: Option<Stats>,
+    /// Wall-clock time from the emulator's start.
+    pub elapsed: Duration,
+    /// The emulator's peak memory.
+    pub peak_memory_kib: u64,
+}
+
+impl Outcome {
+    /// The exit status of the command.
+    pub fn status(&self) -> u8 {
+        match (&self.end, &self.stats) {
+            (End::Guest, Some(stats)) if stats.guest_exit.is_success() => 0,
+            (End::Guest, _) => status::GUEST_FAILED,
+            (End::Timeout, _) => status::TIMEOUT,
+            (End::User(status), _) => *status,
+            (End::HypervisorFailed(_) | End::EmulatorDied(_), _) => status::MACHINE_FAILED,
+        }
+    }
+
+    /// The end for the user.
+    pub fn sentence(&self) -> String {
+        match (&self.end, &self.stats) {
+            (End::Guest, Some(stats)) => report::describe_exit(&stats.guest_exit),
+            (End::Guest, None) => "the guest ended".into(),
+            (End::Timeout, Some(_)) => "time-out: the guest did not end in time".into(),
+            (End::Timeout, None) => {
+                "time-out: the guest did not end in time, and there is no report of its exits".into()
+            }
+            (End::User(_), _) => "ended by the user".into(),
+            (End::HypervisorFailed(why), _) => format!("the hypervisor cannot go on: {why}"),
+            (End::EmulatorDied(why), _) => why.clone(),
+        }
+    }
+
+    /// `guest_exit` in the statistics.
+    fn key(&self) -> String {
+        match (&self.end, &self.stats) {
+            (End::Guest, Some(stats)) => report::exit_key(&stats.guest_exit),
+            (End::Guest | End::EmulatorDied(_), _) => "emulator_died".into(),
+            (End::Timeout, _) => "timeout".into(),
+            (End::User(_), _) => "stopped".into(),
+            (End::HypervisorFailed(why), _) => format!("hypervisor_failed: {why}"),
+        }
+    }
+
+    /// The statistics of the run.
+    pub fn statistics(&self, arguments: &Arguments, kernel: &str, command_line: &str) -> Statistics {
+        let stats = self.stats.as_ref();
+        let guest_faults = stats.map_or(arguments.guest_faults.into(), |stats| stats.guest_faults);
+        // Bochs counts one tick for each instruction (`clock: sync=none`).
+        let tsc = stats.map(|stats| stats.tsc);
+        let audits = stats.map(|stats| stats.audits).filter(|_| arguments.audit.is_some());
+        Statistics {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION").into(),
+            hypervisor: "umbra".into(),
+            machine: arguments.machine.name().into(),
+            kernel: kernel.into(),
+            cmdline: command_line.into(),
+            memory: arguments.memory,
+            guest_faults: match guest_faults {
+                GuestFaults::Bypass => "bypass".into(),
+                GuestFaults::Trap => "trap".into(),
+            },
+            filter: stats.map(|stats| stats.filter.clone()),
+            guest_exit: self.key(),
+            exits: stats.map(|stats| Exits(stats.exits.clone())),
+            mmu: stats.map(|stats| Mmu::from(stats.mmu)),
+            instructions: tsc,
+            tsc,
+            phases: stats.map_or_else(Vec::new, |stats| {
+                stats.phases.iter().map(|phase| Phase::new(phase, true)).collect()
+            }),
+            audits: audits.map(|(per_exit, full)| Audits { per_exit, full }),
+            emulator: Some(EmulatorUse {
+                seconds: self.elapsed.as_millis() as f64 / 1000.0,
+                peak_memory: self.peak_memory_kib as f64 / 1024.0,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use umbra_telemetry::GuestExit;
+
+    use super::*;
+
+    fn outcome(end: End, guest_exit: Option<GuestExit>) -> Outcome {
+        let stats = guest_exit.map(|guest_exit| Stats {
+            guest_exit,
+            guest_faults: GuestFaults::Trap,
+            filter: "trap".into(),
+            exits: Default::default(),
+            mmu: Default::default(),
+            tsc: 9,
+            phases: Vec::new(),
+            audits: (0, 0),
+        });
+        Outcome { end, stats, elapsed: Duration::from_millis(1500), peak_memory_kib: 2048 }
+    }
+
+    #[test]
+    fn the_exit_status_follows_the_end() {
+        let port = |value| Some(GuestExit::ExitPort { port: 0x501, value });
+        for (end, exit, status, key) in [
+            (End::Guest, Some(GuestExit::AcpiOff), 0, "acpi_off"),
+            (End::Guest, Some(GuestExit::Shutdown), 0, "shutdown"),
+            (End::Guest, port(0), 0, "exit_port:0x501=0"),
+            (End::Guest, port(1), 1, "exit_port:0x501=1"),
+            (End::Guest, Some(GuestExit::Reset), 1, "reset"),
+            (End::Guest, Some(GuestExit::TripleFault), 1, "triple_fault"),
+            (End::Guest, Some(GuestExit::Halted), 1, "halted"),
+            (End::Guest, Some(GuestExit::Unsupported("LA57".into())), 1, "unsupported: LA57"),
+            (End::Timeout, Some(GuestExit::Stopped), 124, "timeout"),
+            (End::Timeout, None, 124, "timeout"),
+            (End::User(130), Some(GuestExit::Stopped), 130, "stopped"),
+            (End::EmulatorDied("why".into()), None, 3, "emulator_died"),
+            (End::HypervisorFailed("why".into()), None, 3, "hypervisor_failed: why"),
+        ] {
+            let outcome = outcome(end, exit);
+            assert_eq!((outcome.status(), outcome.key().as_str()), (status, key));
+        }
+    }
+
+    #[test]
+    fn statistics_say_what_was_in_force() {
+        #[derive(clap::Parser)]
+        struct Test {
+            #[command(flatten)]
+            arguments: Arguments,
+        }
+        let test: Test = clap::Parser::parse_from(["umbra", "--kernel", "k", "--guest-faults", "bypass"]);
+        let reported =
+            outcome(End::Guest, Some(GuestExit::AcpiOff)).statistics(&test.arguments, "6.1", "quiet");
+        assert_eq!((reported.guest_faults.as_str(), reported.instructions), ("trap", Some(9)));
+        let silent = outcome(End::Timeout, None).statistics(&test.arguments, "6.1", "quiet");
+        assert_eq!((silent.guest_faults.as_str(), silent.exits), ("bypass", None));
+    }
+}

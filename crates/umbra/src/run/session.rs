@@ -1,0 +1,275 @@
+//! The time from the emulator's start to its end: who says what to whom.
+
+use std::cell::RefCell;
+use std::io::{self, IsTerminal, Read, Write};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use umbra_telemetry::frame::Decoder;
+use umbra_telemetry::{GuestExit, LogLevel, Message, PROTOCOL, Stats};
+
+use super::outcome::{End, Outcome};
+use super::signals::Signals;
+use crate::console::{Action, HELP, Input, Keys, MachineInput, Progress, RawMode, read_standard_input};
+use crate::error::{Error, status};
+use crate::machine::{Emulator, Outputs, explain_death};
+
+/// How often it is looked for what does not come as an event.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long the hypervisor may take to report after it was asked to end the guest.
+const REPORT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the emulator may take to end after the last message.
+const POWER_OFF_LIMIT: Duration = Duration::from_secs(5);
+
+/// Messages that may wait for a standard output which nobody reads.
+const QUEUE: usize = 64;
+
+/// Bytes of text between messages that are kept in case the emulator dies.
+const NOISE_KEPT: usize = 4 << 10;
+
+enum Event {
+    Message(Box<Message>),
+    /// Text between messages: Bochs's own, or a dying hypervisor's.
+    Noise(Vec<u8>),
+    /// The machine says nothing more.
+    Silence,
+    /// A key for this program.
+    Key(Action),
+}
+
+/// Carries everything back and forth until the machine has ended.
+///
+/// # Errors
+/// The guest's output cannot be written, or the terminal refuses.
+pub fn run(
+    emulator: &mut Emulator,
+    outputs: Outputs,
+    signals: &Signals,
+    timeout: Option<Duration>,
+    progress: String,
+) -> Result<Outcome, Error> {
+    let terminal = RawMode::enter()
+        .map_err(|error| Error::Machine(format!("cannot switch the terminal to single keys: {error}")))?;
+    signals.watch(emulator.id(), terminal.as_ref().map(|terminal| terminal.before().clone()));
+
+    let (events, queue) = sync_channel(QUEUE);
+    let (guest_runs, ready) = sync_channel(1);
+    let input = MachineInput::start(outputs.console, ready);
+    let messages = outputs.messages;
+    let to_queue = events.clone();
+    thread::spawn(move || decode(messages, &to_queue));
+    let (to_machine, on_terminal) = (input.clone(), terminal.is_some());
+    thread::spawn(move || listen(on_terminal, &to_machine, &events));
+
+    let mut session = Session {
+        emulator,
+        signals,
+        input,
+        guest_runs,
+        deadline: timeout.map(|timeout| Instant::now() + timeout),
+        ending: None,
+        progress: Progress::start(progress),
+        entered: false,
+        on_terminal: terminal.is_some(),
+        at_line_start: true,
+        noise: Vec::new(),
+    };
+    session.run(&queue)
+}
+
+/// Reads messages until the machine has ended.
+fn decode(mut stream: impl Read, events: &SyncSender<Event>) {
+    let mut decoder = Decoder::default();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let length = match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => break,
+        };
+        let found = RefCell::new(Vec::new());
+        decoder.push(
+            &buffer[..length],
+            |message| found.borrow_mut().push(Event::Message(Box::new(message))),
+            |noise| found.borrow_mut().push(Event::Noise(noise.to_vec())),
+        );
+        for event in found.into_inner() {
+            if events.send(event).is_err() {
+                return;
+            }
+        }
+    }
+    // Nobody listens any more if these fail.
+    let _ = events.send(Event::Noise(decoder.rest().to_vec()));
+    let _ = events.send(Event::Silence);
+}
+
+/// Takes the user's input to the machine; keys for this program become events. Its end is not the machine's.
+fn listen(on_terminal: bool, machine: &MachineInput, events: &SyncSender<Event>) {
+    let mut keys = Keys::default();
+    read_standard_input(|bytes| {
+        let actions = if on_terminal { keys.push(bytes) } else { vec![Action::Send(bytes.to_vec())] };
+        actions.into_iter().all(|action| match action {
+            Action::Send(bytes) => machine.send(Input::Console(bytes)),
+            action => events.send(Event::Key(action)).is_ok(),
+        })
+    });
+}
+
+struct Session<'a> {
+    emulator: &'a mut Emulator,
+    signals: &'a Signals,
+    input: MachineInput,
+    /// Tells the input's writer that there is somebody to write to.
+    guest_runs: SyncSender<()>,
+    deadline: Option<Instant>,
+    /// Who asked for the end, and until when the hypervisor may report.
+    ending: Option<(End, Instant)>,
+    progress: Progress,
+    entered: bool,
+    on_terminal: bool,
+    /// Where the guest's output has left the cursor.
+    at_line_start: bool,
+    noise: Vec<u8>,
+}
+
+impl Session<'_> {
+    fn run(&mut self, queue: &Receiver<Event>) -> Result<Outcome, Error> {
+        loop {
+            match queue.recv_timeout(TICK) {
+                Ok(Event::Message(message)) => {
+                    if let Some(outcome) = self.message(*message)? {
+                        return Ok(outcome);
+                    }
+                }
+                Ok(Event::Noise(noise)) => self.keep(&noise),
+                Ok(Event::Key(Action::End)) => self.ask_for_end(End::User(status::USER_END)),
+                Ok(Event::Key(_)) => self.say(HELP),
+                Ok(Event::Silence) | Err(RecvTimeoutError::Disconnected) => return Ok(self.silence()),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.emulator.peak_memory_kib();
+                    if !self.entered {
+                        self.progress.tick(self.emulator.elapsed());
+                    }
+                }
+            }
+            // Also between messages: a guest that never stops talking must not escape its end.
+            if let Some(status) = self.signals.status() {
+                self.ask_for_end(End::User(status));
+            }
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                self.ask_for_end(End::Timeout);
+            }
+            if let Some((end, _)) = self.ending.take_if(|(_, limit)| Instant::now() >= *limit) {
+                return Ok(self.outcome(end, None));
+            }
+        }
+    }
+
+    fn message(&mut self, message: Message) -> Result<Option<Outcome>, Error> {
+        match message {
+            Message::Hello { protocol: PROTOCOL } => (),
+            Message::Hello { protocol } => {
+                return Err(Error::Machine(format!(
+                    "the embedded hypervisor speaks protocol {protocol} and this tool {PROTOCOL}; build umbra again \
+                     without UMBRA_HYPERVISOR"
+                )));
+            }
+            Message::Log { level, text } => match level {
+                LogLevel::Warning => self.say(&format!("warning: {text}")),
+                LogLevel::Info => self.say(&text),
+            },
+            Message::Console(bytes) | Message::DebugConsole(bytes) => self.print(&bytes)?,
+            Message::GuestEntered => {
+                self.entered = true;
+                if self.on_terminal {
+                    self.say("the guest starts; Ctrl-A X ends the machine, Ctrl-A H shows help");
+                }
+                // Full means it was told before, gone that the machine is.
+                let _ = self.guest_runs.try_send(());
+            }
+            Message::End(stats) => {
+                let end = match self.ending.take() {
+                    Some((end, _)) if stats.guest_exit == GuestExit::Stopped => end,
+                    _ => End::Guest,
+                };
+                return Ok(Some(self.outcome(end, Some(stats))));
+            }
+            Message::Failure(why) => return Ok(Some(self.outcome(End::HypervisorFailed(why), None))),
+        }
+        Ok(None)
+    }
+
+    /// The emulator has ended, and no report has come.
+    fn silence(&mut self) -> Outcome {
+        let end = match self.ending.take() {
+            Some((end, _)) => end,
+            None => {
+                self.emulator.finish(POWER_OFF_LIMIT);
+                let printed = String::from_utf8_lossy(&self.noise);
+                End::EmulatorDied(explain_death(&self.emulator.log_tail(), &printed))
+            }
+        };
+        self.outcome(end, None)
+    }
+
+    /// Asks the hypervisor to end the guest and report. If it does not run yet, there is nothing to wait for.
+    fn ask_for_end(&mut self, end: End) {
+        if self.ending.is_none() {
+            let asked = self.entered && self.input.try_send(Input::Finish);
+            let limit = if asked { REPORT_LIMIT } else { Duration::ZERO };
+            self.ending = Some((end, Instant::now() + limit));
+        }
+    }
+
+    fn outcome(&mut self, end: End, stats: Option<Stats>) -> Outcome {
+        let (elapsed, peak_memory_kib) = (self.emulator.elapsed(), self.emulator.peak_memory_kib());
+        if stats.is_some() {
+            self.emulator.finish(POWER_OFF_LIMIT);
+        } else {
+            self.emulator.kill();
+        }
+        self.progress.clear();
+        self.start_line();
+        Outcome { end, stats, elapsed, peak_memory_kib }
+    }
+
+    /// The guest's own output, byte for byte.
+    fn print(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.progress.clear();
+        let mut stdout = io::stdout().lock();
+        stdout
+            .write_all(bytes)
+            .and_then(|()| stdout.flush())
+            .map_err(|error| Error::Machine(format!("cannot write the guest's output: {error}")))?;
+        self.at_line_start = bytes.last().map_or(self.at_line_start, |&last| last == b'\n' || last == b'\r');
+        Ok(())
+    }
+
+    /// A line of this program's.
+    fn say(&mut self, text: &str) {
+        self.progress.clear();
+        self.start_line();
+        for line in text.lines() {
+            eprintln!("umbra: {line}");
+        }
+    }
+
+    /// Ends the guest's unfinished line, if it is on the same screen.
+    fn start_line(&mut self) {
+        if !self.at_line_start && io::stderr().is_terminal() && io::stdout().is_terminal() {
+            eprintln!();
+            self.at_line_start = true;
+        }
+    }
+
+    fn keep(&mut self, noise: &[u8]) {
+        self.noise.extend_from_slice(noise);
+        let excess = self.noise.len().saturating_sub(NOISE_KEPT);
+        self.noise.drain(..excess);
+    }
+}

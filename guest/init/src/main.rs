@@ -1,0 +1,73 @@
+//! `/init` of Umbra's guests: the work that shows what memory costs under a hypervisor.
+//!
+//! As process 1 of an initramfs it mounts what Linux expects, sets the mark that ends the phase `boot`, runs
+//! the [phases] between marks (see [marks]), checks everything that they leave behind, prints the guest's own
+//! counters and powers off. A failed check ends the machine by its failure port.
+//!
+//! What it prints holds no times, addresses or process ids, so that two runs can be compared line by line
+//! (the guest's counters excepted: they depend on what the timer interrupted).
+//!
+//! Options on the kernel's command line: see [options].
+
+mod console;
+mod marks;
+mod options;
+mod phases;
+mod power;
+mod shell;
+mod sys;
+mod vmstat;
+
+use anyhow::{Context, Result};
+use nix::mount::{MsFlags, mount};
+
+use crate::marks::Marks;
+use crate::options::{Mode, Options};
+use crate::sys::ports::Ports;
+use crate::sys::process;
+
+fn main() {
+    if std::process::id() != 1 {
+        eprintln!(
+            "umbra-init is the /init of Umbra's guests and powers its machine off: it runs as process 1 only."
+        );
+        std::process::exit(2);
+    }
+    std::panic::set_hook(Box::new(|panic| power::fail(&format!("{panic}"))));
+    match run() {
+        Ok(()) => power::off(),
+        Err(error) => power::fail(&format!("{error:#}")),
+    }
+}
+
+fn run() -> Result<()> {
+    mount_all()?;
+    let marks = Marks::new(Ports::acquire()?);
+    marks.end_boot();
+    console::quieten_kernel()?;
+
+    let command_line = std::fs::read_to_string("/proc/cmdline").context("/proc/cmdline")?;
+    match Options::parse(&command_line)?.mode {
+        Mode::Shell => shell::run(),
+        Mode::Exercise { scale, only } => {
+            // In a child: process 1 is a special case for signals (Linux logs each SIGSEGV that it handles),
+            // and a phase that crashes must not take the machine down without a word.
+            let exercise = process::fork(|| phases::run(marks, scale, only.as_deref()))?;
+            process::wait_success(exercise)?;
+            vmstat::print()?;
+            println!("umbra-init: all phases passed");
+            Ok(())
+        }
+    }
+}
+
+/// Mounts the file systems that the phases and a shell use.
+fn mount_all() -> Result<()> {
+    for (file_system, target) in
+        [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/tmp")]
+    {
+        mount(Some(file_system), target, Some(file_system), MsFlags::empty(), None::<&str>)
+            .with_context(|| format!("mounting {target}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! What the kernel's command line asks for.
+//!
+//! | option | meaning |
+//! |---|---|
+//! | `umbra.shell` | no exercise: an interactive shell on the serial console; its end powers the machine off |
+//! | `umbra.quick` | a tenth of every count, for tests |
+//! | `umbra.phases=a,b` | only these phases (those that prepare them still run, without marks) |
+
+use anyhow::{Result, bail};
+
+use crate::phases::{self, Scale};
+
+/// The parsed options.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Options {
+    pub mode: Mode,
+}
+
+/// What this boot is for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// An interactive shell.
+    Shell,
+    /// The phases: all, or `only` some.
+    Exercise { scale: Scale, only: Option<Vec<String>> },
+}
+
+impl Options {
+    /// Reads the options among the words of a kernel command line.
+    ///
+    /// # Errors
+    /// A word that starts with `umbra.` and is no option, or names no phase.
+    pub fn parse(command_line: &str) -> Result<Options> {
+        let mut shell = false;
+        let mut scale = Scale::Full;
+        let mut only = None;
+        for word in command_line.split_ascii_whitespace() {
+            let Some(option) = word.strip_prefix("umbra.") else { continue };
+            match option.split_once('=') {
+                None if option == "shell" => shell = true,
+                None if option == "quick" => scale = Scale::Quick,
+                Some(("phases", list)) => only = Some(parse_phases(list)?),
+                _ => {
+                    bail!("option {word} is unknown: there are umbra.shell, umbra.quick and umbra.phases=A,B")
+                }
+            }
+        }
+        let mode = if shell { Mode::Shell } else { Mode::Exercise { scale, only } };
+        Ok(Options { mode })
+    }
+}
+
+fn parse_phases(list: &str) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for name in list.split(',') {
+        if !phases::names().any(|known| known == name) {
+            bail!("phase {name} is unknown: there are {}", phases::names().collect::<Vec<_>>().join(", "));
+        }
+        names.push(String::from(name));
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(command_line: &str) -> Mode {
+        Options::parse(command_line).unwrap().mode
+    }
+
+    #[test]
+    fn everything_at_full_count_is_the_default() {
+        assert_eq!(mode("console=ttyS0 quiet\n"), Mode::Exercise { scale: Scale::Full, only: None });
+    }
+
+    #[test]
+    fn options_are_found_among_the_kernels() {
+        let only = Some(vec![String::from("demand"), String::from("pipe")]);
+        assert_eq!(
+            mode("quiet umbra.phases=demand,pipe umbra.quick"),
+            Mode::Exercise { scale: Scale::Quick, only }
+        );
+        assert_eq!(mode("umbra.shell console=ttyS0"), Mode::Shell);
+    }
+
+    #[test]
+    fn what_is_unknown_is_named() {
+        let message = |command_line| Options::parse(command_line).unwrap_err().to_string();
+        assert!(message("umbra.fast").contains("umbra.fast"));
+        assert!(message("umbra.quick=2").contains("umbra.quick=2"));
+        assert!(message("umbra.phases=demand,nap").contains("nap"));
+        assert!(message("umbra.phases=boot").contains("boot"));
+    }
+}

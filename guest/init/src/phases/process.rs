@@ -1,0 +1,52 @@
+//! Processes that are started and end.
+
+use std::fs::File;
+use std::io::Read;
+
+use anyhow::{Context, Result, ensure};
+use nix::unistd::{dup2_stdout, pipe};
+
+use super::Run;
+use crate::sys::process::{self, Program};
+
+/// What a shell does for a pipeline of four programs.
+const PIPELINE: &str = "ls -l /proc | grep 1 | sort | wc -l";
+
+/// Children that exit at once.
+pub fn fork_exit(run: &Run<'_>) -> Result<()> {
+    run.repeated("fork_exit", run.count(100), || process::wait_success(process::fork(|| Ok(()))?))
+}
+
+/// Children that become `true`, an ordinary static program.
+pub fn fork_exec(run: &Run<'_>) -> Result<()> {
+    let program = Program::new("/bin/busybox", &["true"])?;
+    run.repeated("fork_exec", run.count(100), || program.run())
+}
+
+/// Children that become a program of three instructions: nearly all that is left is exec itself.
+pub fn fork_exec_tiny(run: &Run<'_>) -> Result<()> {
+    let program = Program::new("/bin/tiny", &["tiny"])?;
+    run.repeated("fork_exec_tiny", run.count(100), || program.run())
+}
+
+/// A shell with a pipeline.
+pub fn pipeline(run: &Run<'_>) -> Result<()> {
+    let shell = Program::new("/bin/busybox", &["sh", "-c", PIPELINE])?;
+    let mut output = String::new();
+    run.repeated("pipeline", run.count(10), || {
+        let (result, give_result) = pipe()?;
+        let child = process::fork(|| {
+            dup2_stdout(&give_result)?;
+            shell.exec()
+        })?;
+        drop(give_result);
+        output.clear();
+        File::from(result).read_to_string(&mut output).context("the pipeline's output")?;
+        process::wait_success(child)?;
+        // How many lines there are depends on the kernel's threads of the moment; this process is among them.
+        let lines =
+            output.trim().parse::<u32>().with_context(|| format!("the pipeline printed {output:?}"))?;
+        ensure!(lines > 0, "the pipeline counted nothing");
+        Ok(())
+    })
+}

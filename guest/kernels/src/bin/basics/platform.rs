@@ -1,0 +1,87 @@
+//! The least that a kernel finds on the platform.
+
+use guest_kernels::check;
+use guest_kernels::kit::apic::{self, register};
+use guest_kernels::kit::report::Report;
+use guest_kernels::kit::{cpu, port};
+use guest_kernels::say;
+
+use crate::setting::Setting;
+
+/// QEMU's fw_cfg (QEMU, docs/specs/fw_cfg): an item is selected, then read byte by byte.
+const SELECTOR: u16 = 0x510;
+const DATA: u16 = 0x511;
+const SIGNATURE: u16 = 0;
+const RAM_SIZE: u16 = 3;
+const CPU_COUNT: u16 = 5;
+
+fn item<const SIZE: usize>(selector: u16) -> [u8; SIZE] {
+    port::write_u16(SELECTOR, selector);
+    core::array::from_fn(|_| port::read_u8(DATA))
+}
+
+/// Signature, RAM size, number of CPUs.
+pub fn fw_cfg(setting: &mut Setting, report: &mut Report) {
+    let signature: [u8; 4] = item(SIGNATURE);
+    if signature == [0xff; 4] && !setting.options.has("fw_cfg") {
+        say!("  this machine has no fw_cfg");
+        return;
+    }
+    check!(report, &signature == b"QEMU", "the signature is {signature:x?}");
+    let size = u64::from_le_bytes(item(RAM_SIZE));
+    check!(
+        report,
+        size >= setting.memory_end && size < setting.memory_end + (2 << 20),
+        "the RAM size is {size:#x}, the loader said {:#x}",
+        setting.memory_end
+    );
+    let cpus = u16::from_le_bytes(item(CPU_COUNT));
+    check!(report, cpus == 1, "{cpus} CPUs");
+    let again: [u8; 4] = item(SIGNATURE);
+    check!(report, again == signature, "the signature is {again:x?} the second time");
+}
+
+/// The loader passes as many modules as the option `modules=` says.
+pub fn modules(setting: &mut Setting, report: &mut Report) {
+    let found = u64::from(setting.modules);
+    match setting.options.number("modules") {
+        Ok(wanted) => {
+            check!(report, found == wanted.unwrap_or(found), "{found} modules instead of {wanted:?}")
+        }
+        Err(bad) => check!(report, false, "{bad:?}"),
+    }
+}
+
+/// Configuration space of a bus on which slot 31 of bus 0 is empty.
+pub fn pci(_: &mut Setting, report: &mut Report) {
+    port::write_u32(0xcf8, 0x8000_0000 | 31 << 11);
+    let found = port::read_u32(0xcfc);
+    check!(report, found == u32::MAX, "an empty slot reads {found:#x}");
+    port::write_u32(0xcf8, 0);
+}
+
+/// The APIC goes off and on by its base register, and off is empty memory.
+pub fn apic_base(_: &mut Setting, report: &mut Report) {
+    let before = cpu::read_msr(apic::BASE_MSR);
+    check!(
+        report,
+        before & !0xfff == apic::BASE && before & apic::BASE_ENABLE != 0,
+        "the base register is {before:#x}"
+    );
+    let version = apic::read(register::VERSION);
+    for _ in 0..3 {
+        apic::set_base(before & !apic::BASE_ENABLE);
+        let shown = cpu::cpuid(1, 0).edx >> 9 & 1;
+        check!(report, shown == 0, "CPUID shows an APIC that is off");
+        apic::set_base(before);
+        check!(
+            report,
+            cpu::read_msr(apic::BASE_MSR) == before,
+            "the base register is {:#x}",
+            cpu::read_msr(apic::BASE_MSR)
+        );
+        let found = apic::read(register::VERSION);
+        check!(report, found == version, "the version is {found:#x} instead of {version:#x}");
+        apic::init();
+    }
+}

@@ -1,0 +1,132 @@
+//! What every test gets, and their order.
+
+use guest_kernels::kit::boot::Boot;
+use guest_kernels::kit::cpu::{self, Cpu};
+use guest_kernels::kit::frames::{Frame, Pool};
+use guest_kernels::kit::report::Report;
+use guest_kernels::kit::space::{self, Space};
+use guest_kernels::kit::{apic, pic};
+use guest_kernels::options::Options;
+use guest_kernels::random::Random;
+use guest_kernels::say;
+use umbra_paging::{Gva, Level, bits};
+
+use guest_kernels::entries::{PAGE, TABLE};
+
+use crate::{control, delivery, exceptions, interrupts, memory, platform, stepping, timers};
+
+/// What every test gets.
+pub struct Setting {
+    /// Memory; what a test takes is taken back after it.
+    pub pool: Pool,
+    /// The CPU.
+    pub cpu: Cpu,
+    /// A space with nothing in the test's slots, loaded.
+    pub space: Space,
+    /// The first address beyond memory.
+    pub memory_end: u64,
+    /// How many modules the loader passed.
+    pub modules: u32,
+    /// Random numbers.
+    pub random: Random,
+    /// The command line.
+    pub options: Options<'static>,
+}
+
+type Test = fn(&mut Setting, &mut Report);
+
+const TESTS: &[(&str, Test)] = &[
+    ("exceptions", exceptions::exceptions),
+    ("double-fault", exceptions::double_fault),
+    ("segments", exceptions::segments),
+    ("ist", exceptions::ist),
+    ("delivery-stack", delivery::stack),
+    ("delivery-idt", delivery::idt),
+    ("flags", memory::flags),
+    ("compatibility", memory::compatibility),
+    ("remap", memory::remap),
+    ("switches", memory::switches),
+    ("unpaged", memory::unpaged),
+    ("page-0", memory::page_0),
+    ("cr0", control::cr0),
+    ("cr3", control::cr3),
+    ("cr4", control::cr4),
+    ("efer", control::efer),
+    ("step", stepping::step),
+    ("shadow", stepping::shadow),
+    ("ipi", interrupts::ipi),
+    ("priority", interrupts::priority),
+    ("nmi", interrupts::nmi),
+    ("tsc", timers::tsc),
+    ("apic-timer", timers::apic_timer),
+    ("pit-pic", timers::pit_by_pic),
+    ("pit-ioapic", timers::pit_by_ioapic),
+    ("fw-cfg", platform::fw_cfg),
+    ("modules", platform::modules),
+    ("pci", platform::pci),
+    ("apic-base", platform::apic_base),
+];
+
+/// The kernel.
+pub fn main(mut boot: Boot) -> u8 {
+    let cpu = Cpu::detect();
+    cpu::enable_sse();
+    cpu::set_paging_bits(true, false, false, false);
+    let space = Space::new(&mut boot.pool);
+    say!("basics: {cpu:?}, memory ends at {:#x}, {} modules", boot.memory_end, boot.modules);
+    let mut setting = Setting {
+        pool: boot.pool,
+        cpu,
+        space,
+        memory_end: boot.memory_end,
+        modules: boot.modules,
+        random: Random::new(1),
+        options: boot.options,
+    };
+    pic::init();
+    apic::init();
+    let mut report = Report::default();
+    for (name, test) in TESTS {
+        let mark = setting.pool.mark();
+        setting.space = Space::new(&mut setting.pool);
+        setting.space.activate();
+        report.test(&boot.options, name, |report| test(&mut setting, report));
+        cpu::set_paging_bits(true, false, false, false);
+        space::leave();
+        cpu::flush_all();
+        setting.pool.release(mark);
+    }
+    report.finish("basics")
+}
+
+/// Where stores can go that look the same to the program.
+pub struct Targets {
+    /// A plain page.
+    pub plain: Gva,
+    /// A page table in use.
+    pub table: Gva,
+    /// The local APIC's page.
+    pub device: Gva,
+    /// The page table's frame.
+    pub table_frame: Frame,
+    /// The plain page's frame.
+    pub plain_frame: Frame,
+}
+
+impl Setting {
+    /// Maps the three, for everybody.
+    pub fn targets(&mut self) -> Targets {
+        let (plain, table, device) = (space::slot(10), space::slot(11), space::slot(12));
+        let (plain_frame, table_frame) = (self.pool.frame(), self.pool.frame());
+        self.space.map(&mut self.pool, plain, Level::L1, plain_frame.address() | PAGE);
+        self.space.map(&mut self.pool, table, Level::L1, table_frame.address() | PAGE);
+        self.space.map(&mut self.pool, device, Level::L1, apic::BASE | PAGE | bits::PCD | bits::PWT);
+        let translated = space::slot(13);
+        self.space.map(&mut self.pool, translated, Level::L2, table_frame.address() | TABLE);
+        // It is walked once, at an entry that nobody writes.
+        table_frame.write(511, plain_frame.address() | PAGE);
+        let last = Gva::new(translated.raw() + 511 * 4096);
+        let _ = guest_kernels::kit::access::read(last);
+        Targets { plain, table, device, table_frame, plain_frame }
+    }
+}

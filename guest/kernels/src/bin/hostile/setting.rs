@@ -1,0 +1,113 @@
+//! What every test gets, and their order.
+
+use guest_kernels::kit::boot::Boot;
+use guest_kernels::kit::cpu::{self, Cpu};
+use guest_kernels::kit::frames::Pool;
+use guest_kernels::kit::oracle::{Judge, Quirks};
+use guest_kernels::kit::report::Report;
+use guest_kernels::kit::space::{self, Space};
+use guest_kernels::kit::{apic, pic};
+use guest_kernels::options::{BadValue, Options};
+use guest_kernels::random::Random;
+use guest_kernels::say;
+use umbra_paging::{Mode, Paging};
+
+use crate::{delivery, garbage, nowhere, partial, roots, selfmap, stores, tangle};
+
+/// What every test gets.
+pub struct Setting {
+    /// Memory; what a test takes is taken back after it.
+    pub pool: Pool,
+    /// The CPU.
+    pub cpu: Cpu,
+    /// The machine.
+    pub quirks: Quirks,
+    /// The first address beyond memory.
+    pub memory_end: u64,
+    /// Random numbers; the seed of each test is the same.
+    pub random: Random,
+    /// How often tests repeat what they repeat, as a multiple.
+    pub rounds: u64,
+}
+
+type Test = fn(&mut Setting, &Space, &mut Report);
+
+/// The last ones leave the devices in disorder.
+const TESTS: &[(&str, Test)] = &[
+    ("stores", stores::stores),
+    ("crossing", stores::crossing),
+    ("partial", partial::partial),
+    ("tangle", tangle::tangle),
+    ("recursive", selfmap::recursive),
+    ("own-code", selfmap::own_code),
+    ("own-stack", selfmap::own_stack),
+    ("delivery", delivery::delivery),
+    ("idt-table", delivery::idt_in_a_table),
+    ("roots", roots::roots),
+    ("all-ones", nowhere::all_ones),
+    ("nowhere", nowhere::nowhere),
+    ("apic-page", nowhere::apic_page),
+    ("device-tables", nowhere::device_tables),
+    ("msrs", garbage::msrs),
+    ("ports", garbage::ports),
+];
+
+fn settings(options: &Options<'static>) -> Result<(u64, u64), BadValue<'static>> {
+    Ok((options.number("seed")?.unwrap_or(1), options.number("rounds")?.unwrap_or(1)))
+}
+
+/// The kernel.
+pub fn main(mut boot: Boot) -> u8 {
+    let options = boot.options;
+    let (seed, rounds) = match settings(&options) {
+        Ok(settings) => settings,
+        Err(BadValue { name, value }) => {
+            say!("hostile: {name}={value} is not a number");
+            return 2;
+        }
+    };
+    let cpu = Cpu::detect();
+    let space = Space::new(&mut boot.pool);
+    space.activate();
+    cpu::enable_sse();
+    cpu::set_paging_bits(true, false, false, false);
+    let quirks = Quirks::probe(&mut boot.pool, &space, &cpu);
+    say!("hostile: seed {seed} rounds {rounds} {cpu:?} {quirks:?}");
+    let mut setting = Setting {
+        pool: boot.pool,
+        cpu,
+        quirks,
+        memory_end: boot.memory_end,
+        random: Random::new(seed),
+        rounds,
+    };
+    pic::init();
+    apic::init();
+    let mut report = Report::default();
+    for (name, test) in TESTS {
+        if !options.lists("hostile", name) {
+            continue;
+        }
+        let mark = setting.pool.mark();
+        setting.random = Random::new(seed);
+        let space = Space::new(&mut setting.pool);
+        space.activate();
+        report.test(&options, name, |report| test(&mut setting, &space, report));
+        cpu::set_paging_bits(true, false, false, false);
+        space::leave();
+        cpu::flush_all();
+        setting.pool.release(mark);
+    }
+    report.finish("hostile")
+}
+
+impl Setting {
+    /// Sets control bits and returns a judge of accesses under them.
+    pub fn judge(&self, space: &Space, wp: bool, smep: bool, smap: bool, nxe: bool) -> Judge {
+        let (smep, smap, nxe) = (smep && self.cpu.smep, smap && self.cpu.smap, nxe && self.cpu.nx);
+        cpu::set_paging_bits(wp, smep, smap, nxe);
+        let root = space.root().gfn();
+        let paging = Paging { mode: Mode::Long4, root, wp, smep, smap, pge: true, nxe };
+        Judge { paging, features: self.cpu.features, quirks: self.quirks }
+    }
+}

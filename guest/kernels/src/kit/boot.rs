@@ -1,0 +1,130 @@
+//! From the multiboot loader to the kernel's own function.
+
+use core::arch::global_asm;
+use core::cell::UnsafeCell;
+
+use super::frames::Pool;
+use super::{console, descriptors, power};
+use crate::options::Options;
+
+global_asm!(include_str!("entry.s"), options(att_syntax));
+
+/// EAX at entry (Multiboot specification, "Machine state").
+const MAGIC: u32 = 0x2bad_b002;
+
+/// Flags of the boot information: which fields are there.
+mod flag {
+    pub const MEMORY: u32 = 1 << 0;
+    pub const COMMAND_LINE: u32 = 1 << 2;
+    pub const MODULES: u32 = 1 << 3;
+}
+
+/// The first fields of the boot information (Multiboot specification, "Boot information format").
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Information {
+    flags: u32,
+    mem_lower: u32,
+    mem_upper: u32,
+    boot_device: u32,
+    cmdline: u32,
+    mods_count: u32,
+    mods_addr: u32,
+}
+
+/// One module: where it begins and ends, its string, a reserved word.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Module {
+    start: u32,
+    end: u32,
+    string: u32,
+    reserved: u32,
+}
+
+const LINE: usize = 1024;
+
+struct Line(UnsafeCell<[u8; LINE]>);
+
+// SAFETY: `kit_start` writes it before anything reads it; there is one CPU.
+unsafe impl Sync for Line {}
+
+static COMMAND_LINE: Line = Line(UnsafeCell::new([0; LINE]));
+
+unsafe extern "C" {
+    static image_end: u8;
+}
+
+unsafe extern "Rust" {
+    /// Every kernel has one, by [`kernel!`](crate::kernel).
+    safe fn kernel_main(boot: Boot) -> u8;
+}
+
+/// What a kernel starts with.
+pub struct Boot {
+    /// The command line.
+    pub options: Options<'static>,
+    /// Memory beyond the image and the modules.
+    pub pool: Pool,
+    /// The first address beyond memory, in bytes.
+    pub memory_end: u64,
+    /// How many modules the loader passed.
+    pub modules: u32,
+}
+
+/// Makes a function the kernel: it takes [`Boot`](crate::kit::boot::Boot) and returns the value for the exit port.
+#[macro_export]
+macro_rules! kernel {
+    ($main:path) => {
+        #[allow(unsafe_code, reason = "the one name that the kit calls")]
+        #[unsafe(no_mangle)]
+        fn kernel_main(boot: $crate::kit::boot::Boot) -> u8 {
+            $main(boot)
+        }
+    };
+}
+
+/// # Safety
+/// Only `entry.s` calls it, once, with what the loader left in EBX and EAX.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn kit_start(information: u32, magic: u32) -> ! {
+    console::init();
+    assert!(magic == MAGIC, "not started by a multiboot loader: EAX was {magic:#x}");
+    // SAFETY: the loader vouches for the structure, and the first 4 GiB are mapped.
+    let information = unsafe { (information as *const Information).read_unaligned() };
+    assert!(information.flags & flag::MEMORY != 0, "the loader says nothing about memory");
+    let memory_end = (1 << 20) + (u64::from(information.mem_upper) << 10);
+    let mut used = &raw const image_end as u64;
+    let mut modules = 0;
+    if information.flags & flag::MODULES != 0 {
+        modules = information.mods_count;
+        for index in 0..modules {
+            let address = information.mods_addr as usize + index as usize * size_of::<Module>();
+            // SAFETY: as above.
+            let module = unsafe { (address as *const Module).read_unaligned() };
+            used = used.max(module.end.into());
+        }
+    }
+    let line = COMMAND_LINE.0.get();
+    if information.flags & flag::COMMAND_LINE != 0 {
+        for index in 0..LINE {
+            // SAFETY: as above; the string ends with a zero. `line` is not shared yet.
+            let byte = unsafe { ((information.cmdline as usize + index) as *const u8).read_volatile() };
+            if byte == 0 {
+                break;
+            }
+            // SAFETY: within the array.
+            unsafe { (*line)[index] = byte };
+        }
+    }
+    // SAFETY: nothing writes it any more.
+    let line: &'static [u8; LINE] = unsafe { &*line };
+    let end = line.iter().position(|&byte| byte == 0).unwrap_or(LINE);
+    let line = core::str::from_utf8(&line[..end]).expect("the command line is not text");
+    descriptors::load();
+    // SAFETY: memory from `used` on belongs to nobody: image and modules end before, what the loader left elsewhere
+    // was copied.
+    let pool = unsafe { Pool::new(used, memory_end) };
+    let status = kernel_main(Boot { options: Options::new(line), pool, memory_end, modules });
+    power::exit(status)
+}

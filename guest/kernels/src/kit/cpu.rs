@@ -1,0 +1,210 @@
+//! Registers and small instructions.
+
+use core::arch::asm;
+use core::arch::x86_64::{__cpuid_count, _rdtsc, CpuidResult};
+
+use umbra_paging::{Features, Gva, cr0, cr4, efer};
+
+/// Bits of RFLAGS.
+pub mod rflags {
+    /// Always set.
+    pub const FIXED: u64 = 1 << 1;
+    /// Trap: single step.
+    pub const TF: u64 = 1 << 8;
+    /// Interrupts are enabled.
+    pub const IF: u64 = 1 << 9;
+    /// Direction.
+    pub const DF: u64 = 1 << 10;
+    /// Resume: instruction breakpoints are off for one instruction.
+    pub const RF: u64 = 1 << 16;
+    /// Alignment check; under SMAP, access to user pages.
+    pub const AC: u64 = 1 << 18;
+    /// The six arithmetic flags.
+    pub const STATUS: u64 = 0x8d5;
+}
+
+macro_rules! registers {
+    ($($(#[$doc:meta])* $name:literal: $read:ident, $write:ident;)*) => {
+        $(
+            $(#[$doc])*
+            pub fn $read() -> u64 {
+                let value;
+                // SAFETY: reading changes nothing.
+                unsafe { asm!(concat!("mov {}, ", $name), out(reg) value, options(nomem, nostack, preserves_flags)) };
+                value
+            }
+
+            /// Writes it.
+            ///
+            /// # Safety
+            /// The value must be accepted, and leave the kit's code, stack and descriptor tables where they are.
+            pub unsafe fn $write(value: u64) {
+                // SAFETY: the caller's.
+                unsafe { asm!(concat!("mov ", $name, ", {}"), in(reg) value, options(nostack, preserves_flags)) };
+            }
+        )*
+    };
+}
+
+registers! {
+    /// CR0.
+    "cr0": cr0, write_cr0;
+    /// CR2: the address of the last page fault.
+    "cr2": cr2, write_cr2;
+    /// CR3.
+    "cr3": cr3, write_cr3;
+    /// CR4.
+    "cr4": cr4, write_cr4;
+    /// DR6: what a debug exception was about.
+    "dr6": dr6, write_dr6;
+    /// DR7: breakpoint control.
+    "dr7": dr7, write_dr7;
+}
+
+/// Reads a model-specific register that exists.
+pub fn read_msr(msr: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reading changes nothing that Rust relies on.
+    unsafe { asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Writes a model-specific register.
+///
+/// # Safety
+/// The register must exist and take the value, which must leave long mode and the kit's segments alone.
+pub unsafe fn write_msr(msr: u32, value: u64) {
+    // SAFETY: the caller's.
+    unsafe {
+        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack))
+    };
+}
+
+/// IA32_EFER.
+pub const EFER: u32 = 0xc000_0080;
+
+/// Sets the control bits that shape paging. Those that this CPU has not must be `false`. Sets CR4.PGE, too.
+pub fn set_paging_bits(wp: bool, smep: bool, smap: bool, nxe: bool) {
+    let with = |value: u64, bit: u64, on: bool| if on { value | bit } else { value & !bit };
+    let cr4 = with(with(cr4() | cr4::PGE, cr4::SMEP, smep), cr4::SMAP, smap);
+    let efer = with(read_msr(EFER), efer::NXE, nxe);
+    // SAFETY: the kit's own pages are for ring 0 only, writable, and have no NX bit: none of this concerns them.
+    unsafe {
+        write_cr0(with(cr0(), cr0::WP, wp));
+        write_cr4(cr4);
+        write_msr(EFER, efer);
+    }
+}
+
+/// Lets SSE instructions work: CR4.OSFXSR and OSXMMEXCPT.
+pub fn enable_sse() {
+    // SAFETY: every 64-bit CPU has SSE, and compiled code does not use it.
+    unsafe { write_cr4(cr4() | 3 << 9) };
+}
+
+/// Sets CR2, as a fault does.
+pub fn set_cr2(value: u64) {
+    // SAFETY: CR2 has no effect and takes any value.
+    unsafe { write_cr2(value) };
+}
+
+/// Clears what DR6 says about debug exceptions.
+pub fn clear_dr6() {
+    // SAFETY: the value at reset.
+    unsafe { write_dr6(0xffff_0ff0) };
+}
+
+/// Drops translations of one page.
+pub fn invlpg(gva: Gva) {
+    // SAFETY: changes no memory; entries that the kit itself runs on are always current.
+    unsafe { asm!("invlpg [{}]", in(reg) gva.raw(), options(nostack, preserves_flags)) };
+}
+
+/// Drops all translations but global ones.
+pub fn reload_cr3() {
+    // SAFETY: the same root.
+    unsafe { write_cr3(cr3()) };
+}
+
+/// Drops all translations, global ones, too, by turning CR4.PGE off and on. CR4.PGE is on afterwards.
+pub fn flush_all() {
+    // SAFETY: PGE concerns caching only.
+    unsafe {
+        write_cr4(cr4() | cr4::PGE);
+        write_cr4(cr4() & !cr4::PGE);
+        write_cr4(cr4() | cr4::PGE);
+    }
+}
+
+/// CPUID.
+pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
+    __cpuid_count(leaf, subleaf)
+}
+
+/// The time-stamp counter.
+pub fn tsc() -> u64 {
+    // SAFETY: CR4.TSD is clear, and reading changes nothing.
+    unsafe { _rdtsc() }
+}
+
+/// Lets interrupts in for `cycles` of the time-stamp counter, or until `until` says so. Says whether it did.
+pub fn interruptible(cycles: u64, mut until: impl FnMut() -> bool) -> bool {
+    let start = tsc();
+    loop {
+        // SAFETY: every vector has a handler; an unexpected one ends the kernel with a message.
+        unsafe { asm!("sti", "nop", "nop", "cli", options(nostack)) };
+        if until() {
+            return true;
+        }
+        if tsc().wrapping_sub(start) > cycles {
+            return false;
+        }
+    }
+}
+
+/// Sleeps until an interrupt was handled.
+pub fn idle() {
+    // SAFETY: as in `interruptible`; no interrupt slips in between STI and HLT (SDM, "STI").
+    unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+}
+
+/// What CPUID says about paging and some instructions.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpu {
+    /// MAXPHYADDR and 1 GiB pages.
+    pub features: Features,
+    /// CR4.SMEP exists.
+    pub smep: bool,
+    /// CR4.SMAP exists.
+    pub smap: bool,
+    /// EFER.NXE exists.
+    pub nx: bool,
+    /// CMPXCHG16B exists.
+    pub cmpxchg16b: bool,
+    /// PCIDs exist.
+    pub pcid: bool,
+    /// MOVBE exists.
+    pub movbe: bool,
+}
+
+impl Cpu {
+    /// Asks.
+    pub fn detect() -> Cpu {
+        let bit = |word: u32, index: u32| word >> index & 1 != 0;
+        let extended = cpuid(0x8000_0000, 0).eax;
+        // SDM, "CPUID": without leaf 80000008H it is 36 where there is PAE.
+        let maxphyaddr = if extended >= 0x8000_0008 { cpuid(0x8000_0008, 0).eax as u8 } else { 36 };
+        let more = cpuid(0x8000_0001, 0).edx;
+        let seven = if cpuid(0, 0).eax >= 7 { cpuid(7, 0).ebx } else { 0 };
+        let one = cpuid(1, 0).ecx;
+        Cpu {
+            features: Features::new(maxphyaddr, bit(more, 26)),
+            smep: bit(seven, 7),
+            smap: bit(seven, 20),
+            nx: bit(more, 20),
+            cmpxchg16b: bit(one, 13),
+            pcid: bit(one, 17),
+            movbe: bit(one, 22),
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Out of long mode and back.
+
+use core::arch::global_asm;
+
+use super::frames::Frame;
+
+global_asm!(include_str!("unpaged.s"), options(att_syntax));
+
+unsafe extern "C" {
+    fn unpaged_exchange(address: u32, value: u32) -> u32;
+}
+
+/// Turns paging off, and with it long mode; exchanges the low half of word `index` of `frame` at its physical address;
+/// turns paging on again with the same CR3. Returns what stood there.
+pub fn exchange(frame: Frame, index: usize, value: u32) -> u32 {
+    assert!(index < 512, "a frame has 512 words");
+    let address = frame.address() as u32 + 8 * index as u32;
+    // SAFETY: image and stack lie at their physical addresses; CR0.PG comes back before the return; the word is test
+    // memory, below 4 GiB.
+    unsafe { unpaged_exchange(address, value) }
+}

@@ -1,0 +1,26 @@
+//! `cargo xtask campaign`: the differential test for as long as one likes.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::process;
+
+/// Run random guest programs through the shadow MMU for a while (needs nothing but the Rust toolchain).
+///
+/// The options are those of the example `campaign`: --minutes, --seed, --programs, --steps.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Options of the campaign.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    options: Vec<String>,
+}
+
+/// Builds with optimization, but with the MMU's assertions on, and runs.
+pub fn run(Arguments { options }: &Arguments) -> Result<ExitCode> {
+    let mut cargo = process::cargo();
+    cargo.args(["run", "--release", "--package", "umbra-reference", "--example", "campaign"]);
+    cargo.args(["--config", "profile.release.debug-assertions=true", "--"]).args(options);
+    process::show(&mut cargo)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,48 @@
+//! Umbra's automation: `cargo xtask COMMAND`.
+//!
+//! One file or folder per command; [`setup`] is what they share: it makes a fresh machine able to build and run.
+#![forbid(unsafe_code)]
+
+mod build;
+mod campaign;
+mod paths;
+mod process;
+mod run;
+mod sabotage;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Umbra's automation.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Test(test::Arguments),
+    Build(build::Arguments),
+    Campaign(campaign::Arguments),
+    Sabotage(sabotage::Arguments),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
+        Command::Build(arguments) => build::run(&arguments),
+        Command::Campaign(arguments) => campaign::run(&arguments),
+        Command::Sabotage(arguments) => sabotage::run(&arguments),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}

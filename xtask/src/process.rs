@@ -1,0 +1,42 @@
+//! Running other programs.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// Runs a program whose output the user sees.
+///
+/// # Errors
+/// It cannot be started, or fails.
+pub fn show(command: &mut Command) -> Result<()> {
+    let line = describe(command);
+    let status = command.stdin(Stdio::null()).status().with_context(|| format!("starting {line}"))?;
+    if !status.success() {
+        bail!("{line} failed with {status}");
+    }
+    Ok(())
+}
+
+/// Runs a program and returns what it prints on standard output.
+///
+/// # Errors
+/// It cannot be started, fails, or prints something that is not text.
+pub fn capture(command: &mut Command) -> Result<String> {
+    let line = describe(command);
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {line}"))?;
+    if !output.status.success() {
+        bail!("{line} failed with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("the output of {line}"))
+}
+
+/// A cargo of the toolchain that runs this program.
+pub fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Program and arguments on one line.
+pub fn describe(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,75 @@
+//! `cargo xtask run`.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+
+use crate::setup::Setup;
+
+/// What the guest's kernel is told unless the user says something else.
+///
+/// Times would differ between any two runs; a panic resets, which ends the run as a failure.
+pub const APPEND: &str = "console=ttyS0 printk.time=0 nokaslr panic=-1";
+
+/// Boot Debian's kernel under Umbra, on a machine where nothing is set up yet.
+///
+/// Does what `cargo xtask build` does, then calls `umbra run` with Debian's kernel and an initramfs that
+/// exercises memory (fork, exec, mmap, copy-on-write, a shell pipeline), checks itself, shows the guest's own
+/// counters and powers off. The exit status is that of `umbra run`.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask run                                  the whole exercise
+  cargo xtask run --guest-faults trap              the same without the bypass, for comparison
+  cargo xtask run --machine skylake --stats s.json
+  cargo xtask run --append 'console=ttyS0 umbra.shell'    a shell to type into
+
+The initramfs knows: umbra.shell, umbra.quick (a tenth of the work), umbra.phases=demand,cow_child,...")]
+pub struct Arguments {
+    /// Options of `umbra run`; --kernel, --initrd and --append replace what is given otherwise
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS OF umbra run")]
+    options: Vec<OsString>,
+}
+
+/// Sets up what the user does not bring and becomes `umbra run`.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let options = &arguments.options;
+    let mut setup = Setup::new()?;
+    let program = setup.umbra()?;
+    let mut umbra = Command::new(&program);
+    umbra.arg("run");
+    if !is_given(options, "--kernel") {
+        umbra.arg("--kernel").arg(setup.kernel()?);
+    }
+    if !is_given(options, "--initrd") {
+        umbra.arg("--initrd").arg(setup.initrd()?);
+    }
+    if !is_given(options, "--append") {
+        umbra.arg("--append").arg(APPEND);
+    }
+    umbra.args(options);
+    // Returns only if it fails.
+    Err(umbra.exec()).with_context(|| format!("starting {}", program.display()))
+}
+
+/// Whether the user gave `option`, as `--option VALUE` or `--option=VALUE`.
+fn is_given(options: &[OsString], option: &str) -> bool {
+    options.iter().any(|given| {
+        let rest = given.as_encoded_bytes().strip_prefix(option.as_bytes());
+        rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'=')
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_spellings_of_an_option_are_seen() {
+        let options = ["--append=quiet", "--kernel", "x", "--initrd-extra"].map(OsString::from);
+        assert!(is_given(&options, "--append"));
+        assert!(is_given(&options, "--kernel"));
+        assert!(!is_given(&options, "--initrd"));
+    }
+}

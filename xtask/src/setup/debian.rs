@@ -1,0 +1,146 @@
+//! Debian packages: which are missing, and installing them.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::unistd::Uid;
+use umbra_build::Toolchain;
+
+use crate::process;
+
+/// A package and, if it has one, the program by which it is recognised on other systems.
+struct Package {
+    name: &'static str,
+    program: Option<&'static str>,
+}
+
+const fn package(name: &'static str, program: Option<&'static str>) -> Package {
+    Package { name, program }
+}
+
+/// What running guests needs, beside a Rust toolchain for bare metal.
+const PACKAGES: &[Package] = &[
+    package("bochs", Some("bochs")),
+    package("bochs-sdl", None),
+    package("bochsbios", None),
+    package("grub-pc-bin", None),
+    package("grub-common", Some("grub-mkrescue")),
+    package("xorriso", Some("xorriso")),
+    package("mtools", Some("mformat")),
+    package("busybox-static", Some("busybox")),
+    package("gcc", Some("cc")),
+    package("libc6-dev", None),
+];
+
+/// Installs what is missing, after saying so.
+///
+/// # Errors
+/// Something is missing, and this is not Debian, or the user is not root.
+pub fn install_missing(apt: &mut Apt) -> Result<()> {
+    let mut missing: Vec<&str> = if is_debian() { not_installed()? } else { not_in_path() };
+    if let Err(error) = Toolchain::find() {
+        if !is_debian() {
+            bail!("{error}");
+        }
+        missing.extend(umbra_build::DEBIAN_PACKAGES);
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let command = format!("apt-get install --no-install-recommends {}", missing.join(" "));
+    if !is_debian() {
+        bail!(
+            "these are missing here, by the names of their Debian packages: {}; on Debian, as root: {command}",
+            missing.join(" ")
+        );
+    }
+    ensure!(is_root(), "packages are missing and only root can install them; run this first: {command}");
+    apt.install(&missing)
+}
+
+fn is_root() -> bool {
+    Uid::effective().is_root()
+}
+
+pub fn is_debian() -> bool {
+    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    release.lines().any(|line| matches!(line, "ID=debian" | "ID=\"debian\""))
+}
+
+/// The packages that dpkg does not have.
+fn not_installed() -> Result<Vec<&'static str>> {
+    // It fails if it has never heard of a package, and lists the others all the same.
+    let output = Command::new("dpkg-query")
+        .args(["--show", "--showformat=${Package} ${db:Status-Status}\n"])
+        .args(PACKAGES.iter().map(|package| package.name))
+        .output()
+        .context("starting dpkg-query")?;
+    let known = String::from_utf8_lossy(&output.stdout);
+    let installed = |name: &str| known.lines().any(|line| line.split_once(' ') == Some((name, "installed")));
+    Ok(PACKAGES.iter().map(|package| package.name).filter(|name| !installed(name)).collect())
+}
+
+/// The packages whose program is not found.
+fn not_in_path() -> Vec<&'static str> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = |program: &str| std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    let missing = PACKAGES.iter().filter(|package| package.program.is_some_and(|program| !found(program)));
+    missing.map(|package| package.name).collect()
+}
+
+/// Debian's package manager.
+pub struct Apt {
+    lists_are_fresh: bool,
+}
+
+impl Apt {
+    pub fn new() -> Apt {
+        Apt { lists_are_fresh: false }
+    }
+
+    fn install(&mut self, packages: &[&str]) -> Result<()> {
+        self.freshen_lists()?;
+        eprintln!("xtask: installing Debian packages: {}", packages.join(" "));
+        process::show(
+            apt_get().args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(packages),
+        )
+    }
+
+    /// The package that `package` depends on alone.
+    pub fn dependency(&mut self, package: &str) -> Result<String> {
+        self.freshen_lists()?;
+        let text = process::capture(Command::new("apt-cache").args(["depends", package]))?;
+        let mut dependencies = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+        match (dependencies.next(), dependencies.next()) {
+            (Some(name), None) => Ok(String::from(name)),
+            _ => bail!("apt-cache names no single dependency of {package}: {text}"),
+        }
+    }
+
+    /// Downloads a package into an empty folder and unpacks it into another.
+    pub fn unpack(&mut self, package: &str, download: &Path, into: &Path) -> Result<()> {
+        self.freshen_lists()?;
+        process::show(apt_get().args(["download", "--quiet", package]).current_dir(download))?;
+        let mut entries = std::fs::read_dir(download)?;
+        let file = entries.next().with_context(|| format!("apt-get left no file of {package}"))??.path();
+        process::show(Command::new("dpkg-deb").arg("--extract").arg(file).arg(into))
+    }
+
+    /// Package lists of a fresh machine are missing, and old ones name files that are gone.
+    fn freshen_lists(&mut self) -> Result<()> {
+        if !self.lists_are_fresh && is_root() {
+            eprintln!("xtask: updating Debian's package lists");
+            process::show(apt_get().args(["update", "--quiet"]))?;
+        }
+        self.lists_are_fresh = true;
+        Ok(())
+    }
+}
+
+fn apt_get() -> Command {
+    let mut apt_get = Command::new("apt-get");
+    // Root's folders are closed to apt's own user, and apt would warn at each download.
+    apt_get.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "APT::Sandbox::User=root"]);
+    apt_get
+}

@@ -1,0 +1,104 @@
+//! The guest's initramfs: a compressed cpio archive (Linux: Documentation/driver-api/early-userspace/buffer-format).
+
+use std::io::Write;
+
+use anyhow::{Context, Result};
+use cpio::newc::{Builder, ModeFileType, trailer};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use super::tiny;
+
+/// busybox under the names by which the phases and a shell call it before `busybox --install`.
+const APPLETS: &[&str] = &["sh", "ls", "grep", "sort", "wc", "true"];
+
+/// Packs `/init` and busybox. Equal contents give equal bytes.
+///
+/// # Errors
+/// A program that is too large for the format.
+pub fn build(init: &[u8], busybox: &[u8]) -> Result<Vec<u8>> {
+    let mut archive = Archive { output: GzEncoder::new(Vec::new(), Compression::default()), inode: 0 };
+    for folder in ["bin", "dev", "proc", "sys", "tmp"] {
+        archive.add(entry(folder, ModeFileType::Directory, 0o755), &[])?;
+    }
+    // What the kernel gives /init as standard input and output before devtmpfs is mounted.
+    archive.add(entry("dev/console", ModeFileType::Char, 0o600).rdev_major(5).rdev_minor(1), &[])?;
+    archive.add(entry("dev/null", ModeFileType::Char, 0o666).rdev_major(1).rdev_minor(3), &[])?;
+    archive.add(entry("init", ModeFileType::Regular, 0o755), init)?;
+    archive.add(entry("bin/busybox", ModeFileType::Regular, 0o755), busybox)?;
+    archive.add(entry("bin/tiny", ModeFileType::Regular, 0o755), &tiny::program()?)?;
+    for applet in APPLETS {
+        archive.add(entry(&format!("bin/{applet}"), ModeFileType::Symlink, 0o777), b"busybox")?;
+    }
+    archive.finish()
+}
+
+fn entry(name: &str, kind: ModeFileType, permissions: u32) -> Builder {
+    Builder::new(name).mode(permissions).set_mode_file_type(kind)
+}
+
+struct Archive {
+    output: GzEncoder<Vec<u8>>,
+    inode: u32,
+}
+
+impl Archive {
+    fn add(&mut self, entry: Builder, contents: &[u8]) -> Result<()> {
+        let size = u32::try_from(contents.len()).context("a file is too large for an initramfs")?;
+        // Each file has a number of its own, or Linux takes files for links to each other.
+        self.inode += 1;
+        let mut writer = entry.ino(self.inode).nlink(1).write(&mut self.output, size);
+        writer.write_all(contents)?;
+        writer.finish()?;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<Vec<u8>> {
+        trailer(&mut self.output)?;
+        Ok(self.output.finish()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::Read;
+
+    use cpio::newc::Reader;
+    use flate2::read::GzDecoder;
+
+    use super::*;
+
+    fn unpack(archive: &[u8]) -> BTreeMap<String, (u32, Vec<u8>)> {
+        let mut rest = Vec::new();
+        GzDecoder::new(archive).read_to_end(&mut rest).unwrap();
+        let mut rest = rest.as_slice();
+        let mut files = BTreeMap::new();
+        loop {
+            let mut reader = Reader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                return files;
+            }
+            let (name, mode) = (String::from(reader.entry().name()), reader.entry().mode());
+            let mut contents = Vec::new();
+            reader.read_to_end(&mut contents).unwrap();
+            rest = reader.finish().unwrap();
+            assert!(files.insert(name, (mode, contents)).is_none());
+        }
+    }
+
+    #[test]
+    fn the_archive_holds_what_a_guest_needs() {
+        let files = unpack(&build(b"the init", b"the busybox").unwrap());
+        assert_eq!(files["init"], (0o100755, b"the init".to_vec()));
+        assert_eq!(files["bin/busybox"], (0o100755, b"the busybox".to_vec()));
+        assert_eq!(files["bin/sh"], (0o120777, b"busybox".to_vec()));
+        assert_eq!(files["dev/console"].0, 0o020600);
+        assert_eq!(files["proc"].0, 0o040755);
+    }
+
+    #[test]
+    fn equal_contents_give_equal_bytes() {
+        assert_eq!(build(b"a", b"b").unwrap(), build(b"a", b"b").unwrap());
+    }
+}

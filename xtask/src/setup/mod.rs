@@ -1,0 +1,83 @@
+//! Makes a machine able to build and run: packages, the guest's kernel, its initramfs, and the `umbra` tool.
+
+mod debian;
+mod guest_kernel;
+mod initramfs;
+mod tiny;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::{paths, process};
+use debian::Apt;
+
+/// A machine with all packages, on which the rest can be built.
+pub struct Setup {
+    apt: Apt,
+    folder: PathBuf,
+}
+
+/// Everything that a boot needs.
+pub struct Everything {
+    pub umbra: PathBuf,
+    pub kernel: PathBuf,
+    pub initrd: PathBuf,
+}
+
+impl Setup {
+    /// Installs the packages that are missing.
+    ///
+    /// # Errors
+    /// Something is missing that cannot be installed here: it is named.
+    pub fn new() -> Result<Setup> {
+        let mut apt = Apt::new();
+        debian::install_missing(&mut apt)?;
+        let folder = paths::guest_dir()?;
+        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        Ok(Setup { apt, folder })
+    }
+
+    /// Builds everything.
+    pub fn everything(mut self) -> Result<Everything> {
+        Ok(Everything { kernel: self.kernel()?, initrd: self.initrd()?, umbra: self.umbra()? })
+    }
+
+    /// Debian's kernel.
+    pub fn kernel(&mut self) -> Result<PathBuf> {
+        guest_kernel::fetch(&mut self.apt, &self.folder)
+    }
+
+    /// Our initramfs.
+    pub fn initrd(&self) -> Result<PathBuf> {
+        build_initramfs(&self.folder)
+    }
+
+    /// The `umbra` tool, built in release, with the hypervisor in it.
+    pub fn umbra(&self) -> Result<PathBuf> {
+        build_umbra()
+    }
+}
+
+fn build_initramfs(folder: &Path) -> Result<PathBuf> {
+    let init = umbra_build::guest_init(paths::workspace(), &folder.join("build"))?;
+    let path = folder.join("initramfs.cpio.gz");
+    let archive = initramfs::build(&read(&init)?, &read(Path::new(BUSYBOX))?)?;
+    fs::write(&path, archive).with_context(|| path.display().to_string())?;
+    Ok(path)
+}
+
+/// Where Debian's busybox-static puts it.
+const BUSYBOX: &str = "/bin/busybox";
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| path.display().to_string())
+}
+
+fn build_umbra() -> Result<PathBuf> {
+    let mut cargo = process::cargo();
+    cargo.current_dir(paths::workspace()).args(["build", "--release", "--package", "umbra"]);
+    process::show(cargo.arg("--target-dir").arg(paths::target_dir()?))?;
+    Ok(paths::target_dir()?.join("release/umbra"))
+}

@@ -1,0 +1,172 @@
+//! Tests that boot Linux under Umbra and look at what the hypervisor and the guest counted.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::console;
+use super::report::{Report, last_lines};
+use super::stats::Stats;
+use crate::setup::Everything;
+use crate::{paths, process, run};
+
+/// After so many seconds a machine is ended as failed.
+const TIMEOUT_SECONDS: u32 = 600;
+
+/// The guest itself must have counted so many page faults, or a run without injected faults says nothing.
+const LEAST_GUEST_FAULTS: u64 = 2000;
+
+/// How much of a failed boot's output is shown.
+const SHOWN_LINES: usize = 40;
+
+/// One boot with the quick exercise.
+struct Boot {
+    name: &'static str,
+    machine: &'static str,
+    guest_faults: &'static str,
+    audit: bool,
+}
+
+const PENRYN_BYPASS: Boot =
+    Boot { name: "penryn-bypass", machine: "penryn", guest_faults: "bypass", audit: false };
+const PENRYN_TRAP: Boot = Boot { name: "penryn-trap", machine: "penryn", guest_faults: "trap", audit: false };
+const PENRYN_AUDIT: Boot =
+    Boot { name: "penryn-audit", machine: "penryn", guest_faults: "bypass", audit: true };
+const SKYLAKE_BYPASS: Boot =
+    Boot { name: "skylake-bypass", machine: "skylake", guest_faults: "bypass", audit: false };
+
+/// The longest first.
+const BOOTS: &[Boot] = &[PENRYN_AUDIT, PENRYN_TRAP, PENRYN_BYPASS, SKYLAKE_BYPASS];
+
+/// Boots them all, as many at a time as there are CPUs, and compares.
+///
+/// # Errors
+/// The folder for results cannot be made.
+pub fn run(report: &mut Report, built: &Everything) -> Result<()> {
+    let folder = paths::guest_dir()?.join("test");
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    println!("     boots: {}", BOOTS.iter().map(|boot| boot.name).collect::<Vec<_>>().join(", "));
+
+    let next = AtomicUsize::new(0);
+    let shared = Mutex::new(report);
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(BOOTS.len()) {
+            scope.spawn(|| {
+                while let Some(boot) = BOOTS.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let start = Instant::now();
+                    let outcome = boot.run(built, &folder);
+                    let mut report = shared.lock().expect("no step panics");
+                    report.record(&format!("boot {}", boot.name), start.elapsed(), outcome);
+                }
+            });
+        }
+    });
+
+    let report = shared.into_inner().expect("no step panics");
+    report.step("the guest sees the same with bypass and trap", || {
+        let [bypass, trap] = [PENRYN_BYPASS, PENRYN_TRAP].map(|boot| (boot.name, boot.console(&folder)));
+        let lines = console::compare((bypass.0, &bypass.1?), (trap.0, &trap.1?))?;
+        Ok(format!("{lines} lines"))
+    });
+    report.step("the bypass saves exits", || {
+        let bypass = Stats::read(&PENRYN_BYPASS.file(&folder, "json"))?.exits("total")?;
+        let trap = Stats::read(&PENRYN_TRAP.file(&folder, "json"))?.exits("total")?;
+        ensure!(bypass < trap, "{bypass} exits with the bypass, {trap} without");
+        Ok(format!("{bypass} instead of {trap} exits"))
+    });
+    Ok(())
+}
+
+impl Boot {
+    /// Boots, checks, and returns a remark.
+    fn run(&self, built: &Everything, folder: &Path) -> Result<String> {
+        let stats = self.file(folder, "json");
+        // Old files must not pass for this boot's.
+        for old in [&stats, &self.file(folder, "stdout")] {
+            let _ = fs::remove_file(old);
+        }
+        let mut umbra = Command::new("timeout");
+        // A guard in case that the tool itself hangs; its own time-out ends the machine properly.
+        umbra.args(["--kill-after=10", &(TIMEOUT_SECONDS + 60).to_string()]).arg(&built.umbra).arg("run");
+        umbra.arg("--kernel").arg(&built.kernel).arg("--initrd").arg(&built.initrd);
+        umbra.arg("--append").arg(format!("{} umbra.quick", run::APPEND));
+        umbra.args(["--machine", self.machine, "--guest-faults", self.guest_faults]);
+        umbra.args(["--timeout", &TIMEOUT_SECONDS.to_string()]).arg("--stats").arg(&stats);
+        if self.audit {
+            umbra.arg("--audit");
+        }
+        let output = umbra.stdin(Stdio::null()).output().context("starting umbra")?;
+        fs::write(self.file(folder, "stdout"), &output.stdout)?;
+        fs::write(self.file(folder, "stderr"), &output.stderr)?;
+        let check = || {
+            ensure!(output.status.success(), "{}", output.status);
+            self.check(&self.console(folder)?, &Stats::read(&stats)?)
+        };
+        check().with_context(|| {
+            let tail = |text: &[u8]| last_lines(&String::from_utf8_lossy(text), SHOWN_LINES);
+            let (stdout, stderr) = (tail(&output.stdout), tail(&output.stderr));
+            format!(
+                "{}\n--- stdout ends\n{stdout}\n--- stderr ends\n{stderr}\n---",
+                process::describe(&umbra)
+            )
+        })
+    }
+
+    /// What must hold after every boot.
+    fn check(&self, console: &str, stats: &Stats) -> Result<String> {
+        ensure!(console.contains("umbra-init: all phases passed"), "the exercise did not pass");
+        stats.check_partition()?;
+        stats.expect("machine", self.machine)?;
+        stats.expect("guest_faults", self.guest_faults)?;
+        for line in console.lines().filter_map(|line| line.strip_prefix("phase ")) {
+            let (name, ops) = line.trim_end().split_once(" ops ").with_context(|| format!("phase {line}"))?;
+            let counted = stats.phase_ops(name)?;
+            ensure!(
+                ops == counted.to_string(),
+                "phase {name}: {ops} operations done, {counted} in the statistics"
+            );
+        }
+
+        let guests = guest_faults(console)?;
+        ensure!(guests >= LEAST_GUEST_FAULTS, "the guest counted only {guests} page faults");
+        let injected =
+            stats.exits("guest_fault_not_present_user")? + stats.exits("guest_fault_not_present_kernel")?;
+        let links = stats.exits("host_fault_link")?;
+        match self.guest_faults {
+            "bypass" => ensure!(injected == 0, "{injected} not-present guest faults reached the hypervisor"),
+            _ => ensure!(
+                injected >= LEAST_GUEST_FAULTS,
+                "only {injected} not-present guest faults were injected"
+            ),
+        }
+        ensure!(links > 0, "no shadow table was ever linked");
+        Ok(format!(
+            "{injected} not-present faults injected, {links} links; the guest counted {guests} faults"
+        ))
+    }
+
+    /// What the guest said, from Linux's first line to its last.
+    fn console(&self, folder: &Path) -> Result<String> {
+        let path = self.file(folder, "stdout");
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let start = text.find("Linux version").context("Linux said nothing")?;
+        let Some(length) = text[start..].find("reboot: Power down") else { bail!("Linux did not power off") };
+        Ok(String::from(&text[start..start + length]))
+    }
+
+    fn file(&self, folder: &Path, extension: &str) -> PathBuf {
+        folder.join(self.name).with_extension(extension)
+    }
+}
+
+/// The page faults that the guest itself counted.
+fn guest_faults(console: &str) -> Result<u64> {
+    let count = console.lines().find_map(|line| line.strip_prefix("vmstat: pgfault "));
+    count.and_then(|count| count.trim_end().parse().ok()).context("the guest did not print its counters")
+}
