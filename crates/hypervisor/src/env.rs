@@ -1,8 +1,9 @@
 //! What the shadow MMU works on: guest memory, shadow frames and the TLB, as the one type it asks for.
 
-use umbra_mmu::{Backing, GuestMemory, ShadowFrames, Tlb};
+use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrames, Tlb};
 use umbra_paging::{Gfn, Gpa, Gva, Hpa, Tables};
 
+use crate::events::EventLog;
 use crate::hw::phys::{FramePool, GuestRam};
 
 /// The parts, each of which stays usable by itself.
@@ -13,6 +14,8 @@ pub struct Env<T> {
     pub pool: FramePool,
     /// The backend's flushes.
     pub tlb: T,
+    /// What the MMU did, for the trace.
+    pub events: EventLog,
 }
 
 impl<T> Tables for Env<T> {
@@ -58,6 +61,10 @@ impl<T> ShadowFrames for Env<T> {
 
     fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
         self.pool.write(frame, index, value);
+    }
+
+    fn observe(&mut self, event: Event) {
+        self.events.push(event);
     }
 }
 

@@ -15,6 +15,7 @@
 extern crate alloc;
 
 mod entry;
+mod events;
 mod input;
 mod linux;
 mod memory;

@@ -6,7 +6,7 @@ use crate::frames::REGION;
 use crate::rmap::{List, Slot};
 use crate::role::{Role, Source, Wp};
 use crate::sabotage::Rule;
-use crate::{Env, Mmu, OwedFlush};
+use crate::{Env, Event, Mmu, OwedFlush};
 
 impl<P> Mmu<P> {
     /// The page of exactly this source.
@@ -48,7 +48,7 @@ impl<P> Mmu<P> {
             self.protect(env, source.gfn).pay(self, env);
         }
         self.fill(env, frame).pay(self, env);
-        self.counters.built += 1;
+        self.happened(env, Event::Built(source.into()));
         frame
     }
 
@@ -69,8 +69,8 @@ impl<P> Mmu<P> {
             for _ in 0..batch {
                 let victim =
                     self.pool.victim(oldest).expect("the configuration leaves frames that are not pinned");
+                self.happened(env, Event::Reclaimed);
                 self.zap(env, victim);
-                self.counters.reclaimed += 1;
             }
         }
         if self.pool.has_limbo() {

@@ -4,7 +4,7 @@ use core::fmt;
 
 use umbra_paging::{Features, Gpa, GuestFault, Hpa};
 
-use crate::Encodings;
+use crate::{Encodings, Event};
 
 /// What is to become of page faults that the guest's own tables raise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,19 @@ pub struct Counters {
     pub splits: u64,
     /// Full TLB flushes.
     pub flushes: u64,
+}
+
+impl Counters {
+    pub(crate) fn count(&mut self, event: Event) {
+        match event {
+            Event::Built(_) => self.built += 1,
+            Event::Zapped(_) => self.zapped += 1,
+            Event::Reclaimed => self.reclaimed += 1,
+            Event::Split { .. } => self.splits += 1,
+            Event::Flushed => self.flushes += 1,
+            Event::Loosened(_) | Event::Tightened(_) => (),
+        }
+    }
 }
 
 /// The paging format of a shadow root.

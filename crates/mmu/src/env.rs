@@ -2,6 +2,8 @@
 
 use umbra_paging::{Gfn, Gpa, Gva, Hfn, Hpa, Tables};
 
+use crate::Event;
+
 /// What lies behind a guest frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backing {
@@ -56,6 +58,9 @@ pub trait ShadowFrames {
 
     /// Stores entry `index` of frame `frame` at once.
     fn write_shadow(&mut self, frame: u32, index: usize, value: u64);
+
+    /// Takes note of what the MMU has done, for a trace. Nothing depends on it.
+    fn observe(&mut self, _event: Event) {}
 }
 
 /// The TLBs and paging-structure caches of the CPUs.

@@ -8,7 +8,7 @@ use crate::policy::{Answer, TableWrite, WritePolicy};
 use crate::rmap::{List, Slot};
 use crate::role::Role;
 use crate::sabotage::Rule;
-use crate::{Backing, Env, FaultOutcome, GuestFaults, Mmu, Work};
+use crate::{Backing, Env, Event, FaultOutcome, GuestFaults, Mmu, Work};
 
 impl<P> Mmu<P> {
     /// Handles a #PF exit of the instruction at `rip`, whose `access` to `gva` raised it. Of the exit's error
@@ -182,7 +182,7 @@ impl<P> Mmu<P> {
                 path[..=depth].iter().for_each(|&frame| self.pool.touch(frame));
                 self.build(env, source);
                 if matches!((role, source.role), (Role::Guest { .. }, Role::Direct { .. })) {
-                    self.counters.splits += 1;
+                    self.happened(env, Event::Split { gfn: source.gfn });
                 }
                 target = self.target(env, slot, overrides);
             }

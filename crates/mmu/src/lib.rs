@@ -33,6 +33,7 @@ mod derive;
 mod door;
 mod entry;
 mod env;
+mod event;
 mod fault;
 mod frames;
 mod loose;
@@ -50,6 +51,7 @@ pub use config::{
 };
 pub use entry::Encodings;
 pub use env::{Backing, Env, GuestMemory, ShadowFrames, Tlb};
+pub use event::{Event, Shadowed};
 pub use policy::{Answer, EmulateReachable, TableWrite, WritePolicy};
 #[cfg(feature = "sabotage")]
 pub use sabotage::Rule;
@@ -124,7 +126,13 @@ impl<P> Mmu<P> {
     fn flush(&mut self, env: &mut impl Env) {
         env.flush();
         self.pool.flushed();
-        self.counters.flushes += 1;
+        self.happened(env, Event::Flushed);
+    }
+
+    /// Counts something, and tells the embedder.
+    fn happened(&mut self, env: &mut impl Env, event: Event) {
+        self.counters.count(event);
+        env.observe(event);
     }
 
     fn read(&self, env: &impl Env, slot: Slot) -> ShadowEntry {

@@ -11,7 +11,7 @@
 use umbra_paging::Gfn;
 
 use crate::sabotage::Rule;
-use crate::{Env, Mmu, OwedFlush};
+use crate::{Env, Event, Mmu, OwedFlush};
 
 impl<P> Mmu<P> {
     /// Lets the guest write a tracked frame freely until its next flush: for writes that cannot be emulated.
@@ -24,6 +24,7 @@ impl<P> Mmu<P> {
             self.tighten(env, oldest);
         }
         self.frames.loosen(gfn);
+        self.happened(env, Event::Loosened(gfn));
         self.zap_tables(env, gfn);
         self.flush(env);
         self.unprotect(env, gfn);
@@ -33,6 +34,7 @@ impl<P> Mmu<P> {
     fn tighten(&mut self, env: &mut impl Env, gfn: Gfn) {
         self.zap_tables(env, gfn);
         self.frames.tighten(gfn);
+        self.happened(env, Event::Tightened(gfn));
         // The guest's flush is one for what it wrote in the table; that may have been a large page which is
         // mapped by smaller ones.
         if self.frames.is_tracked(gfn) {

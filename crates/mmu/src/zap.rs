@@ -9,7 +9,7 @@ use crate::frames::REGION;
 use crate::rmap::List;
 use crate::role::Role;
 use crate::sabotage::Rule;
-use crate::{Env, Mmu};
+use crate::{Env, Event, Mmu};
 
 impl<P> Mmu<P> {
     /// Zaps a page that is not pinned: unlink it, flush if it may be cached, and only then let its guest
@@ -27,7 +27,7 @@ impl<P> Mmu<P> {
         let cached = self.pool.may_be_cached(frame);
         self.pool.retire(frame, cached && self.keeps(Rule::Limbo), tracked.then_some(source.gfn));
         self.log.forget(frame);
-        self.counters.zapped += 1;
+        self.happened(env, Event::Zapped(source.into()));
         if untracked {
             // Other shadows of the frame may have gone before this one, and wait for their flush.
             if (cached || self.pool.has_limbo()) && self.keeps(Rule::FlushBeforeUnprotect) {

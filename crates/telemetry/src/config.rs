@@ -34,6 +34,8 @@ pub struct BootConfig {
     pub shadow_frames: Option<u32>,
     /// The live auditor, off if `None`.
     pub audit: Option<Audit>,
+    /// Whether every exit is to be reported.
+    pub trace: bool,
     /// The guest kernel's command line, all of it: a multiboot kernel expects its own name first.
     pub append: String,
     /// A multiboot kernel's modules: the string of each. Their bytes are boot modules, too ([`module_name`]).

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use crate::trace::Chunk;
 use crate::{ExitCounts, GuestFaults};
 
 /// One message of the hypervisor.
@@ -29,6 +30,8 @@ pub enum Message {
     DebugConsole(Vec<u8>),
     /// The guest's first instruction comes next.
     GuestEntered,
+    /// The next stretch of the trace.
+    Trace(Chunk),
     /// The guest has ended; nothing follows.
     End(Stats),
     /// The hypervisor cannot go on: one clear sentence with the way out. Nothing follows.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::run;
+use crate::{run, trace};
 
 /// Runs guests on the Umbra hypervisor and shows every exit and its cause.
 #[derive(Debug, Parser)]
@@ -17,6 +17,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Trace(trace::Arguments),
 }
 
 impl Cli {
@@ -24,6 +25,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let outcome = match self.command {
             Command::Run(arguments) => run::run(&arguments),
+            Command::Trace(arguments) => trace::run(&arguments),
         };
         outcome.unwrap_or_else(|error| {
             eprintln!("umbra: {error}");

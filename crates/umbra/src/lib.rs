@@ -2,7 +2,7 @@
 //!
 //! The way of a run: [`cli`] takes the options, [`guest`] looks at what is to boot, [`machine`] makes the boot
 //! image and the emulator, [`run`] carries console and messages between them and the user's [`console`], and
-//! [`report`] shows the exits by cause.
+//! [`report`] shows the exits by cause; [`trace`] shows them one by one.
 #![forbid(unsafe_code)]
 
 pub mod cli;
@@ -12,3 +12,4 @@ pub mod guest;
 pub mod machine;
 pub mod report;
 pub mod run;
+pub mod trace;

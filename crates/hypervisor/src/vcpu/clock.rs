@@ -2,7 +2,7 @@
 
 use crate::hw::cpu;
 
-/// The machine's time-stamp counter as the guest gets it: from zero on, without the time of audits.
+/// The machine's time-stamp counter as the guest gets it: from zero on, without the time of audits and of tracing.
 pub struct Clock {
     /// The machine's TSC at the guest's zero.
     zero: u64,
@@ -18,7 +18,12 @@ impl Clock {
 
     /// Ticks since the start: the time of the platform.
     pub fn now(&self) -> u64 {
-        cpu::tsc().wrapping_sub(self.zero)
+        self.at(cpu::tsc())
+    }
+
+    /// The time of the platform at a time-stamp of the machine.
+    pub fn at(&self, machine_tsc: u64) -> u64 {
+        machine_tsc.wrapping_sub(self.zero)
     }
 
     /// The machine's TSC at a time of the platform.

@@ -4,6 +4,7 @@ use umbra_telemetry::{ExitCause, GuestExit};
 
 use super::Vcpu;
 use super::backend::{Backend, Filter, Windows, rflags};
+use super::clock::Clock;
 use super::event::Event;
 use crate::hw::{console, cpu, timer};
 
@@ -22,6 +23,13 @@ impl Alarm {
     /// Forgets what it is set to, so that it is set anew.
     pub fn reset(&mut self) {
         self.set_to = None;
+    }
+
+    /// Sets it to the same time of the platform again, after that has been taken back.
+    pub fn set_again(&self, clock: &Clock) {
+        if let Some(deadline) = self.set_to {
+            timer::arm(clock.machine_tsc(deadline));
+        }
     }
 }
 
@@ -42,6 +50,7 @@ impl<B: Backend> Vcpu<B> {
             nmi: self.platform.nmi_pending(),
         });
         if let Some(event) = self.pending.take() {
+            self.note(|exit| exit.delivers = Some(event.vector));
             self.backend.inject(event);
         }
         let filter = Filter::of(self.mmu.guest_faults());

@@ -34,6 +34,8 @@ mod page_fault;
 mod run;
 #[cfg(target_os = "none")]
 mod start;
+#[cfg(target_os = "none")]
+mod trace;
 
 #[cfg(target_os = "none")]
 pub use run::Vcpu;

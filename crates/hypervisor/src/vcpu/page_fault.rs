@@ -57,6 +57,7 @@ impl<B: Backend> Vcpu<B> {
             },
             FaultOutcome::Guest(fault) => self.guest_fault(fault),
             FaultOutcome::Mmio { gpa } => {
+                self.note(|exit| exit.gpa = Some(gpa.raw()));
                 if pfec.contains(Pfec::FETCH) || gva.raw() == rip {
                     self.end = Some(GuestExit::Unsupported(alloc::format!(
                         "the guest executes instructions at {gpa:#x}, where it has no memory"
@@ -66,6 +67,7 @@ impl<B: Backend> Vcpu<B> {
                 self.emulate_or_end("an access to a device", gva, ExitCause::HostFaultMmio)
             }
             FaultOutcome::TableWrite { gpa } => {
+                self.note(|exit| exit.gpa = Some(gpa.raw()));
                 // An event under way has no instruction to emulate: what it pushes must be written by the CPU.
                 if self.pending.is_none() {
                     match self.emulate() {

@@ -9,7 +9,7 @@ use umbra_telemetry::{ExitCounts, MmuCounters, PhaseStats};
 const MAX_PHASES: usize = 1024;
 
 /// The phase that starts at guest entry.
-const BOOT: u32 = 0;
+pub const BOOT: u32 = 0;
 
 /// Everything counted up to some moment.
 #[derive(Clone, Debug, Default)]

@@ -5,6 +5,7 @@ use alloc::collections::VecDeque;
 use umbra_devices::{Mark, Platform};
 use umbra_mmu::{Mmu, Root};
 use umbra_paging::Gva;
+use umbra_telemetry::trace::Record;
 use umbra_telemetry::{Audit, ExitCause, ExitCounts, GuestExit, GuestFaults, Message, MmuCounters, Stats};
 
 use super::audit::Auditor;
@@ -16,7 +17,8 @@ use super::event::{Combined, Event, combine};
 use super::interrupts::Alarm;
 use super::msr;
 use super::page_fault::Progress;
-use super::phases::{Phases, Totals};
+use super::phases::{BOOT, Phases, Totals};
+use super::trace::Tracer;
 use crate::env::Env;
 use crate::hw::cpu;
 use crate::telemetry;
@@ -39,6 +41,8 @@ pub struct Parts<B: Backend> {
     pub filter: Filter,
     /// Whether and how often to audit.
     pub audit: Option<Audit>,
+    /// Whether to report every exit.
+    pub trace: bool,
 }
 
 /// The virtual CPU and everything that it uses.
@@ -67,6 +71,7 @@ pub struct Vcpu<B: Backend> {
     pub(super) end: Option<GuestExit>,
     pub(super) progress: Progress,
     pub(super) auditor: Option<Auditor>,
+    pub(super) tracer: Option<Tracer>,
     /// Which page faults exit as long as no guest table is loose.
     filter: Filter,
     /// Which page faults exit now.
@@ -78,7 +83,7 @@ pub struct Vcpu<B: Backend> {
 impl<B: Backend> Vcpu<B> {
     /// A virtual CPU whose time starts now.
     pub fn new(parts: Parts<B>) -> Vcpu<B> {
-        let Parts { backend, mmu, env, platform, cpuid, controls, filter, audit } = parts;
+        let Parts { backend, mmu, env, platform, cpuid, controls, filter, audit, trace } = parts;
         let root = mmu.root(&env, 0);
         let mut vcpu = Vcpu {
             backend,
@@ -98,6 +103,7 @@ impl<B: Backend> Vcpu<B> {
             end: None,
             progress: Progress::default(),
             auditor: audit.map(Auditor::new),
+            tracer: trace.then(Tracer::default),
             filter,
             filter_now: filter,
             counts: ExitCounts::default(),
@@ -118,17 +124,21 @@ impl<B: Backend> Vcpu<B> {
             if let Some(end) = self.end.take() {
                 self.finish(end);
             }
+            self.trace_entry();
             let exit = match self.backend.enter() {
                 Ok(exit) => exit,
                 Err(sentence) => telemetry::fail(sentence),
             };
+            self.trace_exit(&exit);
             self.pending = self.backend.interrupted_event();
             if !matches!(exit, Exit::PageFault { .. } | Exit::Interrupt) {
                 self.progress.made();
             }
-            if let Some(cause) = self.answer(exit) {
+            let cause = self.answer(exit);
+            if let Some(cause) = cause {
                 self.counts.count(cause);
             }
+            self.trace_cause(cause);
             self.audit_exit();
         }
     }
@@ -238,6 +248,11 @@ impl<B: Backend> Vcpu<B> {
     /// A phase mark of the guest.
     pub(super) fn mark(&mut self, mark: Mark) {
         self.audit_everything();
+        self.trace_phase(match mark {
+            Mark::BootEnd => Record::PhaseEnd(BOOT),
+            Mark::Start { id } => Record::PhaseStart(id),
+            Mark::End { id, .. } => Record::PhaseEnd(id),
+        });
         let totals = self.totals();
         self.phases.mark(mark, &totals);
     }
@@ -247,6 +262,7 @@ impl<B: Backend> Vcpu<B> {
         // A violation found now says more than how the guest ended.
         let guest_exit = self.end.take().unwrap_or(end);
         self.flush_output();
+        self.finish_trace();
         let totals = self.totals();
         let guest_faults = match self.filter {
             Filter::Trap => GuestFaults::Trap,

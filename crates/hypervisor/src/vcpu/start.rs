@@ -14,6 +14,7 @@ use super::cpuid::{Backing, Cpuid};
 use super::run::{Parts, Vcpu};
 use crate::entry::Mode;
 use crate::env::Env;
+use crate::events::EventLog;
 use crate::hw::{cpu, probe};
 use crate::machine::{Machine, TSC_DEADLINE};
 use crate::telemetry::{self, info, warning};
@@ -39,7 +40,7 @@ fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
     );
     let features = cpuid.features();
     let encodings = choose_encodings(config.guest_faults, features);
-    let mut env = Env { ram, pool, tlb: backend.tlb() };
+    let mut env = Env { ram, pool, tlb: backend.tlb(), events: EventLog::new(config.trace) };
     let mmu_config = Config { features, encodings, vcpus: 1, log_changes: config.audit.is_some() };
     let mmu = Mmu::new(mmu_config, &mut env)
         .map_err(|e| alloc::format!("{e}; give another --shadow-frames or --memory"))?;
@@ -51,7 +52,8 @@ fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
     );
     backend.set_page_fault_filter(filter);
     let controls = controls(entry.mode);
-    let parts = Parts { backend, mmu, env, platform, cpuid, controls, filter, audit: config.audit };
+    let (audit, trace) = (config.audit, config.trace);
+    let parts = Parts { backend, mmu, env, platform, cpuid, controls, filter, audit, trace };
     Ok(Vcpu::new(parts))
 }
 

@@ -8,4 +8,4 @@ mod write;
 pub use exit::{describe as describe_exit, key as exit_key};
 pub use schema::{Audits, EmulatorUse, Exits, Mmu, Phase, SCHEMA, Statistics};
 pub use table::table;
-pub use write::{check_writable, write_atomically};
+pub use write::{AtomicFile, check_writable, write_atomically};

@@ -1,7 +1,7 @@
 //! Files that are there whole or not at all.
 
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
@@ -10,11 +10,47 @@ use tempfile::NamedTempFile;
 /// # Errors
 /// What the system says, such as that the disk is full; then `path` is as it was.
 pub fn write_atomically(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let mut file = temporary(path)?;
+    let mut file = AtomicFile::create(path)?;
     file.write_all(contents)?;
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
+    file.finish()
+}
+
+/// A file that appears when it is whole.
+#[derive(Debug)]
+pub struct AtomicFile {
+    path: PathBuf,
+    file: BufWriter<NamedTempFile>,
+}
+
+impl AtomicFile {
+    /// Starts what is going to be the file at `path`. It is gone if it is dropped without [`AtomicFile::finish`].
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn create(path: &Path) -> io::Result<AtomicFile> {
+        Ok(AtomicFile { path: path.into(), file: BufWriter::new(temporary(path)?) })
+    }
+
+    /// Makes it appear.
+    ///
+    /// # Errors
+    /// What the system says; then `path` is as it was.
+    pub fn finish(self) -> io::Result<()> {
+        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.as_file().sync_all()?;
+        file.persist(self.path)?;
+        Ok(())
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// Whether [`write_atomically`] could write to `path` now.

@@ -60,6 +60,10 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
 
+    /// Record every exit and what the shadow MMU did in answer, for `umbra trace`
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+
     /// Check the shadow MMU's invariants: at each exit what it changed, and everything every N exits
     #[arg(
         long,

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod outcome;
+mod recording;
 mod session;
 mod signals;
 
@@ -13,11 +14,13 @@ use umbra_telemetry::{Audit, BootConfig, PROTOCOL};
 
 pub use arguments::{Arguments, Policy};
 use outcome::Outcome;
+use recording::Recording;
 
 use crate::error::Error;
 use crate::guest::{self, Image};
 use crate::machine::{self, BootFiles, Emulator, Programs};
 use crate::report;
+use crate::trace;
 
 /// Boots a guest, ends with it, and says what it did.
 ///
@@ -44,6 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         guest_faults: arguments.guest_faults.into(),
         shadow_frames,
         audit: arguments.audit.map(|every| Audit { every: every.get() }),
+        trace: arguments.trace.is_some(),
         append: command_line,
         modules: modules.iter().map(|module| module.string.clone()).collect(),
     };
@@ -61,20 +65,34 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let size_mib = files.size().div_ceil(1 << 20);
     drop((kernel, initrd, modules));
 
+    let head = trace::Head {
+        version: env!("CARGO_PKG_VERSION").into(),
+        machine: arguments.machine.name().into(),
+        kernel: kernel_name(&arguments.kernel, &image),
+        cmdline: config.append.clone(),
+        memory: arguments.memory,
+        guest_faults: outcome::policy_name(config.guest_faults).into(),
+    };
+    let mut recording = arguments.trace.as_deref().map(|path| Recording::start(path, &head)).transpose()?;
     let (mut emulator, outputs) = Emulator::start(&programs, folder.path(), arguments.machine, machine_mib)?;
     let progress =
         format!("loading {size_mib} MiB into Bochs ({}), which takes seconds", arguments.machine.name());
-    let outcome = session::run(&mut emulator, outputs, &signals, arguments.timeout, progress);
+    let outcome =
+        session::run(&mut emulator, outputs, &signals, arguments.timeout, progress, recording.as_mut());
     emulator.kill();
     if let Some(path) = &arguments.emulator_log {
         emulator.copy_log(path).map_err(|error| cannot_write("the emulator's log", path, &error))?;
     }
-    conclude(arguments, &image, &config.append, &outcome?)
+    conclude(arguments, &image, &config.append, &outcome?, recording)
 }
 
 /// Finds out before a long run that its results could not be written.
 fn check_outputs(arguments: &Arguments) -> Result<(), Error> {
-    let outputs = [("the statistics", &arguments.stats), ("the emulator's log", &arguments.emulator_log)];
+    let outputs = [
+        ("the statistics", &arguments.stats),
+        ("the trace", &arguments.trace),
+        ("the emulator's log", &arguments.emulator_log),
+    ];
     for (what, path) in outputs {
         if let Some(path) = path {
             report::check_writable(path).map_err(|error| {
@@ -93,6 +111,7 @@ fn conclude(
     image: &Image,
     command_line: &str,
     outcome: &Outcome,
+    recording: Option<Recording>,
 ) -> Result<ExitCode, Error> {
     let statistics = outcome.statistics(arguments, &kernel_name(&arguments.kernel, image), command_line);
     eprintln!("umbra: {}", outcome.sentence());
@@ -108,6 +127,9 @@ fn conclude(
         json.push(b'\n');
         report::write_atomically(path, &json)
             .map_err(|error| cannot_write("the statistics", path, &error))?;
+    }
+    if let Some(recording) = recording {
+        eprintln!("{}", recording.finish(statistics.guest_exit)?);
     }
     Ok(ExitCode::from(outcome.status()))
 }

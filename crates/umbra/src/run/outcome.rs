@@ -8,6 +8,14 @@ use super::Arguments;
 use crate::error::status;
 use crate::report::{self, Audits, EmulatorUse, Exits, Mmu, Phase, SCHEMA, Statistics};
 
+/// The name of a policy in results.
+pub fn policy_name(policy: GuestFaults) -> &'static str {
+    match policy {
+        GuestFaults::Bypass => "bypass",
+        GuestFaults::Trap => "trap",
+    }
+}
+
 /// Why a run is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
@@ -88,10 +96,7 @@ impl Outcome {
             kernel: kernel.into(),
             cmdline: command_line.into(),
             memory: arguments.memory,
-            guest_faults: match guest_faults {
-                GuestFaults::Bypass => "bypass".into(),
-                GuestFaults::Trap => "trap".into(),
-            },
+            guest_faults: policy_name(guest_faults).into(),
             filter: stats.map(|stats| stats.filter.clone()),
             guest_exit: self.key(),
             exits: stats.map(|stats| Exits(stats.exits.clone())),

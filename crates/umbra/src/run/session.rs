@@ -10,6 +10,7 @@ use umbra_telemetry::frame::Decoder;
 use umbra_telemetry::{GuestExit, LogLevel, Message, PROTOCOL, Stats};
 
 use super::outcome::{End, Outcome};
+use super::recording::Recording;
 use super::signals::Signals;
 use crate::console::{Action, HELP, Input, Keys, MachineInput, Progress, RawMode, read_standard_input};
 use crate::error::{Error, status};
@@ -50,6 +51,7 @@ pub fn run(
     signals: &Signals,
     timeout: Option<Duration>,
     progress: String,
+    recording: Option<&mut Recording>,
 ) -> Result<Outcome, Error> {
     let terminal = RawMode::enter()
         .map_err(|error| Error::Machine(format!("cannot switch the terminal to single keys: {error}")))?;
@@ -76,6 +78,7 @@ pub fn run(
         on_terminal: terminal.is_some(),
         at_line_start: true,
         noise: Vec::new(),
+        recording,
     };
     session.run(&queue)
 }
@@ -135,6 +138,7 @@ struct Session<'a> {
     /// Where the guest's output has left the cursor.
     at_line_start: bool,
     noise: Vec<u8>,
+    recording: Option<&'a mut Recording>,
 }
 
 impl Session<'_> {
@@ -191,6 +195,11 @@ impl Session<'_> {
                 }
                 // Full means it was told before, gone that the machine is.
                 let _ = self.guest_runs.try_send(());
+            }
+            Message::Trace(chunk) => {
+                if let Some(recording) = &mut self.recording {
+                    recording.add(chunk);
+                }
             }
             Message::End(stats) => {
                 let end = match self.ending.take() {

@@ -1,0 +1,119 @@
+//! A trace for people: a line for each exit, and one for each thing that the MMU did in answer.
+
+use std::fmt::Write;
+
+use umbra_telemetry::ExitCause;
+use umbra_telemetry::trace::{Exit, MmuEvent};
+
+/// The line over the exits.
+pub const HEADING: &str =
+    "        time   ticks  cause                          rip               cr3        about";
+
+/// An exit.
+pub fn exit(exit: &Exit) -> String {
+    let cause = exit.cause.map_or("(phase mark)", ExitCause::name);
+    let mut line =
+        format!("{:>12} {:>7}  {cause:<29}  {:016x}  {:<9x}", exit.time, exit.ticks, exit.rip, exit.cr3);
+    let mut about = |name: &str, value: Option<u64>| {
+        if let Some(value) = value {
+            write!(line, "  {name} {value:#x}").expect("a text takes everything");
+        }
+    };
+    let (address, value) = names(exit.cause);
+    about(address, exit.address);
+    about(value, exit.value);
+    about("gpa", exit.gpa);
+    if let Some(vector) = exit.delivers {
+        write!(line, "  delivers {}", vector_name(vector)).expect("a text takes everything");
+    }
+    line
+}
+
+/// What the MMU did in answer to the exit below.
+pub fn mmu(event: MmuEvent) -> String {
+    format!("{:>20}  {}", "", describe(event))
+}
+
+/// What the MMU did, in words.
+pub fn describe(event: MmuEvent) -> String {
+    let page = |table: u64, level: u8| {
+        let (kind, level) = match level & MmuEvent::IDENTITY {
+            0 => ("table", level),
+            _ => ("identity page", level & !MmuEvent::IDENTITY),
+        };
+        format!("{kind} {:#x}, level {level}", table << 12)
+    };
+    match event {
+        MmuEvent::Built { table, level } => format!("built {}", page(table, level)),
+        MmuEvent::Zapped { table, level, reclaimed: false } => format!("zapped {}", page(table, level)),
+        MmuEvent::Zapped { table, level, reclaimed: true } => format!("reclaimed {}", page(table, level)),
+        MmuEvent::Split(gfn) => format!("split the large page at {:#x}", gfn << 12),
+        MmuEvent::Flushed => "flushed everything".into(),
+        MmuEvent::Loosened(gfn) => format!("let table {:#x} loose", gfn << 12),
+        MmuEvent::Tightened(gfn) => format!("tracks table {:#x} again", gfn << 12),
+    }
+}
+
+/// What address and value of an exit are.
+fn names(cause: Option<ExitCause>) -> (&'static str, &'static str) {
+    match cause {
+        Some(ExitCause::Io) | None => ("port", "value"),
+        Some(ExitCause::Msr) => ("msr", "value"),
+        Some(ExitCause::Cpuid) => ("leaf", "subleaf"),
+        Some(ExitCause::Invlpg) => ("gva", "kind"),
+        Some(ExitCause::Cr0 | ExitCause::Cr3Read | ExitCause::Cr3Write | ExitCause::Cr4) => ("cr", "value"),
+        Some(_) => ("gva", "pfec"),
+    }
+}
+
+fn vector_name(vector: u8) -> String {
+    match vector {
+        1 => "#DB".into(),
+        2 => "NMI".into(),
+        3 => "#BP".into(),
+        6 => "#UD".into(),
+        8 => "#DF".into(),
+        12 => "#SS".into(),
+        13 => "#GP".into(),
+        14 => "#PF".into(),
+        17 => "#AC".into(),
+        vector => format!("vector {vector:#x}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exits_say_what_they_are_about() {
+        let mut one = Exit {
+            time: 1_234,
+            ticks: 800,
+            vcpu: 0,
+            rip: 0xffff_ffff_8100_0000,
+            cr3: 0x1f00_0000,
+            cause: Some(ExitCause::HostFaultTableWrite),
+            address: Some(0xffff_8880_0012_3ff8),
+            value: Some(3),
+            gpa: Some(0x12_3ff8),
+            delivers: Some(14),
+        };
+        assert_eq!(
+            exit(&one),
+            "        1234     800  host_fault_table_write         ffffffff81000000  1f000000   gva \
+             0xffff888000123ff8  pfec 0x3  gpa 0x123ff8  delivers #PF"
+        );
+        one.cause = Some(ExitCause::Msr);
+        assert!(exit(&one).contains("msr 0xffff888000123ff8  value 0x3"));
+    }
+
+    #[test]
+    fn tables_and_identity_pages_differ() {
+        assert_eq!(mmu(MmuEvent::Built { table: 0x123, level: 1 }).trim(), "built table 0x123000, level 1");
+        assert!(
+            describe(MmuEvent::Zapped { table: 0, level: 0x82, reclaimed: true })
+                .contains("identity page 0x0, level 2")
+        );
+    }
+}

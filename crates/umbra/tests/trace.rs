@@ -1,0 +1,74 @@
+//! A trace has every exit that the statistics count, and changes none of them.
+
+mod small_kernel;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use small_kernel::SmallKernel;
+use umbra::trace::{Line, Reader};
+use umbra_telemetry::trace::Record;
+
+/// Exits that come with time, not with what the guest does to its memory.
+const TIMED: &[&str] = &["interrupt", "hlt", "io", "total"];
+
+fn run(kernel: &Path, options: &[&str]) {
+    let output = Command::new(env!("CARGO_BIN_EXE_umbra"))
+        .args(["run", "--memory", "32", "--timeout", "200", "--append", "hello world", "--kernel"])
+        .arg(kernel)
+        .args(options)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn exits(path: &Path) -> BTreeMap<String, u64> {
+    let statistics: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let exits = statistics["exits"].as_object().unwrap();
+    exits.iter().map(|(cause, count)| (cause.clone(), count.as_u64().unwrap())).collect()
+}
+
+#[test]
+fn a_trace_is_whole_and_changes_no_memory_exit() {
+    let folder = tempfile::tempdir().unwrap();
+    let [kernel, plain, traced, trace] =
+        ["kernel", "plain.json", "traced.json", "trace"].map(|name| folder.path().join(name));
+    let command_line = format!("{} hello world", kernel.display());
+    let small = SmallKernel { elf64: false, command_line: &command_line, modules: &[], memory_mib: 32 };
+    fs::write(&kernel, small.file()).unwrap();
+    let text = |path: &Path| path.display().to_string();
+    run(&kernel, &["--stats", &text(&plain)]);
+    run(&kernel, &["--stats", &text(&traced), "--trace", &text(&trace)]);
+
+    let (plain, traced) = (exits(&plain), exits(&traced));
+    let memory = |exits: &BTreeMap<String, u64>| {
+        exits.clone().into_iter().filter(|(cause, _)| !TIMED.contains(&cause.as_str())).collect::<Vec<_>>()
+    };
+    assert_eq!(memory(&plain), memory(&traced));
+
+    let (head, reader) = Reader::open(&trace).unwrap();
+    assert_eq!((head.machine.as_str(), head.memory), ("penryn", 32));
+    let (mut counted, mut built, mut time) = (BTreeMap::new(), 0, 0);
+    for line in reader {
+        match line.unwrap() {
+            Line::Record(Record::Exit(exit)) => {
+                assert!(exit.time >= time, "time runs backwards: {time} {exit:?}");
+                time = exit.time + exit.ticks;
+                if let Some(cause) = exit.cause {
+                    *counted.entry(cause.name().to_owned()).or_insert(0) += 1;
+                    *counted.entry("total".to_owned()).or_insert(0) += 1;
+                }
+            }
+            Line::Record(Record::Mmu(umbra_telemetry::trace::MmuEvent::Built { .. })) => built += 1,
+            Line::Record(_) => (),
+            Line::Lost(records) => panic!("{records} records were lost"),
+        }
+    }
+    let expected: BTreeMap<String, u64> = traced.into_iter().filter(|&(_, count)| count > 0).collect();
+    assert_eq!(counted, expected);
+    assert!(built > 0);
+}
