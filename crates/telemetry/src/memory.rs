@@ -5,6 +5,9 @@
 /// Shadow frames in the pool if the user does not say.
 pub const DEFAULT_SHADOW_FRAMES: u32 = 4096;
 
+/// The fewest shadow frames that the shadow MMU works with.
+pub const MIN_SHADOW_FRAMES: u32 = 48;
+
 /// The least guest that boots anything, in MiB.
 pub const MIN_GUEST_MIB: u32 = 16;
 

@@ -12,3 +12,4 @@ pub mod guest;
 pub mod machine;
 pub mod report;
 pub mod run;
+pub mod signals;

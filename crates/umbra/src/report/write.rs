@@ -1,7 +1,8 @@
 //! Files that are there whole or not at all.
 
-use std::io::{self, Write};
-use std::path::Path;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
@@ -9,9 +10,10 @@ use tempfile::NamedTempFile;
 ///
 /// # Errors
 /// What the system says, such as that the disk is full; then `path` is as it was.
-pub fn write_atomically(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let mut file = temporary(path)?;
-    file.write_all(contents)?;
+pub fn write_atomically(path: &Path, mut contents: impl Read) -> io::Result<()> {
+    let path = target(path)?;
+    let mut file = temporary(&path)?;
+    io::copy(&mut contents, &mut file)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
     Ok(())
@@ -22,10 +24,18 @@ pub fn write_atomically(path: &Path, contents: &[u8]) -> io::Result<()> {
 /// # Errors
 /// What the system says.
 pub fn check_writable(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
+    temporary(&target(path)?)?.close()
+}
+
+/// The file that `path` means: through symbolic links, and no device or pipe, whose place a file would take.
+fn target(path: &Path) -> io::Result<PathBuf> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => fs::canonicalize(path),
+        Ok(metadata) if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(_) => Err(io::Error::other("it is not a regular file")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path.into()),
+        Err(error) => Err(error),
     }
-    temporary(path)?.close()
 }
 
 /// A file beside `path`, with the permissions that any new file has.
@@ -41,8 +51,6 @@ fn temporary(path: &Path) -> io::Result<NamedTempFile> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
@@ -56,8 +64,8 @@ mod tests {
         let path = folder.path().join("stats.json");
         check_writable(&path).unwrap();
         assert!(names(folder.path()).is_empty());
-        write_atomically(&path, b"one").unwrap();
-        write_atomically(&path, b"two").unwrap();
+        write_atomically(&path, &b"one"[..]).unwrap();
+        write_atomically(&path, &b"two"[..]).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(names(folder.path()), ["stats.json"]);
     }
@@ -67,7 +75,33 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(check_writable(&folder.path().join("none/stats.json")).is_err());
         assert!(check_writable(folder.path()).is_err());
-        assert!(write_atomically(folder.path(), b"x").is_err());
+        assert!(write_atomically(folder.path(), &b"x"[..]).is_err());
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn a_link_stays_and_a_device_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, file) = (folder.path().join("link"), folder.path().join("file"));
+        fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write_atomically(&link, &b"new"[..]).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+
+        let device = folder.path().join("device");
+        std::os::unix::fs::symlink("/dev/null", &device).unwrap();
+        assert!(check_writable(&device).is_err());
+        assert!(write_atomically(&device, &b"x"[..]).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_read_to_its_end_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        // A folder opens, and cannot be read.
+        let unreadable = (&b"half"[..]).chain(fs::File::open(folder.path()).unwrap());
+        assert!(write_atomically(&path, unreadable).is_err());
         assert!(names(folder.path()).is_empty());
     }
 }

@@ -4,7 +4,9 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::value_parser;
 use umbra_telemetry::GuestFaults;
+use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
 
 use crate::machine::Machine;
 
@@ -40,17 +42,19 @@ pub struct Arguments {
     #[arg(long, value_name = "SIZE", default_value = "192", value_parser = parse_memory)]
     pub memory: u32,
 
-    /// The CPU that is emulated
-    #[arg(long, value_enum, default_value_t = Machine::Penryn)]
+    /// The CPU that is emulated: `penryn` (Intel Core 2 T9600: no EPT, no VPID, open to Meltdown), `skylake` (Intel
+    /// Skylake-X: VPID, PCID, SMEP, SMAP; its EPT is not used), or `bochs:MODEL` for another 64-bit Intel CPU with VMX
+    /// (`bochs --help cpu` lists the models)
+    #[arg(long, value_name = "NAME", default_value = "penryn", value_parser = str::parse::<Machine>)]
     pub machine: Machine,
 
     /// What happens on the guest's own not-present page faults
     #[arg(long, value_enum, default_value_t = Policy::Bypass)]
     pub guest_faults: Policy,
 
-    /// Frames for shadow page tables, 4 KiB each [default: the hypervisor's]
-    #[arg(long, value_name = "N")]
-    pub shadow_frames: Option<NonZeroU32>,
+    /// Frames for shadow page tables, 4 KiB each [default: 4096]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(i64::from(MIN_SHADOW_FRAMES)..))]
+    pub shadow_frames: Option<u32>,
 
     /// End the guest after this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
@@ -77,6 +81,9 @@ pub struct Arguments {
 
 /// A full check of a booted Linux costs some ten thousand exits' time.
 const DEFAULT_AUDIT: &str = "10000";
+
+/// A year: what is longer is a slip, and the clock must not overflow.
+const MAX_SECONDS: u64 = 365 * 86_400;
 
 /// `--guest-faults`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -110,8 +117,8 @@ fn parse_memory(text: &str) -> Result<u32, String> {
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
-        Ok(0) | Err(_) => Err(String::from("give a whole number of seconds, at least 1")),
-        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Ok(seconds @ 1..=MAX_SECONDS) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("give a whole number of seconds, from 1 to {MAX_SECONDS}")),
     }
 }
 
@@ -158,7 +165,11 @@ mod tests {
         assert_eq!(parse(&["--audit", "--timeout", "5"]).unwrap().timeout, Some(Duration::from_secs(5)));
         assert!(parse(&["--audit=0"]).is_err());
         assert!(parse(&["--timeout", "0"]).is_err());
-        assert!(parse(&["--shadow-frames", "0"]).is_err());
+        assert!(parse(&["--timeout", "18446744073709551615"]).is_err());
+        for frames in ["0", "47", "-1", "4294967296", "many"] {
+            assert!(parse(&["--shadow-frames", frames]).is_err(), "{frames}");
+        }
+        assert_eq!(parse(&["--shadow-frames", "48"]).unwrap().shadow_frames, Some(48));
     }
 
     #[test]

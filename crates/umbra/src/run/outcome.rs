@@ -84,7 +84,7 @@ impl Outcome {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").into(),
             hypervisor: "umbra".into(),
-            machine: arguments.machine.name().into(),
+            machine: arguments.machine.name(),
             kernel: kernel.into(),
             cmdline: command_line.into(),
             memory: arguments.memory,
