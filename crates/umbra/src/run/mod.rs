@@ -110,6 +110,12 @@ fn conclude(
     if !table.is_empty() {
         message(format_args!("\n{table}\n"));
     }
+    if let Some(bytes) = statistics.canary {
+        let kib = bytes >> 10;
+        message(format_args!(
+            "canary: {kib} KiB of host memory outside guest and hypervisor are unchanged\n"
+        ));
+    }
     if let Some(emulator) = statistics.emulator {
         message(format_args!(
             "emulator: {:.1} s, peak memory {:.0} MiB\n",
