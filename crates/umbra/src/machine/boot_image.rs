@@ -115,11 +115,11 @@ fn grub_mkrescue(programs: &Programs, folder: &Path, tree: &Path, signals: &Sign
     output
 }
 
-/// What grub-mkrescue says went wrong: the last thing, which is that xorriso failed, if xorriso says no more.
+/// What grub-mkrescue, or xorriso under it, says went wrong: its last line says no more than that something did.
 fn reason(said: &str) -> &str {
-    let lines = || said.lines().rev().map(str::trim).filter(|line| !line.is_empty());
-    let told = lines().find(|line| line.contains("FAILURE") || line.contains("No space left"));
-    told.or_else(|| lines().next()).unwrap_or("it gave no reason")
+    let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let last = lines.clone().next_back().unwrap_or("it gave no reason");
+    lines.find_map(|line| line.strip_prefix("xorriso : FAILURE : ")).unwrap_or(last)
 }
 
 fn write_tree(tree: &Path, files: &BootFiles<'_>) -> io::Result<()> {
@@ -167,6 +167,16 @@ mod tests {
             menu.ends_with("module2 /boot/module0 module0\nmodule2 /boot/module1 module1\nboot\n"),
             "{menu}"
         );
+    }
+
+    #[test]
+    fn the_reason_of_a_failure_is_xorrisos_if_it_has_one() {
+        let said = "xorriso : UPDATE : 43 files added\nxorriso : FAILURE : Image size 4545s exceeds free space on media \
+                    1756s\nxorriso : NOTE : -return_with SORRY 32 triggered by problem severity FAILURE\n\
+                    grub-mkrescue: error: `xorriso` invocation failed\n.\n";
+        assert_eq!(reason(said), "Image size 4545s exceeds free space on media 1756s");
+        assert_eq!(reason("grub-mkrescue: error: cannot open.\n\n"), "grub-mkrescue: error: cannot open.");
+        assert_eq!(reason(" \n"), "it gave no reason");
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::process::{Child, ChildStdout, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process_group};
+
 use super::bochsrc::{self, LOG, Settings};
 use super::{Machine, Programs};
 use crate::error::Error;
@@ -146,9 +148,11 @@ impl<'a> Emulator<'a> {
 
     /// Ends it now.
     pub fn kill(&mut self) {
-        // Both fail only if it has ended and been reaped already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // With what a wrapper script may have started. Both fail only if it has just ended.
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            let _ = self.child.wait();
+        }
         self.signals.set_child(None);
     }
 

@@ -19,7 +19,8 @@ use crate::machine::Machine;
 #[command(
     after_help = "Exit status: 0 the guest powered off (ACPI S5, `Shutdown` to port 0x8900, or 0 to port \
     0x501 or 0xf4); 1 the guest ended in another way; 2 wrong input or a missing program; 3 the emulator or the \
-    hypervisor failed; 124 time-out; 130 ended by the user."
+    hypervisor failed, memory outside the guest was changed, or a result could not be written; 124 time-out; 130 ended \
+    by Ctrl-A X, or 128 + the number of the signal that ended it (Ctrl-C: 130)."
 )]
 pub struct Arguments {
     /// Linux kernel (bzImage), or a small kernel with a multiboot header (version 0.6.96, such as an ELF32 file)
@@ -39,7 +40,13 @@ pub struct Arguments {
     pub append: Option<String>,
 
     /// Guest memory in MiB, or with a suffix M or G
-    #[arg(long, value_name = "SIZE", default_value = "192", value_parser = parse_memory)]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "192",
+        value_parser = parse_memory,
+        allow_negative_numbers = true
+    )]
     pub memory: u32,
 
     /// The CPU that is emulated: `penryn` (Intel Core 2 T9600: no EPT, no VPID, open to Meltdown), `skylake` (Intel
@@ -53,11 +60,16 @@ pub struct Arguments {
     pub guest_faults: Policy,
 
     /// Frames for shadow page tables, 4 KiB each [default: 4096]
-    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(i64::from(MIN_SHADOW_FRAMES)..))]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = value_parser!(u32).range(i64::from(MIN_SHADOW_FRAMES)..),
+        allow_negative_numbers = true
+    )]
     pub shadow_frames: Option<u32>,
 
     /// End the guest after this many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, allow_negative_numbers = true)]
     pub timeout: Option<Duration>,
 
     /// Write the statistics as JSON
