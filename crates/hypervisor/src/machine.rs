@@ -11,9 +11,10 @@ use umbra_paging::Gpa;
 use umbra_telemetry::{BootConfig, Message, PROTOCOL, module_name};
 
 use crate::boot::{self, BootInformation, LoaderError};
+use crate::canary::Canary;
 use crate::entry::Entry;
 use crate::guest::{self, Files};
-use crate::hw::phys::{DirectMap, FramePool, GuestRam};
+use crate::hw::phys::{DirectMap, FramePool, GuestRam, SpareArea};
 use crate::hw::{apic, console, cpu, descriptors, heap, image, pic, rtc, timer};
 use crate::memory::{FRAME, Layout};
 use crate::telemetry::{self, info};
@@ -34,6 +35,8 @@ pub struct Machine {
     pub ram: GuestRam,
     /// The shadow MMU's frames.
     pub pool: FramePool,
+    /// The pattern in what is nobody's.
+    pub canary: Canary<SpareArea>,
     /// The guest's first instruction and what it finds there.
     pub entry: Entry,
     /// The guest's devices, at time 0.
@@ -75,7 +78,8 @@ fn boot(map: DirectMap, information: u32, magic: u32) -> Result<Machine, Box<dyn
     console::init()?;
     describe(&layout, &information, tsc_hz);
 
-    let (mut ram, pool) = map.hand_out(&layout);
+    let (mut ram, pool, spare) = map.hand_out(&layout);
+    let canary = Canary::plant(spare);
     let files = files(&information, &config)?;
     let entry = guest::load(&mut ram, &files, &config.append, RSDP)?;
     ram.load(RSDP, &acpi_tables(RSDP.raw()));
@@ -87,7 +91,7 @@ fn boot(map: DirectMap, information: u32, magic: u32) -> Result<Machine, Box<dyn
         physical_address_bits: cpu::physical_address_bits(),
         tsc_deadline: TSC_DEADLINE,
     });
-    Ok(Machine { config, ram, pool, entry, platform, tables })
+    Ok(Machine { config, ram, pool, canary, entry, platform, tables })
 }
 
 fn files(information: &BootInformation, config: &BootConfig) -> Result<Files, LoaderError> {

@@ -14,6 +14,7 @@
 
 extern crate alloc;
 
+mod canary;
 mod entry;
 mod events;
 mod input;

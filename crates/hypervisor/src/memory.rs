@@ -8,7 +8,7 @@ use core::ops::Range;
 use umbra_mmu::Backing;
 use umbra_paging::{Gfn, Gpa, Hfn, Hpa};
 use umbra_telemetry::memory::{
-    CONVENTIONAL_END, DEFAULT_SHADOW_FRAMES, HEAP_BASE, HEAP_PER_GUEST_FRAME, HEAP_PER_SHADOW_FRAME,
+    CONVENTIONAL_END, DEFAULT_SHADOW_FRAMES, GUARD, HEAP_BASE, HEAP_PER_GUEST_FRAME, HEAP_PER_SHADOW_FRAME,
     MIN_GUEST_MIB,
 };
 
@@ -55,7 +55,8 @@ pub enum LayoutError {
     InTheWay(String),
 }
 
-/// The physical memory map: `[0, guest_end)` for the guest (with the holes of a PC), everything else above.
+/// The physical memory map: `[0, guest_end)` for the guest (with the holes of a PC), everything else above. What lies
+/// between the areas above, and behind them, is nobody's.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Layout {
     guest_end: u64,
@@ -63,6 +64,7 @@ pub struct Layout {
     image: Range<u64>,
     pool: Range<u64>,
     heap: Range<u64>,
+    ram_end: u64,
 }
 
 impl Layout {
@@ -90,7 +92,8 @@ impl Layout {
         let heap =
             HEAP_BASE + guest_end / FRAME * HEAP_PER_GUEST_FRAME + pool / FRAME * HEAP_PER_SHADOW_FRAME;
         let firmware = FIRMWARE.end - FIRMWARE.start;
-        let reserve = firmware + image + pool + heap;
+        let heap = heap.next_multiple_of(FRAME);
+        let reserve = firmware + image + pool + heap + 5 * GUARD;
         if guest_end + reserve > ram_end {
             return Err(LayoutError::TooLittle {
                 guest: guest_end / MIB,
@@ -101,10 +104,12 @@ impl Layout {
         if let Some((name, _)) = occupied.iter().find(|(_, range)| range.end > guest_end) {
             return Err(LayoutError::InTheWay(String::from(*name)));
         }
-        let firmware = guest_end..guest_end + firmware;
-        let image = firmware.end..firmware.end + image;
-        let pool = image.end..image.end + pool;
-        Ok(Layout { guest_end, heap: pool.end..ram_end, firmware, image, pool })
+        let behind = |end, bytes| end + GUARD..end + GUARD + bytes;
+        let firmware = behind(guest_end, firmware);
+        let image = behind(firmware.end, image);
+        let pool = behind(image.end, pool);
+        let heap = behind(pool.end, heap);
+        Ok(Layout { guest_end, firmware, image, pool, heap, ram_end })
     }
 
     /// One past the guest's highest RAM.
@@ -130,6 +135,13 @@ impl Layout {
     /// The heap, and the hypervisor's page tables at its start.
     pub fn heap(&self) -> Range<u64> {
         self.heap.clone()
+    }
+
+    /// What is nobody's: before, between and behind the areas of the hypervisor.
+    pub fn spare(&self) -> [Range<u64>; 5] {
+        let areas = [&self.firmware, &self.image, &self.pool, &self.heap];
+        let start = |gap: usize| gap.checked_sub(1).map_or(self.guest_end, |before| areas[before].end);
+        core::array::from_fn(|gap| start(gap)..areas.get(gap).map_or(self.ram_end, |behind| behind.start))
     }
 
     /// The guest's view.
@@ -217,13 +229,17 @@ mod tests {
             assert_eq!(layout.guest_end(), u64::from(guest) * MIB);
             assert_eq!(layout.image().end - layout.image().start, IMAGE);
             assert_eq!(layout.pool().end - layout.pool().start, u64::from(frames.unwrap_or(4096)) * FRAME);
-            let parts = [layout.firmware(), layout.image(), layout.pool(), layout.heap()];
+            let spare = layout.spare();
+            let areas = [layout.firmware(), layout.image(), layout.pool(), layout.heap()];
+            let mut parts: Vec<_> = areas.into_iter().chain(spare.clone()).collect();
+            parts.sort_by_key(|part| part.start);
             let mut end = layout.guest_end();
             for part in parts {
                 assert!(part.start == end && part.end > part.start && part.start % FRAME == 0, "{part:x?}");
                 end = part.end;
             }
             assert_eq!(end, machine * MIB - 0x10000);
+            assert!(spare.iter().all(|gap| gap.end - gap.start >= GUARD), "{spare:x?}");
         }
     }
 
@@ -266,7 +282,7 @@ mod tests {
             Layout::new(&ram(machine), occupied, guest, IMAGE, None).unwrap_err()
         };
         assert_eq!(refuse(128, 8, &[]), LayoutError::GuestTooSmall(8));
-        assert_eq!(refuse(256, 256, &[]), LayoutError::TooLittle { guest: 256, reserve: 70, machine: 255 });
+        assert_eq!(refuse(256, 256, &[]), LayoutError::TooLittle { guest: 256, reserve: 71, machine: 255 });
         assert!(matches!(refuse(256, u32::MAX, &[]), LayoutError::TooLittle { .. }));
         let high = ("initrd", 60 * MIB..65 * MIB);
         assert_eq!(refuse(256, 64, &[high]), LayoutError::InTheWay("initrd".into()));

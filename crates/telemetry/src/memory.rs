@@ -5,6 +5,9 @@
 /// Shadow frames in the pool if the user does not say.
 pub const DEFAULT_SHADOW_FRAMES: u32 = 4096;
 
+/// The fewest shadow frames that the shadow MMU works with.
+pub const MIN_SHADOW_FRAMES: u32 = 48;
+
 /// The least guest that boots anything, in MiB.
 pub const MIN_GUEST_MIB: u32 = 16;
 
@@ -20,8 +23,12 @@ pub const HEAP_PER_SHADOW_FRAME: u64 = 8192;
 /// Bytes of the heap for everything else.
 pub const HEAP_BASE: u64 = 16 << 20;
 
-/// Room for the hypervisor's image, the guest's firmware area and what the machine's BIOS takes at the end of
-/// memory, in bytes.
+/// Bytes of memory that stay unused before, between and, at least, behind the areas of the hypervisor. A pattern in
+/// them shows whether anybody has written there.
+pub const GUARD: u64 = 256 << 10;
+
+/// Room for the hypervisor's image, the guest's firmware area, the guards and what the machine's BIOS takes at the end
+/// of memory, in bytes. What is left over is guarded too.
 const IMAGE_ROOM: u64 = 8 << 20;
 
 const FRAME: u64 = 4096;

@@ -73,6 +73,11 @@ pub enum GuestExit {
     Unsupported(String),
     /// The auditor found a violation, in words.
     AuditFailed(String),
+    /// Host memory that is neither the guest's nor the hypervisor's has changed.
+    CanaryBroken {
+        /// Where, host-physical: the first 8-byte word.
+        hpa: u64,
+    },
 }
 
 impl GuestExit {
@@ -187,4 +192,7 @@ pub struct Stats {
     pub phases: Vec<PhaseStats>,
     /// Violations checked for by the auditor: (per-exit checks, full checks), zero if it was off.
     pub audits: (u64, u64),
+    /// Bytes of host memory that are neither the guest's nor the hypervisor's, and that were found unchanged at the
+    /// end; `None` if they were not.
+    pub canary: Option<u64>,
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::console::message;
 use crate::{run, trace};
 
 /// Runs guests on the Umbra hypervisor and shows every exit and its cause.
@@ -28,7 +29,7 @@ impl Cli {
             Command::Trace(arguments) => trace::run(&arguments),
         };
         outcome.unwrap_or_else(|error| {
-            eprintln!("umbra: {error}");
+            message(format_args!("umbra: {error}\n"));
             ExitCode::from(&error)
         })
     }

@@ -24,6 +24,8 @@ pub enum Error {
     Input(String),
     /// The machine failed, or this host.
     Machine(String),
+    /// The user ended it before there was anything to report; this is the exit status.
+    User(u8),
 }
 
 impl Error {
@@ -32,6 +34,7 @@ impl Error {
         match self {
             Error::Input(_) => status::BAD_INPUT,
             Error::Machine(_) => status::MACHINE_FAILED,
+            Error::User(status) => *status,
         }
     }
 }
@@ -46,6 +49,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Input(sentence) | Error::Machine(sentence) => f.write_str(sentence),
+            Error::User(_) => f.write_str("ended by the user"),
         }
     }
 }

@@ -12,4 +12,5 @@ pub mod guest;
 pub mod machine;
 pub mod report;
 pub mod run;
+pub mod signals;
 pub mod trace;

@@ -1,9 +1,15 @@
 //! Wrong input ends at once, with one sentence and exit status 2.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+mod run_of_umbra;
 
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+
+use run_of_umbra::{Run, signal};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 struct Files {
@@ -19,6 +25,13 @@ impl Files {
 
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// The kernel with one byte changed.
+    fn changed(&self, name: &str, at: usize, byte: u8) -> PathBuf {
+        let mut file = kernel();
+        file[at] = byte;
+        self.write(name, &file)
     }
 
     fn write(&self, name: &str, contents: &[u8]) -> PathBuf {
@@ -56,6 +69,7 @@ fn kernel() -> Vec<u8> {
         (0x1f1, &[1][..]),
         (0x1f4, &[0, 0x10, 0, 0]),
         (0x1fe, &[0x55, 0xaa]),
+        (0x201, &[0x62]),
         (0x202, b"HdrS\x0f\x02"),
         (0x236, &[1, 0]),
         (0x238, &[0xff, 7, 0, 0]),
@@ -70,17 +84,40 @@ fn kernel() -> Vec<u8> {
 #[test]
 fn a_kernel_that_does_not_boot_here() {
     let files = Files::new();
-    let truncated = files.write("short", &kernel()[..5000]);
     let elf = files.write("vmlinux", b"\x7fELF\x02\x01\x01");
+    let fifo = files.path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     for (kernel, expected) in [
         (files.path("none"), "No such file"),
         (files.folder.path().to_path_buf(), "not a regular file"),
-        (truncated, "truncated bzImage"),
+        (PathBuf::from("/dev/zero"), "not a regular file"),
+        (fifo, "not a regular file"),
+        // A file that opens, and cannot be read, not even by root.
+        (PathBuf::from("/proc/self/mem"), "cannot read the kernel"),
         (elf, "an ELF file"),
+        (files.write("empty", b""), "an empty file"),
+        (files.write("text", b"what is this?\n"), "neither a Linux bzImage nor a multiboot kernel"),
+        (files.changed("32-bit", 0x236, 0), "32-bit Linux kernel"),
+        (files.changed("old", 0x206, 0x0b), "boot protocol 2.11"),
+        (files.changed("damaged", 0x25c, 1), "damaged header"),
     ] {
         let sentence = files.refused(&kernel, &[]);
         assert!(sentence.contains(expected), "{sentence}");
         assert!(sentence.contains(kernel.to_str().unwrap()), "{sentence}");
+    }
+}
+
+/// Before and behind the ends of the boot sector, the signature, the header, the setup code and the kernel.
+#[test]
+fn a_kernel_that_is_cut_off_anywhere() {
+    let files = Files::new();
+    let whole = kernel();
+    for length in
+        [1, 0x1fe, 0x200, 0x202, 0x205, 0x206, 0x208, 0x263, 0x264, 1023, 1024, 5000, whole.len() - 1]
+    {
+        let sentence = files.refused(&files.write("short", &whole[..length]), &[]);
+        let expected = if length < 0x206 { "neither a Linux bzImage" } else { "truncated bzImage" };
+        assert!(sentence.contains(expected), "{length}: {sentence}");
     }
 }
 
@@ -94,7 +131,11 @@ fn memory_that_does_not_suffice_or_exist() {
         (&["--memory", "40"][..], "give --memory 56 or more"),
         (&["--memory", "4G"], "PCI hole"),
         (&["--memory", "64", "--initrd", initrd], "give --memory 156 or more"),
+        (&["--memory", "0"], "give --memory 56 or more"),
+        (&["--memory", "1M"], "give --memory 56 or more"),
+        (&["--memory", "4294967295"], "PCI hole"),
         (&["--shadow-frames", "4000000000"], "--shadow-frames"),
+        (&["--initrd", "/dev/null"], "not a regular file"),
         (&["--initrd", "/nonexistent/initrd"], "No such file"),
     ] {
         let sentence = files.refused(&files.path("kernel"), options);
@@ -113,10 +154,22 @@ fn a_command_line_that_the_kernel_cannot_take() {
 fn results_that_cannot_be_written() {
     let files = Files::new();
     let nowhere = files.path("no-folder/stats.json");
-    for path in [nowhere.as_path(), files.folder.path()] {
-        let sentence = files.refused(&files.path("kernel"), &["--stats", path.to_str().unwrap()]);
-        assert!(sentence.contains("cannot write the statistics"), "{sentence}");
+    for path in
+        [nowhere.as_path(), files.folder.path(), Path::new("/dev/full"), Path::new("/proc/stats.json")]
+    {
+        for (option, what) in [("--stats", "the statistics"), ("--emulator-log", "the emulator's log")] {
+            let sentence = files.refused(&files.path("kernel"), &[option, path.to_str().unwrap()]);
+            assert!(sentence.contains(&format!("cannot write {what}")), "{sentence}");
+            assert!(sentence.contains("give a file in a folder"), "{sentence}");
+        }
     }
+}
+
+#[test]
+fn a_module_that_is_not_there() {
+    let files = Files::new();
+    let sentence = files.refused(&files.path("kernel"), &["--module", "/nonexistent/module text"]);
+    assert!(sentence.contains("cannot read the module /nonexistent/module:"), "{sentence}");
 }
 
 #[test]
@@ -130,12 +183,149 @@ fn programs_that_are_missing_are_named_with_their_packages() {
     }
 }
 
+/// Each of them alone.
+#[test]
+fn a_program_that_is_missing_is_named_with_its_package() {
+    let files = Files::new();
+    let folder = files.path("bin");
+    fs::create_dir(&folder).unwrap();
+    let programs =
+        [("bochs", "bochs"), ("grub-mkrescue", "grub-common"), ("xorriso", "xorriso"), ("mformat", "mtools")];
+    for (program, _) in programs {
+        symlink("/bin/true", folder.join(program)).unwrap();
+    }
+    for (program, package) in programs {
+        fs::remove_file(folder.join(program)).unwrap();
+        let sentence = refused(files.command(&files.path("kernel"), &[]).env("PATH", &folder));
+        assert!(sentence.contains(&format!("umbra: {program} is missing;")), "{sentence}");
+        assert!(sentence.contains(&format!("`apt-get install {package}`")), "{sentence}");
+        symlink("/bin/true", folder.join(program)).unwrap();
+    }
+    let mut command = files.command(&files.path("kernel"), &[]);
+    let sentence = refused(command.env("PATH", &folder).env("LTDL_LIBRARY_PATH", &folder));
+    assert!(sentence.contains("display library sdl2") && sentence.contains("bochs-sdl"), "{sentence}");
+}
+
+#[test]
+fn a_cpu_model_that_bochs_does_not_have() {
+    let files = Files::new();
+    let sentence = files.refused(&files.path("kernel"), &["--machine", "bochs:core3"]);
+    assert!(sentence.contains("core3") && sentence.contains("bochs --help cpu"), "{sentence}");
+}
+
+/// There is no room for the hypervisor, or none for the image with it.
+#[test]
+fn a_temporary_folder_that_is_absent_or_too_small() {
+    let run = Run::new(&kernel());
+    let output = run.command(&[]).env("TMPDIR", "/nonexistent").output().unwrap();
+    failed(&output, "TMPDIR can name another");
+    let initrd = run.path("initrd");
+    fs::write(&initrd, vec![7; 8 << 20]).unwrap();
+    for (size, expected) in [("64k", "No space left"), ("12m", "exceeds free space")] {
+        let script = format!(
+            "mount -t tmpfs -o size={size} none \"$TMPDIR\" && {{ \"$@\"; status=$?; ls -A \"$TMPDIR\"; exit $status; }}"
+        );
+        let mut shell = Command::new("unshare");
+        shell.args(["--map-root-user", "--mount", "sh", "-c", &script, "sh", env!("CARGO_BIN_EXE_umbra")]);
+        let output = run.command_by(shell, &["--initrd", initrd.to_str().unwrap()]).output().unwrap();
+        let sentence = failed(&output, "TMPDIR can name another folder");
+        assert!(sentence.contains(expected), "{sentence}");
+        run.nothing_is_left();
+    }
+}
+
+/// Expects status 3, one sentence and no output.
+fn failed(output: &Output, expected: &str) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains(expected), "{stderr}");
+    assert!(output.stdout.is_empty());
+    stderr
+}
+
+#[test]
+fn programs_that_fail_at_once() {
+    for (name, expected) in [
+        ("grub-mkrescue", "cannot build the boot image in"),
+        ("bochs", "Bochs did not start: it ended at once"),
+    ] {
+        let run = Run::new(&kernel());
+        let mut command = run.command(&[]);
+        run.replace(&mut command, name, "exit 7");
+        failed(&command.output().unwrap(), expected);
+        run.nothing_is_left();
+    }
+}
+
+/// Both programs hang, with a child, until a signal comes.
+#[test]
+fn a_signal_while_another_program_is_waited_for() {
+    for name in ["grub-mkrescue", "bochs"] {
+        for (sent, status) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+            let run = Run::new(&kernel());
+            let mut command = run.command(&[]);
+            let started = run.path("started");
+            let script = format!("cd \"$TMPDIR\"; sleep 1000 & echo >{}; wait", started.display());
+            run.replace(&mut command, name, &script);
+            let tool = command.spawn().unwrap();
+            while !started.exists() {
+                thread::yield_now();
+            }
+            assert!(!run.processes().is_empty());
+            signal(&tool, sent);
+            let output = tool.wait_with_output().unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(status), "{stderr}");
+            assert_eq!(stderr, "umbra: ended by the user\n");
+            assert!(!run.path("stats.json").exists());
+            run.nothing_is_left();
+        }
+    }
+}
+
+/// As `nohup` wants it.
+#[test]
+fn a_signal_that_is_ignored_stays_ignored() {
+    let run = Run::new(&kernel());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_umbra")]);
+    let mut command = run.command_by(shell, &[]);
+    let started = run.path("started");
+    let script = format!("echo >{}; while [ -e {0} ]; do sleep 0.01; done; exit 7", started.display());
+    run.replace(&mut command, "grub-mkrescue", &script);
+    let tool = command.spawn().unwrap();
+    while !started.exists() {
+        thread::yield_now();
+    }
+    signal(&tool, Signal::HUP);
+    fs::remove_file(started).unwrap();
+    failed(&tool.wait_with_output().unwrap(), "cannot build the boot image in");
+    run.nothing_is_left();
+}
+
 #[test]
 fn options_that_do_not_exist() {
     let files = Files::new();
-    for options in
-        [&["--machine", "i386"][..], &["--guest-faults", "off"], &["--audit=0"], &["--timeout", "soon"]]
-    {
+    for options in [
+        &["--machine", "i386"][..],
+        &["--machine", "bochs:a,b"],
+        &["--guest-faults", "off"],
+        &["--audit=0"],
+        &["--timeout", "soon"],
+        &["--timeout", "0"],
+        &["--timeout", "-1"],
+        &["--timeout", "18446744073709551615"],
+        &["--memory", "-1"],
+        &["--memory", "abc"],
+        &["--memory", "1T"],
+        &["--memory", "4294967296"],
+        &["--memory", "99999999999999999999G"],
+        &["--shadow-frames", "0"],
+        &["--shadow-frames", "47"],
+        &["--shadow-frames", "4294967296"],
+        &["--no-such-option"],
+    ] {
         let output = files.command(&files.path("kernel"), options).output().unwrap();
         assert_eq!(output.status.code(), Some(2));
         assert!(String::from_utf8_lossy(&output.stderr).contains(options[0].split('=').next().unwrap()));

@@ -10,6 +10,7 @@ use umbra_mmu::Backing;
 use umbra_paging::{Gpa, Hpa};
 
 use super::image;
+use crate::canary::Area;
 use crate::memory::{FRAME, GuestMap, Layout};
 
 /// Where physical address 0 is mapped.
@@ -68,15 +69,17 @@ impl DirectMap {
         bytes
     }
 
-    /// Gives each of the guest and the shadow MMU its memory.
-    pub fn hand_out(self, layout: &Layout) -> (GuestRam, FramePool) {
+    /// Gives each of the guest and the shadow MMU its memory, and the canary what is nobody's.
+    pub fn hand_out(self, layout: &Layout) -> (GuestRam, FramePool, Vec<SpareArea>) {
         let pool = layout.pool();
         // SAFETY: the layout gives the pool to nobody else.
         unsafe { self.zero(pool.clone()) };
         // SAFETY: as above, for what backs the guest's firmware area.
         unsafe { self.zero(layout.firmware()) };
         let count = (pool.end - pool.start) / FRAME;
-        (GuestRam { map: layout.guest_map() }, FramePool { start: pool.start, count: count as u32 })
+        let pool = FramePool { start: pool.start, count: count as u32 };
+        let spare = layout.spare().map(|range| SpareArea { range }).into();
+        (GuestRam { map: layout.guest_map() }, pool, spare)
     }
 }
 
@@ -244,6 +247,38 @@ impl FramePool {
     /// Writes an entry.
     pub fn write(&mut self, frame: u32, index: usize, value: u64) {
         self.entry(frame, index).store(value, Ordering::Relaxed);
+    }
+}
+
+/// Memory that the layout gives to nobody.
+pub struct SpareArea {
+    range: Range<u64>,
+}
+
+impl SpareArea {
+    fn pointer(&self, word: u64) -> *mut u64 {
+        assert!(word < self.words(), "a word of this area");
+        pointer(self.range.start + word * 8).cast()
+    }
+}
+
+impl Area for SpareArea {
+    fn start(&self) -> Hpa {
+        Hpa::new(self.range.start)
+    }
+
+    fn words(&self) -> u64 {
+        (self.range.end - self.range.start) / 8
+    }
+
+    fn read(&self, word: u64) -> u64 {
+        // SAFETY: aligned, mapped for ever, RAM, and in no other use.
+        unsafe { self.pointer(word).read_volatile() }
+    }
+
+    fn write(&mut self, word: u64, value: u64) {
+        // SAFETY: as above.
+        unsafe { self.pointer(word).write_volatile(value) }
     }
 }
 

@@ -19,8 +19,10 @@ use super::msr;
 use super::page_fault::Progress;
 use super::phases::{BOOT, Phases, Totals};
 use super::trace::Tracer;
+use crate::canary::Canary;
 use crate::env::Env;
 use crate::hw::cpu;
+use crate::hw::phys::SpareArea;
 use crate::telemetry;
 
 /// What a virtual CPU is made of.
@@ -31,6 +33,8 @@ pub struct Parts<B: Backend> {
     pub mmu: Mmu,
     /// Guest memory, shadow frames and TLB.
     pub env: Env<B::Tlb>,
+    /// The pattern in the host's memory that nobody uses.
+    pub canary: Canary<SpareArea>,
     /// The devices, at time 0.
     pub platform: Platform,
     /// The CPU that the guest sees.
@@ -74,6 +78,7 @@ pub struct Vcpu<B: Backend> {
     pub(super) tracer: Option<Tracer>,
     /// Which page faults exit as long as no guest table is loose.
     filter: Filter,
+    canary: Canary<SpareArea>,
     /// Which page faults exit now.
     pub(super) filter_now: Filter,
     counts: ExitCounts,
@@ -83,7 +88,7 @@ pub struct Vcpu<B: Backend> {
 impl<B: Backend> Vcpu<B> {
     /// A virtual CPU whose time starts now.
     pub fn new(parts: Parts<B>) -> Vcpu<B> {
-        let Parts { backend, mmu, env, platform, cpuid, controls, filter, audit, trace } = parts;
+        let Parts { backend, mmu, env, canary, platform, cpuid, controls, filter, audit, trace } = parts;
         let root = mmu.root(&env, 0);
         let mut vcpu = Vcpu {
             backend,
@@ -105,6 +110,7 @@ impl<B: Backend> Vcpu<B> {
             auditor: audit.map(Auditor::new),
             tracer: trace.then(Tracer::default),
             filter,
+            canary,
             filter_now: filter,
             counts: ExitCounts::default(),
             phases: Phases::new(),
@@ -259,11 +265,16 @@ impl<B: Backend> Vcpu<B> {
 
     fn finish(mut self, end: GuestExit) -> ! {
         self.audit_everything();
-        // A violation found now says more than how the guest ended.
-        let guest_exit = self.end.take().unwrap_or(end);
         self.flush_output();
         self.finish_trace();
         let totals = self.totals();
+        // The guest's time has ended: this costs none of it.
+        let canary = self.canary.check();
+        if let Err(hpa) = canary {
+            self.end = Some(GuestExit::CanaryBroken { hpa: hpa.raw() });
+        }
+        // What was found wrong now says more than how the guest ended.
+        let guest_exit = self.end.take().unwrap_or(end);
         let guest_faults = match self.filter {
             Filter::Trap => GuestFaults::Trap,
             Filter::Present => GuestFaults::Bypass,
@@ -277,6 +288,7 @@ impl<B: Backend> Vcpu<B> {
             tsc: totals.tsc,
             phases: self.phases.finish(&totals),
             audits: self.auditor.as_ref().map_or((0, 0), Auditor::counts),
+            canary: canary.ok(),
         })
     }
 

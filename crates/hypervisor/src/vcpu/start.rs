@@ -4,8 +4,9 @@ use alloc::boxed::Box;
 use alloc::string::ToString;
 use core::error::Error;
 
-use umbra_mmu::{Config, Encodings, Mmu};
+use umbra_mmu::{Config, Encodings, MIN_FRAMES_PER_VCPU, Mmu};
 use umbra_paging::{Features, cr0, cr4, efer};
+use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
 use umbra_telemetry::{GuestFaults, Message};
 
 use super::backend::{Backend, Filter};
@@ -20,6 +21,9 @@ use crate::machine::{Machine, TSC_DEADLINE};
 use crate::telemetry::{self, info, warning};
 use crate::vmx::Vmx;
 
+/// The tool takes no number of shadow frames that the MMU would refuse.
+const _: () = assert!(MIN_SHADOW_FRAMES == MIN_FRAMES_PER_VCPU);
+
 /// Runs the guest to its end, and ends the machine.
 pub fn run(machine: Machine) -> ! {
     match prepare(machine) {
@@ -32,7 +36,7 @@ pub fn run(machine: Machine) -> ! {
 }
 
 fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
-    let Machine { config, ram, pool, entry, platform, tables } = machine;
+    let Machine { config, ram, pool, canary, entry, platform, tables } = machine;
     let mut backend = Vmx::new(&tables, &entry)?;
     let cpuid = Cpuid::new(
         cpu::cpuid,
@@ -53,7 +57,7 @@ fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
     backend.set_page_fault_filter(filter);
     let controls = controls(entry.mode);
     let (audit, trace) = (config.audit, config.trace);
-    let parts = Parts { backend, mmu, env, platform, cpuid, controls, filter, audit, trace };
+    let parts = Parts { backend, mmu, env, canary, platform, cpuid, controls, filter, audit, trace };
     Ok(Vcpu::new(parts))
 }
 

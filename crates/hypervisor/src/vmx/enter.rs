@@ -64,11 +64,16 @@ pub unsafe extern "sysv64" fn enter(registers: *mut Registers, launched: bool) -
         "mov r15, [rdi + 120]",
         "mov rdi, [rdi + 56]",
         "jnz 2f",
+        // Interrupts stay blocked by STI until the guest runs. A guest with IF=0 is left for an interrupt too; Bochs
+        // finds that out only where IF changes.
+        "sti",
         "vmlaunch",
         "jmp 3f",
         "2:",
+        "sti",
         "vmresume",
         "3:",
+        "cli",
         // VMfail: CF is VMfailInvalid, ZF is VMfailValid.
         "mov eax, 1",
         "mov ecx, 2",

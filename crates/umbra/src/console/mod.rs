@@ -2,10 +2,12 @@
 
 mod input;
 mod keys;
+mod message;
 mod progress;
 mod terminal;
 
 pub use input::{Input, MachineInput, read_standard_input};
 pub use keys::{Action, HELP, Keys};
+pub use message::message;
 pub use progress::Progress;
 pub use terminal::RawMode;

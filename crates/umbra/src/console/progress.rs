@@ -1,7 +1,9 @@
 //! What the user sees until the guest speaks.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::time::Duration;
+
+use super::message;
 
 const SPINNER: &[char] = &['|', '/', '-', '\\'];
 
@@ -19,7 +21,7 @@ impl Progress {
     pub fn start(text: String) -> Progress {
         let animated = io::stderr().is_terminal();
         if !animated {
-            eprintln!("umbra: {text}");
+            message(format_args!("umbra: {text}\n"));
         }
         Progress { animated, text, frame: 0, shown: false }
     }
@@ -29,17 +31,15 @@ impl Progress {
         if self.animated {
             self.frame = (self.frame + 1) % SPINNER.len();
             self.shown = true;
-            eprint!("\r\x1b[K{} {} ({} s)", SPINNER[self.frame], self.text, elapsed.as_secs());
-            // Nobody is told if standard error is gone.
-            let _ = io::stderr().flush();
+            let (spinner, seconds) = (SPINNER[self.frame], elapsed.as_secs());
+            message(format_args!("\r\x1b[K{spinner} {} ({seconds} s)", self.text));
         }
     }
 
     /// Takes the line away, so that something else can be printed.
     pub fn clear(&mut self) {
         if std::mem::replace(&mut self.shown, false) {
-            eprint!("\r\x1b[K");
-            let _ = io::stderr().flush();
+            message(format_args!("\r\x1b[K"));
         }
     }
 }

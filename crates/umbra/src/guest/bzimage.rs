@@ -8,6 +8,7 @@ mod field {
     pub const SETUP_SECTS: usize = 0x1f1;
     pub const SYSSIZE: usize = 0x1f4;
     pub const BOOT_FLAG: usize = 0x1fe;
+    pub const LENGTH: usize = 0x201;
     pub const HEADER: usize = 0x202;
     pub const VERSION: usize = 0x206;
     pub const KERNEL_VERSION: usize = 0x20e;
@@ -19,6 +20,8 @@ mod field {
 }
 
 const SECTOR: u64 = 512;
+
+const PAGE: u64 = 4096;
 
 /// The protocol that brought `xloadflags`.
 const PROTOCOL_64: u16 = 0x020c;
@@ -65,17 +68,31 @@ impl BzImage {
             sectors => u64::from(sectors),
         };
         let body = u64::from(u32_at(file, field::SYSSIZE).unwrap_or(0)) * 16;
-        let expected = (setup_sectors + 1) * SECTOR + body;
+        let payload = (setup_sectors + 1) * SECTOR;
+        // Without a body there is no kernel, whatever the header says.
+        let expected = payload + body.max(1);
         if found < expected {
             return Err(truncated(expected));
         }
         if u16_at(file, field::XLOADFLAGS).unwrap_or(0) & XLF_KERNEL_64 == 0 {
             return Err(ImageError::Not64Bit);
         }
+        // The second byte of a jump over the header ("Details of Header Fields", jump).
+        if field::HEADER + usize::from(file[field::LENGTH]) < field::END {
+            return Err(ImageError::Damaged("it ends before its last field"));
+        }
+        let preferred_address = bytes_at(file, field::PREF_ADDRESS).map_or(0, u64::from_le_bytes);
+        if !(1 << 20..1 << 32).contains(&preferred_address) || !preferred_address.is_multiple_of(PAGE) {
+            return Err(ImageError::Damaged("its preferred load address is none"));
+        }
+        let init_size = u32_at(file, field::INIT_SIZE).map_or(0, u64::from);
+        if init_size < found - payload {
+            return Err(ImageError::Damaged("it asks for less memory than the image has bytes"));
+        }
         Ok(Some(BzImage {
             version: version_text(file),
-            preferred_address: bytes_at(file, field::PREF_ADDRESS).map_or(0, u64::from_le_bytes),
-            init_size: u32_at(file, field::INIT_SIZE).map_or(0, u64::from),
+            preferred_address,
+            init_size,
             command_line_limit: u32_at(file, field::CMDLINE_SIZE).map_or(0, u64::from),
         }))
     }
@@ -117,6 +134,7 @@ pub(crate) mod tests {
         put(field::SETUP_SECTS, &[1]);
         put(field::SYSSIZE, &0x1000_u32.to_le_bytes());
         put(field::BOOT_FLAG, &[0x55, 0xaa]);
+        put(field::LENGTH, &[0x62]);
         put(field::HEADER, b"HdrS");
         put(field::VERSION, &0x020f_u16.to_le_bytes());
         put(field::KERNEL_VERSION, &0x100_u16.to_le_bytes());
@@ -159,6 +177,19 @@ pub(crate) mod tests {
         assert_eq!(refuse(field::XLOADFLAGS, &[0]), ImageError::Not64Bit);
         assert_eq!(refuse(field::VERSION, &[0x0b, 2]), ImageError::OldProtocol { version: 0x20b });
         assert_eq!(refuse(field::HEADER, b"none"), ImageError::Unknown(None));
+        for (at, bytes) in [
+            (field::LENGTH, &[0x61][..]),
+            (field::PREF_ADDRESS, &[1]),
+            (field::PREF_ADDRESS, &[0, 0, 0, 0]),
+            (field::PREF_ADDRESS + 4, &[1]),
+            (field::INIT_SIZE, &[0xff, 0xff, 0, 0]),
+        ] {
+            assert!(matches!(refuse(at, bytes), ImageError::Damaged(_)), "{at:#x}");
+        }
+        let header_only = &synthetic()[..1024];
+        let mut file = header_only.to_vec();
+        file[field::SYSSIZE..][..4].fill(0);
+        assert_eq!(Image::classify(&file), Err(ImageError::Truncated { found: 1024, expected: 1025 }));
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub enum ImageError {
     },
     /// A bzImage of a 32-bit kernel.
     Not64Bit,
+    /// A bzImage whose header contradicts itself; in what.
+    Damaged(&'static str),
     /// A multiboot kernel that cannot be loaded.
     Multiboot(LoadError),
 }
@@ -94,6 +96,9 @@ impl fmt::Display for ImageError {
                 version & 0xff
             ),
             ImageError::Not64Bit => f.write_str("is a 32-bit Linux kernel; give a 64-bit one"),
+            ImageError::Damaged(what) => {
+                write!(f, "is a bzImage with a damaged header: {what}; fetch or build it again")
+            }
             ImageError::Multiboot(error) => error.fmt(f),
         }
     }

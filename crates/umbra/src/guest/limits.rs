@@ -1,7 +1,7 @@
 //! Whether guest and hypervisor fit into a machine.
 
 use umbra_multiboot::{Guest, Kernel, Region};
-use umbra_telemetry::memory::{CONVENTIONAL_END, MIN_GUEST_MIB, reserve_mib};
+use umbra_telemetry::memory::{CONVENTIONAL_END, MIN_GUEST_MIB, MIN_SHADOW_FRAMES, reserve_mib};
 
 use super::{BzImage, Image, Module};
 use crate::error::Error;
@@ -33,11 +33,7 @@ pub fn check_memory(
     };
     let machine = memory + reserve_mib(memory_mib, shadow_frames);
     if machine > PCI_HOLE_MIB {
-        // The largest that fits: what the hypervisor needs grows with the guest.
-        let most = (0..PCI_HOLE_MIB as u32)
-            .rev()
-            .find(|&mib| u64::from(mib) + reserve_mib(mib, shadow_frames) <= PCI_HOLE_MIB);
-        return Err(Error::Input(match most.filter(|&most| u64::from(most) >= least) {
+        return Err(Error::Input(match most_memory(shadow_frames).filter(|&most| most >= least) {
             Some(most) => format!(
                 "{memory} MiB of guest memory and the hypervisor do not fit below the PCI hole at {PCI_HOLE_MIB} MiB; \
                  give --memory {most} or less"
@@ -51,11 +47,25 @@ pub fn check_memory(
     Ok(machine as u32)
 }
 
+/// The largest guest that fits into a machine, in MiB: what the hypervisor needs grows with the guest.
+fn most_memory(shadow_frames: Option<u32>) -> Option<u64> {
+    let fits = |&mib: &u32| u64::from(mib) + reserve_mib(mib, shadow_frames) <= PCI_HOLE_MIB;
+    (0..PCI_HOLE_MIB as u32).rev().find(fits).map(u64::from)
+}
+
 /// What a Linux kernel needs, in MiB, if there is as much.
 fn least_for_linux(memory: u64, linux: &BzImage, initrd_bytes: u64) -> Result<u64, Error> {
     let initrd_mib = initrd_bytes.div_ceil(MIB);
     let kernel_end = linux.preferred_address.saturating_add(linux.init_size);
     let least = (kernel_end.div_ceil(MIB) + initrd_mib + SLACK_MIB).max(u64::from(MIN_GUEST_MIB));
+    // With the fewest shadow frames: no advice to give more memory may lead here again.
+    let most = most_memory(Some(MIN_SHADOW_FRAMES)).unwrap_or(0);
+    if least > most {
+        return Err(Error::Input(format!(
+            "this kernel and initrd need {least} MiB of guest memory, and a guest here has at most {most}; give a \
+             smaller initrd, or a kernel that is not damaged"
+        )));
+    }
     if initrd_mib >= memory && initrd_mib > 0 {
         return Err(Error::Input(format!(
             "the initrd ({initrd_mib} MiB) does not fit into {memory} MiB of guest memory; give --memory {least} or \
@@ -128,6 +138,18 @@ mod tests {
         assert!(check_memory(most, None, &image(), 0, &[]).unwrap() <= 3072);
         assert!(check_memory(most + 1, None, &image(), 0, &[]).is_err());
         assert!(refuse(u32::MAX, None, 0).contains("PCI hole"));
+    }
+
+    #[test]
+    fn what_no_machine_holds_is_not_answered_with_a_number() {
+        for initrd_mib in [3000, 3072, u64::MAX / MIB] {
+            let sentence = refuse(192, None, initrd_mib);
+            assert!(sentence.contains("at most") && !sentence.contains("--memory"), "{sentence}");
+        }
+        let damaged =
+            BzImage { version: None, preferred_address: u64::MAX, init_size: 9, command_line_limit: 0 };
+        let sentence = check_memory(192, None, &Image::Linux(damaged), 0, &[]).unwrap_err().to_string();
+        assert!(sentence.contains("damaged"), "{sentence}");
     }
 
     #[test]

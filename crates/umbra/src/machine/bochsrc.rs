@@ -10,8 +10,8 @@ const HOST_MEMORY_LIMIT_MIB: u32 = 2048;
 pub(super) const LOG: &str = "bochs.log";
 
 /// What varies between runs.
-pub(super) struct Settings {
-    pub machine: Machine,
+pub(super) struct Settings<'a> {
+    pub machine: &'a Machine,
     pub memory_mib: u32,
     /// The TCP port on this host that COM1 connects to.
     pub console_port: u16,
@@ -23,7 +23,7 @@ pub(super) struct Settings {
 /// its work. The time is the same in every run. COM1 is the console's *input*: as a socket client Bochs does not
 /// wait for anyone, and takes a byte only when the hypervisor has read the one before. Output takes port 0xe9,
 /// which costs the machine no time.
-pub(super) fn text(programs: &Programs, settings: &Settings) -> String {
+pub(super) fn text(programs: &Programs, settings: &Settings<'_>) -> String {
     format!(
         "display_library: sdl2
 romimage: file=\"{bios}\", options=fastboot

@@ -2,17 +2,25 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Output, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
 
 use umbra_telemetry::{BootConfig, module_name};
 
 use super::Programs;
 use crate::error::Error;
 use crate::guest::Module;
+use crate::signals::Signals;
 
 /// The hypervisor, built with this tool.
 const HYPERVISOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/umbra.elf"));
+
+/// How often it is looked for a signal.
+const POLL: Duration = Duration::from_millis(10);
 
 /// The image, in the folder that it is built in.
 pub(super) const IMAGE: &str = "boot.iso";
@@ -41,8 +49,13 @@ impl BootFiles<'_> {
 /// Builds the image in `folder`.
 ///
 /// # Errors
-/// The disk is full, or grub-mkrescue fails.
-pub fn build(programs: &Programs, folder: &Path, files: &BootFiles<'_>) -> Result<(), Error> {
+/// The disk is full, grub-mkrescue fails, or a signal came.
+pub fn build(
+    programs: &Programs,
+    folder: &Path,
+    files: &BootFiles<'_>,
+    signals: &Signals,
+) -> Result<(), Error> {
     let tree = folder.join("tree");
     write_tree(&tree, files).map_err(|error| {
         Error::Machine(format!(
@@ -50,7 +63,28 @@ pub fn build(programs: &Programs, folder: &Path, files: &BootFiles<'_>) -> Resul
             folder.display()
         ))
     })?;
-    let output = Command::new(&programs.grub_mkrescue)
+    let output = grub_mkrescue(programs, folder, &tree, signals);
+    signals.check()?;
+    let output = output.map_err(|error| {
+        Error::Machine(format!("cannot start {}: {error}", programs.grub_mkrescue.display()))
+    })?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(Error::Machine(format!(
+            "grub-mkrescue cannot build the boot image in {}: {}; TMPDIR can name another folder",
+            folder.display(),
+            reason(&said)
+        )));
+    }
+    // The image has its own copy, and temporary folders are often in memory.
+    fs::remove_dir_all(&tree)
+        .map_err(|error| Error::Machine(format!("cannot remove {}: {error}", tree.display())))
+}
+
+/// Runs grub-mkrescue until it ends or a signal comes.
+fn grub_mkrescue(programs: &Programs, folder: &Path, tree: &Path, signals: &Signals) -> io::Result<Output> {
+    let child = programs
+        .command(&programs.grub_mkrescue)
         .arg("-d")
         .arg(&programs.grub_modules)
         // Only what the menu below needs: a smaller image boots sooner.
@@ -58,24 +92,34 @@ pub fn build(programs: &Programs, folder: &Path, files: &BootFiles<'_>) -> Resul
         .arg("--themes=")
         .arg("-o")
         .arg(folder.join(IMAGE))
-        .arg(&tree)
+        .arg(tree)
+        // It has temporary files, too.
+        .env("TMPDIR", folder)
         .stdin(Stdio::null())
-        .output()
-        .map_err(|error| {
-            Error::Machine(format!("cannot start {}: {error}", programs.grub_mkrescue.display()))
-        })?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let reason = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it gave no reason");
-        return Err(Error::Machine(format!(
-            "grub-mkrescue cannot build the boot image in {}: {}; TMPDIR can name another folder",
-            folder.display(),
-            reason.trim()
-        )));
-    }
-    // The image has its own copy, and temporary folders are often in memory.
-    fs::remove_dir_all(&tree)
-        .map_err(|error| Error::Machine(format!("cannot remove {}: {error}", tree.display())))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        // A Ctrl-C in the terminal is for this program, which then ends grub-mkrescue and what that has started.
+        .process_group(0)
+        .spawn()?;
+    signals.set_child(Some(child.id()));
+    let (tell, told) = channel();
+    thread::spawn(move || tell.send(child.wait_with_output()));
+    let output = loop {
+        match told.recv_timeout(POLL) {
+            Ok(output) => break output,
+            Err(_) if signals.status().is_some() => signals.kill_child(),
+            Err(_) => (),
+        }
+    };
+    signals.set_child(None);
+    output
+}
+
+/// What grub-mkrescue, or xorriso under it, says went wrong: its last line says no more than that something did.
+fn reason(said: &str) -> &str {
+    let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let last = lines.clone().next_back().unwrap_or("it gave no reason");
+    lines.find_map(|line| line.strip_prefix("xorriso : FAILURE : ")).unwrap_or(last)
 }
 
 fn write_tree(tree: &Path, files: &BootFiles<'_>) -> io::Result<()> {
@@ -123,6 +167,16 @@ mod tests {
             menu.ends_with("module2 /boot/module0 module0\nmodule2 /boot/module1 module1\nboot\n"),
             "{menu}"
         );
+    }
+
+    #[test]
+    fn the_reason_of_a_failure_is_xorrisos_if_it_has_one() {
+        let said = "xorriso : UPDATE : 43 files added\nxorriso : FAILURE : Image size 4545s exceeds free space on media \
+                    1756s\nxorriso : NOTE : -return_with SORRY 32 triggered by problem severity FAILURE\n\
+                    grub-mkrescue: error: `xorriso` invocation failed\n.\n";
+        assert_eq!(reason(said), "Image size 4545s exceeds free space on media 1756s");
+        assert_eq!(reason("grub-mkrescue: error: cannot open.\n\n"), "grub-mkrescue: error: cannot open.");
+        assert_eq!(reason(" \n"), "it gave no reason");
     }
 
     #[test]

@@ -3,8 +3,15 @@
 /// Lines of the log that are shown.
 const SHOWN: usize = 5;
 
-/// Says in a sentence why Bochs ended, from its log, or else from what it and the hypervisor printed.
-pub fn explain(log: &str, printed: &str) -> String {
+/// Says in a sentence why Bochs ended: from the signal that killed it, from its log, or else from what it and the
+/// hypervisor printed.
+pub fn explain(killed_by: Option<i32>, log: &str, printed: &str) -> String {
+    if let Some(signal) = killed_by {
+        return format!(
+            "the emulator was killed by signal {signal}; 9 without somebody's doing means that the host ran out of \
+             memory: give a smaller --memory"
+        );
+    }
     // A log line is ticks, a letter for its class, and the device: `00523i[BIOS  ] ...`, `p` or `>>PANIC<<` for a
     // panic.
     let panic = log.lines().rev().find(|line| {
@@ -63,14 +70,20 @@ mod tests {
     fn a_panic_of_the_emulator_is_quoted() {
         let log = "00011i[BIOS  ] Booting\n00012p[CPU0  ] >>PANIC<< exception(): 3rd (14) exception with no \
                    resolution\n00012i[SIM   ] quit_sim called with exit code 1\n";
-        let sentence = explain(log, "");
+        let sentence = explain(None, log, "");
         assert_eq!(sentence, "the emulator stopped: exception(): 3rd (14) exception with no resolution");
+    }
+
+    #[test]
+    fn a_signal_says_more_than_the_log() {
+        let sentence = explain(Some(9), "00011i[BIOS  ] Booting\n", "");
+        assert!(sentence.contains("signal 9") && !sentence.contains("Booting"), "{sentence}");
     }
 
     #[test]
     fn what_the_hypervisor_printed_is_shown_and_the_banner_is_not() {
         let printed = "=====\n  Bochs x86 Emulator 2.7\n(0) [0x00] ...\npanicked at src/main.rs\n";
-        let sentence = explain("00011i[BIOS  ] Booting\n", printed);
+        let sentence = explain(None, "00011i[BIOS  ] Booting\n", printed);
         assert!(sentence.contains("\n  panicked at src/main.rs"), "{sentence}");
         assert!(sentence.contains("Booting"), "{sentence}");
         assert!(!sentence.contains("Emulator 2.7"), "{sentence}");

@@ -3,15 +3,18 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::bochsrc::{self, LOG, Settings};
 use super::{Machine, Programs};
 use crate::error::Error;
+use crate::signals::Signals;
 
 /// How long Bochs may take to start; it has connected COM1 by then.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -23,8 +26,9 @@ const LOG_TAIL: usize = 16 << 10;
 
 /// A running Bochs. It is killed and reaped when this is dropped, and by the kernel if this process is killed.
 #[derive(Debug)]
-pub struct Emulator {
+pub struct Emulator<'a> {
     child: Child,
+    signals: &'a Signals,
     log: PathBuf,
     started: Instant,
     peak_memory_kib: u64,
@@ -39,20 +43,24 @@ pub struct Outputs {
     pub console: TcpStream,
 }
 
-impl Emulator {
+impl<'a> Emulator<'a> {
     /// Starts Bochs in `folder`, from the boot image there.
     ///
     /// Call it on the main thread: the kernel kills Bochs when the thread ends that started it.
     ///
     /// # Errors
-    /// It cannot be started, or ends at once.
+    /// It cannot be started, or ends at once, or a signal came.
     pub fn start(
         programs: &Programs,
         folder: &Path,
-        machine: Machine,
+        machine: &Machine,
         memory_mib: u32,
-    ) -> Result<(Emulator, Outputs), Error> {
-        let cannot = |error: io::Error| Error::Machine(format!("cannot start Bochs: {error}"));
+        signals: &'a Signals,
+    ) -> Result<(Emulator<'a>, Outputs), Error> {
+        let cannot = |error: io::Error| {
+            let folder = folder.display();
+            Error::Machine(format!("cannot start Bochs in {folder}: {error}; TMPDIR can name another folder"))
+        };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(cannot)?;
         listener.set_nonblocking(true).map_err(cannot)?;
         let settings =
@@ -62,16 +70,9 @@ impl Emulator {
         fs::write(folder.join("rc"), "c\n").map_err(cannot)?;
         let stderr = File::create(folder.join("stderr")).map_err(cannot)?;
 
-        let mut command = match &programs.setpriv {
-            Some(setpriv) => {
-                let mut command = Command::new(setpriv);
-                command.args(["--pdeathsig", "KILL", "--"]).arg(&programs.bochs);
-                command
-            }
-            None => Command::new(&programs.bochs),
-        };
         let started = Instant::now();
-        let mut child = command
+        let mut child = programs
+            .command(&programs.bochs)
             .args(["-q", "-f", "bochsrc", "-rc", "rc"])
             .current_dir(folder)
             // No window: port_e9_hack needs a display library that leaves standard output alone.
@@ -85,8 +86,11 @@ impl Emulator {
             .spawn()
             .map_err(cannot)?;
         let messages = child.stdout.take().expect("standard output is piped");
-        let mut emulator = Emulator { child, log: folder.join(LOG), started, peak_memory_kib: 0 };
-        let console = emulator.accept(&listener).map_err(|error| {
+        signals.set_child(Some(child.id()));
+        let mut emulator = Emulator { child, signals, log: folder.join(LOG), started, peak_memory_kib: 0 };
+        let console = emulator.accept(&listener);
+        signals.check()?;
+        let console = console.map_err(|error| {
             let stderr = fs::read_to_string(folder.join("stderr")).unwrap_or_default();
             let said = stderr.lines().rev().find(|line| line.contains('[') && line.contains(']'));
             Error::Machine(match said {
@@ -99,7 +103,7 @@ impl Emulator {
 
     /// Waits until COM1 is connected.
     fn accept(&mut self, listener: &TcpListener) -> io::Result<TcpStream> {
-        while self.started.elapsed() < START_LIMIT {
+        while self.started.elapsed() < START_LIMIT && self.signals.status().is_none() {
             match listener.accept() {
                 Ok((stream, _)) => {
                     stream.set_nonblocking(false)?;
@@ -117,11 +121,6 @@ impl Emulator {
         Err(io::Error::other("it did not connect its serial port"))
     }
 
-    /// Its process number.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// How long it has run.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
@@ -134,31 +133,35 @@ impl Emulator {
         self.peak_memory_kib
     }
 
-    /// Waits for its end, which is due; kills it if that takes longer than `limit`.
-    pub fn finish(&mut self, limit: Duration) {
+    /// Waits for its end, which is due; kills it if that takes longer than `limit`. Returns the signal that it died
+    /// of if somebody else sent it.
+    pub fn finish(&mut self, limit: Duration) -> Option<i32> {
         let deadline = Instant::now() + limit;
-        while Instant::now() < deadline {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
+        let mut ended = None;
+        while ended.is_none() && Instant::now() < deadline {
+            ended = self.child.try_wait().ok().flatten();
             thread::sleep(POLL);
         }
         self.kill();
+        ended.and_then(|status| status.signal())
     }
 
     /// Ends it now.
     pub fn kill(&mut self) {
-        // Both fail only if it has ended and been reaped already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // With what a wrapper script may have started. Both fail only if it has just ended.
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            let _ = self.child.wait();
+        }
+        self.signals.set_child(None);
     }
 
-    /// Copies its log to `path`.
+    /// Its log.
     ///
     /// # Errors
     /// What the system says.
-    pub fn copy_log(&self, path: &Path) -> io::Result<()> {
-        fs::copy(&self.log, path).map(|_| ())
+    pub fn log(&self) -> io::Result<File> {
+        File::open(&self.log)
     }
 
     /// The end of its log.
@@ -168,7 +171,7 @@ impl Emulator {
     }
 }
 
-impl Drop for Emulator {
+impl Drop for Emulator<'_> {
     fn drop(&mut self) {
         self.kill();
     }

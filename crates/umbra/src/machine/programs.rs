@@ -3,7 +3,9 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
+use super::Machine;
 use crate::error::Error;
 
 /// GRUB's modules for a PC with a BIOS.
@@ -43,6 +45,37 @@ impl Programs {
             missing.note("Bochs's display library sdl2", "bochs-sdl");
         }
         missing.sentence().map_or(Ok(programs), |sentence| Err(Error::Input(sentence)))
+    }
+}
+
+impl Programs {
+    /// A command that runs `program`, and that the kernel kills when the thread ends that starts it.
+    pub(super) fn command(&self, program: &Path) -> Command {
+        match &self.setpriv {
+            Some(setpriv) => {
+                let mut command = Command::new(setpriv);
+                command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        }
+    }
+
+    /// Checks that Bochs has the CPU of a machine.
+    ///
+    /// # Errors
+    /// It has not, or does not say.
+    pub fn check_machine(&self, machine: &Machine) -> Result<(), Error> {
+        let Machine::Bochs(model) = machine else { return Ok(()) };
+        let output = Command::new(&self.bochs).args(["--help", "cpu"]).stdin(Stdio::null()).output();
+        let output = output.map_err(|error| Error::Machine(format!("cannot start Bochs: {error}")))?;
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        if text.lines().any(|line| line.trim() == model) {
+            return Ok(());
+        }
+        Err(Error::Input(format!(
+            "Bochs has no CPU model {model}; `bochs --help cpu` lists those that it has"
+        )))
     }
 }
 

@@ -14,6 +14,7 @@ pub fn key(exit: &GuestExit) -> String {
         GuestExit::Stopped => "stopped".into(),
         GuestExit::Unsupported(sentence) => format!("unsupported: {sentence}"),
         GuestExit::AuditFailed(violation) => format!("audit_failed: {violation}"),
+        GuestExit::CanaryBroken { hpa } => format!("canary_broken: {hpa:#x}"),
     }
 }
 
@@ -29,6 +30,10 @@ pub fn describe(exit: &GuestExit) -> String {
         GuestExit::Stopped => "the guest was ended from outside".into(),
         GuestExit::Unsupported(sentence) => format!("the guest needs what is not supported: {sentence}"),
         GuestExit::AuditFailed(violation) => format!("the auditor found a violation: {violation}"),
+        GuestExit::CanaryBroken { hpa } => format!(
+            "the guest or the hypervisor wrote to memory that is neither's: the canary at host-physical {hpa:#x} is \
+             broken"
+        ),
     }
 }
 

@@ -19,7 +19,7 @@ pub struct Statistics {
     pub version: String,
     /// `umbra`, `kvm` or `none`.
     pub hypervisor: String,
-    /// `penryn` or `skylake`.
+    /// As in `--machine`.
     pub machine: String,
     /// The kernel's own version text, or its file name.
     pub kernel: String,
@@ -43,6 +43,9 @@ pub struct Statistics {
     pub tsc: Option<u64>,
     /// Phases in the order of their first start.
     pub phases: Vec<Phase>,
+    /// Bytes of host memory outside guest and hypervisor that were unchanged at the end.
+    #[serde(default)]
+    pub canary: Option<u64>,
     /// How often the auditor looked; absent if it was off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audits: Option<Audits>,
@@ -200,6 +203,7 @@ pub(super) mod tests {
             instructions: Some(1 << 40),
             tsc: Some(1 << 40),
             phases: vec![Phase::new(&phase, true), Phase::new(&unnamed, false)],
+            canary: Some(7 << 20),
             audits: Some(Audits { per_exit: 5, full: 6 }),
             emulator: Some(EmulatorUse { seconds: 12.5, peak_memory: 300.25 }),
         }

@@ -1,6 +1,7 @@
 //! Files that are there whole or not at all.
 
-use std::io::{self, BufWriter, Write};
+use std::fs;
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -9,9 +10,9 @@ use tempfile::NamedTempFile;
 ///
 /// # Errors
 /// What the system says, such as that the disk is full; then `path` is as it was.
-pub fn write_atomically(path: &Path, contents: &[u8]) -> io::Result<()> {
+pub fn write_atomically(path: &Path, mut contents: impl Read) -> io::Result<()> {
     let mut file = AtomicFile::create(path)?;
-    file.write_all(contents)?;
+    io::copy(&mut contents, &mut file)?;
     file.finish()
 }
 
@@ -28,13 +29,15 @@ impl AtomicFile {
     /// # Errors
     /// What the system says.
     pub fn create(path: &Path) -> io::Result<AtomicFile> {
-        Ok(AtomicFile { path: path.into(), file: BufWriter::new(temporary(path)?) })
+        let path = target(path)?;
+        let file = BufWriter::new(temporary(&path)?);
+        Ok(AtomicFile { path, file })
     }
 
     /// Makes it appear.
     ///
     /// # Errors
-    /// What the system says; then `path` is as it was.
+    /// What the system says; then the file is as it was.
     pub fn finish(self) -> io::Result<()> {
         let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.as_file().sync_all()?;
@@ -58,10 +61,18 @@ impl Write for AtomicFile {
 /// # Errors
 /// What the system says.
 pub fn check_writable(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
+    temporary(&target(path)?)?.close()
+}
+
+/// The file that `path` means: through symbolic links, and no device or pipe, whose place a file would take.
+fn target(path: &Path) -> io::Result<PathBuf> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => fs::canonicalize(path),
+        Ok(metadata) if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(_) => Err(io::Error::other("it is not a regular file")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(path.into()),
+        Err(error) => Err(error),
     }
-    temporary(path)?.close()
 }
 
 /// A file beside `path`, with the permissions that any new file has.
@@ -77,8 +88,6 @@ fn temporary(path: &Path) -> io::Result<NamedTempFile> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
@@ -92,8 +101,8 @@ mod tests {
         let path = folder.path().join("stats.json");
         check_writable(&path).unwrap();
         assert!(names(folder.path()).is_empty());
-        write_atomically(&path, b"one").unwrap();
-        write_atomically(&path, b"two").unwrap();
+        write_atomically(&path, &b"one"[..]).unwrap();
+        write_atomically(&path, &b"two"[..]).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(names(folder.path()), ["stats.json"]);
     }
@@ -103,7 +112,33 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(check_writable(&folder.path().join("none/stats.json")).is_err());
         assert!(check_writable(folder.path()).is_err());
-        assert!(write_atomically(folder.path(), b"x").is_err());
+        assert!(write_atomically(folder.path(), &b"x"[..]).is_err());
+        assert!(names(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn a_link_stays_and_a_device_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, file) = (folder.path().join("link"), folder.path().join("file"));
+        fs::write(&file, "old").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write_atomically(&link, &b"new"[..]).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"new");
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+
+        let device = folder.path().join("device");
+        std::os::unix::fs::symlink("/dev/null", &device).unwrap();
+        assert!(check_writable(&device).is_err());
+        assert!(write_atomically(&device, &b"x"[..]).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_read_to_its_end_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        // A folder opens, and cannot be read.
+        let unreadable = (&b"half"[..]).chain(fs::File::open(folder.path()).unwrap());
+        assert!(write_atomically(&path, unreadable).is_err());
         assert!(names(folder.path()).is_empty());
     }
 }

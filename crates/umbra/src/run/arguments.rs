@@ -4,7 +4,9 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::value_parser;
 use umbra_telemetry::GuestFaults;
+use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
 
 use crate::machine::Machine;
 
@@ -17,7 +19,8 @@ use crate::machine::Machine;
 #[command(
     after_help = "Exit status: 0 the guest powered off (ACPI S5, `Shutdown` to port 0x8900, or 0 to port \
     0x501 or 0xf4); 1 the guest ended in another way; 2 wrong input or a missing program; 3 the emulator or the \
-    hypervisor failed; 124 time-out; 130 ended by the user."
+    hypervisor failed, memory outside the guest was changed, or a result could not be written; 124 time-out; 130 ended \
+    by Ctrl-A X, or 128 + the number of the signal that ended it (Ctrl-C: 130)."
 )]
 pub struct Arguments {
     /// Linux kernel (bzImage), or a small kernel with a multiboot header (version 0.6.96, such as an ELF32 file)
@@ -37,23 +40,36 @@ pub struct Arguments {
     pub append: Option<String>,
 
     /// Guest memory in MiB, or with a suffix M or G
-    #[arg(long, value_name = "SIZE", default_value = "192", value_parser = parse_memory)]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "192",
+        value_parser = parse_memory,
+        allow_negative_numbers = true
+    )]
     pub memory: u32,
 
-    /// The CPU that is emulated
-    #[arg(long, value_enum, default_value_t = Machine::Penryn)]
+    /// The CPU that is emulated: `penryn` (Intel Core 2 T9600: no EPT, no VPID, open to Meltdown), `skylake` (Intel
+    /// Skylake-X: VPID, PCID, SMEP, SMAP; its EPT is not used), or `bochs:MODEL` for another 64-bit Intel CPU with VMX
+    /// (`bochs --help cpu` lists the models)
+    #[arg(long, value_name = "NAME", default_value = "penryn", value_parser = str::parse::<Machine>)]
     pub machine: Machine,
 
     /// What happens on the guest's own not-present page faults
     #[arg(long, value_enum, default_value_t = Policy::Bypass)]
     pub guest_faults: Policy,
 
-    /// Frames for shadow page tables, 4 KiB each [default: the hypervisor's]
-    #[arg(long, value_name = "N")]
-    pub shadow_frames: Option<NonZeroU32>,
+    /// Frames for shadow page tables, 4 KiB each [default: 4096]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = value_parser!(u32).range(i64::from(MIN_SHADOW_FRAMES)..),
+        allow_negative_numbers = true
+    )]
+    pub shadow_frames: Option<u32>,
 
     /// End the guest after this many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, allow_negative_numbers = true)]
     pub timeout: Option<Duration>,
 
     /// Write the statistics as JSON
@@ -81,6 +97,9 @@ pub struct Arguments {
 
 /// A full check of a booted Linux costs some ten thousand exits' time.
 const DEFAULT_AUDIT: &str = "10000";
+
+/// A year: what is longer is a slip, and the clock must not overflow.
+const MAX_SECONDS: u64 = 365 * 86_400;
 
 /// `--guest-faults`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -114,8 +133,8 @@ fn parse_memory(text: &str) -> Result<u32, String> {
 
 fn parse_seconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
-        Ok(0) | Err(_) => Err(String::from("give a whole number of seconds, at least 1")),
-        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Ok(seconds @ 1..=MAX_SECONDS) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("give a whole number of seconds, from 1 to {MAX_SECONDS}")),
     }
 }
 
@@ -162,7 +181,11 @@ mod tests {
         assert_eq!(parse(&["--audit", "--timeout", "5"]).unwrap().timeout, Some(Duration::from_secs(5)));
         assert!(parse(&["--audit=0"]).is_err());
         assert!(parse(&["--timeout", "0"]).is_err());
-        assert!(parse(&["--shadow-frames", "0"]).is_err());
+        assert!(parse(&["--timeout", "18446744073709551615"]).is_err());
+        for frames in ["0", "47", "-1", "4294967296", "many"] {
+            assert!(parse(&["--shadow-frames", frames]).is_err(), "{frames}");
+        }
+        assert_eq!(parse(&["--shadow-frames", "48"]).unwrap().shadow_frames, Some(48));
     }
 
     #[test]

@@ -4,9 +4,9 @@ mod arguments;
 mod outcome;
 mod recording;
 mod session;
-mod signals;
 
 use std::fs;
+use std::io::{self, Read};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -16,10 +16,12 @@ pub use arguments::{Arguments, Policy};
 use outcome::Outcome;
 use recording::Recording;
 
+use crate::console::message;
 use crate::error::Error;
 use crate::guest::{self, Image};
 use crate::machine::{self, BootFiles, Emulator, Programs};
 use crate::report;
+use crate::signals::Signals;
 use crate::trace;
 
 /// Boots a guest, ends with it, and says what it did.
@@ -35,11 +37,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         arguments.modules.iter().map(|text| guest::read_module(text)).collect::<Result<Vec<_>, _>>()?;
     guest::check_files(&image, initrd.as_deref(), &modules)?;
     let initrd_bytes = initrd.as_ref().map_or(0, |file| file.len() as u64);
-    let shadow_frames = arguments.shadow_frames.map(u32::from);
+    let shadow_frames = arguments.shadow_frames;
     let command_line = guest::command_line(&arguments.kernel, &image, arguments.append.as_deref())?;
     let machine_mib = guest::check_memory(arguments.memory, shadow_frames, &image, initrd_bytes, &modules)?;
+    // From here on a signal must not leave anything behind.
+    let signals = Signals::catch()?;
     check_outputs(arguments)?;
     let programs = Programs::find()?;
+    programs.check_machine(&arguments.machine)?;
 
     let config = BootConfig {
         protocol: PROTOCOL,
@@ -59,9 +64,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
             std::env::temp_dir().display()
         ))
     })?;
-    // From here on a signal must not leave the folder behind.
-    let signals = signals::Signals::catch(folder.path())?;
-    machine::build_boot_image(&programs, folder.path(), &files)?;
+    signals.set_folder(folder.path());
+    machine::build_boot_image(&programs, folder.path(), &files, &signals)?;
     let size_mib = files.size().div_ceil(1 << 20);
     drop((kernel, initrd, modules));
 
@@ -74,16 +78,22 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         guest_faults: outcome::policy_name(config.guest_faults).into(),
     };
     let mut recording = arguments.trace.as_deref().map(|path| Recording::start(path, &head)).transpose()?;
-    let (mut emulator, outputs) = Emulator::start(&programs, folder.path(), arguments.machine, machine_mib)?;
+    if let Some(timeout) = arguments.timeout {
+        signals.limit(timeout);
+    }
+    let (mut emulator, outputs) =
+        Emulator::start(&programs, folder.path(), &arguments.machine, machine_mib, &signals)?;
     let progress =
         format!("loading {size_mib} MiB into Bochs ({}), which takes seconds", arguments.machine.name());
     let outcome =
         session::run(&mut emulator, outputs, &signals, arguments.timeout, progress, recording.as_mut());
     emulator.kill();
-    if let Some(path) = &arguments.emulator_log {
-        emulator.copy_log(path).map_err(|error| cannot_write("the emulator's log", path, &error))?;
-    }
-    conclude(arguments, &image, &config.append, &outcome?, recording)
+    let log = match &arguments.emulator_log {
+        Some(path) => write("the emulator's log", path, emulator.log()),
+        None => Ok(()),
+    };
+    let status = conclude(arguments, &image, &config.append, &outcome?, recording)?;
+    log.map(|()| status)
 }
 
 /// Finds out before a long run that its results could not be written.
@@ -114,29 +124,46 @@ fn conclude(
     recording: Option<Recording>,
 ) -> Result<ExitCode, Error> {
     let statistics = outcome.statistics(arguments, &kernel_name(&arguments.kernel, image), command_line);
-    eprintln!("umbra: {}", outcome.sentence());
+    message(format_args!("umbra: {}\n", outcome.sentence()));
     let table = report::table(&statistics);
     if !table.is_empty() {
-        eprintln!("\n{table}");
+        message(format_args!("\n{table}\n"));
+    }
+    if let Some(bytes) = statistics.canary {
+        let kib = bytes >> 10;
+        message(format_args!(
+            "canary: {kib} KiB of host memory outside guest and hypervisor are unchanged\n"
+        ));
     }
     if let Some(emulator) = statistics.emulator {
-        eprintln!("emulator: {:.1} s, peak memory {:.0} MiB", emulator.seconds, emulator.peak_memory);
+        message(format_args!(
+            "emulator: {:.1} s, peak memory {:.0} MiB\n",
+            emulator.seconds, emulator.peak_memory
+        ));
     }
     if let Some(path) = &arguments.stats {
         let mut json = serde_json::to_vec_pretty(&statistics).expect("statistics have text keys only");
         json.push(b'\n');
-        report::write_atomically(path, &json)
-            .map_err(|error| cannot_write("the statistics", path, &error))?;
+        write("the statistics", path, Ok(json.as_slice()))?;
     }
     if let Some(recording) = recording {
-        eprintln!("{}", recording.finish(statistics.guest_exit)?);
+        message(format_args!("{}\n", recording.finish(statistics.guest_exit)?));
     }
     Ok(ExitCode::from(outcome.status()))
 }
 
-fn cannot_write(what: &str, path: &Path, error: &std::io::Error) -> Error {
+fn write(what: &str, path: &Path, contents: io::Result<impl Read>) -> Result<(), Error> {
+    contents
+        .and_then(|contents| report::write_atomically(path, contents))
+        .map_err(|error| cannot_write(what, path, &error))
+}
+
+fn cannot_write(what: &str, path: &Path, error: &io::Error) -> Error {
     let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    Error::Machine(format!("cannot write {what} to {}: {error}", place.display()))
+    Error::Machine(format!(
+        "cannot write {what} to {}: {error}; make room there, or give a file elsewhere",
+        place.display()
+    ))
 }
 
 /// What the kernel calls itself, or else its file's name.

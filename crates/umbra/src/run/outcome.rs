@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use umbra_telemetry::{GuestFaults, Stats};
+use umbra_telemetry::{GuestExit, GuestFaults, Stats};
 
 use super::Arguments;
 use crate::error::status;
@@ -48,6 +48,10 @@ impl Outcome {
     pub fn status(&self) -> u8 {
         match (&self.end, &self.stats) {
             (End::Guest, Some(stats)) if stats.guest_exit.is_success() => 0,
+            // No guest may be able to do that.
+            (End::Guest, Some(Stats { guest_exit: GuestExit::CanaryBroken { .. }, .. })) => {
+                status::MACHINE_FAILED
+            }
             (End::Guest, _) => status::GUEST_FAILED,
             (End::Timeout, _) => status::TIMEOUT,
             (End::User(status), _) => *status,
@@ -92,7 +96,7 @@ impl Outcome {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").into(),
             hypervisor: "umbra".into(),
-            machine: arguments.machine.name().into(),
+            machine: arguments.machine.name(),
             kernel: kernel.into(),
             cmdline: command_line.into(),
             memory: arguments.memory,
@@ -106,6 +110,7 @@ impl Outcome {
             phases: stats.map_or_else(Vec::new, |stats| {
                 stats.phases.iter().map(|phase| Phase::new(phase, true)).collect()
             }),
+            canary: stats.and_then(|stats| stats.canary),
             audits: audits.map(|(per_exit, full)| Audits { per_exit, full }),
             emulator: Some(EmulatorUse {
                 seconds: self.elapsed.as_millis() as f64 / 1000.0,
@@ -117,8 +122,6 @@ impl Outcome {
 
 #[cfg(test)]
 mod tests {
-    use umbra_telemetry::GuestExit;
-
     use super::*;
 
     fn outcome(end: End, guest_exit: Option<GuestExit>) -> Outcome {
@@ -131,6 +134,7 @@ mod tests {
             tsc: 9,
             phases: Vec::new(),
             audits: (0, 0),
+            canary: Some(4096),
         });
         Outcome { end, stats, elapsed: Duration::from_millis(1500), peak_memory_kib: 2048 }
     }
@@ -147,6 +151,7 @@ mod tests {
             (End::Guest, Some(GuestExit::TripleFault), 1, "triple_fault"),
             (End::Guest, Some(GuestExit::Halted), 1, "halted"),
             (End::Guest, Some(GuestExit::Unsupported("LA57".into())), 1, "unsupported: LA57"),
+            (End::Guest, Some(GuestExit::CanaryBroken { hpa: 0x1000 }), 3, "canary_broken: 0x1000"),
             (End::Timeout, Some(GuestExit::Stopped), 124, "timeout"),
             (End::Timeout, None, 124, "timeout"),
             (End::User(130), Some(GuestExit::Stopped), 130, "stopped"),

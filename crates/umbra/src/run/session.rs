@@ -11,10 +11,12 @@ use umbra_telemetry::{GuestExit, LogLevel, Message, PROTOCOL, Stats};
 
 use super::outcome::{End, Outcome};
 use super::recording::Recording;
-use super::signals::Signals;
-use crate::console::{Action, HELP, Input, Keys, MachineInput, Progress, RawMode, read_standard_input};
+use crate::console::{
+    Action, HELP, Input, Keys, MachineInput, Progress, RawMode, message, read_standard_input,
+};
 use crate::error::{Error, status};
 use crate::machine::{Emulator, Outputs, explain_death};
+use crate::signals::Signals;
 
 /// How often it is looked for what does not come as an event.
 const TICK: Duration = Duration::from_millis(100);
@@ -46,7 +48,7 @@ enum Event {
 /// # Errors
 /// The guest's output cannot be written, or the terminal refuses.
 pub fn run(
-    emulator: &mut Emulator,
+    emulator: &mut Emulator<'_>,
     outputs: Outputs,
     signals: &Signals,
     timeout: Option<Duration>,
@@ -55,7 +57,7 @@ pub fn run(
 ) -> Result<Outcome, Error> {
     let terminal = RawMode::enter()
         .map_err(|error| Error::Machine(format!("cannot switch the terminal to single keys: {error}")))?;
-    signals.watch(emulator.id(), terminal.as_ref().map(|terminal| terminal.before().clone()));
+    signals.set_terminal(terminal.as_ref().map(|terminal| terminal.before().clone()));
 
     let (events, queue) = sync_channel(QUEUE);
     let (guest_runs, ready) = sync_channel(1);
@@ -123,8 +125,8 @@ fn listen(on_terminal: bool, machine: &MachineInput, events: &SyncSender<Event>)
     });
 }
 
-struct Session<'a> {
-    emulator: &'a mut Emulator,
+struct Session<'a, 'e> {
+    emulator: &'a mut Emulator<'e>,
     signals: &'a Signals,
     input: MachineInput,
     /// Tells the input's writer that there is somebody to write to.
@@ -141,7 +143,7 @@ struct Session<'a> {
     recording: Option<&'a mut Recording>,
 }
 
-impl Session<'_> {
+impl Session<'_, '_> {
     fn run(&mut self, queue: &Receiver<Event>) -> Result<Outcome, Error> {
         loop {
             match queue.recv_timeout(TICK) {
@@ -218,9 +220,13 @@ impl Session<'_> {
         let end = match self.ending.take() {
             Some((end, _)) => end,
             None => {
-                self.emulator.finish(POWER_OFF_LIMIT);
+                let killed_by = self.emulator.finish(POWER_OFF_LIMIT);
                 let printed = String::from_utf8_lossy(&self.noise);
-                End::EmulatorDied(explain_death(&self.emulator.log_tail(), &printed))
+                // What the hypervisor says when it cannot send a message.
+                match printed.lines().find_map(|line| line.strip_prefix("umbra: ")) {
+                    Some(sentence) => End::HypervisorFailed(sentence.into()),
+                    None => End::EmulatorDied(explain_death(killed_by, &self.emulator.log_tail(), &printed)),
+                }
             }
         };
         self.outcome(end, None)
@@ -264,14 +270,14 @@ impl Session<'_> {
         self.progress.clear();
         self.start_line();
         for line in text.lines() {
-            eprintln!("umbra: {line}");
+            message(format_args!("umbra: {line}\n"));
         }
     }
 
     /// Ends the guest's unfinished line, if it is on the same screen.
     fn start_line(&mut self) {
         if !self.at_line_start && io::stderr().is_terminal() && io::stdout().is_terminal() {
-            eprintln!();
+            message(format_args!("\n"));
             self.at_line_start = true;
         }
     }

@@ -1,0 +1,180 @@
+//! However a run ends, it says so in a sentence and by its status, and leaves nothing behind.
+
+mod run_of_umbra;
+
+use std::io::Read;
+use std::process::Command;
+use std::{fs, thread};
+
+use iced_x86::IcedError;
+use iced_x86::code_asm::{CodeAssembler, al, dword_ptr, eax};
+use run_of_umbra::{MEMORY_MIB, Run, ZEROS, kernel, signal};
+use rustix::process::Signal;
+
+/// What the hypervisor says last before the guest's first instruction.
+const GUEST_RUNS: &str = "VMX without EPT";
+
+fn power_off(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.xor(eax, eax)?;
+    a.out(0xf4, eax)
+}
+
+fn spin(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let mut here = a.create_label();
+    a.set_label(&mut here)?;
+    a.jmp(here)
+}
+
+/// Prints without end.
+fn chatter(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let mut here = a.create_label();
+    a.mov(al, 0x0a)?;
+    a.set_label(&mut here)?;
+    a.out(0xe9, al)?;
+    a.jmp(here)
+}
+
+/// No interrupt descriptor table, and then an exception.
+fn triple_fault(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.lidt(dword_ptr(ZEROS))?;
+    a.ud2()
+}
+
+fn halt(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.cli()?;
+    a.hlt()
+}
+
+#[test]
+fn a_guest_that_fails() {
+    for (guest, key) in [(kernel(triple_fault), "triple_fault"), (kernel(halt), "halted")] {
+        let run = Run::new(&guest);
+        let output = run.command(&[]).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert_eq!(run.guest_exit(), key);
+        assert!(stderr.contains("are unchanged"), "{stderr}");
+        run.nothing_is_left();
+    }
+}
+
+#[test]
+fn a_guest_that_never_ends() {
+    let run = Run::new(&kernel(spin));
+    let (output, said) = run.when(&[], GUEST_RUNS, |tool| signal(tool, Signal::TERM));
+    assert_eq!(output.status.code(), Some(143), "{said}");
+    assert!(said.contains("ended by the user"), "{said}");
+    assert_eq!(run.guest_exit(), "stopped");
+
+    // The machine has not even started by then.
+    let output = run.command(&["--timeout", "1"]).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(124), "{stderr}");
+    assert!(stderr.contains("time-out"), "{stderr}");
+    assert_eq!(run.guest_exit(), "timeout");
+    run.nothing_is_left();
+}
+
+#[test]
+fn an_emulator_that_is_killed_or_stopped() {
+    let run = Run::new(&kernel(spin));
+    let (output, said) = run.when(&[], GUEST_RUNS, |_| run.signal_emulator(Signal::KILL));
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("killed by signal 9"), "{said}");
+    assert_eq!(run.guest_exit(), "emulator_died");
+
+    let (output, said) = run.when(&[], "loading", |tool| {
+        run.signal_emulator(Signal::STOP);
+        signal(tool, Signal::HUP);
+    });
+    assert_eq!(output.status.code(), Some(129), "{said}");
+    assert_eq!(run.guest_exit(), "stopped");
+}
+
+#[test]
+fn a_console_that_is_closed_or_not_read() {
+    let run = Run::new(&kernel(chatter));
+    let (output, said) = run.when(&[], GUEST_RUNS, |tool| drop(tool.stdout.take()));
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("cannot write the guest's output"), "{said}");
+    assert!(!run.path("stats.json").exists());
+
+    // Nobody reads until the tool has ended, which the second signal brings about.
+    let (output, said) = run.when(&[], GUEST_RUNS, |tool| {
+        tool.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        signal(tool, Signal::INT);
+        while tool.try_wait().unwrap().is_none() {
+            signal(tool, Signal::INT);
+            thread::yield_now();
+        }
+    });
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(!run.path("stats.json").exists());
+}
+
+#[test]
+fn a_standard_error_that_is_closed_does_not_change_the_end() {
+    let run = Run::new(&kernel(power_off));
+    let mut tool = run.command(&[]).spawn().unwrap();
+    drop(tool.stderr.take());
+    assert_eq!(tool.wait().unwrap().code(), Some(0));
+    assert_eq!(run.guest_exit(), "exit_port:0xf4=0");
+    run.nothing_is_left();
+}
+
+#[test]
+fn a_cpu_that_cannot() {
+    for (model, expected) in [("pentium", "no 64-bit mode"), ("p4_prescott_celeron_336", "no VMX")] {
+        let run = Run::new(&kernel(power_off));
+        let output = run.command(&["--machine", &format!("bochs:{model}")]).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{stderr}");
+        assert!(stderr.contains(expected) && stderr.contains("choose"), "{stderr}");
+        assert!(run.guest_exit().starts_with("hypervisor_failed: "));
+        run.nothing_is_left();
+    }
+}
+
+/// Results go to a file system without a free byte.
+#[test]
+fn a_disk_that_is_full_at_the_end() {
+    let run = Run::new(&kernel(power_off));
+    let full = run.path("bin");
+    fs::create_dir(&full).unwrap();
+    let mut shell = Command::new("unshare");
+    let script = "mount -t tmpfs -o size=4k none \"$0\" && head -c 4096 /dev/zero >\"$0/filler\" && \
+                  { \"$@\"; status=$?; ls -A \"$0\"; exit $status; }";
+    shell
+        .args(["--map-root-user", "--mount", "sh", "-c", script])
+        .arg(&full)
+        .arg(env!("CARGO_BIN_EXE_umbra"));
+    let stats = full.join("stats.json").display().to_string();
+    let output = run.command_by(shell, &["--stats", &stats]).output().unwrap();
+    let (stdout, stderr) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("cannot write the statistics to") && stderr.contains("make room"), "{stderr}");
+    assert_eq!(stdout, "filler\n");
+    run.nothing_is_left();
+}
+
+/// Bochs's debugger changes memory that is nobody's while the guest runs: when it writes to its last megabyte.
+#[test]
+fn memory_that_nobody_may_write_is_watched() {
+    const TRIGGER: u32 = (MEMORY_MIB - 1) << 20;
+    /// Just behind the guest's memory.
+    const VICTIM: u32 = (MEMORY_MIB << 20) + 0x1238;
+    let run = Run::new(&kernel(|a| {
+        a.mov(dword_ptr(TRIGGER), 1)?;
+        power_off(a)
+    }));
+    let commands = format!("watch w {TRIGGER:#x}\\nc\\nsetpmem {VICTIM:#x} 1 0\\nc\\n");
+    let mut command = run.command(&[]);
+    run.replace(&mut command, "bochs", &format!("printf '{commands}' >rc; exec $real \"$@\""));
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains(&format!("canary at host-physical {VICTIM:#x} is broken")), "{stderr}");
+    assert_eq!(run.guest_exit(), format!("canary_broken: {VICTIM:#x}"));
+    run.nothing_is_left();
+}
