@@ -55,7 +55,7 @@ fn kernel() -> Vec<u8> {
     for (at, bytes) in [
         (0x1f1, &[1][..]),
         (0x1f4, &[0, 0x10, 0, 0]),
-        (0x1fe, &[0x55, 0xaa]),
+        (0x1fe, &[0x55, 0xaa, 0xeb, 0x6a]),
         (0x202, b"HdrS\x0f\x02"),
         (0x236, &[1, 0]),
         (0x238, &[0xff, 7, 0, 0]),
