@@ -25,7 +25,7 @@ const IGNORED: &str = "crates/reference|/tests/|/rustc/";
 /// Measures.
 pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
     let tools = llvm_tools()?;
-    let program = CargoTool { name: "cargo-llvm-cov", version: "0.9" }.install()?;
+    let program = CargoTool { name: "cargo-llvm-cov", version: "^0.9" }.install()?;
     let mut cargo = Command::new(program);
     cargo.current_dir(paths::workspace()).args(["llvm-cov", "--show-missing-lines"]);
     cargo

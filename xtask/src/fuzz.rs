@@ -43,7 +43,7 @@ pub fn run(Arguments { target, minutes }: &Arguments) -> Result<ExitCode> {
         bail!("--minutes {minutes} is no length of time; give a positive number");
     }
     let nightly = nightly()?;
-    let cargo_fuzz = CargoTool { name: "cargo-fuzz", version: "0.13" }.install()?;
+    let cargo_fuzz = CargoTool { name: "cargo-fuzz", version: "^0.13" }.install()?;
     // Safe code does not need the address sanitizer; what can be found is a panic, a hang, or too much memory.
     let command = |what: &str| {
         let mut command = Command::new(&cargo_fuzz);

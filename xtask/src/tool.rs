@@ -11,7 +11,7 @@ use crate::{paths, process};
 pub struct CargoTool {
     /// Its package and program.
     pub name: &'static str,
-    /// The version that is known to do.
+    /// The versions that are known to do, as a requirement.
     pub version: &'static str,
 }
 
@@ -29,7 +29,9 @@ impl CargoTool {
         }
         eprintln!("xtask: installing {} {} into {}", self.name, self.version, root.display());
         let mut cargo = process::cargo();
-        cargo.args(["install", "--locked", "--version", self.version, self.name, "--root"]).arg(&root);
+        // It only starts other programs: optimizing it takes minutes and gains nothing.
+        cargo.args(["install", "--debug", "--locked", "--version", self.version, self.name]);
+        cargo.arg("--root").arg(&root);
         process::show(&mut cargo)?;
         Ok(root.join("bin").join(self.name))
     }
