@@ -188,21 +188,27 @@ pub fn instruction(data: &[u8]) {
     what_makes_no_difference(code, &before, verdict, &after);
 }
 
-/// What iced-x86's tables say of the instruction.
-fn compare_with_tables(code: &[u8], before: &Machine, after: &Machine) {
-    let bitness = match before.mode {
+fn bitness(machine: &Machine) -> u32 {
+    match machine.mode {
         Mode::Bits16 => 16,
         Mode::Bits32 => 32,
         Mode::Bits64 => 64,
-    };
-    let mut decoder =
-        Decoder::with_ip(bitness, &code[..code.len().min(15)], before.rip, DecoderOptions::NONE);
-    let instruction = decoder.decode();
+    }
+}
+
+fn decode(code: &[u8], machine: &Machine) -> Instruction {
+    let code = &code[..code.len().min(15)];
+    Decoder::with_ip(bitness(machine), code, machine.rip, DecoderOptions::NONE).decode()
+}
+
+/// What iced-x86's tables say of the instruction.
+fn compare_with_tables(code: &[u8], before: &Machine, after: &Machine) {
+    let instruction = decode(code, before);
     let what = instruction.code();
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(&instruction);
     if instruction.mnemonic() != Mnemonic::Call {
-        let mask = [0xffff, 0xffff_ffff, u64::MAX][bitness.ilog2() as usize - 4];
+        let mask = [0xffff, 0xffff_ffff, u64::MAX][bitness(before).ilog2() as usize - 4];
         assert_eq!(after.rip, instruction.next_ip() & mask, "{what:?}");
     }
     for gpr in Gpr::ALL {
@@ -299,9 +305,8 @@ fn what_makes_no_difference(
         let mut machine = Machine { rip, ..before.clone() };
         (emulate(&mut machine, code), machine)
     };
-    let length = after.rip.wrapping_sub(before.rip);
-    if verdict == Ok(Outcome::Done) && (1..=15).contains(&length) && length as usize <= code.len() {
-        let bare = &code[..length as usize];
+    if verdict == Ok(Outcome::Done) {
+        let bare = &code[..decode(code, before).len()];
         let padded: Vec<u8> = bare.iter().copied().chain([0xf2; 15]).collect();
         for code in [bare, &padded] {
             let (other, machine) = again(code, before.rip);
