@@ -5,12 +5,16 @@
 
 mod build;
 mod campaign;
+mod coverage;
+mod fuzz;
 mod paths;
 mod process;
 mod run;
 mod sabotage;
 mod setup;
 mod test;
+mod tool;
+mod unsafe_count;
 
 use std::process::ExitCode;
 
@@ -31,6 +35,9 @@ enum Command {
     Build(build::Arguments),
     Campaign(campaign::Arguments),
     Sabotage(sabotage::Arguments),
+    Fuzz(fuzz::Arguments),
+    Coverage(coverage::Arguments),
+    UnsafeCount(unsafe_count::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +47,9 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build::run(&arguments),
         Command::Campaign(arguments) => campaign::run(&arguments),
         Command::Sabotage(arguments) => sabotage::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
+        Command::Coverage(arguments) => coverage::run(&arguments),
+        Command::UnsafeCount(arguments) => unsafe_count::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

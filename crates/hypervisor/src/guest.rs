@@ -1,6 +1,6 @@
 //! Puts the guest into its memory: from where GRUB left the files to where the boot protocol wants them.
 //!
-//! The kernel's file says which protocol that is: multiboot if it has a multiboot header, else Linux.
+//! The kernel's file says which protocol that is, as for the host tool: Linux if it is a bzImage, else multiboot.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -8,12 +8,13 @@ use alloc::vec::Vec;
 use core::error::Error;
 use core::ops::Range;
 
+use umbra_bzimage::{HEADER_SPAN, is_bzimage};
 use umbra_multiboot as multiboot;
 use umbra_paging::Gpa;
 
 use crate::entry::{Entry, Gdt, Mode};
 use crate::hw::phys::GuestRam;
-use crate::linux::{self, HEADER_SPAN};
+use crate::linux;
 use crate::memory::FRAME;
 use crate::moves::{self, Move};
 
@@ -67,9 +68,14 @@ pub fn load(
     rsdp: Gpa,
 ) -> Result<Entry, Box<dyn Error>> {
     let file = File { ram, place: files.kernel.clone() };
+    let head = multiboot::Image::read(&file, 0..size(&file.place).min(HEADER_SPAN as u64));
+    if is_bzimage(&head) {
+        return load_linux(ram, files, &head, command_line, rsdp);
+    }
     match multiboot::Kernel::parse(&file) {
         Ok(Some(kernel)) => load_multiboot(ram, files, &kernel, command_line),
-        Ok(None) => load_linux(ram, files, command_line, rsdp),
+        // Says what it takes.
+        Ok(None) => load_linux(ram, files, &head, command_line, rsdp),
         Err(error) => Err(about_kernel(&error)),
     }
 }
@@ -81,13 +87,10 @@ fn about_kernel(error: &multiboot::LoadError) -> Box<dyn Error> {
 fn load_linux(
     ram: &mut GuestRam,
     files: &Files,
+    head: &[u8],
     command_line: &str,
     rsdp: Gpa,
 ) -> Result<Entry, Box<dyn Error>> {
-    let mut head = [0; HEADER_SPAN];
-    let head = &mut head[..HEADER_SPAN.min(size(&files.kernel) as usize)];
-    // GRUB aligns modules to pages (the header asks for it): the setup header lies within one.
-    ram.read(Gpa::new(files.kernel.start), head);
     let plan = linux::plan(&linux::Guest {
         kernel_head: head,
         kernel_size: size(&files.kernel),

@@ -77,6 +77,12 @@ pub enum HostEvent {
     WriteProtect(Gfn),
     /// Takes the frame away until the guest accesses it.
     SwapOut(Gfn),
+    /// Moves the hot frames from the first up to the second, in one go.
+    RemapRange(Gfn, Gfn),
+    /// Makes the hot frames from the first up to the second read-only, in one go.
+    WriteProtectRange(Gfn, Gfn),
+    /// Takes the hot frames from the first up to the second away, in one go.
+    SwapOutRange(Gfn, Gfn),
     /// Throws all shadow tables away.
     ZapAll,
     /// Gives up following the frame for a while, as for a table write that cannot be emulated.

@@ -68,8 +68,7 @@ fn kernel() -> Vec<u8> {
     for (at, bytes) in [
         (0x1f1, &[1][..]),
         (0x1f4, &[0, 0x10, 0, 0]),
-        (0x1fe, &[0x55, 0xaa]),
-        (0x201, &[0x62]),
+        (0x1fe, &[0x55, 0xaa, 0xeb, 0x6a]),
         (0x202, b"HdrS\x0f\x02"),
         (0x236, &[1, 0]),
         (0x238, &[0xff, 7, 0, 0]),
@@ -99,7 +98,7 @@ fn a_kernel_that_does_not_boot_here() {
         (files.write("text", b"what is this?\n"), "neither a Linux bzImage nor a multiboot kernel"),
         (files.changed("32-bit", 0x236, 0), "32-bit Linux kernel"),
         (files.changed("old", 0x206, 0x0b), "boot protocol 2.11"),
-        (files.changed("damaged", 0x25c, 1), "damaged header"),
+        (files.changed("damaged", 0x25c, 1), "damaged setup header"),
     ] {
         let sentence = files.refused(&kernel, &[]);
         assert!(sentence.contains(expected), "{sentence}");

@@ -59,6 +59,16 @@ pub fn install_missing(apt: &mut Apt) -> Result<()> {
     apt.install(&missing)
 }
 
+/// Installs packages, after saying so.
+pub fn install(packages: &[&str]) -> Result<()> {
+    ensure!(
+        is_debian() && is_root(),
+        "only root can install it, on Debian: apt-get install {}",
+        packages.join(" ")
+    );
+    Apt::new().install(packages)
+}
+
 fn is_root() -> bool {
     Uid::effective().is_root()
 }

@@ -60,6 +60,14 @@ impl Setup {
     }
 }
 
+/// Installs Debian packages that one command alone needs, after saying so.
+///
+/// # Errors
+/// This is not Debian, or the user is not root, or apt fails.
+pub fn install_packages(packages: &[&str]) -> Result<()> {
+    debian::install(packages)
+}
+
 fn build_initramfs(folder: &Path) -> Result<PathBuf> {
     let init = umbra_build::guest_init(paths::workspace(), &folder.join("build"))?;
     let path = folder.join("initramfs.cpio.gz");

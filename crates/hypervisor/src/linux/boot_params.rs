@@ -2,10 +2,10 @@
 
 use alloc::vec::Vec;
 
+use umbra_bzimage::{HEADER_START, SetupHeader};
 use umbra_paging::{Gpa, PAGE_SIZE};
 
 use super::Guest;
-use super::header::{HEADER_START, SetupHeader};
 use crate::memory::memory_map;
 
 /// Places of fields, from the start of the page.

@@ -6,17 +6,14 @@
 
 mod boot_params;
 mod environment;
-mod header;
 
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use umbra_bzimage::{HeaderError, SetupHeader};
 use umbra_paging::{Gpa, PAGE_SIZE};
 
-pub use header::HEADER_SPAN;
-
 use crate::entry::Entry;
-use header::SetupHeader;
 
 /// Why a guest cannot be loaded.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,26 +21,9 @@ pub enum LoadError {
     /// No bzImage at all.
     #[error("the kernel is not a Linux bzImage; give --kernel an x86-64 bzImage such as /boot/vmlinuz-*")]
     NotBzImage,
-    /// A boot protocol without 64-bit entry.
-    #[error(
-        "the kernel's boot protocol is {}.{:02}, and 64-bit entry needs 2.12; give --kernel a 64-bit Linux 3.8 or later",
-        .0 >> 8, .0 & 0xff
-    )]
-    OldProtocol(u16),
-    /// A 32-bit kernel.
-    #[error("the kernel has no 64-bit entry point; give --kernel an x86-64 bzImage")]
-    Not64Bit,
-    /// The file is shorter than its header says.
-    #[error("the kernel image is cut off: {have} bytes instead of {want}; copy it again")]
-    Truncated {
-        /// Bytes there are.
-        have: u64,
-        /// Bytes the header announces.
-        want: u64,
-    },
-    /// Header fields that contradict each other.
-    #[error("the kernel's setup header is damaged ({0}); copy the image again")]
-    Damaged(&'static str),
+    /// A bzImage that cannot be booted.
+    #[error("the kernel {0}")]
+    Header(#[from] HeaderError),
     /// The command line is longer than the kernel takes.
     #[error("the kernel command line has {have} bytes, and this kernel takes {limit}; shorten --append")]
     CommandLineTooLong {
@@ -84,7 +64,7 @@ pub struct Plan {
 
 /// The guest that [`plan`] is to load.
 pub struct Guest<'a> {
-    /// The first [`HEADER_SPAN`] bytes of the kernel file, or all of a shorter one.
+    /// The first [`HEADER_SPAN`](umbra_bzimage::HEADER_SPAN) bytes of the kernel file, or all of a shorter one.
     pub kernel_head: &'a [u8],
     /// Bytes of the kernel file.
     pub kernel_size: u64,
@@ -103,7 +83,7 @@ pub struct Guest<'a> {
 /// # Errors
 /// The kernel is none, or guest memory does not hold it. See [`LoadError`].
 pub fn plan(guest: &Guest<'_>) -> Result<Plan, LoadError> {
-    let header = SetupHeader::parse(guest.kernel_head, guest.kernel_size)?;
+    let header = SetupHeader::parse(guest.kernel_head, guest.kernel_size)?.ok_or(LoadError::NotBzImage)?;
     if guest.command_line.len() > header.command_line_limit as usize {
         return Err(LoadError::CommandLineTooLong {
             have: guest.command_line.len(),

@@ -3,6 +3,7 @@
 
 mod host;
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use arrayvec::ArrayVec;
@@ -17,7 +18,7 @@ use crate::memory::{PhysAddr, PhysicalMemory};
 use crate::oracle::{Change, Observed, Piece};
 use crate::program::HostEvent;
 use crate::registers::{Cpu, Invalidation, Privileged, Registers};
-use crate::universe::Universe;
+use crate::universe::{HOT, Universe};
 use host::Host;
 
 /// An access that exits more often than this makes no progress (I6).
@@ -191,10 +192,18 @@ impl Shadow {
         restored
     }
 
-    fn change_backing(&mut self, gfn: Gfn, change: impl FnOnce(&mut Host, Gfn)) {
+    fn change_backing(&mut self, gfn: Gfn, change: impl Fn(&mut Host, Gfn)) {
+        self.change_range(gfn..gfn.add(1), change);
+    }
+
+    /// Of all frames of a range only the hot ones change: programs touch no others.
+    fn change_range(&mut self, gfns: Range<Gfn>, change: impl Fn(&mut Host, Gfn)) {
         self.coverage.hit("host: revokes");
-        self.mmu.revoke(&mut self.host, gfn..gfn.add(1));
-        change(&mut self.host, gfn);
+        self.mmu.revoke(&mut self.host, gfns.clone());
+        HOT.map(Gfn::new)
+            .iter()
+            .filter(|gfn| gfns.contains(gfn))
+            .for_each(|&gfn| change(&mut self.host, gfn));
         // What the revocation itself read of other frames.
         while self.swap_in_wanted() {}
     }
@@ -310,6 +319,9 @@ impl Machine for Shadow {
             HostEvent::Remap(gfn) => self.change_backing(gfn, Host::remap),
             HostEvent::WriteProtect(gfn) => self.change_backing(gfn, Host::write_protect),
             HostEvent::SwapOut(gfn) => self.change_backing(gfn, Host::swap_out),
+            HostEvent::RemapRange(start, end) => self.change_range(start..end, Host::remap),
+            HostEvent::WriteProtectRange(start, end) => self.change_range(start..end, Host::write_protect),
+            HostEvent::SwapOutRange(start, end) => self.change_range(start..end, Host::swap_out),
             HostEvent::ZapAll => self.mmu.zap_all(&mut self.host),
             HostEvent::Release(gfn) => self.mmu.release(&mut self.host, gfn),
         }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use umbra_bzimage::HeaderError;
 use umbra_multiboot::{Kernel, LoadError};
 
 use super::BzImage;
@@ -20,22 +21,8 @@ pub enum Image {
 pub enum ImageError {
     /// No format that is known here; what it looks like instead, if that is known.
     Unknown(Option<&'static str>),
-    /// A bzImage that ends too early.
-    Truncated {
-        /// Bytes that there are.
-        found: u64,
-        /// Bytes that its header promises.
-        expected: u64,
-    },
-    /// A bzImage of a boot protocol before 2.12, which has no 64-bit entry point.
-    OldProtocol {
-        /// The protocol's version, major in the high byte.
-        version: u16,
-    },
-    /// A bzImage of a 32-bit kernel.
-    Not64Bit,
-    /// A bzImage whose header contradicts itself; in what.
-    Damaged(&'static str),
+    /// A Linux kernel that cannot be booted.
+    Linux(HeaderError),
     /// A multiboot kernel that cannot be loaded.
     Multiboot(LoadError),
 }
@@ -46,7 +33,7 @@ impl Image {
     /// # Errors
     /// It is nothing that boots here.
     pub fn classify(file: &[u8]) -> Result<Image, ImageError> {
-        if let Some(linux) = BzImage::parse(file)? {
+        if let Some(linux) = BzImage::parse(file).map_err(ImageError::Linux)? {
             return Ok(Image::Linux(linux));
         }
         match Kernel::parse(file).map_err(ImageError::Multiboot)? {
@@ -84,21 +71,7 @@ impl fmt::Display for ImageError {
                     "; give a kernel such as /boot/vmlinuz-*, or an ELF32 file with a multiboot header",
                 )
             }
-            ImageError::Truncated { found, expected } => write!(
-                f,
-                "is a truncated bzImage: it has {found} of at least {expected} bytes; fetch or build it again"
-            ),
-            ImageError::OldProtocol { version } => write!(
-                f,
-                "uses Linux boot protocol {}.{:02}, which has no 64-bit entry point; give a kernel of version 3.8 \
-                 or later",
-                version >> 8,
-                version & 0xff
-            ),
-            ImageError::Not64Bit => f.write_str("is a 32-bit Linux kernel; give a 64-bit one"),
-            ImageError::Damaged(what) => {
-                write!(f, "is a bzImage with a damaged header: {what}; fetch or build it again")
-            }
+            ImageError::Linux(error) => error.fmt(f),
             ImageError::Multiboot(error) => error.fmt(f),
         }
     }

@@ -67,9 +67,9 @@ fn by_phase(text: &mut String, phases: &[Phase]) {
         *text += &format!("\n{:<18} {ops:>7} {:>9}", phase.name, per(total));
         let mut rest = total;
         for (_, belongs) in GROUPS {
-            let count =
-                phase.exits.0.iter().filter(|(cause, _)| belongs(*cause)).map(|(_, count)| count).sum();
-            rest -= count;
+            let causes = phase.exits.0.iter().filter(|(cause, _)| belongs(*cause));
+            let count = causes.fold(0, |sum: u64, (_, count)| sum.saturating_add(count));
+            rest = rest.saturating_sub(count);
             *text += &format!(" {:>8}", per(count));
         }
         *text += &format!(" {:>8} {:>9}", per(rest), short(phase.tsc as f64 / phase.ops.max(1) as f64));
@@ -122,6 +122,15 @@ mod tests {
         let parts: f64 = numbers[1..].iter().sum();
         assert!((numbers[0] - parts).abs() < 0.05, "{text}");
         assert_eq!(row[9], "4883");
+    }
+
+    #[test]
+    fn absurd_counts_are_shown() {
+        let mut statistics = statistics();
+        let counts: ExitCounts = ExitCause::ALL.iter().map(|&cause| (cause, u64::MAX)).collect();
+        statistics.exits = Some(Exits(counts.clone()));
+        statistics.phases[0].exits = Exits(counts);
+        assert!(table(&statistics).contains(&u64::MAX.to_string()));
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
 
     let head = trace::Head {
         version: env!("CARGO_PKG_VERSION").into(),
-        machine: arguments.machine.name().into(),
+        machine: arguments.machine.name(),
         kernel: kernel_name(&arguments.kernel, &image),
         cmdline: config.append.clone(),
         memory: arguments.memory,

@@ -1,0 +1,327 @@
+//! The emulator of MMIO accesses and table writes: any bytes, any mode, any state.
+
+use std::collections::BTreeMap;
+
+use iced_x86::{
+    Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register, RflagsBits,
+};
+use umbra_emulator::{Cpu, Error, Gpr, Mode, Outcome, Segment, emulate};
+
+use crate::input::Input;
+
+/// Accesses of one call at most: 64 iterations of a string instruction, each with two, and some room.
+const MAX_ACCESSES: usize = 130;
+
+const RF: u64 = 1 << 16;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Access {
+    write: bool,
+    gva: u64,
+    length: usize,
+}
+
+/// A virtual processor, and memory that holds something different everywhere.
+#[derive(Clone, Debug)]
+struct Machine {
+    mode: Mode,
+    stack_mode: Mode,
+    bases: [u64; 6],
+    gprs: [u64; 16],
+    rip: u64,
+    rflags: u64,
+    memory: BTreeMap<u64, u8>,
+    /// The access of this number fails, counted from zero.
+    failing: usize,
+    accesses: Vec<Access>,
+}
+
+impl Machine {
+    fn access(&mut self, write: bool, gva: u64, length: usize) -> Result<(), Access> {
+        let access = Access { write, gva, length };
+        assert!((1..=16).contains(&length), "{access:x?}");
+        let last = gva.checked_add(length as u64 - 1).expect("an access wraps");
+        match self.mode {
+            Mode::Bits64 => {
+                assert!([gva, last].into_iter().all(is_canonical), "{access:x?} is not canonical");
+            }
+            Mode::Bits16 | Mode::Bits32 => assert!(last <= u32::MAX.into(), "{access:x?} is beyond 4 GiB"),
+        }
+        let failing = self.failing == self.accesses.len();
+        self.accesses.push(access);
+        assert!(self.accesses.len() <= MAX_ACCESSES, "unbounded work");
+        if failing { Err(access) } else { Ok(()) }
+    }
+
+    fn load(&self, gva: u64, buf: &mut [u8]) {
+        for (at, byte) in (gva..=u64::MAX).zip(buf) {
+            let untouched = (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
+            *byte = *self.memory.get(&at).unwrap_or(&untouched);
+        }
+    }
+
+    /// What an instruction can change, but RIP.
+    fn state(&self) -> ([u64; 16], u64, &BTreeMap<u64, u8>) {
+        (self.gprs, self.rflags, &self.memory)
+    }
+}
+
+fn is_canonical(gva: u64) -> bool {
+    (gva << 16).cast_signed() >> 16 == gva.cast_signed()
+}
+
+impl Cpu for Machine {
+    type Fault = Access;
+
+    fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    fn stack_mode(&self) -> Mode {
+        self.stack_mode
+    }
+
+    fn gpr(&self, gpr: Gpr) -> u64 {
+        self.gprs[gpr as usize]
+    }
+
+    fn set_gpr(&mut self, gpr: Gpr, value: u64) {
+        self.gprs[gpr as usize] = value;
+    }
+
+    fn rip(&self) -> u64 {
+        self.rip
+    }
+
+    fn set_rip(&mut self, rip: u64) {
+        self.rip = rip;
+    }
+
+    fn rflags(&self) -> u64 {
+        self.rflags
+    }
+
+    fn set_rflags(&mut self, rflags: u64) {
+        self.rflags = rflags;
+    }
+
+    fn segment_base(&self, segment: Segment) -> u64 {
+        assert!(self.mode != Mode::Bits64 || matches!(segment, Segment::Fs | Segment::Gs));
+        self.bases[segment as usize]
+    }
+
+    fn read(&mut self, gva: u64, buf: &mut [u8]) -> Result<(), Access> {
+        self.access(false, gva, buf.len())?;
+        self.load(gva, buf);
+        Ok(())
+    }
+
+    fn read_modify(&mut self, gva: u64, buf: &mut [u8]) -> Result<(), Access> {
+        self.access(false, gva, buf.len())?;
+        self.load(gva, buf);
+        Ok(())
+    }
+
+    fn write(&mut self, gva: u64, buf: &[u8]) -> Result<(), Access> {
+        self.access(true, gva, buf.len())?;
+        self.memory.extend((gva..=u64::MAX).zip(buf.iter().copied()));
+        Ok(())
+    }
+}
+
+/// Any value, or one close to an end of something.
+fn address(input: &mut Input<'_>) -> u64 {
+    let choice = input.u8();
+    let ends = [0, 1 << 16, 1 << 31, 1 << 32, 1 << 47, !0 << 47, 0x7000];
+    match ends.get(usize::from(choice >> 5)) {
+        Some(end) => u64::wrapping_add_signed(*end, i64::from(choice & 31) - 16),
+        None => input.u64(),
+    }
+}
+
+/// Bytes are the state, then the instruction. It takes effect or not at all, within bounds; what it touched is what
+/// iced-x86's tables say of it; and neither bytes behind it nor a prefix without meaning make a difference.
+///
+/// # Panics
+/// One of that is not so.
+pub fn instruction(data: &[u8]) {
+    let mut input = Input::new(data);
+    let bits = input.u8();
+    let mode = |bits: u8| [Mode::Bits64, Mode::Bits32, Mode::Bits16, Mode::Bits64][usize::from(bits & 3)];
+    let (mode, stack_mode) = (mode(bits), mode(bits >> 2));
+    let stack_mode = if mode == Mode::Bits64 { mode } else { stack_mode };
+    let failing = if bits >> 7 != 0 { usize::from(bits >> 4 & 7) } else { usize::MAX };
+    let code = {
+        let length = input.below(18) as usize;
+        input.take(length)
+    };
+    let before = Machine {
+        mode,
+        stack_mode,
+        rflags: input.u64(),
+        rip: input.u64() & if mode == Mode::Bits64 { u64::MAX } else { 0xffff_ffff },
+        bases: std::array::from_fn(|_| address(&mut input)),
+        gprs: std::array::from_fn(|_| address(&mut input)),
+        memory: BTreeMap::new(),
+        failing,
+        accesses: Vec::new(),
+    };
+    let mut after = before.clone();
+    let verdict = emulate(&mut after, code);
+    match verdict {
+        Ok(Outcome::Done) => assert_eq!(after.rflags & RF, 0),
+        Ok(Outcome::Continue) => {
+            assert_eq!((after.rip, after.rflags & RF), (before.rip, RF));
+        }
+        Err(error) => {
+            assert_eq!((after.rip, after.rflags), (before.rip, before.rflags));
+            if after.state() != before.state() {
+                // Iterations of a repeated string instruction are finished.
+                assert!(matches!(error, Error::Fault(_) | Error::GeneralProtection | Error::StackFault));
+                assert!(code.iter().any(|byte| matches!(byte, 0xf2 | 0xf3)), "half an instruction");
+            }
+        }
+    }
+    if verdict == Ok(Outcome::Done) {
+        compare_with_tables(code, &before, &after);
+    }
+    what_makes_no_difference(code, &before, verdict, &after);
+}
+
+fn bitness(machine: &Machine) -> u32 {
+    match machine.mode {
+        Mode::Bits16 => 16,
+        Mode::Bits32 => 32,
+        Mode::Bits64 => 64,
+    }
+}
+
+fn decode(code: &[u8], machine: &Machine) -> Instruction {
+    let code = &code[..code.len().min(15)];
+    Decoder::with_ip(bitness(machine), code, machine.rip, DecoderOptions::NONE).decode()
+}
+
+/// What iced-x86's tables say of the instruction.
+fn compare_with_tables(code: &[u8], before: &Machine, after: &Machine) {
+    let instruction = decode(code, before);
+    let what = instruction.code();
+    let mut factory = InstructionInfoFactory::new();
+    let info = factory.info(&instruction);
+    if instruction.mnemonic() != Mnemonic::Call {
+        let mask = [0xffff, 0xffff_ffff, u64::MAX][bitness(before).ilog2() as usize - 4];
+        assert_eq!(after.rip, instruction.next_ip() & mask, "{what:?}");
+    }
+    for gpr in Gpr::ALL {
+        let written = info.used_registers().iter().any(|used| {
+            is_written(used.access()) && used.register().is_gpr() && number(used.register()) == gpr as usize
+        });
+        assert!(
+            written || after.gpr(gpr) == before.gpr(gpr),
+            "{what:?} has changed {gpr:?} from {:#x} to {:#x}",
+            before.gpr(gpr),
+            after.gpr(gpr)
+        );
+    }
+    let changed = (before.rflags ^ after.rflags) & !RF;
+    // A rotation through CF by more than 1 leaves OF undefined (SDM, "RCL/RCR/ROL/ROR"), by 9 or 17, too, which iced-x86
+    // takes for none.
+    let undefined = if matches!(instruction.mnemonic(), Mnemonic::Rcl | Mnemonic::Rcr) { 1 << 11 } else { 0 };
+    let changed = changed & !undefined;
+    assert_eq!(changed & !rflags(instruction.rflags_modified()), 0, "{what:?} has changed {changed:#x}");
+
+    let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
+    // A bit's number moves the access, and iced-x86 does not follow it; it takes the stack to be as wide as the code.
+    let bit_test =
+        matches!(instruction.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc);
+    let foreign_stack = instruction.is_stack_instruction() && before.mode != before.stack_mode;
+    if bit_test || foreign_stack || instruction.is_string_instruction() && repeated {
+        return;
+    }
+    for access in &after.accesses {
+        let named = info.used_memory().iter().any(|used| {
+            let gva = used.virtual_address(0, |register, _, _| value(register, &instruction, before));
+            let gva = gva.map(|gva| if before.mode == Mode::Bits64 { gva } else { gva & 0xffff_ffff });
+            let right = if access.write { is_written(used.access()) } else { true };
+            gva == Some(access.gva) && used.memory_size().size() == access.length && right
+        });
+        assert!(named, "{what:?} makes {access:x?}, and should {:x?}", info.used_memory());
+    }
+}
+
+fn is_written(access: OpAccess) -> bool {
+    matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
+}
+
+fn number(register: Register) -> usize {
+    register.full_register().number()
+}
+
+/// The value of a register for an address.
+fn value(register: Register, instruction: &Instruction, machine: &Machine) -> Option<u64> {
+    let segments = [Register::ES, Register::CS, Register::SS, Register::DS, Register::FS, Register::GS];
+    if let Some(segment) = segments.iter().position(|&segment| segment == register) {
+        let flat = machine.mode == Mode::Bits64 && segment < 4;
+        return Some(if flat { 0 } else { machine.bases[segment] });
+    }
+    if !register.is_gpr() {
+        return None;
+    }
+    let mut value = machine.gprs[number(register)];
+    // POP counts RSP as already moved where it is part of the address (SDM, "POP": the address is computed after the
+    // increment).
+    if instruction.mnemonic() == Mnemonic::Pop
+        && number(register) == Gpr::Rsp as usize
+        && instruction.memory_base() == register
+    {
+        value = value.wrapping_add(instruction.stack_pointer_increment() as u64);
+    }
+    Some(match register.size() {
+        8 => value,
+        4 => value & 0xffff_ffff,
+        _ => value & 0xffff,
+    })
+}
+
+/// The bits of RFLAGS that iced-x86 means.
+fn rflags(bits: u32) -> u64 {
+    let pairs = [
+        (RflagsBits::CF, 0),
+        (RflagsBits::PF, 2),
+        (RflagsBits::AF, 4),
+        (RflagsBits::ZF, 6),
+        (RflagsBits::SF, 7),
+        (RflagsBits::OF, 11),
+    ];
+    pairs.iter().filter(|(flag, _)| bits & flag != 0).map(|(_, place)| 1 << place).sum()
+}
+
+fn what_makes_no_difference(
+    code: &[u8],
+    before: &Machine,
+    verdict: Result<Outcome, Error<Access>>,
+    after: &Machine,
+) {
+    let again = |code: &[u8], rip: u64| {
+        let mut machine = Machine { rip, ..before.clone() };
+        (emulate(&mut machine, code), machine)
+    };
+    if verdict == Ok(Outcome::Done) {
+        let bare = &code[..decode(code, before).len()];
+        let padded: Vec<u8> = bare.iter().copied().chain([0xf2; 15]).collect();
+        for code in [bare, &padded] {
+            let (other, machine) = again(code, before.rip);
+            assert_eq!((other, machine.state()), (verdict, after.state()), "{code:02x?}");
+        }
+    }
+    // A DS prefix means nothing in 64-bit mode, but it takes the long way through the decoder. RIP is moved, so that
+    // the instruction ends where it did.
+    let plain = !matches!(verdict, Err(Error::GeneralProtection | Error::Truncated | Error::Invalid));
+    if before.mode == Mode::Bits64 && plain && code.len() < 15 {
+        let prefixed: Vec<u8> = [0x3e].iter().chain(code).copied().collect();
+        let (other, machine) = again(&prefixed, before.rip.wrapping_sub(1));
+        assert_eq!((other, machine.state()), (verdict, after.state()), "{prefixed:02x?}");
+        if verdict == Ok(Outcome::Done) {
+            assert_eq!(machine.rip, after.rip, "{prefixed:02x?}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The guest walk against the reference machine's paging unit, on tables of any shape.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use umbra_paging::{Access, AccessKind, Features, Gfn, Gpa, Gva, Paging, Tables, cr0, cr4, efer};
+use umbra_reference::hardware::{self, End, PagingUnit, Temper};
+use umbra_reference::memory::{PhysAddr, PhysicalMemory};
+use umbra_reference::registers::{Cpu, Registers};
+
+use crate::input::Input;
+
+/// Memory whose words come out of the input when they are first read: so every table is one that the fuzzer chose,
+/// wherever it lies, and one that is met twice (a table that maps itself) is the same.
+#[derive(Clone)]
+struct Lazy<'a> {
+    words: RefCell<BTreeMap<u64, u64>>,
+    fresh: RefCell<Input<'a>>,
+}
+
+impl Lazy<'_> {
+    fn word(&self, at: u64) -> u64 {
+        *self.words.borrow_mut().entry(at).or_insert_with(|| self.fresh.borrow_mut().u64())
+    }
+}
+
+impl Tables for Lazy<'_> {
+    fn read_entry(&self, gpa: Gpa) -> u64 {
+        assert_eq!(gpa.raw() % 8, 0);
+        self.word(gpa.raw())
+    }
+}
+
+impl PhysicalMemory for Lazy<'_> {
+    fn read(&self, at: PhysAddr) -> u64 {
+        self.word(at.raw())
+    }
+
+    fn set_bits(&mut self, at: PhysAddr, bits: u64) {
+        let new = self.word(at.raw()) | bits;
+        self.words.borrow_mut().insert(at.raw(), new);
+    }
+}
+
+/// One access: outcome, rights, steps, accessed and dirty bits are those of the reference machine, and so is what was
+/// read.
+///
+/// # Panics
+/// The two differ.
+pub fn walk(data: &[u8]) {
+    let mut input = Input::new(data);
+    let bits = input.u16();
+    let bit = |n: u32| bits >> n & 1 != 0;
+    let (cr0, cr3, cr4, efer) = (input.u64(), input.u64(), input.u64(), input.u64());
+    // Half of the inputs have paging on, whatever their registers say.
+    let on = if bit(0) { (cr0::PE | cr0::PG, cr4::PAE, efer::LMA) } else { (0, 0, 0) };
+    let five_levels = if bit(0) { cr4::LA57 } else { 0 };
+    let (cr0, cr4, efer) = (cr0 | on.0, (cr4 | on.1) & !five_levels, efer | on.2);
+    let Ok(paging) = Paging::from_registers(cr0, cr3, cr4, efer) else { return refused(cr0, cr4, efer) };
+
+    let kind = [AccessKind::Read, AccessKind::Write, AccessKind::Fetch, AccessKind::Write]
+        [usize::from(bits >> 1 & 3)];
+    let access = Access { kind, user: bit(3), smap_override: bit(4) };
+    let features = Features::new(32 + (input.u8() % 21), bit(5));
+    let gva = Gva::new((input.u64() << 16).cast_signed().wrapping_shr(16).cast_unsigned());
+    let memory = Lazy { words: RefCell::default(), fresh: RefCell::new(input) };
+    let mut reference = memory.clone();
+
+    let registers = Registers {
+        paging: cr0 >> 31 & 1 != 0,
+        wp: cr0 >> 16 & 1 != 0,
+        smep: cr4 >> 20 & 1 != 0,
+        smap: cr4 >> 21 & 1 != 0,
+        pge: cr4 >> 7 & 1 != 0,
+        nxe: efer >> 11 & 1 != 0,
+        ..Registers::long_mode(Gfn::new(cr3 >> 12 & 0xff_ffff_ffff))
+    };
+    let control = registers.control(&Cpu { maxphyaddr: features.maxphyaddr, gib_pages: features.gib_pages });
+    let mut unit = PagingUnit::new(0, Temper { mark: 0, ..Temper::STICKY });
+    let found = umbra_paging::walk(&memory, &paging, &features, gva, access);
+    let read_only_once = memory.words.borrow().clone();
+    match (found, unit.translate(&mut reference, &control, gva, access)) {
+        (Ok(found), Ok(reached)) => {
+            assert_eq!(found.gpa().raw(), reached.at.raw());
+            compare_steps(&memory, &control, gva, &found);
+            for step in found.steps() {
+                if let Some(new) = step.update(access) {
+                    memory.words.borrow_mut().insert(step.at.raw(), new);
+                }
+            }
+        }
+        (Err(found), Err(fault)) => assert_eq!((found.pfec, found.gva), (fault.code, fault.gva)),
+        (found, expected) => panic!("{found:x?} against {expected:x?}"),
+    }
+    assert!(read_only_once.len() <= 4, "a walk reads an entry for each level");
+    assert_eq!(memory.words, reference.words, "what was read, and accessed and dirty bits");
+}
+
+fn compare_steps(memory: &Lazy<'_>, control: &hardware::Control, gva: Gva, found: &umbra_paging::Walk) {
+    if control.mode == hardware::PagingMode::Off {
+        assert!(found.steps().is_empty());
+        return;
+    }
+    let expected = hardware::walk(memory, control, gva);
+    let End::Page(page) = expected.end else { panic!("{found:x?} against {expected:x?}") };
+    assert_eq!(found.steps().len(), expected.visits.len());
+    for (step, visit) in found.steps().iter().zip(&expected.visits) {
+        assert_eq!((step.at.raw(), step.entry.raw()), (visit.at.raw(), visit.entry));
+    }
+    let rights = found.rights();
+    assert_eq!((rights.write, rights.user), (page.rights.writable, page.rights.user));
+    assert_eq!(rights.execute, !(control.nxe && page.rights.no_execute));
+}
+
+/// Registers are refused only if they are not those of a mode that is supported.
+fn refused(cr0: u64, cr4: u64, efer: u64) {
+    let (pe, pg) = (cr0 & 1 != 0, cr0 >> 31 & 1 != 0);
+    let long4 = cr4 >> 5 & 1 != 0 && cr4 >> 12 & 1 == 0 && efer >> 10 & 1 != 0;
+    assert!(!pe || (pg && !long4), "CR0 {cr0:#x}, CR4 {cr4:#x}, EFER {efer:#x} are refused");
+}
