@@ -8,7 +8,7 @@ use crate::process;
 
 /// Run random guest programs through the shadow MMU for a while (needs nothing but the Rust toolchain).
 ///
-/// The options are those of the example `campaign`: --minutes, --seed, --programs, --steps.
+/// The options are those of the example `campaign`; `cargo xtask campaign -- --help` explains them.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Options of the campaign.

@@ -30,8 +30,9 @@ pub mod memory;
 pub mod minimize;
 pub mod oracle;
 pub mod program;
+pub mod recipe;
 pub mod registers;
 mod run;
 pub mod universe;
 
-pub use run::{Config, Divergence, run_on, run_program};
+pub use run::{Config, Divergence, Session, run_on, run_program};

@@ -7,6 +7,7 @@ use umbra_mmu::{MIN_FRAMES_PER_VCPU, Rule};
 use umbra_reference::machine::ShadowConfig;
 use umbra_reference::minimize::minimize;
 use umbra_reference::program::Program;
+use umbra_reference::recipe::Recipe;
 use umbra_reference::{Config, Divergence, run_on};
 
 /// Programs that a broken rule may survive.
@@ -30,7 +31,8 @@ fn run_broken(program: &Program, config: &Config, rule: Rule) -> Result<(), Dive
 }
 
 fn anything(seed: u64) -> (Program, Config) {
-    (Program::random(seed, STEPS), Config::from_word(fastrand::Rng::with_seed(seed).u64(..), true))
+    let recipe = Recipe::random(seed, STEPS);
+    (recipe.program(), recipe.config())
 }
 
 /// As many shadow pages as possible in as few frames as possible.
