@@ -18,9 +18,6 @@ pub struct Arguments {
 
 /// Builds with optimization, but with the MMU's assertions on, and runs.
 pub fn run(Arguments { options }: &Arguments) -> Result<ExitCode> {
-    let mut cargo = process::cargo();
-    cargo.args(["run", "--release", "--package", "umbra-reference", "--example", "campaign"]);
-    cargo.args(["--config", "profile.release.debug-assertions=true", "--"]).args(options);
-    process::show(&mut cargo)?;
+    process::show(process::reference_example("campaign").args(options))?;
     Ok(ExitCode::SUCCESS)
 }

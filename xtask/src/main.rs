@@ -5,6 +5,7 @@
 
 mod build;
 mod campaign;
+mod exhaustive;
 mod paths;
 mod process;
 mod run;
@@ -30,6 +31,7 @@ enum Command {
     Test(test::Arguments),
     Build(build::Arguments),
     Campaign(campaign::Arguments),
+    Exhaustive(exhaustive::Arguments),
     Sabotage(sabotage::Arguments),
 }
 
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
         Command::Campaign(arguments) => campaign::run(&arguments),
+        Command::Exhaustive(arguments) => exhaustive::run(&arguments),
         Command::Sabotage(arguments) => sabotage::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {

@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 pub mod coverage;
+pub mod exhaustive;
 pub mod hardware;
 pub mod machine;
 pub mod memory;

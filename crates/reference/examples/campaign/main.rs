@@ -11,10 +11,10 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use corpus::Corpus;
 use fastrand::Rng;
+use umbra_reference::Divergence;
 use umbra_reference::coverage::Coverage;
 use umbra_reference::minimize::minimize_plain;
 use umbra_reference::recipe::Recipe;
-use umbra_reference::Divergence;
 
 /// Run random guest programs through the shadow MMU and judge every step.
 #[derive(Parser)]
