@@ -181,7 +181,7 @@ impl<P> Mmu<P> {
             return OwedFlush(false);
         }
         self.store(env, slot, entry);
-        OwedFlush(matches!(list, Some(List::Region(_))))
+        OwedFlush(matches!(list, Some(List::Region(_))) && self.keeps(sabotage::Rule::FlushAfterLarge))
     }
 
     /// Stores an entry that stays in its list.

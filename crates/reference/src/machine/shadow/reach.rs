@@ -1,11 +1,12 @@
 //! What the hardware can reach: everything below the loaded roots, and everything that is cached. An auditor that
-//! knows nothing of the MMU's bookkeeping, only of formats, and of who owns which host frame.
+//! knows nothing of the MMU's bookkeeping, only of formats, and of who owns which host frame. It also looks at what the
+//! hardware can reach only speculatively.
 
 use std::collections::BTreeSet;
 
 use super::host::Host;
 use crate::hardware::{Control, PagingMode, Rights, Start, step_at};
-use crate::memory::PhysAddr;
+use crate::memory::{PhysAddr, PhysicalMemory};
 
 /// Checks that every table which the CPU can reach is a shadow frame, and every page memory of the guest.
 ///
@@ -28,7 +29,10 @@ pub(super) fn check(host: &Host, cpu: usize, control: &Control) -> Result<(), St
             return Err(format!("a table of level {} at {:?} is no shadow frame", start.level, start.table));
         }
         for index in 0..512 {
-            let Ok(visit) = step_at(host.ram(), control, index, start) else { continue };
+            let Ok(visit) = step_at(host.ram(), control, index, start) else {
+                not_memory(host, control, start, index)?;
+                continue;
+            };
             match visit.page() {
                 Some(page) => pages.push(page),
                 None => tables.push(visit.next()),
@@ -44,6 +48,17 @@ pub(super) fn check(host: &Host, cpu: usize, control: &Control) -> Result<(), St
         }
     }
     Ok(())
+}
+
+/// Checks that an entry which ends a walk names no memory of the host: a terminal fault may load from there all the
+/// same (L1TF).
+fn not_memory(host: &Host, control: &Control, start: Start, index: u64) -> Result<(), String> {
+    let entry = host.ram().read(PhysAddr::new(start.table.raw() + 8 * index));
+    let named = PhysAddr::new(entry & 0x000f_ffff_ffff_f000 & ((1 << control.maxphyaddr) - 1));
+    if !host.ram().contains(named) {
+        return Ok(());
+    }
+    Err(format!("the entry {entry:#x}, which maps nothing, names memory of the host (L1TF)"))
 }
 
 fn roots(control: &Control) -> Vec<Start> {
