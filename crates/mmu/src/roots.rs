@@ -146,9 +146,7 @@ impl<P> Mmu<P> {
 
     fn unpin_root(&mut self, env: &impl Env, root: u32) {
         self.pool.unpin(root);
-        if self.keeps(Rule::OldRootWaits) {
-            self.pool.unreferenced(root);
-        }
+        self.pool.unreferenced(root);
         if self.pool.source(root).role == Role::PaeRoot {
             for index in 0..4 {
                 let child =

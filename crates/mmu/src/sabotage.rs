@@ -12,7 +12,7 @@
 //! | I2: at the role that it was built for | `RoleHasNxe`, `RoleHasWp`, `RoleHasLevel`, `RoleHasKind`, `RoleHasRightsAbove`, `FlushAfterRoleChange` |
 //! | I2: A at every level, D in the leaf | `AccessedInLeaf`, `AccessedAbove`, `DirtyBeforeWrite` |
 //! | I3: error codes come from our own walk | `CodeFromWalk` |
-//! | I5: no reuse, no lost protection before the flush | `Limbo`, `FlushBeforeUnprotect`, `UnlinkParents`, `OldRootWaits`, `SpareRoots` |
+//! | I5: no reuse, no lost protection before the flush | `Limbo`, `FlushBeforeUnprotect`, `UnlinkParents`, `SpareRoots` |
 //! | I5, section 6: pages of two sizes | `FlushAfterSplitChange`, `FlushAfterLarge` |
 //! | I6: progress | `ReclaimOldest`, `SparePath` |
 //! | order: Pending, write, install; protect, flush, read, link | `PendingBeforeWrite`, `ReadAfterProtect` |
@@ -112,8 +112,6 @@ rules! {
     SparePath,
     /// I5: a root in use is not reclaimed.
     SpareRoots,
-    /// I5: a root that was in use counts as cached until a flush.
-    OldRootWaits,
     /// I5: a large page that is installed is followed by a flush.
     FlushAfterLarge,
     /// I2: a shadow of a guest table is not confused with an identity page.
