@@ -99,7 +99,6 @@ fn the_shadow_mmu_does_what_bare_hardware_may_do() {
             "host: write-protects a frame",
             "mmu: reclaims in load_paging",
             "mmu: reclaims in page_fault",
-            "mmu: reclaims while a table is loose",
             "mmu: splits a large page",
             "mmu: tracks loose tables again",
             "host: frames given back",
