@@ -8,7 +8,7 @@ use crate::process;
 
 /// Run random guest programs through the shadow MMU for a while (needs nothing but the Rust toolchain).
 ///
-/// The options are those of the example `campaign`: --minutes, --seed, --programs, --steps.
+/// The options are those of the example `campaign`; `cargo xtask campaign -- --help` explains them.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Options of the campaign.
@@ -18,9 +18,6 @@ pub struct Arguments {
 
 /// Builds with optimization, but with the MMU's assertions on, and runs.
 pub fn run(Arguments { options }: &Arguments) -> Result<ExitCode> {
-    let mut cargo = process::cargo();
-    cargo.args(["run", "--release", "--package", "umbra-reference", "--example", "campaign"]);
-    cargo.args(["--config", "profile.release.debug-assertions=true", "--"]).args(options);
-    process::show(&mut cargo)?;
+    process::show(process::reference_example("campaign").args(options))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@
 mod build;
 mod campaign;
 mod coverage;
+mod exhaustive;
 mod fuzz;
 mod paths;
 mod process;
@@ -34,6 +35,7 @@ enum Command {
     Test(test::Arguments),
     Build(build::Arguments),
     Campaign(campaign::Arguments),
+    Exhaustive(exhaustive::Arguments),
     Sabotage(sabotage::Arguments),
     Fuzz(fuzz::Arguments),
     Coverage(coverage::Arguments),
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
         Command::Campaign(arguments) => campaign::run(&arguments),
+        Command::Exhaustive(arguments) => exhaustive::run(&arguments),
         Command::Sabotage(arguments) => sabotage::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Coverage(arguments) => coverage::run(&arguments),

@@ -35,6 +35,15 @@ pub fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
+/// A cargo that runs an example of the reference machine, optimized, but with the MMU's assertions on. What it takes
+/// as arguments from here on are those of the example.
+pub fn reference_example(name: &str) -> Command {
+    let mut cargo = cargo();
+    cargo.args(["run", "--release", "--package", "umbra-reference", "--example", name]);
+    cargo.args(["--config", "profile.release.debug-assertions=true", "--"]);
+    cargo
+}
+
 /// Program and arguments on one line.
 pub fn describe(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());

@@ -44,10 +44,16 @@ impl<P> Mmu<P> {
         let look = self.config.encodings.look();
         (0..ENTRIES).for_each(|index| env.write_shadow(frame, index, look.raw()));
         // Listed before it is filled: a table that maps itself must find itself tracked.
-        if self.frames.insert(&mut self.pool, source, frame) && self.keeps(Rule::ProtectTables) {
+        let newly_tracked = self.frames.insert(&mut self.pool, source, frame);
+        if !self.keeps(Rule::ReadAfterProtect) {
+            self.fill(env, frame).pay(self, env);
+        }
+        if newly_tracked && self.keeps(Rule::ProtectTables) {
             self.protect(env, source.gfn).pay(self, env);
         }
-        self.fill(env, frame).pay(self, env);
+        if self.keeps(Rule::ReadAfterProtect) {
+            self.fill(env, frame).pay(self, env);
+        }
         self.happened(env, Event::Built(source.into()));
         frame
     }
@@ -65,10 +71,12 @@ impl<P> Mmu<P> {
         if !self.pool.has_limbo() {
             // Several at a time share the flush; few enough that what one instruction needs stays.
             let batch = (self.pool.count() / 16).clamp(1, 16);
-            let oldest = self.keeps(Rule::ReclaimOldest);
+            let (oldest, spare) = (self.keeps(Rule::ReclaimOldest), self.keeps(Rule::SpareRoots));
             for _ in 0..batch {
-                let victim =
-                    self.pool.victim(oldest).expect("the configuration leaves frames that are not pinned");
+                let victim = self
+                    .pool
+                    .victim(oldest, spare)
+                    .expect("the configuration leaves frames that are not pinned");
                 self.happened(env, Event::Reclaimed);
                 self.zap(env, victim);
             }

@@ -93,8 +93,16 @@ impl<P> Mmu<P> {
         if !self.can_hold_table(env, gfn) {
             return Target::Look;
         }
-        let source = Source { role: Role::Guest { level, nxe, wp: wp.below(entry) }, gfn };
-        self.found(source, wp.link_rights(entry, nxe))
+        let below = if self.keeps(Rule::RoleHasRightsAbove) { wp.below(entry) } else { wp };
+        let source = Source { role: Role::Guest { level, nxe, wp: below }, gfn };
+        let rights = wp.link_rights(entry, nxe);
+        if !self.keeps(Rule::RoleHasKind)
+            && level <= Level::L2
+            && let Some(frame) = self.find(Source::direct(level, gfn))
+        {
+            return Target::Link(frame, rights);
+        }
+        self.found(source, rights)
     }
 
     /// Whether the shadow of a table in this frame can follow it: not if the frame is no memory.
@@ -159,7 +167,11 @@ impl<P> Mmu<P> {
         match target {
             Target::Absent => (encodings.absent(), None),
             Target::Look | Target::Missing(_) => (encodings.look(), None),
-            Target::Mmio(gfn, rights) => (encodings.mmio(gfn, rights, self.generation), None),
+            Target::Mmio(gfn, rights) if encodings.can_hide(gfn) || !self.keeps(Rule::HideMmio) => {
+                (encodings.mmio(gfn, rights, self.generation), None)
+            }
+            // It is found out by a walk each time.
+            Target::Mmio(..) => (encodings.look(), None),
             Target::Link(child, rights) => {
                 let rights = self.kept(rights);
                 let entry = match self.pool.source(slot.frame()).role {

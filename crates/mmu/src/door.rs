@@ -70,7 +70,7 @@ impl<P> Mmu<P> {
         let mut split = false;
         self.each_shadow(env, gfn, entries, |mmu, env, slot| {
             split |= mmu.may_be_split(env, slot);
-            if mmu.follows(env, slot) {
+            if mmu.follows(env, slot) && mmu.keeps(Rule::PendingBeforeWrite) {
                 mmu.look(env, slot);
             }
         });

@@ -8,7 +8,8 @@
 //!
 //! Pending is either [`State::Look`] or [`State::Mmio`]. The address field of an entry that is not Mapped
 //! names no cacheable memory: a terminal fault may use it speculatively (L1TF), and the guest chooses an MMIO
-//! gfn, so that one is stored inverted.
+//! gfn, so that one is stored inverted, or, where its inverse may be memory, not at all. Host memory must lie in
+//! the lower half of the physical address space.
 
 use umbra_paging::{Features, Gfn, Hpa, Level, Rights, bits};
 
@@ -65,6 +66,14 @@ impl Encodings {
 
     pub(crate) const fn look(&self) -> ShadowEntry {
         ShadowEntry(self.present | PENDING | bits::ADDRESS)
+    }
+
+    /// Whether an MMIO entry may hold this gfn. Inverted, a gfn of the lower half of the physical address space
+    /// names the upper half, where no memory is; one of the upper half would name any memory that the guest likes
+    /// (L1TF). Linux draws the same line for its own inverted entries ("L1TF - L1 Terminal Fault", "Kernel
+    /// mitigation": MAX_PA/2).
+    pub(crate) fn can_hide(&self, gfn: Gfn) -> bool {
+        gfn.raw() < 1 << (self.features.maxphyaddr - 13)
     }
 
     pub(crate) fn mmio(&self, gfn: Gfn, rights: Rights, generation: u32) -> ShadowEntry {
@@ -230,6 +239,19 @@ mod tests {
         for gfn in [0, 1, 0xfee00, 0xfff_ffff] {
             let raw = encodings.mmio(Gfn::new(gfn), Rights::ALL, 0).raw();
             assert_eq!((raw & bits::ADDRESS & !features.address_reserved()) >> 12, !gfn & 0xfff_ffff);
+        }
+    }
+
+    #[test]
+    fn what_hides_an_mmio_gfn_names_the_upper_half_of_the_address_space() {
+        for width in 32..=52 {
+            let encodings = Encodings::not_present(Features::new(width, false));
+            let last = (1u64 << (width - 12)) - 1;
+            for gfn in [0, 1, 0xfee, last / 2, last / 2 + 1, last - 1, last] {
+                let raw = encodings.mmio(Gfn::new(gfn), Rights::ALL, 0).raw();
+                let named = raw & bits::ADDRESS & ((1 << width) - 1);
+                assert_eq!(encodings.can_hide(Gfn::new(gfn)), named >> (width - 1) == 1, "{width}: {gfn:#x}");
+            }
         }
     }
 }

@@ -36,7 +36,7 @@ impl<P> Mmu<P> {
             Err(fault) if self.is_bypassed(fault) && self.map(env, vcpu, gva, Rights::ALL, access).linked => {
                 return FaultOutcome::Resume(Work::Link);
             }
-            Err(fault) => return FaultOutcome::Guest(fault),
+            Err(fault) => return FaultOutcome::Guest(self.reported(fault)),
         };
         let gpa = walk.gpa();
         let is_ram = match env.backing(gpa.gfn()) {
@@ -66,6 +66,14 @@ impl<P> Mmu<P> {
     /// because they were not.
     fn is_bypassed(&self, fault: GuestFault) -> bool {
         !fault.pfec.contains(Pfec::PRESENT) && self.guest_faults() == GuestFaults::Bypass
+    }
+
+    /// The fault as the guest gets it: as its own tables raise it, not as the exit says.
+    fn reported(&self, fault: GuestFault) -> GuestFault {
+        match self.keeps(Rule::CodeFromWalk) {
+            true => fault,
+            false => GuestFault { pfec: fault.pfec | Pfec::PRESENT | Pfec::RSVD, ..fault },
+        }
     }
 
     /// Where an access of an emulated instruction goes. Sets accessed and dirty bits as the access itself
@@ -102,7 +110,9 @@ impl<P> Mmu<P> {
                 Err(fault) => {
                     // A page fault invalidates what is cached for its address (SDM, "Operations that
                     // Invalidate TLBs and Paging-Structure Caches"), so loose tables must not keep it.
-                    self.tighten_all(env);
+                    if self.keeps(Rule::TightenAtFault) {
+                        self.tighten_all(env);
+                    }
                     env.flush_page(vcpu, gva);
                     return Err(fault);
                 }
@@ -168,7 +178,7 @@ impl<P> Mmu<P> {
             let role = self.pool.source(frame).role;
             let overrides = match role {
                 Role::Guest { wp, nxe, .. } if wp.overrides(rights, access) => {
-                    if wp.override_is_unsafe(nxe) {
+                    if wp.override_is_unsafe(nxe) && self.keeps(Rule::OverrideIsSafe) {
                         return Mapped { linked, complete: false };
                     }
                     true
@@ -179,7 +189,9 @@ impl<P> Mmu<P> {
             let mut target = self.target(env, slot, overrides);
             if let Target::Missing(source) = target {
                 // The page that is reclaimed for it must be none of those on the way here.
-                path[..=depth].iter().for_each(|&frame| self.pool.touch(frame));
+                if self.keeps(Rule::SparePath) {
+                    path[..=depth].iter().for_each(|&frame| self.pool.touch(frame));
+                }
                 self.build(env, source);
                 if matches!((role, source.role), (Role::Guest { .. }, Role::Direct { .. })) {
                     self.happened(env, Event::Split { gfn: source.gfn });

@@ -17,8 +17,27 @@
 //! as the root's format says; page faults intercepted as [`Mmu::guest_faults`] says, asked before each entry.
 //! The guest's PAT, PCD and PWT bits are not shadowed: all of its memory is write-back.
 //!
-//! The work in one call is bounded by the pool: at most its frames times 512 entries are touched (a guest can
-//! map one frame from every entry that there is).
+//! # The work in one call
+//! A guest can map one frame, or link one table, from every entry that there is, and then make the MMU visit them all.
+//! So the bound of every call is a multiple of E = 512 x shadow frames, whatever the guest's tables look like. One
+//! unit of work is one call of the embedder's traits. S is the number of shadows of one guest frame: at most one for
+//! each role, 136, and never more than there are shadow frames. Beside each unit there is a search among S pages at most.
+//!
+//! | call | at most | because of |
+//! |---|---|---|
+//! | [`Mmu::page_fault`] | 20 E + 60,000 | two rounds of a walk of 4 entries, each followed in S shadows; up to 8 loose frames tracked again (11 E); 4 tables built, for each of which a 16th of the pool (at most 16 pages) is reclaimed, and all that maps its frame protected (9 E) |
+//! | [`Mmu::load_paging`] | 20 E + 60,000 | the same, with 5 tables |
+//! | [`Mmu::translate`], [`Mmu::invlpg`], [`Mmu::flush_guest`] | 11 E + 30,000 | 8 loose frames tracked again: every page zapped at most once, every entry unlinked or protected at most once |
+//! | [`Mmu::release`] | 12 E + 30,000 | one loose frame tracked again, one zapped |
+//! | [`Mmu::write_guest`] | 32 S for each entry that the bytes touch, + 100 | each entry is followed in S shadows |
+//! | [`Mmu::revoke`] of n frames | 9 E + 8 n + 30,000; every 2048th call 20 E | every entry is unlinked at most once; a wrap of the generation throws everything away |
+//! | [`Mmu::zap_all`] | 9 E + 10,000 | every page zapped, every entry unlinked |
+//! | [`Mmu::root`], [`Mmu::guest_faults`] and other queries | 1 | |
+//!
+//! To each comes, once after a frame's region (2 MiB) was revoked and at the start, one question about the backing of
+//! each frame of the region. Flushes are among the units: one for each page zapped at most, so `zap_all` may flush as
+//! often as there are shadow frames. The auditor is left out: it is quadratic in the length of a list of mappings.
+//! The tests in `tests/mmu/bound.rs` count.
 //!
 //! The invariants (I1 to I6) are those of Umbra's ARCHITECTURE.md; [`Mmu::audit`] checks them.
 #![no_std]
@@ -181,7 +200,7 @@ impl<P> Mmu<P> {
             return OwedFlush(false);
         }
         self.store(env, slot, entry);
-        OwedFlush(matches!(list, Some(List::Region(_))))
+        OwedFlush(matches!(list, Some(List::Region(_))) && self.keeps(sabotage::Rule::FlushAfterLarge))
     }
 
     /// Stores an entry that stays in its list.

@@ -210,12 +210,13 @@ impl Pool {
         }
     }
 
-    /// The page that was linked longest (or most recently) ago, of those that may be reclaimed.
-    pub(crate) fn victim(&self, oldest: bool) -> Option<u32> {
+    /// The page that was linked longest (or most recently) ago, of those that may be reclaimed: without those that
+    /// are pinned if `spare` says so.
+    pub(crate) fn victim(&self, oldest: bool, spare: bool) -> Option<u32> {
         let frame = |n: u32| &self.frames[n as usize];
         let next = |&n: &u32| if oldest { frame(n).newer } else { frame(n).older };
         let first = if oldest { self.oldest } else { self.newest };
-        core::iter::successors(first, next).find(|&frame| !self.is_pinned(frame))
+        core::iter::successors(first, next).find(|&frame| !spare || !self.is_pinned(frame))
     }
 
     /// Frames with live pages.
@@ -284,11 +285,11 @@ mod tests {
         let mut pool = Pool::new(3);
         let frames = [1, 2, 3].map(|n| pool.allocate(source(n)).unwrap().frame);
         pool.touch(frames[0]);
-        assert_eq!(pool.victim(true), Some(frames[1]));
+        assert_eq!(pool.victim(true, true), Some(frames[1]));
         pool.pin(frames[1]);
-        assert_eq!(pool.victim(true), Some(frames[2]));
+        assert_eq!(pool.victim(true, true), Some(frames[2]));
         pool.retire(frames[2], false, None);
-        assert_eq!(pool.victim(true), Some(frames[0]));
+        assert_eq!(pool.victim(true, true), Some(frames[0]));
     }
 
     #[test]

@@ -77,7 +77,8 @@ impl<P> Mmu<P> {
     /// MMU `&mut`: while a table is loose, a not-present fault below it may come from an old reference that
     /// the guest has replaced, which the CPU must not deliver again and again. So then every fault exits.
     pub fn guest_faults(&self) -> GuestFaults {
-        let bypass = self.config.encodings.separates_guest_faults() && !self.has_loose_tables();
+        let loose = self.has_loose_tables() && self.keeps(Rule::TrapWhileLoose);
+        let bypass = self.config.encodings.separates_guest_faults() && !loose;
         if bypass { GuestFaults::Bypass } else { GuestFaults::Trap }
     }
 

@@ -1,5 +1,28 @@
 //! Rules that the tests can break on purpose, to see that the reference machine or the auditor catches it.
 //!
+//! Which sentence of the design has which switch (`cargo xtask sabotage` breaks them all):
+//!
+//! | the design says | switches |
+//! |---|---|
+//! | I1: Absent only if the guest's entry is not present; every write is seen | `FollowPresent`, `FollowInEveryShadow`, `FollowEveryEntry` |
+//! | I1: tables behind Absent entries are tracked | `ProtectTables`, `FlushAfterProtect`, `SplitAroundTables` |
+//! | I1: tables that cannot be tracked have Pending children only | `NoAbsentInLoose`, `TightenAtFlush`, `TightenAtFault`, `TrapWhileLoose` |
+//! | I2: no memory that is not this guest's | `RevokeSmall`, `RevokeLarge`, `FlushAfterRevoke`, `KeepReadOnlyBacking` |
+//! | I2: not wider than the guest's rights | `KeepUser`, `KeepWrite`, `KeepNx`, `RefuseReserved`, `OverrideIsSafe` |
+//! | I2: at the role that it was built for | `RoleHasNxe`, `RoleHasWp`, `RoleHasLevel`, `RoleHasKind`, `RoleHasRightsAbove`, `FlushAfterRoleChange` |
+//! | I2: A at every level, D in the leaf | `AccessedInLeaf`, `AccessedAbove`, `DirtyBeforeWrite` |
+//! | I3: error codes come from our own walk | `CodeFromWalk` |
+//! | I5: no reuse, no lost protection before the flush | `Limbo`, `FlushBeforeUnprotect`, `UnlinkParents`, `SpareRoots` |
+//! | I5, section 6: pages of two sizes | `FlushAfterSplitChange`, `FlushAfterLarge` |
+//! | I6: progress | `ReclaimOldest`, `SparePath` |
+//! | order: Pending, write, install; protect, flush, read, link | `PendingBeforeWrite`, `ReadAfterProtect` |
+//! | 4: PDPTEs are never Pending | `PdptesMapped` |
+//! | 4: MMIO entries have a generation | `MmioGeneration` |
+//! | 4: L1TF | `HideMmio` |
+//!
+//! Without a switch: I4 (its filter is not there); the reserved bits of Pending entries and MAXPHYADDR = 52 (tested
+//! for all widths in `entry.rs`); and what the embedder does: real control bits, the door for its own writes.
+//!
 //! Without the feature `sabotage` every rule is kept, and the compiler sees that.
 
 use crate::Mmu;
@@ -85,6 +108,32 @@ rules! {
     MmioGeneration,
     /// I6: the page linked longest ago is reclaimed first.
     ReclaimOldest,
+    /// I5, I6: the pages on the way to the one that is built are not reclaimed for it.
+    SparePath,
+    /// I5: a root in use is not reclaimed.
+    SpareRoots,
+    /// I5: a large page that is installed is followed by a flush.
+    FlushAfterLarge,
+    /// I2: a shadow of a guest table is not confused with an identity page.
+    RoleHasKind,
+    /// I2: while CR0.WP is clear, the role has the rights of the levels above.
+    RoleHasRightsAbove,
+    /// I2: while CR0.WP is clear, a supervisor's write is emulated where SMEP or SMAP would be lost.
+    OverrideIsSafe,
+    /// I3: error codes come from the walk of the guest's tables.
+    CodeFromWalk,
+    /// I1: while a table is loose all faults exit.
+    TrapWhileLoose,
+    /// I1: loose frames are tracked again at a fault of the guest.
+    TightenAtFault,
+    /// The PDPTEs of a root in use stay Mapped.
+    PdptesMapped,
+    /// L1TF: no entry that is not Mapped names memory.
+    HideMmio,
+    /// Order: a guest's table is read after it is protected and flushed.
+    ReadAfterProtect,
+    /// Order: entries are Pending while what they follow is written.
+    PendingBeforeWrite,
 }
 
 impl<P> Mmu<P> {

@@ -7,7 +7,7 @@ use umbra_paging::Gfn;
 use crate::entry::GENERATIONS;
 use crate::frames::REGION;
 use crate::rmap::List;
-use crate::role::Role;
+use crate::role::{Role, Source};
 use crate::sabotage::Rule;
 use crate::{Env, Event, Mmu};
 
@@ -93,7 +93,8 @@ impl<P> Mmu<P> {
         }
         for frame in 0..self.pool.count() {
             // What is left are roots in use. PDPTEs cannot be Pending; their pages are pinned with them.
-            if self.pool.live_source(frame).is_some_and(|source| source.role != Role::PaeRoot) {
+            let keep = |source: Source| source.role == Role::PaeRoot && self.keeps(Rule::PdptesMapped);
+            if self.pool.live_source(frame).is_some_and(|source| !keep(source)) {
                 self.look_everywhere(env, frame);
             }
         }

@@ -24,14 +24,16 @@
 #![forbid(unsafe_code)]
 
 pub mod coverage;
+pub mod exhaustive;
 pub mod hardware;
 pub mod machine;
 pub mod memory;
 pub mod minimize;
 pub mod oracle;
 pub mod program;
+pub mod recipe;
 pub mod registers;
 mod run;
 pub mod universe;
 
-pub use run::{Config, Divergence, run_on, run_program};
+pub use run::{Config, Divergence, Session, run_on, run_program};

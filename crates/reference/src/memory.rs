@@ -43,6 +43,8 @@ pub trait PhysicalMemory {
 #[derive(Clone, Debug)]
 pub struct Ram {
     words: Vec<u64>,
+    /// By frame: whether it was ever written.
+    written: Vec<bool>,
     /// A frame among them that is no memory.
     hole: Option<u64>,
     /// Where was written, and what stood there before.
@@ -52,7 +54,7 @@ pub struct Ram {
 impl Ram {
     /// `frames` frames of 4 KiB, all zero.
     pub fn new(frames: usize) -> Ram {
-        Ram { words: vec![0; frames * 512], hole: None, journal: Vec::new() }
+        Ram { words: vec![0; frames * 512], written: vec![false; frames], hole: None, journal: Vec::new() }
     }
 
     /// The same, but for one frame that is no memory.
@@ -74,6 +76,7 @@ impl Ram {
     pub fn write(&mut self, at: PhysAddr, value: u64) {
         if let Some(index) = self.index(at) {
             let old = std::mem::replace(&mut self.words[index], value);
+            self.written[index / 512] = true;
             self.journal.push((at, old));
         }
     }
@@ -82,7 +85,13 @@ impl Ram {
     pub fn write_silently(&mut self, at: PhysAddr, value: u64) {
         if let Some(index) = self.index(at) {
             self.words[index] = value;
+            self.written[index / 512] = true;
         }
+    }
+
+    /// The frames that were ever written. All others are zero.
+    pub fn written(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..).zip(&self.written).filter_map(|(frame, &written)| written.then_some(frame))
     }
 
     /// Writes bytes anywhere.

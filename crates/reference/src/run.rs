@@ -6,13 +6,13 @@ use std::rc::Rc;
 use arrayvec::ArrayVec;
 use umbra_paging::{Access, AccessKind, Gva, Pfec};
 
-use crate::coverage::Coverage;
+use crate::coverage::{Coverage, Moment};
 use crate::hardware::Temper;
 use crate::machine::{Bare, Broken, Machine, Shadow, ShadowConfig, Start};
-use crate::memory::PhysAddr;
+use crate::memory::{PhysAddr, Ram};
 use crate::oracle::{Observed, Oracle, Piece};
-use crate::program::{Op, Program};
-use crate::registers::{Cpu, Registers};
+use crate::program::{HostEvent, Op, Program};
+use crate::registers::{Cpu, Invalidation, Registers};
 use crate::universe::Universe;
 
 /// What a program runs on.
@@ -123,57 +123,136 @@ pub fn run_program(program: &Program, config: &Config) -> Result<Coverage, Diver
 /// As [`run_program`].
 pub fn run_on(machine: impl Machine, program: &Program, config: &Config) -> Result<Coverage, Divergence> {
     let universe = Rc::new(Universe::of_programs());
-    let registers = config.registers();
-    let control = registers.control(&config.model);
-    let oracle = Oracle::new(universe.clone(), program.memory(), &vec![control; config.cpus]);
-    let registers = vec![registers; config.cpus];
-    let mut run =
-        Run { machine, oracle, registers, universe, model: config.model, coverage: Coverage::default() };
+    let registers = vec![config.registers(); config.cpus];
+    let mut session = Session::new(machine, universe, program.memory(), config.model, registers);
     for (step, op) in program.ops.iter().enumerate() {
-        let mut got = None;
         let full = step % config.full_audit == config.full_audit - 1 || step == program.ops.len() - 1;
-        let verdict = run.step(op, &mut got).and_then(|()| run.after(full));
-        if let Err(why) = verdict {
-            return Err(Divergence { step, op: op.clone(), got, why });
+        if let Err(why) = session.step(op, full) {
+            return Err(Divergence { step, op: op.clone(), got: session.got.take(), why });
         }
     }
-    run.machine.count(&mut run.coverage);
-    run.coverage.add("steps", program.ops.len() as u64);
-    Ok(run.coverage)
+    Ok(session.finish())
 }
 
-struct Run<M> {
+/// A machine under judgement, one step at a time.
+pub struct Session<M> {
     machine: M,
     oracle: Oracle,
     registers: Vec<Registers>,
     universe: Rc<Universe>,
     model: Cpu,
     coverage: Coverage,
+    steps: usize,
+    /// What happened in this step.
+    moment: Moment,
+    /// What the guest observed in this step, if it was an access that came to an end.
+    got: Option<Observed>,
 }
 
-impl<M: Machine> Run<M> {
-    fn step(&mut self, op: &Op, got: &mut Option<Observed>) -> Result<(), String> {
+impl<M: Machine> Session<M> {
+    /// Judges a machine whose guest finds `memory`, has these `registers`, one set for each CPU of this `model`, and
+    /// accesses only pages of the `universe`.
+    pub fn new(
+        machine: M,
+        universe: Rc<Universe>,
+        memory: Ram,
+        model: Cpu,
+        registers: Vec<Registers>,
+    ) -> Session<M> {
+        let controls: Vec<_> = registers.iter().map(|registers| registers.control(&model)).collect();
+        Session {
+            machine,
+            oracle: Oracle::new(universe.clone(), memory, &controls),
+            registers,
+            universe,
+            model,
+            coverage: Coverage::default(),
+            steps: 0,
+            moment: Moment::default(),
+            got: None,
+        }
+    }
+
+    /// The machine.
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    /// The machine, to break it on purpose.
+    pub fn machine_mut(&mut self) -> &mut M {
+        &mut self.machine
+    }
+
+    /// Guest memory as it is after the last step.
+    pub fn memory(&self) -> &Ram {
+        self.oracle.memory()
+    }
+
+    /// What the guest observed in the last step, if it was an access that came to an end.
+    pub fn observed(&self) -> Option<&Observed> {
+        self.got.as_ref()
+    }
+
+    /// Does one step, and judges it: its outcome, all of guest memory, and the machine's own auditor, which looks at
+    /// everything if `full` and else at what changed. Then lets the CPUs speculate.
+    ///
+    /// # Errors
+    /// What bare hardware does not allow, or that the machine is [`Broken`].
+    pub fn step(&mut self, op: &Op, full: bool) -> Result<(), String> {
+        self.got = None;
+        self.moment = Moment::default();
+        self.execute(op)?;
+        self.after(full)?;
+        for (name, holds) in [
+            ("state: CR0.PG clear", self.registers.iter().any(|registers| !registers.paging)),
+            ("state: CR0.WP clear", self.registers.iter().any(|registers| !registers.wp)),
+        ] {
+            if holds {
+                self.moment.note(name);
+            }
+        }
+        self.moment.join(self.machine.take_moment());
+        self.coverage.step(self.steps, &self.moment);
+        self.steps += 1;
+        Ok(())
+    }
+
+    /// What was met.
+    pub fn finish(mut self) -> Coverage {
+        self.machine.count(&mut self.coverage);
+        self.coverage.add("steps", self.steps as u64);
+        self.coverage
+    }
+
+    fn execute(&mut self, op: &Op) -> Result<(), String> {
         match op {
             Op::Load { cpu, gva, access, length } => {
                 let pieces = self.pieces(*gva, *length, &[]);
-                self.access(*cpu, *access, &pieces, got)
+                self.access(*cpu, *access, &pieces)
             }
             Op::Store { cpu, gva, user, ac, bytes } => {
                 let pieces = self.pieces(*gva, bytes.len(), bytes);
                 let access = Access { kind: AccessKind::Write, user: *user, smap_override: *ac && !*user };
-                self.access(*cpu, access, &pieces, got)
+                self.access(*cpu, access, &pieces)
             }
             Op::Execute { cpu, instruction } => {
                 let cpu = cpu % self.registers.len();
+                let before = self.registers[cpu];
                 let invalidation = self.registers[cpu].execute(*instruction);
                 let after = self.registers[cpu];
                 self.machine.execute(cpu, *instruction, &after, invalidation).map_err(text)?;
                 self.unchanged()?;
                 self.oracle.executed(cpu, after.control(&self.model), invalidation);
-                self.coverage.hit(&format!("guest: invalidations, {}", name_of(invalidation)));
+                self.moment.note(name_of(invalidation));
+                if let Some(name) = name_of_change(&before, &after) {
+                    self.moment.note(name);
+                }
                 Ok(())
             }
-            Op::DeviceWrite { gpa, bytes } => self.device_write(PhysAddr::new(gpa.raw()), bytes),
+            Op::DeviceWrite { gpa, bytes } => {
+                self.moment.note("host: device writes");
+                self.device_write(PhysAddr::new(gpa.raw()), bytes)
+            }
             Op::Repair { cpu } => {
                 let root = self.registers[cpu % self.registers.len()].root;
                 for (gpa, entry) in Program::repair(root) {
@@ -182,6 +261,7 @@ impl<M: Machine> Run<M> {
                 Ok(())
             }
             Op::Host(event) => {
+                self.moment.note(name_of_event(*event));
                 self.machine.host(*event).map_err(text)?;
                 self.unchanged()
             }
@@ -193,7 +273,7 @@ impl<M: Machine> Run<M> {
         self.machine.speculate();
         self.unchanged()?;
         if full && self.oracle.aliased_at_two_levels() {
-            self.coverage.hit("guest: a frame is a table at two levels (sampled)");
+            self.moment.note("guest: a frame is a table at two levels (sampled)");
         }
         Ok(())
     }
@@ -225,30 +305,24 @@ impl<M: Machine> Run<M> {
         pieces
     }
 
-    fn access(
-        &mut self,
-        cpu: usize,
-        access: Access,
-        pieces: &[Piece],
-        got: &mut Option<Observed>,
-    ) -> Result<(), String> {
+    fn access(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Result<(), String> {
         let cpu = cpu % self.registers.len();
         let observed = self.machine.access(cpu, access, pieces).map_err(text)?;
-        *got = Some(observed.clone());
+        self.got = Some(observed.clone());
         let changes = self.machine.take_changes().map_err(text)?;
         self.oracle.judge_access(cpu, access, pieces, &observed, &changes)?;
         match &observed {
             Observed::Done(places) => {
-                self.coverage.hit(if pieces.len() > 1 {
+                self.moment.note(if pieces.len() > 1 {
                     "guest: accesses across pages"
                 } else {
                     "guest: accesses"
                 });
                 if places.iter().any(|&at| !self.oracle.memory().contains(at)) {
-                    self.coverage.hit("guest: accesses to no memory");
+                    self.moment.note("guest: accesses to no memory");
                 }
             }
-            Observed::Fault(fault) => self.coverage.hit(class_of(fault.code)),
+            Observed::Fault(fault) => self.moment.note(class_of(fault.code)),
         }
         Ok(())
     }
@@ -258,13 +332,41 @@ fn text(broken: Broken) -> String {
     broken.0
 }
 
-fn name_of(invalidation: crate::registers::Invalidation) -> &'static str {
-    use crate::registers::Invalidation;
+fn name_of(invalidation: Invalidation) -> &'static str {
     match invalidation {
-        Invalidation::Nothing => "nothing",
-        Invalidation::Page(_) => "INVLPG",
-        Invalidation::Context => "one PCID",
-        Invalidation::All => "everything",
+        Invalidation::Nothing => "guest: invalidations, nothing",
+        Invalidation::Page(_) => "guest: invalidations, INVLPG",
+        Invalidation::Context => "guest: invalidations, one PCID",
+        Invalidation::All => "guest: invalidations, everything",
+    }
+}
+
+/// The control bit that an instruction changed, the first if it changed several.
+fn name_of_change(before: &Registers, after: &Registers) -> Option<&'static str> {
+    let changes = [
+        (before.paging != after.paging, "guest: CR0.PG changes"),
+        (before.wp != after.wp, "guest: CR0.WP changes"),
+        (before.nxe != after.nxe, "guest: EFER.NXE changes"),
+        (before.smep != after.smep, "guest: CR4.SMEP changes"),
+        (before.smap != after.smap, "guest: CR4.SMAP changes"),
+        (before.pge != after.pge, "guest: CR4.PGE changes"),
+        (before.pcide != after.pcide, "guest: CR4.PCIDE changes"),
+        (before.root != after.root, "guest: CR3 changes its root"),
+        (before.pcid != after.pcid, "guest: CR3 changes its PCID"),
+    ];
+    changes.into_iter().find_map(|(changed, name)| changed.then_some(name))
+}
+
+fn name_of_event(event: HostEvent) -> &'static str {
+    match event {
+        HostEvent::Remap(_) => "host: moves a frame",
+        HostEvent::WriteProtect(_) => "host: write-protects a frame",
+        HostEvent::SwapOut(_) => "host: swaps a frame out",
+        HostEvent::RemapRange(..) => "host: moves frames",
+        HostEvent::WriteProtectRange(..) => "host: write-protects frames",
+        HostEvent::SwapOutRange(..) => "host: swaps frames out",
+        HostEvent::ZapAll => "host: throws all shadows away",
+        HostEvent::Release(_) => "host: releases a table",
     }
 }
 

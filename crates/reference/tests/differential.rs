@@ -83,10 +83,26 @@ fn the_shadow_mmu_does_what_bare_hardware_may_do() {
     assert_met(
         &coverage,
         &[
+            "guest: CR0.PG changes",
+            "guest: CR0.WP changes",
+            "guest: CR3 changes its root",
+            "guest: CR4.PCIDE changes",
+            "guest: CR4.PGE changes",
+            "guest: CR4.SMAP changes",
+            "guest: CR4.SMEP changes",
+            "guest: EFER.NXE changes",
+            "host: moves a frame",
+            "host: releases a table",
             "host: revokes",
+            "host: swaps a frame out",
+            "host: throws all shadows away",
+            "host: write-protects a frame",
+            "mmu: reclaims in load_paging",
+            "mmu: reclaims in page_fault",
+            "mmu: splits a large page",
+            "mmu: tracks loose tables again",
             "host: frames given back",
             "mmu: shadow pages reclaimed",
-            "mmu: splits",
             "shadow: exits, Accessed",
             "shadow: exits, Dirty",
             "shadow: exits, Install",
@@ -99,6 +115,13 @@ fn the_shadow_mmu_does_what_bare_hardware_may_do() {
             "shadow: role changes",
             "shadow: stale outcomes",
             "shadow: table writes released",
+            "state: CR0.PG clear",
+            "state: CR0.WP clear",
+            "state: guest faults bypassed",
+            "state: guest faults trapped",
+            "state: guest faults trapped while a table is loose",
         ],
     );
+    let nothing_built = "mmu: reclaims in a call that builds nothing";
+    assert_eq!(coverage.get(nothing_built), 0, "only page_fault and load_paging may reclaim");
 }

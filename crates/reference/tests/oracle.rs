@@ -253,3 +253,19 @@ fn what_is_written_is_what_changes() {
     assert!(!judge(&[at(0x10000, 0x0202 << 48), at(0x10008, 3)]));
     assert!(!judge(&[at(0x10000, 0x0201 << 48), at(0x10008, 3), at(0x10010, 3)]));
 }
+
+#[test]
+fn a_store_over_its_own_entry_may_leave_the_old_one_cached() {
+    // The page is its own page table, and the entry is neither accessed nor dirty before.
+    let old = 0x4000 | P | W | U;
+    let mut world = world_with([0x2000 | ALL, 0x3000 | ALL, 0x4000 | ALL, old]);
+    let bytes: ArrayVec<u8, 8> = [0x21].into_iter().collect();
+    let piece = Piece { gva: Gva::new(PAGE.raw() + 0xb), bytes };
+    let write = Access::user_read().with_kind(AccessKind::Write);
+    let change = Change { at: ENTRIES[3], value: 0x2100_0000 | old | A | D };
+    world.oracle.judge_access(0, write, &[piece], &done(0x400b), &[change]).unwrap();
+    assert!(world.allows(PAGE, done(0x4000)), "cached with A and D before the store");
+    assert!(world.allows(PAGE, done(0x2100_4000)));
+    world.invalidate(Invalidation::Page(PAGE));
+    assert!(!world.allows(PAGE, done(0x4000)));
+}

@@ -96,3 +96,12 @@ fn a_pcid_gets_another_root_without_a_flush() {
     ];
     passes(&Config { pcid: true, ..config() }, 0x82ff_ad93_5a87_cc80, &ops);
 }
+
+#[test]
+fn a_store_into_the_large_page_entry_that_it_goes_through() {
+    // It sets A and D in the entry and then changes its address, in a table whose writes are not followed: the old
+    // address may serve until the guest flushes. The judge refused that.
+    let ops = [store(0xffff_8000_0001_2003, &[0x21]), store(0xffff_8000_0001_7000, &[42, 10])];
+    let shadow = Some(ShadowConfig { bypass: false, frames: 48, vpid: true, release: 128 });
+    passes(&Config { shadow, ..config() }, 0x4fd_717b_db03_6031, &ops);
+}

@@ -1,6 +1,7 @@
 //! A small embedder: guest memory at an offset, shadow frames, a TLB that only counts its flushes, and a
 //! walk of the shadow tables as the hardware would do it.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use umbra_mmu::{Backing, Config, Encodings, FaultOutcome, GuestMemory, Mmu, ShadowFrames, Tlb};
@@ -25,6 +26,12 @@ pub struct Machine {
     pub holes: Vec<u64>,
     shadow: Vec<[u64; 512]>,
     pub flushes: u64,
+    /// Calls of the embedder's traits: the unit in which the MMU's work is counted.
+    pub work: Cell<u64>,
+    /// What another vCPU stores just before the next flush reaches it: table, index, entry.
+    pub before_flush: Option<(u64, usize, u64)>,
+    /// The shadow frames as they were when guest memory was last written.
+    pub shadow_at_write: Vec<[u64; 512]>,
 }
 
 impl Machine {
@@ -35,7 +42,14 @@ impl Machine {
             holes: Vec::new(),
             shadow: vec![[0; 512]; pool],
             flushes: 0,
+            work: Cell::new(0),
+            before_flush: None,
+            shadow_at_write: Vec::new(),
         }
+    }
+
+    fn count(&self) {
+        self.work.set(self.work.get() + 1);
     }
 
     /// Stores as the guest did before any table was tracked.
@@ -45,6 +59,12 @@ impl Machine {
 
     pub fn peek(&self, table: u64, index: usize) -> GuestEntry {
         GuestEntry::new(self.read_entry(Gfn::new(table).entry(index)))
+    }
+
+    /// A shadow entry that maps a guest frame by a 4 KiB page.
+    pub fn mapping_of(&self, gfn: u64) -> Option<u64> {
+        let page = Gfn::new(gfn + OFFSET).base().raw();
+        self.shadow.iter().flatten().copied().find(|entry| entry & (bits::ADDRESS | P) == page | P)
     }
 
     /// Tables in frames 1 to 4 that map gva 0.. by 4 KiB pages; the leaf entries are the caller's.
@@ -57,6 +77,7 @@ impl Machine {
 
 impl Tables for Machine {
     fn read_entry(&self, gpa: Gpa) -> u64 {
+        self.count();
         match self.backing(gpa.gfn()) {
             Backing::Ram { .. } => self.memory.get(&gpa.raw()).copied().unwrap_or(0),
             Backing::None => u64::MAX,
@@ -66,6 +87,7 @@ impl Tables for Machine {
 
 impl GuestMemory for Machine {
     fn backing(&self, gfn: Gfn) -> Backing {
+        self.count();
         let there = gfn.raw() < self.frames && !self.holes.contains(&gfn.raw());
         if there { Backing::Ram { hfn: Hfn::new(gfn.raw() + OFFSET), writable: true } } else { Backing::None }
     }
@@ -84,6 +106,8 @@ impl GuestMemory for Machine {
     }
 
     fn write(&mut self, gpa: Gpa, bytes: &[u8]) {
+        self.count();
+        self.shadow_at_write.clone_from(&self.shadow);
         for (n, &byte) in bytes.iter().enumerate() {
             let at = gpa.raw() + n as u64;
             let word = self.memory.entry(at & !7).or_default();
@@ -104,16 +128,22 @@ impl ShadowFrames for Machine {
         ((hpa.raw() - FRAMES_BASE) / 4096) as u32
     }
     fn read_shadow(&self, frame: u32, index: usize) -> u64 {
+        self.count();
         self.shadow[frame as usize][index]
     }
     fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
+        self.count();
         self.shadow[frame as usize][index] = value;
     }
 }
 
 impl Tlb for Machine {
     fn flush(&mut self) {
+        self.count();
         self.flushes += 1;
+        if let Some((table, index, entry)) = self.before_flush.take() {
+            self.poke(table, index, entry);
+        }
     }
     fn flush_page(&mut self, _: usize, _: Gva) {}
 }

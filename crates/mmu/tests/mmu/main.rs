@@ -1,5 +1,7 @@
 //! The MMU embedded in a small machine.
 
+mod bound;
 mod common;
 mod flushes;
+mod order;
 mod shadow;

@@ -18,5 +18,5 @@ pub use format::Rights;
 pub(crate) use format::{A, D, maps_page, shift};
 pub(crate) use unit::judge;
 pub use unit::{PageFault, PagingUnit, Reached, Temper, UnitCounters};
-pub(crate) use walk::step;
 pub use walk::{End, Page, Start, Visit, Walk, walk, walk_from};
+pub(crate) use walk::{step, step_at};

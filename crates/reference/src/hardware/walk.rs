@@ -141,7 +141,16 @@ pub(crate) fn step(
     gva: Gva,
     from: Start,
 ) -> Result<Visit, End> {
-    let index = gva.raw() >> shift(from.level) & 511;
+    step_at(memory, control, gva.raw() >> shift(from.level) & 511, from)
+}
+
+/// Reads the entry of this index.
+pub(crate) fn step_at(
+    memory: &impl PhysicalMemory,
+    control: &Control,
+    index: u64,
+    from: Start,
+) -> Result<Visit, End> {
     let at = PhysAddr::new(from.table.raw() + 8 * index);
     let entry = memory.read(at);
     if entry & P == 0 {

@@ -8,9 +8,9 @@ use std::rc::Rc;
 use umbra_paging::Access;
 
 pub use bare::Bare;
-pub use shadow::{Shadow, ShadowConfig};
+pub use shadow::{Delivery, Shadow, ShadowConfig};
 
-use crate::coverage::Coverage;
+use crate::coverage::{Coverage, Moment};
 use crate::hardware::Temper;
 use crate::memory::{PhysAddr, Ram};
 use crate::oracle::{Change, Observed, Piece};
@@ -89,6 +89,11 @@ pub trait Machine {
     /// See [`Broken`].
     fn audit(&mut self, full: bool) -> Result<(), Broken>;
 
-    /// Adds what the machine counted.
+    /// What happened inside since the last call. Machines that do not say have nothing to say.
+    fn take_moment(&mut self) -> Moment {
+        Moment::default()
+    }
+
+    /// Adds what the machine counted over its whole life.
     fn count(&self, coverage: &mut Coverage);
 }

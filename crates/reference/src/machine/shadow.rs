@@ -2,17 +2,18 @@
 //! memory. Its hardware walks the shadow tables in host-physical memory.
 
 mod host;
+mod reach;
 
 use std::ops::Range;
 use std::rc::Rc;
 
 use arrayvec::ArrayVec;
 use fastrand::Rng;
-use umbra_mmu::{Config, Encodings, FaultOutcome, GuestFaults, Mmu, RootFormat};
+use umbra_mmu::{Config, Encodings, FaultOutcome, GuestFaults, Mmu, RootFormat, Work};
 use umbra_paging::{Access, Features, Gfn, Gpa, Gva, Mode, Paging, Pfec};
 
 use super::{Broken, Machine, Start};
-use crate::coverage::Coverage;
+use crate::coverage::{Coverage, Moment};
 use crate::hardware::{Control, Filter, PageFault, PagingMode, PagingUnit};
 use crate::memory::{PhysAddr, PhysicalMemory};
 use crate::oracle::{Change, Observed, Piece};
@@ -37,6 +38,24 @@ pub struct ShadowConfig {
     pub release: u8,
 }
 
+/// The calls of the MMU that build shadow pages, and so may have to reclaim others. None of the other calls does.
+#[derive(Clone, Copy)]
+enum EntryPoint {
+    PageFault,
+    LoadPaging,
+    Other,
+}
+
+impl EntryPoint {
+    fn reclaims(self) -> &'static str {
+        match self {
+            EntryPoint::PageFault => "mmu: reclaims in page_fault",
+            EntryPoint::LoadPaging => "mmu: reclaims in load_paging",
+            EntryPoint::Other => "mmu: reclaims in a call that builds nothing",
+        }
+    }
+}
+
 /// The hypervisor and its guest.
 pub struct Shadow {
     config: ShadowConfig,
@@ -48,7 +67,18 @@ pub struct Shadow {
     exited: Vec<bool>,
     universe: Rc<Universe>,
     random: Rng,
-    coverage: Coverage,
+    /// What happened since it was last asked for.
+    moment: Moment,
+    delivery: Option<Delivery>,
+}
+
+/// How a page fault got to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// By the CPU, past the hypervisor.
+    Native,
+    /// By the hypervisor, after an exit.
+    Injected,
 }
 
 impl Shadow {
@@ -82,8 +112,35 @@ impl Shadow {
             exited: vec![true; cpus],
             universe,
             random,
-            coverage: Coverage::default(),
+            moment: Moment::default(),
+            delivery: None,
         }
+    }
+
+    /// How the last page fault that the guest saw was delivered; `None` if the last access raised none.
+    pub fn delivery(&self) -> Option<Delivery> {
+        self.delivery
+    }
+
+    /// What the MMU does in `call` is counted under the name of its entry point where it reclaims, splits or zaps.
+    fn call<T>(&mut self, entry: EntryPoint, call: impl FnOnce(&mut Mmu, &mut Host) -> T) -> T {
+        let before = self.mmu.counters();
+        let loose = self.mmu.has_loose_tables();
+        let result = call(&mut self.mmu, &mut self.host);
+        let after = self.mmu.counters();
+        if after.reclaimed != before.reclaimed {
+            self.moment.note(entry.reclaims());
+            if loose {
+                self.moment.note("mmu: reclaims while a table is loose");
+            }
+        }
+        if after.splits != before.splits {
+            self.moment.note("mmu: splits a large page");
+        }
+        if loose && !self.mmu.has_loose_tables() {
+            self.moment.note("mmu: tracks loose tables again");
+        }
+        result
     }
 
     /// The MMU under test, to break it on purpose.
@@ -98,6 +155,11 @@ impl Shadow {
             // SDM, "Invalidation Caching", operations: VM entries and exits without VPID drop everything.
             self.host.unit(cpu).caches_mut().clear();
         }
+        self.loaded(cpu)
+    }
+
+    /// The registers that the hardware walks by when it enters the guest now.
+    fn loaded(&self, cpu: usize) -> Result<Control, Broken> {
         let root = self.mmu.root(&self.host, cpu);
         let table = PhysAddr::new(root.hpa.raw());
         let guest = self.registers[cpu].control(&self.model);
@@ -153,7 +215,8 @@ impl Shadow {
     fn emulate(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Option<Observed> {
         let mut places: ArrayVec<Gpa, 2> = ArrayVec::new();
         for piece in pieces {
-            let translated = self.mmu.translate(&mut self.host, cpu, piece.gva, access);
+            let translated =
+                self.call(EntryPoint::Other, |mmu, host| mmu.translate(host, cpu, piece.gva, access));
             if self.swap_in_wanted() {
                 return None;
             }
@@ -168,7 +231,7 @@ impl Shadow {
             return None;
         }
         for (piece, &gpa) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty()) {
-            self.mmu.write_guest(&mut self.host, gpa, &piece.bytes);
+            self.call(EntryPoint::Other, |mmu, host| mmu.write_guest(host, gpa, &piece.bytes));
         }
         Some(Observed::Done(places.iter().map(|gpa| PhysAddr::new(gpa.raw())).collect()))
     }
@@ -178,7 +241,7 @@ impl Shadow {
         if !self.host.is_withheld(gfn) {
             return false;
         }
-        self.coverage.hit("host: frames given back");
+        self.moment.note("host: frames given back");
         self.change_backing(gfn, Host::give_back);
         true
     }
@@ -198,8 +261,9 @@ impl Shadow {
 
     /// Of all frames of a range only the hot ones change: programs touch no others.
     fn change_range(&mut self, gfns: Range<Gfn>, change: impl Fn(&mut Host, Gfn)) {
-        self.coverage.hit("host: revokes");
-        self.mmu.revoke(&mut self.host, gfns.clone());
+        self.moment.note("host: revokes");
+        let range = gfns.clone();
+        self.call(EntryPoint::Other, |mmu, host| mmu.revoke(host, range));
         HOT.map(Gfn::new)
             .iter()
             .filter(|gfn| gfns.contains(gfn))
@@ -212,6 +276,7 @@ impl Shadow {
 impl Machine for Shadow {
     fn access(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Result<Observed, Broken> {
         let mut exits: Vec<String> = Vec::new();
+        self.delivery = None;
         loop {
             let fault = match self.attempt(cpu, access, pieces)? {
                 Ok(places) => return Ok(Observed::Done(places)),
@@ -223,7 +288,8 @@ impl Machine for Shadow {
                 GuestFaults::Trap => Filter::TRAP,
             };
             if !filter.exits(fault.code) {
-                self.coverage.hit("shadow: faults delivered natively");
+                self.moment.note("shadow: faults delivered natively");
+                self.delivery = Some(Delivery::Native);
                 return Ok(Observed::Fault(fault));
             }
             self.exited[cpu] = true;
@@ -231,18 +297,25 @@ impl Machine for Shadow {
                 let last = exits[MAX_EXITS - 4..].join(", ");
                 return Err(Broken(format!("no progress after {MAX_EXITS} exits, the last are {last} (I6)")));
             }
-            let outcome = self.mmu.page_fault(&mut self.host, cpu, fault.gva, access, Gva::new(0x1000));
+            let rip = Gva::new(0x1000);
+            let outcome = self
+                .call(EntryPoint::PageFault, |mmu, host| mmu.page_fault(host, cpu, fault.gva, access, rip));
             exits.push(format!("{outcome:?}"));
             if self.swap_in_wanted() {
                 continue;
             }
             let emulated = match outcome {
                 FaultOutcome::Resume(work) => {
-                    self.coverage.hit(&format!("shadow: exits, {work:?}"));
+                    self.moment.note(match work {
+                        Work::Link => "shadow: exits, Link",
+                        Work::Dirty => "shadow: exits, Dirty",
+                        Work::Accessed => "shadow: exits, Accessed",
+                        Work::Install => "shadow: exits, Install",
+                    });
                     None
                 }
                 FaultOutcome::Guest(guest) => {
-                    self.coverage.hit(match guest.pfec.contains(Pfec::PRESENT) {
+                    self.moment.note(match guest.pfec.contains(Pfec::PRESENT) {
                         true => "shadow: exits, injected",
                         false if filter == Filter::PRESENT => {
                             "shadow: exits, injected, not present, although bypass"
@@ -256,25 +329,28 @@ impl Machine for Shadow {
                     if self.host.is_ram(gpa.gfn()) {
                         return Err(Broken(format!("{gpa:?} is reported as MMIO, and it is RAM")));
                     }
-                    self.coverage.hit("shadow: exits, MMIO");
+                    self.moment.note("shadow: exits, MMIO");
                     self.emulate(cpu, access, pieces)
                 }
                 FaultOutcome::TableWrite { gpa } => {
-                    self.coverage.hit("shadow: exits, TableWrite");
+                    self.moment.note("shadow: exits, TableWrite");
                     if self.random.u8(..) < self.config.release {
-                        self.coverage.hit("shadow: table writes released");
-                        self.mmu.release(&mut self.host, gpa.gfn());
+                        self.moment.note("shadow: table writes released");
+                        self.call(EntryPoint::Other, |mmu, host| mmu.release(host, gpa.gfn()));
                         None
                     } else {
                         self.emulate(cpu, access, pieces)
                     }
                 }
                 FaultOutcome::Override { .. } => {
-                    self.coverage.hit("shadow: exits, Override");
+                    self.moment.note("shadow: exits, Override");
                     self.emulate(cpu, access, pieces)
                 }
             };
             if let Some(observed) = emulated {
+                if matches!(observed, Observed::Fault(_)) {
+                    self.delivery = Some(Delivery::Injected);
+                }
                 return Ok(observed);
             }
         }
@@ -293,14 +369,18 @@ impl Machine for Shadow {
         if paging(&before) != paging(after) || matches!(instruction, Privileged::LoadCr3 { .. }) {
             let roles = |registers: &Registers| Paging { root: Gfn::new(0), ..paging(registers) };
             if roles(&before) != roles(after) {
-                self.coverage.hit("shadow: role changes");
+                self.moment.note("shadow: role changes");
             }
-            self.mmu.load_paging(&mut self.host, cpu, paging(after));
+            self.call(EntryPoint::LoadPaging, |mmu, host| mmu.load_paging(host, cpu, paging(after)));
         }
         match invalidation {
             Invalidation::Nothing => (),
-            Invalidation::Page(gva) => self.mmu.invlpg(&mut self.host, cpu, gva),
-            Invalidation::Context | Invalidation::All => self.mmu.flush_guest(&mut self.host),
+            Invalidation::Page(gva) => {
+                self.call(EntryPoint::Other, |mmu, host| mmu.invlpg(host, cpu, gva));
+            }
+            Invalidation::Context | Invalidation::All => {
+                self.call(EntryPoint::Other, |mmu, host| mmu.flush_guest(host));
+            }
         }
         while self.swap_in_wanted() {}
         Ok(())
@@ -309,7 +389,7 @@ impl Machine for Shadow {
     fn device_write(&mut self, at: PhysAddr, bytes: &[u8]) -> Result<(), Broken> {
         let gpa = Gpa::new(at.raw());
         self.restore(gpa.gfn());
-        self.mmu.write_guest(&mut self.host, gpa, bytes);
+        self.call(EntryPoint::Other, |mmu, host| mmu.write_guest(host, gpa, bytes));
         while self.swap_in_wanted() {}
         Ok(())
     }
@@ -322,8 +402,8 @@ impl Machine for Shadow {
             HostEvent::RemapRange(start, end) => self.change_range(start..end, Host::remap),
             HostEvent::WriteProtectRange(start, end) => self.change_range(start..end, Host::write_protect),
             HostEvent::SwapOutRange(start, end) => self.change_range(start..end, Host::swap_out),
-            HostEvent::ZapAll => self.mmu.zap_all(&mut self.host),
-            HostEvent::Release(gfn) => self.mmu.release(&mut self.host, gfn),
+            HostEvent::ZapAll => self.call(EntryPoint::Other, |mmu, host| mmu.zap_all(host)),
+            HostEvent::Release(gfn) => self.call(EntryPoint::Other, |mmu, host| mmu.release(host, gfn)),
         }
         while self.swap_in_wanted() {}
         Ok(())
@@ -343,11 +423,25 @@ impl Machine for Shadow {
     fn audit(&mut self, full: bool) -> Result<(), Broken> {
         let verdict = if full { self.mmu.audit(&self.host) } else { self.mmu.audit_changed(&self.host) };
         self.host.take_wanted();
-        verdict.map_err(|violation| Broken(format!("the auditor says: {violation}")))
+        verdict.map_err(|violation| Broken(format!("the auditor says: {violation}")))?;
+        if full {
+            for cpu in 0..self.registers.len() {
+                reach::check(&self.host, cpu, &self.loaded(cpu)?).map_err(Broken)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_moment(&mut self) -> Moment {
+        self.moment.note(match (self.config.bypass, self.mmu.has_loose_tables()) {
+            (false, _) => "state: guest faults trapped",
+            (true, false) => "state: guest faults bypassed",
+            (true, true) => "state: guest faults trapped while a table is loose",
+        });
+        std::mem::take(&mut self.moment)
     }
 
     fn count(&self, coverage: &mut Coverage) {
-        coverage.merge(&self.coverage);
         let counters = self.mmu.counters();
         coverage.add("mmu: shadow pages built", counters.built);
         coverage.add("mmu: shadow pages zapped", counters.zapped);

@@ -158,9 +158,10 @@ impl Oracle {
         };
         let Some(must) = explanations.iter().find(fits) else { return Err(refusal) };
         // Between the walk and the store a CPU may cache entries with their new accessed and dirty bits.
-        for (&at, (mask, _)) in &data {
+        // (Also where the store leaves these bits alone and changes others of the same entry.)
+        for &at in data.keys() {
             let bits = must.get(&at).unwrap_or(&0) | may.get(&at).unwrap_or(&0);
-            if self.memory.contains(at) && bits & mask != 0 {
+            if self.memory.contains(at) && bits != 0 {
                 self.memory.set_bits(at, bits);
             }
         }

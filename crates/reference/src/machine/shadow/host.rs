@@ -10,7 +10,7 @@ use umbra_paging::{Access, Gfn, Gpa, Gva, Hfn, Hpa, Tables};
 use crate::hardware::{Control, PageFault, PagingUnit, UnitCounters};
 use crate::memory::{PhysAddr, PhysicalMemory, Ram, overlay};
 use crate::oracle::Change;
-use crate::universe::{END, HOLE, HOT};
+use crate::universe::{END, HOLE};
 
 /// The shadow frames stand where the guest's hot frames would stand if gpa and hpa were the same: whoever
 /// confuses the two hits them.
@@ -80,7 +80,7 @@ impl Host {
             host.map.push(slot);
         }
         // The other frames are zero on both sides.
-        for gfn in HOT {
+        for gfn in memory.written() {
             for index in 0..512 {
                 host.ram.write_silently(word(home(gfn), index), memory.read(word(gfn, index)));
             }
@@ -94,6 +94,20 @@ impl Host {
 
     pub(super) fn unit(&mut self, cpu: usize) -> &mut PagingUnit {
         &mut self.units[cpu]
+    }
+
+    pub(super) fn unit_of(&self, cpu: usize) -> &PagingUnit {
+        &self.units[cpu]
+    }
+
+    /// Whether everything that the CPU has cached will be dropped before its next instruction.
+    pub(super) fn owes_flush(&self, cpu: usize) -> bool {
+        self.owed[cpu]
+    }
+
+    /// Whether there is a shadow frame at this address.
+    pub(super) fn is_shadow(&self, at: PhysAddr) -> bool {
+        (SHADOW..SHADOW + u64::from(self.shadow_frames)).contains(&(at.raw() >> 12))
     }
 
     pub(super) fn unit_counters(&self, cpu: usize) -> UnitCounters {
@@ -242,7 +256,7 @@ impl Host {
                     let gpa = PhysAddr::new(gfn.base().raw() + at.raw() % 4096);
                     changes.push(Change { at: gpa, value: self.ram.read(at) });
                 }
-                None if (SHADOW..SHADOW + u64::from(self.shadow_frames)).contains(&hfn) => (),
+                None if self.is_shadow(at) => (),
                 None => return Err(format!("host memory that is not the guest's was written, at {at:?}")),
             }
         }

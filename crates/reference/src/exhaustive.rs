@@ -1,0 +1,315 @@
+//! All combinations of entry bits at two levels, under all settings of the control bits, for all kinds of access,
+//! through the shadow MMU: the twin of the guest kernel `exhaustive`, with whom it shares the enumeration
+//! ([`guest_kernels::cases`]).
+//!
+//! For each case the guest stores the two entries through a window (so that the MMU follows table writes), executes
+//! INVLPG and does the access. The oracle judges error code, CR2, place and memory; beyond what it allows, a
+//! faulting access must leave the entries alone, and the fault must come the way that the mode promises: past the
+//! hypervisor exactly if it is bypassed, the entry at fault is not present and all above it have A set. Where an
+//! entry was not present, P is then set without a flush and the access repeated: invariant I1.
+
+use std::rc::Rc;
+
+use guest_kernels::cases::{LEVELS, PAIRS, Pair, Selection, TWIN, Targets, compose};
+use guest_kernels::entries::{PAGE, TABLE};
+use umbra_mmu::MIN_FRAMES_PER_VCPU;
+use umbra_paging::{Access, AccessKind, Features, Gfn, Gva, Level, Pfec, bits};
+
+use crate::Session;
+use crate::coverage::Coverage;
+use crate::hardware::{End, Temper, walk};
+use crate::machine::{Delivery, Shadow, ShadowConfig, Start};
+use crate::memory::{PhysAddr, PhysicalMemory, Ram};
+use crate::oracle::Observed;
+use crate::program::Op;
+use crate::registers::{Cpu, Privileged, Registers};
+use crate::universe::{END, HOLE, WINDOW, WINDOW_SLOT};
+
+const MODEL: Cpu = Cpu { maxphyaddr: 40, gib_pages: true };
+
+/// The frame of the root. The window's two tables follow.
+const ROOT: u64 = 0x10;
+/// The frames of the tables of levels 3, 2 and 1 below the root, and of the page. [`TWIN`] further lie their twins.
+const BLOCKS: [u64; 4] = [0x14, 0x18, 0x1c, 0x20];
+/// The PML4 slot of the test's page. The low 30 bits of its address are its gpa, so that pages of all sizes lead to it.
+const SLOT: usize = 2;
+
+/// A part of the whole: see [`Part::all`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Not-present faults go straight to the guest.
+    pub bypass: bool,
+    /// The level of the upper entry.
+    pub upper: Level,
+    /// Of the pairs of choices with bits that cannot matter one in so many is taken.
+    pub spare: u64,
+    /// Every so many of the cases are taken.
+    pub stride: u64,
+    /// Of these, the first.
+    pub offset: u64,
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Cases: accesses that were judged.
+    pub cases: u64,
+    /// Of these, page faults delivered by the CPU past the hypervisor.
+    pub native: u64,
+    /// Of these, page faults injected after an exit.
+    pub injected: u64,
+    /// Of these, accesses after P was set without a flush.
+    pub unflushed: u64,
+    /// What was met.
+    pub coverage: Coverage,
+}
+
+impl Counts {
+    /// Adds those of another part.
+    pub fn add(&mut self, other: &Counts) {
+        self.cases += other.cases;
+        self.native += other.native;
+        self.injected += other.injected;
+        self.unflushed += other.unflushed;
+        self.coverage.merge(&other.coverage);
+    }
+}
+
+impl Part {
+    /// The parts that make the whole: both modes at all pairs of levels.
+    pub fn all(spare: u64, stride: u64, offset: u64) -> Vec<Part> {
+        let modes = [true, false].into_iter();
+        modes
+            .flat_map(|bypass| {
+                LEVELS.iter().map(move |&(upper, _)| Part { bypass, upper, spare, stride, offset })
+            })
+            .collect()
+    }
+
+    /// Runs all its cases.
+    ///
+    /// # Errors
+    /// The first difference, in words.
+    pub fn run(&self) -> Result<Counts, String> {
+        let mut bench = Bench::new(self);
+        let mut nth = self.offset;
+        for setting in 0..16u32 {
+            bench.set(setting)?;
+            let nxe = bench.registers.nxe;
+            let features = Features::new(MODEL.maxphyaddr, MODEL.gib_pages);
+            let selection = Selection::new(self.upper, nxe, &features, self.spare, 1);
+            for number in (0..PAIRS).filter(|&number| selection.takes(number)) {
+                let mut entries = None;
+                for access in accesses() {
+                    nth += 1;
+                    if !nth.is_multiple_of(self.stride) {
+                        continue;
+                    }
+                    let entries = *entries.get_or_insert_with(|| bench.compose(number, &features));
+                    bench.case(entries, access).map_err(|why| {
+                        let Registers { wp, smep, smap, nxe, .. } = bench.registers;
+                        let [upper, lower] = entries;
+                        format!(
+                            "{self:?}, entries {upper:#x} and {lower:#x}, wp {wp} smep {smep} smap {smap} nxe {nxe}, \
+                             {access:?}: {why}"
+                        )
+                    })?;
+                }
+            }
+        }
+        let mut counts = bench.counts;
+        counts.coverage = bench.session.finish();
+        Ok(counts)
+    }
+}
+
+/// Every kind of access; RFLAGS.AC makes a difference in ring 0.
+fn accesses() -> impl Iterator<Item = Access> {
+    (0..9usize).map(|n| {
+        let kind = [AccessKind::Read, AccessKind::Write, AccessKind::Fetch][n % 3];
+        let (user, smap_override) = [(true, false), (false, false), (false, true)][n / 3];
+        Access { kind, user, smap_override }
+    })
+}
+
+struct Bench {
+    session: Session<Shadow>,
+    registers: Registers,
+    bypass: bool,
+    upper: Level,
+    lower: Level,
+    /// Where the two entries stand.
+    places: [PhysAddr; 2],
+    targets: [Targets; 2],
+    gva: Gva,
+    counts: Counts,
+}
+
+impl Bench {
+    fn new(part: &Part) -> Bench {
+        let page = BLOCKS[3] << 12;
+        let gva = Gva::new((SLOT as u64) << 39 | page);
+        let mut memory = Ram::new(END as usize).with_hole(HOLE);
+        let mut put = |frame: u64, index: usize, entry: u64| {
+            memory.write(PhysAddr::new(Gfn::new(frame).entry(index).raw()), entry);
+        };
+        put(ROOT, WINDOW_SLOT, (ROOT + 1) << 12 | TABLE & !bits::U);
+        put(ROOT + 1, 0, (ROOT + 2) << 12 | TABLE & !bits::U);
+        put(ROOT + 2, 0, bits::PS | PAGE & !bits::U);
+        put(ROOT, SLOT, BLOCKS[0] << 12 | TABLE);
+        for (n, level) in [Level::L3, Level::L2, Level::L1].into_iter().enumerate() {
+            let flags = if level == Level::L1 { PAGE } else { TABLE };
+            let next = BLOCKS[n + 1] << 12 | flags;
+            put(BLOCKS[n], gva.index(level), next);
+            put(BLOCKS[n] + TWIN / 4096, gva.index(level), next | TWIN);
+        }
+        memory.take_journal();
+
+        let lower = part.upper.below().expect("pairs end at the page table");
+        // The table of a level; the page is level 0's.
+        let block = |level: Level| match level {
+            Level::L4 => ROOT,
+            Level::L3 => BLOCKS[0],
+            Level::L2 => BLOCKS[1],
+            Level::L1 => BLOCKS[2],
+        };
+        let below = |level: Level| level.below().map_or(BLOCKS[3], block) << 12;
+        let large = |level: Level| page & !((1 << level.shift()) - 1);
+        let place = |level: Level| PhysAddr::new(Gfn::new(block(level)).entry(gva.index(level)).raw());
+        let levels = [part.upper, lower];
+        let places = levels.map(place);
+
+        let mut pages = vec![gva];
+        pages.extend(places.map(|place| Gva::new(WINDOW + (place.raw() & !0xfff))));
+        let universe = Rc::new(crate::universe::Universe::new(pages));
+        let registers = Registers::long_mode(Gfn::new(ROOT));
+        let start = Start {
+            model: MODEL,
+            cpus: 1,
+            registers,
+            memory: memory.clone(),
+            universe: universe.clone(),
+            temper: Temper { ahead: 2, ..Temper::STICKY },
+            seed: part.offset,
+        };
+        let config =
+            ShadowConfig { bypass: part.bypass, frames: MIN_FRAMES_PER_VCPU, vpid: true, release: 0 };
+        let machine = Shadow::new(config, start);
+        Bench {
+            session: Session::new(machine, universe, memory, MODEL, vec![registers]),
+            registers,
+            bypass: part.bypass,
+            upper: part.upper,
+            lower,
+            places,
+            targets: levels.map(|level| Targets { table: below(level), large: large(level) }),
+            gva,
+            counts: Counts::default(),
+        }
+    }
+
+    fn compose(&self, number: u32, features: &Features) -> [u64; 2] {
+        let (pair, salt) = (Pair::new(number), u64::from(number));
+        [
+            compose(self.upper, pair.upper, &self.targets[0], features, salt),
+            compose(self.lower, pair.lower, &self.targets[1], features, salt / 16),
+        ]
+    }
+
+    fn op(&mut self, op: &Op) -> Result<(), String> {
+        // Everything is audited now and then, in between what changed.
+        let full = self.counts.cases.is_multiple_of(256);
+        self.session.step(op, full)
+    }
+
+    fn execute(&mut self, instruction: Privileged) -> Result<(), String> {
+        self.registers.execute(instruction);
+        self.op(&Op::Execute { cpu: 0, instruction })
+    }
+
+    fn set(&mut self, setting: u32) -> Result<(), String> {
+        let bit = |n: u32| setting >> n & 1 != 0;
+        for instruction in [
+            Privileged::Wp(bit(0)),
+            Privileged::Nxe(bit(1)),
+            Privileged::Smep(bit(2)),
+            Privileged::Smap(bit(3)),
+            Privileged::FlushAll,
+        ] {
+            self.execute(instruction)?;
+        }
+        Ok(())
+    }
+
+    /// The guest's store to an entry, through the window.
+    fn store(&mut self, place: PhysAddr, entry: u64) -> Result<(), String> {
+        if self.session.memory().read(place) == entry {
+            return Ok(());
+        }
+        let gva = Gva::new(WINDOW + place.raw());
+        let bytes = entry.to_le_bytes().into_iter().collect();
+        self.op(&Op::Store { cpu: 0, gva, user: false, ac: true, bytes })?;
+        match self.session.observed() {
+            Some(Observed::Done(_)) => Ok(()),
+            other => Err(format!("the store to the entry at {place:?} ends in {other:?}")),
+        }
+    }
+
+    fn case(&mut self, entries: [u64; 2], access: Access) -> Result<(), String> {
+        for (place, entry) in self.places.into_iter().zip(entries) {
+            self.store(place, entry)?;
+        }
+        self.execute(Privileged::Invlpg(self.gva))?;
+        self.attempt(access)?;
+        let absent = |pfec: Pfec| !pfec.contains(Pfec::PRESENT);
+        if matches!(self.session.observed(), Some(Observed::Fault(fault)) if absent(fault.code)) {
+            for place in self.places {
+                let entry = self.session.memory().read(place);
+                self.store(place, entry | bits::P)?;
+            }
+            self.counts.unflushed += 1;
+            self.attempt(access).map_err(|why| format!("then P set without a flush: {why}"))?;
+        }
+        Ok(())
+    }
+
+    fn attempt(&mut self, access: Access) -> Result<(), String> {
+        let control = self.registers.control(&MODEL);
+        let now = walk(self.session.memory(), &control, self.gva);
+        let before = self.places.map(|place| self.session.memory().read(place));
+        // The word of a write is not one that anybody reads as an entry.
+        let gva = Gva::new(self.gva.raw() + 0x800);
+        let user = access.user;
+        self.op(&match access.kind {
+            AccessKind::Write => Op::Store {
+                cpu: 0,
+                gva,
+                user,
+                ac: access.smap_override,
+                bytes: self.counts.cases.to_le_bytes().into_iter().collect(),
+            },
+            AccessKind::Read | AccessKind::Fetch => Op::Load { cpu: 0, gva, access, length: 8 },
+        })?;
+        self.counts.cases += 1;
+        let fault = match self.session.observed() {
+            Some(Observed::Fault(fault)) => *fault,
+            _ => return Ok(()),
+        };
+        if self.places.map(|place| self.session.memory().read(place)) != before {
+            return Err(format!("{fault:x?} changed the entries to {before:x?}"));
+        }
+        let marked = now.visits.iter().all(|visit| visit.entry & bits::A != 0);
+        let promised = match self.bypass && now.end == End::NotPresent && marked {
+            true => Delivery::Native,
+            false => Delivery::Injected,
+        };
+        if self.session.machine().delivery() != Some(promised) {
+            return Err(format!("{fault:x?} came {:?}, not {promised:?}", self.session.machine().delivery()));
+        }
+        match promised {
+            Delivery::Native => self.counts.native += 1,
+            Delivery::Injected => self.counts.injected += 1,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,269 @@
+//! Hostile guests on the host: whatever they do to their tables, they see what bare hardware may show, the auditor is
+//! content after every step, and the hardware can reach no host frame that is not theirs.
+
+mod attack;
+
+use attack::*;
+use umbra_paging::{AccessKind, Gfn};
+use umbra_reference::program::HostEvent;
+use umbra_reference::registers::Privileged;
+use umbra_reference::universe::{END, HOLE};
+
+fn in_both_modes(attack: impl Fn(bool) -> Judged) {
+    for bypass in [true, false] {
+        attack(bypass).unwrap_or_else(|why| panic!("bypass {bypass}: {why}"));
+    }
+}
+
+/// Every kind of access to every address.
+fn everything(guest: &mut Attack, addresses: &[u64]) -> Judged {
+    for &address in addresses {
+        for user in [true, false] {
+            guest.access(address, AccessKind::Read, user)?;
+            guest.access(address, AccessKind::Fetch, user)?;
+            guest.store(address | 0x808, &[0], user)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_root_that_is_its_own_table_at_every_level() {
+    in_both_modes(|bypass| {
+        let tables =
+            vec![(ROOT, 2, ROOT << 12 | P | W | U), (ROOT, 0, 0x14 << 12 | ALL), (0x14, 0, 0x15 << 12 | ALL)];
+        let addresses = [gva(2, 2, 2, 2), gva(2, 2, 2, 0), gva(2, 2, 0, 0), gva(2, 0, 0, 0), gva(0, 0, 0, 0)];
+        let mut guest = Attack::on(&tables, &addresses, [ROOT, 0x14, 0x15], bypass);
+        for round in 0..4u64 {
+            everything(&mut guest, &addresses)?;
+            // Through itself it changes itself: the slot that leads here, and those beside it.
+            guest.store(gva(2, 2, 2, 2) + 2 * 8, &(ROOT << 12 | P | W | U).to_le_bytes(), false)?;
+            guest.store(gva(2, 2, 2, 2) + 3 * 8, &(0x14 << 12 | ALL).to_le_bytes(), true)?;
+            guest.store(gva(2, 2, 2, 2) + 2 * 8 + 4, &[0, 0, 0, if round == 2 { 0x80 } else { 0 }], true)?;
+            guest.set(ROOT, 2, ROOT << 12 | P | W | U)?;
+            guest.invlpg(gva(2, 2, 2, 2))?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn tables_in_a_circle_and_one_frame_at_three_levels() {
+    in_both_modes(|bypass| {
+        let tables = vec![
+            (ROOT, 0, 0x14 << 12 | ALL),
+            (0x14, 0, 0x15 << 12 | ALL),
+            (0x15, 0, 0x16 << 12 | ALL),
+            (0x16, 0, 0x14 << 12 | ALL),
+            (0x14, 1, 0x14 << 12 | ALL),
+            (0x15, 1, 0x14 << 12 | (ALL & !W)),
+            (0x16, 1, 0x15 << 12 | (ALL & !U)),
+        ];
+        let addresses: Vec<u64> = (0..8).map(|n| gva(0, n & 1, n >> 1 & 1, n >> 2)).collect();
+        let mut guest = Attack::on(&tables, &addresses, 0x14..0x17, bypass);
+        for (frame, index) in [(0x14, 0), (0x15, 0), (0x16, 0), (0x15, 1), (0x16, 1), (0x14, 1)] {
+            for entry in [0, frame << 12 | ALL, 0x15 << 12 | P | W | U, PS | ALL, 0x14 << 12 | ALL] {
+                everything(&mut guest, &addresses)?;
+                guest.set(frame, index, entry)?;
+            }
+            guest.execute(Privileged::Wp(index == 0))?;
+            guest.host(HostEvent::Release(Gfn::new(frame)))?;
+            everything(&mut guest, &addresses)?;
+            guest.invlpg(addresses[0])?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_page_table_that_maps_itself_is_written_in_every_width_and_across_its_end() {
+    in_both_modes(|bypass| {
+        let tables = vec![
+            (ROOT, 0, 0x14 << 12 | ALL),
+            (0x14, 0, 0x15 << 12 | ALL),
+            (0x15, 0, 0x16 << 12 | ALL),
+            (0x16, 0, 0x16 << 12 | ALL),
+            (0x16, 1, 0x15 << 12 | ALL),
+            (0x16, 2, 0x1b << 12 | ALL),
+        ];
+        let addresses = [gva(0, 0, 0, 0), gva(0, 0, 0, 1), gva(0, 0, 0, 2), gva(0, 0, 0, 3)];
+        let mut guest = Attack::on(&tables, &addresses, [0x15, 0x16], bypass);
+        let own = (0x16 << 12 | ALL).to_le_bytes();
+        for width in [1, 2, 4, 8usize] {
+            for offset in 0..9u64 {
+                // Over the entries that map the table itself and the next page; then they are put right again.
+                guest.store(16 + offset, &[0xff; 8][..width], true)?;
+                everything(&mut guest, &addresses[1..])?;
+                guest.store(8 - offset.min(7), &[0x67; 8][..width], true)?;
+                everything(&mut guest, &addresses)?;
+                // The last bytes of the table and the first of the directory above it, in one store.
+                guest.store(4096 - offset, &[0x25; 8][..width], true)?;
+                everything(&mut guest, &addresses)?;
+                for (index, entry) in [0x16, 0x15, 0x1b].into_iter().enumerate() {
+                    guest.set(0x16, index, entry << 12 | ALL)?;
+                }
+                guest.set(0x15, 0, 0x16 << 12 | ALL)?;
+                guest.poke(0x16 << 12, &own)?;
+                guest.invlpg(0)?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn tables_and_roots_in_device_memory_and_beyond_all_memory() {
+    in_both_modes(|bypass| {
+        let nowhere = [HOLE, END, END + 1, 0x700, 0xfee00, 1 << 20, (1 << 28) - 1, (1 << 28) - 8, 1 << 27];
+        let tables = vec![
+            (ROOT, 0, 0x14 << 12 | ALL),
+            (0x14, 0, 0x15 << 12 | ALL),
+            (0x15, 0, 0x16 << 12 | ALL),
+            (0x16, 0, 0x1b << 12 | ALL),
+        ];
+        let addresses = [gva(0, 0, 0, 0), gva(0, 0, 0, 1), gva(0, 1, 0, 0), gva(1, 0, 0, 0)];
+        let mut guest = Attack::on(&tables, &addresses, [ROOT, 0x14, 0x15, 0x16], bypass);
+        for frame in nowhere {
+            for (table, level) in [(ROOT, 4), (0x14, 3), (0x15, 2), (0x16, 1)] {
+                let right = tables.iter().find(|entry| entry.0 == table).map_or(0, |entry| entry.2);
+                guest.set(table, 0, frame << 12 | ALL)?;
+                everything(&mut guest, &addresses)?;
+                if level == 2 || level == 3 {
+                    guest.set(table, 0, (frame << 12) & !0x3fff_ffff | PS | ALL)?;
+                    everything(&mut guest, &addresses)?;
+                }
+                guest.set(table, 0, right)?;
+                guest.invlpg(0)?;
+            }
+            // With paging on there it cannot even fault in the right way.
+            guest.load_root(frame)?;
+            everything(&mut guest, &addresses)?;
+            guest.device_write(0x16, 0, 0x1b << 12 | ALL)?;
+            guest.load_root(ROOT)?;
+            everything(&mut guest, &addresses)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn tables_of_ones() {
+    in_both_modes(|bypass| {
+        let tables = vec![
+            (ROOT, 0, 0x14 << 12 | ALL),
+            (0x14, 0, 0x15 << 12 | ALL),
+            (0x15, 0, 0x16 << 12 | ALL),
+            (0x16, 0, 0x1b << 12 | ALL),
+        ];
+        let addresses = [gva(0, 0, 0, 0), gva(0, 1, 0, 0)];
+        let mut guest = Attack::on(&tables, &addresses, [ROOT, 0x14, 0x15, 0x16], bypass);
+        for table in [0x16, 0x15, 0x14, ROOT] {
+            for ones in [u64::MAX, !NX, (1 << 40) - 1, ((1 << 40) - 1) & !PS] {
+                for nxe in [false, true] {
+                    guest.execute(Privileged::Nxe(nxe))?;
+                    (0..2).try_for_each(|index| guest.set(table, index, ones))?;
+                    guest.invlpg(0)?;
+                    everything(&mut guest, &addresses)?;
+                }
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn thousands_of_roots() {
+    in_both_modes(|bypass| {
+        let tables = vec![(ROOT, 0, 0x14 << 12 | ALL), (0x14, 0, 0x15 << 12 | ALL)];
+        let addresses = [gva(0, 0, 0, 0)];
+        let mut guest = Attack::on(&tables, &addresses, [0x14, 0x15], bypass);
+        guest.audit_every = 61;
+        for round in 0..2u64 {
+            for frame in 0..END + 8 {
+                guest.load_root(frame)?;
+                if frame % 16 == 0 {
+                    guest.execute(Privileged::Wp(frame % 32 == 0))?;
+                    guest.execute(Privileged::Nxe(frame % 64 == 0))?;
+                    guest.execute(Privileged::Paging(false))?;
+                    guest.execute(Privileged::Paging(true))?;
+                    guest.read(0, true)?;
+                    guest.device_write(frame % END, 0, 0x14 << 12 | ALL | round)?;
+                    guest.read(0, true)?;
+                }
+            }
+        }
+        guest.execute(Privileged::Wp(true))?;
+        guest.load_root(ROOT)?;
+        everything(&mut guest, &addresses)?;
+        assert!(guest.met("mmu: reclaims in load_paging") > 500);
+        Ok(())
+    });
+}
+
+#[test]
+fn tables_are_rewritten_by_the_walk_that_reads_them() {
+    in_both_modes(|bypass| {
+        // The same entry on the way down, as a leaf, and as the word that the access writes; A and D clear.
+        let loose = P | W | U;
+        let tables = vec![
+            (ROOT, 0, ROOT << 12 | loose),
+            (ROOT, 1, 0x14 << 12 | loose),
+            (0x14, 1, 0x14 << 12 | loose),
+            (0x14, 0, 0x15 << 12 | loose),
+            (0x15, 1, 0x15 << 12 | loose),
+        ];
+        let addresses = [gva(0, 0, 0, 0), gva(1, 1, 1, 1), gva(1, 1, 1, 0), gva(1, 1, 0, 1), gva(1, 0, 1, 1)];
+        let mut guest = Attack::on(&tables, &addresses, [ROOT, 0x14, 0x15], bypass);
+        for &address in &addresses {
+            for word in 0..3 {
+                for &(table, index, entry) in &tables {
+                    guest.set(table, index, entry)?;
+                }
+                guest.invlpg(address)?;
+                guest.store(address + 8 * word, &(0x15 << 12 | loose).to_le_bytes(), true)?;
+                guest.access(address, AccessKind::Fetch, true)?;
+                guest.set(ROOT, 0, ROOT << 12 | loose)?;
+                guest.invlpg(address)?;
+                guest.host(HostEvent::Release(Gfn::new(0x14)))?;
+                guest.store(address + 8 * word + 4, &[1; 8], true)?;
+                guest.load_root(ROOT)?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn the_host_takes_frames_away_that_are_tables() {
+    in_both_modes(|bypass| {
+        let tables = vec![
+            (ROOT, 0, 0x14 << 12 | ALL),
+            (0x14, 0, 0x15 << 12 | ALL),
+            (0x15, 0, 0x16 << 12 | ALL),
+            (0x15, 1, PS | ALL),
+            (0x16, 0, 0x1b << 12 | ALL),
+            (0x16, 1, 0x16 << 12 | ALL),
+        ];
+        let addresses = [gva(0, 0, 0, 0), gva(0, 0, 0, 1), gva(0, 0, 1, 0x16)];
+        let mut guest = Attack::on(&tables, &addresses, 0x14..0x17, bypass);
+        for frame in [ROOT, ROOT + 2, 0x14, 0x15, 0x16, 0x1b] {
+            let gfn = Gfn::new(frame);
+            for event in [
+                HostEvent::Remap(gfn),
+                HostEvent::WriteProtect(gfn),
+                HostEvent::SwapOut(gfn),
+                HostEvent::Release(gfn),
+                HostEvent::ZapAll,
+            ] {
+                guest.host(event)?;
+                everything(&mut guest, &addresses)?;
+                guest.set(0x16, 0, 0x1c << 12 | ALL)?;
+                guest.host(event)?;
+                guest.set(0x16, 0, 0x1b << 12 | ALL)?;
+                guest.invlpg(0)?;
+                everything(&mut guest, &addresses)?;
+            }
+        }
+        Ok(())
+    });
+}

@@ -1,0 +1,23 @@
+//! `cargo xtask exhaustive`: all combinations of entry bits, control bits and accesses, on this machine.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::process;
+
+/// Run the exhaustive set through the shadow MMU against the reference machine (needs nothing but the Rust toolchain).
+///
+/// The options are those of the example `exhaustive`; `cargo xtask exhaustive -- --help` explains them.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Options of the exhaustive set.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    options: Vec<String>,
+}
+
+/// Builds with optimization, but with the MMU's assertions on, and runs.
+pub fn run(Arguments { options }: &Arguments) -> Result<ExitCode> {
+    process::show(process::reference_example("exhaustive").args(options))?;
+    Ok(ExitCode::SUCCESS)
+}
