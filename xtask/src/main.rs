@@ -5,8 +5,10 @@
 
 mod build;
 mod campaign;
+mod guests;
 mod paths;
 mod process;
+mod report;
 mod run;
 mod sabotage;
 mod setup;
@@ -31,6 +33,7 @@ enum Command {
     Build(build::Arguments),
     Campaign(campaign::Arguments),
     Sabotage(sabotage::Arguments),
+    Guests(guests::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Command::Build(arguments) => build::run(&arguments),
         Command::Campaign(arguments) => campaign::run(&arguments),
         Command::Sabotage(arguments) => sabotage::run(&arguments),
+        Command::Guests(arguments) => guests::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

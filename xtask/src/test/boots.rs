@@ -3,16 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::console;
-use super::report::{Report, last_lines};
 use super::stats::Stats;
+use crate::report::{Report, last_lines};
 use crate::setup::Everything;
 use crate::{paths, process, run};
 
@@ -63,22 +59,7 @@ pub fn run(report: &mut Report, built: &Everything) -> Result<()> {
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     println!("     boots: {}", BOOTS.iter().map(|boot| boot.name).collect::<Vec<_>>().join(", "));
 
-    let next = AtomicUsize::new(0);
-    let shared = Mutex::new(report);
-    thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from).min(BOOTS.len()) {
-            scope.spawn(|| {
-                while let Some(boot) = BOOTS.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let start = Instant::now();
-                    let outcome = boot.run(built, &folder);
-                    let mut report = shared.lock().expect("no step panics");
-                    report.record(&format!("boot {}", boot.name), start.elapsed(), outcome);
-                }
-            });
-        }
-    });
-
-    let report = shared.into_inner().expect("no step panics");
+    report.steps(BOOTS, |boot| format!("boot {}", boot.name), |boot| boot.run(built, &folder));
     report.step("the guest sees the same with bypass and trap", || {
         let [bypass, trap] = [PENRYN_BYPASS, PENRYN_TRAP].map(|boot| (boot.name, boot.console(&folder)));
         let lines = console::compare((bypass.0, &bypass.1?), (trap.0, &trap.1?))?;
