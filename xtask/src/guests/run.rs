@@ -87,8 +87,8 @@ impl Run {
             // A prime number of cases apart, so that all kinds of access and bits take their turn.
             (Kernel::Exhaustive, Amount::Quick) => "strict stride=97",
             (Kernel::Exhaustive, Amount::Full) => "strict",
-            (Kernel::Hostile, Amount::Quick) => "",
-            (Kernel::Hostile, Amount::Full) => "rounds=4",
+            (Kernel::Hostile, Amount::Quick) => "quick",
+            (Kernel::Hostile, Amount::Full) => "",
             (Kernel::Basics, _) => "fw_cfg",
         }
     }

@@ -5,6 +5,10 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
+mod breakpoints;
+#[cfg(target_os = "none")]
+mod compatibility;
+#[cfg(target_os = "none")]
 mod control;
 #[cfg(target_os = "none")]
 mod delivery;

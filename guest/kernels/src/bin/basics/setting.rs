@@ -13,7 +13,9 @@ use umbra_paging::{Gva, Level, bits};
 
 use guest_kernels::entries::{PAGE, TABLE};
 
-use crate::{control, delivery, exceptions, interrupts, memory, platform, stepping, timers};
+use crate::{
+    breakpoints, compatibility, control, delivery, exceptions, interrupts, memory, platform, stepping, timers,
+};
 
 /// What every test gets.
 pub struct Setting {
@@ -43,7 +45,8 @@ const TESTS: &[(&str, Test)] = &[
     ("delivery-stack", delivery::stack),
     ("delivery-idt", delivery::idt),
     ("flags", memory::flags),
-    ("compatibility", memory::compatibility),
+    ("compatibility", compatibility::kernel),
+    ("compatibility-user", compatibility::user),
     ("remap", memory::remap),
     ("switches", memory::switches),
     ("unpaged", memory::unpaged),
@@ -54,6 +57,11 @@ const TESTS: &[(&str, Test)] = &[
     ("efer", control::efer),
     ("step", stepping::step),
     ("shadow", stepping::shadow),
+    ("data-breakpoints", breakpoints::data),
+    ("string-breakpoints", breakpoints::strings),
+    ("fault-breakpoints", breakpoints::faults),
+    ("instruction-breakpoints", breakpoints::instructions),
+    ("port-breakpoints", breakpoints::ports),
     ("ipi", interrupts::ipi),
     ("priority", interrupts::priority),
     ("nmi", interrupts::nmi),
