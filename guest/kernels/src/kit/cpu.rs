@@ -244,6 +244,8 @@ pub struct Cpu {
     pub cmpxchg16b: bool,
     /// PCIDs exist.
     pub pcid: bool,
+    /// INVPCID exists.
+    pub invpcid: bool,
     /// MOVBE exists.
     pub movbe: bool,
 }
@@ -265,6 +267,7 @@ impl Cpu {
             nx: bit(more, 20),
             cmpxchg16b: bit(one, 13),
             pcid: bit(one, 17),
+            invpcid: bit(seven, 10),
             movbe: bit(one, 22),
         }
     }

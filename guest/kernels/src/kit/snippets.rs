@@ -94,6 +94,14 @@ snippets! {
     load_stack_segment = "snippet_load_stack_segment": "movl %esi, %ss";
     /// Reads through RBP, whose segment is the stack's.
     read_by_rbp = "snippet_read_by_rbp": "movq (%rbp), %rax";
+    /// INVLPG of RDI.
+    invlpg = "snippet_invlpg": "invlpg (%rdi)";
+    /// WBINVD.
+    write_back = "snippet_wbinvd": "wbinvd";
+    /// Reads CR3 into RAX.
+    read_cr3 = "snippet_read_cr3": "movq %cr3, %rax";
+    /// Reads DR7 into RAX.
+    read_dr7 = "snippet_read_dr7": "movq %dr7, %rax";
     /// HLT.
     halt = "snippet_halt": "hlt";
     /// Reads CR4 into RAX.
@@ -108,6 +116,8 @@ snippets! {
     read_msr = "snippet_read_msr": "rdmsr";
     /// WRMSR of ECX.
     write_msr = "snippet_write_msr": "wrmsr";
+    /// INVPCID of type RSI with the descriptor at RDI.
+    invpcid = "snippet_invpcid": "invpcid (%rdi), %rsi";
     /// INT 0x41.
     software_interrupt = "snippet_software_interrupt": "int $0x41";
     /// PUSH RSI on the stack at RDI, which the snippet ends on, too.

@@ -17,11 +17,15 @@ mod exceptions;
 #[cfg(target_os = "none")]
 mod interrupts;
 #[cfg(target_os = "none")]
+mod invalidation;
+#[cfg(target_os = "none")]
 mod log;
 #[cfg(target_os = "none")]
 mod memory;
 #[cfg(target_os = "none")]
 mod platform;
+#[cfg(target_os = "none")]
+mod registers;
 #[cfg(target_os = "none")]
 mod setting;
 #[cfg(target_os = "none")]

@@ -14,7 +14,8 @@ use umbra_paging::{Gva, Level, bits};
 use guest_kernels::entries::{PAGE, TABLE};
 
 use crate::{
-    breakpoints, compatibility, control, delivery, exceptions, interrupts, memory, platform, stepping, timers,
+    breakpoints, compatibility, control, delivery, exceptions, interrupts, invalidation, memory, platform,
+    registers, stepping, timers,
 };
 
 /// What every test gets.
@@ -55,6 +56,10 @@ const TESTS: &[(&str, Test)] = &[
     ("cr3", control::cr3),
     ("cr4", control::cr4),
     ("efer", control::efer),
+    ("invpcid", invalidation::invpcid),
+    ("msr-addresses", registers::addresses),
+    ("msr-values", registers::values),
+    ("msr-missing", registers::missing),
     ("step", stepping::step),
     ("shadow", stepping::shadow),
     ("data-breakpoints", breakpoints::data),
@@ -73,6 +78,7 @@ const TESTS: &[(&str, Test)] = &[
     ("modules", platform::modules),
     ("pci", platform::pci),
     ("apic-base", platform::apic_base),
+    ("apic-moved", platform::apic_moved),
 ];
 
 /// The kernel.
