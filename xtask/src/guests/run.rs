@@ -85,7 +85,7 @@ impl Run {
     fn options(&self) -> &'static str {
         match (self.kernel, self.amount) {
             // A prime number of cases apart, so that all kinds of access and bits take their turn.
-            (Kernel::Exhaustive, Amount::Quick) => "strict stride=97",
+            (Kernel::Exhaustive, Amount::Quick) => "strict stride=397",
             (Kernel::Exhaustive, Amount::Full) => "strict",
             (Kernel::Hostile, Amount::Quick) => "quick",
             (Kernel::Hostile, Amount::Full) => "",
