@@ -8,8 +8,10 @@ mod campaign;
 mod coverage;
 mod exhaustive;
 mod fuzz;
+mod guests;
 mod paths;
 mod process;
+mod report;
 mod run;
 mod sabotage;
 mod setup;
@@ -40,6 +42,7 @@ enum Command {
     Fuzz(fuzz::Arguments),
     Coverage(coverage::Arguments),
     UnsafeCount(unsafe_count::Arguments),
+    Guests(guests::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Coverage(arguments) => coverage::run(&arguments),
         Command::UnsafeCount(arguments) => unsafe_count::run(&arguments),
+        Command::Guests(arguments) => guests::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -119,4 +119,10 @@ pub trait Cpu {
 
     /// Writes `buf.len()` bytes (1 to 16) at a linear address: all of them, or none and a fault.
     fn write(&mut self, gva: u64, buf: &[u8]) -> Result<(), Self::Fault>;
+
+    /// Whether an access so far met a data breakpoint, so that a debug trap is due: a repeated string instruction is
+    /// then left after the iteration, as for single steps.
+    fn trap_due(&self) -> bool {
+        false
+    }
 }

@@ -60,6 +60,9 @@ impl<C: Cpu> Step<'_, C> {
             if count == 0 || stopped {
                 return Ok(self.retire(flags_of(compared, string.width, rflags)));
             }
+            if self.cpu.trap_due() {
+                break;
+            }
         }
         // The status flags stay as before the instruction until its end (SDM volume 2, "REP/REPE/REPZ/REPNE/REPNZ").
         self.cpu.set_rflags(rflags | RF);

@@ -155,6 +155,18 @@ fn single_stepping_sees_each_iteration() {
 }
 
 #[test]
+fn a_data_breakpoint_is_seen_behind_its_iteration() {
+    let mut m = machine().with(Gpr::Rcx, 5);
+    m.breakpoint = Some(TO + 2);
+    assert_eq!(m.step(|p| p.rep().stosb()), Ok(Outcome::Continue));
+    assert_eq!(registers(&m), [2, FROM, TO + 3]);
+    // Met by the last iteration: the instruction is over.
+    let mut m = machine().with(Gpr::Rcx, 3);
+    m.breakpoint = Some(TO + 2);
+    assert_eq!(m.step(|p| p.rep().stosb()), Ok(Outcome::Done));
+}
+
+#[test]
 fn narrow_addresses() {
     let mut m = machine().with(Gpr::Rcx, 0x5_0000_0002).with(Gpr::Rdi, 0x7_ffff_fffc).with(Gpr::Rax, 1);
     let bytes = common::assemble(Mode::Bits64, START, |p| p.rep().stosd());

@@ -28,6 +28,7 @@ const PACKAGES: &[Package] = &[
     package("grub-common", Some("grub-mkrescue")),
     package("xorriso", Some("xorriso")),
     package("mtools", Some("mformat")),
+    package("binutils", Some("objcopy")),
     package("busybox-static", Some("busybox")),
     package("gcc", Some("cc")),
     package("libc6-dev", None),

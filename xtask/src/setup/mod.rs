@@ -54,6 +54,13 @@ impl Setup {
         build_initramfs(&self.folder)
     }
 
+    /// The folder with the small kernels of `guest/kernels`, built.
+    pub fn small_kernels(&self) -> Result<PathBuf> {
+        let folder = self.folder.join("kernels");
+        umbra_build::guest_kernels(paths::workspace(), &paths::target_dir()?.join("bare-metal"), &folder)?;
+        Ok(folder)
+    }
+
     /// The `umbra` tool, built in release, with the hypervisor in it.
     pub fn umbra(&self) -> Result<PathBuf> {
         build_umbra()

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 
-use super::report::{Report, last_lines};
+use crate::report::{Report, last_lines};
 use crate::{paths, process};
 
 /// How much of a failed step's output is shown.
@@ -17,11 +17,26 @@ pub fn run(report: &mut Report) {
         let arguments = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
         cargo(&arguments, &[]).map(|_| String::new())
     });
+    report.step("lints of bare-metal code", bare_metal_lints);
     report.step("unit and differential tests", || count_tests(&cargo(&["test", "--workspace"], &[])?));
     report.step("documentation", || {
         let arguments = ["doc", "--workspace", "--no-deps", "--document-private-items"];
         cargo(&arguments, &[("RUSTDOCFLAGS", "--deny warnings")]).map(|_| String::new())
     });
+}
+
+/// Lints what exists only on the bare machine: for the host's own target with another name, so that no toolchain but
+/// the one in use is needed.
+fn bare_metal_lints() -> Result<String> {
+    let folder = paths::target_dir()?.join("bare-metal-lints");
+    let folder = folder.to_str().context("the target directory's name is not text")?;
+    let mut arguments = vec!["clippy", "--target-dir", folder];
+    for package in ["umbra-hypervisor", "umbra-guest-kernels"] {
+        arguments.extend(["--package", package]);
+    }
+    arguments.extend(["--", "--deny", "warnings"]);
+    let flags = "--cfg target_os=\"none\" -Aexplicit_builtin_cfgs_in_flags -Cpanic=abort";
+    cargo(&arguments, &[("RUSTFLAGS", flags)]).map(|_| String::new())
 }
 
 /// Runs cargo and returns what it printed.

@@ -3,29 +3,33 @@
 mod boots;
 mod console;
 mod host;
-mod report;
 mod stats;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::guests::{self, Amount};
+use crate::report::Report;
 use crate::setup::Setup;
-use report::Report;
 
 /// Install what is missing and run all tests, boots of Linux included.
 ///
-/// Formatting, lints, unit and differential tests, documentation; then Linux with the quick exercise on the
-/// emulated machines, with the bypass and without, and audited. Ends with the line `N passed, N failed`. What
-/// boots leave (console, exit table) is kept in `target/guest/test`.
+/// Formatting, lints, unit and differential tests, documentation; the small guest kernels (as `cargo xtask guests`
+/// runs them, also with a small shadow pool and audited); then Linux with the quick exercise on the emulated
+/// machines, with the bypass and without, with a small shadow pool, and audited. Ends with the line
+/// `N passed, N failed`. What guests leave (console, exit table) is kept in `target/guest/test`.
 #[derive(clap::Args)]
 pub struct Arguments {}
 
 /// Runs all tests.
 pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
-    let built = Setup::new()?.everything()?;
+    let setup = Setup::new()?;
+    let kernels = setup.small_kernels()?;
+    let built = setup.everything()?;
     let mut report = Report::new();
     host::run(&mut report);
+    guests::all(&mut report, &built.umbra, &kernels, Amount::Quick)?;
     boots::run(&mut report, &built)?;
     Ok(report.finish())
 }

@@ -20,6 +20,22 @@ impl Stats {
         self.0["exits"][cause].as_u64().with_context(|| format!("the statistics have no exits.{cause}"))
     }
 
+    /// The exits that memory work costs, in the whole run: page faults (MMIO excepted), invalidations and writes or
+    /// reads of control registers. What timers and devices cost is not among them.
+    pub fn memory_exits(&self) -> Result<u64> {
+        memory_exits(&self.0["exits"])
+    }
+
+    /// The same in one phase.
+    pub fn phase_memory_exits(&self, name: &str) -> Result<u64> {
+        memory_exits(&self.phase(name)?["exits"]).with_context(|| format!("phase {name}"))
+    }
+
+    /// What the shadow MMU counted under this name, in the whole run.
+    pub fn mmu(&self, counter: &str) -> Result<u64> {
+        self.0["mmu"][counter].as_u64().with_context(|| format!("the statistics have no mmu.{counter}"))
+    }
+
     /// Every exit has exactly one cause, in the whole run and in each phase; no phase has more than the run.
     pub fn check_partition(&self) -> Result<()> {
         let all = partition(&self.0["exits"]).context("exits")?;
@@ -40,15 +56,30 @@ impl Stats {
 
     /// The operations of a phase.
     pub fn phase_ops(&self, name: &str) -> Result<u64> {
+        self.phase(name)?["ops"].as_u64().with_context(|| format!("phase {name} has no operations"))
+    }
+
+    fn phase(&self, name: &str) -> Result<&Value> {
         let phase = self.phases()?.iter().find(|phase| phase["name"] == name);
-        phase
-            .and_then(|phase| phase["ops"].as_u64())
-            .with_context(|| format!("the statistics lack phase {name}"))
+        phase.with_context(|| format!("the statistics lack phase {name}"))
     }
 
     fn phases(&self) -> Result<&[Value]> {
         self.0["phases"].as_array().map(Vec::as_slice).context("the statistics have no phases")
     }
+}
+
+/// Whether exits of this cause are due to memory work.
+fn is_memory(cause: &str) -> bool {
+    let fault = cause.starts_with("guest_fault_") || cause.starts_with("host_fault_");
+    fault && cause != "host_fault_mmio"
+        || matches!(cause, "invlpg" | "cr0" | "cr3_read" | "cr3_write" | "cr4")
+}
+
+fn memory_exits(exits: &Value) -> Result<u64> {
+    let exits = exits.as_object().context("no table of exits")?;
+    let counts = exits.iter().filter(|(cause, _)| is_memory(cause));
+    counts.map(|(cause, count)| count.as_u64().with_context(|| format!("no count of {cause}"))).sum()
 }
 
 /// Checks that the causes add up to `total` and returns it.
@@ -83,6 +114,22 @@ mod tests {
     fn causes_must_add_up() {
         stats(7).check_partition().unwrap();
         assert!(stats(8).check_partition().is_err());
+    }
+
+    #[test]
+    fn timers_and_devices_are_no_memory_work() {
+        let exits = json!({
+            "guest_fault_reserved": 1, "host_fault_mmio": 2, "host_fault_link": 4, "invlpg": 8, "cr3_read": 16,
+            "cr4": 32, "io": 64, "interrupt": 128, "hlt": 256, "total": 511,
+        });
+        let phases =
+            json!([{ "id": 2, "name": "demand", "ops": 1, "exits": { "cr0": 3, "io": 5, "total": 8 } }]);
+        let stats = Stats(json!({ "exits": exits, "mmu": { "reclaimed": 7 }, "phases": phases }));
+        assert_eq!(stats.memory_exits().unwrap(), 1 + 4 + 8 + 16 + 32);
+        assert_eq!(stats.phase_memory_exits("demand").unwrap(), 3);
+        assert!(stats.phase_memory_exits("pipe").is_err());
+        assert_eq!(stats.mmu("reclaimed").unwrap(), 7);
+        assert!(stats.mmu("built").is_err());
     }
 
     #[test]

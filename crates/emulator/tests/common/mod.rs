@@ -63,6 +63,8 @@ pub struct Machine {
     pub read_only: BTreeSet<u64>,
     /// The access of this number fails, counted from zero.
     pub failing: Option<usize>,
+    /// A data breakpoint on this byte.
+    pub breakpoint: Option<u64>,
     pub accesses: Vec<Access>,
 }
 
@@ -90,6 +92,7 @@ impl Machine {
             absent: BTreeSet::new(),
             read_only: BTreeSet::new(),
             failing: None,
+            breakpoint: None,
             accesses: Vec::new(),
         }
     }
@@ -227,6 +230,13 @@ impl Cpu for Machine {
         self.access(Kind::Write, gva, buf.len())?;
         self.store(gva, buf);
         Ok(())
+    }
+
+    fn trap_due(&self) -> bool {
+        let covers = |access: &Access| {
+            (access.gva..access.gva + access.length as u64).contains(&self.breakpoint.unwrap())
+        };
+        self.breakpoint.is_some() && self.accesses.iter().any(covers)
     }
 }
 

@@ -6,6 +6,7 @@ use alloc::string::String;
 use umbra_mmu::{GuestFaults, Root, Tlb};
 use umbra_paging::Gva;
 
+use super::breakpoints::Breakpoints;
 use super::control::Controls;
 use super::event::Event;
 
@@ -207,14 +208,16 @@ pub trait Backend {
 
     /// Length of the instruction that exited.
     fn instruction_length(&self) -> u8;
-    /// An instruction retired (RIP stands behind it already): ends what it ends, and starts a single-step trap if
-    /// one is due.
-    fn retire(&mut self);
+    /// The breakpoints that the guest has set.
+    fn breakpoints(&self) -> Breakpoints;
+    /// An instruction retired (RIP stands behind it already), and met the breakpoints `met` (bits B0 to B3 of DR6):
+    /// ends what it ends, and starts a debug trap if one is due.
+    fn retire(&mut self, met: u8);
     /// Delivers an event at the next entry.
     fn inject(&mut self, event: Event);
-    /// Whether the guest could take an interrupt at the next instruction.
+    /// Whether the guest could take an interrupt at the next instruction. A debug trap comes before it.
     fn interruptible(&self) -> bool;
-    /// Whether the guest could take an NMI at the next instruction.
+    /// Whether the guest could take an NMI at the next instruction. A debug trap comes before it.
     fn nmi_ready(&self) -> bool;
     /// Asks for exits when pending events can be taken.
     fn set_windows(&mut self, windows: Windows);

@@ -182,6 +182,8 @@ impl Controls {
 
 /// Bits of CR4 beside those that shape paging.
 pub mod cr4_more {
+    /// Debugging extensions: breakpoints on ports.
+    pub const DE: u64 = 1 << 3;
     /// Page-size extensions.
     pub const PSE: u64 = 1 << 4;
     /// XSAVE and extended states.

@@ -118,7 +118,8 @@ impl<B: Backend> Vcpu<B> {
         const INDIVIDUAL_ADDRESS: u64 = 0;
         const SINGLE_CONTEXT: u64 = 1;
         const ALL: u64 = 3;
-        if !descriptor.is_canonical() {
+        // The SDM lets #GP for the privilege level come before the exit; Bochs 2.7 does not.
+        if self.backend.cpl() != 0 || !descriptor.is_canonical() {
             self.raise(Event::general_protection());
             return ExitCause::Invlpg;
         }

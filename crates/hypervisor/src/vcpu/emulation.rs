@@ -10,6 +10,7 @@ use umbra_telemetry::ExitCause;
 
 use super::Vcpu;
 use super::backend::{Backend, CodeMode, rflags};
+use super::breakpoints::Watched;
 use super::event::Event;
 
 /// The longest instruction.
@@ -36,7 +37,7 @@ impl<B: Backend> Vcpu<B> {
         }
         match emulate(self, bytes) {
             Ok(outcome) => {
-                self.backend.retire();
+                self.backend.retire(self.met);
                 if outcome == Outcome::Continue {
                     self.backend.set_rflags(self.backend.rflags() | rflags::RF);
                 }
@@ -126,6 +127,9 @@ impl<B: Backend> Vcpu<B> {
                 }
             }
         }
+        if kind != AccessKind::Fetch {
+            self.watch(Watched::Read, gva, buf.len());
+        }
         Ok(())
     }
 
@@ -150,7 +154,13 @@ impl<B: Backend> Vcpu<B> {
                 }
             }
         }
+        self.watch(Watched::Write, gva, bytes.len());
         Ok(())
+    }
+
+    /// Notes the breakpoints that an access of the guest's instruction meets.
+    pub(super) fn watch(&mut self, what: Watched, address: u64, length: usize) {
+        self.met |= self.backend.breakpoints().met(what, address, length as u64);
     }
 
     /// Carries out what a device asked for.
@@ -224,6 +234,10 @@ impl<B: Backend> Cpu for Vcpu<B> {
 
     fn write(&mut self, gva: u64, bytes: &[u8]) -> Result<(), GuestFault> {
         self.write_linear(gva, bytes)
+    }
+
+    fn trap_due(&self) -> bool {
+        self.met != 0
     }
 }
 

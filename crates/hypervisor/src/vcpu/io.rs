@@ -6,6 +6,7 @@ use umbra_telemetry::ExitCause;
 
 use super::Vcpu;
 use super::backend::{Backend, StringIo, rflags};
+use super::breakpoints::Watched;
 use super::event::Event;
 
 const RAX: u8 = 0;
@@ -35,6 +36,7 @@ impl<B: Backend> Vcpu<B> {
             self.platform_event(event);
             self.flush_output_if_due();
         }
+        self.watch(Watched::Io, port.into(), size.into());
         self.skip();
         (!Platform::is_mark_port(port)).then_some(ExitCause::Io)
     }
@@ -48,7 +50,10 @@ impl<B: Backend> Vcpu<B> {
         let step = if down { size.wrapping_neg() } else { size };
         let mut gva = io.gva.raw();
         let mut done = 0;
-        while done < count.min(BATCH) && self.end.is_none() {
+        // A debug trap comes after the iteration that it is due for.
+        let single = self.backend.rflags() & rflags::TF != 0;
+        let batch = if single { count.min(1) } else { count.min(BATCH) };
+        while done < batch && self.met == 0 && self.end.is_none() {
             if !Gva::new(gva).is_canonical() {
                 self.raise(Event::general_protection());
                 return ExitCause::Io;
@@ -67,6 +72,9 @@ impl<B: Backend> Vcpu<B> {
         self.flush_output_if_due();
         if done == count {
             self.skip();
+        } else if single || self.met != 0 {
+            self.backend.retire(self.met);
+            self.backend.set_rflags(self.backend.rflags() | rflags::RF);
         }
         ExitCause::Io
     }
@@ -86,7 +94,9 @@ impl<B: Backend> Vcpu<B> {
             let event = self.platform.port_write(self.clock.now(), io.port, io.size, value);
             self.platform_event(event);
             Ok(())
-        }
+        }?;
+        self.watch(Watched::Io, io.port.into(), io.size.into());
+        Ok(())
     }
 
     /// Writes the part of a register that addresses of `bits` bits use: a write of 32 bits clears the upper half.

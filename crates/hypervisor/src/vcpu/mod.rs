@@ -6,6 +6,7 @@
 
 mod access;
 pub mod backend;
+pub mod breakpoints;
 pub mod control;
 pub mod event;
 

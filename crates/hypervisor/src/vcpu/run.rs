@@ -73,6 +73,8 @@ pub struct Vcpu<B: Backend> {
     pub(super) pending: Option<Event>,
     /// Set by whatever ends the guest.
     pub(super) end: Option<GuestExit>,
+    /// Breakpoints that the instruction being carried out has met: bits B0 to B3 of DR6.
+    pub(super) met: u8,
     pub(super) progress: Progress,
     pub(super) auditor: Option<Auditor>,
     pub(super) tracer: Option<Tracer>,
@@ -106,6 +108,7 @@ impl<B: Backend> Vcpu<B> {
             xcr0: xcr0::X87,
             pending: None,
             end: None,
+            met: 0,
             progress: Progress::default(),
             auditor: audit.map(Auditor::new),
             tracer: trace.then(Tracer::default),
@@ -137,6 +140,7 @@ impl<B: Backend> Vcpu<B> {
             };
             self.trace_exit(&exit);
             self.pending = self.backend.interrupted_event();
+            self.met = 0;
             if !matches!(exit, Exit::PageFault { .. } | Exit::Interrupt) {
                 self.progress.made();
             }
@@ -216,7 +220,7 @@ impl<B: Backend> Vcpu<B> {
             return self.raise(Event::general_protection());
         }
         self.backend.set_rip(next);
-        self.backend.retire();
+        self.backend.retire(self.met);
     }
 
     /// Raises a fault: of the instruction at RIP, or within the delivery of the event that the exit interrupted.

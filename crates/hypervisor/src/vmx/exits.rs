@@ -6,7 +6,8 @@ use umbra_paging::Gva;
 use x86::vmx::vmcs::{guest, ro};
 
 use super::{DEBUGCTL_BTF, DEBUGCTL_LBR, Vmx};
-use crate::vcpu::backend::{Backend, CodeMode, Exit, StringIo};
+use crate::vcpu::backend::{Backend, CodeMode, Exit, StringIo, rflags};
+use crate::vcpu::breakpoints::Breakpoints;
 use crate::vcpu::event::{ALIGNMENT_CHECK, DEBUG, Event, EventKind, PAGE_FAULT};
 
 /// Interruption-information fields (SDM, "Format of the VM-Exit Interruption-Information Field").
@@ -181,6 +182,15 @@ impl Vmx {
         }
         self.clear(guest::DR7, GENERAL_DETECT);
         self.clear(guest::IA32_DEBUGCTL_FULL, DEBUGCTL_LBR | DEBUGCTL_BTF);
+    }
+
+    /// Sets RF for the instruction that a page fault interrupted, as delivery would have pushed it (SDM, "Saving RIP,
+    /// RSP, RFLAGS, and SSP"): a breakpoint on it was reported already. Bochs 2.7 leaves that out.
+    pub(super) fn keep_resume_flag(&mut self) {
+        if Breakpoints::enabled(self.vmcs.read(guest::DR7)) {
+            let flags = self.vmcs.read(guest::RFLAGS);
+            self.vmcs.write(guest::RFLAGS, flags | rflags::RF);
+        }
     }
 
     fn clear(&mut self, field: u32, bits: u64) {

@@ -27,6 +27,7 @@ use crate::hw::cpu;
 use crate::hw::descriptors::{CODE, DATA, TSS, Tables};
 use crate::hw::phys::HostPage;
 use crate::vcpu::backend::{Backend, CodeMode, Exit, Filter, Windows, rflags};
+use crate::vcpu::breakpoints::Breakpoints;
 use crate::vcpu::control::{Controls, cr4_more, efer_more};
 use crate::vcpu::event::Event;
 use capabilities::{Capabilities, fixed_bits};
@@ -72,6 +73,8 @@ const EXCEPTIONS: u64 = 1 << 1 | 1 << 14 | 1 << 17 | 1 << 18;
 const BLOCKED_BY_STI_OR_MOV_SS: u64 = 0b11;
 const BLOCKED_BY_NMI: u64 = 1 << 3;
 
+/// Pending debug exceptions: a breakpoint on data or a port that is enabled was met; bits 0 to 3 say which.
+const PENDING_ENABLED_BREAKPOINT: u64 = 1 << 12;
 /// Pending debug exceptions: single step.
 const PENDING_SINGLE_STEP: u64 = 1 << 14;
 /// IA32_DEBUGCTL.LBR: record branches.
@@ -333,6 +336,9 @@ impl Backend for Vmx {
         if exit == Exit::Reflect(Event::debug()) {
             self.accept_debug_exception();
         }
+        if matches!(exit, Exit::PageFault { .. }) && self.vectoring & info::VALID == 0 {
+            self.keep_resume_flag();
+        }
         Ok(exit)
     }
 
@@ -495,7 +501,24 @@ impl Backend for Vmx {
         self.vmcs.read(ro::VMEXIT_INSTRUCTION_LEN) as u8
     }
 
-    fn retire(&mut self) {
+    fn breakpoints(&self) -> Breakpoints {
+        let dr7 = self.vmcs.read(guest::DR7);
+        if !Breakpoints::enabled(dr7) {
+            return Breakpoints::default();
+        }
+        let (dr0, dr1, dr2, dr3): (u64, u64, u64, u64);
+        // SAFETY: reading changes nothing. They are the guest's all the time.
+        unsafe {
+            asm!(
+                "mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3",
+                out(reg) dr0, out(reg) dr1, out(reg) dr2, out(reg) dr3,
+                options(nomem, nostack, preserves_flags)
+            );
+        }
+        Breakpoints::new([dr0, dr1, dr2, dr3], dr7, self.cr4() & cr4_more::DE != 0)
+    }
+
+    fn retire(&mut self, met: u8) {
         let state = self.vmcs.read(guest::INTERRUPTIBILITY_STATE);
         if state & BLOCKED_BY_STI_OR_MOV_SS != 0 {
             self.vmcs.write(guest::INTERRUPTIBILITY_STATE, state & !BLOCKED_BY_STI_OR_MOV_SS);
@@ -504,9 +527,16 @@ impl Backend for Vmx {
         if flags & rflags::RF != 0 {
             self.set_rflags(flags & !rflags::RF);
         }
+        let mut due = 0;
+        if met != 0 {
+            due |= PENDING_ENABLED_BREAKPOINT | u64::from(met);
+        }
         if flags & rflags::TF != 0 && self.vmcs.read(guest::IA32_DEBUGCTL_FULL) & DEBUGCTL_BTF == 0 {
+            due |= PENDING_SINGLE_STEP;
+        }
+        if due != 0 {
             let pending = self.vmcs.read(guest::PENDING_DBG_EXCEPTIONS);
-            self.vmcs.write(guest::PENDING_DBG_EXCEPTIONS, pending | PENDING_SINGLE_STEP);
+            self.vmcs.write(guest::PENDING_DBG_EXCEPTIONS, pending | due);
         }
     }
 
@@ -526,10 +556,12 @@ impl Backend for Vmx {
     fn interruptible(&self) -> bool {
         self.rflags() & rflags::IF != 0
             && self.vmcs.read(guest::INTERRUPTIBILITY_STATE) & BLOCKED_BY_STI_OR_MOV_SS == 0
+            && self.vmcs.read(guest::PENDING_DBG_EXCEPTIONS) == 0
     }
 
     fn nmi_ready(&self) -> bool {
         self.vmcs.read(guest::INTERRUPTIBILITY_STATE) & (BLOCKED_BY_NMI | BLOCKED_BY_STI_OR_MOV_SS) == 0
+            && self.vmcs.read(guest::PENDING_DBG_EXCEPTIONS) == 0
     }
 
     fn set_windows(&mut self, windows: Windows) {

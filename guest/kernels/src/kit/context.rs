@@ -58,6 +58,11 @@ impl Context {
         }
     }
 
+    /// 32-bit code of ring 3 at `rip`, with interrupts off and no stack.
+    pub fn user_32(rip: u64) -> Context {
+        Context { cs: selector::USER_CODE_32, ..Context::user(rip) }
+    }
+
     /// With bits of RFLAGS set.
     pub fn with_flags(self, flags: u64) -> Context {
         Context { rflags: self.rflags | flags, ..self }

@@ -55,6 +55,14 @@ registers! {
     "cr3": cr3, write_cr3;
     /// CR4.
     "cr4": cr4, write_cr4;
+    /// DR0 to DR3: where breakpoints are.
+    "dr0": dr0, write_dr0;
+    /// DR1.
+    "dr1": dr1, write_dr1;
+    /// DR2.
+    "dr2": dr2, write_dr2;
+    /// DR3.
+    "dr3": dr3, write_dr3;
     /// DR6: what a debug exception was about.
     "dr6": dr6, write_dr6;
     /// DR7: breakpoint control.
@@ -112,6 +120,59 @@ pub fn set_cr2(value: u64) {
 pub fn clear_dr6() {
     // SAFETY: the value at reset.
     unsafe { write_dr6(0xffff_0ff0) };
+}
+
+/// What a breakpoint waits for: DR7's R/W fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Breakpoint {
+    /// An instruction.
+    Execute = 0,
+    /// Writes of data.
+    Write = 1,
+    /// IN and OUT, if CR4.DE is set.
+    Port = 2,
+    /// Reads and writes of data.
+    Access = 3,
+}
+
+/// Sets breakpoint `number` on `length` bytes (1, 2, 4 or 8) at `address`.
+///
+/// # Panics
+/// If there is no such breakpoint or length.
+pub fn set_breakpoint(number: u32, kind: Breakpoint, address: u64, length: u64) {
+    let field = match length {
+        1 => 0,
+        2 => 1,
+        4 => 3,
+        8 => 2,
+        _ => panic!("no breakpoint has {length} bytes"),
+    };
+    // SAFETY: an address that is met raises #DB, which has a handler or ends the kernel with a message.
+    unsafe {
+        match number {
+            0 => write_dr0(address),
+            1 => write_dr1(address),
+            2 => write_dr2(address),
+            3 => write_dr3(address),
+            _ => panic!("there are four breakpoints"),
+        }
+        let clear = !(0xf << (16 + 4 * number) | 3 << (2 * number));
+        let bits = (kind as u64 | field << 2) << (16 + 4 * number) | 1 << (2 * number);
+        write_dr7(dr7() & clear | bits);
+    }
+}
+
+/// Takes all breakpoints away.
+pub fn clear_breakpoints() {
+    // SAFETY: the value at reset.
+    unsafe { write_dr7(0x400) };
+}
+
+/// Switches CR4.DE: breakpoints on ports.
+pub fn set_debug_extensions(on: bool) {
+    const DE: u64 = 1 << 3;
+    // SAFETY: DR4 and DR5 are not used here.
+    unsafe { write_cr4(if on { cr4() | DE } else { cr4() & !DE }) };
 }
 
 /// Drops translations of one page.
@@ -183,6 +244,8 @@ pub struct Cpu {
     pub cmpxchg16b: bool,
     /// PCIDs exist.
     pub pcid: bool,
+    /// INVPCID exists.
+    pub invpcid: bool,
     /// MOVBE exists.
     pub movbe: bool,
 }
@@ -204,6 +267,7 @@ impl Cpu {
             nx: bit(more, 20),
             cmpxchg16b: bit(one, 13),
             pcid: bit(one, 17),
+            invpcid: bit(seven, 10),
             movbe: bit(one, 22),
         }
     }

@@ -45,7 +45,7 @@ const TSS_WORDS: usize = 26;
 #[repr(C, align(4096))]
 struct Tables {
     idt: [[u64; 2]; 256],
-    gdt: [u64; 9],
+    gdt: [u64; GDT_WORDS],
     tss: [u32; TSS_WORDS],
     /// For [`IST_COUNT`] interrupt stacks, and behind them the stack of ring 0.
     stacks: [Stack; IST_COUNT as usize + 1],
@@ -128,19 +128,14 @@ pub fn load() {
     unsafe {
         // No I/O permission bitmap.
         (&raw mut (*tables).tss[25]).write((size_of::<[u32; TSS_WORDS]>() as u32) << 16);
-        let tss = &raw const (*tables).tss as u64;
-        let limit = size_of::<[u32; TSS_WORDS]>() as u64 - 1;
-        // Present, type 9: available 64-bit TSS.
-        let low = limit | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56;
-        (&raw mut (*tables).gdt[7]).write(low);
-        (&raw mut (*tables).gdt[8]).write(tss >> 32);
-        let gdt = Pointer { limit: size_of::<[u64; 9]>() as u16 - 1, base: &raw const (*tables).gdt as u64 };
-        asm!("lgdt [{}]", in(reg) &raw const gdt);
+    }
+    load_gdt(None);
+    // SAFETY: both selectors name data segments of the GDT just loaded.
+    unsafe {
         asm!(
-            "mov ds, {user:e}", "mov es, {user:e}", "mov ss, {kernel:e}", "ltr {tss:x}",
+            "mov ds, {user:e}", "mov es, {user:e}", "mov ss, {kernel:e}",
             user = in(reg) selector::USER_DATA,
             kernel = in(reg) selector::DATA,
-            tss = in(reg) selector::TSS,
         );
     }
     load_idt(None);
@@ -171,6 +166,58 @@ pub fn load_idt(base: Option<u64>) {
         Pointer { limit: size_of::<[[u64; 2]; 256]>() as u16 - 1, base: base.unwrap_or(idt_base()) };
     // SAFETY: the operand is a pseudo-descriptor, and as said above.
     unsafe { asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags)) };
+}
+
+/// How many words the GDT has.
+pub const GDT_WORDS: usize = 9;
+
+/// Bit 40 of a code or data segment's descriptor: the CPU has loaded it.
+pub const ACCESSED: u64 = 1 << 40;
+
+/// A copy of the kit's GDT, for tables elsewhere. The TSS's descriptor is not busy in it.
+pub fn gdt_words() -> [u64; GDT_WORDS] {
+    const BUSY: u64 = 1 << 41;
+    // SAFETY: one CPU; a volatile read of initialised words.
+    let mut words = unsafe { (&raw const (*TABLES.0.get()).gdt).read_volatile() };
+    words[selector::TSS as usize / 8] &= !BUSY;
+    words
+}
+
+/// A copy of the kit's TSS as words of 64 bits.
+pub fn tss_words() -> [u64; TSS_WORDS / 2] {
+    // SAFETY: as in `gdt_words`.
+    let tss = unsafe { (&raw const (*TABLES.0.get()).tss).read_volatile() };
+    core::array::from_fn(|index| u64::from(tss[2 * index]) | u64::from(tss[2 * index + 1]) << 32)
+}
+
+/// The two words of a descriptor of an available 64-bit TSS at `base` (SDM, "TSS Descriptor in 64-bit mode").
+pub fn tss_descriptor(base: u64) -> [u64; 2] {
+    let limit = size_of::<[u32; TSS_WORDS]>() as u64 - 1;
+    let low = limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
+    [low, base >> 32]
+}
+
+/// Loads GDTR: with the kit's GDT, or another address that holds such a table; and the task register with the
+/// descriptor of a TSS that stands there.
+///
+/// A broken GDT or TSS hurts whoever asked for it: the machine ends with a triple fault.
+pub fn load_gdt(base: Option<u64>) {
+    let tables = TABLES.0.get();
+    if base.is_none() {
+        // SAFETY: one CPU, and no reference to the tables exists. LTR wants a TSS that is not busy.
+        unsafe {
+            let words = tss_descriptor(&raw const (*tables).tss as u64);
+            (&raw mut (*tables).gdt[7]).write_volatile(words[0]);
+            (&raw mut (*tables).gdt[8]).write_volatile(words[1]);
+        }
+    }
+    // SAFETY: only computes an address.
+    let kit = unsafe { &raw const (*tables).gdt as u64 };
+    let gdt = Pointer { limit: size_of::<[u64; GDT_WORDS]>() as u16 - 1, base: base.unwrap_or(kit) };
+    // SAFETY: the operands are a pseudo-descriptor and a selector, and as said above.
+    unsafe {
+        asm!("lgdt [{}]", "ltr {:x}", in(reg) &raw const gdt, in(reg) selector::TSS, options(nostack));
+    }
 }
 
 /// Lets a vector use interrupt stack `ist`; 0 is none.

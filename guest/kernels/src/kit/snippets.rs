@@ -25,6 +25,13 @@ impl Snippet {
         Context::user(space::user_address(self.0))
     }
 
+    /// To be run in 32-bit code of ring 3, in a space that was opened for it ([`Space::open_low`]).
+    ///
+    /// [`Space::open_low`]: space::Space::open_low
+    pub fn user_32(self) -> Context {
+        Context::user_32(space::low_address(self.0))
+    }
+
     /// To be run in ring 3 or 0.
     pub fn in_ring(self, user: bool) -> Context {
         if user { self.user() } else { self.kernel() }
@@ -87,6 +94,14 @@ snippets! {
     load_stack_segment = "snippet_load_stack_segment": "movl %esi, %ss";
     /// Reads through RBP, whose segment is the stack's.
     read_by_rbp = "snippet_read_by_rbp": "movq (%rbp), %rax";
+    /// INVLPG of RDI.
+    invlpg = "snippet_invlpg": "invlpg (%rdi)";
+    /// WBINVD.
+    write_back = "snippet_wbinvd": "wbinvd";
+    /// Reads CR3 into RAX.
+    read_cr3 = "snippet_read_cr3": "movq %cr3, %rax";
+    /// Reads DR7 into RAX.
+    read_dr7 = "snippet_read_dr7": "movq %dr7, %rax";
     /// HLT.
     halt = "snippet_halt": "hlt";
     /// Reads CR4 into RAX.
@@ -101,6 +116,8 @@ snippets! {
     read_msr = "snippet_read_msr": "rdmsr";
     /// WRMSR of ECX.
     write_msr = "snippet_write_msr": "wrmsr";
+    /// INVPCID of type RSI with the descriptor at RDI.
+    invpcid = "snippet_invpcid": "invpcid (%rdi), %rsi";
     /// INT 0x41.
     software_interrupt = "snippet_software_interrupt": "int $0x41";
     /// PUSH RSI on the stack at RDI, which the snippet ends on, too.
@@ -119,6 +136,18 @@ snippets! {
         "leaq 1f(%rip), %rax" "pushq $0x18" "pushq %rax" "lretq"
         ".code32" "1: movb $0x7f, %al" "addb $1, %al" "into" "ljmp $0x8, $2f"
         ".code64" "2:";
+    /// In 32-bit code: EAX = the 4 bytes at EDI.
+    read_32 = "snippet_read_32": ".code32" "movl (%edi), %eax" "int $0x80" ".code64";
+    /// In 32-bit code: the 4 bytes at EDI = ESI.
+    write_32 = "snippet_write_32": ".code32" "movl %esi, (%edi)" "int $0x80" ".code64";
+    /// In 32-bit code: EAX = the 4 bytes at EDI + 16.
+    read_beyond_32 = "snippet_read_beyond_32": ".code32" "movl 16(%edi), %eax" "int $0x80" ".code64";
+    /// In 32-bit code: to the address in EDI.
+    jump_32 = "snippet_jump_32": ".code32" "jmp *%edi" "int $0x80" ".code64";
+    /// In 32-bit code: PUSH ESI on the stack at EDI; EAX is then ESP.
+    push_32 = "snippet_push_32": ".code32" "movl %edi, %esp" "pushl %esi" "movl %esp, %eax" "int $0x80" ".code64";
+    /// In 32-bit code: REP STOSL.
+    stosl_32 = "snippet_stosl_32": ".code32" "rep stosl" "int $0x80" ".code64";
     /// RFLAGS after the addition, subtraction, logic and shift of RSI and RDI: in RAX, RBX, RCX, RDX.
     flags = "snippet_flags":
         "movq %rsi, %r8" "addq %rdi, %r8" "pushfq" "popq %rax"

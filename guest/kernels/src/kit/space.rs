@@ -19,6 +19,9 @@ const USER_SNIPPETS: u64 = USER_SLOT << 39;
 /// The top of ring 3's stack.
 pub const USER_STACK: u64 = USER_SNIPPETS + (1 << 30);
 
+/// Where 32-bit code of ring 3 has the snippets, after [`Space::open_low`].
+pub const LOW: Gva = Gva::new(2 << 30);
+
 unsafe extern "C" {
     static boot_pml4: u8;
     static boot_pdpt: u8;
@@ -38,6 +41,11 @@ pub const fn slot(slot: u64) -> Gva {
 /// Where ring 3 sees a snippet that ring 0 sees at `address`.
 pub fn user_address(address: u64) -> u64 {
     USER_SNIPPETS + (address - (&raw const snippets_start) as u64)
+}
+
+/// Where 32-bit code of ring 3 sees a snippet that ring 0 sees at `address`.
+pub fn low_address(address: u64) -> u64 {
+    LOW.raw() + (address - (&raw const snippets_start) as u64)
 }
 
 /// Slot 0 of every root, as in the boot tables: P, W, A, and not U.
@@ -64,6 +72,22 @@ impl Space {
         let stack = pool.frame();
         space.map(pool, Gva::new(USER_STACK - 4096), Level::L1, stack.address() | crate::entries::PAGE);
         space
+    }
+
+    /// Gives the gigabyte at [`LOW`], where the kit maps no memory that it uses, to ring 3, and shows the snippets
+    /// there. What was cached of it must be flushed.
+    pub fn open_low(&self, pool: &mut Pool) {
+        let kit = (&raw const boot_pdpt) as *const u64;
+        let table = pool.frame();
+        for index in (0..4).filter(|&index| index != LOW.index(Level::L3)) {
+            // SAFETY: four entries, which are never written.
+            table.write(index, unsafe { kit.add(index).read_volatile() });
+        }
+        self.root.write(0, table.address() | TABLE);
+        let (start, end) = ((&raw const snippets_start) as u64, (&raw const snippets_end) as u64);
+        for page in (start..end).step_by(4096) {
+            self.map(pool, Gva::new(low_address(page)), Level::L1, page | bits::P | bits::U | bits::A);
+        }
     }
 
     /// Another root with the same slots 0 and [`USER_SLOT`].

@@ -52,8 +52,20 @@ pub fn exceptions(_: &mut Setting, report: &mut Report) {
     }
     let start = snippets::halt().user();
     expect(report, "HLT", &start, &traps::run(&start), (vector::GP, 0, 0));
-    let start = snippets::read_cr4().user();
-    expect(report, "MOV from CR4", &start, &traps::run(&start), (vector::GP, 0, 0));
+    for (what, snippet) in [
+        ("MOV from CR3", snippets::read_cr3()),
+        ("MOV from CR4", snippets::read_cr4()),
+        ("MOV to CR0", snippets::write_cr0()),
+        ("MOV to CR3", snippets::write_cr3()),
+        ("MOV from DR7", snippets::read_dr7()),
+        ("INVLPG", snippets::invlpg()),
+        ("WBINVD", snippets::write_back()),
+        ("LMSW", snippets::lmsw()),
+        ("SWAPGS", snippets::swapgs()),
+    ] {
+        let start = snippet.user();
+        expect(report, what, &start, &traps::run(&start), (vector::GP, 0, 0));
+    }
     let trap = traps::run(&snippets::overflow().kernel());
     check!(report, trap.vector == vector::OF, "INTO in 32-bit code: {trap:x?}");
 }

@@ -5,6 +5,10 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
+mod breakpoints;
+#[cfg(target_os = "none")]
+mod compatibility;
+#[cfg(target_os = "none")]
 mod control;
 #[cfg(target_os = "none")]
 mod delivery;
@@ -13,11 +17,15 @@ mod exceptions;
 #[cfg(target_os = "none")]
 mod interrupts;
 #[cfg(target_os = "none")]
+mod invalidation;
+#[cfg(target_os = "none")]
 mod log;
 #[cfg(target_os = "none")]
 mod memory;
 #[cfg(target_os = "none")]
 mod platform;
+#[cfg(target_os = "none")]
+mod registers;
 #[cfg(target_os = "none")]
 mod setting;
 #[cfg(target_os = "none")]

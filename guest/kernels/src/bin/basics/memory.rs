@@ -75,23 +75,6 @@ fn arithmetic(a: u64, b: u64, result: u64, carry: bool, overflow: bool) -> u64 {
     of_result(result) | u64::from(carry) | (a ^ b ^ result) & 0x10 | u64::from(overflow) << 11
 }
 
-/// Compatibility mode and back, with a load and a store there: to a plain page, and to a table.
-pub fn compatibility(setting: &mut Setting, report: &mut Report) {
-    let targets = setting.targets();
-    for frame in [targets.plain_frame, targets.table_frame] {
-        for round in 0..50u64 {
-            frame.write(3, 0xaaaa_0000 + round);
-            let mut start = snippets::far_compatibility().kernel();
-            // Only the low 32 bits of an address count there.
-            (start.rdi, start.rsi) = (1 << 40 | (frame.address() + 24), round);
-            let trap = traps::run(&start);
-            let found = (trap.is_stop(), trap.context.rax, trap.context.rcx, frame.read(3));
-            let expected = (true, 1, 0xaaaa_0000 + round, round);
-            check!(report, found == expected, "32-bit code: {found:x?} instead of {expected:x?}, {trap:x?}");
-        }
-    }
-}
-
 /// One address mapped to other frames, thousands of times; one frame mapped at other addresses.
 pub fn remap(setting: &mut Setting, report: &mut Report) {
     const ROUNDS: u64 = 4000;

@@ -1,9 +1,10 @@
 //! The least that a kernel finds on the platform.
 
 use guest_kernels::check;
+use guest_kernels::kit::access::{self, Fault};
 use guest_kernels::kit::apic::{self, register};
 use guest_kernels::kit::report::Report;
-use guest_kernels::kit::{cpu, port};
+use guest_kernels::kit::{cpu, port, snippets};
 use guest_kernels::say;
 
 use crate::setting::Setting;
@@ -83,5 +84,32 @@ pub fn apic_base(_: &mut Setting, report: &mut Report) {
         let found = apic::read(register::VERSION);
         check!(report, found == version, "the version is {found:#x} instead of {version:#x}");
         apic::init();
+    }
+}
+
+/// The APIC moves by its base register; the base takes no bits that do not exist.
+pub fn apic_moved(setting: &mut Setting, report: &mut Report) {
+    const ELSEWHERE: u64 = 0xfed4_0000;
+    let before = cpu::read_msr(apic::BASE_MSR);
+    let version = apic::read(register::VERSION);
+    let at = |base: u64| {
+        let mut context = snippets::read_4().kernel();
+        context.rdi = base + register::VERSION;
+        access::run(&context).map(|end| end.rax as u32)
+    };
+    apic::set_base(ELSEWHERE | before & 0xfff);
+    let (here, there) = (at(apic::BASE), at(ELSEWHERE));
+    apic::set_base(before);
+    check!(report, there == Ok(version), "the APIC's version is {there:x?} where it was moved to");
+    check!(report, here != Ok(version), "the APIC is still where it was");
+    let back = apic::read(register::VERSION);
+    check!(report, back == version, "the version is {back:#x} instead of {version:#x} after the move back");
+    apic::init();
+    for bit in u32::from(setting.cpu.features.maxphyaddr)..64 {
+        let value = before | 1 << bit;
+        let mut context = snippets::write_msr().kernel();
+        (context.rcx, context.rax, context.rdx) = (apic::BASE_MSR.into(), value & 0xffff_ffff, value >> 32);
+        let outcome = access::run(&context).map(|_| ());
+        check!(report, outcome == Err(Fault::general_protection(0)), "base bit {bit}: {outcome:x?}");
     }
 }

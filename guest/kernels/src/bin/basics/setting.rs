@@ -13,7 +13,10 @@ use umbra_paging::{Gva, Level, bits};
 
 use guest_kernels::entries::{PAGE, TABLE};
 
-use crate::{control, delivery, exceptions, interrupts, memory, platform, stepping, timers};
+use crate::{
+    breakpoints, compatibility, control, delivery, exceptions, interrupts, invalidation, memory, platform,
+    registers, stepping, timers,
+};
 
 /// What every test gets.
 pub struct Setting {
@@ -43,7 +46,8 @@ const TESTS: &[(&str, Test)] = &[
     ("delivery-stack", delivery::stack),
     ("delivery-idt", delivery::idt),
     ("flags", memory::flags),
-    ("compatibility", memory::compatibility),
+    ("compatibility", compatibility::kernel),
+    ("compatibility-user", compatibility::user),
     ("remap", memory::remap),
     ("switches", memory::switches),
     ("unpaged", memory::unpaged),
@@ -52,8 +56,17 @@ const TESTS: &[(&str, Test)] = &[
     ("cr3", control::cr3),
     ("cr4", control::cr4),
     ("efer", control::efer),
+    ("invpcid", invalidation::invpcid),
+    ("msr-addresses", registers::addresses),
+    ("msr-values", registers::values),
+    ("msr-missing", registers::missing),
     ("step", stepping::step),
     ("shadow", stepping::shadow),
+    ("data-breakpoints", breakpoints::data),
+    ("string-breakpoints", breakpoints::strings),
+    ("fault-breakpoints", breakpoints::faults),
+    ("instruction-breakpoints", breakpoints::instructions),
+    ("port-breakpoints", breakpoints::ports),
     ("ipi", interrupts::ipi),
     ("priority", interrupts::priority),
     ("nmi", interrupts::nmi),
@@ -65,6 +78,7 @@ const TESTS: &[(&str, Test)] = &[
     ("modules", platform::modules),
     ("pci", platform::pci),
     ("apic-base", platform::apic_base),
+    ("apic-moved", platform::apic_moved),
 ];
 
 /// The kernel.

@@ -31,7 +31,7 @@ pub fn delivery(setting: &mut Setting, space: &Space, report: &mut Report) {
     let page = |word: u64| Gva::new(translated.raw() + 4096 * word);
     let words = STACK_FRAMES * 512;
     let user_read = Access { kind: AccessKind::Read, user: true, smap_override: false };
-    for round in 0..100 * setting.rounds {
+    for round in 0..setting.times(100) {
         for word in (words - 80..words).step_by(3) {
             tables.after(word / 512).update(word as usize % 512, data.address() | PAGE);
             judge.flush_and_judge(&setting.pool, report, page(word), user_read, 0);
@@ -123,7 +123,7 @@ pub fn idt_in_a_table(setting: &mut Setting, space: &Space, report: &mut Report)
     let data = setting.pool.frame();
     descriptors::load_idt(Some(table.address()));
     let user_read = Access { kind: AccessKind::Read, user: true, smap_override: false };
-    for _ in 0..100 * setting.rounds {
+    for _ in 0..setting.times(100) {
         // Gates of a vector that nobody uses: a page now and then.
         let index = 2 * 0xc0 + setting.random.index(32);
         let entry = if setting.random.one_in(3) { 0 } else { data.address() | PAGE };

@@ -34,6 +34,7 @@ fn value(random: &mut Random) -> u64 {
 
 /// Reads and writes of all widths, everywhere but where the machine ends.
 pub fn ports(setting: &mut Setting, _: &Space, report: &mut Report) {
+    let steps = setting.times(20_000);
     let random = &mut setting.random;
     let widths: [(Snippet, Snippet); 3] = [
         (snippets::in_1(), snippets::out_1()),
@@ -41,7 +42,7 @@ pub fn ports(setting: &mut Setting, _: &Space, report: &mut Report) {
         (snippets::in_4(), snippets::out_4()),
     ];
     let buffer = setting.pool.frame();
-    for step in 0..20_000 * setting.rounds {
+    for step in 0..steps {
         // Most devices lie low.
         let port = match random.below(3) {
             0 => random.below(0x100),

@@ -23,7 +23,7 @@ pub fn partial(setting: &mut Setting, space: &Space, report: &mut Report) {
     space.map(&mut setting.pool, translated, Level::L2, table.address() | TABLE);
     space.map(&mut setting.pool, space::slot(4), Level::L1, source.address() | PAGE);
     let last = Gva::new(translated.raw() + 4096 * 511);
-    for round in 0..200 * setting.rounds {
+    for round in 0..setting.times(200) {
         let judge = setting.judge(space, true, false, false, true);
         let entry = data.address() | PAGE;
         // What lies behind the border.

@@ -15,12 +15,13 @@ const OWN: u64 = 16;
 /// Loads them in turn and at random; frames that were roots become tables and pages of others.
 pub fn roots(setting: &mut Setting, space: &Space, report: &mut Report) {
     let mut judge = setting.judge(space, true, false, false, true);
+    let wanted = setting.times(ROOTS).min(ROOTS);
     let pool = &mut setting.pool;
     let (shared, own) = (space::slot(6), space::slot(7));
     let shared_page = pool.frame();
     space.map(pool, shared, Level::L1, shared_page.address() | PAGE);
     let shared_entry = space.root().read(shared.index(Level::L4));
-    let count = ROOTS.min(pool.left() / 2);
+    let count = wanted.min(pool.left() / 2);
     let frames = pool.frames(count, 4096);
     let kit = [space.root().read(0), space.root().read(1)];
     for index in 0..count {
@@ -31,7 +32,7 @@ pub fn roots(setting: &mut Setting, space: &Space, report: &mut Report) {
     }
     let read = Access { kind: AccessKind::Read, user: true, smap_override: false };
     let write = read.with_kind(AccessKind::Write);
-    for round in 0..2 * setting.rounds {
+    for round in 0..setting.times(2).max(2) {
         for step in 0..count {
             let index = if round == 0 { step } else { setting.random.below(count) };
             let root = Space::adopt(frames.after(index));

@@ -42,7 +42,7 @@ pub fn recursive(setting: &mut Setting, space: &Space, report: &mut Report) {
     };
     let user = Access { kind: AccessKind::Read, user: true, smap_override: false };
     let write = user.with_kind(AccessKind::Write);
-    for round in 0..400 * setting.rounds {
+    for round in 0..setting.times(400) {
         let gva = Gva::new(target.raw() + 4096 * setting.random.below(512));
         let level = Level::ALL[setting.random.index(4)];
         judge.flush_and_judge(&setting.pool, report, shown(gva, level), user, 0);
@@ -74,7 +74,7 @@ pub fn own_code(setting: &mut Setting, space: &Space, report: &mut Report) {
     setting.judge(space, true, false, false, true);
     // mov %rsi, (%rdi); mov (%rdx), %rax; int $0x80
     const PROGRAM: [u8; 8] = [0x48, 0x89, 0x37, 0x48, 0x8b, 0x02, 0xcd, 0x80];
-    for round in 0..200 * setting.rounds {
+    for round in 0..setting.times(200) {
         let slot = space::slot(8 + round % 64);
         let gva = Gva::new(slot.raw() + 4096 * setting.random.below(256));
         let table = own_table(setting, space, gva);
@@ -125,7 +125,7 @@ pub fn own_code(setting: &mut Setting, space: &Space, report: &mut Report) {
 /// A stack in a page table: pushes rewrite the table that maps the stack.
 pub fn own_stack(setting: &mut Setting, space: &Space, report: &mut Report) {
     setting.judge(space, true, false, false, true);
-    for round in 0..200 * setting.rounds {
+    for round in 0..setting.times(200) {
         let slot = space::slot(8 + round % 64);
         // The kit's handler, too, runs on that stack, below the entry.
         let gva = Gva::new(slot.raw() + 4096 * (320 + setting.random.below(190)));

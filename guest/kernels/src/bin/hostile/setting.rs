@@ -12,7 +12,7 @@ use guest_kernels::random::Random;
 use guest_kernels::say;
 use umbra_paging::{Mode, Paging};
 
-use crate::{delivery, garbage, nowhere, partial, roots, selfmap, stores, tangle};
+use crate::{delivery, descriptor_tables, garbage, nowhere, partial, roots, selfmap, stores, tangle};
 
 /// What every test gets.
 pub struct Setting {
@@ -27,7 +27,9 @@ pub struct Setting {
     /// Random numbers; the seed of each test is the same.
     pub random: Random,
     /// How often tests repeat what they repeat, as a multiple.
-    pub rounds: u64,
+    rounds: u64,
+    /// The part of it that is done: one in so many.
+    share: u64,
 }
 
 type Test = fn(&mut Setting, &Space, &mut Report);
@@ -43,6 +45,8 @@ const TESTS: &[(&str, Test)] = &[
     ("own-stack", selfmap::own_stack),
     ("delivery", delivery::delivery),
     ("idt-table", delivery::idt_in_a_table),
+    ("gdt-table", descriptor_tables::gdt_in_a_table),
+    ("descriptors-stack", descriptor_tables::mapped_by_the_stack),
     ("roots", roots::roots),
     ("all-ones", nowhere::all_ones),
     ("nowhere", nowhere::nowhere),
@@ -80,6 +84,7 @@ pub fn main(mut boot: Boot) -> u8 {
         memory_end: boot.memory_end,
         random: Random::new(seed),
         rounds,
+        share: if options.has("quick") { 4 } else { 1 },
     };
     pic::init();
     apic::init();
@@ -102,6 +107,11 @@ pub fn main(mut boot: Boot) -> u8 {
 }
 
 impl Setting {
+    /// How often to do what is done `count` times by default.
+    pub fn times(&self, count: u64) -> u64 {
+        (count * self.rounds).div_ceil(self.share)
+    }
+
     /// Sets control bits and returns a judge of accesses under them.
     pub fn judge(&self, space: &Space, wp: bool, smep: bool, smap: bool, nxe: bool) -> Judge {
         let (smep, smap, nxe) = (smep && self.cpu.smep, smap && self.cpu.smap, nxe && self.cpu.nx);

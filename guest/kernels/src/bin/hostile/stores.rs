@@ -90,7 +90,7 @@ pub fn stores(setting: &mut Setting, space: &Space, report: &mut Report) {
     let arena = Arena::new(setting, space);
     let cpu = setting.cpu;
     for store in stores::all().filter(|store| store.exists(&cpu)) {
-        for _ in 0..6 * setting.rounds {
+        for _ in 0..setting.times(6) {
             let wp = setting.random.one_in(2);
             let judge = setting.judge(space, wp, false, false, true);
             let offset = match setting.random.below(3) {
@@ -108,7 +108,11 @@ pub fn crossing(setting: &mut Setting, space: &Space, report: &mut Report) {
     let arena = Arena::new(setting, space);
     let cpu = setting.cpu;
     for store in stores::all().filter(|store| store.exists(&cpu)) {
-        for flags in [PAGE & !bits::W, KERNEL_PAGE, PAGE & !bits::D, PAGE & !bits::A] {
+        let kinds = [PAGE & !bits::W, KERNEL_PAGE, PAGE & !bits::D, PAGE & !bits::A];
+        for number in 0..setting.times(4) {
+            // All of them, or some.
+            let kind = if setting.times(4) < 4 { setting.random.index(4) } else { number as usize % 4 };
+            let flags = kinds[kind];
             let wp = setting.random.one_in(2);
             let judge = setting.judge(space, wp, false, false, true);
             let offset = 4096 - setting.random.below(10);

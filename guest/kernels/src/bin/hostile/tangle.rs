@@ -88,7 +88,7 @@ pub fn tangle(setting: &mut Setting, space: &Space, report: &mut Report) {
     }
     let mut judge = enter(setting, roots[0]);
     let (mut done, mut faulted, mut skipped) = (0u64, 0u64, 0u64);
-    for _ in 0..STEPS * setting.rounds {
+    for _ in 0..setting.times(STEPS) {
         let random = &mut setting.random;
         match random.below(64) {
             0 => {

@@ -1,0 +1,98 @@
+//! `cargo xtask guests`: the small kernels of `guest/kernels` under Umbra.
+
+mod run;
+mod verdict;
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use crate::paths;
+use crate::report::Report;
+use crate::setup::Setup;
+use run::{Kernel, Run};
+
+/// Run the small guest kernels under Umbra: what each finds must be as on bare hardware.
+///
+/// Builds them, runs them on the emulated machines with the bypass and without, as many at a time as there are CPUs,
+/// and prints a line for each: what was checked, how much of it was wrong, how long it took. What they print is kept
+/// in `target/guest/kernels`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Every case, not a sample of them; this takes hours
+    #[arg(long)]
+    full: bool,
+
+    /// Only on this machine [default: both]
+    #[arg(long)]
+    machine: Option<Machine>,
+
+    /// Only with this treatment of the guest's not-present faults [default: both]
+    #[arg(long)]
+    guest_faults: Option<GuestFaults>,
+
+    /// Only these kernels [default: all]
+    #[arg(value_name = "NAME")]
+    names: Vec<Kernel>,
+}
+
+/// How much the kernels do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Amount {
+    /// A sample of the cases.
+    Quick,
+    /// All of them.
+    Full,
+}
+
+/// `--machine` of `umbra run`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Machine {
+    Penryn,
+    Skylake,
+}
+
+/// `--guest-faults` of `umbra run`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum GuestFaults {
+    Bypass,
+    Trap,
+}
+
+/// Runs the chosen ones.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let setup = Setup::new()?;
+    let (umbra, kernels) = (setup.umbra()?, setup.small_kernels()?);
+    let amount = if arguments.full { Amount::Full } else { Amount::Quick };
+    let chosen = |run: &Run| {
+        (arguments.names.is_empty() || arguments.names.contains(&run.kernel))
+            && arguments.machine.is_none_or(|machine| machine == run.machine)
+            && arguments.guest_faults.is_none_or(|guest_faults| guest_faults == run.guest_faults)
+    };
+    let mut report = Report::new();
+    steps(&mut report, &umbra, &kernels, Run::all(amount).filter(chosen).collect())?;
+    Ok(report.finish())
+}
+
+/// Runs all kernels as steps of a greater whole, and those with a small pool and with the auditor, too.
+///
+/// # Errors
+/// The folder for results cannot be made.
+pub fn all(report: &mut Report, umbra: &Path, kernels: &Path, amount: Amount) -> Result<()> {
+    steps(report, umbra, kernels, Run::all(amount).chain(Run::special()).collect())
+}
+
+fn steps(report: &mut Report, umbra: &Path, kernels: &Path, mut runs: Vec<Run>) -> Result<()> {
+    if runs.is_empty() {
+        bail!("no run of a kernel fits these options");
+    }
+    let folder = paths::guest_dir()?.join("kernels");
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    // The longest first, so that no CPU idles at the end.
+    runs.sort_by_key(|run| std::cmp::Reverse(run.weight()));
+    report.steps(&runs, Run::name, |run| run.run(umbra, kernels, &folder));
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! One run of one kernel.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+
+use super::verdict::Verdict;
+use super::{Amount, GuestFaults, Machine};
+use crate::process;
+use crate::report::last_lines;
+
+/// How much of a failed run's output is shown.
+const SHOWN_LINES: usize = 40;
+
+/// The kernels, as `umbra_build::guest_kernels` builds them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kernel {
+    /// All combinations of entry bits at two levels
+    Exhaustive,
+    /// What no sane guest does
+    Hostile,
+    /// What every kernel takes for granted
+    Basics,
+}
+
+/// One run.
+#[derive(Clone, Copy, Debug)]
+pub struct Run {
+    pub kernel: Kernel,
+    pub machine: Machine,
+    pub guest_faults: GuestFaults,
+    amount: Amount,
+    /// More options of `umbra run`, as one word.
+    more: &'static str,
+}
+
+impl Run {
+    /// Every kernel on every machine in every mode.
+    pub fn all(amount: Amount) -> impl Iterator<Item = Run> {
+        let kernels = Kernel::value_variants().iter();
+        let places = Machine::value_variants()
+            .iter()
+            .flat_map(|machine| GuestFaults::value_variants().iter().map(move |faults| (*machine, *faults)));
+        kernels.flat_map(move |&kernel| {
+            let run = move |(machine, guest_faults)| Run { kernel, machine, guest_faults, amount, more: "" };
+            places.clone().map(run)
+        })
+    }
+
+    /// The hostile kernel where the shadow MMU has hardly any frames, and where it is audited.
+    pub fn special() -> impl Iterator<Item = Run> {
+        ["--shadow-frames=64", "--audit"].into_iter().map(|more| Run {
+            kernel: Kernel::Hostile,
+            machine: Machine::Penryn,
+            guest_faults: GuestFaults::Bypass,
+            amount: Amount::Quick,
+            more,
+        })
+    }
+
+    /// Kernel, machine, mode, and what else is special.
+    pub fn name(&self) -> String {
+        let words = [value(&self.kernel), value(&self.machine), value(&self.guest_faults), self.more.into()];
+        words.join(" ").trim_end().into()
+    }
+
+    /// What it costs, roughly, as seconds.
+    pub fn weight(&self) -> u32 {
+        let kernel = match (self.kernel, self.amount) {
+            (Kernel::Exhaustive, Amount::Full) => 3000,
+            (Kernel::Exhaustive, Amount::Quick) => 20,
+            (Kernel::Hostile, _) => 40,
+            (Kernel::Basics, _) => 15,
+        };
+        let audit = if self.more == "--audit" { 2 } else { 1 };
+        let trap = u32::from(self.guest_faults == GuestFaults::Trap);
+        audit * kernel + trap
+    }
+
+    /// What the kernel is told.
+    fn options(&self) -> &'static str {
+        match (self.kernel, self.amount) {
+            // A prime number of cases apart, so that all kinds of access and bits take their turn.
+            (Kernel::Exhaustive, Amount::Quick) => "strict stride=397",
+            (Kernel::Exhaustive, Amount::Full) => "strict",
+            (Kernel::Hostile, Amount::Quick) => "quick",
+            (Kernel::Hostile, Amount::Full) => "",
+            (Kernel::Basics, _) => "fw_cfg",
+        }
+    }
+
+    /// Seconds after which it is ended as failed.
+    fn timeout(&self) -> u32 {
+        match self.amount {
+            Amount::Quick => 900,
+            Amount::Full => 6 * 3600,
+        }
+    }
+
+    /// Runs it and says what it checked, and how fast.
+    ///
+    /// # Errors
+    /// It did not pass: what it said last is part of the error.
+    pub fn run(&self, umbra: &Path, kernels: &Path, folder: &Path) -> Result<String> {
+        let mut command = Command::new("timeout");
+        // A guard in case that the tool itself hangs; its own time-out ends the machine properly.
+        command.args(["--kill-after=10", &(self.timeout() + 60).to_string()]).arg(umbra).arg("run");
+        command.arg("--kernel").arg(kernels.join(value(&self.kernel)).with_extension("elf"));
+        command.args(["--append", self.options(), "--timeout", &self.timeout().to_string()]);
+        command.args(["--machine", &value(&self.machine), "--guest-faults", &value(&self.guest_faults)]);
+        command.args(self.more.split_whitespace()).stdin(Stdio::null());
+        let start = Instant::now();
+        let output = command.output().context("starting umbra")?;
+        let seconds = start.elapsed().as_secs_f64();
+        let (stdout, stderr) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let log = folder.join(format!("{}.log", self.name().replace(' ', "-")));
+        fs::write(&log, format!("{stdout}{stderr}")).with_context(|| log.display().to_string())?;
+        let check = || {
+            ensure!(output.status.success(), "{}", output.status);
+            let verdict = Verdict::read(&stdout, &value(&self.kernel))?;
+            Ok(format!("{verdict}, {:.0} per second", verdict.checks as f64 / seconds))
+        };
+        check().with_context(|| {
+            let (stdout, stderr) = (last_lines(&stdout, SHOWN_LINES), last_lines(&stderr, SHOWN_LINES));
+            let line = process::describe(&command);
+            format!("{line}\nall of it: {}\n{stdout}\n--- standard error\n{stderr}\n---", log.display())
+        })
+    }
+}
+
+/// How an option's value is written.
+fn value(value: &impl ValueEnum) -> String {
+    value.to_possible_value().expect("no value is hidden").get_name().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_run_has_a_name_of_its_own() {
+        let names: BTreeSet<String> =
+            Run::all(Amount::Quick).chain(Run::special()).map(|run| run.name()).collect();
+        assert_eq!(names.len(), 3 * 2 * 2 + 2);
+        assert!(names.contains("exhaustive skylake trap"));
+        assert!(names.contains("hostile penryn bypass --audit"));
+    }
+}
