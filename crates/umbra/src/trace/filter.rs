@@ -66,11 +66,6 @@ impl Running {
             Record::Exit(_) | Record::Mmu(_) | Record::Dropped(_) => (),
         }
     }
-
-    /// The names of the phases that run.
-    pub fn names(&self) -> impl Iterator<Item = String> + '_ {
-        self.0.iter().map(|&id| phase_name(id))
-    }
 }
 
 impl Filter {
@@ -81,12 +76,17 @@ impl Filter {
         };
         let cause = |causes: &Causes| exit.cause.is_some_and(|cause| causes.0.contains(&cause));
         (self.causes.is_empty() || self.causes.iter().any(cause))
-            && (self.phases.is_empty() || running.names().any(|name| self.phases.contains(&name)))
+            && (self.phases.is_empty() || running.0.iter().any(|&id| self.wants_phase(id)))
             && within(&self.rip, Some(exit.rip))
             && within(&self.address, exit.address)
             && within(&self.gpa, exit.gpa)
             && within(&self.cr3, Some(exit.cr3))
             && within(&self.time, Some(exit.time))
+    }
+
+    /// Whether a phase is among those that are asked for.
+    pub fn wants_phase(&self, id: u32) -> bool {
+        self.phases.is_empty() || self.phases.contains(&phase_name(id))
     }
 
     /// The phases that are asked for.
@@ -189,6 +189,8 @@ mod tests {
         [Record::PhaseEnd(0), Record::PhaseStart(2), Record::PhaseStart(40)]
             .iter()
             .for_each(|r| running.follow(r));
-        assert_eq!(running.names().collect::<Vec<_>>(), ["demand", "phase-40"]);
+        for (phase, runs) in [("boot", false), ("demand", true), ("phase-40", true), ("pipe", false)] {
+            assert_eq!(filter(&["--phase", phase]).wants(&exit(), &running), runs, "{phase}");
+        }
     }
 }

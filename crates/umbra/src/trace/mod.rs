@@ -195,8 +195,11 @@ fn walk(arguments: &Arguments, reader: &mut Reader, visitor: &mut impl Visitor) 
                 lost += count;
                 visitor.lost(count)?;
             }
-            Record::PhaseStart(id) => visitor.phase(id, true)?,
-            Record::PhaseEnd(id) => visitor.phase(id, false)?,
+            Record::PhaseStart(id) | Record::PhaseEnd(id) => {
+                if arguments.filter.wants_phase(id) {
+                    visitor.phase(id, matches!(record, Record::PhaseStart(_)))?;
+                }
+            }
             Record::Exit(exit) => {
                 let of_this = std::mem::take(&mut events);
                 if !arguments.filter.wants(&exit, &running) {
