@@ -9,7 +9,7 @@
 //!
 //! [`Machine::audit`](crate::machine::Machine::audit) is where an auditor of your own belongs, if there is one.
 //! [`Machine::host`](crate::machine::Machine::host) is for hypervisors that move, protect or swap guest memory.
-//! Both may stay empty. The folder `examples/` of Umbra's repository has a complete machine in 200 lines.
+//! Both may stay empty. The folder `examples/` of Umbra's repository has a complete machine in two short files.
 //!
 //! # What is checked
 //! After every step, against an [`oracle`](crate::oracle) that knows the guest's tables and everything that a CPU

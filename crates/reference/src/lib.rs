@@ -42,4 +42,9 @@ pub mod registers;
 mod run;
 pub mod universe;
 
+/// Makes the example in the read-me a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;
+
 pub use run::{Config, Divergence, Session, run_on, run_program};
