@@ -106,6 +106,7 @@ impl ShadowFrames for Host {
     }
 }
 
+// ANCHOR: tlb
 impl Tlb for Host {
     // On real hardware: INVVPID of the guest's VPID, on every CPU that may hold something of it.
     fn flush(&mut self) {
@@ -119,6 +120,7 @@ impl Tlb for Host {
         self.units[vcpu].caches_mut().invlpg(self.pcids[vcpu], gva);
     }
 }
+// ANCHOR_END: tlb
 
 /// Host-physical memory as the CPU's page walker sees it.
 impl PhysicalMemory for Memory {

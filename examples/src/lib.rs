@@ -4,6 +4,8 @@
 //! concerns memory: [`Host`] is what the MMU asks of its embedder, [`Toy`] is when to call the MMU. Read them in
 //! this order. On real hardware `Toy::attempt` is a VM entry, and the rest is the handling of exits.
 //!
+//! The lines `ANCHOR` mark what the book shows (docs/book).
+//!
 //! `cargo test` puts it to the test; so it does with hypervisors that make a [`Mistake`], which must not pass.
 
 mod host;
@@ -27,6 +29,7 @@ pub use host::{Host, Memory};
 /// An access that exits more often makes no progress.
 const MAX_EXITS: usize = 64;
 
+// ANCHOR: mistakes
 /// What an embedder may get wrong. Each is one line, and each lets a guest see or do what it must not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mistake {
@@ -38,6 +41,7 @@ pub enum Mistake {
     /// Devices store to guest memory past the MMU, which does not see that they change a page table.
     StoresPastTheMmu,
 }
+// ANCHOR_END: mistakes
 
 /// The hypervisor and its one guest.
 pub struct Toy {
@@ -129,6 +133,7 @@ impl Toy {
 }
 
 impl Machine for Toy {
+    // ANCHOR: page_fault
     fn access(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Result<Observed, Broken> {
         for _ in 0..MAX_EXITS {
             // Goes into the VMCS, before each entry anew.
@@ -160,6 +165,7 @@ impl Machine for Toy {
         }
         Err(Broken(format!("no progress after {MAX_EXITS} exits")))
     }
+    // ANCHOR_END: page_fault
 
     /// An exit of a privileged instruction: MOV to a control register, WRMSR of EFER, INVLPG, INVPCID.
     fn execute(
