@@ -1,5 +1,6 @@
 //! `cargo xtask test`.
 
+mod book;
 mod boots;
 mod console;
 mod embedders;
@@ -32,6 +33,7 @@ pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
     let mut report = Report::new();
     host::run(&mut report);
     embedders::run(&mut report);
+    book::run(&mut report);
     guests::all(&mut report, &built.umbra, &kernels, Amount::Quick)?;
     boots::run(&mut report, &built)?;
     Ok(report.finish())
