@@ -1,8 +1,8 @@
 //! Tests of what others build on the crates: the embedder in `examples/`, a workspace of its own.
 
 use super::host::{cargo, count_tests};
-use crate::report::Report;
 use crate::paths;
+use crate::report::Report;
 
 /// Runs them all.
 pub fn run(report: &mut Report) {
