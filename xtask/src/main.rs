@@ -3,6 +3,7 @@
 //! One file or folder per command; [`setup`] is what they share: it makes a fresh machine able to build and run.
 #![forbid(unsafe_code)]
 
+mod book;
 mod build;
 mod campaign;
 mod coverage;
@@ -36,6 +37,7 @@ enum Command {
     Run(run::Arguments),
     Test(test::Arguments),
     Build(build::Arguments),
+    Book(book::Arguments),
     Campaign(campaign::Arguments),
     Exhaustive(exhaustive::Arguments),
     Sabotage(sabotage::Arguments),
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
+        Command::Book(arguments) => book::run(&arguments),
         Command::Campaign(arguments) => campaign::run(&arguments),
         Command::Exhaustive(arguments) => exhaustive::run(&arguments),
         Command::Sabotage(arguments) => sabotage::run(&arguments),

@@ -1,11 +1,16 @@
-//! The reference machine: what an x86 paging unit may do, and a differential test of the shadow MMU against it.
+//! The reference machine: what an x86 paging unit may do, and a conformance kit that judges shadow MMUs by it.
+//!
+//! Start with [`conformance`]: it puts your embedding of `umbra_mmu`, or a shadow MMU of your own, to the test. You
+//! implement one trait, [`machine::Machine`].
 //!
 //! - [`hardware`] is the paging unit, with a TLB and paging-structure caches that keep, drop or refill by a seeded
 //!   random source whatever the SDM allows. It is written independently of `umbra_paging::walk`.
 //! - [`oracle`] computes which outcomes bare hardware allows for an access, from the guest's tables and from
 //!   everything that may have been cached since the last flush.
-//! - [`program`] makes random guest programs; [`machine`] runs them, bare or through `umbra_mmu::Mmu`.
-//! - [`run_program`] judges every step; [`minimize`](minimize::minimize) makes a failing program short.
+//! - [`program`] makes random guest programs in a small [`universe`]; [`machine`]s run them: bare, on
+//!   `umbra_mmu::Mmu`, or on yours.
+//! - [`run_on`] judges every step; [`minimize`](minimize::minimize) makes a failing program short; [`coverage`]
+//!   says what was met.
 //!
 //! Any bytes are a program, so a fuzzer needs no more than this:
 //!
@@ -18,11 +23,12 @@
 //! assert_eq!(coverage.get("steps"), 98);
 //! ```
 //!
-//! A shadow MMU other than `umbra_mmu` is put to the test by an own [`machine::Machine`] and [`run_on`].
-//!
-//! Left out: speculation that sets accessed bits which no access of the program sets.
+//! What is modelled: 4-level paging and paging off, 4 KiB, 2 MiB and 1 GiB pages, U/S, R/W, XD, SMEP, SMAP, CR0.WP,
+//! PCIDs, global pages, reserved bits, several CPUs that take turns. Left out: 5-level, 32-bit and PAE paging of the
+//! guest, protection keys, and speculation that sets accessed bits which no access of the program sets.
 #![forbid(unsafe_code)]
 
+pub mod conformance;
 pub mod coverage;
 pub mod exhaustive;
 pub mod hardware;
@@ -35,5 +41,10 @@ pub mod recipe;
 pub mod registers;
 mod run;
 pub mod universe;
+
+/// Makes the example in the read-me a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;
 
 pub use run::{Config, Divergence, Session, run_on, run_program};

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::console::message;
-use crate::{run, trace};
+use crate::{doctor, run, trace};
 
 /// Runs guests on the Umbra hypervisor and shows every exit and its cause.
 #[derive(Debug, Parser)]
@@ -19,6 +19,7 @@ pub struct Cli {
 enum Command {
     Run(run::Arguments),
     Trace(trace::Arguments),
+    Doctor(doctor::Arguments),
 }
 
 impl Cli {
@@ -27,6 +28,7 @@ impl Cli {
         let outcome = match self.command {
             Command::Run(arguments) => run::run(&arguments),
             Command::Trace(arguments) => trace::run(&arguments),
+            Command::Doctor(arguments) => doctor::run(&arguments),
         };
         outcome.unwrap_or_else(|error| {
             message(format_args!("umbra: {error}\n"));

@@ -40,7 +40,7 @@ fn bare_metal_lints() -> Result<String> {
 }
 
 /// Runs cargo and returns what it printed.
-fn cargo(arguments: &[&str], variables: &[(&str, &str)]) -> Result<String> {
+pub fn cargo(arguments: &[&str], variables: &[(&str, &str)]) -> Result<String> {
     let mut cargo = process::cargo();
     cargo.current_dir(paths::workspace()).args(arguments).envs(variables.iter().copied());
     let line = process::describe(&cargo);
@@ -56,7 +56,7 @@ fn cargo(arguments: &[&str], variables: &[(&str, &str)]) -> Result<String> {
 }
 
 /// Sums up libtest's closing lines.
-fn count_tests(output: &str) -> Result<String> {
+pub fn count_tests(output: &str) -> Result<String> {
     let mut sum = 0;
     for line in output.lines().filter_map(|line| line.strip_prefix("test result: ok. ")) {
         let count = line.split_once(' ').and_then(|(count, _)| count.parse::<u32>().ok());

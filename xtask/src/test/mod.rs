@@ -1,7 +1,9 @@
 //! `cargo xtask test`.
 
+mod book;
 mod boots;
 mod console;
+mod embedders;
 mod host;
 mod stats;
 
@@ -15,9 +17,10 @@ use crate::setup::Setup;
 
 /// Install what is missing and run all tests, boots of Linux included.
 ///
-/// Formatting, lints, unit and differential tests, documentation; the small guest kernels (as `cargo xtask guests`
-/// runs them, also with a small shadow pool and audited); then Linux with the quick exercise on the emulated
-/// machines, with the bypass and without, with a small shadow pool, and audited. Ends with the line
+/// Formatting, lints, unit and differential tests, documentation; the embedder in `examples` and the
+/// book's links; the small guest kernels (as `cargo xtask guests` runs them, also with a small shadow pool and
+/// audited); then Linux with the quick exercise on the emulated machines, with the bypass and without, with a
+/// small shadow pool, and audited. Ends with the line
 /// `N passed, N failed`. What guests leave (console, exit table) is kept in `target/guest/test`.
 #[derive(clap::Args)]
 pub struct Arguments {}
@@ -29,6 +32,8 @@ pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
     let built = setup.everything()?;
     let mut report = Report::new();
     host::run(&mut report);
+    embedders::run(&mut report);
+    book::run(&mut report);
     guests::all(&mut report, &built.umbra, &kernels, Amount::Quick)?;
     boots::run(&mut report, &built)?;
     Ok(report.finish())

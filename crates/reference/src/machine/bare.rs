@@ -10,7 +10,6 @@ use crate::coverage::Coverage;
 use crate::hardware::{Control, PagingUnit};
 use crate::memory::{PhysAddr, PhysicalMemory, Ram};
 use crate::oracle::{Change, Observed, Piece};
-use crate::program::HostEvent;
 use crate::registers::{Cpu, Invalidation, Privileged, Registers};
 use crate::universe::Universe;
 
@@ -72,10 +71,6 @@ impl Machine for Bare {
         Ok(())
     }
 
-    fn host(&mut self, _: HostEvent) -> Result<(), Broken> {
-        Ok(())
-    }
-
     fn speculate(&mut self) {
         for (control, unit) in &mut self.cpus {
             unit.speculate(&self.memory, control, self.universe.pages());
@@ -86,10 +81,6 @@ impl Machine for Bare {
         let journal = self.memory.take_journal();
         let change = |(at, _): (PhysAddr, u64)| Change { at, value: self.memory.read(at) };
         Ok(journal.into_iter().map(change).collect())
-    }
-
-    fn audit(&mut self, _: bool) -> Result<(), Broken> {
-        Ok(())
     }
 
     fn count(&self, coverage: &mut Coverage) {

@@ -18,7 +18,7 @@ use crate::program::HostEvent;
 use crate::registers::{Cpu, Invalidation, Privileged, Registers};
 use crate::universe::Universe;
 
-/// How a machine is when a program begins.
+/// How a machine is when a program begins: with nothing cached.
 pub struct Start {
     /// The CPU that the guest sees.
     pub model: Cpu,
@@ -26,7 +26,8 @@ pub struct Start {
     pub cpus: usize,
     /// What all of them have in their registers.
     pub registers: Registers,
-    /// Guest memory.
+    /// Guest memory: [`END`](crate::universe::END) frames, of which [`HOLE`](crate::universe::HOLE) is no memory
+    /// and only those in [`HOT`](crate::universe::HOT) are not all zero.
     pub memory: Ram,
     /// The linear pages that will be accessed.
     pub universe: Rc<Universe>,
@@ -41,16 +42,22 @@ pub struct Start {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken(pub String);
 
-/// A machine with virtual CPUs that execute one step of a program at a time.
+/// A machine with virtual CPUs that execute one step of a program at a time. The [kit](crate::conformance) runs
+/// programs on it.
+///
+/// Each call is one step, or part of one, and has taken effect when it returns. After every step come
+/// [`audit`](Machine::audit), [`speculate`](Machine::speculate) and [`take_changes`](Machine::take_changes).
 pub trait Machine {
-    /// One of its CPUs accesses memory: one or two pieces, at most 8 bytes in all, each within a page.
+    /// One of its CPUs accesses memory: one or two pieces, at most 8 bytes in all, each within a page. Either
+    /// all of them take place, or the access faults and nothing is written but accessed and dirty bits.
     ///
     /// # Errors
     /// See [`Broken`].
     fn access(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Result<Observed, Broken>;
 
     /// One of its CPUs executes a privileged instruction. `after` are the registers that it leaves, and
-    /// `invalidation` what it must invalidate.
+    /// `invalidation` what it must invalidate of what the *guest* may have cached, on this CPU; whatever a
+    /// hypervisor must flush for its own reasons is its own affair.
     ///
     /// # Errors
     /// See [`Broken`].
@@ -62,38 +69,50 @@ pub trait Machine {
         invalidation: Invalidation,
     ) -> Result<(), Broken>;
 
-    /// A device or the hypervisor writes guest memory, within a page.
+    /// A device writes guest memory, within a page. It may write page tables.
     ///
     /// # Errors
     /// See [`Broken`].
     fn device_write(&mut self, at: PhysAddr, bytes: &[u8]) -> Result<(), Broken>;
 
-    /// The host does something. Machines without one ignore it.
+    /// The host does something that the guest must not notice. By default nothing happens.
     ///
     /// # Errors
     /// See [`Broken`].
-    fn host(&mut self, event: HostEvent) -> Result<(), Broken>;
+    fn host(&mut self, event: HostEvent) -> Result<(), Broken> {
+        let _ = event;
+        Ok(())
+    }
 
-    /// Lets the CPUs speculate.
+    /// Lets the CPUs speculate: call [`PagingUnit::speculate`](crate::hardware::PagingUnit::speculate) for each,
+    /// as it would be once the guest runs again. A machine that leaves this out is tested on hardware which
+    /// caches only what was accessed.
     fn speculate(&mut self);
 
-    /// The words of guest memory (by guest-physical address) that changed since the last call.
+    /// The words of guest memory (by guest-physical address) that changed since the last call: by accesses, by
+    /// accessed and dirty bits, by devices. [`Ram`] keeps such a journal.
     ///
     /// # Errors
     /// Memory changed that is not the guest's.
     fn take_changes(&mut self) -> Result<Vec<Change>, Broken>;
 
-    /// Checks what can be checked from inside. `full` asks for everything rather than what changed.
+    /// Checks what can be checked from inside. `full` asks for everything rather than what changed. By default
+    /// nothing is checked.
     ///
     /// # Errors
     /// See [`Broken`].
-    fn audit(&mut self, full: bool) -> Result<(), Broken>;
+    fn audit(&mut self, full: bool) -> Result<(), Broken> {
+        let _ = full;
+        Ok(())
+    }
 
     /// What happened inside since the last call. Machines that do not say have nothing to say.
     fn take_moment(&mut self) -> Moment {
         Moment::default()
     }
 
-    /// Adds what the machine counted over its whole life.
-    fn count(&self, coverage: &mut Coverage);
+    /// Adds what the machine counted over its whole life. By default nothing.
+    fn count(&self, coverage: &mut Coverage) {
+        let _ = coverage;
+    }
 }

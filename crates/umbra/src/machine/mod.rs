@@ -11,4 +11,4 @@ pub use boot_image::{BootFiles, build as build_boot_image};
 pub use death::explain as explain_death;
 pub use emulator::{Emulator, Outputs};
 pub use model::Machine;
-pub use programs::Programs;
+pub use programs::{Programs, bochs_share, plugin_folders};

@@ -30,7 +30,7 @@ impl Programs {
     /// One sentence that names everything which is missing, and the Debian packages that have it.
     pub fn find() -> Result<Programs, Error> {
         let mut missing = Missing::default();
-        let share = PathBuf::from(std::env::var_os("BXSHARE").unwrap_or_else(|| "/usr/share/bochs".into()));
+        let share = bochs_share();
         let programs = Programs {
             bochs: missing.program("bochs", "bochs"),
             bios: missing.file(share.join("BIOS-bochs-latest"), "bochsbios"),
@@ -41,7 +41,7 @@ impl Programs {
         };
         missing.program("xorriso", "xorriso");
         missing.program("mformat", "mtools");
-        if !sdl_plugin_dirs().iter().any(|folder| folder.join("libbx_sdl2_gui.so").exists()) {
+        if !plugin_folders().iter().any(|folder| folder.join("libbx_sdl2_gui.so").exists()) {
             missing.note("Bochs's display library sdl2", "bochs-sdl");
         }
         missing.sentence().map_or(Ok(programs), |sentence| Err(Error::Input(sentence)))
@@ -79,8 +79,13 @@ impl Programs {
     }
 }
 
+/// Where Bochs keeps its BIOS images.
+pub fn bochs_share() -> PathBuf {
+    std::env::var_os("BXSHARE").unwrap_or_else(|| "/usr/share/bochs".into()).into()
+}
+
 /// Where Bochs looks for its plugins: LTDL_LIBRARY_PATH, or a folder chosen when it was built.
-fn sdl_plugin_dirs() -> Vec<PathBuf> {
+pub fn plugin_folders() -> Vec<PathBuf> {
     if let Some(path) = std::env::var_os("LTDL_LIBRARY_PATH") {
         return std::env::split_paths(&path).collect();
     }

@@ -1,0 +1,237 @@
+//! A toy hypervisor that runs its guest on `umbra_mmu`, on the reference machine's paging unit as hardware.
+//!
+//! A guest here is a series of memory accesses and privileged instructions, so what is left of a hypervisor is what
+//! concerns memory: [`Host`] is what the MMU asks of its embedder, [`Toy`] is when to call the MMU. Read them in
+//! this order. On real hardware `Toy::attempt` is a VM entry, and the rest is the handling of exits.
+//!
+//! The lines `ANCHOR` mark what the book shows (docs/book).
+//!
+//! `cargo test` puts it to the test; so it does with hypervisors that make a [`Mistake`], which must not pass.
+
+mod host;
+
+use std::rc::Rc;
+
+use arrayvec::ArrayVec;
+use umbra_mmu::{Config, Encodings, FaultOutcome, GuestFaults, Mmu, RootFormat};
+use umbra_paging::{Access, Features, Gpa, Gva, Mode, Paging};
+use umbra_reference::hardware::{Control, Filter, PageFault, PagingMode, PagingUnit};
+use umbra_reference::machine::{Broken, Machine, Start};
+use umbra_reference::memory::{PhysAddr, PhysicalMemory};
+use umbra_reference::oracle::{Change, Observed, Piece};
+use umbra_reference::program::HostEvent;
+use umbra_reference::registers::{Cpu, Invalidation, Privileged, Registers};
+use umbra_reference::universe::{END, Universe};
+
+use host::phys;
+pub use host::{Host, Memory};
+
+/// An access that exits more often makes no progress.
+const MAX_EXITS: usize = 64;
+
+// ANCHOR: mistakes
+/// What an embedder may get wrong. Each is one line, and each lets a guest see or do what it must not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mistake {
+    /// `Tlb::flush` does nothing: the CPU goes on with what it has cached.
+    ForgetsFlush,
+    /// Tracked tables stay writable: the real CR0.WP follows the guest's, so its kernel writes through read-only
+    /// shadow entries.
+    LetsTablesBeWritten,
+    /// Devices store to guest memory past the MMU, which does not see that they change a page table.
+    StoresPastTheMmu,
+}
+// ANCHOR_END: mistakes
+
+/// The hypervisor and its one guest.
+pub struct Toy {
+    mmu: Mmu,
+    host: Host,
+    /// The guest's control registers, by virtual CPU.
+    registers: Vec<Registers>,
+    model: Cpu,
+    universe: Rc<Universe>,
+    audited: bool,
+}
+
+impl Toy {
+    /// A hypervisor whose guest is in this state. `audited`: the MMU's own auditor is asked after every step.
+    pub fn new(start: Start, audited: bool, mistake: Option<Mistake>) -> Toy {
+        let Start { model, cpus, registers, memory, universe, temper, seed } = start;
+        let units = (0..cpus as u64).map(|cpu| PagingUnit::new(seed ^ cpu, temper)).collect();
+        let mut host = Host::new(memory, units, mistake);
+        let features = Features::new(model.maxphyaddr, model.gib_pages);
+        // Reserved bits tell host faults from guest faults. With MAXPHYADDR = 52 there are none, and every page
+        // fault has to exit. On real hardware, also try `Encodings::probes` on the CPU first.
+        let encodings = Encodings::reserved(features).unwrap_or_else(|| Encodings::not_present(features));
+        let config = Config { features, encodings, vcpus: cpus, log_changes: audited };
+        let mut mmu = Mmu::new(config, &mut host).expect("there are enough shadow frames");
+        for cpu in 0..cpus {
+            mmu.load_paging(&mut host, cpu, paging(&registers));
+        }
+        Toy { mmu, host, registers: vec![registers; cpus], model, universe, audited }
+    }
+
+    /// What the real CPU's registers hold while the guest runs.
+    fn real_control(&self, cpu: usize) -> Control {
+        let guest = self.registers[cpu].control(&self.model);
+        // The root may be another one after any call of the MMU.
+        let root = self.mmu.root(&self.host, cpu);
+        let table = PhysAddr::new(root.hpa.raw());
+        let wp = self.host.mistake != Some(Mistake::LetsTablesBeWritten) || guest.wp;
+        match root.format {
+            RootFormat::Long4 => Control { mode: PagingMode::Long4 { root: table }, wp, ..guest },
+            // The guest has paging off, the CPU has not: it walks an identity map of the MMU's making. There is no
+            // user mode to keep out, so SMEP and SMAP are off.
+            RootFormat::Pae => {
+                let pdptes = [0, 8, 16, 24].map(|at| self.host.memory.read(PhysAddr::new(table.raw() + at)));
+                Control { mode: PagingMode::Pae { pdptes }, wp, pcid: 0, smep: false, smap: false, ..guest }
+            }
+        }
+    }
+
+    /// Enters the guest: the CPU tries an access. Returns where it went, or the page fault.
+    fn attempt(
+        &mut self,
+        cpu: usize,
+        access: Access,
+        pieces: &[Piece],
+    ) -> Result<Result<Observed, PageFault>, Broken> {
+        let control = self.real_control(cpu);
+        let mut places = ArrayVec::new();
+        for piece in pieces {
+            let Host { units, memory, .. } = &mut self.host;
+            match units[cpu].translate(memory, &control, control.linear(piece.gva), access) {
+                Ok(reached) => places.push(reached.at),
+                Err(fault) => return Ok(Err(PageFault { gva: piece.gva, ..fault })),
+            }
+        }
+        if let Some(at) = places.iter().find(|at| at.raw() >= END << 12) {
+            return Err(Broken(format!("the guest reached host memory that is not its own, at {at:?}")));
+        }
+        for (piece, &at) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty()) {
+            self.host.memory.guest.write_bytes(at, &piece.bytes);
+        }
+        Ok(Ok(Observed::Done(places)))
+    }
+
+    /// Carries an access out for the guest, as the instruction emulator of a real hypervisor does.
+    fn emulate(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Observed {
+        let mut places: ArrayVec<Gpa, 2> = ArrayVec::new();
+        for piece in pieces {
+            match self.mmu.translate(&mut self.host, cpu, piece.gva, access) {
+                Ok(gpa) => places.push(gpa),
+                Err(fault) => return Observed::Fault(PageFault { code: fault.pfec, gva: fault.gva }),
+            }
+        }
+        for (piece, &gpa) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty()) {
+            // Never store to guest memory in another way: it may be a table that has shadows.
+            self.mmu.write_guest(&mut self.host, gpa, &piece.bytes);
+        }
+        Observed::Done(places.into_iter().map(phys).collect())
+    }
+}
+
+impl Machine for Toy {
+    // ANCHOR: page_fault
+    fn access(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Result<Observed, Broken> {
+        for _ in 0..MAX_EXITS {
+            // Goes into the VMCS, before each entry anew.
+            let filter = match self.mmu.guest_faults() {
+                GuestFaults::Bypass => Filter::PRESENT,
+                GuestFaults::Trap => Filter::TRAP,
+            };
+            let fault = match self.attempt(cpu, access, pieces)? {
+                Ok(done) => return Ok(done),
+                // Not for the hypervisor: the CPU delivers it to the guest.
+                Err(fault) if !filter.exits(fault.code) => return Ok(Observed::Fault(fault)),
+                Err(fault) => fault,
+            };
+            // A #PF exit. The instruction pointer would tell the write policy who writes.
+            match self.mmu.page_fault(&mut self.host, cpu, fault.gva, access, Gva::new(0)) {
+                // A host fault, dealt with: enter again.
+                FaultOutcome::Resume(_) => (),
+                // The guest's own fault: inject it. The error code is the MMU's, not the one of the exit.
+                FaultOutcome::Guest(fault) => {
+                    return Ok(Observed::Fault(PageFault { code: fault.pfec, gva: fault.gva }));
+                }
+                // A device, a write to a page table, or an access that no shadow entry can allow.
+                FaultOutcome::Mmio { .. }
+                | FaultOutcome::TableWrite { .. }
+                | FaultOutcome::Override { .. } => {
+                    return Ok(self.emulate(cpu, access, pieces));
+                }
+            }
+        }
+        Err(Broken(format!("no progress after {MAX_EXITS} exits")))
+    }
+    // ANCHOR_END: page_fault
+
+    /// An exit of a privileged instruction: MOV to a control register, WRMSR of EFER, INVLPG, INVPCID.
+    fn execute(
+        &mut self,
+        cpu: usize,
+        _: Privileged,
+        after: &Registers,
+        invalidation: Invalidation,
+    ) -> Result<(), Broken> {
+        self.registers[cpu] = *after;
+        self.host.pcids[cpu] = after.pcid;
+        if *self.mmu.paging(cpu) != paging(after) {
+            self.mmu.load_paging(&mut self.host, cpu, paging(after));
+        }
+        match invalidation {
+            Invalidation::Nothing => (),
+            Invalidation::Page(gva) => self.mmu.invlpg(&mut self.host, cpu, gva),
+            Invalidation::Context | Invalidation::All => self.mmu.flush_guest(&mut self.host),
+        }
+        Ok(())
+    }
+
+    fn device_write(&mut self, at: PhysAddr, bytes: &[u8]) -> Result<(), Broken> {
+        if self.host.mistake == Some(Mistake::StoresPastTheMmu) {
+            self.host.memory.guest.write_bytes(at, bytes);
+        } else {
+            self.mmu.write_guest(&mut self.host, Gpa::new(at.raw()), bytes);
+        }
+        Ok(())
+    }
+
+    fn host(&mut self, event: HostEvent) -> Result<(), Broken> {
+        match event {
+            HostEvent::ZapAll => self.mmu.zap_all(&mut self.host),
+            // A table write that the instruction emulator cannot do.
+            HostEvent::Release(gfn) => self.mmu.release(&mut self.host, gfn),
+            // This host never moves or protects guest memory.
+            HostEvent::Remap(_) | HostEvent::WriteProtect(_) | HostEvent::SwapOut(_) => (),
+        }
+        Ok(())
+    }
+
+    fn speculate(&mut self) {
+        for cpu in 0..self.registers.len() {
+            let control = self.real_control(cpu);
+            self.host.units[cpu].speculate(&self.host.memory, &control, self.universe.pages());
+        }
+    }
+
+    fn take_changes(&mut self) -> Result<Vec<Change>, Broken> {
+        let journal = self.host.memory.guest.take_journal().into_iter();
+        Ok(journal.map(|(at, _)| Change { at, value: self.host.memory.guest.read(at) }).collect())
+    }
+
+    fn audit(&mut self, full: bool) -> Result<(), Broken> {
+        let verdict = match (self.audited, full) {
+            (false, _) => Ok(()),
+            (true, false) => self.mmu.audit_changed(&self.host),
+            (true, true) => self.mmu.audit(&self.host),
+        };
+        verdict.map_err(|violation| Broken(format!("the auditor says: {violation}")))
+    }
+}
+
+/// What the MMU has to know of the guest's registers. From raw values, `Paging::from_registers` makes it.
+fn paging(registers: &Registers) -> Paging {
+    let &Registers { paging, root, wp, smep, smap, pge, nxe, .. } = registers;
+    Paging { mode: if paging { Mode::Long4 } else { Mode::Off }, root, wp, smep, smap, pge, nxe }
+}
