@@ -255,7 +255,12 @@ impl<M: Machine> Machine for Guarded<M> {
     }
 
     fn speculate(&mut self) {
-        self.panicked = self.guard(|machine| Ok(machine.speculate())).err();
+        self.panicked = self
+            .guard(|machine| {
+                machine.speculate();
+                Ok(())
+            })
+            .err();
     }
 
     fn take_changes(&mut self) -> Result<Vec<Change>, Broken> {
