@@ -203,8 +203,7 @@ impl Machine for Toy {
             // A table write that the instruction emulator cannot do.
             HostEvent::Release(gfn) => self.mmu.release(&mut self.host, gfn),
             // This host never moves or protects guest memory.
-            HostEvent::Remap(_) | HostEvent::WriteProtect(_) | HostEvent::SwapOut(_) => (),
-            HostEvent::RemapRange(..) | HostEvent::WriteProtectRange(..) | HostEvent::SwapOutRange(..) => (),
+            _ => (),
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! All combinations of entry bits at two levels, under all settings of the control bits, for all kinds of access,
 //! through the shadow MMU: the twin of the guest kernel `exhaustive`, with whom it shares the enumeration
-//! ([`guest_kernels::cases`]).
+//! ([`umbra_cases::cases`]).
 //!
 //! For each case the guest stores the two entries through a window (so that the MMU follows table writes), executes
 //! INVLPG and does the access. The oracle judges error code, CR2, place and memory; beyond what it allows, a
@@ -10,8 +10,8 @@
 
 use std::rc::Rc;
 
-use guest_kernels::cases::{LEVELS, PAIRS, Pair, Selection, TWIN, Targets, compose};
-use guest_kernels::entries::{PAGE, TABLE};
+use umbra_cases::cases::{LEVELS, PAIRS, Pair, Selection, TWIN, Targets, compose};
+use umbra_cases::entries::{PAGE, TABLE};
 use umbra_mmu::MIN_FRAMES_PER_VCPU;
 use umbra_paging::{Access, AccessKind, Features, Gfn, Gva, Level, Pfec, bits};
 

@@ -70,6 +70,7 @@ pub enum Op {
 
 /// What the host does behind the guest's back, which must not notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum HostEvent {
     /// Moves the guest frame to another host frame.
     Remap(Gfn),

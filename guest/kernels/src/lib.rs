@@ -7,10 +7,9 @@
 //! are pure and tested on the host.
 #![cfg_attr(target_os = "none", no_std)]
 
-pub mod cases;
-pub mod entries;
 pub mod options;
-pub mod random;
+
+pub use umbra_cases::{cases, entries, random};
 
 #[cfg(target_os = "none")]
 pub mod kit;

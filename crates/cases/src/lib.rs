@@ -1,0 +1,11 @@
+//! What the guest kernels and the reference machine test with alike: the combinations of entry bits of the exhaustive
+//! set, entries, and pseudo-random numbers.
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod cases;
+pub mod entries;
+pub mod random;
