@@ -290,6 +290,7 @@ impl<B: Backend> Vcpu<B> {
             exits: totals.exits.clone(),
             mmu: totals.mmu,
             tsc: totals.tsc,
+            counters: Vec::new(),
             phases: self.phases.finish(&totals),
             audits: self.auditor.as_ref().map_or((0, 0), Auditor::counts),
             canary: canary.ok(),
