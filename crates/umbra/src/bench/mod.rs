@@ -30,7 +30,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     }
     let child = Child::new()?;
     let mut results = Vec::new();
-    for contestant in arguments.contestants() {
+    let paths = [&arguments.stats, &arguments.against_stats];
+    for (contestant, path) in arguments.contestants().into_iter().zip(paths) {
         let mut repeats = Vec::new();
         for repeat in 1..=arguments.repeat.get() {
             eprintln!("umbra: {}, run {repeat} of {}", name(&contestant, arguments), arguments.repeat);
@@ -41,11 +42,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         }
         let result = median::median(repeats);
         println!("{}\n\n{}", name(&contestant, arguments), report::table(&result));
+        // At once: the next one may fail.
+        path.as_ref().map_or(Ok(()), |path| write(path, &result))?;
         results.push((name(&contestant, arguments), result));
-    }
-    let paths = [&arguments.stats, &arguments.against_stats];
-    for (path, (_, result)) in paths.into_iter().zip(&results) {
-        path.as_ref().map_or(Ok(()), |path| write(path, result))?;
     }
     if results.len() > 1 {
         let named: Vec<_> =
