@@ -3,6 +3,7 @@
 //! One file or folder per command; [`setup`] is what they share: it makes a fresh machine able to build and run.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod book;
 mod build;
 mod campaign;
@@ -35,6 +36,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Bench(bench::Arguments),
     Test(test::Arguments),
     Build(build::Arguments),
     Book(book::Arguments),
@@ -50,6 +52,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
         Command::Book(arguments) => book::run(&arguments),

@@ -54,7 +54,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Whether the user gave `option`, as `--option VALUE` or `--option=VALUE`.
-fn is_given(options: &[OsString], option: &str) -> bool {
+pub fn is_given(options: &[OsString], option: &str) -> bool {
     options.iter().any(|given| {
         let rest = given.as_encoded_bytes().strip_prefix(option.as_bytes());
         rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'=')

@@ -23,6 +23,7 @@ const LAYER: &[&str] = &[
     "crates/hypervisor/src/vmx",
     "guest/kernels/src/kit",
     "guest/init/src/sys",
+    "guest/kvm-peer/src/sys.rs",
 ];
 
 /// What `unsafe` stands before.

@@ -1,4 +1,4 @@
-//! The guest's `/init`.
+//! The guest's `/init`, and that of the KVM peer's host.
 
 use std::path::{Path, PathBuf};
 
@@ -11,12 +11,24 @@ use crate::{Error, Toolchain};
 /// # Errors
 /// Cargo cannot be started, or fails.
 pub fn guest_init(workspace: &Path, target_dir: &Path) -> Result<PathBuf, Error> {
+    static_program("umbra-init", workspace, target_dir)
+}
+
+/// Builds `guest/kvm-peer` likewise.
+///
+/// # Errors
+/// Cargo cannot be started, or fails.
+pub fn kvm_peer(workspace: &Path, target_dir: &Path) -> Result<PathBuf, Error> {
+    static_program("umbra-kvm-peer", workspace, target_dir)
+}
+
+fn static_program(package: &'static str, workspace: &Path, target_dir: &Path) -> Result<PathBuf, Error> {
     Build {
         toolchain: &Toolchain::Active,
         workspace,
-        package: "umbra-init",
+        package,
         target: "x86_64-unknown-linux-gnu",
-        // The initramfs has no dynamic loader, and is unpacked by an emulated CPU.
+        // An initramfs has no dynamic loader, and is unpacked by an emulated CPU.
         rustflags: &["-Ctarget-feature=+crt-static".into(), "-Cstrip=symbols".into()],
         target_dir,
     }

@@ -22,6 +22,6 @@ mod toolchain;
 pub use error::Error;
 pub use guest_kernels::guest_kernels;
 pub use hypervisor::{Hypervisor, hypervisor};
-pub use init::guest_init;
+pub use init::{guest_init, kvm_peer};
 pub use nested::shared_target_dir;
 pub use toolchain::{DEBIAN_PACKAGES, Toolchain};

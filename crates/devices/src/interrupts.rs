@@ -57,6 +57,11 @@ impl Interrupts {
         self.ioapic.set_line(irq.pin(), level, &mut self.lapic);
     }
 
+    /// The level of a line.
+    pub(crate) fn line(&self, irq: u8) -> bool {
+        self.lines >> (irq & 15) & 1 != 0
+    }
+
     /// Makes one rising edge, after which the line is high.
     pub(crate) fn pulse(&mut self, irq: Irq) {
         self.set(irq, false);

@@ -311,6 +311,11 @@ impl Platform {
         vector
     }
 
+    /// Whether the device on an ISA interrupt line asserts it. For an embedder with interrupt controllers of its own.
+    pub fn line(&self, irq: u8) -> bool {
+        self.interrupts.line(irq)
+    }
+
     /// Whether an NMI waits.
     pub fn nmi_pending(&self) -> bool {
         self.interrupts.lapic.nmi_pending()

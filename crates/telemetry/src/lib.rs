@@ -23,4 +23,4 @@ pub use config::{Audit, BootConfig, GuestFaults, module_name};
 pub use message::{GuestExit, LogLevel, Message, MmuCounters, PHASE_NAMES, PhaseStats, Stats, phase_name};
 
 /// The version of everything in this crate that travels between hypervisor and tool.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;

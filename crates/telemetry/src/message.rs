@@ -137,6 +137,8 @@ pub struct PhaseStats {
     pub mmu: MmuCounters,
     /// Time-stamp counter ticks of the machine, guest and hypervisor together.
     pub tsc: u64,
+    /// Counters of another hypervisor by its own names, in its own order.
+    pub counters: Vec<(String, u64)>,
 }
 
 /// Names of the phases that have one, by id.
@@ -163,6 +165,9 @@ pub const PHASE_NAMES: &[&str] = &[
     "mmap_64",
     "dontneed",
     "pipeline",
+    "read_fresh",
+    "shared_dirty",
+    "procs_200",
 ];
 
 /// The name of a phase: its entry in [`PHASE_NAMES`], or `phase-N`.
@@ -188,6 +193,8 @@ pub struct Stats {
     pub mmu: MmuCounters,
     /// Time-stamp counter ticks from guest entry to the end.
     pub tsc: u64,
+    /// Counters of another hypervisor over the whole run ([`PhaseStats::counters`]).
+    pub counters: Vec<(String, u64)>,
     /// Phases in the order of their first start.
     pub phases: Vec<PhaseStats>,
     /// Violations checked for by the auditor: (per-exit checks, full checks), zero if it was off.

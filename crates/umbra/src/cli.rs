@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::console::message;
-use crate::{doctor, run, trace};
+use crate::{bench, compare, doctor, run, trace};
 
 /// Runs guests on the Umbra hypervisor and shows every exit and its cause.
 #[derive(Debug, Parser)]
@@ -19,6 +19,8 @@ pub struct Cli {
 enum Command {
     Run(run::Arguments),
     Trace(trace::Arguments),
+    Bench(bench::Arguments),
+    Compare(compare::Arguments),
     Doctor(doctor::Arguments),
 }
 
@@ -28,6 +30,8 @@ impl Cli {
         let outcome = match self.command {
             Command::Run(arguments) => run::run(&arguments),
             Command::Trace(arguments) => trace::run(&arguments),
+            Command::Bench(arguments) => bench::run(&arguments),
+            Command::Compare(arguments) => compare::run(&arguments),
             Command::Doctor(arguments) => doctor::run(&arguments),
         };
         outcome.unwrap_or_else(|error| {

@@ -2,10 +2,13 @@
 //!
 //! The way of a run: [`cli`] takes the options, [`guest`] looks at what is to boot, [`machine`] makes the boot
 //! image and the emulator, [`run`] carries console and messages between them and the user's [`console`], and
-//! [`report`] shows the exits by cause; [`trace`] shows them one by one. [`doctor`] says what this host can do.
+//! [`report`] shows the exits by cause; [`trace`] shows them one by one. [`bench`] runs the workload in that way,
+//! [`compare`] lays results side by side. [`doctor`] says what this host can do.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod cli;
+pub mod compare;
 pub mod console;
 pub mod doctor;
 pub mod error;

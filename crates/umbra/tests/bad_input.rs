@@ -330,3 +330,41 @@ fn options_that_do_not_exist() {
         assert!(String::from_utf8_lossy(&output.stderr).contains(options[0].split('=').next().unwrap()));
     }
 }
+
+/// Runs another command than `run`, which must be refused.
+fn refused_command(arguments: &[&str]) -> String {
+    refused(Command::new(env!("CARGO_BIN_EXE_umbra")).args(arguments).stdin(Stdio::null()))
+}
+
+#[test]
+fn results_that_are_none() {
+    let files = Files::new();
+    let path = |name: &str, contents: &[u8]| files.write(name, contents).display().to_string();
+    let cut = path("cut.json", br#"{"schema": 1, "version": "#);
+    let other = path("other.json", br#"{"schema": 999}"#);
+    let kernel = files.path("kernel").display().to_string();
+    assert!(refused_command(&["compare", &cut, &cut]).contains("ends in the middle"));
+    assert!(refused_command(&["compare", &other, &cut]).contains("has schema 999"));
+    assert!(refused_command(&["compare", &kernel, &cut]).contains("is not JSON"));
+    assert!(refused_command(&["compare", &cut]).contains("two results"));
+    assert!(refused_command(&["compare", "/nonexistent.json", &cut]).contains("cannot be read"));
+}
+
+#[test]
+fn phases_that_do_not_exist() {
+    let files = Files::new();
+    let kernel = files.path("kernel").display().to_string();
+    let sentence = refused_command(&["bench", "--kernel", &kernel, "--initrd", &kernel, "--phase", "nap"]);
+    assert!(sentence.contains("phase nap is unknown"), "{sentence}");
+}
+
+#[test]
+fn peers_that_cannot_run() {
+    let files = Files::new();
+    let kernel = files.path("kernel");
+    let refused = |options: &[&str]| files.refused(&kernel, options);
+    assert!(refused(&["--hypervisor", "kvm"]).contains("--host-initrd"));
+    assert!(refused(&["--host-initrd", "x"]).contains("--hypervisor kvm"));
+    assert!(refused(&["--hypervisor", "none", "--audit"]).contains("--audit"));
+    assert!(refused(&["--hypervisor", "none", "--append", "a=\"b c\""]).contains("quotes"));
+}

@@ -9,6 +9,7 @@
 //!
 //! Options on the kernel's command line: see [options].
 
+mod bare;
 mod console;
 mod marks;
 mod options;
@@ -42,12 +43,17 @@ fn main() {
 
 fn run() -> Result<()> {
     mount_all()?;
-    let marks = Marks::new(Ports::acquire()?);
+    let ports = Ports::acquire()?;
+    let marks = Marks::new(ports);
     marks.end_boot();
     console::quieten_kernel()?;
 
     let command_line = std::fs::read_to_string("/proc/cmdline").context("/proc/cmdline")?;
-    match Options::parse(&command_line)?.mode {
+    let options = Options::parse(&command_line)?;
+    if options.bare {
+        bare::start(ports)?;
+    }
+    match options.mode {
         Mode::Shell => shell::run(),
         Mode::Exercise { scale, only } => {
             // In a child: process 1 is a special case for signals (Linux logs each SIGSEGV that it handles),

@@ -2,10 +2,11 @@
 //!
 //! A 32-bit write of `(id << 1) | 1` to port 0x5f0 starts phase `id`; the number of operations to port 0x5f4
 //! and then `id << 1` to port 0x5f0 ends it. 0xb007 to port 0x5f0 ends phase 0, `boot`, which starts at guest
-//! entry. Without a hypervisor that knows them the ports lead nowhere.
+//! entry. Without a hypervisor the phases go to the [journal](crate::bare) instead.
 
 use umbra_telemetry::PHASE_NAMES;
 
+use crate::bare;
 use crate::sys::ports::{Port, Ports};
 
 /// The value that ends phase 0.
@@ -27,11 +28,17 @@ impl Marks {
 
     /// Starts a phase.
     pub fn start(self, phase: PhaseId) {
-        self.0.write(Port::PHASE, (phase.0 << 1) | 1);
+        match bare::journal() {
+            Some(journal) => journal.start(phase),
+            None => self.0.write(Port::PHASE, (phase.0 << 1) | 1),
+        }
     }
 
     /// Ends a phase in which `ops` operations were done.
     pub fn end(self, phase: PhaseId, ops: u32) {
+        if let Some(journal) = bare::journal() {
+            return journal.end(phase, ops);
+        }
         self.0.write(Port::OPS, ops);
         self.0.write(Port::PHASE, phase.0 << 1);
     }
@@ -46,5 +53,10 @@ impl PhaseId {
     pub fn of(name: &str) -> Option<PhaseId> {
         let index = PHASE_NAMES.iter().position(|&known| known == name)?;
         u32::try_from(index).ok().map(PhaseId)
+    }
+
+    /// Its place in [`PHASE_NAMES`].
+    pub fn index(self) -> usize {
+        self.0 as usize
     }
 }

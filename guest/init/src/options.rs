@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `umbra.shell` | no exercise: an interactive shell on the serial console; its end powers the machine off |
 //! | `umbra.quick` | a tenth of every count, for tests |
+//! | `umbra.bare` | no hypervisor counts: this program takes the time of its phases and reports them to the tool |
 //! | `umbra.phases=a,b` | only these phases (those that prepare them still run, without marks) |
 
 use anyhow::{Result, bail};
@@ -14,6 +15,8 @@ use crate::phases::{self, Scale};
 #[derive(Debug, PartialEq, Eq)]
 pub struct Options {
     pub mode: Mode,
+    /// There is no hypervisor.
+    pub bare: bool,
 }
 
 /// What this boot is for.
@@ -31,22 +34,25 @@ impl Options {
     /// # Errors
     /// A word that starts with `umbra.` and is no option, or names no phase.
     pub fn parse(command_line: &str) -> Result<Options> {
-        let mut shell = false;
+        let (mut shell, mut bare) = (false, false);
         let mut scale = Scale::Full;
         let mut only = None;
         for word in command_line.split_ascii_whitespace() {
             let Some(option) = word.strip_prefix("umbra.") else { continue };
             match option.split_once('=') {
                 None if option == "shell" => shell = true,
+                None if option == "bare" => bare = true,
                 None if option == "quick" => scale = Scale::Quick,
                 Some(("phases", list)) => only = Some(parse_phases(list)?),
                 _ => {
-                    bail!("option {word} is unknown: there are umbra.shell, umbra.quick and umbra.phases=A,B")
+                    bail!(
+                        "option {word} is unknown: there are umbra.shell, umbra.bare, umbra.quick and umbra.phases=A,B"
+                    )
                 }
             }
         }
         let mode = if shell { Mode::Shell } else { Mode::Exercise { scale, only } };
-        Ok(Options { mode })
+        Ok(Options { mode, bare })
     }
 }
 
@@ -82,6 +88,12 @@ mod tests {
             Mode::Exercise { scale: Scale::Quick, only }
         );
         assert_eq!(mode("umbra.shell console=ttyS0"), Mode::Shell);
+    }
+
+    #[test]
+    fn a_hypervisor_is_the_default() {
+        assert!(!Options::parse("quiet").unwrap().bare);
+        assert!(Options::parse("quiet umbra.bare").unwrap().bare);
     }
 
     #[test]

@@ -4,14 +4,19 @@ use std::convert::Infallible;
 
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::unistd::sync;
+use umbra_telemetry::GuestExit;
 
-use crate::console;
 use crate::sys::ports::{Port, Ports};
+use crate::{bare, console};
 
-/// Powers the machine off (ACPI S5): the end of a guest that has done its work.
+/// Powers the machine off (ACPI S5, but on the bare machine the emulator's own end): the end of a guest that has done its
+/// work.
 pub fn off() -> ! {
     console::drain();
     sync();
+    if let Some(journal) = bare::journal() {
+        journal.finish(GuestExit::Shutdown);
+    }
     match reboot(RebootMode::RB_POWER_OFF) {
         Ok(never) => match never {},
         Err(error) => fail(&format!("power-off: {error}")),
@@ -23,6 +28,9 @@ pub fn fail(what: &str) -> ! {
     println!("FAIL {what}");
     console::drain();
     sync();
+    if let Some(journal) = bare::journal() {
+        journal.finish(GuestExit::ExitPort { port: Port::EXIT.number(), value: 1 });
+    }
     if let Ok(ports) = Ports::acquire() {
         ports.write(Port::EXIT, 1);
     }

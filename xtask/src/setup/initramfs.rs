@@ -1,4 +1,4 @@
-//! The guest's initramfs: a compressed cpio archive (Linux: Documentation/driver-api/early-userspace/buffer-format).
+//! Initramfs of the guest and of the KVM peer's host: a compressed cpio archive (Linux: Documentation/driver-api/early-userspace/buffer-format).
 
 use std::io::Write;
 
@@ -17,18 +17,23 @@ const APPLETS: &[&str] = &["sh", "ls", "grep", "sort", "wc", "true"];
 /// # Errors
 /// A program that is too large for the format.
 pub fn build(init: &[u8], busybox: &[u8]) -> Result<Vec<u8>> {
-    let mut archive = Archive { output: GzEncoder::new(Vec::new(), Compression::default()), inode: 0 };
-    for folder in ["bin", "dev", "proc", "sys", "tmp"] {
-        archive.add(entry(folder, ModeFileType::Directory, 0o755), &[])?;
-    }
-    // What the kernel gives /init as standard input and output before devtmpfs is mounted.
-    archive.add(entry("dev/console", ModeFileType::Char, 0o600).rdev_major(5).rdev_minor(1), &[])?;
-    archive.add(entry("dev/null", ModeFileType::Char, 0o666).rdev_major(1).rdev_minor(3), &[])?;
-    archive.add(entry("init", ModeFileType::Regular, 0o755), init)?;
+    let mut archive = Archive::new(&["bin", "dev", "proc", "sys", "tmp"], init)?;
     archive.add(entry("bin/busybox", ModeFileType::Regular, 0o755), busybox)?;
     archive.add(entry("bin/tiny", ModeFileType::Regular, 0o755), &tiny::program()?)?;
     for applet in APPLETS {
         archive.add(entry(&format!("bin/{applet}"), ModeFileType::Symlink, 0o777), b"busybox")?;
+    }
+    archive.finish()
+}
+
+/// Packs the KVM peer's `/init` and modules, by their names. The boot image adds the guest.
+///
+/// # Errors
+/// A file that is too large for the format.
+pub fn build_peer<'a>(init: &[u8], modules: impl IntoIterator<Item = (&'a str, Vec<u8>)>) -> Result<Vec<u8>> {
+    let mut archive = Archive::new(&["dev", "guest", "modules"], init)?;
+    for (name, module) in modules {
+        archive.add(entry(&format!("modules/{name}.ko"), ModeFileType::Regular, 0o644), &module)?;
     }
     archive.finish()
 }
@@ -43,6 +48,19 @@ struct Archive {
 }
 
 impl Archive {
+    /// An archive with folders, what the kernel gives `/init` as standard input and output before devtmpfs is
+    /// mounted, and `/init`.
+    fn new(folders: &[&str], init: &[u8]) -> Result<Archive> {
+        let mut archive = Archive { output: GzEncoder::new(Vec::new(), Compression::default()), inode: 0 };
+        for folder in folders {
+            archive.add(entry(folder, ModeFileType::Directory, 0o755), &[])?;
+        }
+        archive.add(entry("dev/console", ModeFileType::Char, 0o600).rdev_major(5).rdev_minor(1), &[])?;
+        archive.add(entry("dev/null", ModeFileType::Char, 0o666).rdev_major(1).rdev_minor(3), &[])?;
+        archive.add(entry("init", ModeFileType::Regular, 0o755), init)?;
+        Ok(archive)
+    }
+
     fn add(&mut self, entry: Builder, contents: &[u8]) -> Result<()> {
         let size = u32::try_from(contents.len()).context("a file is too large for an initramfs")?;
         // Each file has a number of its own, or Linux takes files for links to each other.
@@ -95,6 +113,13 @@ mod tests {
         assert_eq!(files["bin/sh"], (0o120777, b"busybox".to_vec()));
         assert_eq!(files["dev/console"].0, 0o020600);
         assert_eq!(files["proc"].0, 0o040755);
+    }
+
+    #[test]
+    fn the_peers_archive_holds_its_modules() {
+        let files = unpack(&build_peer(b"the init", [("kvm", b"elf".to_vec())]).unwrap());
+        assert_eq!(files["modules/kvm.ko"], (0o100644, b"elf".to_vec()));
+        assert_eq!(files["init"].0, 0o100755);
     }
 
     #[test]

@@ -26,6 +26,12 @@ pub struct Everything {
     pub initrd: PathBuf,
 }
 
+/// What the KVM peer's host boots from.
+pub struct KvmPeer {
+    pub kernel: PathBuf,
+    pub initrd: PathBuf,
+}
+
 impl Setup {
     /// Installs the packages that are missing.
     ///
@@ -46,7 +52,18 @@ impl Setup {
 
     /// Debian's kernel.
     pub fn kernel(&mut self) -> Result<PathBuf> {
-        guest_kernel::fetch(&mut self.apt, &self.folder)
+        Ok(guest_kernel::fetch(&mut self.apt, &self.folder)?.image)
+    }
+
+    /// The KVM peer's host: a kernel and an initramfs with its modules and our `/init`.
+    pub fn kvm_peer(&mut self) -> Result<KvmPeer> {
+        let host = guest_kernel::fetch_with_modules(&mut self.apt, &self.folder)?;
+        let init = umbra_build::kvm_peer(paths::workspace(), &self.folder.join("build"))?;
+        let modules = guest_kernel::MODULES.iter().map(|&name| Ok((name, read(&host.module(name))?)));
+        let archive = initramfs::build_peer(&read(&init)?, modules.collect::<Result<Vec<_>>>()?)?;
+        let initrd = self.folder.join("kvm-peer.cpio.gz");
+        fs::write(&initrd, archive).with_context(|| initrd.display().to_string())?;
+        Ok(KvmPeer { kernel: host.image, initrd })
     }
 
     /// Our initramfs.

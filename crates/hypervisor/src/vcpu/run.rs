@@ -1,6 +1,7 @@
 //! The loop: enter, answer the exit, count it.
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use umbra_devices::{Mark, Platform};
 use umbra_mmu::{Mmu, Root};
@@ -290,6 +291,7 @@ impl<B: Backend> Vcpu<B> {
             exits: totals.exits.clone(),
             mmu: totals.mmu,
             tsc: totals.tsc,
+            counters: Vec::new(),
             phases: self.phases.finish(&totals),
             audits: self.auditor.as_ref().map_or((0, 0), Auditor::counts),
             canary: canary.ok(),

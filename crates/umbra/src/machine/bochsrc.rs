@@ -13,6 +13,8 @@ pub(super) const LOG: &str = "bochs.log";
 pub(super) struct Settings<'a> {
     pub machine: &'a Machine,
     pub memory_mib: u32,
+    /// Whether model-specific registers that the CPU lacks read as zero: Linux on the bare machine wants some.
+    pub ignore_bad_msrs: bool,
     /// The TCP port on this host that COM1 connects to.
     pub console_port: u16,
 }
@@ -29,7 +31,7 @@ pub(super) fn text(programs: &Programs, settings: &Settings<'_>) -> String {
 romimage: file=\"{bios}\", options=fastboot
 vgaromimage: file=\"{vga_bios}\"
 memory: guest={guest}, host={host}
-cpu: model={model}, count=1, ips=1000000000, reset_on_triple_fault=0, ignore_bad_msrs=0
+cpu: model={model}, count=1, ips=1000000000, reset_on_triple_fault=0, ignore_bad_msrs={bad_msrs}
 clock: sync=none, time0=1
 ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
 ata0-master: type=disk, mode=flat, path=\"{IMAGE}\"
@@ -45,6 +47,7 @@ panic: action=fatal
         guest = settings.memory_mib,
         host = settings.memory_mib.min(HOST_MEMORY_LIMIT_MIB),
         model = settings.machine.bochs_model(),
+        bad_msrs = u8::from(settings.ignore_bad_msrs),
         port = settings.console_port,
     )
 }

@@ -1,7 +1,7 @@
-//! The boot image: GRUB, the hypervisor, and its modules.
+//! The boot image: GRUB, the hypervisor or its peer, and the guest.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -9,6 +9,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
 
+use cpio::newc::{Builder, ModeFileType, trailer};
 use umbra_telemetry::{BootConfig, module_name};
 
 use super::Programs;
@@ -25,9 +26,28 @@ const POLL: Duration = Duration::from_millis(10);
 /// The image, in the folder that it is built in.
 pub(super) const IMAGE: &str = "boot.iso";
 
-/// What the hypervisor finds as multiboot2 modules, by the names of these fields and by [`module_name`].
+/// What GRUB starts.
+#[derive(Clone, Copy, Debug)]
+pub enum System<'a> {
+    /// The hypervisor.
+    Umbra,
+    /// A host Linux whose initramfs runs the guest under KVM.
+    Kvm {
+        /// The host's kernel.
+        kernel: &'a [u8],
+        /// The host's initramfs.
+        initrd: &'a [u8],
+    },
+    /// The guest itself, a Linux kernel.
+    Bare,
+}
+
+/// What the hypervisor finds as multiboot2 modules, by the names of these fields and by [`module_name`]; the peer's host
+/// finds them in its folder `/guest`.
 #[derive(Clone, Copy, Debug)]
 pub struct BootFiles<'a> {
+    /// What is started with them.
+    pub system: System<'a>,
     /// What it is to do.
     pub config: &'a BootConfig,
     /// The guest's kernel.
@@ -42,7 +62,12 @@ impl BootFiles<'_> {
     /// Bytes that GRUB has to load.
     pub fn size(&self) -> u64 {
         let modules: usize = self.modules.iter().map(|module| module.file.len()).sum();
-        (HYPERVISOR.len() + self.kernel.len() + self.initrd.map_or(0, <[u8]>::len) + modules) as u64
+        let system = match self.system {
+            System::Umbra => HYPERVISOR.len(),
+            System::Kvm { kernel, initrd } => kernel.len() + initrd.len(),
+            System::Bare => 0,
+        };
+        (system + self.kernel.len() + self.initrd.map_or(0, <[u8]>::len) + modules) as u64
     }
 }
 
@@ -63,7 +88,7 @@ pub fn build(
             folder.display()
         ))
     })?;
-    let output = grub_mkrescue(programs, folder, &tree, signals);
+    let output = grub_mkrescue(programs, folder, &tree, modules(&files.system), signals);
     signals.check()?;
     let output = output.map_err(|error| {
         Error::Machine(format!("cannot start {}: {error}", programs.grub_mkrescue.display()))
@@ -82,13 +107,19 @@ pub fn build(
 }
 
 /// Runs grub-mkrescue until it ends or a signal comes.
-fn grub_mkrescue(programs: &Programs, folder: &Path, tree: &Path, signals: &Signals) -> io::Result<Output> {
+fn grub_mkrescue(
+    programs: &Programs,
+    folder: &Path,
+    tree: &Path,
+    modules: &str,
+    signals: &Signals,
+) -> io::Result<Output> {
     let child = programs
         .command(&programs.grub_mkrescue)
         .arg("-d")
         .arg(&programs.grub_modules)
         // Only what the menu below needs: a smaller image boots sooner.
-        .args(["--install-modules=multiboot2 normal iso9660 biosdisk part_msdos", "--fonts=", "--locales="])
+        .args([modules, "--fonts=", "--locales="])
         .arg("--themes=")
         .arg("-o")
         .arg(folder.join(IMAGE))
@@ -122,10 +153,26 @@ fn reason(said: &str) -> &str {
     lines.find_map(|line| line.strip_prefix("xorriso : FAILURE : ")).unwrap_or(last)
 }
 
+fn modules(system: &System<'_>) -> &'static str {
+    match system {
+        System::Umbra => "--install-modules=multiboot2 normal iso9660 biosdisk part_msdos",
+        System::Kvm { .. } | System::Bare => "--install-modules=linux normal iso9660 biosdisk part_msdos",
+    }
+}
+
 fn write_tree(tree: &Path, files: &BootFiles<'_>) -> io::Result<()> {
     let boot = tree.join("boot");
     fs::create_dir_all(boot.join("grub"))?;
-    fs::write(boot.join("umbra.elf"), HYPERVISOR)?;
+    fs::write(boot.join("grub/grub.cfg"), menu(files))?;
+    match files.system {
+        System::Umbra => fs::write(boot.join("umbra.elf"), HYPERVISOR)?,
+        System::Kvm { kernel, initrd } => {
+            fs::write(boot.join("host-kernel"), kernel)?;
+            fs::write(boot.join("host-initrd"), initrd)?;
+            return fs::write(boot.join("guest"), guest_archive(files)?);
+        }
+        System::Bare => (),
+    }
     fs::write(boot.join("config"), files.config.to_bytes())?;
     fs::write(boot.join("kernel"), files.kernel)?;
     if let Some(initrd) = files.initrd {
@@ -134,35 +181,96 @@ fn write_tree(tree: &Path, files: &BootFiles<'_>) -> io::Result<()> {
     for (index, module) in files.modules.iter().enumerate() {
         fs::write(boot.join(module_name(index)), &module.file)?;
     }
-    fs::write(boot.join("grub/grub.cfg"), menu(files.initrd.is_some(), files.modules.len()))
+    Ok(())
 }
 
-/// Commands without a menu: GRUB carries them out at once.
-fn menu(with_initrd: bool, modules: usize) -> String {
-    let mut menu = String::from("multiboot2 /boot/umbra.elf\n");
-    let names = ["config", "kernel", "initrd"].map(String::from).into_iter();
-    for name in names.take(if with_initrd { 3 } else { 2 }).chain((0..modules).map(module_name)) {
-        menu += &format!("module2 /boot/{name} {name}\n");
+/// The guest for the peer's host: a second archive of its initramfs. (GRUB 2.06 could pack one itself, but ends no
+/// file's name with a zero, and Linux since 6.1.120 skips such files.)
+fn guest_archive(files: &BootFiles<'_>) -> io::Result<Vec<u8>> {
+    let config = files.config.to_bytes();
+    let guest = [("config", config.as_slice()), ("kernel", files.kernel)];
+    let guest = guest.into_iter().chain(files.initrd.map(|initrd| ("initrd", initrd)));
+    let mut archive = Vec::new();
+    for (inode, (name, contents)) in (1..).zip(guest) {
+        let size = u32::try_from(contents.len()).map_err(io::Error::other)?;
+        let entry = Builder::new(&format!("guest/{name}")).mode(0o644).ino(inode).nlink(1);
+        let mut writer = entry.set_mode_file_type(ModeFileType::Regular).write(&mut archive, size);
+        writer.write_all(contents)?;
+        writer.finish()?;
     }
-    menu + "boot\n"
+    trailer(archive)
+}
+
+/// What the peer's host is told: nothing but errors to say, and the end of a machine that cannot go on (Bochs stops at
+/// a triple fault, and would boot again after another reset).
+const HOST_COMMAND_LINE: &str = "quiet panic=-1 reboot=triple";
+
+/// Commands without a menu: GRUB carries them out at once.
+fn menu(files: &BootFiles<'_>) -> String {
+    let initrd = files.initrd.map(|_| "initrd");
+    match files.system {
+        System::Umbra => {
+            let names = ["config", "kernel"].into_iter().chain(initrd).map(String::from);
+            let names = names.chain((0..files.modules.len()).map(module_name));
+            let modules: String = names.map(|name| format!("module2 /boot/{name} {name}\n")).collect();
+            format!("multiboot2 /boot/umbra.elf\n{modules}boot\n")
+        }
+        System::Kvm { .. } => {
+            format!(
+                "linux /boot/host-kernel {HOST_COMMAND_LINE}\ninitrd /boot/host-initrd /boot/guest\nboot\n"
+            )
+        }
+        System::Bare => {
+            // Quoted one by one: GRUB hands each argument on, with quotes around those that have blanks.
+            let words: String =
+                files.config.append.split_whitespace().map(|word| format!(" '{word}'")).collect();
+            let initrd = initrd.map(|name| format!("initrd /boot/{name}\n")).unwrap_or_default();
+            format!("linux /boot/kernel{words}\n{initrd}boot\n")
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
+    use cpio::newc::Reader;
+    use umbra_telemetry::{GuestFaults, PROTOCOL};
+
     use super::*;
+
+    fn config() -> BootConfig {
+        BootConfig {
+            protocol: PROTOCOL,
+            memory_mib: 192,
+            guest_faults: GuestFaults::Bypass,
+            shadow_frames: None,
+            audit: None,
+            trace: false,
+            append: "console=ttyS0  quiet $x".into(),
+            modules: Vec::new(),
+        }
+    }
+
+    fn commands(system: System<'_>, initrd: Option<&[u8]>, modules: &[Module]) -> String {
+        let config = config();
+        menu(&BootFiles { system, config: &config, kernel: b"kernel", initrd, modules })
+    }
 
     #[test]
     fn modules_are_named_as_the_hypervisor_looks_for_them() {
         assert_eq!(
-            menu(false, 0),
+            commands(System::Umbra, None, &[]),
             "multiboot2 /boot/umbra.elf\nmodule2 /boot/config config\nmodule2 /boot/kernel kernel\nboot\n"
         );
-        assert!(menu(true, 0).contains("module2 /boot/initrd initrd\n"));
+        let menu = commands(System::Umbra, Some(b"initrd"), &[]);
+        assert!(menu.contains("module2 /boot/initrd initrd\n"));
     }
 
     #[test]
     fn a_multiboot_guests_modules_are_numbered() {
-        let menu = menu(false, 2);
+        let module = Module { file: Vec::new(), string: "m".into() };
+        let menu = commands(System::Umbra, None, &[module.clone(), module]);
         assert!(
             menu.ends_with("module2 /boot/module0 module0\nmodule2 /boot/module1 module1\nboot\n"),
             "{menu}"
@@ -177,6 +285,45 @@ mod tests {
         assert_eq!(reason(said), "Image size 4545s exceeds free space on media 1756s");
         assert_eq!(reason("grub-mkrescue: error: cannot open.\n\n"), "grub-mkrescue: error: cannot open.");
         assert_eq!(reason(" \n"), "it gave no reason");
+    }
+
+    #[test]
+    fn the_peers_host_gets_the_guest_in_its_initramfs() {
+        let menu = commands(System::Kvm { kernel: b"host", initrd: b"peer" }, Some(b"initrd"), &[]);
+        assert!(menu.starts_with("linux /boot/host-kernel quiet"), "{menu}");
+        assert!(menu.contains("\ninitrd /boot/host-initrd /boot/guest\n"), "{menu}");
+        let config = config();
+        let files = BootFiles {
+            system: System::Bare,
+            config: &config,
+            kernel: b"kernel",
+            initrd: Some(b"initrd"),
+            modules: &[],
+        };
+        let archive = guest_archive(&files).unwrap();
+        let mut rest = archive.as_slice();
+        let mut found = Vec::new();
+        loop {
+            let mut reader = Reader::new(rest).unwrap();
+            if reader.entry().is_trailer() {
+                break;
+            }
+            let (name, mut contents) = (String::from(reader.entry().name()), Vec::new());
+            reader.read_to_end(&mut contents).unwrap();
+            rest = reader.finish().unwrap();
+            found.push((name, contents));
+        }
+        let expected =
+            [("config", config.to_bytes()), ("kernel", b"kernel".to_vec()), ("initrd", b"initrd".to_vec())];
+        assert_eq!(found, expected.map(|(name, contents)| (format!("guest/{name}"), contents)));
+    }
+
+    #[test]
+    fn a_bare_kernels_words_are_not_grubs() {
+        assert_eq!(
+            commands(System::Bare, Some(b"initrd"), &[]),
+            "linux /boot/kernel 'console=ttyS0' 'quiet' '$x'\ninitrd /boot/initrd\nboot\n"
+        );
     }
 
     #[test]

@@ -55,6 +55,7 @@ impl<'a> Emulator<'a> {
         folder: &Path,
         machine: &Machine,
         memory_mib: u32,
+        ignore_bad_msrs: bool,
         signals: &'a Signals,
     ) -> Result<(Emulator<'a>, Outputs), Error> {
         let cannot = |error: io::Error| {
@@ -63,8 +64,8 @@ impl<'a> Emulator<'a> {
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(cannot)?;
         listener.set_nonblocking(true).map_err(cannot)?;
-        let settings =
-            Settings { machine, memory_mib, console_port: listener.local_addr().map_err(cannot)?.port() };
+        let console_port = listener.local_addr().map_err(cannot)?.port();
+        let settings = Settings { machine, memory_mib, ignore_bad_msrs, console_port };
         fs::write(folder.join("bochsrc"), bochsrc::text(programs, &settings)).map_err(cannot)?;
         // Debian's Bochs has its debugger compiled in, which waits for this command.
         fs::write(folder.join("rc"), "c\n").map_err(cannot)?;

@@ -7,7 +7,7 @@ mod emulator;
 mod model;
 mod programs;
 
-pub use boot_image::{BootFiles, build as build_boot_image};
+pub use boot_image::{BootFiles, System, build as build_boot_image};
 pub use death::explain as explain_death;
 pub use emulator::{Emulator, Outputs};
 pub use model::Machine;

@@ -1,11 +1,20 @@
 //! What a run leaves: the table of exits and the statistics file.
 
 mod exit;
+mod exits;
+mod kvm;
 mod schema;
 mod table;
 mod write;
 
 pub use exit::{describe as describe_exit, key as exit_key};
-pub use schema::{Audits, EmulatorUse, Exits, Mmu, Phase, SCHEMA, Statistics};
-pub use table::table;
+pub use exits::{Exits, is_memory};
+pub use kvm::Kvm;
+pub use schema::{Audits, EmulatorUse, Mmu, Phase, SCHEMA, Statistics};
+pub use table::{per_operation, short, table};
 pub use write::{AtomicFile, check_writable, write_atomically};
+
+#[cfg(test)]
+pub(crate) mod tests {
+    pub(crate) use super::schema::tests::statistics;
+}

@@ -1,11 +1,9 @@
 //! The statistics file, as SCHEMA.md describes it.
 
-use std::fmt;
+use serde::{Deserialize, Serialize};
+use umbra_telemetry::{MmuCounters, PhaseStats, phase_name};
 
-use serde::de::{self, MapAccess, Visitor};
-use serde::ser::SerializeMap;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use umbra_telemetry::{ExitCause, ExitCounts, MmuCounters, PhaseStats, phase_name};
+use super::{Exits, Kvm};
 
 /// The version of this format.
 pub const SCHEMA: u32 = 1;
@@ -35,6 +33,12 @@ pub struct Statistics {
     pub guest_exit: String,
     /// Exits of the whole run.
     pub exits: Option<Exits>,
+    /// Of these, the exits for memory.
+    #[serde(default)]
+    pub memory_exits: Option<u64>,
+    /// KVM's own counters; absent if it is not KVM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kvm: Option<Kvm>,
     /// What the shadow MMU did in the whole run.
     pub mmu: Option<Mmu>,
     /// Instructions of guest and hypervisor, from guest entry to the end.
@@ -64,9 +68,15 @@ pub struct Phase {
     /// Operations, as the guest said.
     pub ops: u64,
     /// Exits, without those of the marks.
-    pub exits: Exits,
+    pub exits: Option<Exits>,
+    /// As in [`Statistics`].
+    #[serde(default)]
+    pub memory_exits: Option<u64>,
+    /// As in [`Statistics`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kvm: Option<Kvm>,
     /// What the shadow MMU did.
-    pub mmu: Mmu,
+    pub mmu: Option<Mmu>,
     /// As in [`Statistics`].
     pub instructions: Option<u64>,
     /// As in [`Statistics`].
@@ -74,15 +84,17 @@ pub struct Phase {
 }
 
 impl Phase {
-    /// `ticks_are_instructions`: on an emulator that counts one tick for each instruction.
-    pub fn new(stats: &PhaseStats, ticks_are_instructions: bool) -> Phase {
+    /// A phase on an emulator that counts one tick for each instruction; `mmu`: whether the shadow MMU was ours.
+    pub fn new(stats: &PhaseStats, exits: Option<Exits>, kvm: Option<Kvm>, mmu: bool) -> Phase {
         Phase {
             id: stats.id,
             name: phase_name(stats.id),
             ops: stats.ops,
-            exits: Exits(stats.exits.clone()),
-            mmu: Mmu::from(stats.mmu),
-            instructions: ticks_are_instructions.then_some(stats.tsc),
+            memory_exits: exits.as_ref().and_then(|exits| exits.memory(kvm.as_ref())),
+            exits,
+            kvm,
+            mmu: mmu.then(|| Mmu::from(stats.mmu)),
+            instructions: Some(stats.tsc),
             tsc: stats.tsc,
         }
     }
@@ -128,63 +140,18 @@ pub struct EmulatorUse {
     pub peak_memory: f64,
 }
 
-/// Exits by cause: an object with every cause, and `total`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Exits(pub ExitCounts);
-
-const TOTAL: &str = "total";
-
-impl Serialize for Exits {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(ExitCause::ALL.len() + 1))?;
-        for (cause, count) in self.0.iter() {
-            map.serialize_entry(cause.name(), &count)?;
-        }
-        map.serialize_entry(TOTAL, &self.0.total())?;
-        map.end()
-    }
-}
-
-impl<'de> Deserialize<'de> for Exits {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Exits, D::Error> {
-        struct Causes;
-        impl<'de> Visitor<'de> for Causes {
-            type Value = Exits;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of exit causes and their total")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Exits, A::Error> {
-                let mut counts = Vec::new();
-                let mut total = None;
-                while let Some((key, count)) = map.next_entry::<String, u64>()? {
-                    match ExitCause::from_name(&key) {
-                        Some(cause) => counts.push((cause, count)),
-                        None if key == TOTAL => total = Some(count),
-                        None => return Err(de::Error::custom(format!("unknown exit cause `{key}`"))),
-                    }
-                }
-                let sum = counts.iter().try_fold(0, |sum: u64, (_, count)| sum.checked_add(*count));
-                if sum.is_none() || sum != total {
-                    return Err(de::Error::custom("the exits do not add up to their total"));
-                }
-                Ok(Exits(counts.into_iter().collect()))
-            }
-        }
-        deserializer.deserialize_map(Causes)
-    }
-}
-
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::report) mod tests {
+    use umbra_telemetry::{ExitCause, ExitCounts};
+
     use super::*;
 
     pub(in crate::report) fn counts(seed: u64) -> ExitCounts {
         ExitCause::ALL.iter().zip(seed..).map(|(&cause, count)| (cause, count * 31)).collect()
     }
 
-    pub(in crate::report) fn statistics() -> Statistics {
+    pub(crate) fn statistics() -> Statistics {
+        let exits = |counts: &ExitCounts| Some(Exits::from(counts));
         let phase = PhaseStats { id: 2, ops: 1024, exits: counts(1), tsc: 5_000_000, ..Default::default() };
         let unnamed = PhaseStats { id: 99, ..Default::default() };
         Statistics {
@@ -198,11 +165,16 @@ pub(super) mod tests {
             guest_faults: "bypass".into(),
             filter: Some("present".into()),
             guest_exit: "acpi_off".into(),
-            exits: Some(Exits(counts(7))),
+            exits: Some(Exits::from(&counts(7))),
+            memory_exits: Exits::from(&counts(7)).memory(None),
+            kvm: None,
             mmu: Some(Mmu { built: 1, zapped: 2, reclaimed: 3, splits: 4, flushes: 5 }),
             instructions: Some(1 << 40),
             tsc: Some(1 << 40),
-            phases: vec![Phase::new(&phase, true), Phase::new(&unnamed, false)],
+            phases: vec![
+                Phase::new(&phase, exits(&phase.exits), None, true),
+                Phase::new(&unnamed, exits(&unnamed.exits), None, true),
+            ],
             canary: Some(7 << 20),
             audits: Some(Audits { per_exit: 5, full: 6 }),
             emulator: Some(EmulatorUse { seconds: 12.5, peak_memory: 300.25 }),
@@ -220,7 +192,9 @@ pub(super) mod tests {
         const DOCUMENT: &str = include_str!("../../SCHEMA.md");
         let json = serde_json::to_value(statistics()).unwrap();
         let phase = &json["phases"][0];
-        for object in [&json, phase, &json["exits"], &json["mmu"], &json["emulator"], &json["audits"]] {
+        for object in
+            [&json, phase, &json["exits"], &json["mmu"], &json["emulator"], &json["audits"], &json_of_kvm()]
+        {
             for key in object.as_object().unwrap().keys() {
                 assert!(DOCUMENT.contains(&format!("`{key}`")), "{key} is not documented");
             }
@@ -230,14 +204,22 @@ pub(super) mod tests {
         assert_eq!(json["phases"][1]["name"], "phase-99");
     }
 
+    /// A phase under KVM, as JSON.
+    fn json_of_kvm() -> serde_json::Value {
+        let kvm = Kvm([("exits".into(), 9), ("io_exits".into(), 4)].into_iter().collect());
+        let stats = PhaseStats { id: 1, ops: 3, tsc: 5, ..Default::default() };
+        serde_json::to_value(Phase::new(&stats, Some(kvm.exits()), Some(kvm), false)).unwrap()
+    }
+
     #[test]
-    fn exits_must_be_a_partition() {
-        let read = serde_json::from_str::<Exits>;
-        assert_eq!(read(r#"{"io": 3, "total": 3}"#).unwrap().0.get(ExitCause::Io), 3);
-        assert!(read(r#"{"io": 3, "total": 4}"#).is_err());
-        assert!(read(r#"{"io": 3}"#).is_err());
-        assert!(read(r#"{"oi": 3, "total": 3}"#).is_err());
-        assert!(read(r#"{"io": 18446744073709551615, "hlt": 1, "total": 0}"#).is_err());
+    fn what_kvm_does_not_tell_is_null() {
+        let phase = json_of_kvm();
+        assert_eq!(phase["exits"]["total"], 9);
+        assert_eq!(phase["exits"]["io"], 4);
+        assert!(phase["exits"]["cr3_write"].is_null() && phase["mmu"].is_null());
+        assert_eq!((&phase["memory_exits"], &phase["kvm"]["io_exits"]), (&5.into(), &4.into()));
+        let read: Phase = serde_json::from_value(phase.clone()).unwrap();
+        assert_eq!(serde_json::to_value(read).unwrap(), phase);
     }
 
     #[test]

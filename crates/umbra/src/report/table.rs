@@ -2,29 +2,59 @@
 
 use std::fmt::Write;
 
-use umbra_telemetry::{ExitCause, ExitCounts};
+use umbra_telemetry::ExitCause;
 
-use super::{Phase, Statistics};
+use super::{Exits, Phase, Statistics};
 
-/// A column of the table of phases: its head, and which causes it counts.
-type Group = (&'static str, fn(ExitCause) -> bool);
+/// A column of the table of phases.
+pub(crate) struct Group {
+    pub(crate) head: &'static str,
+    /// Which causes it counts.
+    belongs: fn(ExitCause) -> bool,
+    /// Which of KVM's counters are that; none if KVM has no counter for it.
+    kvm: &'static [&'static str],
+}
 
-const GROUPS: &[Group] = &[
-    ("injected", |cause| cause.name().starts_with("guest_fault_")),
-    ("fixed", |cause| {
-        use ExitCause::{HostFaultAccessed, HostFaultDirty, HostFaultInstall, HostFaultLink};
-        matches!(cause, HostFaultLink | HostFaultInstall | HostFaultDirty | HostFaultAccessed)
-    }),
-    ("table-wr", |cause| cause == ExitCause::HostFaultTableWrite),
-    ("cr3", |cause| matches!(cause, ExitCause::Cr3Read | ExitCause::Cr3Write)),
-    ("invlpg", |cause| cause == ExitCause::Invlpg),
+pub(crate) const GROUPS: &[Group] = &[
+    Group { head: "injected", belongs: |cause| cause.name().starts_with("guest_fault_"), kvm: &["pf_guest"] },
+    Group {
+        head: "fixed",
+        belongs: |cause| {
+            use ExitCause::{HostFaultAccessed, HostFaultDirty, HostFaultInstall, HostFaultLink};
+            matches!(cause, HostFaultLink | HostFaultInstall | HostFaultDirty | HostFaultAccessed)
+        },
+        kvm: &["pf_fixed"],
+    },
+    Group {
+        head: "table-wr",
+        belongs: |cause| cause == ExitCause::HostFaultTableWrite,
+        kvm: &["pf_emulate"],
+    },
+    Group {
+        head: "cr3",
+        belongs: |cause| matches!(cause, ExitCause::Cr3Read | ExitCause::Cr3Write),
+        kvm: &[],
+    },
+    Group { head: "invlpg", belongs: |cause| cause == ExitCause::Invlpg, kvm: &["invlpg"] },
 ];
+
+impl Group {
+    /// The phase's exits of this group, if they are known.
+    pub(crate) fn count(&self, phase: &Phase) -> Option<u64> {
+        match &phase.kvm {
+            Some(_) if self.kvm.is_empty() => None,
+            Some(kvm) => Some(kvm.sum(self.kvm)),
+            None => phase.exits.as_ref()?.group(self.belongs),
+        }
+    }
+}
 
 /// The exits of a run by cause, and of its phases per operation, at most 100 columns wide. Empty without a report.
 pub fn table(statistics: &Statistics) -> String {
-    let Some(exits) = &statistics.exits else { return String::new() };
     let mut text = String::new();
-    by_cause(&mut text, &exits.0);
+    if let Some(exits) = &statistics.exits {
+        by_cause(&mut text, exits);
+    }
     if let Some(mmu) = &statistics.mmu {
         text += &format!(
             "\nshadow pages built {}, zapped {} (reclaimed {}); splits {}, flushes {}\n",
@@ -37,53 +67,58 @@ pub fn table(statistics: &Statistics) -> String {
     text
 }
 
-fn by_cause(text: &mut String, exits: &ExitCounts) {
+fn by_cause(text: &mut String, exits: &Exits) {
     let total = exits.total();
     let mut row = |name: &str, count: u64| {
         let percent = if total == 0 { 0.0 } else { count as f64 * 100.0 / total as f64 };
         // Writing into a String cannot fail.
         let _ = writeln!(text, "{name:<32} {count:>14} {percent:>6.1} %");
     };
+    let mut rest = total;
     for (cause, count) in exits.iter().filter(|(_, count)| *count > 0) {
         row(cause.name(), count);
+        rest = rest.saturating_sub(count);
+    }
+    if rest > 0 {
+        row("(not attributed)", rest);
     }
     row("total", total);
 }
 
 fn by_phase(text: &mut String, phases: &[Phase]) {
     *text += &format!("\n{:<18} {:>7} {:>9}", "per operation", "ops", "exits");
-    for (name, _) in GROUPS {
-        *text += &format!(" {name:>8}");
+    for group in GROUPS {
+        *text += &format!(" {:>8}", group.head);
     }
     *text += &format!(" {:>8} {:>9}", "other", "ticks");
     // Phases that count no operations show their sums.
     for phase in phases {
-        let total = phase.exits.0.total();
-        let per = |count: u64| match phase.ops {
-            0 => count.to_string(),
-            ops => per_operation(count as f64 / ops as f64),
+        let per = |count: Option<u64>| match (count, phase.ops) {
+            (None, _) => String::from("-"),
+            (Some(count), 0) => count.to_string(),
+            (Some(count), ops) => per_operation(count as f64 / ops as f64),
         };
         let ops = if phase.ops == 0 { String::from("(sums)") } else { phase.ops.to_string() };
+        let total = phase.exits.as_ref().map(Exits::total);
         *text += &format!("\n{:<18} {ops:>7} {:>9}", phase.name, per(total));
-        let mut rest = total;
-        for (_, belongs) in GROUPS {
-            let causes = phase.exits.0.iter().filter(|(cause, _)| belongs(*cause));
-            let count = causes.fold(0, |sum: u64, (_, count)| sum.saturating_add(count));
-            rest = rest.saturating_sub(count);
-            *text += &format!(" {:>8}", per(count));
+        let groups: Vec<Option<u64>> = GROUPS.iter().map(|group| group.count(phase)).collect();
+        for count in &groups {
+            *text += &format!(" {:>8}", per(*count));
         }
+        let rest =
+            total.map(|total| groups.iter().flatten().fold(total, |rest, &count| rest.saturating_sub(count)));
         *text += &format!(" {:>8} {:>9}", per(rest), short(phase.tsc as f64 / phase.ops.max(1) as f64));
     }
     text.push('\n');
 }
 
 /// Two digits behind the point where they say something.
-fn per_operation(value: f64) -> String {
+pub fn per_operation(value: f64) -> String {
     if value >= 1000.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }
 
 /// A large number in few columns.
-fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     match value {
         v if v >= 10e9 => format!("{:.1} G", v / 1e9),
         v if v >= 10e6 => format!("{:.1} M", v / 1e6),
@@ -95,14 +130,15 @@ fn short(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Exits;
+    use umbra_telemetry::ExitCounts;
+
     use crate::report::schema::tests::statistics;
 
     #[test]
     fn it_is_narrow_and_leaves_out_what_did_not_happen() {
         let mut statistics = statistics();
-        let exits = [(ExitCause::Io, 300), (ExitCause::Hlt, 100)].into_iter().collect();
-        statistics.exits = Some(Exits(exits));
+        let exits: ExitCounts = [(ExitCause::Io, 300), (ExitCause::Hlt, 100)].into_iter().collect();
+        statistics.exits = Some(Exits::from(&exits));
         let text = table(&statistics);
         assert!(text.lines().all(|line| line.len() <= 100), "{text}");
         assert!(!text.contains("cpuid"), "{text}");
@@ -136,9 +172,9 @@ mod tests {
     #[test]
     fn no_exits_are_no_division_by_zero() {
         let mut statistics = statistics();
-        statistics.exits = Some(Exits(ExitCounts::default()));
+        statistics.exits = Some(Exits::from(&ExitCounts::default()));
         assert!(table(&statistics).contains("0.0 %"));
-        statistics.exits = None;
+        (statistics.exits, statistics.mmu, statistics.phases) = (None, None, Vec::new());
         assert_eq!(table(&statistics), "");
     }
 }

@@ -55,6 +55,18 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME", default_value = "penryn", value_parser = str::parse::<Machine>)]
     pub machine: Machine,
 
+    /// What runs the guest
+    #[arg(long, value_enum, default_value_t = Hypervisor::Umbra)]
+    pub hypervisor: Hypervisor,
+
+    /// With --hypervisor kvm: the host's kernel (bzImage) [default: the guest's]
+    #[arg(long, value_name = "FILE")]
+    pub host_kernel: Option<PathBuf>,
+
+    /// With --hypervisor kvm: the host's initramfs, which `cargo xtask bench` builds
+    #[arg(long, value_name = "FILE")]
+    pub host_initrd: Option<PathBuf>,
+
     /// What happens on the guest's own not-present page faults
     #[arg(long, value_enum, default_value_t = Policy::Bypass)]
     pub guest_faults: Policy,
@@ -100,6 +112,27 @@ const DEFAULT_AUDIT: &str = "10000";
 
 /// A year: what is longer is a slip, and the clock must not overflow.
 const MAX_SECONDS: u64 = 365 * 86_400;
+/// `--hypervisor`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Hypervisor {
+    /// this one
+    Umbra,
+    /// Linux KVM without EPT, on a host Linux in the same machine
+    Kvm,
+    /// nothing: Linux on the bare machine
+    None,
+}
+
+impl Hypervisor {
+    /// Its name in options and statistics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Hypervisor::Umbra => "umbra",
+            Hypervisor::Kvm => "kvm",
+            Hypervisor::None => "none",
+        }
+    }
+}
 
 /// `--guest-faults`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -120,7 +153,10 @@ impl From<Policy> for GuestFaults {
 }
 
 /// MiB, `NM` or `NG`.
-fn parse_memory(text: &str) -> Result<u32, String> {
+///
+/// # Errors
+/// Anything else.
+pub fn parse_memory(text: &str) -> Result<u32, String> {
     let (digits, unit) = match text.strip_suffix(['G', 'g']) {
         Some(digits) => (digits, 1024),
         None => (text.strip_suffix(['M', 'm']).unwrap_or(text), 1),
@@ -131,7 +167,11 @@ fn parse_memory(text: &str) -> Result<u32, String> {
         .ok_or_else(|| String::from("give a number of MiB, or one with M or G, such as 192, 192M or 1G"))
 }
 
-fn parse_seconds(text: &str) -> Result<Duration, String> {
+/// Seconds, at least one.
+///
+/// # Errors
+/// Anything else.
+pub fn parse_seconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds @ 1..=MAX_SECONDS) => Ok(Duration::from_secs(seconds)),
         _ => Err(format!("give a whole number of seconds, from 1 to {MAX_SECONDS}")),

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod outcome;
+mod peer;
 mod recording;
 mod session;
 
@@ -12,14 +13,14 @@ use std::process::ExitCode;
 
 use umbra_telemetry::{Audit, BootConfig, PROTOCOL};
 
-pub use arguments::{Arguments, Policy};
+pub use arguments::{Arguments, Hypervisor, Policy, parse_memory, parse_seconds};
 use outcome::Outcome;
 use recording::Recording;
 
 use crate::console::message;
 use crate::error::Error;
 use crate::guest::{self, Image};
-use crate::machine::{self, BootFiles, Emulator, Programs};
+use crate::machine::{self, BootFiles, Emulator, Programs, System};
 use crate::report;
 use crate::signals::Signals;
 use crate::trace;
@@ -36,10 +37,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let modules =
         arguments.modules.iter().map(|text| guest::read_module(text)).collect::<Result<Vec<_>, _>>()?;
     guest::check_files(&image, initrd.as_deref(), &modules)?;
+    peer::check(arguments, &image)?;
+    let host = peer::read_host(arguments)?;
     let initrd_bytes = initrd.as_ref().map_or(0, |file| file.len() as u64);
     let shadow_frames = arguments.shadow_frames;
     let command_line = guest::command_line(&arguments.kernel, &image, arguments.append.as_deref())?;
-    let machine_mib = guest::check_memory(arguments.memory, shadow_frames, &image, initrd_bytes, &modules)?;
+    let command_line = peer::command_line(arguments.hypervisor, command_line)?;
+    let umbra_mib = guest::check_memory(arguments.memory, shadow_frames, &image, initrd_bytes, &modules)?;
+    let machine_mib = peer::machine_memory(arguments, umbra_mib);
     // From here on a signal must not leave anything behind.
     let signals = Signals::catch()?;
     check_outputs(arguments)?;
@@ -57,7 +62,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         modules: modules.iter().map(|module| module.string.clone()).collect(),
     };
     guest::check_configuration(&config)?;
-    let files = BootFiles { config: &config, kernel: &kernel, initrd: initrd.as_deref(), modules: &modules };
+    let system = match (arguments.hypervisor, &host) {
+        (Hypervisor::Umbra, _) => System::Umbra,
+        (Hypervisor::Kvm, Some(host)) => {
+            System::Kvm { kernel: host.kernel.as_deref().unwrap_or(&kernel), initrd: &host.initrd }
+        }
+        (Hypervisor::Kvm | Hypervisor::None, _) => System::Bare,
+    };
+    let files =
+        BootFiles { system, config: &config, kernel: &kernel, initrd: initrd.as_deref(), modules: &modules };
     let folder = tempfile::Builder::new().prefix("umbra-").tempdir().map_err(|error| {
         Error::Machine(format!(
             "cannot make a temporary folder in {}: {error}; TMPDIR can name another one",
@@ -67,7 +80,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     signals.set_folder(folder.path());
     machine::build_boot_image(&programs, folder.path(), &files, &signals)?;
     let size_mib = files.size().div_ceil(1 << 20);
-    drop((kernel, initrd, modules));
+    drop((kernel, initrd, modules, host));
 
     let head = trace::Head {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -81,12 +94,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     if let Some(timeout) = arguments.timeout {
         signals.limit(timeout);
     }
+    let bare = arguments.hypervisor == Hypervisor::None;
+    let peer = arguments.hypervisor != Hypervisor::Umbra;
     let (mut emulator, outputs) =
-        Emulator::start(&programs, folder.path(), &arguments.machine, machine_mib, &signals)?;
+        Emulator::start(&programs, folder.path(), &arguments.machine, machine_mib, peer, &signals)?;
     let progress =
         format!("loading {size_mib} MiB into Bochs ({}), which takes seconds", arguments.machine.name());
     let outcome =
-        session::run(&mut emulator, outputs, &signals, arguments.timeout, progress, recording.as_mut());
+        session::run(&mut emulator, outputs, &signals, arguments.timeout, progress, recording.as_mut(), bare);
     emulator.kill();
     let log = match &arguments.emulator_log {
         Some(path) => write("the emulator's log", path, emulator.log()),

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use umbra_telemetry::{GuestExit, GuestFaults, Stats};
 
-use super::Arguments;
+use super::{Arguments, Hypervisor, peer};
 use crate::error::status;
-use crate::report::{self, Audits, EmulatorUse, Exits, Mmu, Phase, SCHEMA, Statistics};
+use crate::report::{self, Audits, EmulatorUse, Mmu, Phase, SCHEMA, Statistics};
 
 /// The name of a policy in results.
 pub fn policy_name(policy: GuestFaults) -> &'static str {
@@ -90,25 +90,34 @@ impl Outcome {
         let stats = self.stats.as_ref();
         let guest_faults = stats.map_or(arguments.guest_faults.into(), |stats| stats.guest_faults);
         // Bochs counts one tick for each instruction (`clock: sync=none`).
-        let tsc = stats.map(|stats| stats.tsc);
+        let tsc = stats.map(|stats| stats.tsc).filter(|_| arguments.hypervisor != Hypervisor::None);
+        let own = arguments.hypervisor == Hypervisor::Umbra;
+        let (exits, kvm) = stats
+            .map_or((None, None), |stats| peer::exits(arguments.hypervisor, &stats.exits, &stats.counters));
         let audits = stats.map(|stats| stats.audits).filter(|_| arguments.audit.is_some());
         Statistics {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").into(),
-            hypervisor: "umbra".into(),
+            hypervisor: arguments.hypervisor.name().into(),
             machine: arguments.machine.name(),
             kernel: kernel.into(),
             cmdline: command_line.into(),
             memory: arguments.memory,
             guest_faults: policy_name(guest_faults).into(),
-            filter: stats.map(|stats| stats.filter.clone()),
+            filter: stats.map(|stats| stats.filter.clone()).filter(|_| own),
             guest_exit: self.key(),
-            exits: stats.map(|stats| Exits(stats.exits.clone())),
-            mmu: stats.map(|stats| Mmu::from(stats.mmu)),
+            memory_exits: exits.as_ref().and_then(|exits| exits.memory(kvm.as_ref())),
+            exits,
+            kvm,
+            mmu: stats.map(|stats| Mmu::from(stats.mmu)).filter(|_| own),
             instructions: tsc,
             tsc,
             phases: stats.map_or_else(Vec::new, |stats| {
-                stats.phases.iter().map(|phase| Phase::new(phase, true)).collect()
+                let phases = stats.phases.iter().map(|phase| {
+                    let (exits, kvm) = peer::exits(arguments.hypervisor, &phase.exits, &phase.counters);
+                    Phase::new(phase, exits, kvm, own)
+                });
+                phases.collect()
             }),
             canary: stats.and_then(|stats| stats.canary),
             audits: audits.map(|(per_exit, full)| Audits { per_exit, full }),
@@ -132,6 +141,7 @@ mod tests {
             exits: Default::default(),
             mmu: Default::default(),
             tsc: 9,
+            counters: Vec::new(),
             phases: Vec::new(),
             audits: (0, 0),
             canary: Some(4096),

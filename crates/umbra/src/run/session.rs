@@ -43,7 +43,8 @@ enum Event {
     Key(Action),
 }
 
-/// Carries everything back and forth until the machine has ended.
+/// Carries everything back and forth until the machine has ended. With `serial`, what comes from its COM1 is the
+/// guest's output, too.
 ///
 /// # Errors
 /// The guest's output cannot be written, or the terminal refuses.
@@ -54,6 +55,7 @@ pub fn run(
     timeout: Option<Duration>,
     progress: String,
     recording: Option<&mut Recording>,
+    serial: bool,
 ) -> Result<Outcome, Error> {
     let terminal = RawMode::enter()
         .map_err(|error| Error::Machine(format!("cannot switch the terminal to single keys: {error}")))?;
@@ -61,6 +63,14 @@ pub fn run(
 
     let (events, queue) = sync_channel(QUEUE);
     let (guest_runs, ready) = sync_channel(1);
+    if serial {
+        let port = outputs
+            .console
+            .try_clone()
+            .map_err(|error| Error::Machine(format!("cannot read the machine's serial port: {error}")))?;
+        let to_queue = events.clone();
+        thread::spawn(move || echo(port, &to_queue));
+    }
     let input = MachineInput::start(outputs.console, ready);
     let messages = outputs.messages;
     let to_queue = events.clone();
@@ -111,6 +121,17 @@ fn decode(mut stream: impl Read, events: &SyncSender<Event>) {
     // Nobody listens any more if these fail.
     let _ = events.send(Event::Noise(decoder.rest().to_vec()));
     let _ = events.send(Event::Silence);
+}
+
+/// Passes on what comes from the machine's COM1. Its end is not the machine's.
+fn echo(mut port: impl Read, events: &SyncSender<Event>) {
+    let mut buffer = vec![0; 4 << 10];
+    while let Ok(length @ 1..) = port.read(&mut buffer) {
+        let message = Message::Console(buffer[..length].to_vec());
+        if events.send(Event::Message(Box::new(message))).is_err() {
+            return;
+        }
+    }
 }
 
 /// Takes the user's input to the machine; keys for this program become events. Its end is not the machine's.

@@ -1,4 +1,4 @@
-//! Mappings of a file in memory (tmpfs).
+//! A file in memory (tmpfs): its mappings, and reading it.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -18,10 +18,10 @@ pub fn private_write(run: &Run<'_>) -> Result<()> {
     let file = create(pages)?;
     let mut memory = Mapping::file(&file, pages as usize, FileView::Private)?;
     run.phase("private_file_write", pages, || {
-        fill(&mut memory, private_pattern);
+        fill(&mut memory, changed_pattern);
         Ok(())
     })?;
-    check(&memory, "the private copy of a file", private_pattern)?;
+    check(&memory, "the private copy of a file", changed_pattern)?;
     check(&Mapping::file(&file, pages as usize, FileView::SharedReadOnly)?, "the file behind it", pattern)
 }
 
@@ -33,6 +33,32 @@ pub fn fault_around(run: &Run<'_>) -> Result<()> {
     run.phase("fault_around", pages, || check(&memory, "a mapped file", pattern))
 }
 
+/// Fresh private memory, filled from the file by one system call: the faults are kernel-mode ones.
+pub fn read_fresh(run: &Run<'_>) -> Result<()> {
+    let pages = run.count(PAGES);
+    let file = create(pages)?;
+    let mut memory = Mapping::anonymous(pages as usize)?;
+    run.phase("read_fresh", pages, || memory.fill_from(&file))?;
+    check(&memory, "memory that a file was read into", pattern)
+}
+
+/// A shared writable mapping, each page read before (its entry is writable and clean then), each written.
+pub fn shared_dirty(run: &Run<'_>) -> Result<()> {
+    let pages = run.count(PAGES);
+    let file = create(pages)?;
+    let mut memory = Mapping::file(&file, pages as usize, FileView::Shared)?;
+    check(&memory, "a shared mapping", pattern)?;
+    run.phase("shared_dirty", pages, || {
+        fill(&mut memory, changed_pattern);
+        Ok(())
+    })?;
+    check(
+        &Mapping::file(&file, pages as usize, FileView::SharedReadOnly)?,
+        "the shared file",
+        changed_pattern,
+    )
+}
+
 /// Makes a file whose pages start with their [`pattern`], all of it in the page cache.
 fn create(pages: u32) -> Result<File> {
     let mut file = BufWriter::new(File::create(PATH).context(PATH)?);
@@ -40,9 +66,9 @@ fn create(pages: u32) -> Result<File> {
         file.write_all(&[pattern(page); PAGE_SIZE]).context(PATH)?;
     }
     file.flush().context(PATH)?;
-    File::open(PATH).context(PATH)
+    File::options().read(true).write(true).open(PATH).context(PATH)
 }
 
-fn private_pattern(page: usize) -> u8 {
+fn changed_pattern(page: usize) -> u8 {
     pattern(page).wrapping_add(1)
 }

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 
 use anyhow::{Context, Result, ensure};
 use libc::c_void;
+use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap};
 
 /// Bytes in a page.
@@ -16,6 +18,8 @@ pub const PAGE_SIZE: usize = 4096;
 pub enum FileView {
     /// Shared and read-only.
     SharedReadOnly,
+    /// Shared and writable.
+    Shared,
     /// Private and writable: copied on write.
     Private,
 }
@@ -66,6 +70,7 @@ impl Mapping {
         );
         let (rights, flags) = match view {
             FileView::SharedReadOnly => (Rights::ReadOnly, MapFlags::MAP_SHARED),
+            FileView::Shared => (Rights::ReadWrite, MapFlags::MAP_SHARED),
             FileView::Private => (Rights::ReadWrite, MapFlags::MAP_PRIVATE),
         };
         // SAFETY: the kernel chooses an unused address, so no other memory is replaced.
@@ -101,6 +106,19 @@ impl Mapping {
         // SAFETY: the byte lies inside the mapping, and nothing borrows from it. Volatile: the access is the
         // purpose. A refused write changes nothing; it runs the handler or ends the process.
         unsafe { self.byte(page).write_volatile(value) }
+    }
+
+    /// Fills all of it from a file by one read(2): the kernel touches the pages.
+    ///
+    /// # Errors
+    /// The kernel's, and a file that is shorter.
+    pub fn fill_from(&mut self, file: &File) -> Result<()> {
+        let length = self.pages * PAGE_SIZE;
+        // SAFETY: the bytes are this mapping's, which is writable, and nothing borrows from it.
+        let read = Errno::result(unsafe { libc::read(file.as_raw_fd(), self.start.as_ptr(), length) });
+        let read = read.context("read")?;
+        ensure!(usize::try_from(read) == Ok(length), "read gave {read} bytes instead of {length}");
+        Ok(())
     }
 
     /// Changes the rights of all pages.

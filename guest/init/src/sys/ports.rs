@@ -16,10 +16,19 @@ impl Port {
     pub const OPS: Port = Port(0x5f4);
     /// Ends the machine; zero is success.
     pub const EXIT: Port = Port(0xf4);
+    /// The emulator's debug console: what is written there, byte by byte, goes to the tool.
+    pub const DEBUG_CONSOLE: Port = Port(0xe9);
+    /// Bochs's own end: it wants the text `Shutdown`, byte by byte.
+    pub const SHUTDOWN: Port = Port(0x8900);
+
+    /// Its number.
+    pub fn number(self) -> u16 {
+        self.0
+    }
 }
 
 /// The right to write to I/O ports. Children inherit it.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Ports(());
 
 impl Ports {
@@ -31,6 +40,12 @@ impl Ports {
         // SAFETY: iopl changes nothing but this process's right to use ports.
         Errno::result(unsafe { libc::iopl(3) }).context("iopl(3)")?;
         Ok(Ports(()))
+    }
+
+    /// Writes a byte.
+    pub fn write_byte(self, port: Port, value: u8) {
+        // SAFETY: as in `write`.
+        unsafe { asm!("out dx, al", in("dx") port.0, in("al") value, options(nostack, preserves_flags)) }
     }
 
     /// Writes 32 bits.

@@ -1,0 +1,190 @@
+//! The options of `umbra bench`.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use umbra_telemetry::PHASE_NAMES;
+
+use crate::error::Error;
+use crate::machine::Machine;
+use crate::run::{Hypervisor, Policy, parse_memory, parse_seconds};
+
+/// Run the workload and show what each operation costs.
+///
+/// Boots the given kernel with Umbra's own initramfs, always with the same command line, and prints the exits of each
+/// phase's operations by cause, and their instructions. `cargo xtask bench` builds and gives all the files.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit status: 0 all runs ended well; 2 wrong input or a missing program; else that of the run which \
+    failed (as for `umbra run`)."
+)]
+pub struct Arguments {
+    /// The guest's kernel (bzImage)
+    #[arg(long, value_name = "FILE")]
+    pub kernel: PathBuf,
+
+    /// The guest's initramfs with the workload
+    #[arg(long, value_name = "FILE")]
+    pub initrd: PathBuf,
+
+    /// What runs the guest
+    #[arg(long, value_enum, default_value_t = Hypervisor::Umbra)]
+    pub hypervisor: Hypervisor,
+
+    /// What happens on the guest's own not-present page faults
+    #[arg(long, value_enum, default_value_t = Policy::Bypass)]
+    pub guest_faults: Policy,
+
+    /// Run the same against a peer, too, and compare
+    #[arg(long, value_enum)]
+    pub against: Option<Against>,
+
+    /// The CPU that is emulated, as for `umbra run`
+    #[arg(long, value_name = "NAME", default_value = "penryn", value_parser = str::parse::<Machine>)]
+    pub machine: Machine,
+
+    /// Guest memory in MiB, or with a suffix M or G
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "192",
+        value_parser = parse_memory,
+        allow_negative_numbers = true
+    )]
+    pub memory: u32,
+
+    /// Only this phase (and what prepares it); more than one may be given
+    #[arg(long = "phase", value_name = "NAME")]
+    pub phases: Vec<String>,
+
+    /// Run it so often; each phase is that of the run with the median of instructions
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub repeat: NonZeroU32,
+
+    /// A tenth of every count
+    #[arg(long)]
+    pub quick: bool,
+
+    /// End a guest after this many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    pub timeout: Option<Duration>,
+
+    /// Write the result as JSON
+    #[arg(long, value_name = "FILE")]
+    pub stats: Option<PathBuf>,
+
+    /// Write the peer's result as JSON
+    #[arg(long, value_name = "FILE", requires = "against")]
+    pub against_stats: Option<PathBuf>,
+
+    /// For KVM: the host's kernel (bzImage) [default: the guest's]
+    #[arg(long, value_name = "FILE")]
+    pub host_kernel: Option<PathBuf>,
+
+    /// For KVM: the host's initramfs
+    #[arg(long, value_name = "FILE")]
+    pub host_initrd: Option<PathBuf>,
+}
+
+/// `--against`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Against {
+    /// Umbra with every page fault trapped
+    Trap,
+    /// Linux KVM without EPT
+    Kvm,
+    /// the bare machine
+    None,
+}
+
+/// One thing that is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contestant {
+    /// What runs the guest.
+    pub hypervisor: Hypervisor,
+    /// For Umbra.
+    pub guest_faults: Policy,
+}
+
+/// The guest's command line: the conditions of every measurement. A 250 Hz tick is rare against the work (`ips` of the
+/// machine), and nothing is random.
+const COMMAND_LINE: &str = "console=ttyS0 printk.time=0 nokaslr quiet panic=-1";
+
+impl Arguments {
+    /// What is measured: what was asked for, and its peer.
+    pub fn contestants(&self) -> Vec<Contestant> {
+        let first = Contestant { hypervisor: self.hypervisor, guest_faults: self.guest_faults };
+        let second = self.against.map(|against| match against {
+            Against::Trap => Contestant { hypervisor: Hypervisor::Umbra, guest_faults: Policy::Trap },
+            Against::Kvm => Contestant { hypervisor: Hypervisor::Kvm, ..first },
+            Against::None => Contestant { hypervisor: Hypervisor::None, ..first },
+        });
+        std::iter::once(first).chain(second).collect()
+    }
+
+    /// The guest's command line.
+    ///
+    /// # Errors
+    /// A phase that does not exist, or has no workload of its own.
+    pub fn command_line(&self) -> Result<String, Error> {
+        let mut line = String::from(COMMAND_LINE);
+        if self.quick {
+            line += " umbra.quick";
+        }
+        // `boot` comes by itself.
+        let known = &PHASE_NAMES[1..];
+        if let Some(unknown) = self.phases.iter().find(|phase| !known.contains(&phase.as_str())) {
+            return Err(Error::Input(format!(
+                "phase {unknown} is unknown; --phase takes one of {}",
+                known.join(", ")
+            )));
+        }
+        if !self.phases.is_empty() {
+            line += " umbra.phases=";
+            line += &self.phases.join(",");
+        }
+        Ok(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Test {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn parse(options: &[&str]) -> Arguments {
+        let all = ["umbra", "--kernel", "k", "--initrd", "i"].iter().chain(options);
+        Test::parse_from(all).arguments
+    }
+
+    #[test]
+    fn a_peer_comes_second() {
+        let names = |options: &[&str]| {
+            let contestants = parse(options).contestants();
+            contestants.iter().map(|c| (c.hypervisor.name(), c.guest_faults)).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[]), [("umbra", Policy::Bypass)]);
+        assert_eq!(names(&["--against", "trap"]), [("umbra", Policy::Bypass), ("umbra", Policy::Trap)]);
+        assert_eq!(names(&["--against", "kvm"])[1].0, "kvm");
+        assert_eq!(names(&["--hypervisor", "kvm", "--against", "none"])[1].0, "none");
+    }
+
+    #[test]
+    fn phases_go_to_the_guest() {
+        let line = parse(&["--phase", "demand", "--phase", "pipe", "--quick"]).command_line().unwrap();
+        assert!(line.ends_with(" umbra.quick umbra.phases=demand,pipe"), "{line}");
+        assert_eq!(parse(&[]).command_line().unwrap(), COMMAND_LINE);
+        for wrong in ["nap", "boot", ""] {
+            let sentence = parse(&["--phase", wrong]).command_line().unwrap_err().to_string();
+            assert!(sentence.contains("is unknown") && sentence.contains("getppid"), "{sentence}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! `umbra bench`: the workload under fixed conditions.
+
+mod arguments;
+mod child;
+mod median;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+pub use arguments::{Against, Arguments, Contestant};
+use child::{Child, Ended};
+
+use crate::compare::{self, Named, Style};
+use crate::error::Error;
+use crate::report::{self, Statistics};
+
+/// Measures, prints, and writes what was asked for.
+///
+/// # Errors
+/// Wrong input, or a failure on this host.
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
+    let command_line = arguments.command_line()?;
+    for path in [&arguments.stats, &arguments.against_stats].into_iter().flatten() {
+        report::check_writable(path).map_err(|error| {
+            Error::Input(format!(
+                "cannot write the result to {}: {error}; give a file in a folder that exists and is writable",
+                path.display()
+            ))
+        })?;
+    }
+    let child = Child::new()?;
+    let mut results = Vec::new();
+    let paths = [&arguments.stats, &arguments.against_stats];
+    for (contestant, path) in arguments.contestants().into_iter().zip(paths) {
+        let mut repeats = Vec::new();
+        for repeat in 1..=arguments.repeat.get() {
+            eprintln!("umbra: {}, run {repeat} of {}", name(&contestant, arguments), arguments.repeat);
+            match child.measure(arguments, &contestant, &command_line)? {
+                Ended::Well(statistics) => repeats.push(*statistics),
+                Ended::Badly(status) => return Ok(ExitCode::from(status)),
+            }
+        }
+        let result = median::median(repeats);
+        println!("{}\n\n{}", name(&contestant, arguments), report::table(&result));
+        // At once: the next one may fail.
+        path.as_ref().map_or(Ok(()), |path| write(path, &result))?;
+        results.push((name(&contestant, arguments), result));
+    }
+    if results.len() > 1 {
+        let named: Vec<_> =
+            results.into_iter().map(|(name, statistics)| Named { name, statistics }).collect();
+        print!("{}", compare::table(&named, Style::Plain));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A contestant for the user.
+fn name(contestant: &Contestant, arguments: &Arguments) -> String {
+    compare::describe(
+        contestant.hypervisor.name(),
+        match contestant.guest_faults {
+            crate::run::Policy::Bypass => "bypass",
+            crate::run::Policy::Trap => "trap",
+        },
+        &arguments.machine.name(),
+    )
+}
+
+fn write(path: &Path, result: &Statistics) -> Result<(), Error> {
+    let mut json = serde_json::to_vec_pretty(result).expect("statistics have text keys only");
+    json.push(b'\n');
+    report::write_atomically(path, json.as_slice())
+        .map_err(|error| Error::Machine(format!("cannot write the result to {}: {error}", path.display())))
+}

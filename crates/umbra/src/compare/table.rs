@@ -1,0 +1,199 @@
+//! The table of a comparison.
+
+use super::{Named, describe};
+use crate::report::{Exits, Phase, per_operation, short};
+
+/// How a table is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// For a terminal: a table for each measure.
+    Plain,
+    /// One Markdown table: exits for memory, and instructions.
+    Markdown,
+}
+
+/// Something that is compared: its name, its value for a phase, and how that is written.
+struct Measure {
+    name: &'static str,
+    value: fn(&Phase) -> Option<f64>,
+    write: fn(f64) -> String,
+}
+
+const MEMORY_EXITS: Measure = Measure {
+    name: "memory exits",
+    value: |phase| Some(phase.memory_exits? as f64 / operations(phase)),
+    write: per_operation,
+};
+
+const EXITS: Measure = Measure {
+    name: "exits",
+    value: |phase| Some(phase.exits.as_ref().map(Exits::total)? as f64 / operations(phase)),
+    write: per_operation,
+};
+
+const INSTRUCTIONS: Measure = Measure {
+    name: "instructions",
+    value: |phase| Some(phase.instructions? as f64 / operations(phase)),
+    write: short,
+};
+
+/// What each style shows: a page has less room.
+const PLAIN: &[Measure] = &[MEMORY_EXITS, EXITS, INSTRUCTIONS];
+const MARKDOWN: &[Measure] = &[MEMORY_EXITS, INSTRUCTIONS];
+
+/// Phases that count no operations, such as `boot`, show their sums.
+fn operations(phase: &Phase) -> f64 {
+    phase.ops.max(1) as f64
+}
+
+/// Compares `results` with the first of them.
+///
+/// # Panics
+/// If there are none.
+pub fn table(results: &[Named], style: Style) -> String {
+    match style {
+        Style::Plain => plain(results),
+        Style::Markdown => markdown(results),
+    }
+}
+
+fn plain(results: &[Named]) -> String {
+    let mut text = String::new();
+    for (index, result) in results.iter().enumerate() {
+        text += &format!("{:>4}: {} ({})\n", head(index), result.name, label(result));
+    }
+    for measure in PLAIN {
+        text += &format!("\n{:<32}{:>11}", format!("{} per operation", measure.name), head(0));
+        for index in 1..results.len() {
+            text += &format!("{:>11}{:>8}", head(index), "ratio");
+        }
+        for name in names(results) {
+            text += &format!("\n{name:<32}");
+            for cell in cells(results, name, measure) {
+                text += &format!("{:>11}", cell.value);
+                if let Some(ratio) = cell.ratio {
+                    text += &format!("{ratio:>8}");
+                }
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn markdown(results: &[Named]) -> String {
+    let mut text = String::from("| per operation |");
+    let mut rule = String::from("|---|");
+    for measure in MARKDOWN {
+        for result in results {
+            text += &format!(" {}: {} |", measure.name, label(result));
+            rule += "---:|";
+        }
+    }
+    text += &format!("\n{rule}\n");
+    for name in names(results) {
+        text += &format!("| {name} |");
+        for measure in MARKDOWN {
+            for cell in cells(results, name, measure) {
+                let ratio = cell.ratio.filter(|ratio| ratio != NOTHING);
+                text += &format!(
+                    " {}{} |",
+                    cell.value,
+                    ratio.map_or(String::new(), |ratio| format!(" ({ratio})"))
+                );
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// What stands where nothing was measured.
+const NOTHING: &str = "-";
+
+struct Cell {
+    value: String,
+    /// To the base, in all but the base's own cell.
+    ratio: Option<String>,
+}
+
+/// A phase's row of one measure.
+fn cells<'a>(results: &'a [Named], name: &'a str, measure: &'a Measure) -> impl Iterator<Item = Cell> + 'a {
+    let value = move |result: &Named| {
+        let phase = result.statistics.phases.iter().find(|phase| phase.name == name)?;
+        (measure.value)(phase)
+    };
+    let base = value(&results[0]);
+    results.iter().enumerate().map(move |(index, result)| {
+        let own = value(result);
+        let ratio = match (base, own) {
+            (Some(base), Some(own)) if base > 0.0 => format!("{:.2}", own / base),
+            _ => String::from(NOTHING),
+        };
+        Cell { value: own.map_or(String::from(NOTHING), measure.write), ratio: (index > 0).then_some(ratio) }
+    })
+}
+
+/// All phases, in the order in which they first appear.
+fn names(results: &[Named]) -> Vec<&str> {
+    let mut names = Vec::new();
+    for phase in results.iter().flat_map(|result| &result.statistics.phases) {
+        if !names.contains(&phase.name.as_str()) {
+            names.push(phase.name.as_str());
+        }
+    }
+    names
+}
+
+fn head(index: usize) -> String {
+    if index == 0 { String::from("base") } else { format!("[{index}]") }
+}
+
+fn label(result: &Named) -> String {
+    let statistics = &result.statistics;
+    describe(&statistics.hypervisor, &statistics.guest_faults, &statistics.machine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::statistics;
+
+    fn results() -> [Named; 2] {
+        let base = statistics();
+        let mut other = statistics();
+        other.hypervisor = "none".into();
+        other.phases.truncate(1);
+        let phase = &mut other.phases[0];
+        (phase.exits, phase.memory_exits) = (None, None);
+        phase.instructions = phase.instructions.map(|count| count / 4);
+        [Named { name: "a".into(), statistics: base }, Named { name: "b".into(), statistics: other }]
+    }
+
+    #[test]
+    fn ratios_are_to_the_first() {
+        let text = table(&results(), Style::Plain);
+        assert!(
+            text.contains("base: a (umbra bypass, penryn)") && text.contains("[1]: b (none, penryn)"),
+            "{text}"
+        );
+        let rows: Vec<Vec<&str>> = text
+            .lines()
+            .filter(|line| line.starts_with("demand"))
+            .map(|line| line.split_whitespace().skip(1).collect())
+            .collect();
+        assert_eq!(rows.len(), PLAIN.len());
+        assert_eq!(rows[0][1..], ["-", "-"]);
+        assert_eq!(rows[2], ["4883", "1221", "0.25"]);
+        // The second result does not have it.
+        assert!(text.lines().any(|line| line.starts_with("phase-99") && line.ends_with('-')), "{text}");
+    }
+
+    #[test]
+    fn markdown_is_one_table() {
+        let text = table(&results(), Style::Markdown);
+        let columns = |line: &str| line.matches('|').count();
+        assert!(text.lines().all(|line| columns(line) == 2 + 2 * MARKDOWN.len()), "{text}");
+        assert!(text.contains("| 1221 (0.25) |"), "{text}");
+    }
+}

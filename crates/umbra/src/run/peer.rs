@@ -1,0 +1,113 @@
+//! Running the guest without Umbra: under KVM, or on the bare machine.
+
+use umbra_telemetry::ExitCounts;
+
+use super::{Arguments, Hypervisor};
+use crate::error::Error;
+use crate::guest::{self, Image};
+use crate::report::{Exits, Kvm};
+
+/// What the host of the KVM peer needs beside the guest's memory: its kernel, and twice the initramfs with the guest's
+/// files.
+const HOST_MIB: u32 = 320;
+
+/// What the guest's `/init` is told on the bare machine: to keep the time of its phases itself, and to report. The
+/// reset after a panic is one that the emulator stops at.
+const BARE_OPTIONS: &str = "umbra.bare reboot=triple";
+
+/// What the KVM peer's host boots from.
+pub struct Host {
+    /// Its kernel, if it is not the guest's.
+    pub kernel: Option<Vec<u8>>,
+    /// Its initramfs.
+    pub initrd: Vec<u8>,
+}
+
+/// Checks what a peer cannot do.
+///
+/// # Errors
+/// An option that only Umbra has, a kernel that is not Linux, or a host for no KVM.
+pub fn check(arguments: &Arguments, image: &Image) -> Result<(), Error> {
+    let name = arguments.hypervisor.name();
+    if arguments.hypervisor != Hypervisor::Kvm
+        && (arguments.host_kernel.is_some() || arguments.host_initrd.is_some())
+    {
+        return Err(Error::Input(
+            "--host-kernel and --host-initrd are for --hypervisor kvm; leave them out".into(),
+        ));
+    }
+    if arguments.hypervisor == Hypervisor::Umbra {
+        return Ok(());
+    }
+    if matches!(image, Image::Multiboot(_)) {
+        return Err(Error::Input(format!(
+            "--hypervisor {name} boots Linux only, and this is a multiboot kernel; give a bzImage"
+        )));
+    }
+    if arguments.audit.is_some() || arguments.shadow_frames.is_some() {
+        return Err(Error::Input(format!(
+            "--audit and --shadow-frames are for Umbra, and --hypervisor {name} runs without it; leave them out"
+        )));
+    }
+    Ok(())
+}
+
+/// Reads the host of the KVM peer, if there is to be one.
+///
+/// # Errors
+/// It was not given, or cannot be read.
+pub fn read_host(arguments: &Arguments) -> Result<Option<Host>, Error> {
+    if arguments.hypervisor != Hypervisor::Kvm {
+        return Ok(None);
+    }
+    let Some(initrd) = &arguments.host_initrd else {
+        return Err(Error::Input(
+            "--hypervisor kvm needs --host-initrd; `cargo xtask bench --hypervisor kvm` builds and gives it"
+                .into(),
+        ));
+    };
+    let kernel = arguments.host_kernel.as_deref().map(guest::read_kernel).transpose()?;
+    Ok(Some(Host { kernel: kernel.map(|(file, _)| file), initrd: guest::read_initrd(initrd)? }))
+}
+
+/// The guest's command line: on the bare machine with what makes it report.
+///
+/// # Errors
+/// The boot loader of the bare machine cannot hand it on as it is.
+pub fn command_line(hypervisor: Hypervisor, line: String) -> Result<String, Error> {
+    if hypervisor != Hypervisor::None {
+        return Ok(line);
+    }
+    if line.contains(['\'', '"', '\\']) {
+        return Err(Error::Input(
+            "with --hypervisor none GRUB cannot hand on quotes and backslashes; give --append without them"
+                .into(),
+        ));
+    }
+    Ok(format!("{line} {BARE_OPTIONS}").trim_start().to_owned())
+}
+
+/// The machine's memory in MiB.
+pub fn machine_memory(arguments: &Arguments, with_umbra: u32) -> u32 {
+    match arguments.hypervisor {
+        Hypervisor::Umbra => with_umbra,
+        Hypervisor::Kvm => arguments.memory + HOST_MIB,
+        Hypervisor::None => arguments.memory,
+    }
+}
+
+/// What is known of the exits of a phase or a run, and KVM's counters.
+pub fn exits(
+    hypervisor: Hypervisor,
+    own: &ExitCounts,
+    counters: &[(String, u64)],
+) -> (Option<Exits>, Option<Kvm>) {
+    match hypervisor {
+        Hypervisor::Umbra => (Some(Exits::from(own)), None),
+        Hypervisor::Kvm => {
+            let kvm = Kvm(counters.iter().cloned().collect());
+            (Some(kvm.exits()), Some(kvm))
+        }
+        Hypervisor::None => (None, None),
+    }
+}

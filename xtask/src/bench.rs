@@ -1,0 +1,74 @@
+//! `cargo xtask bench`.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+
+use crate::run::is_given;
+use crate::setup::Setup;
+
+/// Measure the workload, on a machine where nothing is set up yet.
+///
+/// Does what `cargo xtask build` does, for the peer KVM also its host's initramfs, then calls `umbra bench` with
+/// Debian's kernel. The exit status is that of `umbra bench`.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask bench --stats umbra.json             Umbra on a CPU without EPT
+  cargo xtask bench --against trap                 what the bypass saves
+  cargo xtask bench --against kvm                  beside Linux KVM with ept=0
+  cargo xtask bench --phase demand --phase pipe --repeat 3 --machine skylake")]
+pub struct Arguments {
+    /// Options of `umbra bench`; --kernel and --initrd replace what is given otherwise
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS OF umbra bench")]
+    options: Vec<OsString>,
+}
+
+/// Sets up what the user does not bring and becomes `umbra bench`.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let options = &arguments.options;
+    let mut setup = Setup::new()?;
+    let program = setup.umbra()?;
+    let mut umbra = Command::new(&program);
+    umbra.arg("bench");
+    // Before the kernel: both are of one package.
+    if names_kvm(options) && !is_given(options, "--host-initrd") {
+        let host = setup.kvm_peer()?;
+        umbra.arg("--host-initrd").arg(host.initrd);
+        if !is_given(options, "--host-kernel") {
+            umbra.arg("--host-kernel").arg(host.kernel);
+        }
+    }
+    if !is_given(options, "--kernel") {
+        umbra.arg("--kernel").arg(setup.kernel()?);
+    }
+    if !is_given(options, "--initrd") {
+        umbra.arg("--initrd").arg(setup.initrd()?);
+    }
+    umbra.args(options);
+    // Returns only if it fails.
+    Err(umbra.exec()).with_context(|| format!("starting {}", program.display()))
+}
+
+/// Whether KVM is asked for, by `--hypervisor` or `--against`.
+fn names_kvm(options: &[OsString]) -> bool {
+    let values = options.iter().zip(options.iter().skip(1));
+    let apart = values.filter(|(option, _)| *option == "--hypervisor" || *option == "--against");
+    apart.map(|(_, value)| value).any(|value| value == "kvm")
+        || options.iter().any(|option| option == "--hypervisor=kvm" || option == "--against=kvm")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kvm_is_seen_in_both_spellings() {
+        let names = |options: &[&str]| names_kvm(&options.iter().map(OsString::from).collect::<Vec<_>>());
+        assert!(names(&["--repeat", "2", "--against", "kvm"]));
+        assert!(names(&["--hypervisor=kvm"]));
+        assert!(!names(&["--against", "trap", "--stats", "kvm"]));
+        assert!(!names(&[]));
+    }
+}
