@@ -164,8 +164,8 @@ mod tests {
     fn absurd_counts_are_shown() {
         let mut statistics = statistics();
         let counts: ExitCounts = ExitCause::ALL.iter().map(|&cause| (cause, u64::MAX)).collect();
-        statistics.exits = Some(Exits(counts.clone()));
-        statistics.phases[0].exits = Exits(counts);
+        statistics.exits = Some(Exits::from(&counts));
+        statistics.phases[0].exits = Some(Exits::from(&counts));
         assert!(table(&statistics).contains(&u64::MAX.to_string()));
     }
 
