@@ -2,7 +2,8 @@
 //!
 //! The way of a run: [`cli`] takes the options, [`guest`] looks at what is to boot, [`machine`] makes the boot
 //! image and the emulator, [`run`] carries console and messages between them and the user's [`console`], and
-//! [`report`] shows the exits by cause; [`trace`] shows them one by one. [`doctor`] says what this host can do.
+//! [`report`] shows the exits by cause; [`trace`] shows them one by one. [`doctor`] says what this host can do,
+//! and [`image`] writes the boot image of a run for machines elsewhere.
 #![forbid(unsafe_code)]
 
 pub mod cli;
@@ -10,6 +11,7 @@ pub mod console;
 pub mod doctor;
 pub mod error;
 pub mod guest;
+pub mod image;
 pub mod machine;
 pub mod report;
 pub mod run;
