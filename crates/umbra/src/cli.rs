@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::console::message;
-use crate::{bench, compare, doctor, run, trace};
+use crate::{bench, compare, doctor, image, run, trace};
 
 /// Runs guests on the Umbra hypervisor and shows every exit and its cause.
 #[derive(Debug, Parser)]
@@ -18,6 +18,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Image(image::Arguments),
     Trace(trace::Arguments),
     Bench(bench::Arguments),
     Compare(compare::Arguments),
@@ -29,6 +30,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let outcome = match self.command {
             Command::Run(arguments) => run::run(&arguments),
+            Command::Image(arguments) => image::run(&arguments),
             Command::Trace(arguments) => trace::run(&arguments),
             Command::Bench(arguments) => bench::run(&arguments),
             Command::Compare(arguments) => compare::run(&arguments),

@@ -7,8 +7,9 @@ use std::time::Duration;
 use umbra_telemetry::PHASE_NAMES;
 
 use crate::error::Error;
+use crate::guest::{Policy, parse_memory};
 use crate::machine::Machine;
-use crate::run::{Hypervisor, Policy, parse_memory, parse_seconds};
+use crate::run::{Hypervisor, parse_seconds};
 
 /// Run the workload and show what each operation costs.
 ///

@@ -16,8 +16,9 @@ use tempfile::TempDir;
 use super::{Arguments, Contestant};
 use crate::compare;
 use crate::error::{Error, status};
+use crate::guest::Policy;
 use crate::report::Statistics;
-use crate::run::{Hypervisor, Policy};
+use crate::run::Hypervisor;
 
 const POLL: Duration = Duration::from_millis(50);
 

@@ -59,8 +59,8 @@ fn name(contestant: &Contestant, arguments: &Arguments) -> String {
     compare::describe(
         contestant.hypervisor.name(),
         match contestant.guest_faults {
-            crate::run::Policy::Bypass => "bypass",
-            crate::run::Policy::Trap => "trap",
+            crate::guest::Policy::Bypass => "bypass",
+            crate::guest::Policy::Trap => "trap",
         },
         &arguments.machine.name(),
     )

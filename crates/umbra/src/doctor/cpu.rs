@@ -100,6 +100,23 @@ impl Cpu {
         Cpu::new(CpuIdReaderNative, read, &kernel)
     }
 
+    /// The same without the MSRs: no device is opened. `kernel` is what Linux has in `/proc/cpuinfo`.
+    pub fn by_cpuid_only(kernel: &str) -> Cpu {
+        Cpu::new(CpuIdReaderNative, |_| Err(String::from("no MSR was read")), kernel)
+    }
+
+    /// Why Umbra's hypervisor does not start on this CPU, in a clause, if it has no VMX.
+    pub fn no_vmx(&self) -> Option<&'static str> {
+        let why = match self.hypervisor {
+            Some(_) => {
+                "the hypervisor below does not offer it, or the CPU has none, so Umbra's hypervisor runs here in an \
+                 emulator only"
+            }
+            None => "Umbra's hypervisor runs here in an emulator only",
+        };
+        self.vmx.is_none().then_some(why)
+    }
+
     /// The CPU that answers so. `kernel` is what Linux has in `/proc/cpuinfo`.
     pub(super) fn new(
         reader: impl CpuIdReader,

@@ -1,6 +1,6 @@
 //! `umbra doctor`: what this host can do.
 //!
-//! [`cpu`] and [`tools`] gather facts, [`sentences`] says what they mean. Nothing is changed, and no device is opened
+//! `cpu` and `tools` gather facts, `sentences` says what they mean. Nothing is changed, and no device is opened
 //! but the reading end of the kernel module `msr`.
 
 mod cpu;
@@ -19,7 +19,7 @@ pub use cpu::{Cpu, Svm, Vmx, VmxMsrs};
 pub use tools::{Program, Toolchains, Tools};
 
 use crate::error::Error;
-use crate::machine::Programs;
+use crate::machine::{KvmFacts, Machine, Programs};
 
 /// Say what this host can do: CPU, virtualization, what is left for Pending entries, emulators and toolchains.
 ///
@@ -45,6 +45,8 @@ pub struct Facts {
     pub tools: Tools,
     /// Why `umbra run` cannot work here: one sentence with the way out.
     pub obstacle: Option<String>,
+    /// The same of `umbra run --machine kvm`, as far as it can be known without opening KVM.
+    pub kvm_obstacle: Option<String>,
 }
 
 /// Looks, and prints.
@@ -57,7 +59,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         version: 1,
         cpu: Cpu::of_this_host(),
         tools: Tools::of_this_host(),
-        obstacle: Programs::find().err().map(|error| error.to_string()),
+        obstacle: Programs::find(&Machine::Penryn).err().map(|error| error.to_string()),
+        kvm_obstacle: KvmFacts::of_this_host().check().err().map(|error| error.to_string()),
     };
     let text = if arguments.json {
         serde_json::to_string_pretty(&facts).expect("facts are plain values") + "\n"

@@ -137,6 +137,7 @@ fn facts(cpu: Cpu) -> Facts {
         cpu,
         tools: Tools { programs: Vec::new(), toolchains },
         obstacle: None,
+        kvm_obstacle: None,
     }
 }
 
@@ -251,7 +252,9 @@ fn what_is_missing_comes_with_its_command() {
     assert_eq!(said(&facts, "Bochs"), "missing, needed by `umbra run`; apt-get install bochs");
     assert_eq!(said(&facts, "mtools"), "4.0.32, /usr/bin/mformat");
     assert!(said(&facts, "for the hypervisor").contains("rustup target add x86_64-unknown-none"));
-    let last = "`umbra run` cannot work here: bochs is missing; on Debian run `apt-get install bochs`\n";
+    facts.kvm_obstacle = Some(String::from("--machine kvm cannot work here: no VMX"));
+    let last = "`umbra run` cannot work here: bochs is missing; on Debian run `apt-get install bochs`\n\
+                --machine kvm cannot work here: no VMX\n";
     assert!(report(&facts).ends_with(last), "{}", report(&facts));
 }
 

@@ -24,6 +24,12 @@ pub fn report(facts: &Facts) -> String {
         }
         Some(sentence) => format!("`umbra run` cannot work here: {sentence}\n"),
     };
+    text += &match &facts.kvm_obstacle {
+        None => String::from(
+            "`umbra run --machine kvm` (experimental) may work here; whether /dev/kvm opens was not tried.\n",
+        ),
+        Some(sentence) => format!("{sentence}\n"),
+    };
     text
 }
 
@@ -49,7 +55,7 @@ fn hypervisor(cpu: &Cpu) -> String {
 
 fn vmx(cpu: &Cpu) -> String {
     let Some(Vmx { msrs, unreadable, kernel_lists_ept }) = &cpu.vmx else {
-        return format!("no: {}", no_vmx(cpu));
+        return format!("no: {}", cpu.no_vmx().unwrap_or_default());
     };
     let Some(VmxMsrs { enabled, true_controls, cr3_targets, ept, vpid, unrestricted_guest }) = msrs else {
         let ept = kernel_lists_ept.map_or("not known", yes);
@@ -64,15 +70,6 @@ fn vmx(cpu: &Cpu) -> String {
         yes(*unrestricted_guest),
         yes(*true_controls),
     )
-}
-
-/// Why Umbra's hypervisor does not start on a CPU without VMX, in a clause.
-fn no_vmx(cpu: &Cpu) -> &'static str {
-    if cpu.hypervisor.is_some() {
-        "the hypervisor below does not offer it, or the CPU has none, so Umbra's hypervisor runs here in an emulator only"
-    } else {
-        "Umbra's hypervisor runs here in an emulator only"
-    }
 }
 
 fn svm(svm: Option<&Svm>) -> String {

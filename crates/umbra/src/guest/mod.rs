@@ -4,10 +4,16 @@ mod bzimage;
 mod command_line;
 mod image;
 mod limits;
+mod options;
+mod prepare;
 mod read;
 
 pub use bzimage::BzImage;
 pub use command_line::{check_configuration, check_files, command_line};
+#[cfg(test)]
+pub(crate) use image::tests as image_tests;
 pub use image::{Image, ImageError};
 pub use limits::check_memory;
+pub use options::{Options, Policy, parse_memory};
+pub use prepare::Guest;
 pub use read::{Module, read_initrd, read_kernel, read_module};

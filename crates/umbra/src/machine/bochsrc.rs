@@ -1,7 +1,11 @@
 //! The configuration of Bochs.
 
+use std::path::Path;
+use std::process::Command;
+use std::{fs, io};
+
 use super::boot_image::IMAGE;
-use super::{Machine, Programs};
+use super::programs::Bochs;
 
 /// Bochs backs this much of the machine with host memory, and the rest with a file.
 const HOST_MEMORY_LIMIT_MIB: u32 = 2048;
@@ -10,13 +14,30 @@ const HOST_MEMORY_LIMIT_MIB: u32 = 2048;
 pub(super) const LOG: &str = "bochs.log";
 
 /// What varies between runs.
-pub(super) struct Settings<'a> {
-    pub machine: &'a Machine,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
     pub memory_mib: u32,
     /// Whether model-specific registers that the CPU lacks read as zero: Linux on the bare machine wants some.
     pub ignore_bad_msrs: bool,
     /// The TCP port on this host that COM1 connects to.
     pub console_port: u16,
+}
+
+/// Writes the files that Bochs reads into `folder`, and adds arguments and environment to the command that starts it
+/// there.
+pub(super) fn prepare(
+    command: &mut Command,
+    folder: &Path,
+    bochs: &Bochs,
+    settings: &Settings,
+) -> io::Result<()> {
+    fs::write(folder.join("bochsrc"), text(bochs, settings))?;
+    // Debian's Bochs has its debugger compiled in, which waits for this command.
+    fs::write(folder.join("rc"), "c\n")?;
+    command.args(["-q", "-f", "bochsrc", "-rc", "rc"]);
+    // No window: port_e9_hack needs a display library that leaves standard output alone.
+    command.env("SDL_VIDEODRIVER", "dummy").env("SDL_AUDIODRIVER", "dummy");
+    Ok(())
 }
 
 /// The text of a bochsrc for the folder with the boot image.
@@ -25,7 +46,7 @@ pub(super) struct Settings<'a> {
 /// its work. The time is the same in every run. COM1 is the console's *input*: as a socket client Bochs does not
 /// wait for anyone, and takes a byte only when the hypervisor has read the one before. Output takes port 0xe9,
 /// which costs the machine no time.
-pub(super) fn text(programs: &Programs, settings: &Settings<'_>) -> String {
+fn text(bochs: &Bochs, settings: &Settings) -> String {
     format!(
         "display_library: sdl2
 romimage: file=\"{bios}\", options=fastboot
@@ -42,11 +63,11 @@ speaker: enabled=0
 log: \"{LOG}\"
 panic: action=fatal
 ",
-        bios = programs.bios.display(),
-        vga_bios = programs.vga_bios.display(),
+        bios = bochs.bios.display(),
+        vga_bios = bochs.vga_bios.display(),
         guest = settings.memory_mib,
         host = settings.memory_mib.min(HOST_MEMORY_LIMIT_MIB),
-        model = settings.machine.bochs_model(),
+        model = bochs.model,
         bad_msrs = u8::from(settings.ignore_bad_msrs),
         port = settings.console_port,
     )

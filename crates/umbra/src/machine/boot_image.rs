@@ -10,9 +10,10 @@ use std::thread;
 use std::time::Duration;
 
 use cpio::newc::{Builder, ModeFileType, trailer};
+use tempfile::TempDir;
 use umbra_telemetry::{BootConfig, module_name};
 
-use super::Programs;
+use super::ImageTools;
 use crate::error::Error;
 use crate::guest::Module;
 use crate::signals::Signals;
@@ -24,7 +25,7 @@ const HYPERVISOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/umbra.elf"))
 const POLL: Duration = Duration::from_millis(10);
 
 /// The image, in the folder that it is built in.
-pub(super) const IMAGE: &str = "boot.iso";
+pub const IMAGE: &str = "boot.iso";
 
 /// What GRUB starts.
 #[derive(Clone, Copy, Debug)]
@@ -71,12 +72,27 @@ impl BootFiles<'_> {
     }
 }
 
-/// Builds the image in `folder`.
+/// A folder to build the image in, which neither the end of this program nor a signal leaves behind.
+///
+/// # Errors
+/// The system refuses.
+pub fn temporary_folder(signals: &Signals) -> Result<TempDir, Error> {
+    let folder = tempfile::Builder::new().prefix("umbra-").tempdir().map_err(|error| {
+        Error::Machine(format!(
+            "cannot make a temporary folder in {}: {error}; TMPDIR can name another one",
+            std::env::temp_dir().display()
+        ))
+    })?;
+    signals.set_folder(folder.path());
+    Ok(folder)
+}
+
+/// Builds the image in `folder`, as the file [`IMAGE`].
 ///
 /// # Errors
 /// The disk is full, grub-mkrescue fails, or a signal came.
 pub fn build(
-    programs: &Programs,
+    tools: &ImageTools,
     folder: &Path,
     files: &BootFiles<'_>,
     signals: &Signals,
@@ -88,10 +104,10 @@ pub fn build(
             folder.display()
         ))
     })?;
-    let output = grub_mkrescue(programs, folder, &tree, modules(&files.system), signals);
+    let output = grub_mkrescue(tools, folder, &tree, modules(&files.system), signals);
     signals.check()?;
     let output = output.map_err(|error| {
-        Error::Machine(format!("cannot start {}: {error}", programs.grub_mkrescue.display()))
+        Error::Machine(format!("cannot start {}: {error}", tools.grub_mkrescue.display()))
     })?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
@@ -108,16 +124,16 @@ pub fn build(
 
 /// Runs grub-mkrescue until it ends or a signal comes.
 fn grub_mkrescue(
-    programs: &Programs,
+    tools: &ImageTools,
     folder: &Path,
     tree: &Path,
     modules: &str,
     signals: &Signals,
 ) -> io::Result<Output> {
-    let child = programs
-        .command(&programs.grub_mkrescue)
+    let child = tools
+        .command(&tools.grub_mkrescue)
         .arg("-d")
-        .arg(&programs.grub_modules)
+        .arg(&tools.grub_modules)
         // Only what the menu below needs: a smaller image boots sooner.
         .args([modules, "--fonts=", "--locales="])
         .arg("--themes=")

@@ -1,4 +1,4 @@
-//! Bochs as a process.
+//! The emulator as a process.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::bochsrc::{self, LOG, Settings};
-use super::{Machine, Programs};
+use super::Programs;
+use super::programs::STDERR;
 use crate::error::Error;
 use crate::signals::Signals;
 
-/// How long Bochs may take to start; it has connected COM1 by then.
+/// How long an emulator may take to start; it has connected COM1 by then.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 const POLL: Duration = Duration::from_millis(10);
@@ -24,7 +24,7 @@ const POLL: Duration = Duration::from_millis(10);
 /// Bytes of the log's end that are looked at.
 const LOG_TAIL: usize = 16 << 10;
 
-/// A running Bochs. It is killed and reaped when this is dropped, and by the kernel if this process is killed.
+/// A running emulator. It is killed and reaped when this is dropped, and by the kernel if this process is killed.
 #[derive(Debug)]
 pub struct Emulator<'a> {
     child: Child,
@@ -37,66 +37,60 @@ pub struct Emulator<'a> {
 /// The machine's ends of its two channels.
 #[derive(Debug)]
 pub struct Outputs {
-    /// The machine's port 0xe9: the hypervisor's messages, with Bochs's own text between them.
+    /// The machine's port 0xe9: the hypervisor's messages, with the emulator's own text between them.
     pub messages: ChildStdout,
     /// The machine's COM1: bytes for the hypervisor.
     pub console: TcpStream,
 }
 
 impl<'a> Emulator<'a> {
-    /// Starts Bochs in `folder`, from the boot image there.
+    /// Starts the emulator in `folder`, from the boot image there.
     ///
-    /// Call it on the main thread: the kernel kills Bochs when the thread ends that started it.
+    /// Call it on the main thread: the kernel kills the emulator when the thread ends that started it.
     ///
     /// # Errors
     /// It cannot be started, or ends at once, or a signal came.
     pub fn start(
         programs: &Programs,
         folder: &Path,
-        machine: &Machine,
         memory_mib: u32,
         ignore_bad_msrs: bool,
         signals: &'a Signals,
     ) -> Result<(Emulator<'a>, Outputs), Error> {
+        let name = programs.emulator_name();
         let cannot = |error: io::Error| {
             let folder = folder.display();
-            Error::Machine(format!("cannot start Bochs in {folder}: {error}; TMPDIR can name another folder"))
+            Error::Machine(format!(
+                "cannot start {name} in {folder}: {error}; TMPDIR can name another folder"
+            ))
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(cannot)?;
         listener.set_nonblocking(true).map_err(cannot)?;
         let console_port = listener.local_addr().map_err(cannot)?.port();
-        let settings = Settings { machine, memory_mib, ignore_bad_msrs, console_port };
-        fs::write(folder.join("bochsrc"), bochsrc::text(programs, &settings)).map_err(cannot)?;
-        // Debian's Bochs has its debugger compiled in, which waits for this command.
-        fs::write(folder.join("rc"), "c\n").map_err(cannot)?;
-        let stderr = File::create(folder.join("stderr")).map_err(cannot)?;
+        let stderr = File::create(folder.join(STDERR)).map_err(cannot)?;
+        let (mut command, log) =
+            programs.emulator_command(folder, memory_mib, ignore_bad_msrs, console_port).map_err(cannot)?;
 
         let started = Instant::now();
-        let mut child = programs
-            .command(&programs.bochs)
-            .args(["-q", "-f", "bochsrc", "-rc", "rc"])
+        let mut child = command
             .current_dir(folder)
-            // No window: port_e9_hack needs a display library that leaves standard output alone.
-            .env("SDL_VIDEODRIVER", "dummy")
-            .env("SDL_AUDIODRIVER", "dummy")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr)
-            // A Ctrl-C in the terminal is for this program, which then ends Bochs.
+            // A Ctrl-C in the terminal is for this program, which then ends the emulator.
             .process_group(0)
             .spawn()
             .map_err(cannot)?;
         let messages = child.stdout.take().expect("standard output is piped");
         signals.set_child(Some(child.id()));
-        let mut emulator = Emulator { child, signals, log: folder.join(LOG), started, peak_memory_kib: 0 };
+        let mut emulator = Emulator { child, signals, log: folder.join(log), started, peak_memory_kib: 0 };
         let console = emulator.accept(&listener);
         signals.check()?;
         let console = console.map_err(|error| {
-            let stderr = fs::read_to_string(folder.join("stderr")).unwrap_or_default();
-            let said = stderr.lines().rev().find(|line| line.contains('[') && line.contains(']'));
-            Error::Machine(match said {
-                Some(line) => format!("Bochs did not start: {}", line.trim()),
-                None => format!("Bochs did not start: {error}"),
+            let stderr = fs::read_to_string(folder.join(STDERR)).unwrap_or_default();
+            Error::Machine(match programs.reason_in(&stderr) {
+                Some(line) => format!("{name} did not start: {line}"),
+                None => format!("{name} did not start: {error}"),
             })
         })?;
         Ok((emulator, Outputs { messages, console }))

@@ -1,14 +1,17 @@
-//! The machine that the hypervisor runs on: Bochs, and the image that it boots from.
+//! The machine that the hypervisor runs on: Bochs, or QEMU with KVM, and the image that it boots from.
 
 mod bochsrc;
 mod boot_image;
 mod death;
 mod emulator;
+mod kvm;
 mod model;
 mod programs;
+mod qemu;
 
-pub use boot_image::{BootFiles, System, build as build_boot_image};
+pub use boot_image::{BootFiles, IMAGE, System, build as build_boot_image, temporary_folder};
 pub use death::explain as explain_death;
 pub use emulator::{Emulator, Outputs};
+pub use kvm::{Facts as KvmFacts, NestedVmx};
 pub use model::Machine;
-pub use programs::{Programs, bochs_share, plugin_folders};
+pub use programs::{ImageTools, Programs, bochs_share, plugin_folders};

@@ -1,4 +1,4 @@
-//! The CPUs that are emulated.
+//! The machines: CPUs that are emulated, and this host's own.
 
 use std::str::FromStr;
 
@@ -11,6 +11,8 @@ pub enum Machine {
     Skylake,
     /// Another CPU, by its name in Bochs (`bochs --help cpu`). It must be an Intel CPU with 64-bit mode and VMX.
     Bochs(String),
+    /// This host's own CPU, in QEMU with KVM and nested VMX. Experimental.
+    Kvm,
 }
 
 /// Before a name in Bochs.
@@ -23,16 +25,23 @@ impl Machine {
             Machine::Penryn => "penryn".into(),
             Machine::Skylake => "skylake".into(),
             Machine::Bochs(model) => format!("{BOCHS}{model}"),
+            Machine::Kvm => "kvm".into(),
         }
     }
 
-    /// Its name in Bochs.
-    pub(super) fn bochs_model(&self) -> &str {
+    /// Its CPU's name in Bochs, if that is what emulates it.
+    pub fn bochs_model(&self) -> Option<&str> {
         match self {
-            Machine::Penryn => "core2_penryn_t9600",
-            Machine::Skylake => "corei7_skylake_x",
-            Machine::Bochs(model) => model,
+            Machine::Penryn => Some("core2_penryn_t9600"),
+            Machine::Skylake => Some("corei7_skylake_x"),
+            Machine::Bochs(model) => Some(model),
+            Machine::Kvm => None,
         }
+    }
+
+    /// Whether its time-stamp counter counts instructions: Bochs's does with `clock: sync=none`.
+    pub fn ticks_are_instructions(&self) -> bool {
+        self.bochs_model().is_some()
     }
 }
 
@@ -43,13 +52,16 @@ impl FromStr for Machine {
         match (name, name.strip_prefix(BOCHS)) {
             ("penryn", _) => Ok(Machine::Penryn),
             ("skylake", _) => Ok(Machine::Skylake),
+            ("kvm", _) => Ok(Machine::Kvm),
             // It goes into Bochs's configuration as it is.
             (_, Some(model))
                 if !model.is_empty() && model.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric()) =>
             {
                 Ok(Machine::Bochs(model.into()))
             }
-            _ => Err(format!("give penryn, skylake, or {BOCHS}MODEL with a model of `bochs --help cpu`")),
+            _ => {
+                Err(format!("give penryn, skylake, kvm, or {BOCHS}MODEL with a model of `bochs --help cpu`"))
+            }
         }
     }
 }
@@ -60,7 +72,7 @@ mod tests {
 
     #[test]
     fn names_go_both_ways() {
-        for name in ["penryn", "skylake", "bochs:corei7_sandy_bridge_2600k"] {
+        for name in ["penryn", "skylake", "kvm", "bochs:corei7_sandy_bridge_2600k"] {
             assert_eq!(name.parse::<Machine>().unwrap().name(), name);
         }
         for name in ["", "Penryn", "core2_penryn_t9600", "bochs:", "bochs:a,b", "bochs:a b", "bochs:\n"] {

@@ -2,53 +2,78 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::Machine;
+use super::kvm::{Host, Kvm};
+use super::{Machine, bochsrc, qemu};
 use crate::error::Error;
 
 /// GRUB's modules for a PC with a BIOS.
 const GRUB_PC: &str = "/usr/lib/grub/i386-pc";
 
-/// Where the programs are.
+/// What builds a boot image.
 #[derive(Clone, Debug)]
-pub struct Programs {
-    pub(super) bochs: PathBuf,
-    pub(super) bios: PathBuf,
-    pub(super) vga_bios: PathBuf,
+pub struct ImageTools {
     pub(super) grub_mkrescue: PathBuf,
     pub(super) grub_modules: PathBuf,
-    /// Makes the emulator end when this process is killed; absent on a system without util-linux.
-    pub(super) setpriv: Option<PathBuf>,
+    /// Makes a program end when this process is killed; absent on a system without util-linux.
+    setpriv: Option<PathBuf>,
 }
 
-impl Programs {
-    /// Looks for all of them.
+/// Bochs, and a CPU in it.
+#[derive(Clone, Debug)]
+pub(super) struct Bochs {
+    pub program: PathBuf,
+    pub bios: PathBuf,
+    pub vga_bios: PathBuf,
+    pub model: String,
+}
+
+/// QEMU, on a host where it can run a hypervisor.
+#[derive(Debug)]
+pub(super) struct Qemu {
+    pub program: PathBuf,
+    pub kvm: Kvm,
+}
+
+/// What a machine runs in.
+#[derive(Debug)]
+pub(super) enum EmulatorProgram {
+    Bochs(Bochs),
+    Qemu(Qemu),
+}
+
+/// Where the programs are.
+#[derive(Debug)]
+pub struct Programs {
+    image_tools: ImageTools,
+    pub(super) emulator: EmulatorProgram,
+}
+
+impl ImageTools {
+    /// Looks for what `umbra image` needs.
     ///
     /// # Errors
-    /// One sentence that names everything which is missing, and the Debian packages that have it.
-    pub fn find() -> Result<Programs, Error> {
+    /// As [`Programs::find`].
+    pub fn find() -> Result<ImageTools, Error> {
         let mut missing = Missing::default();
-        let share = bochs_share();
-        let programs = Programs {
-            bochs: missing.program("bochs", "bochs"),
-            bios: missing.file(share.join("BIOS-bochs-latest"), "bochsbios"),
-            vga_bios: missing.file(share.join("VGABIOS-lgpl-latest"), "bochs"),
+        let tools = ImageTools::look(&mut missing);
+        missing.check().map(|()| tools)
+    }
+
+    fn look(missing: &mut Missing) -> ImageTools {
+        let tools = ImageTools {
             grub_mkrescue: missing.program("grub-mkrescue", "grub-common"),
             grub_modules: missing.file(PathBuf::from(GRUB_PC), "grub-pc-bin"),
             setpriv: which::which("setpriv").ok(),
         };
         missing.program("xorriso", "xorriso");
         missing.program("mformat", "mtools");
-        if !plugin_folders().iter().any(|folder| folder.join("libbx_sdl2_gui.so").exists()) {
-            missing.note("Bochs's display library sdl2", "bochs-sdl");
-        }
-        missing.sentence().map_or(Ok(programs), |sentence| Err(Error::Input(sentence)))
+        tools
     }
-}
 
-impl Programs {
     /// A command that runs `program`, and that the kernel kills when the thread ends that starts it.
     pub(super) fn command(&self, program: &Path) -> Command {
         match &self.setpriv {
@@ -60,14 +85,100 @@ impl Programs {
             None => Command::new(program),
         }
     }
+}
+
+impl Programs {
+    /// Looks for all that a machine needs.
+    ///
+    /// # Errors
+    /// One sentence that names everything which is missing, and the Debian packages that have it; or what this host
+    /// cannot do.
+    pub fn find(machine: &Machine) -> Result<Programs, Error> {
+        Programs::find_on(machine, Host::this)
+    }
+
+    /// As [`Programs::find`], on a host that is asked about if the machine is KVM's.
+    pub(super) fn find_on(machine: &Machine, host: impl FnOnce() -> Host) -> Result<Programs, Error> {
+        let mut missing = Missing::default();
+        let Some(model) = machine.bochs_model() else {
+            let host = host();
+            let nested = host.facts.check()?;
+            let program = missing.program_in(&host.search, qemu::PROGRAM, qemu::PACKAGE);
+            let image_tools = ImageTools::look(&mut missing);
+            missing.check()?;
+            let kvm = nested.open(&host.device)?;
+            return Ok(Programs { image_tools, emulator: EmulatorProgram::Qemu(Qemu { program, kvm }) });
+        };
+        let share = bochs_share();
+        let bochs = Bochs {
+            program: missing.program("bochs", "bochs"),
+            bios: missing.file(share.join("BIOS-bochs-latest"), "bochsbios"),
+            vga_bios: missing.file(share.join("VGABIOS-lgpl-latest"), "bochs"),
+            model: model.into(),
+        };
+        let image_tools = ImageTools::look(&mut missing);
+        if !plugin_folders().iter().any(|folder| folder.join("libbx_sdl2_gui.so").exists()) {
+            missing.note("Bochs's display library sdl2", "bochs-sdl");
+        }
+        missing.check().map(|()| Programs { image_tools, emulator: EmulatorProgram::Bochs(bochs) })
+    }
+
+    /// What builds its boot image.
+    pub fn image_tools(&self) -> &ImageTools {
+        &self.image_tools
+    }
+
+    /// The emulator's name, for the user.
+    pub fn emulator_name(&self) -> &'static str {
+        match self.emulator {
+            EmulatorProgram::Bochs(_) => "Bochs",
+            EmulatorProgram::Qemu(_) => "QEMU",
+        }
+    }
+
+    /// Writes what the emulator reads beside the boot image in `folder`, and says how it is started there, and which
+    /// file is its log. COM1 connects to the TCP port `console_port` of this host; what the machine writes to port
+    /// 0xe9 goes to standard output. With `ignore_bad_msrs` Bochs reads MSRs as zero that the CPU lacks.
+    pub(super) fn emulator_command(
+        &self,
+        folder: &Path,
+        memory_mib: u32,
+        ignore_bad_msrs: bool,
+        console_port: u16,
+    ) -> io::Result<(Command, &'static str)> {
+        match &self.emulator {
+            EmulatorProgram::Bochs(bochs) => {
+                let settings = bochsrc::Settings { memory_mib, ignore_bad_msrs, console_port };
+                let mut command = self.image_tools.command(&bochs.program);
+                bochsrc::prepare(&mut command, folder, bochs, &settings)?;
+                Ok((command, bochsrc::LOG))
+            }
+            EmulatorProgram::Qemu(Qemu { program, kvm }) => {
+                let mut command = self.image_tools.command(program);
+                command.args(qemu::arguments(kvm, memory_mib, console_port));
+                Ok((command, STDERR))
+            }
+        }
+    }
+
+    /// The line of its standard error that says why the emulator did not start.
+    pub(super) fn reason_in<'a>(&self, stderr: &'a str) -> Option<&'a str> {
+        let mut lines = stderr.lines().rev().map(str::trim);
+        match self.emulator {
+            EmulatorProgram::Bochs(_) => lines.find(|line| line.contains('[') && line.contains(']')),
+            EmulatorProgram::Qemu(_) => lines.find(|line| !line.is_empty()),
+        }
+    }
 
     /// Checks that Bochs has the CPU of a machine.
     ///
     /// # Errors
     /// It has not, or does not say.
     pub fn check_machine(&self, machine: &Machine) -> Result<(), Error> {
-        let Machine::Bochs(model) = machine else { return Ok(()) };
-        let output = Command::new(&self.bochs).args(["--help", "cpu"]).stdin(Stdio::null()).output();
+        let (Machine::Bochs(model), EmulatorProgram::Bochs(bochs)) = (machine, &self.emulator) else {
+            return Ok(());
+        };
+        let output = Command::new(&bochs.program).args(["--help", "cpu"]).stdin(Stdio::null()).output();
         let output = output.map_err(|error| Error::Machine(format!("cannot start Bochs: {error}")))?;
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         if text.lines().any(|line| line.trim() == model) {
@@ -96,6 +207,9 @@ pub fn plugin_folders() -> Vec<PathBuf> {
     folders
 }
 
+/// The emulator's standard error, in the folder that it runs in.
+pub(super) const STDERR: &str = "stderr";
+
 /// What was not found.
 #[derive(Default)]
 struct Missing {
@@ -112,7 +226,13 @@ impl Missing {
     }
 
     fn program(&mut self, name: &str, package: &'static str) -> PathBuf {
-        which::which(OsStr::new(name)).unwrap_or_else(|_| {
+        self.program_in(&std::env::var_os("PATH").unwrap_or_default(), name, package)
+    }
+
+    /// Looks in the folders of a `PATH`.
+    fn program_in(&mut self, search: &OsStr, name: &str, package: &'static str) -> PathBuf {
+        let here = std::env::current_dir().unwrap_or_default();
+        which::which_in(OsStr::new(name), Some(search), here).unwrap_or_else(|_| {
             self.note(name, package);
             PathBuf::from(name)
         })
@@ -123,6 +243,10 @@ impl Missing {
             self.note(&path.display().to_string(), package);
         }
         path
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        self.sentence().map_or(Ok(()), |sentence| Err(Error::Input(sentence)))
     }
 
     fn sentence(&self) -> Option<String> {

@@ -3,6 +3,7 @@
 mod exit;
 mod exits;
 mod kvm;
+mod output;
 mod schema;
 mod table;
 mod write;
@@ -10,6 +11,7 @@ mod write;
 pub use exit::{describe as describe_exit, key as exit_key};
 pub use exits::{Exits, is_memory};
 pub use kvm::Kvm;
+pub use output::{cannot_write, check_output, write_output};
 pub use schema::{Audits, EmulatorUse, Mmu, Phase, SCHEMA, Statistics};
 pub use table::{per_operation, short, table};
 pub use write::{AtomicFile, check_writable, write_atomically};

@@ -84,8 +84,9 @@ pub struct Phase {
 }
 
 impl Phase {
-    /// A phase on an emulator that counts one tick for each instruction; `mmu`: whether the shadow MMU was ours.
-    pub fn new(stats: &PhaseStats, exits: Option<Exits>, kvm: Option<Kvm>, mmu: bool) -> Phase {
+    /// A phase; `mmu`: whether the shadow MMU was ours, `ticks`: whether the machine counts one tick for each
+    /// instruction.
+    pub fn new(stats: &PhaseStats, exits: Option<Exits>, kvm: Option<Kvm>, mmu: bool, ticks: bool) -> Phase {
         Phase {
             id: stats.id,
             name: phase_name(stats.id),
@@ -94,7 +95,7 @@ impl Phase {
             exits,
             kvm,
             mmu: mmu.then(|| Mmu::from(stats.mmu)),
-            instructions: Some(stats.tsc),
+            instructions: ticks.then_some(stats.tsc),
             tsc: stats.tsc,
         }
     }
@@ -172,8 +173,8 @@ pub(in crate::report) mod tests {
             instructions: Some(1 << 40),
             tsc: Some(1 << 40),
             phases: vec![
-                Phase::new(&phase, exits(&phase.exits), None, true),
-                Phase::new(&unnamed, exits(&unnamed.exits), None, true),
+                Phase::new(&phase, exits(&phase.exits), None, true, true),
+                Phase::new(&unnamed, exits(&unnamed.exits), None, true, true),
             ],
             canary: Some(7 << 20),
             audits: Some(Audits { per_exit: 5, full: 6 }),
@@ -208,7 +209,7 @@ pub(in crate::report) mod tests {
     fn json_of_kvm() -> serde_json::Value {
         let kvm = Kvm([("exits".into(), 9), ("io_exits".into(), 4)].into_iter().collect());
         let stats = PhaseStats { id: 1, ops: 3, tsc: 5, ..Default::default() };
-        serde_json::to_value(Phase::new(&stats, Some(kvm.exits()), Some(kvm), false)).unwrap()
+        serde_json::to_value(Phase::new(&stats, Some(kvm.exits()), Some(kvm), false, true)).unwrap()
     }
 
     #[test]

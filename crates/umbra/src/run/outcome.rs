@@ -88,13 +88,13 @@ impl Outcome {
     /// The statistics of the run.
     pub fn statistics(&self, arguments: &Arguments, kernel: &str, command_line: &str) -> Statistics {
         let stats = self.stats.as_ref();
-        let guest_faults = stats.map_or(arguments.guest_faults.into(), |stats| stats.guest_faults);
-        // Bochs counts one tick for each instruction (`clock: sync=none`).
+        let guest_faults = stats.map_or(arguments.guest.guest_faults.into(), |stats| stats.guest_faults);
         let tsc = stats.map(|stats| stats.tsc).filter(|_| arguments.hypervisor != Hypervisor::None);
+        let ticks_are_instructions = arguments.machine.ticks_are_instructions();
         let own = arguments.hypervisor == Hypervisor::Umbra;
         let (exits, kvm) = stats
             .map_or((None, None), |stats| peer::exits(arguments.hypervisor, &stats.exits, &stats.counters));
-        let audits = stats.map(|stats| stats.audits).filter(|_| arguments.audit.is_some());
+        let audits = stats.map(|stats| stats.audits).filter(|_| arguments.guest.audit.is_some());
         Statistics {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -102,7 +102,7 @@ impl Outcome {
             machine: arguments.machine.name(),
             kernel: kernel.into(),
             cmdline: command_line.into(),
-            memory: arguments.memory,
+            memory: arguments.guest.memory,
             guest_faults: policy_name(guest_faults).into(),
             filter: stats.map(|stats| stats.filter.clone()).filter(|_| own),
             guest_exit: self.key(),
@@ -110,12 +110,12 @@ impl Outcome {
             exits,
             kvm,
             mmu: stats.map(|stats| Mmu::from(stats.mmu)).filter(|_| own),
-            instructions: tsc,
+            instructions: tsc.filter(|_| ticks_are_instructions),
             tsc,
             phases: stats.map_or_else(Vec::new, |stats| {
                 let phases = stats.phases.iter().map(|phase| {
                     let (exits, kvm) = peer::exits(arguments.hypervisor, &phase.exits, &phase.counters);
-                    Phase::new(phase, exits, kvm, own)
+                    Phase::new(phase, exits, kvm, own, ticks_are_instructions)
                 });
                 phases.collect()
             }),
@@ -186,5 +186,9 @@ mod tests {
         assert_eq!((reported.guest_faults.as_str(), reported.instructions), ("trap", Some(9)));
         let silent = outcome(End::Timeout, None).statistics(&test.arguments, "6.1", "quiet");
         assert_eq!((silent.guest_faults.as_str(), silent.exits), ("bypass", None));
+        // A real CPU's time-stamp counter counts no instructions.
+        let test: Test = clap::Parser::parse_from(["umbra", "--kernel", "k", "--machine", "kvm"]);
+        let real = outcome(End::Guest, Some(GuestExit::AcpiOff)).statistics(&test.arguments, "6.1", "quiet");
+        assert_eq!((real.instructions, real.tsc), (None, Some(9)));
     }
 }

@@ -44,7 +44,13 @@ pub fn check(arguments: &Arguments, image: &Image) -> Result<(), Error> {
             "--hypervisor {name} boots Linux only, and this is a multiboot kernel; give a bzImage"
         )));
     }
-    if arguments.audit.is_some() || arguments.shadow_frames.is_some() {
+    if arguments.machine.bochs_model().is_none() {
+        return Err(Error::Input(format!(
+            "--hypervisor {name} runs in Bochs only; give another --machine than {}",
+            arguments.machine.name()
+        )));
+    }
+    if arguments.guest.audit.is_some() || arguments.guest.shadow_frames.is_some() {
         return Err(Error::Input(format!(
             "--audit and --shadow-frames are for Umbra, and --hypervisor {name} runs without it; leave them out"
         )));
@@ -91,8 +97,8 @@ pub fn command_line(hypervisor: Hypervisor, line: String) -> Result<String, Erro
 pub fn machine_memory(arguments: &Arguments, with_umbra: u32) -> u32 {
     match arguments.hypervisor {
         Hypervisor::Umbra => with_umbra,
-        Hypervisor::Kvm => arguments.memory + HOST_MIB,
-        Hypervisor::None => arguments.memory,
+        Hypervisor::Kvm => arguments.guest.memory + HOST_MIB,
+        Hypervisor::None => arguments.guest.memory,
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use umbra_telemetry::trace::Chunk;
 
-use super::cannot_write;
 use crate::error::Error;
+use crate::report::cannot_write;
 use crate::trace::{Head, Recorder};
 
 /// A trace file in the making. If it cannot be written, the guest goes on without it.

@@ -1,0 +1,150 @@
+//! The options that say what is to boot, and how.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use clap::value_parser;
+use umbra_telemetry::GuestFaults;
+use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
+
+/// Options of each command that boots a guest, or makes what boots it.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Linux kernel (bzImage), or a small kernel with a multiboot header (version 0.6.96, such as an ELF32 file)
+    #[arg(long, value_name = "FILE")]
+    pub kernel: PathBuf,
+
+    /// Linux's initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+
+    /// A multiboot kernel's module, and what it is told about it; more than one may be given
+    #[arg(long = "module", value_name = "FILE [TEXT]")]
+    pub modules: Vec<String>,
+
+    /// The kernel's command line [default: `console=ttyS0` for Linux]; a multiboot kernel gets its name before it
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub append: Option<String>,
+
+    /// Guest memory in MiB, or with a suffix M or G
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "192",
+        value_parser = parse_memory,
+        allow_negative_numbers = true
+    )]
+    pub memory: u32,
+
+    /// What happens on the guest's own not-present page faults
+    #[arg(long, value_enum, default_value_t = Policy::Bypass)]
+    pub guest_faults: Policy,
+
+    /// Frames for shadow page tables, 4 KiB each [default: 4096]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = value_parser!(u32).range(i64::from(MIN_SHADOW_FRAMES)..),
+        allow_negative_numbers = true
+    )]
+    pub shadow_frames: Option<u32>,
+
+    /// Check the shadow MMU's invariants: at each exit what it changed, and everything every N exits
+    #[arg(
+        long,
+        value_name = "N",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = DEFAULT_AUDIT
+    )]
+    pub audit: Option<NonZeroU32>,
+}
+
+/// A full check of a booted Linux costs some ten thousand exits' time.
+const DEFAULT_AUDIT: &str = "10000";
+
+/// `--guest-faults`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Policy {
+    /// they go straight to the guest, if the CPU allows it
+    Bypass,
+    /// every page fault exits to the hypervisor
+    Trap,
+}
+
+impl From<Policy> for GuestFaults {
+    fn from(policy: Policy) -> GuestFaults {
+        match policy {
+            Policy::Bypass => GuestFaults::Bypass,
+            Policy::Trap => GuestFaults::Trap,
+        }
+    }
+}
+
+/// MiB, `NM` or `NG`.
+///
+/// # Errors
+/// Anything else.
+pub fn parse_memory(text: &str) -> Result<u32, String> {
+    let (digits, unit) = match text.strip_suffix(['G', 'g']) {
+        Some(digits) => (digits, 1024),
+        None => (text.strip_suffix(['M', 'm']).unwrap_or(text), 1),
+    };
+    let number: Option<u32> = digits.parse().ok();
+    number
+        .and_then(|number| number.checked_mul(unit))
+        .ok_or_else(|| String::from("give a number of MiB, or one with M or G, such as 192, 192M or 1G"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Test {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn parse(given: &[&str]) -> Result<Options, clap::Error> {
+        let all = ["umbra", "--kernel", "k"].iter().chain(given);
+        Test::try_parse_from(all).map(|test| test.options)
+    }
+
+    #[test]
+    fn defaults() {
+        let options = parse(&[]).unwrap();
+        assert_eq!(options.memory, 192);
+        assert_eq!(options.guest_faults, Policy::Bypass);
+        assert_eq!((options.audit, options.shadow_frames), (None, None));
+    }
+
+    #[test]
+    fn memory_has_suffixes() {
+        for (text, mib) in [("64", 64), ("64M", 64), ("1G", 1024), ("2g", 2048)] {
+            assert_eq!(parse_memory(text), Ok(mib));
+        }
+        for text in ["", "M", "-1", "1T", "1.5G", "4194304G"] {
+            assert!(parse_memory(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn audit_takes_its_number_only_with_an_equals_sign() {
+        assert_eq!(parse(&["--audit"]).unwrap().audit, NonZeroU32::new(10_000));
+        assert_eq!(parse(&["--audit=7"]).unwrap().audit, NonZeroU32::new(7));
+        assert_eq!(parse(&["--audit", "--memory", "5"]).unwrap().memory, 5);
+        assert!(parse(&["--audit=0"]).is_err());
+        for frames in ["0", "47", "-1", "4294967296", "many"] {
+            assert!(parse(&["--shadow-frames", frames]).is_err(), "{frames}");
+        }
+        assert_eq!(parse(&["--shadow-frames", "48"]).unwrap().shadow_frames, Some(48));
+    }
+
+    #[test]
+    fn an_append_may_start_with_a_hyphen() {
+        assert_eq!(parse(&["--append", "-- sh"]).unwrap().append.as_deref(), Some("-- sh"));
+    }
+}
