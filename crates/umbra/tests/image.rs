@@ -74,7 +74,8 @@ fn stderr(output: &Output) -> String {
 fn boot(folder: &Path, machine_mib: u32) -> (String, Stats) {
     let signals = Signals::catch().unwrap();
     let programs = Programs::find(&Machine::Penryn).unwrap();
-    let (mut emulator, mut outputs) = Emulator::start(&programs, folder, machine_mib, &signals).unwrap();
+    let (mut emulator, mut outputs) =
+        Emulator::start(&programs, folder, machine_mib, false, &signals).unwrap();
     let mut stream = Vec::new();
     outputs.messages.read_to_end(&mut stream).unwrap();
     emulator.kill();

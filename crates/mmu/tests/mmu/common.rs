@@ -52,6 +52,13 @@ impl Machine {
         self.work.set(self.work.get() + 1);
     }
 
+    /// Whether a shadow entry that maps nothing names this host frame: a terminal fault may use it nevertheless.
+    pub fn hints_at(&self, hfn: u64) -> bool {
+        let named = |entry: u64| (entry & bits::ADDRESS & ((1 << FEATURES.maxphyaddr) - 1)) >> 12;
+        let maps = |entry: u64| entry & P != 0 && entry & FEATURES.address_reserved() == 0;
+        self.shadow.iter().flatten().any(|&entry| entry != 0 && !maps(entry) && named(entry) == hfn)
+    }
+
     /// Stores as the guest did before any table was tracked.
     pub fn poke(&mut self, table: u64, index: usize, entry: u64) {
         self.memory.insert(Gfn::new(table).entry(index).raw(), entry);

@@ -77,6 +77,13 @@ fn faults_exit_while_a_table_is_loose() {
     // 0x9000 once; raised again and again by the old shadow, it would never end.
     machine.poke(3, 0, 6 << 12 | ALL);
     assert_eq!(mmu.guest_faults(), GuestFaults::Trap);
+    #[cfg(feature = "sabotage")]
+    {
+        let (mut machine, mut mmu) = start(true, ALL);
+        mmu.break_rule(umbra_mmu::Rule::TrapWhileLoose);
+        mmu.release(&mut machine, Gfn::new(3));
+        assert_eq!(mmu.guest_faults(), GuestFaults::Bypass);
+    }
     mmu.flush_guest(&mut machine);
     assert_eq!(mmu.guest_faults(), GuestFaults::Bypass);
     settle(&mut machine, &mut mmu, 0x9000, READ);

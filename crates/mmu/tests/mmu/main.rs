@@ -5,3 +5,4 @@ mod common;
 mod flushes;
 mod order;
 mod shadow;
+mod terminal_fault;
