@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::console::message;
-use crate::{bench, compare, doctor, image, run, trace};
+use crate::{bench, compare, doctor, html, image, run, trace};
 
 /// Runs guests on the Umbra hypervisor and shows every exit and its cause.
 #[derive(Debug, Parser)]
@@ -22,6 +22,7 @@ enum Command {
     Trace(trace::Arguments),
     Bench(bench::Arguments),
     Compare(compare::Arguments),
+    Report(html::Arguments),
     Doctor(doctor::Arguments),
 }
 
@@ -34,6 +35,7 @@ impl Cli {
             Command::Trace(arguments) => trace::run(&arguments),
             Command::Bench(arguments) => bench::run(&arguments),
             Command::Compare(arguments) => compare::run(&arguments),
+            Command::Report(arguments) => html::run(&arguments),
             Command::Doctor(arguments) => doctor::run(&arguments),
         };
         outcome.unwrap_or_else(|error| {

@@ -3,8 +3,8 @@
 //! The way of a run: [`cli`] takes the options, [`guest`] looks at what is to boot, [`machine`] makes the boot
 //! image and the emulator, [`run`] carries console and messages between them and the user's [`console`], and
 //! [`report`] shows the exits by cause; [`trace`] shows them one by one. [`bench`] runs the workload in that way,
-//! [`compare`] lays results side by side. [`doctor`] says what this host can do, and [`image`] writes the boot image
-//! of a run for machines elsewhere.
+//! [`compare`] lays results side by side, [`html`] draws them. [`doctor`] says what this host can do, and [`image`]
+//! writes the boot image of a run for machines elsewhere.
 #![forbid(unsafe_code)]
 
 pub mod bench;
@@ -14,6 +14,7 @@ pub mod console;
 pub mod doctor;
 pub mod error;
 pub mod guest;
+pub mod html;
 pub mod image;
 pub mod machine;
 pub mod report;

@@ -1,0 +1,155 @@
+//! Stacked horizontal bars, those of several results under each other.
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::HPos;
+
+use super::canvas::{self, Form, TEXT, draw, fill, text_style, write};
+use super::colour::{AXIS, GRID, INK, QUIET, SERIES};
+use super::short;
+use crate::html::groups::GROUPS;
+
+/// A bar: a value for each group of causes; `None` if nobody counted.
+#[derive(Debug)]
+pub struct Bar {
+    /// Which result.
+    pub letter: char,
+    /// By group.
+    pub values: Option<[f64; GROUPS.len()]>,
+}
+
+impl Bar {
+    /// Its length.
+    pub fn total(&self) -> f64 {
+        self.values.map_or(0.0, |values| values.iter().sum())
+    }
+}
+
+/// The bars of one phase.
+#[derive(Debug)]
+pub struct Row {
+    /// Its name.
+    pub name: String,
+    /// One for each result.
+    pub bars: Vec<Bar>,
+}
+
+const BAR: i32 = 14;
+const BETWEEN_BARS: i32 = 3;
+const BETWEEN_ROWS: i32 = 12;
+/// The name of a row, where it stands above its bars.
+const NAME: i32 = 17;
+/// For the numbers behind the bars.
+const RIGHT: i32 = 58;
+/// For the axis below.
+const BOTTOM: i32 = 42;
+
+/// Draws rows with a common axis.
+pub fn bars(form: Form, rows: &[Row], unit: &str) -> (String, i32) {
+    let several = rows.iter().any(|row| row.bars.len() > 1);
+    let name = if form == Form::Narrow { NAME } else { 0 };
+    let left = if form == Form::Narrow { 2 } else { 136 } + if several { 18 } else { 0 };
+    let row_height = |row: &Row| name + BETWEEN_ROWS + row.bars.len() as i32 * (BAR + BETWEEN_BARS);
+    let plot_height: i32 = rows.iter().map(row_height).sum();
+    let longest = rows.iter().flat_map(|row| &row.bars).map(Bar::total).fold(0.0, f64::max);
+    let longest = if longest > 0.0 { longest } else { 1.0 };
+    let (start, end) = (left, form.width() - RIGHT);
+    let place = |value: f64| start + (value / longest * f64::from(end - start)).round() as i32;
+    draw(form, plot_height + BOTTOM, |area| {
+        axis(area, form, left, longest, unit);
+        let mut top = 0;
+        for row in rows {
+            let first = top + name + BETWEEN_ROWS / 2;
+            let bottom = top + row_height(row);
+            match form {
+                Form::Narrow => write(area, &row.name, (2, top + NAME - 4), INK, HPos::Left, false),
+                Form::Wide => write(area, &row.name, (4, (top + bottom) / 2), INK, HPos::Left, false),
+            }
+            for (bar, n) in row.bars.iter().zip(0..) {
+                let upper = first + n * (BAR + BETWEEN_BARS);
+                let middle = upper + BAR / 2;
+                if several {
+                    write(area, bar.letter, (left - 6, middle), QUIET, HPos::Right, false);
+                }
+                let mut sum = 0.0;
+                for (value, colour) in bar.values.iter().flatten().zip(SERIES) {
+                    let from = place(sum);
+                    sum += value;
+                    // The background shows between two parts, unless that is all there is.
+                    let to = place(sum);
+                    let gap = i32::from(to - from > 2);
+                    fill(area, (from, upper), (to - gap, upper + BAR), colour);
+                }
+                let label = if bar.values.is_some() { short(sum) } else { "not counted".into() };
+                write(area, label, (place(sum) + 5, middle), INK, HPos::Left, false);
+            }
+            top = bottom;
+        }
+    })
+}
+
+fn axis(area: &canvas::Area, form: Form, left: i32, longest: f64, unit: &str) {
+    let mut chart = ChartBuilder::on(area)
+        .margin_left(left)
+        .margin_right(RIGHT)
+        .x_label_area_size(BOTTOM)
+        .build_cartesian_2d(0.0..longest, 0.0..1.0)
+        .expect(TEXT);
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .disable_y_axis()
+        .x_labels(form.labels())
+        .x_label_formatter(&|value| short(*value))
+        .x_desc(unit)
+        .label_style(text_style(QUIET, false))
+        .axis_desc_style(text_style(QUIET, false))
+        .axis_style(AXIS.rgb())
+        .bold_line_style(GRID.rgb())
+        .light_line_style(TRANSPARENT)
+        .draw()
+        .expect(TEXT);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(values: &[f64]) -> Row {
+        let bar = |(n, &value): (u8, &f64)| {
+            let mut values = [0.0; GROUPS.len()];
+            (values[0], values[7]) = (value / 4.0, value * 3.0 / 4.0);
+            Bar { letter: char::from(b'A' + n), values: Some(values) }
+        };
+        Row { name: "demand".into(), bars: (0..).zip(values).map(bar).collect() }
+    }
+
+    /// The widths of what is filled with a colour.
+    fn widths(drawing: &str, colour: &str) -> Vec<i32> {
+        let of = drawing.lines().filter(|line| line.starts_with("<rect") && line.contains(colour));
+        of.map(|line| line.split_once("width=\"").unwrap().1.split('"').next().unwrap().parse().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn lengths_are_in_proportion() {
+        for form in Form::ALL {
+            let (drawing, _) = bars(form, &[row(&[8.0, 4.0]), row(&[2.0, 0.0])], "exits per operation");
+            let (first, last) = (widths(&drawing, "#2A78D6"), widths(&drawing, "#8F8E87"));
+            assert_eq!((first.len(), last.len()), (3, 3), "{drawing}");
+            let near = |a: i32, b: i32| (a - b).abs() <= 3;
+            assert!(near(first[0], 2 * first[1]) && near(first[0], 4 * first[2]), "{first:?}");
+            assert!(near(last[0], 3 * first[0]), "{first:?} {last:?}");
+            assert!(near(
+                first[0] + last[0],
+                form.width() - RIGHT - if form == Form::Wide { 154 } else { 20 }
+            ));
+        }
+    }
+
+    #[test]
+    fn what_nobody_counted_is_said() {
+        let mut row = row(&[1.0]);
+        row.bars[0].values = None;
+        assert!(bars(Form::Wide, &[row], "exits").0.contains("not counted"));
+    }
+}

@@ -1,0 +1,78 @@
+//! `umbra report`: results and a trace as one HTML file that needs nothing else.
+
+mod bins;
+mod chart;
+mod groups;
+mod history;
+mod input;
+mod page;
+mod panels;
+mod regions;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::error::Error;
+use crate::report::{self, AtomicFile};
+
+/// Make one self-contained HTML file: exits per operation by cause, through the boot, and by region.
+///
+/// The first result is the one in question; others, such as the peer's, stand beside it.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Results of `umbra run --stats`, eight at most
+    #[arg(value_name = "RESULT", required = true, num_args = 1..=8)]
+    results: Vec<PathBuf>,
+
+    /// A trace of `umbra run --trace`, for the exits through the boot and the host faults by region
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+
+    /// Where the page goes; it appears when it is whole
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+}
+
+/// Makes the page.
+///
+/// # Errors
+/// One of the inputs is not what it should be, or the page cannot be written.
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
+    let output = &arguments.output;
+    let unwritable = |error| {
+        Error::Input(format!(
+            "cannot write the report to {}: {error}; give a file in a folder that exists and is writable",
+            output.display()
+        ))
+    };
+    for input in arguments.results.iter().chain(&arguments.trace) {
+        if is_same(input, output) {
+            return Err(Error::Input(format!(
+                "the report would replace its own input {}; give it another name",
+                input.display()
+            )));
+        }
+    }
+    report::check_writable(output).map_err(unwritable)?;
+    let results = arguments.results.iter().map(|path| input::read(path)).collect::<Result<Vec<_>, _>>()?;
+    let history = arguments.trace.as_deref().map(history::read).transpose()?;
+    let page = page::page(&results, history.as_ref());
+    let write = || {
+        let mut file = AtomicFile::create(output)?;
+        file.write_all(page.as_bytes())?;
+        file.finish()
+    };
+    write().map_err(|error| {
+        Error::Machine(format!("cannot write the report to {}: {error}", output.display()))
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    match (fs::canonicalize(one), fs::canonicalize(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
+}

@@ -1,0 +1,508 @@
+//! The page.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use umbra_telemetry::ExitCause;
+
+use super::chart::{self, Colour, Form, HEAT, SERIES, short};
+use super::groups::{ByGroup, GROUPS, group_of};
+use super::history::{HOST_FAULTS, History};
+use super::input::Measured;
+use super::panels::{self, Panel, letter};
+
+const STYLE: &str = include_str!("style.css");
+
+/// The whole page.
+pub fn page(results: &[Measured], history: Option<&History>) -> String {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { "Umbra: exits by cause" }
+                style { (PreEscaped(chart::css())) (PreEscaped(STYLE)) }
+            }
+            body {
+                main {
+                    h1 { "Exits by cause" }
+                    (introduction(results))
+                    (runs(results, history))
+                    (operations(results))
+                    (boot(history))
+                    (heat(history))
+                    (figures(results))
+                    (causes(results))
+                }
+            }
+        }
+    };
+    page.into_string()
+}
+
+fn introduction(results: &[Measured]) -> Markup {
+    html! {
+        p {
+            "Every exit of the guest to the hypervisor costs time. Here they are counted by what caused them"
+            @if results.len() > 1 { ", for " (results.len()) " runs beside each other" }
+            "."
+        }
+    }
+}
+
+fn runs(results: &[Measured], history: Option<&History>) -> Markup {
+    html! {
+        section {
+            h2 { "Machine and versions" }
+            div.runs {
+                @for (index, result) in results.iter().enumerate() {
+                    div {
+                        h3 { @if results.len() > 1 { (letter(index)) ": " } (result.label()) }
+                        (facts(&of_result(result)))
+                    }
+                }
+                @if let Some(history) = history {
+                    div { h3 { "Trace" } (facts(&of_trace(history))) }
+                }
+            }
+        }
+    }
+}
+
+fn of_result(result: &Measured) -> Vec<(&'static str, String)> {
+    let mut facts = vec![
+        ("File", result.file.clone()),
+        ("Hypervisor", result.hypervisor.clone()),
+        ("Machine", result.machine.clone()),
+        ("Memory", format!("{} MiB", result.memory)),
+        ("Kernel", result.kernel.clone()),
+        ("Command line", result.cmdline.clone()),
+        ("Guest faults", result.guest_faults.clone()),
+        ("Page-fault filter", result.filter.clone().unwrap_or_else(|| "not known".into())),
+        ("Umbra", result.version.clone()),
+        ("Guest's end", result.guest_exit.clone()),
+        ("Exits", whole(result.total())),
+        ("Instructions", whole(result.instructions)),
+    ];
+    if let Some(emulator) = result.emulator {
+        let of_emulator =
+            format!("{:.0} s on the host, {:.0} MiB at most", emulator.seconds, emulator.peak_memory);
+        facts.push(("Emulator", of_emulator));
+    }
+    facts
+}
+
+fn of_trace(history: &History) -> Vec<(&'static str, String)> {
+    let head = &history.head;
+    vec![
+        ("File", history.file.clone()),
+        ("Machine", head.machine.clone()),
+        ("Memory", format!("{} MiB", head.memory)),
+        ("Kernel", head.kernel.clone()),
+        ("Command line", head.cmdline.clone()),
+        ("Guest faults", format!("{} (asked for)", head.guest_faults)),
+        ("Umbra", head.version.clone()),
+        ("Guest's end", history.tail.guest_exit.clone()),
+        ("Exits", whole(Some(history.exits))),
+        ("Records lost", whole(Some(history.lost))),
+    ]
+}
+
+fn facts(facts: &[(&str, String)]) -> Markup {
+    html! { dl { @for (name, value) in facts { dt { (name) } dd { (value) } } } }
+}
+
+fn operations(results: &[Measured]) -> Markup {
+    let panels = panels::panels(results);
+    let mut seen: ByGroup = [0; GROUPS.len()];
+    let runs = results.iter().filter_map(Measured::groups);
+    let phases = results.iter().flat_map(|result| &result.phases).filter_map(|phase| phase.groups());
+    runs.chain(phases).for_each(|groups| add(&mut seen, &groups));
+    html! {
+        section {
+            h2 { "Exits per operation, by cause" }
+            p.quiet { "A bar for each phase of the workload" @if results.len() > 1 { " and each run" }
+                "; phases of like size share an axis." }
+            @if results.len() > 1 {
+                ul.legend {
+                    @for (index, result) in results.iter().enumerate() { li { b { (letter(index)) } ": " (result.label()) } }
+                }
+            }
+            (legend(&seen))
+            @for (index, panel) in panels.iter().enumerate() { (bars(index, panel, results.len())) }
+            details {
+                summary { "What the causes are" }
+                dl { @for group in GROUPS { dt { (group.name) } dd { (group.about) } } }
+            }
+        }
+    }
+}
+
+fn bars(index: usize, panel: &Panel, results: usize) -> Markup {
+    let names: Vec<&str> = panel.rows.iter().map(|row| row.name.as_str()).collect();
+    let about = format!(
+        "Stacked bars of {} by cause for {}{}. The figures are in the tables below.",
+        panel.unit,
+        names.join(", "),
+        if results > 1 { ", one bar for each run" } else { "" }
+    );
+    html! {
+        h3 { (panel.title) }
+        figure { (drawings(&format!("bars{index}"), &panel.title, &about, |form| {
+            chart::bars(form, &panel.rows, panel.unit)
+        })) }
+    }
+}
+
+/// A drawing in both forms, of which the style sheet shows one.
+fn drawings(id: &str, title: &str, about: &str, draw: impl Fn(Form) -> (String, i32)) -> Markup {
+    html! {
+        @for form in Form::ALL {
+            @let (inner, height) = draw(form);
+            @let id = format!("{id}-{}", form.class());
+            svg class=(form.class()) viewBox=(format!("0 0 {} {height}", form.width())) role="img"
+                aria-labelledby=(format!("{id}-title {id}-about")) {
+                title id=(format!("{id}-title")) { (title) }
+                desc id=(format!("{id}-about")) { (about) }
+                (PreEscaped(inner))
+            }
+        }
+    }
+}
+
+fn legend(seen: &ByGroup) -> Markup {
+    html! {
+        ul.legend {
+            @for ((group, colour), count) in GROUPS.iter().zip(SERIES).zip(seen) {
+                @if *count > 0 { li { (swatch(colour)) (group.name) } }
+            }
+        }
+    }
+}
+
+fn swatch(colour: Colour) -> Markup {
+    html! { i style=(format!("background:var(--{})", colour.name)) {} }
+}
+
+fn boot(history: Option<&History>) -> Markup {
+    let title = "Exits through the boot";
+    let Some(history) = history else {
+        return without_trace(title);
+    };
+    let slices = &history.boot;
+    let mut seen: ByGroup = [0; GROUPS.len()];
+    slices.slices.iter().for_each(|groups| add(&mut seen, groups));
+    let exits: u64 = seen.iter().sum();
+    let about = format!(
+        "Stacked columns of exits per million ticks by cause, from guest entry to tick {}. The figures are in the table below.",
+        slices.end
+    );
+    html! {
+        section {
+            h2 { (title) }
+            p.quiet {
+                @if history.boot_end.is_some() { "From guest entry to the guest's first mark: " }
+                @else { "The guest made no mark where its boot ends, so this is the whole trace: " }
+                (whole(Some(exits))) " exits in " (short(slices.end as f64))
+                " ticks (in Bochs a tick is an instruction). A column is " (short(slices.width as f64)) " ticks."
+            }
+            (lost(history))
+            @if slices.slices.is_empty() { p { "There is no exit in it." } } @else {
+                (legend(&seen))
+                figure { (drawings("boot", title, &about, |form| chart::timeline(form, slices))) }
+                details {
+                    summary { "The figures of each column" }
+                    (scroll(title, &html! { table {
+                        thead { tr { th { "from tick" } th { "to tick" } th { "exits" }
+                            @for group in GROUPS { th { (group.name) } } } }
+                        tbody { @for (n, groups) in slices.slices.iter().enumerate() {
+                            @let (start, end) = slices.times(n);
+                            tr { th scope="row" { (whole(Some(start))) } td { (whole(Some(end))) }
+                                td { (whole(Some(groups.iter().sum()))) }
+                                @for count in groups { td { (whole(Some(*count))) } } }
+                        } }
+                    } }))
+                }
+            }
+        }
+    }
+}
+
+fn heat(history: Option<&History>) -> Markup {
+    let title = "Host faults by region of guest-virtual memory";
+    let Some(history) = history else {
+        return without_trace(title);
+    };
+    let heat = &history.heat;
+    let faults: u64 = heat.by_cause.iter().flatten().sum();
+    let most = heat.over_time.slices.iter().flatten().copied().max().unwrap_or(0);
+    let about = format!(
+        "Heat map of {} regions over time, from guest entry to tick {}. The figures are in the table below.",
+        heat.regions.len(),
+        heat.over_time.end
+    );
+    let steps = chart::steps(most);
+    html! {
+        section {
+            h2 { (title) }
+            p.quiet {
+                (whole(Some(faults))) " faults that are the hypervisor's, over the whole run. A row is a region, smaller where there is more; \
+                a cell is " (short(heat.over_time.width as f64)) " ticks. Below 0000800000000000 is the user half."
+            }
+            (lost(history))
+            @if heat.regions.is_empty() { p { "There is no host fault in the trace." } } @else {
+                ul.legend {
+                    li { "host faults in a cell:" }
+                    @for (n, colour) in HEAT.into_iter().enumerate().filter(|&(n, _)| steps[n] <= most) {
+                        li { (swatch(colour)) (step(&steps, n, most)) }
+                    }
+                }
+                figure { (drawings("heat", title, &about, |form| chart::heat(form, heat, history.boot_end))) }
+                details {
+                    summary { "The figures of each region" }
+                    (scroll(title, &html! { table {
+                        thead { tr { th { "region" } th { "size" } th { "host faults" }
+                            @for cause in HOST_FAULTS { th { (cause.name()) } } } }
+                        tbody { @for (region, counts) in heat.regions.iter().zip(&heat.by_cause) {
+                            tr { th.mono scope="row" { (format!("{:016x}", region.start)) } td { (region.size()) }
+                                td { (whole(Some(counts.iter().sum()))) }
+                                @for count in counts { td { (whole(Some(*count))) } } }
+                        } }
+                    } }))
+                }
+            }
+        }
+    }
+}
+
+/// The counts that have a colour.
+fn step(steps: &[u64], n: usize, most: u64) -> String {
+    let last = steps.get(n + 1).map_or(most, |next| (next - 1).min(most));
+    if steps[n] == last {
+        whole(Some(last))
+    } else {
+        format!("{} to {}", whole(Some(steps[n])), whole(Some(last)))
+    }
+}
+
+fn without_trace(title: &str) -> Markup {
+    html! {
+        section {
+            h2 { (title) }
+            p { "This needs a trace, and none was given: run the guest with " code { "umbra run --trace FILE" }
+                " and make the report with " code { "--trace FILE" } "." }
+        }
+    }
+}
+
+fn lost(history: &History) -> Markup {
+    html! {
+        @if history.lost > 0 {
+            p { (whole(Some(history.lost))) " records of the trace were lost or dropped, so the figures are too small." }
+        }
+    }
+}
+
+fn figures(results: &[Measured]) -> Markup {
+    let names = panels::names(results);
+    let title = "Figures by phase";
+    html! {
+        section {
+            h2 { (title) }
+            @if names.is_empty() { p { "The guest marked no phases." } } @else {
+                p.quiet { "Exits and instructions per operation; where no operations are counted, their sums. " (UNKNOWN) }
+                (scroll(title, &html! { table {
+                    thead { tr {
+                        th { "phase" }
+                        @if results.len() > 1 { th.name { "run" } }
+                        th { "operations" } th { "exits" }
+                        @for group in GROUPS { th { (group.name) } }
+                        th { "instructions" }
+                    } }
+                    tbody { @for name in names { @for (index, result) in results.iter().enumerate() {
+                        @let phase = result.phase(name);
+                        @let ops = phase.map_or(1, |phase| phase.ops.max(1)) as f64;
+                        @let groups = phase.and_then(|phase| phase.groups());
+                        @let per = |count: Option<u64>| count.map_or("–".into(), |count| per_operation(count as f64 / ops));
+                        tr {
+                            th scope="row" { (name) }
+                            @if results.len() > 1 { td.name { (letter(index)) } }
+                            td { @match phase { Some(phase) if phase.ops > 0 => (whole(Some(phase.ops))), _ => "–" } }
+                            td { (per(groups.map(|groups| groups.iter().sum()))) }
+                            @for n in 0..GROUPS.len() { td { (per(groups.map(|groups| groups[n]))) } }
+                            td { (phase.and_then(|phase| phase.instructions).map_or("–".into(), |count| short(count as f64 / ops))) }
+                        }
+                    } } }
+                } }))
+            }
+        }
+    }
+}
+
+const UNKNOWN: &str = "A dash is what was not counted.";
+
+fn causes(results: &[Measured]) -> Markup {
+    let title = "Figures of the whole run";
+    let any =
+        |cause: ExitCause| results.iter().any(|result| result.cause(cause).is_some_and(|count| count > 0));
+    html! {
+        section {
+            h2 { (title) }
+            p.quiet { "Exits of the whole run by cause; causes that no run had are left out. " (UNKNOWN) }
+            (scroll(title, &html! { table {
+                thead { tr { th { "cause" } th.name { "shown as" }
+                    @for (index, result) in results.iter().enumerate() {
+                        th { @if results.len() > 1 { (letter(index)) ": " } (result.label()) }
+                    } } }
+                tbody {
+                    @for &cause in ExitCause::ALL.iter().filter(|&&cause| any(cause)) {
+                        tr { th scope="row" { (cause.name()) } td.name { (GROUPS[group_of(cause)].name) }
+                            @for result in results { td { (whole(result.cause(cause))) } } }
+                    }
+                    tr { th scope="row" { b { "total" } } td {}
+                        @for result in results { td { b { (whole(result.total())) } } } }
+                }
+            } }))
+        }
+    }
+}
+
+/// A box in which what is too wide scrolls, also by keyboard.
+fn scroll(label: &str, inner: &Markup) -> Markup {
+    html! { div.scroll tabindex="0" role="region" aria-label=(label) { (inner) } }
+}
+
+fn add(sum: &mut ByGroup, groups: &ByGroup) {
+    sum.iter_mut().zip(groups).for_each(|(sum, count)| *sum = sum.saturating_add(*count));
+}
+
+/// Two digits behind the point where they say something.
+fn per_operation(value: f64) -> String {
+    if value >= 1000.0 || value == 0.0 { whole(Some(value.round() as u64)) } else { format!("{value:.2}") }
+}
+
+/// A count with its digits in threes.
+fn whole(count: Option<u64>) -> String {
+    let Some(count) = count else { return "–".into() };
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use scraper::{Html, Selector};
+
+    use super::super::history::tests::history;
+    use super::super::input::tests::{kvm, umbra};
+    use super::*;
+
+    fn parsed(results: &[Measured], history: Option<&History>) -> (String, Html) {
+        let text = page(results, history);
+        let html = Html::parse_document(&text);
+        assert_eq!(html.errors, Vec::<String>::new());
+        (text, html)
+    }
+
+    fn count(html: &Html, selector: &str) -> usize {
+        html.select(&Selector::parse(selector).unwrap()).count()
+    }
+
+    fn all_pages() -> Vec<(String, Html)> {
+        let history = history();
+        let mut without_phases = umbra();
+        without_phases.phases.clear();
+        vec![
+            parsed(&[umbra()], None),
+            parsed(&[umbra(), kvm()], Some(&history)),
+            parsed(&[without_phases], Some(&history)),
+        ]
+    }
+
+    #[test]
+    fn it_is_well_formed_and_needs_nothing_from_outside() {
+        for (text, html) in all_pages() {
+            for outside in ["http:", "https:", "url(", "@import", "//"] {
+                assert!(!text.contains(outside), "{outside}");
+            }
+            for selector in ["[src]", "[href]", "script", "link", "iframe", "image", "[xlink\\:href]"] {
+                assert_eq!(count(&html, selector), 0, "{selector}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_drawing_has_words_and_every_id_is_one() {
+        for (_, html) in all_pages() {
+            let drawings = count(&html, "svg");
+            assert!(drawings >= 2);
+            assert_eq!(count(&html, "svg[role=img][aria-labelledby] > title"), drawings);
+            assert_eq!(count(&html, "svg > desc"), drawings);
+            assert_eq!(count(&html, "svg.wide"), count(&html, "svg.narrow"));
+            let with_id = Selector::parse("[id]").unwrap();
+            let ids: Vec<&str> = html.select(&with_id).filter_map(|element| element.attr("id")).collect();
+            let distinct: std::collections::BTreeSet<&&str> = ids.iter().collect();
+            assert_eq!(ids.len(), distinct.len());
+            for svg in html.select(&Selector::parse("svg").unwrap()) {
+                let named: Vec<&str> = svg.attr("aria-labelledby").unwrap().split(' ').collect();
+                assert!(named.iter().all(|name| ids.contains(name)), "{named:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_colour_of_a_drawing_has_a_rule() {
+        let css = chart::css();
+        for (_, html) in all_pages() {
+            for attribute in ["fill", "stroke"] {
+                let with = Selector::parse(&format!("svg [{attribute}]")).unwrap();
+                for colour in html.select(&with).filter_map(|element| element.attr(attribute)) {
+                    let rule = format!("svg [{attribute}=\"{colour}\"]");
+                    assert!(colour == "none" || css.contains(&rule), "{rule}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_trace_it_says_so() {
+        let (text, _) = parsed(&[umbra()], None);
+        assert_eq!(text.matches("This needs a trace").count(), 2);
+        let (text, html) = parsed(&[umbra()], Some(&history()));
+        assert!(!text.contains("This needs a trace"));
+        assert!(text.contains("3 records of the trace were lost"));
+        assert_eq!(count(&html, "svg[aria-labelledby^=heat]"), 2);
+    }
+
+    #[test]
+    fn the_tables_have_the_figures() {
+        let (text, html) = parsed(&[umbra(), kvm()], None);
+        let cells = Selector::parse("table tr").unwrap();
+        let rows: Vec<Vec<String>> = html
+            .select(&cells)
+            .map(|row| {
+                let cell = Selector::parse("th, td").unwrap();
+                row.select(&cell).map(|cell| cell.text().collect()).collect()
+            })
+            .collect();
+        let of = |first: &str| rows.iter().filter(|row| row[0] == first).collect::<Vec<_>>();
+        assert_eq!(of("demand")[0][..4], ["demand", "A", "100", "1.01"]);
+        assert_eq!(of("demand")[1][..4], ["demand", "B", "100", "–"]);
+        assert_eq!(of("cpuid")[0][2..], ["700", "–"]);
+        assert_eq!(of("total")[0][2..], ["1,101", "100"]);
+        // What comes from a file is text.
+        assert!(text.contains("6.1 &lt;x&gt;") && text.contains("&quot;a&amp;b&quot;"));
+    }
+
+    #[test]
+    fn digits_in_threes() {
+        let all = [Some(0), Some(999), Some(1000), Some(1_234_567), None].map(whole);
+        assert_eq!(all, ["0", "999", "1,000", "1,234,567", "–"]);
+        assert_eq!([0.0, 0.5, 999.0, 1281.1].map(per_operation), ["0", "0.50", "999.00", "1,281"]);
+    }
+}
