@@ -65,7 +65,7 @@ pub const GROUPS: &[Group] = &[
         kvm: &["irq_exits", "irq_window_exits", "nmi_window_exits", "halt_exits"],
     },
     Group {
-        name: "other",
+        name: "other, not told apart",
         about: "CPUID, model-specific registers, and what the hypervisor does not tell apart (cpuid, msr, other)",
         belongs: |cause| matches!(cause, ExitCause::Cpuid | ExitCause::Msr | ExitCause::Other),
         kvm: &[],

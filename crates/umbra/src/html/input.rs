@@ -115,6 +115,19 @@ impl Phase {
     pub fn groups(&self) -> Option<ByGroup> {
         groups(self.exits.as_ref(), self.kvm.as_ref())
     }
+
+    /// The exits of a group, if the hypervisor tells them.
+    pub fn group(&self, index: usize) -> Option<u64> {
+        let exits = self.exits.as_ref()?;
+        let is_told = match &self.kvm {
+            Some(_) => !GROUPS[index].kvm.is_empty(),
+            None => exits.iter().any(|(name, count)| {
+                count.is_some() && ExitCause::from_name(name).is_some_and(|cause| group_of(cause) == index)
+            }),
+        };
+        // The last one has all that is not told.
+        (is_told || index == GROUPS.len() - 1).then_some(self.groups()?[index])
+    }
 }
 
 /// What is missing from the sum to the total is in the last group: the hypervisor did not tell it apart. KVM's counters
@@ -240,6 +253,11 @@ pub(super) mod tests {
         assert_eq!(groups[group_of(ExitCause::Cr3Write)], 0);
         assert_eq!((groups[GROUPS.len() - 1], groups.iter().sum::<u64>()), (45, 100));
         assert_eq!(kvm().phase("demand").unwrap().groups(), None);
+        let phase =
+            Phase { name: "demand".into(), ops: 1, exits: kvm().exits, kvm: kvm().kvm, instructions: None };
+        assert_eq!(phase.group(group_of(ExitCause::Cr3Write)), None);
+        assert_eq!(phase.group(group_of(ExitCause::HostFaultTableWrite)), Some(0));
+        assert_eq!(phase.group(GROUPS.len() - 1), Some(45));
         assert_eq!((kvm().cause(ExitCause::Cr3Write), kvm().cause(ExitCause::Io)), (None, Some(30)));
     }
 

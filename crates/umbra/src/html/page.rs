@@ -153,7 +153,7 @@ fn bars(index: usize, panel: &Panel, results: usize) -> Markup {
     }
 }
 
-/// A drawing in both forms, of which the style sheet shows one.
+/// A drawing in all forms, of which the style sheet shows one.
 fn drawings(id: &str, title: &str, about: &str, draw: impl Fn(Form) -> (String, i32)) -> Markup {
     html! {
         @for form in Form::ALL {
@@ -322,13 +322,16 @@ fn figures(results: &[Measured]) -> Markup {
                         @let phase = result.phase(name);
                         @let ops = phase.map_or(1, |phase| phase.ops.max(1)) as f64;
                         @let groups = phase.and_then(|phase| phase.groups());
-                        @let per = |count: Option<u64>| count.map_or("–".into(), |count| per_operation(count as f64 / ops));
+                        @let sums = phase.is_some_and(|phase| phase.ops == 0);
+                        @let per = |count: Option<u64>| if sums { whole(count) } else {
+                            count.map_or("–".into(), |count| per_operation(count as f64 / ops))
+                        };
                         tr {
                             th scope="row" { (name) }
                             @if results.len() > 1 { td.name { (letter(index)) } }
                             td { @match phase { Some(phase) if phase.ops > 0 => (whole(Some(phase.ops))), _ => "–" } }
                             td { (per(groups.map(|groups| groups.iter().sum()))) }
-                            @for n in 0..GROUPS.len() { td { (per(groups.map(|groups| groups[n]))) } }
+                            @for n in 0..GROUPS.len() { td { (per(phase.and_then(|phase| phase.group(n)))) } }
                             td { (phase.and_then(|phase| phase.instructions).map_or("–".into(), |count| short(count as f64 / ops))) }
                         }
                     } } }
@@ -443,7 +446,10 @@ mod tests {
             assert!(drawings >= 2);
             assert_eq!(count(&html, "svg[role=img][aria-labelledby] > title"), drawings);
             assert_eq!(count(&html, "svg > desc"), drawings);
-            assert_eq!(count(&html, "svg.wide"), count(&html, "svg.narrow"));
+            for form in Form::ALL {
+                let of_form = count(&html, &format!("svg.{}", form.class()));
+                assert_eq!(of_form * Form::ALL.len(), drawings);
+            }
             let with_id = Selector::parse("[id]").unwrap();
             let ids: Vec<&str> = html.select(&with_id).filter_map(|element| element.attr("id")).collect();
             let distinct: std::collections::BTreeSet<&&str> = ids.iter().collect();
@@ -476,7 +482,7 @@ mod tests {
         let (text, html) = parsed(&[umbra()], Some(&history()));
         assert!(!text.contains("This needs a trace"));
         assert!(text.contains("3 records of the trace were lost"));
-        assert_eq!(count(&html, "svg[aria-labelledby^=heat]"), 2);
+        assert_eq!(count(&html, "svg[aria-labelledby^=heat]"), Form::ALL.len());
     }
 
     #[test]

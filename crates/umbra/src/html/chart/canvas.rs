@@ -11,20 +11,23 @@ use super::colour::Colour;
 /// For which screens a drawing is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Tablets and larger.
+    /// Desktops.
     Wide,
+    /// Tablets.
+    Medium,
     /// Phones.
     Narrow,
 }
 
 impl Form {
-    /// Both.
-    pub const ALL: [Form; 2] = [Form::Wide, Form::Narrow];
+    /// All of them.
+    pub const ALL: [Form; 3] = [Form::Wide, Form::Medium, Form::Narrow];
 
     /// Units of the drawing from left to right; on its smallest screen one is about a CSS pixel.
     pub fn width(self) -> i32 {
         match self {
             Form::Wide => 940,
+            Form::Medium => 660,
             Form::Narrow => 340,
         }
     }
@@ -33,6 +36,7 @@ impl Form {
     pub fn class(self) -> &'static str {
         match self {
             Form::Wide => "wide",
+            Form::Medium => "medium",
             Form::Narrow => "narrow",
         }
     }
@@ -41,6 +45,7 @@ impl Form {
     pub fn labels(self) -> usize {
         match self {
             Form::Wide => 10,
+            Form::Medium => 8,
             Form::Narrow => 5,
         }
     }

@@ -25,6 +25,8 @@ const fn colour(name: &'static str, light: u32, dark: u32) -> Colour {
     Colour { name, light, dark }
 }
 
+/// What the drawings lie on.
+pub const CARD: Colour = colour("card", 0xfcfcfb, 0x1a1a19);
 /// Text.
 pub const INK: Colour = colour("ink", 0x0b0b0b, 0xffffff);
 /// Text that is less important, such as at axes.
@@ -57,7 +59,7 @@ pub const HEAT: [Colour; 6] = [
 ];
 
 fn all() -> impl Iterator<Item = Colour> {
-    [INK, QUIET, GRID, AXIS].into_iter().chain(SERIES).chain(HEAT)
+    [CARD, INK, QUIET, GRID, AXIS].into_iter().chain(SERIES).chain(HEAT)
 }
 
 /// The variables with their values, and the rules that put them into drawings.

@@ -24,7 +24,7 @@ pub fn steps(most: u64) -> [u64; HEAT.len()] {
 
 /// Draws host faults; `boot_end` gets a line.
 pub fn heat(form: Form, heat: &Heat, boot_end: Option<u64>) -> (String, i32) {
-    let (left, name) = if form == Form::Wide { (222, 0) } else { (4, NAME) };
+    let (left, name) = if form == Form::Narrow { (4, NAME) } else { (210, 0) };
     let rows = heat.regions.len() as i32;
     let plot = rows * (ROW + name);
     let steps = steps(heat.over_time.slices.iter().flatten().copied().max().unwrap_or(0));
@@ -52,7 +52,7 @@ pub fn heat(form: Form, heat: &Heat, boot_end: Option<u64>) -> (String, i32) {
         let place = |ticks: u64| chart.backend_coord(&(ticks as f64, 0.0)).0;
         for (row, region) in (0..).zip(&heat.regions) {
             let top = TOP + row * (ROW + name);
-            let text = format!("{:016x}  {}", region.start, region.size());
+            let text = format!("{:016x} {}", region.start, region.size());
             let place = if name > 0 { (left, top + FONT - 2) } else { (4, top + ROW / 2) };
             write(area, text, place, INK, HPos::Left, true);
         }
