@@ -429,6 +429,10 @@ mod tests {
 
     #[test]
     fn it_is_well_formed_and_needs_nothing_from_outside() {
+        assert!(
+            !Html::parse_document("<!DOCTYPE html><p></b>").errors.is_empty(),
+            "the parser names no errors"
+        );
         for (text, html) in all_pages() {
             for outside in ["http:", "https:", "url(", "@import", "//"] {
                 assert!(!text.contains(outside), "{outside}");
