@@ -78,8 +78,8 @@ pub fn panels(results: &[Measured]) -> Vec<Panel> {
 
 fn row(name: &str, results: &[Measured], of: impl Fn(&Measured) -> Option<(ByGroup, u64)>) -> Row {
     let bar = |(index, result): (usize, &Measured)| {
-        let values = of(result).map(|(groups, ops)| groups.map(|count| count as f64 / ops as f64));
-        Bar { letter: letter(index), values }
+        let (exits, ops) = of(result).unzip();
+        Bar { letter: letter(index), exits, ops: ops.unwrap_or(1) }
     };
     Row { name: name.into(), bars: results.iter().enumerate().map(bar).collect() }
 }
@@ -96,10 +96,10 @@ mod tests {
         assert_eq!(titles, ["1 to 10 exits per operation", "Phases that count no operations", "Whole run"]);
         let demand = &panels[0].rows[0];
         assert!((demand.bars[0].total() - 1.01).abs() < 1e-9);
-        assert!(demand.bars[1].values.is_none());
+        assert!(demand.bars[1].exits.is_none());
         let boot = &panels[1].rows[0];
         assert!((boot.bars[0].total() - 1000.0).abs() < 1e-9);
-        assert!(boot.bars[1].values.is_none());
+        assert!(boot.bars[1].exits.is_none());
         assert!((panels[2].rows[0].bars[1].total() - 100.0).abs() < 1e-9);
         assert_eq!(boot.bars[1].letter, 'B');
     }

@@ -6,21 +6,27 @@ use plotters::style::text_anchor::HPos;
 use super::canvas::{self, Form, TEXT, draw, fill, text_style, write};
 use super::colour::{AXIS, CARD, GRID, INK, QUIET, SERIES};
 use super::short;
-use crate::html::groups::GROUPS;
+use crate::html::groups::ByGroup;
 
-/// A bar: a value for each group of causes; `None` if nobody counted.
+/// A bar: exits of each group of causes, per operation.
 #[derive(Debug)]
 pub struct Bar {
     /// Which result.
     pub letter: char,
-    /// By group.
-    pub values: Option<[f64; GROUPS.len()]>,
+    /// Exits by group; `None` if nobody counted.
+    pub exits: Option<ByGroup>,
+    /// Operations; not 0.
+    pub ops: u64,
 }
 
 impl Bar {
+    fn per_operation(&self, exits: u64) -> f64 {
+        exits as f64 / self.ops as f64
+    }
+
     /// Its length.
     pub fn total(&self) -> f64 {
-        self.values.map_or(0.0, |values| values.iter().sum())
+        self.per_operation(self.exits.map_or(0, |exits| exits.iter().sum()))
     }
 }
 
@@ -76,17 +82,17 @@ pub fn bars(form: Form, rows: &[Row], unit: &str) -> (String, i32) {
                 if several {
                     write(area, bar.letter, (left - 6, middle), QUIET, HPos::Right, false);
                 }
-                let mut sum = 0.0;
-                for (value, colour) in bar.values.iter().flatten().zip(SERIES) {
-                    let from = place(sum);
-                    sum += value;
+                let mut sum = 0;
+                for (exits, colour) in bar.exits.iter().flatten().zip(SERIES) {
+                    let from = place(bar.per_operation(sum));
+                    sum += exits;
                     // The background shows between two parts, unless that is all there is.
-                    let to = place(sum);
+                    let to = place(bar.per_operation(sum));
                     let gap = i32::from(to - from > 2);
                     fill(area, (from, upper), (to - gap, upper + BAR), colour);
                 }
-                let label = if bar.values.is_some() { short(sum) } else { "not counted".into() };
-                let at = place(sum) + 5;
+                let label = if bar.exits.is_some() { short(bar.total()) } else { "not counted".into() };
+                let at = place(bar.total()) + 5;
                 // No line of the grid goes through the number: a digit is less than 8 units wide.
                 let width = label.chars().count() as i32 * 8;
                 fill(area, (at - 2, upper), ((at + width).min(form.width()), upper + BAR), CARD);
@@ -124,11 +130,11 @@ fn axis(area: &canvas::Area, form: Form, left: i32, longest: f64, unit: &str) {
 mod tests {
     use super::*;
 
-    fn row(values: &[f64]) -> Row {
-        let bar = |(n, &value): (u8, &f64)| {
-            let mut values = [0.0; GROUPS.len()];
-            (values[0], values[7]) = (value / 4.0, value * 3.0 / 4.0);
-            Bar { letter: char::from(b'A' + n), values: Some(values) }
+    fn row(values: &[u64]) -> Row {
+        let bar = |(n, &exits): (u8, &u64)| {
+            let mut groups = ByGroup::default();
+            (groups[0], groups[7]) = (exits / 4, exits - exits / 4);
+            Bar { letter: char::from(b'A' + n), exits: Some(groups), ops: 2 }
         };
         Row { name: "demand".into(), bars: (0..).zip(values).map(bar).collect() }
     }
@@ -143,7 +149,7 @@ mod tests {
     #[test]
     fn lengths_are_in_proportion() {
         for form in Form::ALL {
-            let (drawing, _) = bars(form, &[row(&[8.0, 4.0]), row(&[2.0, 0.0])], "exits per operation");
+            let (drawing, _) = bars(form, &[row(&[32, 16]), row(&[8, 0])], "exits per operation");
             let (first, last) = (widths(&drawing, "#2A78D6"), widths(&drawing, "#8F8E87"));
             assert_eq!((first.len(), last.len()), (3, 3), "{drawing}");
             // The gap behind a part belongs to it, and places are rounded.
@@ -159,8 +165,8 @@ mod tests {
 
     #[test]
     fn what_nobody_counted_is_said() {
-        let mut row = row(&[1.0]);
-        row.bars[0].values = None;
+        let mut row = row(&[1]);
+        row.bars[0].exits = None;
         assert!(bars(Form::Wide, &[row], "exits").0.contains("not counted"));
     }
 }
