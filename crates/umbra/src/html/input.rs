@@ -16,6 +16,9 @@ use crate::report::SCHEMA;
 /// Larger files are no results.
 const MAX_BYTES: u64 = 64 << 20;
 
+/// More exits than this nobody has counted: sums of them stay within 64 bits.
+const MAX_EXITS: u64 = 1 << 60;
+
 /// A result.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Measured {
@@ -143,8 +146,9 @@ fn groups(exits: Option<&Exits>, kvm: Option<&BTreeMap<String, u64>>) -> Option<
     }
     if let Some(kvm) = kvm {
         for (group, count) in GROUPS.iter().zip(&mut groups).filter(|(group, _)| !group.kvm.is_empty()) {
-            *count =
-                group.kvm.iter().filter_map(|name| kvm.get(*name)).fold(0, |sum, n| sum.saturating_add(*n));
+            let counters = group.kvm.iter().filter_map(|name| kvm.get(*name));
+            // None of them can be more than all.
+            *count = counters.fold(0, |sum: u64, n| sum.saturating_add(*n)).min(total);
         }
     }
     let known = groups.iter().fold(0_u64, |sum, &count| sum.saturating_add(count));
@@ -192,11 +196,12 @@ fn parse(text: &[u8]) -> Result<Measured, String> {
     Ok(measured)
 }
 
-/// Whether the causes are the total, or not more if some are null.
+/// Whether the causes are the total, or not more if some are null, and the total is not absurd.
 fn adds_up(exits: &Exits) -> bool {
     let causes = || exits.iter().filter(|(name, _)| *name != TOTAL).map(|(_, count)| count);
     let sum = causes().flatten().try_fold(0_u64, |sum, &count| sum.checked_add(count));
     match (sum, exits.get(TOTAL)) {
+        (_, Some(&Some(total))) if total > MAX_EXITS => false,
         (Some(sum), Some(Some(total))) if causes().all(Option::is_some) => sum == *total,
         (Some(sum), Some(Some(total))) => sum <= *total,
         // Nothing is known.
@@ -262,6 +267,16 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn absurd_counters_are_no_overflow() {
+        let mut absurd = kvm();
+        for name in ["pf_guest", "pf_fixed", "pf_emulate", "irq_exits", "halt_exits"] {
+            absurd.kvm.as_mut().unwrap().insert(name.into(), u64::MAX);
+        }
+        let groups = absurd.groups().unwrap();
+        assert!(groups.iter().all(|&count| count <= 100) && groups[0] == 100);
+    }
+
+    #[test]
     fn every_beginning_of_a_result_is_refused() {
         let text = serde_json::to_vec_pretty(&result(json!({"io": 3, "total": 3}))).unwrap();
         assert!(parse(&text).is_ok());
@@ -285,6 +300,7 @@ pub(super) mod tests {
         assert!(change("exits", json!({"io": 5, "cr4": null, "total": 4})).contains("add up"));
         assert!(change("exits", json!({"io": u64::MAX, "hlt": 1, "total": 0})).contains("add up"));
         assert!(change("exits", json!({"io": 3})).contains("add up"));
+        assert!(change("exits", json!({"io": u64::MAX, "total": u64::MAX})).contains("add up"));
         assert!(parse(b"{}").unwrap_err().contains("no result"));
         assert!(parse(b"\x1f\x8b").unwrap_err().contains("is not JSON"));
     }
