@@ -1,14 +1,14 @@
 //! The conformance kit: puts a shadow MMU that is not ours, or another hypervisor around `umbra_mmu`, to the test.
 //!
 //! # What to implement
-//! [`Machine`](crate::machine::Machine): a guest whose CPUs execute one step at a time. Behind it stands the
+//! [`Machine`]: a guest whose CPUs execute one step at a time. Behind it stands the
 //! hypervisor under test, and in the place of the real CPU a [`PagingUnit`](crate::hardware::PagingUnit) for
 //! each virtual CPU, which walks *your* tables in *your* memory
 //! ([`PhysicalMemory`](crate::memory::PhysicalMemory)). It keeps, drops and refills whatever the SDM lets a TLB
 //! keep, drop and refill, so a flush that is missing shows; no emulator does that.
 //!
-//! [`Machine::audit`](crate::machine::Machine::audit) is where an auditor of your own belongs, if there is one.
-//! [`Machine::host`](crate::machine::Machine::host) is for hypervisors that move, protect or swap guest memory.
+//! [`Machine::audit`] is where an auditor of your own belongs, if there is one.
+//! [`Machine::host`] is for hypervisors that move, protect or swap guest memory.
 //! Both may stay empty. The folder `examples/` of Umbra's repository has a complete machine in two short files.
 //!
 //! # What is checked
