@@ -20,6 +20,8 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// What an abrupt end must not leave behind.
 #[derive(Debug, Default)]
 struct Leftovers {
+    /// Results are being written.
+    finishing: bool,
     folder: PathBuf,
     /// Another program that runs now, the leader of its process group.
     child: Option<Pid>,
@@ -64,7 +66,7 @@ impl Signals {
         let (received, leftovers) = (Arc::clone(&signals.received), Arc::clone(&signals.leftovers));
         thread::spawn(move || {
             for signal in caught.forever() {
-                if received.swap(signal, Ordering::Relaxed) != 0 {
+                if received.swap(signal, Ordering::Relaxed) != 0 && !is_finishing(&leftovers) {
                     abort(&leftovers, user_end(signal));
                 }
                 abort_after(&leftovers, LIMIT, user_end(signal));
@@ -79,6 +81,11 @@ impl Signals {
             0 => None,
             signal => Some(user_end(signal)),
         }
+    }
+
+    /// Results are written from now on, which takes no time: a second signal must not leave a part of one behind.
+    pub fn finish(&self) {
+        self.update(|leftovers| leftovers.finishing = true);
     }
 
     /// For work that has no result to show yet.
@@ -146,8 +153,14 @@ fn abort_after(leftovers: &Arc<Mutex<Leftovers>>, limit: Duration, status: u8) {
 }
 
 fn abort(leftovers: &Mutex<Leftovers>, status: u8) -> ! {
-    leftovers.lock().unwrap_or_else(PoisonError::into_inner).remove();
+    // Held to the end, so that nobody starts to write a result now.
+    let leftovers = leftovers.lock().unwrap_or_else(PoisonError::into_inner);
+    leftovers.remove();
     process::exit(i32::from(status))
+}
+
+fn is_finishing(leftovers: &Mutex<Leftovers>) -> bool {
+    leftovers.lock().unwrap_or_else(PoisonError::into_inner).finishing
 }
 
 #[cfg(test)]

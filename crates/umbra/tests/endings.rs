@@ -109,7 +109,10 @@ fn a_console_that_is_closed_or_not_read() {
         }
     });
     assert_eq!(output.status.code(), Some(130), "{said}");
-    assert!(!run.path("stats.json").exists());
+    // Unless the tool had come to its results first, which are whole then.
+    if run.path("stats.json").exists() {
+        assert_eq!(run.guest_exit(), "stopped");
+    }
 }
 
 #[test]

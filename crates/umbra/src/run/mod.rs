@@ -76,6 +76,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let outcome =
         session::run(&mut emulator, outputs, &signals, arguments.timeout, progress, recording.as_mut(), bare);
     emulator.kill();
+    signals.finish();
     let log = match &arguments.emulator_log {
         Some(path) => report::write_output("the emulator's log", path, emulator.log()),
         None => Ok(()),
