@@ -1,13 +1,11 @@
 //! `cargo xtask bench`.
 
 use std::ffi::OsString;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::run::is_given;
-use crate::setup::Setup;
+use crate::run::{become_umbra, is_given};
 
 /// Measure the workload, on a machine where nothing is set up yet.
 ///
@@ -28,27 +26,17 @@ pub struct Arguments {
 /// Sets up what the user does not bring and becomes `umbra bench`.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let options = &arguments.options;
-    let mut setup = Setup::new()?;
-    let program = setup.umbra()?;
-    let mut umbra = Command::new(&program);
-    umbra.arg("bench");
-    // Before the kernel: both are of one package.
-    if names_kvm(options) && !is_given(options, "--host-initrd") {
-        let host = setup.kvm_peer()?;
-        umbra.arg("--host-initrd").arg(host.initrd);
-        if !is_given(options, "--host-kernel") {
-            umbra.arg("--host-kernel").arg(host.kernel);
+    become_umbra("bench", options, |setup, umbra| {
+        // Before the kernel: both are of one package.
+        if names_kvm(options) && !is_given(options, "--host-initrd") {
+            let host = setup.kvm_peer()?;
+            umbra.arg("--host-initrd").arg(host.initrd);
+            if !is_given(options, "--host-kernel") {
+                umbra.arg("--host-kernel").arg(host.kernel);
+            }
         }
-    }
-    if !is_given(options, "--kernel") {
-        umbra.arg("--kernel").arg(setup.kernel()?);
-    }
-    if !is_given(options, "--initrd") {
-        umbra.arg("--initrd").arg(setup.initrd()?);
-    }
-    umbra.args(options);
-    // Returns only if it fails.
-    Err(umbra.exec()).with_context(|| format!("starting {}", program.display()))
+        Ok(())
+    })
 }
 
 /// Whether KVM is asked for, by `--hypervisor` or `--against`.

@@ -35,18 +35,31 @@ pub struct Arguments {
 /// Sets up what the user does not bring and becomes `umbra run`.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let options = &arguments.options;
+    become_umbra("run", options, |_, umbra| {
+        if !is_given(options, "--append") {
+            umbra.arg("--append").arg(APPEND);
+        }
+        Ok(())
+    })
+}
+
+/// Becomes `umbra COMMAND` with these options, with what `more` adds first, and with kernel and initramfs if the user
+/// brings none.
+pub fn become_umbra(
+    command: &str,
+    options: &[OsString],
+    more: impl FnOnce(&mut Setup, &mut Command) -> Result<()>,
+) -> Result<ExitCode> {
     let mut setup = Setup::new()?;
     let program = setup.umbra()?;
     let mut umbra = Command::new(&program);
-    umbra.arg("run");
+    umbra.arg(command);
+    more(&mut setup, &mut umbra)?;
     if !is_given(options, "--kernel") {
         umbra.arg("--kernel").arg(setup.kernel()?);
     }
     if !is_given(options, "--initrd") {
         umbra.arg("--initrd").arg(setup.initrd()?);
-    }
-    if !is_given(options, "--append") {
-        umbra.arg("--append").arg(APPEND);
     }
     umbra.args(options);
     // Returns only if it fails.

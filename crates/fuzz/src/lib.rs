@@ -10,6 +10,7 @@ mod instruction;
 mod loaders;
 mod mmu;
 mod telemetry;
+pub mod twins;
 mod walk;
 
 // The hypervisor is a program, not a library: its planning of a Linux guest is compiled in here once more.

@@ -70,10 +70,10 @@ impl<P> Mmu<P> {
 
     /// The fault as the guest gets it: as its own tables raise it, not as the exit says.
     fn reported(&self, fault: GuestFault) -> GuestFault {
-        match self.keeps(Rule::CodeFromWalk) {
-            true => fault,
-            false => GuestFault { pfec: fault.pfec | Pfec::PRESENT | Pfec::RSVD, ..fault },
+        if self.keeps(Rule::CodeFromWalk) {
+            return fault;
         }
+        GuestFault { pfec: fault.pfec | Pfec::PRESENT | Pfec::RSVD, ..fault }
     }
 
     /// Where an access of an emulated instruction goes. Sets accessed and dirty bits as the access itself

@@ -3,6 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config as Settings, FileFailurePersistence, TestCaseError, TestRunner};
+use umbra_reference::conformance::MET_BY_GUESTS;
 use umbra_reference::coverage::Coverage;
 use umbra_reference::minimize::minimize_plain;
 use umbra_reference::program::Program;
@@ -54,32 +55,17 @@ fn assert_met(coverage: &Coverage, names: &[&str]) {
     }
 }
 
-const FAULTS: &[&str] = &[
-    "guest: #PF, not present, supervisor",
-    "guest: #PF, not present, user",
-    "guest: #PF, protection, supervisor fetch",
-    "guest: #PF, protection, supervisor read",
-    "guest: #PF, protection, supervisor write",
-    "guest: #PF, protection, user fetch",
-    "guest: #PF, protection, user read",
-    "guest: #PF, protection, user write",
-    "guest: #PF, reserved bit",
-    "guest: a frame is a table at two levels (sampled)",
-    "guest: accesses across pages",
-    "guest: accesses to no memory",
-];
-
 #[test]
 fn bare_hardware_stays_within_the_oracle() {
     let coverage = explore("bare", budget(300_000), false);
-    assert_met(&coverage, FAULTS);
+    assert_met(&coverage, MET_BY_GUESTS);
     assert_met(&coverage, &["bare: stale outcomes", "bare: walks from a structure cache"]);
 }
 
 #[test]
 fn the_shadow_mmu_does_what_bare_hardware_may_do() {
     let coverage = explore("shadow", budget(1_000_000), true);
-    assert_met(&coverage, FAULTS);
+    assert_met(&coverage, MET_BY_GUESTS);
     assert_met(
         &coverage,
         &[

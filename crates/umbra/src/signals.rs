@@ -13,6 +13,7 @@ use signal_hook::iterator;
 
 use crate::console::RawMode;
 use crate::error::{Error, status};
+use crate::report;
 
 /// After a signal everything must be over in this time, even if nobody reads standard output.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -20,8 +21,6 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// What an abrupt end must not leave behind.
 #[derive(Debug, Default)]
 struct Leftovers {
-    /// Results are being written.
-    finishing: bool,
     folder: PathBuf,
     /// Another program that runs now, the leader of its process group.
     child: Option<Pid>,
@@ -66,7 +65,7 @@ impl Signals {
         let (received, leftovers) = (Arc::clone(&signals.received), Arc::clone(&signals.leftovers));
         thread::spawn(move || {
             for signal in caught.forever() {
-                if received.swap(signal, Ordering::Relaxed) != 0 && !is_finishing(&leftovers) {
+                if received.swap(signal, Ordering::Relaxed) != 0 {
                     abort(&leftovers, user_end(signal));
                 }
                 abort_after(&leftovers, LIMIT, user_end(signal));
@@ -81,11 +80,6 @@ impl Signals {
             0 => None,
             signal => Some(user_end(signal)),
         }
-    }
-
-    /// Results are written from now on, which takes no time: a second signal must not leave a part of one behind.
-    pub fn finish(&self) {
-        self.update(|leftovers| leftovers.finishing = true);
     }
 
     /// For work that has no result to show yet.
@@ -153,14 +147,9 @@ fn abort_after(leftovers: &Arc<Mutex<Leftovers>>, limit: Duration, status: u8) {
 }
 
 fn abort(leftovers: &Mutex<Leftovers>, status: u8) -> ! {
-    // Held to the end, so that nobody starts to write a result now.
-    let leftovers = leftovers.lock().unwrap_or_else(PoisonError::into_inner);
-    leftovers.remove();
+    leftovers.lock().unwrap_or_else(PoisonError::into_inner).remove();
+    report::abandon_unfinished();
     process::exit(i32::from(status))
-}
-
-fn is_finishing(leftovers: &Mutex<Leftovers>) -> bool {
-    leftovers.lock().unwrap_or_else(PoisonError::into_inner).finishing
 }
 
 #[cfg(test)]

@@ -16,9 +16,9 @@ use tempfile::TempDir;
 use super::{Arguments, Contestant};
 use crate::compare;
 use crate::error::{Error, status};
-use crate::guest::Policy;
+use crate::machine;
 use crate::report::Statistics;
-use crate::run::Hypervisor;
+use crate::run::{Hypervisor, policy_name};
 
 const POLL: Duration = Duration::from_millis(50);
 
@@ -47,12 +47,7 @@ impl Child {
     /// # Errors
     /// There is no room for temporary files, or the system refuses.
     pub fn new() -> Result<Child, Error> {
-        let folder = tempfile::Builder::new().prefix("umbra-bench-").tempdir().map_err(|error| {
-            Error::Machine(format!(
-                "cannot make a temporary folder in {}: {error}; TMPDIR can name another one",
-                std::env::temp_dir().display()
-            ))
-        })?;
+        let folder = machine::new_folder("umbra-bench-")?;
         let signal = Arc::new(AtomicUsize::new(0));
         for number in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
             signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)
@@ -79,10 +74,7 @@ impl Child {
         command.args(["--append", command_line, "--machine", &arguments.machine.name()]);
         command.args(["--memory", &arguments.memory.to_string()]);
         command.args(["--hypervisor", contestant.hypervisor.name(), "--guest-faults"]);
-        command.arg(match contestant.guest_faults {
-            Policy::Bypass => "bypass",
-            Policy::Trap => "trap",
-        });
+        command.arg(policy_name(contestant.guest_faults.into()));
         if contestant.hypervisor == Hypervisor::Kvm {
             let files =
                 [("--host-kernel", &arguments.host_kernel), ("--host-initrd", &arguments.host_initrd)];

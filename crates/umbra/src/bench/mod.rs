@@ -4,7 +4,6 @@ mod arguments;
 mod child;
 mod median;
 
-use std::path::Path;
 use std::process::ExitCode;
 
 pub use arguments::{Against, Arguments, Contestant};
@@ -12,7 +11,11 @@ use child::{Child, Ended};
 
 use crate::compare::{self, Named, Style};
 use crate::error::Error;
-use crate::report::{self, Statistics};
+use crate::report;
+use crate::run::policy_name;
+
+/// What is written, for the user.
+const WHAT: &str = "the result";
 
 /// Measures, prints, and writes what was asked for.
 ///
@@ -21,12 +24,7 @@ use crate::report::{self, Statistics};
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let command_line = arguments.command_line()?;
     for path in [&arguments.stats, &arguments.against_stats].into_iter().flatten() {
-        report::check_writable(path).map_err(|error| {
-            Error::Input(format!(
-                "cannot write the result to {}: {error}; give a file in a folder that exists and is writable",
-                path.display()
-            ))
-        })?;
+        report::check_output(WHAT, path)?;
     }
     let child = Child::new()?;
     let mut results = Vec::new();
@@ -43,7 +41,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         let result = median::median(repeats);
         println!("{}\n\n{}", name(&contestant, arguments), report::table(&result));
         // At once: the next one may fail.
-        path.as_ref().map_or(Ok(()), |path| write(path, &result))?;
+        path.as_ref().map_or(Ok(()), |path| report::write_statistics(WHAT, path, &result))?;
         results.push((name(&contestant, arguments), result));
     }
     if results.len() > 1 {
@@ -58,17 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
 fn name(contestant: &Contestant, arguments: &Arguments) -> String {
     compare::describe(
         contestant.hypervisor.name(),
-        match contestant.guest_faults {
-            crate::guest::Policy::Bypass => "bypass",
-            crate::guest::Policy::Trap => "trap",
-        },
+        policy_name(contestant.guest_faults.into()),
         &arguments.machine.name(),
     )
-}
-
-fn write(path: &Path, result: &Statistics) -> Result<(), Error> {
-    let mut json = serde_json::to_vec_pretty(result).expect("statistics have text keys only");
-    json.push(b'\n');
-    report::write_atomically(path, json.as_slice())
-        .map_err(|error| Error::Machine(format!("cannot write the result to {}: {error}", path.display())))
 }

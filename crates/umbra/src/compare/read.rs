@@ -1,55 +1,23 @@
 //! Reads a result.
 
-use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
-use serde_json::error::Category;
 use umbra_telemetry::phase_name;
 
 use crate::error::Error;
-use crate::report::{SCHEMA, Statistics};
-
-/// Larger files are no results.
-const MAX_BYTES: u64 = 64 << 20;
+use crate::report::{self, AGAIN, Statistics};
 
 /// Reads a statistics file.
 ///
 /// # Errors
 /// One sentence: it cannot be read, is cut off, is something else, or of another version.
 pub fn read(path: &Path) -> Result<Statistics, Error> {
-    let refuse = |why: String| Error::Input(format!("{} {why}", path.display()));
-    let metadata = fs::metadata(path);
-    let text = match metadata {
-        Ok(metadata) if !metadata.is_file() => {
-            return Err(refuse("is not a regular file; give a result of `umbra run --stats`".into()));
-        }
-        Ok(metadata) if metadata.len() > MAX_BYTES => {
-            return Err(refuse("is too large for a result; give a file of `umbra run --stats`".into()));
-        }
-        Ok(_) => fs::read(path),
-        Err(error) => Err(error),
-    };
-    let text = text.map_err(|error| refuse(format!("cannot be read: {error}; give a readable file")))?;
-    parse(&text).map_err(refuse)
+    report::read(path, parse)
 }
 
 /// Why the text is no result, as the end of a sentence that starts with its name.
 fn parse(text: &[u8]) -> Result<Statistics, String> {
-    const AGAIN: &str = "make it again with `umbra run --stats` or `umbra bench --stats`";
-    let json: Value = serde_json::from_slice(text).map_err(|error| match error.classify() {
-        Category::Eof => format!("ends in the middle, at line {}; {AGAIN}", error.line()),
-        _ => format!("is not JSON (line {}); give a result of `umbra run --stats`", error.line()),
-    })?;
-    match json.get("schema").map(Value::as_u64) {
-        Some(Some(schema)) if schema == u64::from(SCHEMA) => (),
-        Some(Some(schema)) => {
-            return Err(format!("has schema {schema}, and this version knows {SCHEMA} only; {AGAIN}"));
-        }
-        _ => return Err("is JSON but no result of Umbra; give a file of `umbra run --stats`".into()),
-    }
-    let mut statistics: Statistics =
-        serde_json::from_value(json).map_err(|error| format!("is a damaged result ({error}); {AGAIN}"))?;
+    let mut statistics: Statistics = report::from_json(text)?;
     for phase in &mut statistics.phases {
         // Results of the first versions do not have the sum.
         phase.memory_exits = phase.memory_exits.or_else(|| phase.exits.as_ref()?.memory(phase.kvm.as_ref()));
@@ -67,6 +35,8 @@ fn parse(text: &[u8]) -> Result<Statistics, String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
     use crate::report::tests::statistics;
 

@@ -1,20 +1,14 @@
 //! Reads results, as far as a page shows them: SCHEMA.md, with null for every count that the hypervisor does not tell.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::Value;
-use serde_json::error::Category;
 use umbra_telemetry::ExitCause;
 
 use super::groups::{ByGroup, GROUPS, group_of};
 use crate::error::Error;
-use crate::report::SCHEMA;
-
-/// Larger files are no results.
-const MAX_BYTES: u64 = 64 << 20;
+use crate::report::{self, AGAIN};
 
 /// More exits than this nobody has counted: sums of them stay within 64 bits.
 const MAX_EXITS: u64 = 1 << 60;
@@ -161,34 +155,13 @@ fn groups(exits: Option<&Exits>, kvm: Option<&BTreeMap<String, u64>>) -> Option<
 /// # Errors
 /// One sentence: the file cannot be read, is cut off, is something else, or of another version.
 pub fn read(path: &Path) -> Result<Measured, Error> {
-    let name = path.display().to_string();
-    let refuse = |why: String| Error::Input(format!("{name} {why}"));
-    let unreadable = |error| refuse(format!("cannot be read: {error}; give a result of `umbra run --stats`"));
-    let metadata = fs::metadata(path).map_err(unreadable)?;
-    if !metadata.is_file() || metadata.len() > MAX_BYTES {
-        return Err(refuse("is no result; give a file of `umbra run --stats`".into()));
-    }
-    let mut measured = parse(&fs::read(path).map_err(unreadable)?).map_err(refuse)?;
-    measured.file = name;
-    Ok(measured)
+    let measured = report::read(path, parse)?;
+    Ok(Measured { file: path.display().to_string(), ..measured })
 }
 
 /// Why the text is no result, as the end of a sentence that starts with its name.
 fn parse(text: &[u8]) -> Result<Measured, String> {
-    const AGAIN: &str = "make it again with `umbra run --stats`";
-    let json: Value = serde_json::from_slice(text).map_err(|error| match error.classify() {
-        Category::Eof => format!("ends in the middle, at line {}; {AGAIN}", error.line()),
-        _ => format!("is not JSON (line {}); give a result of `umbra run --stats`", error.line()),
-    })?;
-    match json.get("schema").map(Value::as_u64) {
-        Some(Some(schema)) if schema == u64::from(SCHEMA) => (),
-        Some(Some(schema)) => {
-            return Err(format!("has schema {schema}, and this version knows {SCHEMA} only; {AGAIN}"));
-        }
-        _ => return Err("is JSON but no result of Umbra; give a file of `umbra run --stats`".into()),
-    }
-    let measured: Measured =
-        serde_json::from_value(json).map_err(|error| format!("is a damaged result ({error}); {AGAIN}"))?;
+    let measured: Measured = report::from_json(text)?;
     let all = measured.phases.iter().map(|phase| &phase.exits).chain([&measured.exits]);
     if all.flatten().any(|exits| !adds_up(exits)) {
         return Err(format!("is a damaged result (its exits do not add up to their total); {AGAIN}"));
@@ -212,7 +185,7 @@ fn adds_up(exits: &Exits) -> bool {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

@@ -10,12 +10,14 @@ mod panels;
 mod regions;
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::error::Error;
-use crate::report::{self, AtomicFile};
+use crate::report;
+
+/// What is written, for the user.
+const WHAT: &str = "the report";
 
 /// Make one self-contained HTML file: exits per operation by cause, through the boot, and by region.
 ///
@@ -41,12 +43,6 @@ pub struct Arguments {
 /// One of the inputs is not what it should be, or the page cannot be written.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let output = &arguments.output;
-    let unwritable = |error| {
-        Error::Input(format!(
-            "cannot write the report to {}: {error}; give a file in a folder that exists and is writable",
-            output.display()
-        ))
-    };
     for input in arguments.results.iter().chain(&arguments.trace) {
         if is_same(input, output) {
             return Err(Error::Input(format!(
@@ -55,18 +51,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
             )));
         }
     }
-    report::check_writable(output).map_err(unwritable)?;
+    report::check_output(WHAT, output)?;
     let results = arguments.results.iter().map(|path| input::read(path)).collect::<Result<Vec<_>, _>>()?;
     let history = arguments.trace.as_deref().map(history::read).transpose()?;
     let page = page::page(&results, history.as_ref());
-    let write = || {
-        let mut file = AtomicFile::create(output)?;
-        file.write_all(page.as_bytes())?;
-        file.finish()
-    };
-    write().map_err(|error| {
-        Error::Machine(format!("cannot write the report to {}: {error}", output.display()))
-    })?;
+    report::write_output(WHAT, output, Ok(page.as_bytes()))?;
     Ok(ExitCode::SUCCESS)
 }
 

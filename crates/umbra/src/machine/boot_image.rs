@@ -77,14 +77,22 @@ impl BootFiles<'_> {
 /// # Errors
 /// The system refuses.
 pub fn temporary_folder(signals: &Signals) -> Result<TempDir, Error> {
-    let folder = tempfile::Builder::new().prefix("umbra-").tempdir().map_err(|error| {
+    let folder = new_folder("umbra-")?;
+    signals.set_folder(folder.path());
+    Ok(folder)
+}
+
+/// A temporary folder whose name starts with `prefix`.
+///
+/// # Errors
+/// The system refuses.
+pub fn new_folder(prefix: &str) -> Result<TempDir, Error> {
+    tempfile::Builder::new().prefix(prefix).tempdir().map_err(|error| {
         Error::Machine(format!(
             "cannot make a temporary folder in {}: {error}; TMPDIR can name another one",
             std::env::temp_dir().display()
         ))
-    })?;
-    signals.set_folder(folder.path());
-    Ok(folder)
+    })
 }
 
 /// Builds the image in `folder`, as the file [`IMAGE`].

@@ -4,6 +4,7 @@ mod exit;
 mod exits;
 mod kvm;
 mod output;
+mod read;
 mod schema;
 mod table;
 mod write;
@@ -11,10 +12,11 @@ mod write;
 pub use exit::{describe as describe_exit, key as exit_key};
 pub use exits::{Exits, is_memory};
 pub use kvm::Kvm;
-pub use output::{cannot_write, check_output, write_output};
+pub use output::{cannot_write, check_output, write_output, write_statistics};
+pub use read::{AGAIN, from_json, read};
 pub use schema::{Audits, EmulatorUse, Mmu, Phase, SCHEMA, Statistics};
 pub use table::{per_operation, short, table};
-pub use write::{AtomicFile, check_writable, write_atomically};
+pub use write::{AtomicFile, abandon_unfinished};
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -4,7 +4,8 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::{check_writable, write_atomically};
+use super::Statistics;
+use super::write::{check_writable, write_atomically};
 use crate::error::Error;
 
 /// Finds out before long work that its result could not be written.
@@ -28,6 +29,16 @@ pub fn write_output(what: &str, path: &Path, contents: io::Result<impl Read>) ->
     contents
         .and_then(|contents| write_atomically(path, contents))
         .map_err(|error| cannot_write(what, path, &error))
+}
+
+/// Writes a statistics file.
+///
+/// # Errors
+/// As [`write_output`].
+pub fn write_statistics(what: &str, path: &Path, statistics: &Statistics) -> Result<(), Error> {
+    let mut json = serde_json::to_vec_pretty(statistics).expect("statistics have text keys only");
+    json.push(b'\n');
+    write_output(what, path, Ok(json.as_slice()))
 }
 
 /// The sentence for a result that could not be written.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::NamedTempFile;
 
@@ -21,6 +22,33 @@ pub fn write_atomically(path: &Path, mut contents: impl Read) -> io::Result<()> 
 pub struct AtomicFile {
     path: PathBuf,
     file: BufWriter<NamedTempFile>,
+    /// Dropped after the file itself.
+    entry: Unfinished,
+}
+
+/// The files that are not whole yet, of the whole program.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A place in [`UNFINISHED`].
+#[derive(Debug)]
+struct Unfinished(PathBuf);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        unfinished().retain(|path| *path != self.0);
+    }
+}
+
+/// Removes all files that are not whole. None is started or finished any more: this program must end now.
+pub fn abandon_unfinished() {
+    let files = unfinished();
+    // Whatever fails here, the rest must still be tried, and there is nobody to tell.
+    files.iter().for_each(|path| drop(fs::remove_file(path)));
+    std::mem::forget(files);
 }
 
 impl AtomicFile {
@@ -30,8 +58,11 @@ impl AtomicFile {
     /// What the system says.
     pub fn create(path: &Path) -> io::Result<AtomicFile> {
         let path = target(path)?;
-        let file = BufWriter::new(temporary(&path)?);
-        Ok(AtomicFile { path, file })
+        let mut unfinished = unfinished();
+        let file = temporary(&path)?;
+        let entry = Unfinished(file.path().to_path_buf());
+        unfinished.push(entry.0.clone());
+        Ok(AtomicFile { path, file: BufWriter::new(file), entry })
     }
 
     /// Makes it appear.
@@ -39,10 +70,14 @@ impl AtomicFile {
     /// # Errors
     /// What the system says; then the file is as it was.
     pub fn finish(self) -> io::Result<()> {
-        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let AtomicFile { path, file, entry } = self;
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.as_file().sync_all()?;
-        file.persist(self.path)?;
-        Ok(())
+        let unfinished = unfinished();
+        let done = file.persist(path);
+        drop(unfinished);
+        drop(entry);
+        done.map(drop).map_err(io::Error::from)
     }
 }
 
@@ -61,7 +96,8 @@ impl Write for AtomicFile {
 /// # Errors
 /// What the system says.
 pub fn check_writable(path: &Path) -> io::Result<()> {
-    temporary(&target(path)?)?.close()
+    let file = AtomicFile::create(path)?;
+    file.file.into_parts().0.close()
 }
 
 /// The file that `path` means: through symbolic links, and no device or pipe, whose place a file would take.

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 pub use arguments::{Arguments, Hypervisor, parse_seconds};
 use outcome::Outcome;
+pub use outcome::policy_name;
 use recording::Recording;
 
 use crate::console::message;
@@ -59,7 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         kernel: name.clone(),
         cmdline: config.append.clone(),
         memory: config.memory_mib,
-        guest_faults: outcome::policy_name(config.guest_faults).into(),
+        guest_faults: policy_name(config.guest_faults).into(),
     };
     let mut recording = arguments.trace.as_deref().map(|path| Recording::start(path, &head)).transpose()?;
     if let Some(timeout) = arguments.timeout {
@@ -76,7 +77,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let outcome =
         session::run(&mut emulator, outputs, &signals, arguments.timeout, progress, recording.as_mut(), bare);
     emulator.kill();
-    signals.finish();
     let log = match &arguments.emulator_log {
         Some(path) => report::write_output("the emulator's log", path, emulator.log()),
         None => Ok(()),
@@ -126,9 +126,7 @@ fn conclude(
         ));
     }
     if let Some(path) = &arguments.stats {
-        let mut json = serde_json::to_vec_pretty(&statistics).expect("statistics have text keys only");
-        json.push(b'\n');
-        report::write_output("the statistics", path, Ok(json.as_slice()))?;
+        report::write_statistics("the statistics", path, &statistics)?;
     }
     if let Some(recording) = recording {
         message(format_args!("{}\n", recording.finish(statistics.guest_exit)?));

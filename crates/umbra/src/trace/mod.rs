@@ -92,13 +92,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         Ok(()) => Ok(ExitCode::SUCCESS),
         // Whoever reads has had enough, as `head` does.
         Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        Err(Failure::Output(error)) => {
-            let place = arguments
-                .output
-                .as_deref()
-                .map_or("standard output".into(), |path| path.display().to_string());
-            Err(Error::Machine(format!("cannot write to {place}: {error}")))
-        }
+        Err(Failure::Output(error)) => Err(match &arguments.output {
+            Some(path) => report::cannot_write("the trace", path, &error),
+            None => Error::Machine(format!("cannot write to standard output: {error}")),
+        }),
         Err(Failure::Trace(error)) => Err(error),
     }
 }

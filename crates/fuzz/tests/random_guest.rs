@@ -3,15 +3,8 @@
 //! It must not bring the platform down, and the platform must not depend on how often it is called: a second
 //! platform that is advanced at many more times shows the guest exactly the same.
 
-use umbra_devices::{IOAPIC_GPA, LAPIC_DEFAULT_GPA, Platform, PlatformConfig, RamLayout};
-
-const CONFIG: PlatformConfig = PlatformConfig {
-    ram: RamLayout { below_4g: 3 << 30, above_4g: 5 << 30 },
-    tsc_hz: 2_893_202_117,
-    wall_clock_unix_seconds: 0,
-    physical_address_bits: 40,
-    tsc_deadline: true,
-};
+use umbra_devices::{IOAPIC_GPA, LAPIC_DEFAULT_GPA};
+use umbra_fuzz::twins::{PORTS, Step, Twins};
 
 /// xorshift64*: the same sequence everywhere.
 struct Random(u64);
@@ -33,28 +26,10 @@ impl Random {
     }
 
     fn port(&mut self) -> u16 {
-        const DEVICES: &[(u16, u16)] = &[
-            (0x20, 2),
-            (0x40, 4),
-            (0x60, 5),
-            (0x70, 2),
-            (0x92, 1),
-            (0xa0, 2),
-            (0xe9, 1),
-            (0xf4, 1),
-            (0x3f8, 8),
-            (0x4d0, 2),
-            (0x501, 1),
-            (0x510, 2),
-            (0x5f0, 8),
-            (0x600, 16),
-            (0xcf8, 8),
-            (0x8900, 1),
-        ];
         if self.below(16) == 0 {
             return self.next() as u16;
         }
-        let (first, count) = self.one_of(DEVICES);
+        let (first, count) = self.one_of(PORTS);
         first + self.below(count.into()) as u16
     }
 
@@ -73,23 +48,6 @@ impl Random {
         let shift = self.below(64);
         self.next() >> shift
     }
-}
-
-/// One thing that the guest does, or that is done to it.
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    PortRead(u16, u8),
-    PortWrite(u16, u8, u32),
-    Load(u64, u8),
-    Store(u64, u8, u64),
-    Rdmsr(u32),
-    Wrmsr(u32, u64),
-    TaskPriority(u64),
-    TscOffset(u64),
-    TakeInterrupt,
-    TakeNmi,
-    Input,
-    Output,
 }
 
 /// What a guest does that wants interrupts, or there would hardly be any.
@@ -132,68 +90,20 @@ fn step(random: &mut Random) -> Step {
     }
 }
 
-/// Carries out a step and writes down all that can be seen of it.
-fn observe(platform: &mut Platform, now: u64, step: Step) -> String {
-    let seen = match step {
-        Step::PortRead(port, size) => {
-            let value = platform.port_read(now, port, size);
-            assert!(size == 4 || u64::from(value) < 1 << (8 * size), "{step:?} read {value:#x}");
-            format!("{value:#x}")
-        }
-        Step::PortWrite(port, size, value) => format!("{:?}", platform.port_write(now, port, size, value)),
-        Step::Load(gpa, size) => format!("{:#x}", platform.mmio_read(now, gpa, size)),
-        Step::Store(gpa, size, value) => format!("{:?}", platform.mmio_write(now, gpa, size, value)),
-        Step::Rdmsr(msr) => format!("{:?}", platform.msr_read(now, msr)),
-        Step::Wrmsr(msr, value) => format!("{:?}", platform.msr_write(now, msr, value)),
-        Step::TaskPriority(value) => format!("{:?}", platform.set_cr8(value)),
-        Step::TscOffset(offset) => format!("{:?}", platform.set_tsc_offset(now, offset)),
-        Step::TakeInterrupt => {
-            platform.advance(now);
-            let pending = platform.pending_interrupt();
-            let vector = platform.acknowledge();
-            assert_eq!(pending, vector.is_some());
-            format!("{vector:?}")
-        }
-        Step::TakeNmi => {
-            let pending = platform.nmi_pending();
-            assert_eq!(pending, platform.take_nmi());
-            format!("{pending}")
-        }
-        Step::Input => {
-            let room = platform.console_input_room();
-            let taken = platform.console_input(b"cat /proc/vmstat\n");
-            assert_eq!(taken, room.min(17));
-            format!("{taken}")
-        }
-        Step::Output => {
-            let due = platform.output_due();
-            format!("{due} {:?} {:?}", platform.take_console_output(), platform.take_debug_output())
-        }
-    };
-    platform.advance(now);
-    format!("{seen} {} {}", platform.pending_interrupt(), platform.cr8())
-}
-
 fn run(seed: u64, steps: u64, start: u64) -> u64 {
     let mut random = Random(seed);
-    let (mut lazy, mut eager) = (Platform::new(&CONFIG), Platform::new(&CONFIG));
+    let mut twins = Twins::new(start);
     let (mut now, mut interrupts) = (start, 0);
-    lazy.advance(now);
-    eager.advance(now);
     for i in 0..steps {
         let before = now;
         now = now.saturating_add(random.value() >> random.one_of(&[24, 36, 48, 60]));
         for _ in 0..random.below(4) {
-            let at = random.one_of(&[eager.next_deadline().unwrap_or(now), before + (now - before) / 2]);
-            eager.advance(at.min(now));
+            let at = random.one_of(&[twins.next_deadline().unwrap_or(now), before + (now - before) / 2]);
+            twins.advance_one(at.min(now));
         }
         let step = step(&mut random);
-        let seen = observe(&mut lazy, now, step);
-        assert_eq!(seen, observe(&mut eager, now, step), "seed {seed:#x}, step {i}: {step:?} at {now}");
+        let seen = twins.step(now, step, format_args!("seed {seed:#x}, step {i}"));
         interrupts += u64::from(matches!(step, Step::TakeInterrupt) && seen.starts_with("Some"));
-        for platform in [&lazy, &eager] {
-            assert!(platform.next_deadline().is_none_or(|at| at > now || now == u64::MAX));
-        }
     }
     interrupts
 }
