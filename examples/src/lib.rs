@@ -138,7 +138,7 @@ impl Machine for Toy {
         for _ in 0..MAX_EXITS {
             // Goes into the VMCS, before each entry anew.
             let filter = match self.mmu.guest_faults() {
-                GuestFaults::Bypass => Filter::PRESENT,
+                GuestFaults::Present | GuestFaults::User => Filter::PRESENT,
                 GuestFaults::Trap => Filter::TRAP,
             };
             let fault = match self.attempt(cpu, access, pieces)? {

@@ -2,7 +2,9 @@
 
 use umbra_paging::{ENTRIES, Gfn, Level};
 
+use crate::entry::ShadowEntry;
 use crate::frames::REGION;
+use crate::policy::WritePolicy;
 use crate::rmap::{List, Slot};
 use crate::role::{Role, Source, Wp};
 use crate::sabotage::Rule;
@@ -29,8 +31,14 @@ impl<P> Mmu<P> {
         blur(found) == blur(wanted)
     }
 
-    /// The page of `source`, built now if there is none.
-    pub(crate) fn find_or_build(&mut self, env: &mut impl Env, source: Source) -> u32 {
+    /// The page of `source`, up to date: built, or attached again, if need be.
+    pub(crate) fn provide(&mut self, env: &mut impl Env, source: Source) -> u32
+    where
+        P: WritePolicy,
+    {
+        if self.is_detached(source) && self.keeps(Rule::AttachBeforeLink) {
+            self.attach(env, source.gfn);
+        }
         match self.find(source) {
             Some(frame) => frame,
             None => self.build(env, source),
@@ -39,29 +47,35 @@ impl<P> Mmu<P> {
 
     /// Builds the page of `source`, reclaiming the frames of other ones if need be: none that is pinned or
     /// among the newest.
-    pub(crate) fn build(&mut self, env: &mut impl Env, source: Source) -> u32 {
+    fn build(&mut self, env: &mut impl Env, source: Source) -> u32 {
         let frame = self.allocate(env, source);
         let look = self.config.encodings.look();
         (0..ENTRIES).for_each(|index| env.write_shadow(frame, index, look.raw()));
         // Listed before it is filled: a table that maps itself must find itself tracked.
         let newly_tracked = self.frames.insert(&mut self.pool, source, frame);
         if !self.keeps(Rule::ReadAfterProtect) {
-            self.fill(env, frame).pay(self, env);
+            self.fill(env, frame).0.pay(self, env);
         }
         if newly_tracked && self.keeps(Rule::ProtectTables) {
             self.protect(env, source.gfn).pay(self, env);
         }
         if self.keeps(Rule::ReadAfterProtect) {
-            self.fill(env, frame).pay(self, env);
+            self.fill(env, frame).0.pay(self, env);
         }
         self.happened(env, Event::Built(source.into()));
         frame
     }
 
-    /// Makes every entry of a page what it should be.
-    pub(crate) fn fill(&mut self, env: &mut impl Env, frame: u32) -> OwedFlush {
-        (0..ENTRIES)
-            .fold(OwedFlush(false), |owed, index| owed.and(self.refresh(env, Slot::new(frame, index))))
+    /// Makes every entry of a page what it should be; also says how many were something else.
+    pub(crate) fn fill(&mut self, env: &mut impl Env, frame: u32) -> (OwedFlush, u32) {
+        let (mut owed, mut changed) = (OwedFlush(false), 0);
+        for index in 0..ENTRIES {
+            let slot = Slot::new(frame, index);
+            let before = self.read(env, slot);
+            owed = owed.and(self.refresh(env, slot));
+            changed += u32::from(self.read(env, slot) != before);
+        }
+        (owed, changed)
     }
 
     fn allocate(&mut self, env: &mut impl Env, source: Source) -> u32 {
@@ -96,9 +110,10 @@ impl<P> Mmu<P> {
             next = self.rmap.next(slot);
             let entry = self.read(env, slot);
             if entry.rights().write {
-                self.store(env, slot, entry.without_write());
+                self.hold_write(env, slot, entry);
             }
         }
+        self.look_at_user_links(env, gfn);
         // A large page cannot leave out one frame. What maps the region is linked to its identity page, if
         // that is there, or built on the next access.
         let region = List::Region((gfn.raw() / REGION) as u32);
@@ -109,6 +124,15 @@ impl<P> Mmu<P> {
             owed = owed.and(self.refresh(env, slot));
         }
         owed
+    }
+
+    fn hold_write(&mut self, env: &mut impl Env, slot: Slot, entry: ShadowEntry) {
+        if entry.rights().user && self.is_guests(slot) && self.keeps(Rule::NoNarrowEntries) {
+            // It would be narrow: see `filter.rs`.
+            self.look(env, slot);
+        } else {
+            self.store(env, slot, entry.protected());
+        }
     }
 
     /// Gives the right to write a frame back where the guest's entries give it, because it is no longer
@@ -129,7 +153,7 @@ impl<P> Mmu<P> {
         let (entry, _) = self.encode(env, slot, target);
         let old = self.read(env, slot);
         // Only if nothing but the right to write differs: an entry in the form for a supervisor's write stays.
-        if entry.without_write() == old {
+        if entry.protected().without_hint() == old.without_hint() {
             self.store(env, slot, entry);
         }
     }

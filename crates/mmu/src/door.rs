@@ -29,7 +29,7 @@ impl<P> Mmu<P> {
         if !matches!(env.backing(gfn), Backing::Ram { writable: true, .. }) {
             return;
         }
-        if self.frames.tables(gfn).is_none() {
+        if self.frames.tables(gfn).is_none() || self.frames.is_detached(gfn) {
             env.write(gpa, bytes);
             return;
         }

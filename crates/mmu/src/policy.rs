@@ -1,6 +1,6 @@
 //! How writes to tracked guest tables are answered.
 
-use umbra_paging::{Gpa, Gva};
+use umbra_paging::{Gfn, Gpa, Gva};
 
 /// A write to a tracked frame.
 #[derive(Clone, Copy, Debug)]
@@ -19,23 +19,28 @@ pub struct TableWrite {
 pub enum Answer {
     /// The hypervisor emulates the instruction; the shadows follow.
     Emulate,
-    /// The frame's shadows are zapped and the guest writes freely. Only for frames that are not reachable;
-    /// for others it counts as [`Answer::Emulate`].
-    Zap,
+    /// The frame is detached: the guest writes freely until it next uses the table. Where that is not possible (the
+    /// table is a root in use, or the same instruction has just been answered so), it counts as [`Answer::Emulate`].
+    Detach,
 }
 
 /// Decides how writes to tracked frames are answered. Any answer is correct; they differ in exits.
 pub trait WritePolicy {
     /// Decides about one write.
     fn answer(&mut self, write: &TableWrite) -> Answer;
+
+    /// A frame that was detached is in use again, and this many of its entries had changed.
+    fn attached(&mut self, gfn: Gfn, changed: u32) {
+        let _ = (gfn, changed);
+    }
 }
 
-/// The simplest policy: emulate writes to tables in use, zap the others.
+/// The simplest policy: emulate writes to tables in use, detach the others.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EmulateReachable;
 
 impl WritePolicy for EmulateReachable {
     fn answer(&mut self, write: &TableWrite) -> Answer {
-        if write.reachable { Answer::Emulate } else { Answer::Zap }
+        if write.reachable { Answer::Emulate } else { Answer::Detach }
     }
 }

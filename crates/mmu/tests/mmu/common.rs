@@ -4,7 +4,9 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 
-use umbra_mmu::{Backing, Config, Encodings, FaultOutcome, GuestMemory, Mmu, ShadowFrames, Tlb};
+use umbra_mmu::{
+    Backing, Config, Encodings, FaultOutcome, FilterPolicy, GuestMemory, Mmu, ShadowFrames, Tlb,
+};
 use umbra_paging::{
     Access, AccessKind, Features, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, Mode, Paging, Tables, bits,
 };
@@ -159,6 +161,8 @@ pub fn config() -> Config {
     Config {
         features: FEATURES,
         encodings: Encodings::reserved(FEATURES).unwrap(),
+        filter: FilterPolicy::Present,
+        loadable_roots: 0,
         vcpus: 1,
         log_changes: true,
     }
