@@ -70,10 +70,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What was measured, in few words.
-pub fn describe(hypervisor: &str, guest_faults: &str, machine: &str) -> String {
+/// What was measured, in few words: `umbra bypass -cr3, penryn`.
+pub fn describe(hypervisor: &str, guest_faults: &str, without: &[String], machine: &str) -> String {
+    let without: String = without.iter().map(|name| format!(" -{name}")).collect();
     match hypervisor {
-        "umbra" => format!("umbra {guest_faults}, {machine}"),
+        "umbra" => format!("umbra {guest_faults}{without}, {machine}"),
         other => format!("{other}, {machine}"),
     }
 }

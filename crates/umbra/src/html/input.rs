@@ -7,8 +7,9 @@ use serde::Deserialize;
 use umbra_telemetry::ExitCause;
 
 use super::groups::{ByGroup, GROUPS, group_of};
+use crate::compare::describe;
 use crate::error::Error;
-use crate::report::{self, AGAIN};
+use crate::report::{self, AGAIN, Mmu};
 
 /// More exits than this nobody has counted: sums of them stay within 64 bits.
 const MAX_EXITS: u64 = 1 << 60;
@@ -31,8 +32,11 @@ pub struct Measured {
     pub cmdline: String,
     /// In MiB.
     pub memory: u64,
-    /// `bypass` or `trap`.
+    /// `bypass`, `present`, `user` or `trap`.
     pub guest_faults: String,
+    /// What was switched off.
+    #[serde(default)]
+    pub without: Vec<String>,
     /// The page-fault filter at the end.
     pub filter: Option<String>,
     /// How the guest ended.
@@ -41,6 +45,8 @@ pub struct Measured {
     exits: Option<Exits>,
     /// KVM's own counters, by its names.
     kvm: Option<BTreeMap<String, u64>>,
+    /// What the shadow MMU did.
+    pub mmu: Option<Mmu>,
     /// From guest entry to the end.
     pub instructions: Option<u64>,
     /// In the order of their first start.
@@ -100,9 +106,8 @@ impl Measured {
     /// What was measured, in few words.
     pub fn label(&self) -> String {
         match self.hypervisor.as_str() {
-            "umbra" => format!("umbra {}, {}", self.guest_faults, self.machine),
             "none" => format!("no hypervisor, {}", self.machine),
-            other => format!("{other}, {}", self.machine),
+            other => describe(other, &self.guest_faults, &self.without, &self.machine),
         }
     }
 }

@@ -77,12 +77,19 @@ fn of_result(result: &Measured) -> Vec<(&'static str, String)> {
         ("Kernel", result.kernel.clone()),
         ("Command line", result.cmdline.clone()),
         ("Guest faults", result.guest_faults.clone()),
+        (
+            "Switched off",
+            if result.without.is_empty() { "nothing".into() } else { result.without.join(", ") },
+        ),
         ("Page-fault filter", result.filter.clone().unwrap_or_else(|| "not known".into())),
         ("Umbra", result.version.clone()),
         ("Guest's end", result.guest_exit.clone()),
         ("Exits", whole(result.total())),
         ("Instructions", whole(result.instructions)),
     ];
+    if let Some((pages, bytes)) = result.mmu.and_then(|mmu| Some((mmu.live_pages?, mmu.metadata_bytes?))) {
+        facts.push(("Shadow MMU", format!("{pages} pages at the end, {} KiB of metadata", bytes >> 10)));
+    }
     if let Some(emulator) = result.emulator {
         let of_emulator =
             format!("{:.0} s on the host, {:.0} MiB at most", emulator.seconds, emulator.peak_memory);
@@ -100,6 +107,7 @@ fn of_trace(history: &History) -> Vec<(&'static str, String)> {
         ("Kernel", head.kernel.clone()),
         ("Command line", head.cmdline.clone()),
         ("Guest faults", format!("{} (asked for)", head.guest_faults)),
+        ("Switched off", if head.without.is_empty() { "nothing".into() } else { head.without.join(", ") }),
         ("Umbra", head.version.clone()),
         ("Guest's end", history.tail.guest_exit.clone()),
         ("Exits", whole(Some(history.exits))),
