@@ -15,10 +15,9 @@ use tempfile::TempDir;
 use umbra_telemetry::GuestFaults;
 
 use super::{Arguments, Contestant};
-use crate::compare;
 use crate::error::{Error, status};
 use crate::machine;
-use crate::report::Statistics;
+use crate::report::{self, Statistics};
 use crate::run::Hypervisor;
 
 const POLL: Duration = Duration::from_millis(50);
@@ -123,6 +122,6 @@ impl Child {
             let failed = ended.code().and_then(|code| u8::try_from(code).ok());
             return Ok(Ended::Badly(failed.unwrap_or(status::MACHINE_FAILED)));
         }
-        Ok(Ended::Well(Box::new(compare::read(&stats)?)))
+        Ok(Ended::Well(Box::new(report::read(&stats)?.statistics)))
     }
 }

@@ -11,10 +11,10 @@ use umbra_telemetry::GuestFaults;
 pub use arguments::{Against, Arguments, Contestant};
 use child::{Child, Ended};
 
-use crate::compare::{self, Named, Style};
+use crate::compare::{self, Style};
 use crate::error::Error;
 use crate::guest;
-use crate::report;
+use crate::report::{self, Named};
 
 /// What is written, for the user.
 const WHAT: &str = "the result";

@@ -1,7 +1,7 @@
 //! The table of a comparison.
 
-use super::{Named, describe};
-use crate::report::{Exits, Mmu, Phase, per_operation, short};
+use super::describe;
+use crate::report::{Exits, Mmu, Named, Phase, per_operation, short};
 
 /// How a table is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,10 +163,7 @@ fn measured<'a>(
     name: &'a str,
     measure: &'a Measure,
 ) -> impl Iterator<Item = Cell> + 'a {
-    let value = move |result: &Named| {
-        let phase = result.statistics.phases.iter().find(|phase| phase.name == name)?;
-        (measure.value)(phase)
-    };
+    let value = move |result: &Named| (measure.value)(result.statistics.phase(name)?);
     cells(results, value, measure.write)
 }
 

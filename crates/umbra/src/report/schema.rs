@@ -61,6 +61,13 @@ pub struct Statistics {
     pub emulator: Option<EmulatorUse>,
 }
 
+impl Statistics {
+    /// The phase of this name.
+    pub fn phase(&self, name: &str) -> Option<&Phase> {
+        self.phases.iter().find(|phase| phase.name == name)
+    }
+}
+
 /// What happened between two marks of the guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Phase {
