@@ -44,6 +44,8 @@ pub struct Parts<B: Backend> {
     pub controls: Controls,
     /// Which page faults exit.
     pub filter: Filter,
+    /// What the user asked for, as far as this CPU can do it.
+    pub guest_faults: GuestFaults,
     /// Whether and how often to audit.
     pub audit: Option<Audit>,
     /// Whether to report every exit.
@@ -81,6 +83,7 @@ pub struct Vcpu<B: Backend> {
     pub(super) tracer: Option<Tracer>,
     /// Which page faults exit as long as no guest table is loose.
     filter: Filter,
+    guest_faults: GuestFaults,
     canary: Canary<SpareArea>,
     /// Which page faults exit now.
     pub(super) filter_now: Filter,
@@ -91,7 +94,19 @@ pub struct Vcpu<B: Backend> {
 impl<B: Backend> Vcpu<B> {
     /// A virtual CPU whose time starts now.
     pub fn new(parts: Parts<B>) -> Vcpu<B> {
-        let Parts { backend, mmu, env, canary, platform, cpuid, controls, filter, audit, trace } = parts;
+        let Parts {
+            backend,
+            mmu,
+            env,
+            canary,
+            platform,
+            cpuid,
+            controls,
+            filter,
+            guest_faults,
+            audit,
+            trace,
+        } = parts;
         let root = mmu.root(&env, 0);
         let mut vcpu = Vcpu {
             backend,
@@ -114,6 +129,7 @@ impl<B: Backend> Vcpu<B> {
             auditor: audit.map(Auditor::new),
             tracer: trace.then(Tracer::default),
             filter,
+            guest_faults,
             canary,
             filter_now: filter,
             counts: ExitCounts::default(),
@@ -251,6 +267,12 @@ impl<B: Backend> Vcpu<B> {
                 reclaimed: counters.reclaimed,
                 splits: counters.splits,
                 flushes: counters.flushes,
+                attached: 0,
+                detached: 0,
+                roots_moved: 0,
+                filter_switches: 0,
+                live_pages: self.mmu.live_pages().into(),
+                metadata_bytes: self.mmu.metadata_bytes() as u64,
             },
             tsc: self.clock.now(),
         }
@@ -280,13 +302,9 @@ impl<B: Backend> Vcpu<B> {
         }
         // What was found wrong now says more than how the guest ended.
         let guest_exit = self.end.take().unwrap_or(end);
-        let guest_faults = match self.filter {
-            Filter::Trap => GuestFaults::Trap,
-            Filter::Present => GuestFaults::Bypass,
-        };
         telemetry::end(Stats {
             guest_exit,
-            guest_faults,
+            guest_faults: self.guest_faults,
             filter: self.filter.name().into(),
             exits: totals.exits.clone(),
             mmu: totals.mmu,

@@ -56,8 +56,11 @@ fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
     );
     backend.set_page_fault_filter(filter);
     let controls = controls(entry.mode);
+    let guest_faults =
+        if encodings.separates_guest_faults() { config.guest_faults } else { GuestFaults::Trap };
     let (audit, trace) = (config.audit, config.trace);
-    let parts = Parts { backend, mmu, env, canary, platform, cpuid, controls, filter, audit, trace };
+    let parts =
+        Parts { backend, mmu, env, canary, platform, cpuid, controls, filter, guest_faults, audit, trace };
     Ok(Vcpu::new(parts))
 }
 
