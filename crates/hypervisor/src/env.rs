@@ -63,6 +63,10 @@ impl<T> ShadowFrames for Env<T> {
         self.pool.write(frame, index, value);
     }
 
+    fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {
+        self.pool.exchange(frame, &mut self.ram, gfn)
+    }
+
     fn observe(&mut self, event: Event) {
         self.events.push(event);
     }

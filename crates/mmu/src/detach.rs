@@ -7,7 +7,7 @@
 //!
 //! A root in use has no parent: it is never detached. One that is only loadable is withdrawn.
 
-use umbra_paging::{Gfn, Gva};
+use umbra_paging::{Gfn, Gva, Level};
 
 use crate::policy::WritePolicy;
 use crate::rmap::List;
@@ -126,10 +126,11 @@ impl<P> Mmu<P> {
         if self.keeps(Rule::ReadAfterAttach) {
             self.protect(env, gfn).pay(self, env);
         }
-        let mut changed = 0;
+        let (mut changed, mut level) = (0, Level::L1);
         let mut next = self.frames.tables(gfn);
         while let Some(frame) = next {
             next = self.pool.next_of_gfn(frame);
+            level = self.pool.source(frame).role.level();
             if self.keeps(Rule::RefillAttached) {
                 let (owed, entries) = self.fill(env, frame);
                 owed.pay(self, env);
@@ -140,7 +141,7 @@ impl<P> Mmu<P> {
             self.protect(env, gfn).pay(self, env);
         }
         self.policy.attached(gfn, changed);
-        self.happened(env, Event::Attached { gfn, changed });
+        self.happened(env, Event::Attached { gfn, level, changed });
     }
 
     /// Whether the page is a shadow of a detached frame.

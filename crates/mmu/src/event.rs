@@ -27,6 +27,8 @@ pub enum Event {
     Attached {
         /// Its frame.
         gfn: Gfn,
+        /// The level of one of its shadows.
+        level: Level,
         /// How many shadow entries had to be changed.
         changed: u32,
     },

@@ -117,7 +117,8 @@ impl<P> Mmu<P> {
         self.tighten_all(env);
         let old = self.vcpus[vcpu].root;
         let old_paging = self.vcpus[vcpu].paging;
-        let changed = (Paging { root: paging.root, ..old_paging }) != paging;
+        // CR4.PGE shapes no shadow page, and what a change of it flushes is the guest's own flush.
+        let changed = (Paging { root: paging.root, pge: paging.pge, ..old_paging }) != paging;
         // A root is built for the control bits that it may be loaded under.
         if changed && self.keeps(Rule::WithdrawAtRoleChange) {
             self.withdraw_from(vcpu, |_| true);

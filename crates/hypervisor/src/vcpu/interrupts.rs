@@ -53,17 +53,17 @@ impl<B: Backend> Vcpu<B> {
             self.note(|exit| exit.delivers = Some(event.vector));
             self.backend.inject(event);
         }
-        let filter = Filter::of(self.mmu.guest_faults());
-        if filter != self.filter_now {
-            self.filter_now = filter;
-            self.backend.set_page_fault_filter(filter);
+        let filter = self.mmu.guest_faults();
+        if filter != self.filter {
+            self.filter = filter;
+            self.backend.set_page_fault_filter(Filter::of(filter));
         }
-        let root = self.mmu.root(&self.env, 0);
-        if root != self.root {
-            self.refresh_controls();
-            self.root = root;
-            self.backend.set_controls(&self.controls, root);
+        let flushes_exit = !self.native_flushes || self.mmu.has_loose_tables();
+        if flushes_exit != self.flushes_exit {
+            self.flushes_exit = flushes_exit;
+            self.backend.set_flush_exits(flushes_exit);
         }
+        self.refresh_targets();
     }
 
     /// Hands over what was typed and lets timers fire that are due; sets the alarm for the next.

@@ -50,6 +50,7 @@ impl<B: Backend> Vcpu<B> {
         let access = self.fault_access(gva, pfec, repeats);
         match self.mmu.page_fault(&mut self.env, 0, gva, access, Gva::new(rip)) {
             FaultOutcome::Resume(work) => match work {
+                Work::Detach => ExitCause::HostFaultTableWrite,
                 Work::Link => ExitCause::HostFaultLink,
                 Work::Install => ExitCause::HostFaultInstall,
                 Work::Dirty => ExitCause::HostFaultDirty,

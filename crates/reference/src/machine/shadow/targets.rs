@@ -53,9 +53,13 @@ impl Targets {
     }
 
     /// Notes an exit that loads a value, and says whether what the PCID may have cached is of another root. Listed
-    /// values of that other root under the same PCID must go: the CPU would load one without telling.
+    /// values of another root under the same PCID must go if one of the two keeps translations: the CPU would load one
+    /// after the other without telling.
     pub(super) fn mixes(&mut self, value: Target) -> bool {
-        self.values.retain(|other| other.pcid != value.pcid || other.root == value.root);
+        self.values.retain(|other| {
+            let keeps = other.no_flush || value.no_flush;
+            !keeps || other.pcid != value.pcid || other.root == value.root
+        });
         match self.last.iter_mut().find(|(pcid, _)| *pcid == value.pcid) {
             Some((_, root)) => std::mem::replace(root, value.root) != value.root,
             None => {
