@@ -72,6 +72,13 @@ impl ChangeLog {
         }
     }
 
+    /// All entries of a page are new.
+    pub(crate) fn push_all(&mut self, frame: u32) {
+        if self.on {
+            (0..ENTRIES).for_each(|index| self.push(Slot::new(frame, index)));
+        }
+    }
+
     /// The page in `frame` is gone.
     pub(crate) fn forget(&mut self, frame: u32) {
         if self.on {
@@ -199,6 +206,10 @@ impl<P> Mmu<P> {
         };
         let entry = self.read(env, slot);
         let state = self.state(entry);
+        if state != State::Absent && !self.pool.is_busy(slot.frame(), slot.index() / 8) {
+            let detail = alloc::format!("{slot:?} is {state:?} among entries that count as Absent");
+            return Err(violation(Invariant::Lifetime, detail));
+        }
         let listed = self.rmap.list_of(slot);
         if listed.is_some() != (state == State::Mapped) {
             let detail = alloc::format!("{slot:?} is {state:?} and stands in {listed:?}");

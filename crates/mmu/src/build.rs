@@ -1,14 +1,14 @@
 //! Building shadow pages: protect the guest's table, flush, read it, fill the shadow.
 
-use umbra_paging::{ENTRIES, Gfn, Level};
+use umbra_paging::{ENTRIES, Gfn, GuestEntry, Level, Rights, bits};
 
-use crate::entry::ShadowEntry;
+use crate::entry::{Held, ShadowEntry};
 use crate::frames::REGION;
 use crate::policy::WritePolicy;
 use crate::rmap::{List, Slot};
 use crate::role::{Role, Source, Wp};
 use crate::sabotage::Rule;
-use crate::{Env, Event, Mmu, OwedFlush};
+use crate::{Backing, Env, Event, Mmu, OwedFlush};
 
 impl<P> Mmu<P> {
     /// The page of exactly this source.
@@ -37,7 +37,7 @@ impl<P> Mmu<P> {
         P: WritePolicy,
     {
         if self.is_detached(source) && self.keeps(Rule::AttachBeforeLink) {
-            self.attach(env, source.gfn);
+            self.attach(env, source);
         }
         match self.find(source) {
             Some(frame) => frame,
@@ -49,10 +49,13 @@ impl<P> Mmu<P> {
     /// among the newest.
     fn build(&mut self, env: &mut impl Env, source: Source) -> u32 {
         let frame = self.allocate(env, source);
-        let look = self.config.encodings.look();
-        (0..ENTRIES).for_each(|index| env.write_shadow(frame, index, look.raw()));
         // Listed before it is filled: a table that maps itself must find itself tracked.
         let newly_tracked = self.frames.insert(&mut self.pool, source, frame);
+        let seen = self.is_seen(env, source);
+        let empty = if seen { self.config.encodings.absent() } else { self.config.encodings.look() };
+        env.fill_shadow(frame, empty.raw());
+        self.pool.set_all_busy(frame, !seen);
+        self.log.push_all(frame);
         if !self.keeps(Rule::ReadAfterProtect) {
             self.fill(env, frame).0.pay(self, env);
         }
@@ -68,14 +71,62 @@ impl<P> Mmu<P> {
 
     /// Makes every entry of a page what it should be; also says how many were something else.
     pub(crate) fn fill(&mut self, env: &mut impl Env, frame: u32) -> (OwedFlush, u32) {
+        let source = self.pool.source(frame);
         let (mut owed, mut changed) = (OwedFlush(false), 0);
-        for index in 0..ENTRIES {
-            let slot = Slot::new(frame, index);
-            let before = self.read(env, slot);
-            owed = owed.and(self.refresh(env, slot));
-            changed += u32::from(self.read(env, slot) != before);
+        let seen = self.is_seen(env, source);
+        for group in 0..ENTRIES / 8 {
+            let first = group * 8;
+            // What guests leave empty is skipped by eights. (The group's entries are Absent, which a table that is seen
+            // needs nothing else for.)
+            let guest = if seen { env.read_entries(source.gfn, first) } else { [bits::P; 8] };
+            let empty = guest.iter().fold(0, |all, entry| all | entry) & bits::P == 0;
+            if empty && !self.pool.is_busy(frame, group) {
+                continue;
+            }
+            for (index, raw) in (first..).zip(guest) {
+                let slot = Slot::new(frame, index);
+                let before = self.read(env, slot);
+                if seen && self.agrees(env, source.role, GuestEntry::new(raw), before) {
+                    continue;
+                }
+                owed = owed.and(self.refresh(env, slot));
+                changed += u32::from(self.read(env, slot) != before);
+            }
+            if empty {
+                self.pool.set_busy(frame, group, false);
+            }
         }
         (owed, changed)
+    }
+
+    /// Whether every write to the page's guest table is seen, so that its entries may be Absent.
+    fn is_seen(&self, env: &impl Env, source: Source) -> bool {
+        matches!(source.role, Role::Guest { .. })
+            && self.frames.is_tracked(source.gfn)
+            && env.backing(source.gfn) != Backing::None
+    }
+
+    /// Whether a shadow entry is for certain what a guest entry asks for, so that nothing has to be done: the common
+    /// cases only.
+    fn agrees(&self, env: &impl Env, role: Role, guest: GuestEntry, shadow: ShadowEntry) -> bool {
+        if !guest.present() {
+            return shadow == self.config.encodings.absent();
+        }
+        let Role::Guest { level: Level::L1, nxe, wp: Wp::On } = role else { return false };
+        if !guest.accessed()
+            || !self.is_mapped(shadow)
+            || shadow.held() != Held::Nothing
+            || guest.reserved(Level::L1, nxe, &self.config.features) != 0
+        {
+            return false;
+        }
+        let rights = Rights::ALL.under(guest, nxe);
+        let rights = Rights { write: rights.write && guest.dirty(), ..rights };
+        // A frame that is tracked, or that the embedder has made read-only, is never mapped writable.
+        rights == shadow.rights()
+            && (rights.write || !guest.writable())
+            && guest.global() == shadow.is_global()
+            && matches!(env.backing(guest.frame()), Backing::Ram { hfn, .. } if hfn == shadow.hpa().hfn())
     }
 
     fn allocate(&mut self, env: &mut impl Env, source: Source) -> u32 {

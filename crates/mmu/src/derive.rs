@@ -247,7 +247,12 @@ impl<P> Mmu<P> {
 
     /// Makes every entry of a page Pending.
     pub(crate) fn look_everywhere(&mut self, env: &mut impl Env, frame: u32) {
-        (0..ENTRIES).for_each(|index| self.look(env, Slot::new(frame, index)));
+        let look = self.config.encodings.look();
+        for index in 0..ENTRIES {
+            if env.read_shadow(frame, index) != look.raw() {
+                self.look(env, Slot::new(frame, index));
+            }
+        }
     }
 
     /// Makes the entry at `slot` Pending.

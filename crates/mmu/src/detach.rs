@@ -7,7 +7,7 @@
 //!
 //! A root in use has no parent: it is never detached. One that is only loadable is withdrawn.
 
-use umbra_paging::{Gfn, Gva, Level};
+use umbra_paging::{Gfn, Gva};
 
 use crate::policy::WritePolicy;
 use crate::rmap::List;
@@ -117,31 +117,39 @@ impl<P> Mmu<P> {
         self.unprotect(env, gfn);
     }
 
-    /// Tracks a detached frame again, and brings its shadows up to date.
-    pub(crate) fn attach(&mut self, env: &mut impl Env, gfn: Gfn)
+    /// Tracks the frame of `source` again, which is detached, and brings its shadow of that role up to date. Its shadows of
+    /// other roles go: most of them are of an earlier life of the frame.
+    pub(crate) fn attach(&mut self, env: &mut impl Env, source: Source)
     where
         P: WritePolicy,
     {
+        let gfn = source.gfn;
+        let mut kept = None;
+        let mut next = self.frames.tables(gfn);
+        while let Some(frame) = next {
+            next = self.pool.next_of_gfn(frame);
+            match self.pool.source(frame) == source {
+                true => kept = Some(frame),
+                false => self.zap(env, frame),
+            }
+        }
+        // With the last shadow the frame stops being detached.
+        let Some(frame) = kept else { return };
         self.frames.attach(gfn);
         if self.keeps(Rule::ReadAfterAttach) {
             self.protect(env, gfn).pay(self, env);
         }
-        let (mut changed, mut level) = (0, Level::L1);
-        let mut next = self.frames.tables(gfn);
-        while let Some(frame) = next {
-            next = self.pool.next_of_gfn(frame);
-            level = self.pool.source(frame).role.level();
-            if self.keeps(Rule::RefillAttached) {
-                let (owed, entries) = self.fill(env, frame);
-                owed.pay(self, env);
-                changed += entries;
-            }
+        let mut changed = 0;
+        if self.keeps(Rule::RefillAttached) {
+            let (owed, entries) = self.fill(env, frame);
+            owed.pay(self, env);
+            changed = entries;
         }
         if !self.keeps(Rule::ReadAfterAttach) {
             self.protect(env, gfn).pay(self, env);
         }
         self.policy.attached(gfn, changed);
-        self.happened(env, Event::Attached { gfn, level, changed });
+        self.happened(env, Event::Attached { gfn, level: source.role.level(), changed });
     }
 
     /// Whether the page is a shadow of a detached frame.

@@ -1,6 +1,6 @@
 //! What the MMU asks of the hypervisor that embeds it.
 
-use umbra_paging::{Gfn, Gpa, Gva, Hfn, Hpa, Tables};
+use umbra_paging::{ENTRIES, Gfn, Gpa, Gva, Hfn, Hpa, Tables};
 
 use crate::Event;
 
@@ -31,6 +31,12 @@ pub trait GuestMemory: Tables {
     /// One past the highest frame that can ever be RAM. Constant.
     fn end(&self) -> Gfn;
 
+    /// Reads the 8 entries from `first` on of the table in the frame `gfn`, which is RAM: the same as
+    /// [`Tables::read_entry`] for each.
+    fn read_entries(&self, gfn: Gfn, first: usize) -> [u64; 8] {
+        core::array::from_fn(|n| self.read_entry(gfn.entry(first + n)))
+    }
+
     /// Replaces the 8 bytes at `gpa` (aligned, in RAM) by `new` if they are `old`, atomically.
     ///
     /// # Errors
@@ -58,6 +64,11 @@ pub trait ShadowFrames {
 
     /// Stores entry `index` of frame `frame` at once.
     fn write_shadow(&mut self, frame: u32, index: usize, value: u64);
+
+    /// Stores `value` in every entry of frame `frame`, to which nothing leads.
+    fn fill_shadow(&mut self, frame: u32, value: u64) {
+        (0..ENTRIES).for_each(|index| self.write_shadow(frame, index, value));
+    }
 
     /// Exchanges the host frames behind the guest frame `gfn`, which is RAM, and the shadow frame `frame`, with their
     /// contents: each lies where the other lay afterwards, the guest frame as writable as it was. The MMU has seen to

@@ -27,7 +27,7 @@ pub enum Event {
     Attached {
         /// Its frame.
         gfn: Gfn,
-        /// The level of one of its shadows.
+        /// Its level.
         level: Level,
         /// How many shadow entries had to be changed.
         changed: u32,

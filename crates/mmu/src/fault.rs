@@ -3,7 +3,7 @@
 use umbra_paging::{Access, Gpa, GuestFault, Gva, Pfec, Rights, Walk};
 
 use crate::derive::Target;
-use crate::policy::{Answer, TableWrite, WritePolicy};
+use crate::policy::{Answer, Origin, Place, TableWrite, WritePolicy};
 use crate::quick::Known;
 use crate::rmap::{List, Slot};
 use crate::role::Role;
@@ -11,7 +11,7 @@ use crate::sabotage::Rule;
 use crate::{Backing, Env, Event, FaultOutcome, GuestFaults, Mmu, Work};
 
 impl<P> Mmu<P> {
-    /// Handles a #PF exit of the instruction at `rip`, whose `access` to `gva` raised it. Of the exit's error
+    /// Handles a #PF exit of the instruction at `origin`, whose `access` to `gva` raised it. Of the exit's error
     /// code only what describes the access is taken (in `access`); whether it is a guest fault, and its error
     /// code, come from a walk of the guest's own tables (I3).
     ///
@@ -23,14 +23,14 @@ impl<P> Mmu<P> {
         vcpu: usize,
         gva: Gva,
         access: Access,
-        rip: Gva,
+        origin: &Origin,
     ) -> FaultOutcome
     where
         P: WritePolicy,
     {
         match self.known(env, vcpu, gva, access) {
             Some(Known::Mmio(gpa)) => return FaultOutcome::Mmio { gpa },
-            Some(Known::TableWrite(gpa)) => return self.table_write(env, gpa, rip),
+            Some(Known::TableWrite(gpa)) => return self.table_write(env, vcpu, gpa, origin),
             None => (),
         }
         let (walk, updated) = match self.walk(env, vcpu, gva, access) {
@@ -40,6 +40,7 @@ impl<P> Mmu<P> {
             }
             Err(fault) => {
                 if !fault.pfec.contains(Pfec::RSVD) {
+                    self.mark_ahead(env, vcpu, fault);
                     self.learn_filter(
                         env,
                         fault.pfec.contains(Pfec::PRESENT),
@@ -55,7 +56,7 @@ impl<P> Mmu<P> {
             Backing::Ram { writable, .. } => writable || !access.is_write(),
         };
         if is_ram && access.is_write() && self.frames.is_tracked(gpa.gfn()) {
-            return self.table_write(env, gpa, rip);
+            return self.table_write(env, vcpu, gpa, origin);
         }
         let mapped = self.map(env, vcpu, gva, walk.rights(), access);
         if !is_ram {
@@ -81,13 +82,14 @@ impl<P> Mmu<P> {
     }
 
     /// A write to a tracked table.
-    fn table_write(&mut self, env: &mut impl Env, gpa: Gpa, rip: Gva) -> FaultOutcome
+    fn table_write(&mut self, env: &mut impl Env, vcpu: usize, gpa: Gpa, origin: &Origin) -> FaultOutcome
     where
         P: WritePolicy,
     {
-        let gfn = gpa.gfn();
+        let (gfn, rip) = (gpa.gfn(), origin.rip);
         let reachable = self.is_reachable(gpa);
-        let answer = self.policy.answer(&TableWrite { gpa, rip, reachable });
+        let place = Place { rip: rip.raw(), caller: self.caller(env, vcpu, origin) };
+        let answer = self.policy.answer(&TableWrite { gpa, place, soon: origin.soon, reachable });
         if answer == Answer::Detach && self.may_detach(gfn, rip) {
             self.detach(env, gfn);
             if !reachable {
@@ -97,6 +99,14 @@ impl<P> Mmu<P> {
         }
         self.detaches.emulated(rip, gfn);
         FaultOutcome::TableWrite { gpa }
+    }
+
+    /// The return address on top of the stack of an instruction, if there is one: it lies in the same 2 GiB of code.
+    fn caller(&self, env: &impl Env, vcpu: usize, origin: &Origin) -> u64 {
+        let top = origin.rsp.filter(|rsp| rsp.raw().is_multiple_of(8));
+        let Some(gpa) = top.and_then(|rsp| self.mapped(env, vcpu, rsp)) else { return 0 };
+        let word = env.read_entry(gpa);
+        if (word ^ origin.rip.raw()) >> 31 == 0 { word } else { 0 }
     }
 
     /// The fault as the guest gets it: as its own tables raise it, not as the exit says.

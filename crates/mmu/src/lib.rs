@@ -45,6 +45,7 @@
 
 extern crate alloc;
 
+mod ahead;
 mod audit;
 mod build;
 mod config;
@@ -77,7 +78,7 @@ pub use config::{
 pub use entry::Encodings;
 pub use env::{Backing, Env, GuestMemory, ShadowFrames, Tlb};
 pub use event::{Event, Shadowed};
-pub use policy::{Answer, EmulateReachable, TableWrite, WritePolicy};
+pub use policy::{Answer, EmulateReachable, Origin, Place, TableWrite, WritePolicy};
 pub use predict::Predictor;
 #[cfg(feature = "sabotage")]
 pub use sabotage::Rule;
@@ -86,6 +87,7 @@ use alloc::vec::Vec;
 
 use umbra_paging::Paging;
 
+use crate::ahead::Ahead;
 use crate::audit::ChangeLog;
 use crate::detach::Detaches;
 use crate::entry::{ShadowEntry, State};
@@ -109,6 +111,7 @@ pub struct Mmu<P = Predictor> {
     counters: Counters,
     choice: Choice,
     detaches: Detaches,
+    ahead: Ahead,
     /// Changes of what vCPUs may load: see [`Mmu::roots_changed`].
     roots_changed: u64,
     log: ChangeLog,
@@ -221,6 +224,7 @@ impl<P> Mmu<P> {
     /// Stores an entry that stays in its list.
     fn store(&mut self, env: &mut impl Env, slot: Slot, entry: ShadowEntry) {
         env.write_shadow(slot.frame(), slot.index(), entry.raw());
+        self.pool.set_busy(slot.frame(), slot.index() / 8, true);
         self.log.push(slot);
     }
 }

@@ -2,13 +2,43 @@
 
 use umbra_paging::{Gfn, Gpa, Gva};
 
+/// What is known of an access that exited, beside the access: all of it is a hint, but `rip` must be the same for as long
+/// as the guest gets no further.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// The guest instruction.
+    pub rip: Gva,
+    /// Its stack pointer, where a return address may stand.
+    pub rsp: Option<Gva>,
+    /// The guest had run for a short time only since its last exit: some hundred instructions.
+    pub soon: bool,
+}
+
+impl Origin {
+    /// Nothing but the instruction is known.
+    pub const fn at(rip: Gva) -> Origin {
+        Origin { rip, rsp: None, soon: false }
+    }
+}
+
+/// A place in the guest's code that writes tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The instruction.
+    pub rip: u64,
+    /// The return address on top of its stack; 0 if nothing there looks like one.
+    pub caller: u64,
+}
+
 /// A write to a tracked frame.
 #[derive(Clone, Copy, Debug)]
 pub struct TableWrite {
     /// Where it goes.
     pub gpa: Gpa,
-    /// The guest instruction that writes.
-    pub rip: Gva,
+    /// The guest's code that writes.
+    pub place: Place,
+    /// [`Origin::soon`].
+    pub soon: bool,
     /// Whether a shadow of the frame can be reached by the hardware: a parent links to it, or it is a root in
     /// use. Guests free page tables by clearing what references them, and then use the frame for data.
     pub reachable: bool,

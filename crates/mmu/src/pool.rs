@@ -31,6 +31,8 @@ struct Frame {
     generation: u32,
     /// vCPUs that have it loaded or may load it, and roots that refer to it by an entry that cannot be Pending.
     pins: u32,
+    /// A bit for each eight entries: set if one of them may be anything but Absent.
+    busy: u64,
     /// It lies where its guest frame lay: see [`crate::ShadowFrames::exchange`].
     moved: bool,
     /// The number of the flush that will be the first after a reference to it was last removed: before that
@@ -60,6 +62,7 @@ impl Pool {
             state: State::Free,
             generation: 0,
             pins: 0,
+            busy: 0,
             moved: false,
             cached_until: 0,
             next_of_gfn: None,
@@ -194,6 +197,22 @@ impl Pool {
 
     pub(crate) fn is_pinned(&self, frame: u32) -> bool {
         self.frames[frame as usize].pins != 0
+    }
+
+    /// Whether any of the entries `8 * group..` may be anything but Absent.
+    pub(crate) fn is_busy(&self, frame: u32, group: usize) -> bool {
+        self.frames[frame as usize].busy & 1 << group != 0
+    }
+
+    /// Notes what is true of the entries `8 * group..`.
+    pub(crate) fn set_busy(&mut self, frame: u32, group: usize, busy: bool) {
+        let word = &mut self.frames[frame as usize].busy;
+        if busy { *word |= 1 << group } else { *word &= !(1 << group) }
+    }
+
+    /// Notes that all entries are Absent, or that they may be anything.
+    pub(crate) fn set_all_busy(&mut self, frame: u32, busy: bool) {
+        self.frames[frame as usize].busy = if busy { u64::MAX } else { 0 };
     }
 
     /// Whether the page lies where its guest frame lay.

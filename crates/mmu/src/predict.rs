@@ -1,188 +1,194 @@
 //! The predictor: which instructions write tables in bursts.
 //!
 //! A burst of writes costs an exit each if they are emulated, and two in all if the table is detached at the first of
-//! them; a lone write costs one and two. Guests have few instructions that write tables, and what one of them did the
-//! last times is what it does the next time: so there is a small table, indexed by the instruction. What it says is
-//! never needed for correctness, and it may be cleared at any time.
+//! them; a lone write costs one and two. Guests have few places in their code that write tables, and what one of them did
+//! the last times is what it does the next time: so there is a small table, indexed by the place. Kernels write all
+//! entries by one small function; so the place is the instruction together with the return address on top of the stack, if
+//! there is one. What the table says is never needed for correctness, and it may be cleared at any time.
 //!
-//! It learns from two sources. While an instruction's writes are emulated, their number in a row on one table, with no
-//! other instruction's write to a table between them, is a *run*. A long run may still be of lone writes (a guest that
-//! faults pages in one after the other), so a run only ever leads to a trial. When a table that was detached is used
-//! again, the number of entries that have changed tells how long the burst really was.
+//! A *burst* is a number of writes of one place to one table, each [soon](Origin::soon) after the one before. While they
+//! are emulated the predictor counts them; when a table that was detached is used again, the number of entries that have
+//! changed tells how long the burst was.
 
 use umbra_paging::Gfn;
 
-use crate::policy::{Answer, TableWrite, WritePolicy};
+use crate::policy::{Answer, Place, TableWrite, WritePolicy};
 
-/// Instructions remembered: direct-mapped.
-const INSTRUCTIONS: usize = 256;
-/// Detached frames of which the instruction is remembered: direct-mapped.
+/// Places remembered: direct-mapped.
+const PLACES: usize = 256;
+/// Detached frames of which the place is remembered: direct-mapped.
 const DETACHED: usize = 64;
-/// A burst is worth a detach from this length on.
+/// A burst is worth a detach from this length on: two exits, and the work of attaching again.
 const WORTH: u32 = 3;
-/// How many writes of a run are emulated before a trial.
-const RUN: u32 = 2;
-/// Trials that failed put the next one off: at most by 2 to this power.
-const MAX_BACKOFF: u8 = 9;
+/// A burst of a place of which nothing good is known yet is believed in from this write on.
+const BELIEF: u32 = 3;
+/// From here on the first write of a burst detaches.
+const CONFIDENT: i8 = 1;
+const MAX_CONFIDENCE: i8 = 2;
 
-/// What is known of one instruction.
+/// What is known of one place.
 #[derive(Clone, Copy, Default)]
-struct Instruction {
-    rip: u64,
-    /// Its last bursts were long (positive) or short (negative): see [`CONFIDENT`].
-    bursts: i8,
-    /// Trials that failed in a row.
-    backoff: u8,
-    /// Occasions for a trial to let pass.
-    wait: u16,
+struct Known {
+    place: Place,
+    /// Whether its last bursts were long (positive) or short (negative).
+    confidence: i8,
 }
 
-/// From here on the first write of a burst detaches.
-const CONFIDENT: i8 = 2;
-const MAX_CONFIDENCE: i8 = 3;
+/// The burst under way.
+#[derive(Clone, Copy, Default)]
+struct Burst {
+    place: Place,
+    gfn: u64,
+    /// Writes that were emulated.
+    length: u32,
+}
 
 /// The [`WritePolicy`] that predicts bursts.
 pub struct Predictor {
-    instructions: [Instruction; INSTRUCTIONS],
-    /// (frame + 1, instruction) of what was detached.
-    detached: [(u64, u64); DETACHED],
-    /// The writes in a row that were emulated: their instruction, the frame, how many.
-    run: (u64, u64, u32),
+    places: [Known; PLACES],
+    /// (frame + 1, place, writes before the detach) of what was detached.
+    detached: [(u64, Place, u32); DETACHED],
+    burst: Burst,
 }
 
 impl Default for Predictor {
     fn default() -> Predictor {
         Predictor {
-            instructions: [Instruction::default(); INSTRUCTIONS],
-            detached: [(0, 0); DETACHED],
-            run: (0, 0, 0),
+            places: [Known::default(); PLACES],
+            detached: [(0, Place::default(), 0); DETACHED],
+            burst: Burst::default(),
         }
     }
 }
 
 impl Predictor {
-    fn instruction(&mut self, rip: u64) -> &mut Instruction {
-        let slot = (rip ^ rip >> 8 ^ rip >> 16) as usize % INSTRUCTIONS;
-        let found = &mut self.instructions[slot];
-        if found.rip != rip {
-            *found = Instruction { rip, ..Instruction::default() };
+    fn known(&mut self, place: Place) -> &mut Known {
+        let hash = place.rip ^ place.rip >> 8 ^ place.caller ^ place.caller >> 8;
+        let known = &mut self.places[hash as usize % PLACES];
+        if known.place != place {
+            *known = Known { place, confidence: 0 };
         }
-        found
+        known
     }
 
-    /// A run has ended that stayed below what a trial needs: it was a short burst.
-    fn end_of_run(&mut self) {
-        let (rip, _, length) = self.run;
-        if length != 0 && length < WORTH {
-            let instruction = self.instruction(rip);
-            instruction.bursts = (instruction.bursts - 1).max(-MAX_CONFIDENCE);
-        }
+    fn learn(&mut self, place: Place, length: u32) {
+        let known = self.known(place);
+        let step = if length >= WORTH { 1 } else { -1 };
+        known.confidence = (known.confidence + step).clamp(-MAX_CONFIDENCE, MAX_CONFIDENCE);
     }
 
-    fn detach(&mut self, gfn: u64, rip: u64) -> Answer {
-        self.detached[gfn as usize % DETACHED] = (gfn + 1, rip);
-        self.run = (0, 0, 0);
+    fn detach(&mut self, gfn: u64, place: Place, before: u32) -> Answer {
+        self.detached[gfn as usize % DETACHED] = (gfn + 1, place, before);
+        self.burst = Burst::default();
         Answer::Detach
     }
 }
 
 impl WritePolicy for Predictor {
     fn answer(&mut self, write: &TableWrite) -> Answer {
-        let (rip, gfn) = (write.rip.raw(), write.gpa.gfn().raw());
+        let (place, gfn) = (write.place, write.gpa.gfn().raw());
         if !write.reachable {
             // Nobody will attach it for what is written now: most likely it is no table any more.
             return Answer::Detach;
         }
-        let (last_rip, last_gfn, length) = self.run;
-        if (last_rip, last_gfn) != (rip, gfn) {
-            self.end_of_run();
-            self.run = (rip, gfn, 1);
-            if self.instruction(rip).bursts >= CONFIDENT {
-                return self.detach(gfn, rip);
+        let Burst { place: last, gfn: last_gfn, length } = self.burst;
+        if write.soon && (last, last_gfn) == (place, gfn) {
+            self.burst.length = length + 1;
+            if length + 1 < BELIEF {
+                return Answer::Emulate;
             }
-            return Answer::Emulate;
+            return self.detach(gfn, place, length);
         }
-        self.run.2 = length.saturating_add(1);
-        if length < RUN {
-            return Answer::Emulate;
+        if length != 0 {
+            self.learn(last, length);
         }
-        let instruction = self.instruction(rip);
-        if instruction.wait > 0 {
-            instruction.wait -= 1;
-            return Answer::Emulate;
+        if self.known(place).confidence >= CONFIDENT {
+            return self.detach(gfn, place, 0);
         }
-        self.detach(gfn, rip)
+        self.burst = Burst { place, gfn, length: 1 };
+        Answer::Emulate
     }
 
     fn attached(&mut self, gfn: Gfn, changed: u32) {
-        let (detached, rip) = core::mem::take(&mut self.detached[gfn.raw() as usize % DETACHED]);
-        if detached != gfn.raw() + 1 {
-            return;
-        }
-        let instruction = self.instruction(rip);
-        if changed >= WORTH {
-            instruction.bursts = (instruction.bursts + 1).min(MAX_CONFIDENCE);
-            instruction.backoff = 0;
-        } else {
-            instruction.bursts = (instruction.bursts - 1).max(-MAX_CONFIDENCE);
-            if changed < 2 {
-                instruction.backoff = (instruction.backoff + 1).min(MAX_BACKOFF);
-                instruction.wait = 1 << instruction.backoff;
-            }
+        let (detached, place, before) = core::mem::take(&mut self.detached[gfn.raw() as usize % DETACHED]);
+        if detached == gfn.raw() + 1 {
+            self.learn(place, before + changed);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use umbra_paging::Gva;
-
     use super::*;
 
-    /// Writes `rips` in turn to entries of frame 7: how many were answered by a detach. After each of those the table
-    /// is used again at once.
-    fn writes(predictor: &mut Predictor, rips: &[u64], times: usize, burst: u32) -> usize {
-        let mut detached = 0;
+    fn place(rip: u64) -> Place {
+        Place { rip, caller: 0 }
+    }
+
+    /// Writes of these places in turn to entries of frame 7: how many were answered by a detach. The table is used again
+    /// after `burst` writes.
+    fn writes(predictor: &mut Predictor, rips: &[u64], times: u32, soon: bool, burst: u32) -> usize {
+        let (mut detached, mut unseen) = (0, None::<u32>);
         for n in 0..times {
             for &rip in rips {
-                let gpa = Gfn::new(7).entry(n % 512);
-                let write = TableWrite { gpa, rip: Gva::new(rip), reachable: true };
+                let used = n % burst == 0;
+                if used && let Some(changed) = unseen.take() {
+                    predictor.attached(Gfn::new(7), changed);
+                }
+                if let Some(changed) = &mut unseen {
+                    *changed += 1;
+                    continue;
+                }
+                let gpa = Gfn::new(7).entry(n as usize % 512);
+                let write = TableWrite { gpa, place: place(rip), reachable: true, soon: soon && !used };
                 if predictor.answer(&write) == Answer::Detach {
                     detached += 1;
-                    predictor.attached(Gfn::new(7), burst);
+                    unseen = Some(1);
                 }
             }
+        }
+        if let Some(changed) = unseen {
+            predictor.attached(Gfn::new(7), changed);
         }
         detached
     }
 
     #[test]
-    fn an_instruction_that_writes_bursts_detaches_at_once() {
+    fn bursts_detach_at_the_third_write_and_then_at_the_first() {
         let mut predictor = Predictor::default();
-        assert_eq!(writes(&mut predictor, &[1], 3, 100), 1, "the third write of the first run is a trial");
-        writes(&mut predictor, &[1], 3, 100);
-        assert_eq!(writes(&mut predictor, &[1], 1, 100), 1);
+        assert_eq!(writes(&mut predictor, &[1], 2, true, 16), 0);
+        assert_eq!(writes(&mut predictor, &[1], 160, true, 16), 10);
+        let first = TableWrite { gpa: Gfn::new(9).entry(0), place: place(1), reachable: true, soon: false };
+        assert_eq!(predictor.answer(&first), Answer::Detach);
     }
 
     #[test]
-    fn lone_writes_in_a_row_are_hardly_ever_tried() {
-        let mut predictor = Predictor::default();
-        let tried = writes(&mut predictor, &[1], 1024, 1);
-        assert!(tried <= 10, "{tried}");
-        assert!(writes(&mut predictor, &[1], 1024, 1) <= 3);
+    fn lone_writes_in_a_row_are_emulated() {
+        assert_eq!(writes(&mut Predictor::default(), &[1], 1024, false, 1), 0);
     }
 
     #[test]
-    fn writes_of_two_instructions_in_turn_are_no_burst() {
-        let mut predictor = Predictor::default();
-        assert_eq!(writes(&mut predictor, &[1, 2], 1000, 1), 0);
+    fn writes_of_two_places_in_turn_are_no_burst() {
+        assert_eq!(writes(&mut Predictor::default(), &[1, 2], 1000, true, 1), 0);
     }
 
     #[test]
     fn what_was_a_burst_is_given_up_when_it_no_longer_is_one() {
         let mut predictor = Predictor::default();
-        writes(&mut predictor, &[1], 20, 100);
-        let detached = writes(&mut predictor, &[1, 2], 100, 1);
+        writes(&mut predictor, &[1], 200, true, 100);
+        let detached = writes(&mut predictor, &[1, 2], 100, true, 1);
         assert!(detached <= 2, "{detached}");
+    }
+
+    #[test]
+    fn one_function_called_from_two_places_is_two_places() {
+        let mut predictor = Predictor::default();
+        let mut write = |caller, soon| {
+            let place = Place { rip: 1, caller };
+            predictor.answer(&TableWrite { gpa: Gfn::new(7).entry(0), place, reachable: true, soon })
+        };
+        let bursts: [Answer; 3] = core::array::from_fn(|n| write(5, n > 0));
+        assert_eq!(bursts, [Answer::Emulate, Answer::Emulate, Answer::Detach]);
+        assert_eq!(write(6, true), Answer::Emulate);
     }
 }

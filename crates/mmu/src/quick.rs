@@ -2,7 +2,7 @@
 
 use umbra_paging::{Access, Gpa, Gva, Hpa, Level, PAGE_SIZE, Rights};
 
-use crate::entry::{Held, State};
+use crate::entry::{Held, ShadowEntry, State};
 use crate::fault::{both, index};
 use crate::rmap::Slot;
 use crate::role::Role;
@@ -63,20 +63,34 @@ impl<P> Mmu<P> {
     /// and only before the guest runs again. (The answer is from the shadow as it is; the CPU may have used an older
     /// translation, as it may on bare hardware.)
     pub fn code(&self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Hpa> {
+        let (slot, entry) = self.leaf(env, vcpu, gva)?;
+        let level = self.pool.source(slot.frame()).role.level();
+        entry.rights().execute.then(|| Hpa::new(entry.hpa().raw() + (gva.raw() & ((1 << level.shift()) - 1))))
+    }
+
+    /// The guest-physical address that the shadow maps `gva` to now.
+    pub(crate) fn mapped(&self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Gpa> {
+        let (slot, _) = self.leaf(env, vcpu, gva)?;
+        let source = self.pool.source(slot.frame());
+        let first = match self.guest_entry(env, slot) {
+            Some(guest) => guest.leaf_frame(source.role.level()),
+            None => source.gfn.add(slot.index() as u64 * source.role.level().pages()),
+        };
+        Some(Gpa::new(first.base().raw() + (gva.raw() & ((1 << source.role.level().shift()) - 1))))
+    }
+
+    /// The Mapped entry that translates `gva` now.
+    fn leaf(&self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<(Slot, ShadowEntry)> {
         let mut frame = self.pool.frame_of(self.vcpus[vcpu].root)?;
         loop {
-            let role = self.pool.source(frame).role;
-            let slot = Slot::new(frame, index(role, gva));
+            let slot = Slot::new(frame, index(self.pool.source(frame).role, gva));
             let entry = self.read(env, slot);
-            if !self.is_mapped(entry) || !(entry.rights().execute || role == Role::PaeRoot) {
+            if !self.is_mapped(entry) {
                 return None;
             }
             match self.child(env, slot) {
                 Some(child) => frame = child,
-                None => {
-                    let offset = gva.raw() & ((1 << role.level().shift()) - 1);
-                    return Some(Hpa::new(entry.hpa().raw() + offset));
-                }
+                None => return Some((slot, entry)),
             }
         }
     }

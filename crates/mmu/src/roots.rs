@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use umbra_paging::{Gva, Mode, Paging};
 
+use crate::ahead::Ahead;
 use crate::audit::ChangeLog;
 use crate::derive::Target;
 use crate::detach::Detaches;
@@ -52,6 +53,7 @@ impl<P: WritePolicy> Mmu<P> {
             policy,
             choice: Choice::new(config.filter),
             detaches: Detaches::default(),
+            ahead: Ahead::default(),
             roots_changed: 0,
             pool: Pool::new(frames),
             rmap: Rmap::new(frames, end.raw() as usize, regions),

@@ -129,6 +129,15 @@ impl GuestRam {
         self.entry(gpa).map_or(u64::MAX, |entry| entry.load(Ordering::SeqCst))
     }
 
+    /// Reads 8 entries of the table in a frame, each in one piece. No memory reads as all ones.
+    pub fn read_entries(&self, gfn: Gfn, first: usize) -> [u64; 8] {
+        assert!(first + 8 <= 512, "a table has 512 entries");
+        let Some(table) = self.pointer(gfn.base(), FRAME as usize, false) else { return [u64::MAX; 8] };
+        let at = table.cast::<u64>().wrapping_add(first);
+        // SAFETY: as in `entry`: aligned, within one frame of the guest's RAM, seen through atomics only.
+        core::array::from_fn(|n| unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed))
+    }
+
     /// Replaces `old` by `new` in one piece at an 8-byte boundary: for accessed and dirty bits, which the CPU
     /// sets in read-only memory too. Where there is no memory, the write is lost.
     ///
@@ -263,6 +272,15 @@ impl FramePool {
     /// Reads an entry.
     pub fn read(&self, frame: u32, index: usize) -> u64 {
         self.entry(frame, index).load(Ordering::Relaxed)
+    }
+
+    /// Writes all entries of a frame.
+    pub fn fill(&mut self, frame: u32, value: u64) {
+        let table = pointer(self.hpa(frame).raw()).cast::<u64>();
+        for index in 0..512 {
+            // SAFETY: as in `entry`, and within the frame.
+            unsafe { AtomicU64::from_ptr(table.wrapping_add(index)) }.store(value, Ordering::Relaxed);
+        }
     }
 
     /// Writes an entry.

@@ -101,6 +101,8 @@ pub struct Vcpu<B: Backend> {
     pub(super) native_flushes: bool,
     /// Whether they exit now.
     pub(super) flushes_exit: bool,
+    /// The machine's time-stamp counter at the last entry.
+    pub(super) entered: u64,
     counts: ExitCounts,
     phases: Phases,
 }
@@ -152,6 +154,7 @@ impl<B: Backend> Vcpu<B> {
             roots_changed: 0,
             native_flushes,
             flushes_exit: true,
+            entered: 0,
             counts: ExitCounts::default(),
             phases: Phases::new(),
         };
@@ -172,6 +175,7 @@ impl<B: Backend> Vcpu<B> {
                 self.finish(end);
             }
             self.trace_entry();
+            self.entered = cpu::tsc();
             let exit = match self.backend.enter() {
                 Ok(exit) => exit,
                 Err(sentence) => telemetry::fail(sentence),

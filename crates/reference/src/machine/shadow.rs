@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use arrayvec::ArrayVec;
 use fastrand::Rng;
-use umbra_mmu::{Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, Mmu, RootFormat, Work};
+use umbra_mmu::{Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, RootFormat, Work};
 use umbra_paging::{Access, Features, Gfn, Gpa, Gva, Mode, Paging, Pfec};
 
 use super::{Broken, Machine, Start};
@@ -379,7 +379,7 @@ impl Shadow {
 impl Machine for Shadow {
     fn access(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Result<Observed, Broken> {
         let mut exits: Vec<String> = Vec::new();
-        let rip = Gva::new(0x1000 + 8 * self.random.u64(..4));
+        let origin = Origin::at(Gva::new(0x1000 + 8 * self.random.u64(..4)));
         self.delivery = None;
         loop {
             let fault = match self.attempt(cpu, access, pieces)? {
@@ -405,8 +405,9 @@ impl Machine for Shadow {
                 let last = exits[MAX_EXITS - 4..].join(", ");
                 return Err(Broken(format!("no progress after {MAX_EXITS} exits, the last are {last} (I6)")));
             }
-            let outcome = self
-                .call(EntryPoint::PageFault, |mmu, host| mmu.page_fault(host, cpu, fault.gva, access, rip));
+            let outcome = self.call(EntryPoint::PageFault, |mmu, host| {
+                mmu.page_fault(host, cpu, fault.gva, access, &origin)
+            });
             exits.push(format!("{outcome:?}"));
             if self.swap_in_wanted() {
                 continue;
