@@ -53,7 +53,9 @@ mod tests {
         let mov = |modrm: u8| u128::from_le_bytes(core::array::from_fn(|i| [0x48, 0x89, modrm][i % 3]));
         let mut recent = Recent::new();
         let places = [0, 0x1000, 0x1040, u64::MAX - 16, 0xffff_ffff_8107_35d0];
-        for (modrm, rip) in [0x37, 0x3e, 0xc0, 0x37].into_iter().flat_map(|modrm| places.map(|rip| (modrm, rip))) {
+        for (modrm, rip) in
+            [0x37, 0x3e, 0xc0, 0x37].into_iter().flat_map(|modrm| places.map(|rip| (modrm, rip)))
+        {
             let expected = Simple::decode(&mov(modrm).to_le_bytes(), rip);
             assert_eq!([(); 2].map(|()| recent.decode(mov(modrm), rip)), [expected; 2]);
             assert_eq!(expected.is_some(), modrm != 0xc0);

@@ -20,6 +20,8 @@ enum Operation {
     ExchangeAdd,
     CompareExchange,
     Binary(Binary),
+    /// CMP, of the operand in memory with the other.
+    Compare,
     Bit(BitChange),
 }
 
@@ -36,12 +38,19 @@ pub struct Simple {
     operation: Operation,
     width: Width,
     other: Other,
+    place: Place,
+    next_rip: u64,
+}
+
+/// The parts of the operand's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
     base: Option<Gpr>,
     /// Register, and the power of two that it is multiplied by.
     index: Option<(Gpr, u8)>,
-    /// With RIP in it if the operand is relative to that.
     displacement: u64,
-    next_rip: u64,
+    /// RIP behind the instruction counts too. (In a [`Simple`] it is part of the displacement.)
+    rip_relative: bool,
 }
 
 /// What the instruction changes.
@@ -76,16 +85,19 @@ impl Simple {
         }
         let modrm = code.byte()?;
         let reg = modrm >> 3 & 7;
-        let binary = |number: u8| BINARY.get(usize::from(number)).copied().map(Operation::Binary);
+        let group = |number: u8| match BINARY.get(usize::from(number)) {
+            Some(binary) => Some(Operation::Binary(*binary)),
+            None => (!lock).then_some(Operation::Compare),
+        };
         let (operation, immediate) = match (two_bytes, byte) {
             (false, 0x89) if !lock => (Operation::Store, None),
             (false, 0x8b) if !lock => (Operation::Load, None),
             (false, 0xc6) if !lock && reg == 0 => (Operation::Store, Some(Width::Byte)),
             (false, 0xc7) if !lock && reg == 0 => (Operation::Store, Some(Width::Dword)),
             (false, 0x87) => (Operation::Exchange, None),
-            (false, 0x01..=0x31) if byte & 7 == 1 => (binary(byte >> 3)?, None),
-            (false, 0x80 | 0x83) => (binary(reg)?, Some(Width::Byte)),
-            (false, 0x81) => (binary(reg)?, Some(Width::Dword)),
+            (false, 0x01..=0x39) if byte & 7 == 1 => (group(byte >> 3)?, None),
+            (false, 0x80 | 0x83) => (group(reg)?, Some(Width::Byte)),
+            (false, 0x81) => (group(reg)?, Some(Width::Dword)),
             (true, 0xb1) => (Operation::CompareExchange, None),
             (true, 0xc1) => (Operation::ExchangeAdd, None),
             (true, 0xab) => (Operation::Bit(BitChange::Set), None),
@@ -101,19 +113,17 @@ impl Simple {
             _ if rex & 8 != 0 => Width::Qword,
             _ => Width::Dword,
         };
-        let (base, index, displacement) = address(&mut code, modrm, rex)?;
+        let mut place = place(&mut code, modrm, rex)?;
         let other = match immediate {
             None => Other::Register(gpr(reg | (rex & 4) << 1)),
             Some(Width::Byte) => Other::Immediate(code.signed_byte()?),
             Some(_) => Other::Immediate(code.signed_dword()?),
         };
         let next_rip = rip.wrapping_add((bytes.len() - code.0.len()) as u64);
-        let (base, displacement) = match base {
-            Base::None => (None, displacement),
-            Base::NextRip => (None, displacement.wrapping_add(next_rip)),
-            Base::Gpr(gpr) => (Some(gpr), displacement),
-        };
-        Some(Simple { operation, width, other, base, index, displacement, next_rip })
+        if place.rip_relative {
+            place.displacement = place.displacement.wrapping_add(next_rip);
+        }
+        Some(Simple { operation, width, other, place, next_rip })
     }
 
     /// Bytes of the operand in memory.
@@ -133,16 +143,16 @@ impl Simple {
 
     /// Whether the operand is written.
     pub fn writes(&self) -> bool {
-        self.operation != Operation::Load
+        !matches!(self.operation, Operation::Load | Operation::Compare)
     }
 
     /// The linear address of the operand.
     pub fn address(&self, gpr: impl Fn(Gpr) -> u64) -> u64 {
-        let mut gva = self.displacement;
-        if let Some(base) = self.base {
+        let mut gva = self.place.displacement;
+        if let Some(base) = self.place.base {
             gva = gva.wrapping_add(gpr(base));
         }
-        if let Some((index, shift)) = self.index {
+        if let Some((index, shift)) = self.place.index {
             gva = gva.wrapping_add(gpr(index) << shift);
         }
         match (self.operation, self.other) {
@@ -185,6 +195,7 @@ impl Simple {
                 let (result, rflags) = alu::binary(operation, width, old, other, rflags);
                 (result, None, rflags)
             }
+            Operation::Compare => (old, None, alu::binary(Binary::Sub, width, old, other, rflags).1),
             Operation::Bit(change) => {
                 let bit = 1 << (other & u64::from(width.bits() - 1));
                 let carry = if old & bit != 0 { CF } else { 0 };
@@ -216,14 +227,8 @@ impl Code<'_> {
     }
 }
 
-enum Base {
-    None,
-    NextRip,
-    Gpr(Gpr),
-}
-
 /// What ModRM, SIB and displacement name (SDM volume 2, "Addressing-Mode Encoding of ModR/M and SIB Bytes").
-fn address(code: &mut Code, modrm: u8, rex: u8) -> Option<(Base, Option<(Gpr, u8)>, u64)> {
+fn place(code: &mut Code, modrm: u8, rex: u8) -> Option<Place> {
     let (mode, rm) = (modrm >> 6, modrm & 7);
     if mode == 3 {
         return None;
@@ -238,17 +243,13 @@ fn address(code: &mut Code, modrm: u8, rex: u8) -> Option<(Base, Option<(Gpr, u8
         }
         number = sib & 7;
     }
-    let base = match (mode, number) {
-        (0, 5) if rm == 5 => Base::NextRip,
-        (0, 5) => Base::None,
-        _ => Base::Gpr(gpr(number | (rex & 1) << 3)),
-    };
-    let displacement = match (mode, &base) {
+    let base = if (mode, number) == (0, 5) { None } else { Some(gpr(number | (rex & 1) << 3)) };
+    let displacement = match (mode, base) {
         (1, _) => code.signed_byte()?,
-        (0, Base::Gpr(_)) => 0,
+        (0, Some(_)) => 0,
         _ => code.signed_dword()?,
     };
-    Some((base, index, displacement))
+    Some(Place { base, index, displacement, rip_relative: base.is_none() && rm == 5 })
 }
 
 fn gpr(number: u8) -> Gpr {

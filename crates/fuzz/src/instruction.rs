@@ -252,7 +252,9 @@ fn compare_with_tables(code: &[u8], before: &Machine, after: &Machine) {
 
 /// The short way, which only some instructions of 64-bit mode have.
 fn compare_with_short_way(code: &[u8], before: &Machine, after: &Machine) {
-    let Some(simple) = Simple::decode(code, before.rip).filter(|_| before.mode == Mode::Bits64) else { return };
+    let Some(simple) = Simple::decode(code, before.rip).filter(|_| before.mode == Mode::Bits64) else {
+        return;
+    };
     let gpr = |gpr| before.gpr(gpr);
     let gva = simple.address(gpr);
     assert!(after.accesses.iter().all(|access| (access.gva, access.length) == (gva, simple.width())));

@@ -34,6 +34,8 @@ mod page_fault;
 #[cfg(target_os = "none")]
 mod run;
 #[cfg(target_os = "none")]
+mod simple;
+#[cfg(target_os = "none")]
 mod start;
 #[cfg(target_os = "none")]
 mod trace;
