@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use iced_x86::{
     Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register, RflagsBits,
 };
-use umbra_emulator::{Cpu, Error, Gpr, Mode, Outcome, Segment, emulate};
+use umbra_emulator::{Cpu, Error, Gpr, Mode, Outcome, Segment, Simple, emulate};
 
 use crate::input::Input;
 
@@ -140,7 +140,8 @@ fn address(input: &mut Input<'_>) -> u64 {
 }
 
 /// Bytes are the state, then the instruction. It takes effect or not at all, within bounds; what it touched is what
-/// iced-x86's tables say of it; and neither bytes behind it nor a prefix without meaning make a difference.
+/// iced-x86's tables say of it, and what the short way makes of it; and neither bytes behind it nor a prefix without
+/// meaning make a difference.
 ///
 /// # Panics
 /// One of that is not so.
@@ -184,6 +185,7 @@ pub fn instruction(data: &[u8]) {
     }
     if verdict == Ok(Outcome::Done) {
         compare_with_tables(code, &before, &after);
+        compare_with_short_way(code, &before, &after);
     }
     what_makes_no_difference(code, &before, verdict, &after);
 }
@@ -246,6 +248,28 @@ fn compare_with_tables(code: &[u8], before: &Machine, after: &Machine) {
         });
         assert!(named, "{what:?} makes {access:x?}, and should {:x?}", info.used_memory());
     }
+}
+
+/// The short way, which only some instructions of 64-bit mode have.
+fn compare_with_short_way(code: &[u8], before: &Machine, after: &Machine) {
+    let Some(simple) = Simple::decode(code, before.rip).filter(|_| before.mode == Mode::Bits64) else {
+        return;
+    };
+    let gpr = |gpr| before.gpr(gpr);
+    let gva = simple.address(gpr);
+    assert!(after.accesses.iter().all(|access| (access.gva, access.length) == (gva, simple.width())));
+    assert_eq!(after.accesses.iter().any(|access| access.write), simple.writes());
+    let mut old = [0; 8];
+    before.load(gva, &mut old[..simple.width()]);
+    let effect = simple.effect(u64::from_le_bytes(old), before.rflags, gpr);
+    let mut short = Machine { rip: simple.next_rip(), rflags: effect.rflags, ..before.clone() };
+    if let Some((gpr, value)) = effect.register {
+        short.set_gpr(gpr, value);
+    }
+    if simple.writes() {
+        short.memory.extend((gva..=u64::MAX).zip(effect.memory.to_le_bytes()).take(simple.width()));
+    }
+    assert_eq!((short.rip, short.state()), (after.rip, after.state()), "{code:02x?}");
 }
 
 fn is_written(access: OpAccess) -> bool {
@@ -313,8 +337,7 @@ fn what_makes_no_difference(
             assert_eq!((other, machine.state()), (verdict, after.state()), "{code:02x?}");
         }
     }
-    // A DS prefix means nothing in 64-bit mode, but it takes the long way through the decoder. RIP is moved, so that
-    // the instruction ends where it did.
+    // A DS prefix means nothing in 64-bit mode. RIP is moved, so that the instruction ends where it did.
     let plain = !matches!(verdict, Err(Error::GeneralProtection | Error::Truncated | Error::Invalid));
     if before.mode == Mode::Bits64 && plain && code.len() < 15 {
         let prefixed: Vec<u8> = [0x3e].iter().chain(code).copied().collect();

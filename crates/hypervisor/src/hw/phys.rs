@@ -181,6 +181,17 @@ impl GuestRam {
         }
     }
 
+    /// The 16 bytes of code at `hpa`, if they lie within one page, at its own place in the guest's memory.
+    pub fn code(&self, hpa: Hpa) -> Option<u128> {
+        const LENGTH: u64 = size_of::<u128>() as u64;
+        let own = Backing::Ram { hfn: hpa.hfn(), writable: true };
+        if hpa.raw() % FRAME > FRAME - LENGTH || self.map.backing(Gfn::new(hpa.hfn().raw())) != own {
+            return None;
+        }
+        // SAFETY: mapped for ever, and the guest's memory, as just checked; any bytes are a valid value.
+        Some(unsafe { pointer(hpa.raw()).cast::<u128>().read_unaligned() })
+    }
+
     /// Writes at boot, across pages.
     pub fn load(&mut self, gpa: Gpa, bytes: &[u8]) {
         let mut at = gpa.raw();

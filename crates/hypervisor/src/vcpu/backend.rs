@@ -207,6 +207,10 @@ pub trait Backend {
     /// From now on the guest's time-stamp counter is the machine's plus `offset`.
     fn set_tsc_offset(&mut self, offset: u64);
 
+    /// Whether the guest runs 64-bit code, and no trap can be due behind an instruction: neither single steps nor
+    /// breakpoints are on.
+    fn is_plain(&self) -> bool;
+
     /// Length of the instruction that exited.
     fn instruction_length(&self) -> u8;
     /// The breakpoints that the guest has set.

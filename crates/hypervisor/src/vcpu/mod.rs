@@ -39,6 +39,8 @@ mod roots;
 #[cfg(target_os = "none")]
 mod run;
 #[cfg(target_os = "none")]
+mod simple;
+#[cfg(target_os = "none")]
 mod start;
 #[cfg(target_os = "none")]
 mod trace;

@@ -72,10 +72,16 @@ impl<B: Backend> Vcpu<B> {
                     )));
                     return ExitCause::HostFaultMmio;
                 }
+                if self.simple_mmio(gva, gpa, access.is_write()) {
+                    return ExitCause::HostFaultMmio;
+                }
                 self.emulate_or_end("an access to a device", gva, ExitCause::HostFaultMmio)
             }
             FaultOutcome::TableWrite { gpa } => {
                 self.note(|exit| exit.gpa = Some(gpa.raw()));
+                if self.simple_table_write(gva, gpa) {
+                    return ExitCause::HostFaultTableWrite;
+                }
                 // An event under way has no instruction to emulate: what it pushes must be written by the CPU.
                 if self.pending.is_none() {
                     match self.emulate() {

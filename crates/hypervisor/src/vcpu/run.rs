@@ -4,6 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use umbra_devices::{Mark, Platform};
+use umbra_emulator::Recent;
 use umbra_mmu::{Mmu, Root};
 use umbra_paging::Gva;
 use umbra_telemetry::trace::Record;
@@ -83,6 +84,10 @@ pub struct Vcpu<B: Backend> {
     /// Breakpoints that the instruction being carried out has met: bits B0 to B3 of DR6.
     pub(super) met: u8,
     pub(super) progress: Progress,
+    /// Whether simple instructions take the short way.
+    pub(super) quick_stores: bool,
+    /// Those that did last.
+    pub(super) recent: Recent,
     pub(super) auditor: Option<Auditor>,
     pub(super) tracer: Option<Tracer>,
     guest_faults: GuestFaults,
@@ -143,6 +148,8 @@ impl<B: Backend> Vcpu<B> {
             end: None,
             met: 0,
             progress: Progress::default(),
+            quick_stores: true,
+            recent: Recent::new(),
             auditor: audit.map(Auditor::new),
             tracer: trace.then(Tracer::default),
             guest_faults,

@@ -523,6 +523,12 @@ impl Backend for Vmx {
         self.vmcs.read(ro::VMEXIT_INSTRUCTION_LEN) as u8
     }
 
+    fn is_plain(&self) -> bool {
+        self.code_mode() == CodeMode::Bits64
+            && self.rflags() & rflags::TF == 0
+            && !Breakpoints::enabled(self.vmcs.read(guest::DR7))
+    }
+
     fn breakpoints(&self) -> Breakpoints {
         let dr7 = self.vmcs.read(guest::DR7);
         if !Breakpoints::enabled(dr7) {
