@@ -89,7 +89,11 @@ impl<P> Mmu<P> {
                 if seen && self.agrees(env, source.role, GuestEntry::new(raw), before) {
                     continue;
                 }
-                owed = owed.and(self.refresh(env, slot));
+                // Without eager filling what is present waits for its first use.
+                match self.config.eager || source.role.level() != Level::L1 || raw & bits::P == 0 {
+                    true => owed = owed.and(self.refresh(env, slot)),
+                    false => self.look(env, slot),
+                }
                 changed += u32::from(self.read(env, slot) != before);
             }
             if empty {

@@ -45,6 +45,9 @@ pub struct Config {
     ///
     /// [`Mmu::offer_root`]: crate::Mmu::offer_root
     pub loadable_roots: usize,
+    /// Whether a table's translations are all made when it is built or attached, and not one by one as they are used:
+    /// there is no reason to switch it off but to see what it is worth.
+    pub eager: bool,
     /// Virtual CPUs.
     pub vcpus: usize,
     /// Whether [`Mmu::audit_changed`](crate::Mmu::audit_changed) will be called: keeps a log of changed entries.

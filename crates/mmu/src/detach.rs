@@ -18,57 +18,56 @@ use crate::{Env, Event, Mmu};
 /// How many detaches by one instruction are remembered: more tables than one instruction can write to.
 const REMEMBERED: usize = 8;
 
-/// The latest detaches, all by one instruction.
+/// The latest detaches, all by one instruction, since which no other has faulted.
 ///
 /// A detached table may map the very instruction, stack or operand of the write: then it is attached before the write
 /// is repeated, which would exit again, and so on. So what the same instruction has detached is not detached again
-/// before something else was (I6).
+/// before another one has faulted, which shows that the guest got further (I6).
 #[derive(Default)]
 pub(crate) struct Detaches {
     rip: u64,
     gfns: [Option<Gfn>; REMEMBERED],
     next: usize,
     /// The write that the embedder is to emulate.
-    emulated: Option<(Gva, Gfn)>,
+    emulated: Option<Gfn>,
 }
 
 impl Detaches {
-    fn contains(&self, rip: Gva, gfn: Gfn) -> bool {
-        self.rip == rip.raw() && self.gfns.contains(&Some(gfn))
+    fn contains(&self, gfn: Gfn) -> bool {
+        self.gfns.contains(&Some(gfn))
     }
 
-    fn push(&mut self, rip: Gva, gfn: Gfn) {
+    /// An instruction has faulted.
+    pub(crate) fn fault(&mut self, rip: Gva) {
         if self.rip != rip.raw() {
             *self = Detaches { rip: rip.raw(), ..Detaches::default() };
         }
+    }
+
+    fn push(&mut self, gfn: Gfn) {
         self.gfns[self.next % REMEMBERED] = Some(gfn);
         self.next += 1;
     }
 
-    /// Notes that a write is answered by emulation. If that succeeds the instruction gets further, and what it has
-    /// detached before does not count any more.
-    pub(crate) fn emulated(&mut self, rip: Gva, gfn: Gfn) {
-        self.emulated = Some((rip, gfn));
+    /// Notes that a write is answered by emulation.
+    pub(crate) fn emulated(&mut self, gfn: Gfn) {
+        self.emulated = Some(gfn);
     }
 }
 
 impl<P> Mmu<P> {
-    /// Whether a write of this instruction can be answered by a detach; it will be then.
-    pub(crate) fn may_detach(&mut self, gfn: Gfn, rip: Gva) -> bool {
-        if !self.can_detach(gfn) || self.detaches.contains(rip, gfn) && self.keeps(Rule::DetachOnce) {
+    /// Whether a write of the instruction that has faulted can be answered by a detach; it will be then.
+    pub(crate) fn may_detach(&mut self, gfn: Gfn) -> bool {
+        if !self.can_detach(gfn) || self.detaches.contains(gfn) && self.keeps(Rule::DetachOnce) {
             return false;
         }
-        self.detaches.push(rip, gfn);
+        self.detaches.push(gfn);
         true
     }
 
     /// Detaches the frame of a write that could not be emulated, if that can help.
     pub(crate) fn detach_unemulated(&mut self, env: &mut impl Env, gfn: Gfn) -> bool {
-        let rip = match self.detaches.emulated.take() {
-            Some((rip, written)) if written == gfn => rip,
-            _ => return false,
-        };
-        let can = self.may_detach(gfn, rip);
+        let can = self.detaches.emulated.take() == Some(gfn) && self.may_detach(gfn);
         if can {
             self.detach(env, gfn);
         }

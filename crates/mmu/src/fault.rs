@@ -28,6 +28,7 @@ impl<P> Mmu<P> {
     where
         P: WritePolicy,
     {
+        self.detaches.fault(origin.rip);
         match self.known(env, vcpu, gva, access) {
             Some(Known::Mmio(gpa)) => return FaultOutcome::Mmio { gpa },
             Some(Known::TableWrite(gpa)) => return self.table_write(env, vcpu, gpa, origin),
@@ -86,18 +87,18 @@ impl<P> Mmu<P> {
     where
         P: WritePolicy,
     {
-        let (gfn, rip) = (gpa.gfn(), origin.rip);
+        let gfn = gpa.gfn();
         let reachable = self.is_reachable(gpa);
-        let place = Place { rip: rip.raw(), caller: self.caller(env, vcpu, origin) };
+        let place = Place { rip: origin.rip.raw(), caller: self.caller(env, vcpu, origin) };
         let answer = self.policy.answer(&TableWrite { gpa, place, soon: origin.soon, reachable });
-        if answer == Answer::Detach && self.may_detach(gfn, rip) {
+        if answer == Answer::Detach && self.may_detach(gfn) {
             self.detach(env, gfn);
             if !reachable {
                 self.age_shadows(gfn);
             }
             return FaultOutcome::Resume(Work::Detach);
         }
-        self.detaches.emulated(rip, gfn);
+        self.detaches.emulated(gfn);
         FaultOutcome::TableWrite { gpa }
     }
 

@@ -10,7 +10,6 @@ use super::access::{Exit, classify};
 use super::backend::{Backend, CodeMode, rflags};
 use super::emulation::Emulated;
 use super::event::Event;
-use crate::hw::cpu;
 
 /// Exits by the same fault of the same instruction that are allowed in a row: a bound for what I6 rules out.
 const MAX_REPEATS: u32 = 64;
@@ -104,7 +103,7 @@ impl<B: Backend> Vcpu<B> {
         Origin {
             rip: Gva::new(rip),
             rsp: long.then(|| Gva::new(self.backend.gpr(Gpr::Rsp as u8))),
-            soon: cpu::tsc().wrapping_sub(self.entered) < SOON,
+            soon: self.ran < SOON,
         }
     }
 

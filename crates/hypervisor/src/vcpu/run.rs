@@ -49,6 +49,8 @@ pub struct Parts<B: Backend> {
     pub loadable_roots: usize,
     /// Whether flushes of the guest need not exit.
     pub native_flushes: bool,
+    /// Whether simple instructions are carried out the short way.
+    pub quick_stores: bool,
     /// What the user asked for, as far as this CPU can do it.
     pub guest_faults: GuestFaults,
     /// Whether and how often to audit.
@@ -106,8 +108,8 @@ pub struct Vcpu<B: Backend> {
     pub(super) native_flushes: bool,
     /// Whether they exit now.
     pub(super) flushes_exit: bool,
-    /// The machine's time-stamp counter at the last entry.
-    pub(super) entered: u64,
+    /// How long the guest ran before the last exit, in ticks of the machine's time-stamp counter.
+    pub(super) ran: u64,
     counts: ExitCounts,
     phases: Phases,
 }
@@ -125,6 +127,7 @@ impl<B: Backend> Vcpu<B> {
             controls,
             loadable_roots,
             native_flushes,
+            quick_stores,
             guest_faults,
             audit,
             trace,
@@ -148,7 +151,7 @@ impl<B: Backend> Vcpu<B> {
             end: None,
             met: 0,
             progress: Progress::default(),
-            quick_stores: true,
+            quick_stores,
             recent: Recent::new(),
             auditor: audit.map(Auditor::new),
             tracer: trace.then(Tracer::default),
@@ -161,7 +164,7 @@ impl<B: Backend> Vcpu<B> {
             roots_changed: 0,
             native_flushes,
             flushes_exit: true,
-            entered: 0,
+            ran: 0,
             counts: ExitCounts::default(),
             phases: Phases::new(),
         };
@@ -182,11 +185,12 @@ impl<B: Backend> Vcpu<B> {
                 self.finish(end);
             }
             self.trace_entry();
-            self.entered = cpu::tsc();
+            let entered = cpu::tsc();
             let exit = match self.backend.enter() {
                 Ok(exit) => exit,
                 Err(sentence) => telemetry::fail(sentence),
             };
+            self.ran = cpu::tsc().wrapping_sub(entered);
             self.follow_cr3();
             self.trace_exit(&exit);
             self.pending = self.backend.interrupted_event();

@@ -57,6 +57,7 @@ fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
             GuestFaults::Auto => FilterPolicy::Auto,
         },
         loadable_roots,
+        eager: on(Mechanism::Eager),
         vcpus: 1,
         log_changes: config.audit.is_some(),
     };
@@ -86,6 +87,7 @@ fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
         controls,
         loadable_roots,
         native_flushes,
+        quick_stores: on(Mechanism::Quick),
         guest_faults,
         audit,
         trace,

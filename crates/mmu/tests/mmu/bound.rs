@@ -30,7 +30,7 @@ fn work(machine: &mut Machine, call: impl FnOnce(&mut Machine)) -> u64 {
 fn read(machine: &mut Machine, mmu: &mut Mmu, gva: u64) -> u64 {
     let access = Access::user_read();
     work(machine, |machine| {
-        mmu.page_fault(machine, 0, Gva::new(gva), access, Gva::new(0));
+        mmu.page_fault(machine, 0, Gva::new(gva), access, &Origin::at(Gva::new(0)));
     })
 }
 

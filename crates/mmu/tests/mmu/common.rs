@@ -163,6 +163,7 @@ pub fn config() -> Config {
         encodings: Encodings::reserved(FEATURES).unwrap(),
         filter: FilterPolicy::Present,
         loadable_roots: 0,
+        eager: true,
         vcpus: 1,
         log_changes: true,
     }

@@ -124,6 +124,7 @@ impl Shadow {
             encodings,
             filter: config.filter,
             loadable_roots: config.targets,
+            eager: random.u8(..8) != 0,
             vcpus: cpus,
             log_changes: true,
         };
