@@ -136,6 +136,12 @@ impl Simple {
         self.next_rip
     }
 
+    /// Whether the operand lies at `gva`, at a multiple of its width.
+    #[inline]
+    pub fn is_at(&self, gva: u64, gpr: impl Fn(Gpr) -> u64) -> bool {
+        gva & (self.width() as u64 - 1) == 0 && self.address(gpr) == gva
+    }
+
     /// Whether the operand is read.
     pub fn reads(&self) -> bool {
         self.operation != Operation::Store
@@ -167,7 +173,18 @@ impl Simple {
     }
 
     /// What comes of it if the operand was `old` (if it is [read](Simple::reads)).
+    #[inline]
     pub fn effect(&self, old: u64, rflags: u64, gpr: impl Fn(Gpr) -> u64) -> Effect {
+        match (self.operation, self.other) {
+            // By far the most frequent one.
+            (Operation::Store, Other::Register(from)) => {
+                Effect { memory: self.width.truncate(gpr(from)), register: None, rflags: rflags & !RF }
+            }
+            _ => self.any_effect(old, rflags, gpr),
+        }
+    }
+
+    fn any_effect(&self, old: u64, rflags: u64, gpr: impl Fn(Gpr) -> u64) -> Effect {
         let width = self.width;
         let other = width.truncate(match self.other {
             Other::Register(register) => gpr(register),

@@ -1,8 +1,8 @@
 //! Building shadow pages: protect the guest's table, flush, read it, fill the shadow.
 
-use umbra_paging::{ENTRIES, Gfn, GuestEntry, Level, Rights, bits};
+use umbra_paging::{ENTRIES, Gfn, GuestEntry, Level, bits};
 
-use crate::entry::{Held, ShadowEntry};
+use crate::entry::ShadowEntry;
 use crate::frames::REGION;
 use crate::policy::WritePolicy;
 use crate::rmap::{List, Slot};
@@ -86,13 +86,13 @@ impl<P> Mmu<P> {
             for (index, raw) in (first..).zip(guest) {
                 let slot = Slot::new(frame, index);
                 let before = self.read(env, slot);
-                if seen && self.agrees(env, source.role, GuestEntry::new(raw), before) {
-                    continue;
-                }
-                // Without eager filling what is present waits for its first use.
-                match self.config.eager || source.role.level() != Level::L1 || raw & bits::P == 0 {
-                    true => owed = owed.and(self.refresh(env, slot)),
-                    false => self.look(env, slot),
+                let plain = if seen { self.plain(env, source.role, GuestEntry::new(raw)) } else { None };
+                match plain {
+                    Some((entry, _)) if entry == before => continue,
+                    // Without eager filling what is present waits for its first use.
+                    Some((_, Some(_))) if !self.config.eager => self.look(env, slot),
+                    Some((entry, list)) => self.replace_leaf(env, slot, before, entry, list),
+                    None => owed = owed.and(self.refresh(env, slot)),
                 }
                 changed += u32::from(self.read(env, slot) != before);
             }
@@ -104,33 +104,10 @@ impl<P> Mmu<P> {
     }
 
     /// Whether every write to the page's guest table is seen, so that its entries may be Absent.
-    fn is_seen(&self, env: &impl Env, source: Source) -> bool {
+    pub(crate) fn is_seen(&self, env: &impl Env, source: Source) -> bool {
         matches!(source.role, Role::Guest { .. })
             && self.frames.is_tracked(source.gfn)
             && env.backing(source.gfn) != Backing::None
-    }
-
-    /// Whether a shadow entry is for certain what a guest entry asks for, so that nothing has to be done: the common
-    /// cases only.
-    fn agrees(&self, env: &impl Env, role: Role, guest: GuestEntry, shadow: ShadowEntry) -> bool {
-        if !guest.present() {
-            return shadow == self.config.encodings.absent();
-        }
-        let Role::Guest { level: Level::L1, nxe, wp: Wp::On } = role else { return false };
-        if !guest.accessed()
-            || !self.is_mapped(shadow)
-            || shadow.held() != Held::Nothing
-            || guest.reserved(Level::L1, nxe, &self.config.features) != 0
-        {
-            return false;
-        }
-        let rights = Rights::ALL.under(guest, nxe);
-        let rights = Rights { write: rights.write && guest.dirty(), ..rights };
-        // A frame that is tracked, or that the embedder has made read-only, is never mapped writable.
-        rights == shadow.rights()
-            && (rights.write || !guest.writable())
-            && guest.global() == shadow.is_global()
-            && matches!(env.backing(guest.frame()), Backing::Ram { hfn, .. } if hfn == shadow.hpa().hfn())
     }
 
     fn allocate(&mut self, env: &mut impl Env, source: Source) -> u32 {

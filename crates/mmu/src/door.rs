@@ -33,6 +33,9 @@ impl<P> Mmu<P> {
             env.write(gpa, bytes);
             return;
         }
+        if self.write_leaf(env, gpa, bytes) {
+            return;
+        }
         let first = gpa.page_offset() / 8;
         let last = (gpa.page_offset() + bytes.len() as u64 - 1) / 8;
         let entries = first as usize..=last as usize;

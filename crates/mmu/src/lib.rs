@@ -58,6 +58,7 @@ mod event;
 mod fault;
 mod filter;
 mod frames;
+mod leaf;
 mod loose;
 mod policy;
 mod pool;

@@ -172,6 +172,14 @@ impl<P> Mmu<P> {
         }
     }
 
+    /// Whether any rule is broken: then the short ways, which know of no rules, are not taken.
+    pub(crate) const fn is_sabotaged(&self) -> bool {
+        #[cfg(feature = "sabotage")]
+        return self.broken.is_some();
+        #[cfg(not(feature = "sabotage"))]
+        false
+    }
+
     /// Breaks a rule from now on.
     #[cfg(feature = "sabotage")]
     pub fn break_rule(&mut self, rule: Rule) {

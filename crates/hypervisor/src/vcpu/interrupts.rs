@@ -68,6 +68,15 @@ impl<B: Backend> Vcpu<B> {
 
     /// Hands over what was typed and lets timers fire that are due; sets the alarm for the next.
     fn run_platform(&mut self) {
+        let deadline = self.platform.next_deadline();
+        let is_set = deadline.is_none_or(|at| self.alarm.set_to == Some(at) && at > self.clock.now());
+        // Mostly there is nothing to do.
+        if !is_set || timer::has_fired() || console::has_input() || !self.typed.is_empty() {
+            self.serve_platform();
+        }
+    }
+
+    fn serve_platform(&mut self) {
         if console::has_input() {
             let typed = &mut self.typed;
             console::poll(&mut |byte| {

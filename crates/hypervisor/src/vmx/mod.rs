@@ -87,6 +87,9 @@ const DEBUGCTL_BTF: u64 = 1 << 1;
 
 const IA32_DEBUGCTL: u32 = 0x1d9;
 
+/// Nothing but the bit that is always set.
+const RFLAGS_AT_START: u64 = 1 << 1;
+
 /// Access rights of a segment register in a VMCS (SDM, "Guest Register State").
 mod rights {
     /// Execute/read, accessed, DPL 0, present, 64-bit.
@@ -123,8 +126,14 @@ pub struct Vmx {
     cr3_targets: usize,
     /// CR4 bits that flush when they change, and that the guest may change without an exit.
     cr4_flush: u64,
+    /// RIP as it stands in the VMCS.
+    rip: u64,
+    /// RFLAGS as it stands in the VMCS.
+    rflags: u64,
     /// IDT-vectoring information of the last exit.
     vectoring: u64,
+    /// VM-exit interruption information of the last exit; zero unless that was for an exception or an NMI.
+    interruption: u64,
     _msr_bitmap: Box<HostPage>,
 }
 
@@ -169,7 +178,10 @@ impl Vmx {
             cr4_fixed,
             cr3_targets: capabilities.cr3_targets,
             cr4_flush: 0,
+            rip: entry.rip,
+            rflags: RFLAGS_AT_START,
             vectoring: 0,
+            interruption: 0,
             _msr_bitmap: msr_bitmap,
         })
     }
@@ -289,7 +301,7 @@ fn write_guest_state(vmcs: &mut Vmcs, entry: &Entry) {
         (guest::IDTR_LIMIT, 0),
         (guest::RIP, entry.rip),
         (guest::RSP, entry.rsp),
-        (guest::RFLAGS, 2),
+        (guest::RFLAGS, RFLAGS_AT_START),
         (guest::DR7, 0x400),
         (guest::IA32_DEBUGCTL_FULL, 0),
         (guest::IA32_SYSENTER_CS, 0),
@@ -347,22 +359,29 @@ impl Backend for Vmx {
             return Err(failure::describe(&self.vmcs, basic));
         }
         self.launched = true;
+        self.rip = self.vmcs.read(guest::RIP);
+        self.rflags = self.vmcs.read(guest::RFLAGS);
         self.vectoring = self.vmcs.read(ro::IDT_VECTORING_INFO);
-        if self.vectoring & info::VALID != 0 || basic == 0 {
-            self.repair_nmi_blocking(basic, self.vectoring);
+        self.interruption = if basic == 0 { self.vmcs.read(ro::VMEXIT_INTERRUPTION_INFO) } else { 0 };
+        let vectored = self.vectoring & info::VALID != 0;
+        if vectored || self.interruption & info::NMI_UNBLOCKING != 0 {
+            self.repair_nmi_blocking();
+        }
+        if self.interruption & (info::TYPE | info::VECTOR) == info::PAGE_FAULT {
+            if !vectored {
+                self.keep_resume_flag();
+            }
+            return Ok(self.page_fault());
         }
         let exit = self.decode(basic);
         if exit == Exit::Reflect(Event::debug()) {
             self.accept_debug_exception();
         }
-        if matches!(exit, Exit::PageFault { .. }) && self.vectoring & info::VALID == 0 {
-            self.keep_resume_flag();
-        }
         Ok(exit)
     }
 
     fn interrupted_event(&self) -> Option<Event> {
-        self.vectored_event(self.vectoring)
+        if self.vectoring & info::VALID == 0 { None } else { Some(self.vectored_event()) }
     }
 
     fn gpr(&self, number: u8) -> u64 {
@@ -378,19 +397,23 @@ impl Backend for Vmx {
     }
 
     fn rip(&self) -> u64 {
-        self.vmcs.read(guest::RIP)
+        self.rip
     }
 
     fn set_rip(&mut self, rip: u64) {
+        self.rip = rip;
         self.vmcs.write(guest::RIP, rip);
     }
 
     fn rflags(&self) -> u64 {
-        self.vmcs.read(guest::RFLAGS)
+        self.rflags
     }
 
     fn set_rflags(&mut self, rflags: u64) {
-        self.vmcs.write(guest::RFLAGS, rflags);
+        if rflags != self.rflags {
+            self.rflags = rflags;
+            self.vmcs.write(guest::RFLAGS, rflags);
+        }
     }
 
     fn cpl(&self) -> u8 {
