@@ -67,6 +67,10 @@ impl<T> ShadowFrames for Env<T> {
         self.pool.write(frame, index, value);
     }
 
+    fn read_shadow_entries(&self, frame: u32, first: usize) -> [u64; 8] {
+        self.pool.read_entries(frame, first)
+    }
+
     fn fill_shadow(&mut self, frame: u32, value: u64) {
         self.pool.fill(frame, value);
     }

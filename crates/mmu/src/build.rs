@@ -2,6 +2,7 @@
 
 use umbra_paging::{ENTRIES, Gfn, GuestEntry, Level, bits};
 
+use crate::derive::Target;
 use crate::entry::ShadowEntry;
 use crate::frames::REGION;
 use crate::policy::WritePolicy;
@@ -73,34 +74,54 @@ impl<P> Mmu<P> {
     pub(crate) fn fill(&mut self, env: &mut impl Env, frame: u32) -> (OwedFlush, u32) {
         let source = self.pool.source(frame);
         let (mut owed, mut changed) = (OwedFlush(false), 0);
-        let seen = self.is_seen(env, source);
+        if !self.is_seen(env, source) {
+            for index in 0..ENTRIES {
+                owed = owed.and(self.fill_entry(env, Slot::new(frame, index), &mut changed));
+            }
+            return (owed, changed);
+        }
         for group in 0..ENTRIES / 8 {
             let first = group * 8;
-            // What guests leave empty is skipped by eights. (The group's entries are Absent, which a table that is seen
-            // needs nothing else for.)
-            let guest = if seen { env.read_entries(source.gfn, first) } else { [bits::P; 8] };
+            let guest = env.read_entries(source.gfn, first);
+            // What guests leave empty is skipped by eights.
             let empty = guest.iter().fold(0, |all, entry| all | entry) & bits::P == 0;
             if empty && !self.pool.is_busy(frame, group) {
                 continue;
             }
-            for (index, raw) in (first..).zip(guest) {
-                let slot = Slot::new(frame, index);
-                let before = self.read(env, slot);
-                let plain = if seen { self.plain(env, source.role, GuestEntry::new(raw)) } else { None };
+            let shadow = env.read_shadow_entries(frame, first);
+            for n in 0..8 {
+                let (guest, old) = (GuestEntry::new(guest[n]), ShadowEntry::new(shadow[n]));
+                let plain = self.plain(env, source.role, guest);
+                let slot = Slot::new(frame, first + n);
                 match plain {
-                    Some((entry, _)) if entry == before => continue,
-                    // Without eager filling what is present waits for its first use.
-                    Some((_, Some(_))) if !self.config.eager => self.look(env, slot),
-                    Some((entry, list)) => self.replace_leaf(env, slot, before, entry, list),
-                    None => owed = owed.and(self.refresh(env, slot)),
+                    Some((new, _)) if new == old => (),
+                    Some((new, list)) if self.config.eager || list.is_none() => {
+                        self.replace_leaf(env, slot, old, new, list);
+                        changed += 1;
+                    }
+                    _ => owed = owed.and(self.fill_entry(env, slot, &mut changed)),
                 }
-                changed += u32::from(self.read(env, slot) != before);
             }
             if empty {
                 self.pool.set_busy(frame, group, false);
             }
         }
         (owed, changed)
+    }
+
+    fn fill_entry(&mut self, env: &mut impl Env, slot: Slot, changed: &mut u32) -> OwedFlush {
+        let before = self.read(env, slot);
+        let target = self.target(env, slot, false);
+        let owed = match target {
+            // Without eager filling what is present waits for its first use.
+            Target::Page { level: Level::L1, .. } if !self.config.eager => {
+                self.look(env, slot);
+                OwedFlush(false)
+            }
+            _ => self.refresh(env, slot),
+        };
+        *changed += u32::from(self.read(env, slot) != before);
+        owed
     }
 
     /// Whether every write to the page's guest table is seen, so that its entries may be Absent.

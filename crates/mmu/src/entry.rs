@@ -88,6 +88,11 @@ impl Encodings {
         ShadowEntry(self.present | PENDING | MMIO | rights_bits(rights) | reserved | inverted | generation)
     }
 
+    /// Whether the entry is [`State::Mapped`].
+    pub(crate) const fn is_mapped(&self, entry: ShadowEntry) -> bool {
+        entry.0 & (PENDING | bits::P) == bits::P
+    }
+
     pub(crate) fn state(&self, entry: ShadowEntry) -> State {
         if entry.0 & PENDING == 0 {
             return if entry.0 & bits::P == 0 { State::Absent } else { State::Mapped };
@@ -237,6 +242,7 @@ mod tests {
             {
                 assert_eq!(encodings.state(encodings.absent()), State::Absent);
                 assert_eq!(encodings.state(encodings.look()), State::Look);
+                assert!(!encodings.is_mapped(encodings.absent()) && !encodings.is_mapped(encodings.look()));
                 for rights in all_rights() {
                     for shift in 0..width - 12 {
                         let gfn = Gfn::new(1 << shift);
@@ -248,6 +254,7 @@ mod tests {
                     let mapped =
                         ShadowEntry::page(Level::L1, Hpa::new(0x1000), rights, true, Held::TrackedWrite);
                     assert_eq!(encodings.state(mapped), State::Mapped);
+                    assert!(encodings.is_mapped(mapped));
                     assert_eq!(encodings.state(ShadowEntry::link(Hpa::new(0x1000), rights)), State::Mapped);
                 }
             }

@@ -62,6 +62,11 @@ pub trait ShadowFrames {
     /// Entry `index` of frame `frame`, read at once.
     fn read_shadow(&self, frame: u32, index: usize) -> u64;
 
+    /// The 8 entries of frame `frame` from `first` on.
+    fn read_shadow_entries(&self, frame: u32, first: usize) -> [u64; 8] {
+        core::array::from_fn(|n| self.read_shadow(frame, first + n))
+    }
+
     /// Stores entry `index` of frame `frame` at once.
     fn write_shadow(&mut self, frame: u32, index: usize, value: u64);
 

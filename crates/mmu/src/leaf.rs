@@ -12,29 +12,33 @@ impl<P> Mmu<P> {
     /// The shadow entry for an entry of a table whose writes are seen, and the list that it belongs to, in the plain
     /// cases: not present, or a page of memory with CR0.WP set whose guest rights can all be given. In others `None`;
     /// then [`Mmu::target`] knows. (The auditor compares with that, too.)
+    #[inline]
     pub(crate) fn plain(
         &self,
         env: &impl Env,
         role: Role,
         guest: GuestEntry,
     ) -> Option<(ShadowEntry, Option<List>)> {
-        if !guest.present() {
+        const KEPT: u64 = bits::W | bits::U | bits::G | bits::NX;
+        let raw = guest.raw();
+        if raw & bits::P == 0 {
             return Some((self.config.encodings.absent(), None));
         }
         let Role::Guest { level: Level::L1, nxe, wp: Wp::On } = role else { return None };
+        let reserved = self.config.features.address_reserved() | if nxe { 0 } else { bits::NX };
+        // D must be set before W is given.
+        let clean = raw & (bits::W | bits::D) == bits::W;
+        if raw & (bits::A | reserved) != bits::A || clean || self.is_sabotaged() {
+            return None;
+        }
         let gfn = guest.frame();
-        let Backing::Ram { hfn, writable: true } = env.backing(gfn) else { return None };
-        let withheld = guest.writable() && (!guest.dirty() || self.frames.is_tracked(gfn));
-        let plain = guest.accessed()
-            && !withheld
-            && guest.reserved(Level::L1, nxe, &self.config.features) == 0
-            && self.frames.knows(gfn)
-            && !self.is_sabotaged();
-        plain.then(|| {
-            let kept = guest.raw() & (bits::W | bits::U | bits::G | bits::NX);
-            let raw = kept | bits::P | bits::A | bits::D | hfn.base().raw();
-            (ShadowEntry::new(raw), Some(List::Gfn(gfn.raw() as u32)))
-        })
+        match env.backing(gfn) {
+            Backing::Ram { hfn, writable: true } if raw & bits::W == 0 || !self.frames.is_tracked(gfn) => {
+                let new = raw & KEPT | bits::P | bits::A | bits::D | hfn.base().raw();
+                Some((ShadowEntry::new(new), Some(List::Gfn(gfn.raw() as u32))))
+            }
+            _ => None,
+        }
     }
 
     /// Stores an entry of a page table that is `old` now, and keeps the reverse map in step.

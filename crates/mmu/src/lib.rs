@@ -92,6 +92,7 @@ use crate::ahead::Ahead;
 use crate::audit::ChangeLog;
 use crate::detach::Detaches;
 use crate::entry::{ShadowEntry, State};
+
 use crate::filter::Choice;
 use crate::frames::Frames;
 use crate::pool::{PageId, Pool};
@@ -182,7 +183,7 @@ impl<P> Mmu<P> {
     }
 
     fn is_mapped(&self, entry: ShadowEntry) -> bool {
-        self.state(entry) == State::Mapped
+        self.config.encodings.is_mapped(entry)
     }
 
     /// The entry at `slot`, and the frame of the shadow page that it references, if it does.

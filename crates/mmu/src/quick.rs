@@ -1,11 +1,10 @@
 //! What the shadow alone can tell, without a walk of the guest's tables.
 
-use umbra_paging::{Access, Gpa, Gva, Hpa, Level, PAGE_SIZE, Rights};
+use umbra_paging::{Access, Gpa, Gva, Hpa, Level, Mode, PAGE_SIZE, Rights};
 
 use crate::entry::{Held, ShadowEntry, State};
 use crate::fault::{both, index};
 use crate::rmap::Slot;
-use crate::role::Role;
 use crate::sabotage::Rule;
 use crate::{Env, Mmu};
 
@@ -17,45 +16,47 @@ pub(crate) enum Known {
     TableWrite(Gpa),
 }
 
+/// Where the hardware's walk of the shadow ends now.
+struct End {
+    slot: Slot,
+    entry: ShadowEntry,
+    level: Level,
+    /// What the links above allow.
+    rights: Rights,
+}
+
 impl<P> Mmu<P> {
     /// Answers from the shadow alone if it can. The walk there is current (or, through a loose table, one that a TLB
     /// might still hold), its A bits are set, and W stands in the entry only if D is.
     pub(crate) fn known(&self, env: &impl Env, vcpu: usize, gva: Gva, access: Access) -> Option<Known> {
+        let End { slot, entry, level, rights } = self.walk_shadow(env, vcpu, gva)?;
         let paging = &self.vcpus[vcpu].paging;
-        let mut frame = self.pool.frame_of(self.vcpus[vcpu].root)?;
-        let mut rights = Rights::ALL;
-        loop {
-            let source = self.pool.source(frame);
-            let (role, level) = (source.role, source.role.level());
-            let slot = Slot::new(frame, index(role, gva));
-            let entry = self.read(env, slot);
-            match self.state(entry) {
-                State::Mapped if role == Role::PaeRoot => (),
-                State::Mapped if level == Level::L1 && access.is_write() => {
-                    let leaf = Rights { write: true, ..entry.rights() };
-                    let allowed = entry.held() == Held::TrackedWrite
-                        && !self.has_loose_tables()
-                        && both(rights, leaf).allow(access, paging)
-                        && rights.write;
-                    let gfn = match self.guest_entry(env, slot) {
-                        Some(guest) => guest.frame(),
-                        None => source.gfn.add(slot.index() as u64),
-                    };
-                    let gpa = Gpa::new(gfn.base().raw() + gva.raw() % PAGE_SIZE);
-                    return (allowed && self.frames.is_tracked(gfn)).then_some(Known::TableWrite(gpa));
+        match self.state(entry) {
+            State::Mapped => {
+                let leaf = Rights { write: true, ..entry.rights() };
+                let held = level == Level::L1 && access.is_write() && entry.held() == Held::TrackedWrite;
+                if !held
+                    || !rights.write
+                    || self.has_loose_tables()
+                    || !both(rights, leaf).allow(access, paging)
+                {
+                    return None;
                 }
-                State::Mapped => rights = both(rights, entry.rights()),
-                State::Mmio { gfn, rights: leaf, generation } => {
-                    let rights = both(rights, leaf);
-                    let current = generation == self.generation || !self.keeps(Rule::MmioGeneration);
-                    let allowed = rights.allow(access, paging) && (rights.write || !access.is_write());
-                    let offset = gva.raw() & ((1 << level.shift()) - 1);
-                    let gpa = Gpa::new(gfn.base().raw() + offset);
-                    return (current && allowed).then_some(Known::Mmio(gpa));
-                }
-                State::Absent | State::Look => return None,
+                let gfn = match self.guest_entry(env, slot) {
+                    Some(guest) => guest.frame(),
+                    None => self.pool.source(slot.frame()).gfn.add(slot.index() as u64),
+                };
+                let gpa = Gpa::new(gfn.base().raw() + gva.raw() % PAGE_SIZE);
+                self.frames.is_tracked(gfn).then_some(Known::TableWrite(gpa))
             }
-            frame = self.child(env, slot)?;
+            State::Mmio { gfn, rights: leaf, generation } => {
+                let rights = both(rights, leaf);
+                let current = generation == self.generation || !self.keeps(Rule::MmioGeneration);
+                let allowed = rights.allow(access, paging) && (rights.write || !access.is_write());
+                let gpa = Gpa::new(gfn.base().raw() + offset(gva, level));
+                (current && allowed).then_some(Known::Mmio(gpa))
+            }
+            State::Absent | State::Look => None,
         }
     }
 
@@ -63,35 +64,48 @@ impl<P> Mmu<P> {
     /// and only before the guest runs again. (The answer is from the shadow as it is; the CPU may have used an older
     /// translation, as it may on bare hardware.)
     pub fn code(&self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Hpa> {
-        let (slot, entry) = self.leaf(env, vcpu, gva)?;
-        let level = self.pool.source(slot.frame()).role.level();
-        entry.rights().execute.then(|| Hpa::new(entry.hpa().raw() + (gva.raw() & ((1 << level.shift()) - 1))))
+        let End { entry, level, .. } = self.walk_shadow(env, vcpu, gva)?;
+        let runs = self.is_mapped(entry) && entry.rights().execute;
+        runs.then(|| Hpa::new(entry.hpa().raw() + offset(gva, level)))
     }
 
     /// The guest-physical address that the shadow maps `gva` to now.
     pub(crate) fn mapped(&self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Gpa> {
-        let (slot, _) = self.leaf(env, vcpu, gva)?;
-        let source = self.pool.source(slot.frame());
+        let End { slot, entry, level, .. } = self.walk_shadow(env, vcpu, gva)?;
         let first = match self.guest_entry(env, slot) {
-            Some(guest) => guest.leaf_frame(source.role.level()),
-            None => source.gfn.add(slot.index() as u64 * source.role.level().pages()),
+            Some(guest) => guest.leaf_frame(level),
+            None => self.pool.source(slot.frame()).gfn.add(slot.index() as u64 * level.pages()),
         };
-        Some(Gpa::new(first.base().raw() + (gva.raw() & ((1 << source.role.level().shift()) - 1))))
+        self.is_mapped(entry).then(|| Gpa::new(first.base().raw() + offset(gva, level)))
     }
 
-    /// The Mapped entry that translates `gva` now.
-    fn leaf(&self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<(Slot, ShadowEntry)> {
-        let mut frame = self.pool.frame_of(self.vcpus[vcpu].root)?;
-        loop {
+    /// Walks the shadow as the hardware does, rights aside.
+    #[inline]
+    fn walk_shadow(&self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<End> {
+        let vcpu = &self.vcpus[vcpu];
+        let mut frame = self.pool.frame_of(vcpu.root)?;
+        let mut level = Level::L4;
+        let mut rights = Rights::ALL;
+        if vcpu.paging.mode == Mode::Off {
+            // PDPTEs have no rights.
             let slot = Slot::new(frame, index(self.pool.source(frame).role, gva));
+            frame = self.child(env, slot)?;
+            level = Level::L2;
+        }
+        loop {
+            let slot = Slot::new(frame, gva.index(level));
             let entry = self.read(env, slot);
-            if !self.is_mapped(entry) {
-                return None;
-            }
-            match self.child(env, slot) {
-                Some(child) => frame = child,
-                None => return Some((slot, entry)),
-            }
+            let leaf = level == Level::L1 || entry.is_large();
+            let Some(below) = level.below().filter(|_| !leaf && self.is_mapped(entry)) else {
+                return Some(End { slot, entry, level, rights });
+            };
+            rights = both(rights, entry.rights());
+            frame = env.frame(entry.hpa());
+            level = below;
         }
     }
+}
+
+fn offset(gva: Gva, level: Level) -> u64 {
+    gva.raw() & (level.pages() * PAGE_SIZE - 1)
 }

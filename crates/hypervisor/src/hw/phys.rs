@@ -285,6 +285,14 @@ impl FramePool {
         self.entry(frame, index).load(Ordering::Relaxed)
     }
 
+    /// Reads 8 entries.
+    pub fn read_entries(&self, frame: u32, first: usize) -> [u64; 8] {
+        assert!(first + 8 <= 512, "a table has 512 entries");
+        let at = pointer(self.hpa(frame).raw()).cast::<u64>().wrapping_add(first);
+        // SAFETY: as in `entry`, and within the frame.
+        core::array::from_fn(|n| unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed))
+    }
+
     /// Writes all entries of a frame.
     pub fn fill(&mut self, frame: u32, value: u64) {
         let table = pointer(self.hpa(frame).raw()).cast::<u64>();
