@@ -176,12 +176,18 @@ impl GuestMap {
     }
 
     /// What backs a frame.
+    #[inline]
     pub fn backing(&self, gfn: Gfn) -> Backing {
         if gfn >= self.end {
             return Backing::None;
         }
         let identity = writable(Hfn::new(gfn.raw()));
-        if gfn >= self.exceptions_end { identity } else { *self.exceptions.get(&gfn).unwrap_or(&identity) }
+        if gfn >= self.exceptions_end { identity } else { self.exception(gfn).unwrap_or(identity) }
+    }
+
+    #[cold]
+    fn exception(&self, gfn: Gfn) -> Option<Backing> {
+        self.exceptions.get(&gfn).copied()
     }
 
     /// Whether a range is writable RAM at host-physical = guest-physical.
