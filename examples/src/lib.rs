@@ -13,7 +13,7 @@ mod host;
 use std::rc::Rc;
 
 use arrayvec::ArrayVec;
-use umbra_mmu::{Config, Encodings, FaultOutcome, GuestFaults, Mmu, RootFormat};
+use umbra_mmu::{Config, Encodings, FaultOutcome, GuestFaults, Mmu, Origin, RootFormat};
 use umbra_paging::{Access, Features, Gpa, Gva, Mode, Paging};
 use umbra_reference::hardware::{Control, Filter, PageFault, PagingMode, PagingUnit};
 use umbra_reference::machine::{Broken, Machine, Start};
@@ -138,7 +138,7 @@ impl Machine for Toy {
         for _ in 0..MAX_EXITS {
             // Goes into the VMCS, before each entry anew.
             let filter = match self.mmu.guest_faults() {
-                GuestFaults::Bypass => Filter::PRESENT,
+                GuestFaults::Present | GuestFaults::User => Filter::PRESENT,
                 GuestFaults::Trap => Filter::TRAP,
             };
             let fault = match self.attempt(cpu, access, pieces)? {
@@ -148,7 +148,7 @@ impl Machine for Toy {
                 Err(fault) => fault,
             };
             // A #PF exit. The instruction pointer would tell the write policy who writes.
-            match self.mmu.page_fault(&mut self.host, cpu, fault.gva, access, Gva::new(0)) {
+            match self.mmu.page_fault(&mut self.host, cpu, fault.gva, access, &Origin::at(Gva::new(0))) {
                 // A host fault, dealt with: enter again.
                 FaultOutcome::Resume(_) => (),
                 // The guest's own fault: inject it. The error code is the MMU's, not the one of the exit.

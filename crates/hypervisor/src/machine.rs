@@ -60,6 +60,8 @@ fn boot(map: DirectMap, information: u32, magic: u32) -> Result<Machine, Box<dyn
 
     let information = BootInformation::read(&map, information, magic)?;
     let config = read_config(&map, information.module("config", "config module")?)?;
+    let cpu = cpu_name();
+    telemetry::send(&Message::Setup { config: config.clone(), cpu: cpu.clone() });
     let occupied: Vec<_> = information.modules.iter().map(|m| (m.name.as_str(), m.range.clone())).collect();
     let linked = image::virtual_range();
     let layout = Layout::new(
@@ -76,7 +78,7 @@ fn boot(map: DirectMap, information: u32, magic: u32) -> Result<Machine, Box<dyn
     apic::init(&map)?;
     let tsc_hz = timer::calibrate()?;
     console::init()?;
-    describe(&layout, &information, tsc_hz);
+    describe(&layout, &information, &cpu, tsc_hz);
 
     let (mut ram, pool, spare) = map.hand_out(&layout);
     let canary = Canary::plant(spare);
@@ -123,11 +125,16 @@ fn read_config(map: &DirectMap, module: Range<u64>) -> Result<BootConfig, Box<dy
     Ok(config)
 }
 
-fn describe(layout: &Layout, information: &BootInformation, tsc_hz: u64) {
-    let name = raw_cpuid::CpuId::new().get_processor_brand_string().map(|b| String::from(b.as_str().trim()));
+/// What the CPU calls itself; empty if it has no name.
+fn cpu_name() -> String {
+    let name = raw_cpuid::CpuId::new().get_processor_brand_string();
+    name.map_or(String::new(), |name| String::from(name.as_str().trim()))
+}
+
+fn describe(layout: &Layout, information: &BootInformation, cpu: &str, tsc_hz: u64) {
     info!(
         "CPU: {}, TSC at {} MHz",
-        name.as_deref().unwrap_or("without a name"),
+        if cpu.is_empty() { "without a name" } else { cpu },
         (tsc_hz + 500_000) / 1_000_000
     );
     info!(

@@ -29,8 +29,11 @@ impl<P> Mmu<P> {
         if !matches!(env.backing(gfn), Backing::Ram { writable: true, .. }) {
             return;
         }
-        if self.frames.tables(gfn).is_none() {
+        if self.frames.tables(gfn).is_none() || self.frames.is_detached(gfn) {
             env.write(gpa, bytes);
+            return;
+        }
+        if self.write_leaf(env, gpa, bytes) {
             return;
         }
         let first = gpa.page_offset() / 8;

@@ -45,33 +45,42 @@
 
 extern crate alloc;
 
+mod ahead;
 mod audit;
 mod build;
 mod config;
 mod derive;
+mod detach;
 mod door;
 mod entry;
 mod env;
 mod event;
 mod fault;
+mod filter;
 mod frames;
+mod leaf;
 mod loose;
 mod policy;
 mod pool;
+mod predict;
+mod quick;
 mod rmap;
 mod role;
 mod roots;
 mod sabotage;
+mod switch;
 mod zap;
 
 pub use audit::{Invariant, Violation};
 pub use config::{
-    Config, ConfigError, Counters, FaultOutcome, GuestFaults, MIN_FRAMES_PER_VCPU, Root, RootFormat, Work,
+    Config, ConfigError, Counters, FaultOutcome, FilterPolicy, GuestFaults, MIN_FRAMES_PER_VCPU, Root,
+    RootFormat, Work,
 };
 pub use entry::Encodings;
 pub use env::{Backing, Env, GuestMemory, ShadowFrames, Tlb};
 pub use event::{Event, Shadowed};
-pub use policy::{Answer, EmulateReachable, TableWrite, WritePolicy};
+pub use policy::{Answer, EmulateReachable, Origin, Place, TableWrite, WritePolicy};
+pub use predict::Predictor;
 #[cfg(feature = "sabotage")]
 pub use sabotage::Rule;
 
@@ -79,8 +88,11 @@ use alloc::vec::Vec;
 
 use umbra_paging::Paging;
 
+use crate::ahead::Ahead;
 use crate::audit::ChangeLog;
+use crate::detach::Detaches;
 use crate::entry::{ShadowEntry, State};
+use crate::filter::Choice;
 use crate::frames::Frames;
 use crate::pool::{PageId, Pool};
 use crate::rmap::{List, Rmap, Slot};
@@ -88,7 +100,7 @@ use crate::rmap::{List, Rmap, Slot};
 /// One guest's shadow MMU.
 ///
 /// All methods take the embedder's `env`; it must be the same one every time. vCPUs are numbered from zero.
-pub struct Mmu<P = EmulateReachable> {
+pub struct Mmu<P = Predictor> {
     config: Config,
     policy: P,
     pool: Pool,
@@ -98,6 +110,11 @@ pub struct Mmu<P = EmulateReachable> {
     /// MMIO entries of another generation count as [`State::Look`].
     generation: u32,
     counters: Counters,
+    choice: Choice,
+    detaches: Detaches,
+    ahead: Ahead,
+    /// Changes of what vCPUs may load: see [`Mmu::roots_changed`].
+    roots_changed: u64,
     log: ChangeLog,
     #[cfg(feature = "sabotage")]
     broken: Option<Rule>,
@@ -106,6 +123,8 @@ pub struct Mmu<P = EmulateReachable> {
 struct Vcpu {
     paging: Paging,
     root: PageId,
+    /// Roots that it may load without an exit.
+    loadable: Vec<PageId>,
 }
 
 /// A full flush that may be owed: because rights were taken away that something is going to rely on being
@@ -129,7 +148,7 @@ impl OwedFlush {
 impl<P> Mmu<P> {
     /// The bytes of metadata beside the shadow frames, constant over the MMU's life.
     pub fn metadata_bytes(&self) -> usize {
-        self.pool.bytes() + self.rmap.bytes() + self.frames.bytes()
+        self.pool.bytes() + self.rmap.bytes() + self.frames.bytes() + self.choice.bytes()
     }
 
     /// Shadow frames in use.
@@ -206,6 +225,7 @@ impl<P> Mmu<P> {
     /// Stores an entry that stays in its list.
     fn store(&mut self, env: &mut impl Env, slot: Slot, entry: ShadowEntry) {
         env.write_shadow(slot.frame(), slot.index(), entry.raw());
+        self.pool.set_busy(slot.frame(), slot.index() / 8, true);
         self.log.push(slot);
     }
 }

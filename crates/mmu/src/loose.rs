@@ -1,7 +1,7 @@
 //! Loose frames: guest tables whose writes are not seen for a while.
 //!
-//! Some writes to a table can be neither emulated nor allowed by just dropping its shadows: the table is the
-//! root in use, or it maps the very instruction, stack or operand of the write. Such a frame becomes *loose*:
+//! Some writes to a table can be neither emulated nor allowed by detaching it: the table is the root in use, or it maps
+//! the very instruction, stack or operand of the write. Such a frame becomes *loose*:
 //! its shadows stay (or are rebuilt as needed), but hold no Absent entry, so nothing relies on seeing the
 //! guest set P. What is Mapped there behaves like a TLB: it may be older than the table, which the
 //! architecture allows until the guest flushes. At the guest's next flush of any kind the frame is tracked
@@ -14,15 +14,18 @@ use crate::sabotage::Rule;
 use crate::{Env, Event, Mmu, OwedFlush};
 
 impl<P> Mmu<P> {
-    /// Lets the guest write a tracked frame freely until its next flush: for writes that cannot be emulated.
+    /// Lets the guest write a tracked frame freely: for writes that cannot be emulated. The frame is detached if that
+    /// can help; else it is loose until the guest's next flush.
     pub fn release(&mut self, env: &mut impl Env, gfn: Gfn) {
-        if !self.frames.is_tracked(gfn) {
+        if !self.frames.is_tracked(gfn) || self.detach_unemulated(env, gfn) {
             return;
         }
         if self.frames.loose_is_full() {
             let oldest = self.frames.loose()[0];
             self.tighten(env, oldest);
         }
+        // Every flush of the guest must exit from now on.
+        self.withdraw_all();
         self.frames.loosen(gfn);
         self.happened(env, Event::Loosened(gfn));
         self.zap_tables(env, gfn);
@@ -44,7 +47,7 @@ impl<P> Mmu<P> {
         let mut next = self.frames.tables(gfn);
         while let Some(frame) = next {
             next = self.pool.next_of_gfn(frame);
-            self.fill(env, frame).pay(self, env);
+            self.fill(env, frame).0.pay(self, env);
         }
     }
 

@@ -130,6 +130,30 @@ rules! {
     PdptesMapped,
     /// L1TF: no entry that is not Mapped names memory.
     HideMmio,
+    /// I1: nothing leads to a table that is detached.
+    UnlinkDetached,
+    /// I1: a detached table is attached before anything leads to it.
+    AttachBeforeLink,
+    /// I1: a table that is attached is brought up to date.
+    RefillAttached,
+    /// I1, I5: what is cached of a table is flushed before it loses its protection by a detach.
+    FlushBeforeDetach,
+    /// Order: a table that is attached is protected before it is read.
+    ReadAfterAttach,
+    /// I6: what an instruction has detached is not detached for it again.
+    DetachOnce,
+    /// I2: roots that a vCPU may load are withdrawn when its control bits change.
+    WithdrawAtRoleChange,
+    /// I1, I5: a root that a vCPU may load is withdrawn before its frame is detached or zapped.
+    WithdrawBeforeDetach,
+    /// I5: nothing maps a guest frame any more when it changes places with a shadow page.
+    UnmapBeforeExchange,
+    /// I5: what is cached is flushed before a guest frame changes places with a shadow page.
+    FlushBeforeExchange,
+    /// I4: while user protection faults go around the hypervisor no entry of user mode is narrower than the guest's.
+    NoNarrowEntries,
+    /// I4: the filter that lets them through is turned on with a flush.
+    FlushBeforeUserFilter,
     /// Order: a guest's table is read after it is protected and flushed.
     ReadAfterProtect,
     /// Order: entries are Pending while what they follow is written.
@@ -146,6 +170,14 @@ impl<P> Mmu<P> {
             let _ = rule;
             true
         }
+    }
+
+    /// Whether any rule is broken: then the short ways, which know of no rules, are not taken.
+    pub(crate) const fn is_sabotaged(&self) -> bool {
+        #[cfg(feature = "sabotage")]
+        return self.broken.is_some();
+        #[cfg(not(feature = "sabotage"))]
+        false
     }
 
     /// Breaks a rule from now on.

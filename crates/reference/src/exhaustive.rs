@@ -192,8 +192,7 @@ impl Bench {
             temper: Temper { ahead: 2, ..Temper::STICKY },
             seed: part.offset,
         };
-        let config =
-            ShadowConfig { bypass: part.bypass, frames: MIN_FRAMES_PER_VCPU, vpid: true, release: 0 };
+        let config = ShadowConfig::plain(part.bypass, MIN_FRAMES_PER_VCPU);
         let machine = Shadow::new(config, start);
         Bench {
             session: Session::new(machine, universe, memory, MODEL, vec![registers]),

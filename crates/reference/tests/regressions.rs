@@ -14,7 +14,7 @@ fn config() -> Config {
         cpus: 1,
         pcid: false,
         temper: Temper::STICKY,
-        shadow: Some(ShadowConfig { bypass: true, frames: 64, vpid: true, release: 0 }),
+        shadow: Some(ShadowConfig::plain(true, 64)),
         full_audit: 1,
     }
 }
@@ -102,6 +102,6 @@ fn a_store_into_the_large_page_entry_that_it_goes_through() {
     // It sets A and D in the entry and then changes its address, in a table whose writes are not followed: the old
     // address may serve until the guest flushes. The judge refused that.
     let ops = [store(0xffff_8000_0001_2003, &[0x21]), store(0xffff_8000_0001_7000, &[42, 10])];
-    let shadow = Some(ShadowConfig { bypass: false, frames: 48, vpid: true, release: 128 });
+    let shadow = Some(ShadowConfig { release: 128, ..ShadowConfig::plain(false, 48) });
     passes(&Config { shadow, ..config() }, 0x4fd_717b_db03_6031, &ops);
 }

@@ -5,13 +5,66 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-/// Whether not-present faults of the guest may go around the hypervisor.
+/// Which of the guest's own page faults may go around the hypervisor, where the CPU allows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GuestFaults {
-    /// They go straight to the guest where the CPU allows it.
-    Bypass,
-    /// Every page fault exits.
+    /// None: every page fault exits.
     Trap,
+    /// Those on entries that are not present.
+    Present,
+    /// Those of user mode.
+    User,
+    /// Whatever saves most by the faults that are seen.
+    Auto,
+}
+
+impl GuestFaults {
+    /// The name in options and results.
+    pub const fn name(self) -> &'static str {
+        match self {
+            GuestFaults::Trap => "trap",
+            GuestFaults::Present => "present",
+            GuestFaults::User => "user",
+            GuestFaults::Auto => "bypass",
+        }
+    }
+}
+
+/// A way around exits that can be switched off, to find out what it is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Mechanism {
+    /// Bursts of writes to a guest table detach it instead of being emulated.
+    Detach,
+    /// Address-space switches to known roots make no exit.
+    Cr3,
+    /// INVLPG and INVPCID make no exit.
+    Invlpg,
+    /// Tables are filled whole when they are linked.
+    Eager,
+    /// Exits of table writes take the short path.
+    Quick,
+}
+
+impl Mechanism {
+    /// All of them.
+    pub const ALL: &[Mechanism] =
+        &[Mechanism::Detach, Mechanism::Cr3, Mechanism::Invlpg, Mechanism::Eager, Mechanism::Quick];
+
+    /// The name in options and results.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mechanism::Detach => "detach",
+            Mechanism::Cr3 => "cr3",
+            Mechanism::Invlpg => "invlpg",
+            Mechanism::Eager => "eager",
+            Mechanism::Quick => "quick",
+        }
+    }
+
+    /// The mechanism with this name.
+    pub fn from_name(name: &str) -> Option<Mechanism> {
+        Mechanism::ALL.iter().copied().find(|mechanism| mechanism.name() == name)
+    }
 }
 
 /// How thoroughly the live auditor looks.
@@ -30,12 +83,16 @@ pub struct BootConfig {
     pub memory_mib: u32,
     /// What to do about guest page faults.
     pub guest_faults: GuestFaults,
+    /// What is switched off, in the order of [`Mechanism::ALL`].
+    pub without: Vec<Mechanism>,
     /// Shadow frames in the pool, `None` for the default.
     pub shadow_frames: Option<u32>,
     /// The live auditor, off if `None`.
     pub audit: Option<Audit>,
     /// Whether every exit is to be reported.
     pub trace: bool,
+    /// What the guest's kernel calls itself, or its file's name: only for reports.
+    pub kernel: String,
     /// The guest kernel's command line, all of it: a multiboot kernel expects its own name first.
     pub append: String,
     /// A multiboot kernel's modules: the string of each. Their bytes are boot modules, too ([`module_name`]).
@@ -62,5 +119,18 @@ impl BootConfig {
     /// The bytes are not a configuration of this [`PROTOCOL`](crate::PROTOCOL).
     pub fn from_bytes(bytes: &[u8]) -> Result<BootConfig, postcard::Error> {
         postcard::from_bytes(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back() {
+        for &mechanism in Mechanism::ALL {
+            assert_eq!(Mechanism::from_name(mechanism.name()), Some(mechanism));
+        }
+        assert_eq!(Mechanism::from_name("all"), None);
     }
 }

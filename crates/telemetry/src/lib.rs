@@ -19,8 +19,8 @@ mod message;
 pub mod trace;
 
 pub use cause::{ExitCause, ExitCounts};
-pub use config::{Audit, BootConfig, GuestFaults, module_name};
+pub use config::{Audit, BootConfig, GuestFaults, Mechanism, module_name};
 pub use message::{GuestExit, LogLevel, Message, MmuCounters, PHASE_NAMES, PhaseStats, Stats, phase_name};
 
 /// The version of everything in this crate that travels between hypervisor and tool.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;

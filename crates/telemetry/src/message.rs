@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::trace::Chunk;
-use crate::{ExitCounts, GuestFaults};
+use crate::{BootConfig, ExitCounts, GuestFaults};
 
 /// One message of the hypervisor.
 #[expect(clippy::large_enum_variant, reason = "the large one is sent once, at the end")]
@@ -16,6 +16,13 @@ pub enum Message {
     Hello {
         /// [`PROTOCOL`](crate::PROTOCOL) of the hypervisor.
         protocol: u32,
+    },
+    /// What the hypervisor was told and where it runs: so that a stream of messages explains itself.
+    Setup {
+        /// What it was told.
+        config: BootConfig,
+        /// What the CPU calls itself; empty if it has no name.
+        cpu: String,
     },
     /// A line for the user, without line end.
     Log {
@@ -100,6 +107,18 @@ pub struct MmuCounters {
     pub splits: u64,
     /// Full TLB flushes that the MMU asked for.
     pub flushes: u64,
+    /// Shadow pages of detached tables that were linked again.
+    pub attached: u64,
+    /// Guest tables that were detached: writes to them are not seen until they are attached again.
+    pub detached: u64,
+    /// Shadow roots that changed their frames, for the CPU's CR3 to equal the guest's.
+    pub roots_moved: u64,
+    /// Changes of the page-fault filter.
+    pub filter_switches: u64,
+    /// Shadow pages in use at the end of that time: no count.
+    pub live_pages: u64,
+    /// Bytes of the MMU's tables beside the shadow pages at the end of that time: no count.
+    pub metadata_bytes: u64,
 }
 
 impl MmuCounters {
@@ -111,16 +130,28 @@ impl MmuCounters {
             reclaimed: self.reclaimed - earlier.reclaimed,
             splits: self.splits - earlier.splits,
             flushes: self.flushes - earlier.flushes,
+            attached: self.attached - earlier.attached,
+            detached: self.detached - earlier.detached,
+            roots_moved: self.roots_moved - earlier.roots_moved,
+            filter_switches: self.filter_switches - earlier.filter_switches,
+            live_pages: self.live_pages,
+            metadata_bytes: self.metadata_bytes,
         }
     }
 
-    /// Adds the counts of another stretch of time.
+    /// Adds the counts of a later stretch of time.
     pub fn add(&mut self, other: &MmuCounters) {
         self.built += other.built;
         self.zapped += other.zapped;
         self.reclaimed += other.reclaimed;
         self.splits += other.splits;
         self.flushes += other.flushes;
+        self.attached += other.attached;
+        self.detached += other.detached;
+        self.roots_moved += other.roots_moved;
+        self.filter_switches += other.filter_switches;
+        self.live_pages = other.live_pages;
+        self.metadata_bytes = other.metadata_bytes;
     }
 }
 
@@ -183,9 +214,9 @@ pub fn phase_name(id: u32) -> String {
 pub struct Stats {
     /// How the guest ended.
     pub guest_exit: GuestExit,
-    /// What was really done about guest faults (a failed probe turns `Bypass` into `Trap`).
+    /// What was really done about guest faults (a failed probe turns everything into `Trap`).
     pub guest_faults: GuestFaults,
-    /// The page-fault filter in force at the end: `trap` or `present`.
+    /// The page-fault filter in force at the end: one of [`FILTER_NAMES`](crate::trace::FILTER_NAMES).
     pub filter: String,
     /// Exits by cause over the whole run.
     pub exits: ExitCounts,
@@ -202,4 +233,18 @@ pub struct Stats {
     /// Bytes of host memory that are neither the guest's nor the hypervisor's, and that were found unchanged at the
     /// end; `None` if they were not.
     pub canary: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_differences_and_levels_are_not() {
+        let at = |detached, live_pages| MmuCounters { detached, live_pages, ..MmuCounters::default() };
+        let mut sum = at(5, 30).since(&at(2, 50));
+        assert_eq!(sum, at(3, 30));
+        sum.add(&at(9, 20).since(&at(8, 10)));
+        assert_eq!(sum, at(4, 20));
+    }
 }

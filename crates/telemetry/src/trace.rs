@@ -86,11 +86,70 @@ pub enum MmuEvent {
         /// The guest frame.
         u64,
     ),
+    /// This guest table was detached: writes to it are not seen until it is attached again.
+    Detached(
+        /// The guest frame.
+        u64,
+    ),
+    /// The shadow of a detached table was linked again.
+    Attached {
+        /// The guest frame.
+        table: u64,
+        /// Of the table.
+        level: u8,
+        /// How many of its entries had changed meanwhile.
+        changed: u16,
+    },
+    /// The shadow root of this guest table changed its frame.
+    RootMoved(
+        /// The guest frame.
+        u64,
+    ),
+    /// The page-fault filter changed.
+    Filter(
+        /// To this one of [`FILTER_NAMES`].
+        u8,
+    ),
 }
+
+/// Names of the page-fault filters, by number.
+pub const FILTER_NAMES: &[&str] = &["trap", "present", "user"];
 
 impl MmuEvent {
     /// Added to the level of an identity page.
     pub const IDENTITY: u8 = 0x80;
+
+    /// Names of the kinds of events.
+    pub const KINDS: &[&str] = &[
+        "built",
+        "zapped",
+        "reclaimed",
+        "split",
+        "flushed",
+        "loosened",
+        "tightened",
+        "detached",
+        "attached",
+        "root_moved",
+        "filter",
+    ];
+
+    /// Which of [`MmuEvent::KINDS`] it is.
+    pub const fn kind(self) -> &'static str {
+        match self {
+            MmuEvent::Built { .. } => "built",
+            MmuEvent::Zapped { reclaimed: false, .. } => "zapped",
+            MmuEvent::Zapped { reclaimed: true, .. } => "reclaimed",
+            MmuEvent::Split(_) => "split",
+            MmuEvent::Flushed => "flushed",
+            MmuEvent::Loosened(_) => "loosened",
+            MmuEvent::Tightened(_) => "tightened",
+            MmuEvent::Detached(_) => "detached",
+            MmuEvent::Attached { .. } => "attached",
+            MmuEvent::RootMoved(_) => "root_moved",
+            MmuEvent::Filter(_) => "filter",
+        }
+    }
 }
 
 /// One line of a trace.
@@ -289,6 +348,10 @@ mod tests {
             exit(10, Some(0x7fff_ffff_f000)),
             Record::Mmu(MmuEvent::Zapped { table: 9, level: 1, reclaimed: true }),
             Record::Mmu(MmuEvent::Flushed),
+            Record::Mmu(MmuEvent::Detached(8)),
+            Record::Mmu(MmuEvent::Attached { table: 8, level: 1, changed: 512 }),
+            Record::Mmu(MmuEvent::RootMoved(1)),
+            Record::Mmu(MmuEvent::Filter(2)),
             Record::Dropped(12),
             exit(15, None),
             exit(21, Some(0xffff_8000_0000_0000)),
@@ -307,7 +370,7 @@ mod tests {
         }
         assert_eq!(
             chunks.iter().map(|chunk| (chunk.first, chunk.count)).collect::<Vec<_>>(),
-            [(0, 3), (3, 3), (6, 2)]
+            [(0, 3), (3, 3), (6, 3), (9, 3)]
         );
         let back: Vec<_> = chunks.iter().rev().map(|chunk| chunk.records().unwrap()).collect();
         assert_eq!(back.into_iter().rev().flatten().collect::<Vec<_>>(), records());

@@ -13,7 +13,8 @@ const RESULT: &str = r#"{
     "schema": 1, "version": "0.1.0", "hypervisor": "umbra", "machine": "penryn", "kernel": "6.1", "cmdline": "",
     "memory": 192, "guest_faults": "bypass", "filter": "present", "guest_exit": "acpi_off",
     "exits": {"io": 3, "total": 3}, "mmu": null, "instructions": null, "tsc": null,
-    "phases": [{"id": 2, "name": "demand", "ops": 3, "exits": {"io": 3, "total": 3}, "instructions": 9}]
+    "phases": [{"id": 2, "name": "demand", "ops": 3, "exits": {"io": 3, "total": 3}, "mmu": null,
+        "instructions": 9, "tsc": 9}]
 }"#;
 
 struct Files(TempDir);

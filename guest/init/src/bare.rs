@@ -67,7 +67,7 @@ impl Journal {
         });
         self.send(&Message::End(Stats {
             guest_exit,
-            guest_faults: GuestFaults::Bypass,
+            guest_faults: GuestFaults::Auto,
             filter: String::from("none"),
             exits: ExitCounts::default(),
             mmu: MmuCounters::default(),

@@ -42,17 +42,17 @@ impl<B: Backend> Vcpu<B> {
         if self.pending.is_some() || self.platform.has_event() || self.windows != Windows::default() {
             self.choose_event();
         }
-        let filter = Filter::of(self.mmu.guest_faults());
-        if filter != self.filter_now {
-            self.filter_now = filter;
-            self.backend.set_page_fault_filter(filter);
+        let filter = self.mmu.guest_faults();
+        if filter != self.filter {
+            self.filter = filter;
+            self.backend.set_page_fault_filter(Filter::of(filter));
         }
-        let root = self.mmu.root(&self.env, 0);
-        if root != self.root {
-            self.refresh_controls();
-            self.root = root;
-            self.backend.set_controls(&self.controls, root);
+        let flushes_exit = !self.native_flushes || self.mmu.has_loose_tables();
+        if flushes_exit != self.flushes_exit {
+            self.flushes_exit = flushes_exit;
+            self.backend.set_flush_exits(flushes_exit);
         }
+        self.refresh_targets();
     }
 
     /// Delivers an event at the next entry, if one waits that the guest can take, and waits for what it cannot.

@@ -12,6 +12,7 @@ pub mod event;
 
 mod cpuid;
 mod phases;
+mod targets;
 
 #[cfg(target_os = "none")]
 mod audit;
@@ -31,6 +32,10 @@ mod io;
 mod msr;
 #[cfg(target_os = "none")]
 mod page_fault;
+#[cfg(target_os = "none")]
+mod policy;
+#[cfg(target_os = "none")]
+mod roots;
 #[cfg(target_os = "none")]
 mod run;
 #[cfg(target_os = "none")]

@@ -48,6 +48,9 @@ const CR0_REAL: u64 = cr0::PE | cr0::PG | cr0::WP | 1 << 5;
 /// CD and NW of the guest have no effect: its memory is write-back always.
 const CR0_NOT_REAL: u64 = 3 << 29;
 
+/// CR3-target values that are made use of: CPUs have no more (SDM, "CR3-Target Controls").
+const MAX_CR3_TARGETS: usize = 4;
+
 /// The guest's VPID on a CPU with VPIDs; 0 is the hypervisor.
 const VPID: u16 = 1;
 
@@ -121,6 +124,10 @@ pub struct Vmx {
     long_mode: bool,
     cr0_fixed: (u64, u64),
     cr4_fixed: (u64, u64),
+    /// How many CR3-target values the CPU has; zero if reads of CR3 always exit.
+    cr3_targets: usize,
+    /// CR4 bits that flush when they change, and that the guest may change without an exit.
+    cr4_flush: u64,
     /// RIP as it stands in the VMCS.
     rip: u64,
     /// RFLAGS as it stands in the VMCS.
@@ -172,6 +179,8 @@ impl Vmx {
             long_mode: false,
             cr0_fixed,
             cr4_fixed,
+            cr3_targets: capabilities.cr3_targets,
+            cr4_flush: 0,
             rip: entry.rip,
             rflags: RFLAGS_AT_START,
             vectoring: 0,
@@ -198,6 +207,15 @@ impl Vmx {
     fn update(&mut self, field: u32, value: u64) {
         if self.vmcs.read(field) != value {
             self.vmcs.write(field, value);
+        }
+    }
+
+    fn switch_primary(&mut self, bit: PrimaryControls, on: bool) {
+        let bit = u64::from(bit.bits());
+        let primary = if on { self.primary | bit } else { self.primary & !bit };
+        if primary != self.primary {
+            self.primary = primary;
+            self.vmcs.write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, primary);
         }
     }
 }
@@ -323,8 +341,9 @@ impl Backend for Vmx {
 
     fn enter(&mut self) -> Result<Exit, String> {
         // SAFETY: the host state is that of the hypervisor (`write_host_state`), which does not change it; guest
-        // CR3 is a root of the shadow MMU (`set_controls`), which maps the guest's memory only; the MSR bitmap
-        // passes only MSRs that the hypervisor does not use.
+        // CR3 is a root of the shadow MMU (`set_controls`), and so is every value that the guest may load by itself
+        // (`set_cr3_targets`): these map the guest's memory only; the MSR bitmap passes only MSRs that the hypervisor
+        // does not use.
         let failed = unsafe { enter::enter(&raw mut self.registers, self.launched) };
         if failed != 0 {
             let number = if failed == 1 { 0 } else { self.vmcs.read(ro::VM_INSTRUCTION_ERROR) as u32 };
@@ -441,10 +460,11 @@ impl Backend for Vmx {
     }
 
     fn cr4(&self) -> u64 {
-        self.vmcs.read(control::CR4_READ_SHADOW) & !CR4_GUEST | self.vmcs.read(guest::CR4) & CR4_GUEST
+        let own = CR4_GUEST | self.cr4_flush;
+        self.vmcs.read(control::CR4_READ_SHADOW) & !own | self.vmcs.read(guest::CR4) & own
     }
 
-    fn set_controls(&mut self, controls: &Controls, root: Root) {
+    fn set_controls(&mut self, controls: &Controls, root: Root, loadable: bool) {
         let paging_off = root.format == RootFormat::Pae;
         self.long_mode = !paging_off;
         let real_cr0 = (controls.cr0 & !CR0_NOT_REAL | CR0_REAL | self.cr0_fixed.0) & self.cr0_fixed.1;
@@ -456,11 +476,13 @@ impl Backend for Vmx {
             self.entry | u64::from(EntryControls::IA32E_MODE_GUEST.bits())
         };
         let pcid = if paging_off { 0 } else { controls.pcid() };
+        let cr3 = if loadable { controls.cr3 } else { root.hpa.raw() | pcid };
+        debug_assert!(!loadable || cr3 & !0xfff == root.hpa.raw(), "an identity root lies where CR3 says");
         self.update(control::CR0_READ_SHADOW, controls.cr0);
         self.update(control::CR4_READ_SHADOW, controls.cr4);
         self.update(guest::CR0, real_cr0);
         self.update(guest::CR4, real_cr4);
-        self.update(guest::CR3, root.hpa.raw() | pcid);
+        self.update(guest::CR3, cr3);
         self.update(control::VMENTRY_CONTROLS, entry);
         // LMA and LME of the guest come from "IA-32e mode guest", those of the host from "host address-space
         // size" (SDM, "Loading Guest Control Registers, Debug Registers, and MSRs"); the rest is real.
@@ -594,25 +616,47 @@ impl Backend for Vmx {
     }
 
     fn set_windows(&mut self, windows: Windows) {
-        let mut primary = self.primary;
-        for (wanted, bit) in [
-            (windows.interrupt, PrimaryControls::INTERRUPT_WINDOW_EXITING),
-            (windows.nmi, PrimaryControls::NMI_WINDOW_EXITING),
-        ] {
-            let bit = u64::from(bit.bits());
-            primary = if wanted { primary | bit } else { primary & !bit };
-        }
-        self.primary = primary;
-        self.vmcs.write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, primary);
+        self.switch_primary(PrimaryControls::INTERRUPT_WINDOW_EXITING, windows.interrupt);
+        self.switch_primary(PrimaryControls::NMI_WINDOW_EXITING, windows.nmi);
     }
 
     fn set_page_fault_filter(&mut self, filter: Filter) {
-        const PRESENT: u64 = 1 << 0;
-        let (mask, matched) = match filter {
-            Filter::Trap => (0, 0),
-            Filter::Present => (PRESENT, PRESENT),
-        };
-        self.vmcs.write(control::PAGE_FAULT_ERR_CODE_MASK, mask);
-        self.vmcs.write(control::PAGE_FAULT_ERR_CODE_MATCH, matched);
+        const PAGE_FAULT: u64 = 1 << 14;
+        let bit = if filter.bitmap_bit { PAGE_FAULT } else { 0 };
+        self.vmcs.write(control::EXCEPTION_BITMAP, EXCEPTIONS & !PAGE_FAULT | bit);
+        self.vmcs.write(control::PAGE_FAULT_ERR_CODE_MASK, filter.mask.bits().into());
+        self.vmcs.write(control::PAGE_FAULT_ERR_CODE_MATCH, filter.matched.bits().into());
+    }
+
+    fn cr3_targets(&self) -> usize {
+        self.cr3_targets
+    }
+
+    fn set_cr3_targets(&mut self, values: &[u64], reads: bool) {
+        assert!(values.len() <= self.cr3_targets, "the CPU has so many CR3 targets");
+        const TARGETS: [u32; MAX_CR3_TARGETS] = [
+            control::CR3_TARGET_VALUE0,
+            control::CR3_TARGET_VALUE1,
+            control::CR3_TARGET_VALUE2,
+            control::CR3_TARGET_VALUE3,
+        ];
+        for (field, &value) in TARGETS.into_iter().zip(values) {
+            self.vmcs.write(field, value);
+        }
+        self.update(control::CR3_TARGET_COUNT, values.len() as u64);
+        self.switch_primary(PrimaryControls::CR3_STORE_EXITING, !reads);
+    }
+
+    fn cr3(&self) -> u64 {
+        self.vmcs.read(guest::CR3)
+    }
+
+    fn set_flush_exits(&mut self, exit: bool) {
+        let (cr4, own) = (self.cr4(), if exit { 0 } else { cr4::PGE });
+        self.switch_primary(PrimaryControls::INVLPG_EXITING, exit);
+        // What the guest reads stays what it was.
+        self.vmcs.write(control::CR4_READ_SHADOW, cr4);
+        self.cr4_flush = own;
+        self.vmcs.write(control::CR4_GUEST_HOST_MASK, !(CR4_GUEST | own));
     }
 }

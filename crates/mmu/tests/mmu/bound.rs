@@ -2,7 +2,7 @@
 //! they can. Work is counted in calls of the embedder's traits.
 
 use crate::common::*;
-use umbra_mmu::{MIN_FRAMES_PER_VCPU, Mmu};
+use umbra_mmu::{MIN_FRAMES_PER_VCPU, Mmu, Origin};
 use umbra_paging::{Access, AccessKind, Gfn, Gpa, Gva, Mode, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
@@ -30,7 +30,7 @@ fn work(machine: &mut Machine, call: impl FnOnce(&mut Machine)) -> u64 {
 fn read(machine: &mut Machine, mmu: &mut Mmu, gva: u64) -> u64 {
     let access = Access::user_read();
     work(machine, |machine| {
-        mmu.page_fault(machine, 0, Gva::new(gva), access, Gva::new(0));
+        mmu.page_fault(machine, 0, Gva::new(gva), access, &Origin::at(Gva::new(0)));
     })
 }
 
@@ -150,7 +150,7 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
         let (one, other) = (random.below(512), random.below(8));
         let done = work(&mut machine, |machine| match which {
             0 => {
-                mmu.page_fault(machine, 0, gva, access, Gva::new(0));
+                mmu.page_fault(machine, 0, gva, access, &Origin::at(Gva::new(0)));
             }
             1 => {
                 let mode = if other == 0 { Mode::Off } else { Mode::Long4 };

@@ -4,7 +4,9 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 
-use umbra_mmu::{Backing, Config, Encodings, FaultOutcome, GuestMemory, Mmu, ShadowFrames, Tlb};
+use umbra_mmu::{
+    Backing, Config, Encodings, FaultOutcome, FilterPolicy, GuestMemory, Mmu, Origin, ShadowFrames, Tlb,
+};
 use umbra_paging::{
     Access, AccessKind, Features, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, Mode, Paging, Tables, bits,
 };
@@ -159,6 +161,9 @@ pub fn config() -> Config {
     Config {
         features: FEATURES,
         encodings: Encodings::reserved(FEATURES).unwrap(),
+        filter: FilterPolicy::Present,
+        loadable_roots: 0,
+        eager: true,
         vcpus: 1,
         log_changes: true,
     }
@@ -216,7 +221,7 @@ impl BaseHpa for Gfn {
 }
 
 pub fn fault(machine: &mut Machine, mmu: &mut Mmu, gva: u64, access: Access) -> FaultOutcome {
-    let outcome = mmu.page_fault(machine, 0, Gva::new(gva), access, Gva::new(0));
+    let outcome = mmu.page_fault(machine, 0, Gva::new(gva), access, &Origin::at(Gva::new(0)));
     mmu.audit(machine).unwrap();
     outcome
 }

@@ -2,7 +2,7 @@
 //! of the MMU: the CPU still holds what an entry said before.
 
 use crate::common::*;
-use umbra_mmu::{GuestFaults, Mmu};
+use umbra_mmu::{GuestFaults, Mmu, Origin};
 use umbra_paging::{Access, Gfn, Gva, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
@@ -59,7 +59,7 @@ fn revoked_memory_stays_away_when_the_generation_wraps() {
     let mut machine = Machine::new(2048, 64);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
     for round in 0..2050 {
-        mmu.page_fault(&mut machine, 0, Gva::new(0x1000), supervisor_write(), Gva::new(0));
+        mmu.page_fault(&mut machine, 0, Gva::new(0x1000), supervisor_write(), &Origin::at(Gva::new(0)));
         mmu.revoke(&mut machine, Gfn::new(0)..Gfn::new(3));
         machine.holes = if round % 2 == 0 { vec![1] } else { vec![] };
         mmu.audit(&machine).unwrap_or_else(|violation| panic!("round {round}: {violation}"));
@@ -82,10 +82,10 @@ fn faults_exit_while_a_table_is_loose() {
         let (mut machine, mut mmu) = start(true, ALL);
         mmu.break_rule(umbra_mmu::Rule::TrapWhileLoose);
         mmu.release(&mut machine, Gfn::new(3));
-        assert_eq!(mmu.guest_faults(), GuestFaults::Bypass);
+        assert_eq!(mmu.guest_faults(), GuestFaults::Present);
     }
     mmu.flush_guest(&mut machine);
-    assert_eq!(mmu.guest_faults(), GuestFaults::Bypass);
+    assert_eq!(mmu.guest_faults(), GuestFaults::Present);
     settle(&mut machine, &mut mmu, 0x9000, READ);
 }
 

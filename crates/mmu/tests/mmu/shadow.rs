@@ -119,7 +119,7 @@ fn a_freed_table_becomes_data_by_one_exit() {
     fault(&mut machine, &mut mmu, 0x20_0000, Access::user_read());
     store(&mut machine, &mut mmu, 3, 0, 0);
     let outcome = fault(&mut machine, &mut mmu, 0x20_0000, user_write());
-    assert_eq!(outcome, FaultOutcome::Resume(Work::Install));
+    assert_eq!(outcome, FaultOutcome::Resume(Work::Detach));
     assert_eq!(hardware(&machine, &mmu, 0x20_0000), Seen::Page { gfn: 4, user: true, write: true });
 }
 

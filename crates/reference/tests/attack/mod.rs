@@ -86,7 +86,7 @@ impl Attack {
             temper: Temper { ahead: 8, ..Temper::STICKY },
             seed: 1,
         };
-        let config = ShadowConfig { bypass, frames: MIN_FRAMES_PER_VCPU, vpid: true, release: 0 };
+        let config = ShadowConfig::plain(bypass, MIN_FRAMES_PER_VCPU);
         let machine = Shadow::new(config, start);
         let session = Session::new(machine, universe, memory, MODEL, vec![registers]);
         Attack { session, steps: 0, audit_every: 1 }

@@ -4,10 +4,10 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use umbra_telemetry::PHASE_NAMES;
+use umbra_telemetry::{Mechanism, PHASE_NAMES};
 
 use crate::error::Error;
-use crate::guest::{Policy, parse_memory};
+use crate::guest::{Policy, mechanisms, parse_memory};
 use crate::machine::Machine;
 use crate::run::{Hypervisor, parse_seconds};
 
@@ -33,9 +33,13 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t = Hypervisor::Umbra)]
     pub hypervisor: Hypervisor,
 
-    /// What happens on the guest's own not-present page faults
-    #[arg(long, value_enum, default_value_t = Policy::Bypass)]
+    /// Which of the guest's own page faults go straight to the guest, if the CPU allows it
+    #[arg(long, value_enum, default_value_t = Policy::Auto)]
     pub guest_faults: Policy,
+
+    /// Switch off ways around exits of Umbra, to see what they are worth
+    #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',', value_parser = mechanisms())]
+    pub without: Vec<Mechanism>,
 
     /// Run the same against a peer, too, and compare
     #[arg(long, value_enum)]
@@ -100,12 +104,14 @@ pub enum Against {
 }
 
 /// One thing that is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contestant {
     /// What runs the guest.
     pub hypervisor: Hypervisor,
     /// For Umbra.
     pub guest_faults: Policy,
+    /// What Umbra does without.
+    pub without: Vec<Mechanism>,
 }
 
 /// The guest's command line: the conditions of every measurement. A 250 Hz tick is rare against the work (`ips` of the
@@ -115,13 +121,16 @@ const COMMAND_LINE: &str = "console=ttyS0 printk.time=0 nokaslr quiet panic=-1";
 impl Arguments {
     /// What is measured: what was asked for, and its peer.
     pub fn contestants(&self) -> Vec<Contestant> {
-        let first = Contestant { hypervisor: self.hypervisor, guest_faults: self.guest_faults };
+        let contestant = |hypervisor, guest_faults| {
+            let without = if hypervisor == Hypervisor::Umbra { self.without.clone() } else { Vec::new() };
+            Contestant { hypervisor, guest_faults, without }
+        };
         let second = self.against.map(|against| match against {
-            Against::Trap => Contestant { hypervisor: Hypervisor::Umbra, guest_faults: Policy::Trap },
-            Against::Kvm => Contestant { hypervisor: Hypervisor::Kvm, ..first },
-            Against::None => Contestant { hypervisor: Hypervisor::None, ..first },
+            Against::Trap => contestant(Hypervisor::Umbra, Policy::Trap),
+            Against::Kvm => contestant(Hypervisor::Kvm, self.guest_faults),
+            Against::None => contestant(Hypervisor::None, self.guest_faults),
         });
-        std::iter::once(first).chain(second).collect()
+        std::iter::once(contestant(self.hypervisor, self.guest_faults)).chain(second).collect()
     }
 
     /// The guest's command line.
@@ -172,10 +181,13 @@ mod tests {
             let contestants = parse(options).contestants();
             contestants.iter().map(|c| (c.hypervisor.name(), c.guest_faults)).collect::<Vec<_>>()
         };
-        assert_eq!(names(&[]), [("umbra", Policy::Bypass)]);
-        assert_eq!(names(&["--against", "trap"]), [("umbra", Policy::Bypass), ("umbra", Policy::Trap)]);
+        assert_eq!(names(&[]), [("umbra", Policy::Auto)]);
+        assert_eq!(names(&["--against", "trap"]), [("umbra", Policy::Auto), ("umbra", Policy::Trap)]);
         assert_eq!(names(&["--against", "kvm"])[1].0, "kvm");
         assert_eq!(names(&["--hypervisor", "kvm", "--against", "none"])[1].0, "none");
+        let contestants = parse(&["--without", "eager", "--against", "kvm"]).contestants();
+        assert_eq!(contestants[0].without, [Mechanism::Eager]);
+        assert!(contestants[1].without.is_empty());
     }
 
     #[test]

@@ -12,13 +12,13 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use tempfile::TempDir;
+use umbra_telemetry::GuestFaults;
 
 use super::{Arguments, Contestant};
-use crate::compare;
 use crate::error::{Error, status};
 use crate::machine;
-use crate::report::Statistics;
-use crate::run::{Hypervisor, policy_name};
+use crate::report::{self, Statistics};
+use crate::run::Hypervisor;
 
 const POLL: Duration = Duration::from_millis(50);
 
@@ -73,8 +73,11 @@ impl Child {
         command.arg("--kernel").arg(&arguments.kernel).arg("--initrd").arg(&arguments.initrd);
         command.args(["--append", command_line, "--machine", &arguments.machine.name()]);
         command.args(["--memory", &arguments.memory.to_string()]);
-        command.args(["--hypervisor", contestant.hypervisor.name(), "--guest-faults"]);
-        command.arg(policy_name(contestant.guest_faults.into()));
+        command.args(["--hypervisor", contestant.hypervisor.name()]);
+        command.args(["--guest-faults", GuestFaults::from(contestant.guest_faults).name()]);
+        for mechanism in &contestant.without {
+            command.args(["--without", mechanism.name()]);
+        }
         if contestant.hypervisor == Hypervisor::Kvm {
             let files =
                 [("--host-kernel", &arguments.host_kernel), ("--host-initrd", &arguments.host_initrd)];
@@ -119,6 +122,6 @@ impl Child {
             let failed = ended.code().and_then(|code| u8::try_from(code).ok());
             return Ok(Ended::Badly(failed.unwrap_or(status::MACHINE_FAILED)));
         }
-        Ok(Ended::Well(Box::new(compare::read(&stats)?)))
+        Ok(Ended::Well(Box::new(report::read(&stats)?.statistics)))
     }
 }

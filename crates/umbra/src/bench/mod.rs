@@ -6,13 +6,15 @@ mod median;
 
 use std::process::ExitCode;
 
+use umbra_telemetry::GuestFaults;
+
 pub use arguments::{Against, Arguments, Contestant};
 use child::{Child, Ended};
 
-use crate::compare::{self, Named, Style};
+use crate::compare::{self, Style};
 use crate::error::Error;
-use crate::report;
-use crate::run::policy_name;
+use crate::guest;
+use crate::report::{self, Named};
 
 /// What is written, for the user.
 const WHAT: &str = "the result";
@@ -56,7 +58,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
 fn name(contestant: &Contestant, arguments: &Arguments) -> String {
     compare::describe(
         contestant.hypervisor.name(),
-        policy_name(contestant.guest_faults.into()),
+        GuestFaults::from(contestant.guest_faults).name(),
+        &guest::names(&contestant.without),
         &arguments.machine.name(),
     )
 }

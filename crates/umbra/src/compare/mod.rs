@@ -1,16 +1,14 @@
 //! `umbra compare`: results beside each other.
 
-mod read;
 mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-pub use read::read;
 pub use table::{Style, table};
 
 use crate::error::Error;
-use crate::report::Statistics;
+use crate::report::{self, Named};
 
 /// Show results beside each other, with ratios to the first.
 ///
@@ -30,15 +28,6 @@ pub struct Arguments {
     pub markdown: bool,
 }
 
-/// A result, and what it is called.
-#[derive(Debug)]
-pub struct Named {
-    /// What the user calls it.
-    pub name: String,
-    /// The result.
-    pub statistics: Statistics,
-}
-
 /// Compares.
 ///
 /// # Errors
@@ -49,12 +38,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
             "there is nothing to compare; give two results or more, the base first".into(),
         ));
     }
-    let mut results = Vec::new();
-    for path in &arguments.files {
-        results.push(Named { name: path.display().to_string(), statistics: read(path)? });
-    }
+    let mut results = arguments.files.iter().map(|path| report::read(path)).collect::<Result<Vec<_>, _>>()?;
     for wanted in &arguments.phases {
-        let known = |result: &Named| result.statistics.phases.iter().any(|phase| phase.name == *wanted);
+        let known = |result: &Named| result.statistics.phase(wanted).is_some();
         if !results.iter().any(known) {
             return Err(Error::Input(format!(
                 "none of the results has a phase {wanted}; look into one for its names"
@@ -70,10 +56,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What was measured, in few words.
-pub fn describe(hypervisor: &str, guest_faults: &str, machine: &str) -> String {
+/// What was measured, in few words: `umbra bypass -cr3, penryn`.
+pub fn describe(hypervisor: &str, guest_faults: &str, without: &[String], machine: &str) -> String {
+    let without: String = without.iter().map(|name| format!(" -{name}")).collect();
     match hypervisor {
-        "umbra" => format!("umbra {guest_faults}, {machine}"),
+        "umbra" => format!("umbra {guest_faults}{without}, {machine}"),
         other => format!("{other}, {machine}"),
     }
 }

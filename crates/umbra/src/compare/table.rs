@@ -1,7 +1,7 @@
 //! The table of a comparison.
 
-use super::{Named, describe};
-use crate::report::{Exits, Phase, per_operation, short};
+use super::describe;
+use crate::report::{Exits, Mmu, Named, Phase, per_operation, short};
 
 /// How a table is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,23 @@ const INSTRUCTIONS: Measure = Measure {
     write: short,
 };
 
+type MmuValue = fn(&Mmu) -> Option<u64>;
+
+/// What the shadow MMU did in a whole run.
+const MMU: &[(&str, MmuValue)] = &[
+    ("shadow pages built", |mmu| Some(mmu.built)),
+    ("shadow pages zapped", |mmu| Some(mmu.zapped)),
+    ("of these to make room", |mmu| Some(mmu.reclaimed)),
+    ("large pages split", |mmu| Some(mmu.splits)),
+    ("full TLB flushes", |mmu| Some(mmu.flushes)),
+    ("tables detached", |mmu| mmu.detached),
+    ("tables attached", |mmu| mmu.attached),
+    ("roots moved", |mmu| mmu.roots_moved),
+    ("filter switches", |mmu| mmu.filter_switches),
+    ("shadow pages at the end", |mmu| mmu.live_pages),
+    ("bytes of metadata", |mmu| mmu.metadata_bytes),
+];
+
 /// What each style shows: a page has less room.
 const PLAIN: &[Measure] = &[MEMORY_EXITS, EXITS, INSTRUCTIONS];
 const MARKDOWN: &[Measure] = &[MEMORY_EXITS, INSTRUCTIONS];
@@ -69,15 +86,30 @@ fn plain(results: &[Named]) -> String {
         }
         for name in names(results) {
             text += &format!("\n{name:<32}");
-            for cell in cells(results, name, measure) {
-                text += &format!("{:>11}", cell.value);
-                if let Some(ratio) = cell.ratio {
-                    text += &format!("{ratio:>8}");
-                }
+            for cell in measured(results, name, measure) {
+                text += &cell.columns();
             }
         }
         text.push('\n');
     }
+    if results.iter().any(|result| result.statistics.mmu.is_some()) {
+        text += &shadow_mmu(results);
+    }
+    text
+}
+
+/// What the shadow MMU did, of those results that have one.
+fn shadow_mmu(results: &[Named]) -> String {
+    let mut text = format!("\n{:<32}{:>11}", "shadow MMU in the whole run", head(0));
+    (1..results.len()).for_each(|index| text += &format!("{:>11}{:>8}", head(index), "ratio"));
+    for (name, count) in MMU {
+        text += &format!("\n{name:<32}");
+        let value = |result: &Named| Some(count(result.statistics.mmu.as_ref()?)? as f64);
+        for cell in cells(results, value, short) {
+            text += &cell.columns();
+        }
+    }
+    text.push('\n');
     text
 }
 
@@ -94,7 +126,7 @@ fn markdown(results: &[Named]) -> String {
     for name in names(results) {
         text += &format!("| {name} |");
         for measure in MARKDOWN {
-            for cell in cells(results, name, measure) {
+            for cell in measured(results, name, measure) {
                 let ratio = cell.ratio.filter(|ratio| ratio != NOTHING);
                 text += &format!(
                     " {}{} |",
@@ -117,12 +149,30 @@ struct Cell {
     ratio: Option<String>,
 }
 
+impl Cell {
+    /// For a terminal.
+    fn columns(&self) -> String {
+        let ratio = self.ratio.as_ref().map_or(String::new(), |ratio| format!("{ratio:>8}"));
+        format!("{:>11}{ratio}", self.value)
+    }
+}
+
 /// A phase's row of one measure.
-fn cells<'a>(results: &'a [Named], name: &'a str, measure: &'a Measure) -> impl Iterator<Item = Cell> + 'a {
-    let value = move |result: &Named| {
-        let phase = result.statistics.phases.iter().find(|phase| phase.name == name)?;
-        (measure.value)(phase)
-    };
+fn measured<'a>(
+    results: &'a [Named],
+    name: &'a str,
+    measure: &'a Measure,
+) -> impl Iterator<Item = Cell> + 'a {
+    let value = move |result: &Named| (measure.value)(result.statistics.phase(name)?);
+    cells(results, value, measure.write)
+}
+
+/// A row: of each result its `value`, and the ratio to the first.
+fn cells<'a>(
+    results: &'a [Named],
+    value: impl Fn(&Named) -> Option<f64> + 'a,
+    write: fn(f64) -> String,
+) -> impl Iterator<Item = Cell> + 'a {
     let base = value(&results[0]);
     results.iter().enumerate().map(move |(index, result)| {
         let own = value(result);
@@ -130,7 +180,7 @@ fn cells<'a>(results: &'a [Named], name: &'a str, measure: &'a Measure) -> impl 
             (Some(base), Some(own)) if base > 0.0 => format!("{:.2}", own / base),
             _ => String::from(NOTHING),
         };
-        Cell { value: own.map_or(String::from(NOTHING), measure.write), ratio: (index > 0).then_some(ratio) }
+        Cell { value: own.map_or(String::from(NOTHING), write), ratio: (index > 0).then_some(ratio) }
     })
 }
 
@@ -151,7 +201,7 @@ fn head(index: usize) -> String {
 
 fn label(result: &Named) -> String {
     let statistics = &result.statistics;
-    describe(&statistics.hypervisor, &statistics.guest_faults, &statistics.machine)
+    describe(&statistics.hypervisor, &statistics.guest_faults, &statistics.without, &statistics.machine)
 }
 
 #[cfg(test)]
@@ -174,7 +224,7 @@ mod tests {
     fn ratios_are_to_the_first() {
         let text = table(&results(), Style::Plain);
         assert!(
-            text.contains("base: a (umbra bypass, penryn)") && text.contains("[1]: b (none, penryn)"),
+            text.contains("base: a (umbra bypass -cr3, penryn)") && text.contains("[1]: b (none, penryn)"),
             "{text}"
         );
         let rows: Vec<Vec<&str>> = text
@@ -185,6 +235,7 @@ mod tests {
         assert_eq!(rows.len(), PLAIN.len());
         assert_eq!(rows[0][1..], ["-", "-"]);
         assert_eq!(rows[2], ["4883", "1221", "0.25"]);
+        assert!(text.contains("bytes of metadata                         3"), "{text}");
         // The second result does not have it.
         assert!(text.lines().any(|line| line.starts_with("phase-99") && line.ends_with('-')), "{text}");
     }

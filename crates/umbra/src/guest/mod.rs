@@ -14,6 +14,6 @@ pub use command_line::{check_configuration, check_files, command_line};
 pub(crate) use image::tests as image_tests;
 pub use image::{Image, ImageError};
 pub use limits::check_memory;
-pub use options::{Options, Policy, parse_memory};
+pub use options::{Options, Policy, in_order, mechanisms, names, parse_memory};
 pub use prepare::Guest;
 pub use read::{Module, read_initrd, read_kernel, read_module};

@@ -3,9 +3,10 @@
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::value_parser;
-use umbra_telemetry::GuestFaults;
 use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
+use umbra_telemetry::{GuestFaults, Mechanism};
 
 /// Options of each command that boots a guest, or makes what boots it.
 #[derive(Clone, Debug, clap::Args)]
@@ -36,9 +37,13 @@ pub struct Options {
     )]
     pub memory: u32,
 
-    /// What happens on the guest's own not-present page faults
-    #[arg(long, value_enum, default_value_t = Policy::Bypass)]
+    /// Which of the guest's own page faults go straight to the guest, if the CPU allows it
+    #[arg(long, value_enum, default_value_t = Policy::Auto)]
     pub guest_faults: Policy,
+
+    /// Switch off ways around exits, to see what they are worth
+    #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',', value_parser = mechanisms())]
+    pub without: Vec<Mechanism>,
 
     /// Frames for shadow page tables, 4 KiB each [default: 4096]
     #[arg(
@@ -66,19 +71,52 @@ const DEFAULT_AUDIT: &str = "10000";
 /// `--guest-faults`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Policy {
-    /// they go straight to the guest, if the CPU allows it
-    Bypass,
-    /// every page fault exits to the hypervisor
+    /// none: every page fault exits to the hypervisor
     Trap,
+    /// those on entries that are not present
+    Present,
+    /// those of user mode
+    User,
+    /// what saves most by the faults that are seen; `bypass` is another name for it
+    #[value(alias = "bypass")]
+    Auto,
 }
 
 impl From<Policy> for GuestFaults {
     fn from(policy: Policy) -> GuestFaults {
         match policy {
-            Policy::Bypass => GuestFaults::Bypass,
             Policy::Trap => GuestFaults::Trap,
+            Policy::Present => GuestFaults::Present,
+            Policy::User => GuestFaults::User,
+            Policy::Auto => GuestFaults::Auto,
         }
     }
+}
+
+/// Takes one name of `--without`.
+pub fn mechanisms() -> impl TypedValueParser<Value = Mechanism> {
+    let values = Mechanism::ALL.iter().map(|&mechanism| {
+        let about = match mechanism {
+            Mechanism::Detach => "bursts of writes to a guest table detach it instead of being emulated",
+            Mechanism::Cr3 => "address-space switches to known roots make no exit",
+            Mechanism::Invlpg => "INVLPG and INVPCID make no exit",
+            Mechanism::Eager => "tables are filled whole when they are linked",
+            Mechanism::Quick => "exits of table writes take a short path",
+        };
+        PossibleValue::new(mechanism.name()).help(about)
+    });
+    PossibleValuesParser::new(values)
+        .map(|name| Mechanism::from_name(&name).expect("only names of mechanisms are let through"))
+}
+
+/// Each mechanism once, in the order of [`Mechanism::ALL`].
+pub fn in_order(given: &[Mechanism]) -> Vec<Mechanism> {
+    Mechanism::ALL.iter().copied().filter(|mechanism| given.contains(mechanism)).collect()
+}
+
+/// The names of mechanisms in results.
+pub fn names(given: &[Mechanism]) -> Vec<String> {
+    in_order(given).into_iter().map(|mechanism| mechanism.name().into()).collect()
 }
 
 /// MiB, `NM` or `NG`.
@@ -117,7 +155,8 @@ mod tests {
     fn defaults() {
         let options = parse(&[]).unwrap();
         assert_eq!(options.memory, 192);
-        assert_eq!(options.guest_faults, Policy::Bypass);
+        assert_eq!(options.guest_faults, Policy::Auto);
+        assert!(options.without.is_empty());
         assert_eq!((options.audit, options.shadow_frames), (None, None));
     }
 
@@ -141,6 +180,25 @@ mod tests {
             assert!(parse(&["--shadow-frames", frames]).is_err(), "{frames}");
         }
         assert_eq!(parse(&["--shadow-frames", "48"]).unwrap().shadow_frames, Some(48));
+    }
+
+    #[test]
+    fn bypass_is_another_name_for_auto() {
+        for (name, policy) in
+            [("bypass", Policy::Auto), ("auto", Policy::Auto), ("user", Policy::User), ("trap", Policy::Trap)]
+        {
+            assert_eq!(parse(&["--guest-faults", name]).unwrap().guest_faults, policy);
+        }
+        assert_eq!(GuestFaults::from(Policy::Auto).name(), "bypass");
+    }
+
+    #[test]
+    fn mechanisms_are_named_once_and_in_order() {
+        let without = |given: &[&str]| parse(given).map(|options| names(&options.without));
+        assert_eq!(without(&["--without", "quick,cr3", "--without", "cr3"]).unwrap(), ["cr3", "quick"]);
+        for wrong in ["", "CR3", "cr3,", "all", "cr3 quick"] {
+            assert!(without(&["--without", wrong]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

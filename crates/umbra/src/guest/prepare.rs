@@ -3,8 +3,8 @@
 use umbra_telemetry::{Audit, BootConfig, PROTOCOL};
 
 use super::{
-    Image, Module, Options, check_configuration, check_files, check_memory, command_line, read_initrd,
-    read_kernel, read_module,
+    Image, Module, Options, check_configuration, check_files, check_memory, command_line, in_order,
+    read_initrd, read_kernel, read_module,
 };
 use crate::error::Error;
 use crate::machine::{BootFiles, System};
@@ -22,8 +22,6 @@ pub struct Guest {
     pub config: BootConfig,
     /// What the kernel is.
     pub image: Image,
-    /// What the kernel calls itself, or else its file's name.
-    pub name: String,
     /// Memory of the machine that holds guest and hypervisor, in MiB.
     pub machine_mib: u32,
 }
@@ -42,23 +40,25 @@ impl Guest {
         let shadow_frames = options.shadow_frames;
         let append = command_line(&options.kernel, &image, options.append.as_deref())?;
         let machine_mib = check_memory(options.memory, shadow_frames, &image, initrd_bytes, &modules)?;
-        let config = BootConfig {
-            protocol: PROTOCOL,
-            memory_mib: options.memory,
-            guest_faults: options.guest_faults.into(),
-            shadow_frames,
-            audit: options.audit.map(|every| Audit { every: every.get() }),
-            trace,
-            append,
-            modules: modules.iter().map(|module| module.string.clone()).collect(),
-        };
-        check_configuration(&config)?;
         let version = match &image {
             Image::Linux(linux) => linux.version.clone(),
             Image::Multiboot(_) => None,
         };
         let name = version.unwrap_or_else(|| options.kernel.display().to_string());
-        Ok(Guest { kernel, initrd, modules, config, image, name, machine_mib })
+        let config = BootConfig {
+            protocol: PROTOCOL,
+            memory_mib: options.memory,
+            guest_faults: options.guest_faults.into(),
+            without: in_order(&options.without),
+            shadow_frames,
+            audit: options.audit.map(|every| Audit { every: every.get() }),
+            trace,
+            kernel: name,
+            append,
+            modules: modules.iter().map(|module| module.string.clone()).collect(),
+        };
+        check_configuration(&config)?;
+        Ok(Guest { kernel, initrd, modules, config, image, machine_mib })
     }
 
     /// What goes into the boot image that starts `system` with it.

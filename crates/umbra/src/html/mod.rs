@@ -4,7 +4,6 @@ mod bins;
 mod chart;
 mod groups;
 mod history;
-mod input;
 mod page;
 mod panels;
 mod regions;
@@ -52,7 +51,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         }
     }
     report::check_output(WHAT, output)?;
-    let results = arguments.results.iter().map(|path| input::read(path)).collect::<Result<Vec<_>, _>>()?;
+    let results = arguments.results.iter().map(|path| report::read(path)).collect::<Result<Vec<_>, _>>()?;
     let history = arguments.trace.as_deref().map(history::read).transpose()?;
     let page = page::page(&results, history.as_ref());
     report::write_output(WHAT, output, Ok(page.as_bytes()))?;

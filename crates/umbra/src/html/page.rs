@@ -6,13 +6,14 @@ use umbra_telemetry::ExitCause;
 use super::chart::{self, Colour, Form, HEAT, SERIES, short};
 use super::groups::{ByGroup, GROUPS, group_of};
 use super::history::{HOST_FAULTS, History};
-use super::input::Measured;
 use super::panels::{self, Panel, letter};
+use crate::compare::describe;
+use crate::report::{Exits, Named, Statistics};
 
 const STYLE: &str = include_str!("style.css");
 
 /// The whole page.
-pub fn page(results: &[Measured], history: Option<&History>) -> String {
+pub fn page(results: &[Named], history: Option<&History>) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -39,7 +40,7 @@ pub fn page(results: &[Measured], history: Option<&History>) -> String {
     page.into_string()
 }
 
-fn introduction(results: &[Measured]) -> Markup {
+fn introduction(results: &[Named]) -> Markup {
     html! {
         p {
             "Every exit of the guest to the hypervisor costs time. Here they are counted by what caused them"
@@ -49,14 +50,14 @@ fn introduction(results: &[Measured]) -> Markup {
     }
 }
 
-fn runs(results: &[Measured], history: Option<&History>) -> Markup {
+fn runs(results: &[Named], history: Option<&History>) -> Markup {
     html! {
         section {
             h2 { "Machine and versions" }
             div.runs {
                 @for (index, result) in results.iter().enumerate() {
                     div {
-                        h3 { @if results.len() > 1 { (letter(index)) ": " } (result.label()) }
+                        h3 { @if results.len() > 1 { (letter(index)) ": " } (label(result)) }
                         (facts(&of_result(result)))
                     }
                 }
@@ -68,21 +69,48 @@ fn runs(results: &[Measured], history: Option<&History>) -> Markup {
     }
 }
 
-fn of_result(result: &Measured) -> Vec<(&'static str, String)> {
+/// What was measured, in few words.
+fn label(result: &Named) -> String {
+    let Statistics { hypervisor, guest_faults, without, machine, .. } = &result.statistics;
+    match hypervisor.as_str() {
+        "none" => format!("no hypervisor, {machine}"),
+        other => describe(other, guest_faults, without, machine),
+    }
+}
+
+/// The exits of the run by one cause, if they were counted.
+fn of_cause(result: &Named, cause: ExitCause) -> Option<u64> {
+    result.statistics.exits.as_ref()?.get(cause)
+}
+
+/// All exits of the run, if they were counted.
+fn total(result: &Statistics) -> Option<u64> {
+    result.exits.as_ref().map(Exits::total)
+}
+
+fn of_result(result: &Named) -> Vec<(&'static str, String)> {
+    let Named { name, statistics: result } = result;
     let mut facts = vec![
-        ("File", result.file.clone()),
+        ("File", name.clone()),
         ("Hypervisor", result.hypervisor.clone()),
         ("Machine", result.machine.clone()),
         ("Memory", format!("{} MiB", result.memory)),
         ("Kernel", result.kernel.clone()),
         ("Command line", result.cmdline.clone()),
         ("Guest faults", result.guest_faults.clone()),
+        (
+            "Switched off",
+            if result.without.is_empty() { "nothing".into() } else { result.without.join(", ") },
+        ),
         ("Page-fault filter", result.filter.clone().unwrap_or_else(|| "not known".into())),
         ("Umbra", result.version.clone()),
         ("Guest's end", result.guest_exit.clone()),
-        ("Exits", whole(result.total())),
+        ("Exits", whole(total(result))),
         ("Instructions", whole(result.instructions)),
     ];
+    if let Some((pages, bytes)) = result.mmu.and_then(|mmu| Some((mmu.live_pages?, mmu.metadata_bytes?))) {
+        facts.push(("Shadow MMU", format!("{pages} pages at the end, {} KiB of metadata", bytes >> 10)));
+    }
     if let Some(emulator) = result.emulator {
         let of_emulator =
             format!("{:.0} s on the host, {:.0} MiB at most", emulator.seconds, emulator.peak_memory);
@@ -100,6 +128,7 @@ fn of_trace(history: &History) -> Vec<(&'static str, String)> {
         ("Kernel", head.kernel.clone()),
         ("Command line", head.cmdline.clone()),
         ("Guest faults", format!("{} (asked for)", head.guest_faults)),
+        ("Switched off", if head.without.is_empty() { "nothing".into() } else { head.without.join(", ") }),
         ("Umbra", head.version.clone()),
         ("Guest's end", history.tail.guest_exit.clone()),
         ("Exits", whole(Some(history.exits))),
@@ -111,11 +140,12 @@ fn facts(facts: &[(&str, String)]) -> Markup {
     html! { dl { @for (name, value) in facts { dt { (name) } dd { (value) } } } }
 }
 
-fn operations(results: &[Measured]) -> Markup {
+fn operations(results: &[Named]) -> Markup {
     let panels = panels::panels(results);
     let mut seen: ByGroup = [0; GROUPS.len()];
-    let runs = results.iter().filter_map(Measured::groups);
-    let phases = results.iter().flat_map(|result| &result.phases).filter_map(|phase| phase.groups());
+    let runs = results.iter().filter_map(|result| result.statistics.groups());
+    let phases =
+        results.iter().flat_map(|result| &result.statistics.phases).filter_map(|phase| phase.groups());
     runs.chain(phases).for_each(|groups| add(&mut seen, &groups));
     html! {
         section {
@@ -124,7 +154,7 @@ fn operations(results: &[Measured]) -> Markup {
                 "; phases of like size share an axis." }
             @if results.len() > 1 {
                 ul.legend {
-                    @for (index, result) in results.iter().enumerate() { li { b { (letter(index)) } ": " (result.label()) } }
+                    @for (index, result) in results.iter().enumerate() { li { b { (letter(index)) } ": " (label(result)) } }
                 }
             }
             (legend(&seen))
@@ -302,7 +332,7 @@ fn lost(history: &History) -> Markup {
     }
 }
 
-fn figures(results: &[Measured]) -> Markup {
+fn figures(results: &[Named]) -> Markup {
     let names = panels::names(results);
     let title = "Figures by phase";
     html! {
@@ -319,7 +349,7 @@ fn figures(results: &[Measured]) -> Markup {
                         th { "instructions" }
                     } }
                     tbody { @for name in names { @for (index, result) in results.iter().enumerate() {
-                        @let phase = result.phase(name);
+                        @let phase = result.statistics.phase(name);
                         @let ops = phase.map_or(1, |phase| phase.ops.max(1)) as f64;
                         @let groups = phase.and_then(|phase| phase.groups());
                         @let sums = phase.is_some_and(|phase| phase.ops == 0);
@@ -343,10 +373,11 @@ fn figures(results: &[Measured]) -> Markup {
 
 const UNKNOWN: &str = "A dash is what was not counted.";
 
-fn causes(results: &[Measured]) -> Markup {
+fn causes(results: &[Named]) -> Markup {
     let title = "Figures of the whole run";
-    let any =
-        |cause: ExitCause| results.iter().any(|result| result.cause(cause).is_some_and(|count| count > 0));
+    let any = |cause: ExitCause| {
+        results.iter().any(|result| of_cause(result, cause).is_some_and(|count| count > 0))
+    };
     html! {
         section {
             h2 { (title) }
@@ -354,15 +385,15 @@ fn causes(results: &[Measured]) -> Markup {
             (scroll(title, &html! { table {
                 thead { tr { th { "cause" } th.name { "shown as" }
                     @for (index, result) in results.iter().enumerate() {
-                        th { @if results.len() > 1 { (letter(index)) ": " } (result.label()) }
+                        th { @if results.len() > 1 { (letter(index)) ": " } (label(result)) }
                     } } }
                 tbody {
                     @for &cause in ExitCause::ALL.iter().filter(|&&cause| any(cause)) {
                         tr { th scope="row" { (cause.name()) } td.name { (GROUPS[group_of(cause)].name) }
-                            @for result in results { td { (whole(result.cause(cause))) } } }
+                            @for result in results { td { (whole(of_cause(result, cause))) } } }
                     }
                     tr { th scope="row" { b { "total" } } td {}
-                        @for result in results { td { b { (whole(result.total())) } } } }
+                        @for result in results { td { b { (whole(total(&result.statistics))) } } } }
                 }
             } }))
         }
@@ -401,11 +432,11 @@ fn whole(count: Option<u64>) -> String {
 mod tests {
     use scraper::{Html, Selector};
 
+    use super::super::groups::tests::{kvm, umbra};
     use super::super::history::tests::history;
-    use super::super::input::tests::{kvm, umbra};
     use super::*;
 
-    fn parsed(results: &[Measured], history: Option<&History>) -> (String, Html) {
+    fn parsed(results: &[Named], history: Option<&History>) -> (String, Html) {
         let text = page(results, history);
         let html = Html::parse_document(&text);
         assert_eq!(html.errors, Vec::<String>::new());
@@ -419,7 +450,7 @@ mod tests {
     fn all_pages() -> Vec<(String, Html)> {
         let history = history();
         let mut without_phases = umbra();
-        without_phases.phases.clear();
+        without_phases.statistics.phases.clear();
         vec![
             parsed(&[umbra()], None),
             parsed(&[umbra(), kvm()], Some(&history)),

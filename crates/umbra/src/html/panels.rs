@@ -2,7 +2,7 @@
 
 use super::chart::{Bar, Row};
 use super::groups::ByGroup;
-use super::input::Measured;
+use crate::report::Named;
 
 /// Rows with a common axis.
 #[derive(Debug)]
@@ -21,9 +21,9 @@ pub fn letter(index: usize) -> char {
 }
 
 /// The names of all phases: in the order of the first result, then what only later ones have.
-pub fn names(results: &[Measured]) -> Vec<&str> {
+pub fn names(results: &[Named]) -> Vec<&str> {
     let mut names = Vec::new();
-    for phase in results.iter().flat_map(|result| &result.phases) {
+    for phase in results.iter().flat_map(|result| &result.statistics.phases) {
         if !names.contains(&phase.name.as_str()) {
             names.push(&phase.name);
         }
@@ -33,14 +33,14 @@ pub fn names(results: &[Measured]) -> Vec<&str> {
 
 /// The panels: phases by the power of ten of their exits per operation, few first; then phases that count no
 /// operations; then the whole runs.
-pub fn panels(results: &[Measured]) -> Vec<Panel> {
+pub fn panels(results: &[Named]) -> Vec<Panel> {
     let mut by_power: Vec<(i32, Row)> = Vec::new();
     let mut sums = Vec::new();
     for name in names(results) {
-        let ops = |result: &Measured| result.phase(name).map_or(0, |phase| phase.ops);
+        let ops = |result: &Named| result.statistics.phase(name).map_or(0, |phase| phase.ops);
         let counts_operations = results.iter().any(|result| ops(result) > 0);
         let row = row(name, results, |result| {
-            let phase = result.phase(name)?;
+            let phase = result.statistics.phase(name)?;
             // Operations that one result lacks are not the same thing as another's.
             if counts_operations && phase.ops == 0 {
                 return None;
@@ -71,13 +71,13 @@ pub fn panels(results: &[Measured]) -> Vec<Panel> {
     if !sums.is_empty() {
         panels.push(Panel { title: "Phases that count no operations".into(), unit: "exits", rows: sums });
     }
-    let whole = row("whole run", results, |result| Some((result.groups()?, 1)));
+    let whole = row("whole run", results, |result| Some((result.statistics.groups()?, 1)));
     panels.push(Panel { title: "Whole run".into(), unit: "exits", rows: vec![whole] });
     panels
 }
 
-fn row(name: &str, results: &[Measured], of: impl Fn(&Measured) -> Option<(ByGroup, u64)>) -> Row {
-    let bar = |(index, result): (usize, &Measured)| {
+fn row(name: &str, results: &[Named], of: impl Fn(&Named) -> Option<(ByGroup, u64)>) -> Row {
+    let bar = |(index, result): (usize, &Named)| {
         let (exits, ops) = of(result).unzip();
         Bar { letter: letter(index), exits, ops: ops.unwrap_or(1) }
     };
@@ -86,7 +86,7 @@ fn row(name: &str, results: &[Measured], of: impl Fn(&Measured) -> Option<(ByGro
 
 #[cfg(test)]
 mod tests {
-    use super::super::input::tests::{kvm, umbra};
+    use super::super::groups::tests::{kvm, umbra};
     use super::*;
 
     #[test]
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn without_phases_there_is_the_whole_run() {
         let mut result = umbra();
-        result.phases.clear();
+        result.statistics.phases.clear();
         assert_eq!(panels(&[result]).len(), 1);
     }
 }

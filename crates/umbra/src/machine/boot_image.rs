@@ -267,10 +267,12 @@ mod tests {
         BootConfig {
             protocol: PROTOCOL,
             memory_mib: 192,
-            guest_faults: GuestFaults::Bypass,
+            guest_faults: GuestFaults::Auto,
+            without: Vec::new(),
             shadow_frames: None,
             audit: None,
             trace: false,
+            kernel: "6.1".into(),
             append: "console=ttyS0  quiet $x".into(),
             modules: Vec::new(),
         }

@@ -25,8 +25,11 @@ pub struct Statistics {
     pub cmdline: String,
     /// Guest memory in MiB.
     pub memory: u32,
-    /// `bypass` or `trap`: what was in force, not what was asked for.
+    /// `bypass`, `present`, `user` or `trap`: what was in force, not what was asked for.
     pub guest_faults: String,
+    /// What was switched off.
+    #[serde(default)]
+    pub without: Vec<String>,
     /// The page-fault filter in force at the end.
     pub filter: Option<String>,
     /// How the guest ended.
@@ -56,6 +59,13 @@ pub struct Statistics {
     /// What the emulator cost on the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emulator: Option<EmulatorUse>,
+}
+
+impl Statistics {
+    /// The phase of this name.
+    pub fn phase(&self, name: &str) -> Option<&Phase> {
+        self.phases.iter().find(|phase| phase.name == name)
+    }
 }
 
 /// What happened between two marks of the guest.
@@ -114,12 +124,35 @@ pub struct Mmu {
     pub splits: u64,
     /// Full TLB flushes.
     pub flushes: u64,
+    /// Shadow pages of detached tables linked again. This and what follows is not known of older versions.
+    pub attached: Option<u64>,
+    /// Guest tables detached.
+    pub detached: Option<u64>,
+    /// Shadow roots moved to another frame.
+    pub roots_moved: Option<u64>,
+    /// Changes of the page-fault filter.
+    pub filter_switches: Option<u64>,
+    /// Shadow pages in use at the end.
+    pub live_pages: Option<u64>,
+    /// Bytes of the MMU's tables beside them, at the end.
+    pub metadata_bytes: Option<u64>,
 }
 
 impl From<MmuCounters> for Mmu {
     fn from(counters: MmuCounters) -> Mmu {
-        let MmuCounters { built, zapped, reclaimed, splits, flushes } = counters;
-        Mmu { built, zapped, reclaimed, splits, flushes }
+        Mmu {
+            built: counters.built,
+            zapped: counters.zapped,
+            reclaimed: counters.reclaimed,
+            splits: counters.splits,
+            flushes: counters.flushes,
+            attached: Some(counters.attached),
+            detached: Some(counters.detached),
+            roots_moved: Some(counters.roots_moved),
+            filter_switches: Some(counters.filter_switches),
+            live_pages: Some(counters.live_pages),
+            metadata_bytes: Some(counters.metadata_bytes),
+        }
     }
 }
 
@@ -164,12 +197,18 @@ pub(in crate::report) mod tests {
             cmdline: "console=ttyS0 \"quoted\"".into(),
             memory: 192,
             guest_faults: "bypass".into(),
+            without: vec!["cr3".into()],
             filter: Some("present".into()),
             guest_exit: "acpi_off".into(),
             exits: Some(Exits::from(&counts(7))),
             memory_exits: Exits::from(&counts(7)).memory(None),
             kvm: None,
-            mmu: Some(Mmu { built: 1, zapped: 2, reclaimed: 3, splits: 4, flushes: 5 }),
+            mmu: Some(Mmu::from(MmuCounters {
+                built: 1,
+                zapped: 2,
+                metadata_bytes: 3,
+                ..Default::default()
+            })),
             instructions: Some(1 << 40),
             tsc: Some(1 << 40),
             phases: vec![
@@ -221,6 +260,15 @@ pub(in crate::report) mod tests {
         assert_eq!((&phase["memory_exits"], &phase["kvm"]["io_exits"]), (&5.into(), &4.into()));
         let read: Phase = serde_json::from_value(phase.clone()).unwrap();
         assert_eq!(serde_json::to_value(read).unwrap(), phase);
+    }
+
+    #[test]
+    fn a_result_of_an_older_version_does_not_know_everything() {
+        let mut old = serde_json::to_value(statistics()).unwrap();
+        old.as_object_mut().unwrap().remove("without");
+        old["mmu"] = serde_json::json!({"built": 1, "zapped": 2, "reclaimed": 3, "splits": 4, "flushes": 5});
+        let old: Statistics = serde_json::from_value(old).unwrap();
+        assert_eq!((old.without.len(), old.mmu.unwrap().flushes, old.mmu.unwrap().live_pages), (0, 5, None));
     }
 
     #[test]

@@ -60,6 +60,16 @@ pub fn table(statistics: &Statistics) -> String {
             "\nshadow pages built {}, zapped {} (reclaimed {}); splits {}, flushes {}\n",
             mmu.built, mmu.zapped, mmu.reclaimed, mmu.splits, mmu.flushes
         );
+        if let (Some(detached), Some(attached), Some(moved), Some(switches)) =
+            (mmu.detached, mmu.attached, mmu.roots_moved, mmu.filter_switches)
+        {
+            text += &format!(
+                "tables detached {detached}, attached {attached}; roots moved {moved}, filter switches {switches}\n"
+            );
+        }
+        if let (Some(pages), Some(bytes)) = (mmu.live_pages, mmu.metadata_bytes) {
+            text += &format!("at the end {pages} shadow pages, {} KiB of metadata\n", bytes >> 10);
+        }
     }
     if !statistics.phases.is_empty() {
         by_phase(&mut text, &statistics.phases);

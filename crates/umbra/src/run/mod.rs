@@ -10,12 +10,11 @@ use std::process::ExitCode;
 
 pub use arguments::{Arguments, Hypervisor, parse_seconds};
 use outcome::Outcome;
-pub use outcome::policy_name;
 use recording::Recording;
 
 use crate::console::message;
 use crate::error::Error;
-use crate::guest::{self, Guest};
+use crate::guest::{self, Guest, names};
 use crate::machine::{self, Emulator, Programs, System};
 use crate::report;
 use crate::signals::Signals;
@@ -51,16 +50,17 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let folder = machine::temporary_folder(&signals)?;
     machine::build_boot_image(programs.image_tools(), folder.path(), &files, &signals)?;
     let size_mib = files.size().div_ceil(1 << 20);
-    let Guest { kernel, initrd, modules, config, name, .. } = guest;
+    let Guest { kernel, initrd, modules, config, .. } = guest;
     drop((kernel, initrd, modules, host));
 
     let head = trace::Head {
         version: env!("CARGO_PKG_VERSION").into(),
         machine: arguments.machine.name(),
-        kernel: name.clone(),
+        kernel: config.kernel.clone(),
         cmdline: config.append.clone(),
         memory: config.memory_mib,
-        guest_faults: policy_name(config.guest_faults).into(),
+        guest_faults: config.guest_faults.name().into(),
+        without: names(&config.without),
     };
     let mut recording = arguments.trace.as_deref().map(|path| Recording::start(path, &head)).transpose()?;
     if let Some(timeout) = arguments.timeout {
@@ -81,7 +81,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         Some(path) => report::write_output("the emulator's log", path, emulator.log()),
         None => Ok(()),
     };
-    let status = conclude(arguments, &name, &config.append, &outcome?, recording)?;
+    let status = conclude(arguments, &config.kernel, &config.append, &outcome?, recording)?;
     log.map(|()| status)
 }
 

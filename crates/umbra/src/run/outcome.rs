@@ -2,19 +2,12 @@
 
 use std::time::Duration;
 
-use umbra_telemetry::{GuestExit, GuestFaults, Stats};
+use umbra_telemetry::{GuestExit, Stats};
 
 use super::{Arguments, Hypervisor, peer};
 use crate::error::status;
+use crate::guest;
 use crate::report::{self, Audits, EmulatorUse, Mmu, Phase, SCHEMA, Statistics};
-
-/// The name of a policy in results.
-pub fn policy_name(policy: GuestFaults) -> &'static str {
-    match policy {
-        GuestFaults::Bypass => "bypass",
-        GuestFaults::Trap => "trap",
-    }
-}
 
 /// Why a run is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +96,8 @@ impl Outcome {
             kernel: kernel.into(),
             cmdline: command_line.into(),
             memory: arguments.guest.memory,
-            guest_faults: policy_name(guest_faults).into(),
+            guest_faults: guest_faults.name().into(),
+            without: guest::names(&arguments.guest.without),
             filter: stats.map(|stats| stats.filter.clone()).filter(|_| own),
             guest_exit: self.key(),
             memory_exits: exits.as_ref().and_then(|exits| exits.memory(kvm.as_ref())),
@@ -131,6 +125,8 @@ impl Outcome {
 
 #[cfg(test)]
 mod tests {
+    use umbra_telemetry::GuestFaults;
+
     use super::*;
 
     fn outcome(end: End, guest_exit: Option<GuestExit>) -> Outcome {
@@ -180,10 +176,19 @@ mod tests {
             #[command(flatten)]
             arguments: Arguments,
         }
-        let test: Test = clap::Parser::parse_from(["umbra", "--kernel", "k", "--guest-faults", "bypass"]);
+        let test: Test = clap::Parser::parse_from([
+            "umbra",
+            "--kernel",
+            "k",
+            "--guest-faults",
+            "bypass",
+            "--without",
+            "cr3",
+        ]);
         let reported =
             outcome(End::Guest, Some(GuestExit::AcpiOff)).statistics(&test.arguments, "6.1", "quiet");
         assert_eq!((reported.guest_faults.as_str(), reported.instructions), ("trap", Some(9)));
+        assert_eq!(reported.without, ["cr3"]);
         let silent = outcome(End::Timeout, None).statistics(&test.arguments, "6.1", "quiet");
         assert_eq!((silent.guest_faults.as_str(), silent.exits), ("bypass", None));
         // A real CPU's time-stamp counter counts no instructions.

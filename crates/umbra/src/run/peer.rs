@@ -50,9 +50,10 @@ pub fn check(arguments: &Arguments, image: &Image) -> Result<(), Error> {
             arguments.machine.name()
         )));
     }
-    if arguments.guest.audit.is_some() || arguments.guest.shadow_frames.is_some() {
+    let own = &arguments.guest;
+    if own.audit.is_some() || own.shadow_frames.is_some() || !own.without.is_empty() {
         return Err(Error::Input(format!(
-            "--audit and --shadow-frames are for Umbra, and --hypervisor {name} runs without it; leave them out"
+            "--audit, --shadow-frames and --without are for Umbra, and --hypervisor {name} runs without it; leave them out"
         )));
     }
     Ok(())

@@ -206,6 +206,8 @@ impl Session<'_, '_> {
                      without UMBRA_HYPERVISOR"
                 )));
             }
+            // It says what this tool has told it.
+            Message::Setup { .. } => (),
             Message::Log { level, text } => match level {
                 LogLevel::Warning => self.say(&format!("warning: {text}")),
                 LogLevel::Info => self.say(&text),

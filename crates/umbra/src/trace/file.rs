@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::report::AtomicFile;
 
 /// Stands at the start; its number goes up with every change of the format.
-const MAGIC: &[u8] = b"umbra trace 1\n";
+const MAGIC: &[u8] = b"umbra trace 2\n";
 
 /// What every version of the format starts with.
 const MAGIC_STEM: &[u8] = b"umbra trace ";
@@ -35,8 +35,10 @@ pub struct Head {
     pub cmdline: String,
     /// In MiB.
     pub memory: u32,
-    /// `bypass` or `trap`, as it was asked for.
+    /// `bypass`, `present`, `user` or `trap`, as it was asked for.
     pub guest_faults: String,
+    /// What was switched off.
+    pub without: Vec<String>,
 }
 
 /// How it ended.

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use umbra_telemetry::trace::{Exit, Record};
+use clap::builder::PossibleValuesParser;
+use umbra_telemetry::trace::{Exit, MmuEvent, Record};
 use umbra_telemetry::{ExitCause, phase_name};
 
 /// What an exit must have to be shown: all of it.
@@ -12,6 +13,10 @@ pub struct Filter {
     /// Only exits with one of these causes (the keys of the exit table), or starting with what ends in `*`
     #[arg(long = "cause", value_name = "CAUSE", value_delimiter = ',', value_parser = parse_causes)]
     causes: Vec<Causes>,
+
+    /// Only exits in answer to which the shadow MMU did one of these
+    #[arg(long = "event", value_name = "EVENT", value_delimiter = ',', value_parser = kinds())]
+    events: Vec<String>,
 
     /// Only exits during one of these phases
     #[arg(long = "phase", value_name = "NAME", value_delimiter = ',')]
@@ -69,13 +74,15 @@ impl Running {
 }
 
 impl Filter {
-    /// Whether an exit is wanted.
-    pub fn wants(&self, exit: &Exit, running: &Running) -> bool {
+    /// Whether an exit is wanted, in answer to which the MMU did `events`.
+    pub fn wants(&self, exit: &Exit, events: &[MmuEvent], running: &Running) -> bool {
         let within = |range: &Option<RangeInclusive<u64>>, value: Option<u64>| {
             range.as_ref().is_none_or(|range| value.is_some_and(|value| range.contains(&value)))
         };
         let cause = |causes: &Causes| exit.cause.is_some_and(|cause| causes.0.contains(&cause));
+        let event = |event: &MmuEvent| self.events.iter().any(|wanted| wanted == event.kind());
         (self.causes.is_empty() || self.causes.iter().any(cause))
+            && (self.events.is_empty() || events.iter().any(event))
             && (self.phases.is_empty() || running.0.iter().any(|&id| self.wants_phase(id)))
             && within(&self.rip, Some(exit.rip))
             && within(&self.address, exit.address)
@@ -93,6 +100,10 @@ impl Filter {
     pub fn phases(&self) -> &[String] {
         &self.phases
     }
+}
+
+fn kinds() -> PossibleValuesParser {
+    PossibleValuesParser::new(MmuEvent::KINDS)
 }
 
 fn parse_causes(text: &str) -> Result<Causes, String> {
@@ -171,14 +182,19 @@ mod tests {
             (&["--address", "0x3000", "--cr3", "0x2001"], false),
             (&["--gpa", "0..0xffffffffffffffff"], false),
             (&["--time", "100..200"], true),
+            (&["--event", "attached,detached"], true),
+            (&["--event", "attached"], false),
         ] {
-            assert_eq!(filter(options).wants(&exit(), &running), wanted, "{options:?}");
+            let events = [MmuEvent::Flushed, MmuEvent::Detached(3)];
+            assert_eq!(filter(options).wants(&exit(), &events, &running), wanted, "{options:?}");
         }
     }
 
     #[test]
     fn nonsense_is_refused() {
-        for options in [["--cause", "iox"], ["--rip", "x"], ["--rip", "5..4"], ["--time", "1-2"]] {
+        for options in
+            [["--cause", "iox"], ["--event", "attach"], ["--rip", "x"], ["--rip", "5..4"], ["--time", "1-2"]]
+        {
             assert!(Test::try_parse_from(["test"].iter().chain(&options)).is_err(), "{options:?}");
         }
     }
@@ -190,7 +206,7 @@ mod tests {
             .iter()
             .for_each(|r| running.follow(r));
         for (phase, runs) in [("boot", false), ("demand", true), ("phase-40", true), ("pipe", false)] {
-            assert_eq!(filter(&["--phase", phase]).wants(&exit(), &running), runs, "{phase}");
+            assert_eq!(filter(&["--phase", phase]).wants(&exit(), &[], &running), runs, "{phase}");
         }
     }
 }

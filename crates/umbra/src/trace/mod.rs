@@ -146,10 +146,12 @@ fn show(arguments: &Arguments, head: &Head, mut reader: Reader, out: &mut impl W
 }
 
 fn print_head(out: &mut impl Write, head: &Head) -> io::Result<()> {
-    let Head { version, machine, kernel, cmdline, memory, guest_faults } = head;
+    let Head { version, machine, kernel, cmdline, memory, guest_faults, without } = head;
+    let without =
+        if without.is_empty() { String::new() } else { format!(", without {}", without.join(", ")) };
     writeln!(
         out,
-        "umbra {version}, {machine}, {memory} MiB, guest faults {guest_faults}: {kernel} ({cmdline})"
+        "umbra {version}, {machine}, {memory} MiB, guest faults {guest_faults}{without}: {kernel} ({cmdline})"
     )
 }
 
@@ -199,7 +201,7 @@ fn walk(arguments: &Arguments, reader: &mut Reader, visitor: &mut impl Visitor) 
             }
             Record::Exit(exit) => {
                 let of_this = std::mem::take(&mut events);
-                if !arguments.filter.wants(&exit, &running) {
+                if !arguments.filter.wants(&exit, &of_this, &running) {
                     continue;
                 }
                 if arguments.limit.is_some_and(|limit| exits == limit) {
@@ -238,6 +240,11 @@ impl<W: Write> Visitor for Printer<'_, W> {
 impl Visitor for summary::Summary {
     fn exit(&mut self, exit: &Exit) -> io::Result<()> {
         self.add(exit);
+        Ok(())
+    }
+
+    fn mmu(&mut self, event: MmuEvent, _exit: &Exit) -> io::Result<()> {
+        self.add_event(event);
         Ok(())
     }
 }

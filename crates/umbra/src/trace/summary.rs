@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use umbra_telemetry::ExitCause;
-use umbra_telemetry::trace::Exit;
+use umbra_telemetry::trace::{Exit, MmuEvent};
 
 /// Collects exits.
 #[derive(Default)]
 pub struct Summary {
     /// The ticks of each exit, by cause.
     causes: BTreeMap<ExitCause, Vec<u64>>,
+    /// What the MMU did in answer to them, by kind.
+    events: BTreeMap<&'static str, u64>,
     /// Exits by instruction.
     places: BTreeMap<(ExitCause, u64), u64>,
 }
@@ -21,6 +23,11 @@ impl Summary {
         let Some(cause) = exit.cause else { return };
         self.causes.entry(cause).or_default().push(exit.ticks);
         *self.places.entry((cause, exit.rip)).or_default() += 1;
+    }
+
+    /// Adds what the MMU did in answer to an exit.
+    pub fn add_event(&mut self, event: MmuEvent) {
+        *self.events.entry(event.kind()).or_default() += 1;
     }
 
     /// The tables; `top` instructions are named.
@@ -51,6 +58,13 @@ impl Summary {
         let mut all: Vec<_> = self.causes.into_values().flatten().collect();
         if !all.is_empty() {
             line("total", &mut all);
+        }
+
+        if !self.events.is_empty() {
+            writeln!(text, "\n{:<30} {:>9}", "done by the shadow MMU", "times").expect("as above");
+        }
+        for (kind, times) in self.events {
+            writeln!(text, "{kind:<30} {times:>9}").expect("as above");
         }
 
         let mut places: Vec<_> = self.places.into_iter().map(|(place, exits)| (exits, place)).collect();

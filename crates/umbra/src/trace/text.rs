@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use umbra_telemetry::ExitCause;
-use umbra_telemetry::trace::{Exit, MmuEvent};
+use umbra_telemetry::trace::{Exit, FILTER_NAMES, MmuEvent};
 
 /// The line over the exits.
 pub const HEADING: &str =
@@ -51,6 +51,15 @@ pub fn describe(event: MmuEvent) -> String {
         MmuEvent::Flushed => "flushed everything".into(),
         MmuEvent::Loosened(gfn) => format!("let table {:#x} loose", gfn << 12),
         MmuEvent::Tightened(gfn) => format!("tracks table {:#x} again", gfn << 12),
+        MmuEvent::Detached(gfn) => format!("detached table {:#x}", gfn << 12),
+        MmuEvent::Attached { table, level, changed } => {
+            format!("attached {}, {changed} entries had changed", page(table, level))
+        }
+        MmuEvent::RootMoved(gfn) => format!("moved the root of table {:#x}", gfn << 12),
+        MmuEvent::Filter(number) => match FILTER_NAMES.get(usize::from(number)) {
+            Some(name) => format!("filters page faults by {name}"),
+            None => format!("filters page faults by number {number}"),
+        },
     }
 }
 
@@ -115,5 +124,11 @@ mod tests {
             describe(MmuEvent::Zapped { table: 0, level: 0x82, reclaimed: true })
                 .contains("identity page 0x0, level 2")
         );
+        assert_eq!(
+            describe(MmuEvent::Attached { table: 1, level: 1, changed: 3 }),
+            "attached table 0x1000, level 1, 3 entries had changed"
+        );
+        assert_eq!(describe(MmuEvent::Filter(2)), "filters page faults by user");
+        assert_eq!(describe(MmuEvent::Filter(200)), "filters page faults by number 200");
     }
 }
