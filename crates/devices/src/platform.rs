@@ -308,6 +308,11 @@ impl Platform {
         self.interrupt_pending
     }
 
+    /// Whether an interrupt or an NMI waits. Costs nothing.
+    pub fn has_event(&self) -> bool {
+        self.pending_interrupt() || self.nmi_pending()
+    }
+
     /// The CPU takes the interrupt: the vector, or `None` if nothing is pending.
     pub fn acknowledge(&mut self) -> Option<u8> {
         let vector = self.interrupts.acknowledge();

@@ -16,6 +16,13 @@ struct Slot {
     simple: Option<Simple>,
 }
 
+impl Slot {
+    #[cold]
+    fn fill(&mut self, bytes: u128, rip: u64) {
+        *self = Slot { rip, bytes, simple: Simple::decode(&bytes.to_le_bytes(), rip) };
+    }
+}
+
 /// A direct-mapped cache of decoded instructions. It is asked with the bytes as they are now, so it needs no
 /// invalidation.
 #[derive(Debug)]
@@ -32,7 +39,7 @@ impl Recent {
     pub fn decode(&mut self, bytes: u128, rip: u64) -> Option<&Simple> {
         let slot = &mut self.0[(rip ^ rip >> 6) as usize % SLOTS];
         if slot.rip != rip || slot.bytes != bytes {
-            *slot = Slot { rip, bytes, simple: Simple::decode(&bytes.to_le_bytes(), rip) };
+            slot.fill(bytes, rip);
         }
         slot.simple.as_ref()
     }

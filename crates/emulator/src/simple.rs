@@ -56,7 +56,7 @@ struct Place {
 /// What the instruction changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effect {
-    /// The operand's new value, in the low bytes: to be written, if the instruction [writes](Simple::writes).
+    /// The operand's new value, in as many low bytes as it has: to be written, if the instruction [writes](Simple::writes).
     pub memory: u64,
     /// A register's new value.
     pub register: Option<(Gpr, u64)>,
@@ -175,16 +175,19 @@ impl Simple {
     /// What comes of it if the operand was `old` (if it is [read](Simple::reads)).
     #[inline]
     pub fn effect(&self, old: u64, rflags: u64, gpr: impl Fn(Gpr) -> u64) -> Effect {
-        match (self.operation, self.other) {
-            // By far the most frequent one.
-            (Operation::Store, Other::Register(from)) => {
-                Effect { memory: self.width.truncate(gpr(from)), register: None, rflags: rflags & !RF }
-            }
-            _ => self.any_effect(old, rflags, gpr),
+        // By far the most frequent one.
+        if self.operation == Operation::Store {
+            let memory = match self.other {
+                Other::Register(register) => gpr(register),
+                Other::Immediate(value) => value,
+            };
+            return Effect { memory, register: None, rflags: rflags & !RF };
         }
+        self.computed(old, rflags, gpr)
     }
 
-    fn any_effect(&self, old: u64, rflags: u64, gpr: impl Fn(Gpr) -> u64) -> Effect {
+    #[inline(never)]
+    fn computed(&self, old: u64, rflags: u64, gpr: impl Fn(Gpr) -> u64) -> Effect {
         let width = self.width;
         let other = width.truncate(match self.other {
             Other::Register(register) => gpr(register),

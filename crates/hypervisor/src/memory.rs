@@ -172,6 +172,7 @@ impl GuestMap {
     }
 
     /// What backs a frame.
+    #[inline]
     pub fn backing(&self, gfn: Gfn) -> Backing {
         match self.frames.get(gfn.raw() as usize) {
             None | Some(&GuestMap::NOTHING) => Backing::None,

@@ -107,6 +107,7 @@ impl GuestRam {
     }
 
     /// Where `length` bytes at `gpa`, which do not leave its page, are mapped.
+    #[inline]
     fn pointer(&self, gpa: Gpa, length: usize, write: bool) -> Option<*mut u8> {
         assert!(gpa.page_offset() + length as u64 <= FRAME, "an access stays within one page");
         match self.map.backing(gpa.gfn()) {
@@ -117,6 +118,7 @@ impl GuestRam {
         }
     }
 
+    #[inline]
     fn entry(&self, gpa: Gpa) -> Option<&AtomicU64> {
         assert!(gpa.raw().is_multiple_of(8), "an entry is aligned");
         let pointer = self.pointer(gpa, 8, false)?;
@@ -125,6 +127,7 @@ impl GuestRam {
     }
 
     /// Reads a word at an 8-byte boundary in one piece. No memory reads as all ones, as on a bus.
+    #[inline]
     pub fn read_entry(&self, gpa: Gpa) -> u64 {
         self.entry(gpa).map_or(u64::MAX, |entry| entry.load(Ordering::SeqCst))
     }
@@ -182,6 +185,7 @@ impl GuestRam {
     }
 
     /// The 16 bytes of code at `hpa`, if they lie within one page, at its own place in the guest's memory.
+    #[inline]
     pub fn code(&self, hpa: Hpa) -> Option<u128> {
         const LENGTH: u64 = size_of::<u128>() as u64;
         let own = Backing::Ram { hfn: hpa.hfn(), writable: true };

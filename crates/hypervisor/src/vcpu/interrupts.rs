@@ -38,20 +38,9 @@ impl<B: Backend> Vcpu<B> {
     /// for; the shadow root; the alarm.
     pub(super) fn prepare_entry(&mut self) {
         self.run_platform();
-        if self.pending.is_none() {
-            if self.platform.nmi_pending() && self.backend.nmi_ready() && self.platform.take_nmi() {
-                self.pending = Some(Event::nmi());
-            } else if self.platform.pending_interrupt() && self.backend.interruptible() {
-                self.pending = self.platform.acknowledge().map(Event::interrupt);
-            }
-        }
-        self.backend.set_windows(Windows {
-            interrupt: self.platform.pending_interrupt(),
-            nmi: self.platform.nmi_pending(),
-        });
-        if let Some(event) = self.pending.take() {
-            self.note(|exit| exit.delivers = Some(event.vector));
-            self.backend.inject(event);
+        // Mostly there is nothing to deliver or to wait for.
+        if self.pending.is_some() || self.platform.has_event() || self.windows != Windows::default() {
+            self.choose_event();
         }
         let filter = self.mmu.guest_faults();
         if filter != self.filter {
@@ -66,7 +55,30 @@ impl<B: Backend> Vcpu<B> {
         self.refresh_targets();
     }
 
+    /// Delivers an event at the next entry, if one waits that the guest can take, and waits for what it cannot.
+    #[inline(never)]
+    fn choose_event(&mut self) {
+        if self.pending.is_none() {
+            if self.platform.nmi_pending() && self.backend.nmi_ready() && self.platform.take_nmi() {
+                self.pending = Some(Event::nmi());
+            } else if self.platform.pending_interrupt() && self.backend.interruptible() {
+                self.pending = self.platform.acknowledge().map(Event::interrupt);
+            }
+        }
+        let windows =
+            Windows { interrupt: self.platform.pending_interrupt(), nmi: self.platform.nmi_pending() };
+        if windows != self.windows {
+            self.windows = windows;
+            self.backend.set_windows(windows);
+        }
+        if let Some(event) = self.pending.take() {
+            self.note(|exit| exit.delivers = Some(event.vector));
+            self.backend.inject(event);
+        }
+    }
+
     /// Hands over what was typed and lets timers fire that are due; sets the alarm for the next.
+    #[inline]
     fn run_platform(&mut self) {
         let deadline = self.platform.next_deadline();
         let is_set = deadline.is_none_or(|at| self.alarm.set_to == Some(at) && at > self.clock.now());
@@ -76,6 +88,7 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
+    #[inline(never)]
     fn serve_platform(&mut self) {
         if console::has_input() {
             let typed = &mut self.typed;

@@ -11,7 +11,7 @@ use umbra_telemetry::trace::Record;
 use umbra_telemetry::{Audit, ExitCause, ExitCounts, GuestExit, GuestFaults, Message, MmuCounters, Stats};
 
 use super::audit::Auditor;
-use super::backend::{Backend, Exit, Filter, filter_name, rflags};
+use super::backend::{Backend, Exit, Filter, Windows, filter_name, rflags};
 use super::clock::Clock;
 use super::control::{Controls, Known};
 use super::cpuid::{Cpuid, xcr0};
@@ -81,6 +81,8 @@ pub struct Vcpu<B: Backend> {
     pub(super) xcr0: u64,
     /// The event to deliver at the next entry: interrupted by the last exit, or raised in answer to it.
     pub(super) pending: Option<Event>,
+    /// What the guest is left for as soon as it can take it.
+    pub(super) windows: Windows,
     /// Set by whatever ends the guest.
     pub(super) end: Option<GuestExit>,
     /// Breakpoints that the instruction being carried out has met: bits B0 to B3 of DR6.
@@ -148,6 +150,7 @@ impl<B: Backend> Vcpu<B> {
             pat: msr::PAT,
             xcr0: xcr0::X87,
             pending: None,
+            windows: Windows::default(),
             end: None,
             met: 0,
             progress: Progress::default(),

@@ -45,7 +45,8 @@ impl<B: Backend> Vcpu<B> {
         let effect = effect(simple, &self.backend, old);
         let next_rip = simple.next_rip();
         if write {
-            let event = self.platform.mmio_write(now, gpa.raw(), size, effect.memory);
+            let value = effect.memory & u64::MAX >> (64 - 8 * size);
+            let event = self.platform.mmio_write(now, gpa.raw(), size, value);
             self.platform_event(event);
         }
         self.retire_simple(next_rip, &effect);

@@ -120,6 +120,8 @@ pub struct Vmx {
     primary: u64,
     /// VM-entry controls without "IA-32e mode guest".
     entry: u64,
+    /// "IA-32e mode guest" as it stands in the VMCS: EFER.LMA of the guest.
+    long_mode: bool,
     cr0_fixed: (u64, u64),
     cr4_fixed: (u64, u64),
     /// How many CR3-target values the CPU has; zero if reads of CR3 always exit.
@@ -174,6 +176,7 @@ impl Vmx {
             secondary: capabilities.secondary,
             primary: capabilities.primary.into(),
             entry: capabilities.entry.into(),
+            long_mode: false,
             cr0_fixed,
             cr4_fixed,
             cr3_targets: capabilities.cr3_targets,
@@ -214,10 +217,6 @@ impl Vmx {
             self.primary = primary;
             self.vmcs.write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, primary);
         }
-    }
-
-    fn long_mode(&self) -> bool {
-        self.vmcs.read(control::VMENTRY_CONTROLS) & u64::from(EntryControls::IA32E_MODE_GUEST.bits()) != 0
     }
 }
 
@@ -423,7 +422,7 @@ impl Backend for Vmx {
 
     fn code_mode(&self) -> CodeMode {
         let access = self.vmcs.read(guest::CS_ACCESS_RIGHTS);
-        if access & rights::LONG != 0 && self.long_mode() {
+        if access & rights::LONG != 0 && self.long_mode {
             CodeMode::Bits64
         } else if access & rights::DEFAULT_32 != 0 {
             CodeMode::Bits32
@@ -467,6 +466,7 @@ impl Backend for Vmx {
 
     fn set_controls(&mut self, controls: &Controls, root: Root, loadable: bool) {
         let paging_off = root.format == RootFormat::Pae;
+        self.long_mode = !paging_off;
         let real_cr0 = (controls.cr0 & !CR0_NOT_REAL | CR0_REAL | self.cr0_fixed.0) & self.cr0_fixed.1;
         let without = if paging_off { cr4::SMEP | cr4::SMAP | cr4::PCIDE } else { 0 };
         let real_cr4 = (controls.cr4 & !without | cr4::PAE | self.cr4_fixed.0) & self.cr4_fixed.1;
