@@ -319,7 +319,10 @@ fn what_makes_no_difference(
     if before.mode == Mode::Bits64 && plain && code.len() < 15 {
         let prefixed: Vec<u8> = [0x3e].iter().chain(code).copied().collect();
         let (other, machine) = again(&prefixed, before.rip.wrapping_sub(1));
-        assert_eq!((other, machine.state()), (verdict, after.state()), "{prefixed:02x?}");
+        // One that is not decoded to its end (as vector instructions are not) may have become too long.
+        let too_long = prefixed.len() == 15 && verdict == Err(Error::Unsupported);
+        let expected = if too_long && other == Err(Error::GeneralProtection) { other } else { verdict };
+        assert_eq!((other, machine.state()), (expected, after.state()), "{prefixed:02x?}");
         if verdict == Ok(Outcome::Done) {
             assert_eq!(machine.rip, after.rip, "{prefixed:02x?}");
         }

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use crate::error::Error;
 use crate::report;
+use crate::signals;
 
 /// What is written, for the user.
 const WHAT: &str = "the report";
@@ -51,6 +52,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
             )));
         }
     }
+    signals::end_at_the_first()?;
     report::check_output(WHAT, output)?;
     let results = arguments.results.iter().map(|path| input::read(path)).collect::<Result<Vec<_>, _>>()?;
     let history = arguments.trace.as_deref().map(history::read).transpose()?;

@@ -18,6 +18,7 @@ pub use filter::{Filter, Running};
 
 use crate::error::Error;
 use crate::report;
+use crate::signals;
 
 /// Show a trace: every exit of a run, its cause, and what the shadow MMU did in answer.
 ///
@@ -101,6 +102,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
 }
 
 fn to_file(arguments: &Arguments, head: &Head, reader: Reader, path: &Path) -> Result<(), Failure> {
+    // A long trace takes a while, and a Ctrl-C must not leave a part of the file.
+    signals::end_at_the_first()?;
     let mut file = report::AtomicFile::create(path)?;
     show(arguments, head, reader, &mut file)?;
     Ok(file.finish()?)
