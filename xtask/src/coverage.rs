@@ -43,7 +43,12 @@ pub fn run(Arguments { steps }: &Arguments) -> Result<ExitCode> {
     cargo.env("UMBRA_STEPS", steps.to_string());
     process::show(&mut cargo)?;
     let lcov = fs::read_to_string(&result).with_context(|| result.display().to_string())?;
-    let files = read(&lcov)?;
+    let mut files = read(&lcov)?;
+    for (path, lines) in &mut files {
+        let source = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let end = tests_begin(&source);
+        lines.retain(|&line, _| line < end);
+    }
     print!("\n{}\n{}", table(&files), sources(&files)?);
     Ok(ExitCode::SUCCESS)
 }
@@ -70,6 +75,12 @@ fn read(lcov: &str) -> Result<Files> {
         bail!("llvm-cov names no file");
     }
     Ok(files)
+}
+
+/// The line from which on a file has tests only.
+fn tests_begin(source: &str) -> usize {
+    let mut lines = source.lines().enumerate().filter(|(_, line)| *line == "#[cfg(test)]");
+    lines.next().map_or(usize::MAX, |(index, _)| index + 1)
 }
 
 fn uncovered(lines: &BTreeMap<usize, u64>) -> Vec<usize> {
@@ -161,6 +172,12 @@ mod tests {
             "{table}"
         );
         assert!(read("").is_err() && read("SF:/a.rs\nDA:x\n").is_err() && read("DA:1,1\n").is_err());
+    }
+
+    #[test]
+    fn tests_do_not_count() {
+        assert_eq!(tests_begin("fn a() {}\n\n#[cfg(test)]\nmod tests {}\n"), 3);
+        assert_eq!(tests_begin("fn a() {}\n"), usize::MAX);
     }
 
     #[test]

@@ -241,3 +241,59 @@ fn more_changes_than_the_log_holds_are_a_reason_to_look_at_everything() {
     good.machine.poke(4, 1, 0xa000 | P | U | A);
     good.mmu.audit_changed(&good.machine).unwrap();
 }
+
+/// States that only a broken rule leads to.
+#[cfg(feature = "sabotage")]
+mod broken {
+    use umbra_mmu::Rule;
+
+    use super::*;
+
+    #[test]
+    fn a_large_page_over_a_table() {
+        let mut good = Good::new(|machine| {
+            machine.poke(3, 1, 0x20_0000 | P | U | A | bits::PS);
+            machine.poke(3, 2, 0x20_5000 | P | W | U | A);
+        });
+        fault(&mut good.machine, &mut good.mmu, 0x40_0000, Access::user_read());
+        good.mmu.break_rule(Rule::SplitAroundTables);
+        good.mmu.page_fault(&mut good.machine, 0, Gva::new(0x20_0000), Access::user_read(), Gva::new(0));
+        let sentence = good.violation(Invariant::NeverStale);
+        assert!(sentence.contains("a large page maps the table Gfn(0x205)"), "{sentence}");
+    }
+
+    #[test]
+    fn a_pending_pdpte() {
+        let mut good = Good::new(|_| ());
+        good.mmu.load_paging(&mut good.machine, 0, Paging { mode: Mode::Off, ..paging(0) });
+        good.mmu.break_rule(Rule::PdptesMapped);
+        good.mmu.zap_all(&mut good.machine);
+        good.violation(Invariant::NeverStale);
+    }
+
+    #[test]
+    fn a_table_that_may_be_written_before_the_flush() {
+        let mut good = Good::new(|machine| {
+            machine.poke(4, 0, 0x9000 | P | U | A);
+            machine.poke(3, 1, 5 << 12 | P | W | U | A);
+            machine.poke(5, 0, 4 << 12 | P | W | U | A | D);
+        });
+        good.settle(0, Access::user_read());
+        good.settle(0x20_0000, Access::user_read());
+        store(&mut good.machine, &mut good.mmu, 3, 0, 0);
+        good.mmu.break_rule(Rule::FlushBeforeUnprotect);
+        // Frame 4 is no table any more.
+        good.mmu.page_fault(&mut good.machine, 0, Gva::new(0x20_0000), user_write(), Gva::new(0));
+        let sentence = good.violation(Invariant::Lifetime);
+        assert!(sentence.contains("Gfn(0x4) lost its protection"), "{sentence}");
+    }
+
+    #[test]
+    fn a_link_to_a_page_that_is_gone() {
+        let mut good = Good::new(|machine| machine.poke(4, 0, 0x9000 | P | U | A));
+        good.settle(0, Access::user_read());
+        good.mmu.break_rule(Rule::UnlinkParents);
+        good.mmu.revoke(&mut good.machine, Gfn::new(4)..Gfn::new(5));
+        good.violation(Invariant::NeverWider);
+    }
+}
