@@ -239,7 +239,7 @@ fn compare_with_tables(code: &[u8], before: &Machine, after: &Machine) {
     }
     for access in &after.accesses {
         let named = info.used_memory().iter().any(|used| {
-            let gva = used.virtual_address(0, |register, _, _| value(register, &instruction, before));
+            let gva = used.virtual_address(0, |register, _, _| value(register, before));
             let gva = gva.map(|gva| if before.mode == Mode::Bits64 { gva } else { gva & 0xffff_ffff });
             let right = if access.write { is_written(used.access()) } else { true };
             gva == Some(access.gva) && used.memory_size().size() == access.length && right
@@ -257,7 +257,7 @@ fn number(register: Register) -> usize {
 }
 
 /// The value of a register for an address.
-fn value(register: Register, instruction: &Instruction, machine: &Machine) -> Option<u64> {
+fn value(register: Register, machine: &Machine) -> Option<u64> {
     let segments = [Register::ES, Register::CS, Register::SS, Register::DS, Register::FS, Register::GS];
     if let Some(segment) = segments.iter().position(|&segment| segment == register) {
         let flat = machine.mode == Mode::Bits64 && segment < 4;
@@ -266,15 +266,7 @@ fn value(register: Register, instruction: &Instruction, machine: &Machine) -> Op
     if !register.is_gpr() {
         return None;
     }
-    let mut value = machine.gprs[number(register)];
-    // POP counts RSP as already moved where it is part of the address (SDM, "POP": the address is computed after the
-    // increment).
-    if instruction.mnemonic() == Mnemonic::Pop
-        && number(register) == Gpr::Rsp as usize
-        && instruction.memory_base() == register
-    {
-        value = value.wrapping_add(instruction.stack_pointer_increment() as u64);
-    }
+    let value = machine.gprs[number(register)];
     Some(match register.size() {
         8 => value,
         4 => value & 0xffff_ffff,

@@ -23,15 +23,18 @@ const WHAT: &str = "the result";
 /// Wrong input, or a failure on this host.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let command_line = arguments.command_line()?;
-    for path in [&arguments.stats, &arguments.against_stats].into_iter().flatten() {
-        report::check_output(WHAT, path)?;
-    }
+    let outputs: Vec<_> = [(WHAT, &arguments.stats), ("the peer's result", &arguments.against_stats)]
+        .into_iter()
+        .filter_map(|(what, path)| Some((what, path.as_deref()?)))
+        .collect();
+    report::check_apart(&outputs, arguments.inputs())?;
+    outputs.iter().try_for_each(|(what, path)| report::check_output(what, path))?;
     let child = Child::new()?;
     let mut results = Vec::new();
     let paths = [&arguments.stats, &arguments.against_stats];
     for (contestant, path) in arguments.contestants().into_iter().zip(paths) {
         let mut repeats = Vec::new();
-        for repeat in 1..=arguments.repeat.get() {
+        for repeat in 1..=arguments.repeat {
             eprintln!("umbra: {}, run {repeat} of {}", name(&contestant, arguments), arguments.repeat);
             match child.measure(arguments, &contestant, &command_line)? {
                 Ended::Well(statistics) => repeats.push(*statistics),

@@ -20,6 +20,9 @@ use crate::error::Error;
 use crate::report;
 use crate::signals;
 
+/// What is written, for the user.
+const WHAT: &str = "what the trace shows";
+
 /// Show a trace: every exit of a run, its cause, and what the shadow MMU did in answer.
 ///
 /// `ticks` is what the hypervisor took for an exit, in ticks of the time-stamp counter (in Bochs: instructions).
@@ -83,6 +86,10 @@ impl From<io::Error> for Failure {
 /// # Errors
 /// The trace cannot be read, or the output not written.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
+    if let Some(output) = &arguments.output {
+        report::check_apart(&[(WHAT, output)], [arguments.trace.as_path()])?;
+        report::check_output(WHAT, output)?;
+    }
     let (head, reader) = Reader::open(&arguments.trace)?;
     check_phases(arguments.filter.phases())?;
     let shown = match &arguments.output {
@@ -94,7 +101,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         // Whoever reads has had enough, as `head` does.
         Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(Failure::Output(error)) => Err(match &arguments.output {
-            Some(path) => report::cannot_write("the trace", path, &error),
+            Some(path) => report::cannot_write(WHAT, path, &error),
             None => Error::Machine(format!("cannot write to standard output: {error}")),
         }),
         Err(Failure::Trace(error)) => Err(error),
