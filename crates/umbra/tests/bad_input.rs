@@ -373,6 +373,24 @@ fn results_that_are_none() {
 }
 
 #[test]
+fn a_standard_output_that_takes_nothing() {
+    let result = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/results/penryn-bypass.json");
+    for arguments in [&["compare", result, result][..], &["doctor"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_umbra"));
+        command.args(arguments).stdin(Stdio::null()).stderr(Stdio::piped());
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = command.stdout(full).spawn().unwrap().wait_with_output().unwrap();
+        failed(&output, "cannot write to standard output: No space left");
+        // Nobody reads.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command.stdout(writer).spawn().unwrap().wait_with_output().unwrap();
+        assert_ne!(output.status.code(), Some(101));
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
 fn phases_that_do_not_exist() {
     let files = Files::new();
     let kernel = files.path("kernel").display().to_string();

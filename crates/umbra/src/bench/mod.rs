@@ -10,6 +10,7 @@ pub use arguments::{Against, Arguments, Contestant};
 use child::{Child, Ended};
 
 use crate::compare::{self, Named, Style};
+use crate::console::{message, output};
 use crate::error::Error;
 use crate::report;
 use crate::run::policy_name;
@@ -35,22 +36,23 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     for (contestant, path) in arguments.contestants().into_iter().zip(paths) {
         let mut repeats = Vec::new();
         for repeat in 1..=arguments.repeat {
-            eprintln!("umbra: {}, run {repeat} of {}", name(&contestant, arguments), arguments.repeat);
+            let name = name(&contestant, arguments);
+            message(format_args!("umbra: {name}, run {repeat} of {}\n", arguments.repeat));
             match child.measure(arguments, &contestant, &command_line)? {
                 Ended::Well(statistics) => repeats.push(*statistics),
                 Ended::Badly(status) => return Ok(ExitCode::from(status)),
             }
         }
         let result = median::median(repeats);
-        println!("{}\n\n{}", name(&contestant, arguments), report::table(&result));
         // At once: the next one may fail.
         path.as_ref().map_or(Ok(()), |path| report::write_statistics(WHAT, path, &result))?;
+        output(&format!("{}\n\n{}\n", name(&contestant, arguments), report::table(&result)))?;
         results.push((name(&contestant, arguments), result));
     }
     if results.len() > 1 {
         let named: Vec<_> =
             results.into_iter().map(|(name, statistics)| Named { name, statistics }).collect();
-        print!("{}", compare::table(&named, Style::Plain));
+        output(&compare::table(&named, Style::Plain))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -102,7 +102,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(Failure::Output(error)) => Err(match &arguments.output {
             Some(path) => report::cannot_write(WHAT, path, &error),
-            None => Error::Machine(format!("cannot write to standard output: {error}")),
+            None => Error::Machine(format!("cannot write to standard output: {error}; make room there")),
         }),
         Err(Failure::Trace(error)) => Err(error),
     }
