@@ -1,7 +1,7 @@
 //! The auditor sees what is wrong: each test makes a good state bad behind the MMU's back.
 
 use crate::common::*;
-use umbra_mmu::{Invariant, Mmu, ShadowFrames};
+use umbra_mmu::{Config, FaultOutcome, Invariant, Mmu, ShadowFrames};
 use umbra_paging::{Access, Gfn, GuestEntry, Gva, Level, Mode, Paging, bits};
 
 struct Good {
@@ -23,6 +23,14 @@ impl Good {
 
     fn settle(&mut self, gva: u64, access: Access) {
         settle(&mut self.machine, &mut self.mmu, gva, access);
+    }
+
+    /// Lets the shadow learn that there is a device.
+    fn settle_device(&mut self, gva: u64) {
+        for _ in 0..2 {
+            let outcome = fault(&mut self.machine, &mut self.mmu, gva, Access::user_read());
+            assert!(matches!(outcome, FaultOutcome::Mmio { .. }), "{outcome:?}");
+        }
     }
 
     /// Where the shadow entry for `gva` stands that the hardware reads at `level`.
@@ -136,6 +144,29 @@ fn an_entry_and_its_list_that_do_not_agree() {
 }
 
 #[test]
+fn a_page_that_the_guest_has_taken_away() {
+    let mut good = Good::new(|machine| machine.poke(4, 0, 0x9000 | P | U | A));
+    good.settle(0, Access::user_read());
+    for gone in [0, 0x9000 | U, 0x9000 | P | U, 0x9000 | P | U | A | 1 << 45] {
+        good.machine.poke(4, 0, gone);
+        good.violation(Invariant::NeverWider);
+    }
+}
+
+#[test]
+fn without_a_log_only_the_whole_is_looked_at() {
+    let mut machine = Machine::new(64, 64);
+    machine.chain();
+    machine.poke(4, 0, 0x9000 | P | U | A);
+    let mut mmu = Mmu::new(Config { log_changes: false, ..config() }, &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    settle(&mut machine, &mut mmu, 0, Access::user_read());
+    machine.poke(4, 1, 0xa000 | P | U | A);
+    mmu.audit_changed(&machine).unwrap();
+    assert_eq!(mmu.audit(&machine).unwrap_err().invariant, Invariant::NeverStale);
+}
+
+#[test]
 fn a_table_that_is_mapped_writable() {
     let mut good = Good::new(|machine| machine.poke(4, 0, 5 << 12 | P | W | U | A | D));
     good.settle(0, user_write());
@@ -152,13 +183,29 @@ fn a_device_where_the_guest_has_memory_or_gives_less() {
         machine.holes.push(9);
         machine.poke(4, 0, 0x9000 | P | U | A);
     });
-    fault(&mut good.machine, &mut good.mmu, 0, Access::user_read());
+    good.settle_device(0);
     let slot = good.slot(0, Level::L1);
     good.refuses(slot, |entry| entry | W, Invariant::NeverWider);
     good.machine.poke(4, 0, 0xa000 | P | U | A);
     good.violation(Invariant::NeverWider);
     // After a change of the map it counts no longer, whatever it says.
     good.mmu.revoke(&mut good.machine, Gfn::new(0x20)..Gfn::new(0x21));
+    good.mmu.audit(&good.machine).unwrap();
+}
+
+/// As a TLB may keep a page, a loose table may keep a device.
+#[test]
+fn a_device_in_a_loose_table_that_the_guest_has_changed_since() {
+    let mut good = Good::new(|machine| {
+        machine.holes.push(9);
+        machine.poke(4, 0, 0x9000 | P | U | A);
+    });
+    good.settle_device(0);
+    good.mmu.release(&mut good.machine, Gfn::new(4));
+    good.settle_device(0);
+    good.machine.poke(4, 0, 0);
+    good.mmu.audit(&good.machine).unwrap();
+    good.mmu.flush_guest(&mut good.machine);
     good.mmu.audit(&good.machine).unwrap();
 }
 
