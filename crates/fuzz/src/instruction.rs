@@ -241,7 +241,7 @@ fn compare_with_tables(code: &[u8], before: &Machine, after: &Machine) {
     }
     for access in &after.accesses {
         let named = info.used_memory().iter().any(|used| {
-            let gva = used.virtual_address(0, |register, _, _| value(register, &instruction, before));
+            let gva = used.virtual_address(0, |register, _, _| value(register, before));
             let gva = gva.map(|gva| if before.mode == Mode::Bits64 { gva } else { gva & 0xffff_ffff });
             let right = if access.write { is_written(used.access()) } else { true };
             gva == Some(access.gva) && used.memory_size().size() == access.length && right
@@ -281,7 +281,7 @@ fn number(register: Register) -> usize {
 }
 
 /// The value of a register for an address.
-fn value(register: Register, instruction: &Instruction, machine: &Machine) -> Option<u64> {
+fn value(register: Register, machine: &Machine) -> Option<u64> {
     let segments = [Register::ES, Register::CS, Register::SS, Register::DS, Register::FS, Register::GS];
     if let Some(segment) = segments.iter().position(|&segment| segment == register) {
         let flat = machine.mode == Mode::Bits64 && segment < 4;
@@ -290,15 +290,7 @@ fn value(register: Register, instruction: &Instruction, machine: &Machine) -> Op
     if !register.is_gpr() {
         return None;
     }
-    let mut value = machine.gprs[number(register)];
-    // POP counts RSP as already moved where it is part of the address (SDM, "POP": the address is computed after the
-    // increment).
-    if instruction.mnemonic() == Mnemonic::Pop
-        && number(register) == Gpr::Rsp as usize
-        && instruction.memory_base() == register
-    {
-        value = value.wrapping_add(instruction.stack_pointer_increment() as u64);
-    }
+    let value = machine.gprs[number(register)];
     Some(match register.size() {
         8 => value,
         4 => value & 0xffff_ffff,
@@ -342,7 +334,10 @@ fn what_makes_no_difference(
     if before.mode == Mode::Bits64 && plain && code.len() < 15 {
         let prefixed: Vec<u8> = [0x3e].iter().chain(code).copied().collect();
         let (other, machine) = again(&prefixed, before.rip.wrapping_sub(1));
-        assert_eq!((other, machine.state()), (verdict, after.state()), "{prefixed:02x?}");
+        // One that is not decoded to its end (as vector instructions are not) may have become too long.
+        let too_long = prefixed.len() == 15 && verdict == Err(Error::Unsupported);
+        let expected = if too_long && other == Err(Error::GeneralProtection) { other } else { verdict };
+        assert_eq!((other, machine.state()), (expected, after.state()), "{prefixed:02x?}");
         if verdict == Ok(Outcome::Done) {
             assert_eq!(machine.rip, after.rip, "{prefixed:02x?}");
         }

@@ -165,6 +165,29 @@ fn results_that_cannot_be_written() {
 }
 
 #[test]
+fn results_that_would_replace_something() {
+    let files = Files::new();
+    let text = |name: &str| files.path(name).display().to_string();
+    let (kernel, result, link) = (text("kernel"), text("result"), text("link"));
+    symlink(&kernel, &link).unwrap();
+    for (options, expected) in [
+        (&["--stats", &kernel][..], "the statistics would replace its own input"),
+        (&["--emulator-log", &link], "the emulator's log would replace its own input"),
+        (&["--stats", &result, "--trace", &result], "the statistics and the trace cannot both be"),
+    ] {
+        let sentence = files.refused(&files.path("kernel"), options);
+        assert!(sentence.contains(expected) && sentence.contains("give"), "{sentence}");
+    }
+    let image = refused_command(&["image", "--kernel", &kernel, "--output", &kernel]);
+    assert!(image.contains("the boot image would replace"), "{image}");
+    let bench = refused_command(&["bench", "--kernel", &kernel, "--initrd", &result, "--stats", &link]);
+    assert!(bench.contains("the result would replace"), "{bench}");
+    let trace = refused_command(&["trace", &kernel, "--output", &link]);
+    assert!(trace.contains("what the trace shows would replace"), "{trace}");
+    assert_eq!(fs::read(&kernel).unwrap(), self::kernel());
+}
+
+#[test]
 fn a_module_that_is_not_there() {
     let files = Files::new();
     let sentence = files.refused(&files.path("kernel"), &["--module", "/nonexistent/module text"]);
@@ -325,9 +348,8 @@ fn options_that_do_not_exist() {
         &["--shadow-frames", "4294967296"],
         &["--no-such-option"],
     ] {
-        let output = files.command(&files.path("kernel"), options).output().unwrap();
-        assert_eq!(output.status.code(), Some(2));
-        assert!(String::from_utf8_lossy(&output.stderr).contains(options[0].split('=').next().unwrap()));
+        let sentence = files.refused(&files.path("kernel"), options);
+        assert!(sentence.contains(options[0].split('=').next().unwrap()), "{sentence}");
     }
 }
 
@@ -348,6 +370,24 @@ fn results_that_are_none() {
     assert!(refused_command(&["compare", &kernel, &cut]).contains("is not JSON"));
     assert!(refused_command(&["compare", &cut]).contains("two results"));
     assert!(refused_command(&["compare", "/nonexistent.json", &cut]).contains("cannot be read"));
+}
+
+#[test]
+fn a_standard_output_that_takes_nothing() {
+    let result = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/results/penryn-bypass.json");
+    for arguments in [&["compare", result, result][..], &["doctor"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_umbra"));
+        command.args(arguments).stdin(Stdio::null()).stderr(Stdio::piped());
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = command.stdout(full).spawn().unwrap().wait_with_output().unwrap();
+        failed(&output, "cannot write to standard output: No space left");
+        // Nobody reads.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command.stdout(writer).spawn().unwrap().wait_with_output().unwrap();
+        assert_ne!(output.status.code(), Some(101));
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]

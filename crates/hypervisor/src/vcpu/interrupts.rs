@@ -1,6 +1,7 @@
 //! Interrupts to the guest, the alarm clock behind its timers, and HLT.
 
 use umbra_telemetry::{ExitCause, GuestExit};
+use x86::msr::IA32_DEBUGCTL;
 
 use super::Vcpu;
 use super::backend::{Backend, Filter, Windows, rflags};
@@ -11,6 +12,9 @@ use crate::hw::{console, cpu, timer};
 /// Console input that waits for the guest to read it. What comes beyond is lost, as on a real line: the host's
 /// commands come the same way, and must not wait for a guest that never reads.
 const MAX_TYPED: usize = 64 << 10;
+
+/// IA32_DEBUGCTL: TF steps from branch to branch.
+const BTF: u64 = 1 << 1;
 
 /// The machine's one-shot timer, which brings the guest back when a timer of its platform is due.
 #[derive(Default)]
@@ -124,6 +128,10 @@ impl<B: Backend> Vcpu<B> {
     pub(super) fn halt_exit(&mut self) -> ExitCause {
         self.skip();
         self.flush_output();
+        if self.single_steps() {
+            // The debug trap that is due now ends HLT as soon as it begins (SDM, "HLT").
+            return ExitCause::Hlt;
+        }
         let interrupts_on = self.backend.rflags() & rflags::IF != 0;
         loop {
             self.run_platform();
@@ -137,5 +145,10 @@ impl<B: Backend> Vcpu<B> {
             }
             cpu::idle();
         }
+    }
+    /// Whether a debug trap follows every instruction: TF, unless it stands for branches only.
+    fn single_steps(&self) -> bool {
+        let branches_only = self.backend.read_msr(IA32_DEBUGCTL).is_some_and(|value| value & BTF != 0);
+        self.backend.rflags() & rflags::TF != 0 && !branches_only
     }
 }

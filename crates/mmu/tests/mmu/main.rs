@@ -1,7 +1,9 @@
 //! The MMU embedded in a small machine.
 
+mod audit;
 mod bound;
 mod common;
+mod embedding;
 mod flushes;
 mod order;
 mod shadow;

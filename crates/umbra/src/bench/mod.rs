@@ -12,6 +12,7 @@ pub use arguments::{Against, Arguments, Contestant};
 use child::{Child, Ended};
 
 use crate::compare::{self, Style};
+use crate::console::{message, output};
 use crate::error::Error;
 use crate::guest;
 use crate::report::{self, Named};
@@ -25,31 +26,35 @@ const WHAT: &str = "the result";
 /// Wrong input, or a failure on this host.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let command_line = arguments.command_line()?;
-    for path in [&arguments.stats, &arguments.against_stats].into_iter().flatten() {
-        report::check_output(WHAT, path)?;
-    }
+    let outputs: Vec<_> = [(WHAT, &arguments.stats), ("the peer's result", &arguments.against_stats)]
+        .into_iter()
+        .filter_map(|(what, path)| Some((what, path.as_deref()?)))
+        .collect();
+    report::check_apart(&outputs, arguments.inputs())?;
+    outputs.iter().try_for_each(|(what, path)| report::check_output(what, path))?;
     let child = Child::new()?;
     let mut results = Vec::new();
     let paths = [&arguments.stats, &arguments.against_stats];
     for (contestant, path) in arguments.contestants().into_iter().zip(paths) {
         let mut repeats = Vec::new();
-        for repeat in 1..=arguments.repeat.get() {
-            eprintln!("umbra: {}, run {repeat} of {}", name(&contestant, arguments), arguments.repeat);
+        for repeat in 1..=arguments.repeat {
+            let name = name(&contestant, arguments);
+            message(format_args!("umbra: {name}, run {repeat} of {}\n", arguments.repeat));
             match child.measure(arguments, &contestant, &command_line)? {
                 Ended::Well(statistics) => repeats.push(*statistics),
                 Ended::Badly(status) => return Ok(ExitCode::from(status)),
             }
         }
         let result = median::median(repeats);
-        println!("{}\n\n{}", name(&contestant, arguments), report::table(&result));
         // At once: the next one may fail.
         path.as_ref().map_or(Ok(()), |path| report::write_statistics(WHAT, path, &result))?;
+        output(&format!("{}\n\n{}\n", name(&contestant, arguments), report::table(&result)))?;
         results.push((name(&contestant, arguments), result));
     }
     if results.len() > 1 {
         let named: Vec<_> =
             results.into_iter().map(|(name, statistics)| Named { name, statistics }).collect();
-        print!("{}", compare::table(&named, Style::Plain));
+        output(&compare::table(&named, Style::Plain))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -36,6 +36,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let guest = Guest::read(&arguments.guest, false)?;
     let signals = Signals::catch()?;
+    report::check_apart(&[(WHAT, &arguments.output)], arguments.guest.inputs())?;
     report::check_output(WHAT, &arguments.output)?;
     let tools = ImageTools::find()?;
     let folder = machine::temporary_folder(&signals)?;

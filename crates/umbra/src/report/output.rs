@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Statistics;
 use super::write::{check_writable, write_atomically};
@@ -19,6 +19,49 @@ pub fn check_output(what: &str, path: &Path) -> Result<(), Error> {
             path.display()
         ))
     })
+}
+
+/// Finds out before anything is written that a file would take the place of another one of the same command.
+///
+/// # Errors
+/// It would: of one of the `inputs`, or of another output.
+pub fn check_apart<'a>(
+    outputs: &[(&str, &Path)],
+    inputs: impl IntoIterator<Item = &'a Path>,
+) -> Result<(), Error> {
+    for input in inputs {
+        if let Some((what, path)) = outputs.iter().find(|(_, output)| is_same(input, output)) {
+            return Err(Error::Input(format!(
+                "{what} would replace its own input {}; give it another name",
+                path.display()
+            )));
+        }
+    }
+    for (index, (what, path)) in outputs.iter().enumerate() {
+        if let Some((other, _)) = outputs[..index].iter().find(|(_, other)| is_same(path, other)) {
+            return Err(Error::Input(format!(
+                "{other} and {what} cannot both be {}; give one of them another name",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether two paths mean one file, which need not be there yet.
+fn is_same(one: &Path, other: &Path) -> bool {
+    match (place(one), place(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => false,
+    }
+}
+
+fn place(path: &Path) -> Option<PathBuf> {
+    if let Ok(there) = fs::canonicalize(path) {
+        return Some(there);
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
 }
 
 /// Writes `contents`, whole or not at all.
@@ -48,4 +91,28 @@ pub fn cannot_write(what: &str, path: &Path, error: &io::Error) -> Error {
         "cannot write {what} to {}: {error}; make room there, or give a file elsewhere",
         place.display()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_file_takes_the_place_of_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("input"), "").unwrap();
+        std::os::unix::fs::symlink(path("input"), path("link")).unwrap();
+        let check = |outputs: &[&str]| {
+            let paths: Vec<_> = outputs.iter().map(|name| path(name)).collect();
+            let outputs: Vec<_> =
+                ["the page", "the log"].into_iter().zip(paths.iter().map(PathBuf::as_path)).collect();
+            check_apart(&outputs, [path("input").as_path()]).map_err(|error| error.to_string())
+        };
+        check(&["page", "log"]).unwrap();
+        check(&["none/page", "page"]).unwrap();
+        assert!(check(&["input"]).unwrap_err().contains("the page would replace its own input"));
+        assert!(check(&["page", "link"]).unwrap_err().contains("the log would replace its own input"));
+        assert!(check(&["page", "./page"]).unwrap_err().contains("the page and the log cannot both be"));
+    }
 }

@@ -6,6 +6,7 @@ mod peer;
 mod recording;
 mod session;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub use arguments::{Arguments, Hypervisor, parse_seconds};
@@ -87,17 +88,17 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
 
 /// Finds out before a long run that its results could not be written.
 fn check_outputs(arguments: &Arguments) -> Result<(), Error> {
-    let outputs = [
+    let outputs: Vec<_> = [
         ("the statistics", &arguments.stats),
         ("the trace", &arguments.trace),
         ("the emulator's log", &arguments.emulator_log),
-    ];
-    for (what, path) in outputs {
-        if let Some(path) = path {
-            report::check_output(what, path)?;
-        }
-    }
-    Ok(())
+    ]
+    .into_iter()
+    .filter_map(|(what, path)| Some((what, path.as_deref()?)))
+    .collect();
+    let host = [&arguments.host_kernel, &arguments.host_initrd].into_iter().flatten().map(PathBuf::as_path);
+    report::check_apart(&outputs, arguments.guest.inputs().chain(host))?;
+    outputs.iter().try_for_each(|(what, path)| report::check_output(what, path))
 }
 
 fn conclude(

@@ -18,6 +18,10 @@ pub use filter::{Filter, Running};
 
 use crate::error::Error;
 use crate::report;
+use crate::signals;
+
+/// What is written, for the user.
+const WHAT: &str = "what the trace shows";
 
 /// Show a trace: every exit of a run, its cause, and what the shadow MMU did in answer.
 ///
@@ -82,6 +86,10 @@ impl From<io::Error> for Failure {
 /// # Errors
 /// The trace cannot be read, or the output not written.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
+    if let Some(output) = &arguments.output {
+        report::check_apart(&[(WHAT, output)], [arguments.trace.as_path()])?;
+        report::check_output(WHAT, output)?;
+    }
     let (head, reader) = Reader::open(&arguments.trace)?;
     check_phases(arguments.filter.phases())?;
     let shown = match &arguments.output {
@@ -93,14 +101,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         // Whoever reads has had enough, as `head` does.
         Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(Failure::Output(error)) => Err(match &arguments.output {
-            Some(path) => report::cannot_write("the trace", path, &error),
-            None => Error::Machine(format!("cannot write to standard output: {error}")),
+            Some(path) => report::cannot_write(WHAT, path, &error),
+            None => Error::Machine(format!("cannot write to standard output: {error}; make room there")),
         }),
         Err(Failure::Trace(error)) => Err(error),
     }
 }
 
 fn to_file(arguments: &Arguments, head: &Head, reader: Reader, path: &Path) -> Result<(), Failure> {
+    // A long trace takes a while, and a Ctrl-C must not leave a part of the file.
+    signals::end_at_the_first()?;
     let mut file = report::AtomicFile::create(path)?;
     show(arguments, head, reader, &mut file)?;
     Ok(file.finish()?)

@@ -15,6 +15,8 @@ pub mod rflags {
     pub const IF: u64 = 1 << 9;
     /// Direction.
     pub const DF: u64 = 1 << 10;
+    /// I/O privilege level 3: ring 3 may use ports.
+    pub const IOPL_3: u64 = 3 << 12;
     /// Resume: instruction breakpoints are off for one instruction.
     pub const RF: u64 = 1 << 16;
     /// Alignment check; under SMAP, access to user pages.
