@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use umbra_mmu::Backing;
-use umbra_paging::{Gfn, Gpa, Hfn, Hpa};
+use umbra_paging::{Gfn, Hfn};
 use umbra_telemetry::memory::{
     CONVENTIONAL_END, DEFAULT_SHADOW_FRAMES, GUARD, HEAP_BASE, HEAP_PER_GUEST_FRAME, HEAP_PER_SHADOW_FRAME,
     MIN_GUEST_MIB,
@@ -216,6 +216,8 @@ pub fn memory_map([low, high]: &[Range<u64>; 2]) -> [(Range<u64>, bool); 4] {
 
 #[cfg(test)]
 mod tests {
+    use umbra_paging::{Gpa, Hpa};
+
     use super::*;
 
     const IMAGE: u64 = 0x15_0000;

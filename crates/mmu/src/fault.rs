@@ -175,7 +175,7 @@ impl<P> Mmu<P> {
     }
 
     /// Whether the hardware can reach a shadow of the table at `gpa`.
-    fn is_reachable(&self, gpa: Gpa) -> bool {
+    pub(crate) fn is_reachable(&self, gpa: Gpa) -> bool {
         self.shadows(gpa.gfn())
             .any(|frame| self.pool.is_pinned(frame) || !self.rmap.head(List::Parents(frame)).is_empty())
     }
