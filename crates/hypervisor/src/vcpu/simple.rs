@@ -54,11 +54,12 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// The bytes of the instruction at RIP, if nothing stands against the short way.
-    fn plain_code(&self) -> Option<u128> {
+    fn plain_code(&mut self) -> Option<u128> {
         if !self.quick_stores || self.pending.is_some() || !self.backend.is_plain() {
             return None;
         }
-        self.env.ram.code(self.mmu.code(&self.env, 0, Gva::new(self.backend.rip()))?)
+        let rip = Gva::new(self.backend.rip());
+        self.env.ram.code(self.mmu.code(&self.env, 0, rip)?)
     }
 
     fn retire_simple(&mut self, next_rip: u64, effect: &Effect) {
