@@ -1,6 +1,6 @@
 //! What the shadow alone can tell, without a walk of the guest's tables.
 
-use umbra_paging::{Access, Gpa, Gva, Hpa, Level, Mode, PAGE_SIZE, Rights};
+use umbra_paging::{Access, Gpa, Gva, Hpa, Level, Mode, PAGE_SIZE, Rights, bits};
 
 use crate::entry::{Held, ShadowEntry, State};
 use crate::fault::{both, index};
@@ -84,25 +84,25 @@ impl<P> Mmu<P> {
     fn walk_shadow(&self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<End> {
         let vcpu = &self.vcpus[vcpu];
         let mut frame = self.pool.frame_of(vcpu.root)?;
-        let mut level = Level::L4;
-        let mut rights = Rights::ALL;
+        let mut levels: &[Level] = &[Level::L4, Level::L3, Level::L2, Level::L1];
         if vcpu.paging.mode == Mode::Off {
             // PDPTEs have no rights.
             let slot = Slot::new(frame, index(self.pool.source(frame).role, gva));
             frame = self.child(env, slot)?;
-            level = Level::L2;
+            levels = &[Level::L2, Level::L1];
         }
-        loop {
+        // Rights are there if all links have W, all have U, none has NX.
+        let mut links = u64::MAX;
+        for &level in levels {
             let slot = Slot::new(frame, gva.index(level));
             let entry = self.read(env, slot);
-            let leaf = level == Level::L1 || entry.is_large();
-            let Some(below) = level.below().filter(|_| !leaf && self.is_mapped(entry)) else {
-                return Some(End { slot, entry, level, rights });
-            };
-            rights = both(rights, entry.rights());
+            if level == Level::L1 || entry.is_large() || !self.is_mapped(entry) {
+                return Some(End { slot, entry, level, rights: ShadowEntry::new(links ^ bits::NX).rights() });
+            }
+            links &= entry.raw() ^ bits::NX;
             frame = env.frame(entry.hpa());
-            level = below;
         }
+        None
     }
 }
 
