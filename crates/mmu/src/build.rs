@@ -56,6 +56,7 @@ impl<P> Mmu<P> {
         let empty = if seen { self.config.encodings.absent() } else { self.config.encodings.look() };
         env.fill_shadow(frame, empty.raw());
         self.pool.set_all_busy(frame, !seen);
+        self.links += 1;
         self.log.push_all(frame);
         if !self.keeps(Rule::ReadAfterProtect) {
             self.fill(env, frame).0.pay(self, env);

@@ -103,7 +103,7 @@ impl<P> Mmu<P> {
     }
 
     /// The return address on top of the stack of an instruction, if there is one: it lies in the same 2 GiB of code.
-    fn caller(&self, env: &impl Env, vcpu: usize, origin: &Origin) -> u64 {
+    fn caller(&mut self, env: &impl Env, vcpu: usize, origin: &Origin) -> u64 {
         let top = origin.rsp.filter(|rsp| rsp.raw().is_multiple_of(8));
         let Some(gpa) = top.and_then(|rsp| self.mapped(env, vcpu, rsp)) else { return 0 };
         let word = env.read_entry(gpa);

@@ -12,7 +12,7 @@ impl<P> Mmu<P> {
     /// The shadow entry for an entry of a table whose writes are seen, and the list that it belongs to, in the plain
     /// cases: not present, or a page of memory with CR0.WP set whose guest rights can all be given. In others `None`;
     /// then [`Mmu::target`] knows. (The auditor compares with that, too.)
-    #[inline]
+    #[inline(always)]
     pub(crate) fn plain(
         &self,
         env: &impl Env,

@@ -96,6 +96,7 @@ use crate::entry::{ShadowEntry, State};
 use crate::filter::Choice;
 use crate::frames::Frames;
 use crate::pool::{PageId, Pool};
+use crate::quick::Shortcuts;
 use crate::rmap::{List, Rmap, Slot};
 
 /// One guest's shadow MMU.
@@ -113,6 +114,9 @@ pub struct Mmu<P = Predictor> {
     counters: Counters,
     choice: Choice,
     detaches: Detaches,
+    shortcuts: Shortcuts,
+    /// Changes of references between shadow pages so far.
+    links: u64,
     ahead: Ahead,
     /// Changes of what vCPUs may load: see [`Mmu::roots_changed`].
     roots_changed: u64,
@@ -226,7 +230,9 @@ impl<P> Mmu<P> {
     /// Stores an entry that stays in its list.
     fn store(&mut self, env: &mut impl Env, slot: Slot, entry: ShadowEntry) {
         env.write_shadow(slot.frame(), slot.index(), entry.raw());
-        self.pool.set_busy(slot.frame(), slot.index() / 8, true);
+        if self.pool.stored(slot.frame(), slot.index() / 8) {
+            self.links += 1;
+        }
         self.log.push(slot);
     }
 }

@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use umbra_paging::Gfn;
+use umbra_paging::{Gfn, Level};
 
 use crate::role::Source;
 
@@ -33,6 +33,8 @@ struct Frame {
     pins: u32,
     /// A bit for each eight entries: set if one of them may be anything but Absent.
     busy: u64,
+    /// Its entries may refer to other shadow pages.
+    refers: bool,
     /// It lies where its guest frame lay: see [`crate::ShadowFrames::exchange`].
     moved: bool,
     /// The number of the flush that will be the first after a reference to it was last removed: before that
@@ -63,6 +65,7 @@ impl Pool {
             generation: 0,
             pins: 0,
             busy: 0,
+            refers: false,
             moved: false,
             cached_until: 0,
             next_of_gfn: None,
@@ -136,6 +139,7 @@ impl Pool {
         debug_assert!(slot.cached_until <= self.flushes, "a frame that may be cached is not used again");
         slot.state = State::Live(source);
         slot.cached_until = 0;
+        slot.refers = source.role.level() != Level::L1;
         self.live += 1;
         self.push_newest(frame);
         Some(self.id(frame))
@@ -202,6 +206,13 @@ impl Pool {
     /// Whether any of the entries `8 * group..` may be anything but Absent.
     pub(crate) fn is_busy(&self, frame: u32, group: usize) -> bool {
         self.frames[frame as usize].busy & 1 << group != 0
+    }
+
+    /// Notes that one of the entries `8 * group..` was stored; whether it may refer to another page, or did so.
+    pub(crate) fn stored(&mut self, frame: u32, group: usize) -> bool {
+        let slot = &mut self.frames[frame as usize];
+        slot.busy |= 1 << group;
+        slot.refers
     }
 
     /// Notes what is true of the entries `8 * group..`.
@@ -294,8 +305,6 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
-    use umbra_paging::Level;
-
     use super::*;
 
     fn source(n: u64) -> Source {

@@ -7,8 +7,9 @@
 //! there is one. What the table says is never needed for correctness, and it may be cleared at any time.
 //!
 //! A *burst* is a number of writes to one table, each [soon](crate::Origin::soon) after the one before; its place is that of
-//! the first. While they are emulated the predictor counts them; when a table that was detached is used again, the number
-//! of entries that have changed tells how long the burst was.
+//! the first. While they are emulated the predictor counts them; but the guest may have used the table between them. When a
+//! table that was detached is used again, the number of entries that have changed tells what the detach has spared. Where
+//! it did not pay, the next trials are put off, the longer the more often.
 
 use umbra_paging::Gfn;
 
@@ -25,6 +26,8 @@ const BELIEF: u32 = 3;
 /// From here on the first write of a burst detaches.
 const CONFIDENT: i8 = 1;
 const MAX_CONFIDENCE: i8 = 2;
+/// A trial is put off for at most 2 to this power bursts.
+const MAX_FAILURES: u8 = 8;
 
 /// What is known of one place.
 #[derive(Clone, Copy, Default)]
@@ -32,6 +35,10 @@ struct Known {
     place: Place,
     /// Whether its last bursts were long (positive) or short (negative).
     confidence: i8,
+    /// Detaches in a row that did not pay.
+    failures: u8,
+    /// Bursts to let pass before the next trial.
+    wait: u16,
 }
 
 /// The burst under way.
@@ -46,8 +53,8 @@ struct Burst {
 /// The [`WritePolicy`] that predicts bursts.
 pub struct Predictor {
     places: [Known; PLACES],
-    /// (frame + 1, place, writes before the detach) of what was detached.
-    detached: [(u64, Place, u32); DETACHED],
+    /// (frame + 1, place) of what was detached.
+    detached: [(u64, Place); DETACHED],
     burst: Burst,
 }
 
@@ -55,7 +62,7 @@ impl Default for Predictor {
     fn default() -> Predictor {
         Predictor {
             places: [Known::default(); PLACES],
-            detached: [(0, Place::default(), 0); DETACHED],
+            detached: [(0, Place::default()); DETACHED],
             burst: Burst::default(),
         }
     }
@@ -66,7 +73,7 @@ impl Predictor {
         let hash = place.rip ^ place.rip >> 8 ^ place.caller ^ place.caller >> 8;
         let known = &mut self.places[hash as usize % PLACES];
         if known.place != place {
-            *known = Known { place, confidence: 0 };
+            *known = Known { place, ..Known::default() };
         }
         known
     }
@@ -77,8 +84,8 @@ impl Predictor {
         known.confidence = (known.confidence + step).clamp(-MAX_CONFIDENCE, MAX_CONFIDENCE);
     }
 
-    fn detach(&mut self, gfn: u64, place: Place, before: u32) -> Answer {
-        self.detached[gfn as usize % DETACHED] = (gfn + 1, place, before);
+    fn detach(&mut self, gfn: u64, place: Place) -> Answer {
+        self.detached[gfn as usize % DETACHED] = (gfn + 1, place);
         self.burst = Burst::default();
         Answer::Detach
     }
@@ -97,22 +104,37 @@ impl WritePolicy for Predictor {
             if length + 1 < BELIEF {
                 return Answer::Emulate;
             }
-            return self.detach(gfn, last, length);
+            let known = self.known(last);
+            if known.wait > 0 {
+                if length + 1 == BELIEF {
+                    known.wait -= 1;
+                }
+                return Answer::Emulate;
+            }
+            return self.detach(gfn, last);
         }
-        if length != 0 {
+        if length != 0 && length < WORTH {
             self.learn(last, length);
         }
         if self.known(place).confidence >= CONFIDENT {
-            return self.detach(gfn, place, 0);
+            return self.detach(gfn, place);
         }
         self.burst = Burst { place, gfn, length: 1 };
         Answer::Emulate
     }
 
     fn attached(&mut self, gfn: Gfn, changed: u32) {
-        let (detached, place, before) = core::mem::take(&mut self.detached[gfn.raw() as usize % DETACHED]);
-        if detached == gfn.raw() + 1 {
-            self.learn(place, before + changed);
+        let (detached, place) = core::mem::take(&mut self.detached[gfn.raw() as usize % DETACHED]);
+        if detached != gfn.raw() + 1 {
+            return;
+        }
+        self.learn(place, changed);
+        let known = self.known(place);
+        if changed >= WORTH {
+            known.failures = 0;
+        } else {
+            known.failures = (known.failures + 1).min(MAX_FAILURES);
+            known.wait = 1 << known.failures;
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the shadow alone can tell, without a walk of the guest's tables.
 
-use umbra_paging::{Access, Gpa, Gva, Hpa, Level, Mode, PAGE_SIZE, Rights, bits};
+use umbra_paging::{Access, Gpa, Gva, Hpa, Level, Mode, PAGE_SIZE, Rights};
 
 use crate::entry::{Held, ShadowEntry, State};
 use crate::fault::{both, index};
@@ -28,7 +28,7 @@ struct End {
 impl<P> Mmu<P> {
     /// Answers from the shadow alone if it can. The walk there is current (or, through a loose table, one that a TLB
     /// might still hold), its A bits are set, and W stands in the entry only if D is.
-    pub(crate) fn known(&self, env: &impl Env, vcpu: usize, gva: Gva, access: Access) -> Option<Known> {
+    pub(crate) fn known(&mut self, env: &impl Env, vcpu: usize, gva: Gva, access: Access) -> Option<Known> {
         let End { slot, entry, level, rights } = self.walk_shadow(env, vcpu, gva)?;
         let paging = &self.vcpus[vcpu].paging;
         match self.state(entry) {
@@ -63,14 +63,14 @@ impl<P> Mmu<P> {
     /// Where the byte of code at `gva` lies that a vCPU has just executed, if the shadow maps it now: only to be read,
     /// and only before the guest runs again. (The answer is from the shadow as it is; the CPU may have used an older
     /// translation, as it may on bare hardware.)
-    pub fn code(&self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Hpa> {
+    pub fn code(&mut self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Hpa> {
         let End { entry, level, .. } = self.walk_shadow(env, vcpu, gva)?;
         let runs = self.is_mapped(entry) && entry.rights().execute;
         runs.then(|| Hpa::new(entry.hpa().raw() + offset(gva, level)))
     }
 
     /// The guest-physical address that the shadow maps `gva` to now.
-    pub(crate) fn mapped(&self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Gpa> {
+    pub(crate) fn mapped(&mut self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Gpa> {
         let End { slot, entry, level, .. } = self.walk_shadow(env, vcpu, gva)?;
         let first = match self.guest_entry(env, slot) {
             Some(guest) => guest.leaf_frame(level),
@@ -79,30 +79,74 @@ impl<P> Mmu<P> {
         self.is_mapped(entry).then(|| Gpa::new(first.base().raw() + offset(gva, level)))
     }
 
-    /// Walks the shadow as the hardware does, rights aside.
+    /// Walks the shadow as the hardware does, rights aside; as far as the last table by what was found before.
     #[inline]
-    fn walk_shadow(&self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<End> {
+    fn walk_shadow(&mut self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<End> {
+        let number = gva.raw() >> Level::L2.shift();
+        let root = self.vcpus[vcpu].root;
+        let links = self.links;
+        let found = &mut self.shortcuts.0[number as usize % SHORTCUTS];
+        if (found.number, found.root, found.links) != (number, root.frame, links) {
+            let (frame, level, rights) = self.last_table(env, vcpu, gva)?;
+            if level != Level::L1 {
+                let slot = Slot::new(frame, gva.index(level));
+                return Some(End { slot, entry: self.read(env, slot), level, rights });
+            }
+            self.shortcuts.0[number as usize % SHORTCUTS] =
+                Shortcut { number, root: root.frame, links, frame, rights };
+        }
+        let Shortcut { frame, rights, .. } = self.shortcuts.0[number as usize % SHORTCUTS];
+        let slot = Slot::new(frame, gva.index(Level::L1));
+        Some(End { slot, entry: self.read(env, slot), level: Level::L1, rights })
+    }
+
+    /// The table in which the hardware's walk ends, its level, and what the links to it allow.
+    fn last_table(&self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<(u32, Level, Rights)> {
         let vcpu = &self.vcpus[vcpu];
         let mut frame = self.pool.frame_of(vcpu.root)?;
-        let mut levels: &[Level] = &[Level::L4, Level::L3, Level::L2, Level::L1];
+        let mut level = Level::L4;
+        let mut rights = Rights::ALL;
         if vcpu.paging.mode == Mode::Off {
             // PDPTEs have no rights.
             let slot = Slot::new(frame, index(self.pool.source(frame).role, gva));
             frame = self.child(env, slot)?;
-            levels = &[Level::L2, Level::L1];
+            level = Level::L2;
         }
-        // Rights are there if all links have W, all have U, none has NX.
-        let mut links = u64::MAX;
-        for &level in levels {
-            let slot = Slot::new(frame, gva.index(level));
-            let entry = self.read(env, slot);
-            if level == Level::L1 || entry.is_large() || !self.is_mapped(entry) {
-                return Some(End { slot, entry, level, rights: ShadowEntry::new(links ^ bits::NX).rights() });
+        while let Some(below) = level.below() {
+            let entry = self.read(env, Slot::new(frame, gva.index(level)));
+            if !self.is_mapped(entry) || entry.is_large() {
+                break;
             }
-            links &= entry.raw() ^ bits::NX;
+            rights = both(rights, entry.rights());
             frame = env.frame(entry.hpa());
+            level = below;
         }
-        None
+        Some((frame, level, rights))
+    }
+}
+
+/// How many page tables are remembered by the addresses that they serve.
+const SHORTCUTS: usize = 16;
+
+/// Page tables of the shadow, by the addresses that they serve: direct-mapped. What is remembered holds for as long as no
+/// reference between shadow pages changes ([`Mmu::links`]).
+#[derive(Default)]
+pub(crate) struct Shortcuts([Shortcut; SHORTCUTS]);
+
+#[derive(Clone, Copy)]
+struct Shortcut {
+    /// The address, divided by what a page table covers.
+    number: u64,
+    root: u32,
+    links: u64,
+    frame: u32,
+    rights: Rights,
+}
+
+impl Default for Shortcut {
+    fn default() -> Shortcut {
+        // No number is so large.
+        Shortcut { number: u64::MAX, root: 0, links: 0, frame: 0, rights: Rights::ALL }
     }
 }
 

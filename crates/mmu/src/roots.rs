@@ -13,6 +13,7 @@ use crate::frames::{Frames, REGION};
 use crate::policy::WritePolicy;
 use crate::pool::Pool;
 use crate::predict::Predictor;
+use crate::quick::Shortcuts;
 use crate::rmap::{Rmap, Slot};
 use crate::role::{Role, Source};
 use crate::sabotage::Rule;
@@ -53,6 +54,8 @@ impl<P: WritePolicy> Mmu<P> {
             policy,
             choice: Choice::new(config.filter),
             detaches: Detaches::default(),
+            shortcuts: Shortcuts::default(),
+            links: 0,
             ahead: Ahead::default(),
             roots_changed: 0,
             pool: Pool::new(frames),

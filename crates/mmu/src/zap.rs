@@ -27,6 +27,7 @@ impl<P> Mmu<P> {
         let untracked = self.frames.remove(&mut self.pool, source, frame);
         let cached = self.pool.may_be_cached(frame);
         self.pool.retire(frame, cached && self.keeps(Rule::Limbo), tracked.then_some(source.gfn));
+        self.links += 1;
         self.log.forget(frame);
         self.happened(env, Event::Zapped(source.into()));
         if untracked {
