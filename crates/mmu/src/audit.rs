@@ -112,6 +112,11 @@ impl<P> Mmu<P> {
                 let detail = alloc::format!("the root {expected:?} of a vCPU is not what it has loaded");
                 return Err(violation(Invariant::Lifetime, detail));
             }
+            if self.has_loose_tables() && !vcpu.loadable.is_empty() {
+                let detail =
+                    String::from("a vCPU may load a root, and so flush, unseen while a table is loose");
+                return Err(violation(Invariant::NeverStale, detail));
+            }
             if let Some(detail) = vcpu.loadable.iter().find_map(|&id| self.audit_loadable(env, vcpu, id)) {
                 return Err(violation(Invariant::Lifetime, detail));
             }

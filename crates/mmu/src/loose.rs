@@ -25,7 +25,9 @@ impl<P> Mmu<P> {
             self.tighten(env, oldest);
         }
         // Every flush of the guest must exit from now on.
-        self.withdraw_all();
+        if self.keeps(Rule::WithdrawWhileLoose) {
+            self.withdraw_all();
+        }
         self.frames.loosen(gfn);
         self.happened(env, Event::Loosened(gfn));
         self.zap_tables(env, gfn);

@@ -12,16 +12,23 @@
 //! | I2: at the role that it was built for | `RoleHasNxe`, `RoleHasWp`, `RoleHasLevel`, `RoleHasKind`, `RoleHasRightsAbove`, `FlushAfterRoleChange` |
 //! | I2: A at every level, D in the leaf | `AccessedInLeaf`, `AccessedAbove`, `DirtyBeforeWrite` |
 //! | I3: error codes come from our own walk | `CodeFromWalk` |
+//! | I4: what the filter `user` covers is never narrower | `NoNarrowEntries` |
+//! | I4: turning it on is followed by a full flush | `FlushBeforeUserFilter` |
 //! | I5: no reuse, no lost protection before the flush | `Limbo`, `FlushBeforeUnprotect`, `UnlinkParents`, `SpareRoots` |
-//! | I5, section 6: pages of two sizes | `FlushAfterSplitChange`, `FlushAfterLarge` |
-//! | I6: progress | `ReclaimOldest`, `SparePath` |
-//! | order: Pending, write, install; protect, flush, read, link | `PendingBeforeWrite`, `ReadAfterProtect` |
+//! | I5, section 6: INVLPG without exit, and pages of two sizes | `FlushAfterSplitChange`, `FlushAfterLarge` |
+//! | I6: progress | `ReclaimOldest`, `SparePath`, `DetachOnce` |
+//! | section 6: detach: all parents Pending, flush, drop the protection | `UnlinkDetached`, `FlushBeforeDetach` |
+//! | section 6: the first access attaches again | `AttachBeforeLink`, `RefillAttached` |
+//! | section 6: only listed roots are loaded, one role per address, delisted before unprotecting | `WithdrawAtRoleChange`, `WithdrawBeforeDetach`, `WithdrawWhileLoose`, `OfferFollowed` |
+//! | section 6: an identity root lies at its guest frame's place, which gives way | `UnmapBeforeExchange`, `FlushBeforeExchange`, `HomeBeforeRevoke` |
+//! | order: Pending, write, install; protect, flush, read, link | `PendingBeforeWrite`, `ReadAfterProtect`, `ReadAfterAttach` |
 //! | 4: PDPTEs are never Pending | `PdptesMapped` |
 //! | 4: MMIO entries have a generation | `MmioGeneration` |
 //! | 4: L1TF | `HideMmio` |
 //!
-//! Without a switch: I4 (its filter is not there); the reserved bits of Pending entries and MAXPHYADDR = 52 (tested
-//! for all widths in `entry.rs`); and what the embedder does: real control bits, the door for its own writes.
+//! Without a switch: the reserved bits of Pending entries and MAXPHYADDR = 52 (tested for all widths in `entry.rs`); and
+//! what the embedder does: real control bits, the door for its own writes, which values of CR3 it lists under which PCID
+//! (tested where it is done: `targets.rs` of the reference machine and of the hypervisor).
 //!
 //! Without the feature `sabotage` every rule is kept, and the compiler sees that.
 
@@ -146,6 +153,12 @@ rules! {
     WithdrawAtRoleChange,
     /// I1, I5: a root that a vCPU may load is withdrawn before its frame is detached or zapped.
     WithdrawBeforeDetach,
+    /// I1: roots that a vCPU may load are withdrawn when a table becomes loose: every flush must exit then.
+    WithdrawWhileLoose,
+    /// I1: a root may be loaded without an exit only while it is tracked and no table is loose.
+    OfferFollowed,
+    /// I5: a root in use is moved home before what is behind its frame changes.
+    HomeBeforeRevoke,
     /// I5: nothing maps a guest frame any more when it changes places with a shadow page.
     UnmapBeforeExchange,
     /// I5: what is cached is flushed before a guest frame changes places with a shadow page.

@@ -120,7 +120,8 @@ impl<P> Mmu<P> {
         let root = self.pool.frame_of(self.vcpus[vcpu].root)?;
         let gfn = self.pool.source(root).gfn;
         let plain = self.config.loadable_roots > 0 && self.vcpus[vcpu].paging.mode == Mode::Long4;
-        if !plain || !self.frames.is_tracked(gfn) || self.has_loose_tables() {
+        let followed = self.frames.is_tracked(gfn) && !self.has_loose_tables();
+        if !plain || !followed && self.keeps(Rule::OfferFollowed) {
             return None;
         }
         if env.hpa(root).raw() == gfn.base().raw() {
@@ -151,7 +152,7 @@ impl<P> Mmu<P> {
     pub(crate) fn move_roots_home(&mut self, env: &mut impl Env, gfn: Gfn) {
         loop {
             let moved = self.shadows(gfn).find(|&frame| self.pool.is_moved(frame));
-            let Some(frame) = moved else { return };
+            let Some(frame) = moved.filter(|_| self.keeps(Rule::HomeBeforeRevoke)) else { return };
             self.move_home(env, frame, self.pool.source(frame));
             self.roots_changed += 1;
         }

@@ -6,5 +6,6 @@ mod common;
 mod embedding;
 mod flushes;
 mod order;
+mod roots;
 mod shadow;
 mod terminal_fault;
