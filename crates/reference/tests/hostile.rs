@@ -7,7 +7,7 @@ use attack::*;
 use umbra_paging::{AccessKind, Gfn};
 use umbra_reference::program::HostEvent;
 use umbra_reference::registers::Privileged;
-use umbra_reference::universe::{END, HOLE};
+use umbra_reference::universe::{END, HOLE, WINDOW_SLOT};
 
 fn in_both_modes(attack: impl Fn(bool) -> Judged) {
     for bypass in [true, false] {
@@ -266,4 +266,48 @@ fn the_host_takes_frames_away_that_are_tables() {
         }
         Ok(())
     });
+}
+
+/// Root `OTHER` maps the same addresses by other frames; both have the window.
+const OTHER: u64 = 0x18;
+
+fn two_roots() -> Tables {
+    vec![
+        (ROOT, 0, 0x14 << 12 | ALL),
+        (0x14, 0, 0x15 << 12 | ALL),
+        // The region that the tables lie in, by a large page: it is mapped by small ones.
+        (0x15, 0, PS | ALL),
+        (OTHER, WINDOW_SLOT, (ROOT + 1) << 12 | P | W | A),
+        (OTHER, 0, 0x19 << 12 | ALL),
+        (0x19, 0, 0x1a << 12 | ALL),
+        (0x1a, 0, 0x1b << 12 | ALL),
+        (0x1b, 0x100, 0x210 << 12 | ALL),
+        (0x1b, 0x101, 0x211 << 12 | ALL),
+    ]
+}
+
+/// What is cached of one root may be used under the other, page by page, but by no other root and after no flush.
+#[test]
+fn a_pcid_that_is_kept_while_the_root_changes() {
+    for seed in 0..16 {
+        let addresses = [gva(0, 0, 0, 0x100), gva(0, 0, 0, 0x101)];
+        let setting = Setting { pcide: true, ..Setting::all(seed) };
+        let mut guest = Attack::with(&two_roots(), &addresses, [0x1b], &setting);
+        let judged = [(ROOT, OTHER), (OTHER, ROOT)].into_iter().try_for_each(|(first, second)| {
+            // Once for the tables to be there: whatever is built is followed by a flush.
+            for pcid in [0, 1, 0, 1] {
+                // Both are loaded with a flush, and listed; so the next load does not exit.
+                guest.load_cr3(first, pcid, false)?;
+                guest.load_cr3(second, pcid, false)?;
+                guest.load_cr3(first, pcid, false)?;
+                addresses.iter().try_for_each(|&address| guest.read(address, true))?;
+                guest.load_cr3(second, pcid, true)?;
+                guest.invlpg(addresses[0])?;
+                addresses.iter().try_for_each(|&address| guest.read(address, true))?;
+            }
+            Ok(())
+        });
+        judged.unwrap_or_else(|why: String| panic!("seed {seed}: {why}"));
+        assert!(guest.met("shadow: CR3 loaded without exit") > 0);
+    }
 }
