@@ -36,7 +36,7 @@ struct Value {
 pub struct Targets {
     known: [Value; KNOWN],
     room: usize,
-    /// By PCID: (PCID + 1, root) of what was loaded last by an exit.
+    /// By PCID: (PCID + 1, root) of what was loaded last; none if it may have been one of several, without an exit.
     owners: [(u64, u64); PCIDS],
 }
 
@@ -83,9 +83,11 @@ impl Targets {
             let keeps = (other.raw | value) & NO_FLUSH != 0;
             other.listed = !keeps || other.raw & PCID != pcid || root(other.raw) == root(value);
         }
+        // Where values of other roots stay listed, each flushes; but then which was the last is not seen.
+        let alone = self.listed().all(|other| other & PCID != pcid || root(other) == root(value));
         let owner = &mut self.owners[(pcid ^ pcid >> 7) as usize % PCIDS];
         let new = (pcid + 1, root(value));
-        core::mem::replace(owner, new) != new
+        core::mem::replace(owner, if alone { new } else { (0, 0) }) != new
     }
 
     /// Finds room for `value`; the value that has to go for it, if one has.
@@ -183,6 +185,20 @@ mod tests {
         targets.mixes(0x3001);
         assert_eq!(targets.listed().count(), 1, "both flush");
         assert!(targets.mixes(0x1001));
+    }
+
+    #[test]
+    fn loads_that_nobody_sees_count() {
+        let mut targets = Targets::new(4);
+        for value in [0x1001, 0x2001] {
+            targets.mixes(value);
+            list(&mut targets, value);
+        }
+        assert_eq!(targets.listed().count(), 2);
+        // The guest loads the first again, without an exit; then the second, and keeps what the PCID holds.
+        assert!(targets.mixes(0x2001 | NO_FLUSH));
+        assert_eq!(targets.listed().collect::<Vec<_>>(), [0x2001]);
+        assert!(!targets.mixes(0x2001 | NO_FLUSH));
     }
 
     #[test]
