@@ -218,6 +218,10 @@ impl Shadow {
                 "the guest's CR3 names {own:?}, and its loadable root is at {table:?}"
             )));
         }
+        if *self.mmu.paging(cpu) != paging(&self.registers[cpu]) {
+            let found = self.mmu.paging(cpu);
+            return Err(Broken(format!("the guest runs as {found:?} with {:?}", self.registers[cpu])));
+        }
         let guest = self.registers[cpu].control(&self.model);
         // The real WP is always set: tracking would be void without it.
         let real = Control { wp: true, ..guest };

@@ -23,6 +23,7 @@ pub const U: u64 = 4;
 pub const A: u64 = 0x20;
 pub const D: u64 = 0x40;
 pub const PS: u64 = 0x80;
+pub const G: u64 = 0x100;
 pub const NX: u64 = 1 << 63;
 /// A table or a page with all rights.
 pub const ALL: u64 = P | W | U | A | D;
