@@ -106,6 +106,12 @@ pub fn set_paging_bits(wp: bool, smep: bool, smap: bool, nxe: bool) {
     }
 }
 
+/// Switches CR4.PCIDE. The low bits of CR3 must be zero.
+pub fn set_pcide(on: bool) {
+    // SAFETY: PCIDs concern caching only.
+    unsafe { write_cr4(if on { cr4() | cr4::PCIDE } else { cr4() & !cr4::PCIDE }) };
+}
+
 /// Lets SSE instructions work: CR4.OSFXSR and OSXMMEXCPT.
 pub fn enable_sse() {
     // SAFETY: every 64-bit CPU has SSE, and compiled code does not use it.
