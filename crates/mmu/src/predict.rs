@@ -201,7 +201,8 @@ mod tests {
     fn one_entry_written_again_and_again_is_no_burst() {
         let mut predictor = Predictor::default();
         for n in 0..1000 {
-            let write = TableWrite { gpa: Gfn::new(7).entry(3), place: place(1), reachable: true, soon: n > 0 };
+            let write =
+                TableWrite { gpa: Gfn::new(7).entry(3), place: place(1), reachable: true, soon: n > 0 };
             assert_eq!(predictor.answer(&write), Answer::Emulate);
         }
     }
