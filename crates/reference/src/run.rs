@@ -51,6 +51,7 @@ impl Config {
                 filter: [FilterPolicy::Present, FilterPolicy::User, FilterPolicy::Auto, FilterPolicy::Auto]
                     [pick(2, 17)],
                 detach: [0, 64, 128, 255][pick(2, 19)],
+                eager: false,
                 targets: [0, 2, 4, 4][pick(2, 21)],
             }),
             full_audit: 16,
@@ -372,6 +373,8 @@ fn name_of_event(event: HostEvent) -> &'static str {
         HostEvent::SwapOutRange(..) => "host: swaps frames out",
         HostEvent::ZapAll => "host: throws all shadows away",
         HostEvent::Release(_) => "host: releases a table",
+        HostEvent::Offer => "host: offers the roots in use",
+        HostEvent::Withdraw(_) => "host: withdraws a root",
     }
 }
 

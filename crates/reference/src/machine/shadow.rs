@@ -44,6 +44,8 @@ pub struct ShadowConfig {
     pub filter: FilterPolicy,
     /// Of 256 writes to tables in use, so many are answered by detaching the frame.
     pub detach: u8,
+    /// Tables are filled when they are built, always; else mostly.
+    pub eager: bool,
     /// CR3-target values that each CPU has. If there are any, guest frames lie at the same place in host memory, where
     /// no remapping has put them elsewhere.
     pub targets: usize,
@@ -54,7 +56,7 @@ impl ShadowConfig {
     /// `frames`; what is cached outlives exits; every write to a table in use is emulated.
     pub const fn plain(bypass: bool, frames: u32) -> ShadowConfig {
         let filter = FilterPolicy::Present;
-        ShadowConfig { bypass, frames, vpid: true, release: 0, filter, detach: 0, targets: 0 }
+        ShadowConfig { bypass, frames, vpid: true, release: 0, filter, detach: 0, eager: false, targets: 0 }
     }
 }
 
@@ -124,7 +126,7 @@ impl Shadow {
             encodings,
             filter: config.filter,
             loadable_roots: config.targets,
-            eager: random.u8(..8) != 0,
+            eager: random.u8(..8) != 0 || config.eager,
             vcpus: cpus,
             log_changes: true,
         };
@@ -148,6 +150,11 @@ impl Shadow {
             moment: Moment::default(),
             delivery: None,
         }
+    }
+
+    /// Which page faults the CPU delivers when the guest runs next.
+    pub fn guest_faults(&self) -> GuestFaults {
+        self.mmu.guest_faults()
     }
 
     /// How the last page fault that the guest saw was delivered; `None` if the last access raised none.
@@ -363,6 +370,15 @@ impl Shadow {
         }
     }
 
+    /// Lists what the CPU has in CR3 now.
+    fn offer(&mut self, cpu: usize) {
+        let Registers { root, pcid, pcide, .. } = self.registers[cpu];
+        let value = Target { root, pcid, no_flush: pcide && self.random.bool() };
+        // Nothing is loaded: what the PCID holds is of this root.
+        self.targets[cpu].mixes(value);
+        self.list(cpu, value);
+    }
+
     fn change_backing(&mut self, gfn: Gfn, change: impl Fn(&mut Host, Gfn)) {
         self.change_range(gfn..gfn.add(1), change);
     }
@@ -531,6 +547,13 @@ impl Machine for Shadow {
             HostEvent::SwapOutRange(start, end) => self.change_range(start..end, Host::swap_out),
             HostEvent::ZapAll => self.call(EntryPoint::Other, |mmu, host| mmu.zap_all(host)),
             HostEvent::Release(gfn) => self.call(EntryPoint::Other, |mmu, host| mmu.release(host, gfn)),
+            HostEvent::Offer => (0..self.registers.len()).for_each(|cpu| self.offer(cpu)),
+            HostEvent::Withdraw(gfn) => {
+                for (cpu, targets) in self.targets.iter_mut().enumerate() {
+                    targets.retain(|root| root != gfn);
+                    self.mmu.withdraw_root(cpu, gfn);
+                }
+            }
         }
         while self.swap_in_wanted() {}
         Ok(())
