@@ -1,11 +1,14 @@
 //! The MMU embedded in a small machine.
 
+mod ahead;
 mod audit;
 mod bound;
 mod common;
 mod embedding;
+mod filter;
 mod flushes;
 mod order;
+mod predict;
 mod roots;
 mod shadow;
 mod terminal_fault;
