@@ -1,8 +1,8 @@
 //! Which faults go to the guest by themselves, and that no page gives user mode less meanwhile (I4).
 
 use crate::common::*;
-use umbra_mmu::{Config, FaultOutcome, FilterPolicy, GuestFaults, Invariant, Mmu, Origin, ShadowFrames};
-use umbra_paging::{Access, Gfn, Gva, Paging, bits};
+use umbra_mmu::{Config, FaultOutcome, FilterPolicy, GuestFaults, Invariant, Mmu, ShadowFrames};
+use umbra_paging::{Access, Gfn, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
 /// Pages of user mode: dirty, clean (which would be narrow), read-only, and one that shows page table 4.
@@ -213,7 +213,8 @@ fn the_auditor_sees_a_narrow_page() {
 #[test]
 #[cfg(feature = "sabotage")]
 fn broken_rules_are_seen() {
-    use umbra_mmu::Rule;
+    use umbra_mmu::{Origin, Rule};
+    use umbra_paging::Gva;
     let (mut machine, mut mmu) = start(FilterPolicy::User);
     mmu.break_rule(Rule::NoNarrowEntries);
     let origin = Origin::at(Gva::new(0));
