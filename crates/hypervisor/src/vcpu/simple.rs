@@ -54,7 +54,7 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// The bytes of the instruction at RIP, if nothing stands against the short way.
-    fn plain_code(&self) -> Option<u128> {
+    fn plain_code(&mut self) -> Option<u128> {
         if !self.quick_stores || self.pending.is_some() || !self.backend.is_plain() {
             return None;
         }
