@@ -13,7 +13,7 @@ mod host;
 use std::rc::Rc;
 
 use arrayvec::ArrayVec;
-use umbra_mmu::{Config, Encodings, FaultOutcome, GuestFaults, Mmu, Origin, RootFormat};
+use umbra_mmu::{Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, RootFormat};
 use umbra_paging::{Access, Features, Gpa, Gva, Mode, Paging};
 use umbra_reference::hardware::{Control, Filter, PageFault, PagingMode, PagingUnit};
 use umbra_reference::machine::{Broken, Machine, Start};
@@ -64,7 +64,15 @@ impl Toy {
         // Reserved bits tell host faults from guest faults. With MAXPHYADDR = 52 there are none, and every page
         // fault has to exit. On real hardware, also try `Encodings::probes` on the CPU first.
         let encodings = Encodings::reserved(features).unwrap_or_else(|| Encodings::not_present(features));
-        let config = Config { features, encodings, vcpus: cpus, log_changes: audited };
+        let config = Config {
+            features,
+            encodings,
+            filter: FilterPolicy::Present,
+            loadable_roots: 0,
+            eager: true,
+            vcpus: cpus,
+            log_changes: audited,
+        };
         let mut mmu = Mmu::new(config, &mut host).expect("there are enough shadow frames");
         for cpu in 0..cpus {
             mmu.load_paging(&mut host, cpu, paging(&registers));

@@ -132,8 +132,8 @@ impl<P> Mmu<P> {
                 false => self.zap(env, frame),
             }
         }
-        // With the last shadow the frame stops being detached.
-        let Some(frame) = kept else { return };
+        // With the last shadow the frame stops being detached. It was not needed again: the detach has spared all that.
+        let Some(frame) = kept else { return self.policy.attached(gfn, u32::MAX) };
         self.frames.attach(gfn);
         if self.keeps(Rule::ReadAfterAttach) {
             self.protect(env, gfn).pay(self, env);

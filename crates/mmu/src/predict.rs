@@ -6,12 +6,12 @@
 //! entries by one small function; so the place is the instruction together with the return address on top of the stack, if
 //! there is one. What the table says is never needed for correctness, and it may be cleared at any time.
 //!
-//! A *burst* is a number of writes to one table, each [soon](crate::Origin::soon) after the one before; its place is that of
-//! the first. While they are emulated the predictor counts them; but the guest may have used the table between them. When a
+//! A *burst* is a number of writes to entries of one table, each [soon](crate::Origin::soon) after the one before; its
+//! place is that of the first. (Writes to one entry again and again count as one: kernels map a page for a moment so.) While they are emulated the predictor counts them; but the guest may have used the table between them. When a
 //! table that was detached is used again, the number of entries that have changed tells what the detach has spared. Where
 //! it did not pay, the next trials are put off, the longer the more often.
 
-use umbra_paging::Gfn;
+use umbra_paging::{Gfn, PAGE_SIZE};
 
 use crate::policy::{Answer, Place, TableWrite, WritePolicy};
 
@@ -27,7 +27,9 @@ const BELIEF: u32 = 3;
 const CONFIDENT: i8 = 1;
 const MAX_CONFIDENCE: i8 = 2;
 /// A trial is put off for at most 2 to this power bursts.
-const MAX_FAILURES: u8 = 8;
+const MAX_FAILURES: u8 = 4;
+/// But a burst that has become so long is one.
+const LONG: u32 = 8;
 
 /// What is known of one place.
 #[derive(Clone, Copy, Default)]
@@ -45,8 +47,9 @@ struct Known {
 #[derive(Clone, Copy, Default)]
 struct Burst {
     place: Place,
-    gfn: u64,
-    /// Writes that were emulated.
+    /// The entry written last.
+    gpa: u64,
+    /// Entries written by writes that were emulated.
     length: u32,
 }
 
@@ -98,15 +101,20 @@ impl WritePolicy for Predictor {
             // Nobody will attach it for what is written now: most likely it is no table any more.
             return Answer::Detach;
         }
-        let Burst { place: last, gfn: last_gfn, length } = self.burst;
-        if write.soon && last_gfn == gfn && length != 0 {
-            self.burst.length = length + 1;
-            if length + 1 < BELIEF {
+        let Burst { place: last, gpa, length } = self.burst;
+        if write.soon && gpa / PAGE_SIZE == gfn && length != 0 {
+            self.burst.gpa = write.gpa.raw();
+            if gpa == write.gpa.raw() {
+                return Answer::Emulate;
+            }
+            let length = length + 1;
+            self.burst.length = length;
+            if length < BELIEF {
                 return Answer::Emulate;
             }
             let known = self.known(last);
-            if known.wait > 0 {
-                if length + 1 == BELIEF {
+            if known.wait > 0 && length < LONG {
+                if length == BELIEF {
                     known.wait -= 1;
                 }
                 return Answer::Emulate;
@@ -119,7 +127,7 @@ impl WritePolicy for Predictor {
         if self.known(place).confidence >= CONFIDENT {
             return self.detach(gfn, place);
         }
-        self.burst = Burst { place, gfn, length: 1 };
+        self.burst = Burst { place, gpa: write.gpa.raw(), length: 1 };
         Answer::Emulate
     }
 
@@ -190,6 +198,26 @@ mod tests {
     }
 
     #[test]
+    fn one_entry_written_again_and_again_is_no_burst() {
+        let mut predictor = Predictor::default();
+        for n in 0..1000 {
+            let write =
+                TableWrite { gpa: Gfn::new(7).entry(3), place: place(1), reachable: true, soon: n > 0 };
+            assert_eq!(predictor.answer(&write), Answer::Emulate);
+        }
+    }
+
+    #[test]
+    fn a_long_burst_detaches_whatever_was_learned() {
+        let mut predictor = Predictor::default();
+        for _ in 0..20 {
+            writes(&mut predictor, &[1], 3, true, 3);
+            predictor.attached(Gfn::new(7), 1);
+        }
+        assert_eq!(writes(&mut predictor, &[1], 100, true, 100), 1);
+    }
+
+    #[test]
     fn pairs_of_writes_are_no_burst() {
         let mut predictor = Predictor::default();
         for n in 0..1000 {
@@ -212,11 +240,11 @@ mod tests {
     #[test]
     fn one_function_called_from_two_places_is_two_places() {
         let mut predictor = Predictor::default();
-        let mut write = |caller, soon| {
+        let mut write = |n, caller, soon| {
             let place = Place { rip: 1, caller };
-            predictor.answer(&TableWrite { gpa: Gfn::new(7).entry(0), place, reachable: true, soon })
+            predictor.answer(&TableWrite { gpa: Gfn::new(7).entry(n), place, reachable: true, soon })
         };
-        let bursts: [Answer; 3] = core::array::from_fn(|n| write(5, n > 0));
+        let bursts: [Answer; 3] = core::array::from_fn(|n| write(n, 5, n > 0));
         assert_eq!(bursts, [Answer::Emulate, Answer::Emulate, Answer::Detach]);
         predictor.attached(Gfn::new(7), 9);
         let mut first = |caller| {

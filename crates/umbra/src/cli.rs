@@ -84,8 +84,8 @@ mod tests {
         for (arguments, expected) in [
             (
                 &["run", "--kernel", "k", "--guest-faults", "no"][..],
-                "invalid value 'no' for '--guest-faults <GUEST_FAULTS>' [possible values: bypass, trap]; --help shows \
-                 what there is",
+                "invalid value 'no' for '--guest-faults <GUEST_FAULTS>' [possible values: trap, present, user, auto]; \
+                 --help shows what there is",
             ),
             (
                 &["run"],

@@ -21,6 +21,7 @@ impl<B: Backend> Vcpu<B> {
             self.root.hpa = Hpa::new(targets::root(cr3));
         }
         self.controls.cr3 = cr3;
+        self.targets.seen(cr3);
     }
 
     /// The guest has loaded `value` (the operand, with bit 63) into CR3 by an exit, and runs on that root now: lets it do

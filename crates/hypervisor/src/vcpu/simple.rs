@@ -59,7 +59,8 @@ impl<B: Backend> Vcpu<B> {
         if !self.quick_stores || self.pending.is_some() || !self.backend.is_plain() {
             return None;
         }
-        self.env.ram.code(self.mmu.code(&self.env, 0, Gva::new(self.backend.rip()))?)
+        let rip = Gva::new(self.backend.rip());
+        self.env.ram.code(self.mmu.code(&self.env, 0, rip)?)
     }
 
     fn retire_simple(&mut self, next_rip: u64, effect: &Effect) {

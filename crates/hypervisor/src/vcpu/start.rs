@@ -38,7 +38,7 @@ pub fn run(machine: Machine) -> ! {
 
 fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
     let Machine { config, ram, pool, canary, entry, platform, tables } = machine;
-    let mut backend = Vmx::new(&tables, &entry)?;
+    let backend = Vmx::new(&tables, &entry)?;
     let cpuid = Cpuid::new(
         cpu::cpuid,
         Backing { rdtscp: backend.has_rdtscp(), invpcid: backend.has_invpcid(), tsc_deadline: TSC_DEADLINE },
