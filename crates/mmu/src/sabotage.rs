@@ -64,6 +64,8 @@ rules! {
     SplitAroundTables,
     /// I1: a table whose writes are not seen has no Absent entries.
     NoAbsentInLoose,
+    /// I2: shadows of loose frames are refreshed before a new reference leads to them.
+    RefreshLoose,
     /// I1: loose frames are tracked again at the guest's flush.
     TightenAtFlush,
     /// I2: a leaf is Mapped only if its A is set.

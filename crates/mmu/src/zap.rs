@@ -61,10 +61,6 @@ impl<P> Mmu<P> {
         while gfn < end {
             self.zap_tables(env, gfn);
             self.move_roots_home(env, gfn);
-            if gfn == gfns.start || gfn.raw().is_multiple_of(REGION) {
-                // Writes to the region may be held back from now on, which links of user mode must not hide (I4).
-                self.look_at_user_links(env, gfn);
-            }
             if self.keeps(Rule::RevokeSmall) {
                 self.look_all(env, List::Gfn(gfn.raw() as u32));
             }

@@ -132,3 +132,23 @@ fn a_user_link_to_an_identity_page_goes_when_the_region_may_hold_writes_back() {
     ];
     passes(&config, 0x49eb_51ab_2ada_50da, &ops);
 }
+
+#[test]
+fn what_a_loose_table_kept_serves_no_address_that_it_never_served() {
+    // The guest makes a page table that maps itself its own page directory entry, by a store that the hypervisor does not
+    // emulate. The old entry of the loose frame then stands below a new reference.
+    let shadow = ShadowConfig { release: 255, ..ShadowConfig::plain(true, 64) };
+    let config = Config { shadow: Some(shadow), ..config() };
+    let read = |gva, length| {
+        let access = Access { kind: AccessKind::Read, user: true, smap_override: false };
+        Op::Load { cpu: 0, gva: Gva::new(gva), access, length }
+    };
+    let bytes = [0x67, 0x10, 0x21, 0, 0, 0, 0, 0].into_iter().collect();
+    let ops = [
+        read(0xffff_8000_0001_4011, 8),
+        Op::Store { cpu: 0, gva: Gva::new(0x20_1000), user: true, ac: false, bytes },
+        read(0xffff_ff80_0000_1000, 1),
+        read(0xffa, 2),
+    ];
+    passes(&config, 0xfa0e_99b2_84b4_97e5, &ops);
+}

@@ -79,13 +79,27 @@ impl Targets {
     /// without telling.
     pub fn mixes(&mut self, value: u64) -> bool {
         let pcid = value & PCID;
+        // One that is listed may have been loaded without an exit since the owner was noted.
+        let mut unseen = false;
         for other in self.known.iter_mut().filter(|other| other.listed) {
-            let keeps = (other.raw | value) & NO_FLUSH != 0;
-            other.listed = !keeps || other.raw & PCID != pcid || root(other.raw) == root(value);
+            let foreign = other.raw & PCID == pcid && root(other.raw) != root(value);
+            unseen |= foreign;
+            other.listed = !foreign || (other.raw | value) & NO_FLUSH == 0;
         }
         let owner = &mut self.owners[(pcid ^ pcid >> 7) as usize % PCIDS];
         let new = (pcid + 1, root(value));
-        core::mem::replace(owner, new) != new
+        core::mem::replace(owner, new) != new || unseen
+    }
+
+    /// Whether this value is listed.
+    pub fn contains(&self, value: u64) -> bool {
+        self.listed().any(|listed| listed == value)
+    }
+
+    /// Roots that were listed and of which no value is any more.
+    pub fn unlisted_roots(&self) -> impl Iterator<Item = u64> + '_ {
+        let gone = self.known.iter().filter(|value| !value.listed && value.raw != 0);
+        gone.map(|value| root(value.raw)).filter(|&gone| !self.listed().any(|value| root(value) == gone))
     }
 
     /// Finds room for `value`; the value that has to go for it, if one has.
@@ -183,6 +197,27 @@ mod tests {
         targets.mixes(0x3001);
         assert_eq!(targets.listed().count(), 1, "both flush");
         assert!(targets.mixes(0x1001));
+    }
+
+    #[test]
+    fn a_value_that_was_loaded_without_an_exit_is_reckoned_with() {
+        let mut targets = Targets::new(4);
+        for value in [0x1001, 0x2001] {
+            targets.mixes(value);
+            list(&mut targets, value);
+        }
+        // The guest may have loaded 0x1001 by itself meanwhile.
+        assert!(targets.mixes(0x2001 | NO_FLUSH));
+    }
+
+    #[test]
+    fn values_that_go_leave_roots_to_withdraw() {
+        let mut targets = Targets::new(4);
+        for value in [0x1001, 0x1002, 0x2001] {
+            list(&mut targets, value);
+        }
+        targets.mixes(0x3001 | NO_FLUSH);
+        assert_eq!(targets.unlisted_roots().collect::<Vec<_>>(), [0x2000], "0x1000 has another value");
     }
 
     #[test]

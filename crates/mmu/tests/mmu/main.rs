@@ -5,6 +5,7 @@ mod bound;
 mod common;
 mod embedding;
 mod flushes;
+mod narrow;
 mod order;
 mod shadow;
 mod terminal_fault;

@@ -56,16 +56,20 @@ impl Targets {
     /// values of another root under the same PCID must go if one of the two keeps translations: the CPU would load one
     /// after the other without telling.
     pub(super) fn mixes(&mut self, value: Target) -> bool {
+        // One that is listed may have been loaded without an exit since the root was noted.
+        let mut unseen = false;
         self.values.retain(|other| {
-            let keeps = other.no_flush || value.no_flush;
-            !keeps || other.pcid != value.pcid || other.root == value.root
+            let foreign = other.pcid == value.pcid && other.root != value.root;
+            unseen |= foreign;
+            !foreign || !(other.no_flush || value.no_flush)
         });
-        match self.last.iter_mut().find(|(pcid, _)| *pcid == value.pcid) {
-            Some((_, root)) => std::mem::replace(root, value.root) != value.root,
+        let before = match self.last.iter_mut().find(|(pcid, _)| *pcid == value.pcid) {
+            Some((_, root)) => Some(std::mem::replace(root, value.root)),
             None => {
                 self.last.push((value.pcid, value.root));
-                false
+                None
             }
-        }
+        };
+        before != Some(value.root) || unseen
     }
 }
