@@ -167,7 +167,6 @@ impl<P> Mmu<P> {
                 self.hold_write(env, slot, entry);
             }
         }
-        self.look_at_user_links(env, gfn);
         // A large page cannot leave out one frame. What maps the region is linked to its identity page, if
         // that is there, or built on the next access.
         let region = List::Region((gfn.raw() / REGION) as u32);

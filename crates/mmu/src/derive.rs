@@ -240,7 +240,13 @@ impl<P> Mmu<P> {
     /// Makes the entry at `slot` what it should be.
     pub(crate) fn refresh(&mut self, env: &mut impl Env, slot: Slot) -> OwedFlush {
         let target = self.target(env, slot, false);
-        let target = self.without_narrow(env, slot, target);
+        let target = match target {
+            // Only a fault leads there anew: see `loose.rs`.
+            Target::Link(child, _) if !self.is_current(child) && self.child(env, slot) != Some(child) => {
+                Target::Look
+            }
+            _ => self.without_narrow(env, slot, target),
+        };
         let (entry, list) = self.encode(env, slot, target);
         self.set(env, slot, entry, list)
     }

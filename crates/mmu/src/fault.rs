@@ -187,6 +187,7 @@ impl<P> Mmu<P> {
     where
         P: WritePolicy,
     {
+        self.refresh_loose(env);
         let root = self.vcpus[vcpu].root;
         let mut frame = self.pool.frame_of(root).expect("a root in use is pinned");
         let mut linked = false;

@@ -7,18 +7,16 @@
 //! reads there, so that it must be Mapped, the filter falls back to [`GuestFaults::Present`]. The narrow entries of that
 //! time are remembered; to turn the filter on again, they become Pending and everything is flushed.
 //!
-//! A user page of 2 MiB that is mapped by smaller ones counts by its link, if a write to any frame below may be held
-//! back. While CR0.WP is clear, or paging is off, the filter is `Present`.
+//! A large page of user mode that is mapped by smaller ones, and that the guest may write, counts by its link. While CR0.WP is clear, or paging is off, the filter is `Present`.
 
 use alloc::vec::Vec;
 
-use umbra_paging::{Gfn, GuestEntry, Level, Mode};
+use umbra_paging::Mode;
 
 use crate::derive::Target;
 use crate::entry::Held;
-use crate::frames::{REGION, RegionBacking};
-use crate::rmap::{List, Slot};
-use crate::role::{Role, Source, Wp};
+use crate::rmap::Slot;
+use crate::role::{Role, Wp};
 use crate::sabotage::Rule;
 use crate::{Env, Event, FilterPolicy, GuestFaults, Mmu};
 
@@ -129,23 +127,12 @@ impl<P> Mmu<P> {
         matches!(self.pool.source(slot.frame()).role, Role::Guest { wp: Wp::On, .. })
     }
 
-    /// Whether this links a large page of user mode, which the guest may write, to an identity page, and writes to some
-    /// frame below may be held back.
+    /// Whether this links a large page of user mode, which the guest may write, to an identity page. Writes to any frame
+    /// below may be held back, now or since long ago: the right is given back eagerly to some mappings only.
     fn is_narrow_link(&self, env: &impl Env, slot: Slot, child: u32) -> bool {
-        let Source { role: Role::Direct { level }, gfn } = self.pool.source(child) else { return false };
-        let writes = |entry: GuestEntry| entry.user() && entry.writable();
-        self.is_guests(slot)
-            && self.guest_entry(env, slot).is_some_and(|entry| {
-                writes(entry) && (!entry.dirty() || level != Level::L1 || self.may_hold(gfn))
-            })
-    }
-
-    /// Whether writes to some frame of the region may be held back.
-    fn may_hold(&self, gfn: Gfn) -> bool {
-        let region = (gfn.raw() / REGION) as u32;
-        let whole =
-            matches!(self.frames.known_backing(region), Some(RegionBacking::Whole { writable: true, .. }));
-        self.frames.region_is_tracked(region) || !whole
+        matches!(self.pool.source(child).role, Role::Direct { .. })
+            && self.is_guests(slot)
+            && self.guest_entry(env, slot).is_some_and(|entry| entry.user() && entry.writable())
     }
 
     /// What an entry is set to that nobody needs Mapped right now: no narrow one while the filter forbids it.
@@ -198,18 +185,5 @@ impl<P> Mmu<P> {
         }
         *oldest = (*oldest + 1) % MAX_NARROW;
         Some(core::mem::replace(&mut narrow[*oldest], slot))
-    }
-
-    /// The region's identity page may hold writes back from now on: links of user mode to it become Pending.
-    pub(crate) fn look_at_user_links(&mut self, env: &mut impl Env, gfn: Gfn) {
-        let Some(direct) = self.find(Source::direct(Level::L1, gfn)) else { return };
-        let mut next = self.rmap.head(List::Parents(direct)).first();
-        while let Some(slot) = next {
-            next = self.rmap.next(slot);
-            if self.read(env, slot).rights().user && self.is_guests(slot) && self.keeps(Rule::NoNarrowEntries)
-            {
-                self.look(env, slot);
-            }
-        }
     }
 }

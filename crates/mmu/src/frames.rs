@@ -157,11 +157,6 @@ impl Frames {
         *self.regions[region as usize].backing.get_or_insert_with(|| region_backing(memory, first))
     }
 
-    /// What is remembered to lie behind a region.
-    pub(crate) fn known_backing(&self, region: u32) -> Option<RegionBacking> {
-        self.regions[region as usize].backing
-    }
-
     /// Notes that a frame lies elsewhere now than its neighbours.
     pub(crate) fn is_in_pieces(&mut self, gfn: Gfn) {
         self.region_mut(gfn).backing = Some(RegionBacking::Pieces);

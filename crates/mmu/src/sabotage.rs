@@ -6,7 +6,7 @@
 //! |---|---|
 //! | I1: Absent only if the guest's entry is not present; every write is seen | `FollowPresent`, `FollowInEveryShadow`, `FollowEveryEntry` |
 //! | I1: tables behind Absent entries are tracked | `ProtectTables`, `FlushAfterProtect`, `SplitAroundTables` |
-//! | I1: tables that cannot be tracked have Pending children only | `NoAbsentInLoose`, `TightenAtFlush`, `TightenAtFault`, `TrapWhileLoose` |
+//! | I1: tables that cannot be tracked have Pending children only | `NoAbsentInLoose`, `RefreshLoose`, `TightenAtFlush`, `TightenAtFault`, `TrapWhileLoose` |
 //! | I2: no memory that is not this guest's | `RevokeSmall`, `RevokeLarge`, `FlushAfterRevoke`, `KeepReadOnlyBacking` |
 //! | I2: not wider than the guest's rights | `KeepUser`, `KeepWrite`, `KeepNx`, `RefuseReserved`, `OverrideIsSafe` |
 //! | I2: at the role that it was built for | `RoleHasNxe`, `RoleHasWp`, `RoleHasLevel`, `RoleHasKind`, `RoleHasRightsAbove`, `FlushAfterRoleChange` |
@@ -71,6 +71,8 @@ rules! {
     SplitAroundTables,
     /// I1: a table whose writes are not seen has no Absent entries.
     NoAbsentInLoose,
+    /// I2: shadows of loose frames are refreshed before a new reference leads to them.
+    RefreshLoose,
     /// I1: loose frames are tracked again at the guest's flush.
     TightenAtFlush,
     /// I2: a leaf is Mapped only if its A is set.

@@ -62,12 +62,18 @@ impl<P> Mmu<P> {
         self.loadable(vcpu, root).is_some()
     }
 
+    /// How many roots a vCPU may load by itself: as configured, or fewer if the pool is small.
+    pub fn loadable_roots(&self) -> usize {
+        self.config.loadable_roots
+    }
+
     /// A number that changes whenever the MMU itself has withdrawn a root.
     pub fn roots_changed(&self) -> u64 {
         self.roots_changed
     }
 
-    /// The vCPU has loaded one of its loadable roots by itself.
+    /// The vCPU has loaded one of its loadable roots by itself. Where there are several vCPUs, all are stopped, and what
+    /// each has loaded is told here, before another call that takes the MMU `&mut` may withdraw a root.
     ///
     /// # Panics
     /// If it is not loadable, or there is no such vCPU.
@@ -126,6 +132,11 @@ impl<P> Mmu<P> {
         }
         if env.hpa(root).raw() == gfn.base().raw() {
             return Some(root);
+        }
+        // Another vCPU that runs on it would walk what is about to become the guest's.
+        let shared = self.vcpus.iter().enumerate().any(|(n, other)| n != vcpu && other.root.frame == root);
+        if shared {
+            return None;
         }
         self.make_room(env, gfn);
         let at_home = |backing| matches!(backing, Backing::Ram { hfn, .. } if hfn.raw() == gfn.raw());

@@ -1,7 +1,8 @@
 //! Programs that once failed, as they were after shrinking.
 
 use arrayvec::ArrayVec;
-use umbra_paging::{Access, AccessKind, Gfn, Gva};
+use umbra_mmu::FilterPolicy;
+use umbra_paging::{Access, AccessKind, Gfn, Gpa, Gva};
 use umbra_reference::hardware::Temper;
 use umbra_reference::machine::ShadowConfig;
 use umbra_reference::program::{HostEvent, Op, Program};
@@ -104,4 +105,50 @@ fn a_store_into_the_large_page_entry_that_it_goes_through() {
     let ops = [store(0xffff_8000_0001_2003, &[0x21]), store(0xffff_8000_0001_7000, &[42, 10])];
     let shadow = Some(ShadowConfig { release: 128, ..ShadowConfig::plain(false, 48) });
     passes(&Config { shadow, ..config() }, 0x4fd_717b_db03_6031, &ops);
+}
+
+#[test]
+fn a_user_link_to_an_identity_page_goes_when_the_region_may_hold_writes_back() {
+    // The filter lets user protection faults through while a large page of user mode, mapped by smaller ones, is linked;
+    // then the host write-protects a frame of its region.
+    let shadow = ShadowConfig { filter: FilterPolicy::Auto, targets: 2, ..ShadowConfig::plain(true, 50) };
+    let config = Config { shadow: Some(shadow), ..config() };
+    let device_write = Op::DeviceWrite {
+        gpa: Gpa::new(0x12000),
+        bytes: [0x23, 0, 0x41, 0, 0, 0, 0, 0x80].into_iter().collect(),
+    };
+    let read = |gva, length| {
+        let access = Access { kind: AccessKind::Read, user: true, smap_override: false };
+        Op::Load { cpu: 0, gva: Gva::new(gva), access, length }
+    };
+    let ops = [
+        device_write,
+        store(0xffff_8000_0001_4008, &[0x47, 1, 1, 0]),
+        read(0xffff_8000_0041_0ff8, 2),
+        read(0xffff_ff80_0020_0008, 8),
+        Op::Repair { cpu: 0 },
+        read(0xffff_8000_0001_b008, 1),
+        Op::Host(HostEvent::WriteProtect(Gfn::new(0x411))),
+    ];
+    passes(&config, 0x49eb_51ab_2ada_50da, &ops);
+}
+
+#[test]
+fn what_a_loose_table_kept_serves_no_address_that_it_never_served() {
+    // The guest makes a page table that maps itself its own page directory entry, by a store that the hypervisor does not
+    // emulate. The old entry of the loose frame then stands below a new reference.
+    let shadow = ShadowConfig { release: 255, ..ShadowConfig::plain(true, 64) };
+    let config = Config { shadow: Some(shadow), ..config() };
+    let read = |gva, length| {
+        let access = Access { kind: AccessKind::Read, user: true, smap_override: false };
+        Op::Load { cpu: 0, gva: Gva::new(gva), access, length }
+    };
+    let bytes = [0x67, 0x10, 0x21, 0, 0, 0, 0, 0].into_iter().collect();
+    let ops = [
+        read(0xffff_8000_0001_4011, 8),
+        Op::Store { cpu: 0, gva: Gva::new(0x20_1000), user: true, ac: false, bytes },
+        read(0xffff_ff80_0000_1000, 1),
+        read(0xffa, 2),
+    ];
+    passes(&config, 0xfa0e_99b2_84b4_97e5, &ops);
 }

@@ -27,19 +27,20 @@ impl<B: Backend> Vcpu<B> {
     /// The guest has loaded `value` (the operand, with bit 63) into CR3 by an exit, and runs on that root now: lets it do
     /// so by itself from now on, if that can be.
     pub(super) fn list_root(&mut self, value: u64) {
-        if !self.targets.has_room() || self.end.is_some() {
+        if !self.targets.has_room() || self.end.is_some() || value == 0 {
             return;
         }
-        if let Some(gone) = self.targets.make_room() {
-            let root = targets::root(gone);
-            if !self.targets.listed().any(|other| targets::root(other) == root) {
-                self.mmu.withdraw_root(0, frame(root));
-            }
+        self.targets_stale = true;
+        if self.targets.contains(value) && self.mmu.is_loadable(0, frame(targets::root(value))) {
+            return;
+        }
+        self.targets.make_room();
+        for root in self.targets.unlisted_roots() {
+            self.mmu.withdraw_root(0, frame(root));
         }
         if self.mmu.offer_root(&mut self.env, 0) {
             self.targets.insert(value);
         }
-        self.targets_stale = true;
     }
 
     /// Tells the CPU what the guest may load, if that has changed: before every entry.

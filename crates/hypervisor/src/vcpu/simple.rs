@@ -54,6 +54,7 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// The bytes of the instruction at RIP, if nothing stands against the short way.
+    #[inline(always)]
     fn plain_code(&mut self) -> Option<u128> {
         if !self.quick_stores || self.pending.is_some() || !self.backend.is_plain() {
             return None;
@@ -74,6 +75,7 @@ impl<B: Backend> Vcpu<B> {
 }
 
 /// The instruction at RIP, which starts with `bytes`, if it is a simple one whose operand lies at `gva`.
+#[inline(always)]
 fn simple<'a>(recent: &'a mut Recent, backend: &impl Backend, bytes: u128, gva: Gva) -> Option<&'a Simple> {
     let simple = recent.decode(bytes, backend.rip())?;
     simple.is_at(gva.raw(), |gpr| backend.gpr(gpr as u8)).then_some(simple)

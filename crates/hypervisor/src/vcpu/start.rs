@@ -76,6 +76,8 @@ fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
     let guest_faults =
         if encodings.separates_guest_faults() { config.guest_faults } else { GuestFaults::Trap };
     let (audit, trace) = (config.audit, config.trace);
+    // A small pool leaves fewer than the CPU has room for.
+    let loadable_roots = mmu.loadable_roots();
     let native_flushes = on(Mechanism::Invlpg);
     let parts = Parts {
         backend,

@@ -80,14 +80,25 @@ impl Targets {
     pub fn mixes(&mut self, value: u64) -> bool {
         let pcid = value & PCID;
         for other in self.known.iter_mut().filter(|other| other.listed) {
-            let keeps = (other.raw | value) & NO_FLUSH != 0;
-            other.listed = !keeps || other.raw & PCID != pcid || root(other.raw) == root(value);
+            let foreign = other.raw & PCID == pcid && root(other.raw) != root(value);
+            other.listed = !foreign || (other.raw | value) & NO_FLUSH == 0;
         }
         // Where values of other roots stay listed, each flushes; but then which was the last is not seen.
         let alone = self.listed().all(|other| other & PCID != pcid || root(other) == root(value));
         let owner = &mut self.owners[(pcid ^ pcid >> 7) as usize % PCIDS];
         let new = (pcid + 1, root(value));
         core::mem::replace(owner, if alone { new } else { (0, 0) }) != new
+    }
+
+    /// Whether this value is listed.
+    pub fn contains(&self, value: u64) -> bool {
+        self.listed().any(|listed| listed == value)
+    }
+
+    /// Roots that were listed and of which no value is any more.
+    pub fn unlisted_roots(&self) -> impl Iterator<Item = u64> + '_ {
+        let gone = self.known.iter().filter(|value| !value.listed && value.raw != 0);
+        gone.map(|value| root(value.raw)).filter(|&gone| !self.listed().any(|value| root(value) == gone))
     }
 
     /// Finds room for `value`; the value that has to go for it, if one has.
@@ -199,6 +210,23 @@ mod tests {
         assert!(targets.mixes(0x2001 | NO_FLUSH));
         assert_eq!(targets.listed().collect::<Vec<_>>(), [0x2001]);
         assert!(!targets.mixes(0x2001 | NO_FLUSH));
+        // Also if the first is not on the list any more by then.
+        for value in [0x1001, 0x2001] {
+            targets.mixes(value);
+            list(&mut targets, value);
+        }
+        targets.retain(|root| root != 0x1000);
+        assert!(targets.mixes(0x2001 | NO_FLUSH));
+    }
+
+    #[test]
+    fn values_that_go_leave_roots_to_withdraw() {
+        let mut targets = Targets::new(4);
+        for value in [0x1001, 0x1002, 0x2001] {
+            list(&mut targets, value);
+        }
+        targets.mixes(0x3001 | NO_FLUSH);
+        assert_eq!(targets.unlisted_roots().collect::<Vec<_>>(), [0x2000], "0x1000 has another value");
     }
 
     #[test]

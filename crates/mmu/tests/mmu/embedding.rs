@@ -120,11 +120,11 @@ fn only_so_many_tables_are_loose_at_once() {
         mmu.audit(&machine).unwrap();
         settle(&mut machine, &mut mmu, gva(n), Access::user_read());
     }
-    // What the guest wrote into the first of them since is seen; a loose table shows what was built first.
+    // What the guest wrote into the first of them since is seen; a loose table shows what was built last.
     let entry = 0xa000 | P | U | A;
     store(&mut machine, &mut mmu, 0x10, 0, entry);
-    machine.poke(0x18, 0, entry);
     settle(&mut machine, &mut mmu, gva(0), Access::user_read());
+    machine.poke(0x18, 0, entry);
     assert_eq!(hardware(&machine, &mmu, gva(0)), Seen::Page { gfn: 10, user: true, write: false });
     assert_eq!(hardware(&machine, &mmu, gva(8)), Seen::Page { gfn: 9, user: true, write: false });
     assert_eq!(hardware(&machine, &mmu, gva(0) | 0x1000), Seen::NotPresent, "it is tracked");

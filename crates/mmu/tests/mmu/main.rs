@@ -7,6 +7,7 @@ mod common;
 mod embedding;
 mod filter;
 mod flushes;
+mod narrow;
 mod order;
 mod predict;
 mod roots;

@@ -57,8 +57,8 @@ impl Targets {
     /// after the other without telling.
     pub(super) fn mixes(&mut self, value: Target) -> bool {
         self.values.retain(|other| {
-            let keeps = other.no_flush || value.no_flush;
-            !keeps || other.pcid != value.pcid || other.root == value.root
+            let foreign = other.pcid == value.pcid && other.root != value.root;
+            !foreign || !(other.no_flush || value.no_flush)
         });
         // Where values of other roots stay listed, each flushes; but then which was the last is not seen.
         let alone = self.values.iter().all(|other| other.pcid != value.pcid || other.root == value.root);
