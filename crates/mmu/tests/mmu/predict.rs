@@ -46,7 +46,7 @@ impl Guest {
 
     /// Sets an entry of page table n by the instruction at `rip`.
     fn write(&mut self, rip: u64, soon: bool, n: usize, index: u64, entry: u64) {
-        let gva = (SHOWN + n as u64) << 12 | index * 8;
+        let gva = ((SHOWN + n as u64) << 12) | (index * 8);
         loop {
             match hardware(&self.machine, &self.mmu, gva) {
                 Seen::Page { write: true, .. } => {
@@ -183,7 +183,7 @@ fn a_table_that_maps_the_write_to_it_is_not_detached_again_and_again() {
     guest.machine.poke(4, SHOWN as usize + 3, 4 << 12 | ALL & !U);
     guest.mmu.zap_all(&mut guest.machine);
     for index in 300..316u64 {
-        let gva = (SHOWN + 3) << 12 | index * 8;
+        let gva = ((SHOWN + 3) << 12) | (index * 8);
         let mut exits = 0;
         loop {
             let origin = Origin { soon: index > 300, ..Origin::at(Gva::new(0x1000)) };
