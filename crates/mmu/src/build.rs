@@ -115,7 +115,7 @@ impl<P> Mmu<P> {
         let target = self.target(env, slot, false);
         let owed = match target {
             // Without eager filling what is present waits for its first use.
-            Target::Page { level: Level::L1, .. } if !self.config.eager => {
+            Target::Page { level: Level::L1, .. } if !self.config.eager && !self.is_mapped(before) => {
                 self.look(env, slot);
                 OwedFlush(false)
             }

@@ -166,3 +166,31 @@ fn what_a_loose_table_kept_serves_no_address_that_it_never_served() {
     #[cfg(feature = "sabotage")]
     assert!(is_caught(&config, 0xfa0e_99b2_84b4_97e5, &ops, umbra_mmu::Rule::RefreshLoose));
 }
+
+#[test]
+fn a_lazy_fill_leaves_what_is_in_use() {
+    // The two pages of one access are mapped by a table that is loose, which is brought up to date at each fault: what the
+    // first fault had installed was gone after the second, for ever.
+    let shadow = ShadowConfig {
+        release: 128,
+        filter: FilterPolicy::Auto,
+        detach: 255,
+        targets: 2,
+        ..ShadowConfig::plain(false, 96)
+    };
+    let temper = Temper { cling: 32, fill: 64, forget: 64, mark: 32, ahead: 3 };
+    let config = Config { cpus: 2, temper, shadow: Some(shadow), ..config() };
+    let access = |cpu, gva, kind, user, length| {
+        let access = Access { kind, user, smap_override: !user };
+        Op::Load { cpu, gva: Gva::new(gva), access, length }
+    };
+    let ops = [
+        store(0xffff_8000_0001_7000, &[0x67]),
+        store(0xffff_8000_0001_3000, &[0x67, 0x30, 1, 0, 0, 0, 0, 0]),
+        access(1, 0x1000, AccessKind::Fetch, true, 2),
+        access(1, 0xffff_8000_0001_1fff, AccessKind::Read, false, 2),
+    ];
+    let program = Program { setup: 0x79c9_9789_69ef_e1f8, seed: 0x41a3_7d0c_751f_234e, ops: ops.to_vec() };
+    run_program(&program, &config).unwrap_or_else(|divergence| panic!("{divergence}\n{program}"));
+    passes(&config, 0x79c9_9789_69ef_e1f8, &ops);
+}

@@ -167,7 +167,7 @@ fn a_wrong_guess_costs_an_exit_and_is_corrected() {
 fn filling_at_once_spares_an_exit_for_each_page() {
     let [eager, lazy] = [true, false].map(|eager| {
         let mut guest = Guest::new(eager);
-        (0..6).map(|n| guest.burst(0x1000, n % 3, 8, 32)).last()
+        (0..6).map(|n| guest.burst(0x1000, n % 3, 8 + 40 * n as u64, 32)).last()
     });
     assert_eq!(eager, Some(2));
     assert!(lazy > Some(30), "{lazy:?}");
