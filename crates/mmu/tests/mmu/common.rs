@@ -36,6 +36,8 @@ pub struct Machine {
     pub holes: Vec<u64>,
     shadow: Vec<[u64; 512]>,
     pub flushes: u64,
+    /// The flushes before a frame last changed places.
+    pub flushes_at_exchange: Option<u64>,
     /// Calls of the embedder's traits: the unit in which the MMU's work is counted.
     pub work: Cell<u64>,
     /// What another vCPU stores just before the next flush reaches it: table, index, entry.
@@ -61,6 +63,7 @@ impl Machine {
             holes: Vec::new(),
             shadow: vec![[0; 512]; pool],
             flushes: 0,
+            flushes_at_exchange: None,
             work: Cell::new(0),
             before_flush: None,
             shadow_at_write: Vec::new(),
@@ -186,6 +189,7 @@ impl ShadowFrames for Machine {
     fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {
         self.count();
         let Backing::Ram { hfn, .. } = self.backing(gfn) else { return false };
+        self.flushes_at_exchange = Some(self.flushes);
         let place = std::mem::replace(&mut self.places[frame as usize], hfn.raw());
         self.moved.insert(gfn.raw(), place);
         true

@@ -192,3 +192,24 @@ fn a_frame_with_two_shadows_is_let_go_after_a_flush() {
         assert!(machine.flushes > before);
     }
 }
+
+/// Frame 4 is let go: whether that comes with a flush.
+fn is_flushed_when_let_go(mut machine: Machine, mut mmu: Mmu) -> bool {
+    settle(&mut machine, &mut mmu, 0x5000, READ);
+    let before = (machine.flushes, mmu.counters().detached);
+    store(&mut machine, &mut mmu, 3, 0, 0);
+    assert_eq!(mmu.counters().detached, before.1 + 1);
+    machine.flushes > before.0
+}
+
+#[test]
+fn a_detached_table_is_flushed_before_it_may_be_written() {
+    let (machine, mmu) = start(true, ALL);
+    assert!(is_flushed_when_let_go(machine, mmu), "the CPU still walks the old shadow");
+    #[cfg(feature = "sabotage")]
+    {
+        let (machine, mut mmu) = start(true, ALL);
+        mmu.break_rule(umbra_mmu::Rule::FlushBeforeDetach);
+        assert!(!is_flushed_when_let_go(machine, mmu));
+    }
+}

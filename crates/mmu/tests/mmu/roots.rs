@@ -207,3 +207,24 @@ fn roots_elsewhere_are_not_offered() {
     mmu.load_paging(&mut machine, 0, paging(1));
     assert!(!offer(&mut machine, &mut mmu), "guest frame 1 lies in another host frame");
 }
+
+/// What the CPUs have cached of a frame, and of the shadow page that takes its place, is flushed before they change
+/// places: the flushes up to then, from when nothing maps the frame any more.
+fn flushes_before_a_move(mut machine: Machine, mut mmu: Mmu) -> u64 {
+    settle(&mut machine, &mut mmu, 0x1000, READ);
+    machine.flushes = 0;
+    assert!(mmu.offer_root(&mut machine, 0));
+    machine.flushes_at_exchange.expect("the root has moved")
+}
+
+#[test]
+fn a_frame_moves_after_a_flush() {
+    let (machine, mmu) = start(2);
+    assert!(flushes_before_a_move(machine, mmu) > 0);
+    #[cfg(feature = "sabotage")]
+    {
+        let (machine, mut mmu) = start(2);
+        mmu.break_rule(umbra_mmu::Rule::FlushBeforeExchange);
+        assert_eq!(flushes_before_a_move(machine, mmu), 0);
+    }
+}
