@@ -68,14 +68,13 @@ impl<P> Mmu<P> {
         entry: GuestEntry,
         supervisor_writes: bool,
     ) -> Target {
-        let Source { role: Role::Guest { level, nxe, wp }, gfn: table } = self.pool.source(slot.frame())
-        else {
+        let source = self.pool.source(slot.frame());
+        let Role::Guest { level, nxe, wp } = source.role else {
             unreachable!("only shadows of guest tables have guest entries");
         };
         if !entry.present() {
             // Only a table whose writes are seen can promise that an entry is not present (I1).
-            let tracked = self.frames.is_tracked(table) && env.backing(table) != Backing::None;
-            let seen = tracked || !self.keeps(Rule::NoAbsentInLoose);
+            let seen = self.is_seen(env, source) || !self.keeps(Rule::NoAbsentInLoose);
             return if seen { Target::Absent } else { Target::Look };
         }
         if entry.reserved(level, nxe, &self.config.features) != 0 && self.keeps(Rule::RefuseReserved) {

@@ -42,11 +42,7 @@ impl<P> Mmu<P> {
             Err(fault) => {
                 if !fault.pfec.contains(Pfec::RSVD) {
                     self.mark_ahead(env, vcpu, fault);
-                    self.learn_filter(
-                        env,
-                        fault.pfec.contains(Pfec::PRESENT),
-                        fault.pfec.contains(Pfec::USER),
-                    );
+                    self.learn_filter(env, fault.pfec);
                 }
                 return FaultOutcome::Guest(self.reported(fault));
             }

@@ -7,11 +7,12 @@
 //! reads there, so that it must be Mapped, the filter falls back to [`GuestFaults::Present`]. The narrow entries of that
 //! time are remembered; to turn the filter on again, they become Pending and everything is flushed.
 //!
-//! A large page of user mode that is mapped by smaller ones, and that the guest may write, counts by its link. While CR0.WP is clear, or paging is off, the filter is `Present`.
+//! A large page of user mode that is mapped by smaller ones, and that the guest may write, counts by its link. While
+//! CR0.WP is clear, or paging is off, the filter is `Present`.
 
 use alloc::vec::Vec;
 
-use umbra_paging::Mode;
+use umbra_paging::{Mode, Pfec};
 
 use crate::derive::Target;
 use crate::entry::Held;
@@ -61,15 +62,15 @@ impl<P> Mmu<P> {
             return GuestFaults::Trap;
         }
         let plain = |vcpu: &crate::Vcpu| vcpu.paging.mode == Mode::Long4 && vcpu.paging.wp;
-        if self.choice.filter == GuestFaults::User && !self.vcpus.iter().all(plain) {
+        if self.choice_is_user() && !self.vcpus.iter().all(plain) {
             return GuestFaults::Present;
         }
         self.choice.filter
     }
 
     /// Notes an injected fault that one of the filters would have spared, and changes the filter if that pays.
-    pub(crate) fn learn_filter(&mut self, env: &mut impl Env, present: bool, user: bool) {
-        let other = match (self.guest_faults(), present, user) {
+    pub(crate) fn learn_filter(&mut self, env: &mut impl Env, pfec: Pfec) {
+        let other = match (self.guest_faults(), pfec.contains(Pfec::PRESENT), pfec.contains(Pfec::USER)) {
             (GuestFaults::Present, true, true) => GuestFaults::User,
             (GuestFaults::User, false, false) => GuestFaults::Present,
             _ => return,
@@ -156,7 +157,7 @@ impl<P> Mmu<P> {
         if !self.would_be_narrow(env, slot, target) {
             return;
         }
-        if self.choice.filter == GuestFaults::User && self.keeps(Rule::NoNarrowEntries) {
+        if self.choice_is_user() && self.keeps(Rule::NoNarrowEntries) {
             self.choose(env, GuestFaults::Present);
         }
         if let Some(old) = self.remember_narrow(slot) {

@@ -55,10 +55,13 @@ impl<B: Backend> Vcpu<B> {
         if root == self.root && !self.targets_stale {
             return;
         }
-        self.root = root;
-        self.root_is_loadable = self.mmu.is_loadable(0, self.mmu.paging(0).root);
-        self.refresh_controls();
-        self.backend.set_controls(&self.controls, root, self.root_is_loadable);
+        let loadable = self.mmu.is_loadable(0, self.mmu.paging(0).root);
+        if (root, loadable) != (self.root, self.root_is_loadable) {
+            self.root = root;
+            self.root_is_loadable = loadable;
+            self.refresh_controls();
+            self.backend.set_controls(&self.controls, root, loadable);
+        }
         if !self.targets.has_room() {
             return;
         }
