@@ -155,6 +155,7 @@ impl<P> Mmu<P> {
         }
         let mut changed = 0;
         if self.keeps(Rule::RefillAttached) {
+            self.copy(frame);
             let (owed, entries) = self.fill(env, frame);
             owed.pay(self, env);
             changed = entries;
@@ -164,6 +165,18 @@ impl<P> Mmu<P> {
         }
         self.policy.attached(gfn, changed);
         self.happened(env, Event::Attached { gfn, level: source.role.level(), changed });
+    }
+
+    /// The guest table of the page is copied from now on, if it is not so empty that looking at it costs little.
+    fn copy(&mut self, frame: u32) {
+        const WORTH: u32 = 6;
+        if self.is_sabotaged() || self.pool.busy_groups(frame) < WORTH {
+            return;
+        }
+        if let Some(before) = self.copies.give(frame) {
+            self.pool.set_copied(before, false);
+        }
+        self.pool.set_copied(frame, true);
     }
 
     /// Whether the page is a shadow of a detached frame.

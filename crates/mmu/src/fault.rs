@@ -204,7 +204,8 @@ impl<P> Mmu<P> {
         self.refresh_loose(env);
         let root = self.vcpus[vcpu].root;
         let mut frame = self.pool.frame_of(root).expect("a root in use is pinned");
-        let mut linked = false;
+        let top = frame;
+        let (mut linked, mut below_root) = (false, false);
         let mut path = [frame; 4];
         for depth in 0.. {
             path[depth] = frame;
@@ -243,13 +244,19 @@ impl<P> Mmu<P> {
             }
             let child = match target {
                 Target::Link(child, _) => child,
-                Target::Page { .. } | Target::Mmio(..) => return Mapped { linked, complete: true },
+                Target::Page { .. } | Target::Mmio(..) => {
+                    if below_root {
+                        self.link_ahead(env, top);
+                    }
+                    return Mapped { linked, complete: true };
+                }
                 Target::Absent | Target::Look | Target::Missing(_) => {
                     return Mapped { linked, complete: false };
                 }
             };
             if old_child != Some(child) {
                 linked = true;
+                below_root |= depth == 0;
                 self.pool.touch(child);
             }
             frame = child;

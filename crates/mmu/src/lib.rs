@@ -51,7 +51,9 @@ mod ahead;
 mod audit;
 mod build;
 mod config;
+mod copies;
 mod derive;
+mod descend;
 mod detach;
 mod door;
 mod entry;
@@ -87,18 +89,20 @@ pub use predict::Predictor;
 #[cfg(feature = "sabotage")]
 pub use sabotage::Rule;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use umbra_paging::Paging;
+use umbra_paging::{ENTRIES, Paging};
 
 use crate::ahead::Ahead;
 use crate::audit::ChangeLog;
+use crate::copies::Copies;
 use crate::detach::Detaches;
 use crate::entry::{ShadowEntry, State};
 
 use crate::filter::Choice;
 use crate::frames::Frames;
-use crate::pool::{PageId, Pool};
+use crate::pool::{PageId, Pool, Stored};
 use crate::quick::Shortcuts;
 use crate::rmap::{List, Rmap, Slot};
 use crate::space::Idle;
@@ -120,6 +124,9 @@ pub struct Mmu<P = Predictor> {
     detaches: Detaches,
     shortcuts: Shortcuts,
     idle: Idle,
+    copies: Copies,
+    /// Room for the table that is read.
+    table: Option<Box<[u64; ENTRIES]>>,
     /// Changes of references between shadow pages so far.
     links: u64,
     ahead: Ahead,
@@ -158,7 +165,8 @@ impl OwedFlush {
 impl<P> Mmu<P> {
     /// The bytes of metadata beside the shadow frames, constant over the MMU's life.
     pub fn metadata_bytes(&self) -> usize {
-        self.pool.bytes() + self.rmap.bytes() + self.frames.bytes() + self.choice.bytes()
+        let parts = [self.pool.bytes(), self.rmap.bytes(), self.frames.bytes(), self.choice.bytes()];
+        parts.iter().sum::<usize>() + self.copies.bytes()
     }
 
     /// Shadow frames in use.
@@ -235,8 +243,10 @@ impl<P> Mmu<P> {
     /// Stores an entry that stays in its list.
     fn store(&mut self, env: &mut impl Env, slot: Slot, entry: ShadowEntry) {
         env.write_shadow(slot.frame(), slot.index(), entry.raw());
-        if self.pool.stored(slot.frame(), slot.index() / 8) {
-            self.links += 1;
+        let Stored { refers, copied } = self.pool.stored(slot.frame(), slot.index() / 8);
+        self.links += u64::from(refers);
+        if copied {
+            self.copies.stored(slot.frame(), slot.index() / 8);
         }
         self.log.push(slot);
     }

@@ -21,6 +21,10 @@ const PLACES: usize = 256;
 const DETACHED: usize = 64;
 /// A burst is worth a detach from this length on: two exits, and the work of attaching again.
 const WORTH: u32 = 3;
+/// Exits that a detach costs: the one by which it is done, and the one by which the table is attached again.
+const COST: i8 = 2;
+/// Good detaches of a place make up for so many exits lost by later ones.
+const MAX_BALANCE: i8 = 6;
 /// A burst of a place of which nothing good is known yet is believed in from this write on.
 const BELIEF: u32 = 3;
 /// From here on the first write of a burst detaches.
@@ -38,7 +42,9 @@ struct Known {
     place: Place,
     /// Whether its last bursts were long (positive) or short (negative).
     confidence: i8,
-    /// Detaches in a row that did not pay.
+    /// Exits that its last detaches have spared, less those that they have cost.
+    balance: i8,
+    /// Detaches in a row that did not pay, since the balance was spent.
     failures: u8,
     /// Bursts to let pass before the next trial.
     wait: u16,
@@ -148,7 +154,9 @@ impl WritePolicy for Predictor {
         }
         self.learn(place, changed);
         let known = self.known(place);
-        if changed >= WORTH {
+        let spared = changed.min(MAX_BALANCE as u32) as i8 - COST;
+        known.balance = (known.balance + spared).clamp(-1, MAX_BALANCE);
+        if known.balance >= 0 {
             known.failures = 0;
         } else {
             known.failures = (known.failures + 1).min(MAX_FAILURES);
@@ -180,7 +188,8 @@ mod tests {
                     continue;
                 }
                 let gpa = Gfn::new(7).entry(n as usize % 512);
-                let write = TableWrite { gpa, place: place(rip), reachable: true, idle: false, soon: soon && !used };
+                let write =
+                    TableWrite { gpa, place: place(rip), reachable: true, idle: false, soon: soon && !used };
                 if predictor.answer(&write) == Answer::Detach {
                     detached += 1;
                     unseen = Some(1);
@@ -198,7 +207,13 @@ mod tests {
         let mut predictor = Predictor::default();
         assert_eq!(writes(&mut predictor, &[1], 2, true, 16), 0);
         assert_eq!(writes(&mut predictor, &[1], 160, true, 16), 10);
-        let first = TableWrite { gpa: Gfn::new(9).entry(0), place: place(1), reachable: true, idle: false, soon: false };
+        let first = TableWrite {
+            gpa: Gfn::new(9).entry(0),
+            place: place(1),
+            reachable: true,
+            idle: false,
+            soon: false,
+        };
         assert_eq!(predictor.answer(&first), Answer::Detach);
     }
 
@@ -211,8 +226,13 @@ mod tests {
     fn one_entry_written_again_and_again_is_no_burst() {
         let mut predictor = Predictor::default();
         for n in 0..1000 {
-            let write =
-                TableWrite { gpa: Gfn::new(7).entry(3), place: place(1), reachable: true, idle: false, soon: n > 0 };
+            let write = TableWrite {
+                gpa: Gfn::new(7).entry(3),
+                place: place(1),
+                reachable: true,
+                idle: false,
+                soon: n > 0,
+            };
             assert_eq!(predictor.answer(&write), Answer::Emulate);
         }
     }
@@ -252,14 +272,26 @@ mod tests {
         let mut predictor = Predictor::default();
         let mut write = |n, caller, soon| {
             let place = Place { rip: 1, callers: caller };
-            predictor.answer(&TableWrite { gpa: Gfn::new(7).entry(n), place, reachable: true, idle: false, soon })
+            predictor.answer(&TableWrite {
+                gpa: Gfn::new(7).entry(n),
+                place,
+                reachable: true,
+                idle: false,
+                soon,
+            })
         };
         let bursts: [Answer; 3] = core::array::from_fn(|n| write(n, 5, n > 0));
         assert_eq!(bursts, [Answer::Emulate, Answer::Emulate, Answer::Detach]);
         predictor.attached(Gfn::new(7), 9);
         let mut first = |caller| {
             let place = Place { rip: 1, callers: caller };
-            predictor.answer(&TableWrite { gpa: Gfn::new(7).entry(0), place, reachable: true, idle: false, soon: false })
+            predictor.answer(&TableWrite {
+                gpa: Gfn::new(7).entry(0),
+                place,
+                reachable: true,
+                idle: false,
+                soon: false,
+            })
         };
         assert_eq!([first(6), first(5)], [Answer::Emulate, Answer::Detach]);
     }

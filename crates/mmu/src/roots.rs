@@ -1,11 +1,13 @@
 //! Creation, and the roots that vCPUs run on.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use umbra_paging::{Gva, Mode, Paging};
+use umbra_paging::{ENTRIES, Gva, Mode, Paging};
 
 use crate::ahead::Ahead;
 use crate::audit::ChangeLog;
+use crate::copies::Copies;
 use crate::derive::Target;
 use crate::detach::Detaches;
 use crate::filter::Choice;
@@ -57,6 +59,8 @@ impl<P: WritePolicy> Mmu<P> {
             detaches: Detaches::default(),
             shortcuts: Shortcuts::default(),
             idle: Idle::default(),
+            copies: Copies::new(),
+            table: Some(Box::new([0; ENTRIES])),
             links: 0,
             ahead: Ahead::default(),
             roots_changed: 0,

@@ -63,9 +63,15 @@ impl<P> Mmu<P> {
         if (known, when, under) == (number, links, root) {
             return idle;
         }
-        let idle = self.idle_above(gfn).is_some();
+        let idle = !self.is_in_use_by_newest(gfn) && self.idle_above(gfn).is_some();
         self.idle.0[place] = Answer { gfn: number, links, root, idle };
         idle
+    }
+
+    /// Whether the newest of all references leads from a root in use: mostly it does.
+    fn is_in_use_by_newest(&self, gfn: Gfn) -> bool {
+        let newest = |&frame: &u32| self.rmap.head(List::Parents(frame)).first().map(Slot::frame);
+        core::iter::successors(self.frames.tables(gfn), newest).any(|frame| self.is_in_use(frame))
     }
 
     /// The shadows of this frame and all pages that lead to them, if no vCPU runs on one of these.
