@@ -4,6 +4,7 @@ mod arguments;
 mod child;
 mod median;
 
+use std::fs;
 use std::process::ExitCode;
 
 use umbra_telemetry::GuestFaults;
@@ -25,13 +26,18 @@ const WHAT: &str = "the result";
 /// Wrong input, or a failure on this host.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let command_line = arguments.command_line()?;
-    for path in [&arguments.stats, &arguments.against_stats].into_iter().flatten() {
+    if let Some(folder) = &arguments.ablation {
+        fs::create_dir_all(folder).map_err(|error| {
+            Error::Input(format!("cannot make the folder {}: {error}; give another one", folder.display()))
+        })?;
+    }
+    let contestants = arguments.contestants();
+    for path in contestants.iter().filter_map(|(_, path)| path.as_ref()) {
         report::check_output(WHAT, path)?;
     }
     let child = Child::new()?;
     let mut results = Vec::new();
-    let paths = [&arguments.stats, &arguments.against_stats];
-    for (contestant, path) in arguments.contestants().into_iter().zip(paths) {
+    for (contestant, path) in contestants {
         let mut repeats = Vec::new();
         for repeat in 1..=arguments.repeat.get() {
             eprintln!("umbra: {}, run {repeat} of {}", name(&contestant, arguments), arguments.repeat);
@@ -49,7 +55,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     if results.len() > 1 {
         let named: Vec<_> =
             results.into_iter().map(|(name, statistics)| Named { name, statistics }).collect();
-        print!("{}", compare::table(&named, Style::Plain));
+        let style = if arguments.ablation.is_some() { Style::Short } else { Style::Plain };
+        print!("{}", compare::table(&named, style));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -181,7 +181,7 @@ fn walk(arguments: &Arguments, reader: &mut Reader, visitor: &mut impl Visitor) 
     for line in reader {
         let record = match line? {
             Line::Lost(records) => {
-                lost += records;
+                lost = records.saturating_add(lost);
                 visitor.lost(records)?;
                 continue;
             }
@@ -191,7 +191,7 @@ fn walk(arguments: &Arguments, reader: &mut Reader, visitor: &mut impl Visitor) 
         match record {
             Record::Mmu(event) => events.push(event),
             Record::Dropped(count) => {
-                lost += count;
+                lost = count.saturating_add(lost);
                 visitor.lost(count)?;
             }
             Record::PhaseStart(id) | Record::PhaseEnd(id) => {
