@@ -2,7 +2,7 @@
 
 mod run_of_umbra;
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -11,6 +11,7 @@ use std::thread;
 use run_of_umbra::{Run, signal};
 use rustix::process::Signal;
 use tempfile::TempDir;
+use umbra::trace::{Head, Recorder};
 
 struct Files {
     folder: TempDir,
@@ -348,6 +349,37 @@ fn results_that_are_none() {
     assert!(refused_command(&["compare", &kernel, &cut]).contains("is not JSON"));
     assert!(refused_command(&["compare", &cut]).contains("two results"));
     assert!(refused_command(&["compare", "/nonexistent.json", &cut]).contains("cannot be read"));
+}
+
+#[test]
+fn a_trace_does_not_replace_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t");
+    Recorder::create(&path, &Head::default()).unwrap().finish("acpi_off".into()).unwrap();
+    let trace = path.display().to_string();
+    assert!(refused_command(&["trace", &trace, "-o", &trace]).contains("its own input"));
+    assert!(refused_command(&["trace", &trace, "-o", "/nonexistent/t"]).contains("cannot write the trace"));
+}
+
+#[test]
+fn a_standard_output_that_is_full_or_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.json").display().to_string();
+    let result = r#"{"schema": 1, "version": "0", "hypervisor": "umbra", "machine": "penryn", "kernel": "", "cmdline": "",
+        "memory": 1, "guest_faults": "trap", "filter": null, "guest_exit": "", "exits": null, "mmu": null,
+        "instructions": null, "tsc": null, "phases": []}"#;
+    fs::write(&path, result).unwrap();
+    let compare = |stdout: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_umbra"));
+        let output =
+            command.args(["compare", &path, &path]).stdin(Stdio::null()).stdout(stdout).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (status, sentence) = compare(File::create("/dev/full").unwrap().into());
+    assert_eq!((status, sentence.lines().count()), (Some(3), 1), "{sentence}");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(compare(writer.into()), (Some(0), String::new()));
 }
 
 #[test]

@@ -223,7 +223,7 @@ fn what_is_no_capture_is_named_for_what_it_is() {
         (stream(&[Message::Hello { protocol: 4 }]), stats, "protocol 4"),
         (stream(&messages(false)), &["--trace", "t"], "made without --trace"),
         (damaged, &["--trace", "t"], "damaged trace"),
-        (stream(&messages(false)), &["--stats", "capture"], "would replace the capture"),
+        (stream(&messages(false)), &["--stats", "capture"], "would replace its own input capture"),
         (stream(&messages(false)), &["--stats", "none/s.json"], "cannot write the statistics"),
         (stream(&messages(false)), &["--trace", "."], "cannot write the trace"),
     ] {

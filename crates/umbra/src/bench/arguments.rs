@@ -151,6 +151,26 @@ impl Arguments {
         std::iter::once(first).chain(second.map(|second| (second, self.against_stats.clone()))).collect()
     }
 
+    /// Checks that no option is for something that is not measured.
+    ///
+    /// # Errors
+    /// One is.
+    pub fn check(&self) -> Result<(), Error> {
+        let measured = |hypervisor| self.contestants().iter().any(|(one, _)| one.hypervisor == hypervisor);
+        if !self.without.is_empty() && !measured(Hypervisor::Umbra) {
+            return Err(Error::Input(
+                "--without is for Umbra, which is not measured here; leave it out".into(),
+            ));
+        }
+        if (self.host_kernel.is_some() || self.host_initrd.is_some()) && !measured(Hypervisor::Kvm) {
+            return Err(Error::Input(
+                "--host-kernel and --host-initrd are for KVM, which is not measured here; leave them out"
+                    .into(),
+            ));
+        }
+        Ok(())
+    }
+
     /// The guest's command line.
     ///
     /// # Errors
@@ -226,6 +246,19 @@ mod tests {
         assert!(all(&["--repeat", "3"]));
         for other in [["--against", "kvm"], ["--without", "cr3"], ["--stats", "s"], ["--hypervisor", "kvm"]] {
             assert!(!all(&other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn options_for_nobody_are_refused() {
+        for (options, well) in [
+            (&["--without", "cr3"][..], true),
+            (&["--without", "cr3", "--hypervisor", "none"], false),
+            (&["--without", "cr3", "--hypervisor", "none", "--against", "trap"], true),
+            (&["--host-initrd", "x"], false),
+            (&["--host-initrd", "x", "--against", "kvm"], true),
+        ] {
+            assert_eq!(parse(options).check().is_ok(), well, "{options:?}");
         }
     }
 

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use umbra_telemetry::GuestFaults;
 
 use super::{Arguments, Contestant};
+use crate::console::message;
 use crate::error::{Error, status};
 use crate::machine;
 use crate::report::{self, Statistics};
@@ -108,7 +109,7 @@ impl Child {
             thread::sleep(POLL);
         };
         if told != 0 {
-            eprintln!("umbra: ended by the user");
+            message(format_args!("umbra: ended by the user\n"));
             return Ok(Ended::Badly(128 + told as u8));
         }
         if !ended.success() {
@@ -116,9 +117,9 @@ impl Child {
             let output = said(stdout);
             let lines: Vec<&str> = output.lines().collect();
             for line in &lines[lines.len().saturating_sub(SHOWN)..] {
-                eprintln!("  {line}");
+                message(format_args!("  {line}\n"));
             }
-            eprint!("{}", said(stderr));
+            message(format_args!("{}", said(stderr)));
             let failed = ended.code().and_then(|code| u8::try_from(code).ok());
             return Ok(Ended::Badly(failed.unwrap_or(status::MACHINE_FAILED)));
         }

@@ -4,8 +4,8 @@ mod arguments;
 mod child;
 mod median;
 
-use std::fs;
 use std::process::ExitCode;
+use std::{fs, iter};
 
 use umbra_telemetry::GuestFaults;
 
@@ -13,6 +13,7 @@ pub use arguments::{Against, Arguments, Contestant};
 use child::{Child, Ended};
 
 use crate::compare::{self, Style};
+use crate::console::{message, print};
 use crate::error::Error;
 use crate::guest;
 use crate::report::{self, Named};
@@ -25,6 +26,7 @@ const WHAT: &str = "the result";
 /// # Errors
 /// Wrong input, or a failure on this host.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
+    arguments.check()?;
     let command_line = arguments.command_line()?;
     if let Some(folder) = &arguments.ablation {
         fs::create_dir_all(folder).map_err(|error| {
@@ -32,31 +34,33 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         })?;
     }
     let contestants = arguments.contestants();
-    for path in contestants.iter().filter_map(|(_, path)| path.as_ref()) {
-        report::check_output(WHAT, path)?;
-    }
+    let whats = ["the result", "the peer's result"];
+    let whats = whats.into_iter().chain(iter::repeat("a result"));
+    let outputs: Vec<_> = whats.zip(contestants.iter().map(|(_, path)| path.as_ref())).collect();
+    report::check_outputs(&outputs)?;
     let child = Child::new()?;
     let mut results = Vec::new();
     for (contestant, path) in contestants {
         let mut repeats = Vec::new();
         for repeat in 1..=arguments.repeat.get() {
-            eprintln!("umbra: {}, run {repeat} of {}", name(&contestant, arguments), arguments.repeat);
+            let name = name(&contestant, arguments);
+            message(format_args!("umbra: {name}, run {repeat} of {}\n", arguments.repeat));
             match child.measure(arguments, &contestant, &command_line)? {
                 Ended::Well(statistics) => repeats.push(*statistics),
                 Ended::Badly(status) => return Ok(ExitCode::from(status)),
             }
         }
         let result = median::median(repeats);
-        println!("{}\n\n{}", name(&contestant, arguments), report::table(&result));
-        // At once: the next one may fail.
+        // At once: what comes next may fail.
         path.as_ref().map_or(Ok(()), |path| report::write_statistics(WHAT, path, &result))?;
+        print(&format!("{}\n\n{}\n", name(&contestant, arguments), report::table(&result)))?;
         results.push((name(&contestant, arguments), result));
     }
     if results.len() > 1 {
         let named: Vec<_> =
             results.into_iter().map(|(name, statistics)| Named { name, statistics }).collect();
         let style = if arguments.ablation.is_some() { Style::Short } else { Style::Plain };
-        print!("{}", compare::table(&named, style));
+        print(&compare::table(&named, style))?;
     }
     Ok(ExitCode::SUCCESS)
 }

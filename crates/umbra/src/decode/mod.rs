@@ -1,8 +1,8 @@
 //! `umbra decode`: results of an image's run on another machine.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
@@ -71,13 +71,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         Box::new(File::open(&arguments.capture).map_err(cannot)?)
     };
     let signals = Signals::catch()?;
-    for (what, path) in [(STATISTICS, &arguments.stats), (TRACE, &arguments.trace)] {
-        let Some(path) = path else { continue };
-        if !is_stdin && is_same(&arguments.capture, path) {
-            return Err(Error::Input(format!("{what} would replace the capture {name}; give another name")));
+    let outputs = [(STATISTICS, arguments.stats.as_ref()), (TRACE, arguments.trace.as_ref())];
+    for (what, path) in outputs {
+        if let Some(path) = path {
+            report::check_is_no_input(what, path, (!is_stdin).then_some(&arguments.capture))?;
         }
-        report::check_output(what, path)?;
     }
+    report::check_outputs(&outputs)?;
     // A terminal or pipe may keep silent for as long as it likes, and a signal must end this nevertheless.
     let (parts, queue) = sync_channel(QUEUE);
     thread::spawn(move || read_stream(stream, |part| parts.send(part).is_ok()));
@@ -101,13 +101,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let mut recording = arguments.trace.as_deref().map(start).transpose()?;
     let (end, stats) = capture.rest(recording.as_mut())?;
     conclude(&subject, &Outcome { end, stats, emulator: None }, arguments.stats.as_deref(), recording)
-}
-
-fn is_same(one: &Path, other: &Path) -> bool {
-    match (fs::canonicalize(one), fs::canonicalize(other)) {
-        (Ok(one), Ok(other)) => one == other,
-        _ => false,
-    }
 }
 
 /// What was captured.

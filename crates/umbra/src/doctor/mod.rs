@@ -10,7 +10,6 @@ mod recorded;
 mod sentences;
 mod tools;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -18,6 +17,7 @@ use serde::Serialize;
 pub use cpu::{Cpu, Svm, Vmx, VmxMsrs};
 pub use tools::{Program, Toolchains, Tools};
 
+use crate::console::print;
 use crate::error::Error;
 use crate::machine::{KvmFacts, Machine, Programs};
 
@@ -67,7 +67,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     } else {
         sentences::report(&facts)
     };
-    let written = std::io::stdout().write_all(text.as_bytes());
-    written.map_err(|error| Error::Machine(format!("cannot write what was found: {error}")))?;
+    print(&text)?;
     Ok(if facts.obstacle.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -8,8 +8,7 @@ mod page;
 mod panels;
 mod regions;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::error::Error;
@@ -42,25 +41,11 @@ pub struct Arguments {
 /// One of the inputs is not what it should be, or the page cannot be written.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let output = &arguments.output;
-    for input in arguments.results.iter().chain(&arguments.trace) {
-        if is_same(input, output) {
-            return Err(Error::Input(format!(
-                "the report would replace its own input {}; give it another name",
-                input.display()
-            )));
-        }
-    }
+    report::check_is_no_input(WHAT, output, arguments.results.iter().chain(&arguments.trace))?;
     report::check_output(WHAT, output)?;
     let results = arguments.results.iter().map(|path| report::read(path)).collect::<Result<Vec<_>, _>>()?;
     let history = arguments.trace.as_deref().map(history::read).transpose()?;
     let page = page::page(&results, history.as_ref());
     report::write_output(WHAT, output, Ok(page.as_bytes()))?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn is_same(one: &Path, other: &Path) -> bool {
-    match (fs::canonicalize(one), fs::canonicalize(other)) {
-        (Ok(one), Ok(other)) => one == other,
-        _ => false,
-    }
 }

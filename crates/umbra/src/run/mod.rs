@@ -37,7 +37,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let machine_mib = peer::machine_memory(arguments, guest.machine_mib);
     // From here on a signal must not leave anything behind.
     let signals = Signals::catch()?;
-    check_outputs(arguments)?;
+    report::check_outputs(&[
+        (STATISTICS, arguments.stats.as_ref()),
+        (TRACE, arguments.trace.as_ref()),
+        (LOG, arguments.emulator_log.as_ref()),
+    ])?;
     let programs = Programs::find(&arguments.machine)?;
     programs.check_machine(&arguments.machine)?;
 
@@ -79,32 +83,19 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         session::run(&mut emulator, outputs, &signals, arguments.timeout, progress, recording.as_mut(), bare);
     emulator.kill();
     let log = match &arguments.emulator_log {
-        Some(path) => report::write_output("the emulator's log", path, emulator.log()),
+        Some(path) => report::write_output(LOG, path, emulator.log()),
         None => Ok(()),
     };
     let status = conclude(&subject, &outcome?, arguments.stats.as_deref(), recording)?;
     log.map(|()| status)
 }
 
-/// Finds out before a long run that its results could not be written.
-fn check_outputs(arguments: &Arguments) -> Result<(), Error> {
-    let outputs = [
-        (STATISTICS, &arguments.stats),
-        (TRACE, &arguments.trace),
-        ("the emulator's log", &arguments.emulator_log),
-    ];
-    for (what, path) in outputs {
-        if let Some(path) = path {
-            report::check_output(what, path)?;
-        }
-    }
-    Ok(())
-}
-
 /// What is written, for the user.
 pub const STATISTICS: &str = "the statistics";
 /// Likewise.
 pub const TRACE: &str = "the trace";
+/// Likewise.
+const LOG: &str = "the emulator's log";
 
 /// Says how a run ended, and writes its results. Returns the status that goes with it.
 ///

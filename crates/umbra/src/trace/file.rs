@@ -148,7 +148,7 @@ impl Reader {
         let read = reader.stream.read_exact(&mut magic);
         if read.is_err() || !magic.starts_with(MAGIC_STEM) {
             return Err(Error::Input(format!(
-                "{} is not a trace; give a file that `umbra run --trace` has written",
+                "{} is not a trace, or cut off at its start; give a file that `umbra run --trace` has written",
                 reader.name
             )));
         }

@@ -59,6 +59,9 @@ enum Format {
     Chrome,
 }
 
+/// What is written, for the user.
+const WHAT: &str = "the trace";
+
 /// What can go wrong while a trace is shown.
 enum Failure {
     Trace(Error),
@@ -84,6 +87,10 @@ impl From<io::Error> for Failure {
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let (head, reader) = Reader::open(&arguments.trace)?;
     check_phases(arguments.filter.phases())?;
+    if let Some(path) = &arguments.output {
+        report::check_is_no_input(WHAT, path, [&arguments.trace])?;
+        report::check_output(WHAT, path)?;
+    }
     let shown = match &arguments.output {
         Some(path) => to_file(arguments, &head, reader, path),
         None => show(arguments, &head, reader, &mut BufWriter::new(io::stdout().lock())),
@@ -93,7 +100,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         // Whoever reads has had enough, as `head` does.
         Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(Failure::Output(error)) => Err(match &arguments.output {
-            Some(path) => report::cannot_write("the trace", path, &error),
+            Some(path) => report::cannot_write(WHAT, path, &error),
             None => Error::Machine(format!("cannot write to standard output: {error}")),
         }),
         Err(Failure::Trace(error)) => Err(error),
