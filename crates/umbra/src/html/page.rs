@@ -108,6 +108,9 @@ fn of_result(result: &Named) -> Vec<(&'static str, String)> {
         ("Exits", whole(total(result))),
         ("Instructions", whole(result.instructions)),
     ];
+    if let Some((detached, attached)) = result.mmu.and_then(|mmu| Some((mmu.detached?, mmu.attached?))) {
+        facts.push(("Page tables", format!("detached {detached}, attached {attached}")));
+    }
     if let Some((pages, bytes)) = result.mmu.and_then(|mmu| Some((mmu.live_pages?, mmu.metadata_bytes?))) {
         facts.push(("Shadow MMU", format!("{pages} pages at the end, {} KiB of metadata", bytes >> 10)));
     }
