@@ -13,7 +13,7 @@ mod host;
 use std::rc::Rc;
 
 use arrayvec::ArrayVec;
-use umbra_mmu::{Config, Encodings, FaultOutcome, GuestFaults, Mmu, RootFormat};
+use umbra_mmu::{Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, RootFormat};
 use umbra_paging::{Access, Features, Gpa, Gva, Mode, Paging};
 use umbra_reference::hardware::{Control, Filter, PageFault, PagingMode, PagingUnit};
 use umbra_reference::machine::{Broken, Machine, Start};
@@ -64,7 +64,15 @@ impl Toy {
         // Reserved bits tell host faults from guest faults. With MAXPHYADDR = 52 there are none, and every page
         // fault has to exit. On real hardware, also try `Encodings::probes` on the CPU first.
         let encodings = Encodings::reserved(features).unwrap_or_else(|| Encodings::not_present(features));
-        let config = Config { features, encodings, vcpus: cpus, log_changes: audited };
+        let config = Config {
+            features,
+            encodings,
+            filter: FilterPolicy::Present,
+            loadable_roots: 0,
+            eager: true,
+            vcpus: cpus,
+            log_changes: audited,
+        };
         let mut mmu = Mmu::new(config, &mut host).expect("there are enough shadow frames");
         for cpu in 0..cpus {
             mmu.load_paging(&mut host, cpu, paging(&registers));
@@ -138,7 +146,7 @@ impl Machine for Toy {
         for _ in 0..MAX_EXITS {
             // Goes into the VMCS, before each entry anew.
             let filter = match self.mmu.guest_faults() {
-                GuestFaults::Bypass => Filter::PRESENT,
+                GuestFaults::Present | GuestFaults::User => Filter::PRESENT,
                 GuestFaults::Trap => Filter::TRAP,
             };
             let fault = match self.attempt(cpu, access, pieces)? {
@@ -148,7 +156,7 @@ impl Machine for Toy {
                 Err(fault) => fault,
             };
             // A #PF exit. The instruction pointer would tell the write policy who writes.
-            match self.mmu.page_fault(&mut self.host, cpu, fault.gva, access, Gva::new(0)) {
+            match self.mmu.page_fault(&mut self.host, cpu, fault.gva, access, &Origin::at(Gva::new(0))) {
                 // A host fault, dealt with: enter again.
                 FaultOutcome::Resume(_) => (),
                 // The guest's own fault: inject it. The error code is the MMU's, not the one of the exit.

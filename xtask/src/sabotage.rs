@@ -29,6 +29,7 @@ pub fn run(Arguments { rule }: &Arguments) -> Result<ExitCode> {
         let mut attacks = process::cargo();
         attacks.args(["test", "--package", "umbra-reference", "--features", "sabotage"]);
         attacks.args(["--test", "cve_2026_53359", "--test", "cve_2026_46113", "--test", "cve_2026_64561"]);
+        attacks.args(["--test", "regressions"]);
         process::show(&mut attacks)?;
     }
     Ok(ExitCode::SUCCESS)

@@ -26,6 +26,7 @@ pub fn guest_kernels(workspace: &Path, target_dir: &Path, folder: &Path) -> Resu
         workspace,
         package: "umbra-guest-kernels",
         target: BARE_METAL_TARGET,
+        profile: "release",
         rustflags: &bare_metal::rustflags(&workspace.join("guest/kernels/link.ld")),
         target_dir,
     }

@@ -30,6 +30,7 @@ pub fn hypervisor(workspace: &Path, target_dir: &Path) -> Result<Hypervisor, Err
         workspace,
         package: "umbra-hypervisor",
         target: BARE_METAL_TARGET,
+        profile: "hypervisor",
         rustflags: &bare_metal::rustflags(&script),
         target_dir,
     }

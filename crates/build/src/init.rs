@@ -28,6 +28,7 @@ fn static_program(package: &'static str, workspace: &Path, target_dir: &Path) ->
         workspace,
         package,
         target: "x86_64-unknown-linux-gnu",
+        profile: "release",
         // An initramfs has no dynamic loader, and is unpacked by an emulated CPU.
         rustflags: &["-Ctarget-feature=+crt-static".into(), "-Cstrip=symbols".into()],
         target_dir,

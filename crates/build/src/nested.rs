@@ -6,13 +6,15 @@ use std::process::{Command, Stdio};
 use crate::environment::inherits;
 use crate::{Error, Toolchain};
 
-/// One `cargo build --release` of one package for one target.
+/// One `cargo build` of one package for one target.
 pub(crate) struct Build<'a> {
     pub toolchain: &'a Toolchain,
     /// The root of the workspace.
     pub workspace: &'a Path,
     pub package: &'static str,
     pub target: &'static str,
+    /// The profile.
+    pub profile: &'static str,
     pub rustflags: &'a [String],
     pub target_dir: &'a Path,
 }
@@ -29,7 +31,8 @@ impl Build<'_> {
         let mut cargo = Command::new(&program);
         cargo
             .current_dir(self.workspace)
-            .args(["build", "--release", "--package", self.package, "--target", self.target, "--target-dir"])
+            .args(["build", "--profile", self.profile, "--package", self.package])
+            .args(["--target", self.target, "--target-dir"])
             .arg(self.target_dir)
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| inherits(self.toolchain, name)))
@@ -44,7 +47,7 @@ impl Build<'_> {
         if !status.success() {
             return Err(Error::Cargo { package: self.package });
         }
-        Ok(self.target_dir.join(self.target).join("release"))
+        Ok(self.target_dir.join(self.target).join(self.profile))
     }
 }
 

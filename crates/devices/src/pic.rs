@@ -79,6 +79,9 @@ impl Pic {
     /// The request that the INT output stands for.
     fn pending(&self) -> Option<u8> {
         let requests = self.requests() & !self.mask;
+        if requests == 0 {
+            return None;
+        }
         for i in 0..8 {
             let line = (self.highest + i) & 7;
             let bit = 1 << line;

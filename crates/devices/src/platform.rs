@@ -99,6 +99,8 @@ pub struct Platform {
     reset_control: u8,
     debug_output: Output,
     next_deadline: Option<u64>,
+    /// Whether an interrupt waits, as the controllers stand.
+    interrupt_pending: bool,
 }
 
 /// Bit 0 of port 0x92: INIT to the CPU. Bit 1 is the A20 gate, which has no effect here.
@@ -134,6 +136,7 @@ impl Platform {
             reset_control: 0,
             debug_output: Output::default(),
             next_deadline: None,
+            interrupt_pending: false,
         };
         platform.settle();
         platform
@@ -299,9 +302,15 @@ impl Platform {
         self.next_deadline
     }
 
-    /// Whether the CPU would take an interrupt if RFLAGS.IF and its interruptibility allowed.
+    /// Whether the CPU would take an interrupt if RFLAGS.IF and its interruptibility allowed. Costs nothing.
     pub fn pending_interrupt(&self) -> bool {
-        self.interrupts.pending()
+        debug_assert_eq!(self.interrupt_pending, self.interrupts.pending());
+        self.interrupt_pending
+    }
+
+    /// Whether an interrupt or an NMI waits. Costs nothing.
+    pub fn has_event(&self) -> bool {
+        self.pending_interrupt() || self.nmi_pending()
     }
 
     /// The CPU takes the interrupt: the vector, or `None` if nothing is pending.
@@ -336,7 +345,9 @@ impl Platform {
     /// # Errors
     /// Raises #GP: `value` is above 15.
     pub fn set_cr8(&mut self, value: u64) -> Result<(), GeneralProtection> {
-        self.interrupts.lapic.set_cr8(value)
+        let set = self.interrupts.lapic.set_cr8(value);
+        self.interrupt_pending = self.interrupts.pending();
+        set
     }
 
     /// Puts bytes into the UART's receiver and says how many it took: what does not fit must be offered again
@@ -436,6 +447,7 @@ impl Platform {
     /// Carries on what an access has changed, and finds the next deadline.
     fn settle(&mut self) {
         self.carry_outputs();
+        self.interrupt_pending = self.interrupts.pending();
         let pit = if self.interrupts.listens(Irq::TIMER) { self.pit.next_interrupt() } else { None };
         let not_before = self.now.saturating_add(self.clock.tsc_ticks_in_10_us());
         let sources = [

@@ -12,10 +12,14 @@
 //! LOCK is accepted where the processor accepts it. That the access is atomic towards other virtual processors is the
 //! embedder's to see to, between [`Cpu::read_modify`] and [`Cpu::write`].
 //!
-//! The first call builds the decoder's tables on the heap (80 KiB, some 800 000 instructions); they stay.
+//! [`Simple`] is a shorter way for the few instructions that exit most, where their operand is known already.
+//!
+//! The first call of [`emulate`] builds the decoder's tables on the heap (80 KiB, some 800 000 instructions); they stay.
 
 #![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
 
 mod alu;
 mod arithmetic;
@@ -23,9 +27,10 @@ mod cpu;
 mod decode;
 mod execute;
 mod flags;
-mod hot;
 mod operand;
 mod outcome;
+mod recent;
+mod simple;
 mod stack;
 mod step;
 mod string;
@@ -34,6 +39,8 @@ mod width;
 
 pub use cpu::{Cpu, Gpr, Mode, Segment};
 pub use outcome::{Error, Outcome};
+pub use recent::Recent;
+pub use simple::{Effect, Simple};
 
 /// Carries out the instruction that starts with `bytes`, fetched at CS:RIP: 15 bytes, or as many as the guest can
 /// fetch there.
@@ -46,14 +53,6 @@ pub fn emulate<C: Cpu>(cpu: &mut C, bytes: &[u8]) -> Result<Outcome, Error<C::Fa
     let mode = cpu.mode();
     let rip = cpu.rip();
     let mut step = step::Step { cpu, mode, next_rip: rip };
-    if let Some(hot) = hot::decode(&step, bytes) {
-        step.next_rip = rip.wrapping_add(hot.length);
-        return match hot.operation {
-            hot::Operation::Mov => step.mov(hot.to, hot.from, hot.width),
-            hot::Operation::Exchange => step.exchange(hot.to, hot.from, hot.width),
-            hot::Operation::CompareExchange => step.compare_exchange(hot.to, hot.from, hot.width),
-        };
-    }
     let instruction = decode::decode(bytes, mode, rip)?;
     step.next_rip = width::Width::from(mode).truncate(instruction.next_ip());
     step.execute(&instruction)

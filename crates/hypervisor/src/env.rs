@@ -33,6 +33,10 @@ impl<T> GuestMemory for Env<T> {
         self.ram.map().end()
     }
 
+    fn read_entries(&self, gfn: Gfn, first: usize) -> [u64; 8] {
+        self.ram.read_entries(gfn, first)
+    }
+
     fn compare_exchange_entry(&mut self, gpa: Gpa, old: u64, new: u64) -> Result<(), u64> {
         self.ram.compare_exchange_entry(gpa, old, new)
     }
@@ -61,6 +65,18 @@ impl<T> ShadowFrames for Env<T> {
 
     fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
         self.pool.write(frame, index, value);
+    }
+
+    fn read_shadow_entries(&self, frame: u32, first: usize) -> [u64; 8] {
+        self.pool.read_entries(frame, first)
+    }
+
+    fn fill_shadow(&mut self, frame: u32, value: u64) {
+        self.pool.fill(frame, value);
+    }
+
+    fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {
+        self.pool.exchange(frame, &mut self.ram, gfn)
     }
 
     fn observe(&mut self, event: Event) {

@@ -45,6 +45,13 @@ impl EventLog {
             }
             Event::Split { gfn } => MmuEvent::Split(gfn.raw()),
             Event::Flushed => MmuEvent::Flushed,
+            Event::Detached(gfn) => MmuEvent::Detached(gfn.raw()),
+            Event::Attached { gfn, level, changed } => {
+                let changed = changed.try_into().unwrap_or(u16::MAX);
+                MmuEvent::Attached { table: gfn.raw(), level: level as u8, changed }
+            }
+            Event::RootMoved(gfn) => MmuEvent::RootMoved(gfn.raw()),
+            Event::Filter(filter) => MmuEvent::Filter(filter as u8),
             Event::Loosened(gfn) => MmuEvent::Loosened(gfn.raw()),
             Event::Tightened(gfn) => MmuEvent::Tightened(gfn.raw()),
         };

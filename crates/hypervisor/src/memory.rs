@@ -1,12 +1,12 @@
 //! Who owns which physical memory: the guest from 0 up, the hypervisor above it.
 #![forbid(unsafe_code)]
 
-use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::ops::Range;
 
 use umbra_mmu::Backing;
-use umbra_paging::{Gfn, Gpa, Hfn, Hpa};
+use umbra_paging::{Gfn, Hfn};
 use umbra_telemetry::memory::{
     CONVENTIONAL_END, DEFAULT_SHADOW_FRAMES, GUARD, HEAP_BASE, HEAP_PER_GUEST_FRAME, HEAP_PER_SHADOW_FRAME,
     MIN_GUEST_MIB,
@@ -146,54 +146,61 @@ impl Layout {
 
     /// The guest's view.
     pub fn guest_map(&self) -> GuestMap {
-        let frames = |range: Range<u64>| range.step_by(FRAME as usize).map(|gpa| Gpa::new(gpa).gfn());
-        let backing = self.firmware.clone().step_by(FRAME as usize).map(|hpa| writable(Hpa::new(hpa).hfn()));
-        let hole = CONVENTIONAL.end..FIRMWARE.start;
-        let exceptions =
-            frames(FIRMWARE).zip(backing).chain(frames(hole).map(|gfn| (gfn, Backing::None))).collect();
-        let exceptions_end = Gpa::new(FIRMWARE.end).gfn();
-        GuestMap { end: Gpa::new(self.guest_end).gfn(), exceptions, exceptions_end }
+        let mut frames: Vec<u32> = (0..(self.guest_end / FRAME) as u32).collect();
+        let of = |range: Range<u64>| (range.start / FRAME) as usize..(range.end / FRAME) as usize;
+        let backing = (self.firmware.start / FRAME) as u32..;
+        frames[of(CONVENTIONAL.end..FIRMWARE.start)].fill(GuestMap::NOTHING);
+        frames[of(FIRMWARE)].iter_mut().zip(backing).for_each(|(frame, hfn)| *frame = hfn);
+        GuestMap { frames }
     }
 }
 
-fn writable(hfn: Hfn) -> Backing {
-    Backing::Ram { hfn, writable: true }
-}
-
-/// The map from guest-physical to host-physical frames: identity, with exceptions.
+/// The map from guest-physical to host-physical frames: identity, but for the firmware area and for frames that have
+/// changed places with a shadow page.
 #[derive(Debug)]
 pub struct GuestMap {
-    end: Gfn,
-    exceptions: BTreeMap<Gfn, Backing>,
-    /// One past the highest exception: nearly all frames lie above.
-    exceptions_end: Gfn,
+    /// By gfn: the host frame, or [`GuestMap::NOTHING`].
+    frames: Vec<u32>,
 }
 
 impl GuestMap {
+    const NOTHING: u32 = u32::MAX;
+
     /// One past the highest frame that can be RAM.
     pub fn end(&self) -> Gfn {
-        self.end
+        Gfn::new(self.frames.len() as u64)
     }
 
     /// What backs a frame.
+    #[inline]
     pub fn backing(&self, gfn: Gfn) -> Backing {
-        if gfn >= self.end {
-            return Backing::None;
+        match self.frames.get(gfn.raw() as usize) {
+            None | Some(&GuestMap::NOTHING) => Backing::None,
+            Some(&hfn) => Backing::Ram { hfn: Hfn::new(hfn.into()), writable: true },
         }
-        let identity = writable(Hfn::new(gfn.raw()));
-        if gfn >= self.exceptions_end { identity } else { *self.exceptions.get(&gfn).unwrap_or(&identity) }
+    }
+
+    /// From now on another host frame backs a frame of RAM: the one that backed it before.
+    ///
+    /// # Panics
+    /// It is no RAM.
+    pub fn replace(&mut self, gfn: Gfn, hfn: Hfn) -> Hfn {
+        let frame = &mut self.frames[gfn.raw() as usize];
+        assert!(*frame != GuestMap::NOTHING, "only RAM changes places");
+        Hfn::new(core::mem::replace(frame, hfn.raw() as u32).into())
     }
 
     /// Whether a range is writable RAM at host-physical = guest-physical.
     pub fn is_plain(&self, range: &Range<u64>) -> bool {
         let Some(end) = range.end.checked_next_multiple_of(FRAME) else { return false };
-        let frames = Gpa::new(range.start).gfn()..Gpa::new(end).gfn();
-        frames.is_empty() || frames.end <= self.end && self.exceptions.range(frames).next().is_none()
+        let (start, end) = (range.start / FRAME, end / FRAME);
+        let own = |gfn: u64| self.frames.get(gfn as usize).is_some_and(|&hfn| u64::from(hfn) == gfn);
+        start >= end || end <= self.frames.len() as u64 && (start..end).all(own)
     }
 
     /// What the guest's e820 map calls RAM. The firmware area and the extended BIOS data area are not.
     pub fn reported_ram(&self) -> [Range<u64>; 2] {
-        [REPORTED_CONVENTIONAL, MIB..self.end.base().raw()]
+        [REPORTED_CONVENTIONAL, MIB..self.end().base().raw()]
     }
 
     /// The guest's memory map in ascending order: areas, and whether they are RAM for the guest to use.
@@ -209,9 +216,15 @@ pub fn memory_map([low, high]: &[Range<u64>; 2]) -> [(Range<u64>, bool); 4] {
 
 #[cfg(test)]
 mod tests {
+    use umbra_paging::{Gpa, Hpa};
+
     use super::*;
 
     const IMAGE: u64 = 0x15_0000;
+
+    fn writable(hfn: Hfn) -> Backing {
+        Backing::Ram { hfn, writable: true }
+    }
 
     fn ram(mib: u64) -> [Range<u64>; 2] {
         [0..0x9fc00, MIB..mib * MIB - 0x10000]
@@ -259,6 +272,17 @@ mod tests {
         assert_eq!(map.backing(frame(0xb8000)), Backing::None);
         assert_eq!(map.backing(frame(0xe0000)), writable(Hpa::new(layout.firmware().start).hfn()));
         assert_eq!(map.backing(Gfn::new(u64::MAX)), Backing::None);
+    }
+
+    #[test]
+    fn frames_change_places() {
+        let mut map = Layout::new(&ram(128), &[], 32, IMAGE, Some(16)).unwrap().guest_map();
+        let (gfn, elsewhere) = (Gfn::new(0x800), Hfn::new(0x7000));
+        assert_eq!(map.replace(gfn, elsewhere), Hfn::new(0x800));
+        assert_eq!(map.backing(gfn), writable(elsewhere));
+        assert!(!map.is_plain(&(8 * MIB..8 * MIB + 1)));
+        assert_eq!(map.replace(gfn, Hfn::new(0x800)), elsewhere);
+        assert!(map.is_plain(&(8 * MIB..8 * MIB + 1)));
     }
 
     #[test]

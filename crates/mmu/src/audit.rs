@@ -4,13 +4,14 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use umbra_paging::{ENTRIES, Gfn, Hpa, Level, Rights};
+use umbra_paging::{ENTRIES, Gfn, Hpa, Level, Paging, Rights};
 
 use crate::derive::Target;
 use crate::entry::State;
+use crate::pool::PageId;
 use crate::rmap::{List, Slot};
 use crate::role::{Role, Source, Wp};
-use crate::{Backing, Env, Mmu};
+use crate::{Backing, Env, Mmu, Vcpu};
 
 /// An invariant does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub enum Invariant {
     NeverStale,
     /// I2: nothing is mapped that is not the guest's, or with more rights than the guest gave.
     NeverWider,
+    /// I4: while protection faults of user mode go around the hypervisor, no entry gives user mode less than the guest.
+    NeverNarrower,
     /// I5 and the bookkeeping: references lead to live pages, every Mapped entry is in its list.
     Lifetime,
 }
@@ -37,6 +40,7 @@ impl fmt::Display for Violation {
         let name = match self.invariant {
             Invariant::NeverStale => "I1 (never stale)",
             Invariant::NeverWider => "I2 (never wider)",
+            Invariant::NeverNarrower => "I4 (never narrower)",
             Invariant::Lifetime => "I5 (lifetime)",
         };
         write!(f, "{name}: {}", self.detail)
@@ -65,6 +69,13 @@ impl ChangeLog {
             true if self.slots.len() < Self::CAPACITY => self.slots.push(slot),
             true => self.overflow = true,
             false => (),
+        }
+    }
+
+    /// All entries of a page are new.
+    pub(crate) fn push_all(&mut self, frame: u32) {
+        if self.on {
+            (0..ENTRIES).for_each(|index| self.push(Slot::new(frame, index)));
         }
     }
 
@@ -101,6 +112,14 @@ impl<P> Mmu<P> {
                 let detail = alloc::format!("the root {expected:?} of a vCPU is not what it has loaded");
                 return Err(violation(Invariant::Lifetime, detail));
             }
+            if self.has_loose_tables() && !vcpu.loadable.is_empty() {
+                let detail =
+                    String::from("a vCPU may load a root, and so flush, unseen while a table is loose");
+                return Err(violation(Invariant::NeverStale, detail));
+            }
+            if let Some(detail) = vcpu.loadable.iter().find_map(|&id| self.audit_loadable(env, vcpu, id)) {
+                return Err(violation(Invariant::Lifetime, detail));
+            }
         }
         self.log.slots.clear();
         self.log.overflow = false;
@@ -124,6 +143,19 @@ impl<P> Mmu<P> {
         self.audit_limbo()
     }
 
+    /// What is wrong with a root that a vCPU may load by itself.
+    fn audit_loadable(&self, env: &impl Env, vcpu: &Vcpu, id: PageId) -> Option<String> {
+        let Some(root) = self.pool.frame_of(id).filter(|&root| self.pool.is_pinned(root)) else {
+            return Some(alloc::format!("the loadable root {id:?} is gone"));
+        };
+        let source = self.pool.source(root);
+        let expected = Source::root(&Paging { root: source.gfn, ..vcpu.paging });
+        let in_place = env.hpa(root).raw() == source.gfn.base().raw();
+        (source != expected || !in_place || !self.frames.is_tracked(source.gfn)).then(|| {
+            alloc::format!("the loadable root {source:?} is not in its place, tracked, and as {expected:?}")
+        })
+    }
+
     /// Checks that tables whose zapped shadows may still be cached are protected.
     fn audit_limbo(&self) -> Result<(), Violation> {
         match self.pool.limbo_frames().find(|&gfn| !self.frames.is_tracked(gfn)) {
@@ -143,6 +175,14 @@ impl<P> Mmu<P> {
             return Err(violation(
                 Invariant::Lifetime,
                 alloc::format!("{source:?} is not found in its place"),
+            ));
+        }
+        if self.is_detached(source)
+            && (self.pool.is_pinned(frame) || !self.rmap.head(List::Parents(frame)).is_empty())
+        {
+            return Err(violation(
+                Invariant::NeverStale,
+                alloc::format!("{source:?} is detached and in use"),
             ));
         }
         if !matches!(source.role, Role::Guest { .. }) || !self.frames.is_tracked(source.gfn) {
@@ -171,10 +211,22 @@ impl<P> Mmu<P> {
         };
         let entry = self.read(env, slot);
         let state = self.state(entry);
+        if state != State::Absent && !self.pool.is_busy(slot.frame(), slot.index() / 8) {
+            let detail = alloc::format!("{slot:?} is {state:?} among entries that count as Absent");
+            return Err(violation(Invariant::Lifetime, detail));
+        }
         let listed = self.rmap.list_of(slot);
         if listed.is_some() != (state == State::Mapped) {
             let detail = alloc::format!("{slot:?} is {state:?} and stands in {listed:?}");
             return Err(violation(Invariant::Lifetime, detail));
+        }
+        if self.is_detached(source) {
+            // Out of date, and nothing leads there; but what it references is followed, so that it can come back.
+            return if state == State::Mapped { self.audit_loose(env, slot, listed) } else { Ok(()) };
+        }
+        if self.choice_is_user() && self.is_narrow(env, slot) {
+            let detail = alloc::format!("{slot:?} of {source:?} is {:#x}", entry.raw());
+            return Err(violation(Invariant::NeverNarrower, detail));
         }
         let loose = matches!(source.role, Role::Guest { .. }) && self.frames.is_loose(source.gfn);
         let wanted = self.target(env, slot, false);
@@ -226,7 +278,7 @@ impl<P> Mmu<P> {
                         false => wrong(Invariant::NeverWider),
                     }
                 }
-                Target::Page { level, gfn, hfn, rights, global } => {
+                Target::Page { level, gfn, hfn, rights, global, .. } => {
                     let same = entry.hpa() == hfn.base()
                         && entry.is_large() == (level != Level::L1)
                         && entry.is_global() == global;
@@ -261,7 +313,7 @@ impl<P> Mmu<P> {
             && (within(rights, allowed) || self.is_override(env, slot, rights, source))
     }
 
-    /// A Mapped entry of a loose table may be old, but what it leads to is live, and this guest's.
+    /// A Mapped entry of a loose or detached table may be old, but what it leads to is live, and this guest's.
     fn audit_loose(&self, env: &impl Env, slot: Slot, listed: Option<List>) -> Result<(), Violation> {
         let hpa = self.read(env, slot).hpa();
         let holds = match listed {
@@ -280,7 +332,7 @@ impl<P> Mmu<P> {
         }
         Err(violation(
             Invariant::NeverWider,
-            alloc::format!("{slot:?} of a loose table leads elsewhere: {listed:?}"),
+            alloc::format!("{slot:?} of a table that is out of date leads elsewhere: {listed:?}"),
         ))
     }
 

@@ -1,12 +1,15 @@
 //! Building shadow pages: protect the guest's table, flush, read it, fill the shadow.
 
-use umbra_paging::{ENTRIES, Gfn, Level};
+use umbra_paging::{ENTRIES, Gfn, GuestEntry, Level, bits};
 
+use crate::derive::Target;
+use crate::entry::ShadowEntry;
 use crate::frames::REGION;
+use crate::policy::WritePolicy;
 use crate::rmap::{List, Slot};
 use crate::role::{Role, Source, Wp};
 use crate::sabotage::Rule;
-use crate::{Env, Event, Mmu, OwedFlush};
+use crate::{Backing, Env, Event, Mmu, OwedFlush};
 
 impl<P> Mmu<P> {
     /// The page of exactly this source.
@@ -29,8 +32,14 @@ impl<P> Mmu<P> {
         blur(found) == blur(wanted)
     }
 
-    /// The page of `source`, built now if there is none.
-    pub(crate) fn find_or_build(&mut self, env: &mut impl Env, source: Source) -> u32 {
+    /// The page of `source`, up to date: built, or attached again, if need be.
+    pub(crate) fn provide(&mut self, env: &mut impl Env, source: Source) -> u32
+    where
+        P: WritePolicy,
+    {
+        if self.is_detached(source) && self.keeps(Rule::AttachBeforeLink) {
+            self.attach(env, source);
+        }
         match self.find(source) {
             Some(frame) => frame,
             None => self.build(env, source),
@@ -39,29 +48,88 @@ impl<P> Mmu<P> {
 
     /// Builds the page of `source`, reclaiming the frames of other ones if need be: none that is pinned or
     /// among the newest.
-    pub(crate) fn build(&mut self, env: &mut impl Env, source: Source) -> u32 {
+    fn build(&mut self, env: &mut impl Env, source: Source) -> u32 {
         let frame = self.allocate(env, source);
-        let look = self.config.encodings.look();
-        (0..ENTRIES).for_each(|index| env.write_shadow(frame, index, look.raw()));
         // Listed before it is filled: a table that maps itself must find itself tracked.
         let newly_tracked = self.frames.insert(&mut self.pool, source, frame);
+        let seen = self.is_seen(env, source);
+        let empty = if seen { self.config.encodings.absent() } else { self.config.encodings.look() };
+        env.fill_shadow(frame, empty.raw());
+        self.pool.set_all_busy(frame, !seen);
+        self.links += 1;
+        self.log.push_all(frame);
         if !self.keeps(Rule::ReadAfterProtect) {
-            self.fill(env, frame).pay(self, env);
+            self.fill(env, frame).0.pay(self, env);
         }
         if newly_tracked && self.keeps(Rule::ProtectTables) {
             self.protect(env, source.gfn).pay(self, env);
         }
         if self.keeps(Rule::ReadAfterProtect) {
-            self.fill(env, frame).pay(self, env);
+            self.fill(env, frame).0.pay(self, env);
         }
         self.happened(env, Event::Built(source.into()));
         frame
     }
 
-    /// Makes every entry of a page what it should be.
-    pub(crate) fn fill(&mut self, env: &mut impl Env, frame: u32) -> OwedFlush {
-        (0..ENTRIES)
-            .fold(OwedFlush(false), |owed, index| owed.and(self.refresh(env, Slot::new(frame, index))))
+    /// Makes every entry of a page what it should be; also says how many were something else.
+    pub(crate) fn fill(&mut self, env: &mut impl Env, frame: u32) -> (OwedFlush, u32) {
+        let source = self.pool.source(frame);
+        let (mut owed, mut changed) = (OwedFlush(false), 0);
+        if !self.is_seen(env, source) {
+            for index in 0..ENTRIES {
+                owed = owed.and(self.fill_entry(env, Slot::new(frame, index), &mut changed));
+            }
+            return (owed, changed);
+        }
+        for group in 0..ENTRIES / 8 {
+            let first = group * 8;
+            let guest = env.read_entries(source.gfn, first);
+            // What guests leave empty is skipped by eights.
+            let empty = guest.iter().fold(0, |all, entry| all | entry) & bits::P == 0;
+            if empty && !self.pool.is_busy(frame, group) {
+                continue;
+            }
+            let shadow = env.read_shadow_entries(frame, first);
+            for n in 0..8 {
+                let (guest, old) = (GuestEntry::new(guest[n]), ShadowEntry::new(shadow[n]));
+                let plain = self.plain(env, source.role, guest);
+                let slot = Slot::new(frame, first + n);
+                match plain {
+                    Some((new, _)) if new == old => (),
+                    Some((new, list)) if self.config.eager || list.is_none() => {
+                        self.replace_leaf(env, slot, old, new, list);
+                        changed += 1;
+                    }
+                    _ => owed = owed.and(self.fill_entry(env, slot, &mut changed)),
+                }
+            }
+            if empty {
+                self.pool.set_busy(frame, group, false);
+            }
+        }
+        (owed, changed)
+    }
+
+    fn fill_entry(&mut self, env: &mut impl Env, slot: Slot, changed: &mut u32) -> OwedFlush {
+        let before = self.read(env, slot);
+        let target = self.target(env, slot, false);
+        let owed = match target {
+            // Without eager filling what is present waits for its first use.
+            Target::Page { level: Level::L1, .. } if !self.config.eager && !self.is_mapped(before) => {
+                self.look(env, slot);
+                OwedFlush(false)
+            }
+            _ => self.refresh(env, slot),
+        };
+        *changed += u32::from(self.read(env, slot) != before);
+        owed
+    }
+
+    /// Whether every write to the page's guest table is seen, so that its entries may be Absent.
+    pub(crate) fn is_seen(&self, env: &impl Env, source: Source) -> bool {
+        matches!(source.role, Role::Guest { .. })
+            && self.frames.is_tracked(source.gfn)
+            && env.backing(source.gfn) != Backing::None
     }
 
     fn allocate(&mut self, env: &mut impl Env, source: Source) -> u32 {
@@ -96,7 +164,7 @@ impl<P> Mmu<P> {
             next = self.rmap.next(slot);
             let entry = self.read(env, slot);
             if entry.rights().write {
-                self.store(env, slot, entry.without_write());
+                self.hold_write(env, slot, entry);
             }
         }
         // A large page cannot leave out one frame. What maps the region is linked to its identity page, if
@@ -109,6 +177,15 @@ impl<P> Mmu<P> {
             owed = owed.and(self.refresh(env, slot));
         }
         owed
+    }
+
+    fn hold_write(&mut self, env: &mut impl Env, slot: Slot, entry: ShadowEntry) {
+        if entry.rights().user && self.is_guests(slot) && self.keeps(Rule::NoNarrowEntries) {
+            // It would be narrow: see `filter.rs`.
+            self.look(env, slot);
+        } else {
+            self.store(env, slot, entry.protected());
+        }
     }
 
     /// Gives the right to write a frame back where the guest's entries give it, because it is no longer
@@ -129,7 +206,7 @@ impl<P> Mmu<P> {
         let (entry, _) = self.encode(env, slot, target);
         let old = self.read(env, slot);
         // Only if nothing but the right to write differs: an entry in the form for a supervisor's write stays.
-        if entry.without_write() == old {
+        if entry.protected().without_hint() == old.without_hint() {
             self.store(env, slot, entry);
         }
     }

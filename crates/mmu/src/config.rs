@@ -6,13 +6,28 @@ use umbra_paging::{Features, Gpa, GuestFault, Hpa};
 
 use crate::{Encodings, Event};
 
-/// What is to become of page faults that the guest's own tables raise.
+/// What is to become of page faults: which of them the CPU must deliver to the guest by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestFaults {
-    /// Not-present faults go straight to the guest: shadow entries separate them from host faults.
-    Bypass,
-    /// Every page fault exits.
+    /// None: every page fault exits.
     Trap,
+    /// Those with P = 0: shadow entries separate the guest's not-present faults from host faults.
+    Present,
+    /// Those of user mode without RSVD: also the guest's protection faults, as long as no shadow entry that user mode
+    /// can use has fewer rights than the guest's (I4).
+    User,
+}
+
+/// Which of the filters that let guest faults through is chosen. [`Encodings::not_present`] rules out all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FilterPolicy {
+    /// [`GuestFaults::Present`].
+    Present,
+    /// [`GuestFaults::User`] whenever that is right.
+    User,
+    /// The one that would have spared the guest more exits of late.
+    #[default]
+    Auto,
 }
 
 /// The constants of an MMU.
@@ -20,9 +35,19 @@ pub enum GuestFaults {
 pub struct Config {
     /// The CPU that the guest sees.
     pub features: Features,
-    /// How Pending entries look. [`Encodings::reserved`], once tested on the real CPU, for
-    /// [`GuestFaults::Bypass`], [`Encodings::not_present`] for [`GuestFaults::Trap`].
+    /// How Pending entries look. [`Encodings::reserved`], once tested on the real CPU, if guest faults may go around the
+    /// hypervisor, [`Encodings::not_present`] for [`GuestFaults::Trap`].
     pub encodings: Encodings,
+    /// Which page faults may go straight to the guest, if the encodings allow any to do so.
+    pub filter: FilterPolicy,
+    /// How many roots each vCPU may load without an exit, beside its current one: see [`Mmu::offer_root`]. Zero if CR3
+    /// loads all exit.
+    ///
+    /// [`Mmu::offer_root`]: crate::Mmu::offer_root
+    pub loadable_roots: usize,
+    /// Whether a table's translations are all made when it is built or attached, and not one by one as they are used:
+    /// there is no reason to switch it off but to see what it is worth.
+    pub eager: bool,
     /// Virtual CPUs.
     pub vcpus: usize,
     /// Whether [`Mmu::audit_changed`](crate::Mmu::audit_changed) will be called: keeps a log of changed entries.
@@ -74,6 +99,14 @@ pub struct Counters {
     pub splits: u64,
     /// Full TLB flushes.
     pub flushes: u64,
+    /// Guest tables detached.
+    pub detached: u64,
+    /// Guest tables attached again.
+    pub attached: u64,
+    /// Roots moved to where the guest's CR3 points, and back.
+    pub roots_moved: u64,
+    /// Changes between [`GuestFaults::Present`] and [`GuestFaults::User`].
+    pub filter_switches: u64,
 }
 
 impl Counters {
@@ -84,6 +117,10 @@ impl Counters {
             Event::Reclaimed => self.reclaimed += 1,
             Event::Split { .. } => self.splits += 1,
             Event::Flushed => self.flushes += 1,
+            Event::Detached(_) => self.detached += 1,
+            Event::Attached { .. } => self.attached += 1,
+            Event::RootMoved(_) => self.roots_moved += 1,
+            Event::Filter(_) => self.filter_switches += 1,
             Event::Loosened(_) | Event::Tightened(_) => (),
         }
     }
@@ -110,7 +147,9 @@ pub struct Root {
 /// The work that a host fault made necessary. Where several apply, the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
-    /// A shadow table was built or linked.
+    /// A table was detached for a write to it: let the guest execute that again, it will not be seen.
+    Detach,
+    /// A shadow table was built, attached or linked.
     Link,
     /// A guest dirty bit was set.
     Dirty,
@@ -133,7 +172,7 @@ pub enum FaultOutcome {
         gpa: Gpa,
     },
     /// The access writes a tracked guest page table: emulate the instruction, writing through
-    /// [`Mmu::write_guest`](crate::Mmu::write_guest), or give the frame up with
+    /// [`Mmu::write_guest`](crate::Mmu::write_guest). If that is not possible, give the frame up with
     /// [`Mmu::release`](crate::Mmu::release) and let the guest execute it again.
     TableWrite {
         /// Where it goes.

@@ -2,7 +2,7 @@
 
 use umbra_paging::{ENTRIES, Gfn, GuestEntry, Hfn, Level, Rights, bits};
 
-use crate::entry::ShadowEntry;
+use crate::entry::{Held, ShadowEntry};
 use crate::frames::{REGION, RegionBacking};
 use crate::rmap::{List, Slot};
 use crate::role::{Role, Source, Wp};
@@ -23,7 +23,25 @@ pub(crate) enum Target {
     /// A shadow page, by its frame in the pool.
     Link(u32, Rights),
     /// A page.
-    Page { level: Level, gfn: Gfn, hfn: Hfn, rights: Rights, global: bool },
+    Page { level: Level, gfn: Gfn, hfn: Hfn, rights: Rights, global: bool, held: Held },
+}
+
+/// What a guest entry says of a page.
+#[derive(Clone, Copy)]
+struct Page {
+    /// Its first frame.
+    gfn: Gfn,
+    /// This level's rights; W only with D.
+    rights: Rights,
+    global: bool,
+    /// Whether the entry itself has W.
+    writes: bool,
+}
+
+impl Page {
+    fn identity(gfn: Gfn) -> Page {
+        Page { gfn, rights: Rights::ALL, global: false, writes: true }
+    }
 }
 
 impl<P> Mmu<P> {
@@ -50,14 +68,13 @@ impl<P> Mmu<P> {
         entry: GuestEntry,
         supervisor_writes: bool,
     ) -> Target {
-        let Source { role: Role::Guest { level, nxe, wp }, gfn: table } = self.pool.source(slot.frame())
-        else {
+        let source = self.pool.source(slot.frame());
+        let Role::Guest { level, nxe, wp } = source.role else {
             unreachable!("only shadows of guest tables have guest entries");
         };
         if !entry.present() {
             // Only a table whose writes are seen can promise that an entry is not present (I1).
-            let tracked = self.frames.is_tracked(table) && env.backing(table) != Backing::None;
-            let seen = tracked || !self.keeps(Rule::NoAbsentInLoose);
+            let seen = self.is_seen(env, source) || !self.keeps(Rule::NoAbsentInLoose);
             return if seen { Target::Absent } else { Target::Look };
         }
         if entry.reserved(level, nxe, &self.config.features) != 0 && self.keeps(Rule::RefuseReserved) {
@@ -77,11 +94,17 @@ impl<P> Mmu<P> {
             true => entry,
             false => GuestEntry::new(entry.raw() | bits::D),
         };
-        let rights = wp.page_rights(entry, nxe, supervisor_writes);
-        let gfn = entry.leaf_frame(level);
+        let page = Page {
+            gfn: entry.leaf_frame(level),
+            rights: wp.page_rights(entry, nxe, supervisor_writes),
+            global: entry.global(),
+            // While CR0.WP is clear nothing depends on knowing.
+            writes: wp == Wp::On && entry.writable(),
+        };
+        let Page { gfn, rights, .. } = page;
         match level {
-            Level::L1 => self.page_target(env, gfn, rights, entry.global()),
-            Level::L2 => self.region_target(env, gfn, rights, entry.global()),
+            Level::L1 => self.page_target(env, page),
+            Level::L2 => self.region_target(env, page),
             _ if self.frames.knows(gfn) => self.found(Source::direct(Level::L2, gfn), rights),
             _ => Target::Mmio(gfn, rights),
         }
@@ -112,32 +135,45 @@ impl<P> Mmu<P> {
 
     fn found(&self, source: Source, rights: Rights) -> Target {
         match self.find(source) {
+            // Nothing may lead to a page that is out of date.
+            Some(_) if self.is_detached(source) && self.keeps(Rule::AttachBeforeLink) => {
+                Target::Missing(source)
+            }
             Some(frame) => Target::Link(frame, rights),
             None => Target::Missing(source),
         }
     }
 
-    fn page_target(&self, env: &impl Env, gfn: Gfn, rights: Rights, global: bool) -> Target {
+    fn page_target(&self, env: &impl Env, page: Page) -> Target {
+        let Page { gfn, rights, global, writes } = page;
         match env.backing(gfn) {
             Backing::Ram { hfn, writable } if self.frames.knows(gfn) => {
                 let writable = writable || !self.keeps(Rule::KeepReadOnlyBacking);
-                let write = rights.write && writable && !self.frames.is_tracked(gfn);
-                Target::Page { level: Level::L1, gfn, hfn, rights: Rights { write, ..rights }, global }
+                let untracked = rights.write && writable;
+                let write = untracked && !self.frames.is_tracked(gfn);
+                let held = match writes && !write {
+                    false => Held::Nothing,
+                    true if untracked => Held::TrackedWrite,
+                    true => Held::Write,
+                };
+                Target::Page { level: Level::L1, gfn, hfn, rights: Rights { write, ..rights }, global, held }
             }
             _ => Target::Mmio(gfn, rights),
         }
     }
 
     /// A 2 MiB page, guest-large or of the identity map.
-    fn region_target(&mut self, env: &impl Env, gfn: Gfn, rights: Rights, global: bool) -> Target {
+    fn region_target(&mut self, env: &impl Env, page: Page) -> Target {
+        let Page { gfn, rights, global, writes } = page;
         let Some(region) = self.frames.region(gfn) else { return Target::Mmio(gfn, rights) };
         match self.frames.region_backing(env, region) {
             RegionBacking::Empty => Target::Mmio(gfn, rights),
             RegionBacking::Whole { hfn, writable }
                 if !self.frames.region_is_tracked(region) || !self.keeps(Rule::SplitAroundTables) =>
             {
-                let rights = Rights { write: rights.write && writable, ..rights };
-                Target::Page { level: Level::L2, gfn, hfn, rights, global }
+                let write = rights.write && writable;
+                let held = if writes && !write { Held::Write } else { Held::Nothing };
+                Target::Page { level: Level::L2, gfn, hfn, rights: Rights { write, ..rights }, global, held }
             }
             // The rights of the large page stand in the link; the pages of the identity map allow all.
             RegionBacking::Whole { .. } | RegionBacking::Pieces => {
@@ -150,8 +186,8 @@ impl<P> Mmu<P> {
         let Source { role, gfn } = self.pool.source(slot.frame());
         let index = slot.index() as u64;
         match role {
-            Role::Direct { level: Level::L1 } => self.page_target(env, gfn.add(index), Rights::ALL, false),
-            Role::Direct { .. } => self.region_target(env, gfn.add(index * REGION), Rights::ALL, false),
+            Role::Direct { level: Level::L1 } => self.page_target(env, Page::identity(gfn.add(index))),
+            Role::Direct { .. } => self.region_target(env, Page::identity(gfn.add(index * REGION))),
             // A PDPTE can be Mapped or Absent, never Pending: SDM, "PAE Paging".
             Role::PaeRoot if index < 4 => {
                 self.found(Source::direct(Level::L2, Gfn::new(index * REGION * ENTRIES as u64)), Rights::ALL)
@@ -180,13 +216,13 @@ impl<P> Mmu<P> {
                 };
                 (entry, Some(List::Parents(child)))
             }
-            Target::Page { level, gfn, hfn, rights, global } => {
+            Target::Page { level, gfn, hfn, rights, global, held } => {
                 let rights = self.kept(rights);
                 let list = match level {
                     Level::L1 => List::Gfn(gfn.raw() as u32),
                     _ => List::Region((gfn.raw() / REGION) as u32),
                 };
-                (ShadowEntry::page(level, hfn.base(), rights, global), Some(list))
+                (ShadowEntry::page(level, hfn.base(), rights, global, held), Some(list))
             }
         }
     }
@@ -203,13 +239,25 @@ impl<P> Mmu<P> {
     /// Makes the entry at `slot` what it should be.
     pub(crate) fn refresh(&mut self, env: &mut impl Env, slot: Slot) -> OwedFlush {
         let target = self.target(env, slot, false);
+        let target = match target {
+            // Only a fault leads there anew: see `loose.rs`.
+            Target::Link(child, _) if !self.is_current(child) && self.child(env, slot) != Some(child) => {
+                Target::Look
+            }
+            _ => self.without_narrow(env, slot, target),
+        };
         let (entry, list) = self.encode(env, slot, target);
         self.set(env, slot, entry, list)
     }
 
     /// Makes every entry of a page Pending.
     pub(crate) fn look_everywhere(&mut self, env: &mut impl Env, frame: u32) {
-        (0..ENTRIES).for_each(|index| self.look(env, Slot::new(frame, index)));
+        let look = self.config.encodings.look();
+        for index in 0..ENTRIES {
+            if env.read_shadow(frame, index) != look.raw() {
+                self.look(env, Slot::new(frame, index));
+            }
+        }
     }
 
     /// Makes the entry at `slot` Pending.

@@ -5,6 +5,7 @@ use core::ops::RangeInclusive;
 use umbra_paging::{ENTRIES, Gfn, Gpa, GuestEntry, Level, PAGE_SIZE};
 
 use crate::entry::State;
+use crate::pool::PageId;
 use crate::rmap::Slot;
 use crate::role::Role;
 use crate::sabotage::Rule;
@@ -29,16 +30,43 @@ impl<P> Mmu<P> {
         if !matches!(env.backing(gfn), Backing::Ram { writable: true, .. }) {
             return;
         }
-        if self.frames.tables(gfn).is_none() {
+        if self.frames.tables(gfn).is_none() || self.frames.is_detached(gfn) {
             env.write(gpa, bytes);
+            return;
+        }
+        if self.write_leaf(env, gpa, bytes) {
             return;
         }
         let first = gpa.page_offset() / 8;
         let last = (gpa.page_offset() + bytes.len() as u64 - 1) / 8;
         let entries = first as usize..=last as usize;
+        let child = if first == last { self.lone_child(env, gfn, first as usize) } else { None };
         let split = self.suspend(env, gfn, entries.clone());
         env.write(gpa, bytes);
         self.resume(env, gfn, entries).and(split).pay(self, env);
+        if let Some(child) = child {
+            self.let_go(env, child);
+        }
+    }
+
+    /// The page that the only shadow of an entry links.
+    fn lone_child(&self, env: &impl Env, gfn: Gfn, index: usize) -> Option<PageId> {
+        let frame = self.frames.tables(gfn)?;
+        let lone = self.pool.next_of_gfn(frame).is_none();
+        lone.then(|| self.child(env, Slot::new(frame, index))).flatten().map(|child| self.pool.id(child))
+    }
+
+    /// Detaches a guest table that nothing leads to any more: most likely it is about to be freed, and what it is used for
+    /// next need not exit.
+    fn let_go(&mut self, env: &mut impl Env, child: PageId) {
+        let Some(frame) = self.pool.frame_of(child) else { return };
+        let gfn = self.pool.source(frame).gfn;
+        let dead =
+            matches!(self.pool.source(frame).role, Role::Guest { .. }) && !self.is_reachable(gfn.base());
+        if dead && self.can_detach(gfn) && !self.has_loose_tables() {
+            self.detach(env, gfn);
+            self.age_shadows(gfn);
+        }
     }
 
     /// Sets accessed or dirty bits in a guest entry that was `old` when it was walked.

@@ -17,6 +17,11 @@ use umbra_paging::{Features, Gfn, Hpa, Level, Rights, bits};
 const PENDING: u64 = 1 << 9;
 /// Bit 10 is ignored by the CPU in every entry: set in Pending entries of MMIO.
 const MMIO: u64 = 1 << 10;
+/// Bit 10 of a Mapped entry that has [`HELD`]: nothing but the tracking of the frame holds the right to write back.
+const TRACKED: u64 = 1 << 10;
+/// Bit 11 is ignored by the CPU in every entry: set in Mapped entries of pages that lack a right to write which the
+/// guest's own entry gives.
+const HELD: u64 = 1 << 11;
 /// Where an MMIO entry keeps the generation.
 const GENERATION_SHIFT: u32 = 52;
 /// Generations wrap at this value: bits 52..62.
@@ -83,6 +88,11 @@ impl Encodings {
         ShadowEntry(self.present | PENDING | MMIO | rights_bits(rights) | reserved | inverted | generation)
     }
 
+    /// Whether the entry is [`State::Mapped`].
+    pub(crate) const fn is_mapped(&self, entry: ShadowEntry) -> bool {
+        entry.0 & (PENDING | bits::P) == bits::P
+    }
+
     pub(crate) fn state(&self, entry: ShadowEntry) -> State {
         if entry.0 & PENDING == 0 {
             return if entry.0 & bits::P == 0 { State::Absent } else { State::Mapped };
@@ -147,8 +157,13 @@ impl ShadowEntry {
     }
 
     /// A translation. A and D are set from the start, so that the CPU never writes a shadow page.
-    pub(crate) fn page(level: Level, page: Hpa, rights: Rights, global: bool) -> ShadowEntry {
+    pub(crate) fn page(level: Level, page: Hpa, rights: Rights, global: bool, held: Held) -> ShadowEntry {
         let mut raw = bits::P | bits::A | bits::D | rights_bits(rights) | page.raw();
+        raw |= match held {
+            Held::Nothing => 0,
+            Held::Write => HELD,
+            Held::TrackedWrite => HELD | TRACKED,
+        };
         if level != Level::L1 {
             raw |= bits::PS;
         }
@@ -179,9 +194,35 @@ impl ShadowEntry {
         Rights { write: self.0 & bits::W != 0, user: self.0 & bits::U != 0, execute: self.0 & bits::NX == 0 }
     }
 
-    pub(crate) const fn without_write(self) -> ShadowEntry {
-        ShadowEntry(self.0 & !bits::W)
+    /// The entry of a page when its frame becomes tracked: the right to write is held back.
+    pub(crate) const fn protected(self) -> ShadowEntry {
+        if self.0 & bits::W == 0 { self } else { ShadowEntry(self.0 & !bits::W | HELD | TRACKED) }
     }
+
+    /// The entry without what only says why it lacks W.
+    pub(crate) const fn without_hint(self) -> ShadowEntry {
+        ShadowEntry(self.0 & !(HELD | TRACKED))
+    }
+
+    /// The right to write that a Mapped entry of a page lacks.
+    pub(crate) const fn held(self) -> Held {
+        match (self.0 & HELD != 0, self.0 & TRACKED != 0) {
+            (false, _) => Held::Nothing,
+            (true, false) => Held::Write,
+            (true, true) => Held::TrackedWrite,
+        }
+    }
+}
+
+/// Whether a page is mapped with less than the guest's own entry gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// No.
+    Nothing,
+    /// W: because D is clear, or the embedder has made the memory read-only.
+    Write,
+    /// W: because the frame is tracked, and for no other reason.
+    TrackedWrite,
 }
 
 #[cfg(test)]
@@ -201,6 +242,7 @@ mod tests {
             {
                 assert_eq!(encodings.state(encodings.absent()), State::Absent);
                 assert_eq!(encodings.state(encodings.look()), State::Look);
+                assert!(!encodings.is_mapped(encodings.absent()) && !encodings.is_mapped(encodings.look()));
                 for rights in all_rights() {
                     for shift in 0..width - 12 {
                         let gfn = Gfn::new(1 << shift);
@@ -209,8 +251,10 @@ mod tests {
                             assert_eq!(encodings.state(entry), State::Mmio { gfn, rights, generation });
                         }
                     }
-                    let mapped = ShadowEntry::page(Level::L1, Hpa::new(0x1000), rights, true);
+                    let mapped =
+                        ShadowEntry::page(Level::L1, Hpa::new(0x1000), rights, true, Held::TrackedWrite);
                     assert_eq!(encodings.state(mapped), State::Mapped);
+                    assert!(encodings.is_mapped(mapped));
                     assert_eq!(encodings.state(ShadowEntry::link(Hpa::new(0x1000), rights)), State::Mapped);
                 }
             }

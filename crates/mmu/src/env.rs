@@ -1,6 +1,6 @@
 //! What the MMU asks of the hypervisor that embeds it.
 
-use umbra_paging::{Gfn, Gpa, Gva, Hfn, Hpa, Tables};
+use umbra_paging::{ENTRIES, Gfn, Gpa, Gva, Hfn, Hpa, Tables};
 
 use crate::Event;
 
@@ -31,6 +31,12 @@ pub trait GuestMemory: Tables {
     /// One past the highest frame that can ever be RAM. Constant.
     fn end(&self) -> Gfn;
 
+    /// Reads the 8 entries from `first` on of the table in the frame `gfn`, which is RAM: the same as
+    /// [`Tables::read_entry`] for each.
+    fn read_entries(&self, gfn: Gfn, first: usize) -> [u64; 8] {
+        core::array::from_fn(|n| self.read_entry(gfn.entry(first + n)))
+    }
+
     /// Replaces the 8 bytes at `gpa` (aligned, in RAM) by `new` if they are `old`, atomically.
     ///
     /// # Errors
@@ -47,17 +53,39 @@ pub trait ShadowFrames {
     /// How many frames there are. Constant.
     fn count(&self) -> u32;
 
-    /// Where frame `frame` lies in host memory. Constant.
+    /// Where frame `frame` lies in host memory. Constant, but for [`ShadowFrames::exchange`].
     fn hpa(&self, frame: u32) -> Hpa;
 
-    /// The inverse of [`ShadowFrames::hpa`].
+    /// The inverse of [`ShadowFrames::hpa`], for frames that lie where they lay at first.
     fn frame(&self, hpa: Hpa) -> u32;
 
     /// Entry `index` of frame `frame`, read at once.
     fn read_shadow(&self, frame: u32, index: usize) -> u64;
 
+    /// The 8 entries of frame `frame` from `first` on.
+    fn read_shadow_entries(&self, frame: u32, first: usize) -> [u64; 8] {
+        core::array::from_fn(|n| self.read_shadow(frame, first + n))
+    }
+
     /// Stores entry `index` of frame `frame` at once.
     fn write_shadow(&mut self, frame: u32, index: usize, value: u64);
+
+    /// Stores `value` in every entry of frame `frame`, to which nothing leads.
+    fn fill_shadow(&mut self, frame: u32, value: u64) {
+        (0..ENTRIES).for_each(|index| self.write_shadow(frame, index, value));
+    }
+
+    /// Exchanges the host frames behind the guest frame `gfn`, which is RAM, and the shadow frame `frame`, with their
+    /// contents: each lies where the other lay afterwards, the guest frame as writable as it was. The MMU has seen to
+    /// it that no CPU uses, or has cached anything of, either. It asks for this to let a shadow root lie at the
+    /// host-physical address that the guest's own CR3 names ([`Config::loadable_roots`](crate::Config)).
+    ///
+    /// False, if that cannot be done: then nothing has changed. By default it cannot. An exchange is never refused that
+    /// takes the last one of the same two frames back.
+    fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {
+        let _ = (frame, gfn);
+        false
+    }
 
     /// Takes note of what the MMU has done, for a trace. Nothing depends on it.
     fn observe(&mut self, _event: Event) {}

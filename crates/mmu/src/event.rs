@@ -2,6 +2,7 @@
 
 use umbra_paging::{Gfn, Level};
 
+use crate::GuestFaults;
 use crate::role::{Role, Source};
 
 /// Something that the MMU did: for the embedder's trace ([`ShadowFrames::observe`](crate::ShadowFrames::observe)).
@@ -20,6 +21,21 @@ pub enum Event {
     },
     /// Everything that the CPUs had cached was flushed.
     Flushed,
+    /// Nothing leads to the shadows of this guest table any more, so that the guest may write it.
+    Detached(Gfn),
+    /// A detached guest table is used again.
+    Attached {
+        /// Its frame.
+        gfn: Gfn,
+        /// Its level.
+        level: Level,
+        /// How many shadow entries had to be changed.
+        changed: u32,
+    },
+    /// The shadow of this root was moved to where the guest's own CR3 points, or back.
+    RootMoved(Gfn),
+    /// This page-fault filter is in force from now on.
+    Filter(GuestFaults),
     /// Writes to this guest table are not seen until the guest's next flush.
     Loosened(Gfn),
     /// Writes to this guest table are seen again.

@@ -3,15 +3,15 @@
 use umbra_paging::{Access, Gpa, GuestFault, Gva, Pfec, Rights, Walk};
 
 use crate::derive::Target;
-use crate::entry::State;
-use crate::policy::{Answer, TableWrite, WritePolicy};
+use crate::policy::{Answer, Origin, Place, TableWrite, WritePolicy};
+use crate::quick::Known;
 use crate::rmap::{List, Slot};
 use crate::role::Role;
 use crate::sabotage::Rule;
 use crate::{Backing, Env, Event, FaultOutcome, GuestFaults, Mmu, Work};
 
 impl<P> Mmu<P> {
-    /// Handles a #PF exit of the instruction at `rip`, whose `access` to `gva` raised it. Of the exit's error
+    /// Handles a #PF exit of the instruction at `origin`, whose `access` to `gva` raised it. Of the exit's error
     /// code only what describes the access is taken (in `access`); whether it is a guest fault, and its error
     /// code, come from a walk of the guest's own tables (I3).
     ///
@@ -23,20 +23,29 @@ impl<P> Mmu<P> {
         vcpu: usize,
         gva: Gva,
         access: Access,
-        rip: Gva,
+        origin: &Origin,
     ) -> FaultOutcome
     where
         P: WritePolicy,
     {
-        if let Some(gpa) = self.mmio_hint(env, vcpu, gva, access) {
-            return FaultOutcome::Mmio { gpa };
+        self.detaches.fault(origin.rip);
+        match self.known(env, vcpu, gva, access) {
+            Some(Known::Mmio(gpa)) => return FaultOutcome::Mmio { gpa },
+            Some(Known::TableWrite(gpa)) => return self.table_write(env, vcpu, gpa, origin),
+            None => (),
         }
         let (walk, updated) = match self.walk(env, vcpu, gva, access) {
             Ok(found) => found,
             Err(fault) if self.is_bypassed(fault) && self.map(env, vcpu, gva, Rights::ALL, access).linked => {
                 return FaultOutcome::Resume(Work::Link);
             }
-            Err(fault) => return FaultOutcome::Guest(self.reported(fault)),
+            Err(fault) => {
+                if !fault.pfec.contains(Pfec::RSVD) {
+                    self.mark_ahead(env, vcpu, fault);
+                    self.learn_filter(env, fault.pfec);
+                }
+                return FaultOutcome::Guest(self.reported(fault));
+            }
         };
         let gpa = walk.gpa();
         let is_ram = match env.backing(gpa.gfn()) {
@@ -44,11 +53,7 @@ impl<P> Mmu<P> {
             Backing::Ram { writable, .. } => writable || !access.is_write(),
         };
         if is_ram && access.is_write() && self.frames.is_tracked(gpa.gfn()) {
-            let reachable = self.is_reachable(gpa);
-            match self.policy.answer(&TableWrite { gpa, rip, reachable }) {
-                Answer::Zap if !reachable => self.zap_tables(env, gpa.gfn()),
-                Answer::Zap | Answer::Emulate => return FaultOutcome::TableWrite { gpa },
-            }
+            return self.table_write(env, vcpu, gpa, origin);
         }
         let mapped = self.map(env, vcpu, gva, walk.rights(), access);
         if !is_ram {
@@ -65,7 +70,40 @@ impl<P> Mmu<P> {
     /// Whether the CPU itself can deliver this fault once the tables on the way are linked: it exited only
     /// because they were not.
     fn is_bypassed(&self, fault: GuestFault) -> bool {
-        !fault.pfec.contains(Pfec::PRESENT) && self.guest_faults() == GuestFaults::Bypass
+        let spared = match self.guest_faults() {
+            GuestFaults::Trap => false,
+            GuestFaults::Present => true,
+            GuestFaults::User => fault.pfec.contains(Pfec::USER),
+        };
+        !fault.pfec.contains(Pfec::PRESENT) && spared
+    }
+
+    /// A write to a tracked table.
+    fn table_write(&mut self, env: &mut impl Env, vcpu: usize, gpa: Gpa, origin: &Origin) -> FaultOutcome
+    where
+        P: WritePolicy,
+    {
+        let gfn = gpa.gfn();
+        let reachable = self.is_reachable(gpa);
+        let place = Place { rip: origin.rip.raw(), caller: self.caller(env, vcpu, origin) };
+        let answer = self.policy.answer(&TableWrite { gpa, place, soon: origin.soon, reachable });
+        if answer == Answer::Detach && self.may_detach(gfn) {
+            self.detach(env, gfn);
+            if !reachable {
+                self.age_shadows(gfn);
+            }
+            return FaultOutcome::Resume(Work::Detach);
+        }
+        self.detaches.emulated(gfn);
+        FaultOutcome::TableWrite { gpa }
+    }
+
+    /// The return address on top of the stack of an instruction, if there is one: it lies in the same 2 GiB of code.
+    fn caller(&mut self, env: &impl Env, vcpu: usize, origin: &Origin) -> u64 {
+        let top = origin.rsp.filter(|rsp| rsp.raw().is_multiple_of(8));
+        let Some(gpa) = top.and_then(|rsp| self.mapped(env, vcpu, rsp)) else { return 0 };
+        let word = env.read_entry(gpa);
+        if (word ^ origin.rip.raw()) >> 31 == 0 { word } else { 0 }
     }
 
     /// The fault as the guest gets it: as its own tables raise it, not as the exit says.
@@ -132,43 +170,20 @@ impl<P> Mmu<P> {
         }
     }
 
-    /// Answers from the shadow alone if `gva` is known to be MMIO. The walk there is current (or, through a
-    /// loose table, one that a TLB might still hold), its A bits are set, and W stands in the entry only if D is.
-    fn mmio_hint(&self, env: &impl Env, vcpu: usize, gva: Gva, access: Access) -> Option<Gpa> {
-        let vcpu = &self.vcpus[vcpu];
-        let mut frame = self.pool.frame_of(vcpu.root)?;
-        let mut rights = Rights::ALL;
-        loop {
-            let role = self.pool.source(frame).role;
-            let slot = Slot::new(frame, index(role, gva));
-            let entry = self.read(env, slot);
-            match self.state(entry) {
-                State::Mapped if role == Role::PaeRoot => (),
-                State::Mapped => rights = both(rights, entry.rights()),
-                State::Mmio { gfn, rights: leaf, generation } => {
-                    let rights = both(rights, leaf);
-                    let current = generation == self.generation || !self.keeps(Rule::MmioGeneration);
-                    let allowed = rights.allow(access, &vcpu.paging) && (rights.write || !access.is_write());
-                    let offset = gva.raw() & ((1 << role.level().shift()) - 1);
-                    return (current && allowed).then(|| Gpa::new(gfn.base().raw() + offset));
-                }
-                State::Absent | State::Look => return None,
-            }
-            frame = self.child(env, slot)?;
-        }
-    }
-
     /// Whether the hardware can reach a shadow of the table at `gpa`.
-    fn is_reachable(&self, gpa: Gpa) -> bool {
-        let next = |&frame: &u32| self.pool.next_of_gfn(frame);
-        core::iter::successors(self.frames.tables(gpa.gfn()), next)
+    pub(crate) fn is_reachable(&self, gpa: Gpa) -> bool {
+        self.shadows(gpa.gfn())
             .any(|frame| self.pool.is_pinned(frame) || !self.rmap.head(List::Parents(frame)).is_empty())
     }
 
     /// Makes the shadow translate `gva` for an access that the guest's tables allow to a page with these
     /// `rights`: builds and links what is missing on the way, and installs the leaf. Where the guest's tables
     /// end in an entry that is not present, it goes as far as that.
-    fn map(&mut self, env: &mut impl Env, vcpu: usize, gva: Gva, rights: Rights, access: Access) -> Mapped {
+    fn map(&mut self, env: &mut impl Env, vcpu: usize, gva: Gva, rights: Rights, access: Access) -> Mapped
+    where
+        P: WritePolicy,
+    {
+        self.refresh_loose(env);
         let root = self.vcpus[vcpu].root;
         let mut frame = self.pool.frame_of(root).expect("a root in use is pinned");
         let mut linked = false;
@@ -192,12 +207,13 @@ impl<P> Mmu<P> {
                 if self.keeps(Rule::SparePath) {
                     path[..=depth].iter().for_each(|&frame| self.pool.touch(frame));
                 }
-                self.build(env, source);
+                self.provide(env, source);
                 if matches!((role, source.role), (Role::Guest { .. }, Role::Direct { .. })) {
                     self.happened(env, Event::Split { gfn: source.gfn });
                 }
                 target = self.target(env, slot, overrides);
             }
+            self.admit_narrow(env, slot, target);
             let old_child = self.child(env, slot);
             let (entry, list) = self.encode(env, slot, target);
             if self.read(env, slot) != entry {
@@ -234,7 +250,7 @@ struct Mapped {
 }
 
 /// The index of the entry for `gva` in a page of this role.
-fn index(role: Role, gva: Gva) -> usize {
+pub(crate) fn index(role: Role, gva: Gva) -> usize {
     match role {
         // Linear addresses have 32 bits while a PAE root is in use.
         Role::PaeRoot => (gva.raw() >> 30) as usize & 3,
@@ -242,7 +258,7 @@ fn index(role: Role, gva: Gva) -> usize {
     }
 }
 
-fn both(upper: Rights, lower: Rights) -> Rights {
+pub(crate) fn both(upper: Rights, lower: Rights) -> Rights {
     Rights {
         write: upper.write && lower.write,
         user: upper.user && lower.user,

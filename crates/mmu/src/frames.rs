@@ -19,6 +19,8 @@ const MAX_LOOSE: usize = 8;
 
 /// No shadow page.
 const NONE: u32 = u32::MAX;
+/// Set beside the first shadow page of a detached frame.
+const DETACHED: u32 = 1 << 31;
 
 /// What lies behind a 2 MiB region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +43,7 @@ struct Region {
 }
 
 pub(crate) struct Frames {
-    /// The first shadow page built from each frame.
+    /// The first shadow page built from each frame; with [`DETACHED`] if it is detached.
     tables: Vec<u32>,
     regions: Vec<Region>,
     /// The `Direct` page of each GiB, at least the four that PAE paging can address.
@@ -86,16 +88,36 @@ impl Frames {
 
     /// The first of the shadows of `gfn`: the others follow by [`Pool::next_of_gfn`].
     pub(crate) fn tables(&self, gfn: Gfn) -> Option<u32> {
-        self.tables.get(gfn.raw() as usize).copied().and_then(some)
+        self.tables.get(gfn.raw() as usize).copied().and_then(some).map(|first| first & !DETACHED)
     }
 
     /// Whether guest writes to `gfn` must be seen.
     pub(crate) fn is_tracked(&self, gfn: Gfn) -> bool {
-        self.tables(gfn).is_some() && !self.is_loose(gfn)
+        // Neither without shadows nor detached: both have the bit.
+        self.tables.get(gfn.raw() as usize).is_some_and(|first| first & DETACHED == 0) && !self.is_loose(gfn)
     }
 
     pub(crate) fn is_loose(&self, gfn: Gfn) -> bool {
-        self.loose.contains(&gfn)
+        !self.loose.is_empty() && self.loose.contains(&gfn)
+    }
+
+    /// Whether `gfn` has shadows that nothing leads to, so that the guest may write it: see [`crate::detach`].
+    pub(crate) fn is_detached(&self, gfn: Gfn) -> bool {
+        self.tables.get(gfn.raw() as usize).is_some_and(|&first| first != NONE && first & DETACHED != 0)
+    }
+
+    /// Ends the tracking of a frame; its shadows stay listed.
+    pub(crate) fn detach(&mut self, gfn: Gfn) {
+        debug_assert!(self.is_tracked(gfn));
+        self.tables[gfn.raw() as usize] |= DETACHED;
+        self.region_mut(gfn).tracked -= 1;
+    }
+
+    /// The opposite of [`Frames::detach`].
+    pub(crate) fn attach(&mut self, gfn: Gfn) {
+        debug_assert!(self.is_detached(gfn));
+        self.tables[gfn.raw() as usize] &= !DETACHED;
+        self.region_mut(gfn).tracked += 1;
     }
 
     pub(crate) fn loose(&self) -> &[Gfn] {
@@ -133,6 +155,11 @@ impl Frames {
     pub(crate) fn region_backing(&mut self, memory: &impl GuestMemory, region: u32) -> RegionBacking {
         let first = Gfn::new(u64::from(region) * REGION);
         *self.regions[region as usize].backing.get_or_insert_with(|| region_backing(memory, first))
+    }
+
+    /// Notes that a frame lies elsewhere now than its neighbours.
+    pub(crate) fn is_in_pieces(&mut self, gfn: Gfn) {
+        self.region_mut(gfn).backing = Some(RegionBacking::Pieces);
     }
 
     /// Forgets what lay behind the region of `gfn`.
@@ -184,6 +211,7 @@ impl Frames {
         if !self.lists(source) {
             return false;
         }
+        debug_assert!(!self.is_detached(source.gfn) || !matches!(source.role, Role::Guest { .. }));
         let before = core::mem::replace(self.place_mut(source), frame);
         if !matches!(source.role, Role::Guest { .. }) {
             debug_assert!(before == NONE);
@@ -208,18 +236,19 @@ impl Frames {
         }
         let next = pool.next_of_gfn(frame);
         pool.set_next_of_gfn(frame, None);
+        let detached = self.is_detached(source.gfn);
         let first = self.place_mut(source);
-        if *first == frame {
-            *first = next.unwrap_or(NONE);
+        if *first & !DETACHED == frame {
+            *first = next.map_or(NONE, |next| next | (*first & DETACHED));
         } else {
-            let mut before = *first;
+            let mut before = *first & !DETACHED;
             while pool.next_of_gfn(before) != Some(frame) {
                 before = pool.next_of_gfn(before).expect("a shadow page is listed under its guest frame");
             }
             pool.set_next_of_gfn(before, next);
         }
         // A loose frame stays loose without shadows: the write that it was released for is yet to come.
-        if self.tables(source.gfn).is_some() || self.is_loose(source.gfn) {
+        if self.tables(source.gfn).is_some() || self.is_loose(source.gfn) || detached {
             return false;
         }
         self.region_mut(source.gfn).tracked -= 1;

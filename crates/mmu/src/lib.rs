@@ -25,11 +25,13 @@
 //!
 //! | call | at most | because of |
 //! |---|---|---|
-//! | [`Mmu::page_fault`] | 20 E + 60,000 | two rounds of a walk of 4 entries, each followed in S shadows; up to 8 loose frames tracked again (11 E); 4 tables built, for each of which a 16th of the pool (at most 16 pages) is reclaimed, and all that maps its frame protected (9 E) |
-//! | [`Mmu::load_paging`] | 20 E + 60,000 | the same, with 5 tables |
+//! | [`Mmu::page_fault`] | 26 E + 80,000 | two rounds of a walk of 4 entries, each followed in S shadows; up to 8 loose frames refreshed or tracked again (11 E); 4 tables built or attached, for each of which a 16th of the pool (at most 16 pages) is reclaimed or its shadows of other roles zapped (6 E), and all that maps its frame protected (9 E); or one table detached, whose parents are unlinked; A set in 32 entries ahead; a change of the filter |
+//! | [`Mmu::load_paging`] | 26 E + 80,000 | the same, with 5 tables |
 //! | [`Mmu::translate`], [`Mmu::invlpg`], [`Mmu::flush_guest`] | 11 E + 30,000 | 8 loose frames tracked again: every page zapped at most once, every entry unlinked or protected at most once |
 //! | [`Mmu::release`] | 12 E + 30,000 | one loose frame tracked again, one zapped |
-//! | [`Mmu::write_guest`] | 32 S for each entry that the bytes touch, + 100 | each entry is followed in S shadows |
+//! | [`Mmu::write_guest`] | 32 S for each entry that the bytes touch, + 200 | each entry is followed in S shadows; a table that nothing leads to any more is detached |
+//! | [`Mmu::offer_root`] | 9 E + 30,000 | the root, and one of another role that lies in its place, moves: every entry that maps its frame is unlinked |
+//! | [`Mmu::switched`], [`Mmu::withdraw_root`] | none | only numbers change |
 //! | [`Mmu::revoke`] of n frames | 9 E + 8 n + 30,000; every 2048th call 20 E | every entry is unlinked at most once; a wrap of the generation throws everything away |
 //! | [`Mmu::zap_all`] | 9 E + 10,000 | every page zapped, every entry unlinked |
 //! | [`Mmu::root`], [`Mmu::guest_faults`] and other queries | 1 | |
@@ -45,33 +47,42 @@
 
 extern crate alloc;
 
+mod ahead;
 mod audit;
 mod build;
 mod config;
 mod derive;
+mod detach;
 mod door;
 mod entry;
 mod env;
 mod event;
 mod fault;
+mod filter;
 mod frames;
+mod leaf;
 mod loose;
 mod policy;
 mod pool;
+mod predict;
+mod quick;
 mod rmap;
 mod role;
 mod roots;
 mod sabotage;
+mod switch;
 mod zap;
 
 pub use audit::{Invariant, Violation};
 pub use config::{
-    Config, ConfigError, Counters, FaultOutcome, GuestFaults, MIN_FRAMES_PER_VCPU, Root, RootFormat, Work,
+    Config, ConfigError, Counters, FaultOutcome, FilterPolicy, GuestFaults, MIN_FRAMES_PER_VCPU, Root,
+    RootFormat, Work,
 };
 pub use entry::Encodings;
 pub use env::{Backing, Env, GuestMemory, ShadowFrames, Tlb};
 pub use event::{Event, Shadowed};
-pub use policy::{Answer, EmulateReachable, TableWrite, WritePolicy};
+pub use policy::{Answer, EmulateReachable, Origin, Place, TableWrite, WritePolicy};
+pub use predict::Predictor;
 #[cfg(feature = "sabotage")]
 pub use sabotage::Rule;
 
@@ -79,16 +90,21 @@ use alloc::vec::Vec;
 
 use umbra_paging::Paging;
 
+use crate::ahead::Ahead;
 use crate::audit::ChangeLog;
+use crate::detach::Detaches;
 use crate::entry::{ShadowEntry, State};
+
+use crate::filter::Choice;
 use crate::frames::Frames;
 use crate::pool::{PageId, Pool};
+use crate::quick::Shortcuts;
 use crate::rmap::{List, Rmap, Slot};
 
 /// One guest's shadow MMU.
 ///
 /// All methods take the embedder's `env`; it must be the same one every time. vCPUs are numbered from zero.
-pub struct Mmu<P = EmulateReachable> {
+pub struct Mmu<P = Predictor> {
     config: Config,
     policy: P,
     pool: Pool,
@@ -98,6 +114,14 @@ pub struct Mmu<P = EmulateReachable> {
     /// MMIO entries of another generation count as [`State::Look`].
     generation: u32,
     counters: Counters,
+    choice: Choice,
+    detaches: Detaches,
+    shortcuts: Shortcuts,
+    /// Changes of references between shadow pages so far.
+    links: u64,
+    ahead: Ahead,
+    /// Changes of what vCPUs may load: see [`Mmu::roots_changed`].
+    roots_changed: u64,
     log: ChangeLog,
     #[cfg(feature = "sabotage")]
     broken: Option<Rule>,
@@ -106,6 +130,8 @@ pub struct Mmu<P = EmulateReachable> {
 struct Vcpu {
     paging: Paging,
     root: PageId,
+    /// Roots that it may load without an exit.
+    loadable: Vec<PageId>,
 }
 
 /// A full flush that may be owed: because rights were taken away that something is going to rely on being
@@ -129,7 +155,7 @@ impl OwedFlush {
 impl<P> Mmu<P> {
     /// The bytes of metadata beside the shadow frames, constant over the MMU's life.
     pub fn metadata_bytes(&self) -> usize {
-        self.pool.bytes() + self.rmap.bytes() + self.frames.bytes()
+        self.pool.bytes() + self.rmap.bytes() + self.frames.bytes() + self.choice.bytes()
     }
 
     /// Shadow frames in use.
@@ -163,7 +189,7 @@ impl<P> Mmu<P> {
     }
 
     fn is_mapped(&self, entry: ShadowEntry) -> bool {
-        self.state(entry) == State::Mapped
+        self.config.encodings.is_mapped(entry)
     }
 
     /// The entry at `slot`, and the frame of the shadow page that it references, if it does.
@@ -206,6 +232,9 @@ impl<P> Mmu<P> {
     /// Stores an entry that stays in its list.
     fn store(&mut self, env: &mut impl Env, slot: Slot, entry: ShadowEntry) {
         env.write_shadow(slot.frame(), slot.index(), entry.raw());
+        if self.pool.stored(slot.frame(), slot.index() / 8) {
+            self.links += 1;
+        }
         self.log.push(slot);
     }
 }

@@ -1,33 +1,62 @@
 //! Loose frames: guest tables whose writes are not seen for a while.
 //!
-//! Some writes to a table can be neither emulated nor allowed by just dropping its shadows: the table is the
-//! root in use, or it maps the very instruction, stack or operand of the write. Such a frame becomes *loose*:
+//! Some writes to a table can be neither emulated nor allowed by detaching it: the table is the root in use, or it maps
+//! the very instruction, stack or operand of the write. Such a frame becomes *loose*:
 //! its shadows stay (or are rebuilt as needed), but hold no Absent entry, so nothing relies on seeing the
 //! guest set P. What is Mapped there behaves like a TLB: it may be older than the table, which the
-//! architecture allows until the guest flushes. At the guest's next flush of any kind the frame is tracked
+//! architecture allows until the guest flushes. That is so for the addresses under which it was reached already; so the
+//! shadows are refreshed before a new reference to one of them is made. At the guest's next flush of any kind the frame is tracked
 //! again and its shadows are brought up to date. So every flush of the guest must exit while
 //! [`Mmu::has_loose_tables`](crate::Mmu::has_loose_tables).
 
 use umbra_paging::Gfn;
 
+use crate::role::Role;
 use crate::sabotage::Rule;
 use crate::{Env, Event, Mmu, OwedFlush};
 
 impl<P> Mmu<P> {
-    /// Lets the guest write a tracked frame freely until its next flush: for writes that cannot be emulated.
+    /// Lets the guest write a tracked frame freely: for writes that cannot be emulated. The frame is detached if that
+    /// can help; else it is loose until the guest's next flush.
     pub fn release(&mut self, env: &mut impl Env, gfn: Gfn) {
-        if !self.frames.is_tracked(gfn) {
+        if !self.frames.is_tracked(gfn) || self.detach_unemulated(env, gfn) {
             return;
         }
         if self.frames.loose_is_full() {
             let oldest = self.frames.loose()[0];
             self.tighten(env, oldest);
         }
+        // Every flush of the guest must exit from now on.
+        if self.keeps(Rule::WithdrawWhileLoose) {
+            self.withdraw_all();
+        }
         self.frames.loosen(gfn);
         self.happened(env, Event::Loosened(gfn));
         self.zap_tables(env, gfn);
         self.flush(env);
         self.unprotect(env, gfn);
+    }
+
+    /// Brings the shadows of loose frames up to date before anything new can lead to them: what they hold from earlier was
+    /// never true of the addresses that a new reference would add. (Refreshed, not emptied: a table that maps itself must
+    /// get further.)
+    pub(crate) fn refresh_loose(&mut self, env: &mut impl Env) {
+        for n in 0..self.frames.loose().len() {
+            let mut next = self.frames.tables(self.frames.loose()[n]);
+            while let Some(frame) = next {
+                next = self.pool.next_of_gfn(frame);
+                if self.keeps(Rule::RefreshLoose) {
+                    self.fill(env, frame).0.pay(self, env);
+                }
+            }
+        }
+    }
+
+    /// Whether a reference to the page may be added without [`Mmu::refresh_loose`].
+    pub(crate) fn is_current(&self, child: u32) -> bool {
+        let source = self.pool.source(child);
+        let loose = matches!(source.role, Role::Guest { .. }) && self.frames.is_loose(source.gfn);
+        !loose || !self.keeps(Rule::RefreshLoose)
     }
 
     /// Tracks a loose frame again.
@@ -44,7 +73,7 @@ impl<P> Mmu<P> {
         let mut next = self.frames.tables(gfn);
         while let Some(frame) = next {
             next = self.pool.next_of_gfn(frame);
-            self.fill(env, frame).pay(self, env);
+            self.fill(env, frame).0.pay(self, env);
         }
     }
 

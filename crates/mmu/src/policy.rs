@@ -1,14 +1,44 @@
 //! How writes to tracked guest tables are answered.
 
-use umbra_paging::{Gpa, Gva};
+use umbra_paging::{Gfn, Gpa, Gva};
+
+/// What is known of an access that exited, beside the access: all of it is a hint, but `rip` must be the same for as long
+/// as the guest gets no further.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// The guest instruction.
+    pub rip: Gva,
+    /// Its stack pointer, where a return address may stand.
+    pub rsp: Option<Gva>,
+    /// The guest had run for a short time only since its last exit: some hundred instructions.
+    pub soon: bool,
+}
+
+impl Origin {
+    /// Nothing but the instruction is known.
+    pub const fn at(rip: Gva) -> Origin {
+        Origin { rip, rsp: None, soon: false }
+    }
+}
+
+/// A place in the guest's code that writes tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The instruction.
+    pub rip: u64,
+    /// The return address on top of its stack; 0 if nothing there looks like one.
+    pub caller: u64,
+}
 
 /// A write to a tracked frame.
 #[derive(Clone, Copy, Debug)]
 pub struct TableWrite {
     /// Where it goes.
     pub gpa: Gpa,
-    /// The guest instruction that writes.
-    pub rip: Gva,
+    /// The guest's code that writes.
+    pub place: Place,
+    /// [`Origin::soon`].
+    pub soon: bool,
     /// Whether a shadow of the frame can be reached by the hardware: a parent links to it, or it is a root in
     /// use. Guests free page tables by clearing what references them, and then use the frame for data.
     pub reachable: bool,
@@ -19,23 +49,28 @@ pub struct TableWrite {
 pub enum Answer {
     /// The hypervisor emulates the instruction; the shadows follow.
     Emulate,
-    /// The frame's shadows are zapped and the guest writes freely. Only for frames that are not reachable;
-    /// for others it counts as [`Answer::Emulate`].
-    Zap,
+    /// The frame is detached: the guest writes freely until it next uses the table. Where that is not possible (the
+    /// table is a root in use, or the same instruction has just been answered so), it counts as [`Answer::Emulate`].
+    Detach,
 }
 
 /// Decides how writes to tracked frames are answered. Any answer is correct; they differ in exits.
 pub trait WritePolicy {
     /// Decides about one write.
     fn answer(&mut self, write: &TableWrite) -> Answer;
+
+    /// A frame that was detached is in use again, and this many of its entries had changed.
+    fn attached(&mut self, gfn: Gfn, changed: u32) {
+        let _ = (gfn, changed);
+    }
 }
 
-/// The simplest policy: emulate writes to tables in use, zap the others.
+/// The simplest policy: emulate writes to tables in use, detach the others.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EmulateReachable;
 
 impl WritePolicy for EmulateReachable {
     fn answer(&mut self, write: &TableWrite) -> Answer {
-        if write.reachable { Answer::Emulate } else { Answer::Zap }
+        if write.reachable { Answer::Emulate } else { Answer::Detach }
     }
 }

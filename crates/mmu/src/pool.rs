@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use umbra_paging::Gfn;
+use umbra_paging::{Gfn, Level};
 
 use crate::role::Source;
 
@@ -29,8 +29,14 @@ enum State {
 struct Frame {
     state: State,
     generation: u32,
-    /// vCPUs that have it loaded, and roots that refer to it by an entry that cannot be Pending.
+    /// vCPUs that have it loaded or may load it, and roots that refer to it by an entry that cannot be Pending.
     pins: u32,
+    /// A bit for each eight entries: set if one of them may be anything but Absent.
+    busy: u64,
+    /// Its entries may refer to other shadow pages.
+    refers: bool,
+    /// It lies where its guest frame lay: see [`crate::ShadowFrames::exchange`].
+    moved: bool,
     /// The number of the flush that will be the first after a reference to it was last removed: before that
     /// flush, the CPU may hold the reference.
     cached_until: u64,
@@ -58,6 +64,9 @@ impl Pool {
             state: State::Free,
             generation: 0,
             pins: 0,
+            busy: 0,
+            refers: false,
+            moved: false,
             cached_until: 0,
             next_of_gfn: None,
             older: None,
@@ -126,10 +135,11 @@ impl Pool {
         let frame = self.free?;
         let slot = &mut self.frames[frame as usize];
         self.free = slot.newer.take();
-        debug_assert!(slot.state == State::Free && slot.pins == 0);
+        debug_assert!(slot.state == State::Free && slot.pins == 0 && !slot.moved);
         debug_assert!(slot.cached_until <= self.flushes, "a frame that may be cached is not used again");
         slot.state = State::Live(source);
         slot.cached_until = 0;
+        slot.refers = source.role.level() != Level::L1;
         self.live += 1;
         self.push_newest(frame);
         Some(self.id(frame))
@@ -193,6 +203,38 @@ impl Pool {
         self.frames[frame as usize].pins != 0
     }
 
+    /// Whether any of the entries `8 * group..` may be anything but Absent.
+    pub(crate) fn is_busy(&self, frame: u32, group: usize) -> bool {
+        self.frames[frame as usize].busy & 1 << group != 0
+    }
+
+    /// Notes that one of the entries `8 * group..` was stored; whether it may refer to another page, or did so.
+    pub(crate) fn stored(&mut self, frame: u32, group: usize) -> bool {
+        let slot = &mut self.frames[frame as usize];
+        slot.busy |= 1 << group;
+        slot.refers
+    }
+
+    /// Notes what is true of the entries `8 * group..`.
+    pub(crate) fn set_busy(&mut self, frame: u32, group: usize, busy: bool) {
+        let word = &mut self.frames[frame as usize].busy;
+        if busy { *word |= 1 << group } else { *word &= !(1 << group) }
+    }
+
+    /// Notes that all entries are Absent, or that they may be anything.
+    pub(crate) fn set_all_busy(&mut self, frame: u32, busy: bool) {
+        self.frames[frame as usize].busy = if busy { u64::MAX } else { 0 };
+    }
+
+    /// Whether the page lies where its guest frame lay.
+    pub(crate) fn is_moved(&self, frame: u32) -> bool {
+        self.frames[frame as usize].moved
+    }
+
+    pub(crate) fn set_moved(&mut self, frame: u32, moved: bool) {
+        self.frames[frame as usize].moved = moved;
+    }
+
     /// The next older shadow of the same guest frame.
     pub(crate) fn next_of_gfn(&self, frame: u32) -> Option<u32> {
         self.frames[frame as usize].next_of_gfn
@@ -207,6 +249,20 @@ impl Pool {
         if self.newest != Some(frame) {
             self.unchain(frame);
             self.push_newest(frame);
+        }
+    }
+
+    /// Makes the page the oldest: it will be the first to be reclaimed.
+    pub(crate) fn age(&mut self, frame: u32) {
+        if self.oldest != Some(frame) {
+            self.unchain(frame);
+            let after = self.oldest.replace(frame);
+            let slot = &mut self.frames[frame as usize];
+            (slot.older, slot.newer) = (None, after);
+            match after {
+                Some(after) => self.frames[after as usize].older = Some(frame),
+                None => self.newest = Some(frame),
+            }
         }
     }
 
@@ -249,8 +305,6 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
-    use umbra_paging::Level;
-
     use super::*;
 
     fn source(n: u64) -> Source {
@@ -290,6 +344,20 @@ mod tests {
         assert_eq!(pool.victim(true, true), Some(frames[2]));
         pool.retire(frames[2], false, None);
         assert_eq!(pool.victim(true, true), Some(frames[0]));
+    }
+
+    #[test]
+    fn an_aged_page_goes_before_all_others() {
+        let mut pool = Pool::new(3);
+        let frames = [1, 2, 3].map(|n| pool.allocate(source(n)).unwrap().frame);
+        for frame in [frames[2], frames[1], frames[1]] {
+            pool.age(frame);
+            assert_eq!(pool.victim(true, true), Some(frame));
+        }
+        pool.touch(frames[1]);
+        pool.age(frames[0]);
+        pool.retire(frames[0], false, None);
+        assert_eq!(pool.victim(true, true), Some(frames[2]));
     }
 
     #[test]

@@ -4,28 +4,32 @@ use alloc::vec::Vec;
 
 use umbra_paging::{Gva, Mode, Paging};
 
+use crate::ahead::Ahead;
 use crate::audit::ChangeLog;
+use crate::derive::Target;
+use crate::detach::Detaches;
+use crate::filter::Choice;
 use crate::frames::{Frames, REGION};
+use crate::policy::WritePolicy;
 use crate::pool::Pool;
+use crate::predict::Predictor;
+use crate::quick::Shortcuts;
 use crate::rmap::{Rmap, Slot};
 use crate::role::{Role, Source};
 use crate::sabotage::Rule;
-use crate::{
-    Config, ConfigError, Counters, EmulateReachable, Env, GuestFaults, MIN_FRAMES_PER_VCPU, Mmu, Root,
-    RootFormat, Vcpu,
-};
+use crate::{Config, ConfigError, Counters, Env, MIN_FRAMES_PER_VCPU, Mmu, Root, RootFormat, Vcpu};
 
 impl Mmu {
-    /// An MMU with the simplest write policy: see [`Mmu::with_policy`].
+    /// An MMU that predicts bursts of writes to tables: see [`Mmu::with_policy`].
     ///
     /// # Errors
     /// As [`Mmu::with_policy`].
     pub fn new(config: Config, env: &mut impl Env) -> Result<Mmu, ConfigError> {
-        Mmu::with_policy(config, env, EmulateReachable)
+        Mmu::with_policy(config, env, Predictor::default())
     }
 }
 
-impl<P> Mmu<P> {
+impl<P: WritePolicy> Mmu<P> {
     /// An MMU whose vCPUs all have paging off. This is the only place that allocates.
     ///
     /// # Errors
@@ -43,8 +47,17 @@ impl<P> Mmu<P> {
             return Err(ConfigError::FrameAbove4G(above));
         }
         let regions = end.raw().div_ceil(REGION) as usize;
+        // Pinned roots are not there to be reclaimed: what one instruction needs comes first.
+        let loadable = ((frames - needed) as usize / config.vcpus.max(1)).min(config.loadable_roots);
+        let config = Config { loadable_roots: loadable, ..config };
         let mut mmu = Mmu {
             policy,
+            choice: Choice::new(config.filter),
+            detaches: Detaches::default(),
+            shortcuts: Shortcuts::default(),
+            links: 0,
+            ahead: Ahead::default(),
+            roots_changed: 0,
             pool: Pool::new(frames),
             rmap: Rmap::new(frames, end.raw() as usize, regions),
             frames: Frames::new(end),
@@ -68,26 +81,20 @@ impl<P> Mmu<P> {
         for _ in 0..config.vcpus {
             let root = mmu.pinned_root(env, &off);
             let root = mmu.pool.id(root);
-            mmu.vcpus.push(Vcpu { paging: off, root });
+            mmu.vcpus.push(Vcpu { paging: off, root, loadable: Vec::with_capacity(loadable) });
         }
         Ok(mmu)
     }
+}
 
-    /// What is to become of guest faults when the guest runs next. May change with every call that takes the
-    /// MMU `&mut`: while a table is loose, a not-present fault below it may come from an old reference that
-    /// the guest has replaced, which the CPU must not deliver again and again. So then every fault exits.
-    pub fn guest_faults(&self) -> GuestFaults {
-        let loose = self.has_loose_tables() && self.keeps(Rule::TrapWhileLoose);
-        let bypass = self.config.encodings.separates_guest_faults() && !loose;
-        if bypass { GuestFaults::Bypass } else { GuestFaults::Trap }
-    }
-
-    /// What the real CR3 of a vCPU must hold. Changes with [`Mmu::load_paging`].
+impl<P> Mmu<P> {
+    /// What the real CR3 of a vCPU must hold. Changes with [`Mmu::load_paging`], [`Mmu::offer_root`], [`Mmu::switched`] and
+    /// [`Mmu::revoke`].
     ///
     /// # Panics
     /// If there is no such vCPU.
     pub fn root(&self, env: &impl Env, vcpu: usize) -> Root {
-        let Vcpu { paging, root } = &self.vcpus[vcpu];
+        let Vcpu { paging, root, .. } = &self.vcpus[vcpu];
         let frame = self.pool.frame_of(*root).expect("a root in use is pinned");
         let format = match paging.mode {
             Mode::Off => RootFormat::Pae,
@@ -109,32 +116,44 @@ impl<P> Mmu<P> {
     ///
     /// # Panics
     /// If there is no such vCPU.
-    pub fn load_paging(&mut self, env: &mut impl Env, vcpu: usize, paging: Paging) -> Root {
+    pub fn load_paging(&mut self, env: &mut impl Env, vcpu: usize, paging: Paging) -> Root
+    where
+        P: WritePolicy,
+    {
         self.tighten_all(env);
         let old = self.vcpus[vcpu].root;
         let old_paging = self.vcpus[vcpu].paging;
+        // CR4.PGE shapes no shadow page, and what a change of it flushes is the guest's own flush.
+        let changed = (Paging { root: paging.root, pge: paging.pge, ..old_paging }) != paging;
+        // A root is built for the control bits that it may be loaded under.
+        if changed && self.keeps(Rule::WithdrawAtRoleChange) {
+            self.withdraw_from(vcpu, |_| true);
+        }
         let new = self.pinned_root(env, &paging);
-        self.vcpus[vcpu] = Vcpu { paging, root: self.pool.id(new) };
+        self.vcpus[vcpu].paging = paging;
+        self.vcpus[vcpu].root = self.pool.id(new);
         self.unpin_root(env, old.frame);
         // Entries cached under other control bits carry rights that are not the guest's any more (I2, I3).
-        let changed = (Paging { root: paging.root, ..old_paging }) != paging;
         if changed && self.keeps(Rule::FlushAfterRoleChange) {
             self.flush(env);
         }
         self.root(env, vcpu)
     }
 
-    fn pinned_root(&mut self, env: &mut impl Env, paging: &Paging) -> u32 {
+    fn pinned_root(&mut self, env: &mut impl Env, paging: &Paging) -> u32
+    where
+        P: WritePolicy,
+    {
         let source = Source::root(paging);
-        let root = self.find_or_build(env, source);
+        let root = self.provide(env, source);
         self.pool.pin(root);
         self.pool.touch(root);
         if source.role == Role::PaeRoot {
             // PDPTEs cannot be Pending: all four are there as long as the root is in use.
             for index in 0..4 {
                 let slot = Slot::new(root, index);
-                if let crate::derive::Target::Missing(child) = self.target(env, slot, false) {
-                    self.build(env, child);
+                if let Target::Missing(child) = self.target(env, slot, false) {
+                    self.provide(env, child);
                 }
                 self.refresh(env, slot).pay(self, env);
                 let child = self.child(env, slot).expect("the identity page was built just now");
@@ -156,14 +175,15 @@ impl<P> Mmu<P> {
         }
     }
 
-    /// Carries out the guest's INVLPG.
+    /// Carries out the guest's INVLPG. Only while [`Mmu::has_loose_tables`] must it exit: else no table that the CPU can
+    /// reach is ever out of date, and what the instruction itself does is enough.
     pub fn invlpg(&mut self, env: &mut impl Env, vcpu: usize, gva: Gva) {
         self.tighten_all(env);
         env.flush_page(vcpu, gva);
     }
 
     /// Carries out any larger flush of the guest: MOV to CR3 without the no-flush bit, changes of CR4.PGE and
-    /// the like, INVPCID.
+    /// the like, INVPCID (which need not exit either, as INVLPG).
     pub fn flush_guest(&mut self, env: &mut impl Env) {
         self.tighten_all(env);
         self.flush(env);

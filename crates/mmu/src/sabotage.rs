@@ -6,22 +6,29 @@
 //! |---|---|
 //! | I1: Absent only if the guest's entry is not present; every write is seen | `FollowPresent`, `FollowInEveryShadow`, `FollowEveryEntry` |
 //! | I1: tables behind Absent entries are tracked | `ProtectTables`, `FlushAfterProtect`, `SplitAroundTables` |
-//! | I1: tables that cannot be tracked have Pending children only | `NoAbsentInLoose`, `TightenAtFlush`, `TightenAtFault`, `TrapWhileLoose` |
+//! | I1: tables that cannot be tracked have Pending children only | `NoAbsentInLoose`, `RefreshLoose`, `TightenAtFlush`, `TightenAtFault`, `TrapWhileLoose` |
 //! | I2: no memory that is not this guest's | `RevokeSmall`, `RevokeLarge`, `FlushAfterRevoke`, `KeepReadOnlyBacking` |
 //! | I2: not wider than the guest's rights | `KeepUser`, `KeepWrite`, `KeepNx`, `RefuseReserved`, `OverrideIsSafe` |
 //! | I2: at the role that it was built for | `RoleHasNxe`, `RoleHasWp`, `RoleHasLevel`, `RoleHasKind`, `RoleHasRightsAbove`, `FlushAfterRoleChange` |
 //! | I2: A at every level, D in the leaf | `AccessedInLeaf`, `AccessedAbove`, `DirtyBeforeWrite` |
 //! | I3: error codes come from our own walk | `CodeFromWalk` |
+//! | I4: what the filter `user` covers is never narrower | `NoNarrowEntries` |
+//! | I4: turning it on is followed by a full flush | `FlushBeforeUserFilter` |
 //! | I5: no reuse, no lost protection before the flush | `Limbo`, `FlushBeforeUnprotect`, `UnlinkParents`, `SpareRoots` |
-//! | I5, section 6: pages of two sizes | `FlushAfterSplitChange`, `FlushAfterLarge` |
-//! | I6: progress | `ReclaimOldest`, `SparePath` |
-//! | order: Pending, write, install; protect, flush, read, link | `PendingBeforeWrite`, `ReadAfterProtect` |
+//! | I5, section 6: INVLPG without exit, and pages of two sizes | `FlushAfterSplitChange`, `FlushAfterLarge` |
+//! | I6: progress | `ReclaimOldest`, `SparePath`, `DetachOnce` |
+//! | section 6: detach: all parents Pending, flush, drop the protection | `UnlinkDetached`, `FlushBeforeDetach` |
+//! | section 6: the first access attaches again | `AttachBeforeLink`, `RefillAttached` |
+//! | section 6: only listed roots are loaded, one role per address, delisted before unprotecting | `WithdrawAtRoleChange`, `WithdrawBeforeDetach`, `WithdrawWhileLoose`, `OfferFollowed` |
+//! | section 6: an identity root lies at its guest frame's place, which gives way | `UnmapBeforeExchange`, `FlushBeforeExchange`, `HomeBeforeRevoke` |
+//! | order: Pending, write, install; protect, flush, read, link | `PendingBeforeWrite`, `ReadAfterProtect`, `ReadAfterAttach` |
 //! | 4: PDPTEs are never Pending | `PdptesMapped` |
 //! | 4: MMIO entries have a generation | `MmioGeneration` |
 //! | 4: L1TF | `HideMmio` |
 //!
-//! Without a switch: I4 (its filter is not there); the reserved bits of Pending entries and MAXPHYADDR = 52 (tested
-//! for all widths in `entry.rs`); and what the embedder does: real control bits, the door for its own writes.
+//! Without a switch: the reserved bits of Pending entries and MAXPHYADDR = 52 (tested for all widths in `entry.rs`); and
+//! what the embedder does: real control bits, the door for its own writes, which values of CR3 it lists under which PCID
+//! (tested where it is done: `targets.rs` of the reference machine and of the hypervisor).
 //!
 //! Without the feature `sabotage` every rule is kept, and the compiler sees that.
 
@@ -64,6 +71,8 @@ rules! {
     SplitAroundTables,
     /// I1: a table whose writes are not seen has no Absent entries.
     NoAbsentInLoose,
+    /// I2: shadows of loose frames are refreshed before a new reference leads to them.
+    RefreshLoose,
     /// I1: loose frames are tracked again at the guest's flush.
     TightenAtFlush,
     /// I2: a leaf is Mapped only if its A is set.
@@ -130,6 +139,36 @@ rules! {
     PdptesMapped,
     /// L1TF: no entry that is not Mapped names memory.
     HideMmio,
+    /// I1: nothing leads to a table that is detached.
+    UnlinkDetached,
+    /// I1: a detached table is attached before anything leads to it.
+    AttachBeforeLink,
+    /// I1: a table that is attached is brought up to date.
+    RefillAttached,
+    /// I1, I5: what is cached of a table is flushed before it loses its protection by a detach.
+    FlushBeforeDetach,
+    /// Order: a table that is attached is protected before it is read.
+    ReadAfterAttach,
+    /// I6: what an instruction has detached is not detached for it again.
+    DetachOnce,
+    /// I2: roots that a vCPU may load are withdrawn when its control bits change.
+    WithdrawAtRoleChange,
+    /// I1, I5: a root that a vCPU may load is withdrawn before its frame is detached or zapped.
+    WithdrawBeforeDetach,
+    /// I1: roots that a vCPU may load are withdrawn when a table becomes loose: every flush must exit then.
+    WithdrawWhileLoose,
+    /// I1: a root may be loaded without an exit only while it is tracked and no table is loose.
+    OfferFollowed,
+    /// I5: a root in use is moved home before what is behind its frame changes.
+    HomeBeforeRevoke,
+    /// I5: nothing maps a guest frame any more when it changes places with a shadow page.
+    UnmapBeforeExchange,
+    /// I5: what is cached is flushed before a guest frame changes places with a shadow page.
+    FlushBeforeExchange,
+    /// I4: while user protection faults go around the hypervisor no entry of user mode is narrower than the guest's.
+    NoNarrowEntries,
+    /// I4: the filter that lets them through is turned on with a flush.
+    FlushBeforeUserFilter,
     /// Order: a guest's table is read after it is protected and flushed.
     ReadAfterProtect,
     /// Order: entries are Pending while what they follow is written.
@@ -146,6 +185,14 @@ impl<P> Mmu<P> {
             let _ = rule;
             true
         }
+    }
+
+    /// Whether any rule is broken: then the short ways, which know of no rules, are not taken.
+    pub(crate) const fn is_sabotaged(&self) -> bool {
+        #[cfg(feature = "sabotage")]
+        return self.broken.is_some();
+        #[cfg(not(feature = "sabotage"))]
+        false
     }
 
     /// Breaks a rule from now on.

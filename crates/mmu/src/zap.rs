@@ -22,10 +22,12 @@ impl<P> Mmu<P> {
         }
         self.look_everywhere(env, frame);
         let source = self.pool.source(frame);
+        self.move_home(env, frame, source);
         let tracked = matches!(source.role, Role::Guest { .. }) && self.frames.is_tracked(source.gfn);
         let untracked = self.frames.remove(&mut self.pool, source, frame);
         let cached = self.pool.may_be_cached(frame);
         self.pool.retire(frame, cached && self.keeps(Rule::Limbo), tracked.then_some(source.gfn));
+        self.links += 1;
         self.log.forget(frame);
         self.happened(env, Event::Zapped(source.into()));
         if untracked {
@@ -37,14 +39,15 @@ impl<P> Mmu<P> {
         }
     }
 
-    /// Zaps the shadows of a guest frame, but for those that are pinned: their entries become Pending.
+    /// Zaps the shadows of a guest frame, but for roots that vCPUs run on: their entries become Pending.
     pub(crate) fn zap_tables(&mut self, env: &mut impl Env, gfn: Gfn) {
+        self.withdraw_everywhere(gfn);
         let mut next = self.frames.tables(gfn);
         while let Some(frame) = next {
             next = self.pool.next_of_gfn(frame);
-            if self.pool.is_pinned(frame) {
+            if self.is_current_root(frame) {
                 self.look_everywhere(env, frame);
-            } else {
+            } else if !self.pool.is_pinned(frame) {
                 self.zap(env, frame);
             }
         }
@@ -57,6 +60,7 @@ impl<P> Mmu<P> {
         let mut gfn = gfns.start;
         while gfn < end {
             self.zap_tables(env, gfn);
+            self.move_roots_home(env, gfn);
             if self.keeps(Rule::RevokeSmall) {
                 self.look_all(env, List::Gfn(gfn.raw() as u32));
             }
@@ -77,7 +81,7 @@ impl<P> Mmu<P> {
         }
     }
 
-    fn look_all(&mut self, env: &mut impl Env, list: List) {
+    pub(crate) fn look_all(&mut self, env: &mut impl Env, list: List) {
         while let Some(slot) = self.rmap.head(list).first() {
             self.look(env, slot);
         }

@@ -124,7 +124,17 @@ impl Hfn {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
+    use std::format;
+
     use super::*;
+
+    #[test]
+    fn they_are_printed_as_hexadecimal_numbers() {
+        assert_eq!(format!("{:?} {:?}", Gfn::new(0x1f), Hpa::new(0)), "Gfn(0x1f) Hpa(0x0)");
+        assert_eq!(format!("{:#x} {:x}", Gva::new(0x1f), Gpa::new(0x1f)), "0x1f 1f");
+    }
 
     #[test]
     fn canonical_addresses() {

@@ -155,7 +155,24 @@ impl Paging {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
+    use std::string::ToString;
+
     use super::*;
+
+    #[test]
+    fn what_is_not_supported_is_said_with_what_to_do() {
+        for (mode, named, advice) in [
+            (Unsupported::RealMode, "CR0.PE = 0", "yet"),
+            (Unsupported::Legacy32, "32-bit paging", "run a 64-bit guest"),
+            (Unsupported::Pae, "PAE paging outside long mode", "run a 64-bit guest"),
+            (Unsupported::Long5, "5-level paging", "no5lvl"),
+        ] {
+            let sentence = mode.to_string();
+            assert!(sentence.contains(named) && sentence.contains(advice), "{sentence}");
+        }
+    }
 
     #[test]
     fn modes() {

@@ -211,6 +211,14 @@ mod tests {
     }
 
     #[test]
+    fn without_paging_there_are_no_entries_and_32_bits_of_address() {
+        let paging = Paging { mode: Mode::Off, ..paging() };
+        let found =
+            walk(&chain(), &paging, &FEATURES, Gva::new(1 << 32 | 0x1234), Access::user_read()).unwrap();
+        assert_eq!((found.gpa(), found.leaf(), found.rights()), (Gpa::new(0x1234), None, Rights::ALL));
+    }
+
+    #[test]
     fn one_level_takes_a_right_away() {
         for level in 0..4 {
             let mut tables = chain();
@@ -232,6 +240,7 @@ mod tests {
         let gva = Gva::new(0x12_3456);
         let found = walk(&tables, &paging(), &FEATURES, gva, Access::user_read()).unwrap();
         assert_eq!((found.gpa(), found.steps().len()), (Gpa::new(0x4032_3456), 3));
+        assert_eq!(found.leaf().map(|step| step.level), Some(Level::L2));
         tables.0[1] = 0x8000_0000 | ALL | bits::PS;
         let found = walk(&tables, &paging(), &FEATURES, gva, Access::user_read()).unwrap();
         assert_eq!((found.gpa(), found.steps().len()), (Gpa::new(0x8012_3456), 2));

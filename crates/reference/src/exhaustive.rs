@@ -4,20 +4,25 @@
 //!
 //! For each case the guest stores the two entries through a window (so that the MMU follows table writes), executes
 //! INVLPG and does the access. The oracle judges error code, CR2, place and memory; beyond what it allows, a
-//! faulting access must leave the entries alone, and the fault must come the way that the mode promises: past the
-//! hypervisor exactly if it is bypassed, the entry at fault is not present and all above it have A set. Where an
+//! faulting access must leave the entries alone, and the fault must come the way that the mode promises. Where an
 //! entry was not present, P is then set without a flush and the access repeated: invariant I1.
+//!
+//! The promise: the CPU delivers a fault past the hypervisor exactly if the filter in force lets it through (the guest's
+//! not-present faults; under the filter `user`, those and the protection faults of user mode, no others), A is set in all
+//! entries that the walk goes through, and, for a protection fault, the page is not one that the guest may write but has
+//! not (it would be narrower than the guest's own entry: I4). Such a fault comes to an installed page; so before it the
+//! guest reads there once, as supervisor.
 
 use std::rc::Rc;
 
 use umbra_cases::cases::{LEVELS, PAIRS, Pair, Selection, TWIN, Targets, compose};
 use umbra_cases::entries::{PAGE, TABLE};
-use umbra_mmu::MIN_FRAMES_PER_VCPU;
+use umbra_mmu::{FilterPolicy, GuestFaults, MIN_FRAMES_PER_VCPU};
 use umbra_paging::{Access, AccessKind, Features, Gfn, Gva, Level, Pfec, bits};
 
 use crate::Session;
 use crate::coverage::Coverage;
-use crate::hardware::{End, Temper, walk};
+use crate::hardware::{End, Temper, Visit, Walk, walk};
 use crate::machine::{Delivery, Shadow, ShadowConfig, Start};
 use crate::memory::{PhysAddr, PhysicalMemory, Ram};
 use crate::oracle::Observed;
@@ -37,8 +42,8 @@ const SLOT: usize = 2;
 /// A part of the whole: see [`Part::all`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// Not-present faults go straight to the guest.
-    pub bypass: bool,
+    /// Which faults may go straight to the guest.
+    pub mode: Mode,
     /// The level of the upper entry.
     pub upper: Level,
     /// Of the pairs of choices with bits that cannot matter one in so many is taken.
@@ -47,6 +52,25 @@ pub struct Part {
     pub stride: u64,
     /// Of these, the first.
     pub offset: u64,
+}
+
+/// Which page faults may go straight to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// None.
+    Trap,
+    /// Those that this policy of the MMU lets through.
+    Bypass(FilterPolicy),
+}
+
+impl Mode {
+    /// All of them.
+    pub const ALL: [Mode; 4] = [
+        Mode::Bypass(FilterPolicy::Auto),
+        Mode::Bypass(FilterPolicy::User),
+        Mode::Bypass(FilterPolicy::Present),
+        Mode::Trap,
+    ];
 }
 
 /// What was done.
@@ -76,14 +100,10 @@ impl Counts {
 }
 
 impl Part {
-    /// The parts that make the whole: both modes at all pairs of levels.
+    /// The parts that make the whole: all modes at all pairs of levels.
     pub fn all(spare: u64, stride: u64, offset: u64) -> Vec<Part> {
-        let modes = [true, false].into_iter();
-        modes
-            .flat_map(|bypass| {
-                LEVELS.iter().map(move |&(upper, _)| Part { bypass, upper, spare, stride, offset })
-            })
-            .collect()
+        let parts = |mode| LEVELS.iter().map(move |&(upper, _)| Part { mode, upper, spare, stride, offset });
+        Mode::ALL.into_iter().flat_map(parts).collect()
     }
 
     /// Runs all its cases.
@@ -135,7 +155,6 @@ fn accesses() -> impl Iterator<Item = Access> {
 struct Bench {
     session: Session<Shadow>,
     registers: Registers,
-    bypass: bool,
     upper: Level,
     lower: Level,
     /// Where the two entries stand.
@@ -192,13 +211,16 @@ impl Bench {
             temper: Temper { ahead: 2, ..Temper::STICKY },
             seed: part.offset,
         };
-        let config =
-            ShadowConfig { bypass: part.bypass, frames: MIN_FRAMES_PER_VCPU, vpid: true, release: 0 };
+        let (bypass, filter) = match part.mode {
+            Mode::Trap => (false, FilterPolicy::Present),
+            Mode::Bypass(filter) => (true, filter),
+        };
+        let plain = ShadowConfig::plain(bypass, MIN_FRAMES_PER_VCPU);
+        let config = ShadowConfig { filter, eager: true, ..plain };
         let machine = Shadow::new(config, start);
         Bench {
             session: Session::new(machine, universe, memory, MODEL, vec![registers]),
             registers,
-            bypass: part.bypass,
             upper: part.upper,
             lower,
             places,
@@ -276,6 +298,11 @@ impl Bench {
     fn attempt(&mut self, access: Access) -> Result<(), String> {
         let control = self.registers.control(&MODEL);
         let now = walk(self.session.memory(), &control, self.gva);
+        let promised = self.promised(access, &now);
+        if promised == Delivery::Native && matches!(now.end, End::Page(_)) {
+            let access = Access { smap_override: true, ..Access::supervisor_read() };
+            self.op(&Op::Load { cpu: 0, gva: self.gva, access, length: 8 })?;
+        }
         let before = self.places.map(|place| self.session.memory().read(place));
         // The word of a write is not one that anybody reads as an entry.
         let gva = Gva::new(self.gva.raw() + 0x800);
@@ -298,11 +325,6 @@ impl Bench {
         if self.places.map(|place| self.session.memory().read(place)) != before {
             return Err(format!("{fault:x?} changed the entries to {before:x?}"));
         }
-        let marked = now.visits.iter().all(|visit| visit.entry & bits::A != 0);
-        let promised = match self.bypass && now.end == End::NotPresent && marked {
-            true => Delivery::Native,
-            false => Delivery::Injected,
-        };
         if self.session.machine().delivery() != Some(promised) {
             return Err(format!("{fault:x?} came {:?}, not {promised:?}", self.session.machine().delivery()));
         }
@@ -312,4 +334,27 @@ impl Bench {
         }
         Ok(())
     }
+
+    /// How a fault of this access must come, if there is one, where the guest's walk finds this.
+    fn promised(&self, access: Access, now: &Walk) -> Delivery {
+        let marked = now.visits.iter().all(|visit| visit.entry & bits::A != 0);
+        let (all, user) = match self.session.machine().guest_faults() {
+            GuestFaults::Trap => (false, false),
+            GuestFaults::Present => (true, false),
+            GuestFaults::User => (false, access.user),
+        };
+        let let_through = match now.end {
+            End::NotPresent => all || user,
+            End::Reserved => false,
+            End::Page(_) => user && !now.visits.last().is_some_and(is_narrow),
+        };
+        if marked && let_through { Delivery::Native } else { Delivery::Injected }
+    }
+}
+
+/// Whether the shadow of this entry, which maps a page, gives user mode less than the entry: it is clean, or a large page
+/// that holds the tables, which are write-protected.
+fn is_narrow(visit: &Visit) -> bool {
+    let of_user = visit.entry & (bits::U | bits::W) == bits::U | bits::W;
+    of_user && (visit.entry & bits::D == 0 || visit.level > 1)
 }

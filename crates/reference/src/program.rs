@@ -88,6 +88,10 @@ pub enum HostEvent {
     ZapAll,
     /// Gives up following the frame for a while, as for a table write that cannot be emulated.
     Release(Gfn),
+    /// Lets every CPU load its current root by itself from now on, where that can be.
+    Offer,
+    /// No CPU may load the root in this frame by itself any more.
+    Withdraw(Gfn),
 }
 
 /// A program, complete: where it starts, what it does, and what the hardware's mood is.

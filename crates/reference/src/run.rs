@@ -4,6 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use arrayvec::ArrayVec;
+use umbra_mmu::FilterPolicy;
 use umbra_paging::{Access, AccessKind, Gva, Pfec};
 
 use crate::coverage::{Coverage, Moment};
@@ -44,9 +45,14 @@ impl Config {
             temper: [Temper::STICKY, Temper::ERRATIC, Temper::FORGETFUL, Temper::STICKY][pick(2, 7)],
             shadow: shadow.then(|| ShadowConfig {
                 bypass: pick(2, 9) != 0,
-                frames: (umbra_mmu::MIN_FRAMES_PER_VCPU + [0, 2, 16, 0][pick(2, 11)]) * cpus as u32,
+                frames: (umbra_mmu::MIN_FRAMES_PER_VCPU + [0, 2, 16, 4][pick(2, 11)]) * cpus as u32,
                 vpid: pick(2, 13) != 0,
                 release: [0, 0, 16, 128][pick(2, 15)],
+                filter: [FilterPolicy::Present, FilterPolicy::User, FilterPolicy::Auto, FilterPolicy::Auto]
+                    [pick(2, 17)],
+                detach: [0, 64, 128, 255][pick(2, 19)],
+                eager: false,
+                targets: [0, 2, 4, 4][pick(2, 21)],
             }),
             full_audit: 16,
         }
@@ -367,6 +373,8 @@ fn name_of_event(event: HostEvent) -> &'static str {
         HostEvent::SwapOutRange(..) => "host: swaps frames out",
         HostEvent::ZapAll => "host: throws all shadows away",
         HostEvent::Release(_) => "host: releases a table",
+        HostEvent::Offer => "host: offers the roots in use",
+        HostEvent::Withdraw(_) => "host: withdraws a root",
     }
 }
 

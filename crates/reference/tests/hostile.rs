@@ -7,11 +7,12 @@ use attack::*;
 use umbra_paging::{AccessKind, Gfn};
 use umbra_reference::program::HostEvent;
 use umbra_reference::registers::Privileged;
-use umbra_reference::universe::{END, HOLE};
+use umbra_reference::universe::{END, HOLE, WINDOW_SLOT};
 
-fn in_both_modes(attack: impl Fn(bool) -> Judged) {
-    for bypass in [true, false] {
-        attack(bypass).unwrap_or_else(|why| panic!("bypass {bypass}: {why}"));
+fn in_all_modes(attack: impl Fn(&Setting) -> Judged) {
+    let plain = [true, false].map(Setting::plain);
+    for setting in plain.into_iter().chain((0..3).map(Setting::all)) {
+        attack(&setting).unwrap_or_else(|why| panic!("{setting:?}: {why}"));
     }
 }
 
@@ -29,11 +30,11 @@ fn everything(guest: &mut Attack, addresses: &[u64]) -> Judged {
 
 #[test]
 fn a_root_that_is_its_own_table_at_every_level() {
-    in_both_modes(|bypass| {
+    in_all_modes(|setting| {
         let tables =
             vec![(ROOT, 2, ROOT << 12 | P | W | U), (ROOT, 0, 0x14 << 12 | ALL), (0x14, 0, 0x15 << 12 | ALL)];
         let addresses = [gva(2, 2, 2, 2), gva(2, 2, 2, 0), gva(2, 2, 0, 0), gva(2, 0, 0, 0), gva(0, 0, 0, 0)];
-        let mut guest = Attack::on(&tables, &addresses, [ROOT, 0x14, 0x15], bypass);
+        let mut guest = Attack::with(&tables, &addresses, [ROOT, 0x14, 0x15], setting);
         for round in 0..4u64 {
             everything(&mut guest, &addresses)?;
             // Through itself it changes itself: the slot that leads here, and those beside it.
@@ -49,7 +50,7 @@ fn a_root_that_is_its_own_table_at_every_level() {
 
 #[test]
 fn tables_in_a_circle_and_one_frame_at_three_levels() {
-    in_both_modes(|bypass| {
+    in_all_modes(|setting| {
         let tables = vec![
             (ROOT, 0, 0x14 << 12 | ALL),
             (0x14, 0, 0x15 << 12 | ALL),
@@ -60,7 +61,7 @@ fn tables_in_a_circle_and_one_frame_at_three_levels() {
             (0x16, 1, 0x15 << 12 | (ALL & !U)),
         ];
         let addresses: Vec<u64> = (0..8).map(|n| gva(0, n & 1, n >> 1 & 1, n >> 2)).collect();
-        let mut guest = Attack::on(&tables, &addresses, 0x14..0x17, bypass);
+        let mut guest = Attack::with(&tables, &addresses, 0x14..0x17, setting);
         for (frame, index) in [(0x14, 0), (0x15, 0), (0x16, 0), (0x15, 1), (0x16, 1), (0x14, 1)] {
             for entry in [0, frame << 12 | ALL, 0x15 << 12 | P | W | U, PS | ALL, 0x14 << 12 | ALL] {
                 everything(&mut guest, &addresses)?;
@@ -77,7 +78,7 @@ fn tables_in_a_circle_and_one_frame_at_three_levels() {
 
 #[test]
 fn a_page_table_that_maps_itself_is_written_in_every_width_and_across_its_end() {
-    in_both_modes(|bypass| {
+    in_all_modes(|setting| {
         let tables = vec![
             (ROOT, 0, 0x14 << 12 | ALL),
             (0x14, 0, 0x15 << 12 | ALL),
@@ -87,7 +88,7 @@ fn a_page_table_that_maps_itself_is_written_in_every_width_and_across_its_end() 
             (0x16, 2, 0x1b << 12 | ALL),
         ];
         let addresses = [gva(0, 0, 0, 0), gva(0, 0, 0, 1), gva(0, 0, 0, 2), gva(0, 0, 0, 3)];
-        let mut guest = Attack::on(&tables, &addresses, [0x15, 0x16], bypass);
+        let mut guest = Attack::with(&tables, &addresses, [0x15, 0x16], setting);
         let own = (0x16 << 12 | ALL).to_le_bytes();
         for width in [1, 2, 4, 8usize] {
             for offset in 0..9u64 {
@@ -113,7 +114,7 @@ fn a_page_table_that_maps_itself_is_written_in_every_width_and_across_its_end() 
 
 #[test]
 fn tables_and_roots_in_device_memory_and_beyond_all_memory() {
-    in_both_modes(|bypass| {
+    in_all_modes(|setting| {
         let nowhere = [HOLE, END, END + 1, 0x700, 0xfee00, 1 << 20, (1 << 28) - 1, (1 << 28) - 8, 1 << 27];
         let tables = vec![
             (ROOT, 0, 0x14 << 12 | ALL),
@@ -122,7 +123,7 @@ fn tables_and_roots_in_device_memory_and_beyond_all_memory() {
             (0x16, 0, 0x1b << 12 | ALL),
         ];
         let addresses = [gva(0, 0, 0, 0), gva(0, 0, 0, 1), gva(0, 1, 0, 0), gva(1, 0, 0, 0)];
-        let mut guest = Attack::on(&tables, &addresses, [ROOT, 0x14, 0x15, 0x16], bypass);
+        let mut guest = Attack::with(&tables, &addresses, [ROOT, 0x14, 0x15, 0x16], setting);
         for frame in nowhere {
             for (table, level) in [(ROOT, 4), (0x14, 3), (0x15, 2), (0x16, 1)] {
                 let right = tables.iter().find(|entry| entry.0 == table).map_or(0, |entry| entry.2);
@@ -148,7 +149,7 @@ fn tables_and_roots_in_device_memory_and_beyond_all_memory() {
 
 #[test]
 fn tables_of_ones() {
-    in_both_modes(|bypass| {
+    in_all_modes(|setting| {
         let tables = vec![
             (ROOT, 0, 0x14 << 12 | ALL),
             (0x14, 0, 0x15 << 12 | ALL),
@@ -156,7 +157,7 @@ fn tables_of_ones() {
             (0x16, 0, 0x1b << 12 | ALL),
         ];
         let addresses = [gva(0, 0, 0, 0), gva(0, 1, 0, 0)];
-        let mut guest = Attack::on(&tables, &addresses, [ROOT, 0x14, 0x15, 0x16], bypass);
+        let mut guest = Attack::with(&tables, &addresses, [ROOT, 0x14, 0x15, 0x16], setting);
         for table in [0x16, 0x15, 0x14, ROOT] {
             for ones in [u64::MAX, !NX, (1 << 40) - 1, ((1 << 40) - 1) & !PS] {
                 for nxe in [false, true] {
@@ -173,10 +174,10 @@ fn tables_of_ones() {
 
 #[test]
 fn thousands_of_roots() {
-    in_both_modes(|bypass| {
+    in_all_modes(|setting| {
         let tables = vec![(ROOT, 0, 0x14 << 12 | ALL), (0x14, 0, 0x15 << 12 | ALL)];
         let addresses = [gva(0, 0, 0, 0)];
-        let mut guest = Attack::on(&tables, &addresses, [0x14, 0x15], bypass);
+        let mut guest = Attack::with(&tables, &addresses, [0x14, 0x15], setting);
         guest.audit_every = 61;
         for round in 0..2u64 {
             for frame in 0..END + 8 {
@@ -202,7 +203,7 @@ fn thousands_of_roots() {
 
 #[test]
 fn tables_are_rewritten_by_the_walk_that_reads_them() {
-    in_both_modes(|bypass| {
+    in_all_modes(|setting| {
         // The same entry on the way down, as a leaf, and as the word that the access writes; A and D clear.
         let loose = P | W | U;
         let tables = vec![
@@ -213,7 +214,7 @@ fn tables_are_rewritten_by_the_walk_that_reads_them() {
             (0x15, 1, 0x15 << 12 | loose),
         ];
         let addresses = [gva(0, 0, 0, 0), gva(1, 1, 1, 1), gva(1, 1, 1, 0), gva(1, 1, 0, 1), gva(1, 0, 1, 1)];
-        let mut guest = Attack::on(&tables, &addresses, [ROOT, 0x14, 0x15], bypass);
+        let mut guest = Attack::with(&tables, &addresses, [ROOT, 0x14, 0x15], setting);
         for &address in &addresses {
             for word in 0..3 {
                 for &(table, index, entry) in &tables {
@@ -235,7 +236,7 @@ fn tables_are_rewritten_by_the_walk_that_reads_them() {
 
 #[test]
 fn the_host_takes_frames_away_that_are_tables() {
-    in_both_modes(|bypass| {
+    in_all_modes(|setting| {
         let tables = vec![
             (ROOT, 0, 0x14 << 12 | ALL),
             (0x14, 0, 0x15 << 12 | ALL),
@@ -245,7 +246,7 @@ fn the_host_takes_frames_away_that_are_tables() {
             (0x16, 1, 0x16 << 12 | ALL),
         ];
         let addresses = [gva(0, 0, 0, 0), gva(0, 0, 0, 1), gva(0, 0, 1, 0x16)];
-        let mut guest = Attack::on(&tables, &addresses, 0x14..0x17, bypass);
+        let mut guest = Attack::with(&tables, &addresses, 0x14..0x17, setting);
         for frame in [ROOT, ROOT + 2, 0x14, 0x15, 0x16, 0x1b] {
             let gfn = Gfn::new(frame);
             for event in [
@@ -265,5 +266,287 @@ fn the_host_takes_frames_away_that_are_tables() {
             }
         }
         Ok(())
+    });
+}
+
+/// Root `OTHER` maps the same addresses by other frames; both have the window.
+const OTHER: u64 = 0x18;
+
+fn two_roots() -> Tables {
+    vec![
+        (ROOT, 0, 0x14 << 12 | ALL),
+        (0x14, 0, 0x15 << 12 | ALL),
+        // The region that the tables lie in, by a large page: it is mapped by small ones.
+        (0x15, 0, PS | ALL),
+        (OTHER, WINDOW_SLOT, (ROOT + 1) << 12 | P | W | A),
+        (OTHER, 0, 0x19 << 12 | ALL),
+        (0x19, 0, 0x1a << 12 | ALL),
+        (0x1a, 0, 0x1b << 12 | ALL),
+        (0x1b, 0x100, 0x210 << 12 | ALL),
+        (0x1b, 0x101, 0x211 << 12 | ALL),
+    ]
+}
+
+/// What is cached of one root may be used under the other, page by page, but by no other root and after no flush.
+#[test]
+fn a_pcid_that_is_kept_while_the_root_changes() {
+    for seed in 0..16 {
+        let addresses = [gva(0, 0, 0, 0x100), gva(0, 0, 0, 0x101)];
+        let setting = Setting { pcide: true, ..Setting::all(seed) };
+        let mut guest = Attack::with(&two_roots(), &addresses, [0x1b], &setting);
+        let judged = [(ROOT, OTHER), (OTHER, ROOT)].into_iter().try_for_each(|(first, second)| {
+            // Once for the tables to be there: whatever is built is followed by a flush.
+            for pcid in [0, 1, 0, 1] {
+                // Both are loaded with a flush, and listed; so the next load does not exit.
+                guest.load_cr3(first, pcid, false)?;
+                guest.load_cr3(second, pcid, false)?;
+                guest.load_cr3(first, pcid, false)?;
+                addresses.iter().try_for_each(|&address| guest.read(address, true))?;
+                guest.load_cr3(second, pcid, true)?;
+                guest.invlpg(addresses[0])?;
+                addresses.iter().try_for_each(|&address| guest.read(address, true))?;
+            }
+            Ok(())
+        });
+        judged.unwrap_or_else(|why: String| panic!("seed {seed}: {why}"));
+        assert!(guest.met("shadow: CR3 loaded without exit") > 0);
+    }
+}
+
+/// Three roots beside the first one, that map two addresses by different frames, so that every access tells which root
+/// it went through; and a frame that is none.
+const ROOTS: [u64; 3] = [0x18, 0x19, 0x1a];
+const SEEN: [u64; 2] = [gva(0, 0, 0, 0), gva(0, 0, 0, 1)];
+
+/// Root n of [`ROOTS`] has tables of its own: 0x100 + 4 n and the next two. All have the window.
+fn several_roots() -> Tables {
+    let mut tables =
+        vec![(ROOT, 0, 0x14 << 12 | ALL), (0x14, 0, 0x15 << 12 | ALL), (0x15, 0, 0x16 << 12 | ALL)];
+    tables.extend([(0x16, 0, 0x1b << 12 | ALL), (0x16, 1, 0x1c << 12 | ALL)]);
+    for (n, root) in ROOTS.into_iter().enumerate() {
+        let own = own_tables(n);
+        tables.extend([(root, WINDOW_SLOT, (ROOT + 1) << 12 | P | W | A), (root, 0, own << 12 | ALL)]);
+        tables.extend([(own, 0, (own + 1) << 12 | ALL), (own + 1, 0, (own + 2) << 12 | ALL)]);
+        // Also of the supervisor, not writable, without A and D.
+        tables.extend([(own + 2, 0, (own + 3) << 12 | ALL), (own + 2, 1, (own + 4) << 12 | P | U | NX)]);
+    }
+    tables
+}
+
+const fn own_tables(n: usize) -> u64 {
+    0x100 + 8 * n as u64
+}
+
+fn rootkit(setting: &Setting) -> Attack {
+    let window = ROOTS
+        .into_iter()
+        .chain([ROOT, ROOT + 2, 0x14, 0x15, 0x16])
+        .chain((0..3).flat_map(|n| (0..4).map(move |m| own_tables(n) + m)));
+    let mut guest = Attack::with(&several_roots(), &SEEN, window, setting);
+    // In between what changed is audited.
+    guest.audit_every = 11;
+    guest
+}
+
+/// With and without PCIDs, on a hypervisor that lets CR3 loads pass. What was attempted must have happened.
+fn on_targets(least: u64, attack: impl Fn(&mut Attack, bool) -> Judged) {
+    let mut passed = 0;
+    for seed in 0..6 {
+        let pcide = seed % 2 == 0;
+        let mut guest = rootkit(&Setting { pcide, ..Setting::all(seed) });
+        attack(&mut guest, pcide).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        passed += guest.met("shadow: CR3 loaded without exit");
+    }
+    assert!(passed >= least, "{passed} loads passed");
+}
+
+fn look(guest: &mut Attack) -> Judged {
+    for address in SEEN {
+        guest.read(address, true)?;
+        guest.access(address, AccessKind::Fetch, true)?;
+        guest.store(address + 0x808, &[1], true)?;
+        guest.read(address, false)?;
+    }
+    Ok(())
+}
+
+/// Loads all roots, with all operands, until those that can be are listed.
+fn warm_up(guest: &mut Attack) -> Judged {
+    for root in [ROOT].into_iter().chain(ROOTS).cycle().take(12) {
+        guest.load_root(root)?;
+        look(guest)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn roots_that_the_guest_was_not_given() {
+    on_targets(50, |guest, _| {
+        warm_up(guest)?;
+        for garbage in
+            [0, 1, 0x14, 0x16, 0x1b, own_tables(0), HOLE, END, END + 0x20, 0x800, 0x810, 0xe00, (1 << 28) - 1]
+        {
+            // Host frames of shadow tables and of others are no secret; as guest frames they are what they are.
+            guest.load_root(garbage)?;
+            look(guest)?;
+            guest.load_root(ROOTS[0])?;
+            look(guest)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn operands_that_differ_in_a_pcid_or_in_bit_63_only() {
+    on_targets(100, |guest, _| {
+        warm_up(guest)?;
+        for round in 0..3u64 {
+            for (n, root) in [ROOT].into_iter().chain(ROOTS).enumerate() {
+                for (pcid, no_flush) in
+                    [(0, false), (1, true), (1, false), (2, false), (2, true), (0, true), (0, false)]
+                {
+                    guest.load_cr3(root, pcid, no_flush)?;
+                    look(guest)?;
+                    if round == 1 {
+                        // Without a flush what was there may be seen, and nothing else.
+                        guest.set(0x16, 0, [0x1b, 0x1c, 0][n % 3] << 12 | ALL)?;
+                        guest.read(SEEN[0], true)?;
+                    }
+                }
+                guest.load_cr3(ROOTS[n % 3], 1, false)?;
+                guest.load_cr3(ROOTS[n % 3], 1, false)?;
+                guest.invlpg(SEEN[0])?;
+                look(guest)?;
+            }
+        }
+        Ok(())
+    });
+}
+
+/// A root that may be loaded is freed, and its frame used as data, as a table of another level, and as a root again.
+#[test]
+fn a_freed_root_is_rewritten_and_loaded() {
+    on_targets(50, |guest, _| {
+        for round in 0..4u64 {
+            warm_up(guest)?;
+            guest.load_root(ROOT)?;
+            for (n, root) in ROOTS.into_iter().enumerate() {
+                // Data, in a burst.
+                for index in 0..8 {
+                    guest.set(root, index, 0x5a5a_5a5a_5a5a_5a5a ^ round << index)?;
+                }
+                guest.load_root(root)?;
+                guest.load_root(ROOT)?;
+                // The page directory of the root in use.
+                guest.set(root, 0, 0x16 << 12 | ALL)?;
+                guest.set(0x14, 0, root << 12 | ALL)?;
+                guest.invlpg(SEEN[0])?;
+                look(guest)?;
+                guest.set(root, 0, own_tables(n) << 12 | ALL)?;
+                look(guest)?;
+                guest.set(0x14, 0, 0x15 << 12 | ALL)?;
+                guest.set(root, WINDOW_SLOT, (ROOT + 1) << 12 | P | W | A)?;
+                // Another root's tables; loaded by itself, if it is still listed.
+                guest.set(root, 0, own_tables((n + 1) % 3) << 12 | ALL)?;
+                guest.load_root(root)?;
+                look(guest)?;
+                guest.set(root, 0, own_tables(n) << 12 | ALL)?;
+                guest.load_root(root)?;
+                look(guest)?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn roots_that_are_listed_while_the_control_bits_change() {
+    on_targets(50, |guest, _| {
+        for bits in 0..5 {
+            for on in [false, true] {
+                warm_up(guest)?;
+                guest.execute(match bits {
+                    0 => Privileged::Wp(on),
+                    1 => Privileged::Nxe(on),
+                    2 => Privileged::Smep(!on),
+                    3 => Privileged::Smap(!on),
+                    _ => Privileged::Pge(on),
+                })?;
+                for root in ROOTS {
+                    guest.load_root(root)?;
+                    look(guest)?;
+                }
+            }
+        }
+        guest.execute(Privileged::Paging(false))?;
+        guest.load_root(ROOTS[0])?;
+        look(guest)?;
+        guest.execute(Privileged::Paging(true))?;
+        look(guest)?;
+        guest.load_root(ROOTS[1])?;
+        look(guest)
+    });
+}
+
+/// The host takes the frame of a listed root, or its tables: nothing may pass that leads there.
+#[test]
+fn listed_roots_whose_frames_the_host_takes() {
+    on_targets(50, |guest, _| {
+        for frame in [ROOTS[0], ROOT, ROOT + 2, 0x14] {
+            let gfn = Gfn::new(frame);
+            for event in [
+                HostEvent::Remap(gfn),
+                HostEvent::WriteProtect(gfn),
+                HostEvent::SwapOut(gfn),
+                HostEvent::Release(gfn),
+                HostEvent::ZapAll,
+                HostEvent::RemapRange(Gfn::new(ROOT), Gfn::new(0x1c)),
+            ] {
+                warm_up(guest)?;
+                guest.host(event)?;
+                for root in [ROOTS[0], ROOT, ROOTS[1], ROOTS[0]] {
+                    guest.load_root(root)?;
+                    look(guest)?;
+                }
+                guest.set(frame, 5, 0)?;
+                guest.load_root(ROOTS[0])?;
+            }
+        }
+        Ok(())
+    });
+}
+
+/// Flushes that do not exit flush: pages of all sizes, plain and global, also after their tables were detached.
+#[test]
+fn flushes_without_exit() {
+    on_targets(20, |guest, pcide| {
+        warm_up(guest)?;
+        guest.load_root(ROOT)?;
+        for round in 0..4usize {
+            for (page, flags) in [(0x1b, 0), (0x1c, G), (0x1b, G), (0, 0), (0x1c, 0)] {
+                let entry = if page == 0 { 0 } else { page << 12 | ALL | flags };
+                // A page of the table and one of 2 MiB in its place, in turn.
+                guest.set(0x16, 0, entry)?;
+                if round % 2 == 1 {
+                    let large = if flags == 0 { PS | ALL } else { 0x16 << 12 | ALL };
+                    guest.set(0x15, 0, large)?;
+                }
+                match round {
+                    0 | 1 => SEEN.into_iter().try_for_each(|address| guest.invlpg(address))?,
+                    2 => guest.execute(Privileged::FlushAll)?,
+                    _ => {
+                        guest.execute(Privileged::Pge(false))?;
+                        guest.execute(Privileged::Pge(true))?;
+                    }
+                }
+                look(guest)?;
+                // To another address space and back, the PCID kept where there is one.
+                guest.load_cr3(ROOTS[1], u16::from(pcide), false)?;
+                look(guest)?;
+                guest.load_cr3(ROOT, 0, true)?;
+                look(guest)?;
+            }
+        }
+        guest.set(0x15, 0, 0x16 << 12 | ALL)
     });
 }

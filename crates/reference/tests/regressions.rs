@@ -1,7 +1,8 @@
 //! Programs that once failed, as they were after shrinking.
 
 use arrayvec::ArrayVec;
-use umbra_paging::{Access, AccessKind, Gfn, Gva};
+use umbra_mmu::FilterPolicy;
+use umbra_paging::{Access, AccessKind, Gfn, Gpa, Gva};
 use umbra_reference::hardware::Temper;
 use umbra_reference::machine::ShadowConfig;
 use umbra_reference::program::{HostEvent, Op, Program};
@@ -14,7 +15,7 @@ fn config() -> Config {
         cpus: 1,
         pcid: false,
         temper: Temper::STICKY,
-        shadow: Some(ShadowConfig { bypass: true, frames: 64, vpid: true, release: 0 }),
+        shadow: Some(ShadowConfig::plain(true, 64)),
         full_audit: 1,
     }
 }
@@ -31,6 +32,18 @@ fn store(gva: u64, bytes: &[u8]) -> Op {
 
 fn execute(instruction: Privileged) -> Op {
     Op::Execute { cpu: 0, instruction }
+}
+
+/// Whether the program fails with this rule of the MMU broken.
+#[cfg(feature = "sabotage")]
+fn is_caught(config: &Config, setup: u64, ops: &[Op], rule: umbra_mmu::Rule) -> bool {
+    let shadow = config.shadow.expect("a shadow MMU is under test");
+    (0..64).any(|seed| {
+        let program = Program { setup, seed, ops: ops.to_vec() };
+        let mut machine = config.shadowed(&program, shadow);
+        machine.mmu_mut().break_rule(rule);
+        umbra_reference::run_on(machine, &program, config).is_err()
+    })
 }
 
 #[track_caller]
@@ -102,6 +115,82 @@ fn a_store_into_the_large_page_entry_that_it_goes_through() {
     // It sets A and D in the entry and then changes its address, in a table whose writes are not followed: the old
     // address may serve until the guest flushes. The judge refused that.
     let ops = [store(0xffff_8000_0001_2003, &[0x21]), store(0xffff_8000_0001_7000, &[42, 10])];
-    let shadow = Some(ShadowConfig { bypass: false, frames: 48, vpid: true, release: 128 });
+    let shadow = Some(ShadowConfig { release: 128, ..ShadowConfig::plain(false, 48) });
     passes(&Config { shadow, ..config() }, 0x4fd_717b_db03_6031, &ops);
+}
+
+#[test]
+fn a_user_link_to_an_identity_page_goes_when_the_region_may_hold_writes_back() {
+    // The filter lets user protection faults through while a large page of user mode, mapped by smaller ones, is linked;
+    // then the host write-protects a frame of its region.
+    let shadow = ShadowConfig { filter: FilterPolicy::Auto, targets: 2, ..ShadowConfig::plain(true, 50) };
+    let config = Config { shadow: Some(shadow), ..config() };
+    let device_write = Op::DeviceWrite {
+        gpa: Gpa::new(0x12000),
+        bytes: [0x23, 0, 0x41, 0, 0, 0, 0, 0x80].into_iter().collect(),
+    };
+    let read = |gva, length| {
+        let access = Access { kind: AccessKind::Read, user: true, smap_override: false };
+        Op::Load { cpu: 0, gva: Gva::new(gva), access, length }
+    };
+    let ops = [
+        device_write,
+        store(0xffff_8000_0001_4008, &[0x47, 1, 1, 0]),
+        read(0xffff_8000_0041_0ff8, 2),
+        read(0xffff_ff80_0020_0008, 8),
+        Op::Repair { cpu: 0 },
+        read(0xffff_8000_0001_b008, 1),
+        Op::Host(HostEvent::WriteProtect(Gfn::new(0x411))),
+    ];
+    passes(&config, 0x49eb_51ab_2ada_50da, &ops);
+}
+
+#[test]
+fn what_a_loose_table_kept_serves_no_address_that_it_never_served() {
+    // The guest makes a page table that maps itself its own page directory entry, by a store that the hypervisor does not
+    // emulate. The old entry of the loose frame then stands below a new reference.
+    let shadow = ShadowConfig { release: 255, ..ShadowConfig::plain(true, 64) };
+    let config = Config { shadow: Some(shadow), ..config() };
+    let read = |gva, length| {
+        let access = Access { kind: AccessKind::Read, user: true, smap_override: false };
+        Op::Load { cpu: 0, gva: Gva::new(gva), access, length }
+    };
+    let bytes = [0x67, 0x10, 0x21, 0, 0, 0, 0, 0].into_iter().collect();
+    let ops = [
+        read(0xffff_8000_0001_4011, 8),
+        Op::Store { cpu: 0, gva: Gva::new(0x20_1000), user: true, ac: false, bytes },
+        read(0xffff_ff80_0000_1000, 1),
+        read(0xffa, 2),
+    ];
+    passes(&config, 0xfa0e_99b2_84b4_97e5, &ops);
+    #[cfg(feature = "sabotage")]
+    assert!(is_caught(&config, 0xfa0e_99b2_84b4_97e5, &ops, umbra_mmu::Rule::RefreshLoose));
+}
+
+#[test]
+fn a_lazy_fill_leaves_what_is_in_use() {
+    // The two pages of one access are mapped by a table that is loose, which is brought up to date at each fault: what the
+    // first fault had installed was gone after the second, for ever.
+    let shadow = ShadowConfig {
+        release: 128,
+        filter: FilterPolicy::Auto,
+        detach: 255,
+        targets: 2,
+        ..ShadowConfig::plain(false, 96)
+    };
+    let temper = Temper { cling: 32, fill: 64, forget: 64, mark: 32, ahead: 3 };
+    let config = Config { cpus: 2, temper, shadow: Some(shadow), ..config() };
+    let access = |cpu, gva, kind, user, length| {
+        let access = Access { kind, user, smap_override: !user };
+        Op::Load { cpu, gva: Gva::new(gva), access, length }
+    };
+    let ops = [
+        store(0xffff_8000_0001_7000, &[0x67]),
+        store(0xffff_8000_0001_3000, &[0x67, 0x30, 1, 0, 0, 0, 0, 0]),
+        access(1, 0x1000, AccessKind::Fetch, true, 2),
+        access(1, 0xffff_8000_0001_1fff, AccessKind::Read, false, 2),
+    ];
+    let program = Program { setup: 0x79c9_9789_69ef_e1f8, seed: 0x41a3_7d0c_751f_234e, ops: ops.to_vec() };
+    run_program(&program, &config).unwrap_or_else(|divergence| panic!("{divergence}\n{program}"));
+    passes(&config, 0x79c9_9789_69ef_e1f8, &ops);
 }

@@ -1,10 +1,12 @@
 //! The command line.
 
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::console::message;
+use crate::error::Error;
 use crate::{bench, compare, decode, doctor, html, image, run, trace};
 
 /// Runs guests on the Umbra hypervisor and shows every exit and its cause.
@@ -28,6 +30,20 @@ enum Command {
 }
 
 impl Cli {
+    /// Takes the options of this program, or ends it: with help where that was asked for, or with a sentence.
+    pub fn from_arguments() -> Cli {
+        Cli::try_parse().unwrap_or_else(|error| {
+            // Without any argument clap shows the help, too, as an error.
+            let help = matches!(error.kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand);
+            if help || !error.use_stderr() {
+                error.exit();
+            }
+            let error = Error::Input(sentence(&error.to_string()));
+            message(format_args!("umbra: {error}\n"));
+            process::exit(error.status().into())
+        })
+    }
+
     /// Does what was asked for.
     pub fn run(self) -> ExitCode {
         let outcome = match self.command {
@@ -47,11 +63,45 @@ impl Cli {
     }
 }
 
+/// What clap says in several paragraphs, less the usage.
+fn sentence(text: &str) -> String {
+    let words = |paragraph: &str| paragraph.split_whitespace().collect::<Vec<_>>().join(" ");
+    let said = text.split("\n\n").map(words).filter(|paragraph| {
+        !paragraph.is_empty()
+            && !paragraph.starts_with("Usage: ")
+            && !paragraph.starts_with("For more information")
+    });
+    let said = said.collect::<Vec<_>>().join("; ");
+    format!("{}; --help shows what there is", said.trim_start_matches("error: "))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn wrong_options_are_answered_with_one_sentence() {
+        for (arguments, expected) in [
+            (
+                &["run", "--kernel", "k", "--guest-faults", "no"][..],
+                "invalid value 'no' for '--guest-faults <GUEST_FAULTS>' [possible values: trap, present, user, auto]; \
+                 --help shows what there is",
+            ),
+            (
+                &["run"],
+                "the following required arguments were not provided: --kernel <FILE>; --help shows what there is",
+            ),
+            (
+                &["rum"],
+                "unrecognized subcommand 'rum'; tip: a similar subcommand exists: 'run'; --help shows what there is",
+            ),
+        ] {
+            let error = Cli::try_parse_from(std::iter::once(&"umbra").chain(arguments)).unwrap_err();
+            assert_eq!(sentence(&error.to_string()), expected);
+        }
+    }
 
     #[test]
     fn the_command_line_is_well_formed() {

@@ -3,8 +3,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    umbra::cli::Cli::parse().run()
+    umbra::cli::Cli::from_arguments().run()
 }

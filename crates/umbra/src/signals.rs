@@ -11,7 +11,7 @@ use rustix::termios::Termios;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator;
 
-use crate::console::RawMode;
+use crate::console::{RawMode, message};
 use crate::error::{Error, status};
 use crate::report;
 
@@ -56,11 +56,7 @@ impl Signals {
     /// # Errors
     /// The system refuses.
     pub fn catch() -> Result<Signals, Error> {
-        let own = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let ignored = ignored_in(&own);
-        let wanted = [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().filter(|s| ignored & 1 << (s - 1) == 0);
-        let mut caught = iterator::Signals::new(wanted)
-            .map_err(|error| Error::Machine(format!("cannot catch signals: {error}")))?;
+        let mut caught = caught()?;
         let signals = Signals { received: Arc::default(), leftovers: Arc::default() };
         let (received, leftovers) = (Arc::clone(&signals.received), Arc::clone(&signals.leftovers));
         thread::spawn(move || {
@@ -126,6 +122,32 @@ impl Signals {
     fn update(&self, change: impl FnOnce(&mut Leftovers)) {
         change(&mut self.leftovers.lock().unwrap_or_else(PoisonError::into_inner));
     }
+}
+
+/// For commands that start nothing: from now on the first signal ends this program at once, and files that are not
+/// whole go with it.
+///
+/// # Errors
+/// The system refuses.
+pub fn end_at_the_first() -> Result<(), Error> {
+    let mut caught = caught()?;
+    thread::spawn(move || {
+        if let Some(signal) = caught.forever().next() {
+            report::abandon_unfinished();
+            let end = Error::User(user_end(signal));
+            message(format_args!("umbra: {end}\n"));
+            process::exit(i32::from(end.status()));
+        }
+    });
+    Ok(())
+}
+
+/// The signals that end a program, but for those that it was started to ignore.
+fn caught() -> Result<iterator::Signals, Error> {
+    let own = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = ignored_in(&own);
+    let wanted = [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().filter(|s| ignored & 1 << (s - 1) == 0);
+    iterator::Signals::new(wanted).map_err(|error| Error::Machine(format!("cannot catch signals: {error}")))
 }
 
 /// `SigIgn` of proc_pid_status(5): bit n-1 is signal n.

@@ -11,7 +11,6 @@ use std::thread;
 use run_of_umbra::{Run, signal};
 use rustix::process::Signal;
 use tempfile::TempDir;
-use umbra::trace::{Head, Recorder};
 
 struct Files {
     folder: TempDir,
@@ -125,7 +124,7 @@ fn a_kernel_that_is_cut_off_anywhere() {
 fn memory_that_does_not_suffice_or_exist() {
     let files = Files::new();
     let initrd = files.path("initrd");
-    fs::File::create(&initrd).unwrap().set_len(100 << 20).unwrap();
+    File::create(&initrd).unwrap().set_len(100 << 20).unwrap();
     let initrd = initrd.to_str().unwrap();
     for (options, expected) in [
         (&["--memory", "40"][..], "give --memory 56 or more"),
@@ -163,6 +162,32 @@ fn results_that_cannot_be_written() {
             assert!(sentence.contains("give a file in a folder"), "{sentence}");
         }
     }
+    let kernel = files.path("kernel").display().to_string();
+    let trace = refused_command(&["trace", &kernel, "--output", nowhere.to_str().unwrap()]);
+    assert!(trace.contains("cannot write what the trace shows"), "{trace}");
+}
+
+#[test]
+fn results_that_would_replace_something() {
+    let files = Files::new();
+    let text = |name: &str| files.path(name).display().to_string();
+    let (kernel, result, link) = (text("kernel"), text("result"), text("link"));
+    symlink(&kernel, &link).unwrap();
+    for (options, expected) in [
+        (&["--stats", &kernel][..], "the statistics would replace its own input"),
+        (&["--emulator-log", &link], "the emulator's log would replace its own input"),
+        (&["--stats", &result, "--trace", &result], "the statistics and the trace cannot both be"),
+    ] {
+        let sentence = files.refused(&files.path("kernel"), options);
+        assert!(sentence.contains(expected) && sentence.contains("give"), "{sentence}");
+    }
+    let image = refused_command(&["image", "--kernel", &kernel, "--output", &kernel]);
+    assert!(image.contains("the boot image would replace"), "{image}");
+    let bench = refused_command(&["bench", "--kernel", &kernel, "--initrd", &result, "--stats", &link]);
+    assert!(bench.contains("the result would replace"), "{bench}");
+    let trace = refused_command(&["trace", &kernel, "--output", &link]);
+    assert!(trace.contains("what the trace shows would replace"), "{trace}");
+    assert_eq!(fs::read(&kernel).unwrap(), self::kernel());
 }
 
 #[test]
@@ -326,9 +351,8 @@ fn options_that_do_not_exist() {
         &["--shadow-frames", "4294967296"],
         &["--no-such-option"],
     ] {
-        let output = files.command(&files.path("kernel"), options).output().unwrap();
-        assert_eq!(output.status.code(), Some(2));
-        assert!(String::from_utf8_lossy(&output.stderr).contains(options[0].split('=').next().unwrap()));
+        let sentence = files.refused(&files.path("kernel"), options);
+        assert!(sentence.contains(options[0].split('=').next().unwrap()), "{sentence}");
     }
 }
 
@@ -352,34 +376,21 @@ fn results_that_are_none() {
 }
 
 #[test]
-fn a_trace_does_not_replace_itself() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("t");
-    Recorder::create(&path, &Head::default()).unwrap().finish("acpi_off".into()).unwrap();
-    let trace = path.display().to_string();
-    assert!(refused_command(&["trace", &trace, "-o", &trace]).contains("its own input"));
-    assert!(refused_command(&["trace", &trace, "-o", "/nonexistent/t"]).contains("cannot write the trace"));
-}
-
-#[test]
-fn a_standard_output_that_is_full_or_gone() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("a.json").display().to_string();
-    let result = r#"{"schema": 1, "version": "0", "hypervisor": "umbra", "machine": "penryn", "kernel": "", "cmdline": "",
-        "memory": 1, "guest_faults": "trap", "filter": null, "guest_exit": "", "exits": null, "mmu": null,
-        "instructions": null, "tsc": null, "phases": []}"#;
-    fs::write(&path, result).unwrap();
-    let compare = |stdout: Stdio| {
+fn a_standard_output_that_takes_nothing() {
+    let result = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/results/penryn-bypass.json");
+    for arguments in [&["compare", result, result][..], &["doctor"]] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_umbra"));
-        let output =
-            command.args(["compare", &path, &path]).stdin(Stdio::null()).stdout(stdout).output().unwrap();
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
-    };
-    let (status, sentence) = compare(File::create("/dev/full").unwrap().into());
-    assert_eq!((status, sentence.lines().count()), (Some(3), 1), "{sentence}");
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    assert_eq!(compare(writer.into()), (Some(0), String::new()));
+        command.args(arguments).stdin(Stdio::null()).stderr(Stdio::piped());
+        let full = File::create("/dev/full").unwrap();
+        let output = command.stdout(full).spawn().unwrap().wait_with_output().unwrap();
+        failed(&output, "cannot write to standard output: No space left");
+        // Nobody reads.
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command.stdout(writer).spawn().unwrap().wait_with_output().unwrap();
+        assert_ne!(output.status.code(), Some(101));
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]

@@ -3,13 +3,14 @@
 mod run_of_umbra;
 
 use std::io::Read;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::{fs, thread};
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::{CodeAssembler, al, dword_ptr, eax};
 use run_of_umbra::{MEMORY_MIB, Run, ZEROS, kernel, signal};
 use rustix::process::Signal;
+use umbra::trace::Reader;
 
 /// What the hypervisor says last before the guest's first instruction.
 const GUEST_RUNS: &str = "VMX without EPT";
@@ -100,18 +101,41 @@ fn a_console_that_is_closed_or_not_read() {
     assert!(!run.path("stats.json").exists());
 
     // Nobody reads until the tool has ended, which the second signal brings about.
-    let (output, said) = run.when(&[], GUEST_RUNS, |tool| {
-        tool.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
-        signal(tool, Signal::INT);
-        while tool.try_wait().unwrap().is_none() {
-            signal(tool, Signal::INT);
-            thread::yield_now();
-        }
-    });
+    let (output, said) = run.when(&[], GUEST_RUNS, interrupt_until_it_ends);
     assert_eq!(output.status.code(), Some(130), "{said}");
     // Unless the tool had come to its results first, which are whole then.
     if run.path("stats.json").exists() {
         assert_eq!(run.guest_exit(), "stopped");
+    }
+}
+
+/// Lets a guest that prints without end fill all that is between it and whoever does not read, and then sends signals.
+fn interrupt_until_it_ends(tool: &mut Child) {
+    tool.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    signal(tool, Signal::INT);
+    while tool.try_wait().unwrap().is_none() {
+        signal(tool, Signal::INT);
+        thread::yield_now();
+    }
+}
+
+/// A trace is written all the time, under another name until it is whole.
+#[test]
+fn a_second_signal_takes_the_unfinished_trace_away() {
+    let run = Run::new(&kernel(chatter));
+    let trace = run.path("trace");
+    let unfinished = || {
+        let names = fs::read_dir(run.path(".")).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with(".umbra-")).count()
+    };
+    let (output, said) = run.when(&["--trace", trace.to_str().unwrap()], GUEST_RUNS, |tool| {
+        assert_eq!(unfinished(), 1, "the trace that is being written");
+        interrupt_until_it_ends(tool);
+    });
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert_eq!(unfinished(), 0);
+    if trace.exists() {
+        assert_eq!(Reader::open(&trace).unwrap().1.filter(Result::is_err).count(), 0, "it is whole");
     }
 }
 

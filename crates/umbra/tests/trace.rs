@@ -4,12 +4,15 @@ mod small_kernel;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use small_kernel::SmallKernel;
-use umbra::trace::{Line, Reader};
+use umbra::trace::{Head, Line, Reader, Recorder};
 use umbra_telemetry::trace::Record;
 
 /// Exits that come with time, not with what the guest does to its memory.
@@ -71,4 +74,39 @@ fn a_trace_is_whole_and_changes_no_memory_exit() {
     let expected: BTreeMap<String, u64> = traced.into_iter().filter(|&(_, count)| count > 0).collect();
     assert_eq!(counted, expected);
     assert!(built > 0);
+}
+
+/// The trace comes through a pipe, which does not end.
+#[test]
+fn a_signal_leaves_no_part_of_what_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, pipe, shown] = ["whole", "pipe", "shown"].map(|name| folder.path().join(name));
+    let recorder = Recorder::create(&whole, &Head::default()).unwrap();
+    recorder.finish("acpi_off".into()).unwrap();
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let tool = Command::new(env!("CARGO_BIN_EXE_umbra"))
+        .arg("trace")
+        .arg(&pipe)
+        .arg("--output")
+        .arg(&shown)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut writer = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    // Without the end of the stream, but with all that a reader needs to begin.
+    let trace = fs::read(&whole).unwrap();
+    writer.write_all(&trace[..trace.len() - 1]).unwrap();
+    let unfinished = || {
+        let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with(".umbra-")).count()
+    };
+    while unfinished() == 0 {
+        thread::yield_now();
+    }
+    kill_process(Pid::from_child(&tool), Signal::INT).unwrap();
+    let output = tool.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "umbra: ended by the user\n");
+    assert_eq!(unfinished(), 0);
+    assert!(!shown.exists());
 }

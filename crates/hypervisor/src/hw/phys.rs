@@ -7,7 +7,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use umbra_mmu::Backing;
-use umbra_paging::{Gpa, Hpa};
+use umbra_paging::{Gfn, Gpa, Hpa};
 
 use super::image;
 use crate::canary::Area;
@@ -77,7 +77,8 @@ impl DirectMap {
         // SAFETY: as above, for what backs the guest's firmware area.
         unsafe { self.zero(layout.firmware()) };
         let count = (pool.end - pool.start) / FRAME;
-        let pool = FramePool { start: pool.start, count: count as u32 };
+        let hpas = (0..count).map(|n| pool.start + n * FRAME).collect();
+        let pool = FramePool { start: pool.start, hpas };
         let spare = layout.spare().map(|range| SpareArea { range }).into();
         (GuestRam { map: layout.guest_map() }, pool, spare)
     }
@@ -106,6 +107,7 @@ impl GuestRam {
     }
 
     /// Where `length` bytes at `gpa`, which do not leave its page, are mapped.
+    #[inline]
     fn pointer(&self, gpa: Gpa, length: usize, write: bool) -> Option<*mut u8> {
         assert!(gpa.page_offset() + length as u64 <= FRAME, "an access stays within one page");
         match self.map.backing(gpa.gfn()) {
@@ -116,6 +118,7 @@ impl GuestRam {
         }
     }
 
+    #[inline]
     fn entry(&self, gpa: Gpa) -> Option<&AtomicU64> {
         assert!(gpa.raw().is_multiple_of(8), "an entry is aligned");
         let pointer = self.pointer(gpa, 8, false)?;
@@ -124,8 +127,18 @@ impl GuestRam {
     }
 
     /// Reads a word at an 8-byte boundary in one piece. No memory reads as all ones, as on a bus.
+    #[inline]
     pub fn read_entry(&self, gpa: Gpa) -> u64 {
         self.entry(gpa).map_or(u64::MAX, |entry| entry.load(Ordering::SeqCst))
+    }
+
+    /// Reads 8 entries of the table in a frame, each in one piece. No memory reads as all ones.
+    pub fn read_entries(&self, gfn: Gfn, first: usize) -> [u64; 8] {
+        assert!(first + 8 <= 512, "a table has 512 entries");
+        let Some(table) = self.pointer(gfn.base(), FRAME as usize, false) else { return [u64::MAX; 8] };
+        let at = table.cast::<u64>().wrapping_add(first);
+        // SAFETY: as in `entry`: aligned, within one frame of the guest's RAM, seen through atomics only.
+        core::array::from_fn(|n| unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed))
     }
 
     /// Replaces `old` by `new` in one piece at an 8-byte boundary: for accessed and dirty bits, which the CPU
@@ -171,6 +184,18 @@ impl GuestRam {
         }
     }
 
+    /// The 16 bytes of code at `hpa`, if they lie within one page, at its own place in the guest's memory.
+    #[inline]
+    pub fn code(&self, hpa: Hpa) -> Option<u128> {
+        const LENGTH: u64 = size_of::<u128>() as u64;
+        let own = Backing::Ram { hfn: hpa.hfn(), writable: true };
+        if hpa.raw() % FRAME > FRAME - LENGTH || self.map.backing(Gfn::new(hpa.hfn().raw())) != own {
+            return None;
+        }
+        // SAFETY: mapped for ever, and the guest's memory, as just checked; any bytes are a valid value.
+        Some(unsafe { pointer(hpa.raw()).cast::<u128>().read_unaligned() })
+    }
+
     /// Writes at boot, across pages.
     pub fn load(&mut self, gpa: Gpa, bytes: &[u8]) {
         let mut at = gpa.raw();
@@ -202,13 +227,14 @@ impl GuestRam {
 /// The shadow MMU's frames.
 pub struct FramePool {
     start: u64,
-    count: u32,
+    /// Where each lies: behind each other from `start` on, but for those that have changed places with a guest frame.
+    hpas: Vec<u64>,
 }
 
 impl FramePool {
     /// How many frames there are.
     pub fn count(&self) -> u32 {
-        self.count
+        self.hpas.len() as u32
     }
 
     /// Where a frame lies.
@@ -216,11 +242,10 @@ impl FramePool {
     /// # Panics
     /// There is no such frame.
     pub fn hpa(&self, frame: u32) -> Hpa {
-        assert!(frame < self.count, "a shadow frame of this pool");
-        Hpa::new(self.start + u64::from(frame) * FRAME)
+        Hpa::new(self.hpas[frame as usize])
     }
 
-    /// The frame at a place that [`FramePool::hpa`] gave.
+    /// The frame at a place that [`FramePool::hpa`] gave when nothing had changed places yet.
     ///
     /// # Panics
     /// There is none.
@@ -228,7 +253,7 @@ impl FramePool {
         let frame = hpa.raw().checked_sub(self.start).map(|offset| offset / FRAME);
         frame
             .and_then(|f| u32::try_from(f).ok())
-            .filter(|f| *f < self.count)
+            .filter(|f| *f < self.count())
             .expect("a shadow frame of this pool")
     }
 
@@ -239,9 +264,46 @@ impl FramePool {
         unsafe { AtomicU64::from_ptr(pointer) }
     }
 
+    /// Exchanges the places, and the contents, of a shadow frame and of a guest frame. False if that one is no RAM.
+    pub fn exchange(&mut self, frame: u32, ram: &mut GuestRam, gfn: Gfn) -> bool {
+        let Backing::Ram { hfn: guest, .. } = ram.map.backing(gfn) else { return false };
+        let shadow = self.hpa(frame);
+        let (a, b) = (pointer(shadow.raw()).cast::<u64>(), pointer(guest.base().raw()).cast::<u64>());
+        for word in 0..FRAME as usize / 8 {
+            // SAFETY: aligned, mapped for ever, and two different frames: the pool's own and the guest's. Both are
+            // borrowed exclusively, and the one CPU is not in the guest.
+            unsafe {
+                let (x, y) = (a.wrapping_add(word), b.wrapping_add(word));
+                let (of_a, of_b) = (x.read_volatile(), y.read_volatile());
+                x.write_volatile(of_b);
+                y.write_volatile(of_a);
+            }
+        }
+        self.hpas[frame as usize] = guest.base().raw();
+        ram.map.replace(gfn, shadow.hfn());
+        true
+    }
+
     /// Reads an entry.
     pub fn read(&self, frame: u32, index: usize) -> u64 {
         self.entry(frame, index).load(Ordering::Relaxed)
+    }
+
+    /// Reads 8 entries.
+    pub fn read_entries(&self, frame: u32, first: usize) -> [u64; 8] {
+        assert!(first + 8 <= 512, "a table has 512 entries");
+        let at = pointer(self.hpa(frame).raw()).cast::<u64>().wrapping_add(first);
+        // SAFETY: as in `entry`, and within the frame.
+        core::array::from_fn(|n| unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed))
+    }
+
+    /// Writes all entries of a frame.
+    pub fn fill(&mut self, frame: u32, value: u64) {
+        let table = pointer(self.hpa(frame).raw()).cast::<u64>();
+        for index in 0..512 {
+            // SAFETY: as in `entry`, and within the frame.
+            unsafe { AtomicU64::from_ptr(table.wrapping_add(index)) }.store(value, Ordering::Relaxed);
+        }
     }
 
     /// Writes an entry.

@@ -72,6 +72,11 @@ pub fn disarm() {
     apic::write(Register::InitialCount, 0);
 }
 
+/// Whether [`take_fired`] would say that the alarm has rung.
+pub fn has_fired() -> bool {
+    FIRED.load(Ordering::Relaxed)
+}
+
 /// Whether the alarm has rung since the last call.
 pub fn take_fired() -> bool {
     FIRED.swap(false, Ordering::Relaxed)

@@ -4,7 +4,7 @@
 use alloc::string::String;
 
 use umbra_mmu::{GuestFaults, Root, Tlb};
-use umbra_paging::Gva;
+use umbra_paging::{Gva, Pfec};
 
 use super::breakpoints::Breakpoints;
 use super::control::Controls;
@@ -192,8 +192,9 @@ pub trait Backend {
     fn cr0(&self) -> u64;
     /// CR4 as the guest reads it, likewise.
     fn cr4(&self) -> u64;
-    /// Gives the guest new control registers, which run on the shadow `root`.
-    fn set_controls(&mut self, controls: &Controls, root: Root);
+    /// Gives the guest new control registers, which run on the shadow `root`. It is loadable if the guest's own CR3 is
+    /// the right one for it.
+    fn set_controls(&mut self, controls: &Controls, root: Root, loadable: bool);
     /// Sets CR2.
     fn set_cr2(&mut self, gva: Gva);
 
@@ -205,6 +206,10 @@ pub trait Backend {
     fn set_xcr0(&mut self, value: u64);
     /// From now on the guest's time-stamp counter is the machine's plus `offset`.
     fn set_tsc_offset(&mut self, offset: u64);
+
+    /// Whether the guest runs 64-bit code, and no trap can be due behind an instruction: neither single steps nor
+    /// breakpoints are on.
+    fn is_plain(&self) -> bool;
 
     /// Length of the instruction that exited.
     fn instruction_length(&self) -> u8;
@@ -221,33 +226,78 @@ pub trait Backend {
     fn nmi_ready(&self) -> bool;
     /// Asks for exits when pending events can be taken.
     fn set_windows(&mut self, windows: Windows);
-    /// Decides which page faults exit: all, or only those whose error code has P set.
+    /// Decides which page faults exit.
     fn set_page_fault_filter(&mut self, filter: Filter);
+
+    /// How many values of CR3 the guest can be allowed to load without an exit; zero if its reads of CR3 cannot be, as
+    /// well.
+    fn cr3_targets(&self) -> usize;
+    /// The guest may load these values into CR3 without an exit, no others; and read CR3 if `reads`.
+    fn set_cr3_targets(&mut self, values: &[u64], reads: bool);
+    /// The real CR3, which the guest may have loaded by itself.
+    fn cr3(&self) -> u64;
+    /// Whether INVLPG, INVPCID and changes of CR4.PGE exit.
+    fn set_flush_exits(&mut self, exit: bool);
 }
 
-/// Which page faults exit (ARCHITECTURE.md, the filter).
+/// Which page faults exit (SDM, "Exceptions" in "Other Causes of VM Exits"): those whose error code, as far as `mask` says, is
+/// `matched`, if `bitmap_bit`, and all others if not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filter {
-    /// All.
-    Trap,
-    /// Those on present entries.
-    Present,
+pub struct Filter {
+    /// Bit 14 of the exception bitmap.
+    pub bitmap_bit: bool,
+    /// The page-fault error-code mask.
+    pub mask: Pfec,
+    /// The page-fault error-code match.
+    pub matched: Pfec,
 }
 
 impl Filter {
-    /// The filter that carries out what the MMU asks for.
+    /// The filter that carries out what the MMU asks for. There are no others.
     pub fn of(guest_faults: GuestFaults) -> Filter {
+        let none = Pfec::empty();
         match guest_faults {
-            GuestFaults::Bypass => Filter::Present,
-            GuestFaults::Trap => Filter::Trap,
+            GuestFaults::Trap => Filter { bitmap_bit: true, mask: none, matched: none },
+            GuestFaults::Present => Filter { bitmap_bit: true, mask: Pfec::PRESENT, matched: Pfec::PRESENT },
+            GuestFaults::User => {
+                Filter { bitmap_bit: false, mask: Pfec::USER | Pfec::RSVD, matched: Pfec::USER }
+            }
         }
     }
+}
 
-    /// Its name in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Filter::Trap => "trap",
-            Filter::Present => "present",
+/// The name of a filter in reports.
+pub fn filter_name(guest_faults: GuestFaults) -> &'static str {
+    match guest_faults {
+        GuestFaults::Trap => "trap",
+        GuestFaults::Present => "present",
+        GuestFaults::User => "user",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Host faults are those on Pending entries (RSVD), on tracked tables and on clean pages (P and W, of a supervisor
+    /// or, without I4, of user mode), and those of a supervisor where a walk must tell. All of them exit.
+    #[test]
+    fn the_filters_for_every_error_code() {
+        for raw in 0..64 {
+            let code = Pfec::from_bits_truncate(raw);
+            let exits = |guest_faults| {
+                let Filter { bitmap_bit, mask, matched } = Filter::of(guest_faults);
+                (code & mask == matched) == bitmap_bit
+            };
+            let (present, user) = (code.contains(Pfec::PRESENT), code.contains(Pfec::USER));
+            let reserved = code.contains(Pfec::RSVD);
+            assert!(exits(GuestFaults::Trap));
+            assert_eq!(exits(GuestFaults::Present), present, "{code:?}");
+            assert_eq!(exits(GuestFaults::User), !user || reserved, "{code:?}");
+            // RSVD comes with P always (SDM, "Page-Fault Exceptions").
+            if reserved && present {
+                assert!(exits(GuestFaults::Present) && exits(GuestFaults::User), "{code:?}");
+            }
         }
     }
 }

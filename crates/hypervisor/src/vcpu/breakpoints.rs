@@ -52,6 +52,9 @@ impl Breakpoints {
     /// The breakpoints that an access of `length` bytes at `address` meets: bits B0 to B3 of DR6.
     pub fn met(&self, what: Watched, address: u64, length: u64) -> u8 {
         let mut met = 0;
+        if !Breakpoints::enabled(self.control) {
+            return met;
+        }
         for (number, &at) in self.addresses.iter().enumerate() {
             let waits = self.control >> (2 * number) & 3 != 0;
             let fits = match kind(self.control, number) {

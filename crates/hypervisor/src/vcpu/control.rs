@@ -25,7 +25,7 @@ pub mod efer_more {
 }
 
 /// CR3, bit 63 of the operand: keep the PCID's translations.
-const CR3_NO_FLUSH: u64 = 1 << 63;
+const CR3_NO_FLUSH: u64 = super::targets::NO_FLUSH;
 const CR3_PCID: u64 = 0xfff;
 
 /// The write raises #GP(0).
@@ -138,10 +138,7 @@ impl Controls {
         }
         // Bits below 12 other than PWT and PCD are ignored, but read back as written.
         let new = Controls { cr3: value, ..*self };
-        // What is cached for the same PCID under another root stays allowed, but a large page of it may be
-        // cached by smaller ones, of which the guest's INVLPG would drop one.
-        let mixes = new.pcid() == self.pcid() && (new.cr3 ^ self.cr3) >> 12 != 0;
-        Ok((new, !keep || mixes))
+        Ok((new, !keep))
     }
 
     /// MOV to CR4.

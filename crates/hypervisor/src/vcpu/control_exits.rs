@@ -24,7 +24,10 @@ impl<B: Backend> Vcpu<B> {
                     self.mmu.load_paging(&mut self.env, 0, paging);
                 }
                 self.root = self.mmu.root(&self.env, 0);
-                self.backend.set_controls(&self.controls, self.root);
+                self.root_is_loadable = self.mmu.is_loadable(0, paging.root);
+                self.backend.set_controls(&self.controls, self.root, self.root_is_loadable);
+                // Whether CR3 can be read without an exit depends on it.
+                self.targets_stale = self.targets.has_room();
             }
             Err(unsupported) => self.end = Some(GuestExit::Unsupported(alloc::format!("{unsupported}"))),
         }
@@ -66,8 +69,14 @@ impl<B: Backend> Vcpu<B> {
             }
         };
         match written {
-            Some((new, flushes)) => {
+            Some((new, mut flushes)) => {
                 self.load_controls(new);
+                if cr == 3 {
+                    // What is cached for the same PCID under another root stays allowed, but a large page of it may be
+                    // cached by smaller ones, of which the guest's INVLPG would drop one.
+                    flushes |= self.targets.mixes(value);
+                    self.list_root(value);
+                }
                 if flushes {
                     self.mmu.flush_guest(&mut self.env);
                 }

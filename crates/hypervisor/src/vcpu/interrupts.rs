@@ -1,6 +1,7 @@
 //! Interrupts to the guest, the alarm clock behind its timers, and HLT.
 
 use umbra_telemetry::{ExitCause, GuestExit};
+use x86::msr::IA32_DEBUGCTL;
 
 use super::Vcpu;
 use super::backend::{Backend, Filter, Windows, rflags};
@@ -11,6 +12,9 @@ use crate::hw::{console, cpu, timer};
 /// Console input that waits for the guest to read it. What comes beyond is lost, as on a real line: the host's
 /// commands come the same way, and must not wait for a guest that never reads.
 const MAX_TYPED: usize = 64 << 10;
+
+/// IA32_DEBUGCTL: TF steps from branch to branch.
+const BTF: u64 = 1 << 1;
 
 /// The machine's one-shot timer, which brings the guest back when a timer of its platform is due.
 #[derive(Default)]
@@ -38,6 +42,26 @@ impl<B: Backend> Vcpu<B> {
     /// for; the shadow root; the alarm.
     pub(super) fn prepare_entry(&mut self) {
         self.run_platform();
+        // Mostly there is nothing to deliver or to wait for.
+        if self.pending.is_some() || self.platform.has_event() || self.windows != Windows::default() {
+            self.choose_event();
+        }
+        let filter = self.mmu.guest_faults();
+        if filter != self.filter {
+            self.filter = filter;
+            self.backend.set_page_fault_filter(Filter::of(filter));
+        }
+        let flushes_exit = !self.native_flushes || self.mmu.has_loose_tables();
+        if flushes_exit != self.flushes_exit {
+            self.flushes_exit = flushes_exit;
+            self.backend.set_flush_exits(flushes_exit);
+        }
+        self.refresh_targets();
+    }
+
+    /// Delivers an event at the next entry, if one waits that the guest can take, and waits for what it cannot.
+    #[inline(never)]
+    fn choose_event(&mut self) {
         if self.pending.is_none() {
             if self.platform.nmi_pending() && self.backend.nmi_ready() && self.platform.take_nmi() {
                 self.pending = Some(Event::nmi());
@@ -45,29 +69,31 @@ impl<B: Backend> Vcpu<B> {
                 self.pending = self.platform.acknowledge().map(Event::interrupt);
             }
         }
-        self.backend.set_windows(Windows {
-            interrupt: self.platform.pending_interrupt(),
-            nmi: self.platform.nmi_pending(),
-        });
+        let windows =
+            Windows { interrupt: self.platform.pending_interrupt(), nmi: self.platform.nmi_pending() };
+        if windows != self.windows {
+            self.windows = windows;
+            self.backend.set_windows(windows);
+        }
         if let Some(event) = self.pending.take() {
             self.note(|exit| exit.delivers = Some(event.vector));
             self.backend.inject(event);
         }
-        let filter = Filter::of(self.mmu.guest_faults());
-        if filter != self.filter_now {
-            self.filter_now = filter;
-            self.backend.set_page_fault_filter(filter);
-        }
-        let root = self.mmu.root(&self.env, 0);
-        if root != self.root {
-            self.refresh_controls();
-            self.root = root;
-            self.backend.set_controls(&self.controls, root);
-        }
     }
 
     /// Hands over what was typed and lets timers fire that are due; sets the alarm for the next.
+    #[inline]
     fn run_platform(&mut self) {
+        let deadline = self.platform.next_deadline();
+        let is_set = deadline.is_none_or(|at| self.alarm.set_to == Some(at) && at > self.clock.now());
+        // Mostly there is nothing to do.
+        if !is_set || timer::has_fired() || console::has_input() || !self.typed.is_empty() {
+            self.serve_platform();
+        }
+    }
+
+    #[inline(never)]
+    fn serve_platform(&mut self) {
         if console::has_input() {
             let typed = &mut self.typed;
             console::poll(&mut |byte| {
@@ -102,6 +128,10 @@ impl<B: Backend> Vcpu<B> {
     pub(super) fn halt_exit(&mut self) -> ExitCause {
         self.skip();
         self.flush_output();
+        if self.single_steps() {
+            // The debug trap that is due now ends HLT as soon as it begins (SDM, "HLT").
+            return ExitCause::Hlt;
+        }
         let interrupts_on = self.backend.rflags() & rflags::IF != 0;
         loop {
             self.run_platform();
@@ -115,5 +145,10 @@ impl<B: Backend> Vcpu<B> {
             }
             cpu::idle();
         }
+    }
+    /// Whether a debug trap follows every instruction: TF, unless it stands for branches only.
+    fn single_steps(&self) -> bool {
+        let branches_only = self.backend.read_msr(IA32_DEBUGCTL).is_some_and(|value| value & BTF != 0);
+        self.backend.rflags() & rflags::TF != 0 && !branches_only
     }
 }

@@ -12,6 +12,7 @@ pub mod event;
 
 mod cpuid;
 mod phases;
+mod targets;
 
 #[cfg(target_os = "none")]
 mod audit;
@@ -32,7 +33,13 @@ mod msr;
 #[cfg(target_os = "none")]
 mod page_fault;
 #[cfg(target_os = "none")]
+mod policy;
+#[cfg(target_os = "none")]
+mod roots;
+#[cfg(target_os = "none")]
 mod run;
+#[cfg(target_os = "none")]
+mod simple;
 #[cfg(target_os = "none")]
 mod start;
 #[cfg(target_os = "none")]

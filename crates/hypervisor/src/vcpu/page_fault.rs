@@ -1,17 +1,22 @@
 //! #PF exits.
 
-use umbra_mmu::{FaultOutcome, Work};
+use umbra_emulator::Gpr;
+use umbra_mmu::{FaultOutcome, Origin, Work};
 use umbra_paging::{Access, GuestFault, Gva, Pfec};
 use umbra_telemetry::{ExitCause, GuestExit};
 
 use super::Vcpu;
 use super::access::{Exit, classify};
-use super::backend::{Backend, rflags};
+use super::backend::{Backend, CodeMode, rflags};
 use super::emulation::Emulated;
 use super::event::Event;
 
 /// Exits by the same fault of the same instruction that are allowed in a row: a bound for what I6 rules out.
 const MAX_REPEATS: u32 = 64;
+
+/// The guest has run for a short time if it was fewer ticks than these: a kernel that walks a table spends some hundred
+/// instructions on an entry, and some thousand on a page fault.
+const SOON: u64 = 1500;
 
 /// Whether the guest makes progress: the last fault, and how often it came in a row.
 #[derive(Default)]
@@ -48,8 +53,10 @@ impl<B: Backend> Vcpu<B> {
         }
         let pfec = Pfec::from_bits_truncate(error_code);
         let access = self.fault_access(gva, pfec, repeats);
-        match self.mmu.page_fault(&mut self.env, 0, gva, access, Gva::new(rip)) {
+        let origin = self.origin(rip);
+        match self.mmu.page_fault(&mut self.env, 0, gva, access, &origin) {
             FaultOutcome::Resume(work) => match work {
+                Work::Detach => ExitCause::HostFaultTableWrite,
                 Work::Link => ExitCause::HostFaultLink,
                 Work::Install => ExitCause::HostFaultInstall,
                 Work::Dirty => ExitCause::HostFaultDirty,
@@ -64,10 +71,16 @@ impl<B: Backend> Vcpu<B> {
                     )));
                     return ExitCause::HostFaultMmio;
                 }
+                if self.simple_mmio(gva, gpa, access.is_write()) {
+                    return ExitCause::HostFaultMmio;
+                }
                 self.emulate_or_end("an access to a device", gva, ExitCause::HostFaultMmio)
             }
             FaultOutcome::TableWrite { gpa } => {
                 self.note(|exit| exit.gpa = Some(gpa.raw()));
+                if self.simple_table_write(gva, gpa) {
+                    return ExitCause::HostFaultTableWrite;
+                }
                 // An event under way has no instruction to emulate: what it pushes must be written by the CPU.
                 if self.pending.is_none() {
                     match self.emulate() {
@@ -82,6 +95,15 @@ impl<B: Backend> Vcpu<B> {
             FaultOutcome::Override { .. } => {
                 self.emulate_or_end("a write under CR0.WP = 0", gva, ExitCause::HostFaultInstall)
             }
+        }
+    }
+
+    fn origin(&self, rip: u64) -> Origin {
+        let long = self.backend.code_mode() == CodeMode::Bits64;
+        Origin {
+            rip: Gva::new(rip),
+            rsp: long.then(|| Gva::new(self.backend.gpr(Gpr::Rsp as u8))),
+            soon: self.ran < SOON,
         }
     }
 

@@ -4,13 +4,14 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use umbra_devices::{Mark, Platform};
+use umbra_emulator::Recent;
 use umbra_mmu::{Mmu, Root};
 use umbra_paging::Gva;
 use umbra_telemetry::trace::Record;
 use umbra_telemetry::{Audit, ExitCause, ExitCounts, GuestExit, GuestFaults, Message, MmuCounters, Stats};
 
 use super::audit::Auditor;
-use super::backend::{Backend, Exit, Filter, rflags};
+use super::backend::{Backend, Exit, Filter, Windows, filter_name, rflags};
 use super::clock::Clock;
 use super::control::{Controls, Known};
 use super::cpuid::{Cpuid, xcr0};
@@ -19,6 +20,8 @@ use super::interrupts::Alarm;
 use super::msr;
 use super::page_fault::Progress;
 use super::phases::{BOOT, Phases, Totals};
+use super::policy::Writes;
+use super::targets::Targets;
 use super::trace::Tracer;
 use crate::canary::Canary;
 use crate::env::Env;
@@ -31,7 +34,7 @@ pub struct Parts<B: Backend> {
     /// The hardware.
     pub backend: B,
     /// The shadow MMU, on `env`.
-    pub mmu: Mmu,
+    pub mmu: Mmu<Writes>,
     /// Guest memory, shadow frames and TLB.
     pub env: Env<B::Tlb>,
     /// The pattern in the host's memory that nobody uses.
@@ -42,8 +45,12 @@ pub struct Parts<B: Backend> {
     pub cpuid: Cpuid,
     /// The guest's first control registers.
     pub controls: Controls,
-    /// Which page faults exit.
-    pub filter: Filter,
+    /// Roots that the guest may load by itself; zero: none.
+    pub loadable_roots: usize,
+    /// Whether flushes of the guest need not exit.
+    pub native_flushes: bool,
+    /// Whether simple instructions are carried out the short way.
+    pub quick_stores: bool,
     /// What the user asked for, as far as this CPU can do it.
     pub guest_faults: GuestFaults,
     /// Whether and how often to audit.
@@ -55,7 +62,7 @@ pub struct Parts<B: Backend> {
 /// The virtual CPU and everything that it uses.
 pub struct Vcpu<B: Backend> {
     pub(super) backend: B,
-    pub(super) mmu: Mmu,
+    pub(super) mmu: Mmu<Writes>,
     pub(super) env: Env<B::Tlb>,
     pub(super) platform: Platform,
     pub(super) cpuid: Cpuid,
@@ -74,19 +81,37 @@ pub struct Vcpu<B: Backend> {
     pub(super) xcr0: u64,
     /// The event to deliver at the next entry: interrupted by the last exit, or raised in answer to it.
     pub(super) pending: Option<Event>,
+    /// What the guest is left for as soon as it can take it.
+    pub(super) windows: Windows,
     /// Set by whatever ends the guest.
     pub(super) end: Option<GuestExit>,
     /// Breakpoints that the instruction being carried out has met: bits B0 to B3 of DR6.
     pub(super) met: u8,
     pub(super) progress: Progress,
+    /// Whether simple instructions take the short way.
+    pub(super) quick_stores: bool,
+    /// Those that did last.
+    pub(super) recent: Recent,
     pub(super) auditor: Option<Auditor>,
     pub(super) tracer: Option<Tracer>,
-    /// Which page faults exit as long as no guest table is loose.
-    filter: Filter,
     guest_faults: GuestFaults,
     canary: Canary<SpareArea>,
-    /// Which page faults exit now.
-    pub(super) filter_now: Filter,
+    /// Which page faults the guest gets by itself now.
+    pub(super) filter: umbra_mmu::GuestFaults,
+    /// The values of CR3 that the guest may load by itself.
+    pub(super) targets: Targets,
+    /// The CPU is yet to be told of them.
+    pub(super) targets_stale: bool,
+    /// The guest's own CR3 is the right one for the root that the backend runs on.
+    pub(super) root_is_loadable: bool,
+    /// [`Mmu::roots_changed`] when the targets were last looked through.
+    pub(super) roots_changed: u64,
+    /// Whether flushes of the guest need not exit while no table is loose.
+    pub(super) native_flushes: bool,
+    /// Whether they exit now.
+    pub(super) flushes_exit: bool,
+    /// How long the guest ran before the last exit, in ticks of the machine's time-stamp counter.
+    pub(super) ran: u64,
     counts: ExitCounts,
     phases: Phases,
 }
@@ -102,7 +127,9 @@ impl<B: Backend> Vcpu<B> {
             platform,
             cpuid,
             controls,
-            filter,
+            loadable_roots,
+            native_flushes,
+            quick_stores,
             guest_faults,
             audit,
             trace,
@@ -123,19 +150,29 @@ impl<B: Backend> Vcpu<B> {
             pat: msr::PAT,
             xcr0: xcr0::X87,
             pending: None,
+            windows: Windows::default(),
             end: None,
             met: 0,
             progress: Progress::default(),
+            quick_stores,
+            recent: Recent::new(),
             auditor: audit.map(Auditor::new),
             tracer: trace.then(Tracer::default),
-            filter,
             guest_faults,
             canary,
-            filter_now: filter,
+            filter: umbra_mmu::GuestFaults::Trap,
+            targets: Targets::new(loadable_roots),
+            targets_stale: false,
+            root_is_loadable: false,
+            roots_changed: 0,
+            native_flushes,
+            flushes_exit: true,
+            ran: 0,
             counts: ExitCounts::default(),
             phases: Phases::new(),
         };
         vcpu.backend.set_tsc_offset(vcpu.clock.tsc_offset());
+        vcpu.backend.set_page_fault_filter(Filter::of(vcpu.filter));
         vcpu.load_controls(controls);
         if vcpu.cpuid.has_xcr0() {
             vcpu.backend.set_xcr0(vcpu.xcr0);
@@ -151,10 +188,13 @@ impl<B: Backend> Vcpu<B> {
                 self.finish(end);
             }
             self.trace_entry();
+            let entered = cpu::tsc();
             let exit = match self.backend.enter() {
                 Ok(exit) => exit,
                 Err(sentence) => telemetry::fail(sentence),
             };
+            self.ran = cpu::tsc().wrapping_sub(entered);
+            self.follow_cr3();
             self.trace_exit(&exit);
             self.pending = self.backend.interrupted_event();
             self.met = 0;
@@ -267,10 +307,10 @@ impl<B: Backend> Vcpu<B> {
                 reclaimed: counters.reclaimed,
                 splits: counters.splits,
                 flushes: counters.flushes,
-                attached: 0,
-                detached: 0,
-                roots_moved: 0,
-                filter_switches: 0,
+                attached: counters.attached,
+                detached: counters.detached,
+                roots_moved: counters.roots_moved,
+                filter_switches: counters.filter_switches,
                 live_pages: self.mmu.live_pages().into(),
                 metadata_bytes: self.mmu.metadata_bytes() as u64,
             },
@@ -305,7 +345,7 @@ impl<B: Backend> Vcpu<B> {
         telemetry::end(Stats {
             guest_exit,
             guest_faults: self.guest_faults,
-            filter: self.filter.name().into(),
+            filter: filter_name(self.filter).into(),
             exits: totals.exits.clone(),
             mmu: totals.mmu,
             tsc: totals.tsc,

@@ -4,14 +4,15 @@ use alloc::boxed::Box;
 use alloc::string::ToString;
 use core::error::Error;
 
-use umbra_mmu::{Config, Encodings, MIN_FRAMES_PER_VCPU, Mmu};
+use umbra_mmu::{Config, EmulateReachable, Encodings, FilterPolicy, MIN_FRAMES_PER_VCPU, Mmu};
 use umbra_paging::{Features, cr0, cr4, efer};
 use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
-use umbra_telemetry::{GuestFaults, Message};
+use umbra_telemetry::{GuestFaults, Mechanism, Message};
 
-use super::backend::{Backend, Filter};
+use super::backend::Backend;
 use super::control::{Controls, efer_more};
 use super::cpuid::{Backing, Cpuid};
+use super::policy::Writes;
 use super::run::{Parts, Vcpu};
 use crate::entry::Mode;
 use crate::env::Env;
@@ -37,7 +38,7 @@ pub fn run(machine: Machine) -> ! {
 
 fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
     let Machine { config, ram, pool, canary, entry, platform, tables } = machine;
-    let mut backend = Vmx::new(&tables, &entry)?;
+    let backend = Vmx::new(&tables, &entry)?;
     let cpuid = Cpuid::new(
         cpu::cpuid,
         Backing { rdtscp: backend.has_rdtscp(), invpcid: backend.has_invpcid(), tsc_deadline: TSC_DEADLINE },
@@ -45,22 +46,54 @@ fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
     let features = cpuid.features();
     let encodings = choose_encodings(config.guest_faults, features);
     let mut env = Env { ram, pool, tlb: backend.tlb(), events: EventLog::new(config.trace) };
-    let mmu_config = Config { features, encodings, vcpus: 1, log_changes: config.audit.is_some() };
-    let mmu = Mmu::new(mmu_config, &mut env)
+    let on = |mechanism| !config.without.contains(&mechanism);
+    let loadable_roots = if on(Mechanism::Cr3) { backend.cr3_targets() } else { 0 };
+    let mmu_config = Config {
+        features,
+        encodings,
+        filter: match config.guest_faults {
+            GuestFaults::Trap | GuestFaults::Present => FilterPolicy::Present,
+            GuestFaults::User => FilterPolicy::User,
+            GuestFaults::Auto => FilterPolicy::Auto,
+        },
+        loadable_roots,
+        eager: on(Mechanism::Eager),
+        vcpus: 1,
+        log_changes: config.audit.is_some(),
+    };
+    let policy = match on(Mechanism::Detach) {
+        true => Writes::Predict(Box::default()),
+        false => Writes::Emulate(EmulateReachable),
+    };
+    let mmu = Mmu::with_policy(mmu_config, &mut env, policy)
         .map_err(|e| alloc::format!("{e}; give another --shadow-frames or --memory"))?;
-    let filter = Filter::of(mmu.guest_faults());
     info!(
-        "VMX without EPT, filter {}, VPID {}",
-        filter.name(),
-        if backend.has_vpid() { "on" } else { "not there" }
+        "VMX without EPT, VPID {}, {} CR3 targets",
+        if backend.has_vpid() { "on" } else { "not there" },
+        backend.cr3_targets()
     );
-    backend.set_page_fault_filter(filter);
     let controls = controls(entry.mode);
     let guest_faults =
         if encodings.separates_guest_faults() { config.guest_faults } else { GuestFaults::Trap };
     let (audit, trace) = (config.audit, config.trace);
-    let parts =
-        Parts { backend, mmu, env, canary, platform, cpuid, controls, filter, guest_faults, audit, trace };
+    // A small pool leaves fewer than the CPU has room for.
+    let loadable_roots = mmu.loadable_roots();
+    let native_flushes = on(Mechanism::Invlpg);
+    let parts = Parts {
+        backend,
+        mmu,
+        env,
+        canary,
+        platform,
+        cpuid,
+        controls,
+        loadable_roots,
+        native_flushes,
+        quick_stores: on(Mechanism::Quick),
+        guest_faults,
+        audit,
+        trace,
+    };
     Ok(Vcpu::new(parts))
 }
 

@@ -17,6 +17,8 @@ const RDX: u8 = 2;
 pub struct Tracer {
     writer: Writer,
     current: Option<Exit>,
+    /// The time when the answer to it began, behind what tracing does first.
+    answered_from: u64,
 }
 
 impl Tracer {
@@ -55,6 +57,9 @@ impl<B: Backend> Vcpu<B> {
         self.clock.skip(cpu::tsc() - start);
         self.backend.set_tsc_offset(self.clock.tsc_offset());
         self.alarm.set_again(&self.clock);
+        if let Some(tracer) = &mut self.tracer {
+            tracer.answered_from = self.clock.now();
+        }
     }
 
     /// Adds to what is recorded about the exit at hand.
@@ -71,9 +76,9 @@ impl<B: Backend> Vcpu<B> {
 
     /// The guest goes on now.
     pub(super) fn trace_entry(&mut self) {
-        if self.tracer.is_some() {
-            let now = self.clock.now();
-            self.note(|exit| exit.ticks = now.saturating_sub(exit.time));
+        if let Some(tracer) = &self.tracer {
+            let ticks = self.clock.now().saturating_sub(tracer.answered_from);
+            self.note(|exit| exit.ticks = ticks);
         }
     }
 

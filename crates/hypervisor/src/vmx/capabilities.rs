@@ -22,6 +22,8 @@ pub struct Capabilities {
     pub revision: u32,
     /// Whether exits of INS and OUTS say segment and address size.
     pub ins_outs_information: bool,
+    /// CR3-target values; zero if exits of CR3 reads cannot be switched off.
+    pub cr3_targets: usize,
     /// Pin-based controls.
     pub pin: u32,
     /// Primary processor-based controls.
@@ -77,6 +79,8 @@ impl Capabilities {
         let mut primary = require(primary_msr, primary.bits()).ok_or(
             "this CPU's VMX lacks an intercept that shadow paging needs; choose a newer machine model",
         )?;
+        let reads_exit = cpu::read_msr(primary_msr) as u32 & PrimaryControls::CR3_STORE_EXITING.bits() != 0;
+        let cr3_targets = (cpu::read_msr(msr::IA32_VMX_MISC) >> 16 & 0x1ff) as usize;
         let mut secondary = SecondaryControls::empty();
         if let Some(with) = require(primary_msr, primary | PrimaryControls::SECONDARY_CONTROLS.bits()) {
             let allowed = (cpu::read_msr(msr::IA32_VMX_PROCBASED_CTLS2) >> 32) as u32;
@@ -104,6 +108,7 @@ impl Capabilities {
             .map(|entry| Capabilities {
                 revision: basic as u32 & 0x7fff_ffff,
                 ins_outs_information: basic & BASIC_INS_OUTS_INFORMATION != 0,
+                cr3_targets: if reads_exit { 0 } else { cr3_targets.min(super::MAX_CR3_TARGETS) },
                 pin,
                 primary,
                 secondary,

@@ -22,8 +22,12 @@ pub mod info {
     pub const VECTOR: u64 = 0xff;
     /// The event's type starts here.
     pub const TYPE_SHIFT: u32 = 8;
+    /// The type.
+    pub const TYPE: u64 = 7 << TYPE_SHIFT;
     /// Type NMI.
     pub const TYPE_NMI: u64 = 2;
+    /// Type and vector of a #PF.
+    pub const PAGE_FAULT: u64 = 3 << TYPE_SHIFT | super::PAGE_FAULT as u64;
 }
 
 const MACHINE_CHECK: u8 = 18;
@@ -42,10 +46,11 @@ pub fn event_type(kind: EventKind) -> u64 {
 
 impl Vmx {
     /// Decodes the exit with basic reason `reason`.
+    #[inline(never)]
     pub(super) fn decode(&self, reason: u32) -> Exit {
         let qualification = || self.vmcs.read(ro::EXIT_QUALIFICATION);
         match reason {
-            0 => self.exception_or_nmi(),
+            0 => exception_or_nmi(self.interruption),
             1 => Exit::Interrupt,
             2 => Exit::TripleFault,
             // INIT, SIPI, SMIs: signals to the machine, not to the guest.
@@ -76,20 +81,11 @@ impl Vmx {
         }
     }
 
-    fn exception_or_nmi(&self) -> Exit {
-        let event = self.vmcs.read(ro::VMEXIT_INTERRUPTION_INFO);
-        if event >> info::TYPE_SHIFT & 7 == info::TYPE_NMI {
-            return Exit::Nmi;
-        }
-        match (event & info::VECTOR) as u8 {
-            DEBUG => Exit::Reflect(Event::debug()),
-            ALIGNMENT_CHECK => Exit::Reflect(Event::alignment_check()),
-            PAGE_FAULT => Exit::PageFault {
-                gva: Gva::new(self.vmcs.read(ro::EXIT_QUALIFICATION)),
-                error_code: self.vmcs.read(ro::VMEXIT_INTERRUPTION_ERR_CODE) as u32,
-            },
-            MACHINE_CHECK => Exit::MachineCheck,
-            _ => Exit::Unexpected(0),
+    /// The page fault that exited.
+    pub(super) fn page_fault(&self) -> Exit {
+        Exit::PageFault {
+            gva: Gva::new(self.vmcs.read(ro::EXIT_QUALIFICATION)),
+            error_code: self.vmcs.read(ro::VMEXIT_INTERRUPTION_ERR_CODE) as u32,
         }
     }
 
@@ -137,11 +133,10 @@ impl Vmx {
         Gva::new(linear & mask)
     }
 
-    /// The event in IDT-vectoring information, with what belongs to it.
-    pub(super) fn vectored_event(&self, vectoring: u64) -> Option<Event> {
-        if vectoring & info::VALID == 0 {
-            return None;
-        }
+    /// The event in valid IDT-vectoring information, with what belongs to it.
+    #[inline(never)]
+    pub(super) fn vectored_event(&self) -> Event {
+        let vectoring = self.vectoring;
         let kind = match vectoring >> info::TYPE_SHIFT & 7 {
             0 => EventKind::Interrupt,
             2 => EventKind::Nmi,
@@ -156,13 +151,13 @@ impl Vmx {
                 | EventKind::PrivilegedSoftwareException
                 | EventKind::SoftwareException
         );
-        Some(Event {
+        Event {
             kind,
             vector: (vectoring & info::VECTOR) as u8,
             error_code: (vectoring & info::ERROR_CODE != 0)
                 .then(|| self.vmcs.read(ro::IDT_VECTORING_ERR_CODE) as u32),
             instruction_length: if by_instruction { self.instruction_length() } else { 0 },
-        })
+        }
     }
 
     /// Does to the debug registers what delivery of #DB would have done (SDM, "Exit Qualification for Debug
@@ -188,8 +183,7 @@ impl Vmx {
     /// RSP, RFLAGS, and SSP"): a breakpoint on it was reported already. Bochs 2.7 leaves that out.
     pub(super) fn keep_resume_flag(&mut self) {
         if Breakpoints::enabled(self.vmcs.read(guest::DR7)) {
-            let flags = self.vmcs.read(guest::RFLAGS);
-            self.vmcs.write(guest::RFLAGS, flags | rflags::RF);
+            self.set_rflags(self.rflags | rflags::RF);
         }
     }
 
@@ -202,21 +196,30 @@ impl Vmx {
 
     /// Puts NMI blocking back that an IRET had lifted when its page fault exited (SDM, "Information for VM Exits Due
     /// to Vectored Events"), and that an interrupted NMI delivery had not yet set.
-    pub(super) fn repair_nmi_blocking(&mut self, reason: u32, vectoring: u64) {
+    pub(super) fn repair_nmi_blocking(&mut self) {
         const BLOCKED_BY_NMI: u64 = 1 << 3;
-        let state = self.vmcs.read(guest::INTERRUPTIBILITY_STATE);
-        if vectoring & info::VALID != 0 {
+        if self.vectoring & info::VALID != 0 {
             // Injecting the NMI again needs NMIs unblocked (SDM, "Checks on Guest Non-Register State").
-            let nmi = vectoring >> info::TYPE_SHIFT & 7 == info::TYPE_NMI;
-            if nmi && state & BLOCKED_BY_NMI != 0 {
-                self.vmcs.write(guest::INTERRUPTIBILITY_STATE, state & !BLOCKED_BY_NMI);
+            if self.vectoring >> info::TYPE_SHIFT & 7 == info::TYPE_NMI {
+                self.clear(guest::INTERRUPTIBILITY_STATE, BLOCKED_BY_NMI);
             }
-        } else if reason == 0 {
-            let event = self.vmcs.read(ro::VMEXIT_INTERRUPTION_INFO);
-            if event & info::NMI_UNBLOCKING != 0 && state & BLOCKED_BY_NMI == 0 {
-                self.vmcs.write(guest::INTERRUPTIBILITY_STATE, state | BLOCKED_BY_NMI);
-            }
+        } else if self.interruption & info::NMI_UNBLOCKING != 0 {
+            let state = self.vmcs.read(guest::INTERRUPTIBILITY_STATE);
+            self.vmcs.write(guest::INTERRUPTIBILITY_STATE, state | BLOCKED_BY_NMI);
         }
+    }
+}
+
+/// An exception that is no page fault, or an NMI.
+fn exception_or_nmi(event: u64) -> Exit {
+    if event >> info::TYPE_SHIFT & 7 == info::TYPE_NMI {
+        return Exit::Nmi;
+    }
+    match (event & info::VECTOR) as u8 {
+        DEBUG => Exit::Reflect(Event::debug()),
+        ALIGNMENT_CHECK => Exit::Reflect(Event::alignment_check()),
+        MACHINE_CHECK => Exit::MachineCheck,
+        _ => Exit::Unexpected(0),
     }
 }
 

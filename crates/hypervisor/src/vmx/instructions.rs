@@ -1,6 +1,6 @@
 //! The VMX instructions (SDM volume 3, "VMX Instruction Reference").
 
-use core::arch::asm;
+use core::arch::{asm, naked_asm};
 use core::fmt;
 
 use umbra_paging::Hpa;
@@ -149,11 +149,21 @@ fn try_vmread(field: u32) -> Option<u64> {
 ///
 /// # Safety
 /// In VMX root operation.
+#[inline]
 pub unsafe fn vmread(field: u32) -> u64 {
-    match try_vmread(field) {
-        Some(value) => value,
-        None => no_field("read", field),
+    let value;
+    // SAFETY: the caller's; reading a field changes no memory, and what follows a failure does not return.
+    unsafe {
+        asm!(
+            "vmread {value}, rdi",
+            "jbe {failed}",
+            value = lateout(reg) value,
+            in("rdi") u64::from(field),
+            failed = sym vmread_failed,
+            options(nomem, nostack),
+        );
     }
+    value
 }
 
 /// VMWRITE to a field of the current VMCS.
@@ -163,25 +173,41 @@ pub unsafe fn vmread(field: u32) -> u64 {
 ///
 /// # Safety
 /// In VMX root operation; the value must not make a VM entry or VM exit break the hypervisor.
+#[inline]
 pub unsafe fn vmwrite(field: u32, value: u64) {
-    let failed: u8;
-    // SAFETY: the caller's.
+    // SAFETY: the caller's; what follows a failure does not return.
     unsafe {
         asm!(
-            "vmwrite {field}, {value}",
-            "setbe {failed}",
-            field = in(reg) u64::from(field),
+            "vmwrite rdi, {value}",
+            "jbe {failed}",
+            in("rdi") u64::from(field),
             value = in(reg) value,
-            failed = lateout(reg_byte) failed,
+            failed = sym vmwrite_failed,
             options(nostack),
         );
     }
-    if failed != 0 {
-        no_field("written", field);
-    }
 }
 
-#[cold]
+/// Where [`vmread`] jumps to, with the field in RDI and the stack anyhow.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn vmread_failed() -> ! {
+    naked_asm!("and rsp, -16", "call {}", sym cannot_read)
+}
+
+/// Where [`vmwrite`] jumps to, likewise.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn vmwrite_failed() -> ! {
+    naked_asm!("and rsp, -16", "call {}", sym cannot_write)
+}
+
+extern "sysv64" fn cannot_read(field: u32) -> ! {
+    no_field("read", field)
+}
+
+extern "sysv64" fn cannot_write(field: u32) -> ! {
+    no_field("written", field)
+}
+
 fn no_field(how: &str, field: u32) -> ! {
     panic!(
         "VMCS field {field:#06x} cannot be {how}: {}",

@@ -48,6 +48,9 @@ const CR0_REAL: u64 = cr0::PE | cr0::PG | cr0::WP | 1 << 5;
 /// CD and NW of the guest have no effect: its memory is write-back always.
 const CR0_NOT_REAL: u64 = 3 << 29;
 
+/// CR3-target values that are made use of: CPUs have no more (SDM, "CR3-Target Controls").
+const MAX_CR3_TARGETS: usize = 4;
+
 /// The guest's VPID on a CPU with VPIDs; 0 is the hypervisor.
 const VPID: u16 = 1;
 
@@ -84,6 +87,9 @@ const DEBUGCTL_BTF: u64 = 1 << 1;
 
 const IA32_DEBUGCTL: u32 = 0x1d9;
 
+/// Nothing but the bit that is always set.
+const RFLAGS_AT_START: u64 = 1 << 1;
+
 /// Access rights of a segment register in a VMCS (SDM, "Guest Register State").
 mod rights {
     /// Execute/read, accessed, DPL 0, present, 64-bit.
@@ -114,10 +120,22 @@ pub struct Vmx {
     primary: u64,
     /// VM-entry controls without "IA-32e mode guest".
     entry: u64,
+    /// "IA-32e mode guest" as it stands in the VMCS: EFER.LMA of the guest.
+    long_mode: bool,
     cr0_fixed: (u64, u64),
     cr4_fixed: (u64, u64),
+    /// How many CR3-target values the CPU has; zero if reads of CR3 always exit.
+    cr3_targets: usize,
+    /// CR4 bits that flush when they change, and that the guest may change without an exit.
+    cr4_flush: u64,
+    /// RIP as it stands in the VMCS.
+    rip: u64,
+    /// RFLAGS as it stands in the VMCS.
+    rflags: u64,
     /// IDT-vectoring information of the last exit.
     vectoring: u64,
+    /// VM-exit interruption information of the last exit; zero unless that was for an exception or an NMI.
+    interruption: u64,
     _msr_bitmap: Box<HostPage>,
 }
 
@@ -158,9 +176,15 @@ impl Vmx {
             secondary: capabilities.secondary,
             primary: capabilities.primary.into(),
             entry: capabilities.entry.into(),
+            long_mode: false,
             cr0_fixed,
             cr4_fixed,
+            cr3_targets: capabilities.cr3_targets,
+            cr4_flush: 0,
+            rip: entry.rip,
+            rflags: RFLAGS_AT_START,
             vectoring: 0,
+            interruption: 0,
             _msr_bitmap: msr_bitmap,
         })
     }
@@ -186,8 +210,13 @@ impl Vmx {
         }
     }
 
-    fn long_mode(&self) -> bool {
-        self.vmcs.read(control::VMENTRY_CONTROLS) & u64::from(EntryControls::IA32E_MODE_GUEST.bits()) != 0
+    fn switch_primary(&mut self, bit: PrimaryControls, on: bool) {
+        let bit = u64::from(bit.bits());
+        let primary = if on { self.primary | bit } else { self.primary & !bit };
+        if primary != self.primary {
+            self.primary = primary;
+            self.vmcs.write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, primary);
+        }
     }
 }
 
@@ -271,7 +300,7 @@ fn write_guest_state(vmcs: &mut Vmcs, entry: &Entry) {
         (guest::IDTR_LIMIT, 0),
         (guest::RIP, entry.rip),
         (guest::RSP, entry.rsp),
-        (guest::RFLAGS, 2),
+        (guest::RFLAGS, RFLAGS_AT_START),
         (guest::DR7, 0x400),
         (guest::IA32_DEBUGCTL_FULL, 0),
         (guest::IA32_SYSENTER_CS, 0),
@@ -312,8 +341,9 @@ impl Backend for Vmx {
 
     fn enter(&mut self) -> Result<Exit, String> {
         // SAFETY: the host state is that of the hypervisor (`write_host_state`), which does not change it; guest
-        // CR3 is a root of the shadow MMU (`set_controls`), which maps the guest's memory only; the MSR bitmap
-        // passes only MSRs that the hypervisor does not use.
+        // CR3 is a root of the shadow MMU (`set_controls`), and so is every value that the guest may load by itself
+        // (`set_cr3_targets`): these map the guest's memory only; the MSR bitmap passes only MSRs that the hypervisor
+        // does not use.
         let failed = unsafe { enter::enter(&raw mut self.registers, self.launched) };
         if failed != 0 {
             let number = if failed == 1 { 0 } else { self.vmcs.read(ro::VM_INSTRUCTION_ERROR) as u32 };
@@ -328,22 +358,29 @@ impl Backend for Vmx {
             return Err(failure::describe(&self.vmcs, basic));
         }
         self.launched = true;
+        self.rip = self.vmcs.read(guest::RIP);
+        self.rflags = self.vmcs.read(guest::RFLAGS);
         self.vectoring = self.vmcs.read(ro::IDT_VECTORING_INFO);
-        if self.vectoring & info::VALID != 0 || basic == 0 {
-            self.repair_nmi_blocking(basic, self.vectoring);
+        self.interruption = if basic == 0 { self.vmcs.read(ro::VMEXIT_INTERRUPTION_INFO) } else { 0 };
+        let vectored = self.vectoring & info::VALID != 0;
+        if vectored || self.interruption & info::NMI_UNBLOCKING != 0 {
+            self.repair_nmi_blocking();
+        }
+        if self.interruption & (info::TYPE | info::VECTOR) == info::PAGE_FAULT {
+            if !vectored {
+                self.keep_resume_flag();
+            }
+            return Ok(self.page_fault());
         }
         let exit = self.decode(basic);
         if exit == Exit::Reflect(Event::debug()) {
             self.accept_debug_exception();
         }
-        if matches!(exit, Exit::PageFault { .. }) && self.vectoring & info::VALID == 0 {
-            self.keep_resume_flag();
-        }
         Ok(exit)
     }
 
     fn interrupted_event(&self) -> Option<Event> {
-        self.vectored_event(self.vectoring)
+        if self.vectoring & info::VALID == 0 { None } else { Some(self.vectored_event()) }
     }
 
     fn gpr(&self, number: u8) -> u64 {
@@ -359,19 +396,23 @@ impl Backend for Vmx {
     }
 
     fn rip(&self) -> u64 {
-        self.vmcs.read(guest::RIP)
+        self.rip
     }
 
     fn set_rip(&mut self, rip: u64) {
+        self.rip = rip;
         self.vmcs.write(guest::RIP, rip);
     }
 
     fn rflags(&self) -> u64 {
-        self.vmcs.read(guest::RFLAGS)
+        self.rflags
     }
 
     fn set_rflags(&mut self, rflags: u64) {
-        self.vmcs.write(guest::RFLAGS, rflags);
+        if rflags != self.rflags {
+            self.rflags = rflags;
+            self.vmcs.write(guest::RFLAGS, rflags);
+        }
     }
 
     fn cpl(&self) -> u8 {
@@ -381,7 +422,7 @@ impl Backend for Vmx {
 
     fn code_mode(&self) -> CodeMode {
         let access = self.vmcs.read(guest::CS_ACCESS_RIGHTS);
-        if access & rights::LONG != 0 && self.long_mode() {
+        if access & rights::LONG != 0 && self.long_mode {
             CodeMode::Bits64
         } else if access & rights::DEFAULT_32 != 0 {
             CodeMode::Bits32
@@ -419,11 +460,13 @@ impl Backend for Vmx {
     }
 
     fn cr4(&self) -> u64 {
-        self.vmcs.read(control::CR4_READ_SHADOW) & !CR4_GUEST | self.vmcs.read(guest::CR4) & CR4_GUEST
+        let own = CR4_GUEST | self.cr4_flush;
+        self.vmcs.read(control::CR4_READ_SHADOW) & !own | self.vmcs.read(guest::CR4) & own
     }
 
-    fn set_controls(&mut self, controls: &Controls, root: Root) {
+    fn set_controls(&mut self, controls: &Controls, root: Root, loadable: bool) {
         let paging_off = root.format == RootFormat::Pae;
+        self.long_mode = !paging_off;
         let real_cr0 = (controls.cr0 & !CR0_NOT_REAL | CR0_REAL | self.cr0_fixed.0) & self.cr0_fixed.1;
         let without = if paging_off { cr4::SMEP | cr4::SMAP | cr4::PCIDE } else { 0 };
         let real_cr4 = (controls.cr4 & !without | cr4::PAE | self.cr4_fixed.0) & self.cr4_fixed.1;
@@ -433,11 +476,13 @@ impl Backend for Vmx {
             self.entry | u64::from(EntryControls::IA32E_MODE_GUEST.bits())
         };
         let pcid = if paging_off { 0 } else { controls.pcid() };
+        let cr3 = if loadable { controls.cr3 } else { root.hpa.raw() | pcid };
+        debug_assert!(!loadable || cr3 & !0xfff == root.hpa.raw(), "an identity root lies where CR3 says");
         self.update(control::CR0_READ_SHADOW, controls.cr0);
         self.update(control::CR4_READ_SHADOW, controls.cr4);
         self.update(guest::CR0, real_cr0);
         self.update(guest::CR4, real_cr4);
-        self.update(guest::CR3, root.hpa.raw() | pcid);
+        self.update(guest::CR3, cr3);
         self.update(control::VMENTRY_CONTROLS, entry);
         // LMA and LME of the guest come from "IA-32e mode guest", those of the host from "host address-space
         // size" (SDM, "Loading Guest Control Registers, Debug Registers, and MSRs"); the rest is real.
@@ -499,6 +544,12 @@ impl Backend for Vmx {
 
     fn instruction_length(&self) -> u8 {
         self.vmcs.read(ro::VMEXIT_INSTRUCTION_LEN) as u8
+    }
+
+    fn is_plain(&self) -> bool {
+        self.code_mode() == CodeMode::Bits64
+            && self.rflags() & rflags::TF == 0
+            && !Breakpoints::enabled(self.vmcs.read(guest::DR7))
     }
 
     fn breakpoints(&self) -> Breakpoints {
@@ -565,27 +616,47 @@ impl Backend for Vmx {
     }
 
     fn set_windows(&mut self, windows: Windows) {
-        let mut primary = self.primary;
-        for (wanted, bit) in [
-            (windows.interrupt, PrimaryControls::INTERRUPT_WINDOW_EXITING),
-            (windows.nmi, PrimaryControls::NMI_WINDOW_EXITING),
-        ] {
-            let bit = u64::from(bit.bits());
-            primary = if wanted { primary | bit } else { primary & !bit };
-        }
-        if primary != self.primary {
-            self.primary = primary;
-            self.vmcs.write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, primary);
-        }
+        self.switch_primary(PrimaryControls::INTERRUPT_WINDOW_EXITING, windows.interrupt);
+        self.switch_primary(PrimaryControls::NMI_WINDOW_EXITING, windows.nmi);
     }
 
     fn set_page_fault_filter(&mut self, filter: Filter) {
-        const PRESENT: u64 = 1 << 0;
-        let (mask, matched) = match filter {
-            Filter::Trap => (0, 0),
-            Filter::Present => (PRESENT, PRESENT),
-        };
-        self.vmcs.write(control::PAGE_FAULT_ERR_CODE_MASK, mask);
-        self.vmcs.write(control::PAGE_FAULT_ERR_CODE_MATCH, matched);
+        const PAGE_FAULT: u64 = 1 << 14;
+        let bit = if filter.bitmap_bit { PAGE_FAULT } else { 0 };
+        self.vmcs.write(control::EXCEPTION_BITMAP, EXCEPTIONS & !PAGE_FAULT | bit);
+        self.vmcs.write(control::PAGE_FAULT_ERR_CODE_MASK, filter.mask.bits().into());
+        self.vmcs.write(control::PAGE_FAULT_ERR_CODE_MATCH, filter.matched.bits().into());
+    }
+
+    fn cr3_targets(&self) -> usize {
+        self.cr3_targets
+    }
+
+    fn set_cr3_targets(&mut self, values: &[u64], reads: bool) {
+        assert!(values.len() <= self.cr3_targets, "the CPU has so many CR3 targets");
+        const TARGETS: [u32; MAX_CR3_TARGETS] = [
+            control::CR3_TARGET_VALUE0,
+            control::CR3_TARGET_VALUE1,
+            control::CR3_TARGET_VALUE2,
+            control::CR3_TARGET_VALUE3,
+        ];
+        for (field, &value) in TARGETS.into_iter().zip(values) {
+            self.vmcs.write(field, value);
+        }
+        self.update(control::CR3_TARGET_COUNT, values.len() as u64);
+        self.switch_primary(PrimaryControls::CR3_STORE_EXITING, !reads);
+    }
+
+    fn cr3(&self) -> u64 {
+        self.vmcs.read(guest::CR3)
+    }
+
+    fn set_flush_exits(&mut self, exit: bool) {
+        let (cr4, own) = (self.cr4(), if exit { 0 } else { cr4::PGE });
+        self.switch_primary(PrimaryControls::INVLPG_EXITING, exit);
+        // What the guest reads stays what it was.
+        self.vmcs.write(control::CR4_READ_SHADOW, cr4);
+        self.cr4_flush = own;
+        self.vmcs.write(control::CR4_GUEST_HOST_MASK, !(CR4_GUEST | own));
     }
 }

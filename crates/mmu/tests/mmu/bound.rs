@@ -2,24 +2,26 @@
 //! they can. Work is counted in calls of the embedder's traits.
 
 use crate::common::*;
-use umbra_mmu::{MIN_FRAMES_PER_VCPU, Mmu};
+use umbra_mmu::{Answer, Config, FilterPolicy, MIN_FRAMES_PER_VCPU, Mmu, Origin, TableWrite, WritePolicy};
 use umbra_paging::{Access, AccessKind, Gfn, Gpa, Gva, Mode, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
-const POOL: u64 = MIN_FRAMES_PER_VCPU as u64;
+const POOL: u64 = MIN_FRAMES_PER_VCPU as u64 + 4;
 /// Guest frames: a backing is asked for once per frame after its region was revoked.
 const FRAMES: u64 = 2048;
 
 /// Entries of the pool.
 const ENTRIES: u64 = POOL * 512;
-const PAGE_FAULT: u64 = 20 * ENTRIES + 60_000 + FRAMES;
-const LOAD_PAGING: u64 = 20 * ENTRIES + 60_000 + FRAMES;
+const PAGE_FAULT: u64 = 26 * ENTRIES + 80_000 + FRAMES;
+const LOAD_PAGING: u64 = 26 * ENTRIES + 80_000 + FRAMES;
 const FLUSH: u64 = 11 * ENTRIES + 30_000 + FRAMES;
 const RELEASE: u64 = 12 * ENTRIES + 30_000 + FRAMES;
 const REVOKE: u64 = 20 * ENTRIES + 30_000 + FRAMES;
 const ZAP_ALL: u64 = 9 * ENTRIES + 10_000;
 /// Of at most 8 bytes, which touch at most two entries.
-const WRITE: u64 = 2 * 32 * POOL + 100 + FRAMES;
+const WRITE: u64 = 2 * 32 * POOL + 200 + FRAMES;
+const OFFER_ROOT: u64 = 9 * ENTRIES + 30_000 + FRAMES;
+const QUERY: u64 = 1;
 
 fn work(machine: &mut Machine, call: impl FnOnce(&mut Machine)) -> u64 {
     machine.work.set(0);
@@ -30,19 +32,18 @@ fn work(machine: &mut Machine, call: impl FnOnce(&mut Machine)) -> u64 {
 fn read(machine: &mut Machine, mmu: &mut Mmu, gva: u64) -> u64 {
     let access = Access::user_read();
     work(machine, |machine| {
-        mmu.page_fault(machine, 0, Gva::new(gva), access, Gva::new(0));
+        mmu.page_fault(machine, 0, Gva::new(gva), access, &Origin::at(Gva::new(0)));
     })
 }
 
 /// As many page tables as there is room for, all of whose entries map frame 9.
-fn one_frame_everywhere() -> (Machine, Mmu) {
-    let mut machine = Machine::new(FRAMES, POOL as usize);
+fn one_frame_everywhere(mut machine: Machine, config: Config, rights: u64) -> (Machine, Mmu) {
     machine.chain();
     for n in 0..POOL {
         machine.poke(3, n as usize, (16 + n) << 12 | ALL);
-        (0..512).for_each(|index| machine.poke(16 + n, index, 9 << 12 | ALL));
+        (0..512).for_each(|index| machine.poke(16 + n, index, 9 << 12 | rights));
     }
-    let mut mmu = Mmu::new(config(), &mut machine).unwrap();
+    let mut mmu = Mmu::new(config, &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     // The root of paging off is not needed any more, but stays until its frames are.
     for _ in 0..2 {
@@ -55,7 +56,7 @@ fn one_frame_everywhere() -> (Machine, Mmu) {
 
 #[test]
 fn a_frame_that_all_entries_map_becomes_a_table() {
-    let (mut machine, mut mmu) = one_frame_everywhere();
+    let (mut machine, mut mmu) = one_frame_everywhere(Machine::new(FRAMES, POOL as usize), config(), ALL);
     let entry = 9 << 12 | ALL;
     let done = work(&mut machine, |machine| {
         mmu.write_guest(machine, Gfn::new(3).entry(500), &entry.to_le_bytes());
@@ -67,9 +68,85 @@ fn a_frame_that_all_entries_map_becomes_a_table() {
     mmu.audit(&machine).unwrap();
 }
 
+/// The frame is a table by turns: detached, it may be written through every entry, and attached, through none.
+#[test]
+fn a_frame_that_all_entries_map_is_attached_again() {
+    let (mut machine, mut mmu) = one_frame_everywhere(Machine::new(FRAMES, POOL as usize), config(), ALL);
+    let link = |machine: &mut Machine, mmu: &mut Mmu, entry: u64| {
+        work(machine, |machine| mmu.write_guest(machine, Gfn::new(3).entry(500), &entry.to_le_bytes()))
+    };
+    link(&mut machine, &mut mmu, 9 << 12 | ALL);
+    read(&mut machine, &mut mmu, 500 << 21);
+    let done = link(&mut machine, &mut mmu, 0);
+    assert!(done <= WRITE, "{done}");
+    assert_eq!(mmu.counters().detached, 1);
+    for gva in (0..(POOL - 8) << 21).step_by(4096) {
+        mmu.page_fault(&mut machine, 0, Gva::new(gva), user_write(), &Origin::at(Gva::new(gva)));
+    }
+    let done = link(&mut machine, &mut mmu, 9 << 12 | ALL);
+    assert!(done <= WRITE, "{done}");
+    let attached = mmu.counters().attached;
+    let done = read(&mut machine, &mut mmu, 500 << 21);
+    assert_eq!(mmu.counters().attached, attached + 1);
+    assert!(done <= PAGE_FAULT, "{done}");
+    assert!(done >= ENTRIES, "the guest is not as hostile as it should be: {done}");
+    mmu.audit(&machine).unwrap();
+}
+
+/// It is a root that is to lie where the guest's CR3 points: nothing maps it while it moves.
+#[test]
+fn a_frame_that_all_entries_map_becomes_a_loadable_root() {
+    let config = Config { loadable_roots: 2, ..config() };
+    let (mut machine, mut mmu) =
+        one_frame_everywhere(Machine::identical(FRAMES, POOL as usize + 2), config, ALL & !W);
+    mmu.load_paging(&mut machine, 0, paging(9));
+    let mut offered = false;
+    let done = work(&mut machine, |machine| offered = mmu.offer_root(machine, 0));
+    assert!(offered && done <= OFFER_ROOT, "{done}");
+    assert!(done >= ENTRIES, "the guest is not as hostile as it should be: {done}");
+    mmu.audit(&machine).unwrap();
+    for call in [
+        |mmu: &mut Mmu| mmu.switched(0, Gfn::new(9)),
+        |mmu: &mut Mmu| mmu.withdraw_root(0, Gfn::new(9)),
+        |mmu: &mut Mmu| _ = mmu.is_loadable(0, Gfn::new(9)),
+    ] {
+        assert!(work(&mut machine, |_| call(&mut mmu)) <= QUERY);
+    }
+    let done = work(&mut machine, |machine| mmu.revoke(machine, Gfn::new(9)..Gfn::new(10)));
+    assert!(done <= REVOKE, "{done}");
+}
+
+/// The filter changes with the fault that shows that it pays: what was narrow is gone through.
+#[test]
+fn the_filter_is_changed() {
+    const SWITCH: u64 = 2000;
+    let config = Config { filter: FilterPolicy::Auto, ..config() };
+    let mut machine = Machine::new(FRAMES, POOL as usize);
+    machine.chain();
+    (0..256).for_each(|index| machine.poke(4, index, 9 << 12 | P | W | U | A));
+    (256..512).for_each(|index| machine.poke(4, index, 9 << 12 | P | U | A));
+    let mut mmu = Mmu::new(config, &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    let mut most = 0;
+    for round in 0..8 {
+        for page in 0..256 {
+            read(&mut machine, &mut mmu, page << 12);
+        }
+        for page in 256..260 {
+            let done = work(&mut machine, |machine| {
+                mmu.page_fault(machine, 0, Gva::new(page << 12), user_write(), &Origin::at(Gva::new(0)));
+            });
+            most = most.max(done);
+        }
+        assert!(mmu.counters().filter_switches > round, "round {round}");
+    }
+    assert!(most <= SWITCH, "{most}");
+    assert!(most >= 64, "the guest is not as hostile as it should be: {most}");
+}
+
 #[test]
 fn a_frame_that_all_entries_map_is_revoked() {
-    let (mut machine, mut mmu) = one_frame_everywhere();
+    let (mut machine, mut mmu) = one_frame_everywhere(Machine::new(FRAMES, POOL as usize), config(), ALL);
     let done = work(&mut machine, |machine| mmu.revoke(machine, Gfn::new(9)..Gfn::new(10)));
     assert!(done <= REVOKE, "{done}");
     assert!(done >= ENTRIES, "the guest is not as hostile as it should be: {done}");
@@ -77,7 +154,7 @@ fn a_frame_that_all_entries_map_is_revoked() {
 
 #[test]
 fn everything_is_thrown_away() {
-    let (mut machine, mut mmu) = one_frame_everywhere();
+    let (mut machine, mut mmu) = one_frame_everywhere(Machine::new(FRAMES, POOL as usize), config(), ALL);
     let done = work(&mut machine, |machine| mmu.zap_all(machine));
     assert!(done <= ZAP_ALL, "{done}");
     assert!(done >= ENTRIES, "the guest is not as hostile as it should be: {done}");
@@ -118,44 +195,63 @@ impl Random {
     }
 }
 
+/// Every other table that is written is detached.
+struct Alternate(u32);
+
+impl WritePolicy for Alternate {
+    fn answer(&mut self, _: &TableWrite) -> Answer {
+        self.0 += 1;
+        if self.0.is_multiple_of(2) { Answer::Emulate } else { Answer::Detach }
+    }
+}
+
 #[test]
 fn no_call_exceeds_its_bound_whatever_the_guest_does() {
-    let mut machine = Machine::new(FRAMES, POOL as usize);
+    let mut machine = Machine::identical(FRAMES, POOL as usize);
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     // Tables of every level that lead to each other, themselves and the identity map.
     for table in 1..64 {
         for index in 0..512 {
             let large = if random.below(32) == 0 { bits::PS | 512 << 12 } else { 0 };
             let frame = if large == 0 { 1 + random.below(64) } else { 0 };
-            machine.poke(table, index, frame << 12 | large | ALL);
+            let rights = [ALL, ALL, ALL & !W, ALL & !D][random.below(4) as usize];
+            machine.poke(table, index, frame << 12 | large | rights);
         }
     }
-    let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    let mut most = [0; 7];
-    for _ in 0..6000 {
-        let gva = Gva::new(random.below(1 << 47));
+    let config = Config { filter: FilterPolicy::Auto, loadable_roots: 4, ..config() };
+    let mut mmu = Mmu::with_policy(config, &mut machine, Alternate(0)).unwrap();
+    let mut most = [0; 9];
+    let (mut offered, mut switched) = (0, 0);
+    for _ in 0..20_000 {
+        // Often the same tables, so that what was detached is attached.
+        let spread = [6, 512][random.below(2) as usize];
+        let gva = Gva::new((0..4).fold(0, |gva, _| gva << 9 | random.below(spread)) << 12 & ((1 << 47) - 1));
         let gfn = Gfn::new(1 + random.below(64));
         let kind = [AccessKind::Read, AccessKind::Write][random.below(2) as usize];
         let access = Access { kind, user: random.below(2) == 0, smap_override: false };
-        let choice = random.below(64);
+        let choice = random.below(128);
         let (which, bound) = match choice {
-            0..40 => (0, PAGE_FAULT),
-            40..45 => (1, LOAD_PAGING),
-            45..55 => (2, WRITE),
-            55..58 => (3, FLUSH),
-            58..61 => (4, RELEASE),
-            61..63 => (5, REVOKE),
+            0..80 => (0, PAGE_FAULT),
+            80..92 => (1, LOAD_PAGING),
+            92..104 => (2, WRITE),
+            104..109 => (7, OFFER_ROOT),
+            109..114 => (8, QUERY),
+            114..119 => (3, FLUSH),
+            119..123 => (4, RELEASE),
+            123..127 => (5, REVOKE),
             _ => (6, ZAP_ALL),
         };
         let (one, other) = (random.below(512), random.below(8));
         let done = work(&mut machine, |machine| match which {
             0 => {
-                mmu.page_fault(machine, 0, gva, access, Gva::new(0));
+                let origin = Origin { soon: one % 4 != 0, ..Origin::at(Gva::new(other)) };
+                mmu.page_fault(machine, 0, gva, access, &origin);
             }
             1 => {
-                let mode = if other == 0 { Mode::Off } else { Mode::Long4 };
-                let wp = one % 4 != 0;
-                let paging = Paging { mode, wp, nxe: one % 3 != 0, ..paging(gfn.raw()) };
+                let mode = if other == 0 && one < 64 { Mode::Off } else { Mode::Long4 };
+                // Mostly as before, so that roots stay loadable.
+                let wp = one % 16 != 0;
+                let paging = Paging { mode, wp, nxe: one % 15 != 0, ..paging(gfn.raw()) };
                 mmu.load_paging(machine, 0, paging);
             }
             2 => {
@@ -166,12 +262,30 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
             3 => mmu.invlpg(machine, 0, gva),
             4 => mmu.release(machine, gfn),
             5 => mmu.revoke(machine, gfn..gfn.add(1)),
-            _ => mmu.zap_all(machine),
+            6 => mmu.zap_all(machine),
+            7 => offered += u64::from(mmu.offer_root(machine, 0)),
+            _ => {
+                let loadable = (1..64).map(Gfn::new).find(|&root| root >= gfn && mmu.is_loadable(0, root));
+                match loadable {
+                    Some(root) if other == 0 => mmu.withdraw_root(0, root),
+                    Some(root) => {
+                        mmu.switched(0, root);
+                        switched += 1;
+                    }
+                    None => (),
+                }
+            }
         });
         assert!(done <= bound, "call {which}: {done} of {bound}");
         most[which] = most[which].max(done);
     }
     mmu.audit(&machine).unwrap();
-    assert!(most.iter().all(|&most| most > 0), "{most:?}");
-    println!("most work in one page fault, load, write, flush, release, revocation, zap of all: {most:?}");
+    assert!(most[..8].iter().all(|&most| most > 0), "{most:?}");
+    let counters = mmu.counters();
+    assert!(counters.attached > 20 && counters.detached > 20 && counters.roots_moved > 20, "{counters:?}");
+    assert!(counters.filter_switches > 20, "{counters:?}");
+    assert!(offered > 20 && switched > 20, "{offered} {switched}");
+    println!(
+        "most work in one page fault, load, write, flush, release, revocation, zap of all, offer: {most:?}"
+    );
 }

@@ -4,7 +4,10 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 
-use umbra_mmu::{Backing, Config, Encodings, FaultOutcome, GuestMemory, Mmu, ShadowFrames, Tlb};
+use umbra_mmu::{
+    Backing, Config, Encodings, Event, FaultOutcome, FilterPolicy, GuestMemory, Mmu, Origin, ShadowFrames,
+    Shadowed, Tlb,
+};
 use umbra_paging::{
     Access, AccessKind, Features, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, Mode, Paging, Tables, bits,
 };
@@ -18,34 +21,71 @@ pub const D: u64 = bits::D;
 
 /// Guest frame n lies in host frame n + this: a whole number of 2 MiB regions.
 const OFFSET: u64 = 512 * 8;
-const FRAMES_BASE: u64 = 0x8000_0000;
+/// Shadow frame n lies in host frame n + this, until it moves.
+const FRAMES_BASE: u64 = 0x8_0000;
 
 pub struct Machine {
     memory: HashMap<u64, u64>,
+    /// Guest frame n lies in host frame n + this.
+    offset: u64,
+    /// Where frames lie that have changed places with a shadow frame.
+    moved: HashMap<u64, u64>,
+    /// Where each shadow frame lies.
+    places: Vec<u64>,
     pub frames: u64,
     pub holes: Vec<u64>,
     shadow: Vec<[u64; 512]>,
     pub flushes: u64,
+    /// The flushes before a frame last changed places.
+    pub flushes_at_exchange: Option<u64>,
     /// Calls of the embedder's traits: the unit in which the MMU's work is counted.
     pub work: Cell<u64>,
     /// What another vCPU stores just before the next flush reaches it: table, index, entry.
     pub before_flush: Option<(u64, usize, u64)>,
     /// The shadow frames as they were when guest memory was last written.
     pub shadow_at_write: Vec<[u64; 512]>,
+    /// A guest table to look at.
+    pub watched: Option<u64>,
+    /// It has just been zapped.
+    zapped: bool,
+    /// Whether anything mapped it writable when the first flush after that came.
+    pub writable_at_flush: Option<bool>,
 }
 
 impl Machine {
     pub fn new(frames: u64, pool: usize) -> Machine {
         Machine {
             memory: HashMap::new(),
+            offset: OFFSET,
+            moved: HashMap::new(),
+            places: (FRAMES_BASE..).take(pool).collect(),
             frames,
             holes: Vec::new(),
             shadow: vec![[0; 512]; pool],
             flushes: 0,
+            flushes_at_exchange: None,
             work: Cell::new(0),
             before_flush: None,
             shadow_at_write: Vec::new(),
+            watched: None,
+            zapped: false,
+            writable_at_flush: None,
         }
+    }
+
+    /// A machine whose guest frames lie where their gpa says, so that roots can be loaded without an exit.
+    pub fn identical(frames: u64, pool: usize) -> Machine {
+        Machine { offset: 0, ..Machine::new(frames, pool) }
+    }
+
+    fn hfn(&self, gfn: u64) -> u64 {
+        self.moved.get(&gfn).copied().unwrap_or(gfn + self.offset)
+    }
+
+    /// The shadow frame that lies at this address, wherever it is.
+    pub fn frame_at(&self, hpa: Hpa) -> u32 {
+        self.places.iter().position(|&place| place == hpa.hfn().raw()).expect("a shadow frame lies there")
+            as u32
     }
 
     fn count(&self) {
@@ -70,7 +110,7 @@ impl Machine {
 
     /// A shadow entry that maps a guest frame by a 4 KiB page.
     pub fn mapping_of(&self, gfn: u64) -> Option<u64> {
-        let page = Gfn::new(gfn + OFFSET).base().raw();
+        let page = Gfn::new(self.hfn(gfn)).base().raw();
         self.shadow.iter().flatten().copied().find(|entry| entry & (bits::ADDRESS | P) == page | P)
     }
 
@@ -96,7 +136,11 @@ impl GuestMemory for Machine {
     fn backing(&self, gfn: Gfn) -> Backing {
         self.count();
         let there = gfn.raw() < self.frames && !self.holes.contains(&gfn.raw());
-        if there { Backing::Ram { hfn: Hfn::new(gfn.raw() + OFFSET), writable: true } } else { Backing::None }
+        if there {
+            Backing::Ram { hfn: Hfn::new(self.hfn(gfn.raw())), writable: true }
+        } else {
+            Backing::None
+        }
     }
 
     fn end(&self) -> Gfn {
@@ -129,10 +173,10 @@ impl ShadowFrames for Machine {
         self.shadow.len() as u32
     }
     fn hpa(&self, frame: u32) -> Hpa {
-        Hpa::new(FRAMES_BASE + u64::from(frame) * 4096)
+        Hfn::new(self.places[frame as usize]).base()
     }
     fn frame(&self, hpa: Hpa) -> u32 {
-        ((hpa.raw() - FRAMES_BASE) / 4096) as u32
+        (hpa.hfn().raw() - FRAMES_BASE) as u32
     }
     fn read_shadow(&self, frame: u32, index: usize) -> u64 {
         self.count();
@@ -142,12 +186,30 @@ impl ShadowFrames for Machine {
         self.count();
         self.shadow[frame as usize][index] = value;
     }
+    fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {
+        self.count();
+        let Backing::Ram { hfn, .. } = self.backing(gfn) else { return false };
+        self.flushes_at_exchange = Some(self.flushes);
+        let place = std::mem::replace(&mut self.places[frame as usize], hfn.raw());
+        self.moved.insert(gfn.raw(), place);
+        true
+    }
+    fn observe(&mut self, event: Event) {
+        if let Event::Zapped(Shadowed::Table { gfn, .. }) = event {
+            self.zapped |= Some(gfn.raw()) == self.watched;
+        }
+    }
 }
 
 impl Tlb for Machine {
     fn flush(&mut self) {
         self.count();
         self.flushes += 1;
+        if let Some(gfn) = self.watched.filter(|_| std::mem::take(&mut self.zapped)) {
+            let page = Gfn::new(self.hfn(gfn)).base().raw();
+            let writable = |&entry: &u64| entry & (bits::ADDRESS | P | W) == page | P | W;
+            self.writable_at_flush.get_or_insert(self.shadow.iter().flatten().any(writable));
+        }
         if let Some((table, index, entry)) = self.before_flush.take() {
             self.poke(table, index, entry);
         }
@@ -159,6 +221,9 @@ pub fn config() -> Config {
     Config {
         features: FEATURES,
         encodings: Encodings::reserved(FEATURES).unwrap(),
+        filter: FilterPolicy::Present,
+        loadable_roots: 0,
+        eager: true,
         vcpus: 1,
         log_changes: true,
     }
@@ -182,9 +247,13 @@ pub enum Seen {
 
 pub fn hardware(machine: &Machine, mmu: &Mmu, gva: u64) -> Seen {
     let (mut table, mut level) = (mmu.root(machine, 0).hpa, Level::L4);
+    let of_host = |hfn: u64| {
+        let mut moved = machine.moved.iter();
+        moved.find(|(_, place)| **place == hfn).map_or(hfn.wrapping_sub(machine.offset), |(&gfn, _)| gfn)
+    };
     let (mut user, mut write) = (true, true);
     loop {
-        let raw = machine.read_shadow(machine.frame(table), Gva::new(gva).index(level));
+        let raw = machine.read_shadow(machine.frame_at(table), Gva::new(gva).index(level));
         let entry = GuestEntry::new(raw);
         if !entry.present() {
             return Seen::NotPresent;
@@ -198,7 +267,7 @@ pub fn hardware(machine: &Machine, mmu: &Mmu, gva: u64) -> Seen {
             Some(below) if !entry.is_leaf(level) => (table, level) = (entry.frame().base_hpa(), below),
             _ => {
                 let offset = gva >> 12 & (level.pages() - 1);
-                return Seen::Page { gfn: entry.leaf_frame(level).raw() + offset - OFFSET, user, write };
+                return Seen::Page { gfn: of_host(entry.leaf_frame(level).raw() + offset), user, write };
             }
         }
     }
@@ -216,7 +285,12 @@ impl BaseHpa for Gfn {
 }
 
 pub fn fault(machine: &mut Machine, mmu: &mut Mmu, gva: u64, access: Access) -> FaultOutcome {
-    let outcome = mmu.page_fault(machine, 0, Gva::new(gva), access, Gva::new(0));
+    fault_by(machine, mmu, 0, gva, access)
+}
+
+/// As `fault`, of the instruction at `rip`.
+pub fn fault_by(machine: &mut Machine, mmu: &mut Mmu, rip: u64, gva: u64, access: Access) -> FaultOutcome {
+    let outcome = mmu.page_fault(machine, 0, Gva::new(gva), access, &Origin::at(Gva::new(rip)));
     mmu.audit(machine).unwrap();
     outcome
 }

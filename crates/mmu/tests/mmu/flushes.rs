@@ -2,7 +2,7 @@
 //! of the MMU: the CPU still holds what an entry said before.
 
 use crate::common::*;
-use umbra_mmu::{GuestFaults, Mmu};
+use umbra_mmu::{GuestFaults, Mmu, Origin};
 use umbra_paging::{Access, Gfn, Gva, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
@@ -59,7 +59,7 @@ fn revoked_memory_stays_away_when_the_generation_wraps() {
     let mut machine = Machine::new(2048, 64);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
     for round in 0..2050 {
-        mmu.page_fault(&mut machine, 0, Gva::new(0x1000), supervisor_write(), Gva::new(0));
+        mmu.page_fault(&mut machine, 0, Gva::new(0x1000), supervisor_write(), &Origin::at(Gva::new(0)));
         mmu.revoke(&mut machine, Gfn::new(0)..Gfn::new(3));
         machine.holes = if round % 2 == 0 { vec![1] } else { vec![] };
         mmu.audit(&machine).unwrap_or_else(|violation| panic!("round {round}: {violation}"));
@@ -82,10 +82,10 @@ fn faults_exit_while_a_table_is_loose() {
         let (mut machine, mut mmu) = start(true, ALL);
         mmu.break_rule(umbra_mmu::Rule::TrapWhileLoose);
         mmu.release(&mut machine, Gfn::new(3));
-        assert_eq!(mmu.guest_faults(), GuestFaults::Bypass);
+        assert_eq!(mmu.guest_faults(), GuestFaults::Present);
     }
     mmu.flush_guest(&mut machine);
-    assert_eq!(mmu.guest_faults(), GuestFaults::Bypass);
+    assert_eq!(mmu.guest_faults(), GuestFaults::Present);
     settle(&mut machine, &mut mmu, 0x9000, READ);
 }
 
@@ -170,19 +170,46 @@ fn a_large_page_in_a_loose_table_is_flushed_whole() {
     assert!(machine.flushes > before);
 }
 
+/// Of the two shadows of frame 4 one has been flushed since it was unlinked, the other has not.
 #[test]
 fn a_frame_with_two_shadows_is_let_go_after_a_flush() {
-    let (mut machine, mut mmu) = start(false, ALL);
-    machine.poke(3, 1, 4 << 12 | ALL & !W);
-    machine.poke(3, 2, 20 << 12 | ALL);
-    machine.poke(20, 0, 4 << 12 | ALL);
-    for gva in [0x5000, 0x20_5000, 0x40_0000] {
-        settle(&mut machine, &mut mmu, gva, READ);
+    // By itself, when nothing leads to it any more, or, if it went with others, when it is written.
+    for bytes in [8, 16] {
+        let (mut machine, mut mmu) = start(false, ALL);
+        machine.poke(3, 1, 4 << 12 | ALL & !W);
+        machine.poke(3, 3, 20 << 12 | ALL);
+        machine.poke(20, 0, 4 << 12 | ALL);
+        for gva in [0x5000, 0x20_5000, 0x60_0000] {
+            settle(&mut machine, &mut mmu, gva, READ);
+        }
+        store(&mut machine, &mut mmu, 3, 0, 0);
+        mmu.flush_guest(&mut machine);
+        let before = machine.flushes;
+        mmu.write_guest(&mut machine, Gfn::new(3).entry(1), &[0; 16][..bytes]);
+        mmu.audit(&machine).unwrap();
+        assert_eq!(machine.flushes > before, bytes == 8);
+        settle(&mut machine, &mut mmu, 0x60_0000, supervisor_write());
+        assert!(machine.flushes > before);
     }
+}
+
+/// Frame 4 is let go: whether that comes with a flush.
+fn is_flushed_when_let_go(mut machine: Machine, mut mmu: Mmu) -> bool {
+    settle(&mut machine, &mut mmu, 0x5000, READ);
+    let before = (machine.flushes, mmu.counters().detached);
     store(&mut machine, &mut mmu, 3, 0, 0);
-    mmu.flush_guest(&mut machine);
-    store(&mut machine, &mut mmu, 3, 1, 0);
-    let before = machine.flushes;
-    settle(&mut machine, &mut mmu, 0x40_0000, supervisor_write());
-    assert!(machine.flushes > before);
+    assert_eq!(mmu.counters().detached, before.1 + 1);
+    machine.flushes > before.0
+}
+
+#[test]
+fn a_detached_table_is_flushed_before_it_may_be_written() {
+    let (machine, mmu) = start(true, ALL);
+    assert!(is_flushed_when_let_go(machine, mmu), "the CPU still walks the old shadow");
+    #[cfg(feature = "sabotage")]
+    {
+        let (machine, mut mmu) = start(true, ALL);
+        mmu.break_rule(umbra_mmu::Rule::FlushBeforeDetach);
+        assert!(!is_flushed_when_let_go(machine, mmu));
+    }
 }

@@ -1,8 +1,15 @@
 //! The MMU embedded in a small machine.
 
+mod ahead;
+mod audit;
 mod bound;
 mod common;
+mod embedding;
+mod filter;
 mod flushes;
+mod narrow;
 mod order;
+mod predict;
+mod roots;
 mod shadow;
 mod terminal_fault;

@@ -108,7 +108,7 @@ fn guest_faults_carry_the_error_code_of_the_guests_tables() {
 }
 
 #[test]
-fn a_freed_table_becomes_data_by_one_exit() {
+fn a_freed_table_becomes_data_by_no_exit() {
     let (mut machine, mut mmu) = start(64, 64, |machine| {
         machine.chain();
         machine.poke(4, 0, 0x9000 | P | U | A);
@@ -117,10 +117,38 @@ fn a_freed_table_becomes_data_by_one_exit() {
     });
     fault(&mut machine, &mut mmu, 0, Access::user_read());
     fault(&mut machine, &mut mmu, 0x20_0000, Access::user_read());
+    assert_eq!(hardware(&machine, &mmu, 0x20_0000), Seen::Page { gfn: 4, user: true, write: false });
+    let before = machine.flushes;
     store(&mut machine, &mut mmu, 3, 0, 0);
-    let outcome = fault(&mut machine, &mut mmu, 0x20_0000, user_write());
-    assert_eq!(outcome, FaultOutcome::Resume(Work::Install));
+    assert!(machine.flushes > before, "what the CPU has cached of the table would be out of date");
     assert_eq!(hardware(&machine, &mmu, 0x20_0000), Seen::Page { gfn: 4, user: true, write: true });
+    // As data it says nothing of any address; used as a table again, it counts as it is then.
+    machine.poke(4, 1, 0xa000 | P | U | A);
+    store(&mut machine, &mut mmu, 3, 0, 4 << 12 | P | W | U | A);
+    assert_eq!(hardware(&machine, &mmu, 0x1000), Seen::Reserved);
+    settle(&mut machine, &mut mmu, 0x1000, Access::user_read());
+    assert_eq!(hardware(&machine, &mmu, 0x1000), Seen::Page { gfn: 10, user: true, write: false });
+    assert_eq!(hardware(&machine, &mmu, 0x20_0000), Seen::Reserved, "a table that user mode may write");
+}
+
+/// Two tables in one store: neither is looked at until it is written.
+#[test]
+fn a_table_freed_with_another_becomes_data_by_one_exit() {
+    let (mut machine, mut mmu) = start(64, 64, |machine| {
+        machine.chain();
+        machine.poke(4, 0, 0x9000 | P | U | A);
+        machine.poke(3, 1, 6 << 12 | P | W | U | A);
+        machine.poke(3, 2, 5 << 12 | P | W | U | A);
+        machine.poke(5, 0, 4 << 12 | P | W | U | A | D);
+    });
+    for gva in [0, 0x20_0000, 0x40_0000] {
+        fault(&mut machine, &mut mmu, gva, Access::user_read());
+    }
+    mmu.write_guest(&mut machine, Gfn::new(3).entry(0), &[0; 16]);
+    mmu.audit(&machine).unwrap();
+    let outcome = fault(&mut machine, &mut mmu, 0x40_0000, user_write());
+    assert_eq!(outcome, FaultOutcome::Resume(Work::Detach));
+    assert_eq!(hardware(&machine, &mmu, 0x40_0000), Seen::Page { gfn: 4, user: true, write: true });
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Entries that map nothing, and what a terminal fault may make of them (L1TF).
 
 use crate::common::*;
-use umbra_mmu::{FaultOutcome, Mmu};
+use umbra_mmu::{FaultOutcome, Mmu, Origin};
 use umbra_paging::{Access, Gfn, Gva};
 
 /// A host frame that is not the guest's: the first of the shadow pages, for example.
@@ -21,7 +21,8 @@ fn start() -> (Machine, Mmu) {
 /// Whether an access to the device there leaves an entry that names the host frame.
 fn leaves_a_hint(mut machine: Machine, mut mmu: Mmu) -> bool {
     for _ in 0..2 {
-        let outcome = mmu.page_fault(&mut machine, 0, Gva::new(0x5000), Access::user_read(), Gva::new(0));
+        let outcome =
+            mmu.page_fault(&mut machine, 0, Gva::new(0x5000), Access::user_read(), &Origin::at(Gva::new(0)));
         assert!(matches!(outcome, FaultOutcome::Mmio { .. }), "{outcome:?}");
     }
     machine.hints_at(SECRET)

@@ -1,15 +1,17 @@
 //! The guest on shadow tables: a VMX hypervisor without EPT around `umbra_mmu`, reduced to what concerns
 //! memory. Its hardware walks the shadow tables in host-physical memory.
 
+mod dice;
 mod host;
 mod reach;
+mod targets;
 
 use std::ops::Range;
 use std::rc::Rc;
 
 use arrayvec::ArrayVec;
 use fastrand::Rng;
-use umbra_mmu::{Config, Encodings, FaultOutcome, GuestFaults, Mmu, RootFormat, Work};
+use umbra_mmu::{Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, RootFormat, Work};
 use umbra_paging::{Access, Features, Gfn, Gpa, Gva, Mode, Paging, Pfec};
 
 use super::{Broken, Machine, Start};
@@ -20,7 +22,9 @@ use crate::oracle::{Change, Observed, Piece};
 use crate::program::HostEvent;
 use crate::registers::{Cpu, Invalidation, Privileged, Registers};
 use crate::universe::{HOT, Universe};
+use dice::Dice;
 use host::Host;
+use targets::{Target, Targets};
 
 /// An access that exits more often than this makes no progress (I6).
 const MAX_EXITS: usize = 64;
@@ -34,8 +38,26 @@ pub struct ShadowConfig {
     pub frames: u32,
     /// What is cached outlives VM exits and entries, tagged by a VPID.
     pub vpid: bool,
-    /// Of 256 writes to tables, so many are answered by releasing the frame, not by emulation.
+    /// Of 256 writes to tables that are to be emulated, so many are answered by releasing the frame.
     pub release: u8,
+    /// Which page faults may go straight to the guest.
+    pub filter: FilterPolicy,
+    /// Of 256 writes to tables in use, so many are answered by detaching the frame.
+    pub detach: u8,
+    /// Tables are filled when they are built, always; else mostly.
+    pub eager: bool,
+    /// CR3-target values that each CPU has. If there are any, guest frames lie at the same place in host memory, where
+    /// no remapping has put them elsewhere.
+    pub targets: usize,
+}
+
+impl ShadowConfig {
+    /// The least that a hypervisor needs: every fault exits or, with `bypass`, all but those with P = 0; a pool of
+    /// `frames`; what is cached outlives exits; every write to a table in use is emulated.
+    pub const fn plain(bypass: bool, frames: u32) -> ShadowConfig {
+        let filter = FilterPolicy::Present;
+        ShadowConfig { bypass, frames, vpid: true, release: 0, filter, detach: 0, eager: false, targets: 0 }
+    }
 }
 
 /// The calls of the MMU that build shadow pages, and so may have to reclaim others. None of the other calls does.
@@ -60,9 +82,11 @@ impl EntryPoint {
 pub struct Shadow {
     config: ShadowConfig,
     model: Cpu,
-    mmu: Mmu,
+    mmu: Mmu<Dice>,
     host: Host,
     registers: Vec<Registers>,
+    /// The CR3-target values of each CPU.
+    targets: Vec<Targets>,
     /// The CPU has left the guest since its last entry.
     exited: Vec<bool>,
     universe: Rc<Universe>,
@@ -90,14 +114,24 @@ impl Shadow {
         let Start { model, cpus, registers, memory, universe, temper, seed } = start;
         let mut random = Rng::with_seed(seed);
         let units = (0..cpus).map(|_| PagingUnit::new(random.u64(..), temper)).collect();
-        let mut host = Host::new(&memory, config.frames, units, random.u64(..));
+        let mut host = Host::new(&memory, config.frames, config.targets > 0, units, random.u64(..));
         let features = Features::new(model.maxphyaddr, model.gib_pages);
         let encodings = if config.bypass {
             Encodings::reserved(features).expect("bypass is tested with MAXPHYADDR below 52")
         } else {
             Encodings::not_present(features)
         };
-        let mut mmu = Mmu::new(Config { features, encodings, vcpus: cpus, log_changes: true }, &mut host)
+        let mmu_config = Config {
+            features,
+            encodings,
+            filter: config.filter,
+            loadable_roots: config.targets,
+            eager: random.u8(..8) != 0 || config.eager,
+            vcpus: cpus,
+            log_changes: true,
+        };
+        let dice = Dice::new(random.u64(..), config.detach);
+        let mut mmu = Mmu::with_policy(mmu_config, &mut host, dice)
             .expect("the test asks for a possible configuration");
         let registers = vec![registers; cpus];
         for (cpu, registers) in registers.iter().enumerate() {
@@ -109,6 +143,7 @@ impl Shadow {
             mmu,
             host,
             registers,
+            targets: vec![Targets::new(config.targets); cpus],
             exited: vec![true; cpus],
             universe,
             random,
@@ -117,15 +152,21 @@ impl Shadow {
         }
     }
 
+    /// Which page faults the CPU delivers when the guest runs next.
+    pub fn guest_faults(&self) -> GuestFaults {
+        self.mmu.guest_faults()
+    }
+
     /// How the last page fault that the guest saw was delivered; `None` if the last access raised none.
     pub fn delivery(&self) -> Option<Delivery> {
         self.delivery
     }
 
     /// What the MMU does in `call` is counted under the name of its entry point where it reclaims, splits or zaps.
-    fn call<T>(&mut self, entry: EntryPoint, call: impl FnOnce(&mut Mmu, &mut Host) -> T) -> T {
+    fn call<T>(&mut self, entry: EntryPoint, call: impl FnOnce(&mut Mmu<Dice>, &mut Host) -> T) -> T {
         let before = self.mmu.counters();
         let loose = self.mmu.has_loose_tables();
+        let withdrawn = self.mmu.roots_changed();
         let result = call(&mut self.mmu, &mut self.host);
         let after = self.mmu.counters();
         if after.reclaimed != before.reclaimed {
@@ -140,11 +181,27 @@ impl Shadow {
         if loose && !self.mmu.has_loose_tables() {
             self.moment.note("mmu: tracks loose tables again");
         }
+        for (what, now, before) in [
+            ("mmu: detaches a table", after.detached, before.detached),
+            ("mmu: attaches a table", after.attached, before.attached),
+            ("mmu: moves a root", after.roots_moved, before.roots_moved),
+            ("mmu: changes the filter", after.filter_switches, before.filter_switches),
+        ] {
+            if now != before {
+                self.moment.note(what);
+            }
+        }
+        if withdrawn != self.mmu.roots_changed() {
+            self.moment.note("mmu: withdraws a root");
+            for (cpu, targets) in self.targets.iter_mut().enumerate() {
+                targets.retain(|root| self.mmu.is_loadable(cpu, root));
+            }
+        }
         result
     }
 
     /// The MMU under test, to break it on purpose.
-    pub fn mmu_mut(&mut self) -> &mut Mmu {
+    pub fn mmu_mut(&mut self) -> &mut Mmu<impl umbra_mmu::WritePolicy> {
         &mut self.mmu
     }
 
@@ -162,6 +219,16 @@ impl Shadow {
     fn loaded(&self, cpu: usize) -> Result<Control, Broken> {
         let root = self.mmu.root(&self.host, cpu);
         let table = PhysAddr::new(root.hpa.raw());
+        let own = self.registers[cpu].root;
+        if self.mmu.is_loadable(cpu, own) && table.raw() != own.base().raw() {
+            return Err(Broken(format!(
+                "the guest's CR3 names {own:?}, and its loadable root is at {table:?}"
+            )));
+        }
+        if *self.mmu.paging(cpu) != paging(&self.registers[cpu]) {
+            let found = self.mmu.paging(cpu);
+            return Err(Broken(format!("the guest runs as {found:?} with {:?}", self.registers[cpu])));
+        }
         let guest = self.registers[cpu].control(&self.model);
         // The real WP is always set: tracking would be void without it.
         let real = Control { wp: true, ..guest };
@@ -255,6 +322,63 @@ impl Shadow {
         restored
     }
 
+    /// Whether the guest executes the instruction without an exit; if so, it has.
+    fn executes_natively(
+        &mut self,
+        cpu: usize,
+        instruction: Privileged,
+        after: &Registers,
+        invalidation: Invalidation,
+    ) -> Result<bool, Broken> {
+        let native = match instruction {
+            Privileged::Invlpg(_) | Privileged::FlushAll => !self.mmu.has_loose_tables(),
+            Privileged::LoadCr3 { root, pcid, no_flush } => {
+                let pcid = if after.pcide { pcid } else { 0 };
+                let value = Target { root, pcid, no_flush: after.pcide && no_flush };
+                after.paging && self.targets[cpu].contains(value)
+            }
+            _ => false,
+        };
+        if native {
+            self.enter(cpu)?;
+            self.moment.note(match instruction {
+                Privileged::LoadCr3 { root, .. } => {
+                    self.mmu.switched(cpu, root);
+                    "shadow: CR3 loaded without exit"
+                }
+                _ => "shadow: flushes without exit",
+            });
+            self.registers[cpu] = *after;
+            self.host.set_pcid(cpu, after.pcid);
+            invalidation.apply(self.host.unit(cpu).caches_mut(), after.pcid);
+        }
+        Ok(native)
+    }
+
+    /// The CPU may load this value by itself from now on, if the MMU allows it for its root, which is current.
+    fn list(&mut self, cpu: usize, value: Target) {
+        if !self.registers[cpu].paging || self.config.targets == 0 {
+            return;
+        }
+        while let Some(gone) = self.targets[cpu].make_room(&mut self.random) {
+            if !self.targets[cpu].has_root(gone) {
+                self.mmu.withdraw_root(cpu, gone);
+            }
+        }
+        if self.call(EntryPoint::Other, |mmu, host| mmu.offer_root(host, cpu)) {
+            self.targets[cpu].insert(value);
+        }
+    }
+
+    /// Lists what the CPU has in CR3 now.
+    fn offer(&mut self, cpu: usize) {
+        let Registers { root, pcid, pcide, .. } = self.registers[cpu];
+        let value = Target { root, pcid, no_flush: pcide && self.random.bool() };
+        // Nothing is loaded: what the PCID holds is of this root.
+        self.targets[cpu].mixes(value);
+        self.list(cpu, value);
+    }
+
     fn change_backing(&mut self, gfn: Gfn, change: impl Fn(&mut Host, Gfn)) {
         self.change_range(gfn..gfn.add(1), change);
     }
@@ -276,6 +400,7 @@ impl Shadow {
 impl Machine for Shadow {
     fn access(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Result<Observed, Broken> {
         let mut exits: Vec<String> = Vec::new();
+        let origin = Origin::at(Gva::new(0x1000 + 8 * self.random.u64(..4)));
         self.delivery = None;
         loop {
             let fault = match self.attempt(cpu, access, pieces)? {
@@ -284,11 +409,15 @@ impl Machine for Shadow {
             };
             // What the hypervisor wrote into the VMCS before this entry.
             let filter = match self.mmu.guest_faults() {
-                GuestFaults::Bypass => Filter::PRESENT,
                 GuestFaults::Trap => Filter::TRAP,
+                GuestFaults::Present => Filter::PRESENT,
+                GuestFaults::User => Filter::USER,
             };
             if !filter.exits(fault.code) {
-                self.moment.note("shadow: faults delivered natively");
+                self.moment.note(match fault.code.contains(Pfec::PRESENT) {
+                    true => "shadow: protection faults delivered natively",
+                    false => "shadow: faults delivered natively",
+                });
                 self.delivery = Some(Delivery::Native);
                 return Ok(Observed::Fault(fault));
             }
@@ -297,9 +426,9 @@ impl Machine for Shadow {
                 let last = exits[MAX_EXITS - 4..].join(", ");
                 return Err(Broken(format!("no progress after {MAX_EXITS} exits, the last are {last} (I6)")));
             }
-            let rip = Gva::new(0x1000);
-            let outcome = self
-                .call(EntryPoint::PageFault, |mmu, host| mmu.page_fault(host, cpu, fault.gva, access, rip));
+            let outcome = self.call(EntryPoint::PageFault, |mmu, host| {
+                mmu.page_fault(host, cpu, fault.gva, access, &origin)
+            });
             exits.push(format!("{outcome:?}"));
             if self.swap_in_wanted() {
                 continue;
@@ -307,6 +436,7 @@ impl Machine for Shadow {
             let emulated = match outcome {
                 FaultOutcome::Resume(work) => {
                     self.moment.note(match work {
+                        Work::Detach => "shadow: exits, Detach",
                         Work::Link => "shadow: exits, Link",
                         Work::Dirty => "shadow: exits, Dirty",
                         Work::Accessed => "shadow: exits, Accessed",
@@ -363,6 +493,9 @@ impl Machine for Shadow {
         after: &Registers,
         invalidation: Invalidation,
     ) -> Result<(), Broken> {
+        if self.executes_natively(cpu, instruction, after, invalidation)? {
+            return Ok(());
+        }
         self.exited[cpu] = true;
         let before = std::mem::replace(&mut self.registers[cpu], *after);
         self.host.set_pcid(cpu, after.pcid);
@@ -372,6 +505,16 @@ impl Machine for Shadow {
                 self.moment.note("shadow: role changes");
             }
             self.call(EntryPoint::LoadPaging, |mmu, host| mmu.load_paging(host, cpu, paging(after)));
+        }
+        if let Privileged::LoadCr3 { root, pcid, no_flush } = instruction {
+            let value =
+                Target { root, pcid: if after.pcide { pcid } else { 0 }, no_flush: after.pcide && no_flush };
+            let mixes = self.targets[cpu].mixes(value);
+            self.list(cpu, value);
+            if mixes && invalidation == Invalidation::Nothing {
+                self.moment.note("shadow: another root under a PCID that is kept");
+                self.call(EntryPoint::Other, |mmu, host| mmu.flush_guest(host));
+            }
         }
         match invalidation {
             Invalidation::Nothing => (),
@@ -404,6 +547,13 @@ impl Machine for Shadow {
             HostEvent::SwapOutRange(start, end) => self.change_range(start..end, Host::swap_out),
             HostEvent::ZapAll => self.call(EntryPoint::Other, |mmu, host| mmu.zap_all(host)),
             HostEvent::Release(gfn) => self.call(EntryPoint::Other, |mmu, host| mmu.release(host, gfn)),
+            HostEvent::Offer => (0..self.registers.len()).for_each(|cpu| self.offer(cpu)),
+            HostEvent::Withdraw(gfn) => {
+                for (cpu, targets) in self.targets.iter_mut().enumerate() {
+                    targets.retain(|root| root != gfn);
+                    self.mmu.withdraw_root(cpu, gfn);
+                }
+            }
         }
         while self.swap_in_wanted() {}
         Ok(())

@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use umbra_mmu::MIN_FRAMES_PER_VCPU;
+use umbra_mmu::{FilterPolicy, MIN_FRAMES_PER_VCPU};
 use umbra_paging::{Access, AccessKind, Gfn, Gpa, Gva};
 use umbra_reference::Session;
 use umbra_reference::hardware::Temper;
@@ -23,6 +23,7 @@ pub const U: u64 = 4;
 pub const A: u64 = 0x20;
 pub const D: u64 = 0x40;
 pub const PS: u64 = 0x80;
+pub const G: u64 = 0x100;
 pub const NX: u64 = 1 << 63;
 /// A table or a page with all rights.
 pub const ALL: u64 = P | W | U | A | D;
@@ -49,6 +50,37 @@ pub const fn gva(l4: u64, l3: u64, l2: u64, l1: u64) -> u64 {
     top | l4 << 39 | l3 << 30 | l2 << 21 | l1 << 12
 }
 
+/// What an attack runs on.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    pub shadow: ShadowConfig,
+    /// CR4.PCIDE is set at the start.
+    pub pcide: bool,
+    /// Of the choices that hardware and hypervisor make by chance.
+    pub seed: u64,
+}
+
+impl Setting {
+    /// Writes to tables in use are emulated, and every CR3 load exits.
+    pub fn plain(bypass: bool) -> Setting {
+        Setting { shadow: ShadowConfig::plain(bypass, MIN_FRAMES_PER_VCPU), pcide: false, seed: 1 }
+    }
+
+    /// Everything that goes around the hypervisor does: CR3 loads of four values, user faults, bursts of table writes.
+    pub fn all(seed: u64) -> Setting {
+        let plain = Setting::plain(true);
+        let shadow = ShadowConfig {
+            filter: [FilterPolicy::User, FilterPolicy::Auto][seed as usize % 2],
+            detach: [255, 100, 0][seed as usize % 3],
+            release: [0, 16][seed as usize % 2],
+            targets: 4,
+            frames: MIN_FRAMES_PER_VCPU + 4,
+            ..plain.shadow
+        };
+        Setting { shadow, seed, ..plain }
+    }
+}
+
 impl Attack {
     /// A guest on one vCPU that will access these addresses, and through the window those frames, in a pool of the
     /// minimum size. Not-present faults are bypassed, and the caches keep whatever they may.
@@ -61,6 +93,15 @@ impl Attack {
         addresses: &[u64],
         window: impl IntoIterator<Item = u64>,
         bypass: bool,
+    ) -> Attack {
+        Attack::with(tables, addresses, window, &Setting::plain(bypass))
+    }
+
+    pub fn with(
+        tables: &Tables,
+        addresses: &[u64],
+        window: impl IntoIterator<Item = u64>,
+        setting: &Setting,
     ) -> Attack {
         let mut memory = Ram::new(END as usize).with_hole(HOLE);
         let mut put = |frame: u64, index: usize, entry: u64| {
@@ -76,7 +117,8 @@ impl Attack {
         let pages = addresses.iter().map(|&address| Gva::new(address & !0xfff));
         let window = window.into_iter().map(|frame| Gva::new(WINDOW + frame * 4096));
         let universe = Rc::new(Universe::new(pages.chain(window).collect()));
-        let registers = Registers { smep: false, smap: false, ..Registers::long_mode(Gfn::new(ROOT)) };
+        let Setting { shadow, pcide, seed } = *setting;
+        let registers = Registers { smep: false, smap: false, pcide, ..Registers::long_mode(Gfn::new(ROOT)) };
         let start = Start {
             model: MODEL,
             cpus: 1,
@@ -84,10 +126,9 @@ impl Attack {
             memory: memory.clone(),
             universe: universe.clone(),
             temper: Temper { ahead: 8, ..Temper::STICKY },
-            seed: 1,
+            seed,
         };
-        let config = ShadowConfig { bypass, frames: MIN_FRAMES_PER_VCPU, vpid: true, release: 0 };
-        let machine = Shadow::new(config, start);
+        let machine = Shadow::new(shadow, start);
         let session = Session::new(machine, universe, memory, MODEL, vec![registers]);
         Attack { session, steps: 0, audit_every: 1 }
     }
@@ -137,7 +178,11 @@ impl Attack {
     }
 
     pub fn load_root(&mut self, frame: u64) -> Judged {
-        self.execute(Privileged::LoadCr3 { root: Gfn::new(frame), pcid: 0, no_flush: false })
+        self.load_cr3(frame, 0, false)
+    }
+
+    pub fn load_cr3(&mut self, frame: u64, pcid: u16, no_flush: bool) -> Judged {
+        self.execute(Privileged::LoadCr3 { root: Gfn::new(frame), pcid, no_flush })
     }
 
     pub fn host(&mut self, event: HostEvent) -> Judged {

@@ -1,9 +1,9 @@
 //! The options of `umbra bench`.
 
-use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::value_parser;
 use umbra_telemetry::{Mechanism, PHASE_NAMES};
 
 use crate::error::Error;
@@ -69,8 +69,8 @@ pub struct Arguments {
     pub phases: Vec<String>,
 
     /// Run it so often; each phase is that of the run with the median of instructions
-    #[arg(long, value_name = "N", default_value = "1")]
-    pub repeat: NonZeroU32,
+    #[arg(long, value_name = "N", default_value = "1", value_parser = value_parser!(u32).range(1..))]
+    pub repeat: u32,
 
     /// A tenth of every count
     #[arg(long)]
@@ -169,6 +169,12 @@ impl Arguments {
             ));
         }
         Ok(())
+    }
+
+    /// The files that are read.
+    pub fn inputs(&self) -> impl Iterator<Item = &Path> {
+        let host = [&self.host_kernel, &self.host_initrd].into_iter().flatten();
+        [&self.kernel, &self.initrd].into_iter().chain(host).map(PathBuf::as_path)
     }
 
     /// The guest's command line.

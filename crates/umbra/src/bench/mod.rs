@@ -13,7 +13,7 @@ pub use arguments::{Against, Arguments, Contestant};
 use child::{Child, Ended};
 
 use crate::compare::{self, Style};
-use crate::console::{message, print};
+use crate::console::{message, output};
 use crate::error::Error;
 use crate::guest;
 use crate::report::{self, Named};
@@ -34,15 +34,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         })?;
     }
     let contestants = arguments.contestants();
-    let whats = ["the result", "the peer's result"];
-    let whats = whats.into_iter().chain(iter::repeat("a result"));
-    let outputs: Vec<_> = whats.zip(contestants.iter().map(|(_, path)| path.as_ref())).collect();
-    report::check_outputs(&outputs)?;
+    let whats = [WHAT, "the peer's result"].into_iter().chain(iter::repeat("another result"));
+    let outputs: Vec<_> = whats.zip(contestants.iter().map(|(_, path)| path.as_deref())).collect();
+    report::check_outputs(&outputs, arguments.inputs())?;
     let child = Child::new()?;
     let mut results = Vec::new();
     for (contestant, path) in contestants {
         let mut repeats = Vec::new();
-        for repeat in 1..=arguments.repeat.get() {
+        for repeat in 1..=arguments.repeat {
             let name = name(&contestant, arguments);
             message(format_args!("umbra: {name}, run {repeat} of {}\n", arguments.repeat));
             match child.measure(arguments, &contestant, &command_line)? {
@@ -53,14 +52,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         let result = median::median(repeats);
         // At once: what comes next may fail.
         path.as_ref().map_or(Ok(()), |path| report::write_statistics(WHAT, path, &result))?;
-        print(&format!("{}\n\n{}\n", name(&contestant, arguments), report::table(&result)))?;
+        output(format!("{}\n\n{}\n", name(&contestant, arguments), report::table(&result)))?;
         results.push((name(&contestant, arguments), result));
     }
     if results.len() > 1 {
         let named: Vec<_> =
             results.into_iter().map(|(name, statistics)| Named { name, statistics }).collect();
         let style = if arguments.ablation.is_some() { Style::Short } else { Style::Plain };
-        print(&compare::table(&named, style))?;
+        output(compare::table(&named, style))?;
     }
     Ok(ExitCode::SUCCESS)
 }

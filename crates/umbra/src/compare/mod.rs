@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 pub use table::{Style, table};
 
-use crate::console::print;
+use crate::console::output;
 use crate::error::Error;
 use crate::report::{self, Named};
 
@@ -53,7 +53,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
             result.statistics.phases.retain(|phase| arguments.phases.contains(&phase.name));
         }
     }
-    print(&table(&results, if arguments.markdown { Style::Markdown } else { Style::Plain }))?;
+    output(table(&results, if arguments.markdown { Style::Markdown } else { Style::Plain }))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,13 +3,11 @@
 mod input;
 mod keys;
 mod message;
-mod print;
 mod progress;
 mod terminal;
 
 pub use input::{Input, MachineInput, read_standard_input};
 pub use keys::{Action, HELP, Keys};
-pub use message::message;
-pub use print::print;
+pub use message::{message, output};
 pub use progress::Progress;
 pub use terminal::RawMode;

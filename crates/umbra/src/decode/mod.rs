@@ -1,7 +1,7 @@
 //! `umbra decode`: results of an image's run on another machine.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use umbra_telemetry::{BootConfig, LogLevel, Message, PROTOCOL, Stats};
 
-use crate::console::message;
+use crate::console::{message, output};
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::report;
@@ -71,13 +71,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         Box::new(File::open(&arguments.capture).map_err(cannot)?)
     };
     let signals = Signals::catch()?;
-    let outputs = [(STATISTICS, arguments.stats.as_ref()), (TRACE, arguments.trace.as_ref())];
-    for (what, path) in outputs {
-        if let Some(path) = path {
-            report::check_is_no_input(what, path, (!is_stdin).then_some(&arguments.capture))?;
-        }
-    }
-    report::check_outputs(&outputs)?;
+    let outputs = [(STATISTICS, arguments.stats.as_deref()), (TRACE, arguments.trace.as_deref())];
+    report::check_outputs(&outputs, (!is_stdin).then_some(arguments.capture.as_path()))?;
     // A terminal or pipe may keep silent for as long as it likes, and a signal must end this nevertheless.
     let (parts, queue) = sync_channel(QUEUE);
     thread::spawn(move || read_stream(stream, |part| parts.send(part).is_ok()));
@@ -177,7 +172,7 @@ impl Capture {
                 Message::Hello { .. } | Message::Setup { .. } => break,
                 Message::Log { level: LogLevel::Warning, text } => say(&format!("warning: {text}")),
                 Message::Log { level: LogLevel::Info, text } => say(&text),
-                Message::Console(bytes) | Message::DebugConsole(bytes) => print(&bytes)?,
+                Message::Console(bytes) | Message::DebugConsole(bytes) => output(bytes)?,
                 Message::GuestEntered => (),
                 Message::Trace(chunk) => {
                     if let Some(recording) = &mut recording {
@@ -200,13 +195,4 @@ impl Capture {
 
 fn say(text: &str) {
     text.lines().for_each(|line| message(format_args!("umbra: {line}\n")));
-}
-
-/// The guest's own output, byte for byte.
-fn print(bytes: &[u8]) -> Result<(), Error> {
-    let mut stdout = io::stdout().lock();
-    stdout
-        .write_all(bytes)
-        .and_then(|()| stdout.flush())
-        .map_err(|error| Error::Machine(format!("cannot write the guest's output: {error}")))
 }

@@ -17,7 +17,7 @@ use serde::Serialize;
 pub use cpu::{Cpu, Svm, Vmx, VmxMsrs};
 pub use tools::{Program, Toolchains, Tools};
 
-use crate::console::print;
+use crate::console::output;
 use crate::error::Error;
 use crate::machine::{KvmFacts, Machine, Programs};
 
@@ -67,6 +67,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     } else {
         sentences::report(&facts)
     };
-    print(&text)?;
+    output(text)?;
     Ok(if facts.obstacle.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

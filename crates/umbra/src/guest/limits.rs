@@ -1,6 +1,6 @@
 //! Whether guest and hypervisor fit into a machine.
 
-use umbra_multiboot::{Guest, Kernel, Region};
+use umbra_multiboot::{Guest, Kernel, LoadError, Region};
 use umbra_telemetry::memory::{CONVENTIONAL_END, MIN_GUEST_MIB, MIN_SHADOW_FRAMES, reserve_mib};
 
 use super::{BzImage, Image, Module};
@@ -103,8 +103,15 @@ fn least_for_multiboot(memory: u64, kernel: &Kernel, modules: &[Module]) -> Resu
         modules: &modules,
         memory: &[usable(0..CONVENTIONAL_END), usable(MIB..memory * MIB)],
     };
-    umbra_multiboot::place(&guest).map_err(|error| Error::Input(format!("the kernel {error}")))?;
-    Ok(least)
+    let most = most_memory(Some(MIN_SHADOW_FRAMES)).unwrap_or(0);
+    match umbra_multiboot::place(&guest) {
+        Ok(_) => Ok(least),
+        Err(LoadError::TooLittleMemory { need, .. }) if need > most => Err(Error::Input(format!(
+            "this kernel and its modules need {need} MiB of guest memory, and a guest here has at most {most}; give \
+             smaller modules, or a kernel that is not damaged"
+        ))),
+        Err(error) => Err(Error::Input(format!("the kernel {error}"))),
+    }
 }
 
 #[cfg(test)]

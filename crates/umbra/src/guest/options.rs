@@ -1,12 +1,14 @@
 //! The options that say what is to boot, and how.
 
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::value_parser;
 use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
 use umbra_telemetry::{GuestFaults, Mechanism};
+
+use super::read::module_file;
 
 /// Options of each command that boots a guest, or makes what boots it.
 #[derive(Clone, Debug, clap::Args)]
@@ -63,6 +65,14 @@ pub struct Options {
         default_missing_value = DEFAULT_AUDIT
     )]
     pub audit: Option<NonZeroU32>,
+}
+
+impl Options {
+    /// The files that are read.
+    pub fn inputs(&self) -> impl Iterator<Item = &Path> {
+        let modules = self.modules.iter().map(|module| module_file(module));
+        std::iter::once(self.kernel.as_path()).chain(self.initrd.as_deref()).chain(modules)
+    }
 }
 
 /// A full check of a booted Linux costs some ten thousand exits' time.

@@ -47,8 +47,13 @@ pub fn read_module(text: &str) -> Result<Module, Error> {
     if text.contains(char::is_control) {
         return Err(Error::Input("--module must be one line without control characters".into()));
     }
-    let name = if Path::new(text).exists() { text } else { text.split(' ').next().unwrap_or(text) };
-    Ok(Module { file: read("module", Path::new(name))?, string: String::from(text) })
+    Ok(Module { file: read("module", module_file(text))?, string: String::from(text) })
+}
+
+/// The file that the text of a `--module` names.
+pub fn module_file(text: &str) -> &Path {
+    let whole = Path::new(text);
+    if whole.exists() { whole } else { Path::new(text.split(' ').next().unwrap_or(text)) }
 }
 
 /// No guest of this size could boot, and the file is not read to find out.

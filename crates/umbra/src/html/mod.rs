@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use crate::error::Error;
 use crate::report;
+use crate::signals;
 
 /// What is written, for the user.
 const WHAT: &str = "the report";
@@ -41,8 +42,9 @@ pub struct Arguments {
 /// One of the inputs is not what it should be, or the page cannot be written.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let output = &arguments.output;
-    report::check_is_no_input(WHAT, output, arguments.results.iter().chain(&arguments.trace))?;
-    report::check_output(WHAT, output)?;
+    let inputs = arguments.results.iter().chain(&arguments.trace).map(PathBuf::as_path);
+    report::check_outputs(&[(WHAT, Some(output))], inputs)?;
+    signals::end_at_the_first()?;
     let results = arguments.results.iter().map(|path| report::read(path)).collect::<Result<Vec<_>, _>>()?;
     let history = arguments.trace.as_deref().map(history::read).transpose()?;
     let page = page::page(&results, history.as_ref());

@@ -41,7 +41,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let guest = Guest::read(&arguments.guest, arguments.trace)?;
     let signals = Signals::catch()?;
-    report::check_output(WHAT, &arguments.output)?;
+    report::check_outputs(&[(WHAT, Some(&arguments.output))], arguments.guest.inputs())?;
     let tools = ImageTools::find()?;
     let folder = machine::temporary_folder(&signals)?;
     machine::build_boot_image(&tools, folder.path(), &guest.files(System::Umbra), &signals)?;

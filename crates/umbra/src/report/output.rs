@@ -8,68 +8,58 @@ use super::Statistics;
 use super::write::{check_writable, write_atomically};
 use crate::error::Error;
 
-/// Finds out before long work that one of its results could not be written, or that one would replace another.
+/// Finds out before long work that one of its results could not be written, or would take the place of another file of
+/// the same command.
 ///
 /// # Errors
-/// So it is; what the results are called is in the sentence.
-pub fn check_outputs(outputs: &[(&str, Option<&PathBuf>)]) -> Result<(), Error> {
-    let mut places: Vec<(&str, PathBuf)> = Vec::new();
-    for (what, path) in outputs.iter().filter_map(|&(what, path)| Some((what, path?))) {
-        check_output(what, path)?;
-        let place = place(path);
-        if let Some((other, _)) = places.iter().find(|(_, taken)| *taken == place) {
+/// So it is: the place of one of the `inputs`, or of another output.
+pub fn check_outputs<'a>(
+    outputs: &[(&str, Option<&Path>)],
+    inputs: impl IntoIterator<Item = &'a Path>,
+) -> Result<(), Error> {
+    let outputs: Vec<_> = outputs.iter().filter_map(|&(what, path)| Some((what, path?))).collect();
+    for input in inputs {
+        if let Some((what, path)) = outputs.iter().find(|(_, output)| is_same(input, output)) {
             return Err(Error::Input(format!(
-                "{other} and {what} would both be written to {}; give two names",
+                "{what} would replace its own input {}; give it another name",
                 path.display()
             )));
         }
-        places.push((what, place));
     }
-    Ok(())
+    for (index, (what, path)) in outputs.iter().enumerate() {
+        if let Some((other, _)) = outputs[..index].iter().find(|(_, other)| is_same(path, other)) {
+            return Err(Error::Input(format!(
+                "{other} and {what} cannot both be {}; give one of them another name",
+                path.display()
+            )));
+        }
+    }
+    outputs.iter().try_for_each(|(what, path)| check_output(what, path))
 }
 
-/// One name for each file, also for one that is not there yet.
-fn place(path: &Path) -> PathBuf {
+/// Whether two paths mean one file, which need not be there yet.
+fn is_same(one: &Path, other: &Path) -> bool {
+    match (place(one), place(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => false,
+    }
+}
+
+fn place(path: &Path) -> Option<PathBuf> {
+    if let Ok(there) = fs::canonicalize(path) {
+        return Some(there);
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::canonicalize(path).ok().unwrap_or_else(|| match (fs::canonicalize(folder), path.file_name()) {
-        (Ok(folder), Some(name)) => folder.join(name),
-        _ => path.into(),
-    })
+    Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
 }
 
-/// Finds out before long work that its result could not be written.
-///
-/// # Errors
-/// It could not; `what` is in the sentence.
-pub fn check_output(what: &str, path: &Path) -> Result<(), Error> {
+fn check_output(what: &str, path: &Path) -> Result<(), Error> {
     check_writable(path).map_err(|error| {
         Error::Input(format!(
             "cannot write {what} to {}: {error}; give a file in a folder that exists and is writable",
             path.display()
         ))
     })
-}
-
-/// Refuses an output that is one of the inputs, under whatever name.
-///
-/// # Errors
-/// It is; `what` is in the sentence.
-pub fn check_is_no_input<'a>(
-    what: &str,
-    output: &Path,
-    inputs: impl IntoIterator<Item = &'a PathBuf>,
-) -> Result<(), Error> {
-    let is_same = |input: &Path| match (fs::canonicalize(input), fs::canonicalize(output)) {
-        (Ok(input), Ok(output)) => input == output,
-        _ => false,
-    };
-    match inputs.into_iter().find(|input| is_same(input)) {
-        Some(input) => Err(Error::Input(format!(
-            "{what} would replace its own input {}; give it another name",
-            input.display()
-        ))),
-        None => Ok(()),
-    }
 }
 
 /// Writes `contents`, whole or not at all.
@@ -106,18 +96,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn results_do_not_replace_each_other() {
+    fn no_file_takes_the_place_of_another() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        let (one, same, other) = (path("a"), path("./a"), path("b"));
-        let check =
-            |second: &PathBuf| check_outputs(&[("one", Some(&one)), ("two", None), ("three", Some(second))]);
-        assert_eq!(check(&other), Ok(()));
-        for second in [&one, &same] {
-            assert!(check(second).unwrap_err().to_string().starts_with("one and three would both"));
-        }
-        std::os::unix::fs::symlink(&one, &other).unwrap();
-        fs::write(&one, "").unwrap();
-        assert!(check(&other).is_err());
+        fs::write(path("input"), "").unwrap();
+        std::os::unix::fs::symlink(path("input"), path("link")).unwrap();
+        let check = |outputs: &[&str]| {
+            let paths: Vec<_> = outputs.iter().map(|name| path(name)).collect();
+            let paths = paths.iter().map(|path| Some(path.as_path()));
+            let outputs: Vec<_> = ["the page", "the log"].into_iter().zip(paths).collect();
+            check_outputs(&outputs, [path("input").as_path()]).map_err(|error| error.to_string())
+        };
+        check(&["page", "log"]).unwrap();
+        assert!(check(&["none/page", "page"]).unwrap_err().contains("cannot write the page"));
+        assert!(check(&["input"]).unwrap_err().contains("the page would replace its own input"));
+        assert!(check(&["page", "link"]).unwrap_err().contains("the log would replace its own input"));
+        assert!(check(&["page", "./page"]).unwrap_err().contains("the page and the log cannot both be"));
     }
 }

@@ -113,13 +113,10 @@ fn target(path: &Path) -> io::Result<PathBuf> {
 
 /// A file beside `path`, with the permissions that any new file has.
 fn temporary(path: &Path) -> io::Result<NamedTempFile> {
-    use std::os::unix::fs::PermissionsExt;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tempfile::Builder::new()
-        .prefix(".umbra-")
-        // Subject to the umask, as with any other new file.
-        .permissions(std::fs::Permissions::from_mode(0o666))
-        .tempfile_in(folder)
+    // Opened here: what tempfile's own way says of an error names a file that the user has never heard of.
+    let create = |path: &Path| fs::OpenOptions::new().read(true).write(true).create_new(true).open(path);
+    tempfile::Builder::new().prefix(".umbra-").make_in(folder, create)
 }
 
 #[cfg(test)]
@@ -146,7 +143,8 @@ mod tests {
     #[test]
     fn a_folder_that_is_not_there_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(check_writable(&folder.path().join("none/stats.json")).is_err());
+        let nowhere = check_writable(&folder.path().join("none/stats.json")).unwrap_err();
+        assert_eq!(nowhere.to_string(), "No such file or directory (os error 2)");
         assert!(check_writable(folder.path()).is_err());
         assert!(write_atomically(folder.path(), &b"x"[..]).is_err());
         assert!(names(folder.path()).is_empty());

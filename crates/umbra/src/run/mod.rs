@@ -37,11 +37,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let machine_mib = peer::machine_memory(arguments, guest.machine_mib);
     // From here on a signal must not leave anything behind.
     let signals = Signals::catch()?;
-    report::check_outputs(&[
-        (STATISTICS, arguments.stats.as_ref()),
-        (TRACE, arguments.trace.as_ref()),
-        (LOG, arguments.emulator_log.as_ref()),
-    ])?;
+    let outputs = [
+        (STATISTICS, arguments.stats.as_deref()),
+        (TRACE, arguments.trace.as_deref()),
+        (LOG, arguments.emulator_log.as_deref()),
+    ];
+    report::check_outputs(&outputs, arguments.inputs())?;
     let programs = Programs::find(&arguments.machine)?;
     programs.check_machine(&arguments.machine)?;
 

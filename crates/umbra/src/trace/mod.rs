@@ -18,6 +18,10 @@ pub use filter::{Filter, Running};
 
 use crate::error::Error;
 use crate::report;
+use crate::signals;
+
+/// What is written, for the user.
+const WHAT: &str = "what the trace shows";
 
 /// Show a trace: every exit of a run, its cause, and what the shadow MMU did in answer.
 ///
@@ -59,9 +63,6 @@ enum Format {
     Chrome,
 }
 
-/// What is written, for the user.
-const WHAT: &str = "the trace";
-
 /// What can go wrong while a trace is shown.
 enum Failure {
     Trace(Error),
@@ -85,12 +86,9 @@ impl From<io::Error> for Failure {
 /// # Errors
 /// The trace cannot be read, or the output not written.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
+    report::check_outputs(&[(WHAT, arguments.output.as_deref())], [arguments.trace.as_path()])?;
     let (head, reader) = Reader::open(&arguments.trace)?;
     check_phases(arguments.filter.phases())?;
-    if let Some(path) = &arguments.output {
-        report::check_is_no_input(WHAT, path, [&arguments.trace])?;
-        report::check_output(WHAT, path)?;
-    }
     let shown = match &arguments.output {
         Some(path) => to_file(arguments, &head, reader, path),
         None => show(arguments, &head, reader, &mut BufWriter::new(io::stdout().lock())),
@@ -101,13 +99,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         Err(Failure::Output(error)) => Err(match &arguments.output {
             Some(path) => report::cannot_write(WHAT, path, &error),
-            None => Error::Machine(format!("cannot write to standard output: {error}")),
+            None => Error::Machine(format!("cannot write to standard output: {error}; make room there")),
         }),
         Err(Failure::Trace(error)) => Err(error),
     }
 }
 
 fn to_file(arguments: &Arguments, head: &Head, reader: Reader, path: &Path) -> Result<(), Failure> {
+    // A long trace takes a while, and a Ctrl-C must not leave a part of the file.
+    signals::end_at_the_first()?;
     let mut file = report::AtomicFile::create(path)?;
     show(arguments, head, reader, &mut file)?;
     Ok(file.finish()?)

@@ -140,7 +140,7 @@ impl Run {
         assert!(gone, "{:?}", self.processes());
         let left = |folder: PathBuf| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(left(self.path("tmp")).collect::<Vec<_>>(), [] as [&str; 0]);
-        let known = ["kernel", "initrd", "tmp", "bin", "stats.json", "started"];
+        let known = ["kernel", "initrd", "tmp", "bin", "stats.json", "trace", "started"];
         let strange = left(self.path(".")).find(|name| !known.iter().any(|known| name == known));
         assert_eq!(strange, None);
     }

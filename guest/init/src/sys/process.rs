@@ -26,9 +26,19 @@ pub fn fork<T>(body: impl FnOnce() -> Result<T>) -> Result<Pid> {
 
 /// Waits for a child that must exit with status 0.
 pub fn wait_success(child: Pid) -> Result<()> {
+    match wait_exit(child)? {
+        0 => Ok(()),
+        status => bail!("a child exited with status {status}"),
+    }
+}
+
+/// Waits until the child has exited: its status.
+///
+/// # Errors
+/// A signal has ended it.
+pub fn wait_exit(child: Pid) -> Result<i32> {
     match waitpid(child, None).context("wait")? {
-        WaitStatus::Exited(_, 0) => Ok(()),
-        WaitStatus::Exited(_, status) => bail!("a child exited with status {status}"),
+        WaitStatus::Exited(_, status) => Ok(status),
         WaitStatus::Signaled(_, signal, _) => bail!("a child was ended by {signal}"),
         other => bail!("a child neither exited nor was ended: {other:?}"),
     }

@@ -15,6 +15,8 @@ pub mod rflags {
     pub const IF: u64 = 1 << 9;
     /// Direction.
     pub const DF: u64 = 1 << 10;
+    /// I/O privilege level 3: ring 3 may use ports.
+    pub const IOPL_3: u64 = 3 << 12;
     /// Resume: instruction breakpoints are off for one instruction.
     pub const RF: u64 = 1 << 16;
     /// Alignment check; under SMAP, access to user pages.
@@ -102,6 +104,12 @@ pub fn set_paging_bits(wp: bool, smep: bool, smap: bool, nxe: bool) {
         write_cr4(cr4);
         write_msr(EFER, efer);
     }
+}
+
+/// Switches CR4.PCIDE. The low bits of CR3 must be zero.
+pub fn set_pcide(on: bool) {
+    // SAFETY: PCIDs concern caching only.
+    unsafe { write_cr4(if on { cr4() | cr4::PCIDE } else { cr4() & !cr4::PCIDE }) };
 }
 
 /// Lets SSE instructions work: CR4.OSFXSR and OSXMMEXCPT.

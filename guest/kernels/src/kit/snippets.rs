@@ -80,6 +80,20 @@ snippets! {
     steps_device = "snippet_steps_device": "movl %esi, (%rdi)" "movl (%rdi), %eax" "nop" "nop";
     /// Store, load, store by string instructions, to step over.
     steps_string = "snippet_steps_string": "rep stosq" "nop" "nop";
+    /// IN, to step over.
+    steps_in = "snippet_steps_in": "inb %dx, %al" "nop" "nop";
+    /// OUT, to step over.
+    steps_out = "snippet_steps_out": "outb %al, %dx" "nop" "nop";
+    /// INS of 1 byte from DX to RDI, to step over.
+    steps_ins = "snippet_steps_ins": "insb" "nop" "nop";
+    /// The same, repeated.
+    steps_rep_ins = "snippet_steps_rep_ins": "rep insb" "nop" "nop";
+    /// OUTS of 1 byte at RSI to DX, to step over.
+    steps_outs = "snippet_steps_outs": "outsb" "nop" "nop";
+    /// The same, repeated.
+    steps_rep_outs = "snippet_steps_rep_outs": "rep outsb" "nop" "nop";
+    /// HLT, to step over.
+    steps_halt = "snippet_steps_halt": "hlt" "nop" "nop";
     /// MOV SS holds back the trap of the next instruction.
     steps_mov_ss = "snippet_steps_mov_ss": "movl %esi, %ss" "movq %rax, (%rdi)" "nop" "nop";
     /// INT3.

@@ -116,6 +116,12 @@ impl Space {
         unsafe { cpu::write_cr3(self.root.address()) };
     }
 
+    /// Loads CR3 with more than the root: PWT, PCD, a PCID, bit 63. They must be bits that the CPU takes.
+    pub fn activate_with(&self, bits: u64) {
+        // SAFETY: as in `activate`; a bit that is refused raises #GP, which ends the kernel with a message.
+        unsafe { cpu::write_cr3(self.root.address() | bits) };
+    }
+
     /// The table of `level` that translates `gva`; tables on the way are made.
     ///
     /// # Panics

@@ -12,12 +12,19 @@ use crate::memory::{PhysAddr, PhysicalMemory, Ram, overlay};
 use crate::oracle::Change;
 use crate::universe::{END, HOLE};
 
-/// The shadow frames stand where the guest's hot frames would stand if gpa and hpa were the same: whoever
-/// confuses the two hits them.
-const SHADOW: u64 = 0x10;
-/// The 2 MiB regions of guest memory: the first and the third are in one piece, at other places than their
-/// gpa; the second is shuffled.
-const HOMES: [u64; 3] = [0x400, 0x800, 0xa00];
+/// How host memory is laid out.
+struct Places {
+    /// Where the shadow frames begin.
+    shadow: u64,
+    /// The 2 MiB regions of guest memory: the first and the third are in one piece, the second is shuffled.
+    homes: [u64; 3],
+}
+
+/// The shadow frames stand where the guest's hot frames would stand if gpa and hpa were the same: whoever confuses the
+/// two hits them.
+const APART: Places = Places { shadow: 0x10, homes: [0x400, 0x800, 0xa00] };
+/// Guest frames lie where their gpa says, as roots that the guest loads by itself need it.
+const SAME: Places = Places { shadow: 0x800, homes: [0, 0x200, 0x400] };
 /// Frames to move guest frames to.
 const SPARE: u64 = 0xe00;
 const SPARES: u64 = 64;
@@ -42,22 +49,38 @@ pub(super) struct Host {
     swap: Vec<(Gfn, Vec<u64>)>,
     /// Frames that were read as tables while they were swapped out.
     wanted: RefCell<Vec<Gfn>>,
-    shadow_frames: u32,
+    places: &'static Places,
+    /// Where each shadow frame lies.
+    shadow: Vec<u64>,
     units: Vec<PagingUnit>,
     owed: Vec<bool>,
+    /// What changed in guest memory and was not asked for yet.
+    changes: Result<Vec<Change>, String>,
     /// The PCID that each CPU runs under.
     pcids: Vec<u16>,
     random: Rng,
 }
 
-fn home(gfn: u64) -> u64 {
-    let (region, offset) = ((gfn / 512) as usize, gfn % 512);
-    HOMES[region] + if region == 1 { offset ^ 0x105 } else { offset }
+impl Places {
+    fn home(&self, gfn: u64) -> u64 {
+        let (region, offset) = ((gfn / 512) as usize, gfn % 512);
+        self.homes[region] + if region == 1 { offset ^ 0x105 } else { offset }
+    }
 }
 
 impl Host {
-    pub(super) fn new(memory: &Ram, shadow_frames: u32, units: Vec<PagingUnit>, seed: u64) -> Host {
-        assert!(SHADOW + u64::from(shadow_frames) <= HOMES[0], "shadow frames stay below the guest's");
+    pub(super) fn new(
+        memory: &Ram,
+        shadow_frames: u32,
+        identity: bool,
+        units: Vec<PagingUnit>,
+        seed: u64,
+    ) -> Host {
+        let places = if identity { &SAME } else { &APART };
+        let shadow: Vec<u64> = (places.shadow..).take(shadow_frames as usize).collect();
+        let taken =
+            |hfn: u64| hfn >= SPARE || places.homes.iter().any(|home| (*home..home + 512).contains(&hfn));
+        assert!(!shadow.iter().any(|&hfn| taken(hfn)), "shadow frames stay apart from the guest's");
         let mut host = Host {
             ram: Ram::new(HOST_FRAMES as usize),
             map: Vec::new(),
@@ -65,14 +88,16 @@ impl Host {
             spare: (SPARE..HOST_FRAMES).collect(),
             swap: Vec::new(),
             wanted: RefCell::new(Vec::new()),
-            shadow_frames,
+            places,
+            shadow,
             owed: vec![false; units.len()],
+            changes: Ok(Vec::new()),
             pcids: vec![0; units.len()],
             units,
             random: Rng::with_seed(seed),
         };
         for gfn in 0..END {
-            let hfn = home(gfn);
+            let hfn = places.home(gfn);
             let slot = (gfn != HOLE).then_some(Slot { hfn: Some(hfn), writable: true });
             if slot.is_some() {
                 host.owners[hfn as usize] = Some(Gfn::new(gfn));
@@ -82,7 +107,7 @@ impl Host {
         // The other frames are zero on both sides.
         for gfn in memory.written() {
             for index in 0..512 {
-                host.ram.write_silently(word(home(gfn), index), memory.read(word(gfn, index)));
+                host.ram.write_silently(word(places.home(gfn), index), memory.read(word(gfn, index)));
             }
         }
         host
@@ -107,7 +132,7 @@ impl Host {
 
     /// Whether there is a shadow frame at this address.
     pub(super) fn is_shadow(&self, at: PhysAddr) -> bool {
-        (SHADOW..SHADOW + u64::from(self.shadow_frames)).contains(&(at.raw() >> 12))
+        self.shadow.contains(&(at.raw() >> 12))
     }
 
     pub(super) fn unit_counters(&self, cpu: usize) -> UnitCounters {
@@ -203,7 +228,7 @@ impl Host {
     }
 
     fn destination(&mut self, gfn: Gfn, away: bool) -> u64 {
-        let home = home(gfn.raw());
+        let home = self.places.home(gfn.raw());
         if away { self.spare.pop_front().expect("there are more spare frames than hot ones") } else { home }
     }
 
@@ -212,7 +237,7 @@ impl Host {
         let Some(Slot { hfn: Some(old), .. }) = self.slot(gfn) else { return };
         let contents = self.contents(old);
         self.vacate(old);
-        let new = self.destination(gfn, old == home(gfn.raw()));
+        let new = self.destination(gfn, old == self.places.home(gfn.raw()));
         self.occupy(gfn, new, &contents);
     }
 
@@ -248,19 +273,26 @@ impl Host {
 
     /// What changed in guest memory. Shadow frames are the MMU's own.
     pub(super) fn take_changes(&mut self) -> Result<Vec<Change>, String> {
-        let mut changes = Vec::new();
+        self.note_changes();
+        std::mem::replace(&mut self.changes, Ok(Vec::new()))
+    }
+
+    /// Notes what changed so far, while it is known whose memory it was.
+    fn note_changes(&mut self) {
         for (at, _) in self.ram.take_journal() {
             let hfn = at.raw() >> 12;
-            match self.owners[hfn as usize] {
-                Some(gfn) => {
+            let is_shadow = self.is_shadow(at);
+            match (self.owners[hfn as usize], &mut self.changes) {
+                (Some(gfn), Ok(changes)) => {
                     let gpa = PhysAddr::new(gfn.base().raw() + at.raw() % 4096);
                     changes.push(Change { at: gpa, value: self.ram.read(at) });
                 }
-                None if self.is_shadow(at) => (),
-                None => return Err(format!("host memory that is not the guest's was written, at {at:?}")),
+                (None, Ok(_)) if !is_shadow => {
+                    self.changes = Err(format!("host memory that is not the guest's was written, at {at:?}"));
+                }
+                _ => (),
             }
         }
-        Ok(changes)
     }
 }
 
@@ -319,23 +351,43 @@ impl GuestMemory for Host {
 
 impl ShadowFrames for Host {
     fn count(&self) -> u32 {
-        self.shadow_frames
+        self.shadow.len() as u32
     }
 
     fn hpa(&self, frame: u32) -> Hpa {
-        Hpa::new((SHADOW + u64::from(frame)) << 12)
+        Hpa::new(self.shadow[frame as usize] << 12)
     }
 
     fn frame(&self, hpa: Hpa) -> u32 {
-        ((hpa.raw() >> 12) - SHADOW) as u32
+        let frame = (hpa.raw() >> 12) - self.places.shadow;
+        assert_eq!(self.shadow[frame as usize], hpa.raw() >> 12, "a frame that has moved is never linked");
+        frame as u32
     }
 
     fn read_shadow(&self, frame: u32, index: usize) -> u64 {
-        self.ram.read(word(SHADOW + u64::from(frame), index))
+        self.ram.read(word(self.shadow[frame as usize], index))
     }
 
     fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
-        self.ram.write_silently(word(SHADOW + u64::from(frame), index), value);
+        self.ram.write_silently(word(self.shadow[frame as usize], index), value);
+    }
+
+    fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {
+        let Some(Slot { hfn: Some(guest), writable }) = self.slot(gfn) else { return false };
+        let shadow = self.shadow[frame as usize];
+        // A host may refuse to let a root lie elsewhere, but not to take it back.
+        if shadow >= self.places.shadow && self.random.u8(..16) == 0 {
+            return false;
+        }
+        self.note_changes();
+        let (of_guest, of_shadow) = (self.contents(guest), self.contents(shadow));
+        self.fill(shadow, &of_guest);
+        self.fill(guest, &of_shadow);
+        self.owners[guest as usize] = None;
+        self.owners[shadow as usize] = Some(gfn);
+        self.map[gfn.raw() as usize] = Some(Slot { hfn: Some(shadow), writable });
+        self.shadow[frame as usize] = guest;
+        true
     }
 }
 

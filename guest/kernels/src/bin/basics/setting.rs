@@ -61,6 +61,8 @@ const TESTS: &[(&str, Test)] = &[
     ("msr-values", registers::values),
     ("msr-missing", registers::missing),
     ("step", stepping::step),
+    ("step-ports", stepping::ports),
+    ("step-halt", stepping::halt),
     ("shadow", stepping::shadow),
     ("data-breakpoints", breakpoints::data),
     ("string-breakpoints", breakpoints::strings),

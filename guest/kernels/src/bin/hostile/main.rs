@@ -24,6 +24,8 @@ mod setting;
 #[cfg(target_os = "none")]
 mod stores;
 #[cfg(target_os = "none")]
+mod switches;
+#[cfg(target_os = "none")]
 mod tangle;
 
 #[cfg(target_os = "none")]

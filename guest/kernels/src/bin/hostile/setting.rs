@@ -12,7 +12,9 @@ use guest_kernels::random::Random;
 use guest_kernels::say;
 use umbra_paging::{Mode, Paging};
 
-use crate::{delivery, descriptor_tables, garbage, nowhere, partial, roots, selfmap, stores, tangle};
+use crate::{
+    delivery, descriptor_tables, garbage, nowhere, partial, roots, selfmap, stores, switches, tangle,
+};
 
 /// What every test gets.
 pub struct Setting {
@@ -48,6 +50,9 @@ const TESTS: &[(&str, Test)] = &[
     ("gdt-table", descriptor_tables::gdt_in_a_table),
     ("descriptors-stack", descriptor_tables::mapped_by_the_stack),
     ("roots", roots::roots),
+    ("switches", switches::switches),
+    ("switch-freed", switches::freed),
+    ("switch-flushes", switches::flushes),
     ("all-ones", nowhere::all_ones),
     ("nowhere", nowhere::nowhere),
     ("apic-page", nowhere::apic_page),

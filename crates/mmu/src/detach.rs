@@ -1,0 +1,158 @@
+//! Detached frames: guest tables that nothing leads to, so that the guest may write them freely.
+//!
+//! Every parent entry of all shadows of the frame becomes Pending, what is cached of them is flushed, and only then is
+//! the protection dropped. The shadows stay, out of date, until the first access through one of them: that exits, and
+//! the frame is *attached* again: protected, flushed, read, and what has changed since is rebuilt. A burst of writes
+//! costs two exits so, whatever its length. Nothing that the hardware can reach is ever out of date (I1).
+//!
+//! A root in use has no parent: it is never detached. One that is only loadable is withdrawn.
+
+use umbra_paging::{Gfn, Gva};
+
+use crate::policy::WritePolicy;
+use crate::rmap::List;
+use crate::role::{Role, Source};
+use crate::sabotage::Rule;
+use crate::{Env, Event, Mmu};
+
+/// How many detaches by one instruction are remembered: more tables than one instruction can write to.
+const REMEMBERED: usize = 8;
+
+/// The latest detaches, all by one instruction, since which no other has faulted.
+///
+/// A detached table may map the very instruction, stack or operand of the write: then it is attached before the write
+/// is repeated, which would exit again, and so on. So what the same instruction has detached is not detached again
+/// before another one has faulted, which shows that the guest got further (I6).
+#[derive(Default)]
+pub(crate) struct Detaches {
+    rip: u64,
+    gfns: [Option<Gfn>; REMEMBERED],
+    next: usize,
+    /// The write that the embedder is to emulate.
+    emulated: Option<Gfn>,
+}
+
+impl Detaches {
+    fn contains(&self, gfn: Gfn) -> bool {
+        self.gfns.contains(&Some(gfn))
+    }
+
+    /// An instruction has faulted.
+    pub(crate) fn fault(&mut self, rip: Gva) {
+        if self.rip != rip.raw() {
+            *self = Detaches { rip: rip.raw(), ..Detaches::default() };
+        }
+    }
+
+    fn push(&mut self, gfn: Gfn) {
+        self.gfns[self.next % REMEMBERED] = Some(gfn);
+        self.next += 1;
+    }
+
+    /// Notes that a write is answered by emulation.
+    pub(crate) fn emulated(&mut self, gfn: Gfn) {
+        self.emulated = Some(gfn);
+    }
+}
+
+impl<P> Mmu<P> {
+    /// Whether a write of the instruction that has faulted can be answered by a detach; it will be then.
+    pub(crate) fn may_detach(&mut self, gfn: Gfn) -> bool {
+        if !self.can_detach(gfn) || self.detaches.contains(gfn) && self.keeps(Rule::DetachOnce) {
+            return false;
+        }
+        self.detaches.push(gfn);
+        true
+    }
+
+    /// Detaches the frame of a write that could not be emulated, if that can help.
+    pub(crate) fn detach_unemulated(&mut self, env: &mut impl Env, gfn: Gfn) -> bool {
+        let can = self.detaches.emulated.take() == Some(gfn) && self.may_detach(gfn);
+        if can {
+            self.detach(env, gfn);
+        }
+        can
+    }
+
+    /// The shadows of a frame that is most likely no table any more are the first to be reclaimed.
+    pub(crate) fn age_shadows(&mut self, gfn: Gfn) {
+        let mut next = self.frames.tables(gfn);
+        while let Some(frame) = next {
+            next = self.pool.next_of_gfn(frame);
+            self.pool.age(frame);
+        }
+    }
+
+    /// Whether the tracked frame can be detached: no vCPU runs on it as a root.
+    pub(crate) fn can_detach(&self, gfn: Gfn) -> bool {
+        self.frames.is_tracked(gfn) && !self.shadows(gfn).any(|frame| self.is_current_root(frame))
+    }
+
+    /// The shadows of a guest frame.
+    pub(crate) fn shadows(&self, gfn: Gfn) -> impl Iterator<Item = u32> + '_ {
+        core::iter::successors(self.frames.tables(gfn), |&frame| self.pool.next_of_gfn(frame))
+    }
+
+    /// Gives up the tracking of a frame: see the module's documentation.
+    pub(crate) fn detach(&mut self, env: &mut impl Env, gfn: Gfn) {
+        debug_assert!(self.can_detach(gfn));
+        self.withdraw_everywhere(gfn);
+        let mut cached = self.pool.has_limbo();
+        let mut next = self.frames.tables(gfn);
+        while let Some(frame) = next {
+            next = self.pool.next_of_gfn(frame);
+            while let Some(parent) = self.rmap.head(List::Parents(frame)).first()
+                && self.keeps(Rule::UnlinkDetached)
+            {
+                self.look(env, parent);
+            }
+            cached |= self.pool.may_be_cached(frame);
+        }
+        if cached && self.keeps(Rule::FlushBeforeDetach) {
+            self.flush(env);
+        }
+        self.frames.detach(gfn);
+        self.happened(env, Event::Detached(gfn));
+        self.unprotect(env, gfn);
+    }
+
+    /// Tracks the frame of `source` again, which is detached, and brings its shadow of that role up to date. Its shadows of
+    /// other roles go: most of them are of an earlier life of the frame.
+    pub(crate) fn attach(&mut self, env: &mut impl Env, source: Source)
+    where
+        P: WritePolicy,
+    {
+        let gfn = source.gfn;
+        let mut kept = None;
+        let mut next = self.frames.tables(gfn);
+        while let Some(frame) = next {
+            next = self.pool.next_of_gfn(frame);
+            match self.pool.source(frame) == source {
+                true => kept = Some(frame),
+                false => self.zap(env, frame),
+            }
+        }
+        // With the last shadow the frame stops being detached. It was not needed again: the detach has spared all that.
+        let Some(frame) = kept else { return self.policy.attached(gfn, u32::MAX) };
+        self.frames.attach(gfn);
+        if self.keeps(Rule::ReadAfterAttach) {
+            self.protect(env, gfn).pay(self, env);
+        }
+        let mut changed = 0;
+        if self.keeps(Rule::RefillAttached) {
+            let (owed, entries) = self.fill(env, frame);
+            owed.pay(self, env);
+            changed = entries;
+        }
+        if !self.keeps(Rule::ReadAfterAttach) {
+            self.protect(env, gfn).pay(self, env);
+        }
+        self.policy.attached(gfn, changed);
+        self.happened(env, Event::Attached { gfn, level: source.role.level(), changed });
+    }
+
+    /// Whether the page is a shadow of a detached frame.
+    pub(crate) fn is_detached(&self, source: Source) -> bool {
+        matches!(source.role, Role::Guest { .. }) && self.frames.is_detached(source.gfn)
+    }
+}

@@ -1,0 +1,101 @@
+//! The short way for entries of page tables: nearly all that a guest writes are of the two plainest kinds.
+
+use umbra_paging::{Gpa, GuestEntry, Level, bits};
+
+use crate::entry::ShadowEntry;
+use crate::rmap::{List, Slot};
+use crate::role::{Role, Source, Wp};
+use crate::sabotage::Rule;
+use crate::{Backing, Env, Mmu};
+
+impl<P> Mmu<P> {
+    /// The shadow entry for an entry of a table whose writes are seen, and the list that it belongs to, in the plain
+    /// cases: not present, or a page of memory with CR0.WP set whose guest rights can all be given. In others `None`;
+    /// then [`Mmu::target`] knows. (The auditor compares with that, too.)
+    #[inline(always)]
+    pub(crate) fn plain(
+        &self,
+        env: &impl Env,
+        role: Role,
+        guest: GuestEntry,
+    ) -> Option<(ShadowEntry, Option<List>)> {
+        const KEPT: u64 = bits::W | bits::U | bits::G | bits::NX;
+        let raw = guest.raw();
+        if raw & bits::P == 0 {
+            return Some((self.config.encodings.absent(), None));
+        }
+        let Role::Guest { level: Level::L1, nxe, wp: Wp::On } = role else { return None };
+        let reserved = self.config.features.address_reserved() | if nxe { 0 } else { bits::NX };
+        // D must be set before W is given.
+        let clean = raw & (bits::W | bits::D) == bits::W;
+        if raw & (bits::A | reserved) != bits::A || clean || self.is_sabotaged() {
+            return None;
+        }
+        let gfn = guest.frame();
+        match env.backing(gfn) {
+            Backing::Ram { hfn, writable: true } if raw & bits::W == 0 || !self.frames.is_tracked(gfn) => {
+                let new = raw & KEPT | bits::P | bits::A | bits::D | hfn.base().raw();
+                Some((ShadowEntry::new(new), Some(List::Gfn(gfn.raw() as u32))))
+            }
+            _ => None,
+        }
+    }
+
+    /// Stores an entry of a page table that is `old` now, and keeps the reverse map in step.
+    pub(crate) fn replace_leaf(
+        &mut self,
+        env: &mut impl Env,
+        slot: Slot,
+        old: ShadowEntry,
+        new: ShadowEntry,
+        list: Option<List>,
+    ) {
+        let (was, is) = (self.is_mapped(old), list.is_some());
+        // The same page with other rights stays in its list.
+        if !was || !is || old.hpa() != new.hpa() {
+            if was {
+                // A link, if the page is of a higher level: then the new entry is Absent.
+                if let Some(child) = self.child(env, slot) {
+                    self.pool.unreferenced(child);
+                }
+                self.rmap.remove(slot);
+            }
+            if let Some(list) = list {
+                self.rmap.insert(list, slot);
+            }
+        }
+        self.store(env, slot, new);
+    }
+
+    /// A write of a whole entry to a table that has one shadow, of the lowest level: the short way of
+    /// [`Mmu::write_guest`]. False if it is not that.
+    pub(crate) fn write_leaf(&mut self, env: &mut impl Env, gpa: Gpa, bytes: &[u8]) -> bool {
+        let (Ok(value), Some(frame)) =
+            (bytes.try_into().map(u64::from_le_bytes), self.frames.tables(gpa.gfn()))
+        else {
+            return false;
+        };
+        let source = self.pool.source(frame);
+        let Source { role: Role::Guest { level: Level::L1, wp: Wp::On, .. }, gfn } = source else {
+            return false;
+        };
+        let lone = self.pool.next_of_gfn(frame).is_none();
+        if !gpa.raw().is_multiple_of(8) || !lone || !self.frames.is_tracked(gfn) || self.is_sabotaged() {
+            return false;
+        }
+        let Some((new, list)) = self.plain(env, source.role, GuestEntry::new(value)) else { return false };
+        let slot = Slot::new(frame, gpa.page_offset() as usize / 8);
+        let old = self.read(env, slot);
+        // Pending while the guest's entry changes; it stays in its list for so long.
+        if old != self.config.encodings.absent() && self.keeps(Rule::PendingBeforeWrite) {
+            env.write_shadow(slot.frame(), slot.index(), self.config.encodings.look().raw());
+        }
+        env.write(gpa, bytes);
+        if old != new {
+            self.replace_leaf(env, slot, old, new, list);
+        } else if new != self.config.encodings.absent() {
+            self.store(env, slot, new);
+        }
+        true
+    }
+}

@@ -1,0 +1,256 @@
+//! The predictor: which instructions write tables in bursts.
+//!
+//! A burst of writes costs an exit each if they are emulated, and two in all if the table is detached at the first of
+//! them; a lone write costs one and two. Guests have few places in their code that write tables, and what one of them did
+//! the last times is what it does the next time: so there is a small table, indexed by the place. Kernels write all
+//! entries by one small function; so the place is the instruction together with the return address on top of the stack, if
+//! there is one. What the table says is never needed for correctness, and it may be cleared at any time.
+//!
+//! A *burst* is a number of writes to entries of one table, each [soon](crate::Origin::soon) after the one before; its
+//! place is that of the first. (Writes to one entry again and again count as one: kernels map a page for a moment so.) While they are emulated the predictor counts them; but the guest may have used the table between them. When a
+//! table that was detached is used again, the number of entries that have changed tells what the detach has spared. Where
+//! it did not pay, the next trials are put off, the longer the more often.
+
+use umbra_paging::{Gfn, PAGE_SIZE};
+
+use crate::policy::{Answer, Place, TableWrite, WritePolicy};
+
+/// Places remembered: direct-mapped.
+const PLACES: usize = 256;
+/// Detached frames of which the place is remembered: direct-mapped.
+const DETACHED: usize = 64;
+/// A burst is worth a detach from this length on: two exits, and the work of attaching again.
+const WORTH: u32 = 3;
+/// A burst of a place of which nothing good is known yet is believed in from this write on.
+const BELIEF: u32 = 3;
+/// From here on the first write of a burst detaches.
+const CONFIDENT: i8 = 1;
+const MAX_CONFIDENCE: i8 = 2;
+/// A trial is put off for at most 2 to this power bursts.
+const MAX_FAILURES: u8 = 4;
+/// But a burst that has become so long is one.
+const LONG: u32 = 8;
+
+/// What is known of one place.
+#[derive(Clone, Copy, Default)]
+struct Known {
+    place: Place,
+    /// Whether its last bursts were long (positive) or short (negative).
+    confidence: i8,
+    /// Detaches in a row that did not pay.
+    failures: u8,
+    /// Bursts to let pass before the next trial.
+    wait: u16,
+}
+
+/// The burst under way.
+#[derive(Clone, Copy, Default)]
+struct Burst {
+    place: Place,
+    /// The entry written last.
+    gpa: u64,
+    /// Entries written by writes that were emulated.
+    length: u32,
+}
+
+/// The [`WritePolicy`] that predicts bursts.
+pub struct Predictor {
+    places: [Known; PLACES],
+    /// (frame + 1, place) of what was detached.
+    detached: [(u64, Place); DETACHED],
+    burst: Burst,
+}
+
+impl Default for Predictor {
+    fn default() -> Predictor {
+        Predictor {
+            places: [Known::default(); PLACES],
+            detached: [(0, Place::default()); DETACHED],
+            burst: Burst::default(),
+        }
+    }
+}
+
+impl Predictor {
+    fn known(&mut self, place: Place) -> &mut Known {
+        let hash = place.rip ^ place.rip >> 8 ^ place.caller ^ place.caller >> 8;
+        let known = &mut self.places[hash as usize % PLACES];
+        if known.place != place {
+            *known = Known { place, ..Known::default() };
+        }
+        known
+    }
+
+    fn learn(&mut self, place: Place, length: u32) {
+        let known = self.known(place);
+        let step = if length >= WORTH { 1 } else { -1 };
+        known.confidence = (known.confidence + step).clamp(-MAX_CONFIDENCE, MAX_CONFIDENCE);
+    }
+
+    fn detach(&mut self, gfn: u64, place: Place) -> Answer {
+        self.detached[gfn as usize % DETACHED] = (gfn + 1, place);
+        self.burst = Burst::default();
+        Answer::Detach
+    }
+}
+
+impl WritePolicy for Predictor {
+    fn answer(&mut self, write: &TableWrite) -> Answer {
+        let (place, gfn) = (write.place, write.gpa.gfn().raw());
+        if !write.reachable {
+            // Nobody will attach it for what is written now: most likely it is no table any more.
+            return Answer::Detach;
+        }
+        let Burst { place: last, gpa, length } = self.burst;
+        if write.soon && gpa / PAGE_SIZE == gfn && length != 0 {
+            self.burst.gpa = write.gpa.raw();
+            if gpa == write.gpa.raw() {
+                return Answer::Emulate;
+            }
+            let length = length + 1;
+            self.burst.length = length;
+            if length < BELIEF {
+                return Answer::Emulate;
+            }
+            let known = self.known(last);
+            if known.wait > 0 && length < LONG {
+                if length == BELIEF {
+                    known.wait -= 1;
+                }
+                return Answer::Emulate;
+            }
+            return self.detach(gfn, last);
+        }
+        if length != 0 && length < WORTH {
+            self.learn(last, length);
+        }
+        if self.known(place).confidence >= CONFIDENT {
+            return self.detach(gfn, place);
+        }
+        self.burst = Burst { place, gpa: write.gpa.raw(), length: 1 };
+        Answer::Emulate
+    }
+
+    fn attached(&mut self, gfn: Gfn, changed: u32) {
+        let (detached, place) = core::mem::take(&mut self.detached[gfn.raw() as usize % DETACHED]);
+        if detached != gfn.raw() + 1 {
+            return;
+        }
+        self.learn(place, changed);
+        let known = self.known(place);
+        if changed >= WORTH {
+            known.failures = 0;
+        } else {
+            known.failures = (known.failures + 1).min(MAX_FAILURES);
+            known.wait = 1 << known.failures;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(rip: u64) -> Place {
+        Place { rip, caller: 0 }
+    }
+
+    /// Writes of these places in turn to entries of frame 7: how many were answered by a detach. The table is used again
+    /// after `burst` writes.
+    fn writes(predictor: &mut Predictor, rips: &[u64], times: u32, soon: bool, burst: u32) -> usize {
+        let (mut detached, mut unseen) = (0, None::<u32>);
+        for n in 0..times {
+            for &rip in rips {
+                let used = n % burst == 0;
+                if used && let Some(changed) = unseen.take() {
+                    predictor.attached(Gfn::new(7), changed);
+                }
+                if let Some(changed) = &mut unseen {
+                    *changed += 1;
+                    continue;
+                }
+                let gpa = Gfn::new(7).entry(n as usize % 512);
+                let write = TableWrite { gpa, place: place(rip), reachable: true, soon: soon && !used };
+                if predictor.answer(&write) == Answer::Detach {
+                    detached += 1;
+                    unseen = Some(1);
+                }
+            }
+        }
+        if let Some(changed) = unseen {
+            predictor.attached(Gfn::new(7), changed);
+        }
+        detached
+    }
+
+    #[test]
+    fn bursts_detach_at_the_third_write_and_then_at_the_first() {
+        let mut predictor = Predictor::default();
+        assert_eq!(writes(&mut predictor, &[1], 2, true, 16), 0);
+        assert_eq!(writes(&mut predictor, &[1], 160, true, 16), 10);
+        let first = TableWrite { gpa: Gfn::new(9).entry(0), place: place(1), reachable: true, soon: false };
+        assert_eq!(predictor.answer(&first), Answer::Detach);
+    }
+
+    #[test]
+    fn lone_writes_in_a_row_are_emulated() {
+        assert_eq!(writes(&mut Predictor::default(), &[1], 1024, false, 1), 0);
+    }
+
+    #[test]
+    fn one_entry_written_again_and_again_is_no_burst() {
+        let mut predictor = Predictor::default();
+        for n in 0..1000 {
+            let write =
+                TableWrite { gpa: Gfn::new(7).entry(3), place: place(1), reachable: true, soon: n > 0 };
+            assert_eq!(predictor.answer(&write), Answer::Emulate);
+        }
+    }
+
+    #[test]
+    fn a_long_burst_detaches_whatever_was_learned() {
+        let mut predictor = Predictor::default();
+        for _ in 0..20 {
+            writes(&mut predictor, &[1], 3, true, 3);
+            predictor.attached(Gfn::new(7), 1);
+        }
+        assert_eq!(writes(&mut predictor, &[1], 100, true, 100), 1);
+    }
+
+    #[test]
+    fn pairs_of_writes_are_no_burst() {
+        let mut predictor = Predictor::default();
+        for n in 0..1000 {
+            let mut write = |rip, soon| {
+                let gpa = Gfn::new(7).entry(n % 512);
+                predictor.answer(&TableWrite { gpa, place: place(rip), reachable: true, soon })
+            };
+            assert_eq!([write(1, false), write(2, true)], [Answer::Emulate; 2]);
+        }
+    }
+
+    #[test]
+    fn what_was_a_burst_is_given_up_when_it_no_longer_is_one() {
+        let mut predictor = Predictor::default();
+        writes(&mut predictor, &[1], 200, true, 100);
+        let detached = writes(&mut predictor, &[1], 100, false, 1);
+        assert!(detached <= 2, "{detached}");
+    }
+
+    #[test]
+    fn one_function_called_from_two_places_is_two_places() {
+        let mut predictor = Predictor::default();
+        let mut write = |n, caller, soon| {
+            let place = Place { rip: 1, caller };
+            predictor.answer(&TableWrite { gpa: Gfn::new(7).entry(n), place, reachable: true, soon })
+        };
+        let bursts: [Answer; 3] = core::array::from_fn(|n| write(n, 5, n > 0));
+        assert_eq!(bursts, [Answer::Emulate, Answer::Emulate, Answer::Detach]);
+        predictor.attached(Gfn::new(7), 9);
+        let mut first = |caller| {
+            let place = Place { rip: 1, caller };
+            predictor.answer(&TableWrite { gpa: Gfn::new(7).entry(0), place, reachable: true, soon: false })
+        };
+        assert_eq!([first(6), first(5)], [Answer::Emulate, Answer::Detach]);
+    }
+}

@@ -1,0 +1,212 @@
+//! Roots that a vCPU may load by itself, without an exit.
+//!
+//! If the shadow of the root in guest frame X lies at host-physical X (an *identity root*), the value that the guest
+//! loads into CR3 is the right one for the real CR3, and reading CR3 back gives what was written. The guest frame gives
+//! way: it exchanges its place with the shadow frame ([`ShadowFrames::exchange`](crate::ShadowFrames::exchange)). The
+//! page moves back when it is zapped, so free shadow frames lie where they always lay.
+//!
+//! A loadable root is pinned, tracked, and built for the control bits that the vCPU has now. It is withdrawn as soon as
+//! one of these ends: when the control bits change, when a table becomes loose, before its frame is detached, revoked or
+//! zapped. The embedder finds that out by [`Mmu::roots_changed`] before the guest runs again, and must then tell the CPU
+//! which values still pass. What may be cached from a root that is withdrawn is flushed as for any page that something
+//! stops referring to (I5).
+
+use umbra_paging::{Gfn, Mode};
+
+use crate::pool::PageId;
+use crate::rmap::{List, Slot};
+use crate::role::{Role, Source};
+use crate::sabotage::Rule;
+use crate::{Backing, Env, Event, Mmu};
+
+/// After a frame has moved, so many of its mappings are made anew at once; the others when they are next used.
+const EAGER: usize = 4;
+
+impl<P> Mmu<P> {
+    /// Lets a vCPU load its current root by itself from now on, if that can be. Then the real CR3 must hold exactly
+    /// what the guest's does.
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn offer_root(&mut self, env: &mut impl Env, vcpu: usize) -> bool {
+        let Some(root) = self.identity_root(env, vcpu) else { return false };
+        let id = self.pool.id(root);
+        let Self { vcpus, pool, config, .. } = self;
+        let loadable = &mut vcpus[vcpu].loadable;
+        if loadable.contains(&id) {
+            return true;
+        }
+        if loadable.len() == config.loadable_roots {
+            return false;
+        }
+        loadable.push(id);
+        pool.pin(root);
+        true
+    }
+
+    /// The opposite of [`Mmu::offer_root`]: makes room for another root. Not for [`Mmu::roots_changed`] to tell.
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn withdraw_root(&mut self, vcpu: usize, root: Gfn) {
+        let before = self.roots_changed;
+        self.withdraw_from(vcpu, |gfn| gfn == root);
+        self.roots_changed = before;
+    }
+
+    /// Whether a vCPU may load the root in this guest frame by itself.
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn is_loadable(&self, vcpu: usize, root: Gfn) -> bool {
+        self.loadable(vcpu, root).is_some()
+    }
+
+    /// How many roots a vCPU may load by itself: as configured, or fewer if the pool is small.
+    pub fn loadable_roots(&self) -> usize {
+        self.config.loadable_roots
+    }
+
+    /// A number that changes whenever the MMU itself has withdrawn a root.
+    pub fn roots_changed(&self) -> u64 {
+        self.roots_changed
+    }
+
+    /// The vCPU has loaded one of its loadable roots by itself. Where there are several vCPUs, all are stopped, and what
+    /// each has loaded is told here, before another call that takes the MMU `&mut` may withdraw a root.
+    ///
+    /// # Panics
+    /// If it is not loadable, or there is no such vCPU.
+    pub fn switched(&mut self, vcpu: usize, root: Gfn) {
+        let new = self.loadable(vcpu, root).expect("the CPU loads only what it was offered");
+        let old = core::mem::replace(&mut self.vcpus[vcpu].root, new);
+        self.vcpus[vcpu].paging.root = root;
+        self.pool.pin(new.frame);
+        self.pool.unpin(old.frame);
+        self.pool.unreferenced(old.frame);
+    }
+
+    fn loadable(&self, vcpu: usize, root: Gfn) -> Option<PageId> {
+        let holds = |id: &&PageId| self.pool.source(id.frame).gfn == root;
+        self.vcpus[vcpu].loadable.iter().find(holds).copied()
+    }
+
+    /// Whether a vCPU runs on this page as its root.
+    pub(crate) fn is_current_root(&self, frame: u32) -> bool {
+        self.vcpus.iter().any(|vcpu| vcpu.root.frame == frame)
+    }
+
+    /// No vCPU may load a shadow of this frame any more.
+    pub(crate) fn withdraw_everywhere(&mut self, gfn: Gfn) {
+        if self.keeps(Rule::WithdrawBeforeDetach) {
+            (0..self.vcpus.len()).for_each(|vcpu| self.withdraw_from(vcpu, |root| root == gfn));
+        }
+    }
+
+    /// No vCPU may load any root by itself.
+    pub(crate) fn withdraw_all(&mut self) {
+        (0..self.vcpus.len()).for_each(|vcpu| self.withdraw_from(vcpu, |_| true));
+    }
+
+    pub(crate) fn withdraw_from(&mut self, vcpu: usize, which: impl Fn(Gfn) -> bool) {
+        let Self { vcpus, pool, roots_changed, .. } = self;
+        vcpus[vcpu].loadable.retain(|id| {
+            let keep = !which(pool.source(id.frame).gfn);
+            if !keep {
+                pool.unpin(id.frame);
+                pool.unreferenced(id.frame);
+                *roots_changed += 1;
+            }
+            keep
+        });
+    }
+
+    /// The vCPU's current root, if it lies, or now comes to lie, where the guest's CR3 points, and may be loaded.
+    fn identity_root(&mut self, env: &mut impl Env, vcpu: usize) -> Option<u32> {
+        let root = self.pool.frame_of(self.vcpus[vcpu].root)?;
+        let gfn = self.pool.source(root).gfn;
+        let plain = self.config.loadable_roots > 0 && self.vcpus[vcpu].paging.mode == Mode::Long4;
+        let followed = self.frames.is_tracked(gfn) && !self.has_loose_tables();
+        if !plain || !followed && self.keeps(Rule::OfferFollowed) {
+            return None;
+        }
+        if env.hpa(root).raw() == gfn.base().raw() {
+            return Some(root);
+        }
+        // Another vCPU that runs on it would walk what is about to become the guest's.
+        let shared = self.vcpus.iter().enumerate().any(|(n, other)| n != vcpu && other.root.frame == root);
+        if shared {
+            return None;
+        }
+        self.make_room(env, gfn);
+        let at_home = |backing| matches!(backing, Backing::Ram { hfn, .. } if hfn.raw() == gfn.raw());
+        (at_home(env.backing(gfn)) && self.exchange(env, root, gfn, true)).then_some(root)
+    }
+
+    /// Moves the shadow of another role back that lies in the place of its guest frame, if nothing uses it.
+    fn make_room(&mut self, env: &mut impl Env, gfn: Gfn) {
+        let moved = self.shadows(gfn).find(|&frame| self.pool.is_moved(frame) && !self.pool.is_pinned(frame));
+        if let Some(frame) = moved {
+            self.exchange(env, frame, gfn, false);
+        }
+    }
+
+    /// Moves a page that is about to be zapped back to where its frame lay.
+    pub(crate) fn move_home(&mut self, env: &mut impl Env, frame: u32, source: Source) {
+        if self.pool.is_moved(frame) {
+            let back = self.exchange(env, frame, source.gfn, false);
+            assert!(back, "what was exchanged can be exchanged again");
+        }
+    }
+
+    /// Moves the shadows of a frame back that are roots in use: what is behind it is about to change.
+    pub(crate) fn move_roots_home(&mut self, env: &mut impl Env, gfn: Gfn) {
+        loop {
+            let moved = self.shadows(gfn).find(|&frame| self.pool.is_moved(frame));
+            let Some(frame) = moved.filter(|_| self.keeps(Rule::HomeBeforeRevoke)) else { return };
+            self.move_home(env, frame, self.pool.source(frame));
+            self.roots_changed += 1;
+        }
+    }
+
+    /// Exchanges the places of a guest frame and of a shadow page of it.
+    fn exchange(&mut self, env: &mut impl Env, frame: u32, gfn: Gfn, away: bool) -> bool {
+        let list = List::Gfn(gfn.raw() as u32);
+        let mut mappings = [None; EAGER];
+        let mut next = self.rmap.head(list).first();
+        for mapping in &mut mappings {
+            *mapping = next;
+            next = next.and_then(|slot| self.rmap.next(slot));
+        }
+        if self.keeps(Rule::UnmapBeforeExchange) {
+            self.look_all(env, list);
+            self.look_all(env, List::Region((gfn.raw() / crate::frames::REGION) as u32));
+        }
+        // Roots in use, or loaded a while ago, may be cached by themselves.
+        if self.keeps(Rule::FlushBeforeExchange) {
+            self.flush(env);
+        }
+        if !env.exchange(frame, gfn) {
+            return false;
+        }
+        self.pool.set_moved(frame, away);
+        match away {
+            true => self.frames.is_in_pieces(gfn),
+            false => self.frames.forget_backing(gfn),
+        }
+        self.happened(env, Event::RootMoved(gfn));
+        for slot in mappings.into_iter().flatten() {
+            self.map_again(env, slot);
+        }
+        true
+    }
+
+    /// Makes an entry anew that was Mapped just now, if nothing has to be built for it.
+    fn map_again(&mut self, env: &mut impl Env, slot: Slot) {
+        let source = self.pool.source(slot.frame());
+        let detached = matches!(source.role, Role::Guest { .. }) && !self.frames.is_tracked(source.gfn);
+        if !detached {
+            self.refresh(env, slot).pay(self, env);
+        }
+    }
+}

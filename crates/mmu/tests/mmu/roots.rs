@@ -1,0 +1,230 @@
+//! Roots that a vCPU loads without an exit: what the MMU offers, what it withdraws, and where the frames lie.
+
+use crate::common::*;
+use umbra_mmu::{Config, FilterPolicy, Mmu};
+use umbra_paging::{Access, Gfn, Gva, Mode, Paging};
+
+const READ: Access = Access::user_read();
+
+/// Roots in frames 1 and 10 that share everything below, page tables in 4 and 5. Frame 9 is data, and mapped.
+fn start(loadable_roots: usize) -> (Machine, Mmu) {
+    let mut machine = Machine::identical(2048, 64);
+    machine.chain();
+    machine.poke(10, 0, 2 << 12 | P | W | U | A);
+    machine.poke(3, 1, 5 << 12 | P | W | U | A);
+    machine.poke(4, 0, 0x9000 | P | W | U | A | D);
+    machine.poke(4, 1, 0x1000 | P | W | U | A | D);
+    machine.poke(5, 0, 0xa000 | P | W | U | A | D);
+    let config = Config { loadable_roots, filter: FilterPolicy::Auto, ..config() };
+    let mut mmu = Mmu::new(config, &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    (machine, mmu)
+}
+
+fn offer(machine: &mut Machine, mmu: &mut Mmu) -> bool {
+    let offered = mmu.offer_root(machine, 0);
+    mmu.audit(machine).unwrap();
+    offered
+}
+
+#[test]
+fn an_offered_root_lies_where_the_guests_cr3_points() {
+    let (mut machine, mut mmu) = start(2);
+    settle(&mut machine, &mut mmu, 0x1000, READ);
+    assert_ne!(mmu.root(&machine, 0).hpa.raw(), 0x1000);
+    assert!(offer(&mut machine, &mut mmu) && offer(&mut machine, &mut mmu));
+    assert_eq!(mmu.root(&machine, 0).hpa.raw(), 0x1000);
+    assert_eq!(mmu.counters().roots_moved, 1);
+    // What mapped the guest's frame follows it; a tracked table is never writable.
+    settle(&mut machine, &mut mmu, 0x1000, READ);
+    assert_eq!(hardware(&machine, &mmu, 0x1000), Seen::Page { gfn: 1, user: true, write: false });
+    // The guest's store to its root, wherever that lies now.
+    store(&mut machine, &mut mmu, 1, 5, 2 << 12 | P | W | U | A);
+    settle(&mut machine, &mut mmu, 5 << 39, READ);
+}
+
+#[test]
+fn the_guest_switches_between_two_roots() {
+    let (mut machine, mut mmu) = start(2);
+    assert!(offer(&mut machine, &mut mmu));
+    mmu.load_paging(&mut machine, 0, paging(10));
+    assert!(offer(&mut machine, &mut mmu));
+    let before = mmu.counters();
+    for root in [1, 10, 1, 1, 10] {
+        mmu.switched(0, Gfn::new(root));
+        mmu.audit(&machine).unwrap();
+        assert_eq!(mmu.root(&machine, 0).hpa.raw(), root << 12);
+        assert_eq!(mmu.paging(0).root, Gfn::new(root));
+        settle(&mut machine, &mut mmu, 0, READ);
+    }
+    assert_eq!((mmu.counters().built, mmu.counters().flushes), (before.built + 3, before.flushes + 3));
+}
+
+#[test]
+#[should_panic(expected = "the CPU loads only what it was offered")]
+fn a_root_that_was_not_offered_is_not_switched_to() {
+    let (mut machine, mut mmu) = start(2);
+    assert!(offer(&mut machine, &mut mmu));
+    mmu.switched(0, Gfn::new(10));
+}
+
+#[test]
+fn there_is_room_for_so_many() {
+    for room in 0..2 {
+        let (mut machine, mut mmu) = start(room);
+        assert_eq!(offer(&mut machine, &mut mmu), room > 0);
+        mmu.load_paging(&mut machine, 0, paging(10));
+        assert!(!offer(&mut machine, &mut mmu));
+        let before = mmu.roots_changed();
+        mmu.withdraw_root(0, Gfn::new(1));
+        assert_eq!(mmu.roots_changed(), before, "the embedder knows");
+        assert_eq!(offer(&mut machine, &mut mmu), room > 0);
+        assert_eq!((mmu.is_loadable(0, Gfn::new(1)), mmu.is_loadable(0, Gfn::new(10))), (false, room > 0));
+    }
+}
+
+/// What happens to the root in frame 1, which is loadable, while the guest runs on 10 or on 1: whether it stays so.
+fn after(current: u64, event: impl FnOnce(&mut Machine, &mut Mmu)) -> bool {
+    let (mut machine, mut mmu) = start(2);
+    assert!(offer(&mut machine, &mut mmu));
+    mmu.load_paging(&mut machine, 0, paging(current));
+    settle(&mut machine, &mut mmu, 0x1000, READ);
+    let before = mmu.roots_changed();
+    event(&mut machine, &mut mmu);
+    mmu.audit(&machine).unwrap();
+    let stays = mmu.is_loadable(0, Gfn::new(1));
+    assert!(stays || mmu.roots_changed() != before, "the embedder does not hear of it");
+    if stays {
+        mmu.switched(0, Gfn::new(1));
+        settle(&mut machine, &mut mmu, 0, READ);
+    }
+    stays
+}
+
+#[test]
+fn a_root_is_withdrawn_as_soon_as_it_is_not_what_the_guest_would_load() {
+    for current in [1, 10] {
+        for change in [
+            Paging { wp: false, ..paging(current) },
+            Paging { nxe: false, ..paging(current) },
+            Paging { smep: true, ..paging(current) },
+            Paging { smap: true, ..paging(current) },
+            Paging { mode: Mode::Off, ..paging(current) },
+        ] {
+            assert!(
+                !after(current, |machine, mmu| {
+                    mmu.load_paging(machine, 0, change);
+                }),
+                "{change:?}"
+            );
+        }
+        assert!(!after(current, |machine, mmu| mmu.revoke(machine, Gfn::new(1)..Gfn::new(2))));
+        // Any loose table: its writes are seen at a flush of the guest only, which must exit.
+        assert!(!after(current, |machine, mmu| mmu.release(machine, Gfn::new(2))));
+        let pge = Paging { pge: true, ..paging(current) };
+        assert!(after(current, |machine, mmu| {
+            mmu.load_paging(machine, 0, pge);
+        }));
+        assert!(after(current, |machine, mmu| mmu.zap_all(machine)), "roots in use stay");
+        assert!(after(current, |machine, mmu| mmu.flush_guest(machine)));
+        assert!(after(current, |machine, mmu| store(machine, mmu, 1, 7, 2 << 12 | P | A)));
+    }
+}
+
+/// A freed root is used as data: its writes are seen as long as it is loadable, then it is detached.
+#[test]
+fn a_freed_root_is_withdrawn_before_it_is_written_freely() {
+    let (mut machine, mut mmu) = start(2);
+    assert!(offer(&mut machine, &mut mmu));
+    mmu.load_paging(&mut machine, 0, paging(10));
+    settle(&mut machine, &mut mmu, 0x1000, READ);
+    let before = mmu.roots_changed();
+    let mut exits = 0;
+    while !matches!(hardware(&machine, &mmu, 0x1000), Seen::Page { gfn: 1, write: true, .. }) {
+        assert!(mmu.is_loadable(0, Gfn::new(1)), "protected without a reason");
+        for _ in 0..3 {
+            mmu.page_fault(
+                &mut machine,
+                0,
+                Gva::new(0x1000 + 8 * exits),
+                user_write(),
+                &umbra_mmu::Origin { soon: exits > 0, ..umbra_mmu::Origin::at(Gva::new(0x7000)) },
+            );
+            mmu.audit(&machine).unwrap();
+            exits += 1;
+        }
+        assert!(exits < 16);
+    }
+    assert!(!mmu.is_loadable(0, Gfn::new(1)) && mmu.roots_changed() != before);
+}
+
+#[test]
+fn the_frame_of_a_revoked_root_lies_where_it_lay() {
+    let (mut machine, mut mmu) = start(2);
+    assert!(offer(&mut machine, &mut mmu));
+    mmu.revoke(&mut machine, Gfn::new(1)..Gfn::new(2));
+    mmu.audit(&machine).unwrap();
+    assert_ne!(mmu.root(&machine, 0).hpa.raw(), 0x1000, "the root in use has moved away");
+    settle(&mut machine, &mut mmu, 0, READ);
+    assert!(offer(&mut machine, &mut mmu), "and can come back");
+}
+
+#[test]
+fn no_root_is_offered_while_a_table_is_loose() {
+    let (mut machine, mut mmu) = start(2);
+    settle(&mut machine, &mut mmu, 0, READ);
+    mmu.release(&mut machine, Gfn::new(4));
+    assert!(mmu.has_loose_tables() && !offer(&mut machine, &mut mmu));
+    mmu.flush_guest(&mut machine);
+    assert!(offer(&mut machine, &mut mmu));
+    #[cfg(feature = "sabotage")]
+    {
+        let (mut machine, mut mmu) = start(2);
+        settle(&mut machine, &mut mmu, 0, READ);
+        mmu.break_rule(umbra_mmu::Rule::OfferFollowed);
+        mmu.release(&mut machine, Gfn::new(4));
+        assert!(mmu.offer_root(&mut machine, 0));
+        let violation = mmu.audit(&machine).unwrap_err();
+        assert_eq!(violation.invariant, umbra_mmu::Invariant::NeverStale, "{violation}");
+    }
+}
+
+/// A root in a frame that lies elsewhere, or in none, cannot be where the guest's CR3 points.
+#[test]
+fn roots_elsewhere_are_not_offered() {
+    let (mut machine, mut mmu) = start(2);
+    mmu.revoke(&mut machine, Gfn::new(77)..Gfn::new(78));
+    machine.holes.push(77);
+    for root in [77, 5000] {
+        mmu.load_paging(&mut machine, 0, paging(root));
+        assert!(!offer(&mut machine, &mut mmu));
+    }
+    mmu.load_paging(&mut machine, 0, Paging { mode: Mode::Off, ..paging(1) });
+    assert!(!offer(&mut machine, &mut mmu));
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    let mut mmu = Mmu::new(Config { loadable_roots: 2, ..config() }, &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    assert!(!offer(&mut machine, &mut mmu), "guest frame 1 lies in another host frame");
+}
+
+/// What the CPUs have cached of a frame, and of the shadow page that takes its place, is flushed before they change
+/// places: the flushes up to then, from when nothing maps the frame any more.
+fn flushes_before_a_move(mut machine: Machine, mut mmu: Mmu) -> u64 {
+    settle(&mut machine, &mut mmu, 0x1000, READ);
+    machine.flushes = 0;
+    assert!(mmu.offer_root(&mut machine, 0));
+    machine.flushes_at_exchange.expect("the root has moved")
+}
+
+#[test]
+fn a_frame_moves_after_a_flush() {
+    let (machine, mmu) = start(2);
+    assert!(flushes_before_a_move(machine, mmu) > 0);
+    #[cfg(feature = "sabotage")]
+    {
+        let (machine, mut mmu) = start(2);
+        mmu.break_rule(umbra_mmu::Rule::FlushBeforeExchange);
+        assert_eq!(flushes_before_a_move(machine, mmu), 0);
+    }
+}
