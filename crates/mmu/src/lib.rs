@@ -74,6 +74,7 @@ mod rmap;
 mod role;
 mod roots;
 mod sabotage;
+mod space;
 mod switch;
 mod zap;
 
@@ -104,6 +105,7 @@ use crate::frames::Frames;
 use crate::pool::{PageId, Pool};
 use crate::quick::Shortcuts;
 use crate::rmap::{List, Rmap, Slot};
+use crate::space::Idle;
 
 /// One guest's shadow MMU.
 ///
@@ -121,6 +123,7 @@ pub struct Mmu<P = Predictor> {
     choice: Choice,
     detaches: Detaches,
     shortcuts: Shortcuts,
+    idle: Idle,
     /// Changes of references between shadow pages so far.
     links: u64,
     ahead: Ahead,

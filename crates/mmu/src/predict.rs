@@ -27,9 +27,10 @@ const BELIEF: u32 = 3;
 const CONFIDENT: i8 = 1;
 const MAX_CONFIDENCE: i8 = 2;
 /// A trial is put off for at most 2 to this power bursts.
-const MAX_FAILURES: u8 = 4;
-/// But a burst that has become so long is one.
+const MAX_FAILURES: u8 = 10;
+/// But a burst that has become so long is one; twice as long after each of the first detaches in a row that did not pay.
 const LONG: u32 = 8;
+const MAX_LONGER: u8 = 4;
 
 /// What is known of one place.
 #[derive(Clone, Copy, Default)]
@@ -73,7 +74,7 @@ impl Default for Predictor {
 
 impl Predictor {
     fn known(&mut self, place: Place) -> &mut Known {
-        let hash = place.rip ^ place.rip >> 8 ^ place.caller ^ place.caller >> 8;
+        let hash = place.rip ^ place.rip >> 8 ^ place.callers ^ place.callers >> 8 ^ place.callers >> 32;
         let known = &mut self.places[hash as usize % PLACES];
         if known.place != place {
             *known = Known { place, ..Known::default() };
@@ -101,6 +102,15 @@ impl WritePolicy for Predictor {
             // Nobody will attach it for what is written now: most likely it is no table any more.
             return Answer::Detach;
         }
+        if write.idle {
+            // Another place than the same one in the address space in use.
+            let place = Place { callers: !place.callers, ..place };
+            let known = self.known(place);
+            if known.wait == 0 {
+                return self.detach(gfn, place);
+            }
+            known.wait -= 1;
+        }
         let Burst { place: last, gpa, length } = self.burst;
         if write.soon && gpa / PAGE_SIZE == gfn && length != 0 {
             self.burst.gpa = write.gpa.raw();
@@ -113,7 +123,7 @@ impl WritePolicy for Predictor {
                 return Answer::Emulate;
             }
             let known = self.known(last);
-            if known.wait > 0 && length < LONG {
+            if known.wait > 0 && length < LONG << known.failures.min(MAX_LONGER) {
                 if length == BELIEF {
                     known.wait -= 1;
                 }
@@ -152,7 +162,7 @@ mod tests {
     use super::*;
 
     fn place(rip: u64) -> Place {
-        Place { rip, caller: 0 }
+        Place { rip, callers: 0 }
     }
 
     /// Writes of these places in turn to entries of frame 7: how many were answered by a detach. The table is used again
@@ -170,7 +180,7 @@ mod tests {
                     continue;
                 }
                 let gpa = Gfn::new(7).entry(n as usize % 512);
-                let write = TableWrite { gpa, place: place(rip), reachable: true, soon: soon && !used };
+                let write = TableWrite { gpa, place: place(rip), reachable: true, idle: false, soon: soon && !used };
                 if predictor.answer(&write) == Answer::Detach {
                     detached += 1;
                     unseen = Some(1);
@@ -188,7 +198,7 @@ mod tests {
         let mut predictor = Predictor::default();
         assert_eq!(writes(&mut predictor, &[1], 2, true, 16), 0);
         assert_eq!(writes(&mut predictor, &[1], 160, true, 16), 10);
-        let first = TableWrite { gpa: Gfn::new(9).entry(0), place: place(1), reachable: true, soon: false };
+        let first = TableWrite { gpa: Gfn::new(9).entry(0), place: place(1), reachable: true, idle: false, soon: false };
         assert_eq!(predictor.answer(&first), Answer::Detach);
     }
 
@@ -202,7 +212,7 @@ mod tests {
         let mut predictor = Predictor::default();
         for n in 0..1000 {
             let write =
-                TableWrite { gpa: Gfn::new(7).entry(3), place: place(1), reachable: true, soon: n > 0 };
+                TableWrite { gpa: Gfn::new(7).entry(3), place: place(1), reachable: true, idle: false, soon: n > 0 };
             assert_eq!(predictor.answer(&write), Answer::Emulate);
         }
     }
@@ -214,7 +224,7 @@ mod tests {
             writes(&mut predictor, &[1], 3, true, 3);
             predictor.attached(Gfn::new(7), 1);
         }
-        assert_eq!(writes(&mut predictor, &[1], 100, true, 100), 1);
+        assert_eq!(writes(&mut predictor, &[1], 200, true, 200), 1);
     }
 
     #[test]
@@ -223,7 +233,7 @@ mod tests {
         for n in 0..1000 {
             let mut write = |rip, soon| {
                 let gpa = Gfn::new(7).entry(n % 512);
-                predictor.answer(&TableWrite { gpa, place: place(rip), reachable: true, soon })
+                predictor.answer(&TableWrite { gpa, place: place(rip), reachable: true, idle: false, soon })
             };
             assert_eq!([write(1, false), write(2, true)], [Answer::Emulate; 2]);
         }
@@ -241,15 +251,15 @@ mod tests {
     fn one_function_called_from_two_places_is_two_places() {
         let mut predictor = Predictor::default();
         let mut write = |n, caller, soon| {
-            let place = Place { rip: 1, caller };
-            predictor.answer(&TableWrite { gpa: Gfn::new(7).entry(n), place, reachable: true, soon })
+            let place = Place { rip: 1, callers: caller };
+            predictor.answer(&TableWrite { gpa: Gfn::new(7).entry(n), place, reachable: true, idle: false, soon })
         };
         let bursts: [Answer; 3] = core::array::from_fn(|n| write(n, 5, n > 0));
         assert_eq!(bursts, [Answer::Emulate, Answer::Emulate, Answer::Detach]);
         predictor.attached(Gfn::new(7), 9);
         let mut first = |caller| {
-            let place = Place { rip: 1, caller };
-            predictor.answer(&TableWrite { gpa: Gfn::new(7).entry(0), place, reachable: true, soon: false })
+            let place = Place { rip: 1, callers: caller };
+            predictor.answer(&TableWrite { gpa: Gfn::new(7).entry(0), place, reachable: true, idle: false, soon: false })
         };
         assert_eq!([first(6), first(5)], [Answer::Emulate, Answer::Detach]);
     }

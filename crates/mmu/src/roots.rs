@@ -17,6 +17,7 @@ use crate::quick::Shortcuts;
 use crate::rmap::{Rmap, Slot};
 use crate::role::{Role, Source};
 use crate::sabotage::Rule;
+use crate::space::Idle;
 use crate::{Config, ConfigError, Counters, Env, MIN_FRAMES_PER_VCPU, Mmu, Root, RootFormat, Vcpu};
 
 impl Mmu {
@@ -55,6 +56,7 @@ impl<P: WritePolicy> Mmu<P> {
             choice: Choice::new(config.filter),
             detaches: Detaches::default(),
             shortcuts: Shortcuts::default(),
+            idle: Idle::default(),
             links: 0,
             ahead: Ahead::default(),
             roots_changed: 0,
