@@ -6,11 +6,15 @@
 //! | when | call |
 //! |---|---|
 //! | CR0, CR3, CR4 or EFER of the guest change | [`Mmu::load_paging`] |
-//! | before the guest runs | [`Mmu::root`], for the real CR3 |
+//! | before the guest runs | [`Mmu::root`], for the real CR3; [`Mmu::has_loose_tables`], for what has to exit |
 //! | #PF exit | [`Mmu::page_fault`] |
 //! | an instruction is emulated | [`Mmu::translate`] for its accesses, [`Mmu::write_guest`] for its writes |
+//! | a write to a table cannot be emulated | [`Mmu::release`] |
 //! | INVLPG exit; other flushes of the guest | [`Mmu::invlpg`]; [`Mmu::flush_guest`] |
 //! | before the gpa->hpa map changes | [`Mmu::revoke`] |
+//! | the guest may load its current root by itself from now on | [`Mmu::offer_root`] |
+//! | it has done so | [`Mmu::switched`], before any other call |
+//! | before the guest runs, if it may load roots | [`Mmu::roots_changed`]: whether some may not be loaded any more |
 //!
 //! What the real CPU must be set to while the guest runs: CR0.PG, CR0.WP and CR4.PAE set; EFER.NXE, CR4.SMEP,
 //! CR4.SMAP and CR4.PGE equal to the guest's (SMEP and SMAP clear while the guest's paging is off); EFER.LMA
