@@ -1,7 +1,8 @@
 //! Building shadow pages: protect the guest's table, flush, read it, fill the shadow.
 
-use umbra_paging::{ENTRIES, Gfn, GuestEntry, Level, bits};
+use umbra_paging::{ENTRIES, Gfn, GuestEntry, Level};
 
+use crate::copies::{GROUP, has_present};
 use crate::derive::Target;
 use crate::entry::ShadowEntry;
 use crate::frames::REGION;
@@ -50,6 +51,7 @@ impl<P> Mmu<P> {
     /// among the newest.
     fn build(&mut self, env: &mut impl Env, source: Source) -> u32 {
         let frame = self.allocate(env, source);
+        self.rmap.open(frame);
         // Listed before it is filled: a table that maps itself must find itself tracked.
         let newly_tracked = self.frames.insert(&mut self.pool, source, frame);
         let seen = self.is_seen(env, source);
@@ -82,21 +84,17 @@ impl<P> Mmu<P> {
             return (owed, changed);
         }
         let mut table = self.table.take().expect("a page is filled while no other is");
-        env.read_table(source.gfn, &mut table);
-        let copy = if self.pool.is_copied(frame) { self.copies.of(frame) } else { None };
-        for (group, all) in table.as_chunks::<8>().0.iter().enumerate() {
-            let first = group * 8;
-            let wanted = copy.map_or(u8::MAX, |copy| self.copies.changed(copy, group, all));
-            if wanted == 0 {
-                continue;
-            }
-            // What guests leave empty is skipped by eights.
-            let empty = all.iter().fold(0, |all, entry| all | entry) & bits::P == 0;
-            if empty && !self.pool.is_busy(frame, group) {
-                continue;
-            }
+        env.read_table(source.gfn, table.as_flattened_mut().try_into().expect("it is a table"));
+        let copy = self.pool.copy(frame);
+        // What guests leave empty is skipped by eights, and so is what has not changed.
+        let mut left = self.copies.changed(copy, &table, self.pool.busy(frame));
+        while left != 0 {
+            let group = left.trailing_zeros() as usize;
+            left &= left - 1;
+            let (all, first) = (&table[group], group * GROUP);
+            let wanted = self.copies.changed_in(copy, group, all);
             let shadow = env.read_shadow_entries(frame, first);
-            for n in (0..8).filter(|n| wanted & 1 << n != 0) {
+            for n in (0..GROUP).filter(|n| wanted & 1 << n != 0) {
                 let (guest, old) = (GuestEntry::new(all[n]), ShadowEntry::new(shadow[n]));
                 let plain = self.plain(env, source.role, guest);
                 let slot = Slot::new(frame, first + n);
@@ -109,7 +107,7 @@ impl<P> Mmu<P> {
                     _ => owed = owed.and(self.fill_entry(env, slot, &mut changed)),
                 }
             }
-            if empty {
+            if !has_present(all) {
                 self.pool.set_busy(frame, group, false);
             }
             if let Some(copy) = copy {

@@ -5,83 +5,104 @@
 //! shadow entry: what else it depends on (tracking, backing, the page that it links) stores there when it changes. A copy is
 //! never needed; a few pages have one.
 
-use alloc::vec;
 use alloc::vec::Vec;
 
-use umbra_paging::ENTRIES;
+use umbra_paging::{ENTRIES, bits};
 
 /// Pages that can have a copy.
 const COPIES: usize = 32;
+/// Entries that are looked at together.
+pub(crate) const GROUP: usize = 8;
 const NONE: u32 = u32::MAX;
 
+/// A guest table by groups of entries.
+pub(crate) type Table = [[u64; GROUP]; ENTRIES / GROUP];
+
+struct Copy {
+    /// The shadow page that it belongs to.
+    owner: u32,
+    /// A bit for each group: set while the copy tells what their shadows were made from.
+    valid: u64,
+    table: Table,
+}
+
 pub(crate) struct Copies {
-    /// The shadow page of each copy.
-    owners: [u32; COPIES],
-    /// A bit for each eight entries: set while the copy tells what their shadows were made from.
-    valid: [u64; COPIES],
-    entries: Vec<[u64; ENTRIES]>,
+    copies: Vec<Copy>,
     /// The copy that is given away next.
-    next: usize,
+    next: u8,
 }
 
 impl Copies {
     pub(crate) fn new() -> Copies {
-        Copies { owners: [NONE; COPIES], valid: [0; COPIES], entries: vec![[0; ENTRIES]; COPIES], next: 0 }
+        let copy = || Copy { owner: NONE, valid: 0, table: [[0; GROUP]; ENTRIES / GROUP] };
+        Copies { copies: (0..COPIES).map(|_| copy()).collect(), next: 0 }
     }
 
     /// The bytes that this takes.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&*self.entries)
+        size_of_val(&*self.copies)
     }
 
-    /// The copy of a page's table, if it has one.
-    pub(crate) fn of(&self, frame: u32) -> Option<usize> {
-        self.owners.iter().position(|&owner| owner == frame)
-    }
-
-    /// Gives the page a copy, if it has none; it tells nothing yet. The page that had it before is named.
-    pub(crate) fn give(&mut self, frame: u32) -> Option<u32> {
-        if self.of(frame).is_some() {
-            return None;
-        }
+    /// Gives a page a copy, which tells nothing yet; says which, and what page had it before.
+    pub(crate) fn give(&mut self, frame: u32) -> (u8, Option<u32>) {
         let at = self.next;
-        self.next = (at + 1) % COPIES;
-        self.valid[at] = 0;
-        let before = core::mem::replace(&mut self.owners[at], frame);
-        (before != NONE).then_some(before)
+        self.next = (at + 1) % COPIES as u8;
+        let copy = &mut self.copies[usize::from(at)];
+        copy.valid = 0;
+        let before = core::mem::replace(&mut copy.owner, frame);
+        (at, (before != NONE).then_some(before))
     }
 
-    /// The page is gone, or loses its copy.
-    pub(crate) fn take(&mut self, frame: u32) {
-        if let Some(at) = self.of(frame) {
-            self.owners[at] = NONE;
+    /// The page that has this copy is gone.
+    pub(crate) fn take(&mut self, copy: u8) {
+        self.copies[usize::from(copy)].owner = NONE;
+    }
+
+    /// Notes that a shadow entry of this group was stored.
+    pub(crate) fn stored(&mut self, copy: u8, group: usize) {
+        self.copies[usize::from(copy)].valid &= !(1 << group);
+    }
+
+    /// The groups of a table to look at: those that have changed since they were copied, and are `busy` or have entries that
+    /// are present.
+    pub(crate) fn changed(&self, copy: Option<u8>, table: &Table, busy: u64) -> u64 {
+        let (valid, known) = match copy {
+            Some(copy) => {
+                let Copy { valid, table, .. } = &self.copies[usize::from(copy)];
+                (*valid, table)
+            }
+            None => (0, table),
+        };
+        let (mut changed, mut bit) = (0, 1u64);
+        for (now, known) in table.iter().zip(known) {
+            let same = valid & bit != 0 && now.iter().zip(known).fold(0, |all, (a, b)| all | (a ^ b)) == 0;
+            if !same && (busy & bit != 0 || has_present(now)) {
+                changed |= bit;
+            }
+            bit = bit.wrapping_shl(1);
+        }
+        changed
+    }
+
+    /// Which entries of a group are not those that their shadows were made from: a bit for each.
+    pub(crate) fn changed_in(&self, copy: Option<u8>, group: usize, now: &[u64; GROUP]) -> u8 {
+        match copy.map(|copy| &self.copies[usize::from(copy)]) {
+            Some(Copy { valid, table, .. }) if valid & 1 << group != 0 => {
+                (0..GROUP).fold(0, |all, n| all | u8::from(table[group][n] != now[n]) << n)
+            }
+            _ => u8::MAX,
         }
     }
 
-    /// Notes that a shadow entry of the page was stored.
-    pub(crate) fn stored(&mut self, frame: u32, group: usize) {
-        if let Some(at) = self.of(frame) {
-            self.valid[at] &= !(1 << group);
-        }
+    /// Notes what the shadows of a group were made from just now.
+    pub(crate) fn note(&mut self, copy: u8, group: usize, now: &[u64; GROUP]) {
+        let copy = &mut self.copies[usize::from(copy)];
+        copy.table[group] = *now;
+        copy.valid |= 1 << group;
     }
+}
 
-    /// Which of the guest's entries `8 * group..` are not those that their shadows were made from: a bit for each.
-    #[inline]
-    pub(crate) fn changed(&self, copy: usize, group: usize, guest: &[u64; 8]) -> u8 {
-        if self.valid[copy] & 1 << group == 0 {
-            return u8::MAX;
-        }
-        let known = &self.entries[copy].as_chunks::<8>().0[group];
-        // Most groups have not changed: without a branch for each entry.
-        if known.iter().zip(guest).fold(0, |all, (known, guest)| all | (known ^ guest)) == 0 {
-            return 0;
-        }
-        (0..8).fold(0, |all, n| all | u8::from(known[n] != guest[n]) << n)
-    }
-
-    /// Notes what the shadows of the entries `8 * group..` were made from just now.
-    pub(crate) fn note(&mut self, copy: usize, group: usize, guest: &[u64; 8]) {
-        self.entries[copy].as_chunks_mut::<8>().0[group] = *guest;
-        self.valid[copy] |= 1 << group;
-    }
+/// Whether any of these guest entries is present.
+pub(crate) fn has_present(group: &[u64; GROUP]) -> bool {
+    group.iter().fold(0, |all, entry| all | entry) & bits::P != 0
 }

@@ -2,6 +2,7 @@
 
 use umbra_paging::{ENTRIES, Gfn, GuestEntry, Hfn, Level, Rights, bits};
 
+use crate::copies::GROUP;
 use crate::entry::{Held, ShadowEntry};
 use crate::frames::{REGION, RegionBacking};
 use crate::rmap::{List, Slot};
@@ -262,26 +263,45 @@ impl<P> Mmu<P> {
 
     /// Takes all entries of a page, which are about to go, out of their lists.
     pub(crate) fn unlist_all(&mut self, env: &impl Env, frame: u32) {
-        for group in 0..ENTRIES / 8 {
-            if !self.pool.is_busy(frame, group) {
-                continue;
-            }
-            for index in group * 8..group * 8 + 8 {
-                let slot = Slot::new(frame, index);
-                if self.is_mapped(self.read(env, slot)) {
-                    if let Some(child) = self.child(env, slot) {
-                        self.pool.unreferenced(child);
-                    }
-                    self.rmap.remove(slot);
+        let mut groups = self.pool.busy(frame);
+        while let Some((group, mapped)) = self.next_of(env, frame, &mut groups, |entry| self.is_mapped(entry))
+        {
+            for slot in slots(frame, group, mapped) {
+                if let Some(child) = self.child(env, slot) {
+                    self.pool.unreferenced(child);
                 }
+                self.rmap.remove(slot);
             }
         }
     }
 
+    /// The next of these groups of a page in which some entries are as wanted, and a bit for each of those. What was looked
+    /// at leaves `groups`.
+    #[inline]
+    pub(crate) fn next_of(
+        &self,
+        env: &impl Env,
+        frame: u32,
+        groups: &mut u64,
+        wanted: impl Fn(ShadowEntry) -> bool,
+    ) -> Option<(usize, u8)> {
+        while *groups != 0 {
+            let group = groups.trailing_zeros() as usize;
+            *groups &= *groups - 1;
+            let entries = env.read_shadow_entries(frame, group * GROUP);
+            let found =
+                (0..GROUP).fold(0, |all, n| all | u8::from(wanted(ShadowEntry::new(entries[n]))) << n);
+            if found != 0 {
+                return Some((group, found));
+            }
+        }
+        None
+    }
+
     pub(crate) fn forget_copy(&mut self, frame: u32) {
-        if self.pool.is_copied(frame) {
-            self.copies.take(frame);
-            self.pool.set_copied(frame, false);
+        if let Some(copy) = self.pool.copy(frame) {
+            self.copies.take(copy);
+            self.pool.set_copy(frame, None);
         }
     }
 
@@ -291,4 +311,9 @@ impl<P> Mmu<P> {
         let OwedFlush(owed) = self.set(env, slot, entry, None);
         debug_assert!(!owed, "a Pending entry is no large page");
     }
+}
+
+/// The entries of a group for which there is a bit.
+pub(crate) fn slots(frame: u32, group: usize, bits: u8) -> impl Iterator<Item = Slot> {
+    (0..GROUP).filter(move |n| bits & 1 << n != 0).map(move |n| Slot::new(frame, group * GROUP + n))
 }

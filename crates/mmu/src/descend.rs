@@ -7,10 +7,9 @@
 
 use umbra_paging::{ENTRIES, Level};
 
-use crate::derive::Target;
-use crate::entry::State;
+use crate::copies::GROUP;
+use crate::derive::{Target, slots};
 use crate::policy::WritePolicy;
-use crate::rmap::Slot;
 use crate::role::Role;
 use crate::{Env, Mmu};
 
@@ -33,28 +32,30 @@ impl<P: WritePolicy> Mmu<P> {
     /// False if there is no more to be done.
     fn link_below(&mut self, env: &mut impl Env, frame: u32, entries: usize, left: &mut u32) -> bool {
         let page = self.pool.id(frame);
-        for index in 0..entries {
-            let slot = Slot::new(frame, index);
-            if !self.pool.is_busy(frame, index / 8) || self.state(self.read(env, slot)) != State::Look {
-                continue;
-            }
-            if let Target::Missing(source) = self.target(env, slot, false) {
-                if *left == 0 || !matches!(source.role, Role::Guest { .. }) {
+        let look = self.config.encodings.look();
+        let mut groups = self.pool.busy(frame) & (u64::MAX >> (64 - entries / GROUP));
+        while let Some((group, pending)) = self.next_of(env, frame, &mut groups, |entry| entry == look) {
+            for slot in slots(frame, group, pending) {
+                if let Target::Missing(source) = self.target(env, slot, false) {
+                    if *left == 0 || !matches!(source.role, Role::Guest { .. }) {
+                        return false;
+                    }
+                    *left -= 1;
+                    self.provide(env, source);
+                }
+                // What was provided may have taken the place of this page: a table can have several roles.
+                if self.pool.frame_of(page).is_none() {
                     return false;
                 }
-                *left -= 1;
-                self.provide(env, source);
-            }
-            // What was provided may have taken the place of this page: a table can have several roles.
-            if self.pool.frame_of(page).is_none() {
-                return false;
-            }
-            self.refresh(env, slot).pay(self, env);
-            let Some(child) = self.child(env, slot) else { continue };
-            let role = self.pool.source(child).role;
-            let deeper = matches!(role, Role::Guest { level, .. } if level != Level::L1);
-            if deeper && !(self.link_below(env, child, ENTRIES, left) && self.pool.frame_of(page).is_some()) {
-                return false;
+                self.refresh(env, slot).pay(self, env);
+                let Some(child) = self.child(env, slot) else { continue };
+                let role = self.pool.source(child).role;
+                let deeper = matches!(role, Role::Guest { level, .. } if level != Level::L1);
+                if deeper
+                    && !(self.link_below(env, child, ENTRIES, left) && self.pool.frame_of(page).is_some())
+                {
+                    return false;
+                }
             }
         }
         true

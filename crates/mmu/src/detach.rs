@@ -170,13 +170,15 @@ impl<P> Mmu<P> {
     /// The guest table of the page is copied from now on, if it is not so empty that looking at it costs little.
     fn copy(&mut self, frame: u32) {
         const WORTH: u32 = 6;
-        if self.is_sabotaged() || self.pool.busy_groups(frame) < WORTH {
+        let full = self.pool.busy(frame).count_ones() >= WORTH;
+        if self.is_sabotaged() || !full || self.pool.copy(frame).is_some() {
             return;
         }
-        if let Some(before) = self.copies.give(frame) {
-            self.pool.set_copied(before, false);
+        let (copy, before) = self.copies.give(frame);
+        if let Some(before) = before {
+            self.pool.set_copy(before, None);
         }
-        self.pool.set_copied(frame, true);
+        self.pool.set_copy(frame, Some(copy));
     }
 
     /// Whether the page is a shadow of a detached frame.

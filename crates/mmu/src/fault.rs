@@ -88,9 +88,12 @@ impl<P> Mmu<P> {
     {
         let gfn = gpa.gfn();
         let reachable = self.is_reachable(gpa);
-        let place = Place { rip: origin.rip.raw(), callers: self.callers(env, vcpu, origin) };
-        let idle = self.is_idle(vcpu, gfn);
-        let answer = self.policy.answer(&TableWrite { gpa, place, soon: origin.soon, reachable, idle });
+        let idle = reachable && self.is_idle(vcpu, gfn);
+        let mut write = TableWrite { gpa, place: Place::default(), soon: origin.soon, reachable, idle };
+        if self.policy.needs_place(&write) {
+            write.place = Place { rip: origin.rip.raw(), callers: self.callers(env, vcpu, origin) };
+        }
+        let answer = self.policy.answer(&write);
         if answer == Answer::Detach && self.may_detach(gfn) {
             self.detach_space(env, gfn);
             return FaultOutcome::Resume(Work::Detach);

@@ -96,11 +96,11 @@ pub use sabotage::Rule;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use umbra_paging::{ENTRIES, Paging};
+use umbra_paging::Paging;
 
 use crate::ahead::Ahead;
 use crate::audit::ChangeLog;
-use crate::copies::Copies;
+use crate::copies::{Copies, GROUP, Table};
 use crate::detach::Detaches;
 use crate::entry::{ShadowEntry, State};
 
@@ -130,7 +130,7 @@ pub struct Mmu<P = Predictor> {
     idle: Idle,
     copies: Copies,
     /// Room for the table that is read.
-    table: Option<Box<[u64; ENTRIES]>>,
+    table: Option<Box<Table>>,
     /// Changes of references between shadow pages so far.
     links: u64,
     ahead: Ahead,
@@ -167,7 +167,8 @@ impl OwedFlush {
 }
 
 impl<P> Mmu<P> {
-    /// The bytes of metadata beside the shadow frames, constant over the MMU's life.
+    /// The bytes of metadata beside the shadow frames now: a constant part, by the sizes of pool and guest memory, and 4 KiB
+    /// for each page that lives (and for up to 64 that did).
     pub fn metadata_bytes(&self) -> usize {
         let parts = [self.pool.bytes(), self.rmap.bytes(), self.frames.bytes(), self.choice.bytes()];
         parts.iter().sum::<usize>() + self.copies.bytes()
@@ -247,10 +248,11 @@ impl<P> Mmu<P> {
     /// Stores an entry that stays in its list.
     fn store(&mut self, env: &mut impl Env, slot: Slot, entry: ShadowEntry) {
         env.write_shadow(slot.frame(), slot.index(), entry.raw());
-        let Stored { refers, copied } = self.pool.stored(slot.frame(), slot.index() / 8);
+        let group = slot.index() / GROUP;
+        let Stored { refers, copy } = self.pool.stored(slot.frame(), group);
         self.links += u64::from(refers);
-        if copied {
-            self.copies.stored(slot.frame(), slot.index() / 8);
+        if let Some(copy) = copy {
+            self.copies.stored(copy, group);
         }
         self.log.push(slot);
     }

@@ -36,7 +36,7 @@ pub struct Place {
 pub struct TableWrite {
     /// Where it goes.
     pub gpa: Gpa,
-    /// The guest's code that writes.
+    /// The guest's code that writes; nothing, if the policy does not [need](WritePolicy::needs_place) it.
     pub place: Place,
     /// [`Origin::soon`].
     pub soon: bool,
@@ -60,6 +60,12 @@ pub enum Answer {
 
 /// Decides how writes to tracked frames are answered. Any answer is correct; they differ in exits.
 pub trait WritePolicy {
+    /// Whether an answer to this write, whose place is not known yet, depends on its place: finding it out takes time.
+    fn needs_place(&self, write: &TableWrite) -> bool {
+        let _ = write;
+        true
+    }
+
     /// Decides about one write.
     fn answer(&mut self, write: &TableWrite) -> Answer;
 
@@ -74,6 +80,10 @@ pub trait WritePolicy {
 pub struct EmulateReachable;
 
 impl WritePolicy for EmulateReachable {
+    fn needs_place(&self, _: &TableWrite) -> bool {
+        false
+    }
+
     fn answer(&mut self, write: &TableWrite) -> Answer {
         if write.reachable { Answer::Emulate } else { Answer::Detach }
     }

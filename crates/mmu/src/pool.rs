@@ -35,8 +35,8 @@ struct Frame {
     busy: u64,
     /// Its entries may refer to other shadow pages.
     refers: bool,
-    /// There may be a copy of its guest table: see [`crate::copies`].
-    copied: bool,
+    /// The copy of its guest table: see [`crate::copies`].
+    copy: Option<u8>,
     /// It lies where its guest frame lay: see [`crate::ShadowFrames::exchange`].
     moved: bool,
     /// The number of the flush that will be the first after a reference to it was last removed: before that
@@ -53,8 +53,8 @@ struct Frame {
 pub(crate) struct Stored {
     /// References to other shadow pages: the entry may refer to one, or did so.
     pub(crate) refers: bool,
-    /// A copy of the guest table.
-    pub(crate) copied: bool,
+    /// The copy of the guest table.
+    pub(crate) copy: Option<u8>,
 }
 
 pub(crate) struct Pool {
@@ -76,7 +76,7 @@ impl Pool {
             pins: 0,
             busy: 0,
             refers: false,
-            copied: false,
+            copy: None,
             moved: false,
             cached_until: 0,
             next_of_gfn: None,
@@ -216,28 +216,28 @@ impl Pool {
 
     /// Whether any of the entries `8 * group..` may be anything but Absent.
     pub(crate) fn is_busy(&self, frame: u32, group: usize) -> bool {
-        self.frames[frame as usize].busy & 1 << group != 0
+        self.busy(frame) & 1 << group != 0
     }
 
-    /// How many groups [`Pool::is_busy`] is true of.
-    pub(crate) fn busy_groups(&self, frame: u32) -> u32 {
-        self.frames[frame as usize].busy.count_ones()
+    /// The groups that [`Pool::is_busy`] is true of: a bit for each.
+    pub(crate) fn busy(&self, frame: u32) -> u64 {
+        self.frames[frame as usize].busy
     }
 
     /// Notes that one of the entries `8 * group..` was stored.
     pub(crate) fn stored(&mut self, frame: u32, group: usize) -> Stored {
         let slot = &mut self.frames[frame as usize];
         slot.busy |= 1 << group;
-        Stored { refers: slot.refers, copied: slot.copied }
+        Stored { refers: slot.refers, copy: slot.copy }
     }
 
-    /// Notes whether there may be a copy of the page's guest table.
-    pub(crate) fn set_copied(&mut self, frame: u32, copied: bool) {
-        self.frames[frame as usize].copied = copied;
+    /// Notes which copy of the page's guest table there is.
+    pub(crate) fn set_copy(&mut self, frame: u32, copy: Option<u8>) {
+        self.frames[frame as usize].copy = copy;
     }
 
-    pub(crate) fn is_copied(&self, frame: u32) -> bool {
-        self.frames[frame as usize].copied
+    pub(crate) fn copy(&self, frame: u32) -> Option<u8> {
+        self.frames[frame as usize].copy
     }
 
     /// Notes what is true of the entries `8 * group..`.

@@ -94,6 +94,12 @@ impl Predictor {
         known.confidence = (known.confidence + step).clamp(-MAX_CONFIDENCE, MAX_CONFIDENCE);
     }
 
+    /// Whether the write goes on with the burst under way.
+    fn continues(&self, write: &TableWrite) -> bool {
+        let Burst { gpa, length, .. } = self.burst;
+        write.soon && !write.idle && length != 0 && gpa / PAGE_SIZE == write.gpa.gfn().raw()
+    }
+
     fn detach(&mut self, gfn: u64, place: Place) -> Answer {
         self.detached[gfn as usize % DETACHED] = (gfn + 1, place);
         self.burst = Burst::default();
@@ -102,6 +108,10 @@ impl Predictor {
 }
 
 impl WritePolicy for Predictor {
+    fn needs_place(&self, write: &TableWrite) -> bool {
+        write.reachable && !self.continues(write)
+    }
+
     fn answer(&mut self, write: &TableWrite) -> Answer {
         let (place, gfn) = (write.place, write.gpa.gfn().raw());
         if !write.reachable {
@@ -118,7 +128,7 @@ impl WritePolicy for Predictor {
             known.wait -= 1;
         }
         let Burst { place: last, gpa, length } = self.burst;
-        if write.soon && gpa / PAGE_SIZE == gfn && length != 0 {
+        if self.continues(write) {
             self.burst.gpa = write.gpa.raw();
             if gpa == write.gpa.raw() {
                 return Answer::Emulate;

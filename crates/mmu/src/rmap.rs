@@ -1,8 +1,10 @@
 //! The reverse map: every Mapped shadow entry stands in exactly one list, so that all entries for a guest
 //! frame, or all parents of a shadow page, are found without a search.
 //!
-//! The links are arrays beside the pool, one per entry: no allocation, and the size is capped with the pool.
+//! The links are arrays, one for each shadow page that lives: what the map takes grows with what is in use, and is capped
+//! with the pool.
 
+use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -89,8 +91,21 @@ struct Links {
     next: u32,
 }
 
+impl Links {
+    const UNLISTED: Links = Links { previous: Previous::UNLISTED, next: NONE };
+}
+
+/// The links of a shadow page's entries.
+type Page = Box<[Links; ENTRIES]>;
+
+/// So many arrays without a page are kept for the next ones.
+const MAX_SPARE: usize = 64;
+
 pub(crate) struct Rmap {
-    links: Vec<Links>,
+    /// By shadow frame; `None` where no page lives.
+    pages: Vec<Option<Page>>,
+    /// Arrays of pages that are gone, in which nothing is listed.
+    spare: Vec<Page>,
     gfns: Vec<Head>,
     regions: Vec<Head>,
     parents: Vec<Head>,
@@ -100,19 +115,48 @@ impl Rmap {
     /// Frame numbers must stay below 2^20 and gfns below 2^30 (checked by the MMU's configuration).
     pub(crate) fn new(frames: u32, gfns: usize, regions: usize) -> Rmap {
         Rmap {
-            links: vec![Links { previous: Previous::UNLISTED, next: NONE }; frames as usize * ENTRIES],
+            pages: vec![None; frames as usize],
+            spare: Vec::with_capacity(MAX_SPARE),
             gfns: vec![Head::EMPTY; gfns],
             regions: vec![Head::EMPTY; regions],
             parents: vec![Head::EMPTY; frames as usize],
         }
     }
 
-    /// The bytes that this takes.
+    /// The bytes that this takes now.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&*self.links)
+        let pages = self.pages.iter().flatten().count() + self.spare.len();
+        pages * size_of::<[Links; ENTRIES]>()
+            + size_of_val(&*self.pages)
             + size_of_val(&*self.gfns)
             + size_of_val(&*self.regions)
             + size_of_val(&*self.parents)
+    }
+
+    /// Makes room for the entries of a page, which is new.
+    pub(crate) fn open(&mut self, frame: u32) {
+        let page = self.spare.pop().unwrap_or_else(|| Box::new([Links::UNLISTED; ENTRIES]));
+        let before = self.pages[frame as usize].replace(page);
+        debug_assert!(before.is_none());
+    }
+
+    /// The page is gone: none of its entries stands in a list.
+    pub(crate) fn close(&mut self, frame: u32) {
+        let page = self.pages[frame as usize].take().expect("the page was there");
+        debug_assert!(page.iter().all(|links| links.previous.0 == NONE));
+        if self.spare.len() < MAX_SPARE {
+            self.spare.push(page);
+        }
+    }
+
+    fn links(&self, slot: Slot) -> &Links {
+        let page = self.pages[slot.frame() as usize].as_ref().expect("a page with entries in lists lives");
+        &page[slot.index()]
+    }
+
+    fn links_mut(&mut self, slot: Slot) -> &mut Links {
+        let page = self.pages[slot.frame() as usize].as_mut().expect("a page with entries in lists lives");
+        &mut page[slot.index()]
     }
 
     fn head_mut(&mut self, list: List) -> &mut Head {
@@ -132,7 +176,7 @@ impl Rmap {
     }
 
     pub(crate) fn next(&self, slot: Slot) -> Option<Slot> {
-        Head(self.links[slot.0 as usize].next).first()
+        Head(self.links(slot).next).first()
     }
 
     /// Puts an entry at the front of a list.
@@ -142,11 +186,11 @@ impl Rmap {
     pub(crate) fn insert(&mut self, list: List, slot: Slot) {
         let head = self.head_mut(list);
         let next = core::mem::replace(&mut head.0, slot.0);
-        let links = &mut self.links[slot.0 as usize];
+        let links = self.links_mut(slot);
         assert!(links.previous.0 == NONE, "{slot:?} stands in a list already");
         *links = Links { previous: Previous::head(list), next };
         if next != NONE {
-            self.links[next as usize].previous = Previous(slot.0);
+            self.links_mut(Slot(next)).previous = Previous(slot.0);
         }
     }
 
@@ -155,15 +199,14 @@ impl Rmap {
     /// # Panics
     /// If it stands in none.
     pub(crate) fn remove(&mut self, slot: Slot) {
-        let unlisted = Links { previous: Previous::UNLISTED, next: NONE };
-        let links = core::mem::replace(&mut self.links[slot.0 as usize], unlisted);
+        let links = core::mem::replace(self.links_mut(slot), Links::UNLISTED);
         assert!(links.previous.0 != NONE, "{slot:?} stands in no list");
         match links.previous.decode() {
-            Ok(before) => self.links[before.0 as usize].next = links.next,
+            Ok(before) => self.links_mut(before).next = links.next,
             Err(list) => self.head_mut(list).0 = links.next,
         }
         if links.next != NONE {
-            self.links[links.next as usize].previous = links.previous;
+            self.links_mut(Slot(links.next)).previous = links.previous;
         }
     }
 
@@ -171,7 +214,7 @@ impl Rmap {
     pub(crate) fn list_of(&self, slot: Slot) -> Option<List> {
         let mut at = slot;
         loop {
-            let previous = self.links[at.0 as usize].previous;
+            let previous = self.pages[at.frame() as usize].as_ref()?[at.index()].previous;
             if previous.0 == NONE {
                 return None;
             }
@@ -197,6 +240,7 @@ mod tests {
         for list in [List::Gfn(3), List::Region(0), List::Parents(1)] {
             for gone in 0..3 {
                 let mut rmap = Rmap::new(2, 4, 1);
+                (0..2).for_each(|frame| rmap.open(frame));
                 slots.iter().for_each(|&slot| rmap.insert(list, slot));
                 rmap.remove(slots[gone]);
                 let left: Vec<_> = slots.iter().rev().copied().filter(|&slot| slot != slots[gone]).collect();
@@ -211,6 +255,7 @@ mod tests {
     #[should_panic(expected = "stands in a list already")]
     fn an_entry_stands_in_one_list() {
         let mut rmap = Rmap::new(1, 1, 1);
+        rmap.open(0);
         rmap.insert(List::Gfn(0), Slot::new(0, 0));
         rmap.insert(List::Region(0), Slot::new(0, 0));
     }

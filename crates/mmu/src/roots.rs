@@ -7,7 +7,7 @@ use umbra_paging::{ENTRIES, Gva, Mode, Paging};
 
 use crate::ahead::Ahead;
 use crate::audit::ChangeLog;
-use crate::copies::Copies;
+use crate::copies::{Copies, GROUP};
 use crate::derive::Target;
 use crate::detach::Detaches;
 use crate::filter::Choice;
@@ -33,7 +33,8 @@ impl Mmu {
 }
 
 impl<P: WritePolicy> Mmu<P> {
-    /// An MMU whose vCPUs all have paging off. This is the only place that allocates.
+    /// An MMU whose vCPUs all have paging off. Here all is allocated whose size is constant; later, 4 KiB are allocated
+    /// for a shadow page that is built, never more than for as many as there are shadow frames.
     ///
     /// # Errors
     /// The configuration and what `env` offers do not fit together.
@@ -60,7 +61,7 @@ impl<P: WritePolicy> Mmu<P> {
             shortcuts: Shortcuts::default(),
             idle: Idle::default(),
             copies: Copies::new(),
-            table: Some(Box::new([0; ENTRIES])),
+            table: Some(Box::new([[0; GROUP]; ENTRIES / GROUP])),
             links: 0,
             ahead: Ahead::default(),
             roots_changed: 0,

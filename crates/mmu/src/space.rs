@@ -4,8 +4,9 @@
 //! or two that unlink each. If one of the writes is answered by a detach, so are the others: all tables that the roots of
 //! this space lead to, and no others.
 
-use umbra_paging::{ENTRIES, Gfn, Level};
+use umbra_paging::{Gfn, Level};
 
+use crate::derive::slots;
 use crate::rmap::{List, Slot};
 use crate::role::{Role, Source};
 use crate::{Env, Mmu, Vcpu};
@@ -114,9 +115,12 @@ impl<P> Mmu<P> {
             if self.pool.source(frame).role.level() == Level::L1 {
                 continue;
             }
-            for group in (0..ENTRIES / 8).filter(|&group| self.pool.is_busy(frame, group)) {
-                for index in group * 8..group * 8 + 8 {
-                    let Some(child) = self.child(env, Slot::new(frame, index)) else { continue };
+            let mut groups = self.pool.busy(frame);
+            while let Some((group, mapped)) =
+                self.next_of(env, frame, &mut groups, |entry| self.is_mapped(entry))
+            {
+                for slot in slots(frame, group, mapped) {
+                    let Some(child) = self.child(env, slot) else { continue };
                     let own = matches!(self.pool.source(child).role, Role::Guest { .. })
                         && self.parents(child).all(|slot| space.contains(slot.frame()));
                     if own && !space.add(child) {

@@ -27,6 +27,7 @@ impl<P> Mmu<P> {
             self.unlist_all(env, frame);
             self.forget_copy(frame);
         }
+        self.rmap.close(frame);
         let source = self.pool.source(frame);
         self.move_home(env, frame, source);
         let tracked = matches!(source.role, Role::Guest { .. }) && self.frames.is_tracked(source.gfn);

@@ -12,6 +12,13 @@ pub enum Writes {
 }
 
 impl WritePolicy for Writes {
+    fn needs_place(&self, write: &TableWrite) -> bool {
+        match self {
+            Writes::Predict(policy) => policy.needs_place(write),
+            Writes::Emulate(policy) => policy.needs_place(write),
+        }
+    }
+
     fn answer(&mut self, write: &TableWrite) -> Answer {
         match self {
             Writes::Predict(policy) => policy.answer(write),
