@@ -109,6 +109,8 @@ use crate::frames::Frames;
 use crate::pool::{PageId, Pool, Stored};
 use crate::quick::Shortcuts;
 use crate::rmap::{List, Rmap, Slot};
+#[cfg(not(feature = "sabotage"))]
+use crate::sabotage::Rule;
 use crate::space::Idle;
 
 /// One guest's shadow MMU.
@@ -242,7 +244,7 @@ impl<P> Mmu<P> {
             return OwedFlush(false);
         }
         self.store(env, slot, entry);
-        OwedFlush(matches!(list, Some(List::Region(_))) && self.keeps(sabotage::Rule::FlushAfterLarge))
+        OwedFlush(matches!(list, Some(List::Region(_))) && self.keeps(Rule::FlushAfterLarge))
     }
 
     /// Stores an entry that stays in its list.
@@ -251,7 +253,9 @@ impl<P> Mmu<P> {
         let group = slot.index() / GROUP;
         let Stored { refers, copy } = self.pool.stored(slot.frame(), group);
         self.links += u64::from(refers);
-        if let Some(copy) = copy {
+        if let Some(copy) = copy
+            && self.keeps(Rule::CopiesFollowStores)
+        {
             self.copies.stored(copy, group);
         }
         self.log.push(slot);

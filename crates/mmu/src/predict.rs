@@ -278,6 +278,44 @@ mod tests {
     }
 
     #[test]
+    fn a_space_that_nobody_runs_in_is_let_go_of_unless_that_did_not_pay() {
+        let mut predictor = Predictor::default();
+        let gpa = Gfn::new(7).entry(0);
+        let write = TableWrite { gpa, place: place(1), reachable: true, idle: true, soon: false };
+        assert_eq!(predictor.answer(&write), Answer::Detach);
+        predictor.attached(Gfn::new(7), 1);
+        // The next ones are not believed in, fewer and fewer.
+        let mut tried = 0;
+        for _ in 0..1000 {
+            if predictor.answer(&write) == Answer::Detach {
+                tried += 1;
+                predictor.attached(Gfn::new(7), 1);
+            }
+        }
+        assert!((4..12).contains(&tried), "{tried}");
+    }
+
+    #[test]
+    fn a_place_whose_bursts_paid_may_fail_a_few_times() {
+        let mut predictor = Predictor::default();
+        let burst = |predictor: &mut Predictor, changed| {
+            for n in 0..3 {
+                let gpa = Gfn::new(7).entry(n);
+                let write = TableWrite { gpa, place: place(1), reachable: true, idle: false, soon: n > 0 };
+                if predictor.answer(&write) == Answer::Detach {
+                    predictor.attached(Gfn::new(7), changed);
+                    return true;
+                }
+            }
+            false
+        };
+        assert!(burst(&mut predictor, 7));
+        assert!((0..4).all(|_| burst(&mut predictor, 1)));
+        let detached = (0..20).filter(|_| burst(&mut predictor, 1)).count();
+        assert!((1..8).contains(&detached), "{detached}");
+    }
+
+    #[test]
     fn one_function_called_from_two_places_is_two_places() {
         let mut predictor = Predictor::default();
         let mut write = |n, caller, soon| {

@@ -18,7 +18,7 @@
 //! | I5, section 6: INVLPG without exit, and pages of two sizes | `FlushAfterSplitChange`, `FlushAfterLarge` |
 //! | I6: progress | `ReclaimOldest`, `SparePath`, `DetachOnce` |
 //! | section 6: detach: all parents Pending, flush, drop the protection | `UnlinkDetached`, `FlushBeforeDetach` |
-//! | section 6: the first access attaches again | `AttachBeforeLink`, `RefillAttached` |
+//! | section 6: the first access attaches again | `AttachBeforeLink`, `RefillAttached`, `CopiesFollowStores` |
 //! | section 6: only listed roots are loaded, one role per address, delisted before unprotecting | `WithdrawAtRoleChange`, `WithdrawBeforeDetach`, `WithdrawWhileLoose`, `OfferFollowed` |
 //! | section 6: an identity root lies at its guest frame's place, which gives way | `UnmapBeforeExchange`, `FlushBeforeExchange`, `HomeBeforeRevoke` |
 //! | order: Pending, write, install; protect, flush, read, link | `PendingBeforeWrite`, `ReadAfterProtect`, `ReadAfterAttach` |
@@ -149,6 +149,8 @@ rules! {
     FlushBeforeDetach,
     /// Order: a table that is attached is protected before it is read.
     ReadAfterAttach,
+    /// I1, I2: a copy of a guest's table says nothing of a shadow entry that was stored since.
+    CopiesFollowStores,
     /// I6: what an instruction has detached is not detached for it again.
     DetachOnce,
     /// I2: roots that a vCPU may load are withdrawn when its control bits change.

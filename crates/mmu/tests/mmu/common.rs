@@ -246,7 +246,7 @@ pub enum Seen {
     Page { gfn: u64, user: bool, write: bool },
 }
 
-pub fn hardware(machine: &Machine, mmu: &Mmu, gva: u64) -> Seen {
+pub fn hardware<P>(machine: &Machine, mmu: &Mmu<P>, gva: u64) -> Seen {
     let (mut table, mut level) = (mmu.root(machine, 0).hpa, Level::L4);
     let of_host = |hfn: u64| {
         let mut moved = machine.moved.iter();

@@ -1,0 +1,167 @@
+//! Tables that are attached again are looked at only where they have changed.
+
+use crate::common::*;
+use umbra_mmu::{Answer, FaultOutcome, Mmu, TableWrite, Work, WritePolicy};
+use umbra_paging::{Access, Gfn};
+
+const ALL: u64 = P | W | U | A | D;
+const TABLE: u64 = 5;
+/// Where the table shows to the kernel.
+const SHOWN: u64 = 64 << 12;
+/// What the table translates starts here.
+const START: u64 = 1 << 21;
+
+/// Every write to a table in use detaches it.
+struct Detach;
+
+impl WritePolicy for Detach {
+    fn answer(&mut self, _: &TableWrite) -> Answer {
+        Answer::Detach
+    }
+}
+
+struct Guest {
+    machine: Machine,
+    mmu: Mmu<Detach>,
+    rip: u64,
+}
+
+impl Guest {
+    fn new() -> Guest {
+        let mut machine = Machine::new(2048, 64);
+        machine.chain();
+        machine.poke(3, 1, TABLE << 12 | ALL);
+        machine.poke(4, 64, TABLE << 12 | ALL & !U);
+        (0..8).for_each(|n| machine.poke(TABLE, n * 16, (100 + n as u64) << 12 | ALL));
+        let mut mmu = Mmu::with_policy(config(), &mut machine, Detach).unwrap();
+        mmu.load_paging(&mut machine, 0, paging(1));
+        let mut guest = Guest { machine, mmu, rip: 0x1000 };
+        guest.uses(0);
+        guest
+    }
+
+    /// Accesses what this entry of the table maps: the frame.
+    fn uses(&mut self, index: u64) -> u64 {
+        let gva = START | index << 12;
+        let access = Access::user_read();
+        for _ in 0..4 {
+            if let Seen::Page { gfn, .. } = hardware(&self.machine, &self.mmu, gva) {
+                return gfn;
+            }
+            self.rip += 1;
+            let origin = umbra_mmu::Origin::at(umbra_paging::Gva::new(self.rip));
+            self.mmu.page_fault(&mut self.machine, 0, umbra_paging::Gva::new(gva), access, &origin);
+        }
+        panic!("no progress at {gva:#x}");
+    }
+
+    fn detach(&mut self) {
+        self.rip += 1;
+        for _ in 0..4 {
+            let origin = umbra_mmu::Origin::at(umbra_paging::Gva::new(self.rip));
+            let gva = umbra_paging::Gva::new(SHOWN);
+            let outcome = self.mmu.page_fault(&mut self.machine, 0, gva, supervisor_write(), &origin);
+            if outcome == FaultOutcome::Resume(Work::Detach) {
+                return;
+            }
+        }
+        panic!("the table is not detached");
+    }
+
+    fn emulates(&mut self, index: usize, entry: u64) {
+        self.mmu.write_guest(&mut self.machine, Gfn::new(TABLE).entry(index), &entry.to_le_bytes());
+    }
+}
+
+#[test]
+fn what_a_detached_table_was_changed_to_is_seen() {
+    let mut guest = Guest::new();
+    for round in 0..4 {
+        guest.detach();
+        for n in 0..8 {
+            guest.machine.poke(TABLE, n * 16, (200 + 10 * round + n as u64) << 12 | ALL);
+            guest.machine.poke(TABLE, n * 16 + 1, if round % 2 == 0 { 300 << 12 | ALL } else { 0 });
+        }
+        for n in 0..8 {
+            assert_eq!(guest.uses(n * 16), 200 + 10 * round + n);
+        }
+        guest.mmu.audit(&guest.machine).unwrap();
+    }
+}
+
+#[test]
+fn what_has_not_changed_is_not_looked_at_again() {
+    let mut guest = Guest::new();
+    let asked = |guest: &mut Guest| {
+        guest.detach();
+        guest.machine.work.set(0);
+        guest.uses(0);
+        guest.machine.work.get()
+    };
+    // The first attach makes the copy.
+    let (first, second) = (asked(&mut guest), asked(&mut guest));
+    assert!(second + 8 * 2 <= first, "{first} {second}");
+    guest.mmu.audit(&guest.machine).unwrap();
+}
+
+/// The guest's entry is as it was when it was copied, but its shadow was made from another value meanwhile.
+#[test]
+fn a_copy_does_not_outlive_a_store_to_the_shadow() {
+    let served = |break_it: fn(&mut Mmu<Detach>)| {
+        let mut guest = Guest::new();
+        guest.detach();
+        guest.uses(0);
+        break_it(&mut guest.mmu);
+        guest.emulates(0, 400 << 12 | ALL);
+        assert_eq!(guest.uses(0), 400);
+        guest.detach();
+        guest.machine.poke(TABLE, 0, 100 << 12 | ALL);
+        // By another entry: the one at fault is looked at in any case.
+        guest.uses(16);
+        (guest.uses(0), guest.mmu.audit(&guest.machine).is_ok())
+    };
+    assert_eq!(served(|_| ()), (100, true));
+    #[cfg(feature = "sabotage")]
+    assert_eq!(served(|mmu| mmu.break_rule(umbra_mmu::Rule::CopiesFollowStores)), (400, false));
+}
+
+#[test]
+fn more_tables_than_there_are_copies_are_followed_all_the_same() {
+    let mut machine = Machine::new(2048, 256);
+    machine.chain();
+    const TABLES: u64 = 40;
+    for n in 0..TABLES {
+        machine.poke(3, 1 + n as usize, (16 + n) << 12 | ALL);
+        machine.poke(4, 64 + n as usize, (16 + n) << 12 | ALL & !U);
+        (0..4).for_each(|index| machine.poke(16 + n, index * 16, (100 + n) << 12 | ALL));
+    }
+    let mut mmu = Mmu::with_policy(config(), &mut machine, Detach).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    for round in 0..3 {
+        for n in 0..TABLES {
+            settle_with(&mut machine, &mut mmu, (1 + n) << 21, Access::user_read());
+            settle_with(&mut machine, &mut mmu, (64 + n) << 12, supervisor_write());
+            machine.poke(16 + n, 0, (200 + 50 * round + n) << 12 | ALL);
+        }
+    }
+    for n in 0..TABLES {
+        settle_with(&mut machine, &mut mmu, (1 + n) << 21, Access::user_read());
+        let seen = hardware(&machine, &mmu, (1 + n) << 21);
+        assert!(matches!(seen, Seen::Page { gfn, .. } if gfn == 300 + n), "{seen:?}");
+    }
+    mmu.audit(&machine).unwrap();
+}
+
+/// As `settle`, one instruction for each address.
+fn settle_with(machine: &mut Machine, mmu: &mut Mmu<Detach>, gva: u64, access: Access) {
+    for _ in 0..8 {
+        if let Seen::Page { write, .. } = hardware(machine, mmu, gva)
+            && (write || !access.is_write())
+        {
+            return;
+        }
+        let origin = umbra_mmu::Origin::at(umbra_paging::Gva::new(gva));
+        mmu.page_fault(machine, 0, umbra_paging::Gva::new(gva), access, &origin);
+    }
+    panic!("no progress at {gva:#x}");
+}

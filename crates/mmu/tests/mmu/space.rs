@@ -1,0 +1,111 @@
+//! Address spaces that no vCPU runs in, and those that have just come into use.
+
+use crate::common::*;
+use umbra_mmu::{Config, FaultOutcome, Mmu, Work};
+use umbra_paging::Access;
+
+const ALL: u64 = P | W | U | A | D;
+/// The root of another address space; its tables are in the frames behind.
+const OTHER: u64 = 20;
+/// Where the other space's page table shows to the kernel of the first.
+const SHOWN: u64 = 65 << 12;
+
+/// Two address spaces that share what lies from table 2 on in their upper halves; the second was in use, the first is.
+fn two_spaces() -> (Machine, Mmu) {
+    let mut machine = Machine::new(2048, 128);
+    machine.chain();
+    machine.poke(1, 256, 2 << 12 | ALL);
+    (OTHER..OTHER + 3).for_each(|table| machine.poke(table, 0, (table + 1) << 12 | ALL));
+    machine.poke(OTHER + 3, 0, 100 << 12 | ALL);
+    machine.poke(OTHER, 256, 2 << 12 | ALL);
+    machine.poke(4, 0, 99 << 12 | ALL);
+    machine.poke(4, 65, (OTHER + 3) << 12 | ALL & !U);
+    let mut mmu = Mmu::new(config(), &mut machine).unwrap();
+    for root in [OTHER, 1] {
+        mmu.load_paging(&mut machine, 0, paging(root));
+        settle(&mut machine, &mut mmu, 0, Access::user_read());
+        settle(&mut machine, &mut mmu, 0xffff_8000_0000_0000, Access::user_read());
+    }
+    (machine, mmu)
+}
+
+#[test]
+fn the_tables_of_a_space_that_is_thrown_away_are_detached_together() {
+    let (mut machine, mut mmu) = two_spaces();
+    let outcome = fault_by(&mut machine, &mut mmu, 0x1000, SHOWN, supervisor_write());
+    assert_eq!(outcome, FaultOutcome::Resume(Work::Detach));
+    // Root, two levels, page table; not what the space in use has, too.
+    assert_eq!(mmu.counters().detached, 4);
+    assert!(matches!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 99, .. }));
+
+    // It was not thrown away: the guest goes on in it.
+    machine.poke(OTHER + 3, 0, 101 << 12 | ALL);
+    mmu.load_paging(&mut machine, 0, paging(OTHER));
+    settle(&mut machine, &mut mmu, 0, Access::user_read());
+    assert!(matches!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 101, .. }));
+    mmu.audit(&machine).unwrap();
+}
+
+#[test]
+fn a_table_that_the_space_in_use_leads_to_is_not_idle() {
+    let (mut machine, mut mmu) = two_spaces();
+    machine.poke(4, 66, 4 << 12 | ALL & !U);
+    settle(&mut machine, &mut mmu, 66 << 12, Access::supervisor_read());
+    let outcome = fault_by(&mut machine, &mut mmu, 0x1000, 66 << 12, supervisor_write());
+    assert!(matches!(outcome, FaultOutcome::TableWrite { .. }), "{outcome:?}");
+    assert_eq!(mmu.counters().detached, 0);
+}
+
+/// With page-table isolation the kernel runs on one root and its process on the next frame's.
+#[test]
+fn the_twin_of_the_root_in_use_is_in_use() {
+    let (mut machine, mut mmu) = two_spaces();
+    store(&mut machine, &mut mmu, OTHER ^ 1, 1, 2 << 12 | ALL);
+    mmu.load_paging(&mut machine, 0, paging(OTHER ^ 1));
+    let shown = 1 << 39 | SHOWN;
+    settle(&mut machine, &mut mmu, shown, Access::supervisor_read());
+    let outcome = fault_by(&mut machine, &mut mmu, 0x1000, shown, supervisor_write());
+    assert!(!matches!(outcome, FaultOutcome::Resume(Work::Detach)), "{outcome:?}");
+    assert_eq!(mmu.counters().detached, 0);
+}
+
+#[test]
+fn tables_of_a_space_that_comes_into_use_are_linked_ahead() {
+    let exits = |ahead| {
+        let mut machine = Machine::new(2048, 128);
+        machine.chain();
+        machine.poke(4, 0, 99 << 12 | ALL);
+        machine.poke(1, 3, OTHER << 12 | ALL);
+        machine.poke(OTHER, 7, (OTHER + 1) << 12 | ALL);
+        machine.poke(OTHER + 1, 9, (OTHER + 2) << 12 | ALL);
+        machine.poke(OTHER + 2, 0, 100 << 12 | ALL);
+        machine.poke(1, 300, OTHER << 12 | ALL);
+        let mut mmu = Mmu::new(Config { ahead, ..config() }, &mut machine).unwrap();
+        mmu.load_paging(&mut machine, 0, paging(1));
+        settle(&mut machine, &mut mmu, 0, Access::user_read());
+        mmu.audit(&machine).unwrap();
+        let gva = 3 << 39 | 7 << 30 | 9 << 21;
+        // The upper half is the kernel's, and not touched.
+        assert_eq!(hardware(&machine, &mmu, 0xffff << 48 | 300 << 39 | 7 << 30 | 9 << 21), Seen::Reserved);
+        hardware(&machine, &mmu, gva)
+    };
+    assert!(matches!(exits(true), Seen::Page { gfn: 100, .. }));
+    assert_eq!(exits(false), Seen::Reserved);
+}
+
+#[test]
+fn nothing_is_reclaimed_for_tables_linked_ahead() {
+    let pool = umbra_mmu::MIN_FRAMES_PER_VCPU as usize;
+    let mut machine = Machine::new(2048, pool);
+    machine.chain();
+    machine.poke(4, 0, 99 << 12 | ALL);
+    for n in 0..200 {
+        machine.poke(1, 1 + n, OTHER << 12 | ALL);
+        machine.poke(OTHER, n, (300 + n as u64) << 12 | ALL);
+    }
+    let mut mmu = Mmu::new(Config { ahead: true, ..config() }, &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    settle(&mut machine, &mut mmu, 0, Access::user_read());
+    assert_eq!(mmu.counters().reclaimed, 0);
+    mmu.audit(&machine).unwrap();
+}
