@@ -10,7 +10,7 @@ use crate::policy::WritePolicy;
 use crate::rmap::{List, Slot};
 use crate::role::{Role, Source, Wp};
 use crate::sabotage::Rule;
-use crate::{Backing, Env, Event, Mmu, OwedFlush};
+use crate::{Backing, Env, Event, FilterPolicy, Mmu, OwedFlush};
 
 impl<P> Mmu<P> {
     /// The page of exactly this source.
@@ -188,7 +188,9 @@ impl<P> Mmu<P> {
     }
 
     fn hold_write(&mut self, env: &mut impl Env, slot: Slot, entry: ShadowEntry) {
-        if entry.rights().user && self.is_guests(slot) && self.keeps(Rule::NoNarrowEntries) {
+        let narrow =
+            entry.rights().user && self.is_guests(slot) && self.config.filter != FilterPolicy::Present;
+        if narrow && self.keeps(Rule::NoNarrowEntries) {
             // It would be narrow: see `filter.rs`.
             self.look(env, slot);
         } else {

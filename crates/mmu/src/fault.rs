@@ -11,7 +11,7 @@ use crate::sabotage::Rule;
 use crate::{Backing, Env, Event, FaultOutcome, GuestFaults, Mmu, Work};
 
 /// How much of the stack is searched for return addresses: what a function saves, and a little more.
-const STACK_WORDS: usize = 16;
+const STACK_WORDS: usize = 8;
 
 impl<P> Mmu<P> {
     /// Handles a #PF exit of the instruction at `origin`, whose `access` to `gva` raised it. Of the exit's error

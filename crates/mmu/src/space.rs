@@ -13,6 +13,10 @@ use crate::{Env, Mmu, Vcpu};
 
 /// Shadow pages of one space that are looked at: enough for a small process, few enough for one exit.
 const MAX_PAGES: usize = 32;
+/// References to pages that are followed upwards: a hostile guest can make as many as there are entries.
+const MAX_PARENTS: u32 = 128;
+/// A table with more references than these counts as one that others lead to as well.
+const MAX_SHARED: usize = 4;
 /// Tables of which is remembered whether they are idle.
 const REMEMBERED: usize = 16;
 
@@ -75,17 +79,21 @@ impl<P> Mmu<P> {
         core::iter::successors(self.frames.tables(gfn), newest).any(|frame| self.is_in_use(frame))
     }
 
-    /// The shadows of this frame and all pages that lead to them, if no vCPU runs on one of these.
+    /// The shadows of this frame and all pages that lead to them, if no vCPU runs on one of these, and they are referenced
+    /// by a few entries only.
     fn idle_above(&self, gfn: Gfn) -> Option<Space> {
         let mut space = Space { pages: [0; MAX_PAGES], len: 0 };
         if !self.shadows(gfn).all(|frame| space.add(frame)) {
             return None;
         }
-        let mut at = 0;
+        let (mut at, mut left) = (0, MAX_PARENTS);
         while at < space.len {
             let frame = space.pages[at];
-            let known = !self.is_in_use(frame) && self.parents(frame).all(|slot| space.add(slot.frame()));
-            if !known {
+            let mut known = |slot: Slot| {
+                left = left.saturating_sub(1);
+                left > 0 && space.add(slot.frame())
+            };
+            if self.is_in_use(frame) || !self.parents(frame).all(&mut known) {
                 return None;
             }
             at += 1;
@@ -121,8 +129,13 @@ impl<P> Mmu<P> {
             {
                 for slot in slots(frame, group, mapped) {
                     let Some(child) = self.child(env, slot) else { continue };
-                    let own = matches!(self.pool.source(child).role, Role::Guest { .. })
-                        && self.parents(child).all(|slot| space.contains(slot.frame()));
+                    if space.contains(child) || !matches!(self.pool.source(child).role, Role::Guest { .. }) {
+                        continue;
+                    }
+                    // What many entries reference is asked about by each of them.
+                    let mut parents = self.parents(child);
+                    let inside = |slot: Slot| space.contains(slot.frame());
+                    let own = parents.by_ref().take(MAX_SHARED).all(inside) && parents.next().is_none();
                     if own && !space.add(child) {
                         return;
                     }

@@ -109,3 +109,38 @@ fn nothing_is_reclaimed_for_tables_linked_ahead() {
     assert_eq!(mmu.counters().reclaimed, 0);
     mmu.audit(&machine).unwrap();
 }
+
+/// A guest can make every entry that there is lead to one table: neither the table's references nor what lies below them is
+/// followed without end.
+#[test]
+fn a_table_that_thousands_of_entries_reference_is_not_searched_for() {
+    let mut machine = Machine::new(2048, 128);
+    machine.chain();
+    machine.poke(4, 0, 60 << 12 | ALL);
+    machine.poke(4, 1, 61 << 12 | ALL);
+    machine.poke(OTHER, 0, (OTHER + 1) << 12 | ALL);
+    for n in 0..20 {
+        machine.poke(OTHER + 1, n as usize, (30 + n) << 12 | ALL);
+        (0..511).for_each(|index| machine.poke(30 + n, index, 60 << 12 | ALL));
+        machine.poke(30 + n, 511, 61 << 12 | ALL);
+    }
+    machine.poke(60, 0, 9 << 12 | ALL);
+    machine.poke(61, 0, 9 << 12 | ALL);
+    let mut mmu = Mmu::new(config(), &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(OTHER));
+    for n in 0..20 {
+        settle(&mut machine, &mut mmu, n << 30, Access::user_read());
+        settle(&mut machine, &mut mmu, n << 30 | 511 << 21, Access::user_read());
+    }
+    mmu.load_paging(&mut machine, 0, paging(1));
+    for gva in [0, 1 << 12] {
+        settle(&mut machine, &mut mmu, gva, Access::user_read());
+    }
+    // Table 60 has ten thousand references, so it counts as in use.
+    let outcome = fault_by(&mut machine, &mut mmu, 0x1000, 0, user_write());
+    assert!(matches!(outcome, FaultOutcome::TableWrite { .. }), "{outcome:?}");
+    // Table 61 has twenty, and goes with the 22 above it; but not table 60, which is below them, too.
+    let outcome = fault_by(&mut machine, &mut mmu, 0x2000, 1 << 12, user_write());
+    assert_eq!(outcome, FaultOutcome::Resume(Work::Detach));
+    assert_eq!(mmu.counters().detached, 23);
+}
