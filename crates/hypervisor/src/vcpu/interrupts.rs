@@ -51,7 +51,7 @@ impl<B: Backend> Vcpu<B> {
             self.filter = filter;
             self.backend.set_page_fault_filter(Filter::of(filter));
         }
-        let flushes_exit = !self.native_flushes || self.mmu.has_loose_tables();
+        let flushes_exit = !self.settings.native_flushes || self.mmu.has_loose_tables();
         if flushes_exit != self.flushes_exit {
             self.flushes_exit = flushes_exit;
             self.backend.set_flush_exits(flushes_exit);
