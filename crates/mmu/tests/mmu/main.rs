@@ -10,6 +10,7 @@ mod flushes;
 mod narrow;
 mod order;
 mod predict;
+mod quick;
 mod roots;
 mod shadow;
 mod terminal_fault;
