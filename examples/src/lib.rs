@@ -70,6 +70,7 @@ impl Toy {
             filter: FilterPolicy::Present,
             loadable_roots: 0,
             eager: true,
+            ahead: true,
             vcpus: cpus,
             log_changes: audited,
         };

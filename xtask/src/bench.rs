@@ -16,6 +16,7 @@ use crate::run::{become_umbra, is_given};
   cargo xtask bench --stats umbra.json             Umbra on a CPU without EPT
   cargo xtask bench --against trap                 what the bypass saves
   cargo xtask bench --against kvm                  beside Linux KVM with ept=0
+  cargo xtask bench --ablation ablation            what each way around exits is worth
   cargo xtask bench --phase demand --phase pipe --repeat 3 --machine skylake")]
 pub struct Arguments {
     /// Options of `umbra bench`; --kernel and --initrd replace what is given otherwise

@@ -81,17 +81,23 @@ impl<P> Mmu<P> {
             }
             return (owed, changed);
         }
-        for group in 0..ENTRIES / 8 {
+        let mut table = self.table.take().expect("a page is filled while no other is");
+        env.read_table(source.gfn, &mut table);
+        let copy = if self.pool.is_copied(frame) { self.copies.of(frame) } else { None };
+        for (group, all) in table.as_chunks::<8>().0.iter().enumerate() {
             let first = group * 8;
-            let guest = env.read_entries(source.gfn, first);
+            let wanted = copy.map_or(u8::MAX, |copy| self.copies.changed(copy, group, all));
+            if wanted == 0 {
+                continue;
+            }
             // What guests leave empty is skipped by eights.
-            let empty = guest.iter().fold(0, |all, entry| all | entry) & bits::P == 0;
+            let empty = all.iter().fold(0, |all, entry| all | entry) & bits::P == 0;
             if empty && !self.pool.is_busy(frame, group) {
                 continue;
             }
             let shadow = env.read_shadow_entries(frame, first);
-            for n in 0..8 {
-                let (guest, old) = (GuestEntry::new(guest[n]), ShadowEntry::new(shadow[n]));
+            for n in (0..8).filter(|n| wanted & 1 << n != 0) {
+                let (guest, old) = (GuestEntry::new(all[n]), ShadowEntry::new(shadow[n]));
                 let plain = self.plain(env, source.role, guest);
                 let slot = Slot::new(frame, first + n);
                 match plain {
@@ -106,7 +112,11 @@ impl<P> Mmu<P> {
             if empty {
                 self.pool.set_busy(frame, group, false);
             }
+            if let Some(copy) = copy {
+                self.copies.note(copy, group, all);
+            }
         }
+        self.table = Some(table);
         (owed, changed)
     }
 

@@ -48,6 +48,9 @@ pub struct Config {
     /// Whether a table's translations are all made when it is built or attached, and not one by one as they are used:
     /// there is no reason to switch it off but to see what it is worth.
     pub eager: bool,
+    /// Whether the tables of an address space that comes into use are linked before they are used: saves an exit for each
+    /// that is, and costs time for each that is not.
+    pub ahead: bool,
     /// Virtual CPUs.
     pub vcpus: usize,
     /// Whether [`Mmu::audit_changed`](crate::Mmu::audit_changed) will be called: keeps a log of changed entries.

@@ -252,11 +252,36 @@ impl<P> Mmu<P> {
 
     /// Makes every entry of a page Pending.
     pub(crate) fn look_everywhere(&mut self, env: &mut impl Env, frame: u32) {
-        let look = self.config.encodings.look();
-        for index in 0..ENTRIES {
-            if env.read_shadow(frame, index) != look.raw() {
-                self.look(env, Slot::new(frame, index));
+        self.unlist_all(env, frame);
+        env.fill_shadow(frame, self.config.encodings.look().raw());
+        self.pool.set_all_busy(frame, true);
+        self.forget_copy(frame);
+        self.links += 1;
+        self.log.push_all(frame);
+    }
+
+    /// Takes all entries of a page, which are about to go, out of their lists.
+    pub(crate) fn unlist_all(&mut self, env: &impl Env, frame: u32) {
+        for group in 0..ENTRIES / 8 {
+            if !self.pool.is_busy(frame, group) {
+                continue;
             }
+            for index in group * 8..group * 8 + 8 {
+                let slot = Slot::new(frame, index);
+                if self.is_mapped(self.read(env, slot)) {
+                    if let Some(child) = self.child(env, slot) {
+                        self.pool.unreferenced(child);
+                    }
+                    self.rmap.remove(slot);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn forget_copy(&mut self, frame: u32) {
+        if self.pool.is_copied(frame) {
+            self.copies.take(frame);
+            self.pool.set_copied(frame, false);
         }
     }
 

@@ -69,7 +69,7 @@ impl<P> Mmu<P> {
     pub(crate) fn detach_unemulated(&mut self, env: &mut impl Env, gfn: Gfn) -> bool {
         let can = self.detaches.emulated.take() == Some(gfn) && self.may_detach(gfn);
         if can {
-            self.detach(env, gfn);
+            self.detach(env, &[gfn]);
         }
         can
     }
@@ -93,11 +93,31 @@ impl<P> Mmu<P> {
         core::iter::successors(self.frames.tables(gfn), |&frame| self.pool.next_of_gfn(frame))
     }
 
-    /// Gives up the tracking of a frame: see the module's documentation.
-    pub(crate) fn detach(&mut self, env: &mut impl Env, gfn: Gfn) {
-        debug_assert!(self.can_detach(gfn));
-        self.withdraw_everywhere(gfn);
+    /// Gives up the tracking of those of these frames for which that can be: see the module's documentation.
+    pub(crate) fn detach(&mut self, env: &mut impl Env, gfns: &[Gfn]) {
         let mut cached = self.pool.has_limbo();
+        for &gfn in gfns {
+            if self.can_detach(gfn) {
+                cached |= self.unlink(env, gfn);
+            }
+        }
+        if cached && self.keeps(Rule::FlushBeforeDetach) {
+            self.flush(env);
+        }
+        for &gfn in gfns {
+            // A frame with shadows of several roles may be named several times.
+            if self.can_detach(gfn) {
+                self.frames.detach(gfn);
+                self.happened(env, Event::Detached(gfn));
+                self.unprotect(env, gfn);
+            }
+        }
+    }
+
+    /// Removes all that leads to the shadows of a frame. Whether any of it may be cached.
+    fn unlink(&mut self, env: &mut impl Env, gfn: Gfn) -> bool {
+        self.withdraw_everywhere(gfn);
+        let mut cached = false;
         let mut next = self.frames.tables(gfn);
         while let Some(frame) = next {
             next = self.pool.next_of_gfn(frame);
@@ -108,12 +128,7 @@ impl<P> Mmu<P> {
             }
             cached |= self.pool.may_be_cached(frame);
         }
-        if cached && self.keeps(Rule::FlushBeforeDetach) {
-            self.flush(env);
-        }
-        self.frames.detach(gfn);
-        self.happened(env, Event::Detached(gfn));
-        self.unprotect(env, gfn);
+        cached
     }
 
     /// Tracks the frame of `source` again, which is detached, and brings its shadow of that role up to date. Its shadows of
@@ -140,6 +155,7 @@ impl<P> Mmu<P> {
         }
         let mut changed = 0;
         if self.keeps(Rule::RefillAttached) {
+            self.copy(frame);
             let (owed, entries) = self.fill(env, frame);
             owed.pay(self, env);
             changed = entries;
@@ -149,6 +165,18 @@ impl<P> Mmu<P> {
         }
         self.policy.attached(gfn, changed);
         self.happened(env, Event::Attached { gfn, level: source.role.level(), changed });
+    }
+
+    /// The guest table of the page is copied from now on, if it is not so empty that looking at it costs little.
+    fn copy(&mut self, frame: u32) {
+        const WORTH: u32 = 6;
+        if self.is_sabotaged() || self.pool.busy_groups(frame) < WORTH {
+            return;
+        }
+        if let Some(before) = self.copies.give(frame) {
+            self.pool.set_copied(before, false);
+        }
+        self.pool.set_copied(frame, true);
     }
 
     /// Whether the page is a shadow of a detached frame.

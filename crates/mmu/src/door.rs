@@ -64,7 +64,7 @@ impl<P> Mmu<P> {
         let dead =
             matches!(self.pool.source(frame).role, Role::Guest { .. }) && !self.is_reachable(gfn.base());
         if dead && self.can_detach(gfn) && !self.has_loose_tables() {
-            self.detach(env, gfn);
+            self.detach(env, &[gfn]);
             self.age_shadows(gfn);
         }
     }

@@ -37,6 +37,13 @@ pub trait GuestMemory: Tables {
         core::array::from_fn(|n| self.read_entry(gfn.entry(first + n)))
     }
 
+    /// Reads the whole table in the frame `gfn`, which is RAM, likewise.
+    fn read_table(&self, gfn: Gfn, table: &mut [u64; ENTRIES]) {
+        for (group, entries) in table.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            *entries = self.read_entries(gfn, group * 8);
+        }
+    }
+
     /// Replaces the 8 bytes at `gpa` (aligned, in RAM) by `new` if they are `old`, atomically.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Where a #PF exit is decided: guest fault or host fault, and what to do about it.
 
-use umbra_paging::{Access, Gpa, GuestFault, Gva, Pfec, Rights, Walk};
+use umbra_paging::{Access, ENTRIES, Gpa, GuestFault, Gva, PAGE_SIZE, Pfec, Rights, Walk};
 
 use crate::derive::Target;
 use crate::policy::{Answer, Origin, Place, TableWrite, WritePolicy};
@@ -9,6 +9,9 @@ use crate::rmap::{List, Slot};
 use crate::role::Role;
 use crate::sabotage::Rule;
 use crate::{Backing, Env, Event, FaultOutcome, GuestFaults, Mmu, Work};
+
+/// How much of the stack is searched for return addresses: what a function saves, and a little more.
+const STACK_WORDS: usize = 16;
 
 impl<P> Mmu<P> {
     /// Handles a #PF exit of the instruction at `origin`, whose `access` to `gva` raised it. Of the exit's error
@@ -85,25 +88,40 @@ impl<P> Mmu<P> {
     {
         let gfn = gpa.gfn();
         let reachable = self.is_reachable(gpa);
-        let place = Place { rip: origin.rip.raw(), caller: self.caller(env, vcpu, origin) };
-        let answer = self.policy.answer(&TableWrite { gpa, place, soon: origin.soon, reachable });
+        let place = Place { rip: origin.rip.raw(), callers: self.callers(env, vcpu, origin) };
+        let idle = self.is_idle(vcpu, gfn);
+        let answer = self.policy.answer(&TableWrite { gpa, place, soon: origin.soon, reachable, idle });
         if answer == Answer::Detach && self.may_detach(gfn) {
-            self.detach(env, gfn);
-            if !reachable {
-                self.age_shadows(gfn);
-            }
+            self.detach_space(env, gfn);
             return FaultOutcome::Resume(Work::Detach);
         }
         self.detaches.emulated(gfn);
         FaultOutcome::TableWrite { gpa }
     }
 
-    /// The return address on top of the stack of an instruction, if there is one: it lies in the same 2 GiB of code.
-    fn caller(&mut self, env: &impl Env, vcpu: usize, origin: &Origin) -> u64 {
+    /// How an instruction was reached, as far as its stack tells: the first return addresses there. They lie in the same
+    /// 2 GiB of code as the instruction. (What is the address of a page is none.)
+    fn callers(&mut self, env: &impl Env, vcpu: usize, origin: &Origin) -> u64 {
         let top = origin.rsp.filter(|rsp| rsp.raw().is_multiple_of(8));
-        let Some(gpa) = top.and_then(|rsp| self.mapped(env, vcpu, rsp)) else { return 0 };
-        let word = env.read_entry(gpa);
-        if (word ^ origin.rip.raw()) >> 31 == 0 { word } else { 0 }
+        let Some(top) = top.and_then(|rsp| self.mapped(env, vcpu, rsp)) else { return 0 };
+        let is_code = |&&word: &&u64| (word ^ origin.rip.raw()) >> 31 == 0 && word % PAGE_SIZE != 0;
+        let (mut callers, mut found) = (0u64, 0);
+        let first = top.page_offset() as usize / 8;
+        let end = (first + STACK_WORDS).min(ENTRIES);
+        let mut at = first;
+        while at < end {
+            let group = env.read_entries(top.gfn(), at / 8 * 8);
+            let until = (at / 8 * 8 + 8).min(end);
+            for word in group[at % 8..][..until - at].iter().filter(is_code) {
+                callers = callers.rotate_left(32) ^ word;
+                found += 1;
+                if found == 2 {
+                    return callers;
+                }
+            }
+            at = until;
+        }
+        callers
     }
 
     /// The fault as the guest gets it: as its own tables raise it, not as the exit says.
@@ -186,7 +204,8 @@ impl<P> Mmu<P> {
         self.refresh_loose(env);
         let root = self.vcpus[vcpu].root;
         let mut frame = self.pool.frame_of(root).expect("a root in use is pinned");
-        let mut linked = false;
+        let top = frame;
+        let (mut linked, mut below_root) = (false, false);
         let mut path = [frame; 4];
         for depth in 0.. {
             path[depth] = frame;
@@ -225,13 +244,19 @@ impl<P> Mmu<P> {
             }
             let child = match target {
                 Target::Link(child, _) => child,
-                Target::Page { .. } | Target::Mmio(..) => return Mapped { linked, complete: true },
+                Target::Page { .. } | Target::Mmio(..) => {
+                    if below_root {
+                        self.link_ahead(env, top);
+                    }
+                    return Mapped { linked, complete: true };
+                }
                 Target::Absent | Target::Look | Target::Missing(_) => {
                     return Mapped { linked, complete: false };
                 }
             };
             if old_child != Some(child) {
                 linked = true;
+                below_root |= depth == 0;
                 self.pool.touch(child);
             }
             frame = child;

@@ -6,11 +6,15 @@
 //! | when | call |
 //! |---|---|
 //! | CR0, CR3, CR4 or EFER of the guest change | [`Mmu::load_paging`] |
-//! | before the guest runs | [`Mmu::root`], for the real CR3 |
+//! | before the guest runs | [`Mmu::root`], for the real CR3; [`Mmu::has_loose_tables`], for what has to exit |
 //! | #PF exit | [`Mmu::page_fault`] |
 //! | an instruction is emulated | [`Mmu::translate`] for its accesses, [`Mmu::write_guest`] for its writes |
+//! | a write to a table cannot be emulated | [`Mmu::release`] |
 //! | INVLPG exit; other flushes of the guest | [`Mmu::invlpg`]; [`Mmu::flush_guest`] |
 //! | before the gpa->hpa map changes | [`Mmu::revoke`] |
+//! | the guest may load its current root by itself from now on | [`Mmu::offer_root`] |
+//! | it has done so | [`Mmu::switched`], before any other call |
+//! | before the guest runs, if it may load roots | [`Mmu::roots_changed`]: whether some may not be loaded any more |
 //!
 //! What the real CPU must be set to while the guest runs: CR0.PG, CR0.WP and CR4.PAE set; EFER.NXE, CR4.SMEP,
 //! CR4.SMAP and CR4.PGE equal to the guest's (SMEP and SMAP clear while the guest's paging is off); EFER.LMA
@@ -51,7 +55,9 @@ mod ahead;
 mod audit;
 mod build;
 mod config;
+mod copies;
 mod derive;
+mod descend;
 mod detach;
 mod door;
 mod entry;
@@ -70,6 +76,7 @@ mod rmap;
 mod role;
 mod roots;
 mod sabotage;
+mod space;
 mod switch;
 mod zap;
 
@@ -86,20 +93,23 @@ pub use predict::Predictor;
 #[cfg(feature = "sabotage")]
 pub use sabotage::Rule;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use umbra_paging::Paging;
+use umbra_paging::{ENTRIES, Paging};
 
 use crate::ahead::Ahead;
 use crate::audit::ChangeLog;
+use crate::copies::Copies;
 use crate::detach::Detaches;
 use crate::entry::{ShadowEntry, State};
 
 use crate::filter::Choice;
 use crate::frames::Frames;
-use crate::pool::{PageId, Pool};
+use crate::pool::{PageId, Pool, Stored};
 use crate::quick::Shortcuts;
 use crate::rmap::{List, Rmap, Slot};
+use crate::space::Idle;
 
 /// One guest's shadow MMU.
 ///
@@ -117,6 +127,10 @@ pub struct Mmu<P = Predictor> {
     choice: Choice,
     detaches: Detaches,
     shortcuts: Shortcuts,
+    idle: Idle,
+    copies: Copies,
+    /// Room for the table that is read.
+    table: Option<Box<[u64; ENTRIES]>>,
     /// Changes of references between shadow pages so far.
     links: u64,
     ahead: Ahead,
@@ -155,7 +169,8 @@ impl OwedFlush {
 impl<P> Mmu<P> {
     /// The bytes of metadata beside the shadow frames, constant over the MMU's life.
     pub fn metadata_bytes(&self) -> usize {
-        self.pool.bytes() + self.rmap.bytes() + self.frames.bytes() + self.choice.bytes()
+        let parts = [self.pool.bytes(), self.rmap.bytes(), self.frames.bytes(), self.choice.bytes()];
+        parts.iter().sum::<usize>() + self.copies.bytes()
     }
 
     /// Shadow frames in use.
@@ -232,8 +247,10 @@ impl<P> Mmu<P> {
     /// Stores an entry that stays in its list.
     fn store(&mut self, env: &mut impl Env, slot: Slot, entry: ShadowEntry) {
         env.write_shadow(slot.frame(), slot.index(), entry.raw());
-        if self.pool.stored(slot.frame(), slot.index() / 8) {
-            self.links += 1;
+        let Stored { refers, copied } = self.pool.stored(slot.frame(), slot.index() / 8);
+        self.links += u64::from(refers);
+        if copied {
+            self.copies.stored(slot.frame(), slot.index() / 8);
         }
         self.log.push(slot);
     }

@@ -8,9 +8,10 @@ use umbra_paging::{Gfn, Gpa, Gva};
 pub struct Origin {
     /// The guest instruction.
     pub rip: Gva,
-    /// Its stack pointer, where a return address may stand.
+    /// Its stack pointer, where return addresses may stand.
     pub rsp: Option<Gva>,
-    /// The guest had run for a short time only since its last exit: some hundred instructions.
+    /// The guest had run for a short time only since its last exit, some hundred instructions, and has met no page fault
+    /// since then (also none that did not exit: its CR2 tells).
     pub soon: bool,
 }
 
@@ -26,8 +27,8 @@ impl Origin {
 pub struct Place {
     /// The instruction.
     pub rip: u64,
-    /// The return address on top of its stack; 0 if nothing there looks like one.
-    pub caller: u64,
+    /// What the first return addresses on its stack are, mixed; 0 if nothing there looks like one.
+    pub callers: u64,
 }
 
 /// A write to a tracked frame.
@@ -42,6 +43,9 @@ pub struct TableWrite {
     /// Whether a shadow of the frame can be reached by the hardware: a parent links to it, or it is a root in
     /// use. Guests free page tables by clearing what references them, and then use the frame for data.
     pub reachable: bool,
+    /// Whether no root that a vCPU runs on (or its twin, with page-table isolation) leads there. Guests that end a process write its tables from another address
+    /// space. A detach is of all tables of the address space then.
+    pub idle: bool,
 }
 
 /// The answer to a [`TableWrite`].

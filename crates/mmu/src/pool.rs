@@ -35,6 +35,8 @@ struct Frame {
     busy: u64,
     /// Its entries may refer to other shadow pages.
     refers: bool,
+    /// There may be a copy of its guest table: see [`crate::copies`].
+    copied: bool,
     /// It lies where its guest frame lay: see [`crate::ShadowFrames::exchange`].
     moved: bool,
     /// The number of the flush that will be the first after a reference to it was last removed: before that
@@ -45,6 +47,14 @@ struct Frame {
     /// Live pages: the order in which they were last linked. Free and limbo frames: `newer` chains them.
     older: Option<u32>,
     newer: Option<u32>,
+}
+
+/// What storing an entry concerns beside it.
+pub(crate) struct Stored {
+    /// References to other shadow pages: the entry may refer to one, or did so.
+    pub(crate) refers: bool,
+    /// A copy of the guest table.
+    pub(crate) copied: bool,
 }
 
 pub(crate) struct Pool {
@@ -66,6 +76,7 @@ impl Pool {
             pins: 0,
             busy: 0,
             refers: false,
+            copied: false,
             moved: false,
             cached_until: 0,
             next_of_gfn: None,
@@ -208,11 +219,25 @@ impl Pool {
         self.frames[frame as usize].busy & 1 << group != 0
     }
 
-    /// Notes that one of the entries `8 * group..` was stored; whether it may refer to another page, or did so.
-    pub(crate) fn stored(&mut self, frame: u32, group: usize) -> bool {
+    /// How many groups [`Pool::is_busy`] is true of.
+    pub(crate) fn busy_groups(&self, frame: u32) -> u32 {
+        self.frames[frame as usize].busy.count_ones()
+    }
+
+    /// Notes that one of the entries `8 * group..` was stored.
+    pub(crate) fn stored(&mut self, frame: u32, group: usize) -> Stored {
         let slot = &mut self.frames[frame as usize];
         slot.busy |= 1 << group;
-        slot.refers
+        Stored { refers: slot.refers, copied: slot.copied }
+    }
+
+    /// Notes whether there may be a copy of the page's guest table.
+    pub(crate) fn set_copied(&mut self, frame: u32, copied: bool) {
+        self.frames[frame as usize].copied = copied;
+    }
+
+    pub(crate) fn is_copied(&self, frame: u32) -> bool {
+        self.frames[frame as usize].copied
     }
 
     /// Notes what is true of the entries `8 * group..`.

@@ -21,15 +21,20 @@ const PLACES: usize = 256;
 const DETACHED: usize = 64;
 /// A burst is worth a detach from this length on: two exits, and the work of attaching again.
 const WORTH: u32 = 3;
+/// Exits that a detach costs: the one by which it is done, and the one by which the table is attached again.
+const COST: i8 = 2;
+/// Good detaches of a place make up for so many exits lost by later ones.
+const MAX_BALANCE: i8 = 6;
 /// A burst of a place of which nothing good is known yet is believed in from this write on.
 const BELIEF: u32 = 3;
 /// From here on the first write of a burst detaches.
 const CONFIDENT: i8 = 1;
 const MAX_CONFIDENCE: i8 = 2;
 /// A trial is put off for at most 2 to this power bursts.
-const MAX_FAILURES: u8 = 4;
-/// But a burst that has become so long is one.
+const MAX_FAILURES: u8 = 10;
+/// But a burst that has become so long is one; twice as long after each of the first detaches in a row that did not pay.
 const LONG: u32 = 8;
+const MAX_LONGER: u8 = 4;
 
 /// What is known of one place.
 #[derive(Clone, Copy, Default)]
@@ -37,7 +42,9 @@ struct Known {
     place: Place,
     /// Whether its last bursts were long (positive) or short (negative).
     confidence: i8,
-    /// Detaches in a row that did not pay.
+    /// Exits that its last detaches have spared, less those that they have cost.
+    balance: i8,
+    /// Detaches in a row that did not pay, since the balance was spent.
     failures: u8,
     /// Bursts to let pass before the next trial.
     wait: u16,
@@ -73,7 +80,7 @@ impl Default for Predictor {
 
 impl Predictor {
     fn known(&mut self, place: Place) -> &mut Known {
-        let hash = place.rip ^ place.rip >> 8 ^ place.caller ^ place.caller >> 8;
+        let hash = place.rip ^ place.rip >> 8 ^ place.callers ^ place.callers >> 8 ^ place.callers >> 32;
         let known = &mut self.places[hash as usize % PLACES];
         if known.place != place {
             *known = Known { place, ..Known::default() };
@@ -101,6 +108,15 @@ impl WritePolicy for Predictor {
             // Nobody will attach it for what is written now: most likely it is no table any more.
             return Answer::Detach;
         }
+        if write.idle {
+            // Another place than the same one in the address space in use.
+            let place = Place { callers: !place.callers, ..place };
+            let known = self.known(place);
+            if known.wait == 0 {
+                return self.detach(gfn, place);
+            }
+            known.wait -= 1;
+        }
         let Burst { place: last, gpa, length } = self.burst;
         if write.soon && gpa / PAGE_SIZE == gfn && length != 0 {
             self.burst.gpa = write.gpa.raw();
@@ -113,7 +129,7 @@ impl WritePolicy for Predictor {
                 return Answer::Emulate;
             }
             let known = self.known(last);
-            if known.wait > 0 && length < LONG {
+            if known.wait > 0 && length < LONG << known.failures.min(MAX_LONGER) {
                 if length == BELIEF {
                     known.wait -= 1;
                 }
@@ -138,7 +154,9 @@ impl WritePolicy for Predictor {
         }
         self.learn(place, changed);
         let known = self.known(place);
-        if changed >= WORTH {
+        let spared = changed.min(MAX_BALANCE as u32) as i8 - COST;
+        known.balance = (known.balance + spared).clamp(-1, MAX_BALANCE);
+        if known.balance >= 0 {
             known.failures = 0;
         } else {
             known.failures = (known.failures + 1).min(MAX_FAILURES);
@@ -152,7 +170,7 @@ mod tests {
     use super::*;
 
     fn place(rip: u64) -> Place {
-        Place { rip, caller: 0 }
+        Place { rip, callers: 0 }
     }
 
     /// Writes of these places in turn to entries of frame 7: how many were answered by a detach. The table is used again
@@ -170,7 +188,8 @@ mod tests {
                     continue;
                 }
                 let gpa = Gfn::new(7).entry(n as usize % 512);
-                let write = TableWrite { gpa, place: place(rip), reachable: true, soon: soon && !used };
+                let write =
+                    TableWrite { gpa, place: place(rip), reachable: true, idle: false, soon: soon && !used };
                 if predictor.answer(&write) == Answer::Detach {
                     detached += 1;
                     unseen = Some(1);
@@ -188,7 +207,13 @@ mod tests {
         let mut predictor = Predictor::default();
         assert_eq!(writes(&mut predictor, &[1], 2, true, 16), 0);
         assert_eq!(writes(&mut predictor, &[1], 160, true, 16), 10);
-        let first = TableWrite { gpa: Gfn::new(9).entry(0), place: place(1), reachable: true, soon: false };
+        let first = TableWrite {
+            gpa: Gfn::new(9).entry(0),
+            place: place(1),
+            reachable: true,
+            idle: false,
+            soon: false,
+        };
         assert_eq!(predictor.answer(&first), Answer::Detach);
     }
 
@@ -201,8 +226,13 @@ mod tests {
     fn one_entry_written_again_and_again_is_no_burst() {
         let mut predictor = Predictor::default();
         for n in 0..1000 {
-            let write =
-                TableWrite { gpa: Gfn::new(7).entry(3), place: place(1), reachable: true, soon: n > 0 };
+            let write = TableWrite {
+                gpa: Gfn::new(7).entry(3),
+                place: place(1),
+                reachable: true,
+                idle: false,
+                soon: n > 0,
+            };
             assert_eq!(predictor.answer(&write), Answer::Emulate);
         }
     }
@@ -214,7 +244,7 @@ mod tests {
             writes(&mut predictor, &[1], 3, true, 3);
             predictor.attached(Gfn::new(7), 1);
         }
-        assert_eq!(writes(&mut predictor, &[1], 100, true, 100), 1);
+        assert_eq!(writes(&mut predictor, &[1], 200, true, 200), 1);
     }
 
     #[test]
@@ -223,7 +253,7 @@ mod tests {
         for n in 0..1000 {
             let mut write = |rip, soon| {
                 let gpa = Gfn::new(7).entry(n % 512);
-                predictor.answer(&TableWrite { gpa, place: place(rip), reachable: true, soon })
+                predictor.answer(&TableWrite { gpa, place: place(rip), reachable: true, idle: false, soon })
             };
             assert_eq!([write(1, false), write(2, true)], [Answer::Emulate; 2]);
         }
@@ -241,15 +271,27 @@ mod tests {
     fn one_function_called_from_two_places_is_two_places() {
         let mut predictor = Predictor::default();
         let mut write = |n, caller, soon| {
-            let place = Place { rip: 1, caller };
-            predictor.answer(&TableWrite { gpa: Gfn::new(7).entry(n), place, reachable: true, soon })
+            let place = Place { rip: 1, callers: caller };
+            predictor.answer(&TableWrite {
+                gpa: Gfn::new(7).entry(n),
+                place,
+                reachable: true,
+                idle: false,
+                soon,
+            })
         };
         let bursts: [Answer; 3] = core::array::from_fn(|n| write(n, 5, n > 0));
         assert_eq!(bursts, [Answer::Emulate, Answer::Emulate, Answer::Detach]);
         predictor.attached(Gfn::new(7), 9);
         let mut first = |caller| {
-            let place = Place { rip: 1, caller };
-            predictor.answer(&TableWrite { gpa: Gfn::new(7).entry(0), place, reachable: true, soon: false })
+            let place = Place { rip: 1, callers: caller };
+            predictor.answer(&TableWrite {
+                gpa: Gfn::new(7).entry(0),
+                place,
+                reachable: true,
+                idle: false,
+                soon: false,
+            })
         };
         assert_eq!([first(6), first(5)], [Answer::Emulate, Answer::Detach]);
     }

@@ -1,11 +1,13 @@
 //! Creation, and the roots that vCPUs run on.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use umbra_paging::{Gva, Mode, Paging};
+use umbra_paging::{ENTRIES, Gva, Mode, Paging};
 
 use crate::ahead::Ahead;
 use crate::audit::ChangeLog;
+use crate::copies::Copies;
 use crate::derive::Target;
 use crate::detach::Detaches;
 use crate::filter::Choice;
@@ -17,6 +19,7 @@ use crate::quick::Shortcuts;
 use crate::rmap::{Rmap, Slot};
 use crate::role::{Role, Source};
 use crate::sabotage::Rule;
+use crate::space::Idle;
 use crate::{Config, ConfigError, Counters, Env, MIN_FRAMES_PER_VCPU, Mmu, Root, RootFormat, Vcpu};
 
 impl Mmu {
@@ -55,6 +58,9 @@ impl<P: WritePolicy> Mmu<P> {
             choice: Choice::new(config.filter),
             detaches: Detaches::default(),
             shortcuts: Shortcuts::default(),
+            idle: Idle::default(),
+            copies: Copies::new(),
+            table: Some(Box::new([0; ENTRIES])),
             links: 0,
             ahead: Ahead::default(),
             roots_changed: 0,

@@ -20,7 +20,13 @@ impl<P> Mmu<P> {
         {
             self.look(env, parent);
         }
-        self.look_everywhere(env, frame);
+        // What the CPU may still walk is Pending until the flush; what it cannot is nothing any more.
+        if self.pool.may_be_cached(frame) {
+            self.look_everywhere(env, frame);
+        } else {
+            self.unlist_all(env, frame);
+            self.forget_copy(frame);
+        }
         let source = self.pool.source(frame);
         self.move_home(env, frame, source);
         let tracked = matches!(source.role, Role::Guest { .. }) && self.frames.is_tracked(source.gfn);

@@ -43,12 +43,20 @@ pub enum Mechanism {
     Eager,
     /// Exits of table writes take the short path.
     Quick,
+    /// Tables of an address space that comes into use are linked before they are used.
+    Ahead,
 }
 
 impl Mechanism {
     /// All of them.
-    pub const ALL: &[Mechanism] =
-        &[Mechanism::Detach, Mechanism::Cr3, Mechanism::Invlpg, Mechanism::Eager, Mechanism::Quick];
+    pub const ALL: &[Mechanism] = &[
+        Mechanism::Detach,
+        Mechanism::Cr3,
+        Mechanism::Invlpg,
+        Mechanism::Eager,
+        Mechanism::Quick,
+        Mechanism::Ahead,
+    ];
 
     /// The name in options and results.
     pub const fn name(self) -> &'static str {
@@ -58,6 +66,7 @@ impl Mechanism {
             Mechanism::Invlpg => "invlpg",
             Mechanism::Eager => "eager",
             Mechanism::Quick => "quick",
+            Mechanism::Ahead => "ahead",
         }
     }
 

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::console::message;
 use crate::error::Error;
-use crate::{bench, compare, doctor, html, image, run, trace};
+use crate::{bench, compare, decode, doctor, html, image, run, trace};
 
 /// Runs guests on the Umbra hypervisor and shows every exit and its cause.
 #[derive(Debug, Parser)]
@@ -21,6 +21,7 @@ pub struct Cli {
 enum Command {
     Run(run::Arguments),
     Image(image::Arguments),
+    Decode(decode::Arguments),
     Trace(trace::Arguments),
     Bench(bench::Arguments),
     Compare(compare::Arguments),
@@ -48,6 +49,7 @@ impl Cli {
         let outcome = match self.command {
             Command::Run(arguments) => run::run(&arguments),
             Command::Image(arguments) => image::run(&arguments),
+            Command::Decode(arguments) => decode::run(&arguments),
             Command::Trace(arguments) => trace::run(&arguments),
             Command::Bench(arguments) => bench::run(&arguments),
             Command::Compare(arguments) => compare::run(&arguments),

@@ -4,13 +4,14 @@
 //! image and the emulator, [`run`] carries console and messages between them and the user's [`console`], and
 //! [`report`] shows the exits by cause; [`trace`] shows them one by one. [`mod@bench`] runs the workload in that way,
 //! [`compare`] lays results side by side, [`html`] draws them. [`doctor`] says what this host can do, and [`image`]
-//! writes the boot image of a run for machines elsewhere.
+//! writes the boot image of a run for machines elsewhere, whose words [`decode`] makes into results.
 #![forbid(unsafe_code)]
 
 pub mod bench;
 pub mod cli;
 pub mod compare;
 pub mod console;
+pub mod decode;
 pub mod doctor;
 pub mod error;
 pub mod guest;

@@ -2,7 +2,7 @@
 
 mod run_of_umbra;
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -124,7 +124,7 @@ fn a_kernel_that_is_cut_off_anywhere() {
 fn memory_that_does_not_suffice_or_exist() {
     let files = Files::new();
     let initrd = files.path("initrd");
-    fs::File::create(&initrd).unwrap().set_len(100 << 20).unwrap();
+    File::create(&initrd).unwrap().set_len(100 << 20).unwrap();
     let initrd = initrd.to_str().unwrap();
     for (options, expected) in [
         (&["--memory", "40"][..], "give --memory 56 or more"),
@@ -162,6 +162,9 @@ fn results_that_cannot_be_written() {
             assert!(sentence.contains("give a file in a folder"), "{sentence}");
         }
     }
+    let kernel = files.path("kernel").display().to_string();
+    let trace = refused_command(&["trace", &kernel, "--output", nowhere.to_str().unwrap()]);
+    assert!(trace.contains("cannot write what the trace shows"), "{trace}");
 }
 
 #[test]
@@ -378,7 +381,7 @@ fn a_standard_output_that_takes_nothing() {
     for arguments in [&["compare", result, result][..], &["doctor"]] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_umbra"));
         command.args(arguments).stdin(Stdio::null()).stderr(Stdio::piped());
-        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let full = File::create("/dev/full").unwrap();
         let output = command.stdout(full).spawn().unwrap().wait_with_output().unwrap();
         failed(&output, "cannot write to standard output: No space left");
         // Nobody reads.

@@ -8,11 +8,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use serde_json::Value;
 use small_kernel::{GREETING, SmallKernel};
 use tempfile::TempDir;
 use umbra::machine::{Emulator, IMAGE, Machine, Programs};
 use umbra::signals::Signals;
+use umbra::trace::{Line, Reader};
 use umbra_telemetry::frame::Decoder;
+use umbra_telemetry::trace::Record;
 use umbra_telemetry::{GuestExit, GuestFaults, Message, Stats};
 
 const MEMORY_MIB: u32 = 32;
@@ -70,8 +73,8 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Boots the image in `folder` as a run does, and returns the guest's output and the report.
-fn boot(folder: &Path, machine_mib: u32) -> (String, Stats) {
+/// Boots the image in `folder` as a run does, and returns what it said, the guest's output in it, and the report.
+fn boot(folder: &Path, machine_mib: u32) -> (Vec<u8>, String, Stats) {
     let signals = Signals::catch().unwrap();
     let programs = Programs::find(&Machine::Penryn).unwrap();
     let (mut emulator, mut outputs) =
@@ -87,7 +90,7 @@ fn boot(folder: &Path, machine_mib: u32) -> (String, Stats) {
         _ => (),
     };
     Decoder::default().push(&stream, receive, |_| ());
-    (String::from_utf8(console).unwrap(), report.expect("a report"))
+    (stream, String::from_utf8(console).unwrap(), report.expect("a report"))
 }
 
 #[test]
@@ -96,7 +99,7 @@ fn it_boots_as_a_run_does_with_the_options_given() {
     let folder = guest.path("elsewhere");
     fs::create_dir(&folder).unwrap();
     let path = folder.join(IMAGE);
-    let output = guest.image(&path, &["--guest-faults", "trap", "--audit=1"]).output().unwrap();
+    let output = guest.image(&path, &["--guest-faults", "trap", "--audit=1", "--trace"]).output().unwrap();
     let said = stderr(&output);
     assert!(output.status.success(), "{said}");
     guest.nothing_temporary_is_left();
@@ -110,11 +113,28 @@ fn it_boots_as_a_run_does_with_the_options_given() {
     assert_ne!(image[446 + 4], 0, "the type of the first partition");
 
     let needed = said.split(" MiB of memory or more").next().unwrap().rsplit(' ').next().unwrap();
-    let (console, report) = boot(&folder, needed.parse().unwrap());
+    let (stream, console, report) = boot(&folder, needed.parse().unwrap());
     assert_eq!(console, GREETING);
     assert_eq!(report.guest_exit, GuestExit::ExitPort { port: 0xf4, value: 0 });
     assert_eq!(report.guest_faults, GuestFaults::Trap);
     assert!(report.audits.1 > 0);
+
+    // What it said is all that its results need.
+    fs::write(guest.path("capture"), stream).unwrap();
+    let [stats, trace] = ["stats.json", "trace"].map(|name| guest.path(name));
+    let mut decode = Command::new(env!("CARGO_BIN_EXE_umbra"));
+    decode.arg("decode").arg(guest.path("capture")).args(["--machine", "penryn", "--stats"]).arg(&stats);
+    let output = decode.arg("--trace").arg(&trace).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(output.stdout, GREETING.as_bytes());
+    let stats: Value = serde_json::from_slice(&fs::read(stats).unwrap()).unwrap();
+    assert_eq!(stats["exits"]["total"], report.exits.total());
+    assert_eq!((&stats["instructions"], &stats["memory"]), (&report.tsc.into(), &MEMORY_MIB.into()));
+    assert_eq!((&stats["machine"], &stats["guest_faults"]), (&"penryn".into(), &"trap".into()));
+    let (_, reader) = Reader::open(&trace).unwrap();
+    let counts = |line: &Line| matches!(line, Line::Record(Record::Exit(exit)) if exit.cause.is_some());
+    let traced = reader.map(Result::unwrap).filter(counts).count();
+    assert_eq!(traced as u64, report.exits.total());
 }
 
 #[test]

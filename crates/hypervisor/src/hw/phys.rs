@@ -141,6 +141,16 @@ impl GuestRam {
         core::array::from_fn(|n| unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed))
     }
 
+    /// Reads all entries of the table in a frame, each in one piece. No memory reads as all ones.
+    pub fn read_table(&self, gfn: Gfn, table: &mut [u64; 512]) {
+        let Some(from) = self.pointer(gfn.base(), FRAME as usize, false) else { return table.fill(u64::MAX) };
+        let from = from.cast::<u64>();
+        for (n, entry) in table.iter_mut().enumerate() {
+            // SAFETY: as in `entry`: aligned, within one frame of the guest's RAM, seen through atomics only.
+            *entry = unsafe { AtomicU64::from_ptr(from.wrapping_add(n)) }.load(Ordering::Relaxed);
+        }
+    }
+
     /// Replaces `old` by `new` in one piece at an 8-byte boundary: for accessed and dirty bits, which the CPU
     /// sets in read-only memory too. Where there is no memory, the write is lost.
     ///

@@ -10,6 +10,7 @@ use super::access::{Exit, classify};
 use super::backend::{Backend, CodeMode, rflags};
 use super::emulation::Emulated;
 use super::event::Event;
+use crate::hw::cpu;
 
 /// Exits by the same fault of the same instruction that are allowed in a row: a bound for what I6 rules out.
 const MAX_REPEATS: u32 = 64;
@@ -98,12 +99,14 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    fn origin(&self, rip: u64) -> Origin {
+    fn origin(&mut self, rip: u64) -> Origin {
+        let cr2 = cpu::cr2();
+        let same_fault = core::mem::replace(&mut self.last_cr2, cr2) == cr2;
         let long = self.backend.code_mode() == CodeMode::Bits64;
         Origin {
             rip: Gva::new(rip),
             rsp: long.then(|| Gva::new(self.backend.gpr(Gpr::Rsp as u8))),
-            soon: self.ran < SOON,
+            soon: same_fault && self.ran < SOON,
         }
     }
 

@@ -113,6 +113,8 @@ pub struct Vcpu<B: Backend> {
     pub(super) flushes_exit: bool,
     /// How long the guest ran before the last exit, in ticks of the machine's time-stamp counter.
     pub(super) ran: u64,
+    /// The guest's CR2 at the last page-fault exit.
+    pub(super) last_cr2: u64,
     counts: ExitCounts,
     phases: Phases,
 }
@@ -155,6 +157,7 @@ impl<B: Backend> Vcpu<B> {
             roots_changed: 0,
             flushes_exit: true,
             ran: 0,
+            last_cr2: 0,
             counts: ExitCounts::default(),
             phases: Phases::new(),
         };

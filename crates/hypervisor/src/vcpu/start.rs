@@ -60,6 +60,7 @@ fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
         },
         loadable_roots,
         eager: on(Mechanism::Eager),
+        ahead: on(Mechanism::Ahead),
         vcpus: 1,
         log_changes: config.audit.is_some(),
     };

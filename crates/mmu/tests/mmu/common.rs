@@ -224,6 +224,7 @@ pub fn config() -> Config {
         filter: FilterPolicy::Present,
         loadable_roots: 0,
         eager: true,
+        ahead: false,
         vcpus: 1,
         log_changes: true,
     }

@@ -127,6 +127,7 @@ impl Shadow {
             filter: config.filter,
             loadable_roots: config.targets,
             eager: random.u8(..8) != 0 || config.eager,
+            ahead: seed % 4 == 0,
             vcpus: cpus,
             log_changes: true,
         };

@@ -45,6 +45,11 @@ pub struct Arguments {
     #[arg(long, value_enum)]
     pub against: Option<Against>,
 
+    /// Run Umbra whole, then once without each of the ways around exits; write the results as JSON into this folder, and
+    /// compare
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["against", "stats", "without", "hypervisor"])]
+    pub ablation: Option<PathBuf>,
+
     /// The CPU that is emulated, as for `umbra run`
     #[arg(long, value_name = "NAME", default_value = "penryn", value_parser = str::parse::<Machine>)]
     pub machine: Machine,
@@ -119,8 +124,20 @@ pub struct Contestant {
 const COMMAND_LINE: &str = "console=ttyS0 printk.time=0 nokaslr quiet panic=-1";
 
 impl Arguments {
-    /// What is measured: what was asked for, and its peer.
-    pub fn contestants(&self) -> Vec<Contestant> {
+    /// What is measured, and where its result is written: what was asked for, and its peer; or all of an ablation.
+    pub fn contestants(&self) -> Vec<(Contestant, Option<PathBuf>)> {
+        if let Some(folder) = &self.ablation {
+            let ways = Mechanism::ALL.iter().map(|&mechanism| vec![mechanism]);
+            let contestant = |without: Vec<Mechanism>| {
+                let name = without
+                    .first()
+                    .map_or("whole".into(), |mechanism| format!("without-{}", mechanism.name()));
+                let (hypervisor, guest_faults) = (Hypervisor::Umbra, self.guest_faults);
+                let contestant = Contestant { hypervisor, guest_faults, without };
+                (contestant, Some(folder.join(format!("{name}.json"))))
+            };
+            return std::iter::once(Vec::new()).chain(ways).map(contestant).collect();
+        }
         let contestant = |hypervisor, guest_faults| {
             let without = if hypervisor == Hypervisor::Umbra { self.without.clone() } else { Vec::new() };
             Contestant { hypervisor, guest_faults, without }
@@ -130,7 +147,28 @@ impl Arguments {
             Against::Kvm => contestant(Hypervisor::Kvm, self.guest_faults),
             Against::None => contestant(Hypervisor::None, self.guest_faults),
         });
-        std::iter::once(contestant(self.hypervisor, self.guest_faults)).chain(second).collect()
+        let first = (contestant(self.hypervisor, self.guest_faults), self.stats.clone());
+        std::iter::once(first).chain(second.map(|second| (second, self.against_stats.clone()))).collect()
+    }
+
+    /// Checks that no option is for something that is not measured.
+    ///
+    /// # Errors
+    /// One is.
+    pub fn check(&self) -> Result<(), Error> {
+        let measured = |hypervisor| self.contestants().iter().any(|(one, _)| one.hypervisor == hypervisor);
+        if !self.without.is_empty() && !measured(Hypervisor::Umbra) {
+            return Err(Error::Input(
+                "--without is for Umbra, which is not measured here; leave it out".into(),
+            ));
+        }
+        if (self.host_kernel.is_some() || self.host_initrd.is_some()) && !measured(Hypervisor::Kvm) {
+            return Err(Error::Input(
+                "--host-kernel and --host-initrd are for KVM, which is not measured here; leave them out"
+                    .into(),
+            ));
+        }
+        Ok(())
     }
 
     /// The files that are read.
@@ -166,6 +204,8 @@ impl Arguments {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use clap::Parser;
 
     use super::*;
@@ -185,15 +225,47 @@ mod tests {
     fn a_peer_comes_second() {
         let names = |options: &[&str]| {
             let contestants = parse(options).contestants();
-            contestants.iter().map(|c| (c.hypervisor.name(), c.guest_faults)).collect::<Vec<_>>()
+            contestants.iter().map(|(c, _)| (c.hypervisor.name(), c.guest_faults)).collect::<Vec<_>>()
         };
         assert_eq!(names(&[]), [("umbra", Policy::Auto)]);
         assert_eq!(names(&["--against", "trap"]), [("umbra", Policy::Auto), ("umbra", Policy::Trap)]);
         assert_eq!(names(&["--against", "kvm"])[1].0, "kvm");
         assert_eq!(names(&["--hypervisor", "kvm", "--against", "none"])[1].0, "none");
         let contestants = parse(&["--without", "eager", "--against", "kvm"]).contestants();
-        assert_eq!(contestants[0].without, [Mechanism::Eager]);
-        assert!(contestants[1].without.is_empty());
+        assert_eq!(contestants[0].0.without, [Mechanism::Eager]);
+        assert!(contestants[1].0.without.is_empty());
+    }
+
+    #[test]
+    fn an_ablation_is_the_whole_and_all_but_one() {
+        let contestants = parse(&["--ablation", "d", "--guest-faults", "present"]).contestants();
+        assert_eq!(contestants.len(), 1 + Mechanism::ALL.len());
+        let (whole, path) = &contestants[0];
+        assert_eq!((whole.without.len(), whole.guest_faults), (0, Policy::Present));
+        assert_eq!(path.as_deref(), Some(Path::new("d/whole.json")));
+        assert_eq!(contestants[2].0.without, [Mechanism::Cr3]);
+        assert_eq!(contestants[2].1.as_deref(), Some(Path::new("d/without-cr3.json")));
+        let all = |more: &[&'static str]| {
+            let given = ["umbra", "--kernel", "k", "--initrd", "i", "--ablation", "d"];
+            Test::try_parse_from(given.iter().chain(more)).is_ok()
+        };
+        assert!(all(&["--repeat", "3"]));
+        for other in [["--against", "kvm"], ["--without", "cr3"], ["--stats", "s"], ["--hypervisor", "kvm"]] {
+            assert!(!all(&other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn options_for_nobody_are_refused() {
+        for (options, well) in [
+            (&["--without", "cr3"][..], true),
+            (&["--without", "cr3", "--hypervisor", "none"], false),
+            (&["--without", "cr3", "--hypervisor", "none", "--against", "trap"], true),
+            (&["--host-initrd", "x"], false),
+            (&["--host-initrd", "x", "--against", "kvm"], true),
+        ] {
+            assert_eq!(parse(options).check().is_ok(), well, "{options:?}");
+        }
     }
 
     #[test]

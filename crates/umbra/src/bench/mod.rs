@@ -5,6 +5,7 @@ mod child;
 mod median;
 
 use std::process::ExitCode;
+use std::{fs, iter};
 
 use umbra_telemetry::GuestFaults;
 
@@ -25,17 +26,20 @@ const WHAT: &str = "the result";
 /// # Errors
 /// Wrong input, or a failure on this host.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
+    arguments.check()?;
     let command_line = arguments.command_line()?;
-    let outputs: Vec<_> = [(WHAT, &arguments.stats), ("the peer's result", &arguments.against_stats)]
-        .into_iter()
-        .filter_map(|(what, path)| Some((what, path.as_deref()?)))
-        .collect();
-    report::check_apart(&outputs, arguments.inputs())?;
-    outputs.iter().try_for_each(|(what, path)| report::check_output(what, path))?;
+    if let Some(folder) = &arguments.ablation {
+        fs::create_dir_all(folder).map_err(|error| {
+            Error::Input(format!("cannot make the folder {}: {error}; give another one", folder.display()))
+        })?;
+    }
+    let contestants = arguments.contestants();
+    let whats = [WHAT, "the peer's result"].into_iter().chain(iter::repeat("another result"));
+    let outputs: Vec<_> = whats.zip(contestants.iter().map(|(_, path)| path.as_deref())).collect();
+    report::check_outputs(&outputs, arguments.inputs())?;
     let child = Child::new()?;
     let mut results = Vec::new();
-    let paths = [&arguments.stats, &arguments.against_stats];
-    for (contestant, path) in arguments.contestants().into_iter().zip(paths) {
+    for (contestant, path) in contestants {
         let mut repeats = Vec::new();
         for repeat in 1..=arguments.repeat {
             let name = name(&contestant, arguments);
@@ -46,15 +50,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
             }
         }
         let result = median::median(repeats);
-        // At once: the next one may fail.
+        // At once: what comes next may fail.
         path.as_ref().map_or(Ok(()), |path| report::write_statistics(WHAT, path, &result))?;
-        output(&format!("{}\n\n{}\n", name(&contestant, arguments), report::table(&result)))?;
+        output(format!("{}\n\n{}\n", name(&contestant, arguments), report::table(&result)))?;
         results.push((name(&contestant, arguments), result));
     }
     if results.len() > 1 {
         let named: Vec<_> =
             results.into_iter().map(|(name, statistics)| Named { name, statistics }).collect();
-        output(&compare::table(&named, Style::Plain))?;
+        let style = if arguments.ablation.is_some() { Style::Short } else { Style::Plain };
+        output(compare::table(&named, style))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -53,7 +53,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
             result.statistics.phases.retain(|phase| arguments.phases.contains(&phase.name));
         }
     }
-    output(&table(&results, if arguments.markdown { Style::Markdown } else { Style::Plain }))?;
+    output(table(&results, if arguments.markdown { Style::Markdown } else { Style::Plain }))?;
     Ok(ExitCode::SUCCESS)
 }
 

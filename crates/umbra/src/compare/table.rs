@@ -8,6 +8,8 @@ use crate::report::{Exits, Mmu, Named, Phase, per_operation, short};
 pub enum Style {
     /// For a terminal: a table for each measure.
     Plain,
+    /// For a terminal: exits for memory, and instructions.
+    Short,
     /// One Markdown table: exits for memory, and instructions.
     Markdown,
 }
@@ -56,7 +58,7 @@ const MMU: &[(&str, MmuValue)] = &[
 
 /// What each style shows: a page has less room.
 const PLAIN: &[Measure] = &[MEMORY_EXITS, EXITS, INSTRUCTIONS];
-const MARKDOWN: &[Measure] = &[MEMORY_EXITS, INSTRUCTIONS];
+const SHORT: &[Measure] = &[MEMORY_EXITS, INSTRUCTIONS];
 
 /// Phases that count no operations, such as `boot`, show their sums.
 fn operations(phase: &Phase) -> f64 {
@@ -69,17 +71,20 @@ fn operations(phase: &Phase) -> f64 {
 /// If there are none.
 pub fn table(results: &[Named], style: Style) -> String {
     match style {
-        Style::Plain => plain(results),
+        Style::Plain => plain(results, PLAIN) + &shadow_mmu(results),
+        Style::Short => plain(results, SHORT),
         Style::Markdown => markdown(results),
     }
 }
 
-fn plain(results: &[Named]) -> String {
+fn plain(results: &[Named], measures: &[Measure]) -> String {
     let mut text = String::new();
     for (index, result) in results.iter().enumerate() {
-        text += &format!("{:>4}: {} ({})\n", head(index), result.name, label(result));
+        let (name, label) = (&result.name, label(result));
+        let about = if *name == label { String::new() } else { format!(" ({label})") };
+        text += &format!("{:>4}: {name}{about}\n", head(index));
     }
-    for measure in PLAIN {
+    for measure in measures {
         text += &format!("\n{:<32}{:>11}", format!("{} per operation", measure.name), head(0));
         for index in 1..results.len() {
             text += &format!("{:>11}{:>8}", head(index), "ratio");
@@ -92,14 +97,14 @@ fn plain(results: &[Named]) -> String {
         }
         text.push('\n');
     }
-    if results.iter().any(|result| result.statistics.mmu.is_some()) {
-        text += &shadow_mmu(results);
-    }
     text
 }
 
-/// What the shadow MMU did, of those results that have one.
+/// What the shadow MMU did, if one of the results has one.
 fn shadow_mmu(results: &[Named]) -> String {
+    if results.iter().all(|result| result.statistics.mmu.is_none()) {
+        return String::new();
+    }
     let mut text = format!("\n{:<32}{:>11}", "shadow MMU in the whole run", head(0));
     (1..results.len()).for_each(|index| text += &format!("{:>11}{:>8}", head(index), "ratio"));
     for (name, count) in MMU {
@@ -116,7 +121,7 @@ fn shadow_mmu(results: &[Named]) -> String {
 fn markdown(results: &[Named]) -> String {
     let mut text = String::from("| per operation |");
     let mut rule = String::from("|---|");
-    for measure in MARKDOWN {
+    for measure in SHORT {
         for result in results {
             text += &format!(" {}: {} |", measure.name, label(result));
             rule += "---:|";
@@ -125,7 +130,7 @@ fn markdown(results: &[Named]) -> String {
     text += &format!("\n{rule}\n");
     for name in names(results) {
         text += &format!("| {name} |");
-        for measure in MARKDOWN {
+        for measure in SHORT {
             for cell in measured(results, name, measure) {
                 let ratio = cell.ratio.filter(|ratio| ratio != NOTHING);
                 text += &format!(
@@ -244,7 +249,7 @@ mod tests {
     fn markdown_is_one_table() {
         let text = table(&results(), Style::Markdown);
         let columns = |line: &str| line.matches('|').count();
-        assert!(text.lines().all(|line| columns(line) == 2 + 2 * MARKDOWN.len()), "{text}");
+        assert!(text.lines().all(|line| columns(line) == 2 + 2 * SHORT.len()), "{text}");
         assert!(text.contains("| 1221 (0.25) |"), "{text}");
     }
 }

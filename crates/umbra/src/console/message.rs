@@ -16,9 +16,9 @@ pub fn message(text: Arguments<'_>) {
 ///
 /// # Errors
 /// It cannot be written: `print` would panic.
-pub fn output(text: &str) -> Result<(), Error> {
+pub fn output(text: impl AsRef<[u8]>) -> Result<(), Error> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(Error::Machine(format!("cannot write to standard output: {error}; make room there")))
         }

@@ -67,6 +67,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     } else {
         sentences::report(&facts)
     };
-    output(&text)?;
+    output(text)?;
     Ok(if facts.obstacle.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

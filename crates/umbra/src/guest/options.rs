@@ -112,6 +112,9 @@ pub fn mechanisms() -> impl TypedValueParser<Value = Mechanism> {
             Mechanism::Invlpg => "INVLPG and INVPCID make no exit",
             Mechanism::Eager => "tables are filled whole when they are linked",
             Mechanism::Quick => "exits of table writes take a short path",
+            Mechanism::Ahead => {
+                "tables of an address space that comes into use are linked before they are used"
+            }
         };
         PossibleValue::new(mechanism.name()).help(about)
     });

@@ -91,7 +91,7 @@ pub fn read(path: &Path) -> Result<History, Error> {
     let mut collected = Collected::default();
     for line in &mut reader {
         match line? {
-            Line::Lost(records) => collected.lost += records,
+            Line::Lost(records) => collected.lose(records),
             Line::Record(record) => collected.add(&record),
         }
     }
@@ -117,12 +117,16 @@ impl Collected {
     fn add(&mut self, record: &Record) {
         match record {
             Record::Exit(exit) => self.exit(exit),
-            Record::Dropped(records) => self.lost += records,
+            Record::Dropped(records) => self.lose(*records),
             Record::PhaseEnd(BOOT) => {
                 self.boot_end.get_or_insert(self.end);
             }
             Record::Mmu(_) | Record::PhaseStart(_) | Record::PhaseEnd(_) => (),
         }
+    }
+
+    fn lose(&mut self, records: u64) {
+        self.lost = self.lost.saturating_add(records);
     }
 
     fn exit(&mut self, exit: &Exit) {

@@ -42,12 +42,9 @@ pub struct Arguments {
 /// One of the inputs is not what it should be, or the page cannot be written.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let output = &arguments.output;
-    report::check_apart(
-        &[(WHAT, output)],
-        arguments.results.iter().chain(&arguments.trace).map(PathBuf::as_path),
-    )?;
+    let inputs = arguments.results.iter().chain(&arguments.trace).map(PathBuf::as_path);
+    report::check_outputs(&[(WHAT, Some(output))], inputs)?;
     signals::end_at_the_first()?;
-    report::check_output(WHAT, output)?;
     let results = arguments.results.iter().map(|path| report::read(path)).collect::<Result<Vec<_>, _>>()?;
     let history = arguments.trace.as_deref().map(history::read).transpose()?;
     let page = page::page(&results, history.as_ref());

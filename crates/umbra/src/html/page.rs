@@ -108,8 +108,13 @@ fn of_result(result: &Named) -> Vec<(&'static str, String)> {
         ("Exits", whole(total(result))),
         ("Instructions", whole(result.instructions)),
     ];
+    if let Some((detached, attached)) = result.mmu.and_then(|mmu| Some((mmu.detached?, mmu.attached?))) {
+        let [detached, attached] = [detached, attached].map(|count| whole(Some(count)));
+        facts.push(("Page tables", format!("detached {detached}, attached {attached}")));
+    }
     if let Some((pages, bytes)) = result.mmu.and_then(|mmu| Some((mmu.live_pages?, mmu.metadata_bytes?))) {
-        facts.push(("Shadow MMU", format!("{pages} pages at the end, {} KiB of metadata", bytes >> 10)));
+        let [pages, kib] = [pages, bytes >> 10].map(|count| whole(Some(count)));
+        facts.push(("Shadow MMU", format!("{pages} pages at the end, {kib} KiB of metadata")));
     }
     if let Some(emulator) = result.emulator {
         let of_emulator =
@@ -383,17 +388,20 @@ fn causes(results: &[Named]) -> Markup {
             h2 { (title) }
             p.quiet { "Exits of the whole run by cause; causes that no run had are left out. " (UNKNOWN) }
             (scroll(title, &html! { table {
-                thead { tr { th { "cause" } th.name { "shown as" }
-                    @for (index, result) in results.iter().enumerate() {
-                        th { @if results.len() > 1 { (letter(index)) ": " } (label(result)) }
-                    } } }
+                thead { tr { th { "cause" }
+                    @for index in 0..results.len() {
+                        th { @if results.len() > 1 { (letter(index)) } @else { "exits" } }
+                    }
+                    th.name { "shown as" } } }
                 tbody {
                     @for &cause in ExitCause::ALL.iter().filter(|&&cause| any(cause)) {
-                        tr { th scope="row" { (cause.name()) } td.name { (GROUPS[group_of(cause)].name) }
-                            @for result in results { td { (whole(of_cause(result, cause))) } } }
+                        tr { th scope="row" { (cause.name()) }
+                            @for result in results { td { (whole(of_cause(result, cause))) } }
+                            td.name { (GROUPS[group_of(cause)].name) } }
                     }
-                    tr { th scope="row" { b { "total" } } td {}
-                        @for result in results { td { b { (whole(total(&result.statistics))) } } } }
+                    tr { th scope="row" { b { "total" } }
+                        @for result in results { td { b { (whole(total(&result.statistics))) } } }
+                        td {} }
                 }
             } }))
         }
@@ -534,8 +542,8 @@ mod tests {
         let of = |first: &str| rows.iter().filter(|row| row[0] == first).collect::<Vec<_>>();
         assert_eq!(of("demand")[0][..4], ["demand", "A", "100", "1.01"]);
         assert_eq!(of("demand")[1][..4], ["demand", "B", "100", "–"]);
-        assert_eq!(of("cpuid")[0][2..], ["700", "–"]);
-        assert_eq!(of("total")[0][2..], ["1,101", "100"]);
+        assert_eq!(of("cpuid")[0][1..3], ["700", "–"]);
+        assert_eq!(of("total")[0][1..3], ["1,101", "100"]);
         // What comes from a file is text.
         assert!(text.contains("6.1 &lt;x&gt;") && text.contains("&quot;a&amp;b&quot;"));
     }

@@ -18,12 +18,17 @@ const WHAT: &str = "the boot image";
 ///
 /// It is an ISO 9660 image with a boot sector: a CD, or byte for byte the contents of a disk or USB stick, for machines
 /// with a BIOS. The hypervisor writes its messages, and the guest's console in them, to the machine's port 0xe9 and
-/// takes the guest's input from COM1; there is nothing on the screen but GRUB's words.
+/// takes the guest's input from COM1; there is nothing on the screen but GRUB's words. `umbra decode` makes results of what
+/// port 0xe9 said.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The image to write
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
+
+    /// Have the hypervisor record every exit, for `umbra decode --trace`
+    #[arg(long)]
+    trace: bool,
 
     #[command(flatten)]
     guest: guest::Options,
@@ -34,22 +39,22 @@ pub struct Arguments {
 /// # Errors
 /// Wrong input, a missing program, or a failure on this host. Then there is no image.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
-    let guest = Guest::read(&arguments.guest, false)?;
+    let guest = Guest::read(&arguments.guest, arguments.trace)?;
     let signals = Signals::catch()?;
-    report::check_apart(&[(WHAT, &arguments.output)], arguments.guest.inputs())?;
-    report::check_output(WHAT, &arguments.output)?;
+    report::check_outputs(&[(WHAT, Some(&arguments.output))], arguments.guest.inputs())?;
     let tools = ImageTools::find()?;
     let folder = machine::temporary_folder(&signals)?;
     machine::build_boot_image(&tools, folder.path(), &guest.files(System::Umbra), &signals)?;
     let built = folder.path().join(machine::IMAGE);
     report::write_output(WHAT, &arguments.output, File::open(&built))?;
     let size = fs::metadata(&built).map_or(0, |metadata| metadata.len());
-    message(format_args!("{}", how_to_boot(&arguments.output, size, guest.machine_mib)));
+    message(format_args!("{}", how_to_boot(&arguments.output, size, guest.machine_mib, arguments.trace)));
     Ok(ExitCode::SUCCESS)
 }
 
 /// What the image is, and what boots it. `machine_mib` is the least memory of its machine.
-fn how_to_boot(image: &Path, size: u64, machine_mib: u32) -> String {
+fn how_to_boot(image: &Path, size: u64, machine_mib: u32, trace: bool) -> String {
+    let trace = if trace { " --trace trace" } else { "" };
     let (image, size_mib) = (image.display(), size as f64 / f64::from(1 << 20));
     format!(
         "umbra: {image}: {size_mib:.1} MiB; it boots by a BIOS as a CD, a disk or a USB stick, on a 64-bit Intel CPU with \
@@ -63,6 +68,8 @@ QEMU:      qemu-system-x86_64 -enable-kvm -cpu host -m {machine_mib} -cdrom {ima
            (needs KVM's nested virtualization; not tested: `umbra doctor` says what this host can do)
 USB stick: dd if={image} of=/dev/sdX bs=4M conv=fsync
            (replaces all that is on the stick; never tried on a real machine)
+Results:   umbra decode messages --stats stats.json{trace}
+           (messages: what port 0xe9 said, which Bochs writes to its standard output)
 The guest's console is in the messages at port 0xe9, and its input is COM1: the screen stays empty.
 "
     )
@@ -74,9 +81,14 @@ mod tests {
 
     #[test]
     fn size_and_memory_are_named_wherever_they_are_needed() {
-        let text = how_to_boot(Path::new("a/b.iso"), 3 << 19, 224);
+        let text = how_to_boot(Path::new("a/b.iso"), 3 << 19, 224, true);
         assert!(text.starts_with("umbra: a/b.iso: 1.5 MiB; "), "{text}");
-        for expected in ["guest=224, host=224", "-m 224 -cdrom a/b.iso", "dd if=a/b.iso of="] {
+        for expected in [
+            "guest=224, host=224",
+            "-m 224 -cdrom a/b.iso",
+            "dd if=a/b.iso of=",
+            "--stats stats.json --trace trace\n",
+        ] {
             assert!(text.contains(expected), "{expected}: {text}");
         }
     }

@@ -12,7 +12,7 @@ mod write;
 pub use exit::{describe as describe_exit, key as exit_key};
 pub use exits::{Exits, is_memory};
 pub use kvm::Kvm;
-pub use output::{cannot_write, check_apart, check_output, write_output, write_statistics};
+pub use output::{cannot_write, check_outputs, write_output, write_statistics};
 pub use read::{Named, read};
 pub use schema::{Audits, EmulatorUse, Mmu, Phase, SCHEMA, Statistics};
 pub use table::{per_operation, short, table};

@@ -8,27 +8,16 @@ use super::Statistics;
 use super::write::{check_writable, write_atomically};
 use crate::error::Error;
 
-/// Finds out before long work that its result could not be written.
+/// Finds out before long work that one of its results could not be written, or would take the place of another file of
+/// the same command.
 ///
 /// # Errors
-/// It could not; `what` is in the sentence.
-pub fn check_output(what: &str, path: &Path) -> Result<(), Error> {
-    check_writable(path).map_err(|error| {
-        Error::Input(format!(
-            "cannot write {what} to {}: {error}; give a file in a folder that exists and is writable",
-            path.display()
-        ))
-    })
-}
-
-/// Finds out before anything is written that a file would take the place of another one of the same command.
-///
-/// # Errors
-/// It would: of one of the `inputs`, or of another output.
-pub fn check_apart<'a>(
-    outputs: &[(&str, &Path)],
+/// So it is: the place of one of the `inputs`, or of another output.
+pub fn check_outputs<'a>(
+    outputs: &[(&str, Option<&Path>)],
     inputs: impl IntoIterator<Item = &'a Path>,
 ) -> Result<(), Error> {
+    let outputs: Vec<_> = outputs.iter().filter_map(|&(what, path)| Some((what, path?))).collect();
     for input in inputs {
         if let Some((what, path)) = outputs.iter().find(|(_, output)| is_same(input, output)) {
             return Err(Error::Input(format!(
@@ -45,7 +34,7 @@ pub fn check_apart<'a>(
             )));
         }
     }
-    Ok(())
+    outputs.iter().try_for_each(|(what, path)| check_output(what, path))
 }
 
 /// Whether two paths mean one file, which need not be there yet.
@@ -62,6 +51,15 @@ fn place(path: &Path) -> Option<PathBuf> {
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
+}
+
+fn check_output(what: &str, path: &Path) -> Result<(), Error> {
+    check_writable(path).map_err(|error| {
+        Error::Input(format!(
+            "cannot write {what} to {}: {error}; give a file in a folder that exists and is writable",
+            path.display()
+        ))
+    })
 }
 
 /// Writes `contents`, whole or not at all.
@@ -105,12 +103,12 @@ mod tests {
         std::os::unix::fs::symlink(path("input"), path("link")).unwrap();
         let check = |outputs: &[&str]| {
             let paths: Vec<_> = outputs.iter().map(|name| path(name)).collect();
-            let outputs: Vec<_> =
-                ["the page", "the log"].into_iter().zip(paths.iter().map(PathBuf::as_path)).collect();
-            check_apart(&outputs, [path("input").as_path()]).map_err(|error| error.to_string())
+            let paths = paths.iter().map(|path| Some(path.as_path()));
+            let outputs: Vec<_> = ["the page", "the log"].into_iter().zip(paths).collect();
+            check_outputs(&outputs, [path("input").as_path()]).map_err(|error| error.to_string())
         };
         check(&["page", "log"]).unwrap();
-        check(&["none/page", "page"]).unwrap();
+        assert!(check(&["none/page", "page"]).unwrap_err().contains("cannot write the page"));
         assert!(check(&["input"]).unwrap_err().contains("the page would replace its own input"));
         assert!(check(&["page", "link"]).unwrap_err().contains("the log would replace its own input"));
         assert!(check(&["page", "./page"]).unwrap_err().contains("the page and the log cannot both be"));

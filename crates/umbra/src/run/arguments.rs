@@ -1,6 +1,6 @@
 //! The options of `umbra run`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::guest;
@@ -57,6 +57,14 @@ pub struct Arguments {
     /// Keep the emulator's own log
     #[arg(long, value_name = "FILE")]
     pub emulator_log: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// The files that are read.
+    pub fn inputs(&self) -> impl Iterator<Item = &Path> {
+        let host = [&self.host_kernel, &self.host_initrd].into_iter().flatten().map(PathBuf::as_path);
+        self.guest.inputs().chain(host)
+    }
 }
 
 /// A year: what is longer is a slip, and the clock must not overflow.

@@ -5,21 +5,22 @@ mod outcome;
 mod peer;
 mod recording;
 mod session;
+mod stream;
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 pub use arguments::{Arguments, Hypervisor, parse_seconds};
-use outcome::Outcome;
-use recording::Recording;
+pub use outcome::{End, Outcome, Subject};
+pub use recording::Recording;
+pub use stream::{Noise, Part, read as read_stream};
 
 use crate::console::message;
 use crate::error::Error;
-use crate::guest::{self, Guest, names};
+use crate::guest::{self, Guest};
 use crate::machine::{self, Emulator, Programs, System};
 use crate::report;
 use crate::signals::Signals;
-use crate::trace;
 
 /// Boots a guest, ends with it, and says what it did.
 ///
@@ -36,7 +37,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let machine_mib = peer::machine_memory(arguments, guest.machine_mib);
     // From here on a signal must not leave anything behind.
     let signals = Signals::catch()?;
-    check_outputs(arguments)?;
+    let outputs = [
+        (STATISTICS, arguments.stats.as_deref()),
+        (TRACE, arguments.trace.as_deref()),
+        (LOG, arguments.emulator_log.as_deref()),
+    ];
+    report::check_outputs(&outputs, arguments.inputs())?;
     let programs = Programs::find(&arguments.machine)?;
     programs.check_machine(&arguments.machine)?;
 
@@ -54,16 +60,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let Guest { kernel, initrd, modules, config, .. } = guest;
     drop((kernel, initrd, modules, host));
 
-    let head = trace::Head {
-        version: env!("CARGO_PKG_VERSION").into(),
-        machine: arguments.machine.name(),
-        kernel: config.kernel.clone(),
-        cmdline: config.append.clone(),
-        memory: config.memory_mib,
-        guest_faults: config.guest_faults.name().into(),
-        without: names(&config.without),
+    let machine = arguments.machine.name();
+    let subject = Subject {
+        hypervisor: arguments.hypervisor,
+        machine: &machine,
+        ticks_are_instructions: arguments.machine.ticks_are_instructions(),
+        config: &config,
     };
-    let mut recording = arguments.trace.as_deref().map(|path| Recording::start(path, &head)).transpose()?;
+    let start = |path| Recording::start(path, &subject);
+    let mut recording = arguments.trace.as_deref().map(start).transpose()?;
     if let Some(timeout) = arguments.timeout {
         signals.limit(timeout);
     }
@@ -79,36 +84,31 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         session::run(&mut emulator, outputs, &signals, arguments.timeout, progress, recording.as_mut(), bare);
     emulator.kill();
     let log = match &arguments.emulator_log {
-        Some(path) => report::write_output("the emulator's log", path, emulator.log()),
+        Some(path) => report::write_output(LOG, path, emulator.log()),
         None => Ok(()),
     };
-    let status = conclude(arguments, &config.kernel, &config.append, &outcome?, recording)?;
+    let status = conclude(&subject, &outcome?, arguments.stats.as_deref(), recording)?;
     log.map(|()| status)
 }
 
-/// Finds out before a long run that its results could not be written.
-fn check_outputs(arguments: &Arguments) -> Result<(), Error> {
-    let outputs: Vec<_> = [
-        ("the statistics", &arguments.stats),
-        ("the trace", &arguments.trace),
-        ("the emulator's log", &arguments.emulator_log),
-    ]
-    .into_iter()
-    .filter_map(|(what, path)| Some((what, path.as_deref()?)))
-    .collect();
-    let host = [&arguments.host_kernel, &arguments.host_initrd].into_iter().flatten().map(PathBuf::as_path);
-    report::check_apart(&outputs, arguments.guest.inputs().chain(host))?;
-    outputs.iter().try_for_each(|(what, path)| report::check_output(what, path))
-}
+/// What is written, for the user.
+pub const STATISTICS: &str = "the statistics";
+/// Likewise.
+pub const TRACE: &str = "the trace";
+/// Likewise.
+const LOG: &str = "the emulator's log";
 
-fn conclude(
-    arguments: &Arguments,
-    kernel: &str,
-    command_line: &str,
+/// Says how a run ended, and writes its results. Returns the status that goes with it.
+///
+/// # Errors
+/// A result cannot be written.
+pub fn conclude(
+    subject: &Subject<'_>,
     outcome: &Outcome,
+    stats: Option<&Path>,
     recording: Option<Recording>,
 ) -> Result<ExitCode, Error> {
-    let statistics = outcome.statistics(arguments, kernel, command_line);
+    let statistics = outcome.statistics(subject);
     message(format_args!("umbra: {}\n", outcome.sentence()));
     let table = report::table(&statistics);
     if !table.is_empty() {
@@ -126,8 +126,8 @@ fn conclude(
             emulator.seconds, emulator.peak_memory
         ));
     }
-    if let Some(path) = &arguments.stats {
-        report::write_statistics("the statistics", path, &statistics)?;
+    if let Some(path) = stats {
+        report::write_statistics(STATISTICS, path, &statistics)?;
     }
     if let Some(recording) = recording {
         message(format_args!("{}\n", recording.finish(statistics.guest_exit)?));

@@ -1,10 +1,8 @@
 //! How a run ended, and what that means for the user.
 
-use std::time::Duration;
+use umbra_telemetry::{BootConfig, GuestExit, Stats};
 
-use umbra_telemetry::{GuestExit, Stats};
-
-use super::{Arguments, Hypervisor, peer};
+use super::{Hypervisor, peer};
 use crate::error::status;
 use crate::guest;
 use crate::report::{self, Audits, EmulatorUse, Mmu, Phase, SCHEMA, Statistics};
@@ -22,18 +20,32 @@ pub enum End {
     HypervisorFailed(String),
     /// The emulator ended without a report; why, in words.
     EmulatorDied(String),
+    /// A capture ends before the guest.
+    CutOff,
 }
 
 /// All that is known after a run.
 #[derive(Clone, Debug)]
 pub struct Outcome {
+    /// Why it is over.
     pub end: End,
     /// The hypervisor's report. Always there if the guest ended by itself.
     pub stats: Option<Stats>,
-    /// Wall-clock time from the emulator's start.
-    pub elapsed: Duration,
-    /// The emulator's peak memory.
-    pub peak_memory_kib: u64,
+    /// What the emulator cost, if that is known.
+    pub emulator: Option<EmulatorUse>,
+}
+
+/// What was run, and on what.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// What ran the guest.
+    pub hypervisor: Hypervisor,
+    /// The machine's name.
+    pub machine: &'a str,
+    /// Whether the machine counts one tick for each instruction.
+    pub ticks_are_instructions: bool,
+    /// What the hypervisor was told.
+    pub config: &'a BootConfig,
 }
 
 impl Outcome {
@@ -48,7 +60,7 @@ impl Outcome {
             (End::Guest, _) => status::GUEST_FAILED,
             (End::Timeout, _) => status::TIMEOUT,
             (End::User(status), _) => *status,
-            (End::HypervisorFailed(_) | End::EmulatorDied(_), _) => status::MACHINE_FAILED,
+            (End::HypervisorFailed(_) | End::EmulatorDied(_) | End::CutOff, _) => status::MACHINE_FAILED,
         }
     }
 
@@ -64,6 +76,11 @@ impl Outcome {
             (End::User(_), _) => "ended by the user".into(),
             (End::HypervisorFailed(why), _) => format!("the hypervisor cannot go on: {why}"),
             (End::EmulatorDied(why), _) => why.clone(),
+            (End::CutOff, _) => {
+                "the capture ends, or the machine starts again, before the guest has ended: there is no \
+                                 report of its exits"
+                    .into()
+            }
         }
     }
 
@@ -72,6 +89,7 @@ impl Outcome {
         match (&self.end, &self.stats) {
             (End::Guest, Some(stats)) => report::exit_key(&stats.guest_exit),
             (End::Guest | End::EmulatorDied(_), _) => "emulator_died".into(),
+            (End::CutOff, _) => "cut_off".into(),
             (End::Timeout, _) => "timeout".into(),
             (End::User(_), _) => "stopped".into(),
             (End::HypervisorFailed(why), _) => format!("hypervisor_failed: {why}"),
@@ -79,25 +97,25 @@ impl Outcome {
     }
 
     /// The statistics of the run.
-    pub fn statistics(&self, arguments: &Arguments, kernel: &str, command_line: &str) -> Statistics {
+    pub fn statistics(&self, subject: &Subject<'_>) -> Statistics {
+        let &Subject { hypervisor, machine, ticks_are_instructions, config } = subject;
         let stats = self.stats.as_ref();
-        let guest_faults = stats.map_or(arguments.guest.guest_faults.into(), |stats| stats.guest_faults);
-        let tsc = stats.map(|stats| stats.tsc).filter(|_| arguments.hypervisor != Hypervisor::None);
-        let ticks_are_instructions = arguments.machine.ticks_are_instructions();
-        let own = arguments.hypervisor == Hypervisor::Umbra;
-        let (exits, kvm) = stats
-            .map_or((None, None), |stats| peer::exits(arguments.hypervisor, &stats.exits, &stats.counters));
-        let audits = stats.map(|stats| stats.audits).filter(|_| arguments.guest.audit.is_some());
+        let guest_faults = stats.map_or(config.guest_faults, |stats| stats.guest_faults);
+        let tsc = stats.map(|stats| stats.tsc).filter(|_| hypervisor != Hypervisor::None);
+        let own = hypervisor == Hypervisor::Umbra;
+        let (exits, kvm) =
+            stats.map_or((None, None), |stats| peer::exits(hypervisor, &stats.exits, &stats.counters));
+        let audits = stats.map(|stats| stats.audits).filter(|_| config.audit.is_some());
         Statistics {
             schema: SCHEMA,
             version: env!("CARGO_PKG_VERSION").into(),
-            hypervisor: arguments.hypervisor.name().into(),
-            machine: arguments.machine.name(),
-            kernel: kernel.into(),
-            cmdline: command_line.into(),
-            memory: arguments.guest.memory,
+            hypervisor: hypervisor.name().into(),
+            machine: machine.into(),
+            kernel: config.kernel.clone(),
+            cmdline: config.append.clone(),
+            memory: config.memory_mib,
             guest_faults: guest_faults.name().into(),
-            without: guest::names(&arguments.guest.without),
+            without: guest::names(&config.without),
             filter: stats.map(|stats| stats.filter.clone()).filter(|_| own),
             guest_exit: self.key(),
             memory_exits: exits.as_ref().and_then(|exits| exits.memory(kvm.as_ref())),
@@ -108,24 +126,21 @@ impl Outcome {
             tsc,
             phases: stats.map_or_else(Vec::new, |stats| {
                 let phases = stats.phases.iter().map(|phase| {
-                    let (exits, kvm) = peer::exits(arguments.hypervisor, &phase.exits, &phase.counters);
+                    let (exits, kvm) = peer::exits(hypervisor, &phase.exits, &phase.counters);
                     Phase::new(phase, exits, kvm, own, ticks_are_instructions)
                 });
                 phases.collect()
             }),
             canary: stats.and_then(|stats| stats.canary),
             audits: audits.map(|(per_exit, full)| Audits { per_exit, full }),
-            emulator: Some(EmulatorUse {
-                seconds: self.elapsed.as_millis() as f64 / 1000.0,
-                peak_memory: self.peak_memory_kib as f64 / 1024.0,
-            }),
+            emulator: self.emulator,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use umbra_telemetry::GuestFaults;
+    use umbra_telemetry::{GuestFaults, Mechanism, PROTOCOL};
 
     use super::*;
 
@@ -142,7 +157,8 @@ mod tests {
             audits: (0, 0),
             canary: Some(4096),
         });
-        Outcome { end, stats, elapsed: Duration::from_millis(1500), peak_memory_kib: 2048 }
+        let emulator = EmulatorUse { seconds: 1.5, peak_memory: 2.0 };
+        Outcome { end, stats, emulator: Some(emulator) }
     }
 
     #[test]
@@ -163,6 +179,7 @@ mod tests {
             (End::User(130), Some(GuestExit::Stopped), 130, "stopped"),
             (End::EmulatorDied("why".into()), None, 3, "emulator_died"),
             (End::HypervisorFailed("why".into()), None, 3, "hypervisor_failed: why"),
+            (End::CutOff, None, 3, "cut_off"),
         ] {
             let outcome = outcome(end, exit);
             assert_eq!((outcome.status(), outcome.key().as_str()), (status, key));
@@ -171,29 +188,32 @@ mod tests {
 
     #[test]
     fn statistics_say_what_was_in_force() {
-        #[derive(clap::Parser)]
-        struct Test {
-            #[command(flatten)]
-            arguments: Arguments,
-        }
-        let test: Test = clap::Parser::parse_from([
-            "umbra",
-            "--kernel",
-            "k",
-            "--guest-faults",
-            "bypass",
-            "--without",
-            "cr3",
-        ]);
-        let reported =
-            outcome(End::Guest, Some(GuestExit::AcpiOff)).statistics(&test.arguments, "6.1", "quiet");
+        let config = BootConfig {
+            protocol: PROTOCOL,
+            memory_mib: 192,
+            guest_faults: GuestFaults::Auto,
+            without: vec![Mechanism::Cr3],
+            shadow_frames: None,
+            audit: None,
+            trace: false,
+            kernel: "6.1".into(),
+            append: "quiet".into(),
+            modules: Vec::new(),
+        };
+        let subject = Subject {
+            hypervisor: Hypervisor::Umbra,
+            machine: "penryn",
+            ticks_are_instructions: true,
+            config: &config,
+        };
+        let reported = outcome(End::Guest, Some(GuestExit::AcpiOff)).statistics(&subject);
         assert_eq!((reported.guest_faults.as_str(), reported.instructions), ("trap", Some(9)));
         assert_eq!(reported.without, ["cr3"]);
-        let silent = outcome(End::Timeout, None).statistics(&test.arguments, "6.1", "quiet");
+        let silent = outcome(End::Timeout, None).statistics(&subject);
         assert_eq!((silent.guest_faults.as_str(), silent.exits), ("bypass", None));
         // A real CPU's time-stamp counter counts no instructions.
-        let test: Test = clap::Parser::parse_from(["umbra", "--kernel", "k", "--machine", "kvm"]);
-        let real = outcome(End::Guest, Some(GuestExit::AcpiOff)).statistics(&test.arguments, "6.1", "quiet");
+        let real = Subject { machine: "kvm", ticks_are_instructions: false, ..subject };
+        let real = outcome(End::Guest, Some(GuestExit::AcpiOff)).statistics(&real);
         assert_eq!((real.instructions, real.tsc), (None, Some(9)));
     }
 }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use umbra_telemetry::trace::Chunk;
 
+use super::{Subject, TRACE};
 use crate::error::Error;
+use crate::guest;
 use crate::report::cannot_write;
 use crate::trace::{Head, Recorder};
 
@@ -20,9 +22,18 @@ impl Recording {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn start(path: &Path, head: &Head) -> Result<Recording, Error> {
-        let recorder =
-            Recorder::create(path, head).map_err(|error| cannot_write("the trace", path, &error))?;
+    pub fn start(path: &Path, subject: &Subject<'_>) -> Result<Recording, Error> {
+        let config = subject.config;
+        let head = Head {
+            version: env!("CARGO_PKG_VERSION").into(),
+            machine: subject.machine.into(),
+            kernel: config.kernel.clone(),
+            cmdline: config.append.clone(),
+            memory: config.memory_mib,
+            guest_faults: config.guest_faults.name().into(),
+            without: guest::names(&config.without),
+        };
+        let recorder = Recorder::create(path, &head).map_err(|error| cannot_write(TRACE, path, &error))?;
         Ok(Recording { path: path.into(), recorder: Ok(recorder) })
     }
 
@@ -42,7 +53,7 @@ impl Recording {
     pub fn finish(self, guest_exit: String) -> Result<String, Error> {
         let path = self.path;
         let finished = self.recorder.and_then(|recorder| recorder.finish(guest_exit));
-        let (records, lost) = finished.map_err(|error| cannot_write("the trace", &path, &error))?;
+        let (records, lost) = finished.map_err(|error| cannot_write(TRACE, &path, &error))?;
         let lost = if lost == 0 { String::new() } else { format!("; {lost} were lost on the way") };
         Ok(format!("trace: {records} records in {}{lost}", path.display()))
     }

@@ -1,21 +1,21 @@
 //! The time from the emulator's start to its end: who says what to whom.
 
-use std::cell::RefCell;
 use std::io::{self, IsTerminal, Read, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use umbra_telemetry::frame::Decoder;
 use umbra_telemetry::{GuestExit, LogLevel, Message, PROTOCOL, Stats};
 
 use super::outcome::{End, Outcome};
 use super::recording::Recording;
+use super::stream::{self, Noise, Part};
 use crate::console::{
     Action, HELP, Input, Keys, MachineInput, Progress, RawMode, message, read_standard_input,
 };
 use crate::error::{Error, status};
 use crate::machine::{Emulator, Outputs, explain_death};
+use crate::report::EmulatorUse;
 use crate::signals::Signals;
 
 /// How often it is looked for what does not come as an event.
@@ -30,15 +30,8 @@ const POWER_OFF_LIMIT: Duration = Duration::from_secs(5);
 /// Messages that may wait for a standard output which nobody reads.
 const QUEUE: usize = 64;
 
-/// Bytes of text between messages that are kept in case the emulator dies.
-const NOISE_KEPT: usize = 4 << 10;
-
 enum Event {
-    Message(Box<Message>),
-    /// Text between messages: Bochs's own, or a dying hypervisor's.
-    Noise(Vec<u8>),
-    /// The machine says nothing more.
-    Silence,
+    Machine(Part),
     /// A key for this program.
     Key(Action),
 }
@@ -74,7 +67,7 @@ pub fn run(
     let input = MachineInput::start(outputs.console, ready);
     let messages = outputs.messages;
     let to_queue = events.clone();
-    thread::spawn(move || decode(messages, &to_queue));
+    thread::spawn(move || stream::read(messages, |part| to_queue.send(Event::Machine(part)).is_ok()));
     let (to_machine, on_terminal) = (input.clone(), terminal.is_some());
     thread::spawn(move || listen(on_terminal, &to_machine, &events));
 
@@ -89,38 +82,10 @@ pub fn run(
         entered: false,
         on_terminal: terminal.is_some(),
         at_line_start: true,
-        noise: Vec::new(),
+        noise: Noise::default(),
         recording,
     };
     session.run(&queue)
-}
-
-/// Reads messages until the machine has ended.
-fn decode(mut stream: impl Read, events: &SyncSender<Event>) {
-    let mut decoder = Decoder::default();
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let length = match stream.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => break,
-        };
-        let found = RefCell::new(Vec::new());
-        decoder.push(
-            &buffer[..length],
-            |message| found.borrow_mut().push(Event::Message(Box::new(message))),
-            |noise| found.borrow_mut().push(Event::Noise(noise.to_vec())),
-        );
-        for event in found.into_inner() {
-            if events.send(event).is_err() {
-                return;
-            }
-        }
-    }
-    // Nobody listens any more if these fail.
-    let _ = events.send(Event::Noise(decoder.rest().to_vec()));
-    let _ = events.send(Event::Silence);
 }
 
 /// Passes on what comes from the machine's COM1. Its end is not the machine's.
@@ -128,7 +93,7 @@ fn echo(mut port: impl Read, events: &SyncSender<Event>) {
     let mut buffer = vec![0; 4 << 10];
     while let Ok(length @ 1..) = port.read(&mut buffer) {
         let message = Message::Console(buffer[..length].to_vec());
-        if events.send(Event::Message(Box::new(message))).is_err() {
+        if events.send(Event::Machine(Part::Message(Box::new(message)))).is_err() {
             return;
         }
     }
@@ -160,7 +125,7 @@ struct Session<'a, 'e> {
     on_terminal: bool,
     /// Where the guest's output has left the cursor.
     at_line_start: bool,
-    noise: Vec<u8>,
+    noise: Noise,
     recording: Option<&'a mut Recording>,
 }
 
@@ -168,15 +133,17 @@ impl Session<'_, '_> {
     fn run(&mut self, queue: &Receiver<Event>) -> Result<Outcome, Error> {
         loop {
             match queue.recv_timeout(TICK) {
-                Ok(Event::Message(message)) => {
+                Ok(Event::Machine(Part::Message(message))) => {
                     if let Some(outcome) = self.message(*message)? {
                         return Ok(outcome);
                     }
                 }
-                Ok(Event::Noise(noise)) => self.keep(&noise),
+                Ok(Event::Machine(Part::Noise(noise))) => self.noise.keep(&noise),
                 Ok(Event::Key(Action::End)) => self.ask_for_end(End::User(status::USER_END)),
                 Ok(Event::Key(_)) => self.say(HELP),
-                Ok(Event::Silence) | Err(RecvTimeoutError::Disconnected) => return Ok(self.silence()),
+                Ok(Event::Machine(Part::End(_))) | Err(RecvTimeoutError::Disconnected) => {
+                    return Ok(self.silence());
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     self.emulator.peak_memory_kib();
                     if !self.entered {
@@ -244,12 +211,13 @@ impl Session<'_, '_> {
             Some((end, _)) => end,
             None => {
                 let killed_by = self.emulator.finish(POWER_OFF_LIMIT);
-                let printed = String::from_utf8_lossy(&self.noise);
-                // What the hypervisor says when it cannot send a message.
-                match printed.lines().find_map(|line| line.strip_prefix("umbra: ")) {
-                    Some(sentence) => End::HypervisorFailed(sentence.into()),
-                    None => End::EmulatorDied(explain_death(killed_by, &self.emulator.log_tail(), &printed)),
-                }
+                self.noise.last_words().map_or_else(
+                    || {
+                        let log = self.emulator.log_tail();
+                        End::EmulatorDied(explain_death(killed_by, &log, &self.noise.text()))
+                    },
+                    End::HypervisorFailed,
+                )
             }
         };
         self.outcome(end, None)
@@ -273,7 +241,11 @@ impl Session<'_, '_> {
         }
         self.progress.clear();
         self.start_line();
-        Outcome { end, stats, elapsed, peak_memory_kib }
+        let emulator = EmulatorUse {
+            seconds: elapsed.as_millis() as f64 / 1000.0,
+            peak_memory: peak_memory_kib as f64 / 1024.0,
+        };
+        Outcome { end, stats, emulator: Some(emulator) }
     }
 
     /// The guest's own output, byte for byte.
@@ -303,11 +275,5 @@ impl Session<'_, '_> {
             message(format_args!("\n"));
             self.at_line_start = true;
         }
-    }
-
-    fn keep(&mut self, noise: &[u8]) {
-        self.noise.extend_from_slice(noise);
-        let excess = self.noise.len().saturating_sub(NOISE_KEPT);
-        self.noise.drain(..excess);
     }
 }

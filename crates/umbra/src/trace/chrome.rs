@@ -61,7 +61,7 @@ impl<W: Write> Export<W> {
     /// # Errors
     /// What the system says.
     pub fn exit(&mut self, exit: &Exit) -> io::Result<()> {
-        self.now = exit.time + exit.ticks;
+        self.now = exit.time.saturating_add(exit.ticks);
         let hex = |value: u64| format!("{value:#x}");
         let args = serde_json::json!({
             "rip": hex(exit.rip),

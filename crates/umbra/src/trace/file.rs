@@ -61,6 +61,7 @@ enum Item {
 pub struct Recorder {
     stream: GzEncoder<AtomicFile>,
     next: u64,
+    records: u64,
     lost: u64,
 }
 
@@ -72,7 +73,7 @@ impl Recorder {
     pub fn create(path: &Path, head: &Head) -> io::Result<Recorder> {
         let mut stream = GzEncoder::new(AtomicFile::create(path)?, Compression::fast());
         stream.write_all(MAGIC)?;
-        let mut recorder = Recorder { stream, next: 0, lost: 0 };
+        let mut recorder = Recorder { stream, next: 0, records: 0, lost: 0 };
         recorder.put(&Item::Head(head.clone()))?;
         Ok(recorder)
     }
@@ -82,8 +83,10 @@ impl Recorder {
     /// # Errors
     /// What the system says, such as that the disk is full.
     pub fn add(&mut self, chunk: Chunk) -> io::Result<()> {
-        self.lost += chunk.first.saturating_sub(self.next);
-        self.next = chunk.first + u64::from(chunk.count);
+        // A capture may say anything.
+        self.lost = self.lost.saturating_add(chunk.first.saturating_sub(self.next));
+        self.next = chunk.first.saturating_add(chunk.count.into());
+        self.records += u64::from(chunk.count);
         self.put(&Item::Chunk(chunk))
     }
 
@@ -92,10 +95,10 @@ impl Recorder {
     /// # Errors
     /// What the system says; then there is no file.
     pub fn finish(mut self, guest_exit: String) -> io::Result<(u64, u64)> {
-        let lost = self.lost;
+        let (records, lost) = (self.records, self.lost);
         self.put(&Item::Tail(Tail { guest_exit, lost }))?;
         self.stream.finish()?.finish()?;
-        Ok((self.next - lost, lost))
+        Ok((records, lost))
     }
 
     fn put(&mut self, item: &Item) -> io::Result<()> {
@@ -145,7 +148,7 @@ impl Reader {
         let read = reader.stream.read_exact(&mut magic);
         if read.is_err() || !magic.starts_with(MAGIC_STEM) {
             return Err(Error::Input(format!(
-                "{} is not a trace; give a file that `umbra run --trace` has written",
+                "{} is not a trace, or cut off at its start; give a file that `umbra run --trace` has written",
                 reader.name
             )));
         }
@@ -219,7 +222,7 @@ impl Reader {
                         .chain(records.into_iter().map(Line::Record))
                         .collect::<Vec<_>>()
                         .into_iter();
-                    self.next = chunk.first + u64::from(chunk.count);
+                    self.next = chunk.first.saturating_add(chunk.count.into());
                 }
             }
         }

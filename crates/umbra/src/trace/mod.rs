@@ -86,10 +86,7 @@ impl From<io::Error> for Failure {
 /// # Errors
 /// The trace cannot be read, or the output not written.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
-    if let Some(output) = &arguments.output {
-        report::check_apart(&[(WHAT, output)], [arguments.trace.as_path()])?;
-        report::check_output(WHAT, output)?;
-    }
+    report::check_outputs(&[(WHAT, arguments.output.as_deref())], [arguments.trace.as_path()])?;
     let (head, reader) = Reader::open(&arguments.trace)?;
     check_phases(arguments.filter.phases())?;
     let shown = match &arguments.output {
@@ -191,7 +188,7 @@ fn walk(arguments: &Arguments, reader: &mut Reader, visitor: &mut impl Visitor) 
     for line in reader {
         let record = match line? {
             Line::Lost(records) => {
-                lost += records;
+                lost = records.saturating_add(lost);
                 visitor.lost(records)?;
                 continue;
             }
@@ -201,7 +198,7 @@ fn walk(arguments: &Arguments, reader: &mut Reader, visitor: &mut impl Visitor) 
         match record {
             Record::Mmu(event) => events.push(event),
             Record::Dropped(count) => {
-                lost += count;
+                lost = count.saturating_add(lost);
                 visitor.lost(count)?;
             }
             Record::PhaseStart(id) | Record::PhaseEnd(id) => {

@@ -48,7 +48,7 @@ impl Summary {
                 at(50),
                 at(99),
                 at(100),
-                ticks.iter().sum::<u64>()
+                ticks.iter().fold(0_u64, |sum, &ticks| sum.saturating_add(ticks))
             )
             .expect("a text takes everything");
         };

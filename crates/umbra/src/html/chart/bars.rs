@@ -53,7 +53,7 @@ const BOTTOM: i32 = 42;
 pub fn bars(form: Form, rows: &[Row], unit: &str) -> (String, i32) {
     let several = rows.iter().any(|row| row.bars.len() > 1);
     let name = if form == Form::Narrow { NAME } else { 0 };
-    let left = if form == Form::Narrow { 2 } else { 136 } + if several { 18 } else { 0 };
+    let left = if form == Form::Narrow { 5 } else { 136 } + if several { 18 } else { 0 };
     let row_height = |row: &Row| name + BETWEEN_ROWS + row.bars.len() as i32 * (BAR + BETWEEN_BARS);
     let plot_height: i32 = rows.iter().map(row_height).sum();
     let longest = rows.iter().flat_map(|row| &row.bars).map(Bar::total).fold(0.0, f64::max);

@@ -1,0 +1,140 @@
+//! Address spaces that no vCPU runs in: their tables are detached together.
+//!
+//! A guest writes the tables of another address space mostly to throw it away: a burst in each table, and then a write
+//! or two that unlink each. If one of the writes is answered by a detach, so are the others: all tables that the roots of
+//! this space lead to, and no others.
+
+use umbra_paging::{ENTRIES, Gfn, Level};
+
+use crate::rmap::{List, Slot};
+use crate::role::{Role, Source};
+use crate::{Env, Mmu, Vcpu};
+
+/// Shadow pages of one space that are looked at: enough for a small process, few enough for one exit.
+const MAX_PAGES: usize = 32;
+/// Tables of which is remembered whether they are idle.
+const REMEMBERED: usize = 16;
+
+/// Shadow pages of one address space.
+struct Space {
+    pages: [u32; MAX_PAGES],
+    len: usize,
+}
+
+impl Space {
+    fn contains(&self, frame: u32) -> bool {
+        self.pages[..self.len].contains(&frame)
+    }
+
+    /// Adds a page, if it is not there already; false if there is no room for it.
+    fn add(&mut self, frame: u32) -> bool {
+        if self.contains(frame) {
+            return true;
+        }
+        let room = self.len < MAX_PAGES;
+        if room {
+            self.pages[self.len] = frame;
+            self.len += 1;
+        }
+        room
+    }
+}
+
+/// Answers of [`Mmu::is_idle`], by frame: direct-mapped. Each holds for as long as no reference between shadow pages
+/// changes ([`Mmu::links`]), and the vCPU runs on that root.
+#[derive(Default)]
+pub(crate) struct Idle([Answer; REMEMBERED]);
+
+#[derive(Clone, Copy, Default)]
+struct Answer {
+    /// The frame's number plus one.
+    gfn: u64,
+    links: u64,
+    root: u32,
+    idle: bool,
+}
+
+impl<P> Mmu<P> {
+    /// Whether no root that a vCPU runs on, or is likely to go on with, leads to a shadow of this frame.
+    pub(crate) fn is_idle(&mut self, vcpu: usize, gfn: Gfn) -> bool {
+        let (number, links, root) = (gfn.raw() + 1, self.links, self.vcpus[vcpu].root.frame);
+        let place = number as usize % REMEMBERED;
+        let Answer { gfn: known, links: when, root: under, idle } = self.idle.0[place];
+        if (known, when, under) == (number, links, root) {
+            return idle;
+        }
+        let idle = !self.is_in_use_by_newest(gfn) && self.idle_above(gfn).is_some();
+        self.idle.0[place] = Answer { gfn: number, links, root, idle };
+        idle
+    }
+
+    /// Whether the newest of all references leads from a root in use: mostly it does.
+    fn is_in_use_by_newest(&self, gfn: Gfn) -> bool {
+        let newest = |&frame: &u32| self.rmap.head(List::Parents(frame)).first().map(Slot::frame);
+        core::iter::successors(self.frames.tables(gfn), newest).any(|frame| self.is_in_use(frame))
+    }
+
+    /// The shadows of this frame and all pages that lead to them, if no vCPU runs on one of these.
+    fn idle_above(&self, gfn: Gfn) -> Option<Space> {
+        let mut space = Space { pages: [0; MAX_PAGES], len: 0 };
+        if !self.shadows(gfn).all(|frame| space.add(frame)) {
+            return None;
+        }
+        let mut at = 0;
+        while at < space.len {
+            let frame = space.pages[at];
+            let known = !self.is_in_use(frame) && self.parents(frame).all(|slot| space.add(slot.frame()));
+            if !known {
+                return None;
+            }
+            at += 1;
+        }
+        Some(space)
+    }
+
+    /// Whether a vCPU runs on this root, or on its twin: with page-table isolation each process has two, and Linux keeps them in
+    /// neighbouring frames.
+    fn is_in_use(&self, frame: u32) -> bool {
+        let Source { role, gfn } = self.pool.source(frame);
+        let twin = |vcpu: &Vcpu| vcpu.paging.root.raw() == gfn.raw() ^ 1;
+        role.level() == Level::L4 && self.vcpus.iter().any(twin) || self.is_current_root(frame)
+    }
+
+    fn parents(&self, frame: u32) -> impl Iterator<Item = Slot> + '_ {
+        let first = self.rmap.head(List::Parents(frame)).first();
+        core::iter::successors(first, |&slot| self.rmap.next(slot))
+    }
+
+    /// Adds the shadows of tables to which nothing but the space leads, as long as there is room.
+    fn add_below(&self, env: &impl Env, space: &mut Space) {
+        let mut at = 0;
+        while at < space.len {
+            let frame = space.pages[at];
+            at += 1;
+            if self.pool.source(frame).role.level() == Level::L1 {
+                continue;
+            }
+            for group in (0..ENTRIES / 8).filter(|&group| self.pool.is_busy(frame, group)) {
+                for index in group * 8..group * 8 + 8 {
+                    let Some(child) = self.child(env, Slot::new(frame, index)) else { continue };
+                    let own = matches!(self.pool.source(child).role, Role::Guest { .. })
+                        && self.parents(child).all(|slot| space.contains(slot.frame()));
+                    if own && !space.add(child) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Detaches a frame, and if it is idle, all tables of its address space.
+    pub(crate) fn detach_space(&mut self, env: &mut impl Env, gfn: Gfn) {
+        let Some(mut space) = self.idle_above(gfn) else { return self.detach(env, &[gfn]) };
+        self.add_below(env, &mut space);
+        let gfns = space.pages.map(|frame| self.pool.live_source(frame).map_or(gfn, |source| source.gfn));
+        self.detach(env, &gfns[..space.len]);
+        for &gfn in &gfns[..space.len] {
+            self.age_shadows(gfn);
+        }
+    }
+}
