@@ -96,4 +96,8 @@ impl<T: Tlb> Tlb for Env<T> {
     fn flush_page(&mut self, vcpu: usize, gva: Gva) {
         self.tlb.flush_page(vcpu, gva);
     }
+
+    fn flush_fault(&mut self, vcpu: usize, gva: Gva) {
+        self.tlb.flush_fault(vcpu, gva);
+    }
 }

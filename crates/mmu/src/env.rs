@@ -105,8 +105,16 @@ pub trait Tlb {
     /// instruction there; one that is running it must have been stopped before this returns.
     fn flush(&mut self);
 
-    /// Carries out a guest's INVLPG of `gva` on the vCPU that executed it.
+    /// Carries out a guest's INVLPG of `gva` on the vCPU that executed it: drops what is cached for the page, and every
+    /// intermediate entry of the PCID.
     fn flush_page(&mut self, vcpu: usize, gva: Gva);
+
+    /// Drops what a page fault at `gva` drops on the vCPU that raised it (SDM, "Operations that Invalidate TLBs and
+    /// Paging-Structure Caches"): what is cached for the page, and the intermediate entries on the way to it. By
+    /// default as much as [`Tlb::flush_page`], which is more.
+    fn flush_fault(&mut self, vcpu: usize, gva: Gva) {
+        self.flush_page(vcpu, gva);
+    }
 }
 
 /// All of it together. Implemented for whatever implements the parts.

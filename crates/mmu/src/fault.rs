@@ -172,7 +172,7 @@ impl<P> Mmu<P> {
                     if self.keeps(Rule::TightenAtFault) {
                         self.tighten_all(env);
                     }
-                    env.flush_page(vcpu, gva);
+                    env.flush_fault(vcpu, gva);
                     return Err(fault);
                 }
             };
@@ -243,7 +243,7 @@ impl<P> Mmu<P> {
             } else if list.is_some() && !matches!(target, Target::Link(..)) {
                 // Installed already: the fault came from something cached. It is dropped by the fault itself
                 // (SDM, "Operations that Invalidate TLBs"), but not all CPUs do so if the fault exits.
-                env.flush_page(vcpu, gva);
+                env.flush_fault(vcpu, gva);
             }
             let child = match target {
                 Target::Link(child, _) => child,

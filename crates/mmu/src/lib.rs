@@ -29,12 +29,12 @@
 //!
 //! | call | at most | because of |
 //! |---|---|---|
-//! | [`Mmu::page_fault`] | 26 E + 80,000 | two rounds of a walk of 4 entries, each followed in S shadows; up to 8 loose frames refreshed or tracked again (11 E); 4 tables built or attached, for each of which a 16th of the pool (at most 16 pages) is reclaimed or its shadows of other roles zapped (6 E), and all that maps its frame protected (9 E); or one table detached, whose parents are unlinked; A set in 32 entries ahead; a change of the filter |
+//! | [`Mmu::page_fault`] | 26 E + 80,000 | two rounds of a walk of 4 entries, each followed in S shadows; up to 8 loose frames refreshed, if a reference is made, or tracked again, if the guest has faulted (11 E); 4 tables built or attached, for each of which a 16th of the pool (at most 16 pages) is reclaimed or its shadows of other roles zapped (6 E), and all that maps its frame protected (9 E); or one table detached, whose parents are unlinked; or, for a fault of the guest that builds nothing, A set in 32 entries ahead, each followed in S shadows (2 E), and a change of the filter |
 //! | [`Mmu::load_paging`] | 26 E + 80,000 | the same, with 5 tables |
 //! | [`Mmu::translate`], [`Mmu::invlpg`], [`Mmu::flush_guest`] | 11 E + 30,000 | 8 loose frames tracked again: every page zapped at most once, every entry unlinked or protected at most once |
 //! | [`Mmu::release`] | 12 E + 30,000 | one loose frame tracked again, one zapped |
 //! | [`Mmu::write_guest`] | 32 S for each entry that the bytes touch, + 200 | each entry is followed in S shadows; a table that nothing leads to any more is detached |
-//! | [`Mmu::offer_root`] | 9 E + 30,000 | the root, and one of another role that lies in its place, moves: every entry that maps its frame is unlinked |
+//! | [`Mmu::offer_root`] | 9 E + 30,000 | the root, and before it one of another role that lies in its place, moves: every entry that maps its frame is unlinked once, the first four are made anew |
 //! | [`Mmu::switched`], [`Mmu::withdraw_root`] | none | only numbers change |
 //! | [`Mmu::revoke`] of n frames | 9 E + 8 n + 30,000; every 2048th call 20 E | every entry is unlinked at most once; a wrap of the generation throws everything away |
 //! | [`Mmu::zap_all`] | 9 E + 10,000 | every page zapped, every entry unlinked |

@@ -104,6 +104,8 @@ const MAX_SPARE: usize = 64;
 pub(crate) struct Rmap {
     /// By shadow frame; `None` where no page lives.
     pages: Vec<Option<Page>>,
+    /// Pages that have links.
+    open: usize,
     /// Arrays of pages that are gone, in which nothing is listed.
     spare: Vec<Page>,
     gfns: Vec<Head>,
@@ -116,6 +118,7 @@ impl Rmap {
     pub(crate) fn new(frames: u32, gfns: usize, regions: usize) -> Rmap {
         Rmap {
             pages: vec![None; frames as usize],
+            open: 0,
             spare: Vec::with_capacity(MAX_SPARE),
             gfns: vec![Head::EMPTY; gfns],
             regions: vec![Head::EMPTY; regions],
@@ -125,8 +128,7 @@ impl Rmap {
 
     /// The bytes that this takes now.
     pub(crate) fn bytes(&self) -> usize {
-        let pages = self.pages.iter().flatten().count() + self.spare.len();
-        pages * size_of::<[Links; ENTRIES]>()
+        (self.open + self.spare.len()) * size_of::<[Links; ENTRIES]>()
             + size_of_val(&*self.pages)
             + size_of_val(&*self.gfns)
             + size_of_val(&*self.regions)
@@ -138,12 +140,14 @@ impl Rmap {
         let page = self.spare.pop().unwrap_or_else(|| Box::new([Links::UNLISTED; ENTRIES]));
         let before = self.pages[frame as usize].replace(page);
         debug_assert!(before.is_none());
+        self.open += 1;
     }
 
     /// The page is gone: none of its entries stands in a list.
     pub(crate) fn close(&mut self, frame: u32) {
         let page = self.pages[frame as usize].take().expect("the page was there");
         debug_assert!(page.iter().all(|links| links.previous.0 == NONE));
+        self.open -= 1;
         if self.spare.len() < MAX_SPARE {
             self.spare.push(page);
         }

@@ -77,7 +77,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(report.finish())
 }
 
-/// Runs all kernels as steps of a greater whole, and those with a small pool and with the auditor, too.
+/// Runs all kernels as steps of a greater whole, and the special runs, too.
 ///
 /// # Errors
 /// The folder for results cannot be made.

@@ -51,14 +51,18 @@ impl Run {
         })
     }
 
-    /// The hostile kernel where the shadow MMU has hardly any frames, and where it is audited.
+    /// The hostile kernel where the shadow MMU has hardly any frames, and where it is audited; the basics where all
+    /// flushes exit.
     pub fn special() -> impl Iterator<Item = Run> {
-        ["--shadow-frames=64", "--audit"].into_iter().map(|more| Run {
-            kernel: Kernel::Hostile,
-            machine: Machine::Penryn,
-            guest_faults: GuestFaults::Bypass,
-            amount: Amount::Quick,
-            more,
+        [
+            (Kernel::Hostile, Machine::Penryn, "--shadow-frames=64"),
+            (Kernel::Hostile, Machine::Penryn, "--audit"),
+            (Kernel::Basics, Machine::Skylake, "--without=invlpg"),
+        ]
+        .into_iter()
+        .map(|(kernel, machine, more)| {
+            let (guest_faults, amount) = (GuestFaults::Bypass, Amount::Quick);
+            Run { kernel, machine, guest_faults, amount, more }
         })
     }
 
@@ -148,8 +152,9 @@ mod tests {
     fn every_run_has_a_name_of_its_own() {
         let names: BTreeSet<String> =
             Run::all(Amount::Quick).chain(Run::special()).map(|run| run.name()).collect();
-        assert_eq!(names.len(), 3 * 2 * 2 + 2);
+        assert_eq!(names.len(), 3 * 2 * 2 + 3);
         assert!(names.contains("exhaustive skylake trap"));
         assert!(names.contains("hostile penryn bypass --audit"));
+        assert!(names.contains("basics skylake bypass --without=invlpg"));
     }
 }

@@ -18,12 +18,14 @@ pub const TIMER: u8 = 0x30;
 pub const SPURIOUS: u8 = 0xff;
 
 const NMI: u64 = 2;
+const INVALID_OPCODE: u64 = 6;
 const PAGE_FAULT: u64 = 14;
 
 /// NMIs since boot: nothing of this machine sends any, so they are only counted.
 static NMIS: AtomicU32 = AtomicU32::new(0);
 
-/// The place of RAX in [`Frame::scratch`].
+/// The places of RDI and RAX in [`Frame::scratch`].
+const RDI: usize = 4;
 const RAX: usize = 8;
 
 /// What `interrupts.s` leaves on the stack.
@@ -68,6 +70,11 @@ unsafe extern "C" fn interrupt_handler(frame: &mut Frame) {
             frame.error_code,
             frame.rip,
             frame.rsp
+        ),
+        INVALID_OPCODE => panic!(
+            "undefined instruction at RIP {:#x}; behind a VMREAD or VMWRITE it means that VMCS field {:#x} does not exist, \
+             or no VMCS is current",
+            frame.rip, frame.scratch[RDI]
         ),
         vector => panic!(
             "unexpected vector {vector}, error code {:#x}, RIP {:#x}, RSP {:#x}",

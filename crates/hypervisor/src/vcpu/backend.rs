@@ -45,7 +45,7 @@ pub enum Exit {
     Invlpg(Gva),
     /// INVPCID.
     Invpcid {
-        /// The type, from the register operand.
+        /// The register operand, which holds the type.
         kind: u64,
         /// Where the descriptor is.
         descriptor: Gva,
@@ -218,6 +218,8 @@ pub trait Backend {
     /// An instruction retired (RIP stands behind it already), and met the breakpoints `met` (bits B0 to B3 of DR6):
     /// ends what it ends, and starts a debug trap if one is due.
     fn retire(&mut self, met: u8);
+    /// Whether a debug trap comes at the next entry, before the next instruction.
+    fn debug_trap_due(&self) -> bool;
     /// Delivers an event at the next entry.
     fn inject(&mut self, event: Event);
     /// Whether the guest could take an interrupt at the next instruction. A debug trap comes before it.

@@ -40,12 +40,17 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
+    /// The operand in a register, which has 32 bits outside 64-bit mode.
+    fn operand(&self, register: u64) -> u64 {
+        match self.backend.code_mode() {
+            CodeMode::Bits64 => register,
+            CodeMode::Bits16 | CodeMode::Bits32 => register & 0xffff_ffff,
+        }
+    }
+
     pub(super) fn write_cr_exit(&mut self, cr: u8, gpr: u8) -> ExitCause {
         self.refresh_controls();
-        let mut value = self.backend.gpr(gpr);
-        if self.backend.code_mode() != CodeMode::Bits64 {
-            value &= 0xffff_ffff;
-        }
+        let value = self.operand(self.backend.gpr(gpr));
         let old = self.controls;
         let (cause, written) = match cr {
             0 => (
@@ -127,6 +132,7 @@ impl<B: Backend> Vcpu<B> {
         const INDIVIDUAL_ADDRESS: u64 = 0;
         const SINGLE_CONTEXT: u64 = 1;
         const ALL: u64 = 3;
+        let kind = self.operand(kind);
         // The SDM lets #GP for the privilege level come before the exit; Bochs 2.7 does not.
         if self.backend.cpl() != 0 || !descriptor.is_canonical() {
             self.raise(Event::general_protection());

@@ -1,7 +1,6 @@
 //! Interrupts to the guest, the alarm clock behind its timers, and HLT.
 
 use umbra_telemetry::{ExitCause, GuestExit};
-use x86::msr::IA32_DEBUGCTL;
 
 use super::Vcpu;
 use super::backend::{Backend, Filter, Windows, rflags};
@@ -12,9 +11,6 @@ use crate::hw::{console, cpu, timer};
 /// Console input that waits for the guest to read it. What comes beyond is lost, as on a real line: the host's
 /// commands come the same way, and must not wait for a guest that never reads.
 const MAX_TYPED: usize = 64 << 10;
-
-/// IA32_DEBUGCTL: TF steps from branch to branch.
-const BTF: u64 = 1 << 1;
 
 /// The machine's one-shot timer, which brings the guest back when a timer of its platform is due.
 #[derive(Default)]
@@ -51,7 +47,7 @@ impl<B: Backend> Vcpu<B> {
             self.filter = filter;
             self.backend.set_page_fault_filter(Filter::of(filter));
         }
-        let flushes_exit = !self.native_flushes || self.mmu.has_loose_tables();
+        let flushes_exit = !self.settings.native_flushes || self.mmu.has_loose_tables();
         if flushes_exit != self.flushes_exit {
             self.flushes_exit = flushes_exit;
             self.backend.set_flush_exits(flushes_exit);
@@ -128,8 +124,9 @@ impl<B: Backend> Vcpu<B> {
     pub(super) fn halt_exit(&mut self) -> ExitCause {
         self.skip();
         self.flush_output();
-        if self.single_steps() {
-            // The debug trap that is due now ends HLT as soon as it begins (SDM, "HLT").
+        if self.backend.debug_trap_due() {
+            // It ends HLT as soon as it begins (SDM, "HLT"): a single step, or a breakpoint on what MOV SS has read,
+            // which came first.
             return ExitCause::Hlt;
         }
         let interrupts_on = self.backend.rflags() & rflags::IF != 0;
@@ -145,10 +142,5 @@ impl<B: Backend> Vcpu<B> {
             }
             cpu::idle();
         }
-    }
-    /// Whether a debug trap follows every instruction: TF, unless it stands for branches only.
-    fn single_steps(&self) -> bool {
-        let branches_only = self.backend.read_msr(IA32_DEBUGCTL).is_some_and(|value| value & BTF != 0);
-        self.backend.rflags() & rflags::TF != 0 && !branches_only
     }
 }

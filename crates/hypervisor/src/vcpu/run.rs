@@ -8,7 +8,7 @@ use umbra_emulator::Recent;
 use umbra_mmu::{Mmu, Root};
 use umbra_paging::Gva;
 use umbra_telemetry::trace::Record;
-use umbra_telemetry::{Audit, ExitCause, ExitCounts, GuestExit, GuestFaults, Message, MmuCounters, Stats};
+use umbra_telemetry::{ExitCause, ExitCounts, GuestExit, GuestFaults, Message, MmuCounters, Stats};
 
 use super::audit::Auditor;
 use super::backend::{Backend, Exit, Filter, Windows, filter_name, rflags};
@@ -45,18 +45,23 @@ pub struct Parts<B: Backend> {
     pub cpuid: Cpuid,
     /// The guest's first control registers.
     pub controls: Controls,
-    /// Roots that the guest may load by itself; zero: none.
-    pub loadable_roots: usize,
-    /// Whether flushes of the guest need not exit.
+    /// What the user has chosen.
+    pub settings: Settings,
+    /// Checks the shadow MMU, if that is asked for.
+    pub auditor: Option<Auditor>,
+    /// Reports every exit, if that is asked for.
+    pub tracer: Option<Tracer>,
+}
+
+/// What the user has chosen, as far as this CPU can do it.
+#[derive(Clone, Copy)]
+pub struct Settings {
+    /// Which of its own page faults the guest gets without an exit.
+    pub guest_faults: GuestFaults,
+    /// Whether flushes of the guest need not exit while no table is loose.
     pub native_flushes: bool,
     /// Whether simple instructions are carried out the short way.
     pub quick_stores: bool,
-    /// What the user asked for, as far as this CPU can do it.
-    pub guest_faults: GuestFaults,
-    /// Whether and how often to audit.
-    pub audit: Option<Audit>,
-    /// Whether to report every exit.
-    pub trace: bool,
 }
 
 /// The virtual CPU and everything that it uses.
@@ -88,13 +93,11 @@ pub struct Vcpu<B: Backend> {
     /// Breakpoints that the instruction being carried out has met: bits B0 to B3 of DR6.
     pub(super) met: u8,
     pub(super) progress: Progress,
-    /// Whether simple instructions take the short way.
-    pub(super) quick_stores: bool,
-    /// Those that did last.
+    pub(super) settings: Settings,
+    /// The simple instructions that took the short way last.
     pub(super) recent: Recent,
     pub(super) auditor: Option<Auditor>,
     pub(super) tracer: Option<Tracer>,
-    guest_faults: GuestFaults,
     canary: Canary<SpareArea>,
     /// Which page faults the guest gets by itself now.
     pub(super) filter: umbra_mmu::GuestFaults,
@@ -106,9 +109,7 @@ pub struct Vcpu<B: Backend> {
     pub(super) root_is_loadable: bool,
     /// [`Mmu::roots_changed`] when the targets were last looked through.
     pub(super) roots_changed: u64,
-    /// Whether flushes of the guest need not exit while no table is loose.
-    pub(super) native_flushes: bool,
-    /// Whether they exit now.
+    /// Whether flushes of the guest exit now.
     pub(super) flushes_exit: bool,
     /// How long the guest ran before the last exit, in ticks of the machine's time-stamp counter.
     pub(super) ran: u64,
@@ -121,22 +122,10 @@ pub struct Vcpu<B: Backend> {
 impl<B: Backend> Vcpu<B> {
     /// A virtual CPU whose time starts now.
     pub fn new(parts: Parts<B>) -> Vcpu<B> {
-        let Parts {
-            backend,
-            mmu,
-            env,
-            canary,
-            platform,
-            cpuid,
-            controls,
-            loadable_roots,
-            native_flushes,
-            quick_stores,
-            guest_faults,
-            audit,
-            trace,
-        } = parts;
+        let Parts { backend, mmu, env, canary, platform, cpuid, controls, settings, auditor, tracer } = parts;
         let root = mmu.root(&env, 0);
+        // A small pool leaves fewer than the CPU has room for.
+        let targets = Targets::new(mmu.loadable_roots());
         let mut vcpu = Vcpu {
             backend,
             mmu,
@@ -156,18 +145,16 @@ impl<B: Backend> Vcpu<B> {
             end: None,
             met: 0,
             progress: Progress::default(),
-            quick_stores,
+            settings,
             recent: Recent::new(),
-            auditor: audit.map(Auditor::new),
-            tracer: trace.then(Tracer::default),
-            guest_faults,
+            auditor,
+            tracer,
             canary,
             filter: umbra_mmu::GuestFaults::Trap,
-            targets: Targets::new(loadable_roots),
+            targets,
             targets_stale: false,
             root_is_loadable: false,
             roots_changed: 0,
-            native_flushes,
             flushes_exit: true,
             ran: 0,
             last_cr2: 0,
@@ -323,13 +310,19 @@ impl<B: Backend> Vcpu<B> {
 
     /// A phase mark of the guest.
     pub(super) fn mark(&mut self, mark: Mark) {
+        let arrived = self.clock.now();
         self.audit_everything();
         self.trace_phase(match mark {
             Mark::BootEnd => Record::PhaseEnd(BOOT),
             Mark::Start { id } => Record::PhaseStart(id),
             Mark::End { id, .. } => Record::PhaseEnd(id),
         });
-        let totals = self.totals();
+        // What the mark itself takes belongs to no phase.
+        let mut totals = self.totals();
+        totals.tsc = match mark {
+            Mark::Start { .. } => self.clock.now(),
+            Mark::BootEnd | Mark::End { .. } => arrived,
+        };
         self.phases.mark(mark, &totals);
     }
 
@@ -347,7 +340,7 @@ impl<B: Backend> Vcpu<B> {
         let guest_exit = self.end.take().unwrap_or(end);
         telemetry::end(Stats {
             guest_exit,
-            guest_faults: self.guest_faults,
+            guest_faults: self.settings.guest_faults,
             filter: filter_name(self.filter).into(),
             exits: totals.exits.clone(),
             mmu: totals.mmu,

@@ -9,11 +9,13 @@ use umbra_paging::{Features, cr0, cr4, efer};
 use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
 use umbra_telemetry::{GuestFaults, Mechanism, Message};
 
+use super::audit::Auditor;
 use super::backend::Backend;
 use super::control::{Controls, efer_more};
 use super::cpuid::{Backing, Cpuid};
 use super::policy::Writes;
-use super::run::{Parts, Vcpu};
+use super::run::{Parts, Settings, Vcpu};
+use super::trace::Tracer;
 use crate::entry::Mode;
 use crate::env::Env;
 use crate::events::EventLog;
@@ -76,26 +78,11 @@ fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
     let controls = controls(entry.mode);
     let guest_faults =
         if encodings.separates_guest_faults() { config.guest_faults } else { GuestFaults::Trap };
-    let (audit, trace) = (config.audit, config.trace);
-    // A small pool leaves fewer than the CPU has room for.
-    let loadable_roots = mmu.loadable_roots();
-    let native_flushes = on(Mechanism::Invlpg);
-    let parts = Parts {
-        backend,
-        mmu,
-        env,
-        canary,
-        platform,
-        cpuid,
-        controls,
-        loadable_roots,
-        native_flushes,
-        quick_stores: on(Mechanism::Quick),
-        guest_faults,
-        audit,
-        trace,
-    };
-    Ok(Vcpu::new(parts))
+    let settings =
+        Settings { guest_faults, native_flushes: on(Mechanism::Invlpg), quick_stores: on(Mechanism::Quick) };
+    let auditor = config.audit.map(Auditor::new);
+    let tracer = config.trace.then(Tracer::default);
+    Ok(Vcpu::new(Parts { backend, mmu, env, canary, platform, cpuid, controls, settings, auditor, tracer }))
 }
 
 /// The control registers that a boot protocol promises; NE and ET as the CPU has them.

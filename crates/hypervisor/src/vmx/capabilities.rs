@@ -15,6 +15,8 @@ const BASIC_TRUE_CONTROLS: u64 = 1 << 55;
 const BASIC_INS_OUTS_INFORMATION: u64 = 1 << 54;
 /// IA32_VMX_EPT_VPID_CAP: INVVPID, and its single-context type.
 const INVVPID_SINGLE_CONTEXT: u64 = 1 << 32 | 1 << 41;
+/// IA32_VMX_EPT_VPID_CAP: INVVPID's individual-address type.
+const INVVPID_ADDRESS: u64 = 1 << 40;
 
 /// The capabilities and the VMCS controls chosen from them.
 pub struct Capabilities {
@@ -22,6 +24,8 @@ pub struct Capabilities {
     pub revision: u32,
     /// Whether exits of INS and OUTS say segment and address size.
     pub ins_outs_information: bool,
+    /// Whether INVVPID takes a single address.
+    pub invvpid_by_address: bool,
     /// CR3-target values; zero if exits of CR3 reads cannot be switched off.
     pub cr3_targets: usize,
     /// Pin-based controls.
@@ -82,14 +86,16 @@ impl Capabilities {
         let reads_exit = cpu::read_msr(primary_msr) as u32 & PrimaryControls::CR3_STORE_EXITING.bits() != 0;
         let cr3_targets = (cpu::read_msr(msr::IA32_VMX_MISC) >> 16 & 0x1ff) as usize;
         let mut secondary = SecondaryControls::empty();
+        let mut invvpid_by_address = false;
         if let Some(with) = require(primary_msr, primary | PrimaryControls::SECONDARY_CONTROLS.bits()) {
             let allowed = (cpu::read_msr(msr::IA32_VMX_PROCBASED_CTLS2) >> 32) as u32;
             let mut wanted = SecondaryControls::ENABLE_RDTSCP | SecondaryControls::ENABLE_INVPCID;
-            if allowed & SecondaryControls::ENABLE_VPID.bits() != 0
-                && cpu::read_msr(msr::IA32_VMX_EPT_VPID_CAP) & INVVPID_SINGLE_CONTEXT
-                    == INVVPID_SINGLE_CONTEXT
-            {
-                wanted |= SecondaryControls::ENABLE_VPID;
+            if allowed & SecondaryControls::ENABLE_VPID.bits() != 0 {
+                let invvpid = cpu::read_msr(msr::IA32_VMX_EPT_VPID_CAP);
+                if invvpid & INVVPID_SINGLE_CONTEXT == INVVPID_SINGLE_CONTEXT {
+                    wanted |= SecondaryControls::ENABLE_VPID;
+                }
+                invvpid_by_address = invvpid & INVVPID_ADDRESS != 0;
             }
             secondary = SecondaryControls::from_bits_truncate(allowed) & wanted;
             if !secondary.is_empty() {
@@ -108,6 +114,7 @@ impl Capabilities {
             .map(|entry| Capabilities {
                 revision: basic as u32 & 0x7fff_ffff,
                 ins_outs_information: basic & BASIC_INS_OUTS_INFORMATION != 0,
+                invvpid_by_address,
                 cr3_targets: if reads_exit { 0 } else { cr3_targets.min(super::MAX_CR3_TARGETS) },
                 pin,
                 primary,

@@ -1,9 +1,9 @@
 //! The VMX instructions (SDM volume 3, "VMX Instruction Reference").
 
-use core::arch::{asm, naked_asm};
+use core::arch::asm;
 use core::fmt;
 
-use umbra_paging::Hpa;
+use umbra_paging::{Gva, Hpa};
 use x86::vmx::vmcs::ro;
 
 /// Why a VMX instruction failed (SDM, "Conventions").
@@ -51,7 +51,7 @@ fn instruction_error(number: u32) -> &'static str {
 fn outcome(carry: bool, zero: bool) -> Result<(), VmFail> {
     match (carry, zero) {
         (true, _) => Err(VmFail::Invalid),
-        (_, true) => Err(VmFail::Valid(try_vmread(ro::VM_INSTRUCTION_ERROR).unwrap_or(0) as u32)),
+        (_, true) => Err(VmFail::Valid(last_error())),
         _ => Ok(()),
     }
 }
@@ -101,12 +101,24 @@ pub unsafe fn vmptrld(region: Hpa) -> Result<(), VmFail> {
     unsafe { with_address!("vmptrld", region) }
 }
 
-/// INVVPID: everything of one VPID, global translations included (type 1, "single-context").
+/// What INVVPID forgets (SDM, "INVVPID"): of one VPID, of all its PCIDs, global or not.
+#[derive(Clone, Copy)]
+pub enum Invvpid {
+    /// Type 0: what would be used to translate one address.
+    Address(u16, Gva),
+    /// Type 1: everything.
+    SingleContext(u16),
+}
+
+/// INVVPID.
 ///
 /// # Safety
 /// In VMX root operation on a CPU that has it.
-pub unsafe fn invvpid_single_context(vpid: u16) -> Result<(), VmFail> {
-    let descriptor = [u64::from(vpid), 0];
+pub unsafe fn invvpid(what: Invvpid) -> Result<(), VmFail> {
+    let (kind, descriptor) = match what {
+        Invvpid::Address(vpid, gva) => (0u64, [u64::from(vpid), gva.raw()]),
+        Invvpid::SingleContext(vpid) => (1, [u64::from(vpid), 0]),
+    };
     let (carry, zero): (u8, u8);
     // SAFETY: the caller's; it forgets translations, which is always allowed.
     unsafe {
@@ -114,7 +126,7 @@ pub unsafe fn invvpid_single_context(vpid: u16) -> Result<(), VmFail> {
             "invvpid {kind}, [{descriptor}]",
             "setc {carry}",
             "setz {zero}",
-            kind = in(reg) 1u64,
+            kind = in(reg) kind,
             descriptor = in(reg) &raw const descriptor,
             carry = lateout(reg_byte) carry,
             zero = lateout(reg_byte) zero,
@@ -124,42 +136,31 @@ pub unsafe fn invvpid_single_context(vpid: u16) -> Result<(), VmFail> {
     outcome(carry != 0, zero != 0)
 }
 
-/// VMREAD; `None` is VMfail.
-fn try_vmread(field: u32) -> Option<u64> {
-    let value;
-    let failed: u8;
-    // SAFETY: only `super::vmcs` (behind VMXON) leads here; reading a field changes no memory.
-    unsafe {
-        asm!(
-            "vmread {value}, {field}",
-            "setbe {failed}",
-            value = out(reg) value,
-            field = in(reg) u64::from(field),
-            failed = lateout(reg_byte) failed,
-            options(nomem, nostack),
-        );
-    }
-    (failed == 0).then_some(value)
+/// The VM-instruction error of the last instruction that failed with VMfailValid.
+fn last_error() -> u32 {
+    // SAFETY: such a failure tells that there is a current VMCS.
+    unsafe { vmread(ro::VM_INSTRUCTION_ERROR) as u32 }
 }
 
 /// VMREAD of a field of the current VMCS.
 ///
 /// # Panics
-/// The field does not exist on this CPU, or there is no current VMCS.
+/// The field does not exist on this CPU, or there is no current VMCS: #UD, with the field in RDI (`hw/interrupts.rs`).
 ///
 /// # Safety
 /// In VMX root operation.
 #[inline]
 pub unsafe fn vmread(field: u32) -> u64 {
     let value;
-    // SAFETY: the caller's; reading a field changes no memory, and what follows a failure does not return.
+    // SAFETY: the caller's; reading a field changes no memory.
     unsafe {
         asm!(
             "vmread {value}, rdi",
-            "jbe {failed}",
+            "ja 2f",
+            "ud2",
+            "2:",
             value = lateout(reg) value,
             in("rdi") u64::from(field),
-            failed = sym vmread_failed,
             options(nomem, nostack),
         );
     }
@@ -169,51 +170,22 @@ pub unsafe fn vmread(field: u32) -> u64 {
 /// VMWRITE to a field of the current VMCS.
 ///
 /// # Panics
-/// The field does not exist on this CPU, or there is no current VMCS.
+/// As [`vmread`].
 ///
 /// # Safety
 /// In VMX root operation; the value must not make a VM entry or VM exit break the hypervisor.
 #[inline]
 pub unsafe fn vmwrite(field: u32, value: u64) {
-    // SAFETY: the caller's; what follows a failure does not return.
+    // SAFETY: the caller's.
     unsafe {
         asm!(
             "vmwrite rdi, {value}",
-            "jbe {failed}",
+            "ja 2f",
+            "ud2",
+            "2:",
             in("rdi") u64::from(field),
             value = in(reg) value,
-            failed = sym vmwrite_failed,
             options(nostack),
         );
     }
-}
-
-/// Where [`vmread`] jumps to, with the field in RDI and the stack anyhow.
-#[unsafe(naked)]
-unsafe extern "sysv64" fn vmread_failed() -> ! {
-    naked_asm!("and rsp, -16", "call {}", sym cannot_read)
-}
-
-/// Where [`vmwrite`] jumps to, likewise.
-#[unsafe(naked)]
-unsafe extern "sysv64" fn vmwrite_failed() -> ! {
-    naked_asm!("and rsp, -16", "call {}", sym cannot_write)
-}
-
-extern "sysv64" fn cannot_read(field: u32) -> ! {
-    no_field("read", field)
-}
-
-extern "sysv64" fn cannot_write(field: u32) -> ! {
-    no_field("written", field)
-}
-
-fn no_field(how: &str, field: u32) -> ! {
-    panic!(
-        "VMCS field {field:#06x} cannot be {how}: {}",
-        match try_vmread(ro::VM_INSTRUCTION_ERROR) {
-            Some(number) => VmFail::Valid(number as u32),
-            None => VmFail::Invalid,
-        }
-    )
 }

@@ -115,6 +115,8 @@ pub struct Vmx {
     launched: bool,
     /// Whether INS and OUTS exits say segment and address size.
     ins_outs_information: bool,
+    /// Whether INVVPID takes a single address.
+    invvpid_by_address: bool,
     secondary: SecondaryControls,
     /// Primary controls as they stand in the VMCS.
     primary: u64,
@@ -173,6 +175,7 @@ impl Vmx {
             registers,
             launched: false,
             ins_outs_information: capabilities.ins_outs_information,
+            invvpid_by_address: capabilities.invvpid_by_address,
             secondary: capabilities.secondary,
             primary: capabilities.primary.into(),
             entry: capabilities.entry.into(),
@@ -316,6 +319,8 @@ fn write_guest_state(vmcs: &mut Vmcs, entry: &Entry) {
 /// Flushes of the guest's translations.
 pub struct VmxTlb {
     has_vpid: bool,
+    /// Whether INVVPID takes a single address.
+    by_address: bool,
 }
 
 impl Tlb for VmxTlb {
@@ -328,7 +333,16 @@ impl Tlb for VmxTlb {
     }
 
     fn flush_page(&mut self, _vcpu: usize, _gva: Gva) {
+        // No type of INVVPID drops the intermediate entries of other addresses, but those that drop everything.
         self.flush();
+    }
+
+    fn flush_fault(&mut self, _vcpu: usize, gva: Gva) {
+        if self.has_vpid && self.by_address && gva.is_canonical() {
+            Vmcs::invalidate_address(VPID, gva);
+        } else {
+            self.flush();
+        }
     }
 }
 
@@ -336,7 +350,7 @@ impl Backend for Vmx {
     type Tlb = VmxTlb;
 
     fn tlb(&self) -> VmxTlb {
-        VmxTlb { has_vpid: self.has_vpid() }
+        VmxTlb { has_vpid: self.has_vpid(), by_address: self.invvpid_by_address }
     }
 
     fn enter(&mut self) -> Result<Exit, String> {
@@ -589,6 +603,11 @@ impl Backend for Vmx {
             let pending = self.vmcs.read(guest::PENDING_DBG_EXCEPTIONS);
             self.vmcs.write(guest::PENDING_DBG_EXCEPTIONS, pending | due);
         }
+    }
+
+    fn debug_trap_due(&self) -> bool {
+        const DUE: u64 = PENDING_ENABLED_BREAKPOINT | PENDING_SINGLE_STEP;
+        self.vmcs.read(guest::PENDING_DBG_EXCEPTIONS) & DUE != 0
     }
 
     fn inject(&mut self, event: Event) {

@@ -3,6 +3,8 @@
 use alloc::boxed::Box;
 use core::marker::PhantomData;
 
+use umbra_paging::Gva;
+
 use super::capabilities::Capabilities;
 use super::instructions::{self, VmFail};
 use crate::hw::phys::HostPage;
@@ -52,7 +54,14 @@ impl Vmcs {
     /// Forgets all translations of a VPID.
     pub fn invalidate(vpid: u16) {
         // SAFETY: called with a VPID of a CPU that has them, behind VMXON.
-        unsafe { instructions::invvpid_single_context(vpid) }
+        unsafe { instructions::invvpid(instructions::Invvpid::SingleContext(vpid)) }
+            .expect("the operand is valid and the type supported");
+    }
+
+    /// Forgets what translates one address, which is canonical, under a VPID, on a CPU where that can be said.
+    pub fn invalidate_address(vpid: u16, gva: Gva) {
+        // SAFETY: as above.
+        unsafe { instructions::invvpid(instructions::Invvpid::Address(vpid, gva)) }
             .expect("the operand is valid and the type supported");
     }
 }

@@ -164,6 +164,8 @@ fn without_a_log_only_the_whole_is_looked_at() {
     machine.poke(4, 1, 0xa000 | P | U | A);
     mmu.audit_changed(&machine).unwrap();
     assert_eq!(mmu.audit(&machine).unwrap_err().invariant, Invariant::NeverStale);
+    mmu.zap_all(&mut machine);
+    mmu.audit(&machine).unwrap();
 }
 
 #[test]

@@ -183,6 +183,76 @@ fn all_entries_link_one_table_that_is_given_up() {
     assert!(done <= FLUSH, "{done}");
 }
 
+/// Eight frames that are tables of every level of each other, and loose: a fault that may add references to them brings
+/// all their shadows up to date before.
+#[test]
+fn all_shadows_are_of_loose_frames() {
+    const LOOSE: u64 = 8;
+    let mut machine = Machine::new(FRAMES, POOL as usize);
+    for table in 1..=LOOSE {
+        (0..512).for_each(|index| machine.poke(table, index, (1 + index as u64 % LOOSE) << 12 | ALL));
+    }
+    let mut mmu = Mmu::new(config(), &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut most = 0;
+    for round in 0..400 {
+        // Those that have shadows.
+        if round % 50 < 8 {
+            mmu.release(&mut machine, Gfn::new(1 + round % LOOSE));
+        }
+        let gva = (0..4).fold(0, |gva, _| gva << 9 | random.below(LOOSE)) << 12;
+        if round % 2 == 0 {
+            // Written freely: what is refreshed has changed.
+            let table = 1 + random.below(LOOSE);
+            (0..512).for_each(|index| machine.poke(table, index, (1 + random.below(LOOSE)) << 12 | ALL));
+        }
+        most = most.max(read(&mut machine, &mut mmu, gva));
+    }
+    assert!(mmu.has_loose_tables());
+    assert!(most <= PAGE_FAULT, "{most}");
+    assert!(most >= 2 * ENTRIES, "the guest is not as hostile as it should be: {most}");
+    let done = work(&mut machine, |machine| mmu.invlpg(machine, 0, Gva::new(0)));
+    assert!(done <= FLUSH, "{done}");
+    mmu.audit(&machine).unwrap();
+}
+
+/// The marks in a table are followed in all its shadows.
+#[test]
+fn entries_are_marked_ahead_in_a_table_of_every_level_and_role() {
+    const TABLE: u64 = 4;
+    let config = Config { filter: FilterPolicy::Auto, ..config() };
+    let mut machine = Machine::new(FRAMES, POOL as usize);
+    machine.chain();
+    // The table is also the one above itself, the one above that, and a root.
+    for (table, index) in [(1, 1), (2, 1), (3, 1), (2, 2), (1, 2)] {
+        machine.poke(table, index, TABLE << 12 | ALL);
+    }
+    (1..512).for_each(|index| machine.poke(TABLE, index, 9 << 12 | P | U));
+    machine.poke(TABLE, 0, TABLE << 12 | ALL);
+    let mut mmu = Mmu::new(config, &mut machine).unwrap();
+    for wp in [false, true] {
+        for nxe in [true, false] {
+            mmu.load_paging(&mut machine, 0, Paging { wp, nxe, ..paging(1) });
+            for gva in [1 << 39, 1 << 30, 1 << 21, 0, 2 << 30] {
+                read(&mut machine, &mut mmu, gva);
+            }
+        }
+    }
+    let shadows = mmu.live_pages();
+    let mut most = 0;
+    for page in 1..=3 {
+        let done = work(&mut machine, |machine| {
+            mmu.page_fault(machine, 0, Gva::new(page << 12), user_write(), &Origin::at(Gva::new(0)));
+        });
+        most = most.max(done);
+    }
+    assert!(machine.peek(TABLE, 10).accessed(), "marked ahead");
+    assert!(most <= 1024 * u64::from(shadows) + 200, "{most}");
+    assert!(most >= 1000, "the guest is not as hostile as it should be: {most}");
+    mmu.audit(&machine).unwrap();
+}
+
 /// A stream of numbers (xorshift), the same in every run.
 struct Random(u64);
 

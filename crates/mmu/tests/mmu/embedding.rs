@@ -80,6 +80,11 @@ fn sizes_that_do_not_fit_are_refused_in_words() {
 }
 
 #[test]
+fn an_embedder_that_cannot_exchange_frames_need_not_say_so() {
+    assert!(!Sizes { frames: 64, end: 64, base: 0 }.exchange(0, Gfn::new(1)));
+}
+
+#[test]
 fn the_size_of_the_metadata_follows_the_pages_in_use() {
     const LINKS: usize = 512 * 8;
     let bytes = |memory, pool| Mmu::new(config(), &mut Machine::new(memory, pool)).unwrap().metadata_bytes();

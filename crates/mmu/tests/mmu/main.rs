@@ -11,6 +11,7 @@ mod flushes;
 mod narrow;
 mod order;
 mod predict;
+mod quick;
 mod roots;
 mod shadow;
 mod space;

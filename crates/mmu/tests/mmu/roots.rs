@@ -72,6 +72,7 @@ fn a_root_that_was_not_offered_is_not_switched_to() {
 fn there_is_room_for_so_many() {
     for room in 0..2 {
         let (mut machine, mut mmu) = start(room);
+        assert_eq!(mmu.loadable_roots(), room);
         assert_eq!(offer(&mut machine, &mut mmu), room > 0);
         mmu.load_paging(&mut machine, 0, paging(10));
         assert!(!offer(&mut machine, &mut mmu));

@@ -96,6 +96,8 @@ snippets! {
     steps_halt = "snippet_steps_halt": "hlt" "nop" "nop";
     /// MOV SS holds back the trap of the next instruction.
     steps_mov_ss = "snippet_steps_mov_ss": "movl %esi, %ss" "movq %rax, (%rdi)" "nop" "nop";
+    /// MOV SS from RDI holds back its own trap, until HLT has begun.
+    steps_mov_ss_halt = "snippet_steps_mov_ss_halt": "movw (%rdi), %ss" "hlt" "nop" "nop";
     /// INT3.
     breakpoint = "snippet_breakpoint": "int3";
     /// Divides by zero.
@@ -132,6 +134,11 @@ snippets! {
     write_msr = "snippet_write_msr": "wrmsr";
     /// INVPCID of type RSI with the descriptor at RDI.
     invpcid = "snippet_invpcid": "invpcid (%rdi), %rsi";
+    /// In 32-bit code: INVPCID of type ESI with the descriptor at EDI.
+    invpcid_32 = "snippet_invpcid_32":
+        "leaq 1f(%rip), %rax" "pushq $0x18" "pushq %rax" "lretq"
+        ".code32" "1: invpcid (%edi), %esi" "ljmp $0x8, $2f"
+        ".code64" "2:";
     /// INT 0x41.
     software_interrupt = "snippet_software_interrupt": "int $0x41";
     /// PUSH RSI on the stack at RDI, which the snippet ends on, too.

@@ -406,4 +406,9 @@ impl Tlb for Host {
         let pcid = self.pcids[vcpu];
         self.units[vcpu].caches_mut().invlpg(pcid, gva);
     }
+
+    fn flush_fault(&mut self, vcpu: usize, gva: Gva) {
+        let pcid = self.pcids[vcpu];
+        self.units[vcpu].caches_mut().page_fault(pcid, gva);
+    }
 }

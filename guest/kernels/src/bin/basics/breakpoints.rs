@@ -2,9 +2,10 @@
 //! reported, and when, must be the same on a plain page, a page table and a device.
 
 use guest_kernels::check;
-use guest_kernels::kit::apic::register;
+use guest_kernels::kit::apic::{self, register};
 use guest_kernels::kit::context::Context;
 use guest_kernels::kit::cpu::{self, Breakpoint, rflags};
+use guest_kernels::kit::descriptors::selector;
 use guest_kernels::kit::report::Report;
 use guest_kernels::kit::snippets::{self, Snippet};
 use guest_kernels::kit::space;
@@ -137,6 +138,46 @@ pub fn strings(setting: &mut Setting, report: &mut Report) {
             cpu::clear_breakpoints();
         }
     }
+    end();
+}
+
+/// The trap of a breakpoint that MOV SS has met comes behind the next instruction. If that is HLT, it ends it (SDM,
+/// "HLT").
+pub fn held(setting: &mut Setting, report: &mut Report) {
+    /// A long time, but not for ever: a machine that waits for it instead has failed.
+    const COUNT: u32 = 20_000_000;
+    const TIMER: u8 = 0x62;
+    let targets = setting.targets();
+    targets.plain_frame.write(16, selector::DATA);
+    begin(setting);
+    traps::handle(TIMER, |_| apic::end_of_interrupt());
+    let mut over = |what: &str, flags: u64| {
+        let mut context = snippets::steps_mov_ss_halt().kernel().with_flags(flags);
+        context.rdi = targets.plain.raw() + 128;
+        cpu::set_breakpoint(1, Breakpoint::Access, context.rdi, 2);
+        let (seen, trap) = run(&context);
+        cpu::clear_breakpoints();
+        let ended = apic::read(register::CURRENT_COUNT) != 0;
+        check!(
+            report,
+            trap.is_stop() && seen.is(&[(3, 2)]) && (ended || flags == 0),
+            "MOV SS from a breakpoint, then HLT with {what}: {} times, {:x?}, before the timer: {ended}; {trap:x?}",
+            seen.count,
+            seen.places
+        );
+        ended
+    };
+    apic::write(register::DIVIDE, apic::bit::DIVIDE_BY_1);
+    apic::write(register::LVT_TIMER, TIMER.into());
+    apic::write(register::INITIAL_COUNT, COUNT);
+    let ended = over("interrupts on", rflags::IF);
+    apic::write(register::INITIAL_COUNT, 0);
+    apic::write(register::LVT_TIMER, apic::bit::MASKED);
+    // Where it waits for an interrupt, this would be the end.
+    if ended {
+        over("interrupts off", 0);
+    }
+    traps::unhandle(TIMER);
     end();
 }
 

@@ -13,7 +13,7 @@ use crate::setting::Setting;
 
 const GP: Fault = Fault::general_protection(0);
 
-/// All four types on plain and global pages; bad types, PCIDs and addresses; ring 3.
+/// All four types on plain and global pages; bad types, PCIDs and addresses; 32-bit code; ring 3.
 pub fn invpcid(setting: &mut Setting, report: &mut Report) {
     if !setting.cpu.invpcid {
         say!("  this CPU has no INVPCID");
@@ -69,6 +69,15 @@ pub fn invpcid(setting: &mut Setting, report: &mut Report) {
     ] {
         let outcome = run(kind, pcid, address);
         check!(report, outcome == Err(GP), "{what}: {outcome:x?}");
+    }
+    // Outside 64-bit mode registers have 32 bits, whatever stands in the rest of them.
+    operand.write(0, 0);
+    for kind in [ALL_AND_GLOBAL, ALL, 4] {
+        let mut context = snippets::invpcid_32().kernel();
+        (context.rdi, context.rsi) = (1 << 40 | operand.address(), 1 << 40 | kind);
+        let outcome = access::run(&context).map(|_| ());
+        let expected = if kind <= ALL { Ok(()) } else { Err(GP) };
+        check!(report, outcome == expected, "INVPCID type {kind} in 32-bit code: {outcome:x?}");
     }
     let nowhere = space::slot(100);
     let mut context = snippets::invpcid().kernel();

@@ -66,6 +66,7 @@ const TESTS: &[(&str, Test)] = &[
     ("shadow", stepping::shadow),
     ("data-breakpoints", breakpoints::data),
     ("string-breakpoints", breakpoints::strings),
+    ("held-breakpoints", breakpoints::held),
     ("fault-breakpoints", breakpoints::faults),
     ("instruction-breakpoints", breakpoints::instructions),
     ("port-breakpoints", breakpoints::ports),

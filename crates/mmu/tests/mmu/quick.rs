@@ -1,0 +1,76 @@
+//! What the shadow alone can answer: where code lies, and what stands on a stack.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use crate::common::*;
+use umbra_mmu::{Answer, EmulateReachable, FaultOutcome, Mmu, Origin, Place, TableWrite, WritePolicy};
+use umbra_paging::{Access, Gva, Hpa, bits};
+
+const ALL: u64 = P | W | U | A | D;
+
+#[test]
+fn code_is_found_where_the_shadow_maps_it_for_execution() {
+    let mut machine = Machine::identical(2048, 64);
+    machine.chain();
+    machine.poke(4, 0, 9 << 12 | ALL);
+    machine.poke(4, 1, 10 << 12 | ALL | bits::NX);
+    machine.poke(3, 1, 0x20_0000 | ALL | bits::PS);
+    let mut mmu = Mmu::new(config(), &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    let mut code = |machine: &mut Machine, gva: u64| {
+        let before = mmu.code(machine, 0, Gva::new(gva));
+        settle(machine, &mut mmu, gva, Access::user_read());
+        (before, mmu.code(machine, 0, Gva::new(gva)))
+    };
+    assert_eq!(code(&mut machine, 0x123), (None, Some(Hpa::new(0x9123))));
+    assert_eq!(code(&mut machine, 0x20_4567).1, Some(Hpa::new(0x20_4567)), "a large page");
+    assert_eq!(code(&mut machine, 0x1123).1, None, "it may not be executed");
+    assert_eq!(mmu.code(&machine, 0, Gva::new(0x5123)), None, "it is not present");
+}
+
+/// Takes note of the places, and answers as the simplest policy does.
+#[derive(Clone, Default)]
+struct Places(Rc<RefCell<Vec<Place>>>);
+
+impl WritePolicy for Places {
+    fn answer(&mut self, write: &TableWrite) -> Answer {
+        self.0.borrow_mut().push(write.place);
+        let answer = EmulateReachable.answer(write);
+        assert_eq!(answer == Answer::Emulate, write.reachable);
+        answer
+    }
+}
+
+#[test]
+fn a_write_to_a_table_is_known_by_the_instruction_and_the_return_address() {
+    const RIP: u64 = 0xffff_8000_0000_1000;
+    const TABLE: u64 = 0x2000;
+    const STACK: u64 = 0x3010;
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    machine.poke(4, 2, 4 << 12 | ALL);
+    machine.poke(4, 3, 9 << 12 | ALL);
+    // The stack again, in a large page that is mapped by small ones, as there are tables in it.
+    machine.poke(3, 1, ALL | bits::PS);
+    let places = Places::default();
+    let mut mmu = Mmu::with_policy(config(), &mut machine, places.clone()).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    let mut place = |rsp: u64, returns_to: u64| {
+        machine.poke(9, 2, returns_to);
+        let origin = Origin { rsp: Some(Gva::new(rsp)), ..Origin::at(Gva::new(RIP)) };
+        for gva in [rsp, TABLE].repeat(3) {
+            mmu.page_fault(&mut machine, 0, Gva::new(gva), Access::user_read(), &origin);
+        }
+        let outcome = mmu.page_fault(&mut machine, 0, Gva::new(TABLE), user_write(), &origin);
+        assert!(matches!(outcome, FaultOutcome::TableWrite { .. }), "{outcome:?}");
+        places.0.borrow().last().copied().unwrap()
+    };
+    let one = place(STACK, RIP + 0x100);
+    assert_eq!(place(STACK, RIP + 0x100), one);
+    assert_ne!(place(STACK, RIP + 0x200), one);
+    let none = place(STACK, 0x1234);
+    assert_eq!(place(STACK, 0x5678), none, "no address of code");
+    assert_eq!(place(STACK + 1, RIP + 0x100), none, "no stack");
+    assert_eq!(place(STACK - 0x3000 + 0x20_9000, RIP + 0x100), one, "through the large page");
+}
