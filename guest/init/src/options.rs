@@ -5,9 +5,10 @@
 //! | `umbra.shell` | no exercise: an interactive shell on the serial console; its end powers the machine off |
 //! | `umbra.quick` | a tenth of every count, for tests |
 //! | `umbra.bare` | no hypervisor counts: this program takes the time of its phases and reports them to the tool |
+//! | `umbra.alive=n` | n more processes are alive, each with a small working set, while the phases run |
 //! | `umbra.phases=a,b` | only these phases (those that prepare them still run, without marks) |
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::phases::{self, Scale};
 
@@ -25,7 +26,7 @@ pub enum Mode {
     /// An interactive shell.
     Shell,
     /// The phases: all, or `only` some.
-    Exercise { scale: Scale, only: Option<Vec<String>> },
+    Exercise { scale: Scale, only: Option<Vec<String>>, alive: u32 },
 }
 
 impl Options {
@@ -37,6 +38,7 @@ impl Options {
         let (mut shell, mut bare) = (false, false);
         let mut scale = Scale::Full;
         let mut only = None;
+        let mut alive = 0;
         for word in command_line.split_ascii_whitespace() {
             let Some(option) = word.strip_prefix("umbra.") else { continue };
             match option.split_once('=') {
@@ -44,14 +46,17 @@ impl Options {
                 None if option == "bare" => bare = true,
                 None if option == "quick" => scale = Scale::Quick,
                 Some(("phases", list)) => only = Some(parse_phases(list)?),
+                Some(("alive", count)) => {
+                    alive = count.parse().with_context(|| format!("{count} is no number of processes"))?;
+                }
                 _ => {
                     bail!(
-                        "option {word} is unknown: there are umbra.shell, umbra.bare, umbra.quick and umbra.phases=A,B"
+                        "option {word} is unknown: there are umbra.shell, umbra.bare, umbra.quick, umbra.alive=N and umbra.phases=A,B"
                     )
                 }
             }
         }
-        let mode = if shell { Mode::Shell } else { Mode::Exercise { scale, only } };
+        let mode = if shell { Mode::Shell } else { Mode::Exercise { scale, only, alive } };
         Ok(Options { mode, bare })
     }
 }
@@ -77,15 +82,18 @@ mod tests {
 
     #[test]
     fn everything_at_full_count_is_the_default() {
-        assert_eq!(mode("console=ttyS0 quiet\n"), Mode::Exercise { scale: Scale::Full, only: None });
+        assert_eq!(
+            mode("console=ttyS0 quiet\n"),
+            Mode::Exercise { scale: Scale::Full, only: None, alive: 0 }
+        );
     }
 
     #[test]
     fn options_are_found_among_the_kernels() {
         let only = Some(vec![String::from("demand"), String::from("pipe")]);
         assert_eq!(
-            mode("quiet umbra.phases=demand,pipe umbra.quick"),
-            Mode::Exercise { scale: Scale::Quick, only }
+            mode("quiet umbra.phases=demand,pipe umbra.quick umbra.alive=20"),
+            Mode::Exercise { scale: Scale::Quick, only, alive: 20 }
         );
         assert_eq!(mode("umbra.shell console=ttyS0"), Mode::Shell);
     }
@@ -102,6 +110,7 @@ mod tests {
         assert!(message("umbra.fast").contains("umbra.fast"));
         assert!(message("umbra.quick=2").contains("umbra.quick=2"));
         assert!(message("umbra.phases=demand,nap").contains("nap"));
+        assert!(message("umbra.alive=many").contains("many"));
         assert!(message("umbra.phases=boot").contains("boot"));
     }
 }

@@ -76,6 +76,10 @@ pub struct Arguments {
     #[arg(long)]
     pub quick: bool,
 
+    /// So many more processes are alive in the guest while the phases run
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub alive: u32,
+
     /// End a guest after this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     pub timeout: Option<Duration>,
@@ -186,6 +190,9 @@ impl Arguments {
         if self.quick {
             line += " umbra.quick";
         }
+        if self.alive > 0 {
+            line += &format!(" umbra.alive={}", self.alive);
+        }
         // `boot` comes by itself.
         let known = &PHASE_NAMES[1..];
         if let Some(unknown) = self.phases.iter().find(|phase| !known.contains(&phase.as_str())) {
@@ -272,6 +279,7 @@ mod tests {
     fn phases_go_to_the_guest() {
         let line = parse(&["--phase", "demand", "--phase", "pipe", "--quick"]).command_line().unwrap();
         assert!(line.ends_with(" umbra.quick umbra.phases=demand,pipe"), "{line}");
+        assert!(parse(&["--alive", "200"]).command_line().unwrap().ends_with(" umbra.alive=200"));
         assert_eq!(parse(&[]).command_line().unwrap(), COMMAND_LINE);
         for wrong in ["nap", "boot", ""] {
             let sentence = parse(&["--phase", wrong]).command_line().unwrap_err().to_string();

@@ -5,6 +5,7 @@
 
 mod anonymous;
 mod copy_on_write;
+mod crowd;
 mod file;
 mod pipe;
 mod process;
@@ -14,6 +15,7 @@ mod system_call;
 
 use anyhow::{Context, Result};
 
+use self::crowd::Crowd;
 use crate::console;
 use crate::marks::{Marks, PhaseId};
 
@@ -55,13 +57,14 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     GROUPS.iter().flat_map(|group| group.phases).copied()
 }
 
-/// Runs the phases: all, or `only` some.
-pub fn run(marks: Marks, scale: Scale, only: Option<&[String]>) -> Result<()> {
+/// Runs the phases: all, or `only` some; beside so many other processes.
+pub fn run(marks: Marks, scale: Scale, only: Option<&[String]>, alive: u32) -> Result<()> {
     let run = Run { marks, scale, only };
+    let crowd = Crowd::gather(alive)?;
     for group in GROUPS.iter().filter(|group| group.phases.iter().any(|name| run.selected(name))) {
         (group.run)(&run).with_context(|| format!("phase {}", group.phases.join("/")))?;
     }
-    Ok(())
+    crowd.dismiss()
 }
 
 /// How much of everything.
