@@ -29,7 +29,7 @@
 //!
 //! | call | at most | because of |
 //! |---|---|---|
-//! | [`Mmu::page_fault`] | 26 E + 80,000 | two rounds of a walk of 4 entries, each followed in S shadows; up to 8 loose frames refreshed, if a reference is made, or tracked again, if the guest has faulted (11 E); 4 tables built or attached, for each of which a 16th of the pool (at most 16 pages) is reclaimed or its shadows of other roles zapped (6 E), and all that maps its frame protected (9 E); or one table detached, whose parents are unlinked; or, for a fault of the guest that builds nothing, A set in 32 entries ahead, each followed in S shadows (2 E), and a change of the filter |
+//! | [`Mmu::page_fault`] | 26 E + 80,000 | two rounds of a walk of 4 entries, each followed in S shadows; up to 8 loose frames refreshed, if a reference is made, or tracked again, if the guest has faulted (11 E); 4 tables built or attached, for each of which a 16th of the pool (at most 16 pages) is reclaimed or its shadows of other roles zapped (6 E), and all that maps its frame protected (9 E); up to 12 more tables below the root, while no table is loose; or up to 32 tables detached, whose parents are unlinked; or, for a fault of the guest that builds nothing, A set in 32 entries ahead, each followed in S shadows (2 E), and a change of the filter |
 //! | [`Mmu::load_paging`] | 26 E + 80,000 | the same, with 5 tables |
 //! | [`Mmu::translate`], [`Mmu::invlpg`], [`Mmu::flush_guest`] | 11 E + 30,000 | 8 loose frames tracked again: every page zapped at most once, every entry unlinked or protected at most once |
 //! | [`Mmu::release`] | 12 E + 30,000 | one loose frame tracked again, one zapped |

@@ -68,6 +68,27 @@ fn a_frame_that_all_entries_map_becomes_a_table() {
     mmu.audit(&machine).unwrap();
 }
 
+/// The first access below a root leads to twelve tables more, each of which is full and maps all the others.
+#[test]
+fn all_tables_below_a_root_are_linked_ahead() {
+    let mut machine = Machine::new(FRAMES, POOL as usize);
+    machine.chain();
+    machine.poke(4, 0, 9 << 12 | ALL);
+    machine.poke(1, 1, 15 << 12 | ALL);
+    machine.poke(15, 0, 14 << 12 | ALL);
+    for n in 0..16 {
+        machine.poke(14, n as usize, (16 + n) << 12 | ALL);
+        (0..512).for_each(|index| machine.poke(16 + n, index, (16 + index as u64 % 16) << 12 | ALL));
+    }
+    let mut mmu = Mmu::new(Config { ahead: true, ..config() }, &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    let before = mmu.counters().built;
+    let done = read(&mut machine, &mut mmu, 0);
+    assert_eq!(mmu.counters().built - before, 3 + 12, "the guest is not as hostile as it should be");
+    assert!(done <= PAGE_FAULT, "{done}");
+    mmu.audit(&machine).unwrap();
+}
+
 /// The frame is a table by turns: detached, it may be written through every entry, and attached, through none.
 #[test]
 fn a_frame_that_all_entries_map_is_attached_again() {
