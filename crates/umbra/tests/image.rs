@@ -77,8 +77,9 @@ fn stderr(output: &Output) -> String {
 fn boot(folder: &Path, machine_mib: u32) -> (Vec<u8>, String, Stats) {
     let signals = Signals::catch().unwrap();
     let programs = Programs::find(&Machine::Penryn).unwrap();
-    let (mut emulator, mut outputs) =
-        Emulator::start(&programs, folder, machine_mib, false, &signals).unwrap();
+    let settings =
+        umbra::machine::Settings { memory_mib: machine_mib, ignore_bad_msrs: false, fixed_time: true };
+    let (mut emulator, mut outputs) = Emulator::start(&programs, folder, &settings, &signals).unwrap();
     let mut stream = Vec::new();
     outputs.messages.read_to_end(&mut stream).unwrap();
     emulator.kill();

@@ -70,7 +70,7 @@ impl Child {
         let [stats, stdout, stderr] = ["stats", "stdout", "stderr"].map(|name| self.folder.path().join(name));
         let cannot = |error: io::Error| Error::Machine(format!("cannot start a run: {error}"));
         let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
-        command.arg("run").arg("--stats").arg(&stats);
+        command.arg("run").arg("--fixed-time").arg("--stats").arg(&stats);
         command.arg("--kernel").arg(&arguments.kernel).arg("--initrd").arg(&arguments.initrd);
         command.args(["--append", command_line, "--machine", &arguments.machine.name()]);
         command.args(["--memory", &arguments.memory.to_string()]);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::Programs;
-use super::programs::STDERR;
+use super::programs::{STDERR, Settings};
 use crate::error::Error;
 use crate::signals::Signals;
 
@@ -53,8 +53,7 @@ impl<'a> Emulator<'a> {
     pub fn start(
         programs: &Programs,
         folder: &Path,
-        memory_mib: u32,
-        ignore_bad_msrs: bool,
+        settings: &Settings,
         signals: &'a Signals,
     ) -> Result<(Emulator<'a>, Outputs), Error> {
         let name = programs.emulator_name();
@@ -68,8 +67,7 @@ impl<'a> Emulator<'a> {
         listener.set_nonblocking(true).map_err(cannot)?;
         let console_port = listener.local_addr().map_err(cannot)?.port();
         let stderr = File::create(folder.join(STDERR)).map_err(cannot)?;
-        let (mut command, log) =
-            programs.emulator_command(folder, memory_mib, ignore_bad_msrs, console_port).map_err(cannot)?;
+        let (mut command, log) = programs.emulator_command(folder, settings, console_port).map_err(cannot)?;
 
         let started = Instant::now();
         let mut child = command

@@ -14,4 +14,4 @@ pub use death::explain as explain_death;
 pub use emulator::{Emulator, Outputs};
 pub use kvm::{Facts as KvmFacts, NestedVmx};
 pub use model::Machine;
-pub use programs::{ImageTools, Programs, bochs_share, plugin_folders};
+pub use programs::{ImageTools, Programs, Settings, bochs_share, plugin_folders};

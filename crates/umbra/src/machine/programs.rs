@@ -87,6 +87,17 @@ impl ImageTools {
     }
 }
 
+/// What varies between runs of an emulator.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The machine's memory.
+    pub memory_mib: u32,
+    /// Whether model-specific registers that the CPU lacks read as zero: Linux on the bare machine wants some. (Bochs.)
+    pub ignore_bad_msrs: bool,
+    /// Whether the machine's clock starts at the same time in every run, and not at this host's. (Bochs.)
+    pub fixed_time: bool,
+}
+
 impl Programs {
     /// Looks for all that a machine needs.
     ///
@@ -138,24 +149,22 @@ impl Programs {
 
     /// Writes what the emulator reads beside the boot image in `folder`, and says how it is started there, and which
     /// file is its log. COM1 connects to the TCP port `console_port` of this host; what the machine writes to port
-    /// 0xe9 goes to standard output. With `ignore_bad_msrs` Bochs reads MSRs as zero that the CPU lacks.
+    /// 0xe9 goes to standard output.
     pub(super) fn emulator_command(
         &self,
         folder: &Path,
-        memory_mib: u32,
-        ignore_bad_msrs: bool,
+        settings: &Settings,
         console_port: u16,
     ) -> io::Result<(Command, &'static str)> {
         match &self.emulator {
             EmulatorProgram::Bochs(bochs) => {
-                let settings = bochsrc::Settings { memory_mib, ignore_bad_msrs, console_port };
                 let mut command = self.image_tools.command(&bochs.program);
-                bochsrc::prepare(&mut command, folder, bochs, &settings)?;
+                bochsrc::prepare(&mut command, folder, bochs, settings, console_port)?;
                 Ok((command, bochsrc::LOG))
             }
             EmulatorProgram::Qemu(Qemu { program, kvm }) => {
                 let mut command = self.image_tools.command(program);
-                command.args(qemu::arguments(kvm, memory_mib, console_port));
+                command.args(qemu::arguments(kvm, settings.memory_mib, console_port));
                 Ok((command, STDERR))
             }
         }

@@ -54,6 +54,10 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 
+    /// Start the machine's clock at the same time in every run: then the same guest does the same each time
+    #[arg(long)]
+    pub fixed_time: bool,
+
     /// Keep the emulator's own log
     #[arg(long, value_name = "FILE")]
     pub emulator_log: Option<PathBuf>,

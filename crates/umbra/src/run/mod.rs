@@ -18,7 +18,7 @@ pub use stream::{Noise, Part, read as read_stream};
 use crate::console::message;
 use crate::error::Error;
 use crate::guest::{self, Guest};
-use crate::machine::{self, Emulator, Programs, System};
+use crate::machine::{self, Emulator, Programs, Settings, System};
 use crate::report;
 use crate::signals::Signals;
 
@@ -74,7 +74,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     }
     let bare = arguments.hypervisor == Hypervisor::None;
     let peer = arguments.hypervisor != Hypervisor::Umbra;
-    let (mut emulator, outputs) = Emulator::start(&programs, folder.path(), machine_mib, peer, &signals)?;
+    let settings =
+        Settings { memory_mib: machine_mib, ignore_bad_msrs: peer, fixed_time: arguments.fixed_time };
+    let (mut emulator, outputs) = Emulator::start(&programs, folder.path(), &settings, &signals)?;
     let progress = format!(
         "loading {size_mib} MiB into {} ({}), which takes seconds",
         programs.emulator_name(),
