@@ -224,11 +224,12 @@ impl<P> Mmu<P> {
             // Out of date, and nothing leads there; but what it references is followed, so that it can come back.
             return if state == State::Mapped { self.audit_loose(env, slot, listed) } else { Ok(()) };
         }
-        if self.choice_is_user() && self.is_narrow(env, slot) {
+        let loose = matches!(source.role, Role::Guest { .. }) && self.frames.is_loose(source.gfn);
+        // While a table is loose all faults exit; its entries are refreshed when it is tracked again.
+        if self.choice_is_user() && !loose && self.is_narrow(env, slot) {
             let detail = alloc::format!("{slot:?} of {source:?} is {:#x}", entry.raw());
             return Err(violation(Invariant::NeverNarrower, detail));
         }
-        let loose = matches!(source.role, Role::Guest { .. }) && self.frames.is_loose(source.gfn);
         let wanted = self.target(env, slot, false);
         let wrong = |invariant| {
             let raw = entry.raw();

@@ -2,8 +2,8 @@
 //! changed.
 //!
 //! An entry of a shadow page is what it should be for as long as the guest's entry is the same and nothing is stored to the
-//! shadow entry: what else it depends on (tracking, backing, the page that it links) stores there when it changes. A copy is
-//! never needed; a few pages have one.
+//! shadow entry: what else it depends on (tracking, backing, the page that it links, the filter) stores there when it changes,
+//! in a detached table, too, whatever the guest's entry says meanwhile. A copy is never needed; a few pages have one.
 
 use alloc::vec::Vec;
 

@@ -36,7 +36,9 @@ impl<P: WritePolicy> Mmu<P> {
         let mut groups = self.pool.busy(frame) & (u64::MAX >> (64 - entries / GROUP));
         while let Some((group, pending)) = self.next_of(env, frame, &mut groups, |entry| entry == look) {
             for slot in slots(frame, group, pending) {
+                let mut paid = false;
                 if let Target::Missing(source) = self.target(env, slot, false) {
+                    paid = true;
                     if *left == 0 || !matches!(source.role, Role::Guest { .. }) {
                         return false;
                     }
@@ -51,6 +53,13 @@ impl<P: WritePolicy> Mmu<P> {
                 let Some(child) = self.child(env, slot) else { continue };
                 let role = self.pool.source(child).role;
                 let deeper = matches!(role, Role::Guest { level, .. } if level != Level::L1);
+                // What was there already costs as much to look through.
+                if deeper && !paid {
+                    if *left == 0 {
+                        return false;
+                    }
+                    *left -= 1;
+                }
                 if deeper
                     && !(self.link_below(env, child, ENTRIES, left) && self.pool.frame_of(page).is_some())
                 {

@@ -18,7 +18,7 @@ use crate::{Env, Event, Mmu};
 /// How many detaches by one instruction are remembered: more tables than one instruction can write to.
 const REMEMBERED: usize = 8;
 
-/// The latest detaches, all by one instruction, since which no other has faulted.
+/// The latest detaches on a vCPU, all by one instruction, since which no other has faulted there.
 ///
 /// A detached table may map the very instruction, stack or operand of the write: then it is attached before the write
 /// is repeated, which would exit again, and so on. So what the same instruction has detached is not detached again
@@ -28,8 +28,6 @@ pub(crate) struct Detaches {
     rip: u64,
     gfns: [Option<Gfn>; REMEMBERED],
     next: usize,
-    /// The write that the embedder is to emulate.
-    emulated: Option<Gfn>,
 }
 
 impl Detaches {
@@ -48,26 +46,23 @@ impl Detaches {
         self.gfns[self.next % REMEMBERED] = Some(gfn);
         self.next += 1;
     }
-
-    /// Notes that a write is answered by emulation.
-    pub(crate) fn emulated(&mut self, gfn: Gfn) {
-        self.emulated = Some(gfn);
-    }
 }
 
 impl<P> Mmu<P> {
     /// Whether a write of the instruction that has faulted can be answered by a detach; it will be then.
-    pub(crate) fn may_detach(&mut self, gfn: Gfn) -> bool {
-        if !self.can_detach(gfn) || self.detaches.contains(gfn) && self.keeps(Rule::DetachOnce) {
+    pub(crate) fn may_detach(&mut self, vcpu: usize, gfn: Gfn) -> bool {
+        let again = self.vcpus[vcpu].detaches.contains(gfn);
+        if !self.can_detach(gfn) || again && self.keeps(Rule::DetachOnce) {
             return false;
         }
-        self.detaches.push(gfn);
+        self.vcpus[vcpu].detaches.push(gfn);
         true
     }
 
     /// Detaches the frame of a write that could not be emulated, if that can help.
     pub(crate) fn detach_unemulated(&mut self, env: &mut impl Env, gfn: Gfn) -> bool {
-        let can = self.detaches.emulated.take() == Some(gfn) && self.may_detach(gfn);
+        let by = self.emulated.take().filter(|&(_, emulated)| emulated == gfn);
+        let can = by.is_some_and(|(vcpu, _)| self.may_detach(vcpu, gfn));
         if can {
             self.detach(env, &[gfn]);
         }

@@ -77,7 +77,7 @@ pub trait ShadowFrames {
     /// Stores entry `index` of frame `frame` at once.
     fn write_shadow(&mut self, frame: u32, index: usize, value: u64);
 
-    /// Stores `value` in every entry of frame `frame`, to which nothing leads.
+    /// Stores `value` in every entry of frame `frame`, each at once: a CPU may be walking it.
     fn fill_shadow(&mut self, frame: u32, value: u64) {
         (0..ENTRIES).for_each(|index| self.write_shadow(frame, index, value));
     }

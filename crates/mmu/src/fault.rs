@@ -31,7 +31,7 @@ impl<P> Mmu<P> {
     where
         P: WritePolicy,
     {
-        self.detaches.fault(origin.rip);
+        self.vcpus[vcpu].detaches.fault(origin.rip);
         match self.known(env, vcpu, gva, access) {
             Some(Known::Mmio(gpa)) => return FaultOutcome::Mmio { gpa },
             Some(Known::TableWrite(gpa)) => return self.table_write(env, vcpu, gpa, origin),
@@ -94,11 +94,11 @@ impl<P> Mmu<P> {
             write.place = Place { rip: origin.rip.raw(), callers: self.callers(env, vcpu, origin) };
         }
         let answer = self.policy.answer(&write);
-        if answer == Answer::Detach && self.may_detach(gfn) {
+        if answer == Answer::Detach && self.may_detach(vcpu, gfn) {
             self.detach_space(env, gfn);
             return FaultOutcome::Resume(Work::Detach);
         }
-        self.detaches.emulated(gfn);
+        self.emulated = Some((vcpu, gfn));
         FaultOutcome::TableWrite { gpa }
     }
 
@@ -107,6 +107,10 @@ impl<P> Mmu<P> {
     fn callers(&mut self, env: &impl Env, vcpu: usize, origin: &Origin) -> u64 {
         let top = origin.rsp.filter(|rsp| rsp.raw().is_multiple_of(8));
         let Some(top) = top.and_then(|rsp| self.mapped(env, vcpu, rsp)) else { return 0 };
+        // What a loose table says now need not be what is mapped.
+        if self.has_loose_tables() || env.backing(top.gfn()) == Backing::None {
+            return 0;
+        }
         let is_code = |&&word: &&u64| (word ^ origin.rip.raw()) >> 31 == 0 && word % PAGE_SIZE != 0;
         let (mut callers, mut found) = (0u64, 0);
         let first = top.page_offset() as usize / 8;

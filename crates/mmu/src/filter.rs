@@ -106,7 +106,10 @@ impl<P> Mmu<P> {
     }
 
     fn look_if_narrow(&mut self, env: &mut impl Env, slot: Slot) {
-        if self.pool.live_source(slot.frame()).is_some() && self.is_narrow(env, slot) {
+        let Some(source) = self.pool.live_source(slot.frame()) else { return };
+        // What the guest's entry says now need not be what the entry was made from, and comes back to.
+        let detached = self.is_detached(source) && self.is_mapped(self.read(env, slot));
+        if detached || self.is_narrow(env, slot) {
             self.look(env, slot);
         }
     }

@@ -96,7 +96,7 @@ pub use sabotage::Rule;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use umbra_paging::Paging;
+use umbra_paging::{Gfn, Paging};
 
 use crate::ahead::Ahead;
 use crate::audit::ChangeLog;
@@ -127,7 +127,8 @@ pub struct Mmu<P = Predictor> {
     generation: u32,
     counters: Counters,
     choice: Choice,
-    detaches: Detaches,
+    /// The write that the embedder is to emulate: on which vCPU, to which table.
+    emulated: Option<(usize, Gfn)>,
     shortcuts: Shortcuts,
     idle: Idle,
     copies: Copies,
@@ -148,6 +149,7 @@ struct Vcpu {
     root: PageId,
     /// Roots that it may load without an exit.
     loadable: Vec<PageId>,
+    detaches: Detaches,
 }
 
 /// A full flush that may be owed: because rights were taken away that something is going to rely on being

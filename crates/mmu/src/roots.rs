@@ -57,7 +57,7 @@ impl<P: WritePolicy> Mmu<P> {
         let mut mmu = Mmu {
             policy,
             choice: Choice::new(config.filter),
-            detaches: Detaches::default(),
+            emulated: None,
             shortcuts: Shortcuts::default(),
             idle: Idle::default(),
             copies: Copies::new(),
@@ -88,7 +88,8 @@ impl<P: WritePolicy> Mmu<P> {
         for _ in 0..config.vcpus {
             let root = mmu.pinned_root(env, &off);
             let root = mmu.pool.id(root);
-            mmu.vcpus.push(Vcpu { paging: off, root, loadable: Vec::with_capacity(loadable) });
+            let detaches = Detaches::default();
+            mmu.vcpus.push(Vcpu { paging: off, root, loadable: Vec::with_capacity(loadable), detaches });
         }
         Ok(mmu)
     }

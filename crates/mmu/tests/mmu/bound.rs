@@ -89,6 +89,33 @@ fn all_tables_below_a_root_are_linked_ahead() {
     mmu.audit(&machine).unwrap();
 }
 
+/// Thousands of entries that were not linked before lead to tables that were.
+#[test]
+fn what_is_linked_already_is_not_looked_through_without_end() {
+    const LARGE_POOL: u64 = 128;
+    const TABLES: u64 = 20;
+    let mut machine = Machine::new(FRAMES, LARGE_POOL as usize);
+    // Level 3 tables, which two roots lead to, all of whose entries lead to one table of level 2.
+    for n in 0..TABLES {
+        machine.poke(1, n as usize, (30 + n) << 12 | ALL);
+        machine.poke(10, n as usize, (30 + n) << 12 | ALL);
+        (0..511).for_each(|index| machine.poke(30 + n, index, 60 << 12 | ALL));
+    }
+    (0..511).for_each(|index| machine.poke(60, index, 70 << 12 | ALL & !A));
+    machine.poke(60, 511, 61 << 12 | ALL);
+    machine.poke(61, 0, 9 << 12 | ALL);
+    let mut mmu = Mmu::new(Config { ahead: true, log_changes: false, ..config() }, &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(10));
+    mmu.load_paging(&mut machine, 0, paging(1));
+    for n in 0..TABLES {
+        read(&mut machine, &mut mmu, (n << 39 & ((1 << 47) - 1)) | 511 << 30);
+    }
+    read(&mut machine, &mut mmu, 511 << 21);
+    mmu.load_paging(&mut machine, 0, paging(10));
+    let done = read(&mut machine, &mut mmu, 511 << 21);
+    assert!(done <= 26 * LARGE_POOL * 512 + 80_000 + FRAMES, "{done}");
+}
+
 /// The frame is a table by turns: detached, it may be written through every entry, and attached, through none.
 #[test]
 fn a_frame_that_all_entries_map_is_attached_again() {

@@ -143,6 +143,12 @@ impl GuestMemory for Machine {
         }
     }
 
+    fn read_entries(&self, gfn: Gfn, first: usize) -> [u64; 8] {
+        let ram = matches!(self.backing(gfn), Backing::Ram { .. });
+        assert!(ram, "entries of {gfn:?} are read, which is no RAM");
+        std::array::from_fn(|n| self.read_entry(gfn.entry(first + n)))
+    }
+
     fn end(&self) -> Gfn {
         Gfn::new(self.frames)
     }

@@ -1,8 +1,10 @@
 //! Tables that are attached again are looked at only where they have changed.
 
 use crate::common::*;
-use umbra_mmu::{Answer, FaultOutcome, Mmu, TableWrite, Work, WritePolicy};
-use umbra_paging::{Access, Gfn};
+use umbra_mmu::{
+    Answer, Config, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, TableWrite, Work, WritePolicy,
+};
+use umbra_paging::{Access, Gfn, Gva, bits};
 
 const ALL: u64 = P | W | U | A | D;
 const TABLE: u64 = 5;
@@ -49,8 +51,8 @@ impl Guest {
                 return gfn;
             }
             self.rip += 1;
-            let origin = umbra_mmu::Origin::at(umbra_paging::Gva::new(self.rip));
-            self.mmu.page_fault(&mut self.machine, 0, umbra_paging::Gva::new(gva), access, &origin);
+            let origin = Origin::at(Gva::new(self.rip));
+            self.mmu.page_fault(&mut self.machine, 0, Gva::new(gva), access, &origin);
         }
         panic!("no progress at {gva:#x}");
     }
@@ -58,8 +60,8 @@ impl Guest {
     fn detach(&mut self) {
         self.rip += 1;
         for _ in 0..4 {
-            let origin = umbra_mmu::Origin::at(umbra_paging::Gva::new(self.rip));
-            let gva = umbra_paging::Gva::new(SHOWN);
+            let origin = Origin::at(Gva::new(self.rip));
+            let gva = Gva::new(SHOWN);
             let outcome = self.mmu.page_fault(&mut self.machine, 0, gva, supervisor_write(), &origin);
             if outcome == FaultOutcome::Resume(Work::Detach) {
                 return;
@@ -160,8 +162,71 @@ fn settle_with(machine: &mut Machine, mmu: &mut Mmu<Detach>, gva: u64, access: A
         {
             return;
         }
-        let origin = umbra_mmu::Origin::at(umbra_paging::Gva::new(gva));
-        mmu.page_fault(machine, 0, umbra_paging::Gva::new(gva), access, &origin);
+        let origin = Origin::at(Gva::new(gva));
+        mmu.page_fault(machine, 0, Gva::new(gva), access, &origin);
     }
     panic!("no progress at {gva:#x}");
+}
+
+/// I4: a link that was narrow is so still if the guest's entry says something else only while its table is detached.
+#[test]
+fn a_narrow_link_in_a_detached_table_does_not_come_back_by_its_copy() {
+    const TABLE: u64 = 5;
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    machine.poke(2, 1, TABLE << 12 | ALL);
+    machine.poke(TABLE, 0, 6 << 12 | ALL);
+    machine.poke(6, 0, 100 << 12 | ALL);
+    machine.poke(TABLE, 16, bits::PS | ALL);
+    machine.poke(4, 2, 102 << 12 | ALL & !W);
+    machine.poke(4, 64, TABLE << 12 | ALL & !U);
+    let mut mmu =
+        Mmu::with_policy(Config { filter: FilterPolicy::Auto, ..config() }, &mut machine, Detach).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    let mut rip = 0x1000;
+    let mut uses = |machine: &mut Machine, mmu: &mut Mmu<Detach>, gva: u64| {
+        for _ in 0..6 {
+            if let Seen::Page { .. } = hardware(machine, mmu, gva) {
+                return;
+            }
+            rip += 1;
+            exit_at(machine, mmu, rip, gva, Access::user_read());
+        }
+        panic!("{gva:#x}");
+    };
+    let small = 1 << 30;
+    let large = 1 << 30 | 16 << 21 | 7 << 12;
+    let mut detach_rip = 0x9000;
+    let mut detach = |machine: &mut Machine, mmu: &mut Mmu<Detach>| {
+        detach_rip += 1;
+        for _ in 0..4 {
+            if exit_at(machine, mmu, detach_rip, 64 << 12, supervisor_write())
+                == FaultOutcome::Resume(Work::Detach)
+            {
+                return;
+            }
+        }
+        panic!("not detached");
+    };
+    uses(&mut machine, &mut mmu, small);
+    uses(&mut machine, &mut mmu, large);
+    detach(&mut machine, &mut mmu);
+    uses(&mut machine, &mut mmu, small);
+    assert!(matches!(hardware(&machine, &mmu, large), Seen::Page { .. }));
+    detach(&mut machine, &mut mmu);
+    machine.poke(TABLE, 16, bits::PS | ALL & !W);
+    exit_at(&mut machine, &mut mmu, 0x2, 2 << 12, Access::user_read());
+    while mmu.guest_faults() != GuestFaults::User {
+        let outcome = exit_at(&mut machine, &mut mmu, 0x2, 2 << 12, user_write());
+        assert!(matches!(outcome, FaultOutcome::Guest(_)));
+    }
+    mmu.audit(&machine).unwrap();
+    machine.poke(TABLE, 16, bits::PS | ALL);
+    uses(&mut machine, &mut mmu, small);
+    assert_eq!(mmu.guest_faults(), GuestFaults::User);
+    mmu.audit(&machine).unwrap();
+}
+
+fn exit_at(machine: &mut Machine, mmu: &mut Mmu<Detach>, rip: u64, gva: u64, access: Access) -> FaultOutcome {
+    mmu.page_fault(machine, 0, Gva::new(gva), access, &Origin::at(Gva::new(rip)))
 }

@@ -5,6 +5,7 @@ mod audit;
 mod bound;
 mod common;
 mod copies;
+mod detach;
 mod embedding;
 mod filter;
 mod flushes;

@@ -1,0 +1,100 @@
+//! Detached tables, and the progress of who writes them (I6).
+
+use crate::common::*;
+use umbra_mmu::{Answer, Config, FaultOutcome, Mmu, Origin, TableWrite, WritePolicy};
+use umbra_paging::{Access, Gfn, Gva};
+
+const ALL: u64 = P | W | U | A | D;
+
+/// Every write to a table in use detaches it.
+struct Detach;
+
+impl WritePolicy for Detach {
+    fn answer(&mut self, _: &TableWrite) -> Answer {
+        Answer::Detach
+    }
+}
+
+fn exit_at(machine: &mut Machine, mmu: &mut Mmu<Detach>, rip: u64, gva: u64, access: Access) -> FaultOutcome {
+    mmu.page_fault(machine, 0, Gva::new(gva), access, &Origin::at(Gva::new(rip)))
+}
+
+/// The table maps the target of the write itself.
+#[test]
+fn another_vcpus_faults_are_no_progress_of_this_one() {
+    let mut machine = Machine::new(2048, 128);
+    machine.chain();
+    machine.poke(4, 3, 4 << 12 | ALL);
+    machine.poke(4, 5, 9 << 12 | ALL);
+    // The other vCPU's own space.
+    for t in 21..24 {
+        machine.poke(t, 0, (t + 1) << 12 | ALL);
+    }
+    machine.poke(24, 2, 102 << 12 | ALL & !W);
+    let mut mmu = Mmu::with_policy(Config { vcpus: 2, ..config() }, &mut machine, Detach).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, 1, paging(21));
+    for round in 0..40 {
+        let outcome = exit_at(&mut machine, &mut mmu, 0x1000, 3 << 12, supervisor_write());
+        if matches!(outcome, FaultOutcome::TableWrite { .. }) {
+            return;
+        }
+        let gva = if round % 2 == 0 { 2 << 12 } else { 7 << 12 };
+        mmu.page_fault(&mut machine, 1, Gva::new(gva), user_write(), &Origin::at(Gva::new(0x2000 + round)));
+    }
+    panic!("no progress");
+}
+
+/// Where an emulated instruction's stack lies is read for hints only; a loose table may map it to a device by now.
+#[test]
+fn a_stack_that_a_loose_table_maps_is_no_ram_any_more() {
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    machine.poke(3, 1, 5 << 12 | ALL);
+    machine.poke(4, 0, 9 << 12 | ALL);
+    machine.poke(5, 0, 6 << 12 | ALL);
+    machine.poke(3, 2, 6 << 12 | ALL);
+    machine.poke(6, 0, 10 << 12 | ALL);
+    let mut mmu = Mmu::new(config(), &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    settle(&mut machine, &mut mmu, 2 << 21, Access::user_read());
+    settle(&mut machine, &mut mmu, 1 << 21, Access::user_read());
+    settle(&mut machine, &mut mmu, 0, Access::user_read());
+    mmu.release(&mut machine, Gfn::new(4));
+    settle(&mut machine, &mut mmu, 0, Access::user_read());
+    machine.poke(4, 0, 0xfee00 << 12 | ALL);
+    let origin = Origin { rsp: Some(Gva::new(0x10)), ..Origin::at(Gva::new(0x1000)) };
+    mmu.page_fault(&mut machine, 0, Gva::new(1 << 21), supervisor_write(), &origin);
+}
+
+/// While a table is loose all faults exit: what its entries were made from may be narrower than what the guest's say now.
+#[test]
+fn a_loose_table_may_be_narrower_than_the_guests() {
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    machine.poke(4, 0, 9 << 12 | ALL);
+    let large = umbra_paging::bits::PS | ALL & !W;
+    machine.poke(3, 1, large);
+    let config = Config { filter: umbra_mmu::FilterPolicy::User, ..config() };
+    let mut mmu = Mmu::with_policy(config, &mut machine, Detach).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    settle_reads(&mut machine, &mut mmu, 0);
+    mmu.release(&mut machine, Gfn::new(3));
+    settle_reads(&mut machine, &mut mmu, 1 << 21 | 9 << 12);
+    assert!(mmu.has_loose_tables());
+    machine.poke(3, 1, large | W);
+    mmu.audit(&machine).unwrap();
+    assert_eq!(mmu.guest_faults(), umbra_mmu::GuestFaults::Trap);
+    mmu.flush_guest(&mut machine);
+    mmu.audit(&machine).unwrap();
+}
+
+fn settle_reads(machine: &mut Machine, mmu: &mut Mmu<Detach>, gva: u64) {
+    for rip in 0..8 {
+        if matches!(hardware(machine, mmu, gva), Seen::Page { .. }) {
+            return;
+        }
+        exit_at(machine, mmu, rip, gva, Access::user_read());
+    }
+    panic!("no progress at {gva:#x}");
+}
