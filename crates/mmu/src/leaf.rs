@@ -10,7 +10,7 @@ use crate::{Backing, Env, Mmu};
 
 impl<P> Mmu<P> {
     /// The shadow entry for an entry of a table whose writes are seen, and the list that it belongs to, in the plain
-    /// cases: not present, or a page of memory with CR0.WP set whose guest rights can all be given. In others `None`;
+    /// cases: not present, or not accessed, or a page of memory with CR0.WP set whose guest rights can all be given. In others `None`;
     /// then [`Mmu::target`] knows. (The auditor compares with that, too.)
     #[inline(always)]
     pub(crate) fn plain(
@@ -25,6 +25,10 @@ impl<P> Mmu<P> {
             return Some((self.config.encodings.absent(), None));
         }
         let Role::Guest { level: Level::L1, nxe, wp: Wp::On } = role else { return None };
+        if raw & bits::A == 0 && !self.is_sabotaged() {
+            // Whatever else it says: all entries of a process that was just forked are so.
+            return Some((self.config.encodings.look(), None));
+        }
         let reserved = self.config.features.address_reserved() | if nxe { 0 } else { bits::NX };
         // D must be set before W is given.
         let clean = raw & (bits::W | bits::D) == bits::W;
