@@ -56,8 +56,11 @@ fn a_write_to_a_table_is_known_by_the_instruction_and_the_return_address() {
     let places = Places::default();
     let mut mmu = Mmu::with_policy(config(), &mut machine, places.clone()).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
-    let mut place = |rsp: u64, returns_to: u64| {
+    let mut place_of = |rsp: u64, returns_to: u64, beyond: u64| {
         machine.poke(9, 2, returns_to);
+        // What the function has saved, and where its caller returns to.
+        machine.poke(9, 3, 0x77);
+        machine.poke(9, 9, beyond);
         let origin = Origin { rsp: Some(Gva::new(rsp)), ..Origin::at(Gva::new(RIP)) };
         for gva in [rsp, TABLE].repeat(3) {
             mmu.page_fault(&mut machine, 0, Gva::new(gva), Access::user_read(), &origin);
@@ -66,6 +69,12 @@ fn a_write_to_a_table_is_known_by_the_instruction_and_the_return_address() {
         assert!(matches!(outcome, FaultOutcome::TableWrite { .. }), "{outcome:?}");
         places.0.borrow().last().copied().unwrap()
     };
+    let two = place_of(STACK, RIP + 0x100, RIP + 0x300);
+    assert_ne!(place_of(STACK, RIP + 0x100, RIP + 0x400), two, "another caller of the caller");
+    assert_eq!(place_of(STACK, RIP + 0x100, RIP + 0x300), two);
+    let single = place_of(STACK, RIP + 0x100, 0);
+    assert_eq!(place_of(STACK, RIP + 0x100, RIP & !0xfff), single, "the address of a page");
+    let mut place = |rsp, returns_to| place_of(rsp, returns_to, 0);
     let one = place(STACK, RIP + 0x100);
     assert_eq!(place(STACK, RIP + 0x100), one);
     assert_ne!(place(STACK, RIP + 0x200), one);
@@ -73,4 +82,13 @@ fn a_write_to_a_table_is_known_by_the_instruction_and_the_return_address() {
     assert_eq!(place(STACK, 0x5678), none, "no address of code");
     assert_eq!(place(STACK + 1, RIP + 0x100), none, "no stack");
     assert_eq!(place(STACK - 0x3000 + 0x20_9000, RIP + 0x100), one, "through the large page");
+}
+
+#[test]
+fn the_simplest_policy_asks_for_no_place() {
+    let gpa = umbra_paging::Gfn::new(7).entry(0);
+    let place = Place::default();
+    let write = TableWrite { gpa, place, soon: false, reachable: true, idle: true };
+    assert!(!EmulateReachable.needs_place(&write));
+    assert!(Places::default().needs_place(&write), "a policy that says nothing is told");
 }
