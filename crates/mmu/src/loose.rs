@@ -52,11 +52,11 @@ impl<P> Mmu<P> {
         }
     }
 
-    /// Whether a reference to the page may be added without [`Mmu::refresh_loose`].
+    /// Whether a reference to the page may be added without [`Mmu::refresh_loose`]: not if it is one of a guest table while
+    /// any is loose, as it may lead there over others.
     pub(crate) fn is_current(&self, child: u32) -> bool {
-        let source = self.pool.source(child);
-        let loose = matches!(source.role, Role::Guest { .. }) && self.frames.is_loose(source.gfn);
-        !loose || !self.keeps(Rule::RefreshLoose)
+        let table = matches!(self.pool.source(child).role, Role::Guest { .. });
+        !table || !self.has_loose_tables() || !self.keeps(Rule::RefreshLoose)
     }
 
     /// Tracks a loose frame again.
