@@ -6,6 +6,7 @@ use core::fmt;
 
 use umbra_paging::{ENTRIES, Gfn, Hpa, Level, Paging, Rights};
 
+use crate::copies::GROUP;
 use crate::derive::Target;
 use crate::entry::State;
 use crate::pool::PageId;
@@ -211,7 +212,7 @@ impl<P> Mmu<P> {
         };
         let entry = self.read(env, slot);
         let state = self.state(entry);
-        if state != State::Absent && !self.pool.is_busy(slot.frame(), slot.index() / 8) {
+        if state != State::Absent && !self.pool.is_busy(slot.frame(), slot.index() / GROUP) {
             let detail = alloc::format!("{slot:?} is {state:?} among entries that count as Absent");
             return Err(violation(Invariant::Lifetime, detail));
         }

@@ -116,10 +116,8 @@ impl<P> Mmu<P> {
         let mut next = self.frames.tables(gfn);
         while let Some(frame) = next {
             next = self.pool.next_of_gfn(frame);
-            while let Some(parent) = self.rmap.head(List::Parents(frame)).first()
-                && self.keeps(Rule::UnlinkDetached)
-            {
-                self.look(env, parent);
+            if self.keeps(Rule::UnlinkDetached) {
+                self.look_all(env, List::Parents(frame));
             }
             cached |= self.pool.may_be_cached(frame);
         }

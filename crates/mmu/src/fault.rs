@@ -2,6 +2,7 @@
 
 use umbra_paging::{Access, ENTRIES, Gpa, GuestFault, Gva, PAGE_SIZE, Pfec, Rights, Walk};
 
+use crate::copies::GROUP;
 use crate::derive::Target;
 use crate::policy::{Answer, Origin, Place, TableWrite, WritePolicy};
 use crate::quick::Known;
@@ -117,9 +118,9 @@ impl<P> Mmu<P> {
         let end = (first + STACK_WORDS).min(ENTRIES);
         let mut at = first;
         while at < end {
-            let group = env.read_entries(top.gfn(), at / 8 * 8);
-            let until = (at / 8 * 8 + 8).min(end);
-            for word in group[at % 8..][..until - at].iter().filter(is_code) {
+            let group = env.read_entries(top.gfn(), at / GROUP * GROUP);
+            let until = (at / GROUP * GROUP + GROUP).min(end);
+            for word in group[at % GROUP..][..until - at].iter().filter(is_code) {
                 callers = callers.rotate_left(32) ^ word;
                 found += 1;
                 if found == 2 {

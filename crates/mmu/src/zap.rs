@@ -15,10 +15,8 @@ impl<P> Mmu<P> {
     /// Zaps a page that is not pinned: unlink it, flush if it may be cached, and only then let its guest
     /// frame go (I5).
     pub(crate) fn zap(&mut self, env: &mut impl Env, frame: u32) {
-        while let Some(parent) = self.rmap.head(List::Parents(frame)).first()
-            && self.keeps(Rule::UnlinkParents)
-        {
-            self.look(env, parent);
+        if self.keeps(Rule::UnlinkParents) {
+            self.look_all(env, List::Parents(frame));
         }
         // What the CPU may still walk is Pending until the flush; what it cannot is nothing any more.
         if self.pool.may_be_cached(frame) {
@@ -88,6 +86,7 @@ impl<P> Mmu<P> {
         }
     }
 
+    /// Makes all entries of a list Pending.
     pub(crate) fn look_all(&mut self, env: &mut impl Env, list: List) {
         while let Some(slot) = self.rmap.head(list).first() {
             self.look(env, slot);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::ExitCause;
 
 /// One exit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Exit {
     /// Ticks from guest entry to this exit, without the time of tracing and audits.
     pub time: u64,
@@ -32,21 +32,6 @@ pub struct Exit {
     pub gpa: Option<u64>,
     /// The vector of the event that the next entry delivers.
     pub delivers: Option<u8>,
-}
-
-impl Exit {
-    const ZERO: Exit = Exit {
-        time: 0,
-        ticks: 0,
-        vcpu: 0,
-        rip: 0,
-        cr3: 0,
-        cause: None,
-        address: None,
-        value: None,
-        gpa: None,
-        delivers: None,
-    };
 }
 
 /// What the shadow MMU did. `table` is the guest's table that a page shadows, or the first frame that an identity
@@ -208,7 +193,7 @@ impl Chunk {
     /// # Errors
     /// The bytes are damaged.
     pub fn records(&self) -> Result<Vec<Record>, Damaged> {
-        let (mut last, mut rest) = (Exit::ZERO, self.bytes.as_slice());
+        let (mut last, mut rest) = (Exit::default(), self.bytes.as_slice());
         let mut records = Vec::new();
         while !rest.is_empty() {
             let (wire, after) = postcard::take_from_bytes(rest).map_err(|_| Damaged)?;
@@ -228,7 +213,7 @@ pub struct Writer {
 
 impl Default for Writer {
     fn default() -> Writer {
-        Writer { last: Exit::ZERO, chunk: Chunk { first: 0, count: 0, bytes: Vec::new() } }
+        Writer { last: Exit::default(), chunk: Chunk { first: 0, count: 0, bytes: Vec::new() } }
     }
 }
 
@@ -256,7 +241,7 @@ impl Writer {
         if self.chunk.count == 0 {
             return None;
         }
-        self.last = Exit::ZERO;
+        self.last = Exit::default();
         let first = self.chunk.first + u64::from(self.chunk.count);
         // A little more than a full chunk, so that the next one need not grow.
         let bytes = Vec::with_capacity(Writer::FULL + 256);

@@ -86,14 +86,8 @@ fn exits() -> Message {
         writer.push(&Record::Exit(Exit {
             time: n * 10,
             ticks: 5,
-            vcpu: 0,
-            rip: 0,
-            cr3: 0,
             cause: Some(ExitCause::Cpuid),
-            address: None,
-            value: None,
-            gpa: None,
-            delivers: None,
+            ..Exit::default()
         }));
     }
     Message::Trace(writer.take().unwrap())

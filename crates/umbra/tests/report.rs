@@ -63,14 +63,9 @@ fn trace(path: &Path) {
         writer.push(&Record::Exit(Exit {
             time: n * 100,
             ticks: 5,
-            vcpu: 0,
-            rip: 0,
-            cr3: 0,
             cause: Some(ExitCause::HostFaultInstall),
             address: Some(n << 21),
-            value: None,
-            gpa: None,
-            delivers: None,
+            ..Exit::default()
         }));
     }
     recorder.add(writer.take().unwrap()).unwrap();

@@ -5,8 +5,8 @@ use std::cell::Cell;
 use std::collections::HashMap;
 
 use umbra_mmu::{
-    Backing, Config, Encodings, Event, FaultOutcome, FilterPolicy, GuestMemory, Mmu, Origin, ShadowFrames,
-    Shadowed, Tlb,
+    Answer, Backing, Config, Encodings, Event, FaultOutcome, FilterPolicy, GuestMemory, Mmu, Origin,
+    ShadowFrames, Shadowed, TableWrite, Tlb, WritePolicy,
 };
 use umbra_paging::{
     Access, AccessKind, Features, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, Mode, Paging, Tables, bits,
@@ -291,15 +291,46 @@ impl BaseHpa for Gfn {
     }
 }
 
-pub fn fault(machine: &mut Machine, mmu: &mut Mmu, gva: u64, access: Access) -> FaultOutcome {
+/// Every write to a table in use detaches it.
+pub struct Detach;
+
+impl WritePolicy for Detach {
+    fn answer(&mut self, _: &TableWrite) -> Answer {
+        Answer::Detach
+    }
+}
+
+pub fn fault<Q: WritePolicy>(
+    machine: &mut Machine,
+    mmu: &mut Mmu<Q>,
+    gva: u64,
+    access: Access,
+) -> FaultOutcome {
     fault_by(machine, mmu, 0, gva, access)
 }
 
 /// As `fault`, of the instruction at `rip`.
-pub fn fault_by(machine: &mut Machine, mmu: &mut Mmu, rip: u64, gva: u64, access: Access) -> FaultOutcome {
-    let outcome = mmu.page_fault(machine, 0, Gva::new(gva), access, &Origin::at(Gva::new(rip)));
+pub fn fault_by<Q: WritePolicy>(
+    machine: &mut Machine,
+    mmu: &mut Mmu<Q>,
+    rip: u64,
+    gva: u64,
+    access: Access,
+) -> FaultOutcome {
+    let outcome = exit_at(machine, mmu, rip, gva, access);
     mmu.audit(machine).unwrap();
     outcome
+}
+
+/// As `fault_by`, whatever the auditor says.
+pub fn exit_at<Q: WritePolicy>(
+    machine: &mut Machine,
+    mmu: &mut Mmu<Q>,
+    rip: u64,
+    gva: u64,
+    access: Access,
+) -> FaultOutcome {
+    mmu.page_fault(machine, 0, Gva::new(gva), access, &Origin::at(Gva::new(rip)))
 }
 
 pub fn user_write() -> Access {
@@ -320,7 +351,7 @@ pub fn store(machine: &mut Machine, mmu: &mut Mmu, table: u64, index: usize, ent
 ///
 /// # Panics
 /// If the guest's tables refuse the access, or nothing comes of it.
-pub fn settle(machine: &mut Machine, mmu: &mut Mmu, gva: u64, access: Access) {
+pub fn settle<Q: WritePolicy>(machine: &mut Machine, mmu: &mut Mmu<Q>, gva: u64, access: Access) {
     for _ in 0..8 {
         if let Seen::Page { user, write, .. } = hardware(machine, mmu, gva)
             && (user || !access.user)

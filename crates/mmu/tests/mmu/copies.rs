@@ -1,10 +1,8 @@
 //! Tables that are attached again are looked at only where they have changed.
 
 use crate::common::*;
-use umbra_mmu::{
-    Answer, Config, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, TableWrite, Work, WritePolicy,
-};
-use umbra_paging::{Access, Gfn, Gva, bits};
+use umbra_mmu::{Config, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Work};
+use umbra_paging::{Access, Gfn, bits};
 
 const ALL: u64 = P | W | U | A | D;
 const TABLE: u64 = 5;
@@ -12,15 +10,6 @@ const TABLE: u64 = 5;
 const SHOWN: u64 = 64 << 12;
 /// What the table translates starts here.
 const START: u64 = 1 << 21;
-
-/// Every write to a table in use detaches it.
-struct Detach;
-
-impl WritePolicy for Detach {
-    fn answer(&mut self, _: &TableWrite) -> Answer {
-        Answer::Detach
-    }
-}
 
 struct Guest {
     machine: Machine,
@@ -51,8 +40,7 @@ impl Guest {
                 return gfn;
             }
             self.rip += 1;
-            let origin = Origin::at(Gva::new(self.rip));
-            self.mmu.page_fault(&mut self.machine, 0, Gva::new(gva), access, &origin);
+            exit_at(&mut self.machine, &mut self.mmu, self.rip, gva, access);
         }
         panic!("no progress at {gva:#x}");
     }
@@ -60,9 +48,7 @@ impl Guest {
     fn detach(&mut self) {
         self.rip += 1;
         for _ in 0..4 {
-            let origin = Origin::at(Gva::new(self.rip));
-            let gva = Gva::new(SHOWN);
-            let outcome = self.mmu.page_fault(&mut self.machine, 0, gva, supervisor_write(), &origin);
+            let outcome = exit_at(&mut self.machine, &mut self.mmu, self.rip, SHOWN, supervisor_write());
             if outcome == FaultOutcome::Resume(Work::Detach) {
                 return;
             }
@@ -162,8 +148,7 @@ fn settle_with(machine: &mut Machine, mmu: &mut Mmu<Detach>, gva: u64, access: A
         {
             return;
         }
-        let origin = Origin::at(Gva::new(gva));
-        mmu.page_fault(machine, 0, Gva::new(gva), access, &origin);
+        exit_at(machine, mmu, gva, gva, access);
     }
     panic!("no progress at {gva:#x}");
 }
@@ -225,8 +210,4 @@ fn a_narrow_link_in_a_detached_table_does_not_come_back_by_its_copy() {
     uses(&mut machine, &mut mmu, small);
     assert_eq!(mmu.guest_faults(), GuestFaults::User);
     mmu.audit(&machine).unwrap();
-}
-
-fn exit_at(machine: &mut Machine, mmu: &mut Mmu<Detach>, rip: u64, gva: u64, access: Access) -> FaultOutcome {
-    mmu.page_fault(machine, 0, Gva::new(gva), access, &Origin::at(Gva::new(rip)))
 }

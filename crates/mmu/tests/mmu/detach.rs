@@ -1,23 +1,10 @@
 //! Detached tables, and the progress of who writes them (I6).
 
 use crate::common::*;
-use umbra_mmu::{Answer, Config, FaultOutcome, Mmu, Origin, TableWrite, WritePolicy};
+use umbra_mmu::{Config, FaultOutcome, Mmu, Origin};
 use umbra_paging::{Access, Gfn, Gva};
 
 const ALL: u64 = P | W | U | A | D;
-
-/// Every write to a table in use detaches it.
-struct Detach;
-
-impl WritePolicy for Detach {
-    fn answer(&mut self, _: &TableWrite) -> Answer {
-        Answer::Detach
-    }
-}
-
-fn exit_at(machine: &mut Machine, mmu: &mut Mmu<Detach>, rip: u64, gva: u64, access: Access) -> FaultOutcome {
-    mmu.page_fault(machine, 0, Gva::new(gva), access, &Origin::at(Gva::new(rip)))
-}
 
 /// The table maps the target of the write itself.
 #[test]
@@ -78,25 +65,15 @@ fn a_loose_table_may_be_narrower_than_the_guests() {
     let config = Config { filter: umbra_mmu::FilterPolicy::User, ..config() };
     let mut mmu = Mmu::with_policy(config, &mut machine, Detach).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
-    settle_reads(&mut machine, &mut mmu, 0);
+    settle(&mut machine, &mut mmu, 0, Access::user_read());
     mmu.release(&mut machine, Gfn::new(3));
-    settle_reads(&mut machine, &mut mmu, 1 << 21 | 9 << 12);
+    settle(&mut machine, &mut mmu, 1 << 21 | 9 << 12, Access::user_read());
     assert!(mmu.has_loose_tables());
     machine.poke(3, 1, large | W);
     mmu.audit(&machine).unwrap();
     assert_eq!(mmu.guest_faults(), umbra_mmu::GuestFaults::Trap);
     mmu.flush_guest(&mut machine);
     mmu.audit(&machine).unwrap();
-}
-
-fn settle_reads(machine: &mut Machine, mmu: &mut Mmu<Detach>, gva: u64) {
-    for rip in 0..8 {
-        if matches!(hardware(machine, mmu, gva), Seen::Page { .. }) {
-            return;
-        }
-        exit_at(machine, mmu, rip, gva, Access::user_read());
-    }
-    panic!("no progress at {gva:#x}");
 }
 
 /// A new reference to a table that is followed leads to a loose one below it: what that one kept is old for the addresses
@@ -111,9 +88,9 @@ fn what_a_loose_table_kept_serves_no_new_address_over_another_table() {
         let mut mmu = Mmu::with_policy(config(), &mut machine, Detach).unwrap();
         break_it(&mut mmu);
         mmu.load_paging(&mut machine, 0, paging(1));
-        settle_reads(&mut machine, &mut mmu, 0);
+        settle(&mut machine, &mut mmu, 0, Access::user_read());
         mmu.release(&mut machine, Gfn::new(3));
-        settle_reads(&mut machine, &mut mmu, 0);
+        settle(&mut machine, &mut mmu, 0, Access::user_read());
         machine.poke(3, 0, 5 << 12 | ALL);
         let entry = 2 << 12 | ALL;
         mmu.write_guest(&mut machine, Gfn::new(1).entry(5), &entry.to_le_bytes());

@@ -198,18 +198,7 @@ pub(super) mod tests {
     use super::*;
 
     fn exit(time: u64, cause: ExitCause, address: u64) -> Record {
-        Record::Exit(Exit {
-            time,
-            ticks: 1,
-            vcpu: 0,
-            rip: 0,
-            cr3: 0,
-            cause: Some(cause),
-            address: Some(address),
-            value: None,
-            gpa: None,
-            delivers: None,
-        })
+        Record::Exit(Exit { time, ticks: 1, cause: Some(cause), address: Some(address), ..Exit::default() })
     }
 
     /// A history with a boot of a million ticks.
