@@ -83,21 +83,20 @@ impl<P> Mmu<P> {
     #[inline]
     fn walk_shadow(&mut self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<End> {
         let number = gva.raw() >> Level::L2.shift();
-        let root = self.vcpus[vcpu].root;
-        let links = self.links;
-        let found = &mut self.shortcuts.0[number as usize % SHORTCUTS];
-        if (found.number, found.root, found.links) != (number, root.frame, links) {
-            let (frame, level, rights) = self.last_table(env, vcpu, gva)?;
-            if level != Level::L1 {
-                let slot = Slot::new(frame, gva.index(level));
-                return Some(End { slot, entry: self.read(env, slot), level, rights });
+        let (root, links) = (self.vcpus[vcpu].root.frame, self.links);
+        let at = number as usize % SHORTCUTS;
+        let found = self.shortcuts.0[at];
+        let Shortcut { frame, level, rights, .. } = match (found.number, found.root, found.links) {
+            known if known == (number, root, links) => found,
+            _ => {
+                let (frame, level, rights) = self.last_table(env, vcpu, gva)?;
+                let found = Shortcut { number, root, links, frame, level, rights };
+                self.shortcuts.0[at] = found;
+                found
             }
-            self.shortcuts.0[number as usize % SHORTCUTS] =
-                Shortcut { number, root: root.frame, links, frame, rights };
-        }
-        let Shortcut { frame, rights, .. } = self.shortcuts.0[number as usize % SHORTCUTS];
-        let slot = Slot::new(frame, gva.index(Level::L1));
-        Some(End { slot, entry: self.read(env, slot), level: Level::L1, rights })
+        };
+        let slot = Slot::new(frame, gva.index(level));
+        Some(End { slot, entry: self.read(env, slot), level, rights })
     }
 
     /// The table in which the hardware's walk ends, its level, and what the links to it allow.
@@ -125,11 +124,11 @@ impl<P> Mmu<P> {
     }
 }
 
-/// How many page tables are remembered by the addresses that they serve.
+/// How many tables are remembered by the addresses that they serve.
 const SHORTCUTS: usize = 16;
 
-/// Page tables of the shadow, by the addresses that they serve: direct-mapped. What is remembered holds for as long as no
-/// reference between shadow pages changes ([`Mmu::links`]).
+/// Tables in which walks of the shadow end, by the addresses that they serve: direct-mapped. What is remembered holds for as
+/// long as no entry changes that may refer to another table ([`Mmu::links`]).
 #[derive(Default)]
 pub(crate) struct Shortcuts([Shortcut; SHORTCUTS]);
 
@@ -140,13 +139,14 @@ struct Shortcut {
     root: u32,
     links: u64,
     frame: u32,
+    level: Level,
     rights: Rights,
 }
 
 impl Default for Shortcut {
     fn default() -> Shortcut {
         // No number is so large.
-        Shortcut { number: u64::MAX, root: 0, links: 0, frame: 0, rights: Rights::ALL }
+        Shortcut { number: u64::MAX, root: 0, links: 0, frame: 0, level: Level::L1, rights: Rights::ALL }
     }
 }
 

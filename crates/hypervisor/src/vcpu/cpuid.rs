@@ -5,6 +5,7 @@ use core::arch::x86_64::CpuidResult;
 use umbra_paging::{Features, cr4, efer};
 
 use super::control::{Known, cr4_more, efer_more};
+use super::immunity;
 
 /// Answers CPUID for the real CPU.
 type Query = fn(u32, u32) -> CpuidResult;
@@ -128,8 +129,12 @@ mod bit {
         pub const SHOWN: u32 =
             1 << 1 | UMIP | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 14 | RDPID;
     }
-    /// Leaf 7, EDX: AVX512_4VNNIW, AVX512_4FMAPS, FSRM, MD_CLEAR.
-    pub const F7D_SHOWN: u32 = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 10;
+    /// Leaf 7, EDX.
+    pub mod f7d {
+        /// AVX512_4VNNIW, AVX512_4FMAPS, FSRM, MD_CLEAR.
+        pub const SHOWN: u32 = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 10;
+        pub const ARCH_CAPABILITIES: u32 = 1 << 29;
+    }
     /// Leaf 0xd, subleaf 1, EAX: XSAVEOPT, XSAVEC, XGETBV with ECX = 1. Not XSAVES.
     pub const FD1A_SHOWN: u32 = 0b111;
     /// Leaf 80000001, ECX: LAHF in 64-bit mode, LZCNT, PREFETCHW.
@@ -174,11 +179,12 @@ pub struct Cpuid {
     max_basic: u32,
     max_extended: u32,
     xcr0: u64,
+    arch_capabilities: u64,
 }
 
 impl Cpuid {
-    /// Looks at the CPU.
-    pub fn new(query: Query, backing: Backing) -> Cpuid {
+    /// Looks at the CPU; `arch_capabilities` reads IA32_ARCH_CAPABILITIES, if it is there.
+    pub fn new(query: Query, backing: Backing, arch_capabilities: impl FnOnce() -> u64) -> Cpuid {
         let max_basic = query(0, 0).eax.min(MAX_BASIC);
         let has_xsave = query(1, 0).ecx & bit::f1c::XSAVE != 0 && max_basic >= 0xd;
         let xcr0 = if has_xsave {
@@ -187,7 +193,15 @@ impl Cpuid {
         } else {
             0
         };
-        Cpuid { query, backing, max_basic, max_extended: query(0x8000_0000, 0).eax.min(MAX_EXTENDED), xcr0 }
+        let max_extended = query(0x8000_0000, 0).eax.min(MAX_EXTENDED);
+        let arch_capabilities = if max_basic >= 7 {
+            let has_register = query(7, 0).edx & bit::f7d::ARCH_CAPABILITIES != 0;
+            let real = if has_register { arch_capabilities() } else { 0 };
+            immunity::shown(real, query(0, 0), query(1, 0))
+        } else {
+            0
+        };
+        Cpuid { query, backing, max_basic, max_extended, xcr0, arch_capabilities }
     }
 
     /// What CPUID gives for `leaf` and `subleaf`.
@@ -245,7 +259,11 @@ impl Cpuid {
                 if !self.backing.rdtscp {
                     ecx &= !bit::f7c::RDPID;
                 }
-                CpuidResult { eax: 0, ebx, ecx, edx: real.edx & bit::F7D_SHOWN }
+                let mut edx = real.edx & bit::f7d::SHOWN;
+                if self.arch_capabilities != 0 {
+                    edx |= bit::f7d::ARCH_CAPABILITIES;
+                }
+                CpuidResult { eax: 0, ebx, ecx, edx }
             }
             // One thread, in one core (SDM, "CPUID", leaf 0BH).
             0xb => match subleaf {
@@ -345,6 +363,11 @@ impl Cpuid {
         Known { cr4, efer: efer_more::SCE | efer_more::LME | nxe, maxphyaddr: self.features().maxphyaddr }
     }
 
+    /// IA32_ARCH_CAPABILITIES, if there is one.
+    pub fn arch_capabilities(&self) -> Option<u64> {
+        (self.arch_capabilities != 0).then_some(self.arch_capabilities)
+    }
+
     /// Whether there is XCR0.
     pub fn has_xcr0(&self) -> bool {
         self.xcr0 != 0
@@ -380,7 +403,7 @@ mod tests {
     const OFF: Dynamic = Dynamic { osxsave: false, xcr0: xcr0::X87, apic: false };
 
     fn all() -> Cpuid {
-        Cpuid::new(everything, Backing { rdtscp: true, invpcid: true, tsc_deadline: true })
+        Cpuid::new(everything, Backing { rdtscp: true, invpcid: true, tsc_deadline: true }, || u64::MAX)
     }
 
     #[test]
@@ -407,10 +430,20 @@ mod tests {
 
     #[test]
     fn a_backend_without_rdtscp_and_invpcid() {
-        let cpuid = Cpuid::new(everything, Backing { rdtscp: false, invpcid: false, tsc_deadline: false });
+        let cpuid =
+            Cpuid::new(everything, Backing { rdtscp: false, invpcid: false, tsc_deadline: false }, || 0);
         assert_eq!(cpuid.read(0x8000_0001, 0, OFF).edx & bit::x1d::RDTSCP, 0);
         assert_eq!(cpuid.read(7, 0, OFF).ebx & bit::f7b::INVPCID, 0);
         assert_eq!(cpuid.read(7, 0, OFF).ecx & bit::f7c::RDPID, 0);
+    }
+
+    #[test]
+    fn immunities_show_if_there_are_any() {
+        let shows = |cpuid: Cpuid| cpuid.read(7, 0, OFF).edx & bit::f7d::ARCH_CAPABILITIES != 0;
+        assert!(shows(all()) && all().arch_capabilities().is_some());
+        // `everything` is a hypervisor's, so that nothing is concluded from its model.
+        let none = Cpuid::new(everything, Backing { rdtscp: true, invpcid: true, tsc_deadline: true }, || 0);
+        assert!(!shows(none) && none.arch_capabilities().is_none());
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod control;
 pub mod event;
 
 mod cpuid;
+mod immunity;
 mod phases;
 mod targets;
 

@@ -6,6 +6,7 @@ use umbra_telemetry::{ExitCause, GuestExit};
 use super::Vcpu;
 use super::backend::Backend;
 use super::event::Event;
+use super::immunity::IA32_ARCH_CAPABILITIES;
 
 const IA32_TSC: u32 = 0x10;
 const IA32_PLATFORM_ID: u32 = 0x17;
@@ -58,6 +59,7 @@ impl<B: Backend> Vcpu<B> {
             IA32_FEATURE_CONTROL => Ok(FEATURE_CONTROL),
             IA32_BIOS_SIGN_ID => Ok(MICROCODE),
             IA32_MISC_ENABLE => Ok(MISC_ENABLE),
+            IA32_ARCH_CAPABILITIES => self.cpuid.arch_capabilities().ok_or(GeneralProtection),
             _ if Platform::owns_msr(msr) => {
                 self.platform.msr_read(self.clock.now(), msr).map_err(|_| GeneralProtection)
             }

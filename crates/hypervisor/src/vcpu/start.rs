@@ -13,6 +13,7 @@ use super::audit::Auditor;
 use super::backend::Backend;
 use super::control::{Controls, efer_more};
 use super::cpuid::{Backing, Cpuid};
+use super::immunity::IA32_ARCH_CAPABILITIES;
 use super::policy::Writes;
 use super::run::{Parts, Settings, Vcpu};
 use super::trace::Tracer;
@@ -44,6 +45,7 @@ fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
     let cpuid = Cpuid::new(
         cpu::cpuid,
         Backing { rdtscp: backend.has_rdtscp(), invpcid: backend.has_invpcid(), tsc_deadline: TSC_DEADLINE },
+        || cpu::read_msr(IA32_ARCH_CAPABILITIES),
     );
     let features = cpuid.features();
     let encodings = choose_encodings(config.guest_faults, features);
