@@ -37,8 +37,8 @@ impl<T> GuestMemory for Env<T> {
         self.ram.read_entries(gfn, first)
     }
 
-    fn read_table(&self, gfn: Gfn, table: &mut [u64; 512]) {
-        self.ram.read_table(gfn, table);
+    fn compare_table(&self, gfn: Gfn, known: &[[u64; 8]; 64]) -> u64 {
+        self.ram.compare_table(gfn, known)
     }
 
     fn compare_exchange_entry(&mut self, gpa: Gpa, old: u64, new: u64) -> Result<(), u64> {

@@ -83,38 +83,54 @@ impl<P> Mmu<P> {
             }
             return (owed, changed);
         }
-        let mut table = self.table.take().expect("a page is filled while no other is");
-        env.read_table(source.gfn, table.as_flattened_mut().try_into().expect("it is a table"));
         let copy = self.pool.copy(frame);
-        // What guests leave empty is skipped by eights, and so is what has not changed.
-        let mut left = self.copies.changed(copy, &table, self.pool.busy(frame));
+        // What has not changed is skipped by eights, and so is what guests leave empty.
+        let busy = self.pool.busy(frame);
+        let mut left = self.copies.changed(copy, env, source.gfn, busy);
         while left != 0 {
             let group = left.trailing_zeros() as usize;
             left &= left - 1;
-            let (all, first) = (&table[group], group * GROUP);
-            let wanted = self.copies.changed_in(copy, group, all);
-            let shadow = env.read_shadow_entries(frame, first);
-            for n in (0..GROUP).filter(|n| wanted & 1 << n != 0) {
+            let first = group * GROUP;
+            let all = env.read_entries(source.gfn, first);
+            let present = has_present(&all);
+            let is_busy = busy & 1 << group != 0;
+            if !present && !is_busy {
+                if let Some(copy) = copy {
+                    self.copies.note(copy, group, &all);
+                }
+                continue;
+            }
+            let mut wanted = self.copies.changed_in(copy, group, &all);
+            let shadow = match is_busy {
+                true => env.read_shadow_entries(frame, first),
+                false => [self.config.encodings.absent().raw(); GROUP],
+            };
+            let before = changed;
+            while wanted != 0 {
+                let n = wanted.trailing_zeros() as usize;
+                wanted &= wanted - 1;
                 let (guest, old) = (GuestEntry::new(all[n]), ShadowEntry::new(shadow[n]));
-                let plain = self.plain(env, source.role, guest);
                 let slot = Slot::new(frame, first + n);
-                match plain {
+                match self.plain(env, source.role, guest) {
                     Some((new, _)) if new == old => (),
                     Some((new, list)) if self.config.eager || list.is_none() => {
-                        self.replace_leaf(env, slot, old, new, list);
+                        self.relist_leaf(env, slot, old, new, list);
+                        self.put(env, slot, new);
                         changed += 1;
                     }
                     _ => owed = owed.and(self.fill_entry(env, slot, &mut changed)),
                 }
             }
-            if !has_present(all) {
+            if changed != before {
+                self.stored(frame, group);
+            }
+            if !present {
                 self.pool.set_busy(frame, group, false);
             }
             if let Some(copy) = copy {
-                self.copies.note(copy, group, all);
+                self.copies.note(copy, group, &all);
             }
         }
-        self.table = Some(table);
         (owed, changed)
     }
 

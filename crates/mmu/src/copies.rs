@@ -7,7 +7,9 @@
 
 use alloc::vec::Vec;
 
-use umbra_paging::{ENTRIES, bits};
+use umbra_paging::{ENTRIES, Gfn, bits};
+
+use crate::Env;
 
 /// Pages that can have a copy.
 const COPIES: usize = 32;
@@ -43,12 +45,14 @@ impl Copies {
         size_of_val(&*self.copies)
     }
 
-    /// Gives a page a copy, which tells nothing yet; says which, and what page had it before.
-    pub(crate) fn give(&mut self, frame: u32) -> (u8, Option<u32>) {
+    /// Gives a page a copy; says which, and what page had it before. It tells nothing of the `busy` groups yet; the others are
+    /// all Absent, as what is made from nothing.
+    pub(crate) fn give(&mut self, frame: u32, busy: u64) -> (u8, Option<u32>) {
         let at = self.next;
         self.next = (at + 1) % COPIES as u8;
         let copy = &mut self.copies[usize::from(at)];
-        copy.valid = 0;
+        copy.table.as_flattened_mut().fill(0);
+        copy.valid = !busy;
         let before = core::mem::replace(&mut copy.owner, frame);
         (at, (before != NONE).then_some(before))
     }
@@ -63,25 +67,14 @@ impl Copies {
         self.copies[usize::from(copy)].valid &= !(1 << group);
     }
 
-    /// The groups of a table to look at: those that have changed since they were copied, and are `busy` or have entries that
-    /// are present.
-    pub(crate) fn changed(&self, copy: Option<u8>, table: &Table, busy: u64) -> u64 {
-        let (valid, known) = match copy {
-            Some(copy) => {
-                let Copy { valid, table, .. } = &self.copies[usize::from(copy)];
-                (*valid, table)
-            }
-            None => (0, table),
-        };
-        let (mut changed, mut bit) = (0, 1u64);
-        for (now, known) in table.iter().zip(known) {
-            let same = valid & bit != 0 && now.iter().zip(known).fold(0, |all, (a, b)| all | (a ^ b)) == 0;
-            if !same && (busy & bit != 0 || has_present(now)) {
-                changed |= bit;
-            }
-            bit = bit.wrapping_shl(1);
+    /// The groups to look at of the table in the frame `gfn`, a bit for each: not those that are as they were copied, nor those
+    /// without a copy that say nothing, unless they are `busy`.
+    pub(crate) fn changed(&self, copy: Option<u8>, env: &impl Env, gfn: Gfn, busy: u64) -> u64 {
+        const EMPTY: &Table = &[[0; GROUP]; ENTRIES / GROUP];
+        match copy.map(|copy| &self.copies[usize::from(copy)]) {
+            None => busy | env.compare_table(gfn, EMPTY),
+            Some(Copy { valid, table, .. }) => !valid | env.compare_table(gfn, table),
         }
-        changed
     }
 
     /// Which entries of a group are not those that their shadows were made from: a bit for each.

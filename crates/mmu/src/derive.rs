@@ -263,15 +263,18 @@ impl<P> Mmu<P> {
 
     /// Takes all entries of a page, which are about to go, out of their lists.
     pub(crate) fn unlist_all(&mut self, env: &impl Env, frame: u32) {
+        let links = self.pool.source(frame).role.level() != Level::L1;
         let mut groups = self.pool.busy(frame);
         while let Some((group, mapped)) = self.next_of(env, frame, &mut groups, |entry| self.is_mapped(entry))
         {
-            for slot in slots(frame, group, mapped) {
-                if let Some(child) = self.child(env, slot) {
-                    self.pool.unreferenced(child);
+            if links {
+                for slot in slots(frame, group, mapped) {
+                    if let Some(child) = self.child(env, slot) {
+                        self.pool.unreferenced(child);
+                    }
                 }
-                self.rmap.remove(slot);
             }
+            self.rmap.remove_some(frame, group * GROUP, mapped);
         }
     }
 

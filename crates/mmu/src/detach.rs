@@ -163,12 +163,13 @@ impl<P> Mmu<P> {
     /// The guest table of the page is copied from now on, if it is not so empty that looking at it costs little.
     fn copy(&mut self, frame: u32) {
         const WORTH: u32 = 2;
-        let full = self.pool.busy(frame).count_ones() >= WORTH;
+        let busy = self.pool.busy(frame);
+        let full = busy.count_ones() >= WORTH;
         let short = self.is_sabotaged() && self.keeps(Rule::CopiesFollowStores);
         if short || !full || self.pool.copy(frame).is_some() {
             return;
         }
-        let (copy, before) = self.copies.give(frame);
+        let (copy, before) = self.copies.give(frame, busy);
         if let Some(before) = before {
             self.pool.set_copy(before, None);
         }

@@ -37,11 +37,11 @@ pub trait GuestMemory: Tables {
         core::array::from_fn(|n| self.read_entry(gfn.entry(first + n)))
     }
 
-    /// Reads the whole table in the frame `gfn`, which is RAM, likewise.
-    fn read_table(&self, gfn: Gfn, table: &mut [u64; ENTRIES]) {
-        for (group, entries) in table.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-            *entries = self.read_entries(gfn, group * 8);
-        }
+    /// Which groups of 8 entries of the table in the frame `gfn`, which is RAM, are not as in `known`: a bit for each. Each
+    /// entry is read as by [`Tables::read_entry`].
+    fn compare_table(&self, gfn: Gfn, known: &[[u64; 8]; ENTRIES / 8]) -> u64 {
+        let differs = |(group, known): (usize, &[u64; 8])| self.read_entries(gfn, group * 8) != *known;
+        known.iter().enumerate().rev().fold(0, |all, group| all << 1 | u64::from(differs(group)))
     }
 
     /// Replaces the 8 bytes at `gpa` (aligned, in RAM) by `new` if they are `old`, atomically.

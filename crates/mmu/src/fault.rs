@@ -4,6 +4,7 @@ use umbra_paging::{Access, ENTRIES, Gpa, GuestFault, Gva, PAGE_SIZE, Pfec, Right
 
 use crate::copies::GROUP;
 use crate::derive::Target;
+use crate::entry::State;
 use crate::policy::{Answer, Origin, Place, TableWrite, WritePolicy};
 use crate::quick::Known;
 use crate::rmap::{List, Slot};
@@ -92,7 +93,11 @@ impl<P> Mmu<P> {
         let idle = reachable && self.is_idle(vcpu, gfn);
         let mut write = TableWrite { gpa, place: Place::default(), soon: origin.soon, reachable, idle };
         if self.policy.needs_place(&write) {
-            write.place = Place { rip: origin.rip.raw(), callers: self.callers(env, vcpu, origin) };
+            write.place = Place {
+                rip: origin.rip.raw(),
+                callers: self.callers(env, vcpu, origin),
+                alike: self.is_followed_by_alike(env, gpa),
+            };
         }
         let answer = self.policy.answer(&write);
         if answer == Answer::Detach && self.may_detach(vcpu, gfn) {
@@ -101,6 +106,15 @@ impl<P> Mmu<P> {
         }
         self.emulated = Some((vcpu, gfn));
         FaultOutcome::TableWrite { gpa }
+    }
+
+    /// [`Place::alike`] of the entry at `gpa`, as far as the first shadow of its table tells.
+    fn is_followed_by_alike(&self, env: &impl Env, gpa: Gpa) -> bool {
+        let (Some(frame), index) = (self.frames.tables(gpa.gfn()), gpa.page_offset() as usize / 8) else {
+            return false;
+        };
+        let is_absent = |index| self.state(self.read(env, Slot::new(frame, index))) == State::Absent;
+        index + 1 < ENTRIES && is_absent(index) == is_absent(index + 1)
     }
 
     /// How an instruction was reached, as far as its stack tells: the first return addresses there. They lie in the same

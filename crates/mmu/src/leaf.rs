@@ -45,10 +45,11 @@ impl<P> Mmu<P> {
         }
     }
 
-    /// Stores an entry of a page table that is `old` now, and keeps the reverse map in step.
-    pub(crate) fn replace_leaf(
+    /// Keeps the reverse map in step with an entry of a page table that is `old` now and about to be `new`.
+    #[inline(always)]
+    pub(crate) fn relist_leaf(
         &mut self,
-        env: &mut impl Env,
+        env: &impl Env,
         slot: Slot,
         old: ShadowEntry,
         new: ShadowEntry,
@@ -68,7 +69,6 @@ impl<P> Mmu<P> {
                 self.rmap.insert(list, slot);
             }
         }
-        self.store(env, slot, new);
     }
 
     /// A write of a whole entry to a table that has one shadow, of the lowest level: the short way of
@@ -96,7 +96,8 @@ impl<P> Mmu<P> {
         }
         env.write(gpa, bytes);
         if old != new {
-            self.replace_leaf(env, slot, old, new, list);
+            self.relist_leaf(env, slot, old, new, list);
+            self.store(env, slot, new);
         } else if new != self.config.encodings.absent() {
             self.store(env, slot, new);
         }

@@ -93,14 +93,13 @@ pub use predict::Predictor;
 #[cfg(feature = "sabotage")]
 pub use sabotage::Rule;
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use umbra_paging::{Gfn, Paging};
 
 use crate::ahead::Ahead;
 use crate::audit::ChangeLog;
-use crate::copies::{Copies, GROUP, Table};
+use crate::copies::{Copies, GROUP};
 use crate::detach::Detaches;
 use crate::entry::{ShadowEntry, State};
 
@@ -132,8 +131,6 @@ pub struct Mmu<P = Predictor> {
     shortcuts: Shortcuts,
     idle: Idle,
     copies: Copies,
-    /// Room for the table that is read.
-    table: Option<Box<Table>>,
     /// Changes of references between shadow pages so far.
     links: u64,
     ahead: Ahead,
@@ -251,15 +248,26 @@ impl<P> Mmu<P> {
 
     /// Stores an entry that stays in its list.
     fn store(&mut self, env: &mut impl Env, slot: Slot, entry: ShadowEntry) {
+        self.put(env, slot, entry);
+        self.stored(slot.frame(), slot.index() / GROUP);
+    }
+
+    /// Stores an entry; [`Mmu::stored`] follows.
+    #[inline]
+    fn put(&mut self, env: &mut impl Env, slot: Slot, entry: ShadowEntry) {
         env.write_shadow(slot.frame(), slot.index(), entry.raw());
-        let group = slot.index() / GROUP;
-        let Stored { refers, copy } = self.pool.stored(slot.frame(), group);
+        self.log.push(slot);
+    }
+
+    /// Notes that entries of this group of a page were stored.
+    #[inline]
+    fn stored(&mut self, frame: u32, group: usize) {
+        let Stored { refers, copy } = self.pool.stored(frame, group);
         self.links += u64::from(refers);
         if let Some(copy) = copy
             && self.keeps(Rule::CopiesFollowStores)
         {
             self.copies.stored(copy, group);
         }
-        self.log.push(slot);
     }
 }

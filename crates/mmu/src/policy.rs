@@ -29,6 +29,9 @@ pub struct Place {
     pub rip: u64,
     /// What the first return addresses on its stack are, mixed; 0 if nothing there looks like one.
     pub callers: u64,
+    /// Whether the entry behind the one that is written is present now as that is, or not present as that is. Bursts write
+    /// entry after entry; where the next one is otherwise, what writes this one has less to do.
+    pub alike: bool,
 }
 
 /// A write to a tracked frame.

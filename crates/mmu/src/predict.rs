@@ -3,8 +3,8 @@
 //! A burst of writes costs an exit each if they are emulated, and two in all if the table is detached at the first of
 //! them; a lone write costs one and two. Guests have few places in their code that write tables, and what one of them did
 //! the last times is what it does the next time: so there is a small table, indexed by the place. Kernels write all
-//! entries by one small function; so the place is the instruction together with the return address on top of the stack, if
-//! there is one. What the table says is never needed for correctness, and it may be cleared at any time.
+//! entries by one small function; so the place is the instruction together with the first return addresses on the stack, if
+//! there are any, and with whether the next entry is like the one that is written. What the table says is never needed for correctness, and it may be cleared at any time.
 //!
 //! A *burst* is a number of writes to entries of one table, each [soon](crate::Origin::soon) after the one before; its
 //! place is that of the first. (Writes to one entry again and again count as one: kernels map a page for a moment so.) While they are emulated the predictor counts them; but the guest may have used the table between them. When a
@@ -80,7 +80,8 @@ impl Default for Predictor {
 
 impl Predictor {
     fn known(&mut self, place: Place) -> &mut Known {
-        let hash = place.rip ^ place.rip >> 8 ^ place.callers ^ place.callers >> 8 ^ place.callers >> 32;
+        let code = place.rip ^ place.rip >> 8 ^ place.callers ^ place.callers >> 8 ^ place.callers >> 32;
+        let hash = code ^ u64::from(place.alike) << 7;
         let known = &mut self.places[hash as usize % PLACES];
         if known.place != place {
             *known = Known { place, ..Known::default() };
@@ -180,7 +181,7 @@ mod tests {
     use super::*;
 
     fn place(rip: u64) -> Place {
-        Place { rip, callers: 0 }
+        Place { rip, callers: 0, alike: true }
     }
 
     /// Writes of these places in turn to entries of frame 7: how many were answered by a detach. The table is used again
@@ -319,7 +320,7 @@ mod tests {
     fn one_function_called_from_two_places_is_two_places() {
         let mut predictor = Predictor::default();
         let mut write = |n, caller, soon| {
-            let place = Place { rip: 1, callers: caller };
+            let place = Place { rip: 1, callers: caller, alike: true };
             predictor.answer(&TableWrite {
                 gpa: Gfn::new(7).entry(n),
                 place,
@@ -332,7 +333,7 @@ mod tests {
         assert_eq!(bursts, [Answer::Emulate, Answer::Emulate, Answer::Detach]);
         predictor.attached(Gfn::new(7), 9);
         let mut first = |caller| {
-            let place = Place { rip: 1, callers: caller };
+            let place = Place { rip: 1, callers: caller, alike: true };
             predictor.answer(&TableWrite {
                 gpa: Gfn::new(7).entry(0),
                 place,

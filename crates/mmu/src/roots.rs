@@ -1,13 +1,12 @@
 //! Creation, and the roots that vCPUs run on.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use umbra_paging::{ENTRIES, Gva, Mode, Paging};
+use umbra_paging::{Gva, Mode, Paging};
 
 use crate::ahead::Ahead;
 use crate::audit::ChangeLog;
-use crate::copies::{Copies, GROUP};
+use crate::copies::Copies;
 use crate::derive::Target;
 use crate::detach::Detaches;
 use crate::filter::Choice;
@@ -61,7 +60,6 @@ impl<P: WritePolicy> Mmu<P> {
             shortcuts: Shortcuts::default(),
             idle: Idle::default(),
             copies: Copies::new(),
-            table: Some(Box::new([[0; GROUP]; ENTRIES / GROUP])),
             links: 0,
             ahead: Ahead::default(),
             roots_changed: 0,

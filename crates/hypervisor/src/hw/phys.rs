@@ -141,14 +141,24 @@ impl GuestRam {
         core::array::from_fn(|n| unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed))
     }
 
-    /// Reads all entries of the table in a frame, each in one piece. No memory reads as all ones.
-    pub fn read_table(&self, gfn: Gfn, table: &mut [u64; 512]) {
-        let Some(from) = self.pointer(gfn.base(), FRAME as usize, false) else { return table.fill(u64::MAX) };
-        let from = from.cast::<u64>();
-        for (n, entry) in table.iter_mut().enumerate() {
-            // SAFETY: as in `entry`: aligned, within one frame of the guest's RAM, seen through atomics only.
-            *entry = unsafe { AtomicU64::from_ptr(from.wrapping_add(n)) }.load(Ordering::Relaxed);
+    /// Which groups of 8 entries of the table in a frame are not as in `known`, a bit for each. Each entry is read in one piece.
+    /// No memory reads as all ones.
+    pub fn compare_table(&self, gfn: Gfn, known: &[[u64; 8]; 64]) -> u64 {
+        let Some(table) = self.pointer(gfn.base(), FRAME as usize, false) else {
+            return known.iter().rev().fold(0, |all, known| all << 1 | u64::from(*known != [u64::MAX; 8]));
+        };
+        let table = table.cast::<u64>();
+        let mut differs = 0;
+        for (group, known) in known.iter().enumerate().rev() {
+            let at = table.wrapping_add(8 * group);
+            let mut bits = 0;
+            for (n, known) in known.iter().enumerate() {
+                // SAFETY: as in `entry`: aligned, within one frame of the guest's RAM, seen through atomics only.
+                bits |= unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed) ^ known;
+            }
+            differs = differs << 1 | u64::from(bits != 0);
         }
+        differs
     }
 
     /// Replaces `old` by `new` in one piece at an 8-byte boundary: for accessed and dirty bits, which the CPU
