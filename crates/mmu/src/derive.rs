@@ -130,7 +130,7 @@ impl<P> Mmu<P> {
     }
 
     /// Whether the shadow of a table in this frame can follow it: not if the frame is no memory.
-    fn can_hold_table(&self, env: &impl Env, gfn: Gfn) -> bool {
+    pub(crate) fn can_hold_table(&self, env: &impl Env, gfn: Gfn) -> bool {
         self.frames.knows(gfn) && env.backing(gfn) != Backing::None
     }
 

@@ -11,8 +11,9 @@
 //! which values still pass. What may be cached from a root that is withdrawn is flushed as for any page that something
 //! stops referring to (I5).
 
-use umbra_paging::{Gfn, Mode};
+use umbra_paging::{Gfn, Mode, Paging};
 
+use crate::policy::WritePolicy;
 use crate::pool::PageId;
 use crate::rmap::{List, Slot};
 use crate::role::{Role, Source};
@@ -29,7 +30,45 @@ impl<P> Mmu<P> {
     /// # Panics
     /// If there is no such vCPU.
     pub fn offer_root(&mut self, env: &mut impl Env, vcpu: usize) -> bool {
-        let Some(root) = self.identity_root(env, vcpu) else { return false };
+        let root = self.pool.frame_of(self.vcpus[vcpu].root);
+        root.is_some_and(|root| self.offer(env, vcpu, root))
+    }
+
+    /// Lets a vCPU load the root in this guest frame by itself from now on, if that can be, though it runs on another one: a
+    /// root that it is likely to load soon, such as the other one of a process with page-table isolation. Its shadow is built
+    /// or attached if need be, but nothing is reclaimed for it.
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn offer_other_root(&mut self, env: &mut impl Env, vcpu: usize, root: Gfn) -> bool
+    where
+        P: WritePolicy,
+    {
+        let paging = Paging { root, ..self.vcpus[vcpu].paging };
+        let full = self.vcpus[vcpu].loadable.len() == self.config.loadable_roots;
+        // One page, and one in limbo that its place is taken by.
+        let room = self.pool.live() + 2 <= self.pool.count();
+        let can_be = paging.mode == Mode::Long4 && self.can_hold_table(env, root) && !self.has_loose_tables();
+        if !can_be || !room || full && !self.is_loadable(vcpu, root) {
+            return false;
+        }
+        let root = self.provide(env, Source::root(&paging));
+        self.offer(env, vcpu, root)
+    }
+
+    /// Whether the root in this guest frame has a shadow for the control bits that a vCPU has now, which is up to date.
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn knows_root(&self, vcpu: usize, root: Gfn) -> bool {
+        let source = Source::root(&Paging { root, ..self.vcpus[vcpu].paging });
+        !self.is_detached(source) && self.frames.lists(source) && self.find(source).is_some()
+    }
+
+    fn offer(&mut self, env: &mut impl Env, vcpu: usize, root: u32) -> bool {
+        if !self.becomes_identity_root(env, vcpu, root) {
+            return false;
+        }
         let id = self.pool.id(root);
         let Self { vcpus, pool, config, .. } = self;
         let loadable = &mut vcpus[vcpu].loadable;
@@ -121,26 +160,25 @@ impl<P> Mmu<P> {
         });
     }
 
-    /// The vCPU's current root, if it lies, or now comes to lie, where the guest's CR3 points, and may be loaded.
-    fn identity_root(&mut self, env: &mut impl Env, vcpu: usize) -> Option<u32> {
-        let root = self.pool.frame_of(self.vcpus[vcpu].root)?;
+    /// Whether this root lies, or now comes to lie, where the guest's CR3 points, and may be loaded by the vCPU.
+    fn becomes_identity_root(&mut self, env: &mut impl Env, vcpu: usize, root: u32) -> bool {
         let gfn = self.pool.source(root).gfn;
         let plain = self.config.loadable_roots > 0 && self.vcpus[vcpu].paging.mode == Mode::Long4;
         let followed = self.frames.is_tracked(gfn) && !self.has_loose_tables();
         if !plain || !followed && self.keeps(Rule::OfferFollowed) {
-            return None;
+            return false;
         }
         if env.hpa(root).raw() == gfn.base().raw() {
-            return Some(root);
+            return true;
         }
         // Another vCPU that runs on it would walk what is about to become the guest's.
         let shared = self.vcpus.iter().enumerate().any(|(n, other)| n != vcpu && other.root.frame == root);
         if shared {
-            return None;
+            return false;
         }
         self.make_room(env, gfn);
         let at_home = |backing| matches!(backing, Backing::Ram { hfn, .. } if hfn.raw() == gfn.raw());
-        (at_home(env.backing(gfn)) && self.exchange(env, root, gfn, true)).then_some(root)
+        at_home(env.backing(gfn)) && self.exchange(env, root, gfn, true)
     }
 
     /// Moves the shadow of another role back that lies in the place of its guest frame, if nothing uses it.

@@ -80,7 +80,9 @@ impl<B: Backend> Vcpu<B> {
                     // What is cached for the same PCID under another root stays allowed, but a large page of it may be
                     // cached by smaller ones, of which the guest's INVLPG would drop one.
                     flushes |= self.targets.mixes(value);
+                    self.targets.follows(old.cr3, value);
                     self.list_root(value);
+                    self.list_twin(false);
                 }
                 if flushes {
                     self.mmu.flush_guest(&mut self.env);

@@ -58,7 +58,10 @@ impl<B: Backend> Vcpu<B> {
         match self.mmu.page_fault(&mut self.env, 0, gva, access, &origin) {
             FaultOutcome::Resume(work) => match work {
                 Work::Detach => ExitCause::HostFaultTableWrite,
-                Work::Link => ExitCause::HostFaultLink,
+                Work::Link => {
+                    self.list_twin(true);
+                    ExitCause::HostFaultLink
+                }
                 Work::Install => ExitCause::HostFaultInstall,
                 Work::Dirty => ExitCause::HostFaultDirty,
                 Work::Accessed => ExitCause::HostFaultAccessed,

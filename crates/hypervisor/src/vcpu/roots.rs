@@ -34,12 +34,31 @@ impl<B: Backend> Vcpu<B> {
         if self.targets.contains(value) && self.mmu.is_loadable(0, frame(targets::root(value))) {
             return;
         }
-        self.targets.make_room();
-        for root in self.targets.unlisted_roots() {
-            self.mmu.withdraw_root(0, frame(root));
-        }
+        self.make_room(None);
         if self.mmu.offer_root(&mut self.env, 0) {
             self.targets.insert(value);
+        }
+    }
+
+    /// Lists the other root of the process that the guest runs in, if that is known. Its shadow is not up to date before the
+    /// first tables are linked into this one; until then it is only listed if it is from before.
+    pub(super) fn list_twin(&mut self, complete: bool) {
+        let own = self.controls.cr3;
+        let Some(twin) = self.targets.twin(own) else { return };
+        let root = frame(targets::root(twin));
+        if complete || self.mmu.knows_root(0, root) {
+            self.make_room(Some(own));
+            if self.mmu.offer_other_root(&mut self.env, 0, root) {
+                self.targets.expect(twin);
+            }
+            self.targets_stale = true;
+        }
+    }
+
+    fn make_room(&mut self, kept: Option<u64>) {
+        self.targets.make_room(kept);
+        for root in self.targets.unlisted_roots() {
+            self.mmu.withdraw_root(0, frame(root));
         }
     }
 

@@ -8,6 +8,8 @@
 /// Bit 63 of the operand of MOV to CR3: keep the PCID's translations.
 pub const NO_FLUSH: u64 = 1 << 63;
 const ROOT: u64 = 0x000f_ffff_ffff_f000;
+/// With page-table isolation Linux has two roots for each process, in neighbouring frames: the upper one is for user mode.
+const TWIN: u64 = 0x1000;
 const PCID: u64 = 0xfff;
 
 /// As many as a CPU has (SDM, "CR3-Target Controls").
@@ -38,6 +40,8 @@ pub struct Targets {
     room: usize,
     /// By PCID: (PCID + 1, root) of what was loaded last; none if it may have been one of several, without an exit.
     owners: [(u64, u64); PCIDS],
+    /// The guest was seen to load twins.
+    twins: bool,
 }
 
 /// The root that a value names: its address.
@@ -48,7 +52,12 @@ pub fn root(value: u64) -> u64 {
 impl Targets {
     /// An empty list with room for so many values.
     pub fn new(room: usize) -> Targets {
-        Targets { known: [Value::default(); KNOWN], room: room.min(MAX), owners: [(0, 0); PCIDS] }
+        Targets {
+            known: [Value::default(); KNOWN],
+            room: room.min(MAX),
+            owners: [(0, 0); PCIDS],
+            twins: false,
+        }
     }
 
     /// Whether anything can be listed at all.
@@ -101,12 +110,33 @@ impl Targets {
         gone.map(|value| root(value.raw)).filter(|&gone| !self.listed().any(|value| root(value) == gone))
     }
 
-    /// Finds room for `value`; the value that has to go for it, if one has.
-    pub fn make_room(&mut self) -> Option<u64> {
+    /// Notes that CR3 was `before` when the guest exited to load `value`.
+    pub fn follows(&mut self, before: u64, value: u64) {
+        self.twins |= before ^ value == TWIN;
+    }
+
+    /// What the guest is likely to load next that runs on `own` now, if it is not listed: to be listed with its root, it will be
+    /// loaded without an exit. (With PCIDs it has several values, and which of them is next is not known.)
+    pub fn twin(&self, own: u64) -> Option<u64> {
+        let lower = own & (PCID | NO_FLUSH | TWIN) == 0;
+        let twin = own | TWIN;
+        (self.twins && lower && self.room > 1 && self.contains(own) && !self.contains(twin)).then_some(twin)
+    }
+
+    /// Lists a value that the guest has not loaded.
+    pub fn expect(&mut self, value: u64) {
+        // With another root listed for the same PCID it is not known any more which it holds.
+        self.mixes(value);
+        self.insert(value);
+    }
+
+    /// Finds room for one more beside `kept`; the value that has to go for it, if one has.
+    pub fn make_room(&mut self, kept: Option<u64>) -> Option<u64> {
         if self.listed().count() < self.room {
             return None;
         }
-        let lowest = self.known.iter_mut().filter(|value| value.listed).min_by_key(|value| value.score)?;
+        let may_go = self.known.iter_mut().filter(|value| value.listed && Some(value.raw) != kept);
+        let lowest = may_go.min_by_key(|value| value.score)?;
         lowest.listed = false;
         Some(lowest.raw)
     }
@@ -132,7 +162,7 @@ mod tests {
     use super::*;
 
     fn list(targets: &mut Targets, value: u64) -> Option<u64> {
-        let gone = targets.make_room();
+        let gone = targets.make_room(None);
         targets.insert(value);
         gone
     }
@@ -233,6 +263,6 @@ mod tests {
     fn no_room_no_list() {
         let mut targets = Targets::new(0);
         assert!(!targets.has_room());
-        assert_eq!(targets.make_room(), None);
+        assert_eq!(targets.make_room(None), None);
     }
 }

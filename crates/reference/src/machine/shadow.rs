@@ -21,7 +21,7 @@ use crate::memory::{PhysAddr, PhysicalMemory};
 use crate::oracle::{Change, Observed, Piece};
 use crate::program::HostEvent;
 use crate::registers::{Cpu, Invalidation, Privileged, Registers};
-use crate::universe::{HOT, Universe};
+use crate::universe::{HOT, Universe, hot};
 use dice::Dice;
 use host::Host;
 use targets::{Target, Targets};
@@ -361,13 +361,39 @@ impl Shadow {
         if !self.registers[cpu].paging || self.config.targets == 0 {
             return;
         }
+        self.make_room(cpu);
+        if self.call(EntryPoint::Other, |mmu, host| mmu.offer_root(host, cpu)) {
+            self.targets[cpu].insert(value);
+        }
+        if self.random.u8(..4) == 0 {
+            self.list_other(cpu);
+        }
+    }
+
+    /// The CPU may load a root that it does not run on, if the MMU allows it.
+    fn list_other(&mut self, cpu: usize) {
+        let root =
+            hot(if self.random.bool() { 8 * self.random.usize(..2) } else { self.random.usize(..HOT.len()) });
+        let pcide = self.registers[cpu].pcide;
+        let pcid = if pcide { self.random.u16(..3) } else { 0 };
+        let value = Target { root, pcid, no_flush: pcide && self.random.bool() };
+        self.make_room(cpu);
+        let offered = self.call(EntryPoint::Other, |mmu, host| mmu.offer_other_root(host, cpu, root));
+        while self.swap_in_wanted() {}
+        // Not if it was withdrawn for the frames that were given back.
+        if offered && self.mmu.is_loadable(cpu, root) {
+            self.moment.note("shadow: offers a root that is not in use");
+            if !self.targets[cpu].expect(value) {
+                self.mmu.withdraw_root(cpu, root);
+            }
+        }
+    }
+
+    fn make_room(&mut self, cpu: usize) {
         while let Some(gone) = self.targets[cpu].make_room(&mut self.random) {
             if !self.targets[cpu].has_root(gone) {
                 self.mmu.withdraw_root(cpu, gone);
             }
-        }
-        if self.call(EntryPoint::Other, |mmu, host| mmu.offer_root(host, cpu)) {
-            self.targets[cpu].insert(value);
         }
     }
 

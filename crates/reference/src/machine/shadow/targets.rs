@@ -52,6 +52,22 @@ impl Targets {
         Some(self.values.swap_remove(random.usize(..self.values.len())).root)
     }
 
+    /// Lists a value that was not loaded, unless it keeps what its PCID holds and that may be of another root. What the PCID
+    /// holds is not known any more. Says whether its root is listed.
+    pub(super) fn expect(&mut self, value: Target) -> bool {
+        let last = self.last.iter().find(|(pcid, _)| *pcid == value.pcid);
+        let own = last.is_some_and(|&(_, root)| root == Some(value.root));
+        if value.no_flush && !own {
+            return self.has_root(value.root);
+        }
+        self.mixes(value);
+        if !own {
+            self.last.retain(|(pcid, _)| *pcid != value.pcid);
+        }
+        self.insert(value);
+        true
+    }
+
     /// Notes an exit that loads a value, and says whether what the PCID may have cached is of another root. Listed
     /// values of another root under the same PCID must go if one of the two keeps translations: the CPU would load one
     /// after the other without telling.
