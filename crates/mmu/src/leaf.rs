@@ -10,8 +10,8 @@ use crate::{Backing, Env, Mmu};
 
 impl<P> Mmu<P> {
     /// The shadow entry for an entry of a table whose writes are seen, and the list that it belongs to, in the plain
-    /// cases: not present, or not accessed, or a page of memory with CR0.WP set whose guest rights can all be given. In others `None`;
-    /// then [`Mmu::target`] knows. (The auditor compares with that, too.)
+    /// cases: not present, or not accessed, or, with CR0.WP set, a page of memory whose guest rights can all be given or a table. In
+    /// others `None`; then [`Mmu::target`] knows. (The auditor compares with that, too.)
     #[inline(always)]
     pub(crate) fn plain(
         &self,
@@ -24,7 +24,10 @@ impl<P> Mmu<P> {
         if raw & bits::P == 0 {
             return Some((self.config.encodings.absent(), None));
         }
-        let Role::Guest { level: Level::L1, nxe, wp: Wp::On } = role else { return None };
+        let Role::Guest { level, nxe, wp: Wp::On } = role else { return None };
+        if level != Level::L1 {
+            return self.plain_link(env, role, guest);
+        }
         if raw & bits::A == 0 && !self.is_sabotaged() {
             // Whatever else it says: all entries of a process that was just forked are so.
             return Some((self.config.encodings.look(), None));
@@ -42,6 +45,32 @@ impl<P> Mmu<P> {
                 Some((ShadowEntry::new(new), Some(List::Gfn(gfn.raw() as u32))))
             }
             _ => None,
+        }
+    }
+
+    /// The same for a present entry of a table of a higher level. Of all that a new root says half is the kernel's tables.
+    fn plain_link(
+        &self,
+        env: &impl Env,
+        role: Role,
+        guest: GuestEntry,
+    ) -> Option<(ShadowEntry, Option<List>)> {
+        let Role::Guest { level, nxe, wp } = role else { return None };
+        let gfn = guest.frame();
+        let odd = guest.is_leaf(level)
+            || guest.reserved(level, nxe, &self.config.features) != 0
+            || !self.can_hold_table(env, gfn);
+        if odd || self.has_loose_tables() || self.is_sabotaged() {
+            return None;
+        }
+        let source = Source { role: Role::Guest { level: level.below()?, nxe, wp }, gfn };
+        let found = self.frames.find(&self.pool, source, |found| found == source);
+        match found.filter(|_| guest.accessed() && !self.frames.is_detached(gfn)) {
+            Some(child) => {
+                let entry = ShadowEntry::link(env.hpa(child), wp.link_rights(guest, nxe));
+                Some((entry, Some(List::Parents(child))))
+            }
+            None => Some((self.config.encodings.look(), None)),
         }
     }
 

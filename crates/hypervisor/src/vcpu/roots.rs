@@ -70,10 +70,11 @@ impl<B: Backend> Vcpu<B> {
             self.targets.retain(|root| mmu.is_loadable(0, frame(root)));
             self.targets_stale = true;
         }
-        let root = self.mmu.root(&self.env, 0);
-        if root == self.root && !self.targets_stale {
+        // All that may change the root says so.
+        if !self.targets_stale {
             return;
         }
+        let root = self.mmu.root(&self.env, 0);
         let loadable = self.mmu.is_loadable(0, self.mmu.paging(0).root);
         if (root, loadable) != (self.root, self.root_is_loadable) {
             self.root = root;
