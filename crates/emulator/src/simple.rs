@@ -1,6 +1,6 @@
 //! A short way for the instructions that exit most: in 64-bit mode, with one operand in memory, and no prefix beside
-//! LOCK and REX. Page-table code and device drivers use little else, and finding that out takes the decoder proper
-//! several times as long. What is not plainly one of these is for [`emulate`](crate::emulate).
+//! REX and one of LOCK and those that mean nothing. Page-table code and device drivers use little else, and finding that
+//! out takes the decoder proper several times as long. What is not plainly one of these is for [`emulate`](crate::emulate).
 //!
 //! Where the exit has told address and place of the operand already, nothing is left but to compute: the caller compares
 //! [`Simple::address`], reads and writes memory, and stores what [`Simple::effect`] says.
@@ -72,7 +72,8 @@ impl Simple {
         let mut code = Code(bytes);
         let mut byte = code.byte()?;
         let lock = byte == 0xf0;
-        if lock {
+        // ES, CS, SS or DS, which mean nothing in 64-bit mode: Linux has DS in place of each LOCK on a machine with one CPU.
+        if lock || matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e) {
             byte = code.byte()?;
         }
         let rex = if byte & 0xf0 == 0x40 { byte } else { 0 };

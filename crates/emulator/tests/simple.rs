@@ -73,21 +73,24 @@ fn compare(bytes: &[u8], before: &Machine) -> bool {
     true
 }
 
-/// All opcodes, REX prefixes and ModRM bytes, with all SIB bytes in turn, whole and cut at any length.
+/// All opcodes, REX and other prefixes and ModRM bytes, with all SIB bytes in turn, whole and cut at any length.
 #[test]
 fn every_encoding_is_as_the_long_way_has_it() {
     let mut taken = 0;
     let mut round = 0u8;
-    let prefixes = |opcode: &u16| matches!(opcode, 0x0f | 0x40..=0x4f | 0xf0);
+    let prefixes = |opcode: &u16| matches!(opcode, 0x0f | 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0xf0);
     for opcode in (0..0x200u16).filter(|opcode| !prefixes(opcode)) {
         let opcode: &[u8] = if opcode < 0x100 { &[opcode as u8] } else { &[0x0f, opcode as u8] };
         let known = OPCODES.iter().find(|(known, ..)| *known == opcode);
         for rex in [None].into_iter().chain((0x40..0x50).map(Some)) {
-            for (lock, modrm) in (0..=255u8).flat_map(|modrm| [(false, modrm), (true, modrm)]) {
+            for (kind, modrm) in (0..=255u8).flat_map(|modrm| [0, 1, 2].map(|kind| (kind, modrm))) {
                 round = round.wrapping_add(1);
+                let segment = [0x26, 0x2e, 0x36, 0x3e][usize::from(round % 4)];
+                let prefix = [None, Some(0xf0), Some(segment)][kind];
+                let lock = prefix == Some(0xf0);
                 let before = machine(round.into());
                 let rest = [modrm, round, 0x81, 0x92, 0xa3, 0x34, 0xc5, 0xd6, 0xe7, 0x19, 0x90, 0x90];
-                let before_opcode = lock.then_some(0xf0).into_iter().chain(rex);
+                let before_opcode = prefix.into_iter().chain(rex);
                 let code: Vec<u8> = before_opcode.chain(opcode.iter().copied()).chain(rest).collect();
                 let expected = known.is_some_and(|&(opcode, locks, groups)| {
                     let reg = usize::from(modrm >> 3 & 7);
@@ -109,7 +112,7 @@ fn every_encoding_is_as_the_long_way_has_it() {
         }
     }
     let forms: usize =
-        OPCODES.iter().map(|&(_, locks, groups)| if locks { 2 * groups } else { groups }).sum();
+        OPCODES.iter().map(|&(_, locks, groups)| if locks { 3 * groups } else { 2 * groups }).sum();
     // CMP takes no LOCK, though the others of its three groups do.
     assert_eq!(taken, 17 * 3 * 8 * (forms - 3));
 }
