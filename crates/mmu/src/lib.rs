@@ -35,6 +35,7 @@
 //! | [`Mmu::release`] | 12 E + 30,000 | one loose frame tracked again, one zapped |
 //! | [`Mmu::write_guest`] | 32 S for each entry that the bytes touch, + 200 | each entry is followed in S shadows; a table that nothing leads to any more is detached |
 //! | [`Mmu::offer_root`] | 9 E + 30,000 | the root, and before it one of another role that lies in its place, moves: every entry that maps its frame is unlinked once, the first four are made anew |
+//! | [`Mmu::offer_other_root`] | 26 E + 80,000 | before that, its table is built or attached |
 //! | [`Mmu::switched`], [`Mmu::withdraw_root`] | none | only numbers change |
 //! | [`Mmu::revoke`] of n frames | 9 E + 8 n + 30,000; every 2048th call 20 E | every entry is unlinked at most once; a wrap of the generation throws everything away |
 //! | [`Mmu::zap_all`] | 9 E + 10,000 | every page zapped, every entry unlinked |

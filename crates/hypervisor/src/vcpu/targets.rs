@@ -229,6 +229,38 @@ mod tests {
     }
 
     #[test]
+    fn the_twin_is_expected_once_twins_were_seen() {
+        let mut targets = Targets::new(4);
+        list(&mut targets, 0x2000);
+        assert_eq!(targets.twin(0x2000), None, "no twins were seen");
+        targets.follows(0x2000, 0x4000);
+        targets.follows(0x2000, 0x3001);
+        assert_eq!(targets.twin(0x2000), None);
+        targets.follows(0x2000, 0x3000);
+        assert_eq!(targets.twin(0x2000), Some(0x3000));
+        for other in [0x3000, 0x4000, 0x2001, 0x2000 | NO_FLUSH] {
+            assert_eq!(targets.twin(other), None, "{other:#x}");
+        }
+        targets.expect(0x3000);
+        assert_eq!(targets.twin(0x2000), None, "it is listed");
+        assert_eq!(targets.listed().collect::<Vec<_>>(), [0x2000, 0x3000]);
+        // The guest may have loaded it without an exit.
+        assert!(targets.mixes(0x2000));
+    }
+
+    #[test]
+    fn what_is_kept_does_not_give_way() {
+        let mut targets = Targets::new(2);
+        [0x2000, 0x4000].into_iter().for_each(|value| targets.insert(value));
+        [0x2000; 50].into_iter().for_each(|value| targets.seen(value));
+        assert_eq!(targets.make_room(Some(0x4000)), Some(0x2000));
+        let mut targets = Targets::new(1);
+        targets.insert(0x2000);
+        targets.follows(0x2000, 0x3000);
+        assert_eq!((targets.twin(0x2000), targets.make_room(Some(0x2000))), (None, None));
+    }
+
+    #[test]
     fn loads_that_nobody_sees_count() {
         let mut targets = Targets::new(4);
         for value in [0x1001, 0x2001] {

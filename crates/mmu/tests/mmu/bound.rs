@@ -21,6 +21,7 @@ const ZAP_ALL: u64 = 9 * ENTRIES + 10_000;
 /// Of at most 8 bytes, which touch at most two entries.
 const WRITE: u64 = 2 * 32 * POOL + 200 + FRAMES;
 const OFFER_ROOT: u64 = 9 * ENTRIES + 30_000 + FRAMES;
+const OFFER_OTHER_ROOT: u64 = LOAD_PAGING;
 const QUERY: u64 = 1;
 
 fn work(machine: &mut Machine, call: impl FnOnce(&mut Machine)) -> u64 {
@@ -352,7 +353,7 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
             0..80 => (0, PAGE_FAULT),
             80..92 => (1, LOAD_PAGING),
             92..104 => (2, WRITE),
-            104..109 => (7, OFFER_ROOT),
+            104..109 => (7, OFFER_OTHER_ROOT),
             109..114 => (8, QUERY),
             114..119 => (3, FLUSH),
             119..123 => (4, RELEASE),
@@ -381,6 +382,7 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
             4 => mmu.release(machine, gfn),
             5 => mmu.revoke(machine, gfn..gfn.add(1)),
             6 => mmu.zap_all(machine),
+            7 if one % 2 == 0 => offered += u64::from(mmu.offer_other_root(machine, 0, gfn)),
             7 => offered += u64::from(mmu.offer_root(machine, 0)),
             _ => {
                 let loadable = (1..64).map(Gfn::new).find(|&root| root >= gfn && mmu.is_loadable(0, root));

@@ -209,6 +209,72 @@ fn roots_elsewhere_are_not_offered() {
     assert!(!offer(&mut machine, &mut mmu), "guest frame 1 lies in another host frame");
 }
 
+fn offer_other(machine: &mut Machine, mmu: &mut Mmu, root: u64) -> bool {
+    let offered = mmu.offer_other_root(machine, 0, Gfn::new(root));
+    mmu.audit(machine).unwrap();
+    assert_eq!(offered, mmu.is_loadable(0, Gfn::new(root)));
+    offered
+}
+
+#[test]
+fn a_root_that_was_never_loaded_is_switched_to() {
+    let (mut machine, mut mmu) = start(2);
+    settle(&mut machine, &mut mmu, 0, READ);
+    assert!(offer(&mut machine, &mut mmu) && !mmu.knows_root(0, Gfn::new(10)));
+    assert!(offer_other(&mut machine, &mut mmu, 10) && mmu.knows_root(0, Gfn::new(10)));
+    assert_eq!(mmu.paging(0).root, Gfn::new(1), "the vCPU runs where it ran");
+    assert_eq!(mmu.root(&machine, 0).hpa.raw(), 0x1000);
+    mmu.switched(0, Gfn::new(10));
+    assert_eq!(mmu.root(&machine, 0).hpa.raw(), 0xa000);
+    // What the two roots share is there already.
+    assert_eq!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 9, user: true, write: true });
+    // Its writes are seen from the start.
+    mmu.switched(0, Gfn::new(1));
+    store(&mut machine, &mut mmu, 10, 0, 0);
+    mmu.switched(0, Gfn::new(10));
+    assert_eq!(hardware(&machine, &mmu, 0), Seen::NotPresent);
+    assert!(offer_other(&mut machine, &mut mmu, 10) && offer_other(&mut machine, &mut mmu, 1), "again");
+}
+
+#[test]
+fn another_root_is_not_offered_where_it_cannot_be_loaded() {
+    let (mut machine, mut mmu) = start(1);
+    assert!(offer(&mut machine, &mut mmu));
+    assert!(!offer_other(&mut machine, &mut mmu, 10), "there is no room");
+    let (mut machine, mut mmu) = start(2);
+    mmu.revoke(&mut machine, Gfn::new(77)..Gfn::new(78));
+    machine.holes.push(77);
+    for nowhere in [77, 5000, u64::MAX >> 12] {
+        assert!(!offer_other(&mut machine, &mut mmu, nowhere));
+        assert!(!mmu.knows_root(0, Gfn::new(nowhere)));
+    }
+    settle(&mut machine, &mut mmu, 0, READ);
+    mmu.release(&mut machine, Gfn::new(4));
+    assert!(!offer_other(&mut machine, &mut mmu, 10), "a table is loose");
+    mmu.flush_guest(&mut machine);
+    assert!(offer_other(&mut machine, &mut mmu, 10));
+    mmu.load_paging(&mut machine, 0, Paging { mode: Mode::Off, ..paging(1) });
+    assert!(!offer_other(&mut machine, &mut mmu, 10), "paging is off");
+}
+
+/// A table that was detached is out of date until it is attached.
+#[test]
+fn another_root_that_is_detached_is_attached() {
+    let (mut machine, mut mmu) = start(2);
+    mmu.load_paging(&mut machine, 0, paging(10));
+    settle(&mut machine, &mut mmu, 0, READ);
+    mmu.load_paging(&mut machine, 0, paging(1));
+    settle(&mut machine, &mut mmu, 0, READ);
+    assert!(mmu.knows_root(0, Gfn::new(10)));
+    // Nothing leads to it: it is let go of at the first write.
+    settle(&mut machine, &mut mmu, 0x20_0000, user_write());
+    assert!(!mmu.knows_root(0, Gfn::new(10)));
+    machine.poke(10, 0, 0);
+    assert!(offer_other(&mut machine, &mut mmu, 10) && mmu.knows_root(0, Gfn::new(10)));
+    mmu.switched(0, Gfn::new(10));
+    assert_eq!(hardware(&machine, &mmu, 0), Seen::NotPresent);
+}
+
 /// What the CPUs have cached of a frame, and of the shadow page that takes its place, is flushed before they change
 /// places: the flushes up to then, from when nothing maps the frame any more.
 fn flushes_before_a_move(mut machine: Machine, mut mmu: Mmu) -> u64 {
