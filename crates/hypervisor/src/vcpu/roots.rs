@@ -57,7 +57,7 @@ impl<B: Backend> Vcpu<B> {
 
     fn make_room(&mut self, kept: Option<u64>) {
         self.targets.make_room(kept);
-        for root in self.targets.unlisted_roots() {
+        while let Some(root) = self.targets.take_unlisted_root() {
             self.mmu.withdraw_root(0, frame(root));
         }
     }

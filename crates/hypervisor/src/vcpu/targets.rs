@@ -31,6 +31,8 @@ struct Value {
     raw: u64,
     score: u32,
     listed: bool,
+    /// Its root is loadable, for all that is known here.
+    offered: bool,
 }
 
 /// The list of one vCPU.
@@ -74,6 +76,7 @@ impl Targets {
     pub fn retain(&mut self, loadable: impl Fn(u64) -> bool) {
         for value in self.known.iter_mut().filter(|value| value.listed) {
             value.listed = loadable(root(value.raw));
+            value.offered = value.listed;
         }
     }
 
@@ -104,10 +107,16 @@ impl Targets {
         self.listed().any(|listed| listed == value)
     }
 
-    /// Roots that were listed and of which no value is any more.
-    pub fn unlisted_roots(&self) -> impl Iterator<Item = u64> + '_ {
-        let gone = self.known.iter().filter(|value| !value.listed && value.raw != 0);
-        gone.map(|value| root(value.raw)).filter(|&gone| !self.listed().any(|value| root(value) == gone))
+    /// A root that was listed and of which no value is any more; each is told once.
+    pub fn take_unlisted_root(&mut self) -> Option<u64> {
+        while let Some(value) = self.known.iter_mut().find(|value| value.offered && !value.listed) {
+            value.offered = false;
+            let gone = root(value.raw);
+            if !self.listed().any(|value| root(value) == gone) {
+                return Some(gone);
+            }
+        }
+        None
     }
 
     /// Notes that CR3 was `before` when the guest exited to load `value`.
@@ -153,13 +162,14 @@ impl Targets {
         let known = &mut self.known[at];
         let again = known.raw == value;
         let score = if again { (known.score + MISSED).min(TOP) } else { NEW };
-        *known = Value { raw: value, score, listed: value != 0 };
+        *known = Value { raw: value, score, listed: value != 0, offered: value != 0 };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec::Vec;
 
     fn list(targets: &mut Targets, value: u64) -> Option<u64> {
         let gone = targets.make_room(None);
@@ -202,6 +212,24 @@ mod tests {
             targets.seen(value);
         }
         assert!(hot <= 20, "{hot}");
+    }
+
+    #[test]
+    fn a_root_is_told_with_its_last_value() {
+        let mut targets = Targets::new(2);
+        list(&mut targets, 0x1001);
+        list(&mut targets, 0x1002);
+        let gone: Vec<_> = [0x2001, 0x3001]
+            .into_iter()
+            .map(|value| {
+                list(&mut targets, value);
+                (0..50).for_each(|_| targets.seen(value));
+                [(); 2].map(|()| targets.take_unlisted_root())
+            })
+            .collect();
+        assert_eq!(gone, [[None; 2], [Some(0x1000), None]]);
+        targets.retain(|root| root != 0x2000);
+        assert_eq!(targets.take_unlisted_root(), None, "the MMU has withdrawn it");
     }
 
     #[test]
@@ -288,7 +316,8 @@ mod tests {
             list(&mut targets, value);
         }
         targets.mixes(0x3001 | NO_FLUSH);
-        assert_eq!(targets.unlisted_roots().collect::<Vec<_>>(), [0x2000], "0x1000 has another value");
+        let gone = [(); 2].map(|()| targets.take_unlisted_root());
+        assert_eq!(gone, [Some(0x2000), None], "0x1000 has another value");
     }
 
     #[test]
