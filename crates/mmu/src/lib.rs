@@ -13,7 +13,8 @@
 //! | INVLPG exit; other flushes of the guest | [`Mmu::invlpg`]; [`Mmu::flush_guest`] |
 //! | before the gpa->hpa map changes | [`Mmu::revoke`] |
 //! | the guest may load its current root by itself from now on | [`Mmu::offer_root`] |
-//! | it has done so | [`Mmu::switched`], before any other call |
+//! | it is likely to load another one soon | [`Mmu::offer_other_root`], if it [may be offered](Mmu::may_offer) |
+//! | it has loaded one by itself | [`Mmu::switched`], before any other call |
 //! | before the guest runs, if it may load roots | [`Mmu::roots_changed`]: whether some may not be loaded any more |
 //!
 //! What the real CPU must be set to while the guest runs: CR0.PG, CR0.WP and CR4.PAE set; EFER.NXE, CR4.SMEP,

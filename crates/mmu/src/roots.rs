@@ -94,8 +94,8 @@ impl<P: WritePolicy> Mmu<P> {
 }
 
 impl<P> Mmu<P> {
-    /// What the real CR3 of a vCPU must hold. Changes with [`Mmu::load_paging`], [`Mmu::offer_root`], [`Mmu::switched`] and
-    /// [`Mmu::revoke`].
+    /// What the real CR3 of a vCPU must hold. Changes with [`Mmu::load_paging`], [`Mmu::offer_root`], [`Mmu::offer_other_root`],
+    /// [`Mmu::switched`] and [`Mmu::revoke`].
     ///
     /// # Panics
     /// If there is no such vCPU.

@@ -44,16 +44,26 @@ impl<P> Mmu<P> {
     where
         P: WritePolicy,
     {
-        let paging = Paging { root, ..self.vcpus[vcpu].paging };
         let full = self.vcpus[vcpu].loadable.len() == self.config.loadable_roots;
-        // One page, and one in limbo that its place is taken by.
-        let room = self.pool.live() + 2 <= self.pool.count();
-        let can_be = paging.mode == Mode::Long4 && self.can_hold_table(env, root) && !self.has_loose_tables();
-        if !can_be || !room || full && !self.is_loadable(vcpu, root) {
+        if !self.may_offer(env, vcpu, root) || full && !self.is_loadable(vcpu, root) {
             return false;
         }
-        let root = self.provide(env, Source::root(&paging));
+        let root = self.provide(env, self.root_source(vcpu, root));
         self.offer(env, vcpu, root)
+    }
+
+    /// Whether [`Mmu::offer_other_root`] can be expected to do it once another root is withdrawn, if need be.
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn may_offer(&self, env: &impl Env, vcpu: usize, root: Gfn) -> bool {
+        // One page, and one in limbo that its place is taken by.
+        let room = self.pool.live() + 2 <= self.pool.count() || self.knows_root(vcpu, root);
+        self.vcpus[vcpu].paging.mode == Mode::Long4
+            && self.config.loadable_roots > 0
+            && self.can_hold_table(env, root)
+            && !self.has_loose_tables()
+            && room
     }
 
     /// Whether the root in this guest frame has a shadow for the control bits that a vCPU has now, which is up to date.
@@ -61,8 +71,13 @@ impl<P> Mmu<P> {
     /// # Panics
     /// If there is no such vCPU.
     pub fn knows_root(&self, vcpu: usize, root: Gfn) -> bool {
-        let source = Source::root(&Paging { root, ..self.vcpus[vcpu].paging });
+        let source = self.root_source(vcpu, root);
         !self.is_detached(source) && self.frames.lists(source) && self.find(source).is_some()
+    }
+
+    /// What the page for another root of a vCPU is built from.
+    fn root_source(&self, vcpu: usize, root: Gfn) -> Source {
+        Source::root(&Paging { root, ..self.vcpus[vcpu].paging })
     }
 
     fn offer(&mut self, env: &mut impl Env, vcpu: usize, root: u32) -> bool {

@@ -9,12 +9,14 @@ use core::arch::x86_64::CpuidResult;
 pub const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
 
 const RSBA: u64 = 1 << 2;
+const RRSBA: u64 = 1 << 19;
 const ITS_NO: u64 = 1 << 62;
-/// What holds for a guest as for the machine (SDM, "IA32_ARCH_CAPABILITIES MSR", and Intel's pages on the vulnerabilities):
-/// RDCL_NO, RSBA, SSB_NO, MDS_NO, IF_PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO,
+/// What holds for a guest as for the machine, the two that say that something is worse included (SDM,
+/// "IA32_ARCH_CAPABILITIES MSR", and Intel's pages on the vulnerabilities): RDCL_NO, RSBA, RRSBA, SSB_NO, MDS_NO, IF_PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO,
 /// RFDS_NO, ITS_NO. Not what speaks of registers that are hidden.
 const SHOWN: u64 = 1 << 0
     | RSBA
+    | RRSBA
     | 1 << 4
     | 1 << 5
     | 1 << 6

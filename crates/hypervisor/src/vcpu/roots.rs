@@ -46,12 +46,14 @@ impl<B: Backend> Vcpu<B> {
         let own = self.controls.cr3;
         let Some(twin) = self.targets.twin(own) else { return };
         let root = frame(targets::root(twin));
-        if complete || self.mmu.knows_root(0, root) {
-            self.make_room(Some(own));
-            if self.mmu.offer_other_root(&mut self.env, 0, root) {
-                self.targets.expect(twin);
-            }
-            self.targets_stale = true;
+        if !self.mmu.may_offer(&self.env, 0, root) || !complete && !self.mmu.knows_root(0, root) {
+            return;
+        }
+        self.targets.mixes(twin);
+        self.make_room(Some(own));
+        self.targets_stale = true;
+        if self.mmu.offer_other_root(&mut self.env, 0, root) {
+            self.targets.expect(twin);
         }
     }
 

@@ -92,3 +92,24 @@ fn the_simplest_policy_asks_for_no_place() {
     assert!(!EmulateReachable.needs_place(&write));
     assert!(Places::default().needs_place(&write), "a policy that says nothing is told");
 }
+
+/// What is remembered of a walk that ended above the lowest level does not outlive the entry there.
+#[test]
+fn a_walk_that_ended_above_is_not_remembered_past_a_link() {
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    machine.poke(3, 1, 512 << 12 | bits::PS | ALL);
+    machine.poke(3, 2, 5 << 12 | ALL);
+    machine.poke(5, 0, 9 << 12 | ALL);
+    let mut mmu = Mmu::new(config(), &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    let gva = 1u64 << 21;
+    // Built already: nothing but the link changes later.
+    settle(&mut machine, &mut mmu, 2 << 21, Access::user_read());
+    settle(&mut machine, &mut mmu, gva, Access::user_read());
+    let large = mmu.code(&machine, 0, Gva::new(gva)).unwrap();
+    store(&mut machine, &mut mmu, 3, 1, 5 << 12 | ALL);
+    settle(&mut machine, &mut mmu, gva, Access::user_read());
+    let small = mmu.code(&machine, 0, Gva::new(gva)).unwrap();
+    assert_eq!(small.raw() as i64 - large.raw() as i64, (9 - 512) * 4096);
+}
