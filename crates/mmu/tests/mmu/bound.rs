@@ -401,12 +401,12 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
         most[which] = most[which].max(done);
     }
     mmu.audit(&machine).unwrap();
-    assert!(most[..8].iter().all(|&most| most > 0), "{most:?}");
+    assert!(most[..8].iter().chain(&most[9..]).all(|&most| most > 0), "{most:?}");
     let counters = mmu.counters();
     assert!(counters.attached > 20 && counters.detached > 20 && counters.roots_moved > 20, "{counters:?}");
     assert!(counters.filter_switches > 20, "{counters:?}");
     assert!(offered > 20 && switched > 20, "{offered} {switched}");
     println!(
-        "most work in one page fault, load, write, flush, release, revocation, zap of all, offer: {most:?}"
+        "most work in one page fault, load, write, flush, release, revocation, zap of all, offer, query, offer of another: {most:?}"
     );
 }
