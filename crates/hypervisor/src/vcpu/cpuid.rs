@@ -197,7 +197,7 @@ impl Cpuid {
         let arch_capabilities = if max_basic >= 7 {
             let has_register = query(7, 0).edx & bit::f7d::ARCH_CAPABILITIES != 0;
             let real = if has_register { arch_capabilities() } else { 0 };
-            immunity::shown(real, query(0, 0), query(1, 0))
+            immunity::shown(real, query)
         } else {
             0
         };

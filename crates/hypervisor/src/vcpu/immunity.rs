@@ -5,6 +5,8 @@
 
 use core::arch::x86_64::CpuidResult;
 
+use raw_cpuid::{CpuId, CpuIdReader, CpuIdResult};
+
 /// The register's number.
 pub const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
 
@@ -12,8 +14,9 @@ const RSBA: u64 = 1 << 2;
 const RRSBA: u64 = 1 << 19;
 const ITS_NO: u64 = 1 << 62;
 /// What holds for a guest as for the machine, the two that say that something is worse included (SDM,
-/// "IA32_ARCH_CAPABILITIES MSR", and Intel's pages on the vulnerabilities): RDCL_NO, RSBA, RRSBA, SSB_NO, MDS_NO, IF_PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO,
-/// RFDS_NO, ITS_NO. Not what speaks of registers that are hidden.
+/// "IA32_ARCH_CAPABILITIES MSR", and Intel's pages on the vulnerabilities): RDCL_NO, RSBA, RRSBA, SSB_NO, MDS_NO,
+/// IF_PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO. Not what speaks of
+/// registers that are hidden.
 const SHOWN: u64 = 1 << 0
     | RSBA
     | RRSBA
@@ -30,34 +33,34 @@ const SHOWN: u64 = 1 << 0
     | 1 << 27
     | ITS_NO;
 
-/// CPUID leaf 1, ECX: this machine is a hypervisor's.
-const HYPERVISOR: u32 = 1 << 31;
-
-/// What the guest reads on a machine whose own register is `real` (0 if it has none). CPUID's leaf 0 is `vendor`, its leaf 1
-/// `version`.
-pub fn shown(real: u64, vendor: CpuidResult, version: CpuidResult) -> u64 {
-    // A hypervisor below may say one CPU and run on another.
-    let known = version.ecx & HYPERVISOR == 0;
-    let immune = if known && !has_its(vendor, version.eax) { ITS_NO } else { 0 };
-    real & SHOWN | immune
+/// What the guest reads on a machine whose own register is `real` (0 if it has none), and whose CPUID is `query`.
+pub fn shown(real: u64, query: impl Fn(u32, u32) -> CpuidResult + Clone) -> u64 {
+    let cpu = CpuId::with_cpuid_fn(move |leaf, subleaf| {
+        let CpuidResult { eax, ebx, ecx, edx } = query(leaf, subleaf);
+        CpuIdResult { eax, ebx, ecx, edx }
+    });
+    real & SHOWN | if is_immune_to_its(&cpu) { ITS_NO } else { 0 }
 }
 
-/// Whether this CPU mistakes the targets of indirect branches in the lower half of a cache line (INTEL-SA-01153).
-fn has_its(vendor: CpuidResult, version: u32) -> bool {
-    let intel = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == *b"GenuineIntel";
-    let family = (version >> 8 & 0xf) + (version >> 20 & 0xff);
-    let model = version >> 4 & 0xf | version >> 12 & 0xf0;
-    let stepping = version & 0xf;
-    intel
-        && family == 6
-        && match model {
+/// Whether it is known that this CPU does not mistake the targets of indirect branches in the lower half of a cache line
+/// (INTEL-SA-01153).
+fn is_immune_to_its(cpu: &CpuId<impl CpuIdReader>) -> bool {
+    let (Some(vendor), Some(version)) = (cpu.get_vendor_info(), cpu.get_feature_info()) else { return false };
+    // A hypervisor below may say one CPU and run on another.
+    if version.has_hypervisor() {
+        return false;
+    }
+    let stepping = version.stepping_id();
+    vendor.as_str() != "GenuineIntel"
+        || version.family_id() != 6
+        || match version.model_id() {
             // Skylake-X with Cascade Lake and Cooper Lake; Kaby Lake with its successors.
-            0x55 => stepping > 5,
-            0x8e => stepping > 0xb,
-            0x9e => stepping > 0xc,
+            0x55 => stepping <= 5,
+            0x8e => stepping <= 0xb,
+            0x9e => stepping <= 0xc,
             // Ice Lake, Tiger Lake, Comet Lake, Rocket Lake.
-            0x6a | 0x6c | 0x7d | 0x7e | 0x8c | 0x8d | 0xa5 | 0xa6 | 0xa7 => true,
-            _ => false,
+            0x6a | 0x6c | 0x7d | 0x7e | 0x8c | 0x8d | 0xa5 | 0xa6 | 0xa7 => false,
+            _ => true,
         }
 }
 
@@ -67,33 +70,36 @@ mod tests {
 
     const INTEL: CpuidResult = CpuidResult { eax: 0xd, ebx: 0x756e_6547, ecx: 0x6c65_746e, edx: 0x4965_6e69 };
     const PENRYN: u32 = 0x1_067a;
+    /// CPUID leaf 1, ECX.
+    const HYPERVISOR: u32 = 1 << 31;
 
-    fn version(eax: u32, ecx: u32) -> CpuidResult {
-        CpuidResult { eax, ebx: 0, ecx, edx: 0 }
+    fn cpu(vendor: CpuidResult, eax: u32, ecx: u32) -> impl Fn(u32, u32) -> CpuidResult + Clone {
+        move |leaf, _| if leaf == 0 { vendor } else { CpuidResult { eax, ebx: 0, ecx, edx: 0 } }
     }
 
     #[test]
     fn old_cpus_and_other_vendors_are_immune_to_its() {
         for version in [PENRYN, 0x5_0654, 0x8_06eb, 0x9_06ec] {
-            assert!(!has_its(INTEL, version), "{version:#x}");
+            assert_eq!(shown(0, cpu(INTEL, version, 0)), ITS_NO, "{version:#x}");
         }
+        let amd = CpuidResult { ebx: 0x6874_7541, ecx: 0x444d_4163, edx: 0x6974_6e65, ..INTEL };
         for version in [0x5_0657, 0x8_06ec, 0x9_06ed, 0x6_06a6, 0x7_06e5, 0xa_0671] {
-            assert!(has_its(INTEL, version), "{version:#x}");
-            assert!(!has_its(CpuidResult { ebx: 0, ..INTEL }, version), "{version:#x}");
+            assert_eq!(shown(0, cpu(INTEL, version, 0)), 0, "{version:#x}");
+            assert_eq!(shown(0, cpu(amd, version, 0)), ITS_NO, "{version:#x}");
         }
     }
 
     #[test]
     fn nothing_is_concluded_from_another_hypervisor_s_cpu() {
-        assert_eq!(shown(0, INTEL, version(PENRYN, 0)), ITS_NO);
-        assert_eq!(shown(0, INTEL, version(PENRYN, HYPERVISOR)), 0);
-        assert_eq!(shown(ITS_NO, INTEL, version(0xa_0671, HYPERVISOR)), ITS_NO);
+        assert_eq!(shown(0, cpu(INTEL, PENRYN, 0)), ITS_NO);
+        assert_eq!(shown(0, cpu(INTEL, PENRYN, HYPERVISOR)), 0);
+        assert_eq!(shown(ITS_NO, cpu(INTEL, 0xa_0671, HYPERVISOR)), ITS_NO);
     }
 
     #[test]
     fn what_speaks_of_hidden_registers_is_hidden() {
         // IBRS_ALL, SKIP_L1DFL_VMENTRY, TSX_CTRL, FB_CLEAR_CTRL, XAPIC_DISABLE, RFDS_CLEAR.
         let hidden = 1 << 1 | 1 << 3 | 1 << 7 | 1 << 18 | 1 << 21 | 1 << 28;
-        assert_eq!(shown(u64::MAX, INTEL, version(PENRYN, 0)) & hidden, 0);
+        assert_eq!(shown(u64::MAX, cpu(INTEL, PENRYN, 0)) & hidden, 0);
     }
 }
