@@ -3,7 +3,7 @@
 use umbra_paging::{ENTRIES, Gfn, GuestEntry, Level};
 
 use crate::copies::{GROUP, has_present};
-use crate::derive::Target;
+use crate::derive::{Target, slots};
 use crate::entry::ShadowEntry;
 use crate::frames::REGION;
 use crate::policy::WritePolicy;
@@ -90,48 +90,56 @@ impl<P> Mmu<P> {
         while left != 0 {
             let group = left.trailing_zeros() as usize;
             left &= left - 1;
-            let first = group * GROUP;
-            let all = env.read_entries(source.gfn, first);
-            let present = has_present(&all);
-            let is_busy = busy & 1 << group != 0;
-            if !present && !is_busy {
-                if let Some(copy) = copy {
-                    self.copies.note(copy, group, &all);
-                }
-                continue;
-            }
-            let mut wanted = self.copies.changed_in(copy, group, &all);
-            let shadow = match is_busy {
-                true => env.read_shadow_entries(frame, first),
-                false => [self.config.encodings.absent().raw(); GROUP],
-            };
-            let before = changed;
-            while wanted != 0 {
-                let n = wanted.trailing_zeros() as usize;
-                wanted &= wanted - 1;
-                let (guest, old) = (GuestEntry::new(all[n]), ShadowEntry::new(shadow[n]));
-                let slot = Slot::new(frame, first + n);
-                match self.plain(env, source.role, guest) {
-                    Some((new, _)) if new == old => (),
-                    Some((new, list)) if self.config.eager || list.is_none() => {
-                        self.relist_leaf(env, slot, old, new, list);
-                        self.put(env, slot, new);
-                        changed += 1;
-                    }
-                    _ => owed = owed.and(self.fill_entry(env, slot, &mut changed)),
-                }
-            }
-            if changed != before {
-                self.stored(frame, group);
-            }
-            if !present {
-                self.pool.set_busy(frame, group, false);
+            let all = env.read_entries(source.gfn, group * GROUP);
+            if has_present(&all) || busy & 1 << group != 0 {
+                owed = owed.and(self.fill_group(env, frame, group, &all, &mut changed));
             }
             if let Some(copy) = copy {
                 self.copies.note(copy, group, &all);
             }
         }
         (owed, changed)
+    }
+
+    /// Makes a group of entries what it should be, of which the guest's entries are `all`.
+    #[inline]
+    fn fill_group(
+        &mut self,
+        env: &mut impl Env,
+        frame: u32,
+        group: usize,
+        all: &[u64; GROUP],
+        changed: &mut u32,
+    ) -> OwedFlush {
+        let (role, first) = (self.pool.source(frame).role, group * GROUP);
+        let mut owed = OwedFlush(false);
+        let shadow = match self.pool.is_busy(frame, group) {
+            true => env.read_shadow_entries(frame, first),
+            false => [self.config.encodings.absent().raw(); GROUP],
+        };
+        let wanted = self.copies.changed_in(self.pool.copy(frame), group, all);
+        let before = *changed;
+        for slot in slots(frame, group, wanted) {
+            let n = slot.index() - first;
+            let (guest, old) = (GuestEntry::new(all[n]), ShadowEntry::new(shadow[n]));
+            match self.plain(env, role, guest) {
+                Some((new, _)) if new == old => (),
+                Some((new, list)) if self.config.eager || list.is_none() => {
+                    self.relist_plain(env, slot, old, new, list);
+                    self.put(env, slot, new);
+                    *changed += 1;
+                }
+                _ => owed = owed.and(self.fill_entry(env, slot, changed)),
+            }
+        }
+        // Once for all of them: it takes as long as what comes before.
+        if *changed != before {
+            self.stored(frame, group);
+        }
+        if !has_present(all) {
+            self.pool.set_busy(frame, group, false);
+        }
+        owed
     }
 
     fn fill_entry(&mut self, env: &mut impl Env, slot: Slot, changed: &mut u32) -> OwedFlush {

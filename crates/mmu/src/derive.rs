@@ -267,14 +267,12 @@ impl<P> Mmu<P> {
         let mut groups = self.pool.busy(frame);
         while let Some((group, mapped)) = self.next_of(env, frame, &mut groups, |entry| self.is_mapped(entry))
         {
-            if links {
-                for slot in slots(frame, group, mapped) {
-                    if let Some(child) = self.child(env, slot) {
-                        self.pool.unreferenced(child);
-                    }
+            for slot in slots(frame, group, mapped) {
+                if links && let Some(child) = self.child(env, slot) {
+                    self.pool.unreferenced(child);
                 }
+                self.rmap.remove(slot);
             }
-            self.rmap.remove_some(frame, group * GROUP, mapped);
         }
     }
 
@@ -318,5 +316,10 @@ impl<P> Mmu<P> {
 
 /// The entries of a group for which there is a bit.
 pub(crate) fn slots(frame: u32, group: usize, bits: u8) -> impl Iterator<Item = Slot> {
-    (0..GROUP).filter(move |n| bits & 1 << n != 0).map(move |n| Slot::new(frame, group * GROUP + n))
+    let mut left = bits;
+    core::iter::from_fn(move || {
+        let n = (left != 0).then(|| left.trailing_zeros() as usize)?;
+        left &= left - 1;
+        Some(Slot::new(frame, group * GROUP + n))
+    })
 }

@@ -1,4 +1,5 @@
-//! The short way for entries of page tables: nearly all that a guest writes are of the two plainest kinds.
+//! The short way for the plain entries: nearly all that a guest writes are of two kinds, and a new root repeats what others
+//! say.
 
 use umbra_paging::{Gpa, GuestEntry, Level, bits};
 
@@ -26,7 +27,7 @@ impl<P> Mmu<P> {
         }
         let Role::Guest { level, nxe, wp: Wp::On } = role else { return None };
         if level != Level::L1 {
-            return self.plain_link(env, role, guest);
+            return self.plain_link(env, level, nxe, guest);
         }
         if raw & bits::A == 0 && !self.is_sabotaged() {
             // Whatever else it says: all entries of a process that was just forked are so.
@@ -52,10 +53,10 @@ impl<P> Mmu<P> {
     fn plain_link(
         &self,
         env: &impl Env,
-        role: Role,
+        level: Level,
+        nxe: bool,
         guest: GuestEntry,
     ) -> Option<(ShadowEntry, Option<List>)> {
-        let Role::Guest { level, nxe, wp } = role else { return None };
         let gfn = guest.frame();
         let odd = guest.is_leaf(level)
             || guest.reserved(level, nxe, &self.config.features) != 0
@@ -63,20 +64,20 @@ impl<P> Mmu<P> {
         if odd || self.has_loose_tables() || self.is_sabotaged() {
             return None;
         }
-        let source = Source { role: Role::Guest { level: level.below()?, nxe, wp }, gfn };
+        let source = Source { role: Role::Guest { level: level.below()?, nxe, wp: Wp::On }, gfn };
         let found = self.frames.find(&self.pool, source, |found| found == source);
         match found.filter(|_| guest.accessed() && !self.frames.is_detached(gfn)) {
             Some(child) => {
-                let entry = ShadowEntry::link(env.hpa(child), wp.link_rights(guest, nxe));
+                let entry = ShadowEntry::link(env.hpa(child), Wp::On.link_rights(guest, nxe));
                 Some((entry, Some(List::Parents(child))))
             }
             None => Some((self.config.encodings.look(), None)),
         }
     }
 
-    /// Keeps the reverse map in step with an entry of a page table that is `old` now and about to be `new`.
+    /// Keeps the reverse map in step with an entry that is `old` now and about to be `new`, in one of the plain cases.
     #[inline(always)]
-    pub(crate) fn relist_leaf(
+    pub(crate) fn relist_plain(
         &mut self,
         env: &impl Env,
         slot: Slot,
@@ -125,7 +126,7 @@ impl<P> Mmu<P> {
         }
         env.write(gpa, bytes);
         if old != new {
-            self.relist_leaf(env, slot, old, new, list);
+            self.relist_plain(env, slot, old, new, list);
             self.store(env, slot, new);
         } else if new != self.config.encodings.absent() {
             self.store(env, slot, new);

@@ -205,25 +205,6 @@ impl Rmap {
     pub(crate) fn remove(&mut self, slot: Slot) {
         let links = core::mem::replace(self.links_mut(slot), Links::UNLISTED);
         assert!(links.previous.0 != NONE, "{slot:?} stands in no list");
-        self.close_gap(links);
-    }
-
-    /// Takes those of the entries from `first` on of a page out of their lists for which there is a bit.
-    ///
-    /// # Panics
-    /// If one stands in none.
-    pub(crate) fn remove_some(&mut self, frame: u32, first: usize, bits: u8) {
-        let mut bits = bits;
-        while bits != 0 {
-            let n = bits.trailing_zeros() as usize;
-            bits &= bits - 1;
-            self.remove(Slot::new(frame, first + n));
-        }
-    }
-
-    /// What stood before and behind an entry that had these links stands side by side now.
-    fn close_gap(&mut self, links: Links) {
-        // Most entries stand alone in their list.
         match links.previous.decode() {
             Ok(before) => self.links_mut(before).next = links.next,
             Err(list) => self.head_mut(list).0 = links.next,

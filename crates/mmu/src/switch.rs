@@ -59,11 +59,12 @@ impl<P> Mmu<P> {
     pub fn may_offer(&self, env: &impl Env, vcpu: usize, root: Gfn) -> bool {
         // One page, and one in limbo that its place is taken by.
         let room = self.pool.live() + 2 <= self.pool.count() || self.knows_root(vcpu, root);
-        self.vcpus[vcpu].paging.mode == Mode::Long4
-            && self.config.loadable_roots > 0
-            && self.can_hold_table(env, root)
-            && !self.has_loose_tables()
-            && room
+        self.can_load(vcpu) && self.can_hold_table(env, root) && !self.has_loose_tables() && room
+    }
+
+    /// Whether a vCPU can load any root by itself, as its control bits are.
+    fn can_load(&self, vcpu: usize) -> bool {
+        self.config.loadable_roots > 0 && self.vcpus[vcpu].paging.mode == Mode::Long4
     }
 
     /// Whether the root in this guest frame has a shadow for the control bits that a vCPU has now, which is up to date.
@@ -178,9 +179,8 @@ impl<P> Mmu<P> {
     /// Whether this root lies, or now comes to lie, where the guest's CR3 points, and may be loaded by the vCPU.
     fn becomes_identity_root(&mut self, env: &mut impl Env, vcpu: usize, root: u32) -> bool {
         let gfn = self.pool.source(root).gfn;
-        let plain = self.config.loadable_roots > 0 && self.vcpus[vcpu].paging.mode == Mode::Long4;
         let followed = self.frames.is_tracked(gfn) && !self.has_loose_tables();
-        if !plain || !followed && self.keeps(Rule::OfferFollowed) {
+        if !self.can_load(vcpu) || !followed && self.keeps(Rule::OfferFollowed) {
             return false;
         }
         if env.hpa(root).raw() == gfn.base().raw() {
