@@ -11,7 +11,7 @@ use crate::{Backing, Env, Mmu};
 
 impl<P> Mmu<P> {
     /// The shadow entry for an entry of a table whose writes are seen, and the list that it belongs to, in the plain
-    /// cases: not present, or not accessed, or, with CR0.WP set, a page of memory whose guest rights can all be given or a table. In
+    /// cases: not present, or, with CR0.WP set, not accessed, a page of memory whose guest rights can all be given, or a table. In
     /// others `None`; then [`Mmu::target`] knows. (The auditor compares with that, too.)
     #[inline(always)]
     pub(crate) fn plain(
@@ -89,7 +89,7 @@ impl<P> Mmu<P> {
         // The same page with other rights stays in its list.
         if !was || !is || old.hpa() != new.hpa() {
             if was {
-                // A link, if the page is of a higher level: then the new entry is Absent.
+                // It was a link, if the page is of a higher level.
                 if let Some(child) = self.child(env, slot) {
                     self.pool.unreferenced(child);
                 }

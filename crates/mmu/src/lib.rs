@@ -40,7 +40,7 @@
 //! | [`Mmu::switched`], [`Mmu::withdraw_root`] | none | only numbers change |
 //! | [`Mmu::revoke`] of n frames | 9 E + 8 n + 30,000; every 2048th call 20 E | every entry is unlinked at most once; a wrap of the generation throws everything away |
 //! | [`Mmu::zap_all`] | 9 E + 10,000 | every page zapped, every entry unlinked |
-//! | [`Mmu::root`], [`Mmu::guest_faults`] and other queries | 1 | |
+//! | [`Mmu::root`], [`Mmu::guest_faults`] and other queries | 1; [`Mmu::code`] 7 | a walk of the shadow |
 //!
 //! To each comes, once after a frame's region (2 MiB) was revoked and at the start, one question about the backing of
 //! each frame of the region. Flushes are among the units: one for each page zapped at most, so `zap_all` may flush as

@@ -57,7 +57,7 @@ impl<P> Mmu<P> {
     /// # Panics
     /// If there is no such vCPU.
     pub fn may_offer(&self, env: &impl Env, vcpu: usize, root: Gfn) -> bool {
-        // One page, and one in limbo that its place is taken by.
+        // One that is free or in limbo is enough, so that none is reclaimed; another is left for what the guest needs next.
         let room = self.pool.live() + 2 <= self.pool.count() || self.knows_root(vcpu, root);
         self.can_load(vcpu) && self.can_hold_table(env, root) && !self.has_loose_tables() && room
     }

@@ -23,6 +23,7 @@ const WRITE: u64 = 2 * 32 * POOL + 200 + FRAMES;
 const OFFER_ROOT: u64 = 9 * ENTRIES + 30_000 + FRAMES;
 const OFFER_OTHER_ROOT: u64 = LOAD_PAGING;
 const QUERY: u64 = 1;
+const CODE: u64 = 7;
 
 fn work(machine: &mut Machine, call: impl FnOnce(&mut Machine)) -> u64 {
     machine.work.set(0);
@@ -340,7 +341,7 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
     let config = Config { filter: FilterPolicy::Auto, loadable_roots: 4, ..config() };
     let mut mmu = Mmu::with_policy(config, &mut machine, Alternate(0)).unwrap();
     let mut most = [0; 10];
-    let (mut offered, mut switched) = (0, 0);
+    let (mut offered, mut switched, mut most_looked) = (0, 0, 0);
     for _ in 0..20_000 {
         // Often the same tables, so that what was detached is attached.
         let spread = [6, 512][random.below(2) as usize];
@@ -399,6 +400,9 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
         });
         assert!(done <= bound, "call {which}: {done} of {bound}");
         most[which] = most[which].max(done);
+        let looked = work(&mut machine, |machine| _ = mmu.code(machine, 0, gva));
+        assert!(looked <= CODE, "{looked}");
+        most_looked = most_looked.max(looked);
     }
     mmu.audit(&machine).unwrap();
     assert!(most[..8].iter().chain(&most[9..]).all(|&most| most > 0), "{most:?}");
@@ -406,6 +410,7 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
     assert!(counters.attached > 20 && counters.detached > 20 && counters.roots_moved > 20, "{counters:?}");
     assert!(counters.filter_switches > 20, "{counters:?}");
     assert!(offered > 20 && switched > 20, "{offered} {switched}");
+    assert!(most_looked > 1, "no walk of the shadow was seen");
     println!(
         "most work in one page fault, load, write, flush, release, revocation, zap of all, offer, query, offer of another: {most:?}"
     );
