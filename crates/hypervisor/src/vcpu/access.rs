@@ -27,21 +27,25 @@ pub struct Exit {
 /// - With EFER.NXE and CR4.SMEP both clear, error codes do not tell fetches from reads (SDM, "Page-Fault
 ///   Exceptions"). The rights of the two then differ only by SMAP, which holds no fetch back: what can be a
 ///   fetch is taken for one at first.
+///
+/// SMAP holds back what is mapped. A fault with a reserved bit ends the walk before the CPU looks at that: it is about an
+/// entry that the shadow MMU keeps Pending, however often it comes, and is no sign of a wrong guess.
 pub fn classify(exit: &Exit, paging: &Paging, gva: Gva, rip: impl FnOnce() -> Gva) -> Access {
     let user = exit.pfec.contains(Pfec::USER);
+    let repeats = if exit.pfec.contains(Pfec::RSVD) { 0 } else { exit.repeats };
     let unreported_fetch = !paging.nxe && !paging.smep && paging.smap && !user && may_be_fetch(rip(), gva);
     let kind = if exit.pfec.contains(Pfec::FETCH) {
         AccessKind::Fetch
     } else if exit.pfec.contains(Pfec::WRITE) {
         AccessKind::Write
-    } else if unreported_fetch && exit.repeats == 0 {
+    } else if unreported_fetch && repeats == 0 {
         AccessKind::Fetch
     } else {
         AccessKind::Read
     };
     // The repeat that shows a supposed fetch to be a read says nothing about implicit accesses yet.
     let tries_of_explicit = if unreported_fetch { 3 } else { 2 };
-    let smap_override = !user && exit.alignment_check && exit.repeats < tries_of_explicit;
+    let smap_override = !user && exit.alignment_check && repeats < tries_of_explicit;
     Access { kind, user, smap_override }
 }
 
@@ -102,5 +106,18 @@ mod tests {
             classify(&exit, &paging, Gva::new(0x9000), || RIP).smap_override
         };
         assert_eq!([0, 1, 2, 3].map(explicit), [true, true, false, false]);
+    }
+
+    /// One access may need many tables, and each that is linked may unlink another (guest kernel `hostile`, `tangle`).
+    #[test]
+    fn faults_on_pending_entries_are_no_sign_of_a_wrong_guess() {
+        let pending = Pfec::PRESENT | Pfec::RSVD;
+        for repeats in 0..64 {
+            let exit = Exit { alignment_check: true, ..exit(pending | Pfec::WRITE, repeats) };
+            assert!(classify(&exit, &paging(true, true, true), Gva::new(0x9000), || RIP).smap_override);
+            let exit = Exit { alignment_check: false, ..exit };
+            let exit = Exit { pfec: pending, ..exit };
+            assert_eq!(classify(&exit, &paging(false, false, true), RIP, || RIP).kind, AccessKind::Fetch);
+        }
     }
 }
