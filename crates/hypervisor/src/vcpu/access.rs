@@ -113,11 +113,10 @@ mod tests {
     fn faults_on_pending_entries_are_no_sign_of_a_wrong_guess() {
         let pending = Pfec::PRESENT | Pfec::RSVD;
         for repeats in 0..64 {
-            let exit = Exit { alignment_check: true, ..exit(pending | Pfec::WRITE, repeats) };
-            assert!(classify(&exit, &paging(true, true, true), Gva::new(0x9000), || RIP).smap_override);
-            let exit = Exit { alignment_check: false, ..exit };
-            let exit = Exit { pfec: pending, ..exit };
-            assert_eq!(classify(&exit, &paging(false, false, true), RIP, || RIP).kind, AccessKind::Fetch);
+            let write = Exit { alignment_check: true, ..exit(pending | Pfec::WRITE, repeats) };
+            assert!(classify(&write, &paging(true, true, true), Gva::new(0x9000), || RIP).smap_override);
+            let fetch = exit(pending, repeats);
+            assert_eq!(classify(&fetch, &paging(false, false, true), RIP, || RIP).kind, AccessKind::Fetch);
         }
     }
 }
