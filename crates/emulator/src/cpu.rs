@@ -1,5 +1,7 @@
 //! The processor state and the memory that an instruction works on, as the embedder provides them.
 
+use crate::{Segment, SegmentRegister};
+
 /// Operating mode of the code: default operand and address size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -56,27 +58,13 @@ impl Gpr {
     ];
 }
 
-/// A segment register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-#[allow(missing_docs, reason = "the names say it all")]
-pub enum Segment {
-    Es,
-    Cs,
-    Ss,
-    Ds,
-    Fs,
-    Gs,
-}
-
 /// One virtual processor between two instructions.
 ///
 /// Registers are plain state. The memory accesses carry the guest's rights: each does the guest's page walk with the
 /// current privilege level and comes back with the fault to deliver; MMIO and writes to tracked page tables are
 /// dispatched behind them. An access may span two pages; it must check both before it changes anything. All its bytes
 /// have canonical addresses (below 4 GiB outside 64-bit mode), and it does not wrap.
-/// Checks that need more than the address (#AC, data breakpoints) are the implementer's. Segment limits are not
-/// checked: the processor has done so for the access that exited, and segments are taken as flat for the others.
+/// Data breakpoints are the implementer's.
 pub trait Cpu {
     /// What a failed access comes back with, typically an exception to inject. This crate only passes it on.
     type Fault;
@@ -107,8 +95,14 @@ pub trait Cpu {
     /// Sets the flags.
     fn set_rflags(&mut self, rflags: u64);
 
-    /// Linear address of the segment's first byte. In 64-bit mode asked for FS and GS only.
-    fn segment_base(&self, segment: Segment) -> u64;
+    /// A segment register with its hidden part, as it was loaded: in 64-bit mode, too.
+    fn segment(&self, segment: Segment) -> SegmentRegister;
+
+    /// The current privilege level.
+    fn cpl(&self) -> u8;
+
+    /// CR0 as the guest sees it.
+    fn cr0(&self) -> u64;
 
     /// Reads `buf.len()` bytes (1 to 16) at a linear address.
     fn read(&mut self, gva: u64, buf: &mut [u8]) -> Result<(), Self::Fault>;
@@ -119,6 +113,13 @@ pub trait Cpu {
 
     /// Writes `buf.len()` bytes (1 to 16) at a linear address: all of them, or none and a fault.
     fn write(&mut self, gva: u64, buf: &[u8]) -> Result<(), Self::Fault>;
+
+    /// Reads `size` bytes (1, 2 or 4) from a port. That the guest may is checked: instructions that it
+    /// may not execute do not get here.
+    fn port_read(&mut self, port: u16, size: u8) -> u32;
+
+    /// Writes the low `size` bytes (1, 2 or 4) of `value` to a port, likewise.
+    fn port_write(&mut self, port: u16, size: u8, value: u32);
 
     /// Whether an access so far met a data breakpoint, so that a debug trap is due: a repeated string instruction is
     /// then left after the iteration, as for single steps.

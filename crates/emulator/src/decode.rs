@@ -2,7 +2,7 @@
 
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction};
 
-use crate::{Error, Mode};
+use crate::{Error, Exception, Mode};
 
 /// The longest instruction that the processor takes (SDM volume 2, "Instruction Format").
 const MAX_LENGTH: usize = 15;
@@ -21,9 +21,9 @@ pub(crate) fn decode<F>(bytes: &[u8], mode: Mode, rip: u64) -> Result<Instructio
         DecoderError::None => Ok(instruction),
         DecoderError::NoMoreBytes => Err(Error::Truncated),
         // The decoder ran into the limit: #GP, before any #UD.
-        _ if decoder.position() == MAX_LENGTH => Err(Error::GeneralProtection),
+        _ if decoder.position() == MAX_LENGTH => Err(Error::Exception(Exception::GENERAL_PROTECTION)),
         _ if is_vector(bytes, mode) => Err(Error::Unsupported),
-        _ => Err(Error::Invalid),
+        _ => Err(Error::Exception(Exception::INVALID_OPCODE)),
     }
 }
 

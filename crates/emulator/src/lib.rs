@@ -25,11 +25,13 @@ mod alu;
 mod arithmetic;
 mod cpu;
 mod decode;
+mod exception;
 mod execute;
 mod flags;
 mod operand;
 mod outcome;
 mod recent;
+mod segment;
 mod simple;
 mod stack;
 mod step;
@@ -37,9 +39,11 @@ mod string;
 mod transfer;
 mod width;
 
-pub use cpu::{Cpu, Gpr, Mode, Segment};
+pub use cpu::{Cpu, Gpr, Mode};
+pub use exception::Exception;
 pub use outcome::{Error, Outcome};
 pub use recent::Recent;
+pub use segment::{DescriptorTable, Rights, Segment, SegmentRegister, SystemSegment, TableRegister};
 pub use simple::{Effect, Simple};
 
 /// Carries out the instruction that starts with `bytes`, fetched at CS:RIP: 15 bytes, or as many as the guest can

@@ -69,7 +69,7 @@ impl<C: Cpu> Step<'_, C> {
                 Memory { gva: offset, stack: uses_stack }
             }
             _ => Memory {
-                gva: self.linear(self.cpu.segment_base(segment), offset),
+                gva: self.linear(self.cpu.segment(segment).base, offset),
                 stack: segment == Segment::Ss,
             },
         }

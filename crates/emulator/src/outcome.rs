@@ -1,5 +1,7 @@
 //! What comes of one call of [`emulate`](crate::emulate).
 
+use crate::Exception;
+
 /// The instruction, or a part of it, was carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -25,15 +27,16 @@ pub enum Outcome {
 pub enum Error<F> {
     /// An access by way of [`Cpu`](crate::Cpu) faulted: deliver this.
     Fault(F),
-    /// #GP(0) is due: an address outside the segment or not canonical, a misaligned CMPXCHG16B, or an instruction
-    /// longer than 15 bytes.
-    GeneralProtection,
-    /// #SS(0) is due: as [`GeneralProtection`](Error::GeneralProtection), in the stack segment.
-    StackFault,
-    /// #UD is due: not an instruction, or LOCK where it is not allowed.
-    Invalid,
+    /// This is due.
+    Exception(Exception),
     /// An instruction that this crate does not emulate.
     Unsupported,
     /// The instruction goes on behind the bytes given: fetch more, or deliver the fault of that fetch.
     Truncated,
+}
+
+impl<F> From<Exception> for Error<F> {
+    fn from(exception: Exception) -> Error<F> {
+        Error::Exception(exception)
+    }
 }

@@ -6,7 +6,7 @@ use crate::flags::{RF, VM};
 use crate::operand;
 use crate::step::{Operand, Register, Result, Step, is_canonical};
 use crate::width::Width;
-use crate::{Cpu, Error, Gpr, Mode, Outcome, Segment};
+use crate::{Cpu, Error, Exception, Gpr, Mode, Outcome, Segment};
 
 impl<C: Cpu> Step<'_, C> {
     fn stack_pointer(&self) -> Register {
@@ -82,7 +82,7 @@ impl<C: Cpu> Step<'_, C> {
             return Err(Error::Unsupported);
         };
         if self.mode == Mode::Bits64 && !is_canonical(target) {
-            return Err(Error::GeneralProtection);
+            return Err(Error::Exception(Exception::GENERAL_PROTECTION));
         }
         self.push_value(self.next_rip, width)?;
         self.next_rip = target;

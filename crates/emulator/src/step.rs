@@ -2,7 +2,7 @@
 
 use crate::flags::RF;
 use crate::width::Width;
-use crate::{Cpu, Error, Gpr, Mode, Outcome};
+use crate::{Cpu, Error, Exception, Gpr, Mode, Outcome};
 
 pub(crate) type Result<T, C> = core::result::Result<T, Error<<C as Cpu>::Fault>>;
 
@@ -33,7 +33,11 @@ pub(crate) struct Memory {
 impl Memory {
     /// The exception for an address that cannot be accessed at all.
     pub(crate) fn bad_address<F>(self) -> Error<F> {
-        if self.stack { Error::StackFault } else { Error::GeneralProtection }
+        if self.stack {
+            Error::Exception(Exception::STACK_FAULT)
+        } else {
+            Error::Exception(Exception::GENERAL_PROTECTION)
+        }
     }
 }
 

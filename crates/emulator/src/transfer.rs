@@ -7,7 +7,7 @@ use crate::flags::{ZF, holds};
 use crate::operand::width;
 use crate::step::{Memory, Operand, Register, Result, Step};
 use crate::width::Width;
-use crate::{Cpu, Error, Gpr, Outcome};
+use crate::{Cpu, Error, Exception, Gpr, Outcome};
 
 impl<C: Cpu> Step<'_, C> {
     /// MOV, MOVNTI.
@@ -102,7 +102,7 @@ impl<C: Cpu> Step<'_, C> {
     pub(crate) fn compare_exchange_pair(&mut self, to: Memory, half: Width) -> Result<Outcome, C> {
         let size = half.bytes();
         if half == Width::Qword && !to.gva.is_multiple_of(16) {
-            return Err(Error::GeneralProtection);
+            return Err(Error::Exception(Exception::GENERAL_PROTECTION));
         }
         let [rax, rdx, rbx, rcx] =
             [Gpr::Rax, Gpr::Rdx, Gpr::Rbx, Gpr::Rcx].map(|gpr| Register::new(gpr, half));

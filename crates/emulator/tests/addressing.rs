@@ -5,7 +5,7 @@ mod common;
 use common::{Access, Kind, Machine, START};
 use iced_x86::code_asm::*;
 use iced_x86::{Code, Instruction, MemoryOperand, Register};
-use umbra_emulator::{Error, Gpr, Mode, Outcome, Segment};
+use umbra_emulator::{Error, Exception, Gpr, Mode, Outcome, Segment};
 
 const VALUE: u64 = 0x0123_4567_89ab_cdef;
 
@@ -104,25 +104,25 @@ fn bad_addresses_are_gp_or_ss() {
         assert_eq!(machine.state, before);
         assert!(machine.accesses.is_empty());
     };
-    let gp = Error::GeneralProtection;
+    let gp = Error::Exception(Exception::GENERAL_PROTECTION);
     let m = machine(Mode::Bits64).with(Gpr::Rbx, end).with(Gpr::Rbp, end).with(Gpr::Rsp, end);
     check(&m, gp, &|p| p.mov(byte_ptr(rbx), al));
     check(&m, gp, &|p| p.mov(eax, dword_ptr(rbx - 2)));
     check(&m, gp, &|p| p.xchg(qword_ptr(rbx - 7), rax));
-    check(&m, Error::StackFault, &|p| p.mov(byte_ptr(rbp), al));
-    check(&m, Error::StackFault, &|p| p.mov(byte_ptr(rbp).ds(), al));
+    check(&m, Error::Exception(Exception::STACK_FAULT), &|p| p.mov(byte_ptr(rbp), al));
+    check(&m, Error::Exception(Exception::STACK_FAULT), &|p| p.mov(byte_ptr(rbp).ds(), al));
     check(&m, gp, &|p| p.mov(byte_ptr(rbp).fs(), al));
     check(&m, gp, &|p| p.mov(byte_ptr(rbx).ss(), al));
-    check(&m, Error::StackFault, &|p| p.pop(rax));
-    check(&m.clone().with(Gpr::Rsp, end + 8), Error::StackFault, &|p| p.push(rax));
+    check(&m, Error::Exception(Exception::STACK_FAULT), &|p| p.pop(rax));
+    check(&m.clone().with(Gpr::Rsp, end + 8), Error::Exception(Exception::STACK_FAULT), &|p| p.push(rax));
     check(&m.clone().with(Gpr::Rdi, end), gp, &|p| p.stosb());
     check(&m.clone().with(Gpr::Rbx, u64::MAX), gp, &|p| p.mov(word_ptr(rbx), ax));
     check(&m.clone().with(Gpr::Rbx, 0xffff_7fff_ffff_ffff), gp, &|p| p.mov(word_ptr(rbx), ax));
 
     let m = machine(Mode::Bits32).with(Gpr::Rbx, 0xffff_fffe).with(Gpr::Rbp, 0xffff_fffe);
     check(&m, gp, &|p| p.mov(dword_ptr(ebx), eax));
-    check(&m, Error::StackFault, &|p| p.mov(dword_ptr(ebp), eax));
-    check(&m, Error::StackFault, &|p| p.mov(dword_ptr(ebx).ss(), eax));
+    check(&m, Error::Exception(Exception::STACK_FAULT), &|p| p.mov(dword_ptr(ebp), eax));
+    check(&m, Error::Exception(Exception::STACK_FAULT), &|p| p.mov(dword_ptr(ebx).ss(), eax));
 }
 
 #[test]

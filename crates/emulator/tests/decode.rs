@@ -5,7 +5,7 @@ mod common;
 use common::{Machine, START, State, Verdict, assemble};
 use iced_x86::code_asm::*;
 use proptest::prelude::*;
-use umbra_emulator::{Error, Gpr, Mode, Outcome, emulate};
+use umbra_emulator::{Error, Exception, Gpr, Mode, Outcome, emulate};
 
 type Program = fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>;
 
@@ -29,7 +29,11 @@ fn every_cut_of_an_instruction_is_truncated() {
     for length in 0..bytes.len() {
         refused(Mode::Bits64, &bytes[..length], Error::Truncated);
     }
-    assert_eq!(verdict(Mode::Bits64, &bytes).0, Err(Error::GeneralProtection), "R9 makes it not canonical");
+    assert_eq!(
+        verdict(Mode::Bits64, &bytes).0,
+        Err(Error::Exception(Exception::GENERAL_PROTECTION)),
+        "R9 makes it not canonical"
+    );
 }
 
 #[test]
@@ -38,21 +42,37 @@ fn fifteen_bytes_are_the_limit() {
     let longest = [vec![0x3e; 15 - mov.len()], mov.clone()].concat();
     assert_eq!(verdict(Mode::Bits64, &longest).0, Ok(Outcome::Done));
     let too_long = [vec![0x3e; 16 - mov.len()], mov].concat();
-    refused(Mode::Bits64, &too_long, Error::GeneralProtection);
-    refused(Mode::Bits64, &too_long[..15], Error::GeneralProtection);
+    refused(Mode::Bits64, &too_long, Error::Exception(Exception::GENERAL_PROTECTION));
+    refused(Mode::Bits64, &too_long[..15], Error::Exception(Exception::GENERAL_PROTECTION));
     refused(Mode::Bits64, &too_long[..14], Error::Truncated);
-    refused(Mode::Bits64, &[0x66; 15], Error::GeneralProtection);
+    refused(Mode::Bits64, &[0x66; 15], Error::Exception(Exception::GENERAL_PROTECTION));
 }
 
 #[test]
 fn lock_is_for_writes_to_memory() {
     let lock = |bytes: Vec<u8>| [vec![0xf0], bytes].concat();
     let assembled = |program: Program| lock(assemble(Mode::Bits64, START, program));
-    refused(Mode::Bits64, &assembled(|p| p.mov(qword_ptr(rdi), rax)), Error::Invalid);
-    refused(Mode::Bits64, &assembled(|p| p.add(rax, qword_ptr(rdi))), Error::Invalid);
-    refused(Mode::Bits64, &assembled(|p| p.cmp(qword_ptr(rdi), rax)), Error::Invalid);
-    refused(Mode::Bits64, &assembled(|p| p.bt(qword_ptr(rdi), 1)), Error::Invalid);
-    refused(Mode::Bits64, &assembled(|p| p.ud2()), Error::Invalid);
+    refused(
+        Mode::Bits64,
+        &assembled(|p| p.mov(qword_ptr(rdi), rax)),
+        Error::Exception(Exception::INVALID_OPCODE),
+    );
+    refused(
+        Mode::Bits64,
+        &assembled(|p| p.add(rax, qword_ptr(rdi))),
+        Error::Exception(Exception::INVALID_OPCODE),
+    );
+    refused(
+        Mode::Bits64,
+        &assembled(|p| p.cmp(qword_ptr(rdi), rax)),
+        Error::Exception(Exception::INVALID_OPCODE),
+    );
+    refused(
+        Mode::Bits64,
+        &assembled(|p| p.bt(qword_ptr(rdi), 1)),
+        Error::Exception(Exception::INVALID_OPCODE),
+    );
+    refused(Mode::Bits64, &assembled(|p| p.ud2()), Error::Exception(Exception::INVALID_OPCODE));
     assert_eq!(verdict(Mode::Bits64, &assembled(|p| p.not(qword_ptr(rdi)))).0, Ok(Outcome::Done));
     assert_eq!(verdict(Mode::Bits64, &assembled(|p| p.dec(byte_ptr(rdi)))).0, Ok(Outcome::Done));
 }
@@ -151,7 +171,7 @@ proptest! {
                 prop_assert_eq!(machine.state.rflags, before.rflags);
                 // More than one memory write: a repeated string instruction with iterations finished.
                 if machine.state != before {
-                    prop_assert!(matches!(error, Error::Fault(_) | Error::GeneralProtection | Error::StackFault));
+                    prop_assert!(matches!(error, Error::Fault(_) | Error::Exception(_)));
                     prop_assert!(bytes.iter().any(|byte| matches!(byte, 0xf2 | 0xf3)));
                 }
             }

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Access, Kind, Machine, ONE, RF, START, TF, ZF};
 use iced_x86::code_asm::*;
-use umbra_emulator::{Error, Gpr, Mode, Outcome};
+use umbra_emulator::{Error, Exception, Gpr, Mode, Outcome};
 
 const STACK: u64 = 0x9000;
 const VALUE: u64 = 0x0123_4567_89ab_cdef;
@@ -86,7 +86,7 @@ fn call_pushes_the_return_address() {
 fn call_to_an_address_that_is_not_canonical_changes_nothing() {
     let mut m = machine().poke64(0x7000, 0x8000_0000_0000);
     let before = m.state.clone();
-    assert_eq!(m.step(|p| p.call(qword_ptr(rdi))), Err(Error::GeneralProtection));
+    assert_eq!(m.step(|p| p.call(qword_ptr(rdi))), Err(Error::Exception(Exception::GENERAL_PROTECTION)));
     assert_eq!(m.state, before);
     assert_eq!(m.accesses, [Access { kind: Kind::Read, gva: 0x7000, length: 8 }]);
 }

@@ -5,7 +5,7 @@ mod common;
 use common::{Access, Kind, Machine, OF, RF, SF, STATUS, ZF};
 use iced_x86::code_asm::*;
 use proptest::prelude::*;
-use umbra_emulator::{Error, Gpr, Mode};
+use umbra_emulator::{Error, Exception, Gpr, Mode};
 
 const PLACE: u64 = 0x7000;
 const OLD: u64 = 0x8182_8384_8586_8788;
@@ -253,7 +253,10 @@ proptest! {
 fn cmpxchg16b_must_be_aligned() {
     let mut m = machine().with(Gpr::Rdi, PLACE + 8);
     let before = m.state.clone();
-    assert_eq!(m.step(|p| p.cmpxchg16b(xmmword_ptr(rdi))), Err(Error::GeneralProtection));
+    assert_eq!(
+        m.step(|p| p.cmpxchg16b(xmmword_ptr(rdi))),
+        Err(Error::Exception(Exception::GENERAL_PROTECTION))
+    );
     assert_eq!(m.state, before);
     assert!(m.accesses.is_empty());
 }

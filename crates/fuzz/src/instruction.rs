@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use iced_x86::{
     Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register, RflagsBits,
 };
-use umbra_emulator::{Cpu, Error, Gpr, Mode, Outcome, Segment, Simple, emulate};
+use umbra_emulator::{
+    Cpu, Error, Exception, Gpr, Mode, Outcome, Rights, Segment, SegmentRegister, Simple, emulate,
+};
 
 use crate::input::Input;
 
@@ -105,9 +107,25 @@ impl Cpu for Machine {
         self.rflags = rflags;
     }
 
-    fn segment_base(&self, segment: Segment) -> u64 {
-        assert!(self.mode != Mode::Bits64 || matches!(segment, Segment::Fs | Segment::Gs));
-        self.bases[segment as usize]
+    fn segment(&self, segment: Segment) -> SegmentRegister {
+        let rights = if segment == Segment::Cs { Rights(0xc09b) } else { Rights(0xc093) };
+        SegmentRegister { selector: 8, base: self.bases[segment as usize], limit: u32::MAX, rights }
+    }
+
+    fn cpl(&self) -> u8 {
+        0
+    }
+
+    fn cr0(&self) -> u64 {
+        0x8000_0001
+    }
+
+    fn port_read(&mut self, port: u16, size: u8) -> u32 {
+        panic!("{size} bytes from port {port:#x}")
+    }
+
+    fn port_write(&mut self, port: u16, size: u8, value: u32) {
+        panic!("{size} bytes of {value:#x} to port {port:#x}")
     }
 
     fn read(&mut self, gva: u64, buf: &mut [u8]) -> Result<(), Access> {
@@ -178,7 +196,7 @@ pub fn instruction(data: &[u8]) {
             assert_eq!((after.rip, after.rflags), (before.rip, before.rflags));
             if after.state() != before.state() {
                 // Iterations of a repeated string instruction are finished.
-                assert!(matches!(error, Error::Fault(_) | Error::GeneralProtection | Error::StackFault));
+                assert!(matches!(error, Error::Fault(_) | Error::Exception(_)));
                 assert!(code.iter().any(|byte| matches!(byte, 0xf2 | 0xf3)), "half an instruction");
             }
         }
@@ -330,13 +348,17 @@ fn what_makes_no_difference(
         }
     }
     // A DS prefix means nothing in 64-bit mode. RIP is moved, so that the instruction ends where it did.
-    let plain = !matches!(verdict, Err(Error::GeneralProtection | Error::Truncated | Error::Invalid));
+    let plain = !matches!(verdict, Err(Error::Exception(_) | Error::Truncated));
     if before.mode == Mode::Bits64 && plain && code.len() < 15 {
         let prefixed: Vec<u8> = [0x3e].iter().chain(code).copied().collect();
         let (other, machine) = again(&prefixed, before.rip.wrapping_sub(1));
         // One that is not decoded to its end (as vector instructions are not) may have become too long.
         let too_long = prefixed.len() == 15 && verdict == Err(Error::Unsupported);
-        let expected = if too_long && other == Err(Error::GeneralProtection) { other } else { verdict };
+        let expected = if too_long && other == Err(Error::Exception(Exception::GENERAL_PROTECTION)) {
+            other
+        } else {
+            verdict
+        };
         assert_eq!((other, machine.state()), (expected, after.state()), "{prefixed:02x?}");
         if verdict == Ok(Outcome::Done) {
             assert_eq!(machine.rip, after.rip, "{prefixed:02x?}");

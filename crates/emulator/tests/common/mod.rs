@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::CodeAssembler;
-use umbra_emulator::{Cpu, Error, Gpr, Mode, Outcome, Segment};
+use umbra_emulator::{Cpu, Error, Gpr, Mode, Outcome, Rights, Segment, SegmentRegister};
 
 /// Where programs are placed.
 pub const START: u64 = 0x40_0000;
@@ -213,9 +213,25 @@ impl Cpu for Machine {
         self.state.rflags = rflags;
     }
 
-    fn segment_base(&self, segment: Segment) -> u64 {
-        assert!(self.mode != Mode::Bits64 || matches!(segment, Segment::Fs | Segment::Gs));
-        self.bases[segment as usize]
+    fn segment(&self, segment: Segment) -> SegmentRegister {
+        let rights = if segment == Segment::Cs { Rights(0xc09b) } else { Rights(0xc093) };
+        SegmentRegister { selector: 8, base: self.bases[segment as usize], limit: u32::MAX, rights }
+    }
+
+    fn cpl(&self) -> u8 {
+        0
+    }
+
+    fn cr0(&self) -> u64 {
+        0x8000_0001
+    }
+
+    fn port_read(&mut self, port: u16, size: u8) -> u32 {
+        panic!("{size} bytes from port {port:#x}")
+    }
+
+    fn port_write(&mut self, port: u16, size: u8, value: u32) {
+        panic!("{size} bytes of {value:#x} to port {port:#x}")
     }
 
     fn read(&mut self, gva: u64, buf: &mut [u8]) -> Result<(), Access> {

@@ -3,6 +3,7 @@
 
 use alloc::string::String;
 
+use umbra_emulator::{DescriptorTable, Segment, SegmentRegister, SystemSegment, TableRegister};
 use umbra_mmu::{GuestFaults, Root, Tlb};
 use umbra_paging::{Gva, Pfec};
 
@@ -183,8 +184,20 @@ pub trait Backend {
     fn code_mode(&self) -> CodeMode;
     /// Bits of the stack pointer.
     fn stack_mode(&self) -> CodeMode;
-    /// Base of a segment by its number in instruction encodings (ES, CS, SS, DS, FS, GS).
-    fn segment_base(&self, segment: u8) -> u64;
+    /// A segment register with its hidden part.
+    fn segment(&self, segment: Segment) -> SegmentRegister;
+    /// Loads a segment register.
+    fn set_segment(&mut self, segment: Segment, value: SegmentRegister);
+    /// Where a segment starts: zero for those that 64-bit mode takes to start there.
+    fn segment_base(&self, segment: Segment) -> u64;
+    /// LDTR or TR with its hidden part.
+    fn system_segment(&self, segment: SystemSegment) -> SegmentRegister;
+    /// Loads LDTR or TR.
+    fn set_system_segment(&mut self, segment: SystemSegment, value: SegmentRegister);
+    /// GDTR or IDTR.
+    fn descriptor_table(&self, table: DescriptorTable) -> TableRegister;
+    /// Loads GDTR or IDTR.
+    fn set_descriptor_table(&mut self, table: DescriptorTable, value: TableRegister);
     /// Whether TR holds a 16-bit TSS, which long mode does not know.
     fn has_16_bit_tss(&self) -> bool;
 

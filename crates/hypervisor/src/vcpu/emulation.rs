@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use umbra_devices::PlatformEvent;
-use umbra_emulator::{Cpu, Error, Gpr, Mode, Outcome, Segment, emulate};
+use umbra_emulator::{Cpu, Error, Gpr, Mode, Outcome, Segment, SegmentRegister, emulate};
 use umbra_mmu::{Backing, GuestMemory};
 use umbra_paging::{AccessKind, Gpa, GuestFault, Gva, PAGE_SIZE};
 use umbra_telemetry::ExitCause;
@@ -11,7 +11,6 @@ use umbra_telemetry::ExitCause;
 use super::Vcpu;
 use super::backend::{Backend, CodeMode, rflags};
 use super::breakpoints::Watched;
-use super::event::Event;
 
 /// The longest instruction.
 const MAX_INSTRUCTION: usize = 15;
@@ -45,9 +44,7 @@ impl<B: Backend> Vcpu<B> {
                 return Emulated::Done;
             }
             Err(Error::Fault(fault)) => return Emulated::Faulted(Some(self.guest_fault(fault))),
-            Err(Error::GeneralProtection) => self.raise(Event::general_protection()),
-            Err(Error::StackFault) => self.raise(Event::stack_fault()),
-            Err(Error::Invalid) => self.raise(Event::invalid_opcode()),
+            Err(Error::Exception(exception)) => self.raise(exception.into()),
             Err(Error::Truncated) => match fetch_fault {
                 Some(fault) => return Emulated::Faulted(Some(self.guest_fault(fault))),
                 None => return Emulated::Unsupported(bytes.to_vec()),
@@ -77,7 +74,7 @@ impl<B: Backend> Vcpu<B> {
 
     /// The linear address of the instruction at RIP.
     pub(super) fn linear_rip(&self) -> u64 {
-        self.linear(self.backend.segment_base(Segment::Cs as u8).wrapping_add(self.backend.rip()))
+        self.linear(self.backend.segment_base(Segment::Cs).wrapping_add(self.backend.rip()))
     }
 
     /// Linear addresses have 32 bits outside 64-bit mode.
@@ -220,8 +217,27 @@ impl<B: Backend> Cpu for Vcpu<B> {
         self.backend.set_rflags(rflags);
     }
 
-    fn segment_base(&self, segment: Segment) -> u64 {
-        self.backend.segment_base(segment as u8)
+    fn segment(&self, segment: Segment) -> SegmentRegister {
+        self.backend.segment(segment)
+    }
+
+    fn cpl(&self) -> u8 {
+        self.backend.cpl()
+    }
+
+    fn cr0(&self) -> u64 {
+        self.backend.cr0()
+    }
+
+    fn port_read(&mut self, port: u16, size: u8) -> u32 {
+        self.watch(Watched::Io, port.into(), size.into());
+        self.platform.port_read(self.clock.now(), port, size)
+    }
+
+    fn port_write(&mut self, port: u16, size: u8, value: u32) {
+        self.watch(Watched::Io, port.into(), size.into());
+        let event = self.platform.port_write(self.clock.now(), port, size, value);
+        self.platform_event(event);
     }
 
     fn read(&mut self, gva: u64, buf: &mut [u8]) -> Result<(), GuestFault> {

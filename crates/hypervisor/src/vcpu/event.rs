@@ -1,5 +1,6 @@
 //! Events that are delivered to the guest through its IDT.
 
+use umbra_emulator::Exception;
 use umbra_paging::Pfec;
 
 /// #DB.
@@ -10,8 +11,6 @@ pub const ALIGNMENT_CHECK: u8 = 17;
 pub const INVALID_OPCODE: u8 = 6;
 /// #DF.
 pub const DOUBLE_FAULT: u8 = 8;
-/// #SS.
-pub const STACK_FAULT: u8 = 12;
 /// #GP.
 pub const GENERAL_PROTECTION: u8 = 13;
 /// #PF.
@@ -69,11 +68,6 @@ impl Event {
         Event { error_code: Some(0), vector: GENERAL_PROTECTION, ..Event::invalid_opcode() }
     }
 
-    /// #SS(0).
-    pub fn stack_fault() -> Event {
-        Event { error_code: Some(0), vector: STACK_FAULT, ..Event::invalid_opcode() }
-    }
-
     /// #PF; CR2 is the caller's.
     pub fn page_fault(error_code: Pfec) -> Event {
         Event { error_code: Some(error_code.bits()), vector: PAGE_FAULT, ..Event::invalid_opcode() }
@@ -99,6 +93,16 @@ impl Event {
             (EventKind::Exception, PAGE_FAULT | 20) => Class::PageFault,
             (EventKind::Exception, 0 | 10..=13 | 21) => Class::Contributory,
             _ => Class::Benign,
+        }
+    }
+}
+
+impl From<Exception> for Event {
+    fn from(exception: Exception) -> Event {
+        Event {
+            vector: exception.vector,
+            error_code: exception.error_code.map(u32::from),
+            ..Event::invalid_opcode()
         }
     }
 }

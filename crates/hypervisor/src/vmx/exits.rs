@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 
+use umbra_emulator::Segment;
 use umbra_paging::Gva;
 use x86::vmx::vmcs::{guest, ro};
 
@@ -128,7 +129,8 @@ impl Vmx {
             _ => u64::MAX,
         };
         let offset = base.wrapping_add(index).wrapping_add(displacement) & mask;
-        let linear = self.segment_base((operand >> 15 & 7) as u8).wrapping_add(offset);
+        let segment = Segment::ALL[(operand >> 15 & 7).min(5) as usize];
+        let linear = self.segment_base(segment).wrapping_add(offset);
         let mask = if self.code_mode() == CodeMode::Bits64 { u64::MAX } else { 0xffff_ffff };
         Gva::new(linear & mask)
     }

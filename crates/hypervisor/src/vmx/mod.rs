@@ -16,6 +16,7 @@ use alloc::format;
 use alloc::string::String;
 use core::arch::asm;
 
+use umbra_emulator::{DescriptorTable, Rights, Segment, SegmentRegister, SystemSegment, TableRegister};
 use umbra_mmu::{Root, RootFormat, Tlb};
 use umbra_paging::{Gva, cr0, cr4, efer};
 use x86::msr;
@@ -207,6 +208,24 @@ impl Vmx {
         self.secondary.contains(SecondaryControls::ENABLE_INVPCID)
     }
 
+    /// A segment register by its number in the VMCS; the fields of each lie 2 apart.
+    fn read_segment(&self, number: u32) -> SegmentRegister {
+        let field = |first: u32| self.vmcs.read(first + 2 * number);
+        SegmentRegister {
+            selector: field(guest::ES_SELECTOR) as u16,
+            base: field(guest::ES_BASE),
+            limit: field(guest::ES_LIMIT) as u32,
+            rights: Rights(field(guest::ES_ACCESS_RIGHTS) as u32),
+        }
+    }
+
+    fn write_segment(&mut self, number: u32, value: SegmentRegister) {
+        self.vmcs.write(guest::ES_SELECTOR + 2 * number, value.selector.into());
+        self.vmcs.write(guest::ES_BASE + 2 * number, value.base);
+        self.vmcs.write(guest::ES_LIMIT + 2 * number, value.limit.into());
+        self.vmcs.write(guest::ES_ACCESS_RIGHTS + 2 * number, value.rights.0.into());
+    }
+
     fn update(&mut self, field: u32, value: u64) {
         if self.vmcs.read(field) != value {
             self.vmcs.write(field, value);
@@ -314,6 +333,22 @@ fn write_guest_state(vmcs: &mut Vmcs, entry: &Entry) {
         (guest::PENDING_DBG_EXCEPTIONS, 0),
     ];
     fields.into_iter().for_each(|(field, value)| vmcs.write(field, value));
+}
+
+/// LDTR and TR follow the segment registers in the VMCS.
+fn system_segment_number(segment: SystemSegment) -> u32 {
+    match segment {
+        SystemSegment::Ldtr => 6,
+        SystemSegment::Tr => 7,
+    }
+}
+
+/// The fields that hold base and limit of a descriptor table.
+fn table_fields(table: DescriptorTable) -> (u32, u32) {
+    match table {
+        DescriptorTable::Gdt => (guest::GDTR_BASE, guest::GDTR_LIMIT),
+        DescriptorTable::Idt => (guest::IDTR_BASE, guest::IDTR_LIMIT),
+    }
 }
 
 /// Flushes of the guest's translations.
@@ -455,13 +490,39 @@ impl Backend for Vmx {
         }
     }
 
-    fn segment_base(&self, segment: u8) -> u64 {
-        const FS: u8 = 4;
+    fn segment(&self, segment: Segment) -> SegmentRegister {
+        self.read_segment(segment as u32)
+    }
+
+    fn set_segment(&mut self, segment: Segment, value: SegmentRegister) {
+        self.write_segment(segment as u32, value);
+    }
+
+    fn segment_base(&self, segment: Segment) -> u64 {
         // In 64-bit mode the other segments start at 0, whatever their descriptors say.
-        if segment > 5 || (segment < FS && self.code_mode() == CodeMode::Bits64) {
+        if !matches!(segment, Segment::Fs | Segment::Gs) && self.code_mode() == CodeMode::Bits64 {
             return 0;
         }
-        self.vmcs.read(guest::ES_BASE + 2 * u32::from(segment))
+        self.vmcs.read(guest::ES_BASE + 2 * segment as u32)
+    }
+
+    fn system_segment(&self, segment: SystemSegment) -> SegmentRegister {
+        self.read_segment(system_segment_number(segment))
+    }
+
+    fn set_system_segment(&mut self, segment: SystemSegment, value: SegmentRegister) {
+        self.write_segment(system_segment_number(segment), value);
+    }
+
+    fn descriptor_table(&self, table: DescriptorTable) -> TableRegister {
+        let (base, limit) = table_fields(table);
+        TableRegister { base: self.vmcs.read(base), limit: self.vmcs.read(limit) as u16 }
+    }
+
+    fn set_descriptor_table(&mut self, table: DescriptorTable, value: TableRegister) {
+        let (base, limit) = table_fields(table);
+        self.vmcs.write(base, value.base);
+        self.vmcs.write(limit, value.limit.into());
     }
 
     fn has_16_bit_tss(&self) -> bool {
