@@ -22,17 +22,6 @@ pub(crate) fn decode<F>(bytes: &[u8], mode: Mode, rip: u64) -> Result<Instructio
         DecoderError::NoMoreBytes => Err(Error::Truncated),
         // The decoder ran into the limit: #GP, before any #UD.
         _ if decoder.position() == MAX_LENGTH => Err(Error::Exception(Exception::GENERAL_PROTECTION)),
-        _ if is_vector(bytes, mode) => Err(Error::Unsupported),
         _ => Err(Error::Exception(Exception::INVALID_OPCODE)),
     }
-}
-
-/// Whether this is a VEX or EVEX instruction. The decoder is built without them and calls them invalid.
-fn is_vector(bytes: &[u8], mode: Mode) -> bool {
-    let is_prefix = |byte: &&u8| match **byte {
-        0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3 => true,
-        0x40..=0x4f => mode == Mode::Bits64,
-        _ => false,
-    };
-    matches!(bytes.iter().find(|byte| !is_prefix(byte)), Some(0xc4 | 0xc5 | 0x62))
 }

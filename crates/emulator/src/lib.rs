@@ -28,6 +28,7 @@ mod decode;
 mod exception;
 mod execute;
 mod flags;
+mod native;
 mod operand;
 mod outcome;
 mod recent;
@@ -41,6 +42,7 @@ mod width;
 
 pub use cpu::{Cpu, Gpr, Mode};
 pub use exception::Exception;
+pub use native::{Native, NativeOperand};
 pub use outcome::{Error, Outcome};
 pub use recent::Recent;
 pub use segment::{DescriptorTable, Rights, Segment, SegmentRegister, SystemSegment, TableRegister};

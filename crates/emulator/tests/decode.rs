@@ -104,8 +104,7 @@ fn other_instructions_are_unsupported() {
 
 #[test]
 fn vector_extensions_are_unsupported_not_invalid() {
-    // VMOVUPS [rdi], ymm0 with VEX prefixes of two and three bytes, and with EVEX (SDM volume 2, "VEX Prefix Instruction
-    // Encodings"): spelled out, as this decoder is built without them.
+    // VMOVUPS [rdi], ymm0 with VEX prefixes of two and three bytes, and with EVEX.
     for bytes in [
         &[0xc5, 0xfc, 0x11, 0x07][..],
         &[0xc4, 0xe1, 0x7c, 0x11, 0x07],

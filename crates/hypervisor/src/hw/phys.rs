@@ -387,6 +387,11 @@ impl HostPage {
     }
 
     /// Its bytes.
+    pub fn bytes(&self) -> &[u8; FRAME as usize] {
+        &self.0
+    }
+
+    /// Its bytes.
     pub fn bytes_mut(&mut self) -> &mut [u8; FRAME as usize] {
         &mut self.0
     }

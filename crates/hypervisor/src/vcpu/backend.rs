@@ -10,6 +10,7 @@ use umbra_paging::{Gva, Pfec};
 use super::breakpoints::Breakpoints;
 use super::control::Controls;
 use super::event::Event;
+use super::sandbox::{Page, Space};
 
 /// Why the guest left. Instruction exits come before the instruction has changed anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -251,6 +252,12 @@ pub trait Backend {
     fn set_cr3_targets(&mut self, values: &[u64], reads: bool);
     /// The real CR3, which the guest may have loaded by itself.
     fn cr3(&self) -> u64;
+    /// From now on the guest runs in this address space: no traps and no interrupts come, and every exception and CPUID
+    /// exit.
+    fn isolate<P: Page>(&mut self, space: &Space<P>);
+    /// Undoes that; RIP, general-purpose registers and flags stay, but for RFLAGS.TF.
+    fn end_isolation(&mut self);
+
     /// Whether INVLPG, INVPCID and changes of CR4.PGE exit.
     fn set_flush_exits(&mut self, exit: bool);
 }

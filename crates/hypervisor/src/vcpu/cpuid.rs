@@ -276,6 +276,11 @@ impl Cpuid {
         }
     }
 
+    /// Bytes of XSAVE's area with all components of `xcr0`; zero where there is no XSAVE.
+    pub fn xsave_area(&self, xcr0: u64) -> usize {
+        if self.xcr0 == 0 { 0 } else { self.extended_state(0, xcr0).ebx as usize }
+    }
+
     /// Leaf 0xd. The sizes are computed: emulators are known to give wrong ones.
     fn extended_state(&self, subleaf: u32, xcr0: u64) -> CpuidResult {
         let component = |i: u32| (self.query)(0xd, i);

@@ -82,6 +82,17 @@ impl<B: Backend> Vcpu<B> {
         if self.backend.code_mode() == CodeMode::Bits64 { address } else { address & 0xffff_ffff }
     }
 
+    /// RIP behind an instruction of `length` bytes: it is never cut to 16 bits, and 64-bit mode takes any value.
+    pub(super) fn next_rip(&self, length: u64) -> u64 {
+        self.linear(self.backend.rip().wrapping_add(length))
+    }
+
+    /// Where the guest's tables lead, for an access by the instruction at RIP.
+    pub(super) fn translate(&mut self, gva: u64, kind: AccessKind) -> Result<Gpa, GuestFault> {
+        let access = self.access(kind);
+        self.mmu.translate(&mut self.env, 0, Gva::new(gva), access)
+    }
+
     /// Whether memory lies at `gpa`.
     pub(super) fn is_ram(&self, gpa: u64) -> bool {
         matches!(self.env.backing(Gpa::new(gpa).gfn()), Backing::Ram { .. })
@@ -115,6 +126,9 @@ impl<B: Backend> Vcpu<B> {
             }
             if self.is_ram(gpa.raw()) {
                 self.env.ram.read(gpa, part);
+            } else if kind == AccessKind::Fetch {
+                // Code is not fetched from devices: where there is no memory, the bus gives ones.
+                part.fill(0xff);
             } else {
                 let now = self.clock.now();
                 for (at, size) in bus_accesses(gpa.raw(), part.len()) {

@@ -13,6 +13,7 @@ pub mod event;
 mod cpuid;
 mod immunity;
 mod phases;
+pub mod sandbox;
 mod targets;
 
 #[cfg(target_os = "none")]

@@ -6,7 +6,6 @@ use alloc::vec::Vec;
 use umbra_devices::{Mark, Platform};
 use umbra_emulator::Recent;
 use umbra_mmu::{Mmu, Root};
-use umbra_paging::Gva;
 use umbra_telemetry::trace::Record;
 use umbra_telemetry::{ExitCause, ExitCounts, GuestExit, GuestFaults, Message, MmuCounters, Stats};
 
@@ -21,6 +20,7 @@ use super::msr;
 use super::page_fault::Progress;
 use super::phases::{BOOT, Phases, Totals};
 use super::policy::Writes;
+use super::sandbox::Sandbox;
 use super::targets::Targets;
 use super::trace::Tracer;
 use crate::canary::Canary;
@@ -96,6 +96,8 @@ pub struct Vcpu<B: Backend> {
     pub(super) settings: Settings,
     /// The simple instructions that took the short way last.
     pub(super) recent: Recent,
+    /// Where the CPU carries out what the emulator does not know.
+    pub(super) sandbox: Sandbox,
     pub(super) auditor: Option<Auditor>,
     pub(super) tracer: Option<Tracer>,
     canary: Canary<SpareArea>,
@@ -147,6 +149,7 @@ impl<B: Backend> Vcpu<B> {
             progress: Progress::default(),
             settings,
             recent: Recent::new(),
+            sandbox: Sandbox::new(),
             auditor,
             tracer,
             canary,
@@ -260,12 +263,7 @@ impl<B: Backend> Vcpu<B> {
 
     /// The instruction that exited has been carried out: goes on behind it.
     pub(super) fn skip(&mut self) {
-        let next = self.backend.rip().wrapping_add(self.backend.instruction_length().into());
-        let next = self.linear(next);
-        if !Gva::new(next).is_canonical() {
-            // The CPU would fault behind the instruction, at an address that no VM entry takes.
-            return self.raise(Event::general_protection());
-        }
+        let next = self.next_rip(self.backend.instruction_length().into());
         self.backend.set_rip(next);
         self.backend.retire(self.met);
     }

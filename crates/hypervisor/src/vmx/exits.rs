@@ -9,7 +9,7 @@ use x86::vmx::vmcs::{guest, ro};
 use super::{DEBUGCTL_BTF, DEBUGCTL_LBR, Vmx};
 use crate::vcpu::backend::{Backend, CodeMode, Exit, StringIo, rflags};
 use crate::vcpu::breakpoints::Breakpoints;
-use crate::vcpu::event::{ALIGNMENT_CHECK, DEBUG, Event, EventKind, PAGE_FAULT};
+use crate::vcpu::event::{Event, EventKind, PAGE_FAULT};
 
 /// Interruption-information fields (SDM, "Format of the VM-Exit Interruption-Information Field").
 pub mod info {
@@ -51,7 +51,7 @@ impl Vmx {
     pub(super) fn decode(&self, reason: u32) -> Exit {
         let qualification = || self.vmcs.read(ro::EXIT_QUALIFICATION);
         match reason {
-            0 => exception_or_nmi(self.interruption),
+            0 => self.exception_or_nmi(),
             1 => Exit::Interrupt,
             2 => Exit::TripleFault,
             // INIT, SIPI, SMIs: signals to the machine, not to the guest.
@@ -138,8 +138,22 @@ impl Vmx {
     /// The event in valid IDT-vectoring information, with what belongs to it.
     #[inline(never)]
     pub(super) fn vectored_event(&self) -> Event {
-        let vectoring = self.vectoring;
-        let kind = match vectoring >> info::TYPE_SHIFT & 7 {
+        self.event(self.vectoring, ro::IDT_VECTORING_ERR_CODE)
+    }
+
+    /// An exception that is no page fault, or an NMI.
+    fn exception_or_nmi(&self) -> Exit {
+        let event = self.event(self.interruption, ro::VMEXIT_INTERRUPTION_ERR_CODE);
+        match event.kind {
+            EventKind::Nmi => Exit::Nmi,
+            EventKind::Exception if event.vector == MACHINE_CHECK => Exit::MachineCheck,
+            _ => Exit::Reflect(event),
+        }
+    }
+
+    /// The event that an interruption-information field holds; its error code is in `error_code`.
+    fn event(&self, information: u64, error_code: u32) -> Event {
+        let kind = match information >> info::TYPE_SHIFT & 7 {
             0 => EventKind::Interrupt,
             2 => EventKind::Nmi,
             4 => EventKind::SoftwareInterrupt,
@@ -155,9 +169,8 @@ impl Vmx {
         );
         Event {
             kind,
-            vector: (vectoring & info::VECTOR) as u8,
-            error_code: (vectoring & info::ERROR_CODE != 0)
-                .then(|| self.vmcs.read(ro::IDT_VECTORING_ERR_CODE) as u32),
+            vector: (information & info::VECTOR) as u8,
+            error_code: (information & info::ERROR_CODE != 0).then(|| self.vmcs.read(error_code) as u32),
             instruction_length: if by_instruction { self.instruction_length() } else { 0 },
         }
     }
@@ -209,19 +222,6 @@ impl Vmx {
             let state = self.vmcs.read(guest::INTERRUPTIBILITY_STATE);
             self.vmcs.write(guest::INTERRUPTIBILITY_STATE, state | BLOCKED_BY_NMI);
         }
-    }
-}
-
-/// An exception that is no page fault, or an NMI.
-fn exception_or_nmi(event: u64) -> Exit {
-    if event >> info::TYPE_SHIFT & 7 == info::TYPE_NMI {
-        return Exit::Nmi;
-    }
-    match (event & info::VECTOR) as u8 {
-        DEBUG => Exit::Reflect(Event::debug()),
-        ALIGNMENT_CHECK => Exit::Reflect(Event::alignment_check()),
-        MACHINE_CHECK => Exit::MachineCheck,
-        _ => Exit::Unexpected(0),
     }
 }
 

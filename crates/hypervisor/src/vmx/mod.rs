@@ -31,6 +31,7 @@ use crate::vcpu::backend::{Backend, CodeMode, Exit, Filter, Windows, rflags};
 use crate::vcpu::breakpoints::Breakpoints;
 use crate::vcpu::control::{Controls, cr4_more, efer_more};
 use crate::vcpu::event::Event;
+use crate::vcpu::sandbox::{Page, Space};
 use capabilities::{Capabilities, fixed_bits};
 use enter::Registers;
 use exits::info;
@@ -54,6 +55,31 @@ const MAX_CR3_TARGETS: usize = 4;
 
 /// The guest's VPID on a CPU with VPIDs; 0 is the hypervisor.
 const VPID: u16 = 1;
+
+/// The VPID of instructions that run in an address space of their own.
+const ISOLATED_VPID: u16 = 2;
+
+/// What changes while an instruction runs in an address space of its own.
+const ISOLATED: [u32; 7] = [
+    guest::CR3,
+    guest::DR7,
+    guest::INTERRUPTIBILITY_STATE,
+    guest::PENDING_DBG_EXCEPTIONS,
+    control::EXCEPTION_BITMAP,
+    control::PAGE_FAULT_ERR_CODE_MASK,
+    control::PAGE_FAULT_ERR_CODE_MATCH,
+];
+
+/// What is put back after that.
+struct Isolation {
+    saved: [(u32, u64); ISOLATED.len()],
+    primary: u64,
+    /// RFLAGS.TF.
+    trap: u64,
+}
+
+/// No breakpoints; the bit that is always set.
+const DR7_AT_START: u64 = 0x400;
 
 /// MSRs that mean nothing to the hypervisor, which uses neither SYSCALL nor SWAPGS: the guest has the real ones. FS
 /// and GS bases are in the VMCS.
@@ -139,6 +165,8 @@ pub struct Vmx {
     vectoring: u64,
     /// VM-exit interruption information of the last exit; zero unless that was for an exception or an NMI.
     interruption: u64,
+    /// While an instruction runs in an address space of its own.
+    isolation: Option<Isolation>,
     _msr_bitmap: Box<HostPage>,
 }
 
@@ -189,6 +217,7 @@ impl Vmx {
             rflags: RFLAGS_AT_START,
             vectoring: 0,
             interruption: 0,
+            isolation: None,
             _msr_bitmap: msr_bitmap,
         })
     }
@@ -323,7 +352,7 @@ fn write_guest_state(vmcs: &mut Vmcs, entry: &Entry) {
         (guest::RIP, entry.rip),
         (guest::RSP, entry.rsp),
         (guest::RFLAGS, RFLAGS_AT_START),
-        (guest::DR7, 0x400),
+        (guest::DR7, DR7_AT_START),
         (guest::IA32_DEBUGCTL_FULL, 0),
         (guest::IA32_SYSENTER_CS, 0),
         (guest::IA32_SYSENTER_ESP, 0),
@@ -391,7 +420,7 @@ impl Backend for Vmx {
     fn enter(&mut self) -> Result<Exit, String> {
         // SAFETY: the host state is that of the hypervisor (`write_host_state`), which does not change it; guest
         // CR3 is a root of the shadow MMU (`set_controls`), and so is every value that the guest may load by itself
-        // (`set_cr3_targets`): these map the guest's memory only; the MSR bitmap passes only MSRs that the hypervisor
+        // (`set_cr3_targets`): these map the guest's memory only, as a sandbox maps its own (`isolate`); the MSR bitmap passes only MSRs that the hypervisor
         // does not use.
         let failed = unsafe { enter::enter(&raw mut self.registers, self.launched) };
         if failed != 0 {
@@ -729,6 +758,41 @@ impl Backend for Vmx {
 
     fn cr3(&self) -> u64 {
         self.vmcs.read(guest::CR3)
+    }
+
+    fn isolate<P: Page>(&mut self, space: &Space<P>) {
+        const WINDOWS: PrimaryControls =
+            PrimaryControls::INTERRUPT_WINDOW_EXITING.union(PrimaryControls::NMI_WINDOW_EXITING);
+        let saved = ISOLATED.map(|field| (field, self.vmcs.read(field)));
+        let state = self.vmcs.read(guest::INTERRUPTIBILITY_STATE);
+        let isolated = [
+            (guest::CR3, space.root().raw()),
+            (guest::DR7, DR7_AT_START),
+            (guest::INTERRUPTIBILITY_STATE, state & !BLOCKED_BY_STI_OR_MOV_SS),
+            (guest::PENDING_DBG_EXCEPTIONS, 0),
+            (control::EXCEPTION_BITMAP, u32::MAX.into()),
+            (control::PAGE_FAULT_ERR_CODE_MASK, 0),
+            (control::PAGE_FAULT_ERR_CODE_MATCH, 0),
+        ];
+        isolated.into_iter().for_each(|(field, value)| self.vmcs.write(field, value));
+        self.isolation = Some(Isolation { saved, primary: self.primary, trap: self.rflags & rflags::TF });
+        self.switch_primary(WINDOWS, false);
+        self.set_rflags(self.rflags & !(rflags::TF | rflags::RF));
+        if self.has_vpid() {
+            self.vmcs.write(control::VPID, ISOLATED_VPID.into());
+            Vmcs::invalidate(ISOLATED_VPID);
+        }
+    }
+
+    fn end_isolation(&mut self) {
+        let Some(Isolation { saved, primary, trap }) = self.isolation.take() else { return };
+        saved.into_iter().for_each(|(field, value)| self.vmcs.write(field, value));
+        self.primary = primary;
+        self.vmcs.write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, primary);
+        self.set_rflags(self.rflags | trap);
+        if self.has_vpid() {
+            self.vmcs.write(control::VPID, VPID.into());
+        }
     }
 
     fn set_flush_exits(&mut self, exit: bool) {

@@ -1,0 +1,104 @@
+//! Which instructions the processor may carry out on copies of their operands, and what these are.
+
+#[allow(dead_code)]
+mod common;
+
+use common::{Machine, assemble};
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+use umbra_emulator::{Gpr, Mode, Native, NativeOperand};
+
+type Program = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+
+const AREA: usize = 832;
+
+fn decode(machine: &Machine, program: Program) -> Option<Native> {
+    let bytes = assemble(machine.mode, machine.state.rip, program);
+    let native = Native::decode(machine, &bytes, AREA);
+    assert!(native.as_ref().is_none_or(|native| native.length == bytes.len()));
+    native
+}
+
+/// Length, and whether all of it is read and written.
+fn only_operand(program: Program) -> (usize, bool, bool) {
+    let machine = Machine::new(Mode::Bits64).with(Gpr::Rdi, 0x7000).with(Gpr::Rcx, 3);
+    let native = decode(&machine, program).expect("the processor can carry it out");
+    let [NativeOperand { gva, length, read, written }] = native.operands[..] else {
+        panic!("{native:?}");
+    };
+    assert_eq!(gva, 0x7000);
+    (length, read, written)
+}
+
+#[test]
+fn operands_of_vector_and_x87_instructions() {
+    let programs: [(Program, _); 14] = [
+        (|p| p.movups(xmmword_ptr(rdi), xmm0), (16, false, true)),
+        (|p| p.movaps(xmm3, xmmword_ptr(rdi)), (16, true, false)),
+        (|p| p.movd(mm1, dword_ptr(rdi)), (4, true, false)),
+        (|p| p.addsd(xmm1, qword_ptr(rdi)), (8, true, false)),
+        (|p| p.vmovdqu(ymmword_ptr(rdi), ymm9), (32, false, true)),
+        (|p| p.vaddps(zmm1, zmm2, zmmword_ptr(rdi)), (64, true, false)),
+        (|p| p.vaddps(zmm1, zmm2, dword_bcst(rdi)), (4, true, false)),
+        (|p| p.fld(tbyte_ptr(rdi)), (10, true, false)),
+        (|p| p.fnstenv(ptr(rdi)), (28, false, true)),
+        (|p| p.fnsave(ptr(rdi)), (108, false, true)),
+        (|p| p.fxsave(ptr(rdi)), (512, false, true)),
+        (|p| p.xrstor(ptr(rdi)), (AREA, false, false)),
+        (|p| p.ldmxcsr(dword_ptr(rdi)), (4, true, false)),
+        (|p| p.maskmovq(mm1, mm2), (8, false, false)),
+    ];
+    for (program, expected) in programs {
+        assert_eq!(only_operand(program), expected, "{:?}", assemble(Mode::Bits64, 0, program));
+    }
+}
+
+#[test]
+fn addresses_have_base_index_and_segment() {
+    let mut machine = Machine::new(Mode::Bits64).with(Gpr::Rbx, 0x1000).with(Gpr::Rcx, 2);
+    machine.bases = [0x100; 6];
+    let gva = |machine: &Machine, program| decode(machine, program).unwrap().operands[0].gva;
+    assert_eq!(gva(&machine, |p| p.movups(xmm0, xmmword_ptr(rbx + rcx * 8 + 4))), 0x1014);
+    assert_eq!(gva(&machine, |p| p.movups(xmm0, xmmword_ptr(rbx).fs())), 0x1100);
+    let mut machine = Machine::new(Mode::Bits32).with(Gpr::Rbx, 0xffff_ffff_ffff_fff0);
+    machine.bases = [0x100; 6];
+    assert_eq!(gva(&machine, |p| p.movups(xmm0, xmmword_ptr(ebx))), 0xf0, "32 bits wrap");
+    let machine = Machine::new(Mode::Bits16).with(Gpr::Rbx, 0x1_fff0).with(Gpr::Rsi, 0x20);
+    assert_eq!(gva(&machine, |p| p.movups(xmm0, xmmword_ptr(bx + si))), 0x10, "16 bits wrap");
+}
+
+#[test]
+fn what_changes_more_than_registers_is_refused() {
+    let programs: [Program; 18] = [
+        |p| p.call(qword_ptr(rdi)),
+        |p| p.jmp(qword_ptr(rdi)),
+        |p| p.push(qword_ptr(rdi)),
+        |p| p.ret(),
+        |p| p.mov(ds, word_ptr(rdi)),
+        |p| p.lgdt(ptr(rdi)),
+        |p| p.sidt(ptr(rdi)),
+        |p| p.lar(eax, word_ptr(rdi)),
+        |p| p.verr(word_ptr(rdi)),
+        |p| p.invlpg(byte_ptr(rdi)),
+        |p| p.movsb(),
+        |p| p.popfq(),
+        |p| p.cpuid(),
+        |p| p.sti(),
+        |p| p.wrmsr(),
+        |p| p.hlt(),
+        |p| p.in_(al, dx),
+        |p| p.xbegin(0x1000),
+    ];
+    for program in programs {
+        let machine = Machine::new(Mode::Bits64);
+        let bytes = assemble(Mode::Bits64, machine.state.rip, program);
+        assert_eq!(Native::decode(&machine, &bytes, AREA), None, "{bytes:02x?}");
+    }
+}
+
+/// Of gathers each element has an address of its own, which a vector register holds.
+#[test]
+fn addresses_in_vector_registers_are_refused() {
+    let machine = Machine::new(Mode::Bits64);
+    assert_eq!(decode(&machine, |p| p.vpgatherdd(ymm1.k1(), dword_ptr(rdi + ymm2 * 4))), None);
+}

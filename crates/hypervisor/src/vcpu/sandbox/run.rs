@@ -1,0 +1,219 @@
+//! One instruction in the sandbox.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use umbra_emulator::{Native, NativeOperand};
+use umbra_paging::{AccessKind, GuestFault, Hpa, PAGE_SIZE, Pfec};
+
+use super::space::{Page, Rights, Space};
+use crate::hw::cpu;
+use crate::hw::phys::HostPage;
+use crate::vcpu::Vcpu;
+use crate::vcpu::backend::{Backend, Exit};
+use crate::vcpu::emulation::Emulated;
+use crate::vcpu::event::Event;
+
+/// Pages for the code, operands and tables of one instruction: two pages of code and two operands of two
+/// pages each, all far from each other, and their tables.
+const PAGES: usize = 6 + 1 + 6 * 3;
+
+/// CPUID: it exits at every privilege level.
+const MARKER: [u8; 2] = [0x0f, 0xa2];
+
+/// The address space, made of pages that are the hypervisor's.
+pub struct Sandbox {
+    space: Space<Box<HostPage>>,
+}
+
+impl Sandbox {
+    /// An empty one.
+    pub fn new() -> Sandbox {
+        Sandbox { space: Space::new((0..PAGES).map(|_| HostPage::new()).collect()) }
+    }
+}
+
+impl Page for Box<HostPage> {
+    fn hpa(&self) -> Hpa {
+        HostPage::hpa(self)
+    }
+
+    fn bytes(&self) -> &[u8; PAGE_SIZE as usize] {
+        HostPage::bytes(self)
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8; PAGE_SIZE as usize] {
+        HostPage::bytes_mut(self)
+    }
+}
+
+/// Why the instruction has not been carried out.
+enum Stopped {
+    /// The guest's tables refuse one of its accesses.
+    Fault(GuestFault),
+    /// It raises this.
+    Exception(Event),
+    /// It cannot be carried out here.
+    Refused,
+}
+
+impl<B: Backend> Vcpu<B> {
+    /// Carries out the instruction at RIP, which starts with `bytes`, if the CPU can do so on copies. None
+    /// otherwise: then nothing has changed.
+    pub(in crate::vcpu) fn run_natively(&mut self, bytes: &[u8]) -> Option<Emulated> {
+        let native = Native::decode(self, bytes, self.cpuid.xsave_area(self.xcr0))?;
+        let (rip, rflags) = (self.backend.rip(), self.backend.rflags());
+        let next = self.next_rip(native.length as u64);
+        self.sandbox.space.reset(self.root.format);
+        self.map_code(&bytes[..native.length])?;
+        self.backend.isolate(&self.sandbox.space);
+        let outcome = self.run_isolated(&native, next);
+        self.backend.end_isolation();
+        let touched = match outcome {
+            Ok(touched) => touched,
+            Err(stopped) => {
+                self.backend.set_rip(rip);
+                self.backend.set_rflags(rflags);
+                return self.stopped(stopped);
+            }
+        };
+        self.write_back(&touched);
+        self.backend.set_rip(next);
+        self.backend.retire(self.met);
+        self.progress.made();
+        Some(Emulated::Done)
+    }
+
+    fn stopped(&mut self, stopped: Stopped) -> Option<Emulated> {
+        match stopped {
+            Stopped::Fault(fault) => Some(Emulated::Faulted(Some(self.guest_fault(fault)))),
+            Stopped::Exception(event) => {
+                self.raise(event);
+                Some(Emulated::Faulted(None))
+            }
+            Stopped::Refused => None,
+        }
+    }
+
+    /// Maps a copy of the instruction at RIP, with the marker behind it.
+    fn map_code(&mut self, instruction: &[u8]) -> Option<()> {
+        let (start, user) = (self.linear_rip(), self.backend.cpl() == 3);
+        for (at, byte) in (0..).zip(instruction.iter().chain(&MARKER)) {
+            let gva = self.linear(start.wrapping_add(at));
+            if self.sandbox.space.bytes(gva).is_none() {
+                self.sandbox.space.map(gva, Rights { write: false, user }).then_some(())?;
+            }
+            self.sandbox.space.bytes_mut(gva)?[offset(gva)] = *byte;
+        }
+        Some(())
+    }
+
+    /// Runs until RIP is `next`: the instruction has retired then, whatever exit tells so.
+    fn run_isolated(&mut self, native: &Native, next: u64) -> Result<Vec<Touched>, Stopped> {
+        let mut touched = Vec::new();
+        loop {
+            let exit = self.backend.enter().map_err(|_| Stopped::Refused)?;
+            if self.backend.rip() == next {
+                return Ok(touched);
+            }
+            match exit {
+                Exit::PageFault { gva, error_code } => {
+                    let write = Pfec::from_bits_truncate(error_code).contains(Pfec::WRITE);
+                    self.map_operand(native, gva.raw(), write, &mut touched)?;
+                }
+                Exit::Reflect(event) => return Err(Stopped::Exception(event)),
+                Exit::Interrupt => cpu::take_interrupts(),
+                Exit::Nmi | Exit::Nothing => (),
+                _ => return Err(Stopped::Refused),
+            }
+        }
+    }
+
+    /// Maps the part of an operand that lies in the page of `gva`, which the instruction reads or writes.
+    fn map_operand(
+        &mut self,
+        native: &Native,
+        gva: u64,
+        write: bool,
+        touched: &mut Vec<Touched>,
+    ) -> Result<(), Stopped> {
+        let (operand, at, length) = native
+            .operands
+            .iter()
+            .flat_map(|operand| parts(operand).map(move |(at, length)| (operand, at, length)))
+            .find(|(_, at, length)| gva.wrapping_sub(*at) < *length as u64)
+            .ok_or(Stopped::Refused)?;
+        let before = touched.iter_mut().find(|touched| touched.gva == at);
+        if before.as_ref().is_some_and(|before| before.written || !write) {
+            return Err(Stopped::Refused);
+        }
+        let kind = if write { AccessKind::Write } else { AccessKind::Read };
+        let gpa = self.translate(gva, kind).map_err(Stopped::Fault)?;
+        let rights = Rights { write, user: self.backend.cpl() == 3 };
+        if let Some(before) = before {
+            before.written = true;
+            return self.sandbox.space.map(at, rights).then_some(()).ok_or(Stopped::Refused);
+        }
+        if self.marker_overlaps(native, at, length) {
+            return Err(Stopped::Refused);
+        }
+        let mut bytes = vec![0; length];
+        // A read from a device has effects: only what the instruction reads is read, and once.
+        if operand.read || operand.is_conditional() || self.is_ram(gpa.raw()) {
+            self.read_linear(at, &mut bytes, kind).map_err(Stopped::Fault)?;
+        }
+        if !self.sandbox.space.map(at, rights) {
+            return Err(Stopped::Refused);
+        }
+        let page = self.sandbox.space.bytes_mut(at).ok_or(Stopped::Refused)?;
+        page[offset(at)..offset(at) + length].copy_from_slice(&bytes);
+        let original = operand.is_conditional().then_some(bytes);
+        touched.push(Touched { gva: at, length, written: write, original });
+        Ok(())
+    }
+
+    /// Whether the marker lies where the operand does: in code that writes to itself.
+    fn marker_overlaps(&self, native: &Native, at: u64, length: usize) -> bool {
+        let marker = self.linear_rip().wrapping_add(native.length as u64);
+        (0..MARKER.len() as u64).any(|n| self.linear(marker.wrapping_add(n)).wrapping_sub(at) < length as u64)
+    }
+
+    /// Writes to the guest's memory and devices what the instruction has written to the copies.
+    fn write_back(&mut self, touched: &[Touched]) {
+        for part in touched.iter().filter(|part| part.written) {
+            let Some(page) = self.sandbox.space.bytes(part.gva) else { continue };
+            let bytes = page[offset(part.gva)..offset(part.gva) + part.length].to_vec();
+            // Of an operand that is written in parts only what has changed is known to be written.
+            let written = |n: usize| part.original.as_ref().is_none_or(|original| original[n] != bytes[n]);
+            let mut rest = 0..part.length;
+            while let Some(first) = rest.find(|&n| written(n)) {
+                let end = rest.find(|&n| !written(n)).unwrap_or(part.length);
+                // The translation was made for a write, by this exit: it stands.
+                let _ = self.write_linear(part.gva + first as u64, &bytes[first..end]);
+                rest = end..part.length;
+            }
+        }
+    }
+}
+
+/// A part of an operand, within one page, that has a copy.
+struct Touched {
+    gva: u64,
+    length: usize,
+    written: bool,
+    /// What it was, if parts of it may be written.
+    original: Option<Vec<u8>>,
+}
+
+/// The parts of an operand in the pages that it touches: (gva, bytes).
+fn parts(operand: &NativeOperand) -> impl Iterator<Item = (u64, usize)> {
+    let first = ((PAGE_SIZE - operand.gva % PAGE_SIZE) as usize).min(operand.length);
+    let second = (operand.gva.wrapping_add(first as u64), operand.length - first);
+    [(operand.gva, first), second].into_iter().filter(|(_, length)| *length > 0)
+}
+
+/// Where in its page an address lies.
+fn offset(gva: u64) -> usize {
+    (gva % PAGE_SIZE) as usize
+}
