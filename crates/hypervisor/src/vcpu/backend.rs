@@ -99,6 +99,15 @@ pub enum Exit {
     Unexpected(u32),
 }
 
+/// Why the hardware does not run the guest, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The guest has got itself into a state that no processor runs: it shuts down.
+    Guest(String),
+    /// The hypervisor's own doing: it cannot go on.
+    Host(String),
+}
+
 /// INS or OUTS, with the REP prefix or without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StringIo {
@@ -161,8 +170,8 @@ pub trait Backend {
     /// Runs the guest until it leaves.
     ///
     /// # Errors
-    /// The hardware refuses the guest's state: why, in words.
-    fn enter(&mut self) -> Result<Exit, String>;
+    /// The hardware refuses to run it.
+    fn enter(&mut self) -> Result<Exit, Refusal>;
 
     /// The event whose delivery the last exit interrupted.
     fn interrupted_event(&self) -> Option<Event>;

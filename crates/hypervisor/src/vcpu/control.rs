@@ -46,8 +46,8 @@ pub struct Known {
 /// Where the instruction stands that writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Context {
-    /// CS.L in long mode.
-    pub code_64: bool,
+    /// CS.L, which means 64-bit code only while IA-32e mode is active.
+    pub cs_long: bool,
     /// TR holds a 16-bit TSS.
     pub tss_16: bool,
 }
@@ -88,14 +88,14 @@ impl Controls {
         let contradiction = (is && value & cr0::PE == 0)
             || (value & cr0_more::NW != 0 && value & cr0_more::CD == 0)
             || (!is && self.cr4 & cr4::PCIDE != 0)
-            || (was && !is && context.code_64);
+            || (was && !is && self.long_mode() && context.cs_long);
         if contradiction {
             return Err(GeneralProtection);
         }
         let mut new = Controls { cr0: value, ..*self };
         if is && !was && self.efer & efer_more::LME != 0 {
             // SDM, "Initializing IA-32e Mode" and "IA-32e Mode System Data Structures".
-            if self.cr4 & cr4::PAE == 0 || context.code_64 || context.tss_16 {
+            if self.cr4 & cr4::PAE == 0 || context.cs_long || context.tss_16 {
                 return Err(GeneralProtection);
             }
             new.efer |= efer::LMA;
@@ -192,8 +192,8 @@ mod tests {
     use super::*;
 
     const KNOWN: Known = Known { cr4: 0x3706ff, efer: 0xd01, maxphyaddr: 40 };
-    const FLAT_64: Context = Context { code_64: true, tss_16: false };
-    const FLAT_32: Context = Context { code_64: false, tss_16: false };
+    const FLAT_64: Context = Context { cs_long: true, tss_16: false };
+    const FLAT_32: Context = Context { cs_long: false, tss_16: false };
 
     fn long() -> Controls {
         Controls { cr0: 0x8005_0033, cr3: 0x1000, cr4: cr4::PAE, efer: efer::LMA | efer_more::LME }

@@ -1,5 +1,6 @@
 //! Exits that read or write control registers, and INVLPG and its like.
 
+use umbra_emulator::Segment;
 use umbra_paging::{Access, AccessKind, Gva, Paging, cr4};
 use umbra_telemetry::{ExitCause, GuestExit};
 
@@ -35,7 +36,7 @@ impl<B: Backend> Vcpu<B> {
 
     fn context(&self) -> Context {
         Context {
-            code_64: self.backend.code_mode() == CodeMode::Bits64,
+            cs_long: self.backend.segment(Segment::Cs).rights.is_long(),
             tss_16: self.backend.has_16_bit_tss(),
         }
     }

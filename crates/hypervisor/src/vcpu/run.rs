@@ -10,7 +10,7 @@ use umbra_telemetry::trace::Record;
 use umbra_telemetry::{ExitCause, ExitCounts, GuestExit, GuestFaults, Message, MmuCounters, Stats};
 
 use super::audit::Auditor;
-use super::backend::{Backend, Exit, Filter, Windows, filter_name, rflags};
+use super::backend::{Backend, Exit, Filter, Refusal, Windows, filter_name, rflags};
 use super::clock::Clock;
 use super::control::{Controls, Known};
 use super::cpuid::{Cpuid, xcr0};
@@ -184,7 +184,13 @@ impl<B: Backend> Vcpu<B> {
             let entered = cpu::tsc();
             let exit = match self.backend.enter() {
                 Ok(exit) => exit,
-                Err(sentence) => telemetry::fail(sentence),
+                Err(Refusal::Guest(sentence)) => {
+                    self.end = Some(GuestExit::Unsupported(alloc::format!(
+                        "the guest is in a state that this CPU does not run: {sentence}"
+                    )));
+                    continue;
+                }
+                Err(Refusal::Host(sentence)) => telemetry::fail(sentence),
             };
             self.ran = cpu::tsc().wrapping_sub(entered);
             self.follow_cr3();

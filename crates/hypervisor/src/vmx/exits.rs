@@ -202,7 +202,8 @@ impl Vmx {
         }
     }
 
-    fn clear(&mut self, field: u32, bits: u64) {
+    /// Clears bits of a field.
+    pub(super) fn clear(&mut self, field: u32, bits: u64) {
         let value = self.vmcs.read(field);
         if value & bits != 0 {
             self.vmcs.write(field, value & !bits);

@@ -6,9 +6,10 @@ use alloc::string::String;
 use x86::vmx::vmcs::{control, guest, ro};
 
 use super::vmcs::Vmcs;
+use crate::vcpu::backend::Refusal;
 
 /// Why the entry failed, with the state that the CPU refused. `reason` is the basic exit reason.
-pub fn describe(vmcs: &Vmcs, reason: u32) -> String {
+pub fn describe(vmcs: &Vmcs, reason: u32) -> Refusal {
     let qualification = vmcs.read(ro::EXIT_QUALIFICATION);
     let why = match (reason, qualification) {
         (33, 2) => "invalid guest state: a PDPTE cannot be loaded",
@@ -19,7 +20,16 @@ pub fn describe(vmcs: &Vmcs, reason: u32) -> String {
         (41, _) => "a machine check",
         _ => "an unknown reason",
     };
-    format!("VM entry failed: {why} (reason {reason}, qualification {qualification:#x}; {})", state(vmcs))
+    let words = format!(
+        "VM entry failed: {why} (reason {reason}, qualification {qualification:#x}; {})",
+        state(vmcs)
+    );
+    match (reason, qualification) {
+        // PDPTEs, NMIs and the link pointer are none of the guest's doing.
+        (33, 2..=4) => Refusal::Host(words),
+        (33, _) => Refusal::Guest(words),
+        _ => Refusal::Host(words),
+    }
 }
 
 /// The fields that the checks look at.

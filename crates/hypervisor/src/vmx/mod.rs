@@ -27,7 +27,7 @@ use crate::entry::{Entry, Mode};
 use crate::hw::cpu;
 use crate::hw::descriptors::{CODE, DATA, TSS, Tables};
 use crate::hw::phys::HostPage;
-use crate::vcpu::backend::{Backend, CodeMode, Exit, Filter, Windows, rflags};
+use crate::vcpu::backend::{Backend, CodeMode, Exit, Filter, Refusal, Windows, rflags};
 use crate::vcpu::breakpoints::Breakpoints;
 use crate::vcpu::control::{Controls, cr4_more, efer_more};
 use crate::vcpu::event::Event;
@@ -417,7 +417,7 @@ impl Backend for Vmx {
         VmxTlb { has_vpid: self.has_vpid(), by_address: self.invvpid_by_address }
     }
 
-    fn enter(&mut self) -> Result<Exit, String> {
+    fn enter(&mut self) -> Result<Exit, Refusal> {
         // SAFETY: the host state is that of the hypervisor (`write_host_state`), which does not change it; guest
         // CR3 is a root of the shadow MMU (`set_controls`), and so is every value that the guest may load by itself
         // (`set_cr3_targets`): these map the guest's memory only, as a sandbox maps its own (`isolate`); the MSR bitmap passes only MSRs that the hypervisor
@@ -427,7 +427,7 @@ impl Backend for Vmx {
             let number = if failed == 1 { 0 } else { self.vmcs.read(ro::VM_INSTRUCTION_ERROR) as u32 };
             let error =
                 if failed == 1 { instructions::VmFail::Invalid } else { instructions::VmFail::Valid(number) };
-            return Err(format!("VM entry failed: {error} ({})", failure::state(&self.vmcs)));
+            return Err(Refusal::Host(format!("VM entry failed: {error} ({})", failure::state(&self.vmcs))));
         }
         const ENTRY_FAILURE: u64 = 1 << 31;
         let reason = self.vmcs.read(ro::EXIT_REASON);
@@ -674,10 +674,7 @@ impl Backend for Vmx {
     }
 
     fn retire(&mut self, met: u8) {
-        let state = self.vmcs.read(guest::INTERRUPTIBILITY_STATE);
-        if state & BLOCKED_BY_STI_OR_MOV_SS != 0 {
-            self.vmcs.write(guest::INTERRUPTIBILITY_STATE, state & !BLOCKED_BY_STI_OR_MOV_SS);
-        }
+        self.clear(guest::INTERRUPTIBILITY_STATE, BLOCKED_BY_STI_OR_MOV_SS);
         let flags = self.rflags();
         if flags & rflags::RF != 0 {
             self.set_rflags(flags & !rflags::RF);
@@ -701,6 +698,9 @@ impl Backend for Vmx {
     }
 
     fn inject(&mut self, event: Event) {
+        // Delivery ends what STI and MOV SS block; VM entry refuses the state otherwise if RFLAGS.TF is set (SDM,
+        // "Checks on Guest Non-Register State", pending debug exceptions).
+        self.clear(guest::INTERRUPTIBILITY_STATE, BLOCKED_BY_STI_OR_MOV_SS);
         let mut field =
             info::VALID | exits::event_type(event.kind) << info::TYPE_SHIFT | u64::from(event.vector);
         if let Some(error_code) = event.error_code {

@@ -213,6 +213,22 @@ snippets! {
         "movq %rsi, 32(%rdi)" "movq %rsi, 40(%rdi)" "movq %rsi, 48(%rdi)" "movq %rsi, 56(%rdi)";
     /// REP STOSQ.
     stosq = "snippet_stosq": "rep stosq";
+    /// 16 bytes from RDI to RSI, by way of XMM3.
+    copy_by_sse = "snippet_copy_by_sse": "movups (%rdi), %xmm3" "movups %xmm3, (%rsi)";
+    /// 4 bytes from RDI to RSI, by way of MM1.
+    copy_by_mmx = "snippet_copy_by_mmx": "movd (%rdi), %mm1" "movd %mm1, (%rsi)" "emms";
+    /// 4 bytes from RDI to RSI, by way of the x87 stack.
+    copy_by_x87 = "snippet_copy_by_x87": "fninit" "fildl (%rdi)" "fistpl (%rsi)";
+    /// The x87 instruction pointer after FILD from RDI is stored at RSI + 8 by FNSTENV.
+    store_environment = "snippet_store_environment": "fninit" "fildl (%rdi)" "fnstenv (%rsi)";
+    /// MOVAPS from RDI.
+    load_aligned = "snippet_load_aligned": "movaps (%rdi), %xmm3";
+    /// Load and store of 16 bytes, to step over.
+    steps_sse = "snippet_steps_sse": "movups (%rdi), %xmm3" "movups %xmm3, (%rdi)" "nop";
+    /// CLFLUSH of RDI.
+    flush_line = "snippet_flush_line": "clflush (%rdi)";
+    /// INT1.
+    int1 = "snippet_int1": ".byte 0xf1";
     /// REP MOVSQ.
     movsq = "snippet_movsq": "rep movsq";
 }

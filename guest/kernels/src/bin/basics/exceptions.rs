@@ -3,6 +3,7 @@
 use guest_kernels::check;
 use guest_kernels::kit::access::{self, Fault};
 use guest_kernels::kit::context::Context;
+use guest_kernels::kit::cpu::{self, rflags};
 use guest_kernels::kit::descriptors::{self, IST_COUNT, selector};
 use guest_kernels::kit::report::Report;
 use guest_kernels::kit::snippets::{self, Snippet};
@@ -68,6 +69,23 @@ pub fn exceptions(_: &mut Setting, report: &mut Report) {
     }
     let trap = traps::run(&snippets::overflow().kernel());
     check!(report, trap.vector == vector::OF, "INTO in 32-bit code: {trap:x?}");
+}
+
+/// INT1 is a trap of its own: the handler returns behind it, and DR6 stays (SDM, "INT n/INTO/INT3/INT1").
+pub fn int1(_: &mut Setting, report: &mut Report) {
+    const BS: u64 = 1 << 14;
+    for user in [false, true] {
+        for flags in [0, rflags::TF] {
+            cpu::clear_dr6();
+            let before = cpu::dr6();
+            let start = snippets::int1().in_ring(user).with_flags(flags);
+            expect(report, "INT1", &start, &traps::run(&start), (vector::DB, 0, 1));
+            let dr6 = cpu::dr6();
+            check!(report, dr6 & !BS == before & !BS, "DR6 after INT1: {dr6:#x} instead of {before:#x}");
+            check!(report, flags != 0 || dr6 == before, "INT1 set DR6.BS");
+        }
+    }
+    cpu::clear_dr6();
 }
 
 /// Segment loads that are refused.

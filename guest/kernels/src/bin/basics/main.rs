@@ -23,6 +23,8 @@ mod log;
 #[cfg(target_os = "none")]
 mod memory;
 #[cfg(target_os = "none")]
+mod operands;
+#[cfg(target_os = "none")]
 mod platform;
 #[cfg(target_os = "none")]
 mod registers;

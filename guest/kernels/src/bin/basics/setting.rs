@@ -14,8 +14,8 @@ use umbra_paging::{Gva, Level, bits};
 use guest_kernels::entries::{PAGE, TABLE};
 
 use crate::{
-    breakpoints, compatibility, control, delivery, exceptions, interrupts, invalidation, memory, platform,
-    registers, stepping, timers,
+    breakpoints, compatibility, control, delivery, exceptions, interrupts, invalidation, memory, operands,
+    platform, registers, stepping, timers,
 };
 
 /// What every test gets.
@@ -45,6 +45,14 @@ const TESTS: &[(&str, Test)] = &[
     ("ist", exceptions::ist),
     ("delivery-stack", delivery::stack),
     ("delivery-idt", delivery::idt),
+    ("int1", exceptions::int1),
+    ("vector-operands", operands::vector),
+    ("vector-table", operands::table),
+    ("vector-write-protected", operands::write_protected),
+    ("vector-faults", operands::faults),
+    ("vector-steps", operands::steps),
+    ("hole-code", operands::hole_code),
+    ("last-instruction", operands::last_instruction),
     ("flags", memory::flags),
     ("compatibility", compatibility::kernel),
     ("compatibility-user", compatibility::user),
