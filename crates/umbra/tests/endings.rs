@@ -7,7 +7,7 @@ use std::process::{Child, Command};
 use std::{fs, thread};
 
 use iced_x86::IcedError;
-use iced_x86::code_asm::{CodeAssembler, al, dword_ptr, eax};
+use iced_x86::code_asm::{CodeAssembler, al, cr0, cr3, cr4, dword_ptr, eax, ecx, esp, word_ptr};
 use run_of_umbra::{MEMORY_MIB, Run, ZEROS, kernel, signal};
 use rustix::process::Signal;
 use umbra::trace::Reader;
@@ -46,9 +46,54 @@ fn halt(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.hlt()
 }
 
+/// Activates IA-32e mode in a code segment with L=1 and D=1: #GP (SDM, "Initializing IA-32e Mode"), which has
+/// no handler here. VM entry would refuse the state that it asks for.
+fn long_mode_in_long_code(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    const TABLES: i32 = 0x8000;
+    const GDT: i32 = 0x7000;
+    const CODE: i32 = 8;
+    const EFER: i32 = 0xc000_0080_u32 as i32;
+    // A PML4 and a PDPT, a directory with a large page; and a descriptor.
+    for (at, value) in [(0, TABLES + 0x1007), (0x1000, TABLES + 0x2007), (0x2000, 0x87)] {
+        a.mov(dword_ptr(TABLES + at), value)?;
+        a.mov(dword_ptr(TABLES + at + 4), 0)?;
+    }
+    a.mov(dword_ptr(GDT + CODE), 0xffff)?;
+    a.mov(dword_ptr(GDT + CODE + 4), 0xef_9b00)?;
+    a.mov(word_ptr(GDT + 0x20), 0xf)?;
+    a.mov(dword_ptr(GDT + 0x22), GDT)?;
+    a.lgdt(dword_ptr(GDT + 0x20))?;
+    a.mov(eax, cr4)?;
+    a.or(eax, 1 << 5)?;
+    a.mov(cr4, eax)?;
+    a.mov(eax, TABLES)?;
+    a.mov(cr3, eax)?;
+    a.mov(ecx, EFER)?;
+    a.rdmsr()?;
+    a.or(eax, 1 << 8)?;
+    a.wrmsr()?;
+    let mut long = a.create_label();
+    a.mov(esp, GDT)?;
+    a.push(CODE)?;
+    a.call(long)?;
+    a.set_label(&mut long)?;
+    // To behind RETF.
+    a.add(dword_ptr(esp), 5)?;
+    a.retf()?;
+    a.mov(eax, cr0)?;
+    a.or(eax, i32::MIN)?;
+    a.mov(cr0, eax)?;
+    power_off(a)
+}
+
 #[test]
 fn a_guest_that_fails() {
-    for (guest, key) in [(kernel(triple_fault), "triple_fault"), (kernel(halt), "halted")] {
+    let guests = [
+        (kernel(triple_fault), "triple_fault"),
+        (kernel(long_mode_in_long_code), "triple_fault"),
+        (kernel(halt), "halted"),
+    ];
+    for (guest, key) in guests {
         let run = Run::new(&guest);
         let output = run.command(&[]).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
