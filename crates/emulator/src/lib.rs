@@ -42,7 +42,7 @@ mod width;
 
 pub use cpu::{Cpu, Gpr, Mode};
 pub use exception::Exception;
-pub use native::{Native, NativeOperand};
+pub use native::{Native, NativeOperand, names_operand};
 pub use outcome::{Error, Outcome};
 pub use recent::Recent;
 pub use segment::{DescriptorTable, Rights, Segment, SegmentRegister, SystemSegment, TableRegister};

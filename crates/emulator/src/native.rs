@@ -100,6 +100,17 @@ impl Native {
     }
 }
 
+/// Whether the instruction that starts with `bytes` at RIP names an operand in memory at `gva`, the stack included.
+/// False of bytes that are no instruction.
+pub fn names_operand<C: Cpu>(cpu: &C, bytes: &[u8], gva: u64) -> bool {
+    let mode = cpu.mode();
+    let Ok(instruction) = decode::decode::<C::Fault>(bytes, mode, cpu.rip()) else { return false };
+    let mut factory = InstructionInfoFactory::new();
+    factory.info(&instruction).used_memory().iter().any(|used| {
+        address(cpu, mode, used).is_some_and(|at| gva.wrapping_sub(at) < used.memory_size().size() as u64)
+    })
+}
+
 /// Whether the instruction goes on behind itself and changes no system state, and accesses no memory but
 /// what iced-x86 names. The stack and strings are the emulator's.
 fn changes_registers_only(instruction: &Instruction) -> bool {

@@ -1,12 +1,11 @@
 //! Which instructions the processor may carry out on copies of their operands, and what these are.
 
-#[allow(dead_code)]
 mod common;
 
 use common::{Machine, assemble};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use umbra_emulator::{Gpr, Mode, Native, NativeOperand};
+use umbra_emulator::{Gpr, Mode, Native, NativeOperand, names_operand};
 
 type Program = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 
@@ -101,4 +100,23 @@ fn what_changes_more_than_registers_is_refused() {
 fn addresses_in_vector_registers_are_refused() {
     let machine = Machine::new(Mode::Bits64);
     assert_eq!(decode(&machine, |p| p.vpgatherdd(ymm1.k1(), dword_ptr(rdi + ymm2 * 4))), None);
+}
+
+#[test]
+fn named_operands_are_told_from_what_the_processor_accesses_by_itself() {
+    let machine = Machine::new(Mode::Bits64).with(Gpr::Rdi, 0x7000).with(Gpr::Rsp, 0x9000);
+    let table: [(Program, u64, bool); 7] = [
+        (|p| p.mov(rax, qword_ptr(rdi)), 0x7000, true),
+        (|p| p.mov(rax, qword_ptr(rdi)), 0x7007, true),
+        (|p| p.mov(rax, qword_ptr(rdi)), 0x7008, false),
+        (|p| p.push(rax), 0x8ff8, true),
+        (|p| p.stosq(), 0x7000, true),
+        (|p| p.mov(ds, eax), 0x7000, false),
+        (|p| p.mov(ds, word_ptr(rdi)), 0x7001, true),
+    ];
+    for (program, gva, named) in table {
+        let bytes = assemble(Mode::Bits64, machine.state.rip, program);
+        assert_eq!(names_operand(&machine, &bytes, gva), named, "{bytes:02x?} {gva:#x}");
+    }
+    assert!(!names_operand(&machine, &[0x0f], 0x7000));
 }

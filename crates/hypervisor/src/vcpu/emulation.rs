@@ -13,7 +13,7 @@ use super::backend::{Backend, CodeMode, rflags};
 use super::breakpoints::Watched;
 
 /// The longest instruction.
-const MAX_INSTRUCTION: usize = 15;
+pub(super) const MAX_INSTRUCTION: usize = 15;
 
 /// What came of emulating one instruction.
 pub enum Emulated {
@@ -55,7 +55,7 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// Fetches what can be fetched at RIP: how many bytes, and the fault that ended it early.
-    fn fetch(&mut self, bytes: &mut [u8; MAX_INSTRUCTION]) -> (usize, Option<GuestFault>) {
+    pub(super) fn fetch(&mut self, bytes: &mut [u8; MAX_INSTRUCTION]) -> (usize, Option<GuestFault>) {
         let start = self.linear_rip();
         let first = (PAGE_SIZE - start % PAGE_SIZE).min(MAX_INSTRUCTION as u64) as usize;
         let mut have = 0;

@@ -1,14 +1,14 @@
 //! #PF exits.
 
-use umbra_emulator::Gpr;
+use umbra_emulator::{DescriptorTable, Gpr, SystemSegment};
 use umbra_mmu::{FaultOutcome, Origin, Work};
 use umbra_paging::{Access, GuestFault, Gva, Pfec};
 use umbra_telemetry::{ExitCause, GuestExit};
 
 use super::Vcpu;
-use super::access::{Exit, classify};
+use super::access::{Exit, Instruction, classify};
 use super::backend::{Backend, CodeMode, rflags};
-use super::emulation::Emulated;
+use super::emulation::{Emulated, MAX_INSTRUCTION};
 use super::event::Event;
 use crate::hw::cpu;
 
@@ -53,7 +53,7 @@ impl<B: Backend> Vcpu<B> {
             return ExitCause::Other;
         }
         let pfec = Pfec::from_bits_truncate(error_code);
-        let access = self.fault_access(gva, pfec, repeats);
+        let access = self.fault_access(gva, pfec);
         let origin = self.origin(rip);
         match self.mmu.page_fault(&mut self.env, 0, gva, access, &origin) {
             FaultOutcome::Resume(work) => match work {
@@ -107,13 +107,14 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    fn fault_access(&self, gva: Gva, pfec: Pfec, repeats: u32) -> Access {
-        let alignment_check = !pfec.contains(Pfec::USER)
-            && self.backend.rflags() & rflags::AC != 0
-            && self.backend.cpl() < 3
-            && self.pending.is_none();
-        let rip = || Gva::new(self.linear_rip());
-        classify(&Exit { pfec, alignment_check, repeats }, self.mmu.paging(0), gva, rip)
+    fn fault_access(&mut self, gva: Gva, pfec: Pfec) -> Access {
+        let exit = Exit {
+            pfec,
+            alignment_check: self.backend.rflags() & rflags::AC != 0,
+            delivery: self.pending.is_some(),
+        };
+        let paging = *self.mmu.paging(0);
+        classify(&exit, &paging, gva, self)
     }
 
     /// Injects a fault of the guest's own tables.
@@ -148,6 +149,28 @@ impl<B: Backend> Vcpu<B> {
                 own
             }
         }
+    }
+}
+
+impl<B: Backend> Instruction for Vcpu<B> {
+    fn start(&self) -> Gva {
+        Gva::new(self.linear_rip())
+    }
+
+    fn names(&mut self, gva: Gva) -> bool {
+        let mut buffer = [0; MAX_INSTRUCTION];
+        let (length, _) = self.fetch(&mut buffer);
+        umbra_emulator::names_operand(self, &buffer[..length], gva.raw())
+    }
+
+    fn is_in_system_table(&self, gva: Gva) -> bool {
+        let within = |base: u64, limit: u64| gva.raw().wrapping_sub(base) <= limit;
+        let gdt = self.backend.descriptor_table(DescriptorTable::Gdt);
+        within(gdt.base, gdt.limit.into())
+            || [SystemSegment::Ldtr, SystemSegment::Tr].into_iter().any(|segment| {
+                let register = self.backend.system_segment(segment);
+                !register.rights.is_unusable() && within(register.base, register.limit.into())
+            })
     }
 }
 

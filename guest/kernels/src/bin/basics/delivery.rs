@@ -109,3 +109,38 @@ pub fn idt(setting: &mut Setting, report: &mut Report) {
     }
     descriptors::load_idt(None);
 }
+
+/// Under SMAP an event is pushed on a user page if RFLAGS.AC is set, and only then, whether the page was
+/// accessed before or not (SDM, "Determination of Access Mode": pushes are explicit).
+pub fn user_stack(setting: &mut Setting, report: &mut Report) {
+    if !setting.cpu.smap {
+        return;
+    }
+    let gva = space::slot(22);
+    let frame = setting.pool.frame();
+    descriptors::use_ist(vector::PF, 3);
+    for smep in [false, true] {
+        for accessed in [bits::A | bits::D, bits::A, 0] {
+            for ac in [true, false] {
+                let entry = frame.address() | PAGE & !(bits::A | bits::D) | accessed;
+                setting.space.map(&mut setting.pool, gva, Level::L1, entry);
+                cpu::flush_all();
+                cpu::set_paging_bits(true, smep, true, false);
+                let mut start = snippets::breakpoint().kernel();
+                start.rsp = gva.raw() + 2048;
+                let start = if ac { start.with_flags(cpu::rflags::AC) } else { start };
+                let trap = traps::run(&start);
+                cpu::set_paging_bits(true, false, false, false);
+                let found = (trap.vector, trap.error_code, trap.cr2);
+                let expected =
+                    if ac { (vector::BP, 0, 0) } else { (vector::PF, WRITE | 1, gva.raw() + 2040) };
+                check!(
+                    report,
+                    found == expected,
+                    "a push to {entry:#x}, AC {ac}, SMEP {smep}: {found:x?} instead of {expected:x?}"
+                );
+            }
+        }
+    }
+    descriptors::use_ist(vector::PF, 0);
+}

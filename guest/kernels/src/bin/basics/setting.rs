@@ -45,6 +45,7 @@ const TESTS: &[(&str, Test)] = &[
     ("ist", exceptions::ist),
     ("delivery-stack", delivery::stack),
     ("delivery-idt", delivery::idt),
+    ("delivery-user-stack", delivery::user_stack),
     ("int1", exceptions::int1),
     ("vector-operands", operands::vector),
     ("vector-table", operands::table),
