@@ -73,6 +73,11 @@ impl Interrupts {
         self.ioapic.unmasked(irq.pin()) || self.pic.unmasked(irq.line()) && self.lapic.listens_to_lint0()
     }
 
+    /// Whether an edge on the line is an NMI to the CPU.
+    pub(crate) fn is_nmi(&self, irq: Irq) -> bool {
+        self.ioapic.sends_nmi(irq.pin()) || self.pic.unmasked(irq.line()) && self.lapic.lint0_is_nmi()
+    }
+
     /// Carries the 8259s' output to LINT0.
     pub(crate) fn update(&mut self) {
         self.lapic.set_lint0(self.pic.output());

@@ -37,6 +37,11 @@ impl IoApic {
         self.entries[usize::from(pin)] & ENTRY_MASKED == 0
     }
 
+    /// Whether an edge on pin `pin` is sent as an NMI.
+    pub(crate) fn sends_nmi(&self, pin: u8) -> bool {
+        self.unmasked(pin) && Delivery::of(self.entries[usize::from(pin)] as u32) == Delivery::Nmi
+    }
+
     /// Asserts or deasserts pin `pin`.
     pub(crate) fn set_line(&mut self, pin: u8, asserted: bool, lapic: &mut Lapic) {
         let rose = asserted && self.lines & 1 << pin == 0;

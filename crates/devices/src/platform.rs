@@ -330,6 +330,15 @@ impl Platform {
         self.interrupts.lapic.nmi_pending()
     }
 
+    /// Whether an NMI can come without any doing of the guest: a device whose line is an NMI has a timer that
+    /// runs, or waits for console input.
+    pub fn nmi_can_come(&self) -> bool {
+        let is_nmi = |irq| self.interrupts.is_nmi(irq);
+        (is_nmi(Irq::TIMER) && self.pit.next_interrupt().is_some())
+            || (is_nmi(Irq::COM1) && self.uart.listens())
+            || (is_nmi(Irq::SCI) && self.pm.next_interrupt().is_some())
+    }
+
     /// The CPU takes the NMI, if one waits.
     pub fn take_nmi(&mut self) -> bool {
         self.interrupts.lapic.take_nmi()

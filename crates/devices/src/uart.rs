@@ -71,6 +71,11 @@ impl Uart {
         if self.modem_control & MCR_LOOP != 0 { 0 } else { self.depth().saturating_sub(self.received.len()) }
     }
 
+    /// Whether a byte from the line would interrupt.
+    pub(crate) fn listens(&self) -> bool {
+        self.modem_control & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2 && self.interrupt_enable & IER_RECEIVED != 0
+    }
+
     /// The level of the interrupt line. On a PC OUT2 gates it.
     pub(crate) fn interrupt(&self) -> bool {
         let gated = self.modem_control & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2;

@@ -219,3 +219,49 @@ fn a_disabled_lapic_leaves_the_pics_to_the_cpu() {
     platform.advance(platform.next_deadline().expect("the PIT"));
     assert_eq!(platform.acknowledge(), Some(0x30));
 }
+
+/// HLT with interrupts off is left by an NMI only: whether one can come without the guest's doing.
+#[test]
+fn nmis_that_can_come() {
+    const NMI: u64 = 4 << 8;
+    const MASKED: u64 = 1 << 16;
+    let mut platform = Platform::new(&CONFIG);
+    // The timer runs from the start, as an interrupt that nobody hears.
+    assert!(!platform.nmi_can_come());
+    program_ioapic(&mut platform, 2, 0x30);
+    assert!(!platform.nmi_can_come(), "an interrupt is none");
+    program_ioapic(&mut platform, 2, NMI | MASKED);
+    assert!(!platform.nmi_can_come());
+    program_ioapic(&mut platform, 2, NMI);
+    assert!(platform.nmi_can_come());
+    let deadline = platform.next_deadline().expect("the timer is heard");
+    platform.advance(deadline);
+    assert!(platform.take_nmi());
+    // A timer in mode 0 fires once.
+    outb(&mut platform, deadline, 0x43, 0x30);
+    outb(&mut platform, deadline, 0x40, 0xff);
+    outb(&mut platform, deadline, 0x40, 0x00);
+    assert!(platform.nmi_can_come());
+    platform.advance(deadline + MS);
+    assert!(platform.take_nmi() && !platform.nmi_can_come());
+    // The console, if it may interrupt.
+    program_ioapic(&mut platform, 4, NMI);
+    assert!(!platform.nmi_can_come());
+    outb(&mut platform, deadline + MS, 0x3fc, 1 << 3);
+    outb(&mut platform, deadline + MS, 0x3f9, 1 << 0);
+    assert!(platform.nmi_can_come());
+    platform.console_input(b"x");
+    assert!(platform.take_nmi());
+}
+
+/// LINT0 can carry what the 8259s send as an NMI.
+#[test]
+fn nmis_by_lint0() {
+    let mut platform = Platform::new(&CONFIG);
+    program_pics(&mut platform, 1 << 0);
+    assert!(!platform.nmi_can_come(), "LINT0 is in virtual-wire mode");
+    assert_eq!(platform.mmio_write(0, LAPIC_DEFAULT_GPA + 0x350, 4, 4 << 8), None);
+    assert!(platform.nmi_can_come());
+    program_pics(&mut platform, 0);
+    assert!(!platform.nmi_can_come(), "the line is masked");
+}

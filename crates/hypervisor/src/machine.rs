@@ -15,7 +15,7 @@ use crate::canary::Canary;
 use crate::entry::Entry;
 use crate::guest::{self, Files};
 use crate::hw::phys::{DirectMap, FramePool, GuestRam, SpareArea};
-use crate::hw::{apic, console, cpu, descriptors, heap, image, pic, rtc, timer};
+use crate::hw::{apic, console, cpu, descriptors, heap, heartbeat, image, pic, rtc, timer};
 use crate::memory::{FRAME, Layout};
 use crate::telemetry::{self, info};
 use crate::vcpu;
@@ -78,6 +78,7 @@ fn boot(map: DirectMap, information: u32, magic: u32) -> Result<Machine, Box<dyn
     apic::init(&map)?;
     let tsc_hz = timer::calibrate()?;
     console::init()?;
+    heartbeat::start(&map);
     describe(&layout, &information, &cpu, tsc_hz);
 
     let (mut ram, pool, spare) = map.hand_out(&layout);

@@ -7,7 +7,7 @@ use std::process::{Child, Command};
 use std::{fs, thread};
 
 use iced_x86::IcedError;
-use iced_x86::code_asm::{CodeAssembler, al, cr0, cr3, cr4, dword_ptr, eax, ecx, esp, word_ptr};
+use iced_x86::code_asm::{CodeAssembler, al, cr0, cr3, cr4, dword_ptr, eax, ecx, esp, ss, word_ptr};
 use run_of_umbra::{MEMORY_MIB, Run, ZEROS, kernel, signal};
 use rustix::process::Signal;
 use umbra::trace::Reader;
@@ -23,6 +23,26 @@ fn power_off(a: &mut CodeAssembler) -> Result<(), IcedError> {
 fn spin(a: &mut CodeAssembler) -> Result<(), IcedError> {
     let mut here = a.create_label();
     a.set_label(&mut here)?;
+    a.jmp(here)
+}
+
+/// Never ends, with interrupts off and one exit before.
+fn spin_after_an_exit(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.cli()?;
+    a.xor(eax, eax)?;
+    a.cpuid()?;
+    spin(a)
+}
+
+/// Holds interrupts back by MOV SS, without end.
+fn spin_by_mov_ss(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let mut here = a.create_label();
+    a.cli()?;
+    a.mov(eax, ss)?;
+    a.set_label(&mut here)?;
+    for _ in 0..8 {
+        a.mov(ss, eax)?;
+    }
     a.jmp(here)
 }
 
@@ -111,6 +131,14 @@ fn a_guest_that_never_ends() {
     assert_eq!(output.status.code(), Some(143), "{said}");
     assert!(said.contains("ended by the user"), "{said}");
     assert_eq!(run.guest_exit(), "stopped");
+
+    for guest in [spin_after_an_exit, spin_by_mov_ss] {
+        let run = Run::new(&kernel(guest));
+        let (output, said) = run.when(&[], GUEST_RUNS, |tool| signal(tool, Signal::TERM));
+        assert_eq!(output.status.code(), Some(143), "{said}");
+        assert!(said.contains("ended by the user") && run.guest_exit() == "stopped", "{said}");
+        assert!(said.contains("are unchanged"), "the hypervisor has reported: {said}");
+    }
 
     // The machine has not even started by then.
     let output = run.command(&["--timeout", "1"]).output().unwrap();

@@ -329,6 +329,12 @@ impl Lapic {
         !self.hardware_enabled() || self.lvt[LVT_LINT0] & LVT_MASKED == 0
     }
 
+    /// Whether an edge of the 8259s' output is an NMI.
+    pub(crate) fn lint0_is_nmi(&self) -> bool {
+        let entry = self.lvt[LVT_LINT0];
+        self.hardware_enabled() && entry & LVT_MASKED == 0 && Delivery::of(entry) == Delivery::Nmi
+    }
+
     /// Sets the level of the LINT0 pin.
     pub(crate) fn set_lint0(&mut self, level: bool) {
         let rose = level && !self.lint0;

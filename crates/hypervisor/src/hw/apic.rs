@@ -20,6 +20,8 @@ const DELIVERY_NMI: u32 = 4 << 8;
 #[derive(Clone, Copy)]
 #[repr(usize)]
 pub enum Register {
+    /// The APIC's number, in the upper byte.
+    Id = 0x20,
     /// Task priority.
     TaskPriority = 0x80,
     /// End of interrupt.

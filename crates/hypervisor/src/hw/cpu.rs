@@ -87,6 +87,12 @@ pub fn take_interrupts() {
     unsafe { asm!("sti", "nop", "cli", options(nostack)) };
 }
 
+/// Ends the blocking of NMIs that an exit for one has left (SDM, "NMI-exiting"): only IRET does.
+pub fn end_nmi() {
+    // SAFETY: the handler of vector 2 is installed before anything calls this, and returns.
+    unsafe { asm!("int 2", options(nostack)) };
+}
+
 /// Sleeps until an interrupt has been handled.
 pub fn idle() {
     // SAFETY: as in `take_interrupts`; no interrupt can slip in between STI and HLT.

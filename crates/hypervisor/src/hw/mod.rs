@@ -7,6 +7,7 @@ pub mod console;
 pub mod cpu;
 pub mod descriptors;
 pub mod heap;
+pub mod heartbeat;
 pub mod image;
 pub mod interrupts;
 pub mod phys;

@@ -132,11 +132,13 @@ impl<B: Backend> Vcpu<B> {
         let interrupts_on = self.backend.rflags() & rflags::IF != 0;
         loop {
             self.run_platform();
-            let wakes = self.platform.nmi_pending() || (interrupts_on && self.platform.pending_interrupt());
+            let nmis_on = self.backend.nmi_ready();
+            let wakes = (nmis_on && self.platform.nmi_pending())
+                || (interrupts_on && self.platform.pending_interrupt());
             if wakes || self.end.is_some() {
                 return ExitCause::Hlt;
             }
-            if !interrupts_on {
+            if !interrupts_on && !(nmis_on && self.platform.nmi_can_come()) {
                 self.end = Some(GuestExit::Halted);
                 return ExitCause::Hlt;
             }

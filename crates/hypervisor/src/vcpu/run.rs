@@ -219,13 +219,17 @@ impl<B: Backend> Vcpu<B> {
                 self.deliver(event);
                 ExitCause::Other
             }
-            Exit::Interrupt => {
+            Exit::Interrupt | Exit::Nmi => {
+                if exit == Exit::Nmi {
+                    cpu::end_nmi();
+                }
+                // An NMI brings the interrupts in that Bochs holds back.
                 cpu::take_interrupts();
                 self.flush_output();
                 ExitCause::Interrupt
             }
             // `prepare_entry` delivers what the window was for.
-            Exit::Nmi | Exit::InterruptWindow | Exit::NmiWindow => ExitCause::Interrupt,
+            Exit::InterruptWindow | Exit::NmiWindow => ExitCause::Interrupt,
             Exit::Cpuid => self.cpuid_exit(),
             Exit::Halt => self.halt_exit(),
             Exit::Invlpg(gva) => self.invlpg_exit(gva),

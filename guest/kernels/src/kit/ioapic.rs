@@ -34,6 +34,12 @@ pub fn route(pin: u8, vector: Option<u8>) {
     write(register, vector.map_or(MASKED, u32::from));
 }
 
+/// Sends pin `pin` as an NMI to the APIC with the ID 0, edge-triggered.
+pub fn route_nmi(pin: u8) {
+    write(0x11 + 2 * pin, 0);
+    write(0x10 + 2 * pin, 4 << 8);
+}
+
 /// Pins.
 pub fn pins() -> u32 {
     (read(1) >> 16 & 0xff) + 1

@@ -124,7 +124,8 @@ impl<B: Backend> Vcpu<B> {
                 }
                 Exit::Reflect(event) => return Err(Stopped::Exception(event)),
                 Exit::Interrupt => cpu::take_interrupts(),
-                Exit::Nmi | Exit::Nothing => (),
+                Exit::Nmi => cpu::end_nmi(),
+                Exit::Nothing => (),
                 _ => return Err(Stopped::Refused),
             }
         }

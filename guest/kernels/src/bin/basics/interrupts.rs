@@ -6,6 +6,7 @@ use guest_kernels::kit::context::Context;
 use guest_kernels::kit::report::Report;
 use guest_kernels::kit::traps::{self, vector};
 use guest_kernels::kit::{cpu, descriptors, snippets};
+use guest_kernels::kit::{ioapic, pit};
 
 use crate::log;
 use crate::setting::Setting;
@@ -134,5 +135,25 @@ pub fn nmi(_: &mut Setting, report: &mut Report) {
         );
     }
     descriptors::use_ist(vector::NMI, 1);
+    traps::unhandle(vector::NMI);
+}
+
+/// Masks the timer's pin: one NMI is enough.
+fn nmi_from_pit(_: &mut Context) {
+    ioapic::route(ioapic::PIT_PIN, None);
+    log::note(2);
+}
+
+/// An NMI of a timer ends HLT with interrupts off (SDM, "HLT").
+pub fn nmi_halt(_: &mut Setting, report: &mut Report) {
+    traps::handle(vector::NMI, nmi_from_pit);
+    for _ in 0..3 {
+        log::clear();
+        pit::start_periodic((pit::FREQUENCY / 1000) as u16);
+        ioapic::route_nmi(ioapic::PIT_PIN);
+        let trap = traps::run(&snippets::halt().kernel());
+        check!(report, trap.is_stop() && log::count() == 1, "{} NMIs, {trap:x?}", log::count());
+    }
+    pit::stop();
     traps::unhandle(vector::NMI);
 }

@@ -82,6 +82,7 @@ const TESTS: &[(&str, Test)] = &[
     ("ipi", interrupts::ipi),
     ("priority", interrupts::priority),
     ("nmi", interrupts::nmi),
+    ("nmi-halt", interrupts::nmi_halt),
     ("tsc", timers::tsc),
     ("apic-timer", timers::apic_timer),
     ("pit-pic", timers::pit_by_pic),
