@@ -62,8 +62,9 @@ impl Gpr {
 ///
 /// Registers are plain state. The memory accesses carry the guest's rights: each does the guest's page walk with the
 /// current privilege level and comes back with the fault to deliver; MMIO and writes to tracked page tables are
-/// dispatched behind them. An access may span two pages; it must check both before it changes anything. All its bytes
-/// have canonical addresses (below 4 GiB outside 64-bit mode), and it does not wrap.
+/// dispatched behind them. An access may span two pages; it must check both before it changes anything. The segment has
+/// let it through: all its bytes have canonical addresses (of 32 bits outside 64-bit mode). It may wrap: behind the last
+/// address (of 32 bits outside 64-bit mode) comes 0.
 /// Data breakpoints are the implementer's.
 pub trait Cpu {
     /// What a failed access comes back with, typically an exception to inject. This crate only passes it on.
@@ -114,6 +115,10 @@ pub trait Cpu {
     /// Writes `buf.len()` bytes (1 to 16) at a linear address: all of them, or none and a fault.
     fn write(&mut self, gva: u64, buf: &[u8]) -> Result<(), Self::Fault>;
 
+    /// Checks an access to `length` bytes (1 to 16) as [`read`](Cpu::read) or [`write`](Cpu::write) would, without making
+    /// it: no device sees it, and it meets no breakpoint.
+    fn check(&mut self, gva: u64, length: usize, write: bool) -> Result<(), Self::Fault>;
+
     /// Reads `size` bytes (1, 2 or 4) from a port. That the guest may is checked: instructions that it
     /// may not execute do not get here.
     fn port_read(&mut self, port: u16, size: u8) -> u32;
@@ -121,8 +126,9 @@ pub trait Cpu {
     /// Writes the low `size` bytes (1, 2 or 4) of `value` to a port, likewise.
     fn port_write(&mut self, port: u16, size: u8, value: u32);
 
-    /// Whether an access so far met a data breakpoint, so that a debug trap is due: a repeated string instruction is
-    /// then left after the iteration, as for single steps.
+    /// Whether an access so far met a breakpoint on data or a port, so that a debug trap is due: a repeated string
+    /// instruction is then left after the iteration, as for single steps. An embedder that wants it left for another
+    /// reason says so here, too.
     fn trap_due(&self) -> bool {
         false
     }

@@ -10,6 +10,10 @@ pub struct Exception {
 }
 
 impl Exception {
+    /// #DE.
+    pub const DIVIDE_ERROR: Exception = Exception { vector: 0, error_code: None };
+    /// #BR.
+    pub const BOUND_RANGE: Exception = Exception { vector: 5, error_code: None };
     /// #UD.
     pub const INVALID_OPCODE: Exception = Exception { vector: 6, error_code: None };
     /// #NP(0).

@@ -52,11 +52,15 @@ impl<C: Cpu> Step<'_, C> {
             M::Pushf | M::Pushfd | M::Pushfq => self.push_flags(instruction),
             M::Pop => self.pop(instruction),
             M::Call => self.call(instruction),
+            M::Jmp => self.jump(instruction),
+            M::Ret => self.ret(instruction),
 
             M::Movsb | M::Movsw | M::Movsd | M::Movsq => self.string(instruction, Kind::Movs),
             M::Stosb | M::Stosw | M::Stosd | M::Stosq => self.string(instruction, Kind::Stos),
             M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq => self.string(instruction, Kind::Lods),
             M::Scasb | M::Scasw | M::Scasd | M::Scasq => self.string(instruction, Kind::Scas),
+            M::Insb | M::Insw | M::Insd => self.string(instruction, Kind::Ins),
+            M::Outsb | M::Outsw | M::Outsd => self.string(instruction, Kind::Outs),
             M::Cmpsb | M::Cmpsw | M::Cmpsd | M::Cmpsq => self.string(instruction, Kind::Cmps),
 
             M::Seto | M::Setno | M::Setb | M::Setae | M::Sete | M::Setne | M::Setbe | M::Seta => {
@@ -70,6 +74,11 @@ impl<C: Cpu> Step<'_, C> {
             }
             M::Cmovs | M::Cmovns | M::Cmovp | M::Cmovnp | M::Cmovl | M::Cmovge | M::Cmovle | M::Cmovg => {
                 self.mov_conditional(instruction)
+            }
+
+            M::Clflush | M::Clflushopt | M::Clwb => self.flush_line(instruction),
+            M::Nop | M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchw => {
+                self.hint()
             }
             _ => Err(Error::Unsupported),
         }

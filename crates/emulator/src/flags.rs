@@ -12,6 +12,7 @@ pub(crate) const DF: u64 = 1 << 10;
 pub(crate) const OF: u64 = 1 << 11;
 pub(crate) const RF: u64 = 1 << 16;
 pub(crate) const VM: u64 = 1 << 17;
+pub(crate) const AC: u64 = 1 << 18;
 /// The flags that arithmetic changes.
 pub(crate) const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
 

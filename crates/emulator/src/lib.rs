@@ -6,7 +6,8 @@
 //!
 //! Emulated are the general-purpose instructions that compilers and kernels use on memory, in all operand and address
 //! widths: MOV and its relatives, exchanges and compare-and-exchange, arithmetic, logic, shifts, bit tests, SETcc and
-//! CMOVcc, PUSH, POP, near CALL and the string instructions. Not emulated ([`Error::Unsupported`]) is what works on
+//! CMOVcc, PUSH, POP, near branches, cache control and the string instructions, INS and OUTS among them. Each access is
+//! checked as the processor does it: canonical address or segment limit and type, paging, alignment. Not emulated ([`Error::Unsupported`]) is what works on
 //! segment, control, x87 or vector registers, and all else.
 //!
 //! LOCK is accepted where the processor accepts it. That the access is atomic towards other virtual processors is the
@@ -23,6 +24,8 @@ extern crate alloc;
 
 mod alu;
 mod arithmetic;
+mod branch;
+mod cache;
 mod cpu;
 mod decode;
 mod exception;
@@ -33,6 +36,7 @@ mod operand;
 mod outcome;
 mod recent;
 mod segment;
+mod segmentation;
 mod simple;
 mod stack;
 mod step;
@@ -60,6 +64,10 @@ pub fn emulate<C: Cpu>(cpu: &mut C, bytes: &[u8]) -> Result<Outcome, Error<C::Fa
     let rip = cpu.rip();
     let mut step = step::Step { cpu, mode, next_rip: rip };
     let instruction = decode::decode(bytes, mode, rip)?;
-    step.next_rip = width::Width::from(mode).truncate(instruction.next_ip());
+    // Only a branch with a 16-bit operand cuts IP to 16 bits (SDM volume 1, "Instruction Pointer").
+    step.next_rip = match mode {
+        Mode::Bits64 => instruction.next_ip(),
+        Mode::Bits32 | Mode::Bits16 => width::Width::Dword.truncate(instruction.next_ip()),
+    };
     step.execute(&instruction)
 }

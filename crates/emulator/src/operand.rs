@@ -2,7 +2,8 @@
 
 use iced_x86::{Instruction, OpKind, Register as Iced};
 
-use crate::step::{Memory, Operand, Register, Result, Step};
+use crate::segmentation::Memory;
+use crate::step::{Operand, Register, Result, Step};
 use crate::width::Width;
 use crate::{Cpu, Error, Gpr, Mode, Segment};
 
@@ -63,16 +64,18 @@ impl<C: Cpu> Step<'_, C> {
 
     /// The place at `offset` in a segment. `uses_stack` says whether the base register makes SS the default.
     pub(crate) fn place(&self, segment: Segment, offset: u64, uses_stack: bool) -> Memory {
-        match (self.mode, segment) {
-            // In 64-bit mode the other segments start at zero, and prefixes that name them are ignored.
+        let segment = match (self.mode, segment) {
+            // Prefixes that name these are ignored in 64-bit mode.
             (Mode::Bits64, Segment::Es | Segment::Cs | Segment::Ss | Segment::Ds) => {
-                Memory { gva: offset, stack: uses_stack }
+                if uses_stack {
+                    Segment::Ss
+                } else {
+                    Segment::Ds
+                }
             }
-            _ => Memory {
-                gva: self.linear(self.cpu.segment(segment).base, offset),
-                stack: segment == Segment::Ss,
-            },
-        }
+            _ => segment,
+        };
+        Memory { segment, offset }
     }
 }
 

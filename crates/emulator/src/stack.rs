@@ -1,15 +1,14 @@
 //! Instructions that use the stack.
 
-use iced_x86::{Instruction, OpKind, Register as Iced};
+use iced_x86::Instruction;
 
 use crate::flags::{RF, VM};
-use crate::operand;
-use crate::step::{Operand, Register, Result, Step, is_canonical};
+use crate::step::{Operand, Register, Result, Step};
 use crate::width::Width;
-use crate::{Cpu, Error, Exception, Gpr, Mode, Outcome, Segment};
+use crate::{Cpu, Error, Gpr, Mode, Outcome, Segment};
 
 impl<C: Cpu> Step<'_, C> {
-    fn stack_pointer(&self) -> Register {
+    pub(crate) fn stack_pointer(&self) -> Register {
         let width = match self.mode {
             Mode::Bits64 => Width::Qword,
             Mode::Bits16 | Mode::Bits32 => Width::from(self.cpu.stack_mode()),
@@ -18,13 +17,19 @@ impl<C: Cpu> Step<'_, C> {
     }
 
     /// Writes `value` below the stack pointer, then moves that.
-    fn push_value(&mut self, value: u64, width: Width) -> Result<(), C> {
+    pub(crate) fn push_value(&mut self, value: u64, width: Width) -> Result<(), C> {
         let pointer = self.stack_pointer();
         let below = pointer.width.truncate(self.register(pointer).wrapping_sub(width.bytes() as u64));
         let place = self.place(Segment::Ss, below, true);
         self.write(Operand::Memory(place), width, value)?;
         self.set_register(pointer, below);
         Ok(())
+    }
+
+    /// The value that the stack pointer points to.
+    pub(crate) fn top_of_stack(&mut self, width: Width) -> Result<u64, C> {
+        let top = self.place(Segment::Ss, self.register(self.stack_pointer()), true);
+        self.read(Operand::Memory(top), width)
     }
 
     /// PUSH of a register, memory or immediate operand.
@@ -46,19 +51,15 @@ impl<C: Cpu> Step<'_, C> {
     /// POP to a register or memory. A destination addressed by RSP is found with RSP already moved.
     pub(crate) fn pop(&mut self, instruction: &Instruction) -> Result<Outcome, C> {
         let width = stack_width::<C>(instruction)?;
-        let step = width.bytes() as u64;
-        let to = match instruction.op0_kind() {
-            OpKind::Memory => {
-                let by_stack_pointer = matches!(instruction.memory_base(), Iced::RSP | Iced::ESP);
-                Operand::Memory(self.memory(instruction, if by_stack_pointer { step } else { 0 })?)
-            }
-            _ => self.operand(instruction, 0)?,
-        };
         let pointer = self.stack_pointer();
         let top = self.register(pointer);
-        let place = self.place(Segment::Ss, top, true);
-        let value = self.read(Operand::Memory(place), width)?;
-        let above = top.wrapping_add(step);
+        let above = top.wrapping_add(width.bytes() as u64);
+        let rsp = self.cpu.gpr(Gpr::Rsp);
+        self.set_register(pointer, above);
+        let to = self.operand(instruction, 0);
+        self.cpu.set_gpr(Gpr::Rsp, rsp);
+        let to = to?;
+        let value = self.top_of_stack(width)?;
         if let Operand::Register(register) = to {
             // POP RSP: the value popped stays.
             self.set_register(pointer, above);
@@ -69,29 +70,10 @@ impl<C: Cpu> Step<'_, C> {
         }
         Ok(self.retire_unflagged())
     }
-
-    /// Near CALL, relative or indirect.
-    pub(crate) fn call(&mut self, instruction: &Instruction) -> Result<Outcome, C> {
-        let width = stack_width::<C>(instruction)?;
-        let target = if instruction.is_call_near() {
-            instruction.near_branch_target()
-        } else if instruction.is_call_near_indirect() {
-            let source = self.operand(instruction, 0)?;
-            self.read(source, operand::width::<C>(instruction, 0)?)?
-        } else {
-            return Err(Error::Unsupported);
-        };
-        if self.mode == Mode::Bits64 && !is_canonical(target) {
-            return Err(Error::Exception(Exception::GENERAL_PROTECTION));
-        }
-        self.push_value(self.next_rip, width)?;
-        self.next_rip = target;
-        Ok(self.retire_unflagged())
-    }
 }
 
 /// What the instruction moves the stack pointer by.
-fn stack_width<C: Cpu>(instruction: &Instruction) -> Result<Width, C> {
+pub(crate) fn stack_width<C: Cpu>(instruction: &Instruction) -> Result<Width, C> {
     let bytes = instruction.stack_pointer_increment().unsigned_abs();
     Width::from_bytes(bytes as usize).ok_or(Error::Unsupported)
 }

@@ -1,8 +1,9 @@
 //! One instruction under way: its operands, and how they are read and written.
 
 use crate::flags::RF;
+use crate::segmentation::{Access, Memory};
 use crate::width::Width;
-use crate::{Cpu, Error, Exception, Gpr, Mode, Outcome};
+use crate::{Cpu, Error, Gpr, Mode, Outcome};
 
 pub(crate) type Result<T, C> = core::result::Result<T, Error<<C as Cpu>::Fault>>;
 
@@ -18,26 +19,6 @@ pub(crate) struct Register {
 impl Register {
     pub(crate) fn new(gpr: Gpr, width: Width) -> Self {
         Register { gpr, width, high: false }
-    }
-}
-
-/// A place in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Memory {
-    /// Linear address.
-    pub(crate) gva: u64,
-    /// Reached by way of SS: a bad address is #SS, not #GP.
-    pub(crate) stack: bool,
-}
-
-impl Memory {
-    /// The exception for an address that cannot be accessed at all.
-    pub(crate) fn bad_address<F>(self) -> Error<F> {
-        if self.stack {
-            Error::Exception(Exception::STACK_FAULT)
-        } else {
-            Error::Exception(Exception::GENERAL_PROTECTION)
-        }
     }
 }
 
@@ -77,36 +58,19 @@ impl<C: Cpu> Step<'_, C> {
         self.cpu.set_gpr(register.gpr, whole);
     }
 
-    /// The linear address of `offset` in a segment with the given base.
-    pub(crate) fn linear(&self, base: u64, offset: u64) -> u64 {
-        let gva = base.wrapping_add(offset);
-        if self.mode == Mode::Bits64 { gva } else { Width::Dword.truncate(gva) }
-    }
-
-    /// Refuses addresses that are not canonical, and accesses that wrap at the end of the address space. For the
-    /// latter the manual leaves the choice (SDM volume 3, "Limit Checking").
-    fn check(&self, memory: Memory, length: usize) -> Result<(), C> {
-        let last = memory.gva.checked_add(length as u64 - 1).ok_or(memory.bad_address())?;
-        let good = match self.mode {
-            Mode::Bits64 => is_canonical(memory.gva) && is_canonical(last),
-            Mode::Bits32 | Mode::Bits16 => last <= u64::from(u32::MAX),
-        };
-        if good { Ok(()) } else { Err(memory.bad_address()) }
-    }
-
     pub(crate) fn read_bytes(&mut self, memory: Memory, bytes: &mut [u8]) -> Result<(), C> {
-        self.check(memory, bytes.len())?;
-        self.cpu.read(memory.gva, bytes).map_err(Error::Fault)
+        let gva = self.approach(memory, bytes.len(), Access::Read)?;
+        self.cpu.read(gva, bytes).map_err(Error::Fault)
     }
 
     pub(crate) fn read_modify_bytes(&mut self, memory: Memory, bytes: &mut [u8]) -> Result<(), C> {
-        self.check(memory, bytes.len())?;
-        self.cpu.read_modify(memory.gva, bytes).map_err(Error::Fault)
+        let gva = self.approach(memory, bytes.len(), Access::Write)?;
+        self.cpu.read_modify(gva, bytes).map_err(Error::Fault)
     }
 
     pub(crate) fn write_bytes(&mut self, memory: Memory, bytes: &[u8]) -> Result<(), C> {
-        self.check(memory, bytes.len())?;
-        self.cpu.write(memory.gva, bytes).map_err(Error::Fault)
+        let gva = self.approach(memory, bytes.len(), Access::Write)?;
+        self.cpu.write(gva, bytes).map_err(Error::Fault)
     }
 
     pub(crate) fn read(&mut self, operand: Operand, width: Width) -> Result<u64, C> {
@@ -157,9 +121,4 @@ impl<C: Cpu> Step<'_, C> {
     pub(crate) fn retire_unflagged(&mut self) -> Outcome {
         self.retire(self.cpu.rflags())
     }
-}
-
-/// Canonical for 48-bit linear addresses.
-pub(crate) fn is_canonical(gva: u64) -> bool {
-    (gva as i64) << 16 >> 16 == gva as i64
 }

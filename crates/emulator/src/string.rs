@@ -1,16 +1,16 @@
-//! String instructions and their repetition.
+//! String instructions and their repetition: one machine for all of them.
+//!
+//! Each element is computed from the registers, at the address width, and checked by itself.
 
 use iced_x86::{Instruction, OpKind, Register as Iced};
 
 use crate::alu::{self, Binary};
 use crate::flags::{DF, RF, TF};
 use crate::operand::segment;
+use crate::segmentation::Access;
 use crate::step::{Operand, Register, Result, Step};
 use crate::width::Width;
 use crate::{Cpu, Error, Gpr, Outcome, Segment};
-
-/// Iterations of one call: enough to make decoding cheap beside them, few enough for interrupts not to wait long.
-pub(crate) const MAX_ITERATIONS: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -19,6 +19,24 @@ pub(crate) enum Kind {
     Lods,
     Scas,
     Cmps,
+    Ins,
+    Outs,
+}
+
+impl Kind {
+    /// Iterations of one call: enough to make decoding cheap beside them, few enough for interrupts not to wait long.
+    /// Every call for a port costs an exit, every other one the fault of a page.
+    fn batch(self) -> usize {
+        if matches!(self, Kind::Ins | Kind::Outs) { 256 } else { 64 }
+    }
+
+    fn uses_source(self) -> bool {
+        !matches!(self, Kind::Stos | Kind::Scas | Kind::Ins)
+    }
+
+    fn uses_destination(self) -> bool {
+        !matches!(self, Kind::Lods | Kind::Outs)
+    }
 }
 
 /// What an iteration compared: (minuend, subtrahend).
@@ -51,7 +69,7 @@ impl<C: Cpu> Step<'_, C> {
         if count == 0 {
             return Ok(self.retire(rflags));
         }
-        let iterations = if rflags & TF != 0 { 1 } else { MAX_ITERATIONS };
+        let iterations = if rflags & TF != 0 { 1 } else { kind.batch() };
         for _ in 0..iterations {
             let compared = self.iteration(&string)?;
             count -= 1;
@@ -70,7 +88,6 @@ impl<C: Cpu> Step<'_, C> {
     }
 
     fn string_step(&self, instruction: &Instruction, kind: Kind, rflags: u64) -> Result<StringStep, C> {
-        // The address width shows in the operand kind; a first operand of LODS or SCAS is the accumulator.
         let memory_operand = if instruction.op0_kind() == OpKind::Register { 1 } else { 0 };
         let address = match instruction.op_kind(memory_operand) {
             OpKind::MemorySegSI | OpKind::MemoryESDI => Width::Word,
@@ -100,8 +117,9 @@ impl<C: Cpu> Step<'_, C> {
     /// One iteration: memory first, then RSI, RDI and the accumulator.
     fn iteration(&mut self, string: &StringStep) -> Result<Compared, C> {
         let width = string.width;
-        let source = Operand::Memory(self.place(string.source, self.register(string.rsi), false));
-        let destination = Operand::Memory(self.place(Segment::Es, self.register(string.rdi), false));
+        let from = self.place(string.source, self.register(string.rsi), false);
+        let to = self.place(Segment::Es, self.register(string.rdi), false);
+        let (source, destination) = (Operand::Memory(from), Operand::Memory(to));
         let mut compared = None;
         match string.kind {
             Kind::Movs => {
@@ -117,14 +135,28 @@ impl<C: Cpu> Step<'_, C> {
                 compared = Some((self.register(string.accumulator), self.read(destination, width)?));
             }
             Kind::Cmps => compared = Some((self.read(source, width)?, self.read(destination, width)?)),
+            Kind::Ins => {
+                // A read of a port has effects: the write must be possible before it.
+                self.check(to, width.bytes(), Access::Write)?;
+                let value = self.cpu.port_read(self.port(), width as u8);
+                self.write(destination, width, value.into())?;
+            }
+            Kind::Outs => {
+                let value = self.read(source, width)?;
+                self.cpu.port_write(self.port(), width as u8, value as u32);
+            }
         }
-        if string.kind != Kind::Stos && string.kind != Kind::Scas {
+        if string.kind.uses_source() {
             self.advance(string.rsi, string.stride);
         }
-        if string.kind != Kind::Lods {
+        if string.kind.uses_destination() {
             self.advance(string.rdi, string.stride);
         }
         Ok(compared)
+    }
+
+    fn port(&self) -> u16 {
+        self.cpu.gpr(Gpr::Rdx) as u16
     }
 
     fn advance(&mut self, pointer: Register, stride: u64) {

@@ -5,7 +5,8 @@ use iced_x86::Instruction;
 use crate::alu::{self, Binary};
 use crate::flags::{ZF, holds};
 use crate::operand::width;
-use crate::step::{Memory, Operand, Register, Result, Step};
+use crate::segmentation::Memory;
+use crate::step::{Operand, Register, Result, Step};
 use crate::width::Width;
 use crate::{Cpu, Error, Exception, Gpr, Outcome};
 
@@ -101,7 +102,7 @@ impl<C: Cpu> Step<'_, C> {
     /// CMPXCHG8B (`half` is 32 bits wide), CMPXCHG16B (64 bits). Of the flags only ZF changes.
     pub(crate) fn compare_exchange_pair(&mut self, to: Memory, half: Width) -> Result<Outcome, C> {
         let size = half.bytes();
-        if half == Width::Qword && !to.gva.is_multiple_of(16) {
+        if half == Width::Qword && !self.linear(to).is_multiple_of(16) {
             return Err(Error::Exception(Exception::GENERAL_PROTECTION));
         }
         let [rax, rdx, rbx, rcx] =

@@ -66,7 +66,9 @@ fn addresses_wrap_at_the_address_width() {
 fn segments_add_their_base() {
     let based = |mode| {
         let mut m = machine(mode).with(Gpr::Rbx, 0x10).with(Gpr::Rbp, 0x20).with(Gpr::Rsp, 0x30);
-        m.bases = [0x1_0000, 0x2_0000, 0x3_0000, 0x4_0000, 0x5_0000, 0x6_0000];
+        for (number, segment) in m.segments.iter_mut().enumerate() {
+            segment.base = (number as u64 + 1) << 16;
+        }
         m
     };
     let m = || based(Mode::Bits32);
@@ -74,7 +76,7 @@ fn segments_add_their_base() {
     assert_eq!(place(m(), |p| p.mov(byte_ptr(ebp), al)), 0x3_0020);
     assert_eq!(place(m(), |p| p.mov(byte_ptr(esp), al)), 0x3_0030);
     assert_eq!(place(m(), |p| p.mov(byte_ptr(ebx).es(), al)), 0x1_0010);
-    assert_eq!(place(m(), |p| p.mov(byte_ptr(ebp).cs(), al)), 0x2_0020);
+    assert_eq!(place(m(), |p| p.mov(al, byte_ptr(ebp).cs())), 0x2_0020);
     assert_eq!(place(m(), |p| p.mov(byte_ptr(0x77).gs(), al)), 0x6_0077);
     let m = || based(Mode::Bits64);
     assert_eq!(place(m(), |p| p.mov(byte_ptr(rbx).fs(), al)), 0x5_0010);
@@ -87,8 +89,7 @@ fn segments_add_their_base() {
     assert_eq!(place(m(), |p| p.mov(byte_ptr(rbx).es(), al)), 0x10, "ignored in 64-bit mode");
     assert_eq!(place(m(), |p| p.mov(byte_ptr(rbp).cs(), al)), 0x20);
 
-    let mut wrapping = based(Mode::Bits32).with(Gpr::Rbx, 0x20);
-    wrapping.bases[Segment::Ds as usize] = 0xffff_fff0;
+    let wrapping = based(Mode::Bits32).with(Gpr::Rbx, 0x20).base(Segment::Ds, 0xffff_fff0);
     assert_eq!(place(wrapping, |p| p.mov(byte_ptr(ebx), al)), 0x10, "linear addresses of 32 bits wrap");
 }
 
@@ -116,13 +117,7 @@ fn bad_addresses_are_gp_or_ss() {
     check(&m, Error::Exception(Exception::STACK_FAULT), &|p| p.pop(rax));
     check(&m.clone().with(Gpr::Rsp, end + 8), Error::Exception(Exception::STACK_FAULT), &|p| p.push(rax));
     check(&m.clone().with(Gpr::Rdi, end), gp, &|p| p.stosb());
-    check(&m.clone().with(Gpr::Rbx, u64::MAX), gp, &|p| p.mov(word_ptr(rbx), ax));
     check(&m.clone().with(Gpr::Rbx, 0xffff_7fff_ffff_ffff), gp, &|p| p.mov(word_ptr(rbx), ax));
-
-    let m = machine(Mode::Bits32).with(Gpr::Rbx, 0xffff_fffe).with(Gpr::Rbp, 0xffff_fffe);
-    check(&m, gp, &|p| p.mov(dword_ptr(ebx), eax));
-    check(&m, Error::Exception(Exception::STACK_FAULT), &|p| p.mov(dword_ptr(ebp), eax));
-    check(&m, Error::Exception(Exception::STACK_FAULT), &|p| p.mov(dword_ptr(ebx).ss(), eax));
 }
 
 #[test]
@@ -136,12 +131,35 @@ fn accesses_reach_to_the_very_ends() {
     assert_eq!(place(m, |p| p.mov(dword_ptr(ebx), eax)), 0xffff_fffc);
 }
 
+/// The manual allows it (SDM volume 3, "Limit Checking"), and Bochs does it.
+#[test]
+fn accesses_wrap_at_the_end_of_flat_segments() {
+    for (mode, top) in [(Mode::Bits64, u64::MAX), (Mode::Bits32, u32::MAX.into())] {
+        let mut m = machine(mode).with(Gpr::Rbx, top - 1).with(Gpr::Rax, 0x1234_5678);
+        match mode {
+            Mode::Bits64 => m.run(|p| p.mov(dword_ptr(rbx), eax)),
+            _ => m.run(|p| p.mov(dword_ptr(ebx), eax)),
+        }
+        assert_eq!(m.accesses, [Access { kind: Kind::Write, gva: top - 1, length: 4 }]);
+        assert_eq!((m.peek(top - 1, 1), m.peek(top, 1), m.peek(0, 2)), (0x78, 0x56, 0x1234));
+    }
+}
+
 #[test]
 fn rip_goes_on_within_its_mode() {
     let mut m = machine(Mode::Bits32).with(Gpr::Rbx, 0x1000);
     m.state.rip = 0xffff_fffe;
     assert_eq!(m.step(|p| p.mov(dword_ptr(ebx), eax)), Ok(Outcome::Done));
     assert_eq!(m.state.rip, 0);
+    // Only branches cut IP to 16 bits.
+    let mut m = machine(Mode::Bits16).with(Gpr::Rbx, 0x1000);
+    m.state.rip = 0xfffe;
+    m.run(|p| p.mov(word_ptr(bx), ax));
+    assert_eq!(m.state.rip, 0x1_0000);
+    let mut m = machine(Mode::Bits16).with(Gpr::Rbx, 0x1000);
+    m.state.rip = 0x12_3456;
+    m.run(|p| p.mov(word_ptr(bx), ax));
+    assert_eq!(m.state.rip, 0x12_3458);
     let mut m = machine(Mode::Bits64).with(Gpr::Rbx, 0x1000);
     m.state.rip = 0x7fff_ffff_fffd;
     m.run(|p| p.mov(qword_ptr(rbx), rax));

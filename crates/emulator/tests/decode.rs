@@ -154,14 +154,17 @@ proptest! {
     ) {
         let mut machine = Machine::new(mode);
         machine.stack_mode = stack_mode;
-        machine.bases = bases;
+        for (segment, base) in machine.segments.iter_mut().zip(bases) {
+            segment.base = base;
+        }
         machine.failing = failing;
         machine.state.gprs = gprs;
         machine.state.rip = if mode == Mode::Bits64 { rip } else { rip & 0xffff_ffff };
         machine.state.rflags = rflags;
+        machine.inputs = (0..256).collect();
         let before = machine.state.clone();
         let verdict = emulate(&mut machine, &bytes);
-        prop_assert!(machine.accesses.len() <= 130);
+        prop_assert!(machine.accesses.len() <= 520);
         match verdict {
             Ok(Outcome::Done) => prop_assert_eq!(machine.state.rflags & common::RF, 0),
             Ok(Outcome::Continue) => prop_assert_eq!(machine.state.rip, before.rip),

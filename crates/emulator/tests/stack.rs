@@ -48,7 +48,7 @@ fn pop_to_registers_and_memory() {
 fn the_stack_pointer_is_as_wide_as_the_stack() {
     let mut m = Machine::new(Mode::Bits32).with(Gpr::Rsp, 2).with(Gpr::Rax, 0x1234);
     m.stack_mode = Mode::Bits16;
-    m.bases[umbra_emulator::Segment::Ss as usize] = 0x5_0000;
+    m.segments[umbra_emulator::Segment::Ss as usize].base = 0x5_0000;
     m.state.gprs[Gpr::Rsp as usize] = 0x7654_0002;
     m.run(|p| p.push(eax));
     assert_eq!(m.get(Gpr::Rsp), 0x7654_fffe, "SP wraps, the rest stays");

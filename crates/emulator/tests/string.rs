@@ -5,7 +5,7 @@ mod common;
 use common::{Access, CF, DF, Kind, Machine, ONE, RF, START, STATUS, TF, ZF, background};
 use iced_x86::IcedError;
 use iced_x86::code_asm::CodeAssembler;
-use umbra_emulator::{Error, Gpr, Mode, Outcome};
+use umbra_emulator::{Error, Exception, Gpr, Mode, Outcome, Segment};
 
 const FROM: u64 = 0x1_0000;
 const TO: u64 = 0x2_0000;
@@ -177,7 +177,7 @@ fn narrow_addresses() {
 
     let mut m =
         Machine::new(Mode::Bits16).with(Gpr::Rcx, 0x1_0003).with(Gpr::Rdi, 0x2_fffe).with(Gpr::Rax, 0x1234);
-    m.bases[0] = 0x4_0000;
+    m.segments[0].base = 0x4_0000;
     assert_eq!(m.step(|p| p.rep().stosw()), Ok(Outcome::Done));
     assert_eq!(registers(&m), [0x1_0000, 0x6666_6666_6666_6666, 0x2_0004], "CX and DI alone change");
     assert_eq!((m.peek(0x4_fffe, 2), m.peek(0x4_0002, 2)), (0x1234, 0x1234));
@@ -186,10 +186,36 @@ fn narrow_addresses() {
 #[test]
 fn the_source_takes_a_segment_prefix_and_the_destination_does_not() {
     let mut m = machine();
-    m.bases[umbra_emulator::Segment::Gs as usize] = 0x100_0000;
+    m.segments[Segment::Gs as usize].base = 0x100_0000;
     let plain = common::assemble(Mode::Bits64, START, |p| p.movsb());
     let prefixed = [&[0x65], &plain[..]].concat();
     assert_eq!(umbra_emulator::emulate(&mut m, &prefixed), Ok(Outcome::Done));
     let gvas: Vec<_> = m.accesses.iter().map(|access| access.gva).collect();
     assert_eq!(gvas, [FROM + 0x100_0000, TO]);
+}
+
+/// The limit of a segment, the upper bound of one that expands down, and a type.
+#[test]
+fn every_iteration_is_checked() {
+    let new = |limit, rights| {
+        let m = Machine::new(Mode::Bits32).with(Gpr::Rdi, 0xff0).with(Gpr::Rcx, 100).with(Gpr::Rsi, FROM);
+        m.segment(Segment::Es, limit, rights)
+    };
+    let gp = Err(Error::Exception(Exception::GENERAL_PROTECTION));
+    let mut m = new(0xfff, 0xc093);
+    assert_eq!(m.step(|p| p.rep().stosd()), gp);
+    assert_eq!((registers(&m), m.state.memory.len()), ([96, FROM, 0x1000], 16));
+    let mut m = new(0x1000, 0xc093);
+    assert_eq!(m.step(|p| p.rep().movsw()), gp);
+    assert_eq!((registers(&m), m.state.memory.len()), ([92, FROM + 16, 0x1000], 16));
+    let mut m = new(0xfe7, 0xc097).flags(DF);
+    assert_eq!(m.step(|p| p.rep().stosd()), gp);
+    assert_eq!((registers(&m), m.state.memory.len()), ([97, FROM, 0xfe4], 12));
+    let mut m = new(u32::MAX, 0xc091);
+    assert_eq!(m.step(|p| p.rep().stosd()), gp);
+    assert_eq!(registers(&m), [100, FROM, 0xff0]);
+    assert_eq!(m.step(|p| p.repne().scasw()), Ok(Outcome::Continue), "it can be read");
+    // The source is read, but the destination refuses.
+    let mut m = new(0xfef, 0xc093);
+    assert_eq!((m.step(|p| p.movsb()), registers(&m)), (gp, [100, FROM, 0xff0]));
 }

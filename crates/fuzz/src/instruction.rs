@@ -11,8 +11,8 @@ use umbra_emulator::{
 
 use crate::input::Input;
 
-/// Accesses of one call at most: 64 iterations of a string instruction, each with two, and some room.
-const MAX_ACCESSES: usize = 130;
+/// Accesses of one call at most: 256 iterations of INS or OUTS, and some room.
+const MAX_ACCESSES: usize = 260;
 
 const RF: u64 = 1 << 16;
 
@@ -28,7 +28,9 @@ struct Access {
 struct Machine {
     mode: Mode,
     stack_mode: Mode,
-    bases: [u64; 6],
+    segments: [SegmentRegister; 6],
+    cpl: u8,
+    cr0: u64,
     gprs: [u64; 16],
     rip: u64,
     rflags: u64,
@@ -42,21 +44,32 @@ impl Machine {
     fn access(&mut self, write: bool, gva: u64, length: usize) -> Result<(), Access> {
         let access = Access { write, gva, length };
         assert!((1..=16).contains(&length), "{access:x?}");
-        let last = gva.checked_add(length as u64 - 1).expect("an access wraps");
+        let last = gva.wrapping_add(length as u64 - 1);
         match self.mode {
             Mode::Bits64 => {
                 assert!([gva, last].into_iter().all(is_canonical), "{access:x?} is not canonical");
             }
-            Mode::Bits16 | Mode::Bits32 => assert!(last <= u32::MAX.into(), "{access:x?} is beyond 4 GiB"),
+            Mode::Bits16 | Mode::Bits32 => assert!(gva <= u32::MAX.into(), "{access:x?} is beyond 4 GiB"),
         }
-        let failing = self.failing == self.accesses.len();
-        self.accesses.push(access);
+        if self.failing == self.accesses.len() { Err(access) } else { Ok(()) }
+    }
+
+    /// An access that is made: it counts, even if it fails.
+    fn note(&mut self, write: bool, gva: u64, length: usize) -> Result<(), Access> {
+        let verdict = self.access(write, gva, length);
+        self.accesses.push(Access { write, gva, length });
         assert!(self.accesses.len() <= MAX_ACCESSES, "unbounded work");
-        if failing { Err(access) } else { Ok(()) }
+        verdict
+    }
+
+    /// The addresses of an access. The one behind the last is 0.
+    fn bytes(&self, gva: u64) -> impl Iterator<Item = u64> + use<> {
+        let mask = if self.mode == Mode::Bits64 { u64::MAX } else { u32::MAX.into() };
+        (0..).map(move |byte| gva.wrapping_add(byte) & mask)
     }
 
     fn load(&self, gva: u64, buf: &mut [u8]) {
-        for (at, byte) in (gva..=u64::MAX).zip(buf) {
+        for (at, byte) in self.bytes(gva).zip(buf) {
             let untouched = (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
             *byte = *self.memory.get(&at).unwrap_or(&untouched);
         }
@@ -108,41 +121,46 @@ impl Cpu for Machine {
     }
 
     fn segment(&self, segment: Segment) -> SegmentRegister {
-        let rights = if segment == Segment::Cs { Rights(0xc09b) } else { Rights(0xc093) };
-        SegmentRegister { selector: 8, base: self.bases[segment as usize], limit: u32::MAX, rights }
+        self.segments[segment as usize]
     }
 
     fn cpl(&self) -> u8 {
-        0
+        self.cpl
     }
 
     fn cr0(&self) -> u64 {
-        0x8000_0001
+        self.cr0
+    }
+
+    fn check(&mut self, gva: u64, length: usize, write: bool) -> Result<(), Access> {
+        self.access(write, gva, length)
     }
 
     fn port_read(&mut self, port: u16, size: u8) -> u32 {
-        panic!("{size} bytes from port {port:#x}")
+        assert!(matches!(size, 1 | 2 | 4) && port == self.gpr(Gpr::Rdx) as u16);
+        u32::from(port).wrapping_mul(0x9e37_79b9) >> (32 - 8 * size)
     }
 
     fn port_write(&mut self, port: u16, size: u8, value: u32) {
-        panic!("{size} bytes of {value:#x} to port {port:#x}")
+        assert!(matches!(size, 1 | 2 | 4) && port == self.gpr(Gpr::Rdx) as u16);
+        assert_eq!(u64::from(value) >> (8 * size), 0);
     }
 
     fn read(&mut self, gva: u64, buf: &mut [u8]) -> Result<(), Access> {
-        self.access(false, gva, buf.len())?;
+        self.note(false, gva, buf.len())?;
         self.load(gva, buf);
         Ok(())
     }
 
     fn read_modify(&mut self, gva: u64, buf: &mut [u8]) -> Result<(), Access> {
-        self.access(false, gva, buf.len())?;
+        self.note(false, gva, buf.len())?;
         self.load(gva, buf);
         Ok(())
     }
 
     fn write(&mut self, gva: u64, buf: &[u8]) -> Result<(), Access> {
-        self.access(true, gva, buf.len())?;
-        self.memory.extend((gva..=u64::MAX).zip(buf.iter().copied()));
+        self.note(true, gva, buf.len())?;
+        self.memory.extend(self.bytes(gva).zip(buf.iter().copied()));
         Ok(())
     }
 }
@@ -155,6 +173,26 @@ fn address(input: &mut Input<'_>) -> u64 {
         Some(end) => u64::wrapping_add_signed(*end, i64::from(choice & 31) - 16),
         None => input.u64(),
     }
+}
+
+/// Every kind of segment, half of them flat.
+fn segment(input: &mut Input<'_>, code: bool) -> SegmentRegister {
+    let base = address(input);
+    let choice = input.u8();
+    if choice & 1 == 0 {
+        let rights = Rights(if code { 0xc09b } else { 0xc093 });
+        return SegmentRegister {
+            selector: 8,
+            base: if choice & 2 == 0 { 0 } else { base },
+            limit: u32::MAX,
+            rights,
+        };
+    }
+    let limit = address(input) as u32;
+    let kind = if code { 8 } else { 0 } | u32::from(choice >> 4) & if code { 7 } else { 15 };
+    let unusable = if choice & 0b1110 == 0 && !code { Rights::UNUSABLE.0 } else { 0 };
+    let rights = Rights(0x90 | kind | u32::from(choice & 8) << 11 | unusable);
+    SegmentRegister { selector: 8, base, limit, rights }
 }
 
 /// Bytes are the state, then the instruction. It takes effect or not at all, within bounds; what it touched is what
@@ -179,7 +217,9 @@ pub fn instruction(data: &[u8]) {
         stack_mode,
         rflags: input.u64(),
         rip: input.u64() & if mode == Mode::Bits64 { u64::MAX } else { 0xffff_ffff },
-        bases: std::array::from_fn(|_| address(&mut input)),
+        segments: Segment::ALL.map(|name| segment(&mut input, name == Segment::Cs)),
+        cpl: bits >> 6 & 1 | bits >> 5 & 2,
+        cr0: 0x8000_0001 | u64::from(bits & 1 << 5) << 13,
         gprs: std::array::from_fn(|_| address(&mut input)),
         memory: BTreeMap::new(),
         failing,
@@ -200,6 +240,9 @@ pub fn instruction(data: &[u8]) {
                 assert!(code.iter().any(|byte| matches!(byte, 0xf2 | 0xf3)), "half an instruction");
             }
         }
+    }
+    if !matches!(verdict, Err(Error::Unsupported | Error::Truncated)) {
+        judge_segments(code, &before, &after, verdict);
     }
     if verdict == Ok(Outcome::Done) {
         compare_with_tables(code, &before, &after);
@@ -227,8 +270,9 @@ fn compare_with_tables(code: &[u8], before: &Machine, after: &Machine) {
     let what = instruction.code();
     let mut factory = InstructionInfoFactory::new();
     let info = factory.info(&instruction);
-    if instruction.mnemonic() != Mnemonic::Call {
-        let mask = [0xffff, 0xffff_ffff, u64::MAX][bitness(before).ilog2() as usize - 4];
+    if !matches!(instruction.mnemonic(), Mnemonic::Call | Mnemonic::Jmp | Mnemonic::Ret) {
+        // Sequential IP has 32 bits in 16-bit code, too.
+        let mask = if before.mode == Mode::Bits64 { u64::MAX } else { 0xffff_ffff };
         assert_eq!(after.rip, instruction.next_ip() & mask, "{what:?}");
     }
     for gpr in Gpr::ALL {
@@ -249,12 +293,7 @@ fn compare_with_tables(code: &[u8], before: &Machine, after: &Machine) {
     let changed = changed & !undefined;
     assert_eq!(changed & !rflags(instruction.rflags_modified()), 0, "{what:?} has changed {changed:#x}");
 
-    let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
-    // A bit's number moves the access, and iced-x86 does not follow it; it takes the stack to be as wide as the code.
-    let bit_test =
-        matches!(instruction.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc);
-    let foreign_stack = instruction.is_stack_instruction() && before.mode != before.stack_mode;
-    if bit_test || foreign_stack || instruction.is_string_instruction() && repeated {
+    if !tells_places(&instruction, before) {
         return;
     }
     for access in &after.accesses {
@@ -266,6 +305,62 @@ fn compare_with_tables(code: &[u8], before: &Machine, after: &Machine) {
         });
         assert!(named, "{what:?} makes {access:x?}, and should {:x?}", info.used_memory());
     }
+}
+
+/// Whether iced-x86 says where the accesses of the instruction are.
+fn tells_places(instruction: &Instruction, machine: &Machine) -> bool {
+    let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
+    // A bit's number moves the access, and iced-x86 does not follow it; it takes the stack to be as wide as the code.
+    let bit_test =
+        matches!(instruction.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc);
+    let foreign_stack = instruction.is_stack_instruction() && machine.mode != machine.stack_mode;
+    !(bit_test || foreign_stack || instruction.is_string_instruction() && repeated)
+}
+
+/// Segments let through what is done, and #SS is about one that does not; judged byte by byte, of the operands as
+/// iced-x86's tables name them.
+fn judge_segments(code: &[u8], before: &Machine, after: &Machine, verdict: Result<Outcome, Error<Access>>) {
+    let instruction = decode(code, before);
+    if before.mode == Mode::Bits64 || instruction.is_invalid() || !tells_places(&instruction, before) {
+        return;
+    }
+    let mut factory = InstructionInfoFactory::new();
+    let info = factory.info(&instruction);
+    let refuses = |used: &&iced_x86::UsedMemory| {
+        let offset = used.virtual_address(0, |register, _, _| {
+            if register.is_segment_register() { Some(0) } else { value(register, before) }
+        });
+        let segment = before.segments[used.segment().number()];
+        let size = used.memory_size().size() as u64;
+        !matches!(used.access(), OpAccess::None | OpAccess::NoMemAccess)
+            && !(0..size).all(|byte| lets_through(segment, offset.unwrap() + byte, is_written(used.access())))
+            && size != 0
+    };
+    let mut refused = info.used_memory().iter().filter(refuses);
+    match verdict {
+        Ok(_) => assert_eq!(refused.next(), None, "{:?} {:x?}", instruction.code(), after.accesses),
+        Err(Error::Exception(Exception::STACK_FAULT)) => {
+            assert!(refused.any(|used| used.segment() == Register::SS), "{:?}", instruction.code());
+        }
+        Err(_) => (),
+    }
+}
+
+/// Whether a segment lets a byte through (SDM volume 3, "Limit Checking" and "Type Checking").
+fn lets_through(segment: SegmentRegister, offset: u64, write: bool) -> bool {
+    let SegmentRegister { base, limit, rights: Rights(rights), .. } = segment;
+    let limit = u64::from(limit);
+    let flat = base == 0 && limit == 0xffff_ffff;
+    let top = if rights & 1 << 14 != 0 { 0xffff_ffff } else { 0xffff };
+    let by_type = match (rights & 0b1000 != 0, rights & 0b0010 != 0) {
+        (true, readable) => readable && !write,
+        (false, writable) => writable || !write,
+    };
+    let by_limit = match rights & 0b1100 {
+        0b0100 => (limit + 1..=top).contains(&offset),
+        _ => offset <= limit || flat,
+    };
+    by_type && by_limit && rights & 1 << 16 == 0
 }
 
 /// The short way, which only some instructions of 64-bit mode have.
@@ -285,7 +380,7 @@ fn compare_with_short_way(code: &[u8], before: &Machine, after: &Machine) {
         short.set_gpr(gpr, value);
     }
     if simple.writes() {
-        short.memory.extend((gva..=u64::MAX).zip(effect.memory.to_le_bytes()).take(simple.width()));
+        short.memory.extend(short.bytes(gva).zip(effect.memory.to_le_bytes()).take(simple.width()));
     }
     assert_eq!((short.rip, short.state()), (after.rip, after.state()), "{code:02x?}");
 }
@@ -303,7 +398,7 @@ fn value(register: Register, machine: &Machine) -> Option<u64> {
     let segments = [Register::ES, Register::CS, Register::SS, Register::DS, Register::FS, Register::GS];
     if let Some(segment) = segments.iter().position(|&segment| segment == register) {
         let flat = machine.mode == Mode::Bits64 && segment < 4;
-        return Some(if flat { 0 } else { machine.bases[segment] });
+        return Some(if flat { 0 } else { machine.segments[segment].base });
     }
     if !register.is_gpr() {
         return None;

@@ -23,6 +23,8 @@ pub const TF: u64 = 1 << 8;
 pub const DF: u64 = 1 << 10;
 pub const OF: u64 = 1 << 11;
 pub const RF: u64 = 1 << 16;
+pub const VM: u64 = 1 << 17;
+pub const AC: u64 = 1 << 18;
 pub const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,9 @@ pub enum Kind {
     Read,
     ReadModify,
     Write,
+    /// Checks without an access.
+    CheckRead,
+    CheckWrite,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +60,13 @@ pub struct State {
 pub struct Machine {
     pub mode: Mode,
     pub stack_mode: Mode,
-    pub bases: [u64; 6],
+    pub segments: [SegmentRegister; 6],
+    pub cpl: u8,
+    pub cr0: u64,
+    /// What ports will be read as, one after the other.
+    pub inputs: Vec<u32>,
+    /// What happened on ports: (port, size, value).
+    pub ports: Vec<(u16, u8, u32)>,
     pub state: State,
     /// Numbers of pages that no access reaches.
     pub absent: BTreeSet<u64>,
@@ -82,7 +93,14 @@ impl Machine {
         Machine {
             mode,
             stack_mode: mode,
-            bases: [0; 6],
+            segments: Segment::ALL.map(|segment| match segment {
+                Segment::Cs => flat(Rights(0xc09b)),
+                _ => flat(Rights(0xc093)),
+            }),
+            cpl: 0,
+            cr0: 0x8000_0001,
+            inputs: Vec::new(),
+            ports: Vec::new(),
             state: State {
                 gprs,
                 rip: if mode == Mode::Bits16 { START_16 } else { START },
@@ -102,6 +120,24 @@ impl Machine {
         self
     }
 
+    pub fn base(mut self, segment: Segment, base: u64) -> Self {
+        self.segments[segment as usize].base = base;
+        self
+    }
+
+    pub fn segment(mut self, segment: Segment, limit: u32, rights: u32) -> Self {
+        let register = &mut self.segments[segment as usize];
+        (register.limit, register.rights) = (limit, Rights(rights));
+        self
+    }
+
+    /// With alignment checks on.
+    pub fn aligned(mut self) -> Self {
+        self.cpl = 3;
+        self.cr0 |= 1 << 18;
+        self.flags(AC)
+    }
+
     pub fn flags(mut self, set: u64) -> Self {
         self.state.rflags |= set;
         self
@@ -118,7 +154,7 @@ impl Machine {
 
     fn store(&mut self, gva: u64, bytes: &[u8]) {
         for (offset, byte) in bytes.iter().enumerate() {
-            self.state.memory.insert(gva + offset as u64, *byte);
+            self.state.memory.insert(self.wrapped(gva.wrapping_add(offset as u64)), *byte);
         }
     }
 
@@ -157,22 +193,27 @@ impl Machine {
     fn access(&mut self, kind: Kind, gva: u64, length: usize) -> Result<(), Access> {
         let access = Access { kind, gva, length };
         assert!((1..=16).contains(&length), "{access:x?}");
-        let last = gva.checked_add(length as u64 - 1).expect("an access wraps");
+        let last = self.wrapped(gva.wrapping_add(length as u64 - 1));
         match self.mode {
             Mode::Bits64 => assert!([gva, last].iter().all(|gva| (*gva as i64) << 16 >> 16 == *gva as i64)),
-            Mode::Bits16 | Mode::Bits32 => assert!(last <= u32::MAX.into()),
+            Mode::Bits16 | Mode::Bits32 => assert!(gva <= u32::MAX.into()),
         }
         let failing = self.failing == Some(self.accesses.len());
         self.accesses.push(access);
-        let closed =
-            |page| self.absent.contains(&page) || kind != Kind::Read && self.read_only.contains(&page);
+        let reads = matches!(kind, Kind::Read | Kind::CheckRead);
+        let closed = |page| self.absent.contains(&page) || !reads && self.read_only.contains(&page);
         if failing || closed(gva >> 12) || closed(last >> 12) { Err(access) } else { Ok(()) }
+    }
+
+    /// The address behind the last one is 0.
+    fn wrapped(&self, gva: u64) -> u64 {
+        if self.mode == Mode::Bits64 { gva } else { low(4, gva) }
     }
 
     fn load(&mut self, kind: Kind, gva: u64, buf: &mut [u8]) -> Result<(), Access> {
         self.access(kind, gva, buf.len())?;
         for (offset, byte) in buf.iter_mut().enumerate() {
-            *byte = self.peek(gva + offset as u64, 1) as u8;
+            *byte = self.peek(self.wrapped(gva.wrapping_add(offset as u64)), 1) as u8;
         }
         Ok(())
     }
@@ -214,24 +255,29 @@ impl Cpu for Machine {
     }
 
     fn segment(&self, segment: Segment) -> SegmentRegister {
-        let rights = if segment == Segment::Cs { Rights(0xc09b) } else { Rights(0xc093) };
-        SegmentRegister { selector: 8, base: self.bases[segment as usize], limit: u32::MAX, rights }
+        self.segments[segment as usize]
     }
 
     fn cpl(&self) -> u8 {
-        0
+        self.cpl
     }
 
     fn cr0(&self) -> u64 {
-        0x8000_0001
+        self.cr0
     }
 
     fn port_read(&mut self, port: u16, size: u8) -> u32 {
-        panic!("{size} bytes from port {port:#x}")
+        let value = self.inputs.remove(0);
+        self.ports.push((port, size, value));
+        value
     }
 
     fn port_write(&mut self, port: u16, size: u8, value: u32) {
-        panic!("{size} bytes of {value:#x} to port {port:#x}")
+        self.ports.push((port, size, value));
+    }
+
+    fn check(&mut self, gva: u64, length: usize, write: bool) -> Result<(), Access> {
+        self.access(if write { Kind::CheckWrite } else { Kind::CheckRead }, gva, length)
     }
 
     fn read(&mut self, gva: u64, buf: &mut [u8]) -> Result<(), Access> {
@@ -250,10 +296,16 @@ impl Cpu for Machine {
 
     fn trap_due(&self) -> bool {
         let covers = |access: &Access| {
-            (access.gva..access.gva + access.length as u64).contains(&self.breakpoint.unwrap())
+            let checked = matches!(access.kind, Kind::CheckRead | Kind::CheckWrite);
+            !checked && self.breakpoint.unwrap().wrapping_sub(access.gva) < access.length as u64
         };
         self.breakpoint.is_some() && self.accesses.iter().any(covers)
     }
+}
+
+/// A segment of all linear addresses.
+pub fn flat(rights: Rights) -> SegmentRegister {
+    SegmentRegister { selector: 8, base: 0, limit: u32::MAX, rights }
 }
 
 pub fn bits(mode: Mode) -> u32 {

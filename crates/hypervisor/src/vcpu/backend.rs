@@ -80,7 +80,7 @@ pub enum Exit {
         input: bool,
     },
     /// INS or OUTS.
-    StringIo(StringIo),
+    StringIo,
     /// RDMSR.
     ReadMsr,
     /// WRMSR.
@@ -106,23 +106,6 @@ pub enum Refusal {
     Guest(String),
     /// The hypervisor's own doing: it cannot go on.
     Host(String),
-}
-
-/// INS or OUTS, with the REP prefix or without.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StringIo {
-    /// The port.
-    pub port: u16,
-    /// 1, 2 or 4 bytes.
-    pub size: u8,
-    /// INS.
-    pub input: bool,
-    /// With a REP prefix.
-    pub repeated: bool,
-    /// Where the first element is.
-    pub gva: Gva,
-    /// Bits of the address: 16, 32 or 64.
-    pub address_bits: u8,
 }
 
 /// The code segment's mode.
@@ -151,8 +134,6 @@ pub mod rflags {
     pub const TF: u64 = 1 << 8;
     /// Interrupts on.
     pub const IF: u64 = 1 << 9;
-    /// Direction: string instructions go down.
-    pub const DF: u64 = 1 << 10;
     /// Resume: no instruction breakpoints at the next instruction.
     pub const RF: u64 = 1 << 16;
     /// Alignment check; also: explicit supervisor accesses may touch user pages under SMAP.

@@ -266,8 +266,14 @@ impl<B: Backend> Cpu for Vcpu<B> {
         self.write_linear(gva, bytes)
     }
 
+    fn check(&mut self, gva: u64, length: usize, write: bool) -> Result<(), GuestFault> {
+        let kind = if write { AccessKind::Write } else { AccessKind::Read };
+        self.pieces(gva, length, kind).map(drop)
+    }
+
     fn trap_due(&self) -> bool {
-        self.met != 0
+        // A write to a port may end the guest.
+        self.met != 0 || self.end.is_some()
     }
 }
 

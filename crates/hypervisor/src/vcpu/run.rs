@@ -214,7 +214,7 @@ impl<B: Backend> Vcpu<B> {
         let cause = match exit {
             Exit::PageFault { gva, error_code } => self.page_fault_exit(gva, error_code),
             Exit::Io { port, size, input } => return self.io_exit(port, size, input),
-            Exit::StringIo(io) => self.string_io_exit(io),
+            Exit::StringIo => self.string_io_exit(),
             Exit::Reflect(event) => {
                 self.deliver(event);
                 ExitCause::Other

@@ -12,7 +12,6 @@ const CPUID_1_ECX_VMX: u32 = 1 << 5;
 const FEATURE_CONTROL_LOCK: u64 = 1 << 0;
 const FEATURE_CONTROL_VMX_OUTSIDE_SMX: u64 = 1 << 2;
 const BASIC_TRUE_CONTROLS: u64 = 1 << 55;
-const BASIC_INS_OUTS_INFORMATION: u64 = 1 << 54;
 /// IA32_VMX_EPT_VPID_CAP: INVVPID, and its single-context type.
 const INVVPID_SINGLE_CONTEXT: u64 = 1 << 32 | 1 << 41;
 /// IA32_VMX_EPT_VPID_CAP: INVVPID's individual-address type.
@@ -22,8 +21,6 @@ const INVVPID_ADDRESS: u64 = 1 << 40;
 pub struct Capabilities {
     /// The VMCS revision identifier.
     pub revision: u32,
-    /// Whether exits of INS and OUTS say segment and address size.
-    pub ins_outs_information: bool,
     /// Whether INVVPID takes a single address.
     pub invvpid_by_address: bool,
     /// CR3-target values; zero if exits of CR3 reads cannot be switched off.
@@ -113,7 +110,6 @@ impl Capabilities {
             .and_then(|_| require(entry_msr, entry))
             .map(|entry| Capabilities {
                 revision: basic as u32 & 0x7fff_ffff,
-                ins_outs_information: basic & BASIC_INS_OUTS_INFORMATION != 0,
                 invvpid_by_address,
                 cr3_targets: if reads_exit { 0 } else { cr3_targets.min(super::MAX_CR3_TARGETS) },
                 pin,

@@ -7,7 +7,7 @@ use umbra_paging::Gva;
 use x86::vmx::vmcs::{guest, ro};
 
 use super::{DEBUGCTL_BTF, DEBUGCTL_LBR, Vmx};
-use crate::vcpu::backend::{Backend, CodeMode, Exit, StringIo, rflags};
+use crate::vcpu::backend::{Backend, CodeMode, Exit, rflags};
 use crate::vcpu::breakpoints::Breakpoints;
 use crate::vcpu::event::{Event, EventKind, PAGE_FAULT};
 
@@ -67,7 +67,7 @@ impl Vmx {
             // GETSEC, the VMX instructions, MWAIT, MONITOR, RDTSCP, INVEPT, INVVPID, XSAVES, XRSTORS.
             11 | 18..=27 | 36 | 39 | 50 | 51 | 53 | 63 | 64 => Exit::Undefined,
             28 => control_register(qualification()),
-            30 => self.io(qualification()),
+            30 => io(qualification()),
             31 => Exit::ReadMsr,
             32 => Exit::WriteMsr,
             55 => Exit::Xsetbv,
@@ -88,33 +88,6 @@ impl Vmx {
             gva: Gva::new(self.vmcs.read(ro::EXIT_QUALIFICATION)),
             error_code: self.vmcs.read(ro::VMEXIT_INTERRUPTION_ERR_CODE) as u32,
         }
-    }
-
-    fn io(&self, qualification: u64) -> Exit {
-        let port = (qualification >> 16) as u16;
-        let size = (qualification & 7) as u8 + 1;
-        let input = qualification & 1 << 3 != 0;
-        if qualification & 1 << 4 == 0 {
-            return Exit::Io { port, size, input };
-        }
-        let address_bits = if self.ins_outs_information {
-            16 << (self.vmcs.read(ro::VMEXIT_INSTRUCTION_INFO) >> 7 & 3)
-        } else {
-            // An address-size prefix is not seen here; only the first processors with VMX are without.
-            match self.code_mode() {
-                CodeMode::Bits16 => 16,
-                CodeMode::Bits32 => 32,
-                CodeMode::Bits64 => 64,
-            }
-        };
-        Exit::StringIo(StringIo {
-            port,
-            size,
-            input,
-            repeated: qualification & 1 << 5 != 0,
-            gva: Gva::new(self.vmcs.read(ro::GUEST_LINEAR_ADDR)),
-            address_bits,
-        })
     }
 
     /// The linear address of a memory operand (SDM, "Format of the VM-Exit Instruction-Information Field as Used
@@ -223,6 +196,18 @@ impl Vmx {
             let state = self.vmcs.read(guest::INTERRUPTIBILITY_STATE);
             self.vmcs.write(guest::INTERRUPTIBILITY_STATE, state | BLOCKED_BY_NMI);
         }
+    }
+}
+
+/// SDM, "Exit Qualification for I/O Instructions".
+fn io(qualification: u64) -> Exit {
+    if qualification & 1 << 4 != 0 {
+        return Exit::StringIo;
+    }
+    Exit::Io {
+        port: (qualification >> 16) as u16,
+        size: (qualification & 7) as u8 + 1,
+        input: qualification & 1 << 3 != 0,
     }
 }
 

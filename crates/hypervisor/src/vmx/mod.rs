@@ -140,8 +140,6 @@ pub struct Vmx {
     vmcs: Vmcs,
     registers: Registers,
     launched: bool,
-    /// Whether INS and OUTS exits say segment and address size.
-    ins_outs_information: bool,
     /// Whether INVVPID takes a single address.
     invvpid_by_address: bool,
     secondary: SecondaryControls,
@@ -203,7 +201,6 @@ impl Vmx {
             vmcs,
             registers,
             launched: false,
-            ins_outs_information: capabilities.ins_outs_information,
             invvpid_by_address: capabilities.invvpid_by_address,
             secondary: capabilities.secondary,
             primary: capabilities.primary.into(),
