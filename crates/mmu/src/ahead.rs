@@ -8,9 +8,9 @@
 
 use umbra_paging::{ENTRIES, GuestEntry, GuestFault, Level, Pfec, bits};
 
-use crate::fault::index;
-use crate::rmap::Slot;
-use crate::role::{Role, Source, Wp};
+use crate::format::index;
+use crate::format::{Role, Source, Wp};
+use crate::tables::Slot;
 use crate::{Backing, Env, FilterPolicy, Mmu};
 
 /// So many faults must come in order.
@@ -50,21 +50,21 @@ impl<P> Mmu<P> {
 
     /// The Pending entry of the fault, if it is of a tracked leaf table and would be mapped but for A.
     fn unaccessed(&self, env: &impl Env, vcpu: usize, fault: GuestFault) -> Option<Slot> {
-        let mut frame = self.pool.frame_of(self.vcpus[vcpu].root)?;
+        let mut frame = self.tables.pool().frame_of(self.vcpus[vcpu].root)?;
         loop {
-            let Source { role, gfn } = self.pool.source(frame);
+            let Source { role, gfn } = self.tables.source(frame);
             let slot = Slot::new(frame, index(role, fault.gva));
             if let Role::Guest { level: Level::L1, wp: Wp::On, .. } = role {
                 let guest = self.guest_entry(env, slot)?;
                 return (self.frames.is_tracked(gfn) && is_unaccessed(guest)).then_some(slot);
             }
-            frame = self.child(env, slot)?;
+            frame = self.tables.child(env, slot)?;
         }
     }
 
     fn mark(&mut self, env: &mut impl Env, slot: Slot) {
         let Some(guest) = self.guest_entry(env, slot).filter(|guest| is_unaccessed(*guest)) else { return };
-        let Source { role: Role::Guest { nxe, .. }, gfn: table } = self.pool.source(slot.frame()) else {
+        let Source { role: Role::Guest { nxe, .. }, gfn: table } = self.tables.source(slot.frame()) else {
             return;
         };
         let plain = guest.reserved(Level::L1, nxe, &self.config.features) == 0

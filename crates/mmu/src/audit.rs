@@ -6,12 +6,12 @@ use core::fmt;
 
 use umbra_paging::{ENTRIES, Gfn, Hpa, Level, Paging, Rights};
 
-use crate::copies::GROUP;
 use crate::derive::Target;
-use crate::entry::State;
-use crate::pool::PageId;
-use crate::rmap::{List, Slot};
-use crate::role::{Role, Source, Wp};
+use crate::format::State;
+use crate::format::{Role, Source, Wp};
+use crate::tables::GROUP;
+use crate::tables::PageId;
+use crate::tables::{List, Slot};
 use crate::{Backing, Env, Mmu, Vcpu};
 
 /// An invariant does not hold.
@@ -50,44 +50,6 @@ impl fmt::Display for Violation {
 
 impl core::error::Error for Violation {}
 
-/// Which entries changed since the last look.
-pub(crate) struct ChangeLog {
-    slots: Vec<Slot>,
-    /// More changed than fits.
-    overflow: bool,
-    on: bool,
-}
-
-impl ChangeLog {
-    const CAPACITY: usize = 8192;
-
-    pub(crate) fn new(on: bool) -> ChangeLog {
-        ChangeLog { slots: Vec::with_capacity(if on { Self::CAPACITY } else { 0 }), overflow: false, on }
-    }
-
-    pub(crate) fn push(&mut self, slot: Slot) {
-        match self.on {
-            true if self.slots.len() < Self::CAPACITY => self.slots.push(slot),
-            true => self.overflow = true,
-            false => (),
-        }
-    }
-
-    /// All entries of a page are new.
-    pub(crate) fn push_all(&mut self, frame: u32) {
-        if self.on {
-            (0..ENTRIES).for_each(|index| self.push(Slot::new(frame, index)));
-        }
-    }
-
-    /// The page in `frame` is gone.
-    pub(crate) fn forget(&mut self, frame: u32) {
-        if self.on {
-            self.slots.retain(|slot| slot.frame() != frame);
-        }
-    }
-}
-
 impl<P> Mmu<P> {
     /// Checks every entry of every shadow page, and the protection of every tracked frame. Takes time in
     /// proportion to the pool. The guest must not run meanwhile.
@@ -95,7 +57,7 @@ impl<P> Mmu<P> {
     /// # Errors
     /// The first violation found.
     pub fn audit(&mut self, env: &impl Env) -> Result<(), Violation> {
-        let live: Vec<u32> = self.pool.live_frames().collect();
+        let live: Vec<u32> = self.tables.pool().live_frames().collect();
         for frame in live {
             for index in 0..ENTRIES {
                 self.audit_entry(env, Slot::new(frame, index))?;
@@ -103,13 +65,14 @@ impl<P> Mmu<P> {
             self.audit_page(env, frame)?;
         }
         self.audit_limbo()?;
-        if let Some(detail) = self.frames.audit(env, &self.pool) {
+        if let Some(detail) = self.frames.audit(env, self.tables.pool()) {
             return Err(violation(Invariant::Lifetime, detail));
         }
         for vcpu in &self.vcpus {
             let expected = Source::root(&vcpu.paging);
-            let live = self.pool.frame_of(vcpu.root).filter(|&root| self.pool.is_pinned(root));
-            if live.map(|root| self.pool.source(root)) != Some(expected) {
+            let live =
+                self.tables.pool().frame_of(vcpu.root).filter(|&root| self.tables.pool().is_pinned(root));
+            if live.map(|root| self.tables.source(root)) != Some(expected) {
                 let detail = alloc::format!("the root {expected:?} of a vCPU is not what it has loaded");
                 return Err(violation(Invariant::Lifetime, detail));
             }
@@ -122,8 +85,7 @@ impl<P> Mmu<P> {
                 return Err(violation(Invariant::Lifetime, detail));
             }
         }
-        self.log.slots.clear();
-        self.log.overflow = false;
+        self.tables.all_seen();
         Ok(())
     }
 
@@ -134,10 +96,10 @@ impl<P> Mmu<P> {
     /// # Errors
     /// The first violation found.
     pub fn audit_changed(&mut self, env: &impl Env) -> Result<(), Violation> {
-        if self.log.overflow {
+        if self.tables.log_has_overflowed() {
             return self.audit(env);
         }
-        while let Some(slot) = self.log.slots.pop() {
+        while let Some(slot) = self.tables.take_changed() {
             self.audit_entry(env, slot)?;
             self.audit_page(env, slot.frame())?;
         }
@@ -146,10 +108,11 @@ impl<P> Mmu<P> {
 
     /// What is wrong with a root that a vCPU may load by itself.
     fn audit_loadable(&self, env: &impl Env, vcpu: &Vcpu, id: PageId) -> Option<String> {
-        let Some(root) = self.pool.frame_of(id).filter(|&root| self.pool.is_pinned(root)) else {
+        let Some(root) = self.tables.pool().frame_of(id).filter(|&root| self.tables.pool().is_pinned(root))
+        else {
             return Some(alloc::format!("the loadable root {id:?} is gone"));
         };
-        let source = self.pool.source(root);
+        let source = self.tables.source(root);
         let expected = Source::root(&Paging { root: source.gfn, ..vcpu.paging });
         let in_place = env.hpa(root).raw() == source.gfn.base().raw();
         (source != expected || !in_place || !self.frames.is_tracked(source.gfn)).then(|| {
@@ -159,7 +122,7 @@ impl<P> Mmu<P> {
 
     /// Checks that tables whose zapped shadows may still be cached are protected.
     fn audit_limbo(&self) -> Result<(), Violation> {
-        match self.pool.limbo_frames().find(|&gfn| !self.frames.is_tracked(gfn)) {
+        match self.tables.pool().limbo_frames().find(|&gfn| !self.frames.is_tracked(gfn)) {
             None => Ok(()),
             Some(gfn) => {
                 let detail = alloc::format!("{gfn:?} lost its protection while its shadow may be cached");
@@ -170,8 +133,8 @@ impl<P> Mmu<P> {
 
     /// Checks what a page promises beside its entries: its frame is protected, and it is found by its source.
     fn audit_page(&self, env: &impl Env, frame: u32) -> Result<(), Violation> {
-        let source = self.pool.source(frame);
-        let listed = self.frames.find(&self.pool, source, |found| found == source) == Some(frame);
+        let source = self.tables.source(frame);
+        let listed = self.frames.find(self.tables.pool(), source, |found| found == source) == Some(frame);
         if !listed && self.frames.lists(source) {
             return Err(violation(
                 Invariant::Lifetime,
@@ -179,7 +142,8 @@ impl<P> Mmu<P> {
             ));
         }
         if self.is_detached(source)
-            && (self.pool.is_pinned(frame) || !self.rmap.head(List::Parents(frame)).is_empty())
+            && (self.tables.pool().is_pinned(frame)
+                || self.tables.rmap().first(List::Parents(frame)).is_some())
         {
             return Err(violation(
                 Invariant::NeverStale,
@@ -190,16 +154,14 @@ impl<P> Mmu<P> {
             return Ok(());
         }
         let gfn = source.gfn.raw() as u32;
-        let mut next = self.rmap.head(List::Gfn(gfn)).first();
-        while let Some(slot) = next {
-            next = self.rmap.next(slot);
-            if self.read(env, slot).rights().write {
+        for slot in self.tables.rmap().iter(List::Gfn(gfn)) {
+            if self.tables.read(env, slot).rights().write {
                 let detail = alloc::format!("{slot:?} maps the table {:?} writable", source.gfn);
                 return Err(violation(Invariant::NeverStale, detail));
             }
         }
         let region = self.frames.region(source.gfn).expect("a tracked frame lies in a region");
-        if !self.rmap.head(List::Region(region)).is_empty() {
+        if self.tables.rmap().first(List::Region(region)).is_some() {
             let detail = alloc::format!("a large page maps the table {:?}", source.gfn);
             return Err(violation(Invariant::NeverStale, detail));
         }
@@ -207,16 +169,16 @@ impl<P> Mmu<P> {
     }
 
     fn audit_entry(&mut self, env: &impl Env, slot: Slot) -> Result<(), Violation> {
-        let Some(source) = self.pool.live_source(slot.frame()) else {
+        let Some(source) = self.tables.pool().live_source(slot.frame()) else {
             return Err(violation(Invariant::Lifetime, alloc::format!("{slot:?} is in no live page")));
         };
-        let entry = self.read(env, slot);
-        let state = self.state(entry);
-        if state != State::Absent && !self.pool.is_busy(slot.frame(), slot.index() / GROUP) {
+        let entry = self.tables.read(env, slot);
+        let state = self.tables.state(entry);
+        if state != State::Absent && !self.tables.pool().is_busy(slot.frame(), slot.index() / GROUP) {
             let detail = alloc::format!("{slot:?} is {state:?} among entries that count as Absent");
             return Err(violation(Invariant::Lifetime, detail));
         }
-        let listed = self.rmap.list_of(slot);
+        let listed = self.tables.rmap().list_of(slot);
         if listed.is_some() != (state == State::Mapped) {
             let detail = alloc::format!("{slot:?} is {state:?} and stands in {listed:?}");
             return Err(violation(Invariant::Lifetime, detail));
@@ -242,7 +204,7 @@ impl<P> Mmu<P> {
             State::Absent if wanted == Target::Absent => Ok(()),
             State::Absent => wrong(Invariant::NeverStale),
             State::Look | State::Mmio { .. }
-                if source.role == Role::PaeRoot && self.pool.is_pinned(slot.frame()) =>
+                if source.role == Role::PaeRoot && self.tables.pool().is_pinned(slot.frame()) =>
             {
                 wrong(Invariant::NeverStale)
             }
@@ -304,23 +266,23 @@ impl<P> Mmu<P> {
     /// whether that link is right. The page's own entries are audited by themselves.
     fn audit_split(&mut self, env: &impl Env, slot: Slot, first: Gfn, listed: Option<List>) -> bool {
         let Some(child) = self.find(Source::direct(Level::L1, first)) else { return false };
-        let rights = self.read(env, slot).rights();
-        let source = self.pool.source(slot.frame());
+        let rights = self.tables.read(env, slot).rights();
+        let source = self.tables.source(slot.frame());
         let allowed = match (source.role, self.guest_entry(env, slot)) {
             (Role::Guest { nxe, wp, .. }, Some(entry)) => wp.page_rights(entry, nxe, false),
             _ => Rights::ALL,
         };
-        self.child(env, slot) == Some(child)
+        self.tables.child(env, slot) == Some(child)
             && listed == Some(List::Parents(child))
             && (within(rights, allowed) || self.is_override(env, slot, rights, source))
     }
 
     /// A Mapped entry of a loose or detached table may be old, but what it leads to is live, and this guest's.
     fn audit_loose(&self, env: &impl Env, slot: Slot, listed: Option<List>) -> Result<(), Violation> {
-        let hpa = self.read(env, slot).hpa();
+        let hpa = self.tables.read(env, slot).hpa();
         let holds = match listed {
             Some(List::Parents(child)) => {
-                self.child(env, slot) == Some(child) && self.pool.live_source(child).is_some()
+                self.tables.child(env, slot) == Some(child) && self.tables.pool().live_source(child).is_some()
             }
             Some(List::Gfn(gfn)) => is_backed(env, u64::from(gfn), hpa),
             Some(List::Region(region)) => {

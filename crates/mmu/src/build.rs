@@ -2,20 +2,22 @@
 
 use umbra_paging::{ENTRIES, Gfn, GuestEntry, Level};
 
-use crate::copies::{GROUP, has_present};
-use crate::derive::{Target, slots};
-use crate::entry::ShadowEntry;
+use crate::derive::Target;
+use crate::format::ShadowEntry;
+use crate::format::{Role, Source, Wp};
 use crate::frames::REGION;
 use crate::policy::WritePolicy;
-use crate::rmap::{List, Slot};
-use crate::role::{Role, Source, Wp};
 use crate::sabotage::Rule;
-use crate::{Backing, Env, Event, FilterPolicy, Mmu, OwedFlush};
+use crate::tables::OwedFlush;
+use crate::tables::slots;
+use crate::tables::{GROUP, has_present};
+use crate::tables::{List, Slot};
+use crate::{Backing, Env, Event, FilterPolicy, Mmu};
 
 impl<P> Mmu<P> {
     /// The page of exactly this source.
     pub(crate) fn find(&self, source: Source) -> Option<u32> {
-        self.frames.find(&self.pool, source, |found| self.is_same(found, source))
+        self.frames.find(self.tables.pool(), source, |found| self.is_same(found, source))
     }
 
     fn is_same(&self, found: Source, wanted: Source) -> bool {
@@ -51,42 +53,36 @@ impl<P> Mmu<P> {
     /// among the newest.
     fn build(&mut self, env: &mut impl Env, source: Source) -> u32 {
         let frame = self.allocate(env, source);
-        self.rmap.open(frame);
         // Listed before it is filled: a table that maps itself must find itself tracked.
-        let newly_tracked = self.frames.insert(&mut self.pool, source, frame);
+        let newly_tracked = self.frames.insert(&mut self.tables, source, frame);
         let seen = self.is_seen(env, source);
-        let empty = if seen { self.config.encodings.absent() } else { self.config.encodings.look() };
-        env.fill_shadow(frame, empty.raw());
-        self.pool.set_all_busy(frame, !seen);
-        self.links += 1;
-        self.log.push_all(frame);
+        self.tables.open(env, frame, seen);
         if !self.keeps(Rule::ReadAfterProtect) {
-            self.fill(env, frame).0.pay(self, env);
+            self.fill(env, frame).0.pay(&mut self.tables, env);
         }
         if newly_tracked && self.keeps(Rule::ProtectTables) {
-            self.protect(env, source.gfn).pay(self, env);
+            self.protect(env, source.gfn).pay(&mut self.tables, env);
         }
         if self.keeps(Rule::ReadAfterProtect) {
-            self.fill(env, frame).0.pay(self, env);
+            self.fill(env, frame).0.pay(&mut self.tables, env);
         }
-        self.happened(env, Event::Built(source.into()));
+        self.tables.happened(env, Event::Built(source.into()));
         frame
     }
 
     /// Makes every entry of a page what it should be; also says how many were something else.
     pub(crate) fn fill(&mut self, env: &mut impl Env, frame: u32) -> (OwedFlush, u32) {
-        let source = self.pool.source(frame);
-        let (mut owed, mut changed) = (OwedFlush(false), 0);
+        let source = self.tables.source(frame);
+        let (mut owed, mut changed) = (OwedFlush::NONE, 0);
         if !self.is_seen(env, source) {
             for index in 0..ENTRIES {
                 owed = owed.and(self.fill_entry(env, Slot::new(frame, index), &mut changed));
             }
             return (owed, changed);
         }
-        let copy = self.pool.copy(frame);
         // What has not changed is skipped by eights, and so is what guests leave empty.
-        let busy = self.pool.busy(frame);
-        let mut left = self.copies.changed(copy, env, source.gfn, busy);
+        let busy = self.tables.pool().busy(frame);
+        let mut left = self.tables.changed(env, frame, source.gfn);
         while left != 0 {
             let group = left.trailing_zeros() as usize;
             left &= left - 1;
@@ -94,9 +90,7 @@ impl<P> Mmu<P> {
             if has_present(&all) || busy & 1 << group != 0 {
                 owed = owed.and(self.fill_group(env, frame, group, &all, &mut changed));
             }
-            if let Some(copy) = copy {
-                self.copies.note(copy, group, &all);
-            }
+            self.tables.note(frame, group, &all);
         }
         (owed, changed)
     }
@@ -111,13 +105,13 @@ impl<P> Mmu<P> {
         all: &[u64; GROUP],
         changed: &mut u32,
     ) -> OwedFlush {
-        let (role, first) = (self.pool.source(frame).role, group * GROUP);
-        let mut owed = OwedFlush(false);
-        let shadow = match self.pool.is_busy(frame, group) {
+        let (role, first) = (self.tables.source(frame).role, group * GROUP);
+        let mut owed = OwedFlush::NONE;
+        let shadow = match self.tables.pool().is_busy(frame, group) {
             true => env.read_shadow_entries(frame, first),
-            false => [self.config.encodings.absent().raw(); GROUP],
+            false => [self.tables.encodings().absent().raw(); GROUP],
         };
-        let wanted = self.copies.changed_in(self.pool.copy(frame), group, all);
+        let wanted = self.tables.changed_in(frame, group, all);
         let before = *changed;
         for slot in slots(frame, group, wanted) {
             let n = slot.index() - first;
@@ -125,8 +119,8 @@ impl<P> Mmu<P> {
             match self.plain(env, role, guest) {
                 Some((new, _)) if new == old => (),
                 Some((new, list)) if self.config.eager || list.is_none() => {
-                    self.relist_plain(env, slot, old, new, list);
-                    self.put(env, slot, new);
+                    self.tables.relist(env, slot, old, new, list);
+                    self.tables.put(env, slot, new);
                     *changed += 1;
                 }
                 _ => owed = owed.and(self.fill_entry(env, slot, changed)),
@@ -134,26 +128,26 @@ impl<P> Mmu<P> {
         }
         // Once for all of them: it takes as long as what comes before.
         if *changed != before {
-            self.stored(frame, group);
+            self.tables.stored(frame, group);
         }
         if !has_present(all) {
-            self.pool.set_busy(frame, group, false);
+            self.tables.emptied(frame, group);
         }
         owed
     }
 
     fn fill_entry(&mut self, env: &mut impl Env, slot: Slot, changed: &mut u32) -> OwedFlush {
-        let before = self.read(env, slot);
+        let before = self.tables.read(env, slot);
         let target = self.target(env, slot, false);
         let owed = match target {
             // Without eager filling what is present waits for its first use.
-            Target::Page { level: Level::L1, .. } if !self.config.eager && !self.is_mapped(before) => {
-                self.look(env, slot);
-                OwedFlush(false)
+            Target::Page { level: Level::L1, .. } if !self.config.eager && !self.tables.is_mapped(before) => {
+                self.tables.look(env, slot);
+                OwedFlush::NONE
             }
             _ => self.refresh(env, slot),
         };
-        *changed += u32::from(self.read(env, slot) != before);
+        *changed += u32::from(self.tables.read(env, slot) != before);
         owed
     }
 
@@ -165,36 +159,37 @@ impl<P> Mmu<P> {
     }
 
     fn allocate(&mut self, env: &mut impl Env, source: Source) -> u32 {
-        if let Some(page) = self.pool.allocate(source) {
-            return page.frame;
+        if let Some(frame) = self.tables.allocate(source) {
+            return frame;
         }
-        if !self.pool.has_limbo() {
+        if !self.tables.pool().has_limbo() {
             // Several at a time share the flush; few enough that what one instruction needs stays.
-            let batch = (self.pool.count() / 16).clamp(1, 16);
+            let batch = (self.tables.pool().count() / 16).clamp(1, 16);
             let (oldest, spare) = (self.keeps(Rule::ReclaimOldest), self.keeps(Rule::SpareRoots));
             for _ in 0..batch {
                 let victim = self
-                    .pool
+                    .tables
+                    .pool()
                     .victim(oldest, spare)
                     .expect("the configuration leaves frames that are not pinned");
-                self.happened(env, Event::Reclaimed);
+                self.tables.happened(env, Event::Reclaimed);
                 self.zap(env, victim);
             }
         }
-        if self.pool.has_limbo() {
-            self.flush(env);
+        if self.tables.pool().has_limbo() {
+            self.tables.flush(env);
         }
-        self.pool.allocate(source).expect("a page was zapped and what was cached of it flushed").frame
+        self.tables.allocate(source).expect("a page was zapped and what was cached of it flushed")
     }
 
     /// Takes the right to write a frame away from all that maps it, because it has just become tracked. The
     /// flush is owed also where no entry changes: the CPU may hold a writable translation from an entry that
     /// lost W, or the page, before.
     pub(crate) fn protect(&mut self, env: &mut impl Env, gfn: Gfn) -> OwedFlush {
-        let mut next = self.rmap.head(List::Gfn(gfn.raw() as u32)).first();
+        let mut next = self.tables.rmap().first(List::Gfn(gfn.raw() as u32));
         while let Some(slot) = next {
-            next = self.rmap.next(slot);
-            let entry = self.read(env, slot);
+            next = self.tables.rmap().next(slot);
+            let entry = self.tables.read(env, slot);
             if entry.rights().write {
                 self.hold_write(env, slot, entry);
             }
@@ -202,8 +197,8 @@ impl<P> Mmu<P> {
         // A large page cannot leave out one frame. What maps the region is linked to its identity page, if
         // that is there, or built on the next access.
         let region = List::Region((gfn.raw() / REGION) as u32);
-        let mut owed = OwedFlush(self.keeps(Rule::FlushAfterProtect));
-        while let Some(slot) = self.rmap.head(region).first()
+        let mut owed = OwedFlush::when(self.keeps(Rule::FlushAfterProtect));
+        while let Some(slot) = self.tables.rmap().first(region)
             && self.keeps(Rule::SplitAroundTables)
         {
             owed = owed.and(self.refresh(env, slot));
@@ -216,9 +211,9 @@ impl<P> Mmu<P> {
             entry.rights().user && self.is_guests(slot) && self.config.filter != FilterPolicy::Present;
         if narrow && self.keeps(Rule::NoNarrowEntries) {
             // It would be narrow: see `filter.rs`.
-            self.look(env, slot);
+            self.tables.look(env, slot);
         } else {
-            self.store(env, slot, entry.protected());
+            self.tables.store(env, slot, entry.protected());
         }
     }
 
@@ -227,10 +222,10 @@ impl<P> Mmu<P> {
     /// the others get it back on the next write.
     pub(crate) fn unprotect(&mut self, env: &mut impl Env, gfn: Gfn) {
         const EAGER: usize = 4;
-        let mut next = self.rmap.head(List::Gfn(gfn.raw() as u32)).first();
+        let mut next = self.tables.rmap().first(List::Gfn(gfn.raw() as u32));
         for _ in 0..EAGER {
             let Some(slot) = next else { return };
-            next = self.rmap.next(slot);
+            next = self.tables.rmap().next(slot);
             self.widen(env, slot);
         }
     }
@@ -238,10 +233,10 @@ impl<P> Mmu<P> {
     fn widen(&mut self, env: &mut impl Env, slot: Slot) {
         let target = self.target(env, slot, false);
         let (entry, _) = self.encode(env, slot, target);
-        let old = self.read(env, slot);
+        let old = self.tables.read(env, slot);
         // Only if nothing but the right to write differs: an entry in the form for a supervisor's write stays.
         if entry.protected().without_hint() == old.without_hint() {
-            self.store(env, slot, entry);
+            self.tables.store(env, slot, entry);
         }
     }
 }

@@ -2,13 +2,13 @@
 
 use umbra_paging::{ENTRIES, Gfn, GuestEntry, Hfn, Level, Rights, bits};
 
-use crate::copies::GROUP;
-use crate::entry::{Held, ShadowEntry};
+use crate::format::{Held, ShadowEntry};
+use crate::format::{Role, Source, Wp};
 use crate::frames::{REGION, RegionBacking};
-use crate::rmap::{List, Slot};
-use crate::role::{Role, Source, Wp};
 use crate::sabotage::Rule;
-use crate::{Backing, Env, Mmu, OwedFlush};
+use crate::tables::OwedFlush;
+use crate::tables::{List, Slot};
+use crate::{Backing, Env, Mmu};
 
 /// What a shadow entry should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ impl Page {
 impl<P> Mmu<P> {
     /// The guest's entry that the one at `slot` shadows, as it is now; `None` in pages without a guest table.
     pub(crate) fn guest_entry(&self, env: &impl Env, slot: Slot) -> Option<GuestEntry> {
-        let source = self.pool.source(slot.frame());
+        let source = self.tables.source(slot.frame());
         matches!(source.role, Role::Guest { .. })
             .then(|| GuestEntry::new(env.read_entry(source.gfn.entry(slot.index()))))
     }
@@ -69,7 +69,7 @@ impl<P> Mmu<P> {
         entry: GuestEntry,
         supervisor_writes: bool,
     ) -> Target {
-        let source = self.pool.source(slot.frame());
+        let source = self.tables.source(slot.frame());
         let Role::Guest { level, nxe, wp } = source.role else {
             unreachable!("only shadows of guest tables have guest entries");
         };
@@ -184,7 +184,7 @@ impl<P> Mmu<P> {
     }
 
     fn direct_target(&mut self, env: &impl Env, slot: Slot) -> Target {
-        let Source { role, gfn } = self.pool.source(slot.frame());
+        let Source { role, gfn } = self.tables.source(slot.frame());
         let index = slot.index() as u64;
         match role {
             Role::Direct { level: Level::L1 } => self.page_target(env, Page::identity(gfn.add(index))),
@@ -200,7 +200,7 @@ impl<P> Mmu<P> {
 
     /// The entry that carries a target out, and the list it belongs to.
     pub(crate) fn encode(&self, env: &impl Env, slot: Slot, target: Target) -> (ShadowEntry, Option<List>) {
-        let encodings = &self.config.encodings;
+        let encodings = &self.tables.encodings();
         match target {
             Target::Absent => (encodings.absent(), None),
             Target::Look | Target::Missing(_) => (encodings.look(), None),
@@ -211,7 +211,7 @@ impl<P> Mmu<P> {
             Target::Mmio(..) => (encodings.look(), None),
             Target::Link(child, rights) => {
                 let rights = self.kept(rights);
-                let entry = match self.pool.source(slot.frame()).role {
+                let entry = match self.tables.source(slot.frame()).role {
                     Role::PaeRoot => ShadowEntry::pdpte(env.hpa(child)),
                     _ => ShadowEntry::link(env.hpa(child), rights),
                 };
@@ -242,84 +242,14 @@ impl<P> Mmu<P> {
         let target = self.target(env, slot, false);
         let target = match target {
             // Only a fault leads there anew: see `loose.rs`.
-            Target::Link(child, _) if !self.is_current(child) && self.child(env, slot) != Some(child) => {
+            Target::Link(child, _)
+                if !self.is_current(child) && self.tables.child(env, slot) != Some(child) =>
+            {
                 Target::Look
             }
             _ => self.without_narrow(env, slot, target),
         };
         let (entry, list) = self.encode(env, slot, target);
-        self.set(env, slot, entry, list)
+        self.tables.set(env, slot, entry, list)
     }
-
-    /// Makes every entry of a page Pending.
-    pub(crate) fn look_everywhere(&mut self, env: &mut impl Env, frame: u32) {
-        self.unlist_all(env, frame);
-        env.fill_shadow(frame, self.config.encodings.look().raw());
-        self.pool.set_all_busy(frame, true);
-        self.forget_copy(frame);
-        self.links += 1;
-        self.log.push_all(frame);
-    }
-
-    /// Takes all entries of a page, which are about to go, out of their lists.
-    pub(crate) fn unlist_all(&mut self, env: &impl Env, frame: u32) {
-        let links = self.pool.source(frame).role.level() != Level::L1;
-        let mut groups = self.pool.busy(frame);
-        while let Some((group, mapped)) = self.next_of(env, frame, &mut groups, |entry| self.is_mapped(entry))
-        {
-            for slot in slots(frame, group, mapped) {
-                if links && let Some(child) = self.child(env, slot) {
-                    self.pool.unreferenced(child);
-                }
-                self.rmap.remove(slot);
-            }
-        }
-    }
-
-    /// The next of these groups of a page in which some entries are as wanted, and a bit for each of those. What was looked
-    /// at leaves `groups`.
-    #[inline]
-    pub(crate) fn next_of(
-        &self,
-        env: &impl Env,
-        frame: u32,
-        groups: &mut u64,
-        wanted: impl Fn(ShadowEntry) -> bool,
-    ) -> Option<(usize, u8)> {
-        while *groups != 0 {
-            let group = groups.trailing_zeros() as usize;
-            *groups &= *groups - 1;
-            let entries = env.read_shadow_entries(frame, group * GROUP);
-            let found =
-                (0..GROUP).fold(0, |all, n| all | u8::from(wanted(ShadowEntry::new(entries[n]))) << n);
-            if found != 0 {
-                return Some((group, found));
-            }
-        }
-        None
-    }
-
-    pub(crate) fn forget_copy(&mut self, frame: u32) {
-        if let Some(copy) = self.pool.copy(frame) {
-            self.copies.take(copy);
-            self.pool.set_copy(frame, None);
-        }
-    }
-
-    /// Makes the entry at `slot` Pending.
-    pub(crate) fn look(&mut self, env: &mut impl Env, slot: Slot) {
-        let entry = self.config.encodings.look();
-        let OwedFlush(owed) = self.set(env, slot, entry, None);
-        debug_assert!(!owed, "a Pending entry is no large page");
-    }
-}
-
-/// The entries of a group for which there is a bit.
-pub(crate) fn slots(frame: u32, group: usize, bits: u8) -> impl Iterator<Item = Slot> {
-    let mut left = bits;
-    core::iter::from_fn(move || {
-        let n = (left != 0).then(|| left.trailing_zeros() as usize)?;
-        left &= left - 1;
-        Some(Slot::new(frame, group * GROUP + n))
-    })
 }

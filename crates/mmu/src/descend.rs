@@ -7,10 +7,11 @@
 
 use umbra_paging::{ENTRIES, Level};
 
-use crate::copies::GROUP;
-use crate::derive::{Target, slots};
+use crate::derive::Target;
+use crate::format::Role;
 use crate::policy::WritePolicy;
-use crate::role::Role;
+use crate::tables::GROUP;
+use crate::tables::slots;
 use crate::{Env, Mmu};
 
 /// Tables that are linked ahead in one exit.
@@ -19,9 +20,9 @@ const MAX_TABLES: u32 = 12;
 impl<P: WritePolicy> Mmu<P> {
     /// Links tables below the root that the vCPU runs on.
     pub(crate) fn link_ahead(&mut self, env: &mut impl Env, root: u32) {
-        let is_table = matches!(self.pool.source(root).role, Role::Guest { .. });
+        let is_table = matches!(self.tables.source(root).role, Role::Guest { .. });
         // Nothing is reclaimed for a guess.
-        let room = self.pool.live() + 2 * MAX_TABLES <= self.pool.count();
+        let room = self.tables.pool().live() + 2 * MAX_TABLES <= self.tables.pool().count();
         if is_table && room && self.config.ahead && !self.has_loose_tables() {
             let mut left = MAX_TABLES;
             self.link_below(env, root, ENTRIES / 2, &mut left);
@@ -31,10 +32,11 @@ impl<P: WritePolicy> Mmu<P> {
     /// Links the tables that the first entries of a page reference, and what is below those that were not linked before.
     /// False if there is no more to be done.
     fn link_below(&mut self, env: &mut impl Env, frame: u32, entries: usize, left: &mut u32) -> bool {
-        let page = self.pool.id(frame);
-        let look = self.config.encodings.look();
-        let mut groups = self.pool.busy(frame) & (u64::MAX >> (64 - entries / GROUP));
-        while let Some((group, pending)) = self.next_of(env, frame, &mut groups, |entry| entry == look) {
+        let page = self.tables.pool().id(frame);
+        let look = self.tables.encodings().look();
+        let mut groups = self.tables.pool().busy(frame) & (u64::MAX >> (64 - entries / GROUP));
+        while let Some((group, pending)) = self.tables.next_of(env, frame, &mut groups, |entry| entry == look)
+        {
             for slot in slots(frame, group, pending) {
                 let mut paid = false;
                 if let Target::Missing(source) = self.target(env, slot, false) {
@@ -46,12 +48,12 @@ impl<P: WritePolicy> Mmu<P> {
                     self.provide(env, source);
                 }
                 // What was provided may have taken the place of this page: a table can have several roles.
-                if self.pool.frame_of(page).is_none() {
+                if self.tables.pool().frame_of(page).is_none() {
                     return false;
                 }
-                self.refresh(env, slot).pay(self, env);
-                let Some(child) = self.child(env, slot) else { continue };
-                let role = self.pool.source(child).role;
+                self.refresh(env, slot).pay(&mut self.tables, env);
+                let Some(child) = self.tables.child(env, slot) else { continue };
+                let role = self.tables.source(child).role;
                 let deeper = matches!(role, Role::Guest { level, .. } if level != Level::L1);
                 // What was there already costs as much to look through.
                 if deeper && !paid {
@@ -61,7 +63,8 @@ impl<P: WritePolicy> Mmu<P> {
                     *left -= 1;
                 }
                 if deeper
-                    && !(self.link_below(env, child, ENTRIES, left) && self.pool.frame_of(page).is_some())
+                    && !(self.link_below(env, child, ENTRIES, left)
+                        && self.tables.pool().frame_of(page).is_some())
                 {
                     return false;
                 }

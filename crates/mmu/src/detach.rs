@@ -9,10 +9,10 @@
 
 use umbra_paging::{Gfn, Gva};
 
+use crate::format::{Role, Source};
 use crate::policy::WritePolicy;
-use crate::rmap::List;
-use crate::role::{Role, Source};
 use crate::sabotage::Rule;
+use crate::tables::List;
 use crate::{Env, Event, Mmu};
 
 /// How many detaches by one instruction are remembered: more tables than one instruction can write to.
@@ -73,8 +73,8 @@ impl<P> Mmu<P> {
     pub(crate) fn age_shadows(&mut self, gfn: Gfn) {
         let mut next = self.frames.tables(gfn);
         while let Some(frame) = next {
-            next = self.pool.next_of_gfn(frame);
-            self.pool.age(frame);
+            next = self.tables.pool().next_of_gfn(frame);
+            self.tables.age(frame);
         }
     }
 
@@ -85,25 +85,25 @@ impl<P> Mmu<P> {
 
     /// The shadows of a guest frame.
     pub(crate) fn shadows(&self, gfn: Gfn) -> impl Iterator<Item = u32> + '_ {
-        core::iter::successors(self.frames.tables(gfn), |&frame| self.pool.next_of_gfn(frame))
+        core::iter::successors(self.frames.tables(gfn), |&frame| self.tables.pool().next_of_gfn(frame))
     }
 
     /// Gives up the tracking of those of these frames for which that can be: see the module's documentation.
     pub(crate) fn detach(&mut self, env: &mut impl Env, gfns: &[Gfn]) {
-        let mut cached = self.pool.has_limbo();
+        let mut cached = self.tables.pool().has_limbo();
         for &gfn in gfns {
             if self.can_detach(gfn) {
                 cached |= self.unlink(env, gfn);
             }
         }
         if cached && self.keeps(Rule::FlushBeforeDetach) {
-            self.flush(env);
+            self.tables.flush(env);
         }
         for &gfn in gfns {
             // A frame with shadows of several roles may be named several times.
             if self.can_detach(gfn) {
                 self.frames.detach(gfn);
-                self.happened(env, Event::Detached(gfn));
+                self.tables.happened(env, Event::Detached(gfn));
                 self.unprotect(env, gfn);
             }
         }
@@ -115,11 +115,11 @@ impl<P> Mmu<P> {
         let mut cached = false;
         let mut next = self.frames.tables(gfn);
         while let Some(frame) = next {
-            next = self.pool.next_of_gfn(frame);
+            next = self.tables.pool().next_of_gfn(frame);
             if self.keeps(Rule::UnlinkDetached) {
-                self.look_all(env, List::Parents(frame));
+                self.tables.look_all(env, List::Parents(frame));
             }
-            cached |= self.pool.may_be_cached(frame);
+            cached |= self.tables.pool().may_be_cached(frame);
         }
         cached
     }
@@ -134,8 +134,8 @@ impl<P> Mmu<P> {
         let mut kept = None;
         let mut next = self.frames.tables(gfn);
         while let Some(frame) = next {
-            next = self.pool.next_of_gfn(frame);
-            match self.pool.source(frame) == source {
+            next = self.tables.pool().next_of_gfn(frame);
+            match self.tables.source(frame) == source {
                 true => kept = Some(frame),
                 false => self.zap(env, frame),
             }
@@ -144,36 +144,20 @@ impl<P> Mmu<P> {
         let Some(frame) = kept else { return self.policy.attached(gfn, u32::MAX) };
         self.frames.attach(gfn);
         if self.keeps(Rule::ReadAfterAttach) {
-            self.protect(env, gfn).pay(self, env);
+            self.protect(env, gfn).pay(&mut self.tables, env);
         }
         let mut changed = 0;
         if self.keeps(Rule::RefillAttached) {
-            self.copy(frame);
+            self.tables.copy(frame);
             let (owed, entries) = self.fill(env, frame);
-            owed.pay(self, env);
+            owed.pay(&mut self.tables, env);
             changed = entries;
         }
         if !self.keeps(Rule::ReadAfterAttach) {
-            self.protect(env, gfn).pay(self, env);
+            self.protect(env, gfn).pay(&mut self.tables, env);
         }
         self.policy.attached(gfn, changed);
-        self.happened(env, Event::Attached { gfn, level: source.role.level(), changed });
-    }
-
-    /// The guest table of the page is copied from now on, if it is not so empty that looking at it costs little.
-    fn copy(&mut self, frame: u32) {
-        const WORTH: u32 = 2;
-        let busy = self.pool.busy(frame);
-        let full = busy.count_ones() >= WORTH;
-        let short = self.is_sabotaged() && self.keeps(Rule::CopiesFollowStores);
-        if short || !full || self.pool.copy(frame).is_some() {
-            return;
-        }
-        let (copy, before) = self.copies.give(frame, busy);
-        if let Some(before) = before {
-            self.pool.set_copy(before, None);
-        }
-        self.pool.set_copy(frame, Some(copy));
+        self.tables.happened(env, Event::Attached { gfn, level: source.role.level(), changed });
     }
 
     /// Whether the page is a shadow of a detached frame.

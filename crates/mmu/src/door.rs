@@ -4,12 +4,13 @@ use core::ops::RangeInclusive;
 
 use umbra_paging::{ENTRIES, Gfn, Gpa, GuestEntry, Level, PAGE_SIZE};
 
-use crate::entry::State;
-use crate::pool::PageId;
-use crate::rmap::Slot;
-use crate::role::Role;
+use crate::format::Role;
+use crate::format::State;
 use crate::sabotage::Rule;
-use crate::{Backing, Env, Mmu, OwedFlush};
+use crate::tables::OwedFlush;
+use crate::tables::PageId;
+use crate::tables::Slot;
+use crate::{Backing, Env, Mmu};
 
 impl<P> Mmu<P> {
     /// Writes guest memory: for emulated instructions, and for whatever a device model stores. Bytes that go
@@ -43,7 +44,7 @@ impl<P> Mmu<P> {
         let child = if first == last { self.lone_child(env, gfn, first as usize) } else { None };
         let split = self.suspend(env, gfn, entries.clone());
         env.write(gpa, bytes);
-        self.resume(env, gfn, entries).and(split).pay(self, env);
+        self.resume(env, gfn, entries).and(split).pay(&mut self.tables, env);
         if let Some(child) = child {
             self.let_go(env, child);
         }
@@ -52,17 +53,19 @@ impl<P> Mmu<P> {
     /// The page that the only shadow of an entry links.
     fn lone_child(&self, env: &impl Env, gfn: Gfn, index: usize) -> Option<PageId> {
         let frame = self.frames.tables(gfn)?;
-        let lone = self.pool.next_of_gfn(frame).is_none();
-        lone.then(|| self.child(env, Slot::new(frame, index))).flatten().map(|child| self.pool.id(child))
+        let lone = self.tables.pool().next_of_gfn(frame).is_none();
+        lone.then(|| self.tables.child(env, Slot::new(frame, index)))
+            .flatten()
+            .map(|child| self.tables.pool().id(child))
     }
 
     /// Detaches a guest table that nothing leads to any more: most likely it is about to be freed, and what it is used for
     /// next need not exit.
     fn let_go(&mut self, env: &mut impl Env, child: PageId) {
-        let Some(frame) = self.pool.frame_of(child) else { return };
-        let gfn = self.pool.source(frame).gfn;
+        let Some(frame) = self.tables.pool().frame_of(child) else { return };
+        let gfn = self.tables.source(frame).gfn;
         let dead =
-            matches!(self.pool.source(frame).role, Role::Guest { .. }) && !self.is_reachable(gfn.base());
+            matches!(self.tables.source(frame).role, Role::Guest { .. }) && !self.is_reachable(gfn.base());
         if dead && self.can_detach(gfn) && !self.has_loose_tables() {
             self.detach(env, &[gfn]);
             self.age_shadows(gfn);
@@ -84,10 +87,10 @@ impl<P> Mmu<P> {
         if env.backing(gfn) == Backing::None {
             return Ok(());
         }
-        // Setting A or D widens; whatever is cached from before stays right.
-        let OwedFlush(_) = self.suspend(env, gfn, index..=index);
+        let owed = self.suspend(env, gfn, index..=index);
+        owed.ignore("setting A or D widens: whatever is cached from before stays right");
         let done = env.compare_exchange_entry(at, old, new);
-        self.resume(env, gfn, index..=index).pay(self, env);
+        self.resume(env, gfn, index..=index).pay(&mut self.tables, env);
         done
     }
 
@@ -99,31 +102,31 @@ impl<P> Mmu<P> {
         self.each_shadow(env, gfn, entries, |mmu, env, slot| {
             split |= mmu.may_be_split(env, slot);
             if mmu.follows(env, slot) && mmu.keeps(Rule::PendingBeforeWrite) {
-                mmu.look(env, slot);
+                mmu.tables.look(env, slot);
             }
         });
-        OwedFlush(split && self.keeps(Rule::FlushAfterSplitChange))
+        OwedFlush::when(split && self.keeps(Rule::FlushAfterSplitChange))
     }
 
     fn may_be_split(&self, env: &impl Env, slot: Slot) -> bool {
-        if let Some(child) = self.child(env, slot) {
-            return !matches!(self.pool.source(child).role, Role::Guest { level: Level::L1, .. });
+        if let Some(child) = self.tables.child(env, slot) {
+            return !matches!(self.tables.source(child).role, Role::Guest { level: Level::L1, .. });
         }
         // A large page that is not mapped whole now may have been mapped by smaller ones before. (One that is
         // was flushed for when it was installed.)
-        let level = self.pool.source(slot.frame()).role.level();
+        let level = self.tables.source(slot.frame()).role.level();
         let large = |entry: GuestEntry| entry.present() && entry.is_leaf(level);
         level != Level::L1
             && self.guest_entry(env, slot).is_some_and(large)
-            && !self.is_mapped(self.read(env, slot))
+            && !self.tables.is_mapped(self.tables.read(env, slot))
     }
 
     /// After a write: the shadows of the entries become what they should be.
     fn resume(&mut self, env: &mut impl Env, gfn: Gfn, entries: RangeInclusive<usize>) -> OwedFlush {
-        let mut owed = OwedFlush(false);
+        let mut owed = OwedFlush::NONE;
         self.each_shadow(env, gfn, entries, |mmu, env, slot| {
             if mmu.follows(env, slot) {
-                let before = core::mem::replace(&mut owed, OwedFlush(false));
+                let before = core::mem::replace(&mut owed, OwedFlush::NONE);
                 owed = before.and(mmu.refresh(env, slot));
             }
         });
@@ -131,7 +134,7 @@ impl<P> Mmu<P> {
     }
 
     fn follows(&self, env: &impl Env, slot: Slot) -> bool {
-        self.keeps(Rule::FollowPresent) || self.state(self.read(env, slot)) != State::Absent
+        self.keeps(Rule::FollowPresent) || self.tables.state(self.tables.read(env, slot)) != State::Absent
     }
 
     fn each_shadow<E: Env>(
@@ -144,7 +147,7 @@ impl<P> Mmu<P> {
         debug_assert!(*entries.end() < ENTRIES);
         let mut next = self.frames.tables(gfn);
         while let Some(frame) = next {
-            next = self.pool.next_of_gfn(frame);
+            next = self.tables.pool().next_of_gfn(frame);
             for index in entries.clone() {
                 action(self, env, Slot::new(frame, index));
                 if !self.keeps(Rule::FollowEveryEntry) {

@@ -2,14 +2,14 @@
 
 use umbra_paging::{Access, ENTRIES, Gpa, GuestFault, Gva, PAGE_SIZE, Pfec, Rights, Walk};
 
-use crate::copies::GROUP;
 use crate::derive::Target;
-use crate::entry::State;
+use crate::format::State;
+use crate::format::{Role, index};
 use crate::policy::{Answer, Origin, Place, TableWrite, WritePolicy};
 use crate::quick::Known;
-use crate::rmap::{List, Slot};
-use crate::role::Role;
 use crate::sabotage::Rule;
+use crate::tables::GROUP;
+use crate::tables::{List, Slot};
 use crate::{Backing, Env, Event, FaultOutcome, GuestFaults, Mmu, Work};
 
 /// How much of the stack is searched for return addresses: what a function saves, and a little more.
@@ -113,7 +113,8 @@ impl<P> Mmu<P> {
         let (Some(frame), index) = (self.frames.tables(gpa.gfn()), gpa.page_offset() as usize / 8) else {
             return false;
         };
-        let is_absent = |index| self.state(self.read(env, Slot::new(frame, index))) == State::Absent;
+        let is_absent =
+            |index| self.tables.state(self.tables.read(env, Slot::new(frame, index))) == State::Absent;
         index + 1 < ENTRIES && is_absent(index) == is_absent(index + 1)
     }
 
@@ -212,8 +213,9 @@ impl<P> Mmu<P> {
 
     /// Whether the hardware can reach a shadow of the table at `gpa`.
     pub(crate) fn is_reachable(&self, gpa: Gpa) -> bool {
-        self.shadows(gpa.gfn())
-            .any(|frame| self.pool.is_pinned(frame) || !self.rmap.head(List::Parents(frame)).is_empty())
+        self.shadows(gpa.gfn()).any(|frame| {
+            self.tables.pool().is_pinned(frame) || self.tables.rmap().first(List::Parents(frame)).is_some()
+        })
     }
 
     /// Makes the shadow translate `gva` for an access that the guest's tables allow to a page with these
@@ -225,13 +227,13 @@ impl<P> Mmu<P> {
     {
         self.refresh_loose(env);
         let root = self.vcpus[vcpu].root;
-        let mut frame = self.pool.frame_of(root).expect("a root in use is pinned");
+        let mut frame = self.tables.pool().frame_of(root).expect("a root in use is pinned");
         let top = frame;
         let (mut linked, mut below_root) = (false, false);
         let mut path = [frame; 4];
         for depth in 0.. {
             path[depth] = frame;
-            let role = self.pool.source(frame).role;
+            let role = self.tables.source(frame).role;
             let overrides = match role {
                 Role::Guest { wp, nxe, .. } if wp.overrides(rights, access) => {
                     if wp.override_is_unsafe(nxe) && self.keeps(Rule::OverrideIsSafe) {
@@ -246,19 +248,19 @@ impl<P> Mmu<P> {
             if let Target::Missing(source) = target {
                 // The page that is reclaimed for it must be none of those on the way here.
                 if self.keeps(Rule::SparePath) {
-                    path[..=depth].iter().for_each(|&frame| self.pool.touch(frame));
+                    path[..=depth].iter().for_each(|&frame| self.tables.touch(frame));
                 }
                 self.provide(env, source);
                 if matches!((role, source.role), (Role::Guest { .. }, Role::Direct { .. })) {
-                    self.happened(env, Event::Split { gfn: source.gfn });
+                    self.tables.happened(env, Event::Split { gfn: source.gfn });
                 }
                 target = self.target(env, slot, overrides);
             }
             self.admit_narrow(env, slot, target);
-            let old_child = self.child(env, slot);
+            let old_child = self.tables.child(env, slot);
             let (entry, list) = self.encode(env, slot, target);
-            if self.read(env, slot) != entry {
-                self.set(env, slot, entry, list).pay(self, env);
+            if self.tables.read(env, slot) != entry {
+                self.tables.set(env, slot, entry, list).pay(&mut self.tables, env);
             } else if list.is_some() && !matches!(target, Target::Link(..)) {
                 // Installed already: the fault came from something cached. It is dropped by the fault itself
                 // (SDM, "Operations that Invalidate TLBs"), but not all CPUs do so if the fault exits.
@@ -279,7 +281,7 @@ impl<P> Mmu<P> {
             if old_child != Some(child) {
                 linked = true;
                 below_root |= depth == 0;
-                self.pool.touch(child);
+                self.tables.touch(child);
             }
             frame = child;
         }
@@ -294,15 +296,6 @@ struct Mapped {
     /// A translation, or the knowledge that there is no memory, is installed. If not, no shadow entry can
     /// allow the access: not without allowing more, or it goes through a table that is no memory.
     complete: bool,
-}
-
-/// The index of the entry for `gva` in a page of this role.
-pub(crate) fn index(role: Role, gva: Gva) -> usize {
-    match role {
-        // Linear addresses have 32 bits while a PAE root is in use.
-        Role::PaeRoot => (gva.raw() >> 30) as usize & 3,
-        _ => gva.index(role.level()),
-    }
 }
 
 pub(crate) fn both(upper: Rights, lower: Rights) -> Rights {

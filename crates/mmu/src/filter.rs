@@ -15,10 +15,10 @@ use alloc::vec::Vec;
 use umbra_paging::{Mode, Pfec};
 
 use crate::derive::Target;
-use crate::entry::Held;
-use crate::rmap::Slot;
-use crate::role::{Role, Wp};
+use crate::format::Held;
+use crate::format::{Role, Wp};
 use crate::sabotage::Rule;
+use crate::tables::Slot;
 use crate::{Env, Event, FilterPolicy, GuestFaults, Mmu};
 
 /// How many narrow entries there may be at a time.
@@ -58,7 +58,7 @@ impl<P> Mmu<P> {
     /// replaced, which the CPU must not deliver again and again. So then every fault exits.
     pub fn guest_faults(&self) -> GuestFaults {
         let loose = self.has_loose_tables() && self.keeps(Rule::TrapWhileLoose);
-        if !self.config.encodings.separates_guest_faults() || loose {
+        if !self.tables.encodings().separates_guest_faults() || loose {
             return GuestFaults::Trap;
         }
         let plain = |vcpu: &crate::Vcpu| vcpu.paging.mode == Mode::Long4 && vcpu.paging.wp;
@@ -99,28 +99,28 @@ impl<P> Mmu<P> {
                 self.look_if_narrow(env, slot);
             }
             if self.keeps(Rule::FlushBeforeUserFilter) {
-                self.flush(env);
+                self.tables.flush(env);
             }
         }
-        self.happened(env, Event::Filter(filter));
+        self.tables.happened(env, Event::Filter(filter));
     }
 
     fn look_if_narrow(&mut self, env: &mut impl Env, slot: Slot) {
-        let Some(source) = self.pool.live_source(slot.frame()) else { return };
+        let Some(source) = self.tables.pool().live_source(slot.frame()) else { return };
         // What the guest's entry says now need not be what the entry was made from, and comes back to.
-        let detached = self.is_detached(source) && self.is_mapped(self.read(env, slot));
+        let detached = self.is_detached(source) && self.tables.is_mapped(self.tables.read(env, slot));
         if detached || self.is_narrow(env, slot) {
-            self.look(env, slot);
+            self.tables.look(env, slot);
         }
     }
 
     /// Whether the entry at `slot`, as it is, is Mapped with fewer rights for user mode than the guest's own.
     pub(crate) fn is_narrow(&self, env: &impl Env, slot: Slot) -> bool {
-        let entry = self.read(env, slot);
-        if !self.is_mapped(entry) || !entry.rights().user {
+        let entry = self.tables.read(env, slot);
+        if !self.tables.is_mapped(entry) || !entry.rights().user {
             return false;
         }
-        match self.child(env, slot) {
+        match self.tables.child(env, slot) {
             Some(child) => self.is_narrow_link(env, slot, child),
             None => self.is_guests(slot) && entry.held() != Held::Nothing,
         }
@@ -128,13 +128,13 @@ impl<P> Mmu<P> {
 
     /// Whether the page is one whose narrow entries matter: of a guest table, with CR0.WP set.
     pub(crate) fn is_guests(&self, slot: Slot) -> bool {
-        matches!(self.pool.source(slot.frame()).role, Role::Guest { wp: Wp::On, .. })
+        matches!(self.tables.source(slot.frame()).role, Role::Guest { wp: Wp::On, .. })
     }
 
     /// Whether this links a large page of user mode, which the guest may write, to an identity page. Writes to any frame
     /// below may be held back, now or since long ago: the right is given back eagerly to some mappings only.
     fn is_narrow_link(&self, env: &impl Env, slot: Slot, child: u32) -> bool {
-        matches!(self.pool.source(child).role, Role::Direct { .. })
+        matches!(self.tables.source(child).role, Role::Direct { .. })
             && self.is_guests(slot)
             && self.guest_entry(env, slot).is_some_and(|entry| entry.user() && entry.writable())
     }

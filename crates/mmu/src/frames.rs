@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use umbra_paging::{Gfn, Hfn, Level};
 
-use crate::pool::Pool;
-use crate::role::{Role, Source};
+use crate::format::{Role, Source};
+use crate::tables::{Pool, Tables};
 use crate::{Backing, GuestMemory};
 
 /// Frames in a 2 MiB region.
@@ -207,7 +207,7 @@ impl Frames {
     }
 
     /// Lists a new page under its source. True if its guest frame is tracked only from now on.
-    pub(crate) fn insert(&mut self, pool: &mut Pool, source: Source, frame: u32) -> bool {
+    pub(crate) fn insert(&mut self, tables: &mut Tables, source: Source, frame: u32) -> bool {
         if !self.lists(source) {
             return false;
         }
@@ -217,7 +217,7 @@ impl Frames {
             debug_assert!(before == NONE);
             return false;
         }
-        pool.set_next_of_gfn(frame, some(before));
+        tables.set_next_of_gfn(frame, some(before));
         let newly_tracked = before == NONE && !self.is_loose(source.gfn);
         if newly_tracked {
             self.region_mut(source.gfn).tracked += 1;
@@ -226,7 +226,7 @@ impl Frames {
     }
 
     /// Takes a page off the list of its source. True if its guest frame is no longer tracked from now on.
-    pub(crate) fn remove(&mut self, pool: &mut Pool, source: Source, frame: u32) -> bool {
+    pub(crate) fn remove(&mut self, tables: &mut Tables, source: Source, frame: u32) -> bool {
         if !self.lists(source) {
             return false;
         }
@@ -234,18 +234,19 @@ impl Frames {
             *self.place_mut(source) = NONE;
             return false;
         }
-        let next = pool.next_of_gfn(frame);
-        pool.set_next_of_gfn(frame, None);
+        let next = tables.pool().next_of_gfn(frame);
+        tables.set_next_of_gfn(frame, None);
         let detached = self.is_detached(source.gfn);
         let first = self.place_mut(source);
         if *first & !DETACHED == frame {
             *first = next.map_or(NONE, |next| next | (*first & DETACHED));
         } else {
             let mut before = *first & !DETACHED;
-            while pool.next_of_gfn(before) != Some(frame) {
-                before = pool.next_of_gfn(before).expect("a shadow page is listed under its guest frame");
+            while tables.pool().next_of_gfn(before) != Some(frame) {
+                before =
+                    tables.pool().next_of_gfn(before).expect("a shadow page is listed under its guest frame");
             }
-            pool.set_next_of_gfn(before, next);
+            tables.set_next_of_gfn(before, next);
         }
         // A loose frame stays loose without shadows: the write that it was released for is yet to come.
         if self.tables(source.gfn).is_some() || self.is_loose(source.gfn) || detached {

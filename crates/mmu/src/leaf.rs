@@ -3,10 +3,10 @@
 
 use umbra_paging::{Gpa, GuestEntry, Level, bits};
 
-use crate::entry::ShadowEntry;
-use crate::rmap::{List, Slot};
-use crate::role::{Role, Source, Wp};
+use crate::format::ShadowEntry;
+use crate::format::{Role, Source, Wp};
 use crate::sabotage::Rule;
+use crate::tables::{List, Slot};
 use crate::{Backing, Env, Mmu};
 
 impl<P> Mmu<P> {
@@ -23,7 +23,7 @@ impl<P> Mmu<P> {
         const KEPT: u64 = bits::W | bits::U | bits::G | bits::NX;
         let raw = guest.raw();
         if raw & bits::P == 0 {
-            return Some((self.config.encodings.absent(), None));
+            return Some((self.tables.encodings().absent(), None));
         }
         let Role::Guest { level, nxe, wp: Wp::On } = role else { return None };
         if level != Level::L1 {
@@ -31,7 +31,7 @@ impl<P> Mmu<P> {
         }
         if raw & bits::A == 0 && !self.is_sabotaged() {
             // Whatever else it says: all entries of a process that was just forked are so.
-            return Some((self.config.encodings.look(), None));
+            return Some((self.tables.encodings().look(), None));
         }
         let reserved = self.config.features.address_reserved() | if nxe { 0 } else { bits::NX };
         // D must be set before W is given.
@@ -65,39 +65,13 @@ impl<P> Mmu<P> {
             return None;
         }
         let source = Source { role: Role::Guest { level: level.below()?, nxe, wp: Wp::On }, gfn };
-        let found = self.frames.find(&self.pool, source, |found| found == source);
+        let found = self.frames.find(self.tables.pool(), source, |found| found == source);
         match found.filter(|_| guest.accessed() && !self.frames.is_detached(gfn)) {
             Some(child) => {
                 let entry = ShadowEntry::link(env.hpa(child), Wp::On.link_rights(guest, nxe));
                 Some((entry, Some(List::Parents(child))))
             }
-            None => Some((self.config.encodings.look(), None)),
-        }
-    }
-
-    /// Keeps the reverse map in step with an entry that is `old` now and about to be `new`, in one of the plain cases.
-    #[inline(always)]
-    pub(crate) fn relist_plain(
-        &mut self,
-        env: &impl Env,
-        slot: Slot,
-        old: ShadowEntry,
-        new: ShadowEntry,
-        list: Option<List>,
-    ) {
-        let (was, is) = (self.is_mapped(old), list.is_some());
-        // The same page with other rights stays in its list.
-        if !was || !is || old.hpa() != new.hpa() {
-            if was {
-                // It was a link, if the page is of a higher level.
-                if let Some(child) = self.child(env, slot) {
-                    self.pool.unreferenced(child);
-                }
-                self.rmap.remove(slot);
-            }
-            if let Some(list) = list {
-                self.rmap.insert(list, slot);
-            }
+            None => Some((self.tables.encodings().look(), None)),
         }
     }
 
@@ -109,27 +83,27 @@ impl<P> Mmu<P> {
         else {
             return false;
         };
-        let source = self.pool.source(frame);
+        let source = self.tables.source(frame);
         let Source { role: Role::Guest { level: Level::L1, wp: Wp::On, .. }, gfn } = source else {
             return false;
         };
-        let lone = self.pool.next_of_gfn(frame).is_none();
+        let lone = self.tables.pool().next_of_gfn(frame).is_none();
         if !gpa.raw().is_multiple_of(8) || !lone || !self.frames.is_tracked(gfn) || self.is_sabotaged() {
             return false;
         }
         let Some((new, list)) = self.plain(env, source.role, GuestEntry::new(value)) else { return false };
         let slot = Slot::new(frame, gpa.page_offset() as usize / 8);
-        let old = self.read(env, slot);
+        let old = self.tables.read(env, slot);
         // Pending while the guest's entry changes; it stays in its list for so long.
-        if old != self.config.encodings.absent() && self.keeps(Rule::PendingBeforeWrite) {
-            env.write_shadow(slot.frame(), slot.index(), self.config.encodings.look().raw());
+        if old != self.tables.encodings().absent() && self.keeps(Rule::PendingBeforeWrite) {
+            self.tables.hide(env, slot);
         }
         env.write(gpa, bytes);
         if old != new {
-            self.relist_plain(env, slot, old, new, list);
-            self.store(env, slot, new);
-        } else if new != self.config.encodings.absent() {
-            self.store(env, slot, new);
+            self.tables.relist(env, slot, old, new, list);
+            self.tables.store(env, slot, new);
+        } else if new != self.tables.encodings().absent() {
+            self.tables.store(env, slot, new);
         }
         true
     }

@@ -11,9 +11,9 @@
 
 use umbra_paging::Gfn;
 
-use crate::role::Role;
+use crate::format::Role;
 use crate::sabotage::Rule;
-use crate::{Env, Event, Mmu, OwedFlush};
+use crate::{Env, Event, Mmu};
 
 impl<P> Mmu<P> {
     /// Lets the guest write a tracked frame freely: for writes that cannot be emulated. The frame is detached if that
@@ -31,9 +31,9 @@ impl<P> Mmu<P> {
             self.withdraw_all();
         }
         self.frames.loosen(gfn);
-        self.happened(env, Event::Loosened(gfn));
+        self.tables.happened(env, Event::Loosened(gfn));
         self.zap_tables(env, gfn);
-        self.flush(env);
+        self.tables.flush(env);
         self.unprotect(env, gfn);
     }
 
@@ -44,9 +44,9 @@ impl<P> Mmu<P> {
         for n in 0..self.frames.loose().len() {
             let mut next = self.frames.tables(self.frames.loose()[n]);
             while let Some(frame) = next {
-                next = self.pool.next_of_gfn(frame);
+                next = self.tables.pool().next_of_gfn(frame);
                 if self.keeps(Rule::RefreshLoose) {
-                    self.fill(env, frame).0.pay(self, env);
+                    self.fill(env, frame).0.pay(&mut self.tables, env);
                 }
             }
         }
@@ -55,7 +55,7 @@ impl<P> Mmu<P> {
     /// Whether a reference to the page may be added without [`Mmu::refresh_loose`]: not if it is one of a guest table while
     /// any is loose, as it may lead there over others.
     pub(crate) fn is_current(&self, child: u32) -> bool {
-        let table = matches!(self.pool.source(child).role, Role::Guest { .. });
+        let table = matches!(self.tables.source(child).role, Role::Guest { .. });
         !table || !self.has_loose_tables() || !self.keeps(Rule::RefreshLoose)
     }
 
@@ -63,17 +63,17 @@ impl<P> Mmu<P> {
     fn tighten(&mut self, env: &mut impl Env, gfn: Gfn) {
         self.zap_tables(env, gfn);
         self.frames.tighten(gfn);
-        self.happened(env, Event::Tightened(gfn));
+        self.tables.happened(env, Event::Tightened(gfn));
+        if self.frames.is_tracked(gfn) {
+            self.protect(env, gfn).ignore("a flush follows in any case");
+        }
         // The guest's flush is one for what it wrote in the table; that may have been a large page which is
         // mapped by smaller ones.
-        if self.frames.is_tracked(gfn) {
-            let OwedFlush(_) = self.protect(env, gfn);
-        }
-        self.flush(env);
+        self.tables.flush(env);
         let mut next = self.frames.tables(gfn);
         while let Some(frame) = next {
-            next = self.pool.next_of_gfn(frame);
-            self.fill(env, frame).0.pay(self, env);
+            next = self.tables.pool().next_of_gfn(frame);
+            self.fill(env, frame).0.pay(&mut self.tables, env);
         }
     }
 

@@ -2,10 +2,11 @@
 
 use umbra_paging::{Access, Gpa, Gva, Hpa, Level, Mode, PAGE_SIZE, Rights};
 
-use crate::entry::{Held, ShadowEntry, State};
-use crate::fault::{both, index};
-use crate::rmap::Slot;
+use crate::fault::both;
+use crate::format::index;
+use crate::format::{Held, ShadowEntry, State};
 use crate::sabotage::Rule;
+use crate::tables::Slot;
 use crate::{Env, Mmu};
 
 /// What the shadow knows of an access that exited.
@@ -31,7 +32,7 @@ impl<P> Mmu<P> {
     pub(crate) fn known(&mut self, env: &impl Env, vcpu: usize, gva: Gva, access: Access) -> Option<Known> {
         let End { slot, entry, level, rights } = self.walk_shadow(env, vcpu, gva)?;
         let paging = &self.vcpus[vcpu].paging;
-        match self.state(entry) {
+        match self.tables.state(entry) {
             State::Mapped => {
                 let leaf = Rights { write: true, ..entry.rights() };
                 let held = level == Level::L1 && access.is_write() && entry.held() == Held::TrackedWrite;
@@ -44,7 +45,7 @@ impl<P> Mmu<P> {
                 }
                 let gfn = match self.guest_entry(env, slot) {
                     Some(guest) => guest.frame(),
-                    None => self.pool.source(slot.frame()).gfn.add(slot.index() as u64),
+                    None => self.tables.source(slot.frame()).gfn.add(slot.index() as u64),
                 };
                 let gpa = Gpa::new(gfn.base().raw() + gva.raw() % PAGE_SIZE);
                 self.frames.is_tracked(gfn).then_some(Known::TableWrite(gpa))
@@ -65,7 +66,7 @@ impl<P> Mmu<P> {
     /// translation, as it may on bare hardware.)
     pub fn code(&mut self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Hpa> {
         let End { entry, level, .. } = self.walk_shadow(env, vcpu, gva)?;
-        let runs = self.is_mapped(entry) && entry.rights().execute;
+        let runs = self.tables.is_mapped(entry) && entry.rights().execute;
         runs.then(|| Hpa::new(entry.hpa().raw() + offset(gva, level)))
     }
 
@@ -74,16 +75,16 @@ impl<P> Mmu<P> {
         let End { slot, entry, level, .. } = self.walk_shadow(env, vcpu, gva)?;
         let first = match self.guest_entry(env, slot) {
             Some(guest) => guest.leaf_frame(level),
-            None => self.pool.source(slot.frame()).gfn.add(slot.index() as u64 * level.pages()),
+            None => self.tables.source(slot.frame()).gfn.add(slot.index() as u64 * level.pages()),
         };
-        self.is_mapped(entry).then(|| Gpa::new(first.base().raw() + offset(gva, level)))
+        self.tables.is_mapped(entry).then(|| Gpa::new(first.base().raw() + offset(gva, level)))
     }
 
     /// Walks the shadow as the hardware does, rights aside; as far as the last table by what was found before.
     #[inline]
     fn walk_shadow(&mut self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<End> {
         let number = gva.raw() >> Level::L2.shift();
-        let (root, links) = (self.vcpus[vcpu].root.frame, self.links);
+        let (root, links) = (self.vcpus[vcpu].root.frame(), self.tables.links());
         let at = number as usize % SHORTCUTS;
         let found = self.shortcuts.0[at];
         let Shortcut { frame, level, rights, .. } = match (found.number, found.root, found.links) {
@@ -96,24 +97,24 @@ impl<P> Mmu<P> {
             }
         };
         let slot = Slot::new(frame, gva.index(level));
-        Some(End { slot, entry: self.read(env, slot), level, rights })
+        Some(End { slot, entry: self.tables.read(env, slot), level, rights })
     }
 
     /// The table in which the hardware's walk ends, its level, and what the links to it allow.
     fn last_table(&self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<(u32, Level, Rights)> {
         let vcpu = &self.vcpus[vcpu];
-        let mut frame = self.pool.frame_of(vcpu.root)?;
+        let mut frame = self.tables.pool().frame_of(vcpu.root)?;
         let mut level = Level::L4;
         let mut rights = Rights::ALL;
         if vcpu.paging.mode == Mode::Off {
             // PDPTEs have no rights.
-            let slot = Slot::new(frame, index(self.pool.source(frame).role, gva));
-            frame = self.child(env, slot)?;
+            let slot = Slot::new(frame, index(self.tables.source(frame).role, gva));
+            frame = self.tables.child(env, slot)?;
             level = Level::L2;
         }
         while let Some(below) = level.below() {
-            let entry = self.read(env, Slot::new(frame, gva.index(level)));
-            if !self.is_mapped(entry) || entry.is_large() {
+            let entry = self.tables.read(env, Slot::new(frame, gva.index(level)));
+            if !self.tables.is_mapped(entry) || entry.is_large() {
                 break;
             }
             rights = both(rights, entry.rights());
@@ -128,7 +129,7 @@ impl<P> Mmu<P> {
 const SHORTCUTS: usize = 16;
 
 /// Tables in which walks of the shadow end, by the addresses that they serve: direct-mapped. What is remembered holds for as
-/// long as no entry changes that may refer to another table ([`Mmu::links`]).
+/// long as no entry changes that may refer to another table ([`Tables::links`](crate::tables::Tables::links)).
 #[derive(Default)]
 pub(crate) struct Shortcuts([Shortcut; SHORTCUTS]);
 

@@ -5,21 +5,18 @@ use alloc::vec::Vec;
 use umbra_paging::{Gva, Mode, Paging};
 
 use crate::ahead::Ahead;
-use crate::audit::ChangeLog;
-use crate::copies::Copies;
 use crate::derive::Target;
 use crate::detach::Detaches;
 use crate::filter::Choice;
-use crate::frames::{Frames, REGION};
+use crate::format::{Role, Source};
+use crate::frames::Frames;
 use crate::policy::WritePolicy;
-use crate::pool::Pool;
 use crate::predict::Predictor;
 use crate::quick::Shortcuts;
-use crate::rmap::{Rmap, Slot};
-use crate::role::{Role, Source};
 use crate::sabotage::Rule;
 use crate::space::Idle;
-use crate::{Config, ConfigError, Counters, Env, MIN_FRAMES_PER_VCPU, Mmu, Root, RootFormat, Vcpu};
+use crate::tables::{Slot, Tables};
+use crate::{Config, ConfigError, Env, MIN_FRAMES_PER_VCPU, Mmu, Root, RootFormat, Vcpu};
 
 impl Mmu {
     /// An MMU that predicts bursts of writes to tables: see [`Mmu::with_policy`].
@@ -49,7 +46,6 @@ impl<P: WritePolicy> Mmu<P> {
         if let Some(above) = (0..frames).map(|frame| env.hpa(frame)).find(|hpa| hpa.raw() >= 1 << 32) {
             return Err(ConfigError::FrameAbove4G(above));
         }
-        let regions = end.raw().div_ceil(REGION) as usize;
         // Pinned roots are not there to be reclaimed: what one instruction needs comes first.
         let loadable = ((frames - needed) as usize / config.vcpus.max(1)).min(config.loadable_roots);
         let config = Config { loadable_roots: loadable, ..config };
@@ -59,20 +55,13 @@ impl<P: WritePolicy> Mmu<P> {
             emulated: None,
             shortcuts: Shortcuts::default(),
             idle: Idle::default(),
-            copies: Copies::new(),
-            links: 0,
             ahead: Ahead::default(),
             roots_changed: 0,
-            pool: Pool::new(frames),
-            rmap: Rmap::new(frames, end.raw() as usize, regions),
+            tables: Tables::new(&config, frames, end),
             frames: Frames::new(end),
             vcpus: Vec::with_capacity(config.vcpus),
             generation: 0,
-            counters: Counters::default(),
-            log: ChangeLog::new(config.log_changes),
             config,
-            #[cfg(feature = "sabotage")]
-            broken: None,
         };
         let off = Paging {
             mode: Mode::Off,
@@ -85,7 +74,7 @@ impl<P: WritePolicy> Mmu<P> {
         };
         for _ in 0..config.vcpus {
             let root = mmu.pinned_root(env, &off);
-            let root = mmu.pool.id(root);
+            let root = mmu.tables.pool().id(root);
             let detaches = Detaches::default();
             mmu.vcpus.push(Vcpu { paging: off, root, loadable: Vec::with_capacity(loadable), detaches });
         }
@@ -101,7 +90,7 @@ impl<P> Mmu<P> {
     /// If there is no such vCPU.
     pub fn root(&self, env: &impl Env, vcpu: usize) -> Root {
         let Vcpu { paging, root, .. } = &self.vcpus[vcpu];
-        let frame = self.pool.frame_of(*root).expect("a root in use is pinned");
+        let frame = self.tables.pool().frame_of(*root).expect("a root in use is pinned");
         let format = match paging.mode {
             Mode::Off => RootFormat::Pae,
             Mode::Long4 => RootFormat::Long4,
@@ -137,11 +126,11 @@ impl<P> Mmu<P> {
         }
         let new = self.pinned_root(env, &paging);
         self.vcpus[vcpu].paging = paging;
-        self.vcpus[vcpu].root = self.pool.id(new);
-        self.unpin_root(env, old.frame);
+        self.vcpus[vcpu].root = self.tables.pool().id(new);
+        self.unpin_root(env, old.frame());
         // Entries cached under other control bits carry rights that are not the guest's any more (I2, I3).
         if changed && self.keeps(Rule::FlushAfterRoleChange) {
-            self.flush(env);
+            self.tables.flush(env);
         }
         self.root(env, vcpu)
     }
@@ -152,8 +141,8 @@ impl<P> Mmu<P> {
     {
         let source = Source::root(paging);
         let root = self.provide(env, source);
-        self.pool.pin(root);
-        self.pool.touch(root);
+        self.tables.pin(root);
+        self.tables.touch(root);
         if source.role == Role::PaeRoot {
             // PDPTEs cannot be Pending: all four are there as long as the root is in use.
             for index in 0..4 {
@@ -161,22 +150,23 @@ impl<P> Mmu<P> {
                 if let Target::Missing(child) = self.target(env, slot, false) {
                     self.provide(env, child);
                 }
-                self.refresh(env, slot).pay(self, env);
-                let child = self.child(env, slot).expect("the identity page was built just now");
-                self.pool.pin(child);
+                self.refresh(env, slot).pay(&mut self.tables, env);
+                let child = self.tables.child(env, slot).expect("the identity page was built just now");
+                self.tables.pin(child);
             }
         }
         root
     }
 
     fn unpin_root(&mut self, env: &impl Env, root: u32) {
-        self.pool.unpin(root);
-        self.pool.unreferenced(root);
-        if self.pool.source(root).role == Role::PaeRoot {
+        self.tables.unpin_root(root);
+        if self.tables.source(root).role == Role::PaeRoot {
             for index in 0..4 {
-                let child =
-                    self.child(env, Slot::new(root, index)).expect("PDPTEs of a root in use are Mapped");
-                self.pool.unpin(child);
+                let child = self
+                    .tables
+                    .child(env, Slot::new(root, index))
+                    .expect("PDPTEs of a root in use are Mapped");
+                self.tables.unpin(child);
             }
         }
     }
@@ -192,6 +182,6 @@ impl<P> Mmu<P> {
     /// the like, INVPCID (which need not exit either, as INVLPG).
     pub fn flush_guest(&mut self, env: &mut impl Env) {
         self.tighten_all(env);
-        self.flush(env);
+        self.tables.flush(env);
     }
 }

@@ -26,7 +26,7 @@
 //! | 4: MMIO entries have a generation | `MmioGeneration` |
 //! | 4: L1TF | `HideMmio` |
 //!
-//! Without a switch: the reserved bits of Pending entries and MAXPHYADDR = 52 (tested for all widths in `entry.rs`); and
+//! Without a switch: the reserved bits of Pending entries and MAXPHYADDR = 52 (tested for all widths in `format/entry.rs`); and
 //! what the embedder does: real control bits, the door for its own writes, which values of CR3 it lists under which PCID
 //! (tested where it is done: `targets.rs` of the reference machine and of the hypervisor).
 //!
@@ -177,7 +177,20 @@ rules! {
     PendingBeforeWrite,
 }
 
-impl<P> Mmu<P> {
+/// Which rule is broken on purpose, if one is.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Rules {
+    #[cfg(feature = "sabotage")]
+    broken: Option<Rule>,
+}
+
+impl Rules {
+    /// This one is.
+    #[cfg(feature = "sabotage")]
+    pub(crate) const fn broken(rule: Rule) -> Rules {
+        Rules { broken: Some(rule) }
+    }
+
     /// Whether `rule` is kept.
     pub(crate) const fn keeps(&self, rule: Rule) -> bool {
         #[cfg(feature = "sabotage")]
@@ -196,10 +209,20 @@ impl<P> Mmu<P> {
         #[cfg(not(feature = "sabotage"))]
         false
     }
+}
+
+impl<P> Mmu<P> {
+    pub(crate) const fn keeps(&self, rule: Rule) -> bool {
+        self.tables.keeps(rule)
+    }
+
+    pub(crate) const fn is_sabotaged(&self) -> bool {
+        self.tables.is_sabotaged()
+    }
 
     /// Breaks a rule from now on.
     #[cfg(feature = "sabotage")]
     pub fn break_rule(&mut self, rule: Rule) {
-        self.broken = Some(rule);
+        self.tables.break_rule(rule);
     }
 }

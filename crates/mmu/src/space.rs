@@ -6,9 +6,9 @@
 
 use umbra_paging::{Gfn, Level};
 
-use crate::derive::slots;
-use crate::rmap::{List, Slot};
-use crate::role::{Role, Source};
+use crate::format::{Role, Source};
+use crate::tables::slots;
+use crate::tables::{List, Slot};
 use crate::{Env, Mmu, Vcpu};
 
 /// Shadow pages of one space that are looked at: enough for a small process, few enough for one exit.
@@ -46,7 +46,7 @@ impl Space {
 }
 
 /// Answers of [`Mmu::is_idle`], by frame: direct-mapped. Each holds for as long as no reference between shadow pages
-/// changes ([`Mmu::links`]), and the vCPU runs on that root.
+/// changes ([`Tables::links`](crate::tables::Tables::links)), and the vCPU runs on that root.
 #[derive(Default)]
 pub(crate) struct Idle([Answer; REMEMBERED]);
 
@@ -62,7 +62,7 @@ struct Answer {
 impl<P> Mmu<P> {
     /// Whether no root that a vCPU runs on, or is likely to go on with, leads to a shadow of this frame.
     pub(crate) fn is_idle(&mut self, vcpu: usize, gfn: Gfn) -> bool {
-        let (number, links, root) = (gfn.raw() + 1, self.links, self.vcpus[vcpu].root.frame);
+        let (number, links, root) = (gfn.raw() + 1, self.tables.links(), self.vcpus[vcpu].root.frame());
         let place = number as usize % REMEMBERED;
         let Answer { gfn: known, links: when, root: under, idle } = self.idle.0[place];
         if (known, when, under) == (number, links, root) {
@@ -75,7 +75,7 @@ impl<P> Mmu<P> {
 
     /// Whether the newest of all references leads from a root in use: mostly it does.
     fn is_in_use_by_newest(&self, gfn: Gfn) -> bool {
-        let newest = |&frame: &u32| self.rmap.head(List::Parents(frame)).first().map(Slot::frame);
+        let newest = |&frame: &u32| self.tables.rmap().first(List::Parents(frame)).map(Slot::frame);
         core::iter::successors(self.frames.tables(gfn), newest).any(|frame| self.is_in_use(frame))
     }
 
@@ -93,7 +93,7 @@ impl<P> Mmu<P> {
                 left = left.saturating_sub(1);
                 left > 0 && space.add(slot.frame())
             };
-            if self.is_in_use(frame) || !self.parents(frame).all(&mut known) {
+            if self.is_in_use(frame) || !self.tables.parents(frame).all(&mut known) {
                 return None;
             }
             at += 1;
@@ -104,14 +104,9 @@ impl<P> Mmu<P> {
     /// Whether a vCPU runs on this root, or on its twin: with page-table isolation each process has two, and Linux keeps them in
     /// neighbouring frames.
     fn is_in_use(&self, frame: u32) -> bool {
-        let Source { role, gfn } = self.pool.source(frame);
+        let Source { role, gfn } = self.tables.source(frame);
         let twin = |vcpu: &Vcpu| vcpu.paging.root.raw() == gfn.raw() ^ 1;
         role.level() == Level::L4 && self.vcpus.iter().any(twin) || self.is_current_root(frame)
-    }
-
-    fn parents(&self, frame: u32) -> impl Iterator<Item = Slot> + '_ {
-        let first = self.rmap.head(List::Parents(frame)).first();
-        core::iter::successors(first, |&slot| self.rmap.next(slot))
     }
 
     /// Adds the shadows of tables to which nothing but the space leads, as long as there is room.
@@ -120,20 +115,21 @@ impl<P> Mmu<P> {
         while at < space.len {
             let frame = space.pages[at];
             at += 1;
-            if self.pool.source(frame).role.level() == Level::L1 {
+            if self.tables.source(frame).role.level() == Level::L1 {
                 continue;
             }
-            let mut groups = self.pool.busy(frame);
+            let mut groups = self.tables.pool().busy(frame);
             while let Some((group, mapped)) =
-                self.next_of(env, frame, &mut groups, |entry| self.is_mapped(entry))
+                self.tables.next_of(env, frame, &mut groups, |entry| self.tables.is_mapped(entry))
             {
                 for slot in slots(frame, group, mapped) {
-                    let Some(child) = self.child(env, slot) else { continue };
-                    if space.contains(child) || !matches!(self.pool.source(child).role, Role::Guest { .. }) {
+                    let Some(child) = self.tables.child(env, slot) else { continue };
+                    if space.contains(child) || !matches!(self.tables.source(child).role, Role::Guest { .. })
+                    {
                         continue;
                     }
                     // What many entries reference is asked about by each of them.
-                    let mut parents = self.parents(child);
+                    let mut parents = self.tables.parents(child);
                     let inside = |slot: Slot| space.contains(slot.frame());
                     let own = parents.by_ref().take(MAX_SHARED).all(inside) && parents.next().is_none();
                     if own && !space.add(child) {
@@ -148,7 +144,8 @@ impl<P> Mmu<P> {
     pub(crate) fn detach_space(&mut self, env: &mut impl Env, gfn: Gfn) {
         let Some(mut space) = self.idle_above(gfn) else { return self.detach(env, &[gfn]) };
         self.add_below(env, &mut space);
-        let gfns = space.pages.map(|frame| self.pool.live_source(frame).map_or(gfn, |source| source.gfn));
+        let gfns =
+            space.pages.map(|frame| self.tables.pool().live_source(frame).map_or(gfn, |source| source.gfn));
         self.detach(env, &gfns[..space.len]);
         for &gfn in &gfns[..space.len] {
             self.age_shadows(gfn);

@@ -13,11 +13,11 @@
 
 use umbra_paging::{Gfn, Mode, Paging};
 
+use crate::format::{Role, Source};
 use crate::policy::WritePolicy;
-use crate::pool::PageId;
-use crate::rmap::{List, Slot};
-use crate::role::{Role, Source};
 use crate::sabotage::Rule;
+use crate::tables::PageId;
+use crate::tables::{List, Slot};
 use crate::{Backing, Env, Event, Mmu};
 
 /// After a frame has moved, so many of its mappings are made anew at once; the others when they are next used.
@@ -30,7 +30,7 @@ impl<P> Mmu<P> {
     /// # Panics
     /// If there is no such vCPU.
     pub fn offer_root(&mut self, env: &mut impl Env, vcpu: usize) -> bool {
-        let root = self.pool.frame_of(self.vcpus[vcpu].root);
+        let root = self.tables.pool().frame_of(self.vcpus[vcpu].root);
         root.is_some_and(|root| self.offer(env, vcpu, root))
     }
 
@@ -58,7 +58,7 @@ impl<P> Mmu<P> {
     /// If there is no such vCPU.
     pub fn may_offer(&self, env: &impl Env, vcpu: usize, root: Gfn) -> bool {
         // One that is free or in limbo is enough, so that none is reclaimed; another is left for what the guest needs next.
-        let room = self.pool.live() + 2 <= self.pool.count() || self.knows_root(vcpu, root);
+        let room = self.tables.pool().live() + 2 <= self.tables.pool().count() || self.knows_root(vcpu, root);
         self.can_load(vcpu) && self.can_hold_table(env, root) && !self.has_loose_tables() && room
     }
 
@@ -85,8 +85,8 @@ impl<P> Mmu<P> {
         if !self.becomes_identity_root(env, vcpu, root) {
             return false;
         }
-        let id = self.pool.id(root);
-        let Self { vcpus, pool, config, .. } = self;
+        let id = self.tables.pool().id(root);
+        let Self { vcpus, tables, config, .. } = self;
         let loadable = &mut vcpus[vcpu].loadable;
         if loadable.contains(&id) {
             return true;
@@ -95,7 +95,7 @@ impl<P> Mmu<P> {
             return false;
         }
         loadable.push(id);
-        pool.pin(root);
+        tables.pin(root);
         true
     }
 
@@ -136,19 +136,18 @@ impl<P> Mmu<P> {
         let new = self.loadable(vcpu, root).expect("the CPU loads only what it was offered");
         let old = core::mem::replace(&mut self.vcpus[vcpu].root, new);
         self.vcpus[vcpu].paging.root = root;
-        self.pool.pin(new.frame);
-        self.pool.unpin(old.frame);
-        self.pool.unreferenced(old.frame);
+        self.tables.pin(new.frame());
+        self.tables.unpin_root(old.frame());
     }
 
     fn loadable(&self, vcpu: usize, root: Gfn) -> Option<PageId> {
-        let holds = |id: &&PageId| self.pool.source(id.frame).gfn == root;
+        let holds = |id: &&PageId| self.tables.source(id.frame()).gfn == root;
         self.vcpus[vcpu].loadable.iter().find(holds).copied()
     }
 
     /// Whether a vCPU runs on this page as its root.
     pub(crate) fn is_current_root(&self, frame: u32) -> bool {
-        self.vcpus.iter().any(|vcpu| vcpu.root.frame == frame)
+        self.vcpus.iter().any(|vcpu| vcpu.root.frame() == frame)
     }
 
     /// No vCPU may load a shadow of this frame any more.
@@ -164,12 +163,11 @@ impl<P> Mmu<P> {
     }
 
     pub(crate) fn withdraw_from(&mut self, vcpu: usize, which: impl Fn(Gfn) -> bool) {
-        let Self { vcpus, pool, roots_changed, .. } = self;
+        let Self { vcpus, tables, roots_changed, .. } = self;
         vcpus[vcpu].loadable.retain(|id| {
-            let keep = !which(pool.source(id.frame).gfn);
+            let keep = !which(tables.source(id.frame()).gfn);
             if !keep {
-                pool.unpin(id.frame);
-                pool.unreferenced(id.frame);
+                tables.unpin_root(id.frame());
                 *roots_changed += 1;
             }
             keep
@@ -178,7 +176,7 @@ impl<P> Mmu<P> {
 
     /// Whether this root lies, or now comes to lie, where the guest's CR3 points, and may be loaded by the vCPU.
     fn becomes_identity_root(&mut self, env: &mut impl Env, vcpu: usize, root: u32) -> bool {
-        let gfn = self.pool.source(root).gfn;
+        let gfn = self.tables.source(root).gfn;
         let followed = self.frames.is_tracked(gfn) && !self.has_loose_tables();
         if !self.can_load(vcpu) || !followed && self.keeps(Rule::OfferFollowed) {
             return false;
@@ -187,7 +185,7 @@ impl<P> Mmu<P> {
             return true;
         }
         // Another vCPU that runs on it would walk what is about to become the guest's.
-        let shared = self.vcpus.iter().enumerate().any(|(n, other)| n != vcpu && other.root.frame == root);
+        let shared = self.vcpus.iter().enumerate().any(|(n, other)| n != vcpu && other.root.frame() == root);
         if shared {
             return false;
         }
@@ -198,7 +196,9 @@ impl<P> Mmu<P> {
 
     /// Moves the shadow of another role back that lies in the place of its guest frame, if nothing uses it.
     fn make_room(&mut self, env: &mut impl Env, gfn: Gfn) {
-        let moved = self.shadows(gfn).find(|&frame| self.pool.is_moved(frame) && !self.pool.is_pinned(frame));
+        let moved = self
+            .shadows(gfn)
+            .find(|&frame| self.tables.pool().is_moved(frame) && !self.tables.pool().is_pinned(frame));
         if let Some(frame) = moved {
             self.exchange(env, frame, gfn, false);
         }
@@ -206,7 +206,7 @@ impl<P> Mmu<P> {
 
     /// Moves a page that is about to be zapped back to where its frame lay.
     pub(crate) fn move_home(&mut self, env: &mut impl Env, frame: u32, source: Source) {
-        if self.pool.is_moved(frame) {
+        if self.tables.pool().is_moved(frame) {
             let back = self.exchange(env, frame, source.gfn, false);
             assert!(back, "what was exchanged can be exchanged again");
         }
@@ -215,9 +215,9 @@ impl<P> Mmu<P> {
     /// Moves the shadows of a frame back that are roots in use: what is behind it is about to change.
     pub(crate) fn move_roots_home(&mut self, env: &mut impl Env, gfn: Gfn) {
         loop {
-            let moved = self.shadows(gfn).find(|&frame| self.pool.is_moved(frame));
+            let moved = self.shadows(gfn).find(|&frame| self.tables.pool().is_moved(frame));
             let Some(frame) = moved.filter(|_| self.keeps(Rule::HomeBeforeRevoke)) else { return };
-            self.move_home(env, frame, self.pool.source(frame));
+            self.move_home(env, frame, self.tables.source(frame));
             self.roots_changed += 1;
         }
     }
@@ -226,28 +226,28 @@ impl<P> Mmu<P> {
     fn exchange(&mut self, env: &mut impl Env, frame: u32, gfn: Gfn, away: bool) -> bool {
         let list = List::Gfn(gfn.raw() as u32);
         let mut mappings = [None; EAGER];
-        let mut next = self.rmap.head(list).first();
+        let mut next = self.tables.rmap().first(list);
         for mapping in &mut mappings {
             *mapping = next;
-            next = next.and_then(|slot| self.rmap.next(slot));
+            next = next.and_then(|slot| self.tables.rmap().next(slot));
         }
         if self.keeps(Rule::UnmapBeforeExchange) {
-            self.look_all(env, list);
-            self.look_all(env, List::Region((gfn.raw() / crate::frames::REGION) as u32));
+            self.tables.look_all(env, list);
+            self.tables.look_all(env, List::Region((gfn.raw() / crate::frames::REGION) as u32));
         }
         // Roots in use, or loaded a while ago, may be cached by themselves.
         if self.keeps(Rule::FlushBeforeExchange) {
-            self.flush(env);
+            self.tables.flush(env);
         }
         if !env.exchange(frame, gfn) {
             return false;
         }
-        self.pool.set_moved(frame, away);
+        self.tables.set_moved(frame, away);
         match away {
             true => self.frames.is_in_pieces(gfn),
             false => self.frames.forget_backing(gfn),
         }
-        self.happened(env, Event::RootMoved(gfn));
+        self.tables.happened(env, Event::RootMoved(gfn));
         for slot in mappings.into_iter().flatten() {
             self.map_again(env, slot);
         }
@@ -256,10 +256,10 @@ impl<P> Mmu<P> {
 
     /// Makes an entry anew that was Mapped just now, if nothing has to be built for it.
     fn map_again(&mut self, env: &mut impl Env, slot: Slot) {
-        let source = self.pool.source(slot.frame());
+        let source = self.tables.source(slot.frame());
         let detached = matches!(source.role, Role::Guest { .. }) && !self.frames.is_tracked(source.gfn);
         if !detached {
-            self.refresh(env, slot).pay(self, env);
+            self.refresh(env, slot).pay(&mut self.tables, env);
         }
     }
 }

@@ -4,11 +4,11 @@ use core::ops::Range;
 
 use umbra_paging::Gfn;
 
-use crate::entry::GENERATIONS;
+use crate::format::GENERATIONS;
+use crate::format::{Role, Source};
 use crate::frames::REGION;
-use crate::rmap::List;
-use crate::role::{Role, Source};
 use crate::sabotage::Rule;
+use crate::tables::List;
 use crate::{Env, Event, Mmu};
 
 impl<P> Mmu<P> {
@@ -16,29 +16,20 @@ impl<P> Mmu<P> {
     /// frame go (I5).
     pub(crate) fn zap(&mut self, env: &mut impl Env, frame: u32) {
         if self.keeps(Rule::UnlinkParents) {
-            self.look_all(env, List::Parents(frame));
+            self.tables.look_all(env, List::Parents(frame));
         }
-        // What the CPU may still walk is Pending until the flush; what it cannot is nothing any more.
-        if self.pool.may_be_cached(frame) {
-            self.look_everywhere(env, frame);
-        } else {
-            self.unlist_all(env, frame);
-            self.forget_copy(frame);
-        }
-        self.rmap.close(frame);
-        let source = self.pool.source(frame);
+        self.tables.close(env, frame);
+        let source = self.tables.source(frame);
         self.move_home(env, frame, source);
         let tracked = matches!(source.role, Role::Guest { .. }) && self.frames.is_tracked(source.gfn);
-        let untracked = self.frames.remove(&mut self.pool, source, frame);
-        let cached = self.pool.may_be_cached(frame);
-        self.pool.retire(frame, cached && self.keeps(Rule::Limbo), tracked.then_some(source.gfn));
-        self.links += 1;
-        self.log.forget(frame);
-        self.happened(env, Event::Zapped(source.into()));
+        let untracked = self.frames.remove(&mut self.tables, source, frame);
+        let cached = self.tables.pool().may_be_cached(frame);
+        self.tables.retire(frame, cached && self.keeps(Rule::Limbo), tracked.then_some(source.gfn));
+        self.tables.happened(env, Event::Zapped(source.into()));
         if untracked {
             // Other shadows of the frame may have gone before this one, and wait for their flush.
-            if (cached || self.pool.has_limbo()) && self.keeps(Rule::FlushBeforeUnprotect) {
-                self.flush(env);
+            if (cached || self.tables.pool().has_limbo()) && self.keeps(Rule::FlushBeforeUnprotect) {
+                self.tables.flush(env);
             }
             self.unprotect(env, source.gfn);
         }
@@ -49,10 +40,10 @@ impl<P> Mmu<P> {
         self.withdraw_everywhere(gfn);
         let mut next = self.frames.tables(gfn);
         while let Some(frame) = next {
-            next = self.pool.next_of_gfn(frame);
+            next = self.tables.pool().next_of_gfn(frame);
             if self.is_current_root(frame) {
-                self.look_everywhere(env, frame);
-            } else if !self.pool.is_pinned(frame) {
+                self.tables.look_everywhere(env, frame);
+            } else if !self.tables.pool().is_pinned(frame) {
                 self.zap(env, frame);
             }
         }
@@ -67,10 +58,10 @@ impl<P> Mmu<P> {
             self.zap_tables(env, gfn);
             self.move_roots_home(env, gfn);
             if self.keeps(Rule::RevokeSmall) {
-                self.look_all(env, List::Gfn(gfn.raw() as u32));
+                self.tables.look_all(env, List::Gfn(gfn.raw() as u32));
             }
             if self.keeps(Rule::RevokeLarge) {
-                self.look_all(env, List::Region((gfn.raw() / REGION) as u32));
+                self.tables.look_all(env, List::Region((gfn.raw() / REGION) as u32));
             }
             gfn = gfn.add(1);
         }
@@ -82,32 +73,25 @@ impl<P> Mmu<P> {
         }
         (gfns.start.raw()..end.raw()).for_each(|gfn| self.frames.forget_backing(Gfn::new(gfn)));
         if self.keeps(Rule::FlushAfterRevoke) {
-            self.flush(env);
-        }
-    }
-
-    /// Makes all entries of a list Pending.
-    pub(crate) fn look_all(&mut self, env: &mut impl Env, list: List) {
-        while let Some(slot) = self.rmap.head(list).first() {
-            self.look(env, slot);
+            self.tables.flush(env);
         }
     }
 
     /// Throws all shadows away. They are built again as the guest faults. Nothing is read of the guest's memory
     /// or of its map.
     pub fn zap_all(&mut self, env: &mut impl Env) {
-        for frame in 0..self.pool.count() {
-            if self.pool.live_source(frame).is_some() && !self.pool.is_pinned(frame) {
+        for frame in 0..self.tables.pool().count() {
+            if self.tables.pool().live_source(frame).is_some() && !self.tables.pool().is_pinned(frame) {
                 self.zap(env, frame);
             }
         }
-        for frame in 0..self.pool.count() {
+        for frame in 0..self.tables.pool().count() {
             // What is left are roots in use. PDPTEs cannot be Pending; their pages are pinned with them.
             let keep = |source: Source| source.role == Role::PaeRoot && self.keeps(Rule::PdptesMapped);
-            if self.pool.live_source(frame).is_some_and(|source| !keep(source)) {
-                self.look_everywhere(env, frame);
+            if self.tables.pool().live_source(frame).is_some_and(|source| !keep(source)) {
+                self.tables.look_everywhere(env, frame);
             }
         }
-        self.flush(env);
+        self.tables.flush(env);
     }
 }

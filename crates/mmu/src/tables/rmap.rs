@@ -45,17 +45,13 @@ pub(crate) enum List {
 
 /// Where a list begins.
 #[derive(Clone, Copy)]
-pub(crate) struct Head(u32);
+struct Head(u32);
 
 impl Head {
-    pub(crate) const EMPTY: Head = Head(NONE);
+    const EMPTY: Head = Head(NONE);
 
-    pub(crate) fn first(self) -> Option<Slot> {
+    fn first(self) -> Option<Slot> {
         (self.0 != NONE).then_some(Slot(self.0))
-    }
-
-    pub(crate) fn is_empty(self) -> bool {
-        self.0 == NONE
     }
 }
 
@@ -115,7 +111,7 @@ pub(crate) struct Rmap {
 
 impl Rmap {
     /// Frame numbers must stay below 2^20 and gfns below 2^30 (checked by the MMU's configuration).
-    pub(crate) fn new(frames: u32, gfns: usize, regions: usize) -> Rmap {
+    pub(super) fn new(frames: u32, gfns: usize, regions: usize) -> Rmap {
         Rmap {
             pages: vec![None; frames as usize],
             open: 0,
@@ -127,7 +123,7 @@ impl Rmap {
     }
 
     /// The bytes that this takes now.
-    pub(crate) fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         (self.open + self.spare.len()) * size_of::<[Links; ENTRIES]>()
             + size_of_val(&*self.pages)
             + size_of_val(&*self.gfns)
@@ -136,7 +132,7 @@ impl Rmap {
     }
 
     /// Makes room for the entries of a page, which is new.
-    pub(crate) fn open(&mut self, frame: u32) {
+    pub(super) fn open(&mut self, frame: u32) {
         let page = self.spare.pop().unwrap_or_else(|| Box::new([Links::UNLISTED; ENTRIES]));
         let before = self.pages[frame as usize].replace(page);
         debug_assert!(before.is_none());
@@ -144,7 +140,7 @@ impl Rmap {
     }
 
     /// The page is gone: none of its entries stands in a list.
-    pub(crate) fn close(&mut self, frame: u32) {
+    pub(super) fn close(&mut self, frame: u32) {
         let page = self.pages[frame as usize].take().expect("the page was there");
         debug_assert!(page.iter().all(|links| links.previous.0 == NONE));
         self.open -= 1;
@@ -171,14 +167,22 @@ impl Rmap {
         }
     }
 
-    pub(crate) fn head(&self, list: List) -> Head {
-        match list {
+    /// The first entry of a list, which was put there last.
+    pub(crate) fn first(&self, list: List) -> Option<Slot> {
+        let head = match list {
             List::Gfn(n) => self.gfns[n as usize],
             List::Region(n) => self.regions[n as usize],
             List::Parents(n) => self.parents[n as usize],
-        }
+        };
+        head.first()
     }
 
+    /// The entries of a list.
+    pub(crate) fn iter(&self, list: List) -> impl Iterator<Item = Slot> + '_ {
+        core::iter::successors(self.first(list), |&slot| self.next(slot))
+    }
+
+    /// The entry behind one that stands in a list.
     pub(crate) fn next(&self, slot: Slot) -> Option<Slot> {
         Head(self.links(slot).next).first()
     }
@@ -187,7 +191,7 @@ impl Rmap {
     ///
     /// # Panics
     /// If it stands in a list: one Mapped entry, one list.
-    pub(crate) fn insert(&mut self, list: List, slot: Slot) {
+    pub(super) fn insert(&mut self, list: List, slot: Slot) {
         let head = self.head_mut(list);
         let next = core::mem::replace(&mut head.0, slot.0);
         let links = self.links_mut(slot);
@@ -202,7 +206,7 @@ impl Rmap {
     ///
     /// # Panics
     /// If it stands in none.
-    pub(crate) fn remove(&mut self, slot: Slot) {
+    pub(super) fn remove(&mut self, slot: Slot) {
         let links = core::mem::replace(self.links_mut(slot), Links::UNLISTED);
         assert!(links.previous.0 != NONE, "{slot:?} stands in no list");
         match links.previous.decode() {
@@ -235,7 +239,7 @@ mod tests {
     use super::*;
 
     fn listed(rmap: &Rmap, list: List) -> Vec<Slot> {
-        core::iter::successors(rmap.head(list).first(), |&slot| rmap.next(slot)).collect()
+        rmap.iter(list).collect()
     }
 
     #[test]

@@ -7,14 +7,21 @@ use alloc::vec::Vec;
 
 use umbra_paging::{Gfn, Level};
 
-use crate::role::Source;
+use crate::format::Source;
 
 /// A live page. The generation makes a handle to a page that has been zapped useless, also when its frame
 /// holds another page by now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PageId {
-    pub(crate) frame: u32,
+    frame: u32,
     generation: u32,
+}
+
+impl PageId {
+    /// Its frame, or that of its successor there.
+    pub(crate) fn frame(self) -> u32 {
+        self.frame
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +42,7 @@ struct Frame {
     busy: u64,
     /// Its entries may refer to other shadow pages.
     refers: bool,
-    /// The copy of its guest table: see [`crate::copies`].
+    /// The copy of its guest table: see [`super::snapshot`].
     copy: Option<u8>,
     /// It lies where its guest frame lay: see [`crate::ShadowFrames::exchange`].
     moved: bool,
@@ -50,11 +57,11 @@ struct Frame {
 }
 
 /// What storing an entry concerns beside it.
-pub(crate) struct Stored {
+pub(super) struct Stored {
     /// References to other shadow pages: the entry may refer to one, or did so.
-    pub(crate) refers: bool,
+    pub(super) refers: bool,
     /// The copy of the guest table.
-    pub(crate) copy: Option<u8>,
+    pub(super) copy: Option<u8>,
 }
 
 pub(crate) struct Pool {
@@ -69,7 +76,7 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(count: u32) -> Pool {
+    pub(super) fn new(count: u32) -> Pool {
         let frame = |n: u32| Frame {
             state: State::Free,
             generation: 0,
@@ -95,7 +102,7 @@ impl Pool {
     }
 
     /// The bytes that this takes.
-    pub(crate) fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         size_of_val(&*self.frames)
     }
 
@@ -142,7 +149,7 @@ impl Pool {
     }
 
     /// Takes a free frame for a new page; it becomes the newest.
-    pub(crate) fn allocate(&mut self, source: Source) -> Option<PageId> {
+    pub(super) fn allocate(&mut self, source: Source) -> Option<PageId> {
         let frame = self.free?;
         let slot = &mut self.frames[frame as usize];
         self.free = slot.newer.take();
@@ -158,7 +165,7 @@ impl Pool {
 
     /// Ends a page. Its frame goes to limbo if anything of it may be cached, else it is free at once.
     /// `protected` is the guest frame whose writes were seen as long as the page lived.
-    pub(crate) fn retire(&mut self, frame: u32, cached: bool, protected: Option<Gfn>) {
+    pub(super) fn retire(&mut self, frame: u32, cached: bool, protected: Option<Gfn>) {
         self.source(frame);
         self.unchain(frame);
         let list = if cached { &mut self.limbo } else { &mut self.free };
@@ -181,7 +188,7 @@ impl Pool {
     }
 
     /// Notes a full flush: nothing is cached any more.
-    pub(crate) fn flushed(&mut self) {
+    pub(super) fn flushed(&mut self) {
         self.flushes += 1;
         while let Some(frame) = self.limbo {
             let slot = &mut self.frames[frame as usize];
@@ -193,7 +200,7 @@ impl Pool {
     }
 
     /// Notes that a reference to the page was removed which the CPU may have cached.
-    pub(crate) fn unreferenced(&mut self, frame: u32) {
+    pub(super) fn unreferenced(&mut self, frame: u32) {
         self.frames[frame as usize].cached_until = self.flushes + 1;
     }
 
@@ -202,11 +209,11 @@ impl Pool {
         self.frames[frame as usize].cached_until > self.flushes
     }
 
-    pub(crate) fn pin(&mut self, frame: u32) {
+    pub(super) fn pin(&mut self, frame: u32) {
         self.frames[frame as usize].pins += 1;
     }
 
-    pub(crate) fn unpin(&mut self, frame: u32) {
+    pub(super) fn unpin(&mut self, frame: u32) {
         self.frames[frame as usize].pins -= 1;
     }
 
@@ -225,29 +232,29 @@ impl Pool {
     }
 
     /// Notes that one of the entries `8 * group..` was stored.
-    pub(crate) fn stored(&mut self, frame: u32, group: usize) -> Stored {
+    pub(super) fn stored(&mut self, frame: u32, group: usize) -> Stored {
         let slot = &mut self.frames[frame as usize];
         slot.busy |= 1 << group;
         Stored { refers: slot.refers, copy: slot.copy }
     }
 
     /// Notes which copy of the page's guest table there is.
-    pub(crate) fn set_copy(&mut self, frame: u32, copy: Option<u8>) {
+    pub(super) fn set_copy(&mut self, frame: u32, copy: Option<u8>) {
         self.frames[frame as usize].copy = copy;
     }
 
-    pub(crate) fn copy(&self, frame: u32) -> Option<u8> {
+    pub(super) fn copy(&self, frame: u32) -> Option<u8> {
         self.frames[frame as usize].copy
     }
 
     /// Notes what is true of the entries `8 * group..`.
-    pub(crate) fn set_busy(&mut self, frame: u32, group: usize, busy: bool) {
+    pub(super) fn set_busy(&mut self, frame: u32, group: usize, busy: bool) {
         let word = &mut self.frames[frame as usize].busy;
         if busy { *word |= 1 << group } else { *word &= !(1 << group) }
     }
 
     /// Notes that all entries are Absent, or that they may be anything.
-    pub(crate) fn set_all_busy(&mut self, frame: u32, busy: bool) {
+    pub(super) fn set_all_busy(&mut self, frame: u32, busy: bool) {
         self.frames[frame as usize].busy = if busy { u64::MAX } else { 0 };
     }
 
@@ -256,7 +263,7 @@ impl Pool {
         self.frames[frame as usize].moved
     }
 
-    pub(crate) fn set_moved(&mut self, frame: u32, moved: bool) {
+    pub(super) fn set_moved(&mut self, frame: u32, moved: bool) {
         self.frames[frame as usize].moved = moved;
     }
 
@@ -265,12 +272,12 @@ impl Pool {
         self.frames[frame as usize].next_of_gfn
     }
 
-    pub(crate) fn set_next_of_gfn(&mut self, frame: u32, next: Option<u32>) {
+    pub(super) fn set_next_of_gfn(&mut self, frame: u32, next: Option<u32>) {
         self.frames[frame as usize].next_of_gfn = next;
     }
 
     /// Makes the page the newest: it will be the last to be reclaimed.
-    pub(crate) fn touch(&mut self, frame: u32) {
+    pub(super) fn touch(&mut self, frame: u32) {
         if self.newest != Some(frame) {
             self.unchain(frame);
             self.push_newest(frame);
@@ -278,7 +285,7 @@ impl Pool {
     }
 
     /// Makes the page the oldest: it will be the first to be reclaimed.
-    pub(crate) fn age(&mut self, frame: u32) {
+    pub(super) fn age(&mut self, frame: u32) {
         if self.oldest != Some(frame) {
             self.unchain(frame);
             let after = self.oldest.replace(frame);

@@ -1,6 +1,6 @@
 //! What a shadow page is a shadow of.
 
-use umbra_paging::{Access, AccessKind, Gfn, GuestEntry, Level, Mode, Paging, Rights};
+use umbra_paging::{Access, AccessKind, Gfn, GuestEntry, Gva, Level, Mode, Paging, Rights};
 
 /// Everything beside the guest's table that decides the contents of its shadow. Two shadows of one table
 /// with different roles are different pages: a page is only ever found by its whole [`Source`].
@@ -122,5 +122,14 @@ impl Wp {
     /// must be emulated.
     pub(crate) fn override_is_unsafe(self, nxe: bool) -> bool {
         matches!(self, Wp::Off { smep, smap, .. } if smap || (smep && !nxe))
+    }
+}
+
+/// The index of the entry for `gva` in a page of this role.
+pub(crate) fn index(role: Role, gva: Gva) -> usize {
+    match role {
+        // Linear addresses have 32 bits while a PAE root is in use.
+        Role::PaeRoot => (gva.raw() >> 30) as usize & 3,
+        _ => gva.index(role.level()),
     }
 }

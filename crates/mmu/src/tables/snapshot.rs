@@ -18,7 +18,7 @@ pub(crate) const GROUP: usize = 8;
 const NONE: u32 = u32::MAX;
 
 /// A guest table by groups of entries.
-pub(crate) type Table = [[u64; GROUP]; ENTRIES / GROUP];
+type Table = [[u64; GROUP]; ENTRIES / GROUP];
 
 struct Copy {
     /// The shadow page that it belongs to.
@@ -28,26 +28,26 @@ struct Copy {
     table: Table,
 }
 
-pub(crate) struct Copies {
+pub(super) struct Copies {
     copies: Vec<Copy>,
     /// The copy that is given away next.
     next: u8,
 }
 
 impl Copies {
-    pub(crate) fn new() -> Copies {
+    pub(super) fn new() -> Copies {
         let copy = || Copy { owner: NONE, valid: 0, table: [[0; GROUP]; ENTRIES / GROUP] };
         Copies { copies: (0..COPIES).map(|_| copy()).collect(), next: 0 }
     }
 
     /// The bytes that this takes.
-    pub(crate) fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         size_of_val(&*self.copies)
     }
 
     /// Gives a page a copy; says which, and what page had it before. It tells nothing of the `busy` groups yet; the others are
     /// all Absent, as what is made from nothing.
-    pub(crate) fn give(&mut self, frame: u32, busy: u64) -> (u8, Option<u32>) {
+    pub(super) fn give(&mut self, frame: u32, busy: u64) -> (u8, Option<u32>) {
         let at = self.next;
         self.next = (at + 1) % COPIES as u8;
         let copy = &mut self.copies[usize::from(at)];
@@ -58,18 +58,18 @@ impl Copies {
     }
 
     /// The page that has this copy is gone.
-    pub(crate) fn take(&mut self, copy: u8) {
+    pub(super) fn take(&mut self, copy: u8) {
         self.copies[usize::from(copy)].owner = NONE;
     }
 
     /// Notes that a shadow entry of this group was stored.
-    pub(crate) fn stored(&mut self, copy: u8, group: usize) {
+    pub(super) fn stored(&mut self, copy: u8, group: usize) {
         self.copies[usize::from(copy)].valid &= !(1 << group);
     }
 
     /// The groups to look at of the table in the frame `gfn`, a bit for each: not those that are as they were copied, nor those
     /// without a copy that say nothing, unless they are `busy`.
-    pub(crate) fn changed(&self, copy: Option<u8>, env: &impl Env, gfn: Gfn, busy: u64) -> u64 {
+    pub(super) fn changed(&self, copy: Option<u8>, env: &impl Env, gfn: Gfn, busy: u64) -> u64 {
         const EMPTY: &Table = &[[0; GROUP]; ENTRIES / GROUP];
         match copy.map(|copy| &self.copies[usize::from(copy)]) {
             None => busy | env.compare_table(gfn, EMPTY),
@@ -78,7 +78,7 @@ impl Copies {
     }
 
     /// Which entries of a group are not those that their shadows were made from: a bit for each.
-    pub(crate) fn changed_in(&self, copy: Option<u8>, group: usize, now: &[u64; GROUP]) -> u8 {
+    pub(super) fn changed_in(&self, copy: Option<u8>, group: usize, now: &[u64; GROUP]) -> u8 {
         match copy.map(|copy| &self.copies[usize::from(copy)]) {
             Some(Copy { valid, table, .. }) if valid & 1 << group != 0 => {
                 (0..GROUP).fold(0, |all, n| all | u8::from(table[group][n] != now[n]) << n)
@@ -88,7 +88,7 @@ impl Copies {
     }
 
     /// Notes what the shadows of a group were made from just now.
-    pub(crate) fn note(&mut self, copy: u8, group: usize, now: &[u64; GROUP]) {
+    pub(super) fn note(&mut self, copy: u8, group: usize, now: &[u64; GROUP]) {
         let copy = &mut self.copies[usize::from(copy)];
         copy.table[group] = *now;
         copy.valid |= 1 << group;
