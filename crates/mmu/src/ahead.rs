@@ -56,7 +56,7 @@ impl<P> Mmu<P> {
             let slot = Slot::new(frame, index(role, fault.gva));
             if let Role::Guest { level: Level::L1, wp: Wp::On, .. } = role {
                 let guest = self.guest_entry(env, slot)?;
-                return (self.frames.is_tracked(gfn) && is_unaccessed(guest)).then_some(slot);
+                return (self.guest.is_tracked(gfn) && is_unaccessed(guest)).then_some(slot);
             }
             frame = self.tables.child(env, slot)?;
         }

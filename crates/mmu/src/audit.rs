@@ -65,7 +65,7 @@ impl<P> Mmu<P> {
             self.audit_page(env, frame)?;
         }
         self.audit_limbo()?;
-        if let Some(detail) = self.frames.audit(env, self.tables.pool()) {
+        if let Some(detail) = self.guest.audit(env, self.tables.pool()) {
             return Err(violation(Invariant::Lifetime, detail));
         }
         for vcpu in &self.vcpus {
@@ -76,7 +76,7 @@ impl<P> Mmu<P> {
                 let detail = alloc::format!("the root {expected:?} of a vCPU is not what it has loaded");
                 return Err(violation(Invariant::Lifetime, detail));
             }
-            if self.has_loose_tables() && !vcpu.loadable.is_empty() {
+            if self.guest.has_loose() && !vcpu.loadable.is_empty() {
                 let detail =
                     String::from("a vCPU may load a root, and so flush, unseen while a table is loose");
                 return Err(violation(Invariant::NeverStale, detail));
@@ -115,14 +115,14 @@ impl<P> Mmu<P> {
         let source = self.tables.source(root);
         let expected = Source::root(&Paging { root: source.gfn, ..vcpu.paging });
         let in_place = env.hpa(root).raw() == source.gfn.base().raw();
-        (source != expected || !in_place || !self.frames.is_tracked(source.gfn)).then(|| {
+        (source != expected || !in_place || !self.guest.is_tracked(source.gfn)).then(|| {
             alloc::format!("the loadable root {source:?} is not in its place, tracked, and as {expected:?}")
         })
     }
 
     /// Checks that tables whose zapped shadows may still be cached are protected.
     fn audit_limbo(&self) -> Result<(), Violation> {
-        match self.tables.pool().limbo_frames().find(|&gfn| !self.frames.is_tracked(gfn)) {
+        match self.tables.pool().limbo_frames().find(|&gfn| !self.guest.is_tracked(gfn)) {
             None => Ok(()),
             Some(gfn) => {
                 let detail = alloc::format!("{gfn:?} lost its protection while its shadow may be cached");
@@ -134,14 +134,14 @@ impl<P> Mmu<P> {
     /// Checks what a page promises beside its entries: its frame is protected, and it is found by its source.
     fn audit_page(&self, env: &impl Env, frame: u32) -> Result<(), Violation> {
         let source = self.tables.source(frame);
-        let listed = self.frames.find(self.tables.pool(), source, |found| found == source) == Some(frame);
-        if !listed && self.frames.lists(source) {
+        let listed = self.guest.find(self.tables.pool(), source, |found| found == source) == Some(frame);
+        if !listed && self.guest.lists(source) {
             return Err(violation(
                 Invariant::Lifetime,
                 alloc::format!("{source:?} is not found in its place"),
             ));
         }
-        if self.is_detached(source)
+        if self.guest.is_detached(source)
             && (self.tables.pool().is_pinned(frame)
                 || self.tables.rmap().first(List::Parents(frame)).is_some())
         {
@@ -150,7 +150,7 @@ impl<P> Mmu<P> {
                 alloc::format!("{source:?} is detached and in use"),
             ));
         }
-        if !matches!(source.role, Role::Guest { .. }) || !self.frames.is_tracked(source.gfn) {
+        if !matches!(source.role, Role::Guest { .. }) || !self.guest.is_tracked(source.gfn) {
             return Ok(());
         }
         let gfn = source.gfn.raw() as u32;
@@ -160,7 +160,7 @@ impl<P> Mmu<P> {
                 return Err(violation(Invariant::NeverStale, detail));
             }
         }
-        let region = self.frames.region(source.gfn).expect("a tracked frame lies in a region");
+        let region = self.guest.region(source.gfn).expect("a tracked frame lies in a region");
         if self.tables.rmap().first(List::Region(region)).is_some() {
             let detail = alloc::format!("a large page maps the table {:?}", source.gfn);
             return Err(violation(Invariant::NeverStale, detail));
@@ -183,11 +183,11 @@ impl<P> Mmu<P> {
             let detail = alloc::format!("{slot:?} is {state:?} and stands in {listed:?}");
             return Err(violation(Invariant::Lifetime, detail));
         }
-        if self.is_detached(source) {
+        if self.guest.is_detached(source) {
             // Out of date, and nothing leads there; but what it references is followed, so that it can come back.
             return if state == State::Mapped { self.audit_loose(env, slot, listed) } else { Ok(()) };
         }
-        let loose = matches!(source.role, Role::Guest { .. }) && self.frames.is_loose(source.gfn);
+        let loose = self.guest.is_loose(source);
         // While a table is loose all faults exit; its entries are refreshed when it is tracked again.
         if self.choice_is_user() && !loose && self.is_narrow(env, slot) {
             let detail = alloc::format!("{slot:?} of {source:?} is {:#x}", entry.raw());
@@ -210,7 +210,7 @@ impl<P> Mmu<P> {
             }
             // Pending is always right: the hypervisor looks.
             State::Look => Ok(()),
-            State::Mmio { generation, .. } if generation != self.generation => Ok(()),
+            State::Mmio { generation, .. } if generation != self.guest.generation() => Ok(()),
             State::Mmio { gfn, rights, .. } => match wanted {
                 Target::Mmio(wanted_gfn, wanted)
                     if gfn == wanted_gfn
@@ -253,7 +253,7 @@ impl<P> Mmu<P> {
                     }
                     let expected = match level {
                         Level::L1 => List::Gfn(gfn.raw() as u32),
-                        _ => List::Region((gfn.raw() / crate::frames::REGION) as u32),
+                        _ => List::Region((gfn.raw() / crate::guest::REGION) as u32),
                     };
                     if listed != Some(expected) { wrong(Invariant::Lifetime) } else { Ok(()) }
                 }
@@ -286,7 +286,7 @@ impl<P> Mmu<P> {
             }
             Some(List::Gfn(gfn)) => is_backed(env, u64::from(gfn), hpa),
             Some(List::Region(region)) => {
-                let frames = crate::frames::REGION;
+                let frames = crate::guest::REGION;
                 (0..frames).all(|n| is_backed(env, u64::from(region) * frames + n, hpa.hfn().add(n).base()))
             }
             None => false,

@@ -5,19 +5,19 @@ use umbra_paging::{ENTRIES, Gfn, GuestEntry, Level};
 use crate::derive::Target;
 use crate::format::ShadowEntry;
 use crate::format::{Role, Source, Wp};
-use crate::frames::REGION;
+use crate::guest::REGION;
 use crate::policy::WritePolicy;
 use crate::sabotage::Rule;
 use crate::tables::OwedFlush;
 use crate::tables::slots;
 use crate::tables::{GROUP, has_present};
 use crate::tables::{List, Slot};
-use crate::{Backing, Env, Event, FilterPolicy, Mmu};
+use crate::{Env, Event, FilterPolicy, Mmu};
 
 impl<P> Mmu<P> {
     /// The page of exactly this source.
     pub(crate) fn find(&self, source: Source) -> Option<u32> {
-        self.frames.find(self.tables.pool(), source, |found| self.is_same(found, source))
+        self.guest.find(self.tables.pool(), source, |found| self.is_same(found, source))
     }
 
     fn is_same(&self, found: Source, wanted: Source) -> bool {
@@ -40,7 +40,7 @@ impl<P> Mmu<P> {
     where
         P: WritePolicy,
     {
-        if self.is_detached(source) && self.keeps(Rule::AttachBeforeLink) {
+        if self.guest.is_detached(source) && self.keeps(Rule::AttachBeforeLink) {
             self.attach(env, source);
         }
         match self.find(source) {
@@ -54,8 +54,8 @@ impl<P> Mmu<P> {
     fn build(&mut self, env: &mut impl Env, source: Source) -> u32 {
         let frame = self.allocate(env, source);
         // Listed before it is filled: a table that maps itself must find itself tracked.
-        let newly_tracked = self.frames.insert(&mut self.tables, source, frame);
-        let seen = self.is_seen(env, source);
+        let newly_tracked = self.guest.insert(&mut self.tables, source, frame);
+        let seen = self.guest.is_seen(env, source);
         self.tables.open(env, frame, seen);
         if !self.keeps(Rule::ReadAfterProtect) {
             self.fill(env, frame).0.pay(&mut self.tables, env);
@@ -74,7 +74,7 @@ impl<P> Mmu<P> {
     pub(crate) fn fill(&mut self, env: &mut impl Env, frame: u32) -> (OwedFlush, u32) {
         let source = self.tables.source(frame);
         let (mut owed, mut changed) = (OwedFlush::NONE, 0);
-        if !self.is_seen(env, source) {
+        if !self.guest.is_seen(env, source) {
             for index in 0..ENTRIES {
                 owed = owed.and(self.fill_entry(env, Slot::new(frame, index), &mut changed));
             }
@@ -149,13 +149,6 @@ impl<P> Mmu<P> {
         };
         *changed += u32::from(self.tables.read(env, slot) != before);
         owed
-    }
-
-    /// Whether every write to the page's guest table is seen, so that its entries may be Absent.
-    pub(crate) fn is_seen(&self, env: &impl Env, source: Source) -> bool {
-        matches!(source.role, Role::Guest { .. })
-            && self.frames.is_tracked(source.gfn)
-            && env.backing(source.gfn) != Backing::None
     }
 
     fn allocate(&mut self, env: &mut impl Env, source: Source) -> u32 {

@@ -4,7 +4,7 @@ use umbra_paging::{ENTRIES, Gfn, GuestEntry, Hfn, Level, Rights, bits};
 
 use crate::format::{Held, ShadowEntry};
 use crate::format::{Role, Source, Wp};
-use crate::frames::{REGION, RegionBacking};
+use crate::guest::{REGION, RegionBacking};
 use crate::sabotage::Rule;
 use crate::tables::OwedFlush;
 use crate::tables::{List, Slot};
@@ -55,27 +55,21 @@ impl<P> Mmu<P> {
 
     /// What the entry at `slot` should be now. `supervisor_writes` chooses the form of a page while CR0.WP is
     /// clear: see [`Wp::Off`].
-    pub(crate) fn target(&mut self, env: &impl Env, slot: Slot, supervisor_writes: bool) -> Target {
+    pub(crate) fn target(&self, env: &impl Env, slot: Slot, supervisor_writes: bool) -> Target {
         match self.guest_entry(env, slot) {
             Some(entry) => self.target_of(env, slot, entry, supervisor_writes),
             None => self.direct_target(env, slot),
         }
     }
 
-    fn target_of(
-        &mut self,
-        env: &impl Env,
-        slot: Slot,
-        entry: GuestEntry,
-        supervisor_writes: bool,
-    ) -> Target {
+    fn target_of(&self, env: &impl Env, slot: Slot, entry: GuestEntry, supervisor_writes: bool) -> Target {
         let source = self.tables.source(slot.frame());
         let Role::Guest { level, nxe, wp } = source.role else {
             unreachable!("only shadows of guest tables have guest entries");
         };
         if !entry.present() {
             // Only a table whose writes are seen can promise that an entry is not present (I1).
-            let seen = self.is_seen(env, source) || !self.keeps(Rule::NoAbsentInLoose);
+            let seen = self.guest.is_seen(env, source) || !self.keeps(Rule::NoAbsentInLoose);
             return if seen { Target::Absent } else { Target::Look };
         }
         if entry.reserved(level, nxe, &self.config.features) != 0 && self.keeps(Rule::RefuseReserved) {
@@ -106,7 +100,7 @@ impl<P> Mmu<P> {
         match level {
             Level::L1 => self.page_target(env, page),
             Level::L2 => self.region_target(env, page),
-            _ if self.frames.knows(gfn) => self.found(Source::direct(Level::L2, gfn), rights),
+            _ if self.guest.knows(gfn) => self.found(Source::direct(Level::L2, gfn), rights),
             _ => Target::Mmio(gfn, rights),
         }
     }
@@ -114,7 +108,7 @@ impl<P> Mmu<P> {
     fn table_target(&self, env: &impl Env, entry: GuestEntry, level: Level, nxe: bool, wp: Wp) -> Target {
         let level = level.below().expect("an entry of a page table is a leaf");
         let gfn = entry.frame();
-        if !self.can_hold_table(env, gfn) {
+        if !self.guest.can_hold_table(env, gfn) {
             return Target::Look;
         }
         let below = if self.keeps(Rule::RoleHasRightsAbove) { wp.below(entry) } else { wp };
@@ -129,15 +123,10 @@ impl<P> Mmu<P> {
         self.found(source, rights)
     }
 
-    /// Whether the shadow of a table in this frame can follow it: not if the frame is no memory.
-    pub(crate) fn can_hold_table(&self, env: &impl Env, gfn: Gfn) -> bool {
-        self.frames.knows(gfn) && env.backing(gfn) != Backing::None
-    }
-
     fn found(&self, source: Source, rights: Rights) -> Target {
         match self.find(source) {
             // Nothing may lead to a page that is out of date.
-            Some(_) if self.is_detached(source) && self.keeps(Rule::AttachBeforeLink) => {
+            Some(_) if self.guest.is_detached(source) && self.keeps(Rule::AttachBeforeLink) => {
                 Target::Missing(source)
             }
             Some(frame) => Target::Link(frame, rights),
@@ -148,10 +137,10 @@ impl<P> Mmu<P> {
     fn page_target(&self, env: &impl Env, page: Page) -> Target {
         let Page { gfn, rights, global, writes } = page;
         match env.backing(gfn) {
-            Backing::Ram { hfn, writable } if self.frames.knows(gfn) => {
+            Backing::Ram { hfn, writable } if self.guest.knows(gfn) => {
                 let writable = writable || !self.keeps(Rule::KeepReadOnlyBacking);
                 let untracked = rights.write && writable;
-                let write = untracked && !self.frames.is_tracked(gfn);
+                let write = untracked && !self.guest.is_tracked(gfn);
                 let held = match writes && !write {
                     false => Held::Nothing,
                     true if untracked => Held::TrackedWrite,
@@ -164,13 +153,13 @@ impl<P> Mmu<P> {
     }
 
     /// A 2 MiB page, guest-large or of the identity map.
-    fn region_target(&mut self, env: &impl Env, page: Page) -> Target {
+    fn region_target(&self, env: &impl Env, page: Page) -> Target {
         let Page { gfn, rights, global, writes } = page;
-        let Some(region) = self.frames.region(gfn) else { return Target::Mmio(gfn, rights) };
-        match self.frames.region_backing(env, region) {
+        let Some(region) = self.guest.region(gfn) else { return Target::Mmio(gfn, rights) };
+        match self.guest.region_backing(env, region) {
             RegionBacking::Empty => Target::Mmio(gfn, rights),
             RegionBacking::Whole { hfn, writable }
-                if !self.frames.region_is_tracked(region) || !self.keeps(Rule::SplitAroundTables) =>
+                if !self.guest.region_is_tracked(region) || !self.keeps(Rule::SplitAroundTables) =>
             {
                 let write = rights.write && writable;
                 let held = if writes && !write { Held::Write } else { Held::Nothing };
@@ -183,7 +172,7 @@ impl<P> Mmu<P> {
         }
     }
 
-    fn direct_target(&mut self, env: &impl Env, slot: Slot) -> Target {
+    fn direct_target(&self, env: &impl Env, slot: Slot) -> Target {
         let Source { role, gfn } = self.tables.source(slot.frame());
         let index = slot.index() as u64;
         match role {
@@ -205,7 +194,7 @@ impl<P> Mmu<P> {
             Target::Absent => (encodings.absent(), None),
             Target::Look | Target::Missing(_) => (encodings.look(), None),
             Target::Mmio(gfn, rights) if encodings.can_hide(gfn) || !self.keeps(Rule::HideMmio) => {
-                (encodings.mmio(gfn, rights, self.generation), None)
+                (encodings.mmio(gfn, rights, self.guest.generation()), None)
             }
             // It is found out by a walk each time.
             Target::Mmio(..) => (encodings.look(), None),

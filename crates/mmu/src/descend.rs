@@ -23,7 +23,7 @@ impl<P: WritePolicy> Mmu<P> {
         let is_table = matches!(self.tables.source(root).role, Role::Guest { .. });
         // Nothing is reclaimed for a guess.
         let room = self.tables.pool().live() + 2 * MAX_TABLES <= self.tables.pool().count();
-        if is_table && room && self.config.ahead && !self.has_loose_tables() {
+        if is_table && room && self.config.ahead && !self.guest.has_loose() {
             let mut left = MAX_TABLES;
             self.link_below(env, root, ENTRIES / 2, &mut left);
         }

@@ -9,7 +9,7 @@
 
 use umbra_paging::{Gfn, Gva};
 
-use crate::format::{Role, Source};
+use crate::format::Source;
 use crate::policy::WritePolicy;
 use crate::sabotage::Rule;
 use crate::tables::List;
@@ -71,7 +71,7 @@ impl<P> Mmu<P> {
 
     /// The shadows of a frame that is most likely no table any more are the first to be reclaimed.
     pub(crate) fn age_shadows(&mut self, gfn: Gfn) {
-        let mut next = self.frames.tables(gfn);
+        let mut next = self.guest.first(gfn);
         while let Some(frame) = next {
             next = self.tables.pool().next_of_gfn(frame);
             self.tables.age(frame);
@@ -80,12 +80,8 @@ impl<P> Mmu<P> {
 
     /// Whether the tracked frame can be detached: no vCPU runs on it as a root.
     pub(crate) fn can_detach(&self, gfn: Gfn) -> bool {
-        self.frames.is_tracked(gfn) && !self.shadows(gfn).any(|frame| self.is_current_root(frame))
-    }
-
-    /// The shadows of a guest frame.
-    pub(crate) fn shadows(&self, gfn: Gfn) -> impl Iterator<Item = u32> + '_ {
-        core::iter::successors(self.frames.tables(gfn), |&frame| self.tables.pool().next_of_gfn(frame))
+        self.guest.is_tracked(gfn)
+            && !self.guest.shadows(self.tables.pool(), gfn).any(|frame| self.is_current_root(frame))
     }
 
     /// Gives up the tracking of those of these frames for which that can be: see the module's documentation.
@@ -102,7 +98,7 @@ impl<P> Mmu<P> {
         for &gfn in gfns {
             // A frame with shadows of several roles may be named several times.
             if self.can_detach(gfn) {
-                self.frames.detach(gfn);
+                self.guest.detach(gfn);
                 self.tables.happened(env, Event::Detached(gfn));
                 self.unprotect(env, gfn);
             }
@@ -113,7 +109,7 @@ impl<P> Mmu<P> {
     fn unlink(&mut self, env: &mut impl Env, gfn: Gfn) -> bool {
         self.withdraw_everywhere(gfn);
         let mut cached = false;
-        let mut next = self.frames.tables(gfn);
+        let mut next = self.guest.first(gfn);
         while let Some(frame) = next {
             next = self.tables.pool().next_of_gfn(frame);
             if self.keeps(Rule::UnlinkDetached) {
@@ -132,7 +128,7 @@ impl<P> Mmu<P> {
     {
         let gfn = source.gfn;
         let mut kept = None;
-        let mut next = self.frames.tables(gfn);
+        let mut next = self.guest.first(gfn);
         while let Some(frame) = next {
             next = self.tables.pool().next_of_gfn(frame);
             match self.tables.source(frame) == source {
@@ -142,7 +138,7 @@ impl<P> Mmu<P> {
         }
         // With the last shadow the frame stops being detached. It was not needed again: the detach has spared all that.
         let Some(frame) = kept else { return self.policy.attached(gfn, u32::MAX) };
-        self.frames.attach(gfn);
+        self.guest.attach(gfn);
         if self.keeps(Rule::ReadAfterAttach) {
             self.protect(env, gfn).pay(&mut self.tables, env);
         }
@@ -158,10 +154,5 @@ impl<P> Mmu<P> {
         }
         self.policy.attached(gfn, changed);
         self.tables.happened(env, Event::Attached { gfn, level: source.role.level(), changed });
-    }
-
-    /// Whether the page is a shadow of a detached frame.
-    pub(crate) fn is_detached(&self, source: Source) -> bool {
-        matches!(source.role, Role::Guest { .. }) && self.frames.is_detached(source.gfn)
     }
 }

@@ -6,6 +6,7 @@ use umbra_paging::{ENTRIES, Gfn, Gpa, GuestEntry, Level, PAGE_SIZE};
 
 use crate::format::Role;
 use crate::format::State;
+use crate::guest::Tracking;
 use crate::sabotage::Rule;
 use crate::tables::OwedFlush;
 use crate::tables::PageId;
@@ -31,7 +32,7 @@ impl<P> Mmu<P> {
         if !matches!(env.backing(gfn), Backing::Ram { writable: true, .. }) {
             return;
         }
-        if self.frames.tables(gfn).is_none() || self.frames.is_detached(gfn) {
+        if self.guest.first(gfn).is_none() || self.guest.tracking(gfn) == Tracking::Detached {
             env.write(gpa, bytes);
             return;
         }
@@ -52,7 +53,7 @@ impl<P> Mmu<P> {
 
     /// The page that the only shadow of an entry links.
     fn lone_child(&self, env: &impl Env, gfn: Gfn, index: usize) -> Option<PageId> {
-        let frame = self.frames.tables(gfn)?;
+        let frame = self.guest.first(gfn)?;
         let lone = self.tables.pool().next_of_gfn(frame).is_none();
         lone.then(|| self.tables.child(env, Slot::new(frame, index)))
             .flatten()
@@ -66,7 +67,7 @@ impl<P> Mmu<P> {
         let gfn = self.tables.source(frame).gfn;
         let dead =
             matches!(self.tables.source(frame).role, Role::Guest { .. }) && !self.is_reachable(gfn.base());
-        if dead && self.can_detach(gfn) && !self.has_loose_tables() {
+        if dead && self.can_detach(gfn) && !self.guest.has_loose() {
             self.detach(env, &[gfn]);
             self.age_shadows(gfn);
         }
@@ -145,7 +146,7 @@ impl<P> Mmu<P> {
         mut action: impl FnMut(&mut Self, &mut E, Slot),
     ) {
         debug_assert!(*entries.end() < ENTRIES);
-        let mut next = self.frames.tables(gfn);
+        let mut next = self.guest.first(gfn);
         while let Some(frame) = next {
             next = self.tables.pool().next_of_gfn(frame);
             for index in entries.clone() {

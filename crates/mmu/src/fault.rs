@@ -57,7 +57,7 @@ impl<P> Mmu<P> {
             Backing::None => false,
             Backing::Ram { writable, .. } => writable || !access.is_write(),
         };
-        if is_ram && access.is_write() && self.frames.is_tracked(gpa.gfn()) {
+        if is_ram && access.is_write() && self.guest.is_tracked(gpa.gfn()) {
             return self.table_write(env, vcpu, gpa, origin);
         }
         let mapped = self.map(env, vcpu, gva, walk.rights(), access);
@@ -110,7 +110,7 @@ impl<P> Mmu<P> {
 
     /// [`Place::alike`] of the entry at `gpa`, as far as the first shadow of its table tells.
     fn is_followed_by_alike(&self, env: &impl Env, gpa: Gpa) -> bool {
-        let (Some(frame), index) = (self.frames.tables(gpa.gfn()), gpa.page_offset() as usize / 8) else {
+        let (Some(frame), index) = (self.guest.first(gpa.gfn()), gpa.page_offset() as usize / 8) else {
             return false;
         };
         let is_absent =
@@ -124,7 +124,7 @@ impl<P> Mmu<P> {
         let top = origin.rsp.filter(|rsp| rsp.raw().is_multiple_of(8));
         let Some(top) = top.and_then(|rsp| self.mapped(env, vcpu, rsp)) else { return 0 };
         // What a loose table says now need not be what is mapped.
-        if self.has_loose_tables() || env.backing(top.gfn()) == Backing::None {
+        if self.guest.has_loose() || env.backing(top.gfn()) == Backing::None {
             return 0;
         }
         let is_code = |&&word: &&u64| (word ^ origin.rip.raw()) >> 31 == 0 && word % PAGE_SIZE != 0;
@@ -213,7 +213,7 @@ impl<P> Mmu<P> {
 
     /// Whether the hardware can reach a shadow of the table at `gpa`.
     pub(crate) fn is_reachable(&self, gpa: Gpa) -> bool {
-        self.shadows(gpa.gfn()).any(|frame| {
+        self.guest.shadows(self.tables.pool(), gpa.gfn()).any(|frame| {
             self.tables.pool().is_pinned(frame) || self.tables.rmap().first(List::Parents(frame)).is_some()
         })
     }

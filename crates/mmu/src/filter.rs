@@ -57,7 +57,7 @@ impl<P> Mmu<P> {
     /// while a table is loose, a not-present fault below it may come from an old reference that the guest has
     /// replaced, which the CPU must not deliver again and again. So then every fault exits.
     pub fn guest_faults(&self) -> GuestFaults {
-        let loose = self.has_loose_tables() && self.keeps(Rule::TrapWhileLoose);
+        let loose = self.guest.has_loose() && self.keeps(Rule::TrapWhileLoose);
         if !self.tables.encodings().separates_guest_faults() || loose {
             return GuestFaults::Trap;
         }
@@ -108,7 +108,7 @@ impl<P> Mmu<P> {
     fn look_if_narrow(&mut self, env: &mut impl Env, slot: Slot) {
         let Some(source) = self.tables.pool().live_source(slot.frame()) else { return };
         // What the guest's entry says now need not be what the entry was made from, and comes back to.
-        let detached = self.is_detached(source) && self.tables.is_mapped(self.tables.read(env, slot));
+        let detached = self.guest.is_detached(source) && self.tables.is_mapped(self.tables.read(env, slot));
         if detached || self.is_narrow(env, slot) {
             self.tables.look(env, slot);
         }

@@ -41,7 +41,7 @@ impl<P> Mmu<P> {
         }
         let gfn = guest.frame();
         match env.backing(gfn) {
-            Backing::Ram { hfn, writable: true } if raw & bits::W == 0 || !self.frames.is_tracked(gfn) => {
+            Backing::Ram { hfn, writable: true } if raw & bits::W == 0 || !self.guest.is_tracked(gfn) => {
                 let new = raw & KEPT | bits::P | bits::A | bits::D | hfn.base().raw();
                 Some((ShadowEntry::new(new), Some(List::Gfn(gfn.raw() as u32))))
             }
@@ -60,13 +60,13 @@ impl<P> Mmu<P> {
         let gfn = guest.frame();
         let odd = guest.is_leaf(level)
             || guest.reserved(level, nxe, &self.config.features) != 0
-            || !self.can_hold_table(env, gfn);
-        if odd || self.has_loose_tables() || self.is_sabotaged() {
+            || !self.guest.can_hold_table(env, gfn);
+        if odd || self.guest.has_loose() || self.is_sabotaged() {
             return None;
         }
         let source = Source { role: Role::Guest { level: level.below()?, nxe, wp: Wp::On }, gfn };
-        let found = self.frames.find(self.tables.pool(), source, |found| found == source);
-        match found.filter(|_| guest.accessed() && !self.frames.is_detached(gfn)) {
+        let found = self.guest.find(self.tables.pool(), source, |found| found == source);
+        match found.filter(|_| guest.accessed() && !self.guest.is_detached(source)) {
             Some(child) => {
                 let entry = ShadowEntry::link(env.hpa(child), Wp::On.link_rights(guest, nxe));
                 Some((entry, Some(List::Parents(child))))
@@ -79,7 +79,7 @@ impl<P> Mmu<P> {
     /// [`Mmu::write_guest`]. False if it is not that.
     pub(crate) fn write_leaf(&mut self, env: &mut impl Env, gpa: Gpa, bytes: &[u8]) -> bool {
         let (Ok(value), Some(frame)) =
-            (bytes.try_into().map(u64::from_le_bytes), self.frames.tables(gpa.gfn()))
+            (bytes.try_into().map(u64::from_le_bytes), self.guest.first(gpa.gfn()))
         else {
             return false;
         };
@@ -88,7 +88,7 @@ impl<P> Mmu<P> {
             return false;
         };
         let lone = self.tables.pool().next_of_gfn(frame).is_none();
-        if !gpa.raw().is_multiple_of(8) || !lone || !self.frames.is_tracked(gfn) || self.is_sabotaged() {
+        if !gpa.raw().is_multiple_of(8) || !lone || !self.guest.is_tracked(gfn) || self.is_sabotaged() {
             return false;
         }
         let Some((new, list)) = self.plain(env, source.role, GuestEntry::new(value)) else { return false };

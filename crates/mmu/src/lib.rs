@@ -66,7 +66,7 @@ mod event;
 mod fault;
 mod filter;
 mod format;
-mod frames;
+mod guest;
 mod leaf;
 mod loose;
 mod policy;
@@ -100,7 +100,7 @@ use crate::ahead::Ahead;
 use crate::detach::Detaches;
 
 use crate::filter::Choice;
-use crate::frames::Frames;
+use crate::guest::GuestFrames;
 use crate::quick::Shortcuts;
 use crate::space::Idle;
 use crate::tables::PageId;
@@ -113,10 +113,8 @@ pub struct Mmu<P = Predictor> {
     config: Config,
     policy: P,
     tables: Tables,
-    frames: Frames,
+    guest: GuestFrames,
     vcpus: Vec<Vcpu>,
-    /// MMIO entries of another generation count as `State::Look`.
-    generation: u32,
     choice: Choice,
     /// The write that the embedder is to emulate: on which vCPU, to which table.
     emulated: Option<(usize, Gfn)>,
@@ -139,7 +137,7 @@ impl<P> Mmu<P> {
     /// The bytes of metadata beside the shadow frames now: a constant part, by the sizes of pool and guest memory, and 4 KiB
     /// for each page that lives (and for up to 64 that did).
     pub fn metadata_bytes(&self) -> usize {
-        self.tables.bytes() + self.frames.bytes() + self.choice.bytes()
+        self.tables.bytes() + self.guest.bytes() + self.choice.bytes()
     }
 
     /// Shadow frames in use.

@@ -19,18 +19,18 @@ impl<P> Mmu<P> {
     /// Lets the guest write a tracked frame freely: for writes that cannot be emulated. The frame is detached if that
     /// can help; else it is loose until the guest's next flush.
     pub fn release(&mut self, env: &mut impl Env, gfn: Gfn) {
-        if !self.frames.is_tracked(gfn) || self.detach_unemulated(env, gfn) {
+        if !self.guest.is_tracked(gfn) || self.detach_unemulated(env, gfn) {
             return;
         }
-        if self.frames.loose_is_full() {
-            let oldest = self.frames.loose()[0];
+        if self.guest.loose_is_full() {
+            let oldest = self.guest.loose()[0];
             self.tighten(env, oldest);
         }
         // Every flush of the guest must exit from now on.
         if self.keeps(Rule::WithdrawWhileLoose) {
             self.withdraw_all();
         }
-        self.frames.loosen(gfn);
+        self.guest.loosen(gfn);
         self.tables.happened(env, Event::Loosened(gfn));
         self.zap_tables(env, gfn);
         self.tables.flush(env);
@@ -41,8 +41,8 @@ impl<P> Mmu<P> {
     /// never true of the addresses that a new reference would add. (Refreshed, not emptied: a table that maps itself must
     /// get further.)
     pub(crate) fn refresh_loose(&mut self, env: &mut impl Env) {
-        for n in 0..self.frames.loose().len() {
-            let mut next = self.frames.tables(self.frames.loose()[n]);
+        for n in 0..self.guest.loose().len() {
+            let mut next = self.guest.first(self.guest.loose()[n]);
             while let Some(frame) = next {
                 next = self.tables.pool().next_of_gfn(frame);
                 if self.keeps(Rule::RefreshLoose) {
@@ -56,21 +56,21 @@ impl<P> Mmu<P> {
     /// any is loose, as it may lead there over others.
     pub(crate) fn is_current(&self, child: u32) -> bool {
         let table = matches!(self.tables.source(child).role, Role::Guest { .. });
-        !table || !self.has_loose_tables() || !self.keeps(Rule::RefreshLoose)
+        !table || !self.guest.has_loose() || !self.keeps(Rule::RefreshLoose)
     }
 
     /// Tracks a loose frame again.
     fn tighten(&mut self, env: &mut impl Env, gfn: Gfn) {
         self.zap_tables(env, gfn);
-        self.frames.tighten(gfn);
+        self.guest.tighten(gfn);
         self.tables.happened(env, Event::Tightened(gfn));
-        if self.frames.is_tracked(gfn) {
+        if self.guest.is_tracked(gfn) {
             self.protect(env, gfn).ignore("a flush follows in any case");
         }
         // The guest's flush is one for what it wrote in the table; that may have been a large page which is
         // mapped by smaller ones.
         self.tables.flush(env);
-        let mut next = self.frames.tables(gfn);
+        let mut next = self.guest.first(gfn);
         while let Some(frame) = next {
             next = self.tables.pool().next_of_gfn(frame);
             self.fill(env, frame).0.pay(&mut self.tables, env);
@@ -80,12 +80,12 @@ impl<P> Mmu<P> {
     /// Whether any table is loose. Then all page faults must exit (see [`Mmu::guest_faults`]), and all
     /// instructions of the guest that flush: INVLPG, INVPCID, MOV to CR3 and the rest.
     pub fn has_loose_tables(&self) -> bool {
-        !self.frames.loose().is_empty()
+        self.guest.has_loose()
     }
 
     /// Tracks all loose frames again: at every flush of the guest.
     pub(crate) fn tighten_all(&mut self, env: &mut impl Env) {
-        while let Some(&gfn) = self.frames.loose().first()
+        while let Some(&gfn) = self.guest.loose().first()
             && self.keeps(Rule::TightenAtFlush)
         {
             self.tighten(env, gfn);

@@ -38,7 +38,7 @@ impl<P> Mmu<P> {
                 let held = level == Level::L1 && access.is_write() && entry.held() == Held::TrackedWrite;
                 if !held
                     || !rights.write
-                    || self.has_loose_tables()
+                    || self.guest.has_loose()
                     || !both(rights, leaf).allow(access, paging)
                 {
                     return None;
@@ -48,11 +48,11 @@ impl<P> Mmu<P> {
                     None => self.tables.source(slot.frame()).gfn.add(slot.index() as u64),
                 };
                 let gpa = Gpa::new(gfn.base().raw() + gva.raw() % PAGE_SIZE);
-                self.frames.is_tracked(gfn).then_some(Known::TableWrite(gpa))
+                self.guest.is_tracked(gfn).then_some(Known::TableWrite(gpa))
             }
             State::Mmio { gfn, rights: leaf, generation } => {
                 let rights = both(rights, leaf);
-                let current = generation == self.generation || !self.keeps(Rule::MmioGeneration);
+                let current = generation == self.guest.generation() || !self.keeps(Rule::MmioGeneration);
                 let allowed = rights.allow(access, paging) && (rights.write || !access.is_write());
                 let gpa = Gpa::new(gfn.base().raw() + offset(gva, level));
                 (current && allowed).then_some(Known::Mmio(gpa))

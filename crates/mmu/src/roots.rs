@@ -9,7 +9,7 @@ use crate::derive::Target;
 use crate::detach::Detaches;
 use crate::filter::Choice;
 use crate::format::{Role, Source};
-use crate::frames::Frames;
+use crate::guest::GuestFrames;
 use crate::policy::WritePolicy;
 use crate::predict::Predictor;
 use crate::quick::Shortcuts;
@@ -58,9 +58,8 @@ impl<P: WritePolicy> Mmu<P> {
             ahead: Ahead::default(),
             roots_changed: 0,
             tables: Tables::new(&config, frames, end),
-            frames: Frames::new(end),
+            guest: GuestFrames::new(end),
             vcpus: Vec::with_capacity(config.vcpus),
-            generation: 0,
             config,
         };
         let off = Paging {

@@ -76,14 +76,14 @@ impl<P> Mmu<P> {
     /// Whether the newest of all references leads from a root in use: mostly it does.
     fn is_in_use_by_newest(&self, gfn: Gfn) -> bool {
         let newest = |&frame: &u32| self.tables.rmap().first(List::Parents(frame)).map(Slot::frame);
-        core::iter::successors(self.frames.tables(gfn), newest).any(|frame| self.is_in_use(frame))
+        core::iter::successors(self.guest.first(gfn), newest).any(|frame| self.is_in_use(frame))
     }
 
     /// The shadows of this frame and all pages that lead to them, if no vCPU runs on one of these, and they are referenced
     /// by a few entries only.
     fn idle_above(&self, gfn: Gfn) -> Option<Space> {
         let mut space = Space { pages: [0; MAX_PAGES], len: 0 };
-        if !self.shadows(gfn).all(|frame| space.add(frame)) {
+        if !self.guest.shadows(self.tables.pool(), gfn).all(|frame| space.add(frame)) {
             return None;
         }
         let (mut at, mut left) = (0, MAX_PARENTS);

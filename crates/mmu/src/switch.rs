@@ -59,7 +59,7 @@ impl<P> Mmu<P> {
     pub fn may_offer(&self, env: &impl Env, vcpu: usize, root: Gfn) -> bool {
         // One that is free or in limbo is enough, so that none is reclaimed; another is left for what the guest needs next.
         let room = self.tables.pool().live() + 2 <= self.tables.pool().count() || self.knows_root(vcpu, root);
-        self.can_load(vcpu) && self.can_hold_table(env, root) && !self.has_loose_tables() && room
+        self.can_load(vcpu) && self.guest.can_hold_table(env, root) && !self.guest.has_loose() && room
     }
 
     /// Whether a vCPU can load any root by itself, as its control bits are.
@@ -73,7 +73,7 @@ impl<P> Mmu<P> {
     /// If there is no such vCPU.
     pub fn knows_root(&self, vcpu: usize, root: Gfn) -> bool {
         let source = self.root_source(vcpu, root);
-        !self.is_detached(source) && self.frames.lists(source) && self.find(source).is_some()
+        !self.guest.is_detached(source) && self.guest.lists(source) && self.find(source).is_some()
     }
 
     /// What the page for another root of a vCPU is built from.
@@ -177,7 +177,7 @@ impl<P> Mmu<P> {
     /// Whether this root lies, or now comes to lie, where the guest's CR3 points, and may be loaded by the vCPU.
     fn becomes_identity_root(&mut self, env: &mut impl Env, vcpu: usize, root: u32) -> bool {
         let gfn = self.tables.source(root).gfn;
-        let followed = self.frames.is_tracked(gfn) && !self.has_loose_tables();
+        let followed = self.guest.is_tracked(gfn) && !self.guest.has_loose();
         if !self.can_load(vcpu) || !followed && self.keeps(Rule::OfferFollowed) {
             return false;
         }
@@ -196,9 +196,9 @@ impl<P> Mmu<P> {
 
     /// Moves the shadow of another role back that lies in the place of its guest frame, if nothing uses it.
     fn make_room(&mut self, env: &mut impl Env, gfn: Gfn) {
-        let moved = self
-            .shadows(gfn)
-            .find(|&frame| self.tables.pool().is_moved(frame) && !self.tables.pool().is_pinned(frame));
+        let pool = self.tables.pool();
+        let moved =
+            self.guest.shadows(pool, gfn).find(|&frame| pool.is_moved(frame) && !pool.is_pinned(frame));
         if let Some(frame) = moved {
             self.exchange(env, frame, gfn, false);
         }
@@ -215,7 +215,8 @@ impl<P> Mmu<P> {
     /// Moves the shadows of a frame back that are roots in use: what is behind it is about to change.
     pub(crate) fn move_roots_home(&mut self, env: &mut impl Env, gfn: Gfn) {
         loop {
-            let moved = self.shadows(gfn).find(|&frame| self.tables.pool().is_moved(frame));
+            let moved =
+                self.guest.shadows(self.tables.pool(), gfn).find(|&frame| self.tables.pool().is_moved(frame));
             let Some(frame) = moved.filter(|_| self.keeps(Rule::HomeBeforeRevoke)) else { return };
             self.move_home(env, frame, self.tables.source(frame));
             self.roots_changed += 1;
@@ -233,7 +234,7 @@ impl<P> Mmu<P> {
         }
         if self.keeps(Rule::UnmapBeforeExchange) {
             self.tables.look_all(env, list);
-            self.tables.look_all(env, List::Region((gfn.raw() / crate::frames::REGION) as u32));
+            self.tables.look_all(env, List::Region((gfn.raw() / crate::guest::REGION) as u32));
         }
         // Roots in use, or loaded a while ago, may be cached by themselves.
         if self.keeps(Rule::FlushBeforeExchange) {
@@ -244,8 +245,8 @@ impl<P> Mmu<P> {
         }
         self.tables.set_moved(frame, away);
         match away {
-            true => self.frames.is_in_pieces(gfn),
-            false => self.frames.forget_backing(gfn),
+            true => self.guest.is_in_pieces(gfn),
+            false => self.guest.forget_backing(gfn),
         }
         self.tables.happened(env, Event::RootMoved(gfn));
         for slot in mappings.into_iter().flatten() {
@@ -257,7 +258,7 @@ impl<P> Mmu<P> {
     /// Makes an entry anew that was Mapped just now, if nothing has to be built for it.
     fn map_again(&mut self, env: &mut impl Env, slot: Slot) {
         let source = self.tables.source(slot.frame());
-        let detached = matches!(source.role, Role::Guest { .. }) && !self.frames.is_tracked(source.gfn);
+        let detached = matches!(source.role, Role::Guest { .. }) && !self.guest.is_tracked(source.gfn);
         if !detached {
             self.refresh(env, slot).pay(&mut self.tables, env);
         }

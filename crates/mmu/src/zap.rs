@@ -4,9 +4,8 @@ use core::ops::Range;
 
 use umbra_paging::Gfn;
 
-use crate::format::GENERATIONS;
 use crate::format::{Role, Source};
-use crate::frames::REGION;
+use crate::guest::REGION;
 use crate::sabotage::Rule;
 use crate::tables::List;
 use crate::{Env, Event, Mmu};
@@ -21,8 +20,8 @@ impl<P> Mmu<P> {
         self.tables.close(env, frame);
         let source = self.tables.source(frame);
         self.move_home(env, frame, source);
-        let tracked = matches!(source.role, Role::Guest { .. }) && self.frames.is_tracked(source.gfn);
-        let untracked = self.frames.remove(&mut self.tables, source, frame);
+        let tracked = matches!(source.role, Role::Guest { .. }) && self.guest.is_tracked(source.gfn);
+        let untracked = self.guest.remove(&mut self.tables, source, frame);
         let cached = self.tables.pool().may_be_cached(frame);
         self.tables.retire(frame, cached && self.keeps(Rule::Limbo), tracked.then_some(source.gfn));
         self.tables.happened(env, Event::Zapped(source.into()));
@@ -38,7 +37,7 @@ impl<P> Mmu<P> {
     /// Zaps the shadows of a guest frame, but for roots that vCPUs run on: their entries become Pending.
     pub(crate) fn zap_tables(&mut self, env: &mut impl Env, gfn: Gfn) {
         self.withdraw_everywhere(gfn);
-        let mut next = self.frames.tables(gfn);
+        let mut next = self.guest.first(gfn);
         while let Some(frame) = next {
             next = self.tables.pool().next_of_gfn(frame);
             if self.is_current_root(frame) {
@@ -66,12 +65,11 @@ impl<P> Mmu<P> {
             gfn = gfn.add(1);
         }
         // Identity pages and MMIO entries may say "no memory" where there is some now.
-        self.generation = (self.generation + 1) % GENERATIONS;
-        if self.generation == 0 {
+        if self.guest.next_generation() {
             // No MMIO entry of the first round may count as current in the second.
             self.zap_all(env);
         }
-        (gfns.start.raw()..end.raw()).for_each(|gfn| self.frames.forget_backing(Gfn::new(gfn)));
+        (gfns.start.raw()..end.raw()).for_each(|gfn| self.guest.forget_backing(Gfn::new(gfn)));
         if self.keeps(Rule::FlushAfterRevoke) {
             self.tables.flush(env);
         }

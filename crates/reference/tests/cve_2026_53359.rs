@@ -2,7 +2,7 @@
 //! one set of rights or as an identity map is linked where another is needed.
 //!
 //! Here a page is found by its whole `Source` only (`crates/mmu/src/format/key.rs`, `build.rs`), and identity pages stand
-//! in other places than shadows of tables (`frames.rs`).
+//! in other places than shadows of tables (`guest/mod.rs`).
 
 mod attack;
 
