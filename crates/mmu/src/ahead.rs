@@ -50,7 +50,7 @@ impl<P> Mmu<P> {
 
     /// The Pending entry of the fault, if it is of a tracked leaf table and would be mapped but for A.
     fn unaccessed(&self, env: &impl Env, vcpu: usize, fault: GuestFault) -> Option<Slot> {
-        let mut frame = self.tables.pool().frame_of(self.vcpus[vcpu].root)?;
+        let mut frame = self.tables.pool().frame_of(self.roots.current(vcpu))?;
         loop {
             let Source { role, gfn } = self.tables.source(frame);
             let slot = Slot::new(frame, index(role, fault.gva));

@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
-use umbra_paging::{ENTRIES, Gfn, Hpa, Level, Paging, Rights};
+use umbra_paging::{ENTRIES, Gfn, Hpa, Level, Rights};
 
 use crate::derive::Target;
 use crate::format::State;
@@ -12,7 +12,7 @@ use crate::format::{Role, Source, Wp};
 use crate::tables::GROUP;
 use crate::tables::PageId;
 use crate::tables::{List, Slot};
-use crate::{Backing, Env, Mmu, Vcpu};
+use crate::{Backing, Env, Mmu};
 
 /// An invariant does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,20 +68,25 @@ impl<P> Mmu<P> {
         if let Some(detail) = self.guest.audit(env, self.tables.pool()) {
             return Err(violation(Invariant::Lifetime, detail));
         }
-        for vcpu in &self.vcpus {
-            let expected = Source::root(&vcpu.paging);
-            let live =
-                self.tables.pool().frame_of(vcpu.root).filter(|&root| self.tables.pool().is_pinned(root));
+        for vcpu in self.roots.vcpus() {
+            let expected = Source::root(self.roots.paging(vcpu));
+            let live = self
+                .tables
+                .pool()
+                .frame_of(self.roots.current(vcpu))
+                .filter(|&root| self.tables.pool().is_pinned(root));
             if live.map(|root| self.tables.source(root)) != Some(expected) {
                 let detail = alloc::format!("the root {expected:?} of a vCPU is not what it has loaded");
                 return Err(violation(Invariant::Lifetime, detail));
             }
-            if self.guest.has_loose() && !vcpu.loadable.is_empty() {
+            if self.guest.has_loose() && !self.roots.loadable(vcpu).is_empty() {
                 let detail =
                     String::from("a vCPU may load a root, and so flush, unseen while a table is loose");
                 return Err(violation(Invariant::NeverStale, detail));
             }
-            if let Some(detail) = vcpu.loadable.iter().find_map(|&id| self.audit_loadable(env, vcpu, id)) {
+            if let Some(detail) =
+                self.roots.loadable(vcpu).iter().find_map(|&id| self.audit_loadable(env, vcpu, id))
+            {
                 return Err(violation(Invariant::Lifetime, detail));
             }
         }
@@ -107,13 +112,13 @@ impl<P> Mmu<P> {
     }
 
     /// What is wrong with a root that a vCPU may load by itself.
-    fn audit_loadable(&self, env: &impl Env, vcpu: &Vcpu, id: PageId) -> Option<String> {
+    fn audit_loadable(&self, env: &impl Env, vcpu: usize, id: PageId) -> Option<String> {
         let Some(root) = self.tables.pool().frame_of(id).filter(|&root| self.tables.pool().is_pinned(root))
         else {
             return Some(alloc::format!("the loadable root {id:?} is gone"));
         };
         let source = self.tables.source(root);
-        let expected = Source::root(&Paging { root: source.gfn, ..vcpu.paging });
+        let expected = self.roots.source(vcpu, source.gfn);
         let in_place = env.hpa(root).raw() == source.gfn.base().raw();
         (source != expected || !in_place || !self.guest.is_tracked(source.gfn)).then(|| {
             alloc::format!("the loadable root {source:?} is not in its place, tracked, and as {expected:?}")

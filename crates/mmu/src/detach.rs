@@ -51,11 +51,11 @@ impl Detaches {
 impl<P> Mmu<P> {
     /// Whether a write of the instruction that has faulted can be answered by a detach; it will be then.
     pub(crate) fn may_detach(&mut self, vcpu: usize, gfn: Gfn) -> bool {
-        let again = self.vcpus[vcpu].detaches.contains(gfn);
+        let again = self.learned[vcpu].detaches.contains(gfn);
         if !self.can_detach(gfn) || again && self.keeps(Rule::DetachOnce) {
             return false;
         }
-        self.vcpus[vcpu].detaches.push(gfn);
+        self.learned[vcpu].detaches.push(gfn);
         true
     }
 
@@ -81,7 +81,7 @@ impl<P> Mmu<P> {
     /// Whether the tracked frame can be detached: no vCPU runs on it as a root.
     pub(crate) fn can_detach(&self, gfn: Gfn) -> bool {
         self.guest.is_tracked(gfn)
-            && !self.guest.shadows(self.tables.pool(), gfn).any(|frame| self.is_current_root(frame))
+            && !self.guest.shadows(self.tables.pool(), gfn).any(|frame| self.roots.is_current(frame))
     }
 
     /// Gives up the tracking of those of these frames for which that can be: see the module's documentation.
@@ -107,7 +107,7 @@ impl<P> Mmu<P> {
 
     /// Removes all that leads to the shadows of a frame. Whether any of it may be cached.
     fn unlink(&mut self, env: &mut impl Env, gfn: Gfn) -> bool {
-        self.withdraw_everywhere(gfn);
+        self.roots.withdraw_everywhere(&mut self.tables, gfn);
         let mut cached = false;
         let mut next = self.guest.first(gfn);
         while let Some(frame) = next {

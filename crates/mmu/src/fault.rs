@@ -33,7 +33,7 @@ impl<P> Mmu<P> {
     where
         P: WritePolicy,
     {
-        self.vcpus[vcpu].detaches.fault(origin.rip);
+        self.learned[vcpu].detaches.fault(origin.rip);
         match self.known(env, vcpu, gva, access) {
             Some(Known::Mmio(gpa)) => return FaultOutcome::Mmio { gpa },
             Some(Known::TableWrite(gpa)) => return self.table_write(env, vcpu, gpa, origin),
@@ -181,7 +181,7 @@ impl<P> Mmu<P> {
         gva: Gva,
         access: Access,
     ) -> Result<(Walk, Option<Work>), GuestFault> {
-        let paging = self.vcpus[vcpu].paging;
+        let paging = *self.roots.paging(vcpu);
         let mut work: Option<Work> = None;
         'again: loop {
             let walk = match umbra_paging::walk(env, &paging, &self.config.features, gva, access) {
@@ -226,7 +226,7 @@ impl<P> Mmu<P> {
         P: WritePolicy,
     {
         self.refresh_loose(env);
-        let root = self.vcpus[vcpu].root;
+        let root = self.roots.current(vcpu);
         let mut frame = self.tables.pool().frame_of(root).expect("a root in use is pinned");
         let top = frame;
         let (mut linked, mut below_root) = (false, false);

@@ -12,7 +12,7 @@
 
 use alloc::vec::Vec;
 
-use umbra_paging::{Mode, Pfec};
+use umbra_paging::{Mode, Paging, Pfec};
 
 use crate::derive::Target;
 use crate::format::Held;
@@ -61,8 +61,8 @@ impl<P> Mmu<P> {
         if !self.tables.encodings().separates_guest_faults() || loose {
             return GuestFaults::Trap;
         }
-        let plain = |vcpu: &crate::Vcpu| vcpu.paging.mode == Mode::Long4 && vcpu.paging.wp;
-        if self.choice_is_user() && !self.vcpus.iter().all(plain) {
+        let plain = |paging: &Paging| paging.mode == Mode::Long4 && paging.wp;
+        if self.choice_is_user() && !self.roots.pagings().all(plain) {
             return GuestFaults::Present;
         }
         self.choice.filter

@@ -57,6 +57,7 @@ mod ahead;
 mod audit;
 mod build;
 mod config;
+mod create;
 mod derive;
 mod descend;
 mod detach;
@@ -94,7 +95,7 @@ pub use sabotage::Rule;
 
 use alloc::vec::Vec;
 
-use umbra_paging::{Gfn, Paging};
+use umbra_paging::Gfn;
 
 use crate::ahead::Ahead;
 use crate::detach::Detaches;
@@ -102,8 +103,8 @@ use crate::detach::Detaches;
 use crate::filter::Choice;
 use crate::guest::GuestFrames;
 use crate::quick::Shortcuts;
+use crate::roots::Roots;
 use crate::space::Idle;
-use crate::tables::PageId;
 use crate::tables::Tables;
 
 /// One guest's shadow MMU.
@@ -114,22 +115,19 @@ pub struct Mmu<P = Predictor> {
     policy: P,
     tables: Tables,
     guest: GuestFrames,
-    vcpus: Vec<Vcpu>,
+    roots: Roots,
+    learned: Vec<Learned>,
     choice: Choice,
     /// The write that the embedder is to emulate: on which vCPU, to which table.
     emulated: Option<(usize, Gfn)>,
     shortcuts: Shortcuts,
     idle: Idle,
     ahead: Ahead,
-    /// Changes of what vCPUs may load: see [`Mmu::roots_changed`].
-    roots_changed: u64,
 }
 
-struct Vcpu {
-    paging: Paging,
-    root: PageId,
-    /// Roots that it may load without an exit.
-    loadable: Vec<PageId>,
+/// What was learned of a vCPU.
+#[derive(Default)]
+struct Learned {
     detaches: Detaches,
 }
 

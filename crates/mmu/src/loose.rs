@@ -28,7 +28,7 @@ impl<P> Mmu<P> {
         }
         // Every flush of the guest must exit from now on.
         if self.keeps(Rule::WithdrawWhileLoose) {
-            self.withdraw_all();
+            self.roots.withdraw_all(&mut self.tables);
         }
         self.guest.loosen(gfn);
         self.tables.happened(env, Event::Loosened(gfn));

@@ -31,7 +31,7 @@ impl<P> Mmu<P> {
     /// might still hold), its A bits are set, and W stands in the entry only if D is.
     pub(crate) fn known(&mut self, env: &impl Env, vcpu: usize, gva: Gva, access: Access) -> Option<Known> {
         let End { slot, entry, level, rights } = self.walk_shadow(env, vcpu, gva)?;
-        let paging = &self.vcpus[vcpu].paging;
+        let paging = self.roots.paging(vcpu);
         match self.tables.state(entry) {
             State::Mapped => {
                 let leaf = Rights { write: true, ..entry.rights() };
@@ -84,7 +84,7 @@ impl<P> Mmu<P> {
     #[inline]
     fn walk_shadow(&mut self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<End> {
         let number = gva.raw() >> Level::L2.shift();
-        let (root, links) = (self.vcpus[vcpu].root.frame(), self.tables.links());
+        let (root, links) = (self.roots.current(vcpu).frame(), self.tables.links());
         let at = number as usize % SHORTCUTS;
         let found = self.shortcuts.0[at];
         let Shortcut { frame, level, rights, .. } = match (found.number, found.root, found.links) {
@@ -102,11 +102,10 @@ impl<P> Mmu<P> {
 
     /// The table in which the hardware's walk ends, its level, and what the links to it allow.
     fn last_table(&self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<(u32, Level, Rights)> {
-        let vcpu = &self.vcpus[vcpu];
-        let mut frame = self.tables.pool().frame_of(vcpu.root)?;
+        let mut frame = self.tables.pool().frame_of(self.roots.current(vcpu))?;
         let mut level = Level::L4;
         let mut rights = Rights::ALL;
-        if vcpu.paging.mode == Mode::Off {
+        if self.roots.paging(vcpu).mode == Mode::Off {
             // PDPTEs have no rights.
             let slot = Slot::new(frame, index(self.tables.source(frame).role, gva));
             frame = self.tables.child(env, slot)?;

@@ -4,12 +4,12 @@
 //! or two that unlink each. If one of the writes is answered by a detach, so are the others: all tables that the roots of
 //! this space lead to, and no others.
 
-use umbra_paging::{Gfn, Level};
+use umbra_paging::{Gfn, Level, Paging};
 
 use crate::format::{Role, Source};
 use crate::tables::slots;
 use crate::tables::{List, Slot};
-use crate::{Env, Mmu, Vcpu};
+use crate::{Env, Mmu};
 
 /// Shadow pages of one space that are looked at: enough for a small process, few enough for one exit.
 const MAX_PAGES: usize = 32;
@@ -62,7 +62,7 @@ struct Answer {
 impl<P> Mmu<P> {
     /// Whether no root that a vCPU runs on, or is likely to go on with, leads to a shadow of this frame.
     pub(crate) fn is_idle(&mut self, vcpu: usize, gfn: Gfn) -> bool {
-        let (number, links, root) = (gfn.raw() + 1, self.tables.links(), self.vcpus[vcpu].root.frame());
+        let (number, links, root) = (gfn.raw() + 1, self.tables.links(), self.roots.current(vcpu).frame());
         let place = number as usize % REMEMBERED;
         let Answer { gfn: known, links: when, root: under, idle } = self.idle.0[place];
         if (known, when, under) == (number, links, root) {
@@ -105,8 +105,8 @@ impl<P> Mmu<P> {
     /// neighbouring frames.
     fn is_in_use(&self, frame: u32) -> bool {
         let Source { role, gfn } = self.tables.source(frame);
-        let twin = |vcpu: &Vcpu| vcpu.paging.root.raw() == gfn.raw() ^ 1;
-        role.level() == Level::L4 && self.vcpus.iter().any(twin) || self.is_current_root(frame)
+        let twin = |paging: &Paging| paging.root.raw() == gfn.raw() ^ 1;
+        role.level() == Level::L4 && self.roots.pagings().any(twin) || self.roots.is_current(frame)
     }
 
     /// Adds the shadows of tables to which nothing but the space leads, as long as there is room.

@@ -11,12 +11,11 @@
 //! which values still pass. What may be cached from a root that is withdrawn is flushed as for any page that something
 //! stops referring to (I5).
 
-use umbra_paging::{Gfn, Mode, Paging};
+use umbra_paging::Gfn;
 
 use crate::format::{Role, Source};
 use crate::policy::WritePolicy;
 use crate::sabotage::Rule;
-use crate::tables::PageId;
 use crate::tables::{List, Slot};
 use crate::{Backing, Env, Event, Mmu};
 
@@ -30,7 +29,7 @@ impl<P> Mmu<P> {
     /// # Panics
     /// If there is no such vCPU.
     pub fn offer_root(&mut self, env: &mut impl Env, vcpu: usize) -> bool {
-        let root = self.tables.pool().frame_of(self.vcpus[vcpu].root);
+        let root = self.tables.pool().frame_of(self.roots.current(vcpu));
         root.is_some_and(|root| self.offer(env, vcpu, root))
     }
 
@@ -44,11 +43,11 @@ impl<P> Mmu<P> {
     where
         P: WritePolicy,
     {
-        let full = self.vcpus[vcpu].loadable.len() == self.config.loadable_roots;
+        let full = self.roots.loadable(vcpu).len() == self.roots.capacity();
         if !self.may_offer(env, vcpu, root) || full && !self.is_loadable(vcpu, root) {
             return false;
         }
-        let root = self.provide(env, self.root_source(vcpu, root));
+        let root = self.provide(env, self.roots.source(vcpu, root));
         self.offer(env, vcpu, root)
     }
 
@@ -59,12 +58,7 @@ impl<P> Mmu<P> {
     pub fn may_offer(&self, env: &impl Env, vcpu: usize, root: Gfn) -> bool {
         // One that is free or in limbo is enough, so that none is reclaimed; another is left for what the guest needs next.
         let room = self.tables.pool().live() + 2 <= self.tables.pool().count() || self.knows_root(vcpu, root);
-        self.can_load(vcpu) && self.guest.can_hold_table(env, root) && !self.guest.has_loose() && room
-    }
-
-    /// Whether a vCPU can load any root by itself, as its control bits are.
-    fn can_load(&self, vcpu: usize) -> bool {
-        self.config.loadable_roots > 0 && self.vcpus[vcpu].paging.mode == Mode::Long4
+        self.roots.can_load(vcpu) && self.guest.can_hold_table(env, root) && !self.guest.has_loose() && room
     }
 
     /// Whether the root in this guest frame has a shadow for the control bits that a vCPU has now, which is up to date.
@@ -72,31 +66,15 @@ impl<P> Mmu<P> {
     /// # Panics
     /// If there is no such vCPU.
     pub fn knows_root(&self, vcpu: usize, root: Gfn) -> bool {
-        let source = self.root_source(vcpu, root);
+        let source = self.roots.source(vcpu, root);
         !self.guest.is_detached(source) && self.guest.lists(source) && self.find(source).is_some()
-    }
-
-    /// What the page for another root of a vCPU is built from.
-    fn root_source(&self, vcpu: usize, root: Gfn) -> Source {
-        Source::root(&Paging { root, ..self.vcpus[vcpu].paging })
     }
 
     fn offer(&mut self, env: &mut impl Env, vcpu: usize, root: u32) -> bool {
         if !self.becomes_identity_root(env, vcpu, root) {
             return false;
         }
-        let id = self.tables.pool().id(root);
-        let Self { vcpus, tables, config, .. } = self;
-        let loadable = &mut vcpus[vcpu].loadable;
-        if loadable.contains(&id) {
-            return true;
-        }
-        if loadable.len() == config.loadable_roots {
-            return false;
-        }
-        loadable.push(id);
-        tables.pin(root);
-        true
+        self.roots.offer(&mut self.tables, vcpu, root)
     }
 
     /// The opposite of [`Mmu::offer_root`]: makes room for another root. Not for [`Mmu::roots_changed`] to tell.
@@ -104,9 +82,7 @@ impl<P> Mmu<P> {
     /// # Panics
     /// If there is no such vCPU.
     pub fn withdraw_root(&mut self, vcpu: usize, root: Gfn) {
-        let before = self.roots_changed;
-        self.withdraw_from(vcpu, |gfn| gfn == root);
-        self.roots_changed = before;
+        self.roots.withdraw(&mut self.tables, vcpu, root);
     }
 
     /// Whether a vCPU may load the root in this guest frame by itself.
@@ -114,17 +90,17 @@ impl<P> Mmu<P> {
     /// # Panics
     /// If there is no such vCPU.
     pub fn is_loadable(&self, vcpu: usize, root: Gfn) -> bool {
-        self.loadable(vcpu, root).is_some()
+        self.roots.find_loadable(&self.tables, vcpu, root).is_some()
     }
 
     /// How many roots a vCPU may load by itself: as configured, or fewer if the pool is small.
     pub fn loadable_roots(&self) -> usize {
-        self.config.loadable_roots
+        self.roots.capacity()
     }
 
     /// A number that changes whenever the MMU itself has withdrawn a root.
     pub fn roots_changed(&self) -> u64 {
-        self.roots_changed
+        self.roots.changes()
     }
 
     /// The vCPU has loaded one of its loadable roots by itself. Where there are several vCPUs, all are stopped, and what
@@ -133,59 +109,21 @@ impl<P> Mmu<P> {
     /// # Panics
     /// If it is not loadable, or there is no such vCPU.
     pub fn switched(&mut self, vcpu: usize, root: Gfn) {
-        let new = self.loadable(vcpu, root).expect("the CPU loads only what it was offered");
-        let old = core::mem::replace(&mut self.vcpus[vcpu].root, new);
-        self.vcpus[vcpu].paging.root = root;
-        self.tables.pin(new.frame());
-        self.tables.unpin_root(old.frame());
-    }
-
-    fn loadable(&self, vcpu: usize, root: Gfn) -> Option<PageId> {
-        let holds = |id: &&PageId| self.tables.source(id.frame()).gfn == root;
-        self.vcpus[vcpu].loadable.iter().find(holds).copied()
-    }
-
-    /// Whether a vCPU runs on this page as its root.
-    pub(crate) fn is_current_root(&self, frame: u32) -> bool {
-        self.vcpus.iter().any(|vcpu| vcpu.root.frame() == frame)
-    }
-
-    /// No vCPU may load a shadow of this frame any more.
-    pub(crate) fn withdraw_everywhere(&mut self, gfn: Gfn) {
-        if self.keeps(Rule::WithdrawBeforeDetach) {
-            (0..self.vcpus.len()).for_each(|vcpu| self.withdraw_from(vcpu, |root| root == gfn));
-        }
-    }
-
-    /// No vCPU may load any root by itself.
-    pub(crate) fn withdraw_all(&mut self) {
-        (0..self.vcpus.len()).for_each(|vcpu| self.withdraw_from(vcpu, |_| true));
-    }
-
-    pub(crate) fn withdraw_from(&mut self, vcpu: usize, which: impl Fn(Gfn) -> bool) {
-        let Self { vcpus, tables, roots_changed, .. } = self;
-        vcpus[vcpu].loadable.retain(|id| {
-            let keep = !which(tables.source(id.frame()).gfn);
-            if !keep {
-                tables.unpin_root(id.frame());
-                *roots_changed += 1;
-            }
-            keep
-        });
+        self.roots.switched(&mut self.tables, vcpu, root);
     }
 
     /// Whether this root lies, or now comes to lie, where the guest's CR3 points, and may be loaded by the vCPU.
     fn becomes_identity_root(&mut self, env: &mut impl Env, vcpu: usize, root: u32) -> bool {
         let gfn = self.tables.source(root).gfn;
         let followed = self.guest.is_tracked(gfn) && !self.guest.has_loose();
-        if !self.can_load(vcpu) || !followed && self.keeps(Rule::OfferFollowed) {
+        if !self.roots.can_load(vcpu) || !followed && self.keeps(Rule::OfferFollowed) {
             return false;
         }
         if env.hpa(root).raw() == gfn.base().raw() {
             return true;
         }
         // Another vCPU that runs on it would walk what is about to become the guest's.
-        let shared = self.vcpus.iter().enumerate().any(|(n, other)| n != vcpu && other.root.frame() == root);
+        let shared = self.roots.is_current_elsewhere(vcpu, root);
         if shared {
             return false;
         }
@@ -219,7 +157,7 @@ impl<P> Mmu<P> {
                 self.guest.shadows(self.tables.pool(), gfn).find(|&frame| self.tables.pool().is_moved(frame));
             let Some(frame) = moved.filter(|_| self.keeps(Rule::HomeBeforeRevoke)) else { return };
             self.move_home(env, frame, self.tables.source(frame));
-            self.roots_changed += 1;
+            self.roots.changed();
         }
     }
 

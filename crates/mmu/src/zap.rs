@@ -36,11 +36,11 @@ impl<P> Mmu<P> {
 
     /// Zaps the shadows of a guest frame, but for roots that vCPUs run on: their entries become Pending.
     pub(crate) fn zap_tables(&mut self, env: &mut impl Env, gfn: Gfn) {
-        self.withdraw_everywhere(gfn);
+        self.roots.withdraw_everywhere(&mut self.tables, gfn);
         let mut next = self.guest.first(gfn);
         while let Some(frame) = next {
             next = self.tables.pool().next_of_gfn(frame);
-            if self.is_current_root(frame) {
+            if self.roots.is_current(frame) {
                 self.tables.look_everywhere(env, frame);
             } else if !self.tables.pool().is_pinned(frame) {
                 self.zap(env, frame);

@@ -1,22 +1,20 @@
 //! Creation, and the roots that vCPUs run on.
 
-use alloc::vec::Vec;
-
 use umbra_paging::{Gva, Mode, Paging};
 
 use crate::ahead::Ahead;
 use crate::derive::Target;
-use crate::detach::Detaches;
 use crate::filter::Choice;
 use crate::format::{Role, Source};
 use crate::guest::GuestFrames;
 use crate::policy::WritePolicy;
 use crate::predict::Predictor;
 use crate::quick::Shortcuts;
+use crate::roots::Roots;
 use crate::sabotage::Rule;
 use crate::space::Idle;
 use crate::tables::{Slot, Tables};
-use crate::{Config, ConfigError, Env, MIN_FRAMES_PER_VCPU, Mmu, Root, RootFormat, Vcpu};
+use crate::{Config, ConfigError, Env, Learned, MIN_FRAMES_PER_VCPU, Mmu, Root, RootFormat};
 
 impl Mmu {
     /// An MMU that predicts bursts of writes to tables: see [`Mmu::with_policy`].
@@ -48,7 +46,6 @@ impl<P: WritePolicy> Mmu<P> {
         }
         // Pinned roots are not there to be reclaimed: what one instruction needs comes first.
         let loadable = ((frames - needed) as usize / config.vcpus.max(1)).min(config.loadable_roots);
-        let config = Config { loadable_roots: loadable, ..config };
         let mut mmu = Mmu {
             policy,
             choice: Choice::new(config.filter),
@@ -56,10 +53,10 @@ impl<P: WritePolicy> Mmu<P> {
             shortcuts: Shortcuts::default(),
             idle: Idle::default(),
             ahead: Ahead::default(),
-            roots_changed: 0,
             tables: Tables::new(&config, frames, end),
             guest: GuestFrames::new(end),
-            vcpus: Vec::with_capacity(config.vcpus),
+            roots: Roots::new(config.vcpus, loadable),
+            learned: (0..config.vcpus).map(|_| Learned::default()).collect(),
             config,
         };
         let off = Paging {
@@ -74,8 +71,7 @@ impl<P: WritePolicy> Mmu<P> {
         for _ in 0..config.vcpus {
             let root = mmu.pinned_root(env, &off);
             let root = mmu.tables.pool().id(root);
-            let detaches = Detaches::default();
-            mmu.vcpus.push(Vcpu { paging: off, root, loadable: Vec::with_capacity(loadable), detaches });
+            mmu.roots.add(off, root);
         }
         Ok(mmu)
     }
@@ -88,9 +84,9 @@ impl<P> Mmu<P> {
     /// # Panics
     /// If there is no such vCPU.
     pub fn root(&self, env: &impl Env, vcpu: usize) -> Root {
-        let Vcpu { paging, root, .. } = &self.vcpus[vcpu];
-        let frame = self.tables.pool().frame_of(*root).expect("a root in use is pinned");
-        let format = match paging.mode {
+        let root = self.roots.current(vcpu);
+        let frame = self.tables.pool().frame_of(root).expect("a root in use is pinned");
+        let format = match self.roots.paging(vcpu).mode {
             Mode::Off => RootFormat::Pae,
             Mode::Long4 => RootFormat::Long4,
         };
@@ -102,7 +98,7 @@ impl<P> Mmu<P> {
     /// # Panics
     /// If there is no such vCPU.
     pub fn paging(&self, vcpu: usize) -> &Paging {
-        &self.vcpus[vcpu].paging
+        self.roots.paging(vcpu)
     }
 
     /// Follows a change of the guest's CR0, CR3, CR4 or EFER. It does not flush what the guest's own
@@ -115,17 +111,16 @@ impl<P> Mmu<P> {
         P: WritePolicy,
     {
         self.tighten_all(env);
-        let old = self.vcpus[vcpu].root;
-        let old_paging = self.vcpus[vcpu].paging;
+        let old = self.roots.current(vcpu);
+        let old_paging = *self.roots.paging(vcpu);
         // CR4.PGE shapes no shadow page, and what a change of it flushes is the guest's own flush.
         let changed = (Paging { root: paging.root, pge: paging.pge, ..old_paging }) != paging;
         // A root is built for the control bits that it may be loaded under.
         if changed && self.keeps(Rule::WithdrawAtRoleChange) {
-            self.withdraw_from(vcpu, |_| true);
+            self.roots.withdraw_from(&mut self.tables, vcpu, |_| true);
         }
         let new = self.pinned_root(env, &paging);
-        self.vcpus[vcpu].paging = paging;
-        self.vcpus[vcpu].root = self.tables.pool().id(new);
+        self.roots.load(vcpu, paging, self.tables.pool().id(new));
         self.unpin_root(env, old.frame());
         // Entries cached under other control bits carry rights that are not the guest's any more (I2, I3).
         if changed && self.keeps(Rule::FlushAfterRoleChange) {
