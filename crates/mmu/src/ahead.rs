@@ -55,7 +55,7 @@ impl<P> Mmu<P> {
             let Source { role, gfn } = self.tables.source(frame);
             let slot = Slot::new(frame, index(role, fault.gva));
             if let Role::Guest { level: Level::L1, wp: Wp::On, .. } = role {
-                let guest = self.guest_entry(env, slot)?;
+                let guest = self.view(env).guest_entry(slot)?;
                 return (self.guest.is_tracked(gfn) && is_unaccessed(guest)).then_some(slot);
             }
             frame = self.tables.child(env, slot)?;
@@ -63,7 +63,9 @@ impl<P> Mmu<P> {
     }
 
     fn mark(&mut self, env: &mut impl Env, slot: Slot) {
-        let Some(guest) = self.guest_entry(env, slot).filter(|guest| is_unaccessed(*guest)) else { return };
+        let Some(guest) = self.view(env).guest_entry(slot).filter(|guest| is_unaccessed(*guest)) else {
+            return;
+        };
         let Source { role: Role::Guest { nxe, .. }, gfn: table } = self.tables.source(slot.frame()) else {
             return;
         };

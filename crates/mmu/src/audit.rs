@@ -139,8 +139,7 @@ impl<P> Mmu<P> {
     /// Checks what a page promises beside its entries: its frame is protected, and it is found by its source.
     fn audit_page(&self, env: &impl Env, frame: u32) -> Result<(), Violation> {
         let source = self.tables.source(frame);
-        let listed = self.guest.find(self.tables.pool(), source, |found| found == source) == Some(frame);
-        if !listed && self.guest.lists(source) {
+        if self.guest.lists(source) && !self.guest.is_listed(self.tables.pool(), source, frame) {
             return Err(violation(
                 Invariant::Lifetime,
                 alloc::format!("{source:?} is not found in its place"),
@@ -194,11 +193,11 @@ impl<P> Mmu<P> {
         }
         let loose = self.guest.is_loose(source);
         // While a table is loose all faults exit; its entries are refreshed when it is tracked again.
-        if self.choice_is_user() && !loose && self.is_narrow(env, slot) {
+        if self.choice_is_user() && !loose && self.view(env).is_narrow(slot) {
             let detail = alloc::format!("{slot:?} of {source:?} is {:#x}", entry.raw());
             return Err(violation(Invariant::NeverNarrower, detail));
         }
-        let wanted = self.target(env, slot, false);
+        let wanted = self.view(env).target(slot, false);
         let wrong = |invariant| {
             let raw = entry.raw();
             let detail =
@@ -270,10 +269,12 @@ impl<P> Mmu<P> {
     /// An entry may still lead to the identity page of a region that a large page could map again by now:
     /// whether that link is right. The page's own entries are audited by themselves.
     fn audit_split(&mut self, env: &impl Env, slot: Slot, first: Gfn, listed: Option<List>) -> bool {
-        let Some(child) = self.find(Source::direct(Level::L1, first)) else { return false };
+        let Some(child) = self.guest.find(&self.tables, Source::direct(Level::L1, first)) else {
+            return false;
+        };
         let rights = self.tables.read(env, slot).rights();
         let source = self.tables.source(slot.frame());
-        let allowed = match (source.role, self.guest_entry(env, slot)) {
+        let allowed = match (source.role, self.view(env).guest_entry(slot)) {
             (Role::Guest { nxe, wp, .. }, Some(entry)) => wp.page_rights(entry, nxe, false),
             _ => Rights::ALL,
         };
@@ -308,7 +309,7 @@ impl<P> Mmu<P> {
     /// Whether these are the rights of the form for a supervisor's write under CR0.WP = 0.
     fn is_override(&mut self, env: &impl Env, slot: Slot, rights: Rights, source: Source) -> bool {
         let Role::Guest { wp: Wp::Off { .. }, .. } = source.role else { return false };
-        match self.target(env, slot, true) {
+        match self.view(env).target(slot, true) {
             Target::Page { rights: wanted, .. } | Target::Link(_, wanted) | Target::Mmio(_, wanted) => {
                 within(rights, wanted)
             }

@@ -4,7 +4,7 @@ use umbra_paging::{ENTRIES, Gfn, GuestEntry, Level};
 
 use crate::derive::Target;
 use crate::format::ShadowEntry;
-use crate::format::{Role, Source, Wp};
+use crate::format::Source;
 use crate::guest::REGION;
 use crate::policy::WritePolicy;
 use crate::sabotage::Rule;
@@ -15,26 +15,6 @@ use crate::tables::{List, Slot};
 use crate::{Env, Event, FilterPolicy, Mmu};
 
 impl<P> Mmu<P> {
-    /// The page of exactly this source.
-    pub(crate) fn find(&self, source: Source) -> Option<u32> {
-        self.guest.find(self.tables.pool(), source, |found| self.is_same(found, source))
-    }
-
-    fn is_same(&self, found: Source, wanted: Source) -> bool {
-        let blur = |source: Source| {
-            let Role::Guest { mut level, mut nxe, mut wp } = source.role else { return source };
-            if !self.keeps(Rule::RoleHasLevel) {
-                level = Level::L1;
-            }
-            nxe &= self.keeps(Rule::RoleHasNxe);
-            if !self.keeps(Rule::RoleHasWp) {
-                wp = Wp::On;
-            }
-            Source { role: Role::Guest { level, nxe, wp }, ..source }
-        };
-        blur(found) == blur(wanted)
-    }
-
     /// The page of `source`, up to date: built, or attached again, if need be.
     pub(crate) fn provide(&mut self, env: &mut impl Env, source: Source) -> u32
     where
@@ -43,7 +23,7 @@ impl<P> Mmu<P> {
         if self.guest.is_detached(source) && self.keeps(Rule::AttachBeforeLink) {
             self.attach(env, source);
         }
-        match self.find(source) {
+        match self.view(env).find(source) {
             Some(frame) => frame,
             None => self.build(env, source),
         }
@@ -68,6 +48,21 @@ impl<P> Mmu<P> {
         }
         self.tables.happened(env, Event::Built(source.into()));
         frame
+    }
+
+    /// Makes the entry at `slot` what it should be.
+    pub(crate) fn refresh(&mut self, env: &mut impl Env, slot: Slot) -> OwedFlush {
+        let view = self.view(env);
+        let target = view.target(slot, false);
+        let target = match target {
+            // Only a fault leads there anew: see `loose.rs`.
+            Target::Link(child, _) if !view.is_current(child) && view.child(slot) != Some(child) => {
+                Target::Look
+            }
+            _ => self.without_narrow(env, slot, target),
+        };
+        let (entry, list) = self.view(env).encode(slot, target);
+        self.tables.set(env, slot, entry, list)
     }
 
     /// Makes every entry of a page what it should be; also says how many were something else.
@@ -116,7 +111,7 @@ impl<P> Mmu<P> {
         for slot in slots(frame, group, wanted) {
             let n = slot.index() - first;
             let (guest, old) = (GuestEntry::new(all[n]), ShadowEntry::new(shadow[n]));
-            match self.plain(env, role, guest) {
+            match self.view(env).plain(role, guest) {
                 Some((new, _)) if new == old => (),
                 Some((new, list)) if self.config.eager || list.is_none() => {
                     self.tables.relist(env, slot, old, new, list);
@@ -138,7 +133,7 @@ impl<P> Mmu<P> {
 
     fn fill_entry(&mut self, env: &mut impl Env, slot: Slot, changed: &mut u32) -> OwedFlush {
         let before = self.tables.read(env, slot);
-        let target = self.target(env, slot, false);
+        let target = self.view(env).target(slot, false);
         let owed = match target {
             // Without eager filling what is present waits for its first use.
             Target::Page { level: Level::L1, .. } if !self.config.eager && !self.tables.is_mapped(before) => {
@@ -200,8 +195,9 @@ impl<P> Mmu<P> {
     }
 
     fn hold_write(&mut self, env: &mut impl Env, slot: Slot, entry: ShadowEntry) {
-        let narrow =
-            entry.rights().user && self.is_guests(slot) && self.config.filter != FilterPolicy::Present;
+        let narrow = entry.rights().user
+            && self.view(env).is_guests(slot)
+            && self.config.filter != FilterPolicy::Present;
         if narrow && self.keeps(Rule::NoNarrowEntries) {
             // It would be narrow: see `filter.rs`.
             self.tables.look(env, slot);
@@ -224,8 +220,8 @@ impl<P> Mmu<P> {
     }
 
     fn widen(&mut self, env: &mut impl Env, slot: Slot) {
-        let target = self.target(env, slot, false);
-        let (entry, _) = self.encode(env, slot, target);
+        let target = self.view(env).target(slot, false);
+        let (entry, _) = self.view(env).encode(slot, target);
         let old = self.tables.read(env, slot);
         // Only if nothing but the right to write differs: an entry in the form for a supervisor's write stays.
         if entry.protected().without_hint() == old.without_hint() {

@@ -141,7 +141,7 @@ impl<P> Mmu<P> {
             // PDPTEs cannot be Pending: all four are there as long as the root is in use.
             for index in 0..4 {
                 let slot = Slot::new(root, index);
-                if let Target::Missing(child) = self.target(env, slot, false) {
+                if let Target::Missing(child) = self.view(env).target(slot, false) {
                     self.provide(env, child);
                 }
                 self.refresh(env, slot).pay(&mut self.tables, env);

@@ -39,7 +39,7 @@ impl<P: WritePolicy> Mmu<P> {
         {
             for slot in slots(frame, group, pending) {
                 let mut paid = false;
-                if let Target::Missing(source) = self.target(env, slot, false) {
+                if let Target::Missing(source) = self.view(env).target(slot, false) {
                     paid = true;
                     if *left == 0 || !matches!(source.role, Role::Guest { .. }) {
                         return false;

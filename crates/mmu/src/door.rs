@@ -4,8 +4,8 @@ use core::ops::RangeInclusive;
 
 use umbra_paging::{ENTRIES, Gfn, Gpa, GuestEntry, Level, PAGE_SIZE};
 
-use crate::format::Role;
 use crate::format::State;
+use crate::format::{Role, Source, Wp};
 use crate::guest::Tracking;
 use crate::sabotage::Rule;
 use crate::tables::OwedFlush;
@@ -66,7 +66,7 @@ impl<P> Mmu<P> {
         let Some(frame) = self.tables.pool().frame_of(child) else { return };
         let gfn = self.tables.source(frame).gfn;
         let dead =
-            matches!(self.tables.source(frame).role, Role::Guest { .. }) && !self.is_reachable(gfn.base());
+            matches!(self.tables.source(frame).role, Role::Guest { .. }) && !self.view(env).is_reachable(gfn);
         if dead && self.can_detach(gfn) && !self.guest.has_loose() {
             self.detach(env, &[gfn]);
             self.age_shadows(gfn);
@@ -95,31 +95,53 @@ impl<P> Mmu<P> {
         done
     }
 
+    /// A write of a whole entry to a table that has one shadow, of the lowest level: the short way of
+    /// [`Mmu::write_guest`]. False if it is not that.
+    fn write_leaf(&mut self, env: &mut impl Env, gpa: Gpa, bytes: &[u8]) -> bool {
+        let (Ok(value), Some(frame)) =
+            (bytes.try_into().map(u64::from_le_bytes), self.guest.first(gpa.gfn()))
+        else {
+            return false;
+        };
+        let source = self.tables.source(frame);
+        let Source { role: Role::Guest { level: Level::L1, wp: Wp::On, .. }, gfn } = source else {
+            return false;
+        };
+        let lone = self.tables.pool().next_of_gfn(frame).is_none();
+        if !gpa.raw().is_multiple_of(8) || !lone || !self.guest.is_tracked(gfn) || self.is_sabotaged() {
+            return false;
+        }
+        let Some((new, list)) = self.view(env).plain(source.role, GuestEntry::new(value)) else {
+            return false;
+        };
+        let slot = Slot::new(frame, gpa.page_offset() as usize / 8);
+        let old = self.tables.read(env, slot);
+        // Pending while the guest's entry changes; it stays in its list for so long.
+        if old != self.tables.encodings().absent() && self.keeps(Rule::PendingBeforeWrite) {
+            self.tables.hide(env, slot);
+        }
+        env.write(gpa, bytes);
+        if old != new {
+            self.tables.relist(env, slot, old, new, list);
+            self.tables.store(env, slot, new);
+        } else if new != self.tables.encodings().absent() {
+            self.tables.store(env, slot, new);
+        }
+        true
+    }
+
     /// Before a write: the shadows of the entries become Pending, so that no vCPU acts on the old ones once
     /// the new are visible. A flush is owed if a large page may be cached by smaller ones at or below one of
     /// them: the guest's own INVLPG drops only one of those, while the guest may count on all.
     fn suspend(&mut self, env: &mut impl Env, gfn: Gfn, entries: RangeInclusive<usize>) -> OwedFlush {
         let mut split = false;
         self.each_shadow(env, gfn, entries, |mmu, env, slot| {
-            split |= mmu.may_be_split(env, slot);
+            split |= mmu.view(env).may_be_split(slot);
             if mmu.follows(env, slot) && mmu.keeps(Rule::PendingBeforeWrite) {
                 mmu.tables.look(env, slot);
             }
         });
         OwedFlush::when(split && self.keeps(Rule::FlushAfterSplitChange))
-    }
-
-    fn may_be_split(&self, env: &impl Env, slot: Slot) -> bool {
-        if let Some(child) = self.tables.child(env, slot) {
-            return !matches!(self.tables.source(child).role, Role::Guest { level: Level::L1, .. });
-        }
-        // A large page that is not mapped whole now may have been mapped by smaller ones before. (One that is
-        // was flushed for when it was installed.)
-        let level = self.tables.source(slot.frame()).role.level();
-        let large = |entry: GuestEntry| entry.present() && entry.is_leaf(level);
-        level != Level::L1
-            && self.guest_entry(env, slot).is_some_and(large)
-            && !self.tables.is_mapped(self.tables.read(env, slot))
     }
 
     /// After a write: the shadows of the entries become what they should be.

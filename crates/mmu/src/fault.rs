@@ -9,7 +9,7 @@ use crate::policy::{Answer, Origin, Place, TableWrite, WritePolicy};
 use crate::quick::Known;
 use crate::sabotage::Rule;
 use crate::tables::GROUP;
-use crate::tables::{List, Slot};
+use crate::tables::Slot;
 use crate::{Backing, Env, Event, FaultOutcome, GuestFaults, Mmu, Work};
 
 /// How much of the stack is searched for return addresses: what a function saves, and a little more.
@@ -89,7 +89,7 @@ impl<P> Mmu<P> {
         P: WritePolicy,
     {
         let gfn = gpa.gfn();
-        let reachable = self.is_reachable(gpa);
+        let reachable = self.view(env).is_reachable(gfn);
         let idle = reachable && self.is_idle(vcpu, gfn);
         let mut write = TableWrite { gpa, place: Place::default(), soon: origin.soon, reachable, idle };
         if self.policy.needs_place(&write) {
@@ -211,13 +211,6 @@ impl<P> Mmu<P> {
         }
     }
 
-    /// Whether the hardware can reach a shadow of the table at `gpa`.
-    pub(crate) fn is_reachable(&self, gpa: Gpa) -> bool {
-        self.guest.shadows(self.tables.pool(), gpa.gfn()).any(|frame| {
-            self.tables.pool().is_pinned(frame) || self.tables.rmap().first(List::Parents(frame)).is_some()
-        })
-    }
-
     /// Makes the shadow translate `gva` for an access that the guest's tables allow to a page with these
     /// `rights`: builds and links what is missing on the way, and installs the leaf. Where the guest's tables
     /// end in an entry that is not present, it goes as far as that.
@@ -244,7 +237,7 @@ impl<P> Mmu<P> {
                 _ => false,
             };
             let slot = Slot::new(frame, index(role, gva));
-            let mut target = self.target(env, slot, overrides);
+            let mut target = self.view(env).target(slot, overrides);
             if let Target::Missing(source) = target {
                 // The page that is reclaimed for it must be none of those on the way here.
                 if self.keeps(Rule::SparePath) {
@@ -254,11 +247,11 @@ impl<P> Mmu<P> {
                 if matches!((role, source.role), (Role::Guest { .. }, Role::Direct { .. })) {
                     self.tables.happened(env, Event::Split { gfn: source.gfn });
                 }
-                target = self.target(env, slot, overrides);
+                target = self.view(env).target(slot, overrides);
             }
             self.admit_narrow(env, slot, target);
             let old_child = self.tables.child(env, slot);
-            let (entry, list) = self.encode(env, slot, target);
+            let (entry, list) = self.view(env).encode(slot, target);
             if self.tables.read(env, slot) != entry {
                 self.tables.set(env, slot, entry, list).pay(&mut self.tables, env);
             } else if list.is_some() && !matches!(target, Target::Link(..)) {

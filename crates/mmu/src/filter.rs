@@ -15,8 +15,6 @@ use alloc::vec::Vec;
 use umbra_paging::{Mode, Paging, Pfec};
 
 use crate::derive::Target;
-use crate::format::Held;
-use crate::format::{Role, Wp};
 use crate::sabotage::Rule;
 use crate::tables::Slot;
 use crate::{Env, Event, FilterPolicy, GuestFaults, Mmu};
@@ -109,39 +107,14 @@ impl<P> Mmu<P> {
         let Some(source) = self.tables.pool().live_source(slot.frame()) else { return };
         // What the guest's entry says now need not be what the entry was made from, and comes back to.
         let detached = self.guest.is_detached(source) && self.tables.is_mapped(self.tables.read(env, slot));
-        if detached || self.is_narrow(env, slot) {
+        if detached || self.view(env).is_narrow(slot) {
             self.tables.look(env, slot);
         }
     }
 
-    /// Whether the entry at `slot`, as it is, is Mapped with fewer rights for user mode than the guest's own.
-    pub(crate) fn is_narrow(&self, env: &impl Env, slot: Slot) -> bool {
-        let entry = self.tables.read(env, slot);
-        if !self.tables.is_mapped(entry) || !entry.rights().user {
-            return false;
-        }
-        match self.tables.child(env, slot) {
-            Some(child) => self.is_narrow_link(env, slot, child),
-            None => self.is_guests(slot) && entry.held() != Held::Nothing,
-        }
-    }
-
-    /// Whether the page is one whose narrow entries matter: of a guest table, with CR0.WP set.
-    pub(crate) fn is_guests(&self, slot: Slot) -> bool {
-        matches!(self.tables.source(slot.frame()).role, Role::Guest { wp: Wp::On, .. })
-    }
-
-    /// Whether this links a large page of user mode, which the guest may write, to an identity page. Writes to any frame
-    /// below may be held back, now or since long ago: the right is given back eagerly to some mappings only.
-    fn is_narrow_link(&self, env: &impl Env, slot: Slot, child: u32) -> bool {
-        matches!(self.tables.source(child).role, Role::Direct { .. })
-            && self.is_guests(slot)
-            && self.guest_entry(env, slot).is_some_and(|entry| entry.user() && entry.writable())
-    }
-
     /// What an entry is set to that nobody needs Mapped right now: no narrow one while the filter forbids it.
     pub(crate) fn without_narrow(&mut self, env: &impl Env, slot: Slot, target: Target) -> Target {
-        if !self.would_be_narrow(env, slot, target) || !self.keeps(Rule::NoNarrowEntries) {
+        if !self.view(env).would_be_narrow(slot, target) || !self.keeps(Rule::NoNarrowEntries) {
             return target;
         }
         let Choice { filter, narrow, .. } = &mut self.choice;
@@ -157,7 +130,7 @@ impl<P> Mmu<P> {
 
     /// The guest needs this entry Mapped. If it is narrow, the filter falls back.
     pub(crate) fn admit_narrow(&mut self, env: &mut impl Env, slot: Slot, target: Target) {
-        if !self.would_be_narrow(env, slot, target) {
+        if !self.view(env).would_be_narrow(slot, target) {
             return;
         }
         if self.choice_is_user() && self.keeps(Rule::NoNarrowEntries) {
@@ -165,15 +138,6 @@ impl<P> Mmu<P> {
         }
         if let Some(old) = self.remember_narrow(slot) {
             self.look_if_narrow(env, old);
-        }
-    }
-
-    fn would_be_narrow(&self, env: &impl Env, slot: Slot, target: Target) -> bool {
-        match target {
-            _ if self.config.filter == FilterPolicy::Present => false,
-            Target::Page { rights, held, .. } => rights.user && held != Held::Nothing && self.is_guests(slot),
-            Target::Link(child, _) => self.is_narrow_link(env, slot, child),
-            _ => false,
         }
     }
 

@@ -68,7 +68,6 @@ mod fault;
 mod filter;
 mod format;
 mod guest;
-mod leaf;
 mod loose;
 mod policy;
 mod predict;
@@ -98,6 +97,7 @@ use alloc::vec::Vec;
 use umbra_paging::Gfn;
 
 use crate::ahead::Ahead;
+use crate::derive::View;
 use crate::detach::Detaches;
 
 use crate::filter::Choice;
@@ -132,6 +132,12 @@ struct Learned {
 }
 
 impl<P> Mmu<P> {
+    /// The shadow and the guest, to be looked at.
+    #[inline]
+    fn view<'a, E: Env>(&'a self, env: &'a E) -> View<'a, E> {
+        View::new(&self.tables, &self.guest, &self.config, env)
+    }
+
     /// The bytes of metadata beside the shadow frames now: a constant part, by the sizes of pool and guest memory, and 4 KiB
     /// for each page that lives (and for up to 64 that did).
     pub fn metadata_bytes(&self) -> usize {

@@ -11,7 +11,6 @@
 
 use umbra_paging::Gfn;
 
-use crate::format::Role;
 use crate::sabotage::Rule;
 use crate::{Env, Event, Mmu};
 
@@ -50,13 +49,6 @@ impl<P> Mmu<P> {
                 }
             }
         }
-    }
-
-    /// Whether a reference to the page may be added without [`Mmu::refresh_loose`]: not if it is one of a guest table while
-    /// any is loose, as it may lead there over others.
-    pub(crate) fn is_current(&self, child: u32) -> bool {
-        let table = matches!(self.tables.source(child).role, Role::Guest { .. });
-        !table || !self.guest.has_loose() || !self.keeps(Rule::RefreshLoose)
     }
 
     /// Tracks a loose frame again.

@@ -43,7 +43,7 @@ impl<P> Mmu<P> {
                 {
                     return None;
                 }
-                let gfn = match self.guest_entry(env, slot) {
+                let gfn = match self.view(env).guest_entry(slot) {
                     Some(guest) => guest.frame(),
                     None => self.tables.source(slot.frame()).gfn.add(slot.index() as u64),
                 };
@@ -73,7 +73,7 @@ impl<P> Mmu<P> {
     /// The guest-physical address that the shadow maps `gva` to now.
     pub(crate) fn mapped(&mut self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Gpa> {
         let End { slot, entry, level, .. } = self.walk_shadow(env, vcpu, gva)?;
-        let first = match self.guest_entry(env, slot) {
+        let first = match self.view(env).guest_entry(slot) {
             Some(guest) => guest.leaf_frame(level),
             None => self.tables.source(slot.frame()).gfn.add(slot.index() as u64 * level.pages()),
         };

@@ -67,7 +67,9 @@ impl<P> Mmu<P> {
     /// If there is no such vCPU.
     pub fn knows_root(&self, vcpu: usize, root: Gfn) -> bool {
         let source = self.roots.source(vcpu, root);
-        !self.guest.is_detached(source) && self.guest.lists(source) && self.find(source).is_some()
+        !self.guest.is_detached(source)
+            && self.guest.lists(source)
+            && self.guest.find(&self.tables, source).is_some()
     }
 
     fn offer(&mut self, env: &mut impl Env, vcpu: usize, root: u32) -> bool {

@@ -13,7 +13,8 @@ use alloc::vec::Vec;
 
 use umbra_paging::{Gfn, Level};
 
-use crate::format::{GENERATIONS, Role, Source};
+use crate::format::{GENERATIONS, Role, Source, Wp};
+use crate::sabotage::Rule;
 use crate::tables::{Pool, Tables};
 use crate::{Backing, GuestMemory};
 
@@ -217,10 +218,12 @@ impl GuestFrames {
         core::iter::successors(self.first(gfn), |&frame| pool.next_of_gfn(frame))
     }
 
-    /// The live page of a source, among shadows of the same guest frame the one that is `same`.
-    pub(crate) fn find(&self, pool: &Pool, source: Source, same: impl Fn(Source) -> bool) -> Option<u32> {
+    /// The live page of exactly this source.
+    pub(crate) fn find(&self, tables: &Tables, source: Source) -> Option<u32> {
         match source.role {
-            Role::Guest { .. } => self.shadows(pool, source.gfn).find(|&frame| same(pool.source(frame))),
+            Role::Guest { .. } => self
+                .shadows(tables.pool(), source.gfn)
+                .find(|&frame| is_same(tables, tables.source(frame), source)),
             Role::Direct { .. } | Role::PaeRoot => self.identity(source),
         }
     }
@@ -243,6 +246,15 @@ impl GuestFrames {
             Role::PaeRoot | Role::Guest { .. } => &mut self.pae_root,
         };
         core::mem::replace(place, frame)
+    }
+
+    /// Whether a search for this source finds the page in `frame`: for the auditor.
+    pub(crate) fn is_listed(&self, pool: &Pool, source: Source, frame: u32) -> bool {
+        let found = match source.role {
+            Role::Guest { .. } => self.shadows(pool, source.gfn).find(|&at| pool.source(at) == source),
+            Role::Direct { .. } | Role::PaeRoot => self.identity(source),
+        };
+        found == Some(frame)
     }
 
     /// Whether pages of this source are listed, so that [`GuestFrames::find`] finds them. A root that is no memory
@@ -303,6 +315,21 @@ impl GuestFrames {
         self.change(source.gfn, tracking, Tracking::Untracked);
         tracking == Tracking::Tracked
     }
+}
+
+fn is_same(tables: &Tables, found: Source, wanted: Source) -> bool {
+    let blur = |source: Source| {
+        let Role::Guest { mut level, mut nxe, mut wp } = source.role else { return source };
+        if !tables.keeps(Rule::RoleHasLevel) {
+            level = Level::L1;
+        }
+        nxe &= tables.keeps(Rule::RoleHasNxe);
+        if !tables.keeps(Rule::RoleHasWp) {
+            wp = Wp::On;
+        }
+        Source { role: Role::Guest { level, nxe, wp }, ..source }
+    };
+    blur(found) == blur(wanted)
 }
 
 impl GuestFrames {

@@ -1,14 +1,13 @@
-//! What a shadow entry should be: a function of the guest's entry, the page's role and what is behind.
+//! The general way: what a shadow entry should be, and how it is encoded.
 
 use umbra_paging::{ENTRIES, Gfn, GuestEntry, Hfn, Level, Rights, bits};
 
-use crate::format::{Held, ShadowEntry};
-use crate::format::{Role, Source, Wp};
+use super::View;
+use crate::format::{Held, Role, ShadowEntry, Source, Wp};
 use crate::guest::{REGION, RegionBacking};
 use crate::sabotage::Rule;
-use crate::tables::OwedFlush;
 use crate::tables::{List, Slot};
-use crate::{Backing, Env, Mmu};
+use crate::{Backing, Env};
 
 /// What a shadow entry should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,31 +44,24 @@ impl Page {
     }
 }
 
-impl<P> Mmu<P> {
-    /// The guest's entry that the one at `slot` shadows, as it is now; `None` in pages without a guest table.
-    pub(crate) fn guest_entry(&self, env: &impl Env, slot: Slot) -> Option<GuestEntry> {
-        let source = self.tables.source(slot.frame());
-        matches!(source.role, Role::Guest { .. })
-            .then(|| GuestEntry::new(env.read_entry(source.gfn.entry(slot.index()))))
-    }
-
+impl<E: Env> View<'_, E> {
     /// What the entry at `slot` should be now. `supervisor_writes` chooses the form of a page while CR0.WP is
     /// clear: see [`Wp::Off`].
-    pub(crate) fn target(&self, env: &impl Env, slot: Slot, supervisor_writes: bool) -> Target {
-        match self.guest_entry(env, slot) {
-            Some(entry) => self.target_of(env, slot, entry, supervisor_writes),
-            None => self.direct_target(env, slot),
+    pub(crate) fn target(self, slot: Slot, supervisor_writes: bool) -> Target {
+        match self.guest_entry(slot) {
+            Some(entry) => self.target_of(slot, entry, supervisor_writes),
+            None => self.direct_target(slot),
         }
     }
 
-    fn target_of(&self, env: &impl Env, slot: Slot, entry: GuestEntry, supervisor_writes: bool) -> Target {
+    fn target_of(self, slot: Slot, entry: GuestEntry, supervisor_writes: bool) -> Target {
         let source = self.tables.source(slot.frame());
         let Role::Guest { level, nxe, wp } = source.role else {
             unreachable!("only shadows of guest tables have guest entries");
         };
         if !entry.present() {
             // Only a table whose writes are seen can promise that an entry is not present (I1).
-            let seen = self.guest.is_seen(env, source) || !self.keeps(Rule::NoAbsentInLoose);
+            let seen = self.guest.is_seen(self.env, source) || !self.keeps(Rule::NoAbsentInLoose);
             return if seen { Target::Absent } else { Target::Look };
         }
         if entry.reserved(level, nxe, &self.config.features) != 0 && self.keeps(Rule::RefuseReserved) {
@@ -83,7 +75,7 @@ impl<P> Mmu<P> {
             return Target::Look;
         }
         if !entry.is_leaf(level) {
-            return self.table_target(env, entry, level, nxe, wp);
+            return self.table_target(entry, level, nxe, wp);
         }
         let entry = match self.keeps(Rule::DirtyBeforeWrite) {
             true => entry,
@@ -98,17 +90,17 @@ impl<P> Mmu<P> {
         };
         let Page { gfn, rights, .. } = page;
         match level {
-            Level::L1 => self.page_target(env, page),
-            Level::L2 => self.region_target(env, page),
+            Level::L1 => self.page_target(page),
+            Level::L2 => self.region_target(page),
             _ if self.guest.knows(gfn) => self.found(Source::direct(Level::L2, gfn), rights),
             _ => Target::Mmio(gfn, rights),
         }
     }
 
-    fn table_target(&self, env: &impl Env, entry: GuestEntry, level: Level, nxe: bool, wp: Wp) -> Target {
+    fn table_target(self, entry: GuestEntry, level: Level, nxe: bool, wp: Wp) -> Target {
         let level = level.below().expect("an entry of a page table is a leaf");
         let gfn = entry.frame();
-        if !self.guest.can_hold_table(env, gfn) {
+        if !self.guest.can_hold_table(self.env, gfn) {
             return Target::Look;
         }
         let below = if self.keeps(Rule::RoleHasRightsAbove) { wp.below(entry) } else { wp };
@@ -123,7 +115,7 @@ impl<P> Mmu<P> {
         self.found(source, rights)
     }
 
-    fn found(&self, source: Source, rights: Rights) -> Target {
+    fn found(self, source: Source, rights: Rights) -> Target {
         match self.find(source) {
             // Nothing may lead to a page that is out of date.
             Some(_) if self.guest.is_detached(source) && self.keeps(Rule::AttachBeforeLink) => {
@@ -134,9 +126,9 @@ impl<P> Mmu<P> {
         }
     }
 
-    fn page_target(&self, env: &impl Env, page: Page) -> Target {
+    fn page_target(self, page: Page) -> Target {
         let Page { gfn, rights, global, writes } = page;
-        match env.backing(gfn) {
+        match self.env.backing(gfn) {
             Backing::Ram { hfn, writable } if self.guest.knows(gfn) => {
                 let writable = writable || !self.keeps(Rule::KeepReadOnlyBacking);
                 let untracked = rights.write && writable;
@@ -153,10 +145,10 @@ impl<P> Mmu<P> {
     }
 
     /// A 2 MiB page, guest-large or of the identity map.
-    fn region_target(&self, env: &impl Env, page: Page) -> Target {
+    fn region_target(self, page: Page) -> Target {
         let Page { gfn, rights, global, writes } = page;
         let Some(region) = self.guest.region(gfn) else { return Target::Mmio(gfn, rights) };
-        match self.guest.region_backing(env, region) {
+        match self.guest.region_backing(self.env, region) {
             RegionBacking::Empty => Target::Mmio(gfn, rights),
             RegionBacking::Whole { hfn, writable }
                 if !self.guest.region_is_tracked(region) || !self.keeps(Rule::SplitAroundTables) =>
@@ -172,12 +164,12 @@ impl<P> Mmu<P> {
         }
     }
 
-    fn direct_target(&self, env: &impl Env, slot: Slot) -> Target {
+    fn direct_target(self, slot: Slot) -> Target {
         let Source { role, gfn } = self.tables.source(slot.frame());
         let index = slot.index() as u64;
         match role {
-            Role::Direct { level: Level::L1 } => self.page_target(env, Page::identity(gfn.add(index))),
-            Role::Direct { .. } => self.region_target(env, Page::identity(gfn.add(index * REGION))),
+            Role::Direct { level: Level::L1 } => self.page_target(Page::identity(gfn.add(index))),
+            Role::Direct { .. } => self.region_target(Page::identity(gfn.add(index * REGION))),
             // A PDPTE can be Mapped or Absent, never Pending: SDM, "PAE Paging".
             Role::PaeRoot if index < 4 => {
                 self.found(Source::direct(Level::L2, Gfn::new(index * REGION * ENTRIES as u64)), Rights::ALL)
@@ -188,8 +180,8 @@ impl<P> Mmu<P> {
     }
 
     /// The entry that carries a target out, and the list it belongs to.
-    pub(crate) fn encode(&self, env: &impl Env, slot: Slot, target: Target) -> (ShadowEntry, Option<List>) {
-        let encodings = &self.tables.encodings();
+    pub(crate) fn encode(self, slot: Slot, target: Target) -> (ShadowEntry, Option<List>) {
+        let encodings = self.tables.encodings();
         match target {
             Target::Absent => (encodings.absent(), None),
             Target::Look | Target::Missing(_) => (encodings.look(), None),
@@ -201,8 +193,8 @@ impl<P> Mmu<P> {
             Target::Link(child, rights) => {
                 let rights = self.kept(rights);
                 let entry = match self.tables.source(slot.frame()).role {
-                    Role::PaeRoot => ShadowEntry::pdpte(env.hpa(child)),
-                    _ => ShadowEntry::link(env.hpa(child), rights),
+                    Role::PaeRoot => ShadowEntry::pdpte(self.env.hpa(child)),
+                    _ => ShadowEntry::link(self.env.hpa(child), rights),
                 };
                 (entry, Some(List::Parents(child)))
             }
@@ -218,27 +210,11 @@ impl<P> Mmu<P> {
     }
 
     /// The rights that an entry gets: those that it should have.
-    fn kept(&self, rights: Rights) -> Rights {
+    fn kept(self, rights: Rights) -> Rights {
         Rights {
             write: rights.write || !self.keeps(Rule::KeepWrite),
             user: rights.user || !self.keeps(Rule::KeepUser),
             execute: rights.execute || !self.keeps(Rule::KeepNx),
         }
-    }
-
-    /// Makes the entry at `slot` what it should be.
-    pub(crate) fn refresh(&mut self, env: &mut impl Env, slot: Slot) -> OwedFlush {
-        let target = self.target(env, slot, false);
-        let target = match target {
-            // Only a fault leads there anew: see `loose.rs`.
-            Target::Link(child, _)
-                if !self.is_current(child) && self.tables.child(env, slot) != Some(child) =>
-            {
-                Target::Look
-            }
-            _ => self.without_narrow(env, slot, target),
-        };
-        let (entry, list) = self.encode(env, slot, target);
-        self.tables.set(env, slot, entry, list)
     }
 }
