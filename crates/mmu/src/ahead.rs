@@ -73,7 +73,8 @@ impl<P> Mmu<P> {
             && matches!(env.backing(guest.frame()), Backing::Ram { .. });
         if plain {
             // Another vCPU may have changed it meanwhile: then it is not what was expected.
-            let _ = self.update_entry(env, table.entry(slot.index()), guest.raw(), guest.raw() | bits::A);
+            let _ =
+                self.entries(env).update_entry(table.entry(slot.index()), guest.raw(), guest.raw() | bits::A);
         }
     }
 }

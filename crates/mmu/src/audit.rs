@@ -193,7 +193,7 @@ impl<P> Mmu<P> {
         }
         let loose = self.guest.is_loose(source);
         // While a table is loose all faults exit; its entries are refreshed when it is tracked again.
-        if self.choice_is_user() && !loose && self.view(env).is_narrow(slot) {
+        if self.filter.is_user() && !loose && self.view(env).is_narrow(slot) {
             let detail = alloc::format!("{slot:?} of {source:?} is {:#x}", entry.raw());
             return Err(violation(Invariant::NeverNarrower, detail));
         }

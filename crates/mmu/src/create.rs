@@ -4,7 +4,6 @@ use umbra_paging::{Gva, Mode, Paging};
 
 use crate::ahead::Ahead;
 use crate::derive::Target;
-use crate::filter::Choice;
 use crate::format::{Role, Source};
 use crate::guest::GuestFrames;
 use crate::policy::WritePolicy;
@@ -13,6 +12,7 @@ use crate::quick::Shortcuts;
 use crate::roots::Roots;
 use crate::sabotage::Rule;
 use crate::space::Idle;
+use crate::sync::FaultFilter;
 use crate::tables::{Slot, Tables};
 use crate::{Config, ConfigError, Env, Learned, MIN_FRAMES_PER_VCPU, Mmu, Root, RootFormat};
 
@@ -48,7 +48,8 @@ impl<P: WritePolicy> Mmu<P> {
         let loadable = ((frames - needed) as usize / config.vcpus.max(1)).min(config.loadable_roots);
         let mut mmu = Mmu {
             policy,
-            choice: Choice::new(config.filter),
+            filter: FaultFilter::new(config.filter),
+            regret: 0,
             emulated: None,
             shortcuts: Shortcuts::default(),
             idle: Idle::default(),
@@ -144,7 +145,7 @@ impl<P> Mmu<P> {
                 if let Target::Missing(child) = self.view(env).target(slot, false) {
                     self.provide(env, child);
                 }
-                self.refresh(env, slot).pay(&mut self.tables, env);
+                self.entries(env).refresh_now(slot);
                 let child = self.tables.child(env, slot).expect("the identity page was built just now");
                 self.tables.pin(child);
             }

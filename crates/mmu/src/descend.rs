@@ -51,7 +51,7 @@ impl<P: WritePolicy> Mmu<P> {
                 if self.tables.pool().frame_of(page).is_none() {
                     return false;
                 }
-                self.refresh(env, slot).pay(&mut self.tables, env);
+                self.entries(env).refresh_now(slot);
                 let Some(child) = self.tables.child(env, slot) else { continue };
                 let role = self.tables.source(child).role;
                 let deeper = matches!(role, Role::Guest { level, .. } if level != Level::L1);

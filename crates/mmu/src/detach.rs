@@ -100,7 +100,7 @@ impl<P> Mmu<P> {
             if self.can_detach(gfn) {
                 self.guest.detach(gfn);
                 self.tables.happened(env, Event::Detached(gfn));
-                self.unprotect(env, gfn);
+                self.entries(env).unprotect(gfn);
             }
         }
     }
@@ -140,17 +140,15 @@ impl<P> Mmu<P> {
         let Some(frame) = kept else { return self.policy.attached(gfn, u32::MAX) };
         self.guest.attach(gfn);
         if self.keeps(Rule::ReadAfterAttach) {
-            self.protect(env, gfn).pay(&mut self.tables, env);
+            self.entries(env).protect_now(gfn);
         }
         let mut changed = 0;
         if self.keeps(Rule::RefillAttached) {
             self.tables.copy(frame);
-            let (owed, entries) = self.fill(env, frame);
-            owed.pay(&mut self.tables, env);
-            changed = entries;
+            changed = self.entries(env).fill_now(frame);
         }
         if !self.keeps(Rule::ReadAfterAttach) {
-            self.protect(env, gfn).pay(&mut self.tables, env);
+            self.entries(env).protect_now(gfn);
         }
         self.policy.attached(gfn, changed);
         self.tables.happened(env, Event::Attached { gfn, level: source.role.level(), changed });

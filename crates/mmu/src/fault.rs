@@ -199,7 +199,7 @@ impl<P> Mmu<P> {
             for step in walk.steps() {
                 let Some(new) = step.update(access) else { continue };
                 let old = step.entry.raw();
-                if self.update_entry(env, step.at, old, new).is_err() {
+                if self.entries(env).update_entry(step.at, old, new).is_err() {
                     // Another vCPU changed the entry. Each round follows a change of the guest's own making.
                     continue 'again;
                 }
@@ -218,7 +218,7 @@ impl<P> Mmu<P> {
     where
         P: WritePolicy,
     {
-        self.refresh_loose(env);
+        self.entries(env).refresh_loose();
         let root = self.roots.current(vcpu);
         let mut frame = self.tables.pool().frame_of(root).expect("a root in use is pinned");
         let top = frame;
@@ -249,12 +249,9 @@ impl<P> Mmu<P> {
                 }
                 target = self.view(env).target(slot, overrides);
             }
-            self.admit_narrow(env, slot, target);
             let old_child = self.tables.child(env, slot);
-            let (entry, list) = self.view(env).encode(slot, target);
-            if self.tables.read(env, slot) != entry {
-                self.tables.set(env, slot, entry, list).pay(&mut self.tables, env);
-            } else if list.is_some() && !matches!(target, Target::Link(..)) {
+            let changes = self.entries(env).install(slot, target);
+            if !changes && matches!(target, Target::Page { .. }) {
                 // Installed already: the fault came from something cached. It is dropped by the fault itself
                 // (SDM, "Operations that Invalidate TLBs"), but not all CPUs do so if the fault exits.
                 env.flush_fault(vcpu, gva);

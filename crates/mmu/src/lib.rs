@@ -76,6 +76,7 @@ mod roots;
 mod sabotage;
 mod space;
 mod switch;
+mod sync;
 mod tables;
 mod zap;
 
@@ -100,11 +101,11 @@ use crate::ahead::Ahead;
 use crate::derive::View;
 use crate::detach::Detaches;
 
-use crate::filter::Choice;
 use crate::guest::GuestFrames;
 use crate::quick::Shortcuts;
 use crate::roots::Roots;
 use crate::space::Idle;
+use crate::sync::{Entries, FaultFilter};
 use crate::tables::Tables;
 
 /// One guest's shadow MMU.
@@ -117,7 +118,9 @@ pub struct Mmu<P = Predictor> {
     guest: GuestFrames,
     roots: Roots,
     learned: Vec<Learned>,
-    choice: Choice,
+    filter: FaultFilter,
+    /// Exits that the other filter would have spared.
+    regret: u32,
     /// The write that the embedder is to emulate: on which vCPU, to which table.
     emulated: Option<(usize, Gfn)>,
     shortcuts: Shortcuts,
@@ -138,10 +141,16 @@ impl<P> Mmu<P> {
         View::new(&self.tables, &self.guest, &self.config, env)
     }
 
+    /// The entries of the shadow pages, to be changed.
+    #[inline]
+    fn entries<'a, E: Env>(&'a mut self, env: &'a mut E) -> Entries<'a, E> {
+        Entries::new(&mut self.tables, &self.guest, &mut self.filter, &self.config, env)
+    }
+
     /// The bytes of metadata beside the shadow frames now: a constant part, by the sizes of pool and guest memory, and 4 KiB
     /// for each page that lives (and for up to 64 that did).
     pub fn metadata_bytes(&self) -> usize {
-        self.tables.bytes() + self.guest.bytes() + self.choice.bytes()
+        self.tables.bytes() + self.guest.bytes() + self.filter.bytes()
     }
 
     /// Shadow frames in use.

@@ -33,22 +33,7 @@ impl<P> Mmu<P> {
         self.tables.happened(env, Event::Loosened(gfn));
         self.zap_tables(env, gfn);
         self.tables.flush(env);
-        self.unprotect(env, gfn);
-    }
-
-    /// Brings the shadows of loose frames up to date before anything new can lead to them: what they hold from earlier was
-    /// never true of the addresses that a new reference would add. (Refreshed, not emptied: a table that maps itself must
-    /// get further.)
-    pub(crate) fn refresh_loose(&mut self, env: &mut impl Env) {
-        for n in 0..self.guest.loose().len() {
-            let mut next = self.guest.first(self.guest.loose()[n]);
-            while let Some(frame) = next {
-                next = self.tables.pool().next_of_gfn(frame);
-                if self.keeps(Rule::RefreshLoose) {
-                    self.fill(env, frame).0.pay(&mut self.tables, env);
-                }
-            }
-        }
+        self.entries(env).unprotect(gfn);
     }
 
     /// Tracks a loose frame again.
@@ -57,7 +42,7 @@ impl<P> Mmu<P> {
         self.guest.tighten(gfn);
         self.tables.happened(env, Event::Tightened(gfn));
         if self.guest.is_tracked(gfn) {
-            self.protect(env, gfn).ignore("a flush follows in any case");
+            self.entries(env).protect(gfn).ignore("a flush follows in any case");
         }
         // The guest's flush is one for what it wrote in the table; that may have been a large page which is
         // mapped by smaller ones.
@@ -65,7 +50,7 @@ impl<P> Mmu<P> {
         let mut next = self.guest.first(gfn);
         while let Some(frame) = next {
             next = self.tables.pool().next_of_gfn(frame);
-            self.fill(env, frame).0.pay(&mut self.tables, env);
+            self.entries(env).fill_now(frame);
         }
     }
 

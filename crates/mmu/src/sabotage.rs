@@ -216,10 +216,6 @@ impl<P> Mmu<P> {
         self.tables.keeps(rule)
     }
 
-    pub(crate) const fn is_sabotaged(&self) -> bool {
-        self.tables.is_sabotaged()
-    }
-
     /// Breaks a rule from now on.
     #[cfg(feature = "sabotage")]
     pub fn break_rule(&mut self, rule: Rule) {

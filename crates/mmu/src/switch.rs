@@ -200,7 +200,7 @@ impl<P> Mmu<P> {
         let source = self.tables.source(slot.frame());
         let detached = matches!(source.role, Role::Guest { .. }) && !self.guest.is_tracked(source.gfn);
         if !detached {
-            self.refresh(env, slot).pay(&mut self.tables, env);
+            self.entries(env).refresh_now(slot);
         }
     }
 }

@@ -30,7 +30,7 @@ impl<P> Mmu<P> {
             if (cached || self.tables.pool().has_limbo()) && self.keeps(Rule::FlushBeforeUnprotect) {
                 self.tables.flush(env);
             }
-            self.unprotect(env, source.gfn);
+            self.entries(env).unprotect(source.gfn);
         }
     }
 
