@@ -53,33 +53,24 @@
 
 extern crate alloc;
 
-mod ahead;
+mod advice;
 mod audit;
-mod build;
 mod config;
-mod create;
 mod derive;
-mod descend;
-mod detach;
-mod door;
 mod env;
 mod event;
 mod fault;
-mod filter;
 mod format;
 mod guest;
-mod loose;
+mod lifecycle;
+mod mmu;
 mod policy;
-mod predict;
-mod quick;
 mod roots;
 mod sabotage;
-mod space;
-mod switch;
 mod sync;
 mod tables;
-mod zap;
 
+pub use advice::Predictor;
 pub use audit::{Invariant, Violation};
 pub use config::{
     Config, ConfigError, Counters, FaultOutcome, FilterPolicy, GuestFaults, MIN_FRAMES_PER_VCPU, Root,
@@ -88,78 +79,7 @@ pub use config::{
 pub use env::{Backing, Env, GuestMemory, ShadowFrames, Tlb};
 pub use event::{Event, Shadowed};
 pub use format::Encodings;
+pub use mmu::Mmu;
 pub use policy::{Answer, EmulateReachable, Origin, Place, TableWrite, WritePolicy};
-pub use predict::Predictor;
 #[cfg(feature = "sabotage")]
 pub use sabotage::Rule;
-
-use alloc::vec::Vec;
-
-use umbra_paging::Gfn;
-
-use crate::ahead::Ahead;
-use crate::derive::View;
-use crate::detach::Detaches;
-
-use crate::guest::GuestFrames;
-use crate::quick::Shortcuts;
-use crate::roots::Roots;
-use crate::space::Idle;
-use crate::sync::{Entries, FaultFilter};
-use crate::tables::Tables;
-
-/// One guest's shadow MMU.
-///
-/// All methods take the embedder's `env`; it must be the same one every time. vCPUs are numbered from zero.
-pub struct Mmu<P = Predictor> {
-    config: Config,
-    policy: P,
-    tables: Tables,
-    guest: GuestFrames,
-    roots: Roots,
-    learned: Vec<Learned>,
-    filter: FaultFilter,
-    /// Exits that the other filter would have spared.
-    regret: u32,
-    /// The write that the embedder is to emulate: on which vCPU, to which table.
-    emulated: Option<(usize, Gfn)>,
-    shortcuts: Shortcuts,
-    idle: Idle,
-    ahead: Ahead,
-}
-
-/// What was learned of a vCPU.
-#[derive(Default)]
-struct Learned {
-    detaches: Detaches,
-}
-
-impl<P> Mmu<P> {
-    /// The shadow and the guest, to be looked at.
-    #[inline]
-    fn view<'a, E: Env>(&'a self, env: &'a E) -> View<'a, E> {
-        View::new(&self.tables, &self.guest, &self.config, env)
-    }
-
-    /// The entries of the shadow pages, to be changed.
-    #[inline]
-    fn entries<'a, E: Env>(&'a mut self, env: &'a mut E) -> Entries<'a, E> {
-        Entries::new(&mut self.tables, &self.guest, &mut self.filter, &self.config, env)
-    }
-
-    /// The bytes of metadata beside the shadow frames now: a constant part, by the sizes of pool and guest memory, and 4 KiB
-    /// for each page that lives (and for up to 64 that did).
-    pub fn metadata_bytes(&self) -> usize {
-        self.tables.bytes() + self.guest.bytes() + self.filter.bytes()
-    }
-
-    /// Shadow frames in use.
-    pub fn live_pages(&self) -> u32 {
-        self.tables.pool().live()
-    }
-
-    /// What was done so far.
-    pub fn counters(&self) -> Counters {
-        self.tables.counters()
-    }
-}

@@ -32,8 +32,6 @@
 //!
 //! Without the feature `sabotage` every rule is kept, and the compiler sees that.
 
-use crate::Mmu;
-
 #[cfg(all(feature = "sabotage", not(debug_assertions)))]
 compile_error!("the feature `sabotage` breaks the MMU on purpose: it cannot be in a release build");
 
@@ -208,17 +206,5 @@ impl Rules {
         return self.broken.is_some();
         #[cfg(not(feature = "sabotage"))]
         false
-    }
-}
-
-impl<P> Mmu<P> {
-    pub(crate) const fn keeps(&self, rule: Rule) -> bool {
-        self.tables.keeps(rule)
-    }
-
-    /// Breaks a rule from now on.
-    #[cfg(feature = "sabotage")]
-    pub fn break_rule(&mut self, rule: Rule) {
-        self.tables.break_rule(rule);
     }
 }

@@ -38,6 +38,26 @@ impl<'a, E: Env> View<'a, E> {
         View { tables, guest, config, env }
     }
 
+    #[inline]
+    pub(crate) fn tables(self) -> &'a Tables {
+        self.tables
+    }
+
+    #[inline]
+    pub(crate) fn guest(self) -> &'a GuestFrames {
+        self.guest
+    }
+
+    #[inline]
+    pub(crate) fn config(self) -> &'a Config {
+        self.config
+    }
+
+    #[inline]
+    pub(crate) fn env(self) -> &'a E {
+        self.env
+    }
+
     fn keeps(self, rule: Rule) -> bool {
         self.tables.keeps(rule)
     }

@@ -36,9 +36,9 @@ pub(crate) enum Wp {
 /// What a shadow page is built from: its identity in the shadow page cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Source {
-    pub(crate) role: Role,
+    pub role: Role,
     /// `Guest`: the frame of the table. `Direct`: the first frame mapped. `PaeRoot`: zero.
-    pub(crate) gfn: Gfn,
+    pub gfn: Gfn,
 }
 
 impl Source {
