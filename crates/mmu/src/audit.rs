@@ -1,18 +1,19 @@
 //! The auditor: checks the invariants over what is reachable, and the bookkeeping behind them.
 
 use alloc::string::String;
-use alloc::vec::Vec;
 use core::fmt;
 
-use umbra_paging::{ENTRIES, Gfn, Hpa, Level, Paging, Rights};
+use umbra_paging::{ENTRIES, Gfn, Hpa, Level, Rights};
 
-use crate::copies::GROUP;
 use crate::derive::Target;
-use crate::entry::State;
-use crate::pool::PageId;
-use crate::rmap::{List, Slot};
-use crate::role::{Role, Source, Wp};
-use crate::{Backing, Env, Mmu, Vcpu};
+use crate::derive::View;
+use crate::format::State;
+use crate::format::{Role, Source, Wp};
+use crate::lifecycle::Shadow;
+use crate::tables::GROUP;
+use crate::tables::PageId;
+use crate::tables::{List, Slot};
+use crate::{Backing, Env};
 
 /// An invariant does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,116 +51,91 @@ impl fmt::Display for Violation {
 
 impl core::error::Error for Violation {}
 
-/// Which entries changed since the last look.
-pub(crate) struct ChangeLog {
-    slots: Vec<Slot>,
-    /// More changed than fits.
-    overflow: bool,
-    on: bool,
+/// The shadow, and what the embedder says of it.
+pub(crate) struct Auditor<'a, E> {
+    shadow: &'a Shadow,
+    env: &'a E,
 }
 
-impl ChangeLog {
-    const CAPACITY: usize = 8192;
-
-    pub(crate) fn new(on: bool) -> ChangeLog {
-        ChangeLog { slots: Vec::with_capacity(if on { Self::CAPACITY } else { 0 }), overflow: false, on }
-    }
-
-    pub(crate) fn push(&mut self, slot: Slot) {
-        match self.on {
-            true if self.slots.len() < Self::CAPACITY => self.slots.push(slot),
-            true => self.overflow = true,
-            false => (),
-        }
-    }
-
-    /// All entries of a page are new.
-    pub(crate) fn push_all(&mut self, frame: u32) {
-        if self.on {
-            (0..ENTRIES).for_each(|index| self.push(Slot::new(frame, index)));
-        }
-    }
-
-    /// The page in `frame` is gone.
-    pub(crate) fn forget(&mut self, frame: u32) {
-        if self.on {
-            self.slots.retain(|slot| slot.frame() != frame);
-        }
+impl<E> Clone for Auditor<'_, E> {
+    fn clone(&self) -> Self {
+        *self
     }
 }
 
-impl<P> Mmu<P> {
-    /// Checks every entry of every shadow page, and the protection of every tracked frame. Takes time in
-    /// proportion to the pool. The guest must not run meanwhile.
-    ///
-    /// # Errors
-    /// The first violation found.
-    pub fn audit(&mut self, env: &impl Env) -> Result<(), Violation> {
-        let live: Vec<u32> = self.pool.live_frames().collect();
-        for frame in live {
+impl<E> Copy for Auditor<'_, E> {}
+
+impl<'a, E: Env> Auditor<'a, E> {
+    pub(crate) fn new(shadow: &'a Shadow, env: &'a E) -> Auditor<'a, E> {
+        Auditor { shadow, env }
+    }
+
+    fn view(self) -> View<'a, E> {
+        self.shadow.view(self.env)
+    }
+
+    /// Checks every entry of every page, and all that is known beside.
+    pub(crate) fn everything(self) -> Result<(), Violation> {
+        for frame in self.shadow.tables().pool().live_frames() {
             for index in 0..ENTRIES {
-                self.audit_entry(env, Slot::new(frame, index))?;
+                self.audit_entry(Slot::new(frame, index))?;
             }
-            self.audit_page(env, frame)?;
+            self.audit_page(frame)?;
         }
-        self.audit_limbo()?;
-        if let Some(detail) = self.frames.audit(env, &self.pool) {
+        self.limbo()?;
+        if let Some(detail) = self.shadow.guest().audit(self.env, self.shadow.tables().pool()) {
             return Err(violation(Invariant::Lifetime, detail));
         }
-        for vcpu in &self.vcpus {
-            let expected = Source::root(&vcpu.paging);
-            let live = self.pool.frame_of(vcpu.root).filter(|&root| self.pool.is_pinned(root));
-            if live.map(|root| self.pool.source(root)) != Some(expected) {
-                let detail = alloc::format!("the root {expected:?} of a vCPU is not what it has loaded");
-                return Err(violation(Invariant::Lifetime, detail));
-            }
-            if self.has_loose_tables() && !vcpu.loadable.is_empty() {
-                let detail =
-                    String::from("a vCPU may load a root, and so flush, unseen while a table is loose");
-                return Err(violation(Invariant::NeverStale, detail));
-            }
-            if let Some(detail) = vcpu.loadable.iter().find_map(|&id| self.audit_loadable(env, vcpu, id)) {
-                return Err(violation(Invariant::Lifetime, detail));
-            }
-        }
-        self.log.slots.clear();
-        self.log.overflow = false;
-        Ok(())
+        self.shadow.roots().vcpus().try_for_each(|vcpu| self.audit_roots(vcpu))
     }
 
-    /// Checks the entries that changed since the last audit of either kind; everything, if more changed than
-    /// the log holds. Needs [`Config::log_changes`](crate::Config::log_changes). A change that should have been
-    /// made and was not is seen only by [`Mmu::audit`].
-    ///
-    /// # Errors
-    /// The first violation found.
-    pub fn audit_changed(&mut self, env: &impl Env) -> Result<(), Violation> {
-        if self.log.overflow {
-            return self.audit(env);
+    /// Checks an entry that has changed.
+    pub(crate) fn changed(self, slot: Slot) -> Result<(), Violation> {
+        self.audit_entry(slot)?;
+        self.audit_page(slot.frame())
+    }
+
+    fn audit_roots(self, vcpu: usize) -> Result<(), Violation> {
+        let (tables, roots) = (self.shadow.tables(), self.shadow.roots());
+        let expected = Source::root(roots.paging(vcpu));
+        let live = tables.pool().frame_of(roots.current(vcpu));
+        let live = live.filter(|&root| tables.pool().is_pinned(root));
+        if live.map(|root| tables.source(root)) != Some(expected) {
+            let detail = alloc::format!("the root {expected:?} of a vCPU is not what it has loaded");
+            return Err(violation(Invariant::Lifetime, detail));
         }
-        while let Some(slot) = self.log.slots.pop() {
-            self.audit_entry(env, slot)?;
-            self.audit_page(env, slot.frame())?;
+        if self.shadow.guest().has_loose() && !roots.loadable(vcpu).is_empty() {
+            let detail = String::from("a vCPU may load a root, and so flush, unseen while a table is loose");
+            return Err(violation(Invariant::NeverStale, detail));
         }
-        self.audit_limbo()
+        match roots.loadable(vcpu).iter().find_map(|&id| self.audit_loadable(vcpu, id)) {
+            Some(detail) => Err(violation(Invariant::Lifetime, detail)),
+            None => Ok(()),
+        }
     }
 
     /// What is wrong with a root that a vCPU may load by itself.
-    fn audit_loadable(&self, env: &impl Env, vcpu: &Vcpu, id: PageId) -> Option<String> {
-        let Some(root) = self.pool.frame_of(id).filter(|&root| self.pool.is_pinned(root)) else {
+    fn audit_loadable(self, vcpu: usize, id: PageId) -> Option<String> {
+        let Some(root) = self
+            .shadow
+            .tables()
+            .pool()
+            .frame_of(id)
+            .filter(|&root| self.shadow.tables().pool().is_pinned(root))
+        else {
             return Some(alloc::format!("the loadable root {id:?} is gone"));
         };
-        let source = self.pool.source(root);
-        let expected = Source::root(&Paging { root: source.gfn, ..vcpu.paging });
-        let in_place = env.hpa(root).raw() == source.gfn.base().raw();
-        (source != expected || !in_place || !self.frames.is_tracked(source.gfn)).then(|| {
+        let source = self.shadow.tables().source(root);
+        let expected = self.shadow.roots().source(vcpu, source.gfn);
+        let in_place = self.env.hpa(root).raw() == source.gfn.base().raw();
+        (source != expected || !in_place || !self.shadow.guest().is_tracked(source.gfn)).then(|| {
             alloc::format!("the loadable root {source:?} is not in its place, tracked, and as {expected:?}")
         })
     }
 
     /// Checks that tables whose zapped shadows may still be cached are protected.
-    fn audit_limbo(&self) -> Result<(), Violation> {
-        match self.pool.limbo_frames().find(|&gfn| !self.frames.is_tracked(gfn)) {
+    pub(crate) fn limbo(self) -> Result<(), Violation> {
+        match self.shadow.tables().pool().limbo_frames().find(|&gfn| !self.shadow.guest().is_tracked(gfn)) {
             None => Ok(()),
             Some(gfn) => {
                 let detail = alloc::format!("{gfn:?} lost its protection while its shadow may be cached");
@@ -169,69 +145,70 @@ impl<P> Mmu<P> {
     }
 
     /// Checks what a page promises beside its entries: its frame is protected, and it is found by its source.
-    fn audit_page(&self, env: &impl Env, frame: u32) -> Result<(), Violation> {
-        let source = self.pool.source(frame);
-        let listed = self.frames.find(&self.pool, source, |found| found == source) == Some(frame);
-        if !listed && self.frames.lists(source) {
+    fn audit_page(self, frame: u32) -> Result<(), Violation> {
+        let source = self.shadow.tables().source(frame);
+        if self.shadow.guest().lists(source)
+            && !self.shadow.guest().is_listed(self.shadow.tables().pool(), source, frame)
+        {
             return Err(violation(
                 Invariant::Lifetime,
                 alloc::format!("{source:?} is not found in its place"),
             ));
         }
-        if self.is_detached(source)
-            && (self.pool.is_pinned(frame) || !self.rmap.head(List::Parents(frame)).is_empty())
+        if self.shadow.guest().is_detached(source)
+            && (self.shadow.tables().pool().is_pinned(frame)
+                || self.shadow.tables().rmap().first(List::Parents(frame)).is_some())
         {
             return Err(violation(
                 Invariant::NeverStale,
                 alloc::format!("{source:?} is detached and in use"),
             ));
         }
-        if !matches!(source.role, Role::Guest { .. }) || !self.frames.is_tracked(source.gfn) {
+        if !matches!(source.role, Role::Guest { .. }) || !self.shadow.guest().is_tracked(source.gfn) {
             return Ok(());
         }
         let gfn = source.gfn.raw() as u32;
-        let mut next = self.rmap.head(List::Gfn(gfn)).first();
-        while let Some(slot) = next {
-            next = self.rmap.next(slot);
-            if self.read(env, slot).rights().write {
+        for slot in self.shadow.tables().rmap().iter(List::Gfn(gfn)) {
+            if self.view().read(slot).rights().write {
                 let detail = alloc::format!("{slot:?} maps the table {:?} writable", source.gfn);
                 return Err(violation(Invariant::NeverStale, detail));
             }
         }
-        let region = self.frames.region(source.gfn).expect("a tracked frame lies in a region");
-        if !self.rmap.head(List::Region(region)).is_empty() {
+        let region = self.shadow.guest().region(source.gfn).expect("a tracked frame lies in a region");
+        if self.shadow.tables().rmap().first(List::Region(region)).is_some() {
             let detail = alloc::format!("a large page maps the table {:?}", source.gfn);
             return Err(violation(Invariant::NeverStale, detail));
         }
         Ok(())
     }
 
-    fn audit_entry(&mut self, env: &impl Env, slot: Slot) -> Result<(), Violation> {
-        let Some(source) = self.pool.live_source(slot.frame()) else {
+    fn audit_entry(self, slot: Slot) -> Result<(), Violation> {
+        let Some(source) = self.shadow.tables().pool().live_source(slot.frame()) else {
             return Err(violation(Invariant::Lifetime, alloc::format!("{slot:?} is in no live page")));
         };
-        let entry = self.read(env, slot);
-        let state = self.state(entry);
-        if state != State::Absent && !self.pool.is_busy(slot.frame(), slot.index() / GROUP) {
+        let entry = self.view().read(slot);
+        let state = self.shadow.tables().state(entry);
+        if state != State::Absent && !self.shadow.tables().pool().is_busy(slot.frame(), slot.index() / GROUP)
+        {
             let detail = alloc::format!("{slot:?} is {state:?} among entries that count as Absent");
             return Err(violation(Invariant::Lifetime, detail));
         }
-        let listed = self.rmap.list_of(slot);
+        let listed = self.shadow.tables().rmap().list_of(slot);
         if listed.is_some() != (state == State::Mapped) {
             let detail = alloc::format!("{slot:?} is {state:?} and stands in {listed:?}");
             return Err(violation(Invariant::Lifetime, detail));
         }
-        if self.is_detached(source) {
+        if self.shadow.guest().is_detached(source) {
             // Out of date, and nothing leads there; but what it references is followed, so that it can come back.
-            return if state == State::Mapped { self.audit_loose(env, slot, listed) } else { Ok(()) };
+            return if state == State::Mapped { self.audit_loose(slot, listed) } else { Ok(()) };
         }
-        let loose = matches!(source.role, Role::Guest { .. }) && self.frames.is_loose(source.gfn);
+        let loose = self.shadow.guest().is_loose(source);
         // While a table is loose all faults exit; its entries are refreshed when it is tracked again.
-        if self.choice_is_user() && !loose && self.is_narrow(env, slot) {
+        if self.shadow.filter_is_user() && !loose && self.view().is_narrow(slot) {
             let detail = alloc::format!("{slot:?} of {source:?} is {:#x}", entry.raw());
             return Err(violation(Invariant::NeverNarrower, detail));
         }
-        let wanted = self.target(env, slot, false);
+        let wanted = self.view().target(slot, false);
         let wrong = |invariant| {
             let raw = entry.raw();
             let detail =
@@ -242,30 +219,30 @@ impl<P> Mmu<P> {
             State::Absent if wanted == Target::Absent => Ok(()),
             State::Absent => wrong(Invariant::NeverStale),
             State::Look | State::Mmio { .. }
-                if source.role == Role::PaeRoot && self.pool.is_pinned(slot.frame()) =>
+                if source.role == Role::PaeRoot && self.shadow.tables().pool().is_pinned(slot.frame()) =>
             {
                 wrong(Invariant::NeverStale)
             }
             // Pending is always right: the hypervisor looks.
             State::Look => Ok(()),
-            State::Mmio { generation, .. } if generation != self.generation => Ok(()),
+            State::Mmio { generation, .. } if generation != self.shadow.guest().generation() => Ok(()),
             State::Mmio { gfn, rights, .. } => match wanted {
                 Target::Mmio(wanted_gfn, wanted)
                     if gfn == wanted_gfn
-                        && (within(rights, wanted) || self.is_override(env, slot, rights, source)) =>
+                        && (within(rights, wanted) || self.is_override(slot, rights, source)) =>
                 {
                     Ok(())
                 }
                 _ if loose => Ok(()),
                 _ => wrong(Invariant::NeverWider),
             },
-            State::Mapped if loose => self.audit_loose(env, slot, listed),
+            State::Mapped if loose => self.audit_loose(slot, listed),
             State::Mapped => match wanted {
                 Target::Link(child, rights) => {
-                    let same = !entry.is_large() && entry.hpa() == env.hpa(child);
+                    let same = !entry.is_large() && entry.hpa() == self.env.hpa(child);
                     let within = source.role == Role::PaeRoot
                         || within(entry.rights(), rights)
-                        || self.is_override(env, slot, entry.rights(), source);
+                        || self.is_override(slot, entry.rights(), source);
                     if !same || !within {
                         return wrong(Invariant::NeverWider);
                     }
@@ -275,7 +252,7 @@ impl<P> Mmu<P> {
                     Ok(())
                 }
                 Target::Page { level: Level::L2, gfn, .. } if !entry.is_large() => {
-                    match self.audit_split(env, slot, gfn, listed) {
+                    match self.audit_split(slot, gfn, listed) {
                         true => Ok(()),
                         false => wrong(Invariant::NeverWider),
                     }
@@ -285,13 +262,13 @@ impl<P> Mmu<P> {
                         && entry.is_large() == (level != Level::L1)
                         && entry.is_global() == global;
                     let within =
-                        within(entry.rights(), rights) || self.is_override(env, slot, entry.rights(), source);
+                        within(entry.rights(), rights) || self.is_override(slot, entry.rights(), source);
                     if !same || !within {
                         return wrong(Invariant::NeverWider);
                     }
                     let expected = match level {
                         Level::L1 => List::Gfn(gfn.raw() as u32),
-                        _ => List::Region((gfn.raw() / crate::frames::REGION) as u32),
+                        _ => List::Region((gfn.raw() / crate::guest::REGION) as u32),
                     };
                     if listed != Some(expected) { wrong(Invariant::Lifetime) } else { Ok(()) }
                 }
@@ -302,30 +279,35 @@ impl<P> Mmu<P> {
 
     /// An entry may still lead to the identity page of a region that a large page could map again by now:
     /// whether that link is right. The page's own entries are audited by themselves.
-    fn audit_split(&mut self, env: &impl Env, slot: Slot, first: Gfn, listed: Option<List>) -> bool {
-        let Some(child) = self.find(Source::direct(Level::L1, first)) else { return false };
-        let rights = self.read(env, slot).rights();
-        let source = self.pool.source(slot.frame());
-        let allowed = match (source.role, self.guest_entry(env, slot)) {
+    fn audit_split(self, slot: Slot, first: Gfn, listed: Option<List>) -> bool {
+        let Some(child) = self.shadow.guest().find(self.shadow.tables(), Source::direct(Level::L1, first))
+        else {
+            return false;
+        };
+        let rights = self.view().read(slot).rights();
+        let source = self.shadow.tables().source(slot.frame());
+        let allowed = match (source.role, self.view().guest_entry(slot)) {
             (Role::Guest { nxe, wp, .. }, Some(entry)) => wp.page_rights(entry, nxe, false),
             _ => Rights::ALL,
         };
-        self.child(env, slot) == Some(child)
+        self.view().child(slot) == Some(child)
             && listed == Some(List::Parents(child))
-            && (within(rights, allowed) || self.is_override(env, slot, rights, source))
+            && (within(rights, allowed) || self.is_override(slot, rights, source))
     }
 
     /// A Mapped entry of a loose or detached table may be old, but what it leads to is live, and this guest's.
-    fn audit_loose(&self, env: &impl Env, slot: Slot, listed: Option<List>) -> Result<(), Violation> {
-        let hpa = self.read(env, slot).hpa();
+    fn audit_loose(self, slot: Slot, listed: Option<List>) -> Result<(), Violation> {
+        let hpa = self.view().read(slot).hpa();
         let holds = match listed {
             Some(List::Parents(child)) => {
-                self.child(env, slot) == Some(child) && self.pool.live_source(child).is_some()
+                self.view().child(slot) == Some(child)
+                    && self.shadow.tables().pool().live_source(child).is_some()
             }
-            Some(List::Gfn(gfn)) => is_backed(env, u64::from(gfn), hpa),
+            Some(List::Gfn(gfn)) => is_backed(self.env, u64::from(gfn), hpa),
             Some(List::Region(region)) => {
-                let frames = crate::frames::REGION;
-                (0..frames).all(|n| is_backed(env, u64::from(region) * frames + n, hpa.hfn().add(n).base()))
+                let frames = crate::guest::REGION;
+                (0..frames)
+                    .all(|n| is_backed(self.env, u64::from(region) * frames + n, hpa.hfn().add(n).base()))
             }
             None => false,
         };
@@ -339,9 +321,9 @@ impl<P> Mmu<P> {
     }
 
     /// Whether these are the rights of the form for a supervisor's write under CR0.WP = 0.
-    fn is_override(&mut self, env: &impl Env, slot: Slot, rights: Rights, source: Source) -> bool {
+    fn is_override(self, slot: Slot, rights: Rights, source: Source) -> bool {
         let Role::Guest { wp: Wp::Off { .. }, .. } = source.role else { return false };
-        match self.target(env, slot, true) {
+        match self.view().target(slot, true) {
             Target::Page { rights: wanted, .. } | Target::Link(_, wanted) | Target::Mmio(_, wanted) => {
                 within(rights, wanted)
             }

@@ -3,7 +3,7 @@
 use umbra_paging::{Gfn, Level};
 
 use crate::GuestFaults;
-use crate::role::{Role, Source};
+use crate::format::{Role, Source};
 
 /// Something that the MMU did: for the embedder's trace ([`ShadowFrames::observe`](crate::ShadowFrames::observe)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

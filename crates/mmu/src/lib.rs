@@ -53,223 +53,33 @@
 
 extern crate alloc;
 
-mod ahead;
+mod advice;
 mod audit;
-mod build;
 mod config;
-mod copies;
 mod derive;
-mod descend;
-mod detach;
-mod door;
-mod entry;
 mod env;
 mod event;
 mod fault;
-mod filter;
-mod frames;
-mod leaf;
-mod loose;
+mod format;
+mod guest;
+mod lifecycle;
+mod mmu;
 mod policy;
-mod pool;
-mod predict;
-mod quick;
-mod rmap;
-mod role;
 mod roots;
 mod sabotage;
-mod space;
-mod switch;
-mod zap;
+mod sync;
+mod tables;
 
+pub use advice::Predictor;
 pub use audit::{Invariant, Violation};
 pub use config::{
     Config, ConfigError, Counters, FaultOutcome, FilterPolicy, GuestFaults, MIN_FRAMES_PER_VCPU, Root,
     RootFormat, Work,
 };
-pub use entry::Encodings;
 pub use env::{Backing, Env, GuestMemory, ShadowFrames, Tlb};
 pub use event::{Event, Shadowed};
+pub use format::Encodings;
+pub use mmu::Mmu;
 pub use policy::{Answer, EmulateReachable, Origin, Place, TableWrite, WritePolicy};
-pub use predict::Predictor;
 #[cfg(feature = "sabotage")]
 pub use sabotage::Rule;
-
-use alloc::vec::Vec;
-
-use umbra_paging::{Gfn, Paging};
-
-use crate::ahead::Ahead;
-use crate::audit::ChangeLog;
-use crate::copies::{Copies, GROUP};
-use crate::detach::Detaches;
-use crate::entry::{ShadowEntry, State};
-
-use crate::filter::Choice;
-use crate::frames::Frames;
-use crate::pool::{PageId, Pool, Stored};
-use crate::quick::Shortcuts;
-use crate::rmap::{List, Rmap, Slot};
-#[cfg(not(feature = "sabotage"))]
-use crate::sabotage::Rule;
-use crate::space::Idle;
-
-/// One guest's shadow MMU.
-///
-/// All methods take the embedder's `env`; it must be the same one every time. vCPUs are numbered from zero.
-pub struct Mmu<P = Predictor> {
-    config: Config,
-    policy: P,
-    pool: Pool,
-    rmap: Rmap,
-    frames: Frames,
-    vcpus: Vec<Vcpu>,
-    /// MMIO entries of another generation count as [`State::Look`].
-    generation: u32,
-    counters: Counters,
-    choice: Choice,
-    /// The write that the embedder is to emulate: on which vCPU, to which table.
-    emulated: Option<(usize, Gfn)>,
-    shortcuts: Shortcuts,
-    idle: Idle,
-    copies: Copies,
-    /// Changes of references between shadow pages so far.
-    links: u64,
-    ahead: Ahead,
-    /// Changes of what vCPUs may load: see [`Mmu::roots_changed`].
-    roots_changed: u64,
-    log: ChangeLog,
-    #[cfg(feature = "sabotage")]
-    broken: Option<Rule>,
-}
-
-struct Vcpu {
-    paging: Paging,
-    root: PageId,
-    /// Roots that it may load without an exit.
-    loadable: Vec<PageId>,
-    detaches: Detaches,
-}
-
-/// A full flush that may be owed: because rights were taken away that something is going to rely on being
-/// gone, or because the size of a page changed.
-#[must_use = "what the CPU has cached is still in force until the flush that is owed is paid"]
-struct OwedFlush(bool);
-
-impl OwedFlush {
-    /// Both debts, paid by one flush.
-    fn and(self, other: OwedFlush) -> OwedFlush {
-        OwedFlush(self.0 || other.0)
-    }
-
-    fn pay<P>(self, mmu: &mut Mmu<P>, env: &mut impl Env) {
-        if self.0 {
-            mmu.flush(env);
-        }
-    }
-}
-
-impl<P> Mmu<P> {
-    /// The bytes of metadata beside the shadow frames now: a constant part, by the sizes of pool and guest memory, and 4 KiB
-    /// for each page that lives (and for up to 64 that did).
-    pub fn metadata_bytes(&self) -> usize {
-        let parts = [self.pool.bytes(), self.rmap.bytes(), self.frames.bytes(), self.choice.bytes()];
-        parts.iter().sum::<usize>() + self.copies.bytes()
-    }
-
-    /// Shadow frames in use.
-    pub fn live_pages(&self) -> u32 {
-        self.pool.live()
-    }
-
-    /// What was done so far.
-    pub fn counters(&self) -> Counters {
-        self.counters
-    }
-
-    fn flush(&mut self, env: &mut impl Env) {
-        env.flush();
-        self.pool.flushed();
-        self.happened(env, Event::Flushed);
-    }
-
-    /// Counts something, and tells the embedder.
-    fn happened(&mut self, env: &mut impl Env, event: Event) {
-        self.counters.count(event);
-        env.observe(event);
-    }
-
-    fn read(&self, env: &impl Env, slot: Slot) -> ShadowEntry {
-        ShadowEntry::new(env.read_shadow(slot.frame(), slot.index()))
-    }
-
-    fn state(&self, entry: ShadowEntry) -> State {
-        self.config.encodings.state(entry)
-    }
-
-    fn is_mapped(&self, entry: ShadowEntry) -> bool {
-        self.config.encodings.is_mapped(entry)
-    }
-
-    /// The entry at `slot`, and the frame of the shadow page that it references, if it does.
-    fn child(&self, env: &impl Env, slot: Slot) -> Option<u32> {
-        let entry = self.read(env, slot);
-        let is_table = self.pool.source(slot.frame()).role.level() != umbra_paging::Level::L1;
-        (is_table && self.is_mapped(entry) && !entry.is_large()).then(|| env.frame(entry.hpa()))
-    }
-
-    /// Stores an entry and keeps the reverse map in step: `list` is where it belongs, if it is Mapped.
-    ///
-    /// A large page owes a flush: smaller translations of the same addresses may be cached, which the guest's
-    /// own INVLPG would drop one by one only, and which some CPUs must never hold beside a larger one
-    /// (CVE-2018-12207).
-    fn set(&mut self, env: &mut impl Env, slot: Slot, entry: ShadowEntry, list: Option<List>) -> OwedFlush {
-        let old = self.read(env, slot);
-        if self.is_mapped(old) {
-            if let Some(child) = self.child(env, slot) {
-                self.pool.unreferenced(child);
-            }
-            self.rmap.remove(slot);
-        }
-        debug_assert_eq!(list.is_some(), self.is_mapped(entry));
-        if let Some(list) = list {
-            let level = |frame| self.pool.source(frame).role.level();
-            // Or a walk of the shadow would never end.
-            debug_assert!(
-                !matches!(list, List::Parents(child) if level(child) >= level(slot.frame())),
-                "references lead down a level"
-            );
-            self.rmap.insert(list, slot);
-        }
-        if old == entry {
-            return OwedFlush(false);
-        }
-        self.store(env, slot, entry);
-        OwedFlush(matches!(list, Some(List::Region(_))) && self.keeps(Rule::FlushAfterLarge))
-    }
-
-    /// Stores an entry that stays in its list.
-    fn store(&mut self, env: &mut impl Env, slot: Slot, entry: ShadowEntry) {
-        self.put(env, slot, entry);
-        self.stored(slot.frame(), slot.index() / GROUP);
-    }
-
-    /// Stores an entry; [`Mmu::stored`] follows.
-    #[inline]
-    fn put(&mut self, env: &mut impl Env, slot: Slot, entry: ShadowEntry) {
-        env.write_shadow(slot.frame(), slot.index(), entry.raw());
-        self.log.push(slot);
-    }
-
-    /// Notes that entries of this group of a page were stored.
-    #[inline]
-    fn stored(&mut self, frame: u32, group: usize) {
-        let Stored { refers, copy } = self.pool.stored(frame, group);
-        self.links += u64::from(refers);
-        if let Some(copy) = copy
-            && self.keeps(Rule::CopiesFollowStores)
-        {
-            self.copies.stored(copy, group);
-        }
-    }
-}

@@ -26,13 +26,11 @@
 //! | 4: MMIO entries have a generation | `MmioGeneration` |
 //! | 4: L1TF | `HideMmio` |
 //!
-//! Without a switch: the reserved bits of Pending entries and MAXPHYADDR = 52 (tested for all widths in `entry.rs`); and
+//! Without a switch: the reserved bits of Pending entries and MAXPHYADDR = 52 (tested for all widths in `format/entry.rs`); and
 //! what the embedder does: real control bits, the door for its own writes, which values of CR3 it lists under which PCID
 //! (tested where it is done: `targets.rs` of the reference machine and of the hypervisor).
 //!
 //! Without the feature `sabotage` every rule is kept, and the compiler sees that.
-
-use crate::Mmu;
 
 #[cfg(all(feature = "sabotage", not(debug_assertions)))]
 compile_error!("the feature `sabotage` breaks the MMU on purpose: it cannot be in a release build");
@@ -177,7 +175,20 @@ rules! {
     PendingBeforeWrite,
 }
 
-impl<P> Mmu<P> {
+/// Which rule is broken on purpose, if one is.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Rules {
+    #[cfg(feature = "sabotage")]
+    broken: Option<Rule>,
+}
+
+impl Rules {
+    /// This one is.
+    #[cfg(feature = "sabotage")]
+    pub(crate) const fn broken(rule: Rule) -> Rules {
+        Rules { broken: Some(rule) }
+    }
+
     /// Whether `rule` is kept.
     pub(crate) const fn keeps(&self, rule: Rule) -> bool {
         #[cfg(feature = "sabotage")]
@@ -195,11 +206,5 @@ impl<P> Mmu<P> {
         return self.broken.is_some();
         #[cfg(not(feature = "sabotage"))]
         false
-    }
-
-    /// Breaks a rule from now on.
-    #[cfg(feature = "sabotage")]
-    pub fn break_rule(&mut self, rule: Rule) {
-        self.broken = Some(rule);
     }
 }

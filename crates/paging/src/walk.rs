@@ -25,6 +25,15 @@ impl Rights {
     /// Everything is allowed.
     pub const ALL: Rights = Rights { write: true, user: true, execute: true };
 
+    /// What both allow.
+    pub const fn and(self, other: Rights) -> Rights {
+        Rights {
+            write: self.write && other.write,
+            user: self.user && other.user,
+            execute: self.execute && other.execute,
+        }
+    }
+
     /// What remains of these rights under an entry.
     pub const fn under(self, entry: GuestEntry, nxe: bool) -> Rights {
         Rights {

@@ -2,8 +2,8 @@
 //! valid, and something still leads to its frame when that holds another page.
 //!
 //! Here a role is never changed: another role is another page. A zapped page is unlinked from all its parents, and
-//! its frame waits in limbo for a flush (`crates/mmu/src/zap.rs`, `pool.rs`); handles carry a generation, and a root
-//! in use is pinned (`pool.rs`, `roots.rs`).
+//! its frame waits in limbo for a flush (`crates/mmu/src/zap.rs`, `tables/pool.rs`); handles carry a generation, and a root
+//! in use is pinned (`tables/pool.rs`, `roots.rs`).
 
 mod attack;
 

@@ -1,0 +1,167 @@
+//! Address spaces that no vCPU runs in: their tables are detached together.
+//!
+//! A guest writes the tables of another address space mostly to throw it away: a burst in each table, and then a write
+//! or two that unlink each. If one of the writes is answered by a detach, so are the others: all tables that the roots
+//! of this space lead to, and no others.
+
+use umbra_paging::{Gfn, Level, Paging};
+
+use crate::Env;
+use crate::format::{Role, Source};
+use crate::lifecycle::Shadow;
+use crate::tables::{List, Slot, slots};
+
+/// Shadow pages of one space that are looked at: enough for a small process, few enough for one exit.
+const MAX_PAGES: usize = 32;
+/// References to pages that are followed upwards: a hostile guest can make as many as there are entries.
+const MAX_PARENTS: u32 = 128;
+/// A table with more references than these counts as one that others lead to as well.
+const MAX_SHARED: usize = 4;
+/// Tables of which is remembered whether they are idle.
+const REMEMBERED: usize = 16;
+
+/// Shadow pages of one address space.
+struct Space {
+    pages: [u32; MAX_PAGES],
+    len: usize,
+}
+
+impl Space {
+    fn contains(&self, frame: u32) -> bool {
+        self.pages[..self.len].contains(&frame)
+    }
+
+    /// Adds a page, if it is not there already; false if there is no room for it.
+    fn add(&mut self, frame: u32) -> bool {
+        if self.contains(frame) {
+            return true;
+        }
+        let room = self.len < MAX_PAGES;
+        if room {
+            self.pages[self.len] = frame;
+            self.len += 1;
+        }
+        room
+    }
+}
+
+/// Which tables a vCPU was found not to run in, by frame: direct-mapped. Each answer holds for as long as no reference
+/// between shadow pages changes ([`Tables::links`](crate::tables::Tables::links)), and the vCPU runs on that root.
+#[derive(Default)]
+pub(crate) struct InactiveSpaces([Answer; REMEMBERED]);
+
+#[derive(Clone, Copy, Default)]
+struct Answer {
+    /// The frame's number plus one.
+    gfn: u64,
+    links: u64,
+    root: u32,
+    idle: bool,
+}
+
+impl InactiveSpaces {
+    /// Whether no root that a vCPU runs on, or is likely to go on with, leads to a shadow of this frame.
+    pub(crate) fn is_idle(&mut self, shadow: &Shadow, vcpu: usize, gfn: Gfn) -> bool {
+        let (number, links) = (gfn.raw() + 1, shadow.tables().links());
+        let root = shadow.roots().current(vcpu).frame();
+        let place = number as usize % REMEMBERED;
+        let Answer { gfn: known, links: when, root: under, idle } = self.0[place];
+        if (known, when, under) == (number, links, root) {
+            return idle;
+        }
+        let idle = !is_in_use_by_newest(shadow, gfn) && idle_above(shadow, gfn).is_some();
+        self.0[place] = Answer { gfn: number, links, root, idle };
+        idle
+    }
+}
+
+/// The tables of the address space of this one, if that is idle: some of them more than once.
+pub(crate) fn tables_of_space(shadow: &Shadow, env: &impl Env, gfn: Gfn) -> Option<SpaceTables> {
+    let mut space = idle_above(shadow, gfn)?;
+    add_below(shadow, env, &mut space);
+    let pool = shadow.tables().pool();
+    Some(SpaceTables {
+        gfns: space.pages.map(|frame| pool.live_source(frame).map_or(gfn, |source| source.gfn)),
+        len: space.len,
+    })
+}
+
+/// Guest tables of one address space.
+pub(crate) struct SpaceTables {
+    gfns: [Gfn; MAX_PAGES],
+    len: usize,
+}
+
+impl SpaceTables {
+    pub(crate) fn gfns(&self) -> &[Gfn] {
+        &self.gfns[..self.len]
+    }
+}
+
+/// Whether the newest of all references leads from a root in use: mostly it does.
+fn is_in_use_by_newest(shadow: &Shadow, gfn: Gfn) -> bool {
+    let rmap = shadow.tables().rmap();
+    let newest = |&frame: &u32| rmap.first(List::Parents(frame)).map(Slot::frame);
+    core::iter::successors(shadow.guest().first(gfn), newest).any(|frame| is_in_use(shadow, frame))
+}
+
+/// The shadows of this frame and all pages that lead to them, if no vCPU runs on one of these, and they are referenced
+/// by a few entries only.
+fn idle_above(shadow: &Shadow, gfn: Gfn) -> Option<Space> {
+    let mut space = Space { pages: [0; MAX_PAGES], len: 0 };
+    if !shadow.guest().shadows(shadow.tables().pool(), gfn).all(|frame| space.add(frame)) {
+        return None;
+    }
+    let (mut at, mut left) = (0, MAX_PARENTS);
+    while at < space.len {
+        let frame = space.pages[at];
+        let mut known = |slot: Slot| {
+            left = left.saturating_sub(1);
+            left > 0 && space.add(slot.frame())
+        };
+        if is_in_use(shadow, frame) || !shadow.tables().parents(frame).all(&mut known) {
+            return None;
+        }
+        at += 1;
+    }
+    Some(space)
+}
+
+/// Whether a vCPU runs on this root, or on its twin: with page-table isolation each process has two, and Linux keeps
+/// them in neighbouring frames.
+fn is_in_use(shadow: &Shadow, frame: u32) -> bool {
+    let Source { role, gfn } = shadow.tables().source(frame);
+    let twin = |paging: &Paging| paging.root.raw() == gfn.raw() ^ 1;
+    role.level() == Level::L4 && shadow.roots().pagings().any(twin) || shadow.roots().is_current(frame)
+}
+
+/// Adds the shadows of tables to which nothing but the space leads, as long as there is room.
+fn add_below(shadow: &Shadow, env: &impl Env, space: &mut Space) {
+    let tables = shadow.tables();
+    let mut at = 0;
+    while at < space.len {
+        let frame = space.pages[at];
+        at += 1;
+        if tables.source(frame).role.level() == Level::L1 {
+            continue;
+        }
+        let mut groups = tables.pool().busy(frame);
+        while let Some((group, mapped)) =
+            tables.next_of(env, frame, &mut groups, |entry| tables.is_mapped(entry))
+        {
+            for slot in slots(frame, group, mapped) {
+                let Some(child) = tables.child(env, slot) else { continue };
+                if space.contains(child) || !matches!(tables.source(child).role, Role::Guest { .. }) {
+                    continue;
+                }
+                // What many entries reference is asked about by each of them.
+                let mut parents = tables.parents(child);
+                let inside = |slot: Slot| space.contains(slot.frame());
+                let own = parents.by_ref().take(MAX_SHARED).all(inside) && parents.next().is_none();
+                if own && !space.add(child) {
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The place in the guest's code that writes a table.
+
+use umbra_paging::{ENTRIES, Gpa, PAGE_SIZE};
+
+use crate::fault::WalkCache;
+use crate::format::State;
+use crate::lifecycle::Shadow;
+use crate::policy::{Origin, Place};
+use crate::tables::{GROUP, Slot};
+use crate::{Backing, Env};
+
+/// How much of the stack is searched for return addresses: what a function saves, and a little more.
+const STACK_WORDS: usize = 8;
+
+/// The place of a write to a table at `gpa`.
+pub(crate) fn call_site(
+    shadow: &Shadow,
+    env: &impl Env,
+    walks: &mut WalkCache,
+    vcpu: usize,
+    origin: &Origin,
+    gpa: Gpa,
+) -> Place {
+    Place {
+        rip: origin.rip.raw(),
+        callers: callers(shadow, env, walks, vcpu, origin),
+        alike: is_followed_by_alike(shadow, env, gpa),
+    }
+}
+
+/// [`Place::alike`] of the entry at `gpa`, as far as the first shadow of its table tells.
+fn is_followed_by_alike(shadow: &Shadow, env: &impl Env, gpa: Gpa) -> bool {
+    let (Some(frame), index) = (shadow.guest().first(gpa.gfn()), gpa.page_offset() as usize / 8) else {
+        return false;
+    };
+    let tables = shadow.tables();
+    let is_absent = |index| tables.state(tables.read(env, Slot::new(frame, index))) == State::Absent;
+    index + 1 < ENTRIES && is_absent(index) == is_absent(index + 1)
+}
+
+/// How an instruction was reached, as far as its stack tells: the first return addresses there. They lie in the same
+/// 2 GiB of code as the instruction. (What is the address of a page is none.)
+fn callers(shadow: &Shadow, env: &impl Env, walks: &mut WalkCache, vcpu: usize, origin: &Origin) -> u64 {
+    let top = origin.rsp.filter(|rsp| rsp.raw().is_multiple_of(8));
+    let Some(top) = top.and_then(|rsp| walks.mapped(shadow, env, vcpu, rsp)) else { return 0 };
+    // What a loose table says now need not be what is mapped.
+    if shadow.guest().has_loose() || env.backing(top.gfn()) == Backing::None {
+        return 0;
+    }
+    let is_code = |&&word: &&u64| (word ^ origin.rip.raw()) >> 31 == 0 && word % PAGE_SIZE != 0;
+    let (mut callers, mut found) = (0u64, 0);
+    let first = top.page_offset() as usize / 8;
+    let end = (first + STACK_WORDS).min(ENTRIES);
+    let mut at = first;
+    while at < end {
+        let group = env.read_entries(top.gfn(), at / GROUP * GROUP);
+        let until = (at / GROUP * GROUP + GROUP).min(end);
+        for word in group[at % GROUP..][..until - at].iter().filter(is_code) {
+            callers = callers.rotate_left(32) ^ word;
+            found += 1;
+            if found == 2 {
+                return callers;
+            }
+        }
+        at = until;
+    }
+    callers
+}

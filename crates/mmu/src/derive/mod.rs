@@ -1,0 +1,116 @@
+//! What a shadow entry should be: a function of the guest's entry, the page's role and what is behind. Nothing here
+//! changes anything.
+
+mod narrow;
+mod plain;
+mod target;
+
+pub(crate) use target::Target;
+
+use umbra_paging::{Gfn, GuestEntry, Level};
+
+use crate::format::{Role, ShadowEntry, Source};
+use crate::guest::GuestFrames;
+use crate::sabotage::Rule;
+use crate::tables::{List, Slot, Tables};
+use crate::{Config, Env};
+
+/// The shadow and the guest, to be looked at.
+pub(crate) struct View<'a, E> {
+    tables: &'a Tables,
+    guest: &'a GuestFrames,
+    config: &'a Config,
+    env: &'a E,
+}
+
+impl<E> Clone for View<'_, E> {
+    #[inline]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E> Copy for View<'_, E> {}
+
+impl<'a, E: Env> View<'a, E> {
+    #[inline]
+    pub(crate) fn new(tables: &'a Tables, guest: &'a GuestFrames, config: &'a Config, env: &'a E) -> Self {
+        View { tables, guest, config, env }
+    }
+
+    #[inline]
+    pub(crate) fn tables(self) -> &'a Tables {
+        self.tables
+    }
+
+    #[inline]
+    pub(crate) fn guest(self) -> &'a GuestFrames {
+        self.guest
+    }
+
+    #[inline]
+    pub(crate) fn config(self) -> &'a Config {
+        self.config
+    }
+
+    #[inline]
+    pub(crate) fn env(self) -> &'a E {
+        self.env
+    }
+
+    fn keeps(self, rule: Rule) -> bool {
+        self.tables.keeps(rule)
+    }
+
+    pub(crate) fn read(self, slot: Slot) -> ShadowEntry {
+        self.tables.read(self.env, slot)
+    }
+
+    pub(crate) fn child(self, slot: Slot) -> Option<u32> {
+        self.tables.child(self.env, slot)
+    }
+
+    /// The guest's entry that the one at `slot` shadows, as it is now; `None` in pages without a guest table.
+    pub(crate) fn guest_entry(self, slot: Slot) -> Option<GuestEntry> {
+        let source = self.tables.source(slot.frame());
+        matches!(source.role, Role::Guest { .. })
+            .then(|| GuestEntry::new(self.env.read_entry(source.gfn.entry(slot.index()))))
+    }
+
+    /// The shadows of a guest frame.
+    pub(crate) fn shadows(self, gfn: Gfn) -> impl Iterator<Item = u32> + 'a {
+        self.guest.shadows(self.tables.pool(), gfn)
+    }
+
+    /// Whether the hardware can reach a shadow of the table in this frame.
+    pub(crate) fn is_reachable(self, gfn: Gfn) -> bool {
+        let (pool, rmap) = (self.tables.pool(), self.tables.rmap());
+        self.shadows(gfn).any(|frame| pool.is_pinned(frame) || rmap.first(List::Parents(frame)).is_some())
+    }
+
+    /// The page of exactly this source.
+    pub(crate) fn find(self, source: Source) -> Option<u32> {
+        self.guest.find(self.tables, source)
+    }
+
+    /// Whether a reference to the page may be added while tables may be loose, without their shadows being refreshed
+    /// before: not if it is one of a guest table while any is loose, as it may lead there over others.
+    pub(crate) fn is_current(self, child: u32) -> bool {
+        let table = matches!(self.tables.source(child).role, Role::Guest { .. });
+        !table || !self.guest.has_loose() || !self.keeps(Rule::RefreshLoose)
+    }
+
+    /// Whether a large page may be cached by smaller ones at or below this entry.
+    pub(crate) fn may_be_split(self, slot: Slot) -> bool {
+        if let Some(child) = self.child(slot) {
+            return !matches!(self.tables.source(child).role, Role::Guest { level: Level::L1, .. });
+        }
+        // A large page that is not mapped whole now may have been mapped by smaller ones before. (One that is
+        // was flushed for when it was installed.)
+        let level = self.tables.source(slot.frame()).role.level();
+        let large = |entry: GuestEntry| entry.present() && entry.is_leaf(level);
+        level != Level::L1
+            && self.guest_entry(slot).is_some_and(large)
+            && !self.tables.is_mapped(self.read(slot))
+    }
+}

@@ -1,0 +1,66 @@
+//! The short way for the plain entries: nearly all that a guest writes are of two kinds, and a new root repeats what
+//! others say.
+
+use umbra_paging::{GuestEntry, Level, bits};
+
+use super::View;
+use crate::format::{Role, ShadowEntry, Source, Wp};
+use crate::tables::List;
+use crate::{Backing, Env};
+
+impl<E: Env> View<'_, E> {
+    /// The shadow entry for an entry of a table whose writes are seen, and the list that it belongs to, in the plain
+    /// cases: not present, or, with CR0.WP set, not accessed, a page of memory whose guest rights can all be given, or
+    /// a table. In others `None`; then [`View::target`] knows. (The auditor compares with that, too.)
+    #[inline(always)]
+    pub(crate) fn plain(self, role: Role, guest: GuestEntry) -> Option<(ShadowEntry, Option<List>)> {
+        const KEPT: u64 = bits::W | bits::U | bits::G | bits::NX;
+        let raw = guest.raw();
+        if raw & bits::P == 0 {
+            return Some((self.tables.encodings().absent(), None));
+        }
+        let Role::Guest { level, nxe, wp: Wp::On } = role else { return None };
+        if level != Level::L1 {
+            return self.plain_link(level, nxe, guest);
+        }
+        if raw & bits::A == 0 && !self.tables.is_sabotaged() {
+            // Whatever else it says: all entries of a process that was just forked are so.
+            return Some((self.tables.encodings().look(), None));
+        }
+        let reserved = self.config.features.address_reserved() | if nxe { 0 } else { bits::NX };
+        // D must be set before W is given.
+        let clean = raw & (bits::W | bits::D) == bits::W;
+        if raw & (bits::A | reserved) != bits::A || clean || self.tables.is_sabotaged() {
+            return None;
+        }
+        let gfn = guest.frame();
+        match self.env.backing(gfn) {
+            Backing::Ram { hfn, writable: true } if raw & bits::W == 0 || !self.guest.is_tracked(gfn) => {
+                let new = raw & KEPT | bits::P | bits::A | bits::D | hfn.base().raw();
+                Some((ShadowEntry::new(new), Some(List::Gfn(gfn.raw() as u32))))
+            }
+            _ => None,
+        }
+    }
+
+    /// The same for a present entry of a table of a higher level. Half of what a new root says is about the kernel's
+    /// tables.
+    fn plain_link(self, level: Level, nxe: bool, guest: GuestEntry) -> Option<(ShadowEntry, Option<List>)> {
+        let gfn = guest.frame();
+        let odd = guest.is_leaf(level)
+            || guest.reserved(level, nxe, &self.config.features) != 0
+            || !self.guest.can_hold_table(self.env, gfn);
+        if odd || self.guest.has_loose() || self.tables.is_sabotaged() {
+            return None;
+        }
+        let source = Source { role: Role::Guest { level: level.below()?, nxe, wp: Wp::On }, gfn };
+        let found = self.guest.find(self.tables, source);
+        match found.filter(|_| guest.accessed() && !self.guest.is_detached(source)) {
+            Some(child) => {
+                let entry = ShadowEntry::link(self.env.hpa(child), Wp::On.link_rights(guest, nxe));
+                Some((entry, Some(List::Parents(child))))
+            }
+            None => Some((self.tables.encodings().look(), None)),
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The general way: what a shadow entry should be, and how it is encoded.
+
+use umbra_paging::{ENTRIES, Gfn, GuestEntry, Hfn, Level, Rights, bits};
+
+use super::View;
+use crate::format::{Held, Role, ShadowEntry, Source, Wp};
+use crate::guest::{REGION, RegionBacking};
+use crate::sabotage::Rule;
+use crate::tables::{List, Slot};
+use crate::{Backing, Env};
+
+/// What a shadow entry should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// The guest's entry is not present.
+    Absent,
+    /// The hypervisor must look: nothing that could be mapped now.
+    Look,
+    /// This page is not built yet.
+    Missing(Source),
+    /// No memory: the first frame and this level's rights.
+    Mmio(Gfn, Rights),
+    /// A shadow page, by its frame in the pool.
+    Link(u32, Rights),
+    /// A page.
+    Page { level: Level, gfn: Gfn, hfn: Hfn, rights: Rights, global: bool, held: Held },
+}
+
+/// What a guest entry says of a page.
+#[derive(Clone, Copy)]
+struct Page {
+    /// Its first frame.
+    gfn: Gfn,
+    /// This level's rights; W only with D.
+    rights: Rights,
+    global: bool,
+    /// Whether the entry itself has W.
+    writes: bool,
+}
+
+impl Page {
+    fn identity(gfn: Gfn) -> Page {
+        Page { gfn, rights: Rights::ALL, global: false, writes: true }
+    }
+}
+
+impl<E: Env> View<'_, E> {
+    /// What the entry at `slot` should be now. `supervisor_writes` chooses the form of a page while CR0.WP is
+    /// clear: see [`Wp::Off`].
+    pub(crate) fn target(self, slot: Slot, supervisor_writes: bool) -> Target {
+        match self.guest_entry(slot) {
+            Some(entry) => self.target_of(slot, entry, supervisor_writes),
+            None => self.direct_target(slot),
+        }
+    }
+
+    fn target_of(self, slot: Slot, entry: GuestEntry, supervisor_writes: bool) -> Target {
+        let source = self.tables.source(slot.frame());
+        let Role::Guest { level, nxe, wp } = source.role else {
+            unreachable!("only shadows of guest tables have guest entries");
+        };
+        if !entry.present() {
+            // Only a table whose writes are seen can promise that an entry is not present (I1).
+            let seen = self.guest.is_seen(self.env, source) || !self.keeps(Rule::NoAbsentInLoose);
+            return if seen { Target::Absent } else { Target::Look };
+        }
+        if entry.reserved(level, nxe, &self.config.features) != 0 && self.keeps(Rule::RefuseReserved) {
+            return Target::Look;
+        }
+        let needs_accessed = match entry.is_leaf(level) {
+            true => Rule::AccessedInLeaf,
+            false => Rule::AccessedAbove,
+        };
+        if !entry.accessed() && self.keeps(needs_accessed) {
+            return Target::Look;
+        }
+        if !entry.is_leaf(level) {
+            return self.table_target(entry, level, nxe, wp);
+        }
+        let entry = match self.keeps(Rule::DirtyBeforeWrite) {
+            true => entry,
+            false => GuestEntry::new(entry.raw() | bits::D),
+        };
+        let page = Page {
+            gfn: entry.leaf_frame(level),
+            rights: wp.page_rights(entry, nxe, supervisor_writes),
+            global: entry.global(),
+            // While CR0.WP is clear nothing depends on knowing.
+            writes: wp == Wp::On && entry.writable(),
+        };
+        let Page { gfn, rights, .. } = page;
+        match level {
+            Level::L1 => self.page_target(page),
+            Level::L2 => self.region_target(page),
+            _ if self.guest.knows(gfn) => self.found(Source::direct(Level::L2, gfn), rights),
+            _ => Target::Mmio(gfn, rights),
+        }
+    }
+
+    fn table_target(self, entry: GuestEntry, level: Level, nxe: bool, wp: Wp) -> Target {
+        let level = level.below().expect("an entry of a page table is a leaf");
+        let gfn = entry.frame();
+        if !self.guest.can_hold_table(self.env, gfn) {
+            return Target::Look;
+        }
+        let below = if self.keeps(Rule::RoleHasRightsAbove) { wp.below(entry) } else { wp };
+        let source = Source { role: Role::Guest { level, nxe, wp: below }, gfn };
+        let rights = wp.link_rights(entry, nxe);
+        if !self.keeps(Rule::RoleHasKind)
+            && level <= Level::L2
+            && let Some(frame) = self.find(Source::direct(level, gfn))
+        {
+            return Target::Link(frame, rights);
+        }
+        self.found(source, rights)
+    }
+
+    fn found(self, source: Source, rights: Rights) -> Target {
+        match self.find(source) {
+            // Nothing may lead to a page that is out of date.
+            Some(_) if self.guest.is_detached(source) && self.keeps(Rule::AttachBeforeLink) => {
+                Target::Missing(source)
+            }
+            Some(frame) => Target::Link(frame, rights),
+            None => Target::Missing(source),
+        }
+    }
+
+    fn page_target(self, page: Page) -> Target {
+        let Page { gfn, rights, global, writes } = page;
+        match self.env.backing(gfn) {
+            Backing::Ram { hfn, writable } if self.guest.knows(gfn) => {
+                let writable = writable || !self.keeps(Rule::KeepReadOnlyBacking);
+                let untracked = rights.write && writable;
+                let write = untracked && !self.guest.is_tracked(gfn);
+                let held = match writes && !write {
+                    false => Held::Nothing,
+                    true if untracked => Held::TrackedWrite,
+                    true => Held::Write,
+                };
+                Target::Page { level: Level::L1, gfn, hfn, rights: Rights { write, ..rights }, global, held }
+            }
+            _ => Target::Mmio(gfn, rights),
+        }
+    }
+
+    /// A 2 MiB page, guest-large or of the identity map.
+    fn region_target(self, page: Page) -> Target {
+        let Page { gfn, rights, global, writes } = page;
+        let Some(region) = self.guest.region(gfn) else { return Target::Mmio(gfn, rights) };
+        match self.guest.region_backing(self.env, region) {
+            RegionBacking::Empty => Target::Mmio(gfn, rights),
+            RegionBacking::Whole { hfn, writable }
+                if !self.guest.region_is_tracked(region) || !self.keeps(Rule::SplitAroundTables) =>
+            {
+                let write = rights.write && writable;
+                let held = if writes && !write { Held::Write } else { Held::Nothing };
+                Target::Page { level: Level::L2, gfn, hfn, rights: Rights { write, ..rights }, global, held }
+            }
+            // The rights of the large page stand in the link; the pages of the identity map allow all.
+            RegionBacking::Whole { .. } | RegionBacking::Pieces => {
+                self.found(Source::direct(Level::L1, gfn), rights)
+            }
+        }
+    }
+
+    fn direct_target(self, slot: Slot) -> Target {
+        let Source { role, gfn } = self.tables.source(slot.frame());
+        let index = slot.index() as u64;
+        match role {
+            Role::Direct { level: Level::L1 } => self.page_target(Page::identity(gfn.add(index))),
+            Role::Direct { .. } => self.region_target(Page::identity(gfn.add(index * REGION))),
+            // A PDPTE can be Mapped or Absent, never Pending: SDM, "PAE Paging".
+            Role::PaeRoot if index < 4 => {
+                self.found(Source::direct(Level::L2, Gfn::new(index * REGION * ENTRIES as u64)), Rights::ALL)
+            }
+            Role::PaeRoot => Target::Absent,
+            Role::Guest { .. } => unreachable!("a shadow of a guest table has guest entries"),
+        }
+    }
+
+    /// The entry that carries a target out, and the list it belongs to.
+    pub(crate) fn encode(self, slot: Slot, target: Target) -> (ShadowEntry, Option<List>) {
+        let encodings = self.tables.encodings();
+        match target {
+            Target::Absent => (encodings.absent(), None),
+            Target::Look | Target::Missing(_) => (encodings.look(), None),
+            Target::Mmio(gfn, rights) if encodings.can_hide(gfn) || !self.keeps(Rule::HideMmio) => {
+                (encodings.mmio(gfn, rights, self.guest.generation()), None)
+            }
+            // It is found out by a walk each time.
+            Target::Mmio(..) => (encodings.look(), None),
+            Target::Link(child, rights) => {
+                let rights = self.kept(rights);
+                let entry = match self.tables.source(slot.frame()).role {
+                    Role::PaeRoot => ShadowEntry::pdpte(self.env.hpa(child)),
+                    _ => ShadowEntry::link(self.env.hpa(child), rights),
+                };
+                (entry, Some(List::Parents(child)))
+            }
+            Target::Page { level, gfn, hfn, rights, global, held } => {
+                let rights = self.kept(rights);
+                let list = match level {
+                    Level::L1 => List::Gfn(gfn.raw() as u32),
+                    _ => List::Region((gfn.raw() / REGION) as u32),
+                };
+                (ShadowEntry::page(level, hfn.base(), rights, global, held), Some(list))
+            }
+        }
+    }
+
+    /// The rights that an entry gets: those that it should have.
+    fn kept(self, rights: Rights) -> Rights {
+        Rights {
+            write: rights.write || !self.keeps(Rule::KeepWrite),
+            user: rights.user || !self.keeps(Rule::KeepUser),
+            execute: rights.execute || !self.keeps(Rule::KeepNx),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The shadow made to translate an address.
+
+use umbra_paging::{Access, Gva, Rights};
+
+use crate::derive::Target;
+use crate::format::{Role, index};
+use crate::lifecycle::Cx;
+use crate::policy::WritePolicy;
+use crate::sabotage::Rule;
+use crate::tables::Slot;
+use crate::{Env, Event};
+
+/// What [`map`] came to.
+#[derive(Clone, Copy)]
+pub(crate) struct Mapped {
+    linked: bool,
+    below_root: bool,
+    complete: bool,
+}
+
+impl Mapped {
+    /// A table was linked on the way.
+    pub(crate) fn has_linked(self) -> bool {
+        self.linked
+    }
+
+    /// A table was linked into the root on the way to a page.
+    pub(crate) fn has_linked_below_root(self) -> bool {
+        self.below_root && self.complete
+    }
+
+    /// A translation, or the knowledge that there is no memory, is installed. If not, no shadow entry can
+    /// allow the access: not without allowing more, or it goes through a table that is no memory.
+    pub(crate) fn is_complete(self) -> bool {
+        self.complete
+    }
+}
+
+/// Makes the shadow translate `gva` for an access that the guest's tables allow to a page with these
+/// `rights`: builds and links what is missing on the way, and installs the leaf. Where the guest's tables
+/// end in an entry that is not present, it goes as far as that.
+pub(crate) fn map<E: Env>(
+    cx: &mut Cx<'_, E>,
+    policy: &mut dyn WritePolicy,
+    vcpu: usize,
+    gva: Gva,
+    rights: Rights,
+    access: Access,
+) -> Mapped {
+    cx.entries().refresh_loose();
+    let root = cx.shadow().roots().current(vcpu);
+    let mut frame = cx.shadow().tables().pool().frame_of(root).expect("a root in use is pinned");
+    let mut done = Mapped { linked: false, below_root: false, complete: false };
+    let mut path = [frame; 4];
+    for depth in 0.. {
+        path[depth] = frame;
+        let role = cx.shadow().tables().source(frame).role;
+        let Some(overrides) = overrides(cx, role, rights, access) else { return done };
+        let slot = Slot::new(frame, index(role, gva));
+        let target = provided(cx, policy, slot, role, overrides, &path[..=depth]);
+        let old_child = cx.view().child(slot);
+        let changes = cx.entries().install(slot, target);
+        if !changes && matches!(target, Target::Page { .. }) {
+            // Installed already: the fault came from something cached. It is dropped by the fault itself
+            // (SDM, "Operations that Invalidate TLBs"), but not all CPUs do so if the fault exits.
+            cx.env().flush_fault(vcpu, gva);
+        }
+        let child = match target {
+            Target::Link(child, _) => child,
+            Target::Page { .. } | Target::Mmio(..) => return Mapped { complete: true, ..done },
+            Target::Absent | Target::Look | Target::Missing(_) => return done,
+        };
+        if old_child != Some(child) {
+            done.linked = true;
+            done.below_root |= depth == 0;
+            cx.touch(child);
+        }
+        frame = child;
+    }
+    unreachable!("the entries of a page table link no further")
+}
+
+/// Whether a page of this role needs the form in which only the supervisor may write; nothing, if that form would
+/// allow more.
+fn overrides<E: Env>(cx: &Cx<'_, E>, role: Role, rights: Rights, access: Access) -> Option<bool> {
+    match role {
+        Role::Guest { wp, nxe, .. } if wp.overrides(rights, access) => {
+            let unsafe_ = wp.override_is_unsafe(nxe) && cx.shadow().tables().keeps(Rule::OverrideIsSafe);
+            (!unsafe_).then_some(true)
+        }
+        _ => Some(false),
+    }
+}
+
+/// What the entry at `slot` should be, with the page that it references: built, if it was missing, and none of those
+/// on the `path` there reclaimed for it.
+fn provided<E: Env>(
+    cx: &mut Cx<'_, E>,
+    policy: &mut dyn WritePolicy,
+    slot: Slot,
+    role: Role,
+    overrides: bool,
+    path: &[u32],
+) -> Target {
+    let target = cx.view().target(slot, overrides);
+    let Target::Missing(source) = target else { return target };
+    if cx.shadow().tables().keeps(Rule::SparePath) {
+        path.iter().for_each(|&frame| cx.touch(frame));
+    }
+    cx.provide(policy, source);
+    if matches!((role, source.role), (Role::Guest { .. }, Role::Direct { .. })) {
+        cx.happened(Event::Split { gfn: source.gfn });
+    }
+    cx.view().target(slot, overrides)
+}

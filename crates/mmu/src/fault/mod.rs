@@ -1,0 +1,11 @@
+//! The steps of a page fault: look in the shadow, walk the guest's tables, map.
+
+mod map;
+mod progress;
+mod shadow_walk;
+mod walk;
+
+pub(crate) use map::{Mapped, map};
+pub(crate) use progress::Detaches;
+pub(crate) use shadow_walk::{Known, WalkCache};
+pub(crate) use walk::{is_bypassed, reported, walk};

@@ -1,0 +1,163 @@
+//! What the shadow alone can tell, without a walk of the guest's tables.
+
+use umbra_paging::{Access, Gpa, Gva, Hpa, Level, Mode, PAGE_SIZE, Rights};
+
+use crate::Env;
+use crate::format::{Held, ShadowEntry, State, index};
+use crate::lifecycle::Shadow;
+use crate::sabotage::Rule;
+use crate::tables::Slot;
+
+/// What the shadow knows of an access that exited.
+pub(crate) enum Known {
+    /// It goes to no memory.
+    Mmio(Gpa),
+    /// The guest's tables allow it, all A and D bits are set, and only the tracking of the frame holds it back.
+    TableWrite(Gpa),
+}
+
+/// Where the hardware's walk of the shadow ends now.
+struct End {
+    slot: Slot,
+    entry: ShadowEntry,
+    level: Level,
+    /// What the links above allow.
+    rights: Rights,
+}
+
+/// How many tables are remembered by the addresses that they serve.
+const REMEMBERED: usize = 16;
+
+/// Tables in which walks of the shadow by a vCPU end, by the addresses that they serve: direct-mapped. What is
+/// remembered holds for as long as no entry changes that may refer to another table
+/// ([`Tables::links`](crate::tables::Tables::links)).
+#[derive(Default)]
+pub(crate) struct WalkCache([LastTable; REMEMBERED]);
+
+#[derive(Clone, Copy)]
+struct LastTable {
+    /// The address, divided by what a page table covers.
+    number: u64,
+    root: u32,
+    links: u64,
+    frame: u32,
+    level: Level,
+    rights: Rights,
+}
+
+impl Default for LastTable {
+    fn default() -> LastTable {
+        // No number is so large.
+        LastTable { number: u64::MAX, root: 0, links: 0, frame: 0, level: Level::L1, rights: Rights::ALL }
+    }
+}
+
+impl WalkCache {
+    /// Answers from the shadow alone if it can. The walk there is current (or, through a loose table, one that a TLB
+    /// might still hold), its A bits are set, and W stands in the entry only if D is.
+    pub(crate) fn known(
+        &mut self,
+        shadow: &Shadow,
+        env: &impl Env,
+        vcpu: usize,
+        gva: Gva,
+        access: Access,
+    ) -> Option<Known> {
+        let End { slot, entry, level, rights } = self.walk(shadow, env, vcpu, gva)?;
+        let paging = shadow.roots().paging(vcpu);
+        match shadow.tables().state(entry) {
+            State::Mapped => {
+                let leaf = Rights { write: true, ..entry.rights() };
+                let held = level == Level::L1 && access.is_write() && entry.held() == Held::TrackedWrite;
+                if !held
+                    || !rights.write
+                    || shadow.guest().has_loose()
+                    || !rights.and(leaf).allow(access, paging)
+                {
+                    return None;
+                }
+                let gfn = match shadow.view(env).guest_entry(slot) {
+                    Some(guest) => guest.frame(),
+                    None => shadow.tables().source(slot.frame()).gfn.add(slot.index() as u64),
+                };
+                let gpa = Gpa::new(gfn.base().raw() + gva.raw() % PAGE_SIZE);
+                shadow.guest().is_tracked(gfn).then_some(Known::TableWrite(gpa))
+            }
+            State::Mmio { gfn, rights: leaf, generation } => {
+                let rights = rights.and(leaf);
+                let current =
+                    generation == shadow.guest().generation() || !shadow.tables().keeps(Rule::MmioGeneration);
+                let allowed = rights.allow(access, paging) && (rights.write || !access.is_write());
+                let gpa = Gpa::new(gfn.base().raw() + offset(gva, level));
+                (current && allowed).then_some(Known::Mmio(gpa))
+            }
+            State::Absent | State::Look => None,
+        }
+    }
+
+    /// Where the byte of code at `gva` lies, if the shadow maps it now.
+    pub(crate) fn code(&mut self, shadow: &Shadow, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Hpa> {
+        let End { entry, level, .. } = self.walk(shadow, env, vcpu, gva)?;
+        let runs = shadow.tables().is_mapped(entry) && entry.rights().execute;
+        runs.then(|| Hpa::new(entry.hpa().raw() + offset(gva, level)))
+    }
+
+    /// The guest-physical address that the shadow maps `gva` to now.
+    pub(crate) fn mapped(&mut self, shadow: &Shadow, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Gpa> {
+        let End { slot, entry, level, .. } = self.walk(shadow, env, vcpu, gva)?;
+        let first = match shadow.view(env).guest_entry(slot) {
+            Some(guest) => guest.leaf_frame(level),
+            None => shadow.tables().source(slot.frame()).gfn.add(slot.index() as u64 * level.pages()),
+        };
+        let gpa = Gpa::new(first.base().raw() + offset(gva, level));
+        shadow.tables().is_mapped(entry).then_some(gpa)
+    }
+
+    /// Walks the shadow as the hardware does, rights aside; as far as the last table by what was found before.
+    #[inline]
+    fn walk(&mut self, shadow: &Shadow, env: &impl Env, vcpu: usize, gva: Gva) -> Option<End> {
+        let number = gva.raw() >> Level::L2.shift();
+        let (root, links) = (shadow.roots().current(vcpu).frame(), shadow.tables().links());
+        let at = number as usize % REMEMBERED;
+        let found = self.0[at];
+        let LastTable { frame, level, rights, .. } = match (found.number, found.root, found.links) {
+            known if known == (number, root, links) => found,
+            _ => {
+                let (frame, level, rights) = last_table(shadow, env, vcpu, gva)?;
+                let found = LastTable { number, root, links, frame, level, rights };
+                self.0[at] = found;
+                found
+            }
+        };
+        let slot = Slot::new(frame, gva.index(level));
+        Some(End { slot, entry: shadow.tables().read(env, slot), level, rights })
+    }
+}
+
+/// The table in which the hardware's walk ends, its level, and what the links to it allow.
+fn last_table(shadow: &Shadow, env: &impl Env, vcpu: usize, gva: Gva) -> Option<(u32, Level, Rights)> {
+    let tables = shadow.tables();
+    let mut frame = tables.pool().frame_of(shadow.roots().current(vcpu))?;
+    let mut level = Level::L4;
+    let mut rights = Rights::ALL;
+    if shadow.roots().paging(vcpu).mode == Mode::Off {
+        // PDPTEs have no rights.
+        let slot = Slot::new(frame, index(tables.source(frame).role, gva));
+        frame = tables.child(env, slot)?;
+        level = Level::L2;
+    }
+    while let Some(below) = level.below() {
+        let entry = tables.read(env, Slot::new(frame, gva.index(level)));
+        if !tables.is_mapped(entry) || entry.is_large() {
+            break;
+        }
+        rights = rights.and(entry.rights());
+        frame = env.frame(entry.hpa());
+        level = below;
+    }
+    Some((frame, level, rights))
+}
+
+fn offset(gva: Gva, level: Level) -> u64 {
+    gva.raw() & (level.pages() * PAGE_SIZE - 1)
+}

@@ -1,0 +1,64 @@
+//! The walk of the guest's own tables.
+
+use umbra_paging::{Access, GuestFault, Gva, Pfec, Walk, bits};
+
+use crate::lifecycle::{Cx, Shadow};
+use crate::sabotage::Rule;
+use crate::{Env, GuestFaults, Work};
+
+/// Walks the guest's tables and sets the accessed and dirty bits, through the door.
+pub(crate) fn walk<E: Env>(
+    cx: &mut Cx<'_, E>,
+    vcpu: usize,
+    gva: Gva,
+    access: Access,
+) -> Result<(Walk, Option<Work>), GuestFault> {
+    let paging = *cx.shadow().roots().paging(vcpu);
+    let mut work: Option<Work> = None;
+    'again: loop {
+        let view = cx.view();
+        let walk = match umbra_paging::walk(view.env(), &paging, &view.config().features, gva, access) {
+            Ok(walk) => walk,
+            Err(fault) => {
+                // A page fault invalidates what is cached for its address (SDM, "Operations that
+                // Invalidate TLBs and Paging-Structure Caches"), so loose tables must not keep it.
+                if cx.shadow().tables().keeps(Rule::TightenAtFault) {
+                    cx.tighten_all();
+                }
+                cx.env().flush_fault(vcpu, gva);
+                return Err(fault);
+            }
+        };
+        for step in walk.steps() {
+            let Some(new) = step.update(access) else { continue };
+            let old = step.entry.raw();
+            if cx.entries().update_entry(step.at, old, new).is_err() {
+                // Another vCPU changed the entry. Each round follows a change of the guest's own making.
+                continue 'again;
+            }
+            let dirty = (new ^ old) & bits::D != 0;
+            let this = if dirty { Work::Dirty } else { Work::Accessed };
+            work = Some(work.map_or(this, |before| before.min(this)));
+        }
+        return Ok((walk, work));
+    }
+}
+
+/// Whether the CPU itself can deliver this fault once the tables on the way are linked: it exited only
+/// because they were not.
+pub(crate) fn is_bypassed(shadow: &Shadow, fault: GuestFault) -> bool {
+    let spared = match shadow.guest_faults() {
+        GuestFaults::Trap => false,
+        GuestFaults::Present => true,
+        GuestFaults::User => fault.pfec.contains(Pfec::USER),
+    };
+    !fault.pfec.contains(Pfec::PRESENT) && spared
+}
+
+/// The fault as the guest gets it: as its own tables raise it, not as the exit says.
+pub(crate) fn reported(shadow: &Shadow, fault: GuestFault) -> GuestFault {
+    if shadow.tables().keeps(Rule::CodeFromWalk) {
+        return fault;
+    }
+    GuestFault { pfec: fault.pfec | Pfec::PRESENT | Pfec::RSVD, ..fault }
+}

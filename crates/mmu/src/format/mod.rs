@@ -1,0 +1,8 @@
+//! What shadow entries look like, and what a shadow page is known by.
+
+mod entry;
+mod key;
+
+pub use entry::Encodings;
+pub(crate) use entry::{GENERATIONS, Held, ShadowEntry, State};
+pub(crate) use key::{Role, Source, Wp, index};

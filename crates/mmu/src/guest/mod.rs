@@ -1,0 +1,370 @@
+//! What is known of each guest frame: its shadows, whether writes to it are seen, and what lies behind it and its
+//! neighbours.
+
+mod backing;
+mod tracking;
+
+pub(crate) use backing::RegionBacking;
+pub(crate) use tracking::Tracking;
+
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use umbra_paging::{Gfn, Level};
+
+use crate::format::{GENERATIONS, Role, Source, Wp};
+use crate::sabotage::Rule;
+use crate::tables::{Pool, Tables};
+use crate::{Backing, GuestMemory};
+
+use backing::Remembered;
+use tracking::Shadows;
+
+/// Frames in a 2 MiB region.
+pub(crate) const REGION: u64 = Level::L2.pages();
+/// Frames that a `Direct` page of `L2` covers.
+const GIB: u64 = Level::L3.pages();
+/// How many frames may be loose at a time. Only writes that cannot be emulated need any.
+const MAX_LOOSE: usize = 8;
+
+#[derive(Default)]
+struct Region {
+    /// Tracked frames inside.
+    tracked: u16,
+    /// The `Direct` page that maps it by 4 KiB pages.
+    direct: Option<u32>,
+    /// Nothing until asked for, and after a change.
+    backing: Remembered,
+}
+
+pub(crate) struct GuestFrames {
+    frames: Vec<Shadows>,
+    regions: Vec<Region>,
+    /// The `Direct` page of each GiB, at least the four that PAE paging can address.
+    gibs: Vec<Option<u32>>,
+    pae_root: Option<u32>,
+    /// The frames that are [`Tracking::Unsync`], the first of them first.
+    loose: Vec<Gfn>,
+    /// Of the gpa->hpa map: MMIO entries of another generation count as Look.
+    generation: u32,
+}
+
+impl GuestFrames {
+    pub(crate) fn new(end: Gfn) -> GuestFrames {
+        let end = end.raw();
+        GuestFrames {
+            frames: vec![Shadows::UNTRACKED; end as usize],
+            regions: (0..end.div_ceil(REGION)).map(|_| Region::default()).collect(),
+            gibs: vec![None; end.div_ceil(GIB).max(4) as usize],
+            pae_root: None,
+            loose: Vec::with_capacity(MAX_LOOSE),
+            generation: 0,
+        }
+    }
+
+    /// The bytes that this takes.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of_val(&*self.frames) + size_of_val(&*self.regions) + size_of_val(&*self.gibs)
+    }
+
+    /// Whether `gfn` is a frame that can be RAM at all.
+    pub(crate) fn knows(&self, gfn: Gfn) -> bool {
+        gfn.raw() < self.frames.len() as u64
+    }
+
+    /// Whether the shadow of a table in this frame can follow it: not if the frame is no memory.
+    pub(crate) fn can_hold_table(&self, memory: &impl GuestMemory, gfn: Gfn) -> bool {
+        self.knows(gfn) && memory.backing(gfn) != Backing::None
+    }
+}
+
+/// Tracking.
+impl GuestFrames {
+    fn shadows_of(&self, gfn: Gfn) -> Shadows {
+        self.frames.get(gfn.raw() as usize).copied().unwrap_or(Shadows::UNTRACKED)
+    }
+
+    /// Whether writes to `gfn` are seen.
+    pub(crate) fn tracking(&self, gfn: Gfn) -> Tracking {
+        self.shadows_of(gfn).tracking()
+    }
+
+    /// Whether guest writes to `gfn` must be seen.
+    pub(crate) fn is_tracked(&self, gfn: Gfn) -> bool {
+        self.tracking(gfn) == Tracking::Tracked
+    }
+
+    /// Whether the page is a shadow of a detached frame.
+    pub(crate) fn is_detached(&self, source: Source) -> bool {
+        matches!(source.role, Role::Guest { .. }) && self.tracking(source.gfn) == Tracking::Detached
+    }
+
+    /// Whether the page is a shadow of a loose frame.
+    pub(crate) fn is_loose(&self, source: Source) -> bool {
+        matches!(source.role, Role::Guest { .. }) && self.tracking(source.gfn) == Tracking::Unsync
+    }
+
+    /// Whether every write to the page's guest table is seen, so that its entries may be Absent.
+    pub(crate) fn is_seen(&self, memory: &impl GuestMemory, source: Source) -> bool {
+        matches!(source.role, Role::Guest { .. })
+            && self.is_tracked(source.gfn)
+            && memory.backing(source.gfn) != Backing::None
+    }
+
+    /// Ends the tracking of a frame; its shadows stay listed, but nothing leads to them.
+    pub(crate) fn detach(&mut self, gfn: Gfn) {
+        self.change(gfn, Tracking::Tracked, Tracking::Detached);
+    }
+
+    /// The opposite of [`GuestFrames::detach`].
+    pub(crate) fn attach(&mut self, gfn: Gfn) {
+        self.change(gfn, Tracking::Detached, Tracking::Tracked);
+    }
+
+    /// Ends the tracking of a frame; its shadows stay listed.
+    pub(crate) fn loosen(&mut self, gfn: Gfn) {
+        self.change(gfn, Tracking::Tracked, Tracking::Unsync);
+        self.loose.push(gfn);
+    }
+
+    /// The opposite of [`GuestFrames::loosen`]: without shadows there is nothing to track.
+    pub(crate) fn tighten(&mut self, gfn: Gfn) {
+        self.loose.retain(|&other| other != gfn);
+        let tracked = self.first(gfn).is_some();
+        self.change(gfn, Tracking::Unsync, if tracked { Tracking::Tracked } else { Tracking::Untracked });
+    }
+
+    fn change(&mut self, gfn: Gfn, from: Tracking, to: Tracking) {
+        let word = &mut self.frames[gfn.raw() as usize];
+        debug_assert_eq!(word.tracking(), from);
+        *word = word.with_tracking(to);
+        let region = self.region_mut(gfn);
+        region.tracked -= u16::from(from == Tracking::Tracked);
+        region.tracked += u16::from(to == Tracking::Tracked);
+    }
+
+    /// The loose frames, the first of them first.
+    pub(crate) fn loose(&self) -> &[Gfn] {
+        &self.loose
+    }
+
+    pub(crate) fn has_loose(&self) -> bool {
+        !self.loose.is_empty()
+    }
+
+    pub(crate) fn loose_is_full(&self) -> bool {
+        self.loose.len() == MAX_LOOSE
+    }
+
+    /// Whether any frame of the region is tracked: then no large page may map it.
+    pub(crate) fn region_is_tracked(&self, region: u32) -> bool {
+        self.regions[region as usize].tracked != 0
+    }
+}
+
+/// The gpa->hpa map.
+impl GuestFrames {
+    /// The generation of the map.
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The map is about to change. True if the generations begin anew.
+    pub(crate) fn next_generation(&mut self) -> bool {
+        self.generation = (self.generation + 1) % GENERATIONS;
+        self.generation == 0
+    }
+
+    /// The region number of `gfn`, if any of it can be RAM.
+    pub(crate) fn region(&self, gfn: Gfn) -> Option<u32> {
+        let region = gfn.raw() / REGION;
+        (region < self.regions.len() as u64).then_some(region as u32)
+    }
+
+    fn region_mut(&mut self, gfn: Gfn) -> &mut Region {
+        &mut self.regions[(gfn.raw() / REGION) as usize]
+    }
+
+    pub(crate) fn region_backing(&self, memory: &impl GuestMemory, region: u32) -> RegionBacking {
+        let remembered = &self.regions[region as usize].backing;
+        remembered.get().unwrap_or_else(|| {
+            let backing = RegionBacking::ask(memory, Gfn::new(u64::from(region) * REGION));
+            remembered.set(backing);
+            backing
+        })
+    }
+
+    /// Notes that a frame lies elsewhere now than its neighbours.
+    pub(crate) fn is_in_pieces(&mut self, gfn: Gfn) {
+        self.region_mut(gfn).backing.set(RegionBacking::Pieces);
+    }
+
+    /// Forgets what lay behind the region of `gfn`.
+    pub(crate) fn forget_backing(&mut self, gfn: Gfn) {
+        self.region_mut(gfn).backing.forget();
+    }
+}
+
+/// The shadows.
+impl GuestFrames {
+    /// The first of the shadows of `gfn`: the others follow by [`Pool::next_of_gfn`].
+    pub(crate) fn first(&self, gfn: Gfn) -> Option<u32> {
+        self.shadows_of(gfn).first()
+    }
+
+    /// The shadows of `gfn`.
+    pub(crate) fn shadows<'a>(&'a self, pool: &'a Pool, gfn: Gfn) -> impl Iterator<Item = u32> + 'a {
+        core::iter::successors(self.first(gfn), |&frame| pool.next_of_gfn(frame))
+    }
+
+    /// The live page of exactly this source.
+    pub(crate) fn find(&self, tables: &Tables, source: Source) -> Option<u32> {
+        match source.role {
+            Role::Guest { .. } => self
+                .shadows(tables.pool(), source.gfn)
+                .find(|&frame| is_same(tables, tables.source(frame), source)),
+            Role::Direct { .. } | Role::PaeRoot => self.identity(source),
+        }
+    }
+
+    fn identity(&self, source: Source) -> Option<u32> {
+        let gfn = source.gfn.raw();
+        match source.role {
+            Role::Direct { level: Level::L1 } => self.regions.get((gfn / REGION) as usize)?.direct,
+            Role::Direct { .. } => *self.gibs.get((gfn / GIB) as usize)?,
+            Role::PaeRoot => self.pae_root,
+            Role::Guest { .. } => None,
+        }
+    }
+
+    fn set_identity(&mut self, source: Source, frame: Option<u32>) -> Option<u32> {
+        let gfn = source.gfn.raw();
+        let place = match source.role {
+            Role::Direct { level: Level::L1 } => &mut self.regions[(gfn / REGION) as usize].direct,
+            Role::Direct { .. } => &mut self.gibs[(gfn / GIB) as usize],
+            Role::PaeRoot | Role::Guest { .. } => &mut self.pae_root,
+        };
+        core::mem::replace(place, frame)
+    }
+
+    /// Whether a search for this source finds the page in `frame`: for the auditor.
+    pub(crate) fn is_listed(&self, pool: &Pool, source: Source, frame: u32) -> bool {
+        let found = match source.role {
+            Role::Guest { .. } => self.shadows(pool, source.gfn).find(|&at| pool.source(at) == source),
+            Role::Direct { .. } | Role::PaeRoot => self.identity(source),
+        };
+        found == Some(frame)
+    }
+
+    /// Whether pages of this source are listed, so that [`GuestFrames::find`] finds them. A root that is no memory
+    /// is not: there is nothing to follow.
+    pub(crate) fn lists(&self, source: Source) -> bool {
+        !matches!(source.role, Role::Guest { .. }) || self.knows(source.gfn)
+    }
+
+    /// Lists a new page under its source. True if its guest frame is tracked only from now on.
+    pub(crate) fn insert(&mut self, tables: &mut Tables, source: Source, frame: u32) -> bool {
+        if !self.lists(source) {
+            return false;
+        }
+        if !matches!(source.role, Role::Guest { .. }) {
+            let before = self.set_identity(source, Some(frame));
+            debug_assert!(before.is_none());
+            return false;
+        }
+        debug_assert!(!self.is_detached(source));
+        let word = &mut self.frames[source.gfn.raw() as usize];
+        tables.set_next_of_gfn(frame, word.first());
+        *word = word.with_first(Some(frame));
+        let newly_tracked = word.tracking() == Tracking::Untracked;
+        if newly_tracked {
+            self.change(source.gfn, Tracking::Untracked, Tracking::Tracked);
+        }
+        newly_tracked
+    }
+
+    /// Takes a page off the list of its source. True if its guest frame is no longer tracked from now on.
+    pub(crate) fn remove(&mut self, tables: &mut Tables, source: Source, frame: u32) -> bool {
+        if !self.lists(source) {
+            return false;
+        }
+        if !matches!(source.role, Role::Guest { .. }) {
+            self.set_identity(source, None);
+            return false;
+        }
+        let next = tables.pool().next_of_gfn(frame);
+        tables.set_next_of_gfn(frame, None);
+        let word = &mut self.frames[source.gfn.raw() as usize];
+        let first = word.first().expect("a shadow page is listed under its guest frame");
+        if first == frame {
+            *word = word.with_first(next);
+        } else {
+            let mut before = first;
+            while tables.pool().next_of_gfn(before) != Some(frame) {
+                before =
+                    tables.pool().next_of_gfn(before).expect("a shadow page is listed under its guest frame");
+            }
+            tables.set_next_of_gfn(before, next);
+        }
+        let tracking = word.tracking();
+        // A loose frame stays loose without shadows: the write that it was released for is yet to come.
+        if word.first().is_some() || tracking == Tracking::Unsync {
+            return false;
+        }
+        self.change(source.gfn, tracking, Tracking::Untracked);
+        tracking == Tracking::Tracked
+    }
+}
+
+fn is_same(tables: &Tables, found: Source, wanted: Source) -> bool {
+    let blur = |source: Source| {
+        let Role::Guest { mut level, mut nxe, mut wp } = source.role else { return source };
+        if !tables.keeps(Rule::RoleHasLevel) {
+            level = Level::L1;
+        }
+        nxe &= tables.keeps(Rule::RoleHasNxe);
+        if !tables.keeps(Rule::RoleHasWp) {
+            wp = Wp::On;
+        }
+        Source { role: Role::Guest { level, nxe, wp }, ..source }
+    };
+    blur(found) == blur(wanted)
+}
+
+impl GuestFrames {
+    /// What is wrong with the bookkeeping, in words: states of frames, the counts of tracked ones, and the
+    /// backings that are remembered.
+    pub(crate) fn audit(&self, memory: &impl GuestMemory, pool: &Pool) -> Option<String> {
+        let mut tracked = vec![0; self.regions.len()];
+        for (gfn, word) in self.frames.iter().enumerate() {
+            let gfn = Gfn::new(gfn as u64);
+            if word.first().is_some_and(|frame| pool.live_source(frame).is_none()) {
+                return Some(alloc::format!("{gfn:?} lists a page that is gone"));
+            }
+            let tracking = word.tracking();
+            let agrees = match tracking {
+                Tracking::Untracked => word.first().is_none(),
+                Tracking::Tracked | Tracking::Detached => word.first().is_some(),
+                Tracking::Unsync => true,
+            };
+            if !agrees || self.loose.contains(&gfn) != (tracking == Tracking::Unsync) {
+                return Some(alloc::format!("{gfn:?} is {tracking:?}"));
+            }
+            tracked[(gfn.raw() / REGION) as usize] += u16::from(tracking == Tracking::Tracked);
+        }
+        let mut regions = self.regions.iter().zip(tracked).enumerate();
+        regions.find_map(|(n, (region, tracked))| {
+            let first = Gfn::new(n as u64 * REGION);
+            if region.tracked != tracked {
+                return Some(alloc::format!(
+                    "{first:?}: {} tracked frames, {tracked} counted",
+                    region.tracked
+                ));
+            }
+            let wrong = |&backing: &RegionBacking| backing != RegionBacking::ask(memory, first);
+            let backing = region.backing.get().filter(wrong);
+            backing.map(|backing| alloc::format!("{first:?}: {backing:?} is remembered"))
+        })
+    }
+}

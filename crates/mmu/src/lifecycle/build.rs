@@ -1,0 +1,67 @@
+//! Building shadow pages: protect the guest's table, flush, read it, fill the shadow.
+
+use super::Cx;
+use crate::format::Source;
+use crate::policy::WritePolicy;
+use crate::sabotage::Rule;
+use crate::{Env, Event};
+
+impl<E: Env> Cx<'_, E> {
+    /// The page of `source`, up to date: built, or attached again, if need be.
+    pub(crate) fn provide(&mut self, policy: &mut dyn WritePolicy, source: Source) -> u32 {
+        if self.shadow.guest.is_detached(source) && self.keeps(Rule::AttachBeforeLink) {
+            self.attach(policy, source);
+        }
+        match self.view().find(source) {
+            Some(frame) => frame,
+            None => self.build(source),
+        }
+    }
+
+    /// Builds the page of `source`, reclaiming the frames of other ones if need be: none that is pinned or
+    /// among the newest.
+    fn build(&mut self, source: Source) -> u32 {
+        let frame = self.allocate(source);
+        let super::Shadow { tables, guest, .. } = &mut *self.shadow;
+        // Listed before it is filled: a table that maps itself must find itself tracked.
+        let newly_tracked = guest.insert(tables, source, frame);
+        let seen = guest.is_seen(self.env, source);
+        tables.open(self.env, frame, seen);
+        if !self.keeps(Rule::ReadAfterProtect) {
+            self.entries().fill_now(frame);
+        }
+        if newly_tracked && self.keeps(Rule::ProtectTables) {
+            self.entries().protect_now(source.gfn);
+        }
+        if self.keeps(Rule::ReadAfterProtect) {
+            self.entries().fill_now(frame);
+        }
+        self.happened(Event::Built(source.into()));
+        frame
+    }
+
+    fn allocate(&mut self, source: Source) -> u32 {
+        if let Some(frame) = self.shadow.tables.allocate(source) {
+            return frame;
+        }
+        if !self.shadow.tables.pool().has_limbo() {
+            self.reclaim();
+        }
+        if self.shadow.tables.pool().has_limbo() {
+            self.flush();
+        }
+        self.shadow.tables.allocate(source).expect("a page was zapped and what was cached of it flushed")
+    }
+
+    /// Zaps pages to make room: several at a time share the flush; few enough that what one instruction needs stays.
+    fn reclaim(&mut self) {
+        let batch = (self.shadow.tables.pool().count() / 16).clamp(1, 16);
+        let (oldest, spare) = (self.keeps(Rule::ReclaimOldest), self.keeps(Rule::SpareRoots));
+        for _ in 0..batch {
+            let victim = self.shadow.tables.pool().victim(oldest, spare);
+            let victim = victim.expect("the configuration leaves frames that are not pinned");
+            self.happened(Event::Reclaimed);
+            self.zap(victim);
+        }
+    }
+}

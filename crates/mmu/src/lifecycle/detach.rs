@@ -1,0 +1,115 @@
+//! Detached frames: guest tables that nothing leads to, so that the guest may write them freely.
+//!
+//! Every parent entry of all shadows of the frame becomes Pending, what is cached of them is flushed, and only then is
+//! the protection dropped. The shadows stay, out of date, until the first access through one of them: that exits, and
+//! the frame is *attached* again: protected, flushed, read, and what has changed since is rebuilt. A burst of writes
+//! costs two exits so, whatever its length. Nothing that the hardware can reach is ever out of date (I1).
+//!
+//! A root in use has no parent: it is never detached. One that is only loadable is withdrawn.
+
+use umbra_paging::Gfn;
+
+use super::{Cx, Shadow};
+use crate::format::{Role, Source};
+use crate::policy::WritePolicy;
+use crate::sabotage::Rule;
+use crate::tables::{List, PageId};
+use crate::{Env, Event};
+
+impl Shadow {
+    /// Whether the tracked frame can be detached: no vCPU runs on it as a root.
+    pub(crate) fn can_detach(&self, gfn: Gfn) -> bool {
+        let mut shadows = self.guest.shadows(self.tables.pool(), gfn);
+        self.guest.is_tracked(gfn) && !shadows.any(|frame| self.roots.is_current(frame))
+    }
+}
+
+impl<E: Env> Cx<'_, E> {
+    /// Gives up the tracking of those of these frames for which that can be: see the module's documentation.
+    pub(crate) fn detach(&mut self, gfns: &[Gfn]) {
+        let mut cached = self.shadow.tables.pool().has_limbo();
+        for &gfn in gfns {
+            if self.shadow.can_detach(gfn) {
+                cached |= self.unlink(gfn);
+            }
+        }
+        if cached && self.keeps(Rule::FlushBeforeDetach) {
+            self.flush();
+        }
+        for &gfn in gfns {
+            // A frame with shadows of several roles may be named several times.
+            if self.shadow.can_detach(gfn) {
+                self.shadow.guest.detach(gfn);
+                self.happened(Event::Detached(gfn));
+                self.entries().unprotect(gfn);
+            }
+        }
+    }
+
+    /// The shadows of a frame that is most likely no table any more are the first to be reclaimed.
+    pub(crate) fn age_shadows(&mut self, gfn: Gfn) {
+        let mut next = self.first_shadow(gfn);
+        while let Some(frame) = next {
+            next = self.next_shadow(frame);
+            self.shadow.tables.age(frame);
+        }
+    }
+
+    /// Detaches a guest table that nothing leads to any more: most likely it is about to be freed, and what it is used
+    /// for next need not exit.
+    pub(crate) fn let_go(&mut self, child: PageId) {
+        let Some(frame) = self.shadow.tables.pool().frame_of(child) else { return };
+        let Source { role, gfn } = self.shadow.tables.source(frame);
+        let dead = matches!(role, Role::Guest { .. }) && !self.view().is_reachable(gfn);
+        if dead && self.shadow.can_detach(gfn) && !self.shadow.guest.has_loose() {
+            self.detach(&[gfn]);
+            self.age_shadows(gfn);
+        }
+    }
+
+    /// Removes all that leads to the shadows of a frame. Whether any of it may be cached.
+    fn unlink(&mut self, gfn: Gfn) -> bool {
+        self.withdraw_everywhere(gfn);
+        let mut cached = false;
+        let mut next = self.first_shadow(gfn);
+        while let Some(frame) = next {
+            next = self.next_shadow(frame);
+            if self.keeps(Rule::UnlinkDetached) {
+                self.shadow.tables.look_all(self.env, List::Parents(frame));
+            }
+            cached |= self.shadow.tables.pool().may_be_cached(frame);
+        }
+        cached
+    }
+
+    /// Tracks the frame of `source` again, which is detached, and brings its shadow of that role up to date. Its
+    /// shadows of other roles go: most of them are of an earlier life of the frame.
+    pub(super) fn attach(&mut self, policy: &mut dyn WritePolicy, source: Source) {
+        let gfn = source.gfn;
+        let mut kept = None;
+        let mut next = self.first_shadow(gfn);
+        while let Some(frame) = next {
+            next = self.next_shadow(frame);
+            match self.shadow.tables.source(frame) == source {
+                true => kept = Some(frame),
+                false => self.zap(frame),
+            }
+        }
+        // With the last shadow the frame stops being detached. It was not needed again: the detach has spared all that.
+        let Some(frame) = kept else { return policy.attached(gfn, u32::MAX) };
+        self.shadow.guest.attach(gfn);
+        if self.keeps(Rule::ReadAfterAttach) {
+            self.entries().protect_now(gfn);
+        }
+        let mut changed = 0;
+        if self.keeps(Rule::RefillAttached) {
+            self.shadow.tables.copy(frame);
+            changed = self.entries().fill_now(frame);
+        }
+        if !self.keeps(Rule::ReadAfterAttach) {
+            self.entries().protect_now(gfn);
+        }
+        policy.attached(gfn, changed);
+        self.happened(Event::Attached { gfn, level: source.role.level(), changed });
+    }
+}

@@ -1,0 +1,170 @@
+//! Whole pages change state: built, attached, detached, zapped, moved; and guest frames with them.
+//!
+//! [`Shadow`] owns all that the hardware's view of the guest depends on. It is changed through a [`Cx`], which adds the
+//! embedder's `env`.
+
+mod build;
+mod detach;
+mod load;
+mod placement;
+mod revoke;
+mod unsync;
+mod zap;
+
+use umbra_paging::Gfn;
+
+use crate::derive::View;
+use crate::guest::GuestFrames;
+use crate::roots::Roots;
+use crate::sabotage::Rule;
+use crate::sync::{Entries, FaultFilter};
+use crate::tables::{Slot, Tables};
+use crate::{Config, Env, Event, GuestFaults};
+
+/// The shadow pages, the guest frames, the roots, and the filter that rests on them.
+pub(crate) struct Shadow {
+    tables: Tables,
+    guest: GuestFrames,
+    roots: Roots,
+    filter: FaultFilter,
+    config: Config,
+}
+
+impl Shadow {
+    /// The shadow of a guest whose memory ends at `end`, in so many shadow frames, of which each vCPU may have so many
+    /// roots loadable. There are no vCPUs yet.
+    pub(crate) fn new(config: Config, frames: u32, end: Gfn, loadable: usize) -> Shadow {
+        Shadow {
+            tables: Tables::new(&config, frames, end),
+            guest: GuestFrames::new(end),
+            roots: Roots::new(config.vcpus, loadable),
+            filter: FaultFilter::new(config.filter),
+            config,
+        }
+    }
+
+    /// The bytes of metadata that this takes now.
+    pub(crate) fn bytes(&self) -> usize {
+        self.tables.bytes() + self.guest.bytes() + self.filter.bytes()
+    }
+
+    pub(crate) fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    pub(crate) fn guest(&self) -> &GuestFrames {
+        &self.guest
+    }
+
+    pub(crate) fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Whether entries must not be narrow now.
+    pub(crate) fn filter_is_user(&self) -> bool {
+        self.filter.is_user()
+    }
+
+    /// Which page faults must exit when the guest runs next.
+    pub(crate) fn guest_faults(&self) -> GuestFaults {
+        self.filter.guest_faults(&self.tables, &self.guest, &self.roots)
+    }
+
+    /// The shadow and the guest, to be looked at.
+    #[inline]
+    pub(crate) fn view<'a, E: Env>(&'a self, env: &'a E) -> View<'a, E> {
+        View::new(&self.tables, &self.guest, &self.config, env)
+    }
+
+    /// The shadow and the guest, to be changed.
+    #[inline]
+    pub(crate) fn with<'a, E: Env>(&'a mut self, env: &'a mut E) -> Cx<'a, E> {
+        Cx { shadow: self, env }
+    }
+
+    /// The vCPU has loaded one of its loadable roots by itself.
+    pub(crate) fn switched(&mut self, vcpu: usize, root: Gfn) {
+        self.roots.switched(&mut self.tables, vcpu, root);
+    }
+
+    /// The vCPU may not load this root by itself any more: the embedder has asked for it.
+    pub(crate) fn withdraw(&mut self, vcpu: usize, root: Gfn) {
+        self.roots.withdraw(&mut self.tables, vcpu, root);
+    }
+
+    /// Takes one of the entries that changed since they were last [seen](Shadow::all_seen): for the auditor.
+    pub(crate) fn take_changed(&mut self) -> Option<Slot> {
+        self.tables.take_changed()
+    }
+
+    /// All entries were looked at.
+    pub(crate) fn all_seen(&mut self) {
+        self.tables.all_seen();
+    }
+
+    #[cfg(feature = "sabotage")]
+    pub(crate) fn break_rule(&mut self, rule: Rule) {
+        self.tables.break_rule(rule);
+    }
+}
+
+/// The shadow, to be changed, and the embedder.
+pub(crate) struct Cx<'a, E> {
+    shadow: &'a mut Shadow,
+    env: &'a mut E,
+}
+
+impl<E: Env> Cx<'_, E> {
+    #[inline]
+    pub(crate) fn view(&self) -> View<'_, E> {
+        self.shadow.view(self.env)
+    }
+
+    /// The entries of the pages there are, to be changed.
+    #[inline]
+    pub(crate) fn entries(&mut self) -> Entries<'_, E> {
+        let Shadow { tables, guest, filter, config, .. } = &mut *self.shadow;
+        Entries::new(tables, guest, filter, config, self.env)
+    }
+
+    #[inline]
+    pub(crate) fn shadow(&self) -> &Shadow {
+        self.shadow
+    }
+
+    #[inline]
+    pub(crate) fn env(&mut self) -> &mut E {
+        self.env
+    }
+
+    fn keeps(&self, rule: Rule) -> bool {
+        self.shadow.tables.keeps(rule)
+    }
+
+    pub(crate) fn flush(&mut self) {
+        self.shadow.tables.flush(self.env);
+    }
+
+    /// Counts something, and tells the embedder.
+    pub(crate) fn happened(&mut self, event: Event) {
+        self.shadow.tables.happened(self.env, event);
+    }
+
+    /// Makes the page the last to be reclaimed.
+    pub(crate) fn touch(&mut self, frame: u32) {
+        self.shadow.tables.touch(frame);
+    }
+
+    /// The first shadow of a guest frame. Those behind it follow by [`Cx::next_shadow`].
+    fn first_shadow(&self, gfn: Gfn) -> Option<u32> {
+        self.shadow.guest.first(gfn)
+    }
+
+    fn next_shadow(&self, frame: u32) -> Option<u32> {
+        self.shadow.tables.pool().next_of_gfn(frame)
+    }
+}

@@ -1,0 +1,156 @@
+//! Roots that a vCPU may load by itself, without an exit: where they lie.
+//!
+//! If the shadow of the root in guest frame X lies at host-physical X (an *identity root*), the value that the guest
+//! loads into CR3 is the right one for the real CR3, and reading CR3 back gives what was written. The guest frame gives
+//! way: it exchanges its place with the shadow frame ([`ShadowFrames::exchange`](crate::ShadowFrames::exchange)). The
+//! page moves back when it is zapped, so free shadow frames lie where they always lay.
+//!
+//! A loadable root is pinned, tracked, and built for the control bits that the vCPU has now. It is withdrawn as soon as
+//! one of these ends: when the control bits change, when a table becomes loose, before its frame is detached, revoked
+//! or zapped. The embedder finds that out by [`Mmu::roots_changed`](crate::Mmu::roots_changed) before the guest runs
+//! again, and must then tell the CPU which values still pass. What may be cached from a root that is withdrawn is
+//! flushed as for any page that something stops referring to (I5).
+
+use umbra_paging::Gfn;
+
+use super::{Cx, Shadow};
+use crate::format::{Role, Source};
+use crate::guest::REGION;
+use crate::policy::WritePolicy;
+use crate::sabotage::Rule;
+use crate::tables::{List, Slot};
+use crate::{Backing, Env, Event};
+
+/// After a frame has moved, so many of its mappings are made anew at once; the others when they are next used.
+const EAGER: usize = 4;
+
+impl Shadow {
+    /// Whether the root in this guest frame has a shadow for the control bits that a vCPU has now, which is up to date.
+    pub(crate) fn knows_root(&self, vcpu: usize, root: Gfn) -> bool {
+        let source = self.roots.source(vcpu, root);
+        !self.guest.is_detached(source)
+            && self.guest.lists(source)
+            && self.guest.find(&self.tables, source).is_some()
+    }
+
+    /// Whether another root can be expected to become loadable once there is a place for it.
+    pub(crate) fn may_offer(&self, env: &impl Env, vcpu: usize, root: Gfn) -> bool {
+        // One that is free or in limbo is enough, so that none is reclaimed; another is left for what the guest needs
+        // next.
+        let pool = self.tables.pool();
+        let room = pool.live() + 2 <= pool.count() || self.knows_root(vcpu, root);
+        self.roots.can_load(vcpu) && self.guest.can_hold_table(env, root) && !self.guest.has_loose() && room
+    }
+}
+
+impl<E: Env> Cx<'_, E> {
+    /// Lets a vCPU load its current root by itself.
+    pub(crate) fn offer_current(&mut self, vcpu: usize) -> bool {
+        let root = self.shadow.tables.pool().frame_of(self.shadow.roots.current(vcpu));
+        root.is_some_and(|root| self.offer(vcpu, root))
+    }
+
+    /// Lets a vCPU load the root in this guest frame by itself.
+    pub(crate) fn offer_other(&mut self, policy: &mut dyn WritePolicy, vcpu: usize, root: Gfn) -> bool {
+        let Shadow { tables, roots, .. } = &*self.shadow;
+        let full = roots.loadable(vcpu).len() == roots.capacity();
+        if !self.shadow.may_offer(self.env, vcpu, root)
+            || full && roots.find_loadable(tables, vcpu, root).is_none()
+        {
+            return false;
+        }
+        let root = self.provide(policy, self.shadow.roots.source(vcpu, root));
+        self.offer(vcpu, root)
+    }
+
+    fn offer(&mut self, vcpu: usize, root: u32) -> bool {
+        self.becomes_identity_root(vcpu, root) && self.shadow.roots.offer(&mut self.shadow.tables, vcpu, root)
+    }
+
+    /// Whether this root lies, or now comes to lie, where the guest's CR3 points, and may be loaded by the vCPU.
+    fn becomes_identity_root(&mut self, vcpu: usize, root: u32) -> bool {
+        let gfn = self.shadow.tables.source(root).gfn;
+        let followed = self.shadow.guest.is_tracked(gfn) && !self.shadow.guest.has_loose();
+        if !self.shadow.roots.can_load(vcpu) || !followed && self.keeps(Rule::OfferFollowed) {
+            return false;
+        }
+        if self.env.hpa(root).raw() == gfn.base().raw() {
+            return true;
+        }
+        // Another vCPU that runs on it would walk what is about to become the guest's.
+        if self.shadow.roots.is_current_elsewhere(vcpu, root) {
+            return false;
+        }
+        self.make_room(gfn);
+        let at_home = |backing| matches!(backing, Backing::Ram { hfn, .. } if hfn.raw() == gfn.raw());
+        at_home(self.env.backing(gfn)) && self.exchange(root, gfn, true)
+    }
+
+    /// Moves the shadow of another role back that lies in the place of its guest frame, if nothing uses it.
+    fn make_room(&mut self, gfn: Gfn) {
+        let pool = self.shadow.tables.pool();
+        let idle = |&frame: &u32| pool.is_moved(frame) && !pool.is_pinned(frame);
+        let moved = self.shadow.guest.shadows(pool, gfn).find(idle);
+        if let Some(frame) = moved {
+            self.exchange(frame, gfn, false);
+        }
+    }
+
+    /// Moves a page that is about to be zapped back to where its frame lay.
+    pub(super) fn move_home(&mut self, frame: u32, source: Source) {
+        if self.shadow.tables.pool().is_moved(frame) {
+            let back = self.exchange(frame, source.gfn, false);
+            assert!(back, "what was exchanged can be exchanged again");
+        }
+    }
+
+    /// Moves the shadows of a frame back that are roots in use: what is behind it is about to change.
+    pub(super) fn move_roots_home(&mut self, gfn: Gfn) {
+        loop {
+            let pool = self.shadow.tables.pool();
+            let moved = self.shadow.guest.shadows(pool, gfn).find(|&frame| pool.is_moved(frame));
+            let Some(frame) = moved.filter(|_| self.keeps(Rule::HomeBeforeRevoke)) else { return };
+            self.move_home(frame, self.shadow.tables.source(frame));
+            self.shadow.roots.changed();
+        }
+    }
+
+    /// Exchanges the places of a guest frame and of a shadow page of it.
+    fn exchange(&mut self, frame: u32, gfn: Gfn, away: bool) -> bool {
+        let list = List::Gfn(gfn.raw() as u32);
+        let mut mappings = [None; EAGER];
+        for (mapping, slot) in mappings.iter_mut().zip(self.shadow.tables.rmap().iter(list)) {
+            *mapping = Some(slot);
+        }
+        if self.keeps(Rule::UnmapBeforeExchange) {
+            self.shadow.tables.look_all(self.env, list);
+            self.shadow.tables.look_all(self.env, List::Region((gfn.raw() / REGION) as u32));
+        }
+        // Roots in use, or loaded a while ago, may be cached by themselves.
+        if self.keeps(Rule::FlushBeforeExchange) {
+            self.flush();
+        }
+        if !self.env.exchange(frame, gfn) {
+            return false;
+        }
+        self.shadow.tables.set_moved(frame, away);
+        match away {
+            true => self.shadow.guest.is_in_pieces(gfn),
+            false => self.shadow.guest.forget_backing(gfn),
+        }
+        self.happened(Event::RootMoved(gfn));
+        for slot in mappings.into_iter().flatten() {
+            self.map_again(slot);
+        }
+        true
+    }
+
+    /// Makes an entry anew that was Mapped just now, if nothing has to be built for it.
+    fn map_again(&mut self, slot: Slot) {
+        let Source { role, gfn } = self.shadow.tables.source(slot.frame());
+        let detached = matches!(role, Role::Guest { .. }) && !self.shadow.guest.is_tracked(gfn);
+        if !detached {
+            self.entries().refresh_now(slot);
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Loose frames: guest tables whose writes are not seen for a while.
+//!
+//! Some writes to a table can be neither emulated nor allowed by detaching it: the table is the root in use, or it maps
+//! the very instruction, stack or operand of the write. Such a frame becomes *loose*: its shadows stay (or are rebuilt
+//! as needed), but hold no Absent entry, so nothing relies on seeing the guest set P. What is Mapped there behaves like
+//! a TLB: it may be older than the table, which the architecture allows until the guest flushes. That is so for the
+//! addresses under which it was reached already; so the shadows are refreshed before a new reference to one of them is
+//! made. At the guest's next flush of any kind the frame is tracked again and its shadows are brought up to date. So
+//! every flush of the guest must exit while any table is loose.
+
+use umbra_paging::Gfn;
+
+use super::Cx;
+use crate::sabotage::Rule;
+use crate::{Env, Event};
+
+impl<E: Env> Cx<'_, E> {
+    /// Makes a tracked frame loose until the guest's next flush.
+    pub(crate) fn loosen(&mut self, gfn: Gfn) {
+        if self.shadow.guest.loose_is_full() {
+            let oldest = self.shadow.guest.loose()[0];
+            self.tighten(oldest);
+        }
+        // Every flush of the guest must exit from now on.
+        if self.keeps(Rule::WithdrawWhileLoose) {
+            self.shadow.roots.withdraw_all(&mut self.shadow.tables);
+        }
+        self.shadow.guest.loosen(gfn);
+        self.happened(Event::Loosened(gfn));
+        self.zap_tables(gfn);
+        self.flush();
+        self.entries().unprotect(gfn);
+    }
+
+    /// Tracks a loose frame again.
+    fn tighten(&mut self, gfn: Gfn) {
+        self.zap_tables(gfn);
+        self.shadow.guest.tighten(gfn);
+        self.happened(Event::Tightened(gfn));
+        if self.shadow.guest.is_tracked(gfn) {
+            self.entries().protect(gfn).ignore("a flush follows in any case");
+        }
+        // The guest's flush is one for what it wrote in the table; that may have been a large page which is
+        // mapped by smaller ones.
+        self.flush();
+        let mut next = self.first_shadow(gfn);
+        while let Some(frame) = next {
+            next = self.next_shadow(frame);
+            self.entries().fill_now(frame);
+        }
+    }
+
+    /// Tracks all loose frames again: at every flush of the guest.
+    pub(crate) fn tighten_all(&mut self) {
+        while let Some(&gfn) = self.shadow.guest.loose().first()
+            && self.keeps(Rule::TightenAtFlush)
+        {
+            self.tighten(gfn);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Taking shadow pages away: by reclaim, by revocation, or because their table is no longer one.
+
+use umbra_paging::Gfn;
+
+use super::{Cx, Shadow};
+use crate::format::{Role, Source};
+use crate::sabotage::Rule;
+use crate::tables::List;
+use crate::{Env, Event};
+
+impl<E: Env> Cx<'_, E> {
+    /// Zaps a page that is not pinned: unlink it, flush if it may be cached, and only then let its guest
+    /// frame go (I5).
+    pub(super) fn zap(&mut self, frame: u32) {
+        if self.keeps(Rule::UnlinkParents) {
+            self.shadow.tables.look_all(self.env, List::Parents(frame));
+        }
+        self.shadow.tables.close(self.env, frame);
+        let source = self.shadow.tables.source(frame);
+        self.move_home(frame, source);
+        let Shadow { tables, guest, .. } = &mut *self.shadow;
+        let tracked = matches!(source.role, Role::Guest { .. }) && guest.is_tracked(source.gfn);
+        let untracked = guest.remove(tables, source, frame);
+        let cached = tables.pool().may_be_cached(frame);
+        tables.retire(frame, cached && tables.keeps(Rule::Limbo), tracked.then_some(source.gfn));
+        self.happened(Event::Zapped(source.into()));
+        if untracked {
+            // Other shadows of the frame may have gone before this one, and wait for their flush.
+            let waits = cached || self.shadow.tables.pool().has_limbo();
+            if waits && self.keeps(Rule::FlushBeforeUnprotect) {
+                self.flush();
+            }
+            self.entries().unprotect(source.gfn);
+        }
+    }
+
+    /// Zaps the shadows of a guest frame, but for roots that vCPUs run on: their entries become Pending.
+    pub(super) fn zap_tables(&mut self, gfn: Gfn) {
+        self.withdraw_everywhere(gfn);
+        let mut next = self.first_shadow(gfn);
+        while let Some(frame) = next {
+            next = self.next_shadow(frame);
+            if self.shadow.roots.is_current(frame) {
+                self.shadow.tables.look_everywhere(self.env, frame);
+            } else if !self.shadow.tables.pool().is_pinned(frame) {
+                self.zap(frame);
+            }
+        }
+    }
+
+    /// Throws all shadows away. They are built again as the guest faults. Nothing is read of the guest's memory
+    /// or of its map.
+    pub(crate) fn zap_all(&mut self) {
+        for frame in 0..self.shadow.tables.pool().count() {
+            let pool = self.shadow.tables.pool();
+            if pool.live_source(frame).is_some() && !pool.is_pinned(frame) {
+                self.zap(frame);
+            }
+        }
+        for frame in 0..self.shadow.tables.pool().count() {
+            // What is left are roots in use. PDPTEs cannot be Pending; their pages are pinned with them.
+            let keep = |source: Source| source.role == Role::PaeRoot && self.keeps(Rule::PdptesMapped);
+            if self.shadow.tables.pool().live_source(frame).is_some_and(|source| !keep(source)) {
+                self.shadow.tables.look_everywhere(self.env, frame);
+            }
+        }
+        self.flush();
+    }
+
+    /// No vCPU may load a shadow of this frame by itself any more.
+    pub(super) fn withdraw_everywhere(&mut self, gfn: Gfn) {
+        self.shadow.roots.withdraw_everywhere(&mut self.shadow.tables, gfn);
+    }
+}

@@ -1,0 +1,62 @@
+//! Creation.
+
+use umbra_paging::{Gfn, Mode, Paging};
+
+use super::{Mmu, Vcpu};
+use crate::advice::{Predictor, Regret};
+use crate::lifecycle::Shadow;
+use crate::policy::WritePolicy;
+use crate::{Config, ConfigError, Env, MIN_FRAMES_PER_VCPU};
+
+impl Mmu {
+    /// An MMU that predicts bursts of writes to tables: see [`Mmu::with_policy`].
+    ///
+    /// # Errors
+    /// As [`Mmu::with_policy`].
+    pub fn new(config: Config, env: &mut impl Env) -> Result<Mmu, ConfigError> {
+        Mmu::with_policy(config, env, Predictor::default())
+    }
+}
+
+impl<P: WritePolicy> Mmu<P> {
+    /// An MMU whose vCPUs all have paging off. Here all is allocated whose size is constant; later, 4 KiB are allocated
+    /// for a shadow page that is built, never more than for as many as there are shadow frames.
+    ///
+    /// # Errors
+    /// The configuration and what `env` offers do not fit together.
+    pub fn with_policy(config: Config, env: &mut impl Env, policy: P) -> Result<Mmu<P>, ConfigError> {
+        let (frames, end) = (env.count(), env.end());
+        let needed = MIN_FRAMES_PER_VCPU.saturating_mul(config.vcpus.try_into().unwrap_or(u32::MAX));
+        if frames < needed {
+            return Err(ConfigError::TooFewFrames(frames, needed));
+        }
+        if frames > 1 << 20 || end.raw() > 1 << 30 {
+            return Err(ConfigError::TooLarge);
+        }
+        if let Some(above) = (0..frames).map(|frame| env.hpa(frame)).find(|hpa| hpa.raw() >= 1 << 32) {
+            return Err(ConfigError::FrameAbove4G(above));
+        }
+        // Pinned roots are not there to be reclaimed: what one instruction needs comes first.
+        let loadable = ((frames - needed) as usize / config.vcpus.max(1)).min(config.loadable_roots);
+        let mut mmu = Mmu {
+            shadow: Shadow::new(config, frames, end, loadable),
+            policy,
+            regret: Regret::default(),
+            vcpus: (0..config.vcpus).map(|_| Vcpu::default()).collect(),
+            emulated: None,
+        };
+        let off = Paging {
+            mode: Mode::Off,
+            root: Gfn::new(0),
+            wp: false,
+            smep: false,
+            smap: false,
+            pge: false,
+            nxe: false,
+        };
+        for _ in 0..config.vcpus {
+            mmu.shadow.with(env).add_vcpu(&mut mmu.policy, off);
+        }
+        Ok(mmu)
+    }
+}

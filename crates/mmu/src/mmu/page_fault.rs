@@ -1,0 +1,149 @@
+//! Where a #PF exit is decided: guest fault or host fault, and what to do about it.
+
+use umbra_paging::{Access, Gfn, Gpa, GuestFault, Gva, Pfec, Rights, bits};
+
+use super::{Mmu, Vcpu};
+use crate::advice::{PrefetchTables, Step, call_site, tables_of_space, unaccessed};
+use crate::fault::{self, Known, Mapped};
+use crate::policy::{Answer, Origin, Place, TableWrite, WritePolicy};
+use crate::{Backing, Env, FaultOutcome, Work};
+
+impl<P: WritePolicy> Mmu<P> {
+    /// Handles a #PF exit of the instruction at `origin`, whose `access` to `gva` raised it. Of the exit's error
+    /// code only what describes the access is taken (in `access`); whether it is a guest fault, and its error
+    /// code, come from a walk of the guest's own tables (I3).
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn page_fault<E: Env>(
+        &mut self,
+        env: &mut E,
+        vcpu: usize,
+        gva: Gva,
+        access: Access,
+        origin: &Origin,
+    ) -> FaultOutcome {
+        let Vcpu { detaches, walks, .. } = &mut self.vcpus[vcpu];
+        detaches.fault(origin.rip);
+        match walks.known(&self.shadow, env, vcpu, gva, access) {
+            Some(Known::Mmio(gpa)) => return FaultOutcome::Mmio { gpa },
+            Some(Known::TableWrite(gpa)) => return self.table_write(env, vcpu, gpa, origin),
+            None => (),
+        }
+        let (walk, updated) = match fault::walk(&mut self.shadow.with(env), vcpu, gva, access) {
+            Ok(found) => found,
+            Err(fault) => return self.guest_fault(env, vcpu, access, fault),
+        };
+        let gpa = walk.gpa();
+        let is_ram = match env.backing(gpa.gfn()) {
+            Backing::None => false,
+            Backing::Ram { writable, .. } => writable || !access.is_write(),
+        };
+        if is_ram && access.is_write() && self.shadow.guest().is_tracked(gpa.gfn()) {
+            return self.table_write(env, vcpu, gpa, origin);
+        }
+        let mapped = self.map(env, vcpu, gva, walk.rights(), access);
+        if !is_ram {
+            FaultOutcome::Mmio { gpa }
+        } else if !mapped.is_complete() {
+            FaultOutcome::Override { gpa }
+        } else if mapped.has_linked() {
+            FaultOutcome::Resume(Work::Link)
+        } else {
+            FaultOutcome::Resume(updated.unwrap_or(Work::Install))
+        }
+    }
+
+    /// A fault that the guest's own tables raise: the CPU delivers it if it can.
+    fn guest_fault(
+        &mut self,
+        env: &mut impl Env,
+        vcpu: usize,
+        access: Access,
+        fault: GuestFault,
+    ) -> FaultOutcome {
+        if fault::is_bypassed(&self.shadow, fault)
+            && self.map(env, vcpu, fault.gva, Rights::ALL, access).has_linked()
+        {
+            return FaultOutcome::Resume(Work::Link);
+        }
+        if !fault.pfec.contains(Pfec::RSVD) {
+            self.prefetch_accessed(env, vcpu, fault);
+            self.learn_filter(env, fault.pfec);
+        }
+        FaultOutcome::Guest(fault::reported(&self.shadow, fault))
+    }
+
+    /// A write to a tracked table.
+    fn table_write(&mut self, env: &mut impl Env, vcpu: usize, gpa: Gpa, origin: &Origin) -> FaultOutcome {
+        let (shadow, gfn) = (&self.shadow, gpa.gfn());
+        let Vcpu { walks, spaces, .. } = &mut self.vcpus[vcpu];
+        let reachable = shadow.view(env).is_reachable(gfn);
+        let idle = reachable && spaces.is_idle(shadow, vcpu, gfn);
+        let mut write = TableWrite { gpa, place: Place::default(), soon: origin.soon, reachable, idle };
+        if self.policy.needs_place(&write) {
+            write.place = call_site(shadow, env, walks, vcpu, origin, gpa);
+        }
+        if self.policy.answer(&write) == Answer::Detach && self.may_detach(vcpu, gfn) {
+            self.detach_space(env, gfn);
+            return FaultOutcome::Resume(Work::Detach);
+        }
+        self.emulated = Some((vcpu, gfn));
+        FaultOutcome::TableWrite { gpa }
+    }
+
+    /// Detaches a frame, and if it is idle, all tables of its address space.
+    fn detach_space(&mut self, env: &mut impl Env, gfn: Gfn) {
+        let Some(space) = tables_of_space(&self.shadow, env, gfn) else {
+            return self.shadow.with(env).detach(&[gfn]);
+        };
+        let mut cx = self.shadow.with(env);
+        cx.detach(space.gfns());
+        for &gfn in space.gfns() {
+            cx.age_shadows(gfn);
+        }
+    }
+
+    fn map(&mut self, env: &mut impl Env, vcpu: usize, gva: Gva, rights: Rights, access: Access) -> Mapped {
+        let mut cx = self.shadow.with(env);
+        let mapped = fault::map(&mut cx, &mut self.policy, vcpu, gva, rights, access);
+        if mapped.has_linked_below_root() {
+            self.prefetch_tables(env, vcpu);
+        }
+        mapped
+    }
+
+    /// Links tables of an address space that comes into use.
+    fn prefetch_tables(&mut self, env: &mut impl Env, vcpu: usize) {
+        let mut cx = self.shadow.with(env);
+        let root = cx.shadow().roots().current(vcpu).frame();
+        let Some(mut way) = PrefetchTables::below(cx.view(), root) else { return };
+        while let Some(step) = way.next(cx.view()) {
+            match step {
+                Step::Provide(source) => _ = cx.provide(&mut self.policy, source),
+                Step::Link(slot) => cx.entries().refresh_now(slot),
+            }
+        }
+    }
+
+    /// Sets A in entries that the guest is about to write through.
+    fn prefetch_accessed(&mut self, env: &mut impl Env, vcpu: usize, fault: GuestFault) {
+        let mut cx = self.shadow.with(env);
+        let root = cx.shadow().roots().current(vcpu);
+        let Some(slots) = self.vcpus[vcpu].accessed.propose(cx.view(), root, fault) else { return };
+        for slot in slots {
+            let Some((at, guest)) = unaccessed(cx.view(), slot) else { continue };
+            // Another vCPU may have changed it meanwhile: then it is not what was expected.
+            let _ = cx.entries().update_entry(at, guest.raw(), guest.raw() | bits::A);
+        }
+    }
+
+    /// Changes the filter, if this injected fault tells that another one pays.
+    fn learn_filter(&mut self, env: &mut impl Env, pfec: Pfec) {
+        let (policy, now) = (self.shadow.config().filter, self.shadow.guest_faults());
+        let changes = self.shadow.tables().counters().filter_switches;
+        if let Some(filter) = self.regret.learn(policy, now, changes, pfec) {
+            self.shadow.with(env).entries().choose(filter);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The roots that the vCPUs run on, and those that they may load by themselves.
+
+use umbra_paging::{Gfn, Mode, Paging};
+
+use super::Mmu;
+use crate::policy::WritePolicy;
+use crate::{Env, Root, RootFormat};
+
+impl<P> Mmu<P> {
+    /// What the real CR3 of a vCPU must hold. Changes with [`Mmu::load_paging`], [`Mmu::offer_root`],
+    /// [`Mmu::offer_other_root`], [`Mmu::switched`] and [`Mmu::revoke`].
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn root(&self, env: &impl Env, vcpu: usize) -> Root {
+        let (tables, roots) = (self.shadow.tables(), self.shadow.roots());
+        let frame = tables.pool().frame_of(roots.current(vcpu)).expect("a root in use is pinned");
+        let format = match roots.paging(vcpu).mode {
+            Mode::Off => RootFormat::Pae,
+            Mode::Long4 => RootFormat::Long4,
+        };
+        Root { hpa: env.hpa(frame), format }
+    }
+
+    /// Follows a change of the guest's CR0, CR3, CR4 or EFER. It does not flush what the guest's own
+    /// instruction must flush: for that, call [`Mmu::flush_guest`] as well.
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn load_paging(&mut self, env: &mut impl Env, vcpu: usize, paging: Paging) -> Root
+    where
+        P: WritePolicy,
+    {
+        let mut cx = self.shadow.with(env);
+        cx.tighten_all();
+        cx.load_paging(&mut self.policy, vcpu, paging);
+        self.root(env, vcpu)
+    }
+
+    /// Lets a vCPU load its current root by itself from now on, if that can be. Then the real CR3 must hold exactly
+    /// what the guest's does.
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn offer_root(&mut self, env: &mut impl Env, vcpu: usize) -> bool {
+        self.shadow.with(env).offer_current(vcpu)
+    }
+
+    /// Lets a vCPU load the root in this guest frame by itself from now on, if that can be, though it runs on another
+    /// one: a root that it is likely to load soon, such as the other one of a process with page-table isolation. Its
+    /// shadow is built or attached if need be, but nothing is reclaimed for it.
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn offer_other_root(&mut self, env: &mut impl Env, vcpu: usize, root: Gfn) -> bool
+    where
+        P: WritePolicy,
+    {
+        self.shadow.with(env).offer_other(&mut self.policy, vcpu, root)
+    }
+
+    /// Whether [`Mmu::offer_other_root`] can be expected to do it once another root is withdrawn, if need be.
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn may_offer(&self, env: &impl Env, vcpu: usize, root: Gfn) -> bool {
+        self.shadow.may_offer(env, vcpu, root)
+    }
+
+    /// Whether the root in this guest frame has a shadow for the control bits that a vCPU has now, which is up to date.
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn knows_root(&self, vcpu: usize, root: Gfn) -> bool {
+        self.shadow.knows_root(vcpu, root)
+    }
+
+    /// The opposite of [`Mmu::offer_root`]: makes room for another root. Not for [`Mmu::roots_changed`] to tell.
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn withdraw_root(&mut self, vcpu: usize, root: Gfn) {
+        self.shadow.withdraw(vcpu, root);
+    }
+
+    /// Whether a vCPU may load the root in this guest frame by itself.
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn is_loadable(&self, vcpu: usize, root: Gfn) -> bool {
+        self.shadow.roots().find_loadable(self.shadow.tables(), vcpu, root).is_some()
+    }
+
+    /// How many roots a vCPU may load by itself: as configured, or fewer if the pool is small.
+    pub fn loadable_roots(&self) -> usize {
+        self.shadow.roots().capacity()
+    }
+
+    /// A number that changes whenever the MMU itself has withdrawn a root.
+    pub fn roots_changed(&self) -> u64 {
+        self.shadow.roots().changes()
+    }
+
+    /// The vCPU has loaded one of its loadable roots by itself. Where there are several vCPUs, all are stopped, and what
+    /// each has loaded is told here, before another call that takes the MMU `&mut` may withdraw a root.
+    ///
+    /// # Panics
+    /// If it is not loadable, or there is no such vCPU.
+    pub fn switched(&mut self, vcpu: usize, root: Gfn) {
+        self.shadow.switched(vcpu, root);
+    }
+}

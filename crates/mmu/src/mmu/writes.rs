@@ -1,0 +1,50 @@
+//! Writes to guest memory, and tables whose writes cannot be emulated.
+
+use umbra_paging::{Gfn, Gpa, PAGE_SIZE};
+
+use super::Mmu;
+use crate::Env;
+use crate::sabotage::Rule;
+
+impl<P> Mmu<P> {
+    /// Writes guest memory: for emulated instructions, and for whatever a device model stores. Bytes that go
+    /// to no memory, or to memory that is not writable, are dropped. May cross pages.
+    pub fn write_guest(&mut self, env: &mut impl Env, gpa: Gpa, bytes: &[u8]) {
+        let (mut gpa, mut bytes) = (gpa, bytes);
+        while !bytes.is_empty() {
+            let room = (PAGE_SIZE - gpa.page_offset()) as usize;
+            let (now, rest) = bytes.split_at(room.min(bytes.len()));
+            let mut cx = self.shadow.with(env);
+            if let Some(child) = cx.entries().write(gpa, now) {
+                cx.let_go(child);
+            }
+            bytes = rest;
+            gpa = Gpa::new(gpa.raw().wrapping_add(now.len() as u64));
+        }
+    }
+
+    /// Lets the guest write a tracked frame freely: for writes that cannot be emulated. The frame is detached if that
+    /// can help; else it is loose until the guest's next flush.
+    pub fn release(&mut self, env: &mut impl Env, gfn: Gfn) {
+        if !self.shadow.guest().is_tracked(gfn) {
+            return;
+        }
+        let by = self.emulated.take().filter(|&(_, emulated)| emulated == gfn);
+        if by.is_some_and(|(vcpu, _)| self.may_detach(vcpu, gfn)) {
+            self.shadow.with(env).detach(&[gfn]);
+        } else {
+            self.shadow.with(env).loosen(gfn);
+        }
+    }
+
+    /// Whether a write of the instruction that has faulted can be answered by a detach; it will be then.
+    pub(super) fn may_detach(&mut self, vcpu: usize, gfn: Gfn) -> bool {
+        let detaches = &mut self.vcpus[vcpu].detaches;
+        let again = detaches.contains(gfn) && self.shadow.tables().keeps(Rule::DetachOnce);
+        let may = !again && self.shadow.can_detach(gfn);
+        if may {
+            detaches.push(gfn);
+        }
+        may
+    }
+}

@@ -1,0 +1,152 @@
+//! The one door through which the hypervisor itself writes guest memory, so that shadows follow.
+
+use core::ops::RangeInclusive;
+
+use umbra_paging::{ENTRIES, Gfn, Gpa, GuestEntry, Level};
+
+use super::Entries;
+use crate::format::{Role, Source, State, Wp};
+use crate::guest::Tracking;
+use crate::sabotage::Rule;
+use crate::tables::{OwedFlush, PageId, Slot};
+use crate::{Backing, Env};
+
+impl<E: Env> Entries<'_, E> {
+    /// Writes bytes that do not cross a page. What they referenced may have lost its last parent: that page, if
+    /// the write was to an entry with one shadow.
+    pub(crate) fn write(&mut self, gpa: Gpa, bytes: &[u8]) -> Option<PageId> {
+        let gfn = gpa.gfn();
+        if !matches!(self.env.backing(gfn), Backing::Ram { writable: true, .. }) {
+            return None;
+        }
+        if self.guest.first(gfn).is_none() || self.guest.tracking(gfn) == Tracking::Detached {
+            self.env.write(gpa, bytes);
+            return None;
+        }
+        if self.write_leaf(gpa, bytes) {
+            return None;
+        }
+        let first = gpa.page_offset() / 8;
+        let last = (gpa.page_offset() + bytes.len() as u64 - 1) / 8;
+        let entries = first as usize..=last as usize;
+        let child = if first == last { self.lone_child(gfn, first as usize) } else { None };
+        let split = self.suspend(gfn, entries.clone());
+        self.env.write(gpa, bytes);
+        let owed = self.resume(gfn, entries).and(split);
+        self.pay(owed);
+        child
+    }
+
+    /// A write of a whole entry to a table that has one shadow, of the lowest level: the short way of
+    /// [`Entries::write`]. False if it is not that.
+    fn write_leaf(&mut self, gpa: Gpa, bytes: &[u8]) -> bool {
+        let (Ok(value), Some(frame)) =
+            (bytes.try_into().map(u64::from_le_bytes), self.guest.first(gpa.gfn()))
+        else {
+            return false;
+        };
+        let source = self.tables.source(frame);
+        let Source { role: Role::Guest { level: Level::L1, wp: Wp::On, .. }, gfn } = source else {
+            return false;
+        };
+        let lone = self.next_shadow(frame).is_none();
+        if !gpa.raw().is_multiple_of(8) || !lone || !self.guest.is_tracked(gfn) || self.tables.is_sabotaged()
+        {
+            return false;
+        }
+        let Some((new, list)) = self.view().plain(source.role, GuestEntry::new(value)) else { return false };
+        let slot = Slot::new(frame, gpa.page_offset() as usize / 8);
+        let old = self.tables.read(self.env, slot);
+        let absent = self.tables.encodings().absent();
+        if old != absent && self.tables.keeps(Rule::PendingBeforeWrite) {
+            self.tables.hide(self.env, slot);
+        }
+        self.env.write(gpa, bytes);
+        if old != new {
+            self.tables.relist(self.env, slot, old, new, list);
+            self.tables.store(self.env, slot, new);
+        } else if new != absent {
+            self.tables.store(self.env, slot, new);
+        }
+        true
+    }
+
+    /// The page that the only shadow of an entry links.
+    fn lone_child(&self, gfn: Gfn, index: usize) -> Option<PageId> {
+        let frame = self.first_shadow(gfn)?;
+        let lone = self.next_shadow(frame).is_none();
+        lone.then(|| self.view().child(Slot::new(frame, index)))
+            .flatten()
+            .map(|child| self.tables.pool().id(child))
+    }
+
+    /// Sets accessed or dirty bits in a guest entry that was `old` when it was walked.
+    ///
+    /// # Errors
+    /// It is something else by now: walk again.
+    pub(crate) fn update_entry(&mut self, at: Gpa, old: u64, new: u64) -> Result<(), u64> {
+        let (gfn, index) = (at.gfn(), at.page_offset() as usize / 8);
+        if self.env.backing(gfn) == Backing::None {
+            return Ok(());
+        }
+        let owed = self.suspend(gfn, index..=index);
+        owed.ignore("setting A or D widens: whatever is cached from before stays right");
+        let done = self.env.compare_exchange_entry(at, old, new);
+        let owed = self.resume(gfn, index..=index);
+        self.pay(owed);
+        done
+    }
+
+    /// Before a write: the shadows of the entries become Pending, so that no vCPU acts on the old ones once
+    /// the new are visible. A flush is owed if a large page may be cached by smaller ones at or below one of
+    /// them: the guest's own INVLPG drops only one of those, while the guest may count on all.
+    fn suspend(&mut self, gfn: Gfn, entries: RangeInclusive<usize>) -> OwedFlush {
+        let mut split = false;
+        self.each_shadow(gfn, entries, |this, slot| {
+            split |= this.view().may_be_split(slot);
+            if this.follows(slot) && this.tables.keeps(Rule::PendingBeforeWrite) {
+                this.tables.look(this.env, slot);
+            }
+        });
+        OwedFlush::when(split && self.tables.keeps(Rule::FlushAfterSplitChange))
+    }
+
+    /// After a write: the shadows of the entries become what they should be.
+    fn resume(&mut self, gfn: Gfn, entries: RangeInclusive<usize>) -> OwedFlush {
+        let mut owed = OwedFlush::NONE;
+        self.each_shadow(gfn, entries, |this, slot| {
+            if this.follows(slot) {
+                let before = core::mem::replace(&mut owed, OwedFlush::NONE);
+                owed = before.and(this.refresh(slot));
+            }
+        });
+        owed
+    }
+
+    fn follows(&self, slot: Slot) -> bool {
+        self.tables.keeps(Rule::FollowPresent)
+            || self.tables.state(self.tables.read(self.env, slot)) != State::Absent
+    }
+
+    fn each_shadow(
+        &mut self,
+        gfn: Gfn,
+        entries: RangeInclusive<usize>,
+        mut action: impl FnMut(&mut Self, Slot),
+    ) {
+        debug_assert!(*entries.end() < ENTRIES);
+        let mut next = self.first_shadow(gfn);
+        while let Some(frame) = next {
+            next = self.next_shadow(frame);
+            for index in entries.clone() {
+                action(self, Slot::new(frame, index));
+                if !self.tables.keeps(Rule::FollowEveryEntry) {
+                    break;
+                }
+            }
+            if !self.tables.keeps(Rule::FollowInEveryShadow) {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Keeping entries in step with the guest's: refresh, fill, protect and unprotect, and every write of the hypervisor to
+//! guest memory.
+//!
+//! Pages are neither built nor taken away here: an entry that needs a page which is not there is Pending.
+
+mod fill;
+mod filter;
+mod guest_write;
+mod protect;
+
+pub(crate) use filter::FaultFilter;
+
+use umbra_paging::Gfn;
+
+use crate::derive::{Target, View};
+use crate::guest::GuestFrames;
+use crate::tables::{OwedFlush, Slot, Tables};
+use crate::{Config, Env};
+
+/// The entries of the shadow pages there are, with what they depend on.
+pub(crate) struct Entries<'a, E> {
+    tables: &'a mut Tables,
+    guest: &'a GuestFrames,
+    filter: &'a mut FaultFilter,
+    config: &'a Config,
+    env: &'a mut E,
+}
+
+impl<'a, E: Env> Entries<'a, E> {
+    #[inline]
+    pub(crate) fn new(
+        tables: &'a mut Tables,
+        guest: &'a GuestFrames,
+        filter: &'a mut FaultFilter,
+        config: &'a Config,
+        env: &'a mut E,
+    ) -> Self {
+        Entries { tables, guest, filter, config, env }
+    }
+
+    #[inline]
+    pub(crate) fn view(&self) -> View<'_, E> {
+        View::new(self.tables, self.guest, self.config, self.env)
+    }
+
+    fn pay(&mut self, owed: OwedFlush) {
+        owed.pay(self.tables, self.env);
+    }
+
+    /// Makes the entry at `slot` what it should be.
+    pub(crate) fn refresh(&mut self, slot: Slot) -> OwedFlush {
+        let view = self.view();
+        let target = view.target(slot, false);
+        let target = match target {
+            // Only a fault leads there anew: see `Entries::refresh_loose`.
+            Target::Link(child, _) if !view.is_current(child) && view.child(slot) != Some(child) => {
+                Target::Look
+            }
+            _ => self.without_narrow(slot, target),
+        };
+        let (entry, list) = self.view().encode(slot, target);
+        self.tables.set(self.env, slot, entry, list)
+    }
+
+    /// Makes the entry at `slot` what it should be, and pays.
+    pub(crate) fn refresh_now(&mut self, slot: Slot) {
+        let owed = self.refresh(slot);
+        self.pay(owed);
+    }
+
+    /// Makes the entry at `slot` carry out this target, which the guest needs there. False if it did already.
+    pub(crate) fn install(&mut self, slot: Slot, target: Target) -> bool {
+        self.admit_narrow(slot, target);
+        let (entry, list) = self.view().encode(slot, target);
+        let changes = self.view().read(slot) != entry;
+        if changes {
+            let owed = self.tables.set(self.env, slot, entry, list);
+            self.pay(owed);
+        }
+        changes
+    }
+
+    /// The shadows of a guest frame, one after the other.
+    fn first_shadow(&self, gfn: Gfn) -> Option<u32> {
+        self.guest.first(gfn)
+    }
+
+    fn next_shadow(&self, frame: u32) -> Option<u32> {
+        self.tables.pool().next_of_gfn(frame)
+    }
+}

@@ -1,0 +1,403 @@
+//! Shadow pages: who owns each frame of the pool, and what for.
+//!
+//! A frame is free, or it holds a live page, or it is in *limbo*: its page is gone, but the hardware may
+//! still have cached something of it. Only a flush moves it from there to the free ones (invariant I5).
+
+use alloc::vec::Vec;
+
+use umbra_paging::{Gfn, Level};
+
+use crate::format::Source;
+
+/// A live page. The generation makes a handle to a page that has been zapped useless, also when its frame
+/// holds another page by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PageId {
+    frame: u32,
+    generation: u32,
+}
+
+impl PageId {
+    /// Its frame, or that of its successor there.
+    pub(crate) fn frame(self) -> u32 {
+        self.frame
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Free,
+    /// Waits for a flush. The guest frame, if it was tracked, must stay protected until then.
+    Limbo(Option<Gfn>),
+    Live(Source),
+}
+
+#[derive(Clone, Copy)]
+struct Frame {
+    state: State,
+    generation: u32,
+    /// vCPUs that have it loaded or may load it, and roots that refer to it by an entry that cannot be Pending.
+    pins: u32,
+    /// A bit for each eight entries: set if one of them may be anything but Absent.
+    busy: u64,
+    /// Its entries may refer to other shadow pages.
+    refers: bool,
+    /// The copy of its guest table: see [`super::snapshot`].
+    copy: Option<u8>,
+    /// It lies where its guest frame lay: see [`crate::ShadowFrames::exchange`].
+    moved: bool,
+    /// The number of the flush that will be the first after a reference to it was last removed: before that
+    /// flush, the CPU may hold the reference.
+    cached_until: u64,
+    /// Other shadows of the same guest frame.
+    next_of_gfn: Option<u32>,
+    /// Live pages: the order in which they were last linked. Free and limbo frames: `newer` chains them.
+    older: Option<u32>,
+    newer: Option<u32>,
+}
+
+/// What storing an entry concerns beside it.
+pub(super) struct Stored {
+    /// References to other shadow pages: the entry may refer to one, or did so.
+    pub(super) refers: bool,
+    /// The copy of the guest table.
+    pub(super) copy: Option<u8>,
+}
+
+pub(crate) struct Pool {
+    frames: Vec<Frame>,
+    free: Option<u32>,
+    limbo: Option<u32>,
+    oldest: Option<u32>,
+    newest: Option<u32>,
+    live: u32,
+    /// Flushes so far.
+    flushes: u64,
+}
+
+impl Pool {
+    pub(super) fn new(count: u32) -> Pool {
+        let frame = |n: u32| Frame {
+            state: State::Free,
+            generation: 0,
+            pins: 0,
+            busy: 0,
+            refers: false,
+            copy: None,
+            moved: false,
+            cached_until: 0,
+            next_of_gfn: None,
+            older: None,
+            newer: n.checked_sub(1),
+        };
+        Pool {
+            frames: (0..count).map(frame).collect(),
+            free: count.checked_sub(1),
+            limbo: None,
+            oldest: None,
+            newest: None,
+            live: 0,
+            flushes: 0,
+        }
+    }
+
+    /// The bytes that this takes.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.frames)
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.frames.len() as u32
+    }
+
+    pub(crate) fn live(&self) -> u32 {
+        self.live
+    }
+
+    /// The id of the live page in `frame`.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub(crate) fn id(&self, frame: u32) -> PageId {
+        self.source(frame);
+        PageId { frame, generation: self.frames[frame as usize].generation }
+    }
+
+    /// The frame of a page, if it still lives.
+    pub(crate) fn frame_of(&self, id: PageId) -> Option<u32> {
+        let frame = &self.frames[id.frame as usize];
+        (matches!(frame.state, State::Live(_)) && frame.generation == id.generation).then_some(id.frame)
+    }
+
+    pub(crate) fn live_source(&self, frame: u32) -> Option<Source> {
+        match self.frames[frame as usize].state {
+            State::Live(source) => Some(source),
+            State::Free | State::Limbo(_) => None,
+        }
+    }
+
+    /// What the page in `frame` is built from.
+    ///
+    /// # Panics
+    /// If no live page is there.
+    pub(crate) fn source(&self, frame: u32) -> Source {
+        self.live_source(frame).expect("a shadow frame that is linked or listed holds a live page")
+    }
+
+    pub(crate) fn has_limbo(&self) -> bool {
+        self.limbo.is_some()
+    }
+
+    /// Takes a free frame for a new page; it becomes the newest.
+    pub(super) fn allocate(&mut self, source: Source) -> Option<PageId> {
+        let frame = self.free?;
+        let slot = &mut self.frames[frame as usize];
+        self.free = slot.newer.take();
+        debug_assert!(slot.state == State::Free && slot.pins == 0 && !slot.moved);
+        debug_assert!(slot.cached_until <= self.flushes, "a frame that may be cached is not used again");
+        slot.state = State::Live(source);
+        slot.cached_until = 0;
+        slot.refers = source.role.level() != Level::L1;
+        self.live += 1;
+        self.push_newest(frame);
+        Some(self.id(frame))
+    }
+
+    /// Ends a page. Its frame goes to limbo if anything of it may be cached, else it is free at once.
+    /// `protected` is the guest frame whose writes were seen as long as the page lived.
+    pub(super) fn retire(&mut self, frame: u32, cached: bool, protected: Option<Gfn>) {
+        self.source(frame);
+        self.unchain(frame);
+        let list = if cached { &mut self.limbo } else { &mut self.free };
+        let next = list.replace(frame);
+        let slot = &mut self.frames[frame as usize];
+        assert!(slot.pins == 0, "a shadow page in use is never retired");
+        slot.state = if cached { State::Limbo(protected) } else { State::Free };
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.newer = next;
+        self.live -= 1;
+    }
+
+    /// The guest frames that must stay protected until the next flush: for the auditor.
+    pub(crate) fn limbo_frames(&self) -> impl Iterator<Item = Gfn> + '_ {
+        let waiting = core::iter::successors(self.limbo, |&frame| self.frames[frame as usize].newer);
+        waiting.filter_map(|frame| match self.frames[frame as usize].state {
+            State::Limbo(protected) => protected,
+            State::Free | State::Live(_) => None,
+        })
+    }
+
+    /// Notes a full flush: nothing is cached any more.
+    pub(super) fn flushed(&mut self) {
+        self.flushes += 1;
+        while let Some(frame) = self.limbo {
+            let slot = &mut self.frames[frame as usize];
+            self.limbo = slot.newer;
+            slot.newer = self.free;
+            slot.state = State::Free;
+            self.free = Some(frame);
+        }
+    }
+
+    /// Notes that a reference to the page was removed which the CPU may have cached.
+    pub(super) fn unreferenced(&mut self, frame: u32) {
+        self.frames[frame as usize].cached_until = self.flushes + 1;
+    }
+
+    /// Whether the CPU may hold a reference to the page that is no longer in memory.
+    pub(crate) fn may_be_cached(&self, frame: u32) -> bool {
+        self.frames[frame as usize].cached_until > self.flushes
+    }
+
+    pub(super) fn pin(&mut self, frame: u32) {
+        self.frames[frame as usize].pins += 1;
+    }
+
+    pub(super) fn unpin(&mut self, frame: u32) {
+        self.frames[frame as usize].pins -= 1;
+    }
+
+    pub(crate) fn is_pinned(&self, frame: u32) -> bool {
+        self.frames[frame as usize].pins != 0
+    }
+
+    /// Whether any of the entries `8 * group..` may be anything but Absent.
+    pub(crate) fn is_busy(&self, frame: u32, group: usize) -> bool {
+        self.busy(frame) & 1 << group != 0
+    }
+
+    /// The groups that [`Pool::is_busy`] is true of: a bit for each.
+    pub(crate) fn busy(&self, frame: u32) -> u64 {
+        self.frames[frame as usize].busy
+    }
+
+    /// Notes that one of the entries `8 * group..` was stored.
+    pub(super) fn stored(&mut self, frame: u32, group: usize) -> Stored {
+        let slot = &mut self.frames[frame as usize];
+        slot.busy |= 1 << group;
+        Stored { refers: slot.refers, copy: slot.copy }
+    }
+
+    /// Notes which copy of the page's guest table there is.
+    pub(super) fn set_copy(&mut self, frame: u32, copy: Option<u8>) {
+        self.frames[frame as usize].copy = copy;
+    }
+
+    pub(super) fn copy(&self, frame: u32) -> Option<u8> {
+        self.frames[frame as usize].copy
+    }
+
+    /// Notes what is true of the entries `8 * group..`.
+    pub(super) fn set_busy(&mut self, frame: u32, group: usize, busy: bool) {
+        let word = &mut self.frames[frame as usize].busy;
+        if busy { *word |= 1 << group } else { *word &= !(1 << group) }
+    }
+
+    /// Notes that all entries are Absent, or that they may be anything.
+    pub(super) fn set_all_busy(&mut self, frame: u32, busy: bool) {
+        self.frames[frame as usize].busy = if busy { u64::MAX } else { 0 };
+    }
+
+    /// Whether the page lies where its guest frame lay.
+    pub(crate) fn is_moved(&self, frame: u32) -> bool {
+        self.frames[frame as usize].moved
+    }
+
+    pub(super) fn set_moved(&mut self, frame: u32, moved: bool) {
+        self.frames[frame as usize].moved = moved;
+    }
+
+    /// The next older shadow of the same guest frame.
+    pub(crate) fn next_of_gfn(&self, frame: u32) -> Option<u32> {
+        self.frames[frame as usize].next_of_gfn
+    }
+
+    pub(super) fn set_next_of_gfn(&mut self, frame: u32, next: Option<u32>) {
+        self.frames[frame as usize].next_of_gfn = next;
+    }
+
+    /// Makes the page the newest: it will be the last to be reclaimed.
+    pub(super) fn touch(&mut self, frame: u32) {
+        if self.newest != Some(frame) {
+            self.unchain(frame);
+            self.push_newest(frame);
+        }
+    }
+
+    /// Makes the page the oldest: it will be the first to be reclaimed.
+    pub(super) fn age(&mut self, frame: u32) {
+        if self.oldest != Some(frame) {
+            self.unchain(frame);
+            let after = self.oldest.replace(frame);
+            let slot = &mut self.frames[frame as usize];
+            (slot.older, slot.newer) = (None, after);
+            match after {
+                Some(after) => self.frames[after as usize].older = Some(frame),
+                None => self.newest = Some(frame),
+            }
+        }
+    }
+
+    /// The page that was linked longest (or most recently) ago, of those that may be reclaimed: without those that
+    /// are pinned if `spare` says so.
+    pub(crate) fn victim(&self, oldest: bool, spare: bool) -> Option<u32> {
+        let frame = |n: u32| &self.frames[n as usize];
+        let next = |&n: &u32| if oldest { frame(n).newer } else { frame(n).older };
+        let first = if oldest { self.oldest } else { self.newest };
+        core::iter::successors(first, next).find(|&frame| !spare || !self.is_pinned(frame))
+    }
+
+    /// Frames with live pages.
+    pub(crate) fn live_frames(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.count()).filter(|&frame| self.live_source(frame).is_some())
+    }
+
+    fn push_newest(&mut self, frame: u32) {
+        let before = self.newest.replace(frame);
+        let slot = &mut self.frames[frame as usize];
+        (slot.older, slot.newer) = (before, None);
+        match before {
+            Some(before) => self.frames[before as usize].newer = Some(frame),
+            None => self.oldest = Some(frame),
+        }
+    }
+
+    fn unchain(&mut self, frame: u32) {
+        let Frame { older, newer, .. } = self.frames[frame as usize];
+        match older {
+            Some(older) => self.frames[older as usize].newer = newer,
+            None => self.oldest = newer,
+        }
+        match newer {
+            Some(newer) => self.frames[newer as usize].older = older,
+            None => self.newest = older,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(n: u64) -> Source {
+        Source::direct(Level::L1, Gfn::new(n * 512))
+    }
+
+    #[test]
+    fn a_handle_does_not_outlive_its_page() {
+        let mut pool = Pool::new(1);
+        let first = pool.allocate(source(1)).unwrap();
+        assert_eq!(pool.frame_of(first), Some(0));
+        pool.retire(0, false, None);
+        assert_eq!(pool.frame_of(first), None);
+        let second = pool.allocate(source(1)).unwrap();
+        assert_eq!((pool.frame_of(first), pool.frame_of(second)), (None, Some(0)));
+    }
+
+    #[test]
+    fn a_frame_that_may_be_cached_waits_for_a_flush() {
+        let mut pool = Pool::new(1);
+        pool.allocate(source(1)).unwrap();
+        pool.unreferenced(0);
+        assert!(pool.may_be_cached(0));
+        pool.retire(0, true, None);
+        assert!(pool.allocate(source(2)).is_none());
+        pool.flushed();
+        assert!(pool.allocate(source(2)).is_some());
+    }
+
+    #[test]
+    fn the_page_linked_longest_ago_goes_first() {
+        let mut pool = Pool::new(3);
+        let frames = [1, 2, 3].map(|n| pool.allocate(source(n)).unwrap().frame);
+        pool.touch(frames[0]);
+        assert_eq!(pool.victim(true, true), Some(frames[1]));
+        pool.pin(frames[1]);
+        assert_eq!(pool.victim(true, true), Some(frames[2]));
+        pool.retire(frames[2], false, None);
+        assert_eq!(pool.victim(true, true), Some(frames[0]));
+    }
+
+    #[test]
+    fn an_aged_page_goes_before_all_others() {
+        let mut pool = Pool::new(3);
+        let frames = [1, 2, 3].map(|n| pool.allocate(source(n)).unwrap().frame);
+        for frame in [frames[2], frames[1], frames[1]] {
+            pool.age(frame);
+            assert_eq!(pool.victim(true, true), Some(frame));
+        }
+        pool.touch(frames[1]);
+        pool.age(frames[0]);
+        pool.retire(frames[0], false, None);
+        assert_eq!(pool.victim(true, true), Some(frames[2]));
+    }
+
+    #[test]
+    #[should_panic(expected = "in use is never retired")]
+    fn a_root_in_use_stays() {
+        let mut pool = Pool::new(1);
+        let page = pool.allocate(source(1)).unwrap();
+        pool.pin(page.frame);
+        pool.retire(page.frame, false, None);
+    }
+}

@@ -1,0 +1,270 @@
+//! The reverse map: every Mapped shadow entry stands in exactly one list, so that all entries for a guest
+//! frame, or all parents of a shadow page, are found without a search.
+//!
+//! The links are arrays, one for each shadow page that lives: what the map takes grows with what is in use, and is capped
+//! with the pool.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use umbra_paging::ENTRIES;
+
+/// The end of a list.
+const NONE: u32 = u32::MAX;
+
+/// An entry of a shadow page: its frame in the pool and its index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Slot(u32);
+
+impl Slot {
+    pub(crate) fn new(frame: u32, index: usize) -> Slot {
+        debug_assert!(index < ENTRIES);
+        Slot(frame << 9 | index as u32)
+    }
+
+    pub(crate) fn frame(self) -> u32 {
+        self.0 >> 9
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize % ENTRIES
+    }
+}
+
+/// What a list of entries has in common.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum List {
+    /// 4 KiB translations of this guest frame.
+    Gfn(u32),
+    /// 2 MiB translations of this region (gfn / 512).
+    Region(u32),
+    /// References to the shadow page in this frame.
+    Parents(u32),
+}
+
+/// Where a list begins.
+#[derive(Clone, Copy)]
+struct Head(u32);
+
+impl Head {
+    const EMPTY: Head = Head(NONE);
+
+    fn first(self) -> Option<Slot> {
+        (self.0 != NONE).then_some(Slot(self.0))
+    }
+}
+
+/// What stands before an entry in its list: another entry, or the list's head. Two tag bits.
+#[derive(Clone, Copy)]
+struct Previous(u32);
+
+impl Previous {
+    const UNLISTED: Previous = Previous(NONE);
+
+    fn head(list: List) -> Previous {
+        Previous(match list {
+            List::Gfn(n) => 1 << 30 | n,
+            List::Region(n) => 2 << 30 | n,
+            List::Parents(n) => 3 << 30 | n,
+        })
+    }
+
+    fn decode(self) -> Result<Slot, List> {
+        let n = self.0 & ((1 << 30) - 1);
+        match self.0 >> 30 {
+            0 => Ok(Slot(n)),
+            1 => Err(List::Gfn(n)),
+            2 => Err(List::Region(n)),
+            _ => Err(List::Parents(n)),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Links {
+    previous: Previous,
+    next: u32,
+}
+
+impl Links {
+    const UNLISTED: Links = Links { previous: Previous::UNLISTED, next: NONE };
+}
+
+/// The links of a shadow page's entries.
+type Page = Box<[Links; ENTRIES]>;
+
+/// So many arrays without a page are kept for the next ones.
+const MAX_SPARE: usize = 64;
+
+pub(crate) struct Rmap {
+    /// By shadow frame; `None` where no page lives.
+    pages: Vec<Option<Page>>,
+    /// Pages that have links.
+    open: usize,
+    /// Arrays of pages that are gone, in which nothing is listed.
+    spare: Vec<Page>,
+    gfns: Vec<Head>,
+    regions: Vec<Head>,
+    parents: Vec<Head>,
+}
+
+impl Rmap {
+    /// Frame numbers must stay below 2^20 and gfns below 2^30 (checked by the MMU's configuration).
+    pub(super) fn new(frames: u32, gfns: usize, regions: usize) -> Rmap {
+        Rmap {
+            pages: vec![None; frames as usize],
+            open: 0,
+            spare: Vec::with_capacity(MAX_SPARE),
+            gfns: vec![Head::EMPTY; gfns],
+            regions: vec![Head::EMPTY; regions],
+            parents: vec![Head::EMPTY; frames as usize],
+        }
+    }
+
+    /// The bytes that this takes now.
+    pub(super) fn bytes(&self) -> usize {
+        (self.open + self.spare.len()) * size_of::<[Links; ENTRIES]>()
+            + size_of_val(&*self.pages)
+            + size_of_val(&*self.gfns)
+            + size_of_val(&*self.regions)
+            + size_of_val(&*self.parents)
+    }
+
+    /// Makes room for the entries of a page, which is new.
+    pub(super) fn open(&mut self, frame: u32) {
+        let page = self.spare.pop().unwrap_or_else(|| Box::new([Links::UNLISTED; ENTRIES]));
+        let before = self.pages[frame as usize].replace(page);
+        debug_assert!(before.is_none());
+        self.open += 1;
+    }
+
+    /// The page is gone: none of its entries stands in a list.
+    pub(super) fn close(&mut self, frame: u32) {
+        let page = self.pages[frame as usize].take().expect("the page was there");
+        debug_assert!(page.iter().all(|links| links.previous.0 == NONE));
+        self.open -= 1;
+        if self.spare.len() < MAX_SPARE {
+            self.spare.push(page);
+        }
+    }
+
+    fn links(&self, slot: Slot) -> &Links {
+        let page = self.pages[slot.frame() as usize].as_ref().expect("a page with entries in lists lives");
+        &page[slot.index()]
+    }
+
+    fn links_mut(&mut self, slot: Slot) -> &mut Links {
+        let page = self.pages[slot.frame() as usize].as_mut().expect("a page with entries in lists lives");
+        &mut page[slot.index()]
+    }
+
+    fn head_mut(&mut self, list: List) -> &mut Head {
+        match list {
+            List::Gfn(n) => &mut self.gfns[n as usize],
+            List::Region(n) => &mut self.regions[n as usize],
+            List::Parents(n) => &mut self.parents[n as usize],
+        }
+    }
+
+    /// The first entry of a list, which was put there last.
+    pub(crate) fn first(&self, list: List) -> Option<Slot> {
+        let head = match list {
+            List::Gfn(n) => self.gfns[n as usize],
+            List::Region(n) => self.regions[n as usize],
+            List::Parents(n) => self.parents[n as usize],
+        };
+        head.first()
+    }
+
+    /// The entries of a list.
+    pub(crate) fn iter(&self, list: List) -> impl Iterator<Item = Slot> + '_ {
+        core::iter::successors(self.first(list), |&slot| self.next(slot))
+    }
+
+    /// The entry behind one that stands in a list.
+    pub(crate) fn next(&self, slot: Slot) -> Option<Slot> {
+        Head(self.links(slot).next).first()
+    }
+
+    /// Puts an entry at the front of a list.
+    ///
+    /// # Panics
+    /// If it stands in a list: one Mapped entry, one list.
+    pub(super) fn insert(&mut self, list: List, slot: Slot) {
+        let head = self.head_mut(list);
+        let next = core::mem::replace(&mut head.0, slot.0);
+        let links = self.links_mut(slot);
+        assert!(links.previous.0 == NONE, "{slot:?} stands in a list already");
+        *links = Links { previous: Previous::head(list), next };
+        if next != NONE {
+            self.links_mut(Slot(next)).previous = Previous(slot.0);
+        }
+    }
+
+    /// Takes an entry out of its list.
+    ///
+    /// # Panics
+    /// If it stands in none.
+    pub(super) fn remove(&mut self, slot: Slot) {
+        let links = core::mem::replace(self.links_mut(slot), Links::UNLISTED);
+        assert!(links.previous.0 != NONE, "{slot:?} stands in no list");
+        match links.previous.decode() {
+            Ok(before) => self.links_mut(before).next = links.next,
+            Err(list) => self.head_mut(list).0 = links.next,
+        }
+        if links.next != NONE {
+            self.links_mut(Slot(links.next)).previous = links.previous;
+        }
+    }
+
+    /// The list that an entry stands in, by walking to its head: for the auditor.
+    pub(crate) fn list_of(&self, slot: Slot) -> Option<List> {
+        let mut at = slot;
+        loop {
+            let previous = self.pages[at.frame() as usize].as_ref()?[at.index()].previous;
+            if previous.0 == NONE {
+                return None;
+            }
+            match previous.decode() {
+                Ok(before) => at = before,
+                Err(list) => return Some(list),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(rmap: &Rmap, list: List) -> Vec<Slot> {
+        rmap.iter(list).collect()
+    }
+
+    #[test]
+    fn entries_leave_from_anywhere() {
+        let slots = [Slot::new(0, 0), Slot::new(0, 511), Slot::new(1, 7)];
+        for list in [List::Gfn(3), List::Region(0), List::Parents(1)] {
+            for gone in 0..3 {
+                let mut rmap = Rmap::new(2, 4, 1);
+                (0..2).for_each(|frame| rmap.open(frame));
+                slots.iter().for_each(|&slot| rmap.insert(list, slot));
+                rmap.remove(slots[gone]);
+                let left: Vec<_> = slots.iter().rev().copied().filter(|&slot| slot != slots[gone]).collect();
+                assert_eq!(listed(&rmap, list), left);
+                assert!(left.iter().all(|&slot| rmap.list_of(slot) == Some(list)));
+                assert_eq!(rmap.list_of(slots[gone]), None);
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "stands in a list already")]
+    fn an_entry_stands_in_one_list() {
+        let mut rmap = Rmap::new(1, 1, 1);
+        rmap.open(0);
+        rmap.insert(List::Gfn(0), Slot::new(0, 0));
+        rmap.insert(List::Region(0), Slot::new(0, 0));
+    }
+}

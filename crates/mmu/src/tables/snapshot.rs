@@ -1,0 +1,101 @@
+//! Copies of guest tables as they were last read, so that a table that is attached again is looked at only where it has
+//! changed.
+//!
+//! An entry of a shadow page is what it should be for as long as the guest's entry is the same and nothing is stored to the
+//! shadow entry: what else it depends on (tracking, backing, the page that it links, the filter) stores there when it changes,
+//! in a detached table, too, whatever the guest's entry says meanwhile. A copy is never needed; a few pages have one.
+
+use alloc::vec::Vec;
+
+use umbra_paging::{ENTRIES, Gfn, bits};
+
+use crate::Env;
+
+/// Pages that can have a copy.
+const COPIES: usize = 32;
+/// Entries that are looked at together.
+pub(crate) const GROUP: usize = 8;
+const NONE: u32 = u32::MAX;
+
+/// A guest table by groups of entries.
+type Table = [[u64; GROUP]; ENTRIES / GROUP];
+
+struct Copy {
+    /// The shadow page that it belongs to.
+    owner: u32,
+    /// A bit for each group: set while the copy tells what their shadows were made from.
+    valid: u64,
+    table: Table,
+}
+
+pub(super) struct Copies {
+    copies: Vec<Copy>,
+    /// The copy that is given away next.
+    next: u8,
+}
+
+impl Copies {
+    pub(super) fn new() -> Copies {
+        let copy = || Copy { owner: NONE, valid: 0, table: [[0; GROUP]; ENTRIES / GROUP] };
+        Copies { copies: (0..COPIES).map(|_| copy()).collect(), next: 0 }
+    }
+
+    /// The bytes that this takes.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.copies)
+    }
+
+    /// Gives a page a copy; says which, and what page had it before. It tells nothing of the `busy` groups yet; the others are
+    /// all Absent, as what is made from nothing.
+    pub(super) fn give(&mut self, frame: u32, busy: u64) -> (u8, Option<u32>) {
+        let at = self.next;
+        self.next = (at + 1) % COPIES as u8;
+        let copy = &mut self.copies[usize::from(at)];
+        copy.table.as_flattened_mut().fill(0);
+        copy.valid = !busy;
+        let before = core::mem::replace(&mut copy.owner, frame);
+        (at, (before != NONE).then_some(before))
+    }
+
+    /// The page that has this copy is gone.
+    pub(super) fn take(&mut self, copy: u8) {
+        self.copies[usize::from(copy)].owner = NONE;
+    }
+
+    /// Notes that a shadow entry of this group was stored.
+    pub(super) fn stored(&mut self, copy: u8, group: usize) {
+        self.copies[usize::from(copy)].valid &= !(1 << group);
+    }
+
+    /// The groups to look at of the table in the frame `gfn`, a bit for each: not those that are as they were copied, nor those
+    /// without a copy that say nothing, unless they are `busy`.
+    pub(super) fn changed(&self, copy: Option<u8>, env: &impl Env, gfn: Gfn, busy: u64) -> u64 {
+        const EMPTY: &Table = &[[0; GROUP]; ENTRIES / GROUP];
+        match copy.map(|copy| &self.copies[usize::from(copy)]) {
+            None => busy | env.compare_table(gfn, EMPTY),
+            Some(Copy { valid, table, .. }) => !valid | env.compare_table(gfn, table),
+        }
+    }
+
+    /// Which entries of a group are not those that their shadows were made from: a bit for each.
+    pub(super) fn changed_in(&self, copy: Option<u8>, group: usize, now: &[u64; GROUP]) -> u8 {
+        match copy.map(|copy| &self.copies[usize::from(copy)]) {
+            Some(Copy { valid, table, .. }) if valid & 1 << group != 0 => {
+                (0..GROUP).fold(0, |all, n| all | u8::from(table[group][n] != now[n]) << n)
+            }
+            _ => u8::MAX,
+        }
+    }
+
+    /// Notes what the shadows of a group were made from just now.
+    pub(super) fn note(&mut self, copy: u8, group: usize, now: &[u64; GROUP]) {
+        let copy = &mut self.copies[usize::from(copy)];
+        copy.table[group] = *now;
+        copy.valid |= 1 << group;
+    }
+}
+
+/// Whether any of these guest entries is present.
+pub(crate) fn has_present(group: &[u64; GROUP]) -> bool {
+    group.iter().fold(0, |all, entry| all | entry) & bits::P != 0
+}
