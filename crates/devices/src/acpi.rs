@@ -1,7 +1,8 @@
 //! The ACPI tables that describe the platform.
 //!
 //! ACPI Specification 6.5, chapter 5 "ACPI Software Programming Model". Nothing is described that is not there:
-//! no PCI root (the bus is empty), no keyboard controller, no VGA.
+//! no keyboard controller, no VGA. The PCI bus is left out, too: it has only its host bridge, so there
+//! is nothing to enumerate, and neither resources nor interrupts to hand out.
 
 use alloc::vec;
 use alloc::vec::Vec;

@@ -149,7 +149,6 @@ impl Platform {
         self.run_to(now);
         let value = match (port, size) {
             (0xcf8, 4) => self.pci.address(),
-            (0xcfc..=0xcff, _) => u32::MAX,
             (0x600..=0x60b, _) => self.pm.read(self.now, port - 0x600, size),
             (_, 1) => u32::from(self.port_read_byte(port)),
             // The bus splits an access that is wider than the device into bytes.
@@ -172,7 +171,6 @@ impl Platform {
                 self.pci.set_address(value);
                 None
             }
-            (0xcfc..=0xcff, _) => None,
             (0x600..=0x60b, _) => self.pm.write(port - 0x600, size, value).map(PlatformEvent::End),
             (0x510, 2) => {
                 self.fw_cfg.select(value as u16);
@@ -394,6 +392,7 @@ impl Platform {
             0x3f8..=0x3ff => self.uart.read(port - 0x3f8),
             0x511 => self.fw_cfg.read(),
             0xcf9 => self.reset_control,
+            0xcfc..=0xcff => self.pci.read(port - 0xcfc),
             _ => u8::MAX,
         }
     }

@@ -53,12 +53,23 @@ pub fn modules(setting: &mut Setting, report: &mut Report) {
     }
 }
 
-/// Configuration space of a bus on which slot 31 of bus 0 is empty.
+/// Configuration mechanism 1 finds a host bridge in slot 0 of bus 0, and nothing in slot 31.
 pub fn pci(_: &mut Setting, report: &mut Report) {
-    port::write_u32(0xcf8, 0x8000_0000 | 31 << 11);
-    let found = port::read_u32(0xcfc);
+    const ADDRESS: u16 = 0xcf8;
+    const DATA: u16 = 0xcfc;
+    const CLASS: u32 = 0x8000_0008;
+    port::write_u32(ADDRESS, CLASS);
+    let back = port::read_u32(ADDRESS);
+    check!(report, back == CLASS, "the address reads back as {back:#x}");
+    let (class, base) = (port::read_u32(DATA) >> 16, port::read_u8(DATA + 3));
+    check!(report, (class, base) == (0x0600, 6), "slot 0 is of class {class:#x} and {base:#x}");
+    port::write_u32(ADDRESS, CLASS & !(1 << 31));
+    let found = port::read_u32(DATA);
+    check!(report, found == u32::MAX, "without the enable bit, the data reads {found:#x}");
+    port::write_u32(ADDRESS, 0x8000_0000 | 31 << 11);
+    let found = port::read_u32(DATA);
     check!(report, found == u32::MAX, "an empty slot reads {found:#x}");
-    port::write_u32(0xcf8, 0);
+    port::write_u32(ADDRESS, 0);
 }
 
 /// The APIC goes off and on by its base register, and off is empty memory.
