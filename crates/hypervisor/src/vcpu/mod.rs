@@ -14,6 +14,7 @@ mod cpuid;
 mod immunity;
 mod phases;
 mod targets;
+mod upkeep;
 
 #[cfg(target_os = "none")]
 mod audit;
@@ -39,6 +40,8 @@ mod policy;
 mod roots;
 #[cfg(target_os = "none")]
 mod run;
+#[cfg(target_os = "none")]
+mod screen;
 #[cfg(target_os = "none")]
 mod simple;
 #[cfg(target_os = "none")]
