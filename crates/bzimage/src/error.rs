@@ -1,6 +1,7 @@
-//! Why a Linux kernel cannot be booted.
+//! Why an image cannot be booted.
 
-/// A clause about the kernel: it reads on from "the kernel", and ends with the way out.
+/// A clause about the image: it reads on from "the kernel", and ends with the way out. It takes the
+/// image for a Linux kernel; [`is_linux`](crate::is_linux) tells whether that is so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     /// A boot protocol without 64-bit entry.
@@ -9,7 +10,7 @@ pub enum HeaderError {
         .0 >> 8, .0 & 0xff
     )]
     OldProtocol(u16),
-    /// A kernel without 64-bit entry point.
+    /// An image without 64-bit entry point.
     #[error("is a 32-bit Linux kernel; give a 64-bit one")]
     Not64Bit,
     /// The file is shorter than its header says.
@@ -20,6 +21,9 @@ pub enum HeaderError {
         /// Bytes that the header announces.
         want: u64,
     },
+    /// A place where no image runs here.
+    #[error("wants to run at {0:#x}, and images run between 1 MiB and 4 GiB here; give one built for that")]
+    Place(u64),
     /// Header fields that contradict each other.
     #[error("has a damaged setup header ({0}); fetch or build it again")]
     Damaged(&'static str),

@@ -1,7 +1,5 @@
 //! The header's fields, checked.
 
-use umbra_paging::PAGE_SIZE;
-
 use super::HeaderError;
 
 /// The part of a kernel file that holds its setup header, whose length is a byte at 0x201.
@@ -18,6 +16,11 @@ const PROTOCOL_64: u16 = 0x020c;
 const KERNEL_64: u16 = 1 << 0;
 
 const SECTOR: u64 = 512;
+/// The unit of `syssize`.
+const PARAGRAPH: u64 = 16;
+
+/// Where the protected-mode part goes if the header prefers no place.
+const DEFAULT_ADDRESS: u64 = 1 << 20;
 
 /// Places of fields, from the start of the file.
 pub(crate) mod field {
@@ -44,10 +47,13 @@ pub struct SetupHeader<'a> {
     pub bytes: &'a [u8],
     /// Where the 64-bit kernel starts in the file: before its end.
     pub payload_offset: u64,
-    /// Where the kernel wants to run, in guest-physical bytes; at least 1 MiB, page-aligned, below 4 GiB.
+    /// Zero bytes that belong behind the file's last one: its last paragraph may lack up to 15.
+    pub padding: u64,
+    /// Where the kernel wants to run, in guest-physical bytes; at least 1 MiB, below 4 GiB.
     pub preferred_address: u64,
-    /// Bytes of memory that it needs there: at least as many as the file has from `payload_offset` on.
-    pub init_size: u32,
+    /// Bytes of memory that it needs there: `init_size`, or more if the file has more from
+    /// `payload_offset` on.
+    pub memory_size: u64,
     /// The initrd's highest byte may lie here.
     pub initrd_address_max: u64,
     /// Bytes of the longest command line, without the zero at its end.
@@ -84,26 +90,35 @@ impl<'a> SetupHeader<'a> {
             sectors => u64::from(sectors),
         };
         let payload_offset = (setup_sectors + 1) * SECTOR;
-        let payload_size = u64::from(u32_of(fields, field::SYSSIZE)) * 16;
-        if payload_size == 0 {
+        let paragraphs = u64::from(u32_of(fields, field::SYSSIZE));
+        if paragraphs == 0 {
             return Err(HeaderError::Damaged("it says that no kernel follows it"));
         }
-        if size < payload_offset + payload_size {
-            return Err(truncated(payload_offset + payload_size));
+        let payload_end = payload_offset + paragraphs * PARAGRAPH;
+        // A build rounds `syssize` up; whether it pads its file as well is its own choice.
+        let least = payload_end - (PARAGRAPH - 1);
+        if size < least {
+            return Err(truncated(least));
         }
-        let preferred_address = u64::from_le_bytes(bytes_of(fields, field::PREF_ADDRESS));
-        if !(1 << 20..1 << 32).contains(&preferred_address) || !preferred_address.is_multiple_of(PAGE_SIZE) {
-            return Err(HeaderError::Damaged("its preferred load address is none"));
+        let padding = payload_end.saturating_sub(size);
+        // boot.rst, `pref_address`: a preference "if nonzero".
+        let preferred_address = match u64::from_le_bytes(bytes_of(fields, field::PREF_ADDRESS)) {
+            0 => DEFAULT_ADDRESS,
+            address => address,
+        };
+        if !(1 << 20..1 << 32).contains(&preferred_address) {
+            return Err(HeaderError::Place(preferred_address));
         }
-        let init_size = u32_of(fields, field::INIT_SIZE);
-        if u64::from(init_size) < size - payload_offset {
-            return Err(HeaderError::Damaged("it asks for less memory than the image has bytes"));
-        }
+        // A file may be longer than its kernel (a signature), and `init_size` only counts what the
+        // kernel needs.
+        let init_size = u64::from(u32_of(fields, field::INIT_SIZE));
+        let memory_size = init_size.max(size + padding - payload_offset);
         Ok(Some(SetupHeader {
             bytes,
             payload_offset,
+            padding,
             preferred_address,
-            init_size,
+            memory_size,
             initrd_address_max: u32_of(fields, field::INITRD_ADDR_MAX).into(),
             command_line_limit: u32_of(fields, field::CMDLINE_SIZE),
         }))

@@ -15,7 +15,7 @@ mod version;
 
 pub use error::HeaderError;
 pub use header::{HEADER_SPAN, HEADER_START, SetupHeader, is_bzimage};
-pub use version::version;
+pub use version::{is_linux, version};
 
 #[cfg(test)]
 mod tests;

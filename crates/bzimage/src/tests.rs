@@ -40,8 +40,9 @@ fn a_64_bit_kernel() {
     let expected = SetupHeader {
         bytes: &image[HEADER_START..0x202 + 0x6a],
         payload_offset: 3 * 512,
+        padding: 0,
         preferred_address: 0x100_0000,
-        init_size: 0x200_0000,
+        memory_size: 0x200_0000,
         initrd_address_max: 0x7fff_ffff,
         command_line_limit: 2047,
     };
@@ -52,7 +53,7 @@ fn a_64_bit_kernel() {
 #[test]
 fn four_setup_sectors_are_written_as_none() {
     let image = with(field::SETUP_SECTS, &[0]);
-    assert_eq!(parse(&image), Err(HeaderError::Truncated { have: 5632, want: 5 * 512 + 4096 }));
+    assert_eq!(parse(&image), Err(HeaderError::Truncated { have: 5632, want: 5 * 512 + 4096 - 15 }));
     let longer = [image, std::vec![0; 1024]].concat();
     assert_eq!(parse(&longer).unwrap().unwrap().payload_offset, 5 * 512);
 }
@@ -62,17 +63,39 @@ fn what_cannot_boot_is_refused() {
     let refuse = |at, bytes: &[u8]| parse(&with(at, bytes)).unwrap_err();
     assert_eq!(refuse(field::VERSION, &[0x09, 2]), HeaderError::OldProtocol(0x0209));
     assert_eq!(refuse(field::XLOADFLAGS, &[0x3e]), HeaderError::Not64Bit);
-    assert_eq!(refuse(field::SYSSIZE, &[1, 1]), HeaderError::Truncated { have: 5632, want: 5648 });
-    for (at, bytes) in [
-        (field::LENGTH, &[0x20][..]),
-        (field::SYSSIZE, &[0; 4]),
-        (field::PREF_ADDRESS, &[0xff; 8]),
-        (field::PREF_ADDRESS, &[0; 4]),
-        (field::PREF_ADDRESS, &[1]),
-        (field::INIT_SIZE, &[0; 4]),
-    ] {
+    assert_eq!(refuse(field::SYSSIZE, &[1, 1]), HeaderError::Truncated { have: 5632, want: 5633 });
+    for place in [0xffff_u64, 1 << 32, u64::MAX] {
+        assert_eq!(refuse(field::PREF_ADDRESS, &place.to_le_bytes()), HeaderError::Place(place));
+    }
+    for (at, bytes) in [(field::LENGTH, &[0x20][..]), (field::SYSSIZE, &[0; 4])] {
         assert!(matches!(refuse(at, bytes), HeaderError::Damaged(_)), "{at:#x}");
     }
+}
+
+/// Debian's memtest86+ 6.10: `syssize` is rounded up to paragraphs, and the file ends 8 bytes
+/// before that.
+#[test]
+fn the_last_paragraph_may_be_short() {
+    let image = image();
+    for short in 0..16 {
+        let header = parse(&image[..image.len() - short]).unwrap().unwrap();
+        assert_eq!(header.padding, short as u64);
+    }
+    let error = parse(&image[..image.len() - 16]).unwrap_err();
+    assert_eq!(error, HeaderError::Truncated { have: 5616, want: 5617 });
+}
+
+/// boot.rst: a preferred address of zero is none, alignment is the kernel's business, and
+/// `init_size` is what the kernel needs, whatever is appended to its file.
+#[test]
+fn what_the_protocol_leaves_open_is_taken() {
+    let address = |bytes: &[u8]| parse(&with(field::PREF_ADDRESS, bytes)).unwrap().unwrap().preferred_address;
+    assert_eq!(address(&[0; 8]), 1 << 20);
+    assert_eq!(address(&[0x10]), 0x100_0010);
+    let small = with(field::INIT_SIZE, &[0; 4]);
+    assert_eq!(parse(&small).unwrap().unwrap().memory_size, 4096);
+    let signed = [small, std::vec![0; 100]].concat();
+    assert_eq!(parse(&signed).unwrap().unwrap().memory_size, 4196);
 }
 
 #[test]
@@ -86,7 +109,7 @@ fn what_is_none_is_nothing() {
 #[test]
 fn every_truncation_is_seen() {
     let image = image();
-    for length in 0..image.len() {
+    for length in 0..image.len() - 15 {
         match parse(&image[..length]) {
             Ok(None) => assert!(length < field::VERSION),
             Err(HeaderError::Truncated { have, want }) => {
@@ -108,6 +131,19 @@ fn no_version_text_is_no_error() {
     assert_eq!(version(&with(0x300, b"a\x1b[2J")), None);
     assert_eq!(version(&with(0x300, &[0xff])), None);
     assert_eq!(version(&with(0x300, b"  \0")), None);
+}
+
+#[test]
+fn linux_is_told_from_other_images() {
+    for (text, linux) in [
+        ("6.1.0-44-amd64 (debian-kernel@lists.debian.org) #1 SMP", true),
+        ("2.6.18", true),
+        ("Memtest86+ v6.10", false),
+        ("iPXE 1.21.1 -- Open Source Network Boot Firmware", false),
+        ("MEMDISK 6.04", false),
+    ] {
+        assert_eq!(is_linux(text), linux, "{text}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a kernel calls itself.
+//! What an image calls itself.
 
 use super::header::{field, u16_at};
 
@@ -16,4 +16,11 @@ pub fn version(file: &[u8]) -> Option<&str> {
     let end = text.iter().take(LIMIT).position(|&byte| byte == 0)?;
     let text = core::str::from_utf8(&text[..end]).ok()?.trim();
     (!text.is_empty() && !text.contains(char::is_control)).then_some(text)
+}
+
+/// Whether an image with this [`version`] is a Linux kernel. Linux's text begins with its release,
+/// `6.1.0`; other programs that follow the boot protocol begin with their name: `Memtest86+ v6.10`,
+/// `MEMDISK 6.04`, `iPXE 1.21.1`.
+pub fn is_linux(version: &str) -> bool {
+    version.starts_with(|first: char| first.is_ascii_digit())
 }

@@ -1,7 +1,9 @@
 //! The ACPI tables that describe the platform.
 //!
-//! ACPI Specification 6.5, chapter 5 "ACPI Software Programming Model". Nothing is described that is not there:
-//! no PCI root (the bus is empty), no keyboard controller, no VGA.
+//! ACPI Specification 6.5, chapter 5 "ACPI Software Programming Model". Nothing is described that
+//! is not there: no keyboard controller. The VGA needs no description, only no flag that denies it.
+//! The PCI bus is left out, too: it has only its host bridge, so there is nothing to enumerate, and
+//! neither resources nor interrupts to hand out.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -119,7 +121,7 @@ fn fadt(facs: u64, dsdt: u64) -> impl Aml {
     fadt.p_lvl2_lat = 0xffff.into();
     fadt.p_lvl3_lat = 0xffff.into();
     fadt.century = rtc::CENTURY;
-    fadt.iapc_boot_arch = (BOOT_LEGACY_DEVICES | BOOT_NO_VGA).into();
+    fadt.iapc_boot_arch = BOOT_LEGACY_DEVICES.into();
     fadt.reset_reg = io_register(0xcf9, 1, AccessSize::ByteAccess);
     fadt.reset_value = 0x06;
     fadt.finalize()
@@ -127,7 +129,6 @@ fn fadt(facs: u64, dsdt: u64) -> impl Aml {
 
 /// IAPC_BOOT_ARCH: devices on an ISA bus (the UART); the 8042 bit is left out.
 const BOOT_LEGACY_DEVICES: u16 = 1 << 0;
-const BOOT_NO_VGA: u16 = 1 << 2;
 
 /// Both 8259s are there too.
 const MADT_PCAT_COMPAT: u32 = 1;

@@ -15,7 +15,8 @@
 //! | local APIC (xAPIC) | 0xfee00000, relocatable; `IA32_APIC_BASE`, `IA32_TSC_DEADLINE` |
 //! | I/O APIC of 24 pins | 0xfec00000 |
 //! | ACPI fixed hardware: PM1a, PM timer, SCI on IRQ 9 | ports 0x600-0x60b |
-//! | PCI configuration mechanism 1, nothing on the bus | ports 0xcf8, 0xcfc |
+//! | PCI configuration mechanism 1, a host bridge alone on the bus | ports 0xcf8, 0xcfc |
+//! | registers of a VGA in text mode | ports 0x3c0-0x3df; its memory is the embedder's |
 //! | reset | ports 0x64 (command 0xfe), 0x92, 0xcf9 |
 //! | QEMU's `fw_cfg`: signature, memory size, CPU count | ports 0x510, 0x511 |
 //! | debug console | port 0xe9 |
@@ -44,9 +45,11 @@ mod platform;
 mod pm;
 mod rtc;
 mod uart;
+mod vga;
 
 pub use acpi::{ACPI_TABLES_GPA, acpi_tables};
 pub use ioapic::IOAPIC_GPA;
 pub use lapic::LAPIC_DEFAULT_GPA;
 pub use mark::Mark;
 pub use platform::{GeneralProtection, Platform, PlatformConfig, PlatformEvent, RamLayout};
+pub use vga::TextScreen;

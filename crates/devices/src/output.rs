@@ -30,6 +30,10 @@ impl Output {
         self.line_complete || self.bytes.len() >= BLOCK
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     pub(crate) fn take(&mut self) -> Vec<u8> {
         self.line_complete = false;
         mem::take(&mut self.bytes)
@@ -44,7 +48,7 @@ mod tests {
     fn lines_and_blocks_are_due_and_memory_is_bounded() {
         let mut output = Output::default();
         output.push(b'a');
-        assert!(!output.due());
+        assert!(!output.due() && !output.is_empty());
         output.push(b'\n');
         assert!(output.due());
         assert_eq!(output.take(), b"a\n");

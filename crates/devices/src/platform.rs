@@ -17,6 +17,7 @@ use crate::pit::Pit;
 use crate::pm::PowerManagement;
 use crate::rtc::Rtc;
 use crate::uart::Uart;
+use crate::vga::{TextScreen, Vga};
 
 /// How much memory the guest has, and where. CMOS and `fw_cfg` report it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +91,7 @@ pub struct Platform {
     uart: Uart,
     pm: PowerManagement,
     pci: ConfigMechanism1,
+    vga: Vga,
     fw_cfg: FwCfg,
     exit_ports: ExitPorts,
     marks: Marks,
@@ -129,6 +131,7 @@ impl Platform {
             uart: Uart::default(),
             pm: PowerManagement::new(clock),
             pci: ConfigMechanism1::default(),
+            vga: Vga::new(clock),
             fw_cfg: FwCfg::new(&config.ram),
             exit_ports: ExitPorts::default(),
             marks: Marks::default(),
@@ -149,7 +152,6 @@ impl Platform {
         self.run_to(now);
         let value = match (port, size) {
             (0xcf8, 4) => self.pci.address(),
-            (0xcfc..=0xcff, _) => u32::MAX,
             (0x600..=0x60b, _) => self.pm.read(self.now, port - 0x600, size),
             (_, 1) => u32::from(self.port_read_byte(port)),
             // The bus splits an access that is wider than the device into bytes.
@@ -172,7 +174,6 @@ impl Platform {
                 self.pci.set_address(value);
                 None
             }
-            (0xcfc..=0xcff, _) => None,
             (0x600..=0x60b, _) => self.pm.write(port - 0x600, size, value).map(PlatformEvent::End),
             (0x510, 2) => {
                 self.fw_cfg.select(value as u16);
@@ -377,6 +378,16 @@ impl Platform {
         self.uart.output.due() || self.debug_output.due()
     }
 
+    /// The text that the VGA shows, out of the memory at 0xb8000; `None` while it shows graphics.
+    pub fn text_screen(&self) -> Option<TextScreen> {
+        self.vga.text_screen()
+    }
+
+    /// Whether there is console or debug output at all.
+    pub fn has_output(&self) -> bool {
+        !self.uart.output.is_empty() || !self.debug_output.is_empty()
+    }
+
     /// Takes what the guest wrote to COM1 since the last call. At most 64 KiB are kept, more is lost.
     pub fn take_console_output(&mut self) -> Vec<u8> {
         self.uart.output.take()
@@ -400,9 +411,11 @@ impl Platform {
             0x71 => self.rtc.read(now),
             0x92 => self.control_a,
             0xe9 => DEBUG_CONSOLE_PRESENT,
+            0x3c0..=0x3df => self.vga.read(now, port),
             0x3f8..=0x3ff => self.uart.read(port - 0x3f8),
             0x511 => self.fw_cfg.read(),
             0xcf9 => self.reset_control,
+            0xcfc..=0xcff => self.pci.read(port - 0xcfc),
             _ => u8::MAX,
         }
     }
@@ -423,6 +436,7 @@ impl Platform {
                 self.control_a = value & (CONTROL_A_FAST_RESET | CONTROL_A_A20);
             }
             0xe9 => self.debug_output.push(value),
+            0x3c0..=0x3df => self.vga.write(port, value),
             0x3f8..=0x3ff => self.uart.write(port - 0x3f8, value),
             0xcf9 => {
                 reset = value & RESET_CONTROL_RESET != 0;

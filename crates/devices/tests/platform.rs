@@ -174,13 +174,30 @@ fn marks_are_32_bit_writes() {
     assert!([0x5f0, 0x5f4].into_iter().all(Platform::is_mark_port) && !Platform::is_mark_port(0x5f1));
 }
 
-/// Linux's `pci_check_type1`.
+/// Linux's `pci_check_type1` and `pci_sanity_check`: the mechanism, then a host bridge.
 #[test]
-fn the_pci_bus_is_there_and_empty() {
+fn the_pci_bus_has_a_host_bridge() {
     let mut platform = Platform::new(&CONFIG);
     outb(&mut platform, 0, 0xcfb, 0x01);
-    platform.port_write(0, 0xcf8, 4, 0x8000_0000);
-    assert_eq!(platform.port_read(0, 0xcf8, 4), 0x8000_0000);
+    platform.port_write(0, 0xcf8, 4, 0x8000_0008);
+    assert_eq!(platform.port_read(0, 0xcf8, 4), 0x8000_0008);
+    for (port, size, value) in [
+        (0xcfe, 2, 0x0600),
+        (0xcff, 1, 0x06),
+        (0xcfc, 4, 0x0600_0000),
+        // Beyond the register, nobody answers.
+        (0xcff, 2, 0xff06),
+        (0xcfa, 4, 0x0000_ffff),
+        // The address register takes and shows all of its bytes only.
+        (0xcf8, 1, 0xff),
+        (0xcf8, 2, 0x00ff),
+    ] {
+        assert_eq!(platform.port_read(0, port, size), value, "{port:#x} {size}");
+    }
+    platform.port_write(0, 0xcf8, 2, 0x0000);
+    platform.port_write(0, 0xcfc, 4, 0x1234_5678);
+    assert_eq!(platform.port_read(0, 0xcfc, 4), 0x0600_0000, "the bridge is read-only");
+    platform.port_write(0, 0xcf8, 4, 0x8000_0800);
     assert_eq!([1, 2, 4].map(|size| platform.port_read(0, 0xcfc, size)), [0xff, 0xffff, 0xffff_ffff]);
 }
 

@@ -144,8 +144,10 @@ fn parse_linux(file: &[u8], size: u64, memory: u64, initrd_size: u64, command_li
         Err(_) => return assert!(is_bzimage(head)),
     };
     assert!(is_bzimage(head));
-    assert!(header.payload_offset < size && u64::from(header.init_size) >= size - header.payload_offset);
-    assert_eq!(header.preferred_address, u64::from_le_bytes(*head[0x258..].first_chunk().unwrap()));
+    assert!(header.payload_offset < size && header.padding < 16);
+    assert!(header.memory_size >= size + header.padding - header.payload_offset);
+    let preferred = u64::from_le_bytes(*head[0x258..].first_chunk().unwrap());
+    assert!([preferred, MIB].contains(&header.preferred_address));
     assert_eq!(header.command_line_limit, u32::from_le_bytes(*head[0x238..].first_chunk().unwrap()));
     assert_eq!(header.bytes.as_ptr_range().start, head[0x1f1..].as_ptr());
 
@@ -159,13 +161,15 @@ fn parse_linux(file: &[u8], size: u64, memory: u64, initrd_size: u64, command_li
         rsdp: Gpa::new(memory::FIRMWARE.start),
     };
     let Ok(plan) = linux::plan(&guest) else { return };
-    let kernel = range(plan.kernel, header.init_size.into());
+    let kernel = range(plan.kernel, header.memory_size);
     let mut ranges: Vec<_> = plan.writes.iter().map(|(at, bytes)| range(*at, bytes.len() as u64)).collect();
     ranges.push(kernel.clone());
     ranges.extend(plan.initrd.map(|at| range(at, initrd_size)));
     assert_placed(&ranges, &ram);
     assert_eq!(plan.initrd.is_some(), initrd_size > 0);
     assert_eq!(plan.payload, header.payload_offset..size);
+    let payload_end = plan.kernel.raw() + (size - header.payload_offset);
+    assert_eq!(plan.padding, payload_end..payload_end + header.padding);
     assert!(kernel.contains(&plan.entry.rip) && plan.initrd.is_none_or(|at| at.raw() % PAGE_SIZE == 0));
 }
 

@@ -110,6 +110,7 @@ fn load_linux(
         length: size(&files.initrd),
     };
     shift(ram, &[kernel, initrd])?;
+    zero(ram, &plan.padding);
     for (gpa, bytes) in &plan.writes {
         ram.load(*gpa, bytes);
     }

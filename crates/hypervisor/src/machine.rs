@@ -16,7 +16,8 @@ use crate::entry::Entry;
 use crate::guest::{self, Files};
 use crate::hw::phys::{DirectMap, FramePool, GuestRam, SpareArea};
 use crate::hw::{apic, console, cpu, descriptors, heap, heartbeat, image, pic, rtc, timer};
-use crate::memory::{FRAME, Layout};
+use crate::memory::{FRAME, Layout, TEXT};
+use crate::screen;
 use crate::telemetry::{self, info};
 use crate::vcpu;
 
@@ -41,6 +42,8 @@ pub struct Machine {
     pub entry: Entry,
     /// The guest's devices, at time 0.
     pub platform: Platform,
+    /// Ticks of its time in a second.
+    pub tsc_hz: u64,
     /// The host's descriptor tables.
     pub tables: descriptors::Tables,
 }
@@ -86,6 +89,7 @@ fn boot(map: DirectMap, information: u32, magic: u32) -> Result<Machine, Box<dyn
     let files = files(&information, &config)?;
     let entry = guest::load(&mut ram, &files, &config.append, RSDP)?;
     ram.load(RSDP, &acpi_tables(RSDP.raw()));
+    ram.load(Gpa::new(TEXT.start), &screen::blank());
     let platform = Platform::new(&PlatformConfig {
         ram: RamLayout { below_4g: layout.guest_end(), above_4g: 0 },
         tsc_hz,
@@ -94,7 +98,7 @@ fn boot(map: DirectMap, information: u32, magic: u32) -> Result<Machine, Box<dyn
         physical_address_bits: cpu::physical_address_bits(),
         tsc_deadline: TSC_DEADLINE,
     });
-    Ok(Machine { config, ram, pool, canary, entry, platform, tables })
+    Ok(Machine { config, ram, pool, canary, entry, platform, tsc_hz, tables })
 }
 
 fn files(information: &BootInformation, config: &BootConfig) -> Result<Files, LoaderError> {

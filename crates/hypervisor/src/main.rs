@@ -21,6 +21,7 @@ mod input;
 mod linux;
 mod memory;
 mod moves;
+mod screen;
 
 #[cfg(target_os = "none")]
 mod boot;

@@ -20,6 +20,13 @@ const MIB: u64 = 1 << 20;
 /// Guest RAM below 1 MiB, frames included that are only partly reported as RAM.
 pub const CONVENTIONAL: Range<u64> = 0..0xa0000;
 
+/// Where a PC has its video memory. It is plain RAM here, out of the hypervisor's reserve: a guest
+/// that writes text there does so without an exit. A VGA's planes and latches do not exist.
+pub const VIDEO: Range<u64> = 0xa0000..0xc0000;
+
+/// The part of [`VIDEO`] that holds text in mode 3.
+pub const TEXT: Range<u64> = 0xb8000..0xc0000;
+
 /// Where a PC has its BIOS: plain RAM here, out of the hypervisor's reserve, for the ACPI tables.
 pub const FIRMWARE: Range<u64> = 0xe0000..0x100000;
 
@@ -60,7 +67,7 @@ pub enum LayoutError {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Layout {
     guest_end: u64,
-    firmware: Range<u64>,
+    upper: Range<u64>,
     image: Range<u64>,
     pool: Range<u64>,
     heap: Range<u64>,
@@ -91,9 +98,9 @@ impl Layout {
         let pool = u64::from(shadow_frames.unwrap_or(DEFAULT_SHADOW_FRAMES)) * FRAME;
         let heap =
             HEAP_BASE + guest_end / FRAME * HEAP_PER_GUEST_FRAME + pool / FRAME * HEAP_PER_SHADOW_FRAME;
-        let firmware = FIRMWARE.end - FIRMWARE.start;
+        let upper = VIDEO.end - VIDEO.start + FIRMWARE.end - FIRMWARE.start;
         let heap = heap.next_multiple_of(FRAME);
-        let reserve = firmware + image + pool + heap + 5 * GUARD;
+        let reserve = upper + image + pool + heap + 5 * GUARD;
         if guest_end + reserve > ram_end {
             return Err(LayoutError::TooLittle {
                 guest: guest_end / MIB,
@@ -105,11 +112,11 @@ impl Layout {
             return Err(LayoutError::InTheWay(String::from(*name)));
         }
         let behind = |end, bytes| end + GUARD..end + GUARD + bytes;
-        let firmware = behind(guest_end, firmware);
-        let image = behind(firmware.end, image);
+        let upper = behind(guest_end, upper);
+        let image = behind(upper.end, image);
         let pool = behind(image.end, pool);
         let heap = behind(pool.end, heap);
-        Ok(Layout { guest_end, firmware, image, pool, heap, ram_end })
+        Ok(Layout { guest_end, upper, image, pool, heap, ram_end })
     }
 
     /// One past the guest's highest RAM.
@@ -117,9 +124,9 @@ impl Layout {
         self.guest_end
     }
 
-    /// What backs the guest's [`FIRMWARE`] range.
-    pub fn firmware(&self) -> Range<u64> {
-        self.firmware.clone()
+    /// What backs the guest's upper memory: [`VIDEO`], then [`FIRMWARE`].
+    pub fn upper(&self) -> Range<u64> {
+        self.upper.clone()
     }
 
     /// Where the hypervisor image goes.
@@ -139,7 +146,7 @@ impl Layout {
 
     /// What is nobody's: before, between and behind the areas of the hypervisor.
     pub fn spare(&self) -> [Range<u64>; 5] {
-        let areas = [&self.firmware, &self.image, &self.pool, &self.heap];
+        let areas = [&self.upper, &self.image, &self.pool, &self.heap];
         let start = |gap: usize| gap.checked_sub(1).map_or(self.guest_end, |before| areas[before].end);
         core::array::from_fn(|gap| start(gap)..areas.get(gap).map_or(self.ram_end, |behind| behind.start))
     }
@@ -148,15 +155,17 @@ impl Layout {
     pub fn guest_map(&self) -> GuestMap {
         let mut frames: Vec<u32> = (0..(self.guest_end / FRAME) as u32).collect();
         let of = |range: Range<u64>| (range.start / FRAME) as usize..(range.end / FRAME) as usize;
-        let backing = (self.firmware.start / FRAME) as u32..;
-        frames[of(CONVENTIONAL.end..FIRMWARE.start)].fill(GuestMap::NOTHING);
-        frames[of(FIRMWARE)].iter_mut().zip(backing).for_each(|(frame, hfn)| *frame = hfn);
+        let mut backing = (self.upper.start / FRAME) as u32..;
+        frames[of(VIDEO.end..FIRMWARE.start)].fill(GuestMap::NOTHING);
+        for range in [VIDEO, FIRMWARE] {
+            frames[of(range)].iter_mut().zip(&mut backing).for_each(|(frame, hfn)| *frame = hfn);
+        }
         GuestMap { frames }
     }
 }
 
-/// The map from guest-physical to host-physical frames: identity, but for the firmware area and for frames that have
-/// changed places with a shadow page.
+/// The map from guest-physical to host-physical frames: identity, but for upper memory and for
+/// frames that have changed places with a shadow page.
 #[derive(Debug)]
 pub struct GuestMap {
     /// By gfn: the host frame, or [`GuestMap::NOTHING`].
@@ -198,7 +207,7 @@ impl GuestMap {
         start >= end || end <= self.frames.len() as u64 && (start..end).all(own)
     }
 
-    /// What the guest's e820 map calls RAM. The firmware area and the extended BIOS data area are not.
+    /// What the guest's e820 map calls RAM. Upper memory and the extended BIOS data area are not.
     pub fn reported_ram(&self) -> [Range<u64>; 2] {
         [REPORTED_CONVENTIONAL, MIB..self.end().base().raw()]
     }
@@ -243,7 +252,7 @@ mod tests {
             assert_eq!(layout.image().end - layout.image().start, IMAGE);
             assert_eq!(layout.pool().end - layout.pool().start, u64::from(frames.unwrap_or(4096)) * FRAME);
             let spare = layout.spare();
-            let areas = [layout.firmware(), layout.image(), layout.pool(), layout.heap()];
+            let areas = [layout.upper(), layout.image(), layout.pool(), layout.heap()];
             let mut parts: Vec<_> = areas.into_iter().chain(spare.clone()).collect();
             parts.sort_by_key(|part| part.start);
             let mut end = layout.guest_end();
@@ -265,13 +274,26 @@ mod tests {
             if let Backing::Ram { hfn, writable } = map.backing(Gfn::new(gfn)) {
                 assert!(writable && seen.insert(hfn), "{hfn:?} twice");
                 let hpa = hfn.base().raw();
-                assert!(hpa < layout.guest_end() || layout.firmware().contains(&hpa), "{hpa:#x}");
+                assert!(hpa < layout.guest_end() || layout.upper().contains(&hpa), "{hpa:#x}");
             }
         }
-        assert_eq!(seen.len() as u64, 32 * MIB / FRAME - 0x40);
-        assert_eq!(map.backing(frame(0xb8000)), Backing::None);
-        assert_eq!(map.backing(frame(0xe0000)), writable(Hpa::new(layout.firmware().start).hfn()));
+        assert_eq!(seen.len() as u64, 32 * MIB / FRAME - 0x20);
+        let upper = |offset| writable(Hpa::new(layout.upper().start + offset).hfn());
+        assert_eq!(map.backing(frame(0xa0000)), upper(0));
+        assert_eq!(map.backing(frame(0xb8000)), upper(0x18000));
+        assert_eq!(map.backing(frame(0xe0000)), upper(0x20000));
+        for gpa in [0xc0000, 0xdf000] {
+            assert_eq!(map.backing(frame(gpa)), Backing::None, "no option ROM");
+        }
         assert_eq!(map.backing(Gfn::new(u64::MAX)), Backing::None);
+    }
+
+    #[test]
+    fn upper_memory_is_no_ram_for_the_guest_to_use() {
+        let map = Layout::new(&ram(128), &[], 32, IMAGE, Some(16)).unwrap().guest_map();
+        for (range, usable) in map.regions() {
+            assert!(!usable || range.end <= VIDEO.start || range.start >= FIRMWARE.end, "{range:x?}");
+        }
     }
 
     #[test]

@@ -87,6 +87,9 @@ impl Kernel {
 
 /// A segment, if what the headers say of it can be true.
 fn segment(offset: u64, file_size: u64, gpa: u64, memory_size: u64, have: u64) -> Result<Segment, LoadError> {
+    // Linkers align the offset of a segment without bytes in the file: it may lie behind the file's
+    // end.
+    let offset = if file_size == 0 { 0 } else { offset };
     let want = offset.saturating_add(file_size);
     if want > have {
         return Err(LoadError::Truncated { have, want });

@@ -113,6 +113,18 @@ fn an_elf_goes_where_its_physical_addresses_say() {
     assert_eq!(Elf { entry: 0x10_0002, ..ELF }.parse().unwrap().entry, 0x10_0002, "a physical entry point");
 }
 
+/// GNU ld gives a `.bss` of its own segment an aligned offset, which may lie behind the end of the
+/// file.
+#[test]
+fn a_segment_without_bytes_has_no_place_in_the_file() {
+    let parts = [(0x10_0000, 0x10_0000, TEXT, 4), (0x20_0000, 0x20_0000, b"".as_slice(), 9000)];
+    let mut file = Elf { entry: 0x10_0000, parts: &parts, ..ELF }.file();
+    // `p_offset` of the second program header.
+    file[52 + 32 + 4..][..4].copy_from_slice(&0x10_0000_u32.to_le_bytes());
+    let kernel = Kernel::parse(file.as_slice()).unwrap().unwrap();
+    assert_eq!((kernel.segments[1].file.clone(), kernel.end()), (0..0, 0x20_0000 + 9000));
+}
+
 #[test]
 fn address_fields_replace_elf_headers() {
     let parse =

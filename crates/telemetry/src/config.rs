@@ -100,6 +100,8 @@ pub struct BootConfig {
     pub audit: Option<Audit>,
     /// Whether every exit is to be reported.
     pub trace: bool,
+    /// Whether the text on the guest's screen is to be reported.
+    pub screen: bool,
     /// What the guest's kernel calls itself, or its file's name: only for reports.
     pub kernel: String,
     /// The guest kernel's command line, all of it: a multiboot kernel expects its own name first.

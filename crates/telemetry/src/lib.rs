@@ -20,7 +20,10 @@ pub mod trace;
 
 pub use cause::{ExitCause, ExitCounts};
 pub use config::{Audit, BootConfig, GuestFaults, Mechanism, module_name};
-pub use message::{GuestExit, LogLevel, Message, MmuCounters, PHASE_NAMES, PhaseStats, Stats, phase_name};
+pub use message::{
+    GuestExit, LogLevel, Message, MmuCounters, PHASE_NAMES, PhaseStats, SCREEN_COLUMNS, SCREEN_ROWS, Stats,
+    phase_name,
+};
 
 /// The version of everything in this crate that travels between hypervisor and tool.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;

@@ -35,6 +35,9 @@ pub enum Message {
     Console(Vec<u8>),
     /// Bytes that the guest wrote to its port 0xe9.
     DebugConsole(Vec<u8>),
+    /// The text on the guest's screen: [`SCREEN_ROWS`] rows of [`SCREEN_COLUMNS`] characters of
+    /// code page 437. Sent if [`BootConfig::screen`] asks for it.
+    Screen(Vec<u8>),
     /// The guest's first instruction comes next.
     GuestEntered,
     /// The next stretch of the trace.
@@ -44,6 +47,12 @@ pub enum Message {
     /// The hypervisor cannot go on: one clear sentence with the way out. Nothing follows.
     Failure(String),
 }
+
+/// Rows of a [`Message::Screen`].
+pub const SCREEN_ROWS: usize = 25;
+
+/// Characters in a row of a [`Message::Screen`].
+pub const SCREEN_COLUMNS: usize = 80;
 
 /// The importance of a [`Message::Log`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

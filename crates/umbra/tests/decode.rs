@@ -59,6 +59,7 @@ fn config(trace: bool) -> BootConfig {
         shadow_frames: None,
         audit: None,
         trace,
+        screen: false,
         kernel: "6.1".into(),
         append: "quiet".into(),
         modules: Vec::new(),
@@ -155,6 +156,17 @@ fn a_capture_gives_the_results_of_a_run() {
 }
 
 #[test]
+fn a_screen_in_a_capture_is_shown() {
+    let files = Files::new();
+    let mut characters = vec![b' '; 2000];
+    characters[80..83].copy_from_slice(b"a\xb3b");
+    let mut said = messages(false);
+    said.insert(5, Message::Screen(characters));
+    let output = files.decode(&stream(&said), &[]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "hello\n--- screen ---\n\na│b\n--------------\n");
+}
+
+#[test]
 fn a_capture_that_ends_before_its_guest_keeps_what_it_has() {
     let mut cut = messages(true);
     cut.pop();
@@ -187,7 +199,7 @@ fn every_beginning_of_a_capture_is_a_sentence() {
     for length in (0..whole.len() - b"\nnoise".len() - 1).step_by(11) {
         let output = files.decode(&whole[..length], &["--trace", "t"]);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        if length + 7 < start {
+        if length + b"\nnoise".len() < start {
             files.refused(&output);
         } else {
             assert_eq!(output.status.code(), Some(3), "{length}: {stderr}");

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::Uid;
 use umbra_build::Toolchain;
 
+use super::lock;
 use crate::process;
 
 /// A package and, if it has one, the program by which it is recognised on other systems.
@@ -113,9 +114,7 @@ impl Apt {
     fn install(&mut self, packages: &[&str]) -> Result<()> {
         self.freshen_lists()?;
         eprintln!("xtask: installing Debian packages: {}", packages.join(" "));
-        process::show(
-            apt_get().args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(packages),
-        )
+        lock::run(apt_get().args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(packages))
     }
 
     /// The package that `package` depends on alone.
@@ -132,7 +131,7 @@ impl Apt {
     /// Downloads a package into an empty folder and unpacks it into another.
     pub fn unpack(&mut self, package: &str, download: &Path, into: &Path) -> Result<()> {
         self.freshen_lists()?;
-        process::show(apt_get().args(["download", "--quiet", package]).current_dir(download))?;
+        lock::run(apt_get().args(["download", "--quiet", package]).current_dir(download))?;
         let mut entries = std::fs::read_dir(download)?;
         let file = entries.next().with_context(|| format!("apt-get left no file of {package}"))??.path();
         process::show(Command::new("dpkg-deb").arg("--extract").arg(file).arg(into))
@@ -142,7 +141,7 @@ impl Apt {
     fn freshen_lists(&mut self) -> Result<()> {
         if !self.lists_are_fresh && is_root() {
             eprintln!("xtask: updating Debian's package lists");
-            process::show(apt_get().args(["update", "--quiet"]))?;
+            lock::run(apt_get().args(["update", "--quiet"]))?;
         }
         self.lists_are_fresh = true;
         Ok(())

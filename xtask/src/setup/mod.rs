@@ -3,6 +3,7 @@
 mod debian;
 mod guest_kernel;
 mod initramfs;
+mod lock;
 mod tiny;
 
 use std::fs;

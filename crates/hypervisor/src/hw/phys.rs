@@ -74,8 +74,8 @@ impl DirectMap {
         let pool = layout.pool();
         // SAFETY: the layout gives the pool to nobody else.
         unsafe { self.zero(pool.clone()) };
-        // SAFETY: as above, for what backs the guest's firmware area.
-        unsafe { self.zero(layout.firmware()) };
+        // SAFETY: as above, for what backs the guest's upper memory.
+        unsafe { self.zero(layout.upper()) };
         let count = (pool.end - pool.start) / FRAME;
         let hpas = (0..count).map(|n| pool.start + n * FRAME).collect();
         let pool = FramePool { start: pool.start, hpas };

@@ -54,6 +54,8 @@ pub struct Plan {
     pub payload: Range<u64>,
     /// ... goes here.
     pub kernel: Gpa,
+    /// What becomes zero behind the payload.
+    pub padding: Range<u64>,
     /// Where the initrd goes, if there is one.
     pub initrd: Option<Gpa>,
     /// What else goes into memory; everything below 1 MiB.
@@ -91,7 +93,7 @@ pub fn plan(guest: &Guest<'_>) -> Result<Plan, LoadError> {
         });
     }
     // A relocatable kernel takes lower places too, but moves itself up to the preferred one.
-    let kernel_end = header.preferred_address + u64::from(header.init_size);
+    let kernel_end = header.preferred_address + header.memory_size;
     let initrd_room = guest.initrd_size.next_multiple_of(PAGE_SIZE);
     let ram_end = guest.ram[1].end;
     let need = kernel_end.saturating_add(initrd_room);
@@ -108,7 +110,9 @@ pub fn plan(guest: &Guest<'_>) -> Result<Plan, LoadError> {
     let (mut writes, entry) = environment::build(header.preferred_address, guest.command_line);
     writes.push((Gpa::new(entry.rsi), boot_params::build(&header, guest, initrd, environment::COMMAND_LINE)));
     let payload = header.payload_offset..guest.kernel_size;
-    Ok(Plan { payload, kernel: Gpa::new(header.preferred_address), initrd, writes, entry })
+    let payload_end = header.preferred_address + (payload.end - payload.start);
+    let padding = payload_end..payload_end + header.padding;
+    Ok(Plan { payload, kernel: Gpa::new(header.preferred_address), padding, initrd, writes, entry })
 }
 
 #[cfg(test)]

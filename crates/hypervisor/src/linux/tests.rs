@@ -113,9 +113,17 @@ fn bad_images_are_refused() {
 }
 
 #[test]
+fn a_short_last_paragraph_is_padded() {
+    let image = image();
+    let plan = plan(&guest(&image[..image.len() - 8], "")).unwrap();
+    assert_eq!(plan.payload, 1536..1536 + 4088);
+    assert_eq!(plan.padding, 16 * MIB + 4088..16 * MIB + 4096);
+}
+
+#[test]
 fn every_cut_is_refused_without_a_panic() {
     let image = image();
-    for length in 0..image.len() {
+    for length in 0..image.len() - 15 {
         assert!(plan(&guest(&image[..length], "")).is_err(), "{length}");
     }
 }

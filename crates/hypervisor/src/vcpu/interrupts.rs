@@ -1,4 +1,4 @@
-//! Interrupts to the guest, the alarm clock behind its timers, and HLT.
+//! Interrupts to the guest, the alarm clock behind its timers and what the user is to see, and HLT.
 
 use umbra_telemetry::{ExitCause, GuestExit};
 
@@ -12,7 +12,8 @@ use crate::hw::{console, cpu, timer};
 /// commands come the same way, and must not wait for a guest that never reads.
 const MAX_TYPED: usize = 64 << 10;
 
-/// The machine's one-shot timer, which brings the guest back when a timer of its platform is due.
+/// The machine's one-shot timer, which brings the guest back when a timer of its platform is due,
+/// or the hypervisor's upkeep.
 #[derive(Default)]
 pub struct Alarm {
     /// The time of the platform that it is set to.
@@ -80,11 +81,30 @@ impl<B: Backend> Vcpu<B> {
     /// Hands over what was typed and lets timers fire that are due; sets the alarm for the next.
     #[inline]
     fn run_platform(&mut self) {
-        let deadline = self.platform.next_deadline();
+        let deadline = self.next_deadline();
         let is_set = deadline.is_none_or(|at| self.alarm.set_to == Some(at) && at > self.clock.now());
         // Mostly there is nothing to do.
         if !is_set || timer::has_fired() || console::has_input() || !self.typed.is_empty() {
             self.serve_platform();
+        }
+    }
+
+    /// When this CPU must be back although nothing happens.
+    #[inline]
+    fn next_deadline(&self) -> Option<u64> {
+        match (self.platform.next_deadline(), self.upkeep.next()) {
+            (Some(device), Some(upkeep)) => Some(device.min(upkeep)),
+            (device, upkeep) => device.or(upkeep),
+        }
+    }
+
+    /// Shows the user what is due.
+    fn keep_up(&mut self, now: u64) {
+        if self.upkeep.output_is_due(now) {
+            self.flush_output();
+        }
+        if self.upkeep.screen_is_due(now) {
+            self.look_at_screen(now);
         }
     }
 
@@ -109,12 +129,13 @@ impl<B: Backend> Vcpu<B> {
         if timer::take_fired() {
             self.alarm.reset();
         }
-        let Some(deadline) = self.platform.next_deadline() else { return };
+        let Some(deadline) = self.next_deadline() else { return };
         let now = self.clock.now();
         if deadline <= now {
             self.platform.advance(now);
+            self.keep_up(now);
         }
-        let Some(deadline) = self.platform.next_deadline() else { return };
+        let Some(deadline) = self.next_deadline() else { return };
         if self.alarm.set_to != Some(deadline) {
             timer::arm(self.clock.machine_tsc(deadline));
             self.alarm.set_to = Some(deadline);

@@ -15,6 +15,7 @@ mod immunity;
 mod phases;
 pub mod sandbox;
 mod targets;
+mod upkeep;
 
 #[cfg(target_os = "none")]
 mod audit;
@@ -40,6 +41,8 @@ mod policy;
 mod roots;
 #[cfg(target_os = "none")]
 mod run;
+#[cfg(target_os = "none")]
+mod screen;
 #[cfg(target_os = "none")]
 mod simple;
 #[cfg(target_os = "none")]

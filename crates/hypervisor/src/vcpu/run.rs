@@ -23,6 +23,7 @@ use super::policy::Writes;
 use super::sandbox::Sandbox;
 use super::targets::Targets;
 use super::trace::Tracer;
+use super::upkeep::Upkeep;
 use crate::canary::Canary;
 use crate::env::Env;
 use crate::hw::cpu;
@@ -41,6 +42,8 @@ pub struct Parts<B: Backend> {
     pub canary: Canary<SpareArea>,
     /// The devices, at time 0.
     pub platform: Platform,
+    /// What the user is to see in time.
+    pub upkeep: Upkeep,
     /// The CPU that the guest sees.
     pub cpuid: Cpuid,
     /// The guest's first control registers.
@@ -70,6 +73,7 @@ pub struct Vcpu<B: Backend> {
     pub(super) mmu: Mmu<Writes>,
     pub(super) env: Env<B::Tlb>,
     pub(super) platform: Platform,
+    pub(super) upkeep: Upkeep,
     pub(super) cpuid: Cpuid,
     pub(super) known: Known,
     pub(super) clock: Clock,
@@ -124,7 +128,8 @@ pub struct Vcpu<B: Backend> {
 impl<B: Backend> Vcpu<B> {
     /// A virtual CPU whose time starts now.
     pub fn new(parts: Parts<B>) -> Vcpu<B> {
-        let Parts { backend, mmu, env, canary, platform, cpuid, controls, settings, auditor, tracer } = parts;
+        let Parts { backend, mmu, env, canary, platform, upkeep, cpuid, controls, settings, auditor, tracer } =
+            parts;
         let root = mmu.root(&env, 0);
         // A small pool leaves fewer than the CPU has room for.
         let targets = Targets::new(mmu.loadable_roots());
@@ -133,6 +138,7 @@ impl<B: Backend> Vcpu<B> {
             mmu,
             env,
             platform,
+            upkeep,
             known: cpuid.known(),
             cpuid,
             clock: Clock::new(),
@@ -337,6 +343,7 @@ impl<B: Backend> Vcpu<B> {
     fn finish(mut self, end: GuestExit) -> ! {
         self.audit_everything();
         self.flush_output();
+        self.show_last_screen();
         self.finish_trace();
         let totals = self.totals();
         // The guest's time has ended: this costs none of it.
@@ -362,6 +369,7 @@ impl<B: Backend> Vcpu<B> {
 
     /// Sends what the guest printed.
     pub(super) fn flush_output(&mut self) {
+        self.upkeep.output_sent();
         let console = self.platform.take_console_output();
         if !console.is_empty() {
             telemetry::send(&Message::Console(console));
@@ -372,10 +380,12 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// Sends what the guest printed if it is worth a message.
+    /// Sends what the guest printed if it is worth a message; else it may wait a little for more.
     pub(super) fn flush_output_if_due(&mut self) {
         if self.platform.output_due() {
             self.flush_output();
+        } else if self.platform.has_output() {
+            self.upkeep.output_waits(self.clock.now());
         }
     }
 }

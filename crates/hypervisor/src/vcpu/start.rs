@@ -17,6 +17,7 @@ use super::immunity::IA32_ARCH_CAPABILITIES;
 use super::policy::Writes;
 use super::run::{Parts, Settings, Vcpu};
 use super::trace::Tracer;
+use super::upkeep::Upkeep;
 use crate::entry::Mode;
 use crate::env::Env;
 use crate::events::EventLog;
@@ -40,7 +41,7 @@ pub fn run(machine: Machine) -> ! {
 }
 
 fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
-    let Machine { config, ram, pool, canary, entry, platform, tables } = machine;
+    let Machine { config, ram, pool, canary, entry, platform, tsc_hz, tables } = machine;
     let backend = Vmx::new(&tables, &entry)?;
     let cpuid = Cpuid::new(
         cpu::cpuid,
@@ -84,7 +85,20 @@ fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
         Settings { guest_faults, native_flushes: on(Mechanism::Invlpg), quick_stores: on(Mechanism::Quick) };
     let auditor = config.audit.map(Auditor::new);
     let tracer = config.trace.then(Tracer::default);
-    Ok(Vcpu::new(Parts { backend, mmu, env, canary, platform, cpuid, controls, settings, auditor, tracer }))
+    let upkeep = Upkeep::new(tsc_hz, config.screen);
+    Ok(Vcpu::new(Parts {
+        backend,
+        mmu,
+        env,
+        canary,
+        platform,
+        upkeep,
+        cpuid,
+        controls,
+        settings,
+        auditor,
+        tracer,
+    }))
 }
 
 /// The control registers that a boot protocol promises; NE and ET as the CPU has them.

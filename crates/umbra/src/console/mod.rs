@@ -4,10 +4,12 @@ mod input;
 mod keys;
 mod message;
 mod progress;
+mod screen;
 mod terminal;
 
 pub use input::{Input, MachineInput, read_standard_input};
 pub use keys::{Action, HELP, Keys};
 pub use message::{message, output};
 pub use progress::Progress;
+pub use screen::screen_text;
 pub use terminal::RawMode;

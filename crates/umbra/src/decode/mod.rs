@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use umbra_telemetry::{BootConfig, LogLevel, Message, PROTOCOL, Stats};
 
-use crate::console::{message, output};
+use crate::console::{message, output, screen_text};
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::report;
@@ -173,6 +173,7 @@ impl Capture {
                 Message::Log { level: LogLevel::Warning, text } => say(&format!("warning: {text}")),
                 Message::Log { level: LogLevel::Info, text } => say(&text),
                 Message::Console(bytes) | Message::DebugConsole(bytes) => output(bytes)?,
+                Message::Screen(characters) => output(screen_text(&characters))?,
                 Message::GuestEntered => (),
                 Message::Trace(chunk) => {
                     if let Some(recording) = &mut recording {

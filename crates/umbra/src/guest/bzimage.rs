@@ -1,21 +1,27 @@
-//! A Linux kernel, as far as the host cares.
+//! An image for the Linux boot protocol, as far as the host cares.
 
 use umbra_bzimage::{HEADER_SPAN, HeaderError, SetupHeader};
 
-/// A Linux kernel for the 64-bit boot protocol.
+/// A Linux kernel, or another program, for the 64-bit boot protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BzImage {
-    /// What the kernel calls itself, such as `6.1.0-44-amd64 (...) #1 SMP ...`.
+    /// What the kernel calls itself, such as `6.1.0-44-amd64 (...) #1 SMP ...` or `Memtest86+
+    /// v6.10`.
     pub version: Option<String>,
     /// Where it wants to run, in guest-physical bytes.
     pub preferred_address: u64,
     /// Bytes of memory that it needs from there on.
-    pub init_size: u64,
+    pub memory_size: u64,
     /// Bytes of the longest command line.
     pub command_line_limit: u64,
 }
 
 impl BzImage {
+    /// Whether it is Linux, as far as its name says.
+    pub fn is_linux(&self) -> bool {
+        self.version.as_deref().is_none_or(umbra_bzimage::is_linux)
+    }
+
     /// Reads the header; `None` if there is none.
     pub(super) fn parse(file: &[u8]) -> Result<Option<BzImage>, HeaderError> {
         let head = &file[..file.len().min(HEADER_SPAN)];
@@ -23,7 +29,7 @@ impl BzImage {
         Ok(header.map(|header| BzImage {
             version: umbra_bzimage::version(file).map(String::from),
             preferred_address: header.preferred_address,
-            init_size: header.init_size.into(),
+            memory_size: header.memory_size,
             command_line_limit: header.command_line_limit.into(),
         }))
     }
@@ -59,7 +65,7 @@ pub(crate) mod tests {
         let expected = BzImage {
             version: Some("6.1.0-test (someone) #1".into()),
             preferred_address: 0x100_0000,
-            init_size: 0x200_0000,
+            memory_size: 0x200_0000,
             command_line_limit: 2047,
         };
         match Image::classify(&synthetic()) {

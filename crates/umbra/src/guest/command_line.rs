@@ -7,7 +7,7 @@ use umbra_telemetry::BootConfig;
 use super::{Image, Module};
 use crate::error::Error;
 
-/// Linux has no screen here.
+/// Linux finds no screen, as no firmware tells it of one.
 const LINUX_DEFAULT: &str = "console=ttyS0";
 
 /// The command line for `--append`, or for the lack of it. A multiboot kernel gets its file's name first, as from
@@ -21,7 +21,9 @@ pub fn command_line(kernel: &Path, image: &Image, append: Option<&str>) -> Resul
     }
     match image {
         Image::Linux(linux) => {
-            let line = append.unwrap_or(LINUX_DEFAULT);
+            // To other programs that follow the protocol, Linux's options mean nothing, or
+            // something else.
+            let line = append.unwrap_or(if linux.is_linux() { LINUX_DEFAULT } else { "" });
             if line.len() as u64 > linux.command_line_limit {
                 return Err(Error::Input(format!(
                     "--append has {} bytes, but this kernel takes at most {}",

@@ -10,7 +10,7 @@ use super::BzImage;
 /// A guest that the hypervisor can boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Image {
-    /// A Linux kernel for the 64-bit boot protocol.
+    /// A Linux kernel, or another program, for the 64-bit boot protocol.
     Linux(BzImage),
     /// A small kernel for the Multiboot specification, version 0.6.96.
     Multiboot(Kernel),
@@ -23,6 +23,9 @@ pub enum ImageError {
     Unknown(Option<&'static str>),
     /// A Linux kernel that cannot be booted.
     Linux(HeaderError),
+    /// An image for Linux's boot protocol that cannot be booted, and that calls itself something
+    /// else.
+    Foreign(String, HeaderError),
     /// A multiboot kernel that cannot be loaded.
     Multiboot(LoadError),
 }
@@ -33,7 +36,11 @@ impl Image {
     /// # Errors
     /// It is nothing that boots here.
     pub fn classify(file: &[u8]) -> Result<Image, ImageError> {
-        if let Some(linux) = BzImage::parse(file).map_err(ImageError::Linux)? {
+        let refuse = |error| match umbra_bzimage::version(file) {
+            Some(name) if !umbra_bzimage::is_linux(name) => ImageError::Foreign(name.into(), error),
+            _ => ImageError::Linux(error),
+        };
+        if let Some(linux) = BzImage::parse(file).map_err(refuse)? {
             return Ok(Image::Linux(linux));
         }
         match Kernel::parse(file).map_err(ImageError::Multiboot)? {
@@ -72,6 +79,22 @@ impl fmt::Display for ImageError {
                 )
             }
             ImageError::Linux(error) => error.fmt(f),
+            ImageError::Foreign(name, error) => {
+                write!(f, "is {name}, which is no Linux kernel but ")?;
+                match error {
+                    HeaderError::OldProtocol(version) => write!(
+                        f,
+                        "uses Linux boot protocol {}.{:02} all the same, and 64-bit entry needs 2.12; give a build \
+                         of it that has it",
+                        version >> 8,
+                        version & 0xff
+                    ),
+                    HeaderError::Not64Bit => f.write_str(
+                        "follows its boot protocol, without a 64-bit entry point; give its 64-bit build",
+                    ),
+                    error => error.fmt(f),
+                }
+            }
             ImageError::Multiboot(error) => error.fmt(f),
         }
     }
@@ -80,6 +103,7 @@ impl fmt::Display for ImageError {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::guest::bzimage::tests::synthetic;
 
     /// A kernel of one page at 1 MiB that is nothing but a multiboot header with address fields.
     pub(crate) fn multiboot() -> Vec<u8> {
@@ -96,6 +120,36 @@ pub(crate) mod tests {
         assert!(matches!(Image::classify(&multiboot()), Ok(Image::Multiboot(_))));
         let sentence = Image::classify(&multiboot()[..0x1c]).unwrap_err().to_string();
         assert!(sentence.starts_with("is damaged"), "{sentence}");
+    }
+
+    /// Memory testers and boot loaders follow the protocol, too; a newer Linux is no way out for
+    /// their users.
+    #[test]
+    fn an_image_that_is_no_linux_is_named() {
+        let named = |name: &[u8], at: usize, bytes: &[u8]| {
+            let mut file = synthetic();
+            file[0x300..0x300 + name.len()].copy_from_slice(name);
+            file[at..at + bytes.len()].copy_from_slice(bytes);
+            Image::classify(&file)
+        };
+        let Ok(Image::Linux(image)) = named(b"Memtest86+ v6.10\0", 0, &[]) else { panic!("refused") };
+        assert!(!image.is_linux());
+        for (name, at, bytes, words) in [
+            (
+                b"iPXE 1.21.1\0".as_slice(),
+                0x206,
+                &[7, 2],
+                "is iPXE 1.21.1, which is no Linux kernel but uses",
+            ),
+            (b"Memtest86+ v6.10\0", 0x236, &[4, 0], "64-bit build"),
+            (b"MEMDISK 6.04\0", 0x1f4, &[0xff, 0xff], "truncated"),
+        ] {
+            let sentence = named(name, at, bytes).unwrap_err().to_string();
+            assert!(sentence.contains(words), "{sentence}");
+            assert!(!sentence.contains("3.8") && !sentence.contains("32-bit Linux"), "{sentence}");
+        }
+        let sentence = named(b"3.2.0 (old)\0", 0x206, &[10, 2]).unwrap_err().to_string();
+        assert!(sentence.contains("version 3.8 or later"), "{sentence}");
     }
 
     #[test]

@@ -56,7 +56,7 @@ fn most_memory(shadow_frames: Option<u32>) -> Option<u64> {
 /// What a Linux kernel needs, in MiB, if there is as much.
 fn least_for_linux(memory: u64, linux: &BzImage, initrd_bytes: u64) -> Result<u64, Error> {
     let initrd_mib = initrd_bytes.div_ceil(MIB);
-    let kernel_end = linux.preferred_address.saturating_add(linux.init_size);
+    let kernel_end = linux.preferred_address.saturating_add(linux.memory_size);
     let least = (kernel_end.div_ceil(MIB) + initrd_mib + SLACK_MIB).max(u64::from(MIN_GUEST_MIB));
     // With the fewest shadow frames: no advice to give more memory may lead here again.
     let most = most_memory(Some(MIN_SHADOW_FRAMES)).unwrap_or(0);
@@ -154,7 +154,7 @@ mod tests {
             assert!(sentence.contains("at most") && !sentence.contains("--memory"), "{sentence}");
         }
         let damaged =
-            BzImage { version: None, preferred_address: u64::MAX, init_size: 9, command_line_limit: 0 };
+            BzImage { version: None, preferred_address: u64::MAX, memory_size: 9, command_line_limit: 0 };
         let sentence = check_memory(192, None, &Image::Linux(damaged), 0, &[]).unwrap_err().to_string();
         assert!(sentence.contains("damaged"), "{sentence}");
     }

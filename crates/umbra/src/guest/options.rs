@@ -29,6 +29,12 @@ pub struct Options {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub append: Option<String>,
 
+    /// Show the text on the guest's screen (VGA, 80 columns and 25 rows) at its end, and before
+    /// that whenever it has changed and then rested for a second of the machine's time; every two
+    /// seconds if it never rests. For kernels and memory testers that write there only
+    #[arg(long)]
+    pub screen: bool,
+
     /// Guest memory in MiB, or with a suffix M or G
     #[arg(
         long,
@@ -169,7 +175,7 @@ mod tests {
         let options = parse(&[]).unwrap();
         assert_eq!(options.memory, 192);
         assert_eq!(options.guest_faults, Policy::Auto);
-        assert!(options.without.is_empty());
+        assert!(options.without.is_empty() && !options.screen);
         assert_eq!((options.audit, options.shadow_frames), (None, None));
     }
 

@@ -53,6 +53,7 @@ impl Guest {
             shadow_frames,
             audit: options.audit.map(|every| Audit { every: every.get() }),
             trace,
+            screen: options.screen,
             kernel: name,
             append,
             modules: modules.iter().map(|module| module.string.clone()).collect(),

@@ -272,6 +272,7 @@ mod tests {
             shadow_frames: None,
             audit: None,
             trace: false,
+            screen: false,
             kernel: "6.1".into(),
             append: "console=ttyS0  quiet $x".into(),
             modules: Vec::new(),

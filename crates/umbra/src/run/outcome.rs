@@ -196,6 +196,7 @@ mod tests {
             shadow_frames: None,
             audit: None,
             trace: false,
+            screen: false,
             kernel: "6.1".into(),
             append: "quiet".into(),
             modules: Vec::new(),

@@ -51,9 +51,10 @@ pub fn check(arguments: &Arguments, image: &Image) -> Result<(), Error> {
         )));
     }
     let own = &arguments.guest;
-    if own.audit.is_some() || own.shadow_frames.is_some() || !own.without.is_empty() {
+    if own.audit.is_some() || own.shadow_frames.is_some() || !own.without.is_empty() || own.screen {
         return Err(Error::Input(format!(
-            "--audit, --shadow-frames and --without are for Umbra, and --hypervisor {name} runs without it; leave them out"
+            "--audit, --screen, --shadow-frames and --without are for Umbra, and --hypervisor {name} runs without it; \
+             leave them out"
         )));
     }
     Ok(())

@@ -11,7 +11,7 @@ use super::outcome::{End, Outcome};
 use super::recording::Recording;
 use super::stream::{self, Noise, Part};
 use crate::console::{
-    Action, HELP, Input, Keys, MachineInput, Progress, RawMode, message, read_standard_input,
+    Action, HELP, Input, Keys, MachineInput, Progress, RawMode, message, read_standard_input, screen_text,
 };
 use crate::error::{Error, status};
 use crate::machine::{Emulator, Outputs, explain_death};
@@ -180,6 +180,10 @@ impl Session<'_, '_> {
                 LogLevel::Info => self.say(&text),
             },
             Message::Console(bytes) | Message::DebugConsole(bytes) => self.print(&bytes)?,
+            Message::Screen(characters) => {
+                let rest_of_line = if self.at_line_start { "" } else { "\n" };
+                self.print(format!("{rest_of_line}{}", screen_text(&characters)).as_bytes())?;
+            }
             Message::GuestEntered => {
                 self.entered = true;
                 if self.on_terminal {

@@ -104,11 +104,14 @@ impl Run {
         (output, said)
     }
 
+    /// The statistics.
+    pub fn statistics(&self) -> serde_json::Value {
+        serde_json::from_slice(&fs::read(self.path("stats.json")).unwrap()).unwrap()
+    }
+
     /// What the statistics say of the end.
     pub fn guest_exit(&self) -> String {
-        let json = fs::read(self.path("stats.json")).unwrap();
-        let statistics: serde_json::Value = serde_json::from_slice(&json).unwrap();
-        statistics["guest_exit"].as_str().unwrap().into()
+        self.statistics()["guest_exit"].as_str().unwrap().into()
     }
 
     /// Processes that run in this folder: the emulator does, and what the scripts of a test start.

@@ -53,12 +53,61 @@ pub fn modules(setting: &mut Setting, report: &mut Report) {
     }
 }
 
-/// Configuration space of a bus on which slot 31 of bus 0 is empty.
+/// Configuration mechanism 1 finds a host bridge in slot 0 of bus 0, and nothing in slot 31.
 pub fn pci(_: &mut Setting, report: &mut Report) {
-    port::write_u32(0xcf8, 0x8000_0000 | 31 << 11);
-    let found = port::read_u32(0xcfc);
+    const ADDRESS: u16 = 0xcf8;
+    const DATA: u16 = 0xcfc;
+    const CLASS: u32 = 0x8000_0008;
+    port::write_u32(ADDRESS, CLASS);
+    let back = port::read_u32(ADDRESS);
+    check!(report, back == CLASS, "the address reads back as {back:#x}");
+    let (class, base) = (port::read_u32(DATA) >> 16, port::read_u8(DATA + 3));
+    check!(report, (class, base) == (0x0600, 6), "slot 0 is of class {class:#x} and {base:#x}");
+    port::write_u32(ADDRESS, CLASS & !(1 << 31));
+    let found = port::read_u32(DATA);
+    check!(report, found == u32::MAX, "without the enable bit, the data reads {found:#x}");
+    port::write_u32(ADDRESS, 0x8000_0000 | 31 << 11);
+    let found = port::read_u32(DATA);
     check!(report, found == u32::MAX, "an empty slot reads {found:#x}");
-    port::write_u32(0xcf8, 0);
+    port::write_u32(ADDRESS, 0);
+}
+
+/// A VGA in text mode: registers and memory hold what is written, and the retrace comes and goes.
+pub fn vga(_: &mut Setting, report: &mut Report) {
+    const CRTC: u16 = 0x3d4;
+    const STATUS: u16 = 0x3da;
+    const TEXT: u64 = 0xb_8000;
+    /// Two frames at 50 Hz and 1 GHz.
+    const PATIENCE: u64 = 40_000_000;
+    let register = |index: u8| {
+        port::write_u8(CRTC, index);
+        port::read_u8(CRTC + 1)
+    };
+    let before = [0x0e, 0x0f].map(register);
+    for place in [0x0123_u16, 0x07cf] {
+        let [high, low] = place.to_be_bytes();
+        for (index, value) in [(0x0e, high), (0x0f, low)] {
+            port::write_u16(CRTC, u16::from_le_bytes([index, value]));
+        }
+        let found = u16::from_be_bytes([0x0e, 0x0f].map(register));
+        check!(report, found == place, "the cursor is at {found:#x} instead of {place:#x}");
+    }
+    for (index, value) in [0x0e, 0x0f].into_iter().zip(before) {
+        port::write_u16(CRTC, u16::from_le_bytes([index, value]));
+    }
+    for cell in [TEXT, TEXT + 2 * (80 * 25 - 2), TEXT + 0x7ffc] {
+        for value in [0x0741_0742_u32, 0x0720_0720] {
+            let (mut write, mut read) = (snippets::write_4().kernel(), snippets::read_4().kernel());
+            (write.rdi, write.rsi, read.rdi) = (cell, value.into(), cell);
+            let outcome = access::run(&write).and_then(|_| access::run(&read)).map(|end| end.rax as u32);
+            check!(report, outcome == Ok(value), "{cell:#x} holds {outcome:x?} instead of {value:#x}");
+        }
+    }
+    let (start, mut seen) = (cpu::tsc(), [false; 2]);
+    while seen != [true; 2] && cpu::tsc() - start < PATIENCE {
+        seen[usize::from(port::read_u8(STATUS) >> 3 & 1)] = true;
+    }
+    check!(report, seen == [true; 2], "the vertical retrace does not come and go: {seen:?}");
 }
 
 /// The APIC goes off and on by its base register, and off is empty memory.

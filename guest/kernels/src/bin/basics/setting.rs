@@ -90,6 +90,7 @@ const TESTS: &[(&str, Test)] = &[
     ("fw-cfg", platform::fw_cfg),
     ("modules", platform::modules),
     ("pci", platform::pci),
+    ("vga", platform::vga),
     ("apic-base", platform::apic_base),
     ("apic-moved", platform::apic_moved),
 ];

@@ -106,7 +106,7 @@ pub fn device_tables(setting: &mut Setting, space: &Space, report: &mut Report) 
     let version = apic::read(apic::register::VERSION);
     let (mut done, mut faulted) = (0u32, 0u32);
     for (index, level) in [Level::L2, Level::L3, Level::L4].into_iter().enumerate() {
-        for (device, place) in [apic::BASE, 0xfec0_0000, 0xa_0000, 0xf_0000].into_iter().enumerate() {
+        for (device, place) in [apic::BASE, 0xfec0_0000, 0xd_0000, 0xf_0000].into_iter().enumerate() {
             let gva = space::slot(60 + 4 * index as u64 + device as u64);
             space.map(&mut setting.pool, gva, level, place | (TABLE & !bits::W));
             for _ in 0..40 {
