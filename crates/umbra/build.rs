@@ -1,10 +1,13 @@
 //! Builds the hypervisor and puts it where the tool embeds it from.
 //!
 //! `UMBRA_HYPERVISOR` names an ELF to embed instead.
+//!
+//! A checkout may be copied together with its build folder. So nothing here is an absolute path of the place where this
+//! script was compiled: cargo would take the copy for fresh, and embed the hypervisor of the other checkout.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::{env, fs};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -18,14 +21,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             given
         }
         None => {
-            let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
-                .ancestors()
-                .nth(2)
-                .ok_or("the umbra crate is not in its workspace")?;
+            let package = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo names no package")?);
+            let workspace = package.ancestors().nth(2).ok_or("the umbra crate is not in its workspace")?;
             let built = umbra_build::hypervisor(workspace, &umbra_build::shared_target_dir(&out_dir));
             let built = built.map_err(|error| error.to_string())?;
             for input in &built.inputs {
-                println!("cargo::rerun-if-changed={}", input.display());
+                println!("cargo::rerun-if-changed={}", umbra_build::relative(input, &package).display());
             }
             built.elf
         }

@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use umbra_telemetry::PHASE_NAMES;
 
 use crate::run::{become_umbra, is_given};
 
@@ -27,6 +28,8 @@ pub struct Arguments {
 /// Sets up what the user does not bring and becomes `umbra bench`.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let options = &arguments.options;
+    // Before anything is built: that takes minutes.
+    check_phases(options)?;
     become_umbra("bench", options, |setup, umbra| {
         // Before the kernel: both are of one package.
         if names_kvm(options) && !is_given(options, "--host-initrd") {
@@ -42,19 +45,56 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Whether KVM is asked for, by `--hypervisor` or `--against`.
 fn names_kvm(options: &[OsString]) -> bool {
-    let values = options.iter().zip(options.iter().skip(1));
-    let apart = values.filter(|(option, _)| *option == "--hypervisor" || *option == "--against");
-    apart.map(|(_, value)| value).any(|value| value == "kvm")
-        || options.iter().any(|option| option == "--hypervisor=kvm" || option == "--against=kvm")
+    let given = |option| values(options, option).any(|value| value == "kvm");
+    given("--hypervisor") || given("--against")
+}
+
+/// Checks the names of phases.
+fn check_phases(options: &[OsString]) -> Result<()> {
+    // `boot` runs always.
+    let known = &PHASE_NAMES[1..];
+    for name in values(options, "--phase").flat_map(|value| value.split(',')) {
+        ensure!(
+            known.contains(&name),
+            "phase {} is unknown; --phase takes one of {}",
+            name.escape_debug(),
+            known.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// The values of an option, as `--option VALUE` or `--option=VALUE`, as far as they are text.
+fn values<'a>(options: &'a [OsString], option: &'a str) -> impl Iterator<Item = &'a str> {
+    let behind = options.iter().skip(1).map(Some).chain([None]);
+    options.iter().zip(behind).filter_map(move |(given, next)| {
+        let rest = given.to_str()?.strip_prefix(option)?;
+        if rest.is_empty() { next?.to_str() } else { rest.strip_prefix('=') }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn all(options: &[&str]) -> Vec<OsString> {
+        options.iter().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn a_wrong_phase_is_refused_before_anything_is_built() {
+        let check = |options: &[&str]| check_phases(&all(options)).map_err(|error| error.to_string());
+        check(&["--phase", "pipe", "--phase=demand,getppid", "--stats", "nap"]).unwrap();
+        check(&["--repeat", "3", "--phase"]).unwrap();
+        for wrong in [&["--phase", "nap"][..], &["--phase=pipe,nap"], &["--quick", "--phase", "boot"]] {
+            let sentence = check(wrong).unwrap_err();
+            assert!(sentence.contains("is unknown; --phase takes one of getppid, demand"), "{sentence}");
+        }
+    }
+
     #[test]
     fn kvm_is_seen_in_both_spellings() {
-        let names = |options: &[&str]| names_kvm(&options.iter().map(OsString::from).collect::<Vec<_>>());
+        let names = |options: &[&str]| names_kvm(&all(options));
         assert!(names(&["--repeat", "2", "--against", "kvm"]));
         assert!(names(&["--hypervisor=kvm"]));
         assert!(!names(&["--against", "trap", "--stats", "kvm"]));

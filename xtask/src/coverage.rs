@@ -19,8 +19,12 @@ use crate::{paths, process};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// How many steps the random programs take; more find no further lines
-    #[arg(long, value_name = "NUMBER", default_value_t = 100_000)]
+    #[arg(long, value_name = "NUMBER", default_value = "100000", value_parser = steps, allow_negative_numbers = true)]
     steps: u64,
+}
+
+fn steps(text: &str) -> Result<u64, &'static str> {
+    text.parse().ok().filter(|&steps| steps > 0).ok_or("give a whole number of steps, 1 or more")
 }
 
 /// What is measured, and by whose tests.
@@ -172,6 +176,12 @@ mod tests {
             "{table}"
         );
         assert!(read("").is_err() && read("SF:/a.rs\nDA:x\n").is_err() && read("DA:1,1\n").is_err());
+    }
+
+    #[test]
+    fn steps_are_a_whole_number() {
+        assert_eq!(steps("7"), Ok(7));
+        assert!(["0", "-1", "many", "1.5"].iter().all(|text| steps(text).is_err()));
     }
 
     #[test]

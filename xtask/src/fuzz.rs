@@ -31,17 +31,19 @@ pub struct Arguments {
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(TARGETS.iter().map(|(name, _)| *name)))]
     target: Option<String>,
     /// How long, for each target.
-    #[arg(long, value_name = "MINUTES", default_value_t = 5.0)]
+    #[arg(long, value_name = "MINUTES", default_value = "5", value_parser = minutes, allow_negative_numbers = true)]
     minutes: f64,
+}
+
+/// A length of time that libFuzzer takes: whole seconds, of which 0 is for ever.
+fn minutes(text: &str) -> Result<f64, &'static str> {
+    let minutes = text.parse().ok().filter(|minutes: &f64| (1.0..=1e6).contains(&(minutes * 60.0).ceil()));
+    minutes.ok_or("give a number of minutes above 0 and below 16000, such as 5 or 0.5")
 }
 
 /// Runs the targets.
 pub fn run(Arguments { target, minutes }: &Arguments) -> Result<ExitCode> {
-    // libFuzzer takes whole seconds, and 0 is for ever.
     let seconds = (minutes * 60.0).ceil();
-    if !(1.0..=1e6).contains(&seconds) {
-        bail!("--minutes {minutes} is no length of time; give a positive number");
-    }
     let nightly = nightly()?;
     let cargo_fuzz = CargoTool { name: "cargo-fuzz", version: "^0.13" }.install()?;
     // Safe code does not need the address sanitizer; what can be found is a panic, a hang, or too much memory.
@@ -121,6 +123,14 @@ mod tests {
 
     const STATISTICS: &str =
         "Done 7 runs in 1 second(s)\nstat::number_of_executed_units: 4711\nstat::average: 3\n";
+
+    #[test]
+    fn a_length_of_time_is_a_positive_number() {
+        assert_eq!((minutes("5"), minutes("0.01")), (Ok(5.0), Ok(0.01)));
+        for text in ["0", "-1", "nan", "inf", "1e9", "soon", ""] {
+            assert!(minutes(text).unwrap_err().starts_with("give a number of minutes"), "{text}");
+        }
+    }
 
     #[test]
     fn executions_are_read_from_the_statistics() {

@@ -25,7 +25,8 @@ pub const APPEND: &str = "console=ttyS0 printk.time=0 nokaslr panic=-1";
   cargo xtask run --machine skylake --stats s.json
   cargo xtask run --append 'console=ttyS0 umbra.shell'    a shell to type into
 
-The initramfs knows: umbra.shell, umbra.quick (a tenth of the work), umbra.phases=demand,cow_child,...")]
+The initramfs knows: umbra.shell, umbra.quick (a tenth of the work), umbra.phases=demand,cow_child,... (the work
+ends behind the last of these phases).")]
 pub struct Arguments {
     /// Options of `umbra run`; --kernel, --initrd and --append replace what is given otherwise
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS OF umbra run")]

@@ -9,7 +9,12 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let folder = Path::new(&folder);
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    // At compile time it may have been another checkout, which this one was copied from with its build folder.
+    let Some(package) = std::env::var_os("CARGO_MANIFEST_DIR") else {
+        eprintln!("start this by `cargo run`, which says where the checkout is");
+        return ExitCode::FAILURE;
+    };
+    let workspace = Path::new(&package).join("../..");
     match umbra_build::guest_kernels(&workspace, &folder.join("bare-metal"), folder) {
         Ok(kernels) => {
             kernels.iter().for_each(|kernel| println!("{}", kernel.display()));

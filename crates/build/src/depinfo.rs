@@ -49,8 +49,8 @@ mod tests {
 
     #[test]
     fn the_manifest_of_a_source_is_the_nearest() {
-        let here = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src/lib.rs"));
-        let expected = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
-        assert_eq!(manifests(&[here]), BTreeSet::from([expected]));
+        let package = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap());
+        let here = package.join("src/lib.rs");
+        assert_eq!(manifests(&[here]), BTreeSet::from([package.join("Cargo.toml")]));
     }
 }

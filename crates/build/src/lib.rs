@@ -17,6 +17,7 @@ mod guest_kernels;
 mod hypervisor;
 mod init;
 mod nested;
+mod relative;
 mod toolchain;
 
 pub use error::Error;
@@ -24,4 +25,5 @@ pub use guest_kernels::guest_kernels;
 pub use hypervisor::{Hypervisor, hypervisor};
 pub use init::{guest_init, kvm_peer};
 pub use nested::shared_target_dir;
+pub use relative::relative;
 pub use toolchain::{DEBIAN_PACKAGES, Toolchain};

@@ -5,7 +5,7 @@ mod common;
 use common::{Machine, assemble};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use umbra_emulator::{Gpr, Mode, Native, NativeOperand, names_operand};
+use umbra_emulator::{Gpr, Mode, Native, NativeOperand, Segment, names_operand};
 
 type Program = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 
@@ -55,12 +55,12 @@ fn operands_of_vector_and_x87_instructions() {
 #[test]
 fn addresses_have_base_index_and_segment() {
     let mut machine = Machine::new(Mode::Bits64).with(Gpr::Rbx, 0x1000).with(Gpr::Rcx, 2);
-    machine.bases = [0x100; 6];
+    Segment::ALL.into_iter().for_each(|segment| machine.segments[segment as usize].base = 0x100);
     let gva = |machine: &Machine, program| decode(machine, program).unwrap().operands[0].gva;
     assert_eq!(gva(&machine, |p| p.movups(xmm0, xmmword_ptr(rbx + rcx * 8 + 4))), 0x1014);
     assert_eq!(gva(&machine, |p| p.movups(xmm0, xmmword_ptr(rbx).fs())), 0x1100);
     let mut machine = Machine::new(Mode::Bits32).with(Gpr::Rbx, 0xffff_ffff_ffff_fff0);
-    machine.bases = [0x100; 6];
+    Segment::ALL.into_iter().for_each(|segment| machine.segments[segment as usize].base = 0x100);
     assert_eq!(gva(&machine, |p| p.movups(xmm0, xmmword_ptr(ebx))), 0xf0, "32 bits wrap");
     let machine = Machine::new(Mode::Bits16).with(Gpr::Rbx, 0x1_fff0).with(Gpr::Rsi, 0x20);
     assert_eq!(gva(&machine, |p| p.movups(xmm0, xmmword_ptr(bx + si))), 0x10, "16 bits wrap");

@@ -99,6 +99,16 @@ mod tests {
         }
     }
 
+    /// Tool and hypervisor are built apart. Whoever changes these bytes, by a message or by a new version of a crate,
+    /// numbers the protocol anew.
+    #[test]
+    fn the_wire_format_is_that_of_the_protocol() {
+        let log = Message::Log { level: LogLevel::Info, text: "a".into() };
+        assert_eq!(encode(&log), [0, 9, 2, 1, 1, b'a', 0x2f, 0x1d, 0x21, 0xa9, 0]);
+        let hello = Message::Hello { protocol: 261 };
+        assert_eq!(encode(&hello), [0, 1, 7, 0x85, 2, 0x30, 0xd4, 0xbb, 0x57, 0]);
+    }
+
     #[test]
     fn a_damaged_frame_is_noise() {
         let good = encode(&Message::Console(b"hello".to_vec()));

@@ -1,11 +1,12 @@
 //! The command line.
 
+use std::io::{self, Write};
 use std::process::{self, ExitCode};
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::console::message;
+use crate::console::{message, output_failure};
 use crate::error::Error;
 use crate::{bench, compare, decode, doctor, html, image, run, trace};
 
@@ -36,7 +37,14 @@ impl Cli {
             // Without any argument clap shows the help, too, as an error.
             let help = matches!(error.kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand);
             if help || !error.use_stderr() {
-                error.exit();
+                let shown = error.print().and_then(|()| io::stdout().flush());
+                process::exit(match output_failure(shown) {
+                    None => error.exit_code(),
+                    Some(failure) => {
+                        message(format_args!("umbra: {failure}\n"));
+                        failure.status().into()
+                    }
+                });
             }
             let error = Error::Input(sentence(&error.to_string()));
             message(format_args!("umbra: {error}\n"));

@@ -329,6 +329,30 @@ fn a_signal_that_is_ignored_stays_ignored() {
     run.nothing_is_left();
 }
 
+/// What a run leaves that is killed goes when the next one starts.
+#[test]
+fn what_a_killed_run_has_left() {
+    let run = Run::new(&kernel());
+    let mut command = run.command(&["--trace", run.path("trace").to_str().unwrap()]);
+    let started = run.path("started");
+    run.replace(&mut command, "bochs", &format!("echo >{}; exec sleep 1000", started.display()));
+    let mut tool = command.spawn().unwrap();
+    while !started.exists() {
+        thread::yield_now();
+    }
+    signal(&tool, Signal::KILL);
+    tool.wait().unwrap();
+    let unfinished = || {
+        let entries = fs::read_dir(run.path(".")).unwrap().map(|entry| entry.unwrap().file_name());
+        entries.filter(|name| name.to_str().unwrap().starts_with(".umbra-")).count()
+    };
+    assert_eq!((unfinished(), fs::read_dir(run.path("tmp")).unwrap().count()), (1, 1));
+    let mut command = run.command(&[]);
+    run.replace(&mut command, "grub-mkrescue", "exit 7");
+    failed(&command.output().unwrap(), "cannot build the boot image in");
+    run.nothing_is_left();
+}
+
 #[test]
 fn options_that_do_not_exist() {
     let files = Files::new();
@@ -353,6 +377,8 @@ fn options_that_do_not_exist() {
     ] {
         let sentence = files.refused(&files.path("kernel"), options);
         assert!(sentence.contains(options[0].split('=').next().unwrap()), "{sentence}");
+        // In words, and not as a type of the program's has it.
+        assert!(!sentence.contains("..=") && !sentence.contains("non-zero") && !sentence.contains("digit"));
     }
 }
 
@@ -375,10 +401,18 @@ fn results_that_are_none() {
     assert!(refused_command(&["compare", "/nonexistent.json", &cut]).contains("cannot be read"));
 }
 
+/// A published result. Cargo starts tests in their package's folder.
+fn published(name: &str) -> String {
+    format!("../../docs/results/{name}")
+}
+
 #[test]
 fn a_standard_output_that_takes_nothing() {
-    let result = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/results/penryn-bypass.json");
-    for arguments in [&["compare", result, result][..], &["doctor"]] {
+    let result = published("penryn-bypass.json");
+    let result = result.as_str();
+    for arguments in
+        [&["compare", result, result][..], &["doctor"], &["--help"], &["run", "-h"], &["--version"]]
+    {
         let mut command = Command::new(env!("CARGO_BIN_EXE_umbra"));
         command.args(arguments).stdin(Stdio::null()).stderr(Stdio::piped());
         let full = File::create("/dev/full").unwrap();
@@ -399,6 +433,85 @@ fn phases_that_do_not_exist() {
     let kernel = files.path("kernel").display().to_string();
     let sentence = refused_command(&["bench", "--kernel", &kernel, "--initrd", &kernel, "--phase", "nap"]);
     assert!(sentence.contains("phase nap is unknown"), "{sentence}");
+    let result = published("penryn-bypass.json");
+    let sentence = refused_command(&["compare", &result, &result, "--phase", "nap"]);
+    assert!(sentence.contains("has a phase nap; they have boot, getppid, demand"), "{sentence}");
+}
+
+/// Before the first run, which takes minutes.
+#[test]
+fn a_peer_that_lacks_something_is_refused_before_the_first_run() {
+    let files = Files::new();
+    let kernel = files.path("kernel").display().to_string();
+    let bench = |more: &[&str]| {
+        refused_command(&[&["bench", "--kernel", &kernel, "--initrd", &kernel][..], more].concat())
+    };
+    assert!(bench(&["--against", "kvm"]).contains("--host-initrd"));
+    assert!(bench(&["--against", "kvm", "--host-initrd", "/nonexistent"]).contains("cannot read the initrd"));
+    assert!(bench(&["--against", "trap", "--memory", "40"]).contains("give --memory 57 or more"));
+    assert!(
+        bench(&["--hypervisor", "none", "--guest-faults", "trap"]).contains("--guest-faults is for Umbra")
+    );
+    // Nor does a folder stay that was made for results.
+    let nested = files.path("a/b").display().to_string();
+    assert!(bench(&["--ablation", &nested]).contains("give one in a folder that exists"));
+    let folder = files.path("ablation").display().to_string();
+    assert!(bench(&["--ablation", &folder, "--memory", "40"]).contains("give --memory 57 or more"));
+    assert!(!files.path("a").exists() && !files.path("ablation").exists());
+}
+
+#[test]
+fn a_dash_is_standard_input_where_one_file_is_read_and_nothing_else() {
+    let files = Files::new();
+    let kernel = files.path("kernel");
+    let text = kernel.display().to_string();
+    assert!(files.refused(&kernel, &["--initrd", "-"]).contains("./- is a file of that name"));
+    assert!(files.refused(&kernel, &["--stats", "-"]).contains("the statistics to standard output"));
+    assert!(
+        refused_command(&["image", "--kernel", &text, "-o", "-"])
+            .contains("the boot image to standard output")
+    );
+    assert!(refused_command(&["compare", "-", "-"]).contains("once only"));
+    assert!(refused_command(&["report", "-", "--trace", "-", "-o", "page"]).contains("once only"));
+    assert!(refused_command(&["compare", &text, "-"]).contains("is not JSON"));
+    let result = published("penryn-bypass.json");
+    let mut compare = Command::new(env!("CARGO_BIN_EXE_umbra"));
+    compare.args(["compare", &result, "-"]).stdin(File::open(&result).unwrap());
+    let output = compare.output().unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && table.contains("[1]: standard input (umbra"), "{table}");
+    assert!(refused_command(&["trace", "-"]).contains("standard input is not a trace"));
+    assert!(refused_command(&["trace", "."]).contains(". is a folder; give a file"));
+}
+
+/// Whatever a result says, nothing of it is for the terminal, and nothing is endless.
+#[test]
+fn results_with_control_characters_and_endless_names() {
+    let files = Files::new();
+    let result = fs::read_to_string(published("penryn-bypass.json")).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&result).unwrap();
+    json["machine"] = "\u{1b}[2J\u{1b}]0;title\u{7}".into();
+    json["kernel"] = "k".repeat(5000).into();
+    let strange = files.write("a\u{1b}[31m.json", json.to_string().as_bytes());
+    let mut compare = Command::new(env!("CARGO_BIN_EXE_umbra"));
+    let output = compare.args(["compare", &published("penryn-bypass.json")]).arg(&strange).output().unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    assert!(!table.contains(|c: char| c.is_control() && c != '\n'), "{table:?}");
+    assert!(table.contains("\\u{1b}[2J") && table.contains("a\\u{1b}[31m.json"), "{table}");
+    assert!(table.contains("the kernel is kkk") && !table.contains(&"k".repeat(300)), "{table}");
+    // Names of causes and phases stand in refusals.
+    for (place, name) in [("exits", "exits"), ("name", "phases")] {
+        let mut json: serde_json::Value = serde_json::from_str(&result).unwrap();
+        if place == "exits" {
+            json["exits"]["\u{1b}[31m".repeat(2000)] = 3.into();
+        } else {
+            json[name][0]["name"] = "\u{1b}[31m".repeat(2000).into();
+        }
+        let path = files.write("damaged.json", json.to_string().as_bytes()).display().to_string();
+        let sentence = refused_command(&["compare", &path, &path]);
+        assert!(!sentence.contains('\u{1b}') && sentence.len() < 2000, "{sentence:?}");
+    }
 }
 
 #[test]
@@ -409,5 +522,12 @@ fn peers_that_cannot_run() {
     assert!(refused(&["--hypervisor", "kvm"]).contains("--host-initrd"));
     assert!(refused(&["--host-initrd", "x"]).contains("--hypervisor kvm"));
     assert!(refused(&["--hypervisor", "none", "--audit"]).contains("--audit"));
+    assert!(
+        refused(&["--hypervisor", "none", "--trace", "t"]).contains("--trace records the exits to Umbra")
+    );
+    assert!(
+        refused(&["--hypervisor", "none", "--guest-faults", "trap"]).contains("--guest-faults is for Umbra")
+    );
+    assert!(refused(&["--machine", "kvm", "--fixed-time"]).contains("--fixed-time is for machines in Bochs"));
     assert!(refused(&["--hypervisor", "none", "--append", "a=\"b c\""]).contains("quotes"));
 }

@@ -55,10 +55,10 @@ fn run() -> Result<()> {
     }
     match options.mode {
         Mode::Shell => shell::run(),
-        Mode::Exercise { scale, only, alive } => {
+        Mode::Exercise { scale, wanted, alive } => {
             // In a child: process 1 is a special case for signals (Linux logs each SIGSEGV that it handles),
             // and a phase that crashes must not take the machine down without a word.
-            let exercise = process::fork(|| phases::run(marks, scale, only.as_deref(), alive))?;
+            let exercise = process::fork(|| phases::run(marks, scale, wanted.as_deref(), alive))?;
             process::wait_success(exercise)?;
             vmstat::print()?;
             println!("umbra-init: all phases passed");

@@ -6,7 +6,7 @@
 //! | `umbra.quick` | a tenth of every count, for tests |
 //! | `umbra.bare` | no hypervisor counts: this program takes the time of its phases and reports them to the tool |
 //! | `umbra.alive=n` | n more processes are alive, each with a small working set, while the phases run |
-//! | `umbra.phases=a,b` | only these phases (those that prepare them still run, without marks) |
+//! | `umbra.phases=a,b` | the workload ends behind the last of these phases (all before it run: see [phases]) |
 
 use anyhow::{Context, Result, bail};
 
@@ -25,8 +25,8 @@ pub struct Options {
 pub enum Mode {
     /// An interactive shell.
     Shell,
-    /// The phases: all, or `only` some.
-    Exercise { scale: Scale, only: Option<Vec<String>>, alive: u32 },
+    /// The phases: all, or those up to the last one `wanted`.
+    Exercise { scale: Scale, wanted: Option<Vec<String>>, alive: u32 },
 }
 
 impl Options {
@@ -37,7 +37,7 @@ impl Options {
     pub fn parse(command_line: &str) -> Result<Options> {
         let (mut shell, mut bare) = (false, false);
         let mut scale = Scale::Full;
-        let mut only = None;
+        let mut wanted = None;
         let mut alive = 0;
         for word in command_line.split_ascii_whitespace() {
             let Some(option) = word.strip_prefix("umbra.") else { continue };
@@ -45,7 +45,7 @@ impl Options {
                 None if option == "shell" => shell = true,
                 None if option == "bare" => bare = true,
                 None if option == "quick" => scale = Scale::Quick,
-                Some(("phases", list)) => only = Some(parse_phases(list)?),
+                Some(("phases", list)) => wanted = Some(parse_phases(list)?),
                 Some(("alive", count)) => {
                     alive = count.parse().with_context(|| format!("{count} is no number of processes"))?;
                 }
@@ -56,7 +56,7 @@ impl Options {
                 }
             }
         }
-        let mode = if shell { Mode::Shell } else { Mode::Exercise { scale, only, alive } };
+        let mode = if shell { Mode::Shell } else { Mode::Exercise { scale, wanted, alive } };
         Ok(Options { mode, bare })
     }
 }
@@ -84,16 +84,16 @@ mod tests {
     fn everything_at_full_count_is_the_default() {
         assert_eq!(
             mode("console=ttyS0 quiet\n"),
-            Mode::Exercise { scale: Scale::Full, only: None, alive: 0 }
+            Mode::Exercise { scale: Scale::Full, wanted: None, alive: 0 }
         );
     }
 
     #[test]
     fn options_are_found_among_the_kernels() {
-        let only = Some(vec![String::from("demand"), String::from("pipe")]);
+        let wanted = Some(vec![String::from("demand"), String::from("pipe")]);
         assert_eq!(
             mode("quiet umbra.phases=demand,pipe umbra.quick umbra.alive=20"),
-            Mode::Exercise { scale: Scale::Quick, only, alive: 20 }
+            Mode::Exercise { scale: Scale::Quick, wanted, alive: 20 }
         );
         assert_eq!(mode("umbra.shell console=ttyS0"), Mode::Shell);
     }

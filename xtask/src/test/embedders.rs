@@ -16,3 +16,27 @@ pub fn run(report: &mut Report) {
         count_tests(&cargo(&[&["test"], &shared[..]].concat(), &[])?)
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::paths;
+
+    #[test]
+    fn the_map_names_each_crate_that_is_packaged_and_no_other() {
+        let map = fs::read_to_string(paths::workspace().join("ARCHITECTURE.md")).unwrap();
+        let sentence = map.split(". ").map(|sentence| sentence.replace('\n', " "));
+        let named =
+            sentence.filter(|sentence| sentence.contains(" are packaged for a registry")).collect::<String>();
+        let mut packaged = 0;
+        for entry in fs::read_dir(paths::workspace().join("crates")).unwrap() {
+            let manifest = fs::read_to_string(entry.unwrap().path().join("Cargo.toml")).unwrap();
+            let name = manifest.split('"').nth(1).unwrap();
+            let is_packaged = manifest.lines().any(|line| line == "publish = true");
+            assert_eq!(named.contains(&format!("`{name}`")), is_packaged, "{name}: {named}");
+            packaged += u32::from(is_packaged);
+        }
+        assert!(packaged > 0);
+    }
+}

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::value_parser;
 use umbra_telemetry::{Mechanism, PHASE_NAMES};
 
 use crate::error::Error;
 use crate::guest::{Policy, mechanisms, parse_memory};
 use crate::machine::Machine;
+use crate::number::whole;
+use crate::report::Statistics;
 use crate::run::{Hypervisor, parse_seconds};
 
 /// Run the workload and show what each operation costs.
@@ -64,12 +65,13 @@ pub struct Arguments {
     )]
     pub memory: u32,
 
-    /// Only this phase (and what prepares it); more than one may be given
-    #[arg(long = "phase", value_name = "NAME")]
+    /// Show only this phase; more than one may be given. The workload ends with the last of them: all phases before it
+    /// run, too, for they change what it costs
+    #[arg(long = "phase", value_name = "NAME", value_delimiter = ',')]
     pub phases: Vec<String>,
 
     /// Run it so often; each phase is that of the run with the median of instructions
-    #[arg(long, value_name = "N", default_value = "1", value_parser = value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = whole::<u32>(1..=10_000), allow_negative_numbers = true)]
     pub repeat: u32,
 
     /// A tenth of every count
@@ -77,11 +79,11 @@ pub struct Arguments {
     pub quick: bool,
 
     /// So many more processes are alive in the guest while the phases run
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = whole::<u32>(0..=1000), allow_negative_numbers = true)]
     pub alive: u32,
 
     /// End a guest after this many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, allow_negative_numbers = true)]
     pub timeout: Option<Duration>,
 
     /// Write the result as JSON
@@ -123,6 +125,9 @@ pub struct Contestant {
     pub without: Vec<Mechanism>,
 }
 
+/// The phase from guest entry to the guest's first mark.
+const BOOT: u32 = 0;
+
 /// The guest's command line: the conditions of every measurement. A 250 Hz tick is rare against the work (`ips` of the
 /// machine), and nothing is random.
 const COMMAND_LINE: &str = "console=ttyS0 printk.time=0 nokaslr quiet panic=-1";
@@ -161,6 +166,11 @@ impl Arguments {
     /// One is.
     pub fn check(&self) -> Result<(), Error> {
         let measured = |hypervisor| self.contestants().iter().any(|(one, _)| one.hypervisor == hypervisor);
+        if self.guest_faults != Policy::Auto && !measured(Hypervisor::Umbra) {
+            return Err(Error::Input(
+                "--guest-faults is for Umbra, which is not measured here; leave it out".into(),
+            ));
+        }
         if !self.without.is_empty() && !measured(Hypervisor::Umbra) {
             return Err(Error::Input(
                 "--without is for Umbra, which is not measured here; leave it out".into(),
@@ -193,7 +203,7 @@ impl Arguments {
         if self.alive > 0 {
             line += &format!(" umbra.alive={}", self.alive);
         }
-        // `boot` comes by itself.
+        // `boot` runs always.
         let known = &PHASE_NAMES[1..];
         if let Some(unknown) = self.phases.iter().find(|phase| !known.contains(&phase.as_str())) {
             return Err(Error::Input(format!(
@@ -207,6 +217,15 @@ impl Arguments {
         }
         Ok(line)
     }
+
+    /// Keeps the phases that were asked for, and `boot`, of a result that has those before them, too.
+    pub fn select(&self, result: &mut Statistics) {
+        if !self.phases.is_empty() {
+            result.phases.retain(|phase| {
+                phase.id == BOOT || self.phases.iter().any(|name| phase.name == name.as_str())
+            });
+        }
+    }
 }
 
 #[cfg(test)]
@@ -216,6 +235,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::report::tests::statistics;
 
     #[derive(Parser)]
     struct Test {
@@ -268,6 +288,8 @@ mod tests {
             (&["--without", "cr3"][..], true),
             (&["--without", "cr3", "--hypervisor", "none"], false),
             (&["--without", "cr3", "--hypervisor", "none", "--against", "trap"], true),
+            (&["--guest-faults", "trap", "--hypervisor", "kvm"], false),
+            (&["--guest-faults", "trap", "--against", "none"], true),
             (&["--host-initrd", "x"], false),
             (&["--host-initrd", "x", "--against", "kvm"], true),
         ] {
@@ -276,11 +298,27 @@ mod tests {
     }
 
     #[test]
+    fn only_the_phases_that_were_asked_for_are_shown() {
+        let phases = |options: &[&str]| {
+            let mut result = statistics();
+            let mut boot = result.phases[0].clone();
+            (boot.id, boot.name) = (BOOT, PHASE_NAMES[0].into());
+            result.phases.insert(0, boot);
+            parse(options).select(&mut result);
+            result.phases.into_iter().map(|phase| phase.name.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(phases(&[]), ["boot", "demand", "phase-99"]);
+        assert_eq!(phases(&["--phase", "pipe,demand"]), ["boot", "demand"]);
+    }
+
+    #[test]
     fn phases_go_to_the_guest() {
         let line = parse(&["--phase", "demand", "--phase", "pipe", "--quick"]).command_line().unwrap();
         assert!(line.ends_with(" umbra.quick umbra.phases=demand,pipe"), "{line}");
         assert!(parse(&["--alive", "200"]).command_line().unwrap().ends_with(" umbra.alive=200"));
         assert_eq!(parse(&[]).command_line().unwrap(), COMMAND_LINE);
+        let document = include_str!("../../../../docs/measurements.md");
+        assert!(document.contains(&format!("`{COMMAND_LINE}`")), "docs/measurements.md names another line");
         for wrong in ["nap", "boot", ""] {
             let sentence = parse(&["--phase", wrong]).command_line().unwrap_err().to_string();
             assert!(sentence.contains("is unknown") && sentence.contains("getppid"), "{sentence}");

@@ -1,17 +1,19 @@
 //! One measurement: an `umbra run` of its own, with a machine, signals and an end of its own.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use clap::Parser as _;
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-use tempfile::TempDir;
 use umbra_telemetry::GuestFaults;
 
 use super::{Arguments, Contestant};
@@ -19,7 +21,9 @@ use crate::console::message;
 use crate::error::{Error, status};
 use crate::machine;
 use crate::report::{self, Statistics};
-use crate::run::Hypervisor;
+use crate::run::{self, Hypervisor};
+use crate::temporary::TemporaryFolder;
+use crate::untrusted::shown;
 
 const POLL: Duration = Duration::from_millis(50);
 
@@ -34,10 +38,63 @@ pub enum Ended {
     Badly(u8),
 }
 
+/// The options of `umbra run` for a measurement, without its result.
+fn options(arguments: &Arguments, contestant: &Contestant, command_line: &str) -> Vec<OsString> {
+    let mut options: Vec<OsString> = Vec::new();
+    let mut add = |option: &str, value: &OsStr| options.extend([OsString::from(option), value.into()]);
+    add("--kernel", arguments.kernel.as_os_str());
+    add("--initrd", arguments.initrd.as_os_str());
+    add("--append", command_line.as_ref());
+    add("--machine", arguments.machine.name().as_ref());
+    add("--memory", arguments.memory.to_string().as_ref());
+    add("--hypervisor", contestant.hypervisor.name().as_ref());
+    if contestant.hypervisor == Hypervisor::Umbra {
+        add("--guest-faults", GuestFaults::from(contestant.guest_faults).name().as_ref());
+    }
+    for mechanism in &contestant.without {
+        add("--without", mechanism.name().as_ref());
+    }
+    if contestant.hypervisor == Hypervisor::Kvm {
+        let files = [("--host-kernel", &arguments.host_kernel), ("--host-initrd", &arguments.host_initrd)];
+        files.into_iter().for_each(|(option, file)| {
+            if let Some(file) = file {
+                add(option, file.as_os_str());
+            }
+        });
+    }
+    if let Some(timeout) = arguments.timeout {
+        add("--timeout", timeout.as_secs().to_string().as_ref());
+    }
+    if arguments.machine.bochs_model().is_some() {
+        options.push("--fixed-time".into());
+    }
+    options
+}
+
+/// The options of a measurement, as `umbra run` takes them.
+#[derive(clap::Parser)]
+struct RunOptions {
+    #[command(flatten)]
+    run: run::Arguments,
+}
+
+/// Finds out whether a measurement could start: what its run would be refused for, before one of the others is over.
+///
+/// # Errors
+/// It could not.
+pub fn check(arguments: &Arguments, contestant: &Contestant, command_line: &str) -> Result<(), Error> {
+    let options = options(arguments, contestant, command_line);
+    let options = RunOptions::try_parse_from(std::iter::once(OsString::from("run")).chain(options))
+        .map_err(|error| Error::Input(error.to_string()))?;
+    run::check(&options.run)
+}
+
 /// Starts the runs.
 pub struct Child {
     /// For what they leave.
-    folder: TempDir,
+    folder: TemporaryFolder,
+    /// Makes a run end when this program is killed; absent on a system without util-linux.
+    setpriv: Option<PathBuf>,
     /// The last signal that came.
     signal: Arc<AtomicUsize>,
 }
@@ -48,13 +105,21 @@ impl Child {
     /// # Errors
     /// There is no room for temporary files, or the system refuses.
     pub fn new() -> Result<Child, Error> {
-        let folder = machine::new_folder("umbra-bench-")?;
+        let folder = machine::new_folder()?;
         let signal = Arc::new(AtomicUsize::new(0));
         for number in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
             signal_hook::flag::register_usize(number, Arc::clone(&signal), number as usize)
                 .map_err(|error| Error::Machine(format!("cannot catch signals: {error}")))?;
         }
-        Ok(Child { folder, signal })
+        Ok(Child { folder, setpriv: which::which("setpriv").ok(), signal })
+    }
+
+    /// A command that starts this program, to end as by a signal when this process is killed.
+    fn command(&self, program: &Path) -> Command {
+        let Some(setpriv) = &self.setpriv else { return Command::new(program) };
+        let mut command = Command::new(setpriv);
+        command.args(["--pdeathsig", "TERM", "--"]).arg(program);
+        command
     }
 
     /// Runs the workload once.
@@ -69,28 +134,8 @@ impl Child {
     ) -> Result<Ended, Error> {
         let [stats, stdout, stderr] = ["stats", "stdout", "stderr"].map(|name| self.folder.path().join(name));
         let cannot = |error: io::Error| Error::Machine(format!("cannot start a run: {error}"));
-        let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
-        command.arg("run").arg("--fixed-time").arg("--stats").arg(&stats);
-        command.arg("--kernel").arg(&arguments.kernel).arg("--initrd").arg(&arguments.initrd);
-        command.args(["--append", command_line, "--machine", &arguments.machine.name()]);
-        command.args(["--memory", &arguments.memory.to_string()]);
-        command.args(["--hypervisor", contestant.hypervisor.name()]);
-        command.args(["--guest-faults", GuestFaults::from(contestant.guest_faults).name()]);
-        for mechanism in &contestant.without {
-            command.args(["--without", mechanism.name()]);
-        }
-        if contestant.hypervisor == Hypervisor::Kvm {
-            let files =
-                [("--host-kernel", &arguments.host_kernel), ("--host-initrd", &arguments.host_initrd)];
-            for (option, file) in files {
-                if let Some(file) = file {
-                    command.arg(option).arg(file);
-                }
-            }
-        }
-        if let Some(timeout) = arguments.timeout {
-            command.args(["--timeout", &timeout.as_secs().to_string()]);
-        }
+        let mut command = self.command(&std::env::current_exe().map_err(cannot)?);
+        command.arg("run").args(options(arguments, contestant, command_line)).arg("--stats").arg(&stats);
         command.stdin(Stdio::null());
         command.stdout(File::create(&stdout).map_err(cannot)?).stderr(File::create(&stderr).map_err(cannot)?);
         // A Ctrl-C in the terminal is for this program, which then ends the run.
@@ -117,7 +162,7 @@ impl Child {
             let output = said(stdout);
             let lines: Vec<&str> = output.lines().collect();
             for line in &lines[lines.len().saturating_sub(SHOWN)..] {
-                message(format_args!("  {line}\n"));
+                message(format_args!("  {}\n", shown(line)));
             }
             message(format_args!("{}", said(stderr)));
             let failed = ended.code().and_then(|code| u8::try_from(code).ok());

@@ -4,6 +4,7 @@ mod arguments;
 mod child;
 mod median;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::{fs, iter};
 
@@ -28,15 +29,14 @@ const WHAT: &str = "the result";
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     arguments.check()?;
     let command_line = arguments.command_line()?;
-    if let Some(folder) = &arguments.ablation {
-        fs::create_dir_all(folder).map_err(|error| {
-            Error::Input(format!("cannot make the folder {}: {error}; give another one", folder.display()))
-        })?;
-    }
     let contestants = arguments.contestants();
+    let _folder = arguments.ablation.as_deref().map(Folder::make).transpose()?;
     let whats = [WHAT, "the peer's result"].into_iter().chain(iter::repeat("another result"));
     let outputs: Vec<_> = whats.zip(contestants.iter().map(|(_, path)| path.as_deref())).collect();
     report::check_outputs(&outputs, arguments.inputs())?;
+    for (contestant, _) in &contestants {
+        child::check(arguments, contestant, &command_line)?;
+    }
     let child = Child::new()?;
     let mut results = Vec::new();
     for (contestant, path) in contestants {
@@ -49,7 +49,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
                 Ended::Badly(status) => return Ok(ExitCode::from(status)),
             }
         }
-        let result = median::median(repeats);
+        let mut result = median::median(repeats);
+        arguments.select(&mut result);
         // At once: what comes next may fail.
         path.as_ref().map_or(Ok(()), |path| report::write_statistics(WHAT, path, &result))?;
         output(format!("{}\n\n{}\n", name(&contestant, arguments), report::table(&result)))?;
@@ -57,19 +58,67 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     }
     if results.len() > 1 {
         let named: Vec<_> =
-            results.into_iter().map(|(name, statistics)| Named { name, statistics }).collect();
+            results.into_iter().map(|(name, statistics)| Named { name: name.into(), statistics }).collect();
         let style = if arguments.ablation.is_some() { Style::Short } else { Style::Plain };
         output(compare::table(&named, style))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// The folder of an ablation's results. One that was made for them goes again if none came into it.
+struct Folder<'a> {
+    made: Option<&'a Path>,
+}
+
+impl<'a> Folder<'a> {
+    fn make(path: &'a Path) -> Result<Folder<'a>, Error> {
+        match fs::create_dir(path) {
+            Ok(()) => Ok(Folder { made: Some(path) }),
+            Err(_) if path.is_dir() => Ok(Folder { made: None }),
+            Err(error) => Err(Error::Input(format!(
+                "cannot make the folder {}: {error}; give one in a folder that exists and is writable",
+                path.display()
+            ))),
+        }
+    }
+}
+
+impl Drop for Folder<'_> {
+    fn drop(&mut self) {
+        // Fails if a result is in it.
+        let _ = self.made.map(fs::remove_dir);
+    }
+}
+
 /// A contestant for the user.
 fn name(contestant: &Contestant, arguments: &Arguments) -> String {
     compare::describe(
-        contestant.hypervisor.name(),
-        GuestFaults::from(contestant.guest_faults).name(),
+        &contestant.hypervisor.name().into(),
+        &GuestFaults::from(contestant.guest_faults).name().into(),
         &guest::names(&contestant.without),
-        &arguments.machine.name(),
+        &arguments.machine.name().into(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_without_a_result_goes_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("ablation");
+        drop(Folder::make(&path).unwrap());
+        assert!(!path.exists());
+        let folder = Folder::make(&path).unwrap();
+        fs::write(path.join("whole.json"), "").unwrap();
+        drop(folder);
+        assert!(path.exists());
+        // One that was there stays, and none is made in a folder that was not.
+        fs::remove_file(path.join("whole.json")).unwrap();
+        drop(Folder::make(&path).unwrap());
+        assert!(path.exists());
+        assert!(Folder::make(&parent.path().join("a/b")).is_err() && !parent.path().join("a").exists());
+        assert!(Folder::make(Path::new("/dev/null")).is_err());
+    }
 }

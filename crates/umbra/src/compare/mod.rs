@@ -1,22 +1,26 @@
 //! `umbra compare`: results beside each other.
 
+mod differences;
 mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+pub use differences::{differences, differences_of_trace};
 pub use table::{Style, table};
 
 use crate::console::output;
 use crate::error::Error;
 use crate::report::{self, Named};
+use crate::untrusted::{Untrusted, shown};
 
 /// Show results beside each other, with ratios to the first.
 ///
-/// Per phase and operation: exits for memory, all exits, instructions.
+/// Per phase and operation: exits for memory, all exits, instructions. Whatever makes the results unequal stands before
+/// the figures: another kernel, command line, memory or amount of work.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Results of `umbra run --stats` or `umbra bench --stats`, the base first
+    /// Results of `umbra run --stats` or `umbra bench --stats`, the base first; `-` is standard input
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
@@ -39,29 +43,46 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
             "there is nothing to compare; give two results or more, the base first".into(),
         ));
     }
+    report::check_inputs(arguments.files.iter().map(PathBuf::as_path))?;
     let mut results = arguments.files.iter().map(|path| report::read(path)).collect::<Result<Vec<_>, _>>()?;
     for wanted in &arguments.phases {
         let known = |result: &Named| result.statistics.phase(wanted).is_some();
         if !results.iter().any(known) {
             return Err(Error::Input(format!(
-                "none of the results has a phase {wanted}; look into one for its names"
+                "none of the results has a phase {}; they have {}",
+                shown(wanted),
+                phases_of(&results)
             )));
         }
     }
     if !arguments.phases.is_empty() {
         for result in &mut results {
-            result.statistics.phases.retain(|phase| arguments.phases.contains(&phase.name));
+            result
+                .statistics
+                .phases
+                .retain(|phase| arguments.phases.iter().any(|name| phase.name == name.as_str()));
         }
     }
     output(table(&results, if arguments.markdown { Style::Markdown } else { Style::Plain }))?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// The names of all phases that results have.
+fn phases_of(results: &[Named]) -> String {
+    let names: Vec<String> = table::names(results).into_iter().map(shown).collect();
+    if names.is_empty() { "no phases at all".into() } else { names.join(", ") }
+}
+
 /// What was measured, in few words: `umbra bypass -cr3, penryn`.
-pub fn describe(hypervisor: &str, guest_faults: &str, without: &[String], machine: &str) -> String {
+pub fn describe(
+    hypervisor: &Untrusted,
+    guest_faults: &Untrusted,
+    without: &[Untrusted],
+    machine: &Untrusted,
+) -> String {
     let without: String = without.iter().map(|name| format!(" -{name}")).collect();
-    match hypervisor {
+    match hypervisor.as_str() {
         "umbra" => format!("umbra {guest_faults}{without}, {machine}"),
-        other => format!("{other}, {machine}"),
+        _ => format!("{hypervisor}, {machine}"),
     }
 }

@@ -1,6 +1,6 @@
 //! The table of a comparison.
 
-use super::describe;
+use super::{describe, differences};
 use crate::report::{Exits, Mmu, Named, Phase, per_operation, short};
 
 /// How a table is written.
@@ -81,8 +81,11 @@ fn plain(results: &[Named], measures: &[Measure]) -> String {
     let mut text = String::new();
     for (index, result) in results.iter().enumerate() {
         let (name, label) = (&result.name, label(result));
-        let about = if *name == label { String::new() } else { format!(" ({label})") };
+        let about = if name.as_str() == label { String::new() } else { format!(" ({label})") };
         text += &format!("{:>4}: {name}{about}\n", head(index));
+    }
+    for difference in differences(results, head) {
+        text += &format!("not equal: {difference}\n");
     }
     for measure in measures {
         text += &format!("\n{:<32}{:>11}", format!("{} per operation", measure.name), head(0));
@@ -119,7 +122,9 @@ fn shadow_mmu(results: &[Named]) -> String {
 }
 
 fn markdown(results: &[Named]) -> String {
-    let mut text = String::from("| per operation |");
+    let unequal = differences(results, |index| label(&results[index]));
+    let notes: String = unequal.iter().map(|sentence| format!("Not equal: {sentence}.\n\n")).collect();
+    let mut text = notes + "| per operation |";
     let mut rule = String::from("|---|");
     for measure in SHORT {
         for result in results {
@@ -190,7 +195,7 @@ fn cells<'a>(
 }
 
 /// All phases, in the order in which they first appear.
-fn names(results: &[Named]) -> Vec<&str> {
+pub(super) fn names(results: &[Named]) -> Vec<&str> {
     let mut names = Vec::new();
     for phase in results.iter().flat_map(|result| &result.statistics.phases) {
         if !names.contains(&phase.name.as_str()) {
@@ -243,6 +248,18 @@ mod tests {
         assert!(text.contains("bytes of metadata                         3"), "{text}");
         // The second result does not have it.
         assert!(text.lines().any(|line| line.starts_with("phase-99") && line.ends_with('-')), "{text}");
+    }
+
+    #[test]
+    fn what_is_not_equal_stands_before_the_figures() {
+        let mut unequal = results();
+        unequal[1].statistics.memory = 64;
+        let plain = table(&unequal, Style::Plain);
+        let (before, _) = plain.split_once("\n\n").unwrap();
+        assert!(before.ends_with("not equal: [1]: guest memory is 64 MiB, and 192 MiB in base"), "{plain}");
+        let markdown = table(&unequal, Style::Markdown);
+        assert!(markdown.starts_with("Not equal: none, penryn: guest memory is 64 MiB"), "{markdown}");
+        assert!(!table(&results(), Style::Plain).contains("not equal"));
     }
 
     #[test]

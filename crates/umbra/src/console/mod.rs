@@ -9,7 +9,7 @@ mod terminal;
 
 pub use input::{Input, MachineInput, read_standard_input};
 pub use keys::{Action, HELP, Keys};
-pub use message::{message, output};
+pub use message::{message, output, output_bytes, output_failure};
 pub use progress::Progress;
 pub use screen::screen_text;
 pub use terminal::RawMode;

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use super::message;
+use super::message::control;
 
 const SPINNER: &[char] = &['|', '/', '-', '\\'];
 
@@ -32,14 +33,14 @@ impl Progress {
             self.frame = (self.frame + 1) % SPINNER.len();
             self.shown = true;
             let (spinner, seconds) = (SPINNER[self.frame], elapsed.as_secs());
-            message(format_args!("\r\x1b[K{spinner} {} ({seconds} s)", self.text));
+            control(format_args!("\r\x1b[K{spinner} {} ({seconds} s)", self.text));
         }
     }
 
     /// Takes the line away, so that something else can be printed.
     pub fn clear(&mut self) {
         if std::mem::replace(&mut self.shown, false) {
-            message(format_args!("\r\x1b[K"));
+            control(format_args!("\r\x1b[K"));
         }
     }
 }

@@ -1,7 +1,5 @@
 //! `umbra decode`: results of an image's run on another machine.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -10,14 +8,16 @@ use std::time::Duration;
 
 use umbra_telemetry::{BootConfig, LogLevel, Message, PROTOCOL, Stats};
 
-use crate::console::{message, output, screen_text};
+use crate::console::{message, output, output_bytes, screen_text};
 use crate::error::Error;
 use crate::machine::Machine;
 use crate::report;
 use crate::run::{
-    End, Hypervisor, Noise, Outcome, Part, Recording, STATISTICS, Subject, TRACE, conclude, read_stream,
+    End, FaultCount, Hypervisor, Noise, Outcome, Part, Recording, STATISTICS, Subject, TRACE, conclude,
+    read_stream,
 };
 use crate::signals::Signals;
+use crate::untrusted::lines;
 
 /// How often signals are looked for.
 const TICK: Duration = Duration::from_millis(100);
@@ -58,26 +58,21 @@ pub struct Arguments {
 /// # Errors
 /// The capture is none or cannot be read, or a result cannot be written.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
-    let name = arguments.capture.display().to_string();
-    let cannot = |error: io::Error| {
+    let capture = arguments.capture.as_path();
+    let name = report::name_of(capture);
+    let stream = report::open_input(capture).map_err(|error| {
         Error::Input(format!(
             "cannot read the capture {name}: {error}; give another file, or - for standard input"
         ))
-    };
-    let is_stdin = arguments.capture.as_os_str() == "-";
-    let stream: Box<dyn Read + Send> = if is_stdin {
-        Box::new(io::stdin())
-    } else {
-        Box::new(File::open(&arguments.capture).map_err(cannot)?)
-    };
+    })?;
     let signals = Signals::catch()?;
     let outputs = [(STATISTICS, arguments.stats.as_deref()), (TRACE, arguments.trace.as_deref())];
-    report::check_outputs(&outputs, (!is_stdin).then_some(arguments.capture.as_path()))?;
+    report::check_outputs(&outputs, [capture])?;
     // A terminal or pipe may keep silent for as long as it likes, and a signal must end this nevertheless.
     let (parts, queue) = sync_channel(QUEUE);
     thread::spawn(move || read_stream(stream, |part| parts.send(part).is_ok()));
-    let name = if is_stdin { String::from("standard input") } else { name };
-    let mut capture = Capture { name, queue, signals, noise: Noise::default(), messages: 0 };
+    let mut capture =
+        Capture { name, queue, signals, noise: Noise::default(), faults: FaultCount::default(), messages: 0 };
     let (config, cpu) = capture.start()?;
     if arguments.trace.is_some() && !config.trace {
         return Err(Error::Input(format!(
@@ -95,7 +90,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let start = |path| Recording::start(path, &subject);
     let mut recording = arguments.trace.as_deref().map(start).transpose()?;
     let (end, stats) = capture.rest(recording.as_mut())?;
-    conclude(&subject, &Outcome { end, stats, emulator: None }, arguments.stats.as_deref(), recording)
+    let outcome = Outcome { end, stats, emulator: None, guest_faults: capture.faults.faults() };
+    conclude(&subject, &outcome, arguments.stats.as_deref(), recording)
 }
 
 /// What was captured.
@@ -104,6 +100,7 @@ struct Capture {
     queue: Receiver<Part>,
     signals: Signals,
     noise: Noise,
+    faults: FaultCount,
     /// So many came.
     messages: u64,
 }
@@ -172,7 +169,10 @@ impl Capture {
                 Message::Hello { .. } | Message::Setup { .. } => break,
                 Message::Log { level: LogLevel::Warning, text } => say(&format!("warning: {text}")),
                 Message::Log { level: LogLevel::Info, text } => say(&text),
-                Message::Console(bytes) | Message::DebugConsole(bytes) => output(bytes)?,
+                Message::Console(bytes) | Message::DebugConsole(bytes) => {
+                    self.faults.push(&bytes);
+                    output_bytes(&bytes)?;
+                }
                 Message::Screen(characters) => output(screen_text(&characters))?,
                 Message::GuestEntered => (),
                 Message::Trace(chunk) => {
@@ -195,5 +195,5 @@ impl Capture {
 }
 
 fn say(text: &str) {
-    text.lines().for_each(|line| message(format_args!("umbra: {line}\n")));
+    lines(text).for_each(|line| message(format_args!("umbra: {line}\n")));
 }

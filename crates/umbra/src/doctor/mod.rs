@@ -17,7 +17,7 @@ use serde::Serialize;
 pub use cpu::{Cpu, Svm, Vmx, VmxMsrs};
 pub use tools::{Program, Toolchains, Tools};
 
-use crate::console::output;
+use crate::console::{output, output_bytes};
 use crate::error::Error;
 use crate::machine::{KvmFacts, Machine, Programs};
 
@@ -62,11 +62,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         obstacle: Programs::find(&Machine::Penryn).err().map(|error| error.to_string()),
         kvm_obstacle: KvmFacts::of_this_host().check().err().map(|error| error.to_string()),
     };
-    let text = if arguments.json {
-        serde_json::to_string_pretty(&facts).expect("facts are plain values") + "\n"
+    if arguments.json {
+        // Its texts are escaped as JSON wants it.
+        let json = serde_json::to_string_pretty(&facts).expect("facts are plain values") + "\n";
+        output_bytes(json.as_bytes())?;
     } else {
-        sentences::report(&facts)
-    };
-    output(text)?;
+        output(sentences::report(&facts))?;
+    }
     Ok(if facts.obstacle.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -258,6 +258,26 @@ fn what_is_missing_comes_with_its_command() {
     assert!(report(&facts).ends_with(last), "{}", report(&facts));
 }
 
+/// Every key of the facts stands in SCHEMA.md.
+#[test]
+fn facts_are_documented() {
+    const DOCUMENT: &str = include_str!("../../SCHEMA.md");
+    let (_, chapter) = DOCUMENT.split_once("# The doctor's facts").unwrap();
+    let mut facts = facts(PENRYN.cpu());
+    facts.tools.programs =
+        vec![Program { name: "Bochs", package: "bochs", needed: true, path: None, version: None }];
+    facts.cpu.svm = RYZEN.cpu().svm;
+    let json = serde_json::to_value(facts).unwrap();
+    let mut objects = vec![&json];
+    while let Some(value) = objects.pop() {
+        for (key, value) in value.as_object().into_iter().flatten() {
+            assert!(chapter.contains(&format!("`{key}`")), "{key} is not documented");
+            objects.push(value);
+        }
+        objects.extend(value.as_array().into_iter().flatten());
+    }
+}
+
 #[test]
 fn facts_are_json() {
     let json = serde_json::to_value(facts(PENRYN.cpu())).unwrap();

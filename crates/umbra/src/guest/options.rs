@@ -1,14 +1,14 @@
 //! The options that say what is to boot, and how.
 
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::value_parser;
 use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
 use umbra_telemetry::{GuestFaults, Mechanism};
 
 use super::read::module_file;
+use crate::number::whole;
+use crate::untrusted::Untrusted;
 
 /// Options of each command that boots a guest, or makes what boots it.
 #[derive(Clone, Debug, clap::Args)]
@@ -57,7 +57,7 @@ pub struct Options {
     #[arg(
         long,
         value_name = "N",
-        value_parser = value_parser!(u32).range(i64::from(MIN_SHADOW_FRAMES)..),
+        value_parser = whole::<u32>(MIN_SHADOW_FRAMES.into()..=u32::MAX.into()),
         allow_negative_numbers = true
     )]
     pub shadow_frames: Option<u32>,
@@ -68,9 +68,10 @@ pub struct Options {
         value_name = "N",
         num_args = 0..=1,
         require_equals = true,
-        default_missing_value = DEFAULT_AUDIT
+        default_missing_value = DEFAULT_AUDIT,
+        value_parser = whole::<u32>(1..=u32::MAX.into())
     )]
-    pub audit: Option<NonZeroU32>,
+    pub audit: Option<u32>,
 }
 
 impl Options {
@@ -134,7 +135,7 @@ pub fn in_order(given: &[Mechanism]) -> Vec<Mechanism> {
 }
 
 /// The names of mechanisms in results.
-pub fn names(given: &[Mechanism]) -> Vec<String> {
+pub fn names(given: &[Mechanism]) -> Vec<Untrusted> {
     in_order(given).into_iter().map(|mechanism| mechanism.name().into()).collect()
 }
 
@@ -191,8 +192,8 @@ mod tests {
 
     #[test]
     fn audit_takes_its_number_only_with_an_equals_sign() {
-        assert_eq!(parse(&["--audit"]).unwrap().audit, NonZeroU32::new(10_000));
-        assert_eq!(parse(&["--audit=7"]).unwrap().audit, NonZeroU32::new(7));
+        assert_eq!(parse(&["--audit"]).unwrap().audit, Some(10_000));
+        assert_eq!(parse(&["--audit=7"]).unwrap().audit, Some(7));
         assert_eq!(parse(&["--audit", "--memory", "5"]).unwrap().memory, 5);
         assert!(parse(&["--audit=0"]).is_err());
         for frames in ["0", "47", "-1", "4294967296", "many"] {

@@ -51,7 +51,7 @@ impl Guest {
             guest_faults: options.guest_faults.into(),
             without: in_order(&options.without),
             shadow_frames,
-            audit: options.audit.map(|every| Audit { every: every.get() }),
+            audit: options.audit.map(|every| Audit { every }),
             trace,
             screen: options.screen,
             kernel: name,

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::Image;
 use crate::error::Error;
+use crate::report::is_stdin;
 
 /// Reads and classifies a kernel.
 ///
@@ -63,6 +64,11 @@ fn read(what: &str, path: &Path) -> Result<Vec<u8>, Error> {
     let refuse = |why: &dyn std::fmt::Display| {
         Error::Input(format!("cannot read the {what} {}: {why}; give a readable file", path.display()))
     };
+    if is_stdin(path) {
+        return Err(refuse(
+            &"it is standard input, and a guest boots from files; ./- is a file of that name",
+        ));
+    }
     let metadata = fs::metadata(path).map_err(|error| refuse(&error))?;
     if !metadata.is_file() {
         return Err(refuse(&"it is not a regular file"));
@@ -90,5 +96,6 @@ mod tests {
         let sentence = read_module(&path("none x")).unwrap_err().to_string();
         assert!(sentence.contains("/none:"), "{sentence}");
         assert!(read_module("a\tb").is_err());
+        assert!(read_initrd(Path::new("-")).unwrap_err().to_string().contains("./- is a file of that name"));
     }
 }

@@ -10,7 +10,9 @@ use super::bins::{self, Clock};
 use super::groups::{ByGroup, GROUPS, group_of};
 use super::regions::{self, Region};
 use crate::error::Error;
+use crate::report::name_of;
 use crate::trace::{Head, Line, Reader, Tail};
+use crate::untrusted::Untrusted;
 
 /// Slices of time in a picture, at most.
 const SLICES: usize = 64;
@@ -25,7 +27,7 @@ const BOOT: u32 = 0;
 #[derive(Debug)]
 pub struct History {
     /// What the user calls the file.
-    pub file: String,
+    pub file: Untrusted,
     /// What was traced.
     pub head: Head,
     /// How it ended.
@@ -96,7 +98,7 @@ pub fn read(path: &Path) -> Result<History, Error> {
         }
     }
     let tail = reader.tail().cloned().unwrap_or_default();
-    Ok(collected.history(path.display().to_string(), head, tail))
+    Ok(collected.history(name_of(path).into(), head, tail))
 }
 
 /// What is known in the middle of a trace.
@@ -157,7 +159,7 @@ impl Collected {
         self.by_cause.entry(Region::smallest(gva)).or_default()[kind] += 1;
     }
 
-    fn history(self, file: String, head: Head, tail: Tail) -> History {
+    fn history(self, file: Untrusted, head: Head, tail: Tail) -> History {
         let per = bins::per_slice(self.boot.len(), SLICES);
         let join = |bins: &[ByGroup]| std::array::from_fn(|n| bins.iter().map(|bin| bin[n]).sum());
         let boot = Slices {
@@ -252,7 +254,7 @@ pub(super) mod tests {
 
     #[test]
     fn an_empty_trace_has_nothing() {
-        let history = Collected::default().history(String::new(), Head::default(), Tail::default());
+        let history = Collected::default().history(Untrusted::default(), Head::default(), Tail::default());
         assert!(history.boot.slices.is_empty() && history.heat.regions.is_empty());
     }
 }

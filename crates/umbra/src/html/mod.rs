@@ -23,7 +23,7 @@ const WHAT: &str = "the report";
 /// The first result is the one in question; others, such as the peer's, stand beside it.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Results of `umbra run --stats`, eight at most
+    /// Results of `umbra run --stats`, eight at most; `-` is standard input
     #[arg(value_name = "RESULT", required = true, num_args = 1..=8)]
     results: Vec<PathBuf>,
 
@@ -43,6 +43,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let output = &arguments.output;
     let inputs = arguments.results.iter().chain(&arguments.trace).map(PathBuf::as_path);
+    report::check_inputs(inputs.clone())?;
     report::check_outputs(&[(WHAT, Some(output))], inputs)?;
     signals::end_at_the_first()?;
     let results = arguments.results.iter().map(|path| report::read(path)).collect::<Result<Vec<_>, _>>()?;

@@ -7,8 +7,9 @@ use super::chart::{self, Colour, Form, HEAT, SERIES, short};
 use super::groups::{ByGroup, GROUPS, group_of};
 use super::history::{HOST_FAULTS, History};
 use super::panels::{self, Panel, letter};
-use crate::compare::describe;
+use crate::compare::{describe, differences, differences_of_trace};
 use crate::report::{Exits, Named, Statistics};
+use crate::untrusted::Untrusted;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -26,7 +27,7 @@ pub fn page(results: &[Named], history: Option<&History>) -> String {
             body {
                 main {
                     h1 { "Exits by cause" }
-                    (introduction(results))
+                    (introduction(results, history))
                     (runs(results, history))
                     (operations(results))
                     (boot(history))
@@ -40,12 +41,30 @@ pub fn page(results: &[Named], history: Option<&History>) -> String {
     page.into_string()
 }
 
-fn introduction(results: &[Named]) -> Markup {
+fn introduction(results: &[Named], history: Option<&History>) -> Markup {
     html! {
         p {
             "Every exit of the guest to the hypervisor costs time. Here they are counted by what caused them"
             @if results.len() > 1 { ", for " (results.len()) " runs beside each other" }
             "."
+        }
+        (unequal(results, history))
+    }
+}
+
+/// What keeps the runs from being compared as they stand.
+fn unequal(results: &[Named], history: Option<&History>) -> Markup {
+    let mut sentences = differences(results, |index| letter(index).to_string());
+    if let (Some(history), Some(first)) = (history, results.first()) {
+        let name = if results.len() > 1 { letter(0).to_string() } else { "the result".into() };
+        sentences.extend(differences_of_trace(&history.head, &first.statistics, &name));
+    }
+    html! {
+        @if !sentences.is_empty() {
+            section.unequal {
+                h2 { "These runs are not equal" }
+                ul { @for sentence in sentences { li { (sentence) } } }
+            }
         }
     }
 }
@@ -74,7 +93,7 @@ fn label(result: &Named) -> String {
     let Statistics { hypervisor, guest_faults, without, machine, .. } = &result.statistics;
     match hypervisor.as_str() {
         "none" => format!("no hypervisor, {machine}"),
-        other => describe(other, guest_faults, without, machine),
+        _ => describe(hypervisor, guest_faults, without, machine),
     }
 }
 
@@ -91,20 +110,20 @@ fn total(result: &Statistics) -> Option<u64> {
 fn of_result(result: &Named) -> Vec<(&'static str, String)> {
     let Named { name, statistics: result } = result;
     let mut facts = vec![
-        ("File", name.clone()),
-        ("Hypervisor", result.hypervisor.clone()),
-        ("Machine", result.machine.clone()),
+        ("File", name.to_string()),
+        ("Hypervisor", result.hypervisor.to_string()),
+        ("Machine", result.machine.to_string()),
         ("Memory", format!("{} MiB", result.memory)),
-        ("Kernel", result.kernel.clone()),
-        ("Command line", result.cmdline.clone()),
-        ("Guest faults", result.guest_faults.clone()),
+        ("Kernel", result.kernel.to_string()),
+        ("Command line", result.cmdline.to_string()),
+        ("Guest faults", result.guest_faults.to_string()),
+        ("Switched off", if result.without.is_empty() { "nothing".into() } else { joined(&result.without) }),
         (
-            "Switched off",
-            if result.without.is_empty() { "nothing".into() } else { result.without.join(", ") },
+            "Page-fault filter",
+            result.filter.as_ref().map_or_else(|| "not known".into(), Untrusted::to_string),
         ),
-        ("Page-fault filter", result.filter.clone().unwrap_or_else(|| "not known".into())),
-        ("Umbra", result.version.clone()),
-        ("Guest's end", result.guest_exit.clone()),
+        ("Umbra", result.version.to_string()),
+        ("Guest's end", result.guest_exit.to_string()),
         ("Exits", whole(total(result))),
         ("Instructions", whole(result.instructions)),
     ];
@@ -127,18 +146,23 @@ fn of_result(result: &Named) -> Vec<(&'static str, String)> {
 fn of_trace(history: &History) -> Vec<(&'static str, String)> {
     let head = &history.head;
     vec![
-        ("File", history.file.clone()),
-        ("Machine", head.machine.clone()),
+        ("File", history.file.to_string()),
+        ("Machine", head.machine.to_string()),
         ("Memory", format!("{} MiB", head.memory)),
-        ("Kernel", head.kernel.clone()),
-        ("Command line", head.cmdline.clone()),
+        ("Kernel", head.kernel.to_string()),
+        ("Command line", head.cmdline.to_string()),
         ("Guest faults", format!("{} (asked for)", head.guest_faults)),
-        ("Switched off", if head.without.is_empty() { "nothing".into() } else { head.without.join(", ") }),
-        ("Umbra", head.version.clone()),
-        ("Guest's end", history.tail.guest_exit.clone()),
+        ("Switched off", if head.without.is_empty() { "nothing".into() } else { joined(&head.without) }),
+        ("Umbra", head.version.to_string()),
+        ("Guest's end", history.tail.guest_exit.to_string()),
         ("Exits", whole(Some(history.exits))),
         ("Records lost", whole(Some(history.lost))),
     ]
+}
+
+/// Names behind each other.
+fn joined(names: &[Untrusted]) -> String {
+    names.iter().map(Untrusted::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn facts(facts: &[(&str, String)]) -> Markup {
@@ -546,6 +570,28 @@ mod tests {
         assert_eq!(of("total")[0][1..3], ["1,101", "100"]);
         // What comes from a file is text.
         assert!(text.contains("6.1 &lt;x&gt;") && text.contains("&quot;a&amp;b&quot;"));
+    }
+
+    #[test]
+    fn runs_that_are_not_equal_are_named_before_the_figures() {
+        let mut other = kvm();
+        other.statistics.cmdline = "console=ttyS0 quiet".into();
+        let (text, html) = parsed(&[umbra(), other], None);
+        // Kernel and command line.
+        assert_eq!(count(&html, "section.unequal li"), 2);
+        assert!(text.find("These runs are not equal") < text.find("<svg"));
+        let (_, html) = parsed(&[umbra(), umbra()], None);
+        assert_eq!(count(&html, "section.unequal"), 0);
+    }
+
+    #[test]
+    fn what_a_file_says_is_escaped_and_cut() {
+        let mut result = umbra();
+        result.statistics.machine = "\u{1b}[31m<b>".into();
+        result.statistics.kernel = "x".repeat(5000).into();
+        let (text, _) = parsed(&[result], None);
+        assert!(!text.contains('\u{1b}') && text.contains("\\u{1b}[31m&lt;b&gt;"));
+        assert!(text.contains("x... (4800 characters more)") && !text.contains(&"x".repeat(300)));
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub fn names(results: &[Named]) -> Vec<&str> {
     let mut names = Vec::new();
     for phase in results.iter().flat_map(|result| &result.statistics.phases) {
         if !names.contains(&phase.name.as_str()) {
-            names.push(&phase.name);
+            names.push(phase.name.as_str());
         }
     }
     names

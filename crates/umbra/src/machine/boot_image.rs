@@ -10,13 +10,13 @@ use std::thread;
 use std::time::Duration;
 
 use cpio::newc::{Builder, ModeFileType, trailer};
-use tempfile::TempDir;
 use umbra_telemetry::{BootConfig, module_name};
 
 use super::ImageTools;
 use crate::error::Error;
 use crate::guest::Module;
 use crate::signals::Signals;
+use crate::temporary::TemporaryFolder;
 
 /// The hypervisor, built with this tool.
 const HYPERVISOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/umbra.elf"));
@@ -76,18 +76,18 @@ impl BootFiles<'_> {
 ///
 /// # Errors
 /// The system refuses.
-pub fn temporary_folder(signals: &Signals) -> Result<TempDir, Error> {
-    let folder = new_folder("umbra-")?;
+pub fn temporary_folder(signals: &Signals) -> Result<TemporaryFolder, Error> {
+    let folder = new_folder()?;
     signals.set_folder(folder.path());
     Ok(folder)
 }
 
-/// A temporary folder whose name starts with `prefix`.
+/// A temporary folder.
 ///
 /// # Errors
 /// The system refuses.
-pub fn new_folder(prefix: &str) -> Result<TempDir, Error> {
-    tempfile::Builder::new().prefix(prefix).tempdir().map_err(|error| {
+pub fn new_folder() -> Result<TemporaryFolder, Error> {
+    TemporaryFolder::new().map_err(|error| {
         Error::Machine(format!(
             "cannot make a temporary folder in {}: {error}; TMPDIR can name another one",
             std::env::temp_dir().display()
@@ -356,5 +356,20 @@ mod tests {
     #[test]
     fn an_elf_is_embedded() {
         assert!(HYPERVISOR.starts_with(b"\x7fELF"));
+    }
+
+    /// A checkout that is copied with its build folder must not watch, and so embed, what lies in the other one.
+    #[test]
+    fn the_build_watches_its_own_checkout() {
+        if option_env!("UMBRA_HYPERVISOR").is_some() {
+            return;
+        }
+        let script = Path::new(env!("OUT_DIR")).with_file_name("output");
+        let said = fs::read_to_string(script).unwrap();
+        let watched: Vec<&str> =
+            said.lines().filter_map(|line| line.strip_prefix("cargo::rerun-if-changed=")).collect();
+        assert!(watched.contains(&"../hypervisor/src/main.rs"), "{watched:?}");
+        let elsewhere: Vec<_> = watched.iter().filter(|path| Path::new(path).is_absolute()).collect();
+        assert!(elsewhere.is_empty(), "{elsewhere:?}");
     }
 }

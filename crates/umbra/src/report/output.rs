@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::Statistics;
+use super::input::is_stdin;
 use super::write::{check_writable, write_atomically};
 use crate::error::Error;
 
@@ -18,7 +19,7 @@ pub fn check_outputs<'a>(
     inputs: impl IntoIterator<Item = &'a Path>,
 ) -> Result<(), Error> {
     let outputs: Vec<_> = outputs.iter().filter_map(|&(what, path)| Some((what, path?))).collect();
-    for input in inputs {
+    for input in inputs.into_iter().filter(|input| !is_stdin(input)) {
         if let Some((what, path)) = outputs.iter().find(|(_, output)| is_same(input, output)) {
             return Err(Error::Input(format!(
                 "{what} would replace its own input {}; give it another name",
@@ -54,6 +55,11 @@ fn place(path: &Path) -> Option<PathBuf> {
 }
 
 fn check_output(what: &str, path: &Path) -> Result<(), Error> {
+    if is_stdin(path) {
+        return Err(Error::Input(format!(
+            "cannot write {what} to standard output; give a file, or ./- for one of that name"
+        )));
+    }
     check_writable(path).map_err(|error| {
         Error::Input(format!(
             "cannot write {what} to {}: {error}; give a file in a folder that exists and is writable",
@@ -111,6 +117,9 @@ mod tests {
         assert!(check(&["none/page", "page"]).unwrap_err().contains("cannot write the page"));
         assert!(check(&["input"]).unwrap_err().contains("the page would replace its own input"));
         assert!(check(&["page", "link"]).unwrap_err().contains("the log would replace its own input"));
+        let stream = check_outputs(&[("the page", Some(Path::new("-")))], []).unwrap_err().to_string();
+        assert!(stream.contains("the page to standard output; give a file, or ./-"), "{stream}");
+        check_outputs(&[], [Path::new("-")]).unwrap();
         assert!(check(&["page", "./page"]).unwrap_err().contains("the page and the log cannot both be"));
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use umbra_telemetry::{MmuCounters, PhaseStats, phase_name};
 
 use super::{Exits, Kvm};
+use crate::untrusted::Untrusted;
 
 /// The version of this format.
 pub const SCHEMA: u32 = 1;
@@ -14,26 +15,26 @@ pub struct Statistics {
     /// [`SCHEMA`].
     pub schema: u32,
     /// Of the tool that wrote it.
-    pub version: String,
+    pub version: Untrusted,
     /// `umbra`, `kvm` or `none`.
-    pub hypervisor: String,
+    pub hypervisor: Untrusted,
     /// As in `--machine`.
-    pub machine: String,
+    pub machine: Untrusted,
     /// The kernel's own version text, or its file name.
-    pub kernel: String,
+    pub kernel: Untrusted,
     /// The kernel's command line.
-    pub cmdline: String,
+    pub cmdline: Untrusted,
     /// Guest memory in MiB.
     pub memory: u32,
     /// `bypass`, `present`, `user` or `trap`: what was in force, not what was asked for.
-    pub guest_faults: String,
+    pub guest_faults: Untrusted,
     /// What was switched off.
     #[serde(default)]
-    pub without: Vec<String>,
+    pub without: Vec<Untrusted>,
     /// The page-fault filter in force at the end.
-    pub filter: Option<String>,
+    pub filter: Option<Untrusted>,
     /// How the guest ended.
-    pub guest_exit: String,
+    pub guest_exit: Untrusted,
     /// Exits of the whole run.
     pub exits: Option<Exits>,
     /// Of these, the exits for memory.
@@ -64,7 +65,7 @@ pub struct Statistics {
 impl Statistics {
     /// The phase of this name.
     pub fn phase(&self, name: &str) -> Option<&Phase> {
-        self.phases.iter().find(|phase| phase.name == name)
+        self.phases.iter().find(|phase| phase.name.as_str() == name)
     }
 }
 
@@ -74,7 +75,7 @@ pub struct Phase {
     /// The id in the marks.
     pub id: u32,
     /// Its name.
-    pub name: String,
+    pub name: Untrusted,
     /// Operations, as the guest said.
     pub ops: u64,
     /// Exits, without those of the marks.
@@ -99,7 +100,7 @@ impl Phase {
     pub fn new(stats: &PhaseStats, exits: Option<Exits>, kvm: Option<Kvm>, mmu: bool, ticks: bool) -> Phase {
         Phase {
             id: stats.id,
-            name: phase_name(stats.id),
+            name: phase_name(stats.id).into(),
             ops: stats.ops,
             memory_exits: exits.as_ref().and_then(|exits| exits.memory(kvm.as_ref())),
             exits,
@@ -136,6 +137,22 @@ pub struct Mmu {
     pub live_pages: Option<u64>,
     /// Bytes of the MMU's tables beside them, at the end.
     pub metadata_bytes: Option<u64>,
+}
+
+impl Mmu {
+    /// All that are known.
+    pub fn counts(&self) -> Vec<u64> {
+        let always = [self.built, self.zapped, self.reclaimed, self.splits, self.flushes].map(Some);
+        let later = [
+            self.attached,
+            self.detached,
+            self.roots_moved,
+            self.filter_switches,
+            self.live_pages,
+            self.metadata_bytes,
+        ];
+        always.into_iter().chain(later).flatten().collect()
+    }
 }
 
 impl From<MmuCounters> for Mmu {

@@ -7,6 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::NamedTempFile;
 
+use crate::temporary;
+
 /// Writes `contents` to `path`: at no time is there a part of it.
 ///
 /// # Errors
@@ -116,7 +118,12 @@ fn temporary(path: &Path) -> io::Result<NamedTempFile> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Opened here: what tempfile's own way says of an error names a file that the user has never heard of.
     let create = |path: &Path| fs::OpenOptions::new().read(true).write(true).create_new(true).open(path);
-    tempfile::Builder::new().prefix(".umbra-").make_in(folder, create)
+    temporary::sweep(folder, temporary::FILE);
+    let file =
+        tempfile::Builder::new().prefix(&temporary::prefix(temporary::FILE)).make_in(folder, create)?;
+    // Without locks, or if this fails, only the number in its name says whose it is.
+    temporary::lock(file.as_file());
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -137,6 +144,16 @@ mod tests {
         write_atomically(&path, &b"one"[..]).unwrap();
         write_atomically(&path, &b"two"[..]).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(names(folder.path()), ["stats.json"]);
+    }
+
+    #[test]
+    fn what_a_killed_program_has_left_goes_with_the_next_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        fs::write(folder.path().join(format!(".umbra-{}-x", child.id())), "half").unwrap();
+        write_atomically(&folder.path().join("stats.json"), &b"one"[..]).unwrap();
         assert_eq!(names(folder.path()), ["stats.json"]);
     }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::error::Error;
 use crate::guest;
 use crate::machine::Machine;
 
@@ -69,6 +70,20 @@ impl Arguments {
         let host = [&self.host_kernel, &self.host_initrd].into_iter().flatten().map(PathBuf::as_path);
         self.guest.inputs().chain(host)
     }
+
+    /// Checks what a machine cannot do.
+    ///
+    /// # Errors
+    /// An option that only Bochs has, for another machine.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.fixed_time && self.machine.bochs_model().is_none() {
+            return Err(Error::Input(format!(
+                "--fixed-time is for machines in Bochs, and --machine {} is none; leave it out",
+                self.machine.name()
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// A year: what is longer is a slip, and the clock must not overflow.
@@ -127,6 +142,14 @@ mod tests {
     fn defaults() {
         let arguments = parse(&[]).unwrap();
         assert_eq!((arguments.machine, arguments.timeout), (Machine::Penryn, None));
+    }
+
+    #[test]
+    fn a_clock_that_cannot_be_set_is_refused() {
+        let check = |machine| parse(&["--fixed-time", "--machine", machine]).unwrap().check();
+        check("penryn").unwrap();
+        check("bochs:core3").unwrap();
+        assert!(check("kvm").unwrap_err().to_string().contains("--fixed-time is for machines in Bochs"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `umbra run`.
 
 mod arguments;
+mod fault_count;
 mod outcome;
 mod peer;
 mod recording;
@@ -11,6 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 pub use arguments::{Arguments, Hypervisor, parse_seconds};
+pub use fault_count::FaultCount;
 pub use outcome::{End, Outcome, Subject};
 pub use recording::Recording;
 pub use stream::{Noise, Part, read as read_stream};
@@ -21,6 +23,43 @@ use crate::guest::{self, Guest};
 use crate::machine::{self, Emulator, Programs, Settings, System};
 use crate::report;
 use crate::signals::Signals;
+use crate::untrusted::lines;
+
+/// What a run boots, looked at before anything is started.
+struct Prepared {
+    guest: Guest,
+    host: Option<peer::Host>,
+    machine_mib: u32,
+}
+
+impl Prepared {
+    /// Reads the files and checks that they and the options fit each other.
+    fn read(arguments: &Arguments) -> Result<Prepared, Error> {
+        let mut guest = Guest::read(&arguments.guest, arguments.trace.is_some())?;
+        arguments.check()?;
+        peer::check(arguments, &guest.image)?;
+        let host = peer::read_host(arguments)?;
+        guest.config.append = peer::command_line(arguments.hypervisor, guest.config.append)?;
+        guest::check_configuration(&guest.config)?;
+        let machine_mib = peer::machine_memory(arguments, guest.machine_mib);
+        Ok(Prepared { guest, host, machine_mib })
+    }
+}
+
+fn find_programs(arguments: &Arguments) -> Result<Programs, Error> {
+    let programs = Programs::find(&arguments.machine)?;
+    programs.check_machine(&arguments.machine)?;
+    Ok(programs)
+}
+
+/// Finds out what would keep a run from starting, and starts nothing.
+///
+/// # Errors
+/// Wrong input, or a missing program.
+pub fn check(arguments: &Arguments) -> Result<(), Error> {
+    Prepared::read(arguments)?;
+    find_programs(arguments).map(drop)
+}
 
 /// Boots a guest, ends with it, and says what it did.
 ///
@@ -29,12 +68,7 @@ use crate::signals::Signals;
 /// # Errors
 /// Wrong input, a missing program, or a failure on this host.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
-    let mut guest = Guest::read(&arguments.guest, arguments.trace.is_some())?;
-    peer::check(arguments, &guest.image)?;
-    let host = peer::read_host(arguments)?;
-    guest.config.append = peer::command_line(arguments.hypervisor, guest.config.append)?;
-    guest::check_configuration(&guest.config)?;
-    let machine_mib = peer::machine_memory(arguments, guest.machine_mib);
+    let Prepared { guest, host, machine_mib } = Prepared::read(arguments)?;
     // From here on a signal must not leave anything behind.
     let signals = Signals::catch()?;
     let outputs = [
@@ -43,8 +77,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         (LOG, arguments.emulator_log.as_deref()),
     ];
     report::check_outputs(&outputs, arguments.inputs())?;
-    let programs = Programs::find(&arguments.machine)?;
-    programs.check_machine(&arguments.machine)?;
+    let programs = find_programs(arguments)?;
 
     let system = match (arguments.hypervisor, &host) {
         (Hypervisor::Umbra, _) => System::Umbra,
@@ -111,7 +144,8 @@ pub fn conclude(
     recording: Option<Recording>,
 ) -> Result<ExitCode, Error> {
     let statistics = outcome.statistics(subject);
-    message(format_args!("umbra: {}\n", outcome.sentence()));
+    let sentence: Vec<String> = lines(&outcome.sentence()).collect();
+    message(format_args!("umbra: {}\n", sentence.join("\n")));
     let table = report::table(&statistics);
     if !table.is_empty() {
         message(format_args!("\n{table}\n"));
@@ -128,11 +162,15 @@ pub fn conclude(
             emulator.seconds, emulator.peak_memory
         ));
     }
+    let saved = report::saved(&statistics, outcome.guest_faults);
+    if !saved.is_empty() {
+        message(format_args!("{saved}\n"));
+    }
     if let Some(path) = stats {
         report::write_statistics(STATISTICS, path, &statistics)?;
     }
     if let Some(recording) = recording {
-        message(format_args!("{}\n", recording.finish(statistics.guest_exit)?));
+        message(format_args!("{}\n", recording.finish(statistics.guest_exit.as_str().into())?));
     }
     Ok(ExitCode::from(outcome.status()))
 }

@@ -33,6 +33,8 @@ pub struct Outcome {
     pub stats: Option<Stats>,
     /// What the emulator cost, if that is known.
     pub emulator: Option<EmulatorUse>,
+    /// The page faults that the guest has counted itself, if it has said so.
+    pub guest_faults: Option<u64>,
 }
 
 /// What was run, and on what.
@@ -100,7 +102,11 @@ impl Outcome {
     pub fn statistics(&self, subject: &Subject<'_>) -> Statistics {
         let &Subject { hypervisor, machine, ticks_are_instructions, config } = subject;
         let stats = self.stats.as_ref();
-        let guest_faults = stats.map_or(config.guest_faults, |stats| stats.guest_faults);
+        let guest_faults = match hypervisor {
+            // Nothing is there that could trap them.
+            Hypervisor::None => "none",
+            _ => stats.map_or(config.guest_faults, |stats| stats.guest_faults).name(),
+        };
         let tsc = stats.map(|stats| stats.tsc).filter(|_| hypervisor != Hypervisor::None);
         let own = hypervisor == Hypervisor::Umbra;
         let (exits, kvm) =
@@ -111,13 +117,13 @@ impl Outcome {
             version: env!("CARGO_PKG_VERSION").into(),
             hypervisor: hypervisor.name().into(),
             machine: machine.into(),
-            kernel: config.kernel.clone(),
-            cmdline: config.append.clone(),
+            kernel: config.kernel.clone().into(),
+            cmdline: config.append.clone().into(),
             memory: config.memory_mib,
-            guest_faults: guest_faults.name().into(),
+            guest_faults: guest_faults.into(),
             without: guest::names(&config.without),
-            filter: stats.map(|stats| stats.filter.clone()).filter(|_| own),
-            guest_exit: self.key(),
+            filter: stats.map(|stats| stats.filter.clone().into()).filter(|_| own),
+            guest_exit: self.key().into(),
             memory_exits: exits.as_ref().and_then(|exits| exits.memory(kvm.as_ref())),
             exits,
             kvm,
@@ -158,7 +164,7 @@ mod tests {
             canary: Some(4096),
         });
         let emulator = EmulatorUse { seconds: 1.5, peak_memory: 2.0 };
-        Outcome { end, stats, emulator: Some(emulator) }
+        Outcome { end, stats, emulator: Some(emulator), guest_faults: None }
     }
 
     #[test]
@@ -212,6 +218,11 @@ mod tests {
         assert_eq!(reported.without, ["cr3"]);
         let silent = outcome(End::Timeout, None).statistics(&subject);
         assert_eq!((silent.guest_faults.as_str(), silent.exits), ("bypass", None));
+        // Without a hypervisor nobody decides where faults go.
+        let bare = Subject { hypervisor: Hypervisor::None, ..subject };
+        for outcome in [outcome(End::Guest, Some(GuestExit::Shutdown)), outcome(End::Timeout, None)] {
+            assert_eq!(outcome.statistics(&bare).guest_faults.as_str(), "none");
+        }
         // A real CPU's time-stamp counter counts no instructions.
         let real = Subject { machine: "kvm", ticks_are_instructions: false, ..subject };
         let real = outcome(End::Guest, Some(GuestExit::AcpiOff)).statistics(&real);

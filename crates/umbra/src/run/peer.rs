@@ -4,7 +4,7 @@ use umbra_telemetry::ExitCounts;
 
 use super::{Arguments, Hypervisor};
 use crate::error::Error;
-use crate::guest::{self, Image};
+use crate::guest::{self, Image, Policy};
 use crate::report::{Exits, Kvm};
 
 /// What the host of the KVM peer needs beside the guest's memory: its kernel, and twice the initramfs with the guest's
@@ -55,6 +55,16 @@ pub fn check(arguments: &Arguments, image: &Image) -> Result<(), Error> {
         return Err(Error::Input(format!(
             "--audit, --screen, --shadow-frames and --without are for Umbra, and --hypervisor {name} runs without it; \
              leave them out"
+        )));
+    }
+    if arguments.trace.is_some() {
+        return Err(Error::Input(format!(
+            "--trace records the exits to Umbra, and --hypervisor {name} runs without it; leave it out"
+        )));
+    }
+    if own.guest_faults != Policy::Auto {
+        return Err(Error::Input(format!(
+            "--guest-faults is for Umbra, and --hypervisor {name} runs without it; leave it out"
         )));
     }
     Ok(())

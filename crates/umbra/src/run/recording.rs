@@ -27,8 +27,8 @@ impl Recording {
         let head = Head {
             version: env!("CARGO_PKG_VERSION").into(),
             machine: subject.machine.into(),
-            kernel: config.kernel.clone(),
-            cmdline: config.append.clone(),
+            kernel: config.kernel.clone().into(),
+            cmdline: config.append.clone().into(),
             memory: config.memory_mib,
             guest_faults: config.guest_faults.name().into(),
             without: guest::names(&config.without),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use umbra_telemetry::{GuestExit, LogLevel, Message, PROTOCOL, Stats};
 
+use super::fault_count::FaultCount;
 use super::outcome::{End, Outcome};
 use super::recording::Recording;
 use super::stream::{self, Noise, Part};
@@ -17,6 +18,7 @@ use crate::error::{Error, status};
 use crate::machine::{Emulator, Outputs, explain_death};
 use crate::report::EmulatorUse;
 use crate::signals::Signals;
+use crate::untrusted::lines;
 
 /// How often it is looked for what does not come as an event.
 const TICK: Duration = Duration::from_millis(100);
@@ -83,6 +85,7 @@ pub fn run(
         on_terminal: terminal.is_some(),
         at_line_start: true,
         noise: Noise::default(),
+        faults: FaultCount::default(),
         recording,
     };
     session.run(&queue)
@@ -126,6 +129,7 @@ struct Session<'a, 'e> {
     /// Where the guest's output has left the cursor.
     at_line_start: bool,
     noise: Noise,
+    faults: FaultCount,
     recording: Option<&'a mut Recording>,
 }
 
@@ -249,12 +253,13 @@ impl Session<'_, '_> {
             seconds: elapsed.as_millis() as f64 / 1000.0,
             peak_memory: peak_memory_kib as f64 / 1024.0,
         };
-        Outcome { end, stats, emulator: Some(emulator) }
+        Outcome { end, stats, emulator: Some(emulator), guest_faults: self.faults.faults() }
     }
 
     /// The guest's own output, byte for byte.
     fn print(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.progress.clear();
+        self.faults.push(bytes);
         let mut stdout = io::stdout().lock();
         stdout
             .write_all(bytes)
@@ -268,9 +273,7 @@ impl Session<'_, '_> {
     fn say(&mut self, text: &str) {
         self.progress.clear();
         self.start_line();
-        for line in text.lines() {
-            message(format_args!("umbra: {line}\n"));
-        }
+        lines(text).for_each(|line| message(format_args!("umbra: {line}\n")));
     }
 
     /// Ends the guest's unfinished line, if it is on the same screen.

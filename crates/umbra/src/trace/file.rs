@@ -1,6 +1,5 @@
 //! The trace file: gzip over a magic line and items, each a length (32 bits, little endian) and a postcard value.
 
-use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
@@ -11,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use umbra_telemetry::trace::{Chunk, Record};
 
 use crate::error::Error;
-use crate::report::AtomicFile;
+use crate::report::{AtomicFile, name_of, open_input};
+use crate::untrusted::Untrusted;
 
 /// Stands at the start; its number goes up with every change of the format.
 const MAGIC: &[u8] = b"umbra trace 2\n";
@@ -26,26 +26,26 @@ const MAX_ITEM: usize = 1 << 20;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// Of the tool.
-    pub version: String,
+    pub version: Untrusted,
     /// The machine's model.
-    pub machine: String,
+    pub machine: Untrusted,
     /// What the kernel calls itself.
-    pub kernel: String,
+    pub kernel: Untrusted,
     /// The kernel's command line.
-    pub cmdline: String,
+    pub cmdline: Untrusted,
     /// In MiB.
     pub memory: u32,
     /// `bypass`, `present`, `user` or `trap`, as it was asked for.
-    pub guest_faults: String,
+    pub guest_faults: Untrusted,
     /// What was switched off.
-    pub without: Vec<String>,
+    pub without: Vec<Untrusted>,
 }
 
 /// How it ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tail {
     /// `guest_exit` of the statistics.
-    pub guest_exit: String,
+    pub guest_exit: Untrusted,
     /// Records that were lost between the hypervisor and this file.
     pub lost: u64,
 }
@@ -96,7 +96,7 @@ impl Recorder {
     /// What the system says; then there is no file.
     pub fn finish(mut self, guest_exit: String) -> io::Result<(u64, u64)> {
         let (records, lost) = (self.records, self.lost);
-        self.put(&Item::Tail(Tail { guest_exit, lost }))?;
+        self.put(&Item::Tail(Tail { guest_exit: guest_exit.into(), lost }))?;
         self.stream.finish()?.finish()?;
         Ok((records, lost))
     }
@@ -121,21 +121,26 @@ pub enum Line {
 /// Reads a trace file from its start.
 pub struct Reader {
     name: String,
-    stream: GzDecoder<BufReader<File>>,
+    stream: GzDecoder<BufReader<Box<dyn Read + Send>>>,
     lines: std::vec::IntoIter<Line>,
     next: u64,
     tail: Option<Tail>,
 }
 
 impl Reader {
-    /// Opens a trace.
+    /// Opens a trace; `-` is standard input.
     ///
     /// # Errors
     /// It is not there, is no trace, or is one of another version.
     pub fn open(path: &Path) -> Result<(Head, Reader), Error> {
-        let name = path.display().to_string();
-        let file = File::open(path).map_err(|error| {
-            Error::Input(format!("cannot read the trace {name}: {error}; give another file"))
+        let name = name_of(path);
+        let file = open_input(path).map_err(|error| {
+            Error::Input(match error.kind() {
+                io::ErrorKind::IsADirectory => {
+                    format!("{name} is a folder; give a file that `umbra run --trace` has written")
+                }
+                _ => format!("cannot read the trace {name}: {error}; give another file"),
+            })
         })?;
         let mut reader = Reader {
             name,
@@ -247,7 +252,7 @@ impl Iterator for Reader {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
 
     use umbra_telemetry::trace::Writer;
 
@@ -319,6 +324,7 @@ mod tests {
         let path = folder.path().join("trace");
         let sentence = |path: &Path| Reader::open(path).err().unwrap().to_string();
         assert!(sentence(&path).contains("cannot read"));
+        assert!(sentence(folder.path()).contains("is a folder; give a file"));
         fs::write(&path, "{}").unwrap();
         assert!(sentence(&path).contains("not a trace"));
         let mut other = GzEncoder::new(File::create(&path).unwrap(), Compression::fast());

@@ -17,6 +17,7 @@ pub use file::{Head, Line, Reader, Recorder, Tail};
 pub use filter::{Filter, Running};
 
 use crate::error::Error;
+use crate::number::whole;
 use crate::report;
 use crate::signals;
 
@@ -28,7 +29,7 @@ const WHAT: &str = "what the trace shows";
 /// `ticks` is what the hypervisor took for an exit, in ticks of the time-stamp counter (in Bochs: instructions).
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// What `umbra run --trace FILE` has written
+    /// What `umbra run --trace FILE` has written; `-` is standard input
     #[arg(value_name = "FILE")]
     trace: PathBuf,
 
@@ -40,11 +41,17 @@ pub struct Arguments {
     format: Format,
 
     /// In a summary: how many of the instructions that exit most are named
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "20",
+        value_parser = whole::<usize>(0..=u32::MAX.into()),
+        allow_negative_numbers = true
+    )]
     top: usize,
 
     /// Stop after so many exits
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(0..=u64::MAX), allow_negative_numbers = true)]
     limit: Option<u64>,
 
     /// Write to a file, which appears when it is whole, instead of standard output
@@ -154,8 +161,8 @@ fn show(arguments: &Arguments, head: &Head, mut reader: Reader, out: &mut impl W
 
 fn print_head(out: &mut impl Write, head: &Head) -> io::Result<()> {
     let Head { version, machine, kernel, cmdline, memory, guest_faults, without } = head;
-    let without =
-        if without.is_empty() { String::new() } else { format!(", without {}", without.join(", ")) };
+    let names: Vec<String> = without.iter().map(ToString::to_string).collect();
+    let without = if names.is_empty() { String::new() } else { format!(", without {}", names.join(", ")) };
     writeln!(
         out,
         "umbra {version}, {machine}, {memory} MiB, guest faults {guest_faults}{without}: {kernel} ({cmdline})"

@@ -6,7 +6,7 @@ use super::Run;
 use crate::sys::mapping::Mapping;
 
 /// Fresh pages, each written once; then all unmapped.
-pub fn demand(run: &Run<'_>) -> Result<()> {
+pub fn demand(run: &Run) -> Result<()> {
     let pages = run.count(1024);
     let mut memory = Mapping::anonymous(pages as usize)?;
     run.phase("demand", pages, || {
@@ -21,7 +21,7 @@ pub fn demand(run: &Run<'_>) -> Result<()> {
 }
 
 /// Fresh pages, each read (the kernel maps its page of zeros), then each written.
-pub fn zero_page(run: &Run<'_>) -> Result<()> {
+pub fn zero_page(run: &Run) -> Result<()> {
     let pages = run.count(512);
     let mut memory = Mapping::anonymous(pages as usize)?;
     run.phase("zero_read", pages, || check(&memory, "a fresh page", |_| 0))?;
@@ -32,20 +32,20 @@ pub fn zero_page(run: &Run<'_>) -> Result<()> {
     check(&memory, "a page that was zero", pattern)
 }
 
-pub fn map_1(run: &Run<'_>) -> Result<()> {
+pub fn map_1(run: &Run) -> Result<()> {
     map_and_unmap(run, "mmap_1", 200, 1)
 }
 
-pub fn map_8(run: &Run<'_>) -> Result<()> {
+pub fn map_8(run: &Run) -> Result<()> {
     map_and_unmap(run, "mmap_8", 200, 8)
 }
 
-pub fn map_64(run: &Run<'_>) -> Result<()> {
+pub fn map_64(run: &Run) -> Result<()> {
     map_and_unmap(run, "mmap_64", 50, 64)
 }
 
 /// Short-lived mappings, every page written.
-fn map_and_unmap(run: &Run<'_>, name: &'static str, rounds: u32, pages: usize) -> Result<()> {
+fn map_and_unmap(run: &Run, name: &'static str, rounds: u32, pages: usize) -> Result<()> {
     run.repeated(name, run.count(rounds), || {
         let mut memory = Mapping::anonymous(pages)?;
         fill(&mut memory, pattern);
@@ -54,7 +54,7 @@ fn map_and_unmap(run: &Run<'_>, name: &'static str, rounds: u32, pages: usize) -
 }
 
 /// One page that is given back and written again, as allocators do.
-pub fn discard(run: &Run<'_>) -> Result<()> {
+pub fn discard(run: &Run) -> Result<()> {
     let mut memory = Mapping::anonymous(1)?;
     run.repeated("dontneed", run.count(500), || {
         memory.discard()?;

@@ -11,7 +11,7 @@ use crate::sys::process;
 
 /// A process with written pages forks; the child writes them all while the parent waits; after the child's
 /// exit the parent writes them all.
-pub fn fork(run: &Run<'_>) -> Result<()> {
+pub fn fork(run: &Run) -> Result<()> {
     let pages = run.count(1024);
     let mut memory = Mapping::anonymous(pages as usize)?;
     fill(&mut memory, pattern);

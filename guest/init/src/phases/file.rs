@@ -13,7 +13,7 @@ const PATH: &str = "/tmp/pages";
 const PAGES: u32 = 1024;
 
 /// A private mapping, each page written: the file keeps what it had.
-pub fn private_write(run: &Run<'_>) -> Result<()> {
+pub fn private_write(run: &Run) -> Result<()> {
     let pages = run.count(PAGES);
     let file = create(pages)?;
     let mut memory = Mapping::file(&file, pages as usize, FileView::Private)?;
@@ -26,7 +26,7 @@ pub fn private_write(run: &Run<'_>) -> Result<()> {
 }
 
 /// A shared read-only mapping, each page read: the kernel maps pages around a fault together with it.
-pub fn fault_around(run: &Run<'_>) -> Result<()> {
+pub fn fault_around(run: &Run) -> Result<()> {
     let pages = run.count(PAGES);
     let file = create(pages)?;
     let memory = Mapping::file(&file, pages as usize, FileView::SharedReadOnly)?;
@@ -34,7 +34,7 @@ pub fn fault_around(run: &Run<'_>) -> Result<()> {
 }
 
 /// Fresh private memory, filled from the file by one system call: the faults are kernel-mode ones.
-pub fn read_fresh(run: &Run<'_>) -> Result<()> {
+pub fn read_fresh(run: &Run) -> Result<()> {
     let pages = run.count(PAGES);
     let file = create(pages)?;
     let mut memory = Mapping::anonymous(pages as usize)?;
@@ -43,7 +43,7 @@ pub fn read_fresh(run: &Run<'_>) -> Result<()> {
 }
 
 /// A shared writable mapping, each page read before (its entry is writable and clean then), each written.
-pub fn shared_dirty(run: &Run<'_>) -> Result<()> {
+pub fn shared_dirty(run: &Run) -> Result<()> {
     let pages = run.count(PAGES);
     let file = create(pages)?;
     let mut memory = Mapping::file(&file, pages as usize, FileView::Shared)?;

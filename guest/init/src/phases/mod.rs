@@ -25,7 +25,7 @@ const WARM_UP_ROUNDS: usize = 3;
 /// Phases that share their preparation.
 struct Group {
     phases: &'static [&'static str],
-    run: fn(&Run<'_>) -> Result<()>,
+    run: fn(&Run) -> Result<()>,
 }
 
 /// All phases, in the order in which they run.
@@ -57,14 +57,27 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     GROUPS.iter().flat_map(|group| group.phases).copied()
 }
 
-/// Runs the phases: all, or `only` some; beside so many other processes.
-pub fn run(marks: Marks, scale: Scale, only: Option<&[String]>, alive: u32) -> Result<()> {
-    let run = Run { marks, scale, only };
+/// Runs the phases: all, or those up to the last one `wanted`; beside so many other processes.
+pub fn run(marks: Marks, scale: Scale, wanted: Option<&[String]>, alive: u32) -> Result<()> {
+    let run = Run { marks, scale };
     let crowd = Crowd::gather(alive)?;
-    for group in GROUPS.iter().filter(|group| group.phases.iter().any(|name| run.selected(name))) {
+    for group in up_to(wanted) {
         (group.run)(&run).with_context(|| format!("phase {}", group.phases.join("/")))?;
     }
     crowd.dismiss()
+}
+
+/// What has to run for the phases that are `wanted`.
+///
+/// What a phase costs depends on the phases before it: they leave page tables, a page cache and a scheduler behind, and
+/// the hypervisor's guesses. So none is skipped, and each has its marks and its line: then a phase is the same alone
+/// and in the whole workload.
+fn up_to(wanted: Option<&[String]>) -> &'static [Group] {
+    let Some(wanted) = wanted else { return GROUPS };
+    let is_wanted =
+        |group: &Group| group.phases.iter().any(|name| wanted.iter().any(|wanted| wanted == name));
+    let count = GROUPS.iter().rposition(is_wanted).map_or(0, |last| last + 1);
+    &GROUPS[..count]
 }
 
 /// How much of everything.
@@ -77,13 +90,12 @@ pub enum Scale {
 }
 
 /// What the phases of one run share.
-struct Run<'a> {
+struct Run {
     marks: Marks,
     scale: Scale,
-    only: Option<&'a [String]>,
 }
 
-impl Run<'_> {
+impl Run {
     /// A count of the peer figures, scaled; at least 1.
     fn count(&self, full: u32) -> u32 {
         match self.scale {
@@ -92,30 +104,20 @@ impl Run<'_> {
         }
     }
 
-    fn selected(&self, name: &str) -> bool {
-        self.only.is_none_or(|only| only.iter().any(|wanted| wanted == name))
-    }
-
-    /// Starts a phase, if it is selected.
+    /// Starts a phase.
     fn start(&self, name: &'static str) {
-        if self.selected(name) {
-            self.marks.start(id(name));
-        }
+        self.marks.start(id(name));
     }
 
-    /// Ends a phase, if it is selected. Not reported yet: writing to the console costs exits.
+    /// Ends a phase. Not reported yet: writing to the console costs exits.
     fn end(&self, name: &'static str, ops: u32) {
-        if self.selected(name) {
-            self.marks.end(id(name), ops);
-        }
+        self.marks.end(id(name), ops);
     }
 
-    /// Says that a phase is done, if it is selected.
+    /// Says that a phase is done.
     fn report(&self, name: &'static str, ops: u32) {
-        if self.selected(name) {
-            println!("phase {name} ops {ops}");
-            console::drain();
-        }
+        println!("phase {name} ops {ops}");
+        console::drain();
     }
 
     /// Does `body` as a phase of `ops` operations.
@@ -146,5 +148,18 @@ mod tests {
     fn every_named_phase_is_there_once_and_in_order() {
         assert_eq!(PHASE_NAMES[0], "boot");
         assert!(super::names().eq(PHASE_NAMES[1..].iter().copied()));
+    }
+
+    #[test]
+    fn what_comes_before_a_wanted_phase_runs_too() {
+        let run = |wanted: &[&str]| {
+            let wanted: Vec<String> = wanted.iter().map(|&name| name.into()).collect();
+            super::up_to(Some(&wanted)).iter().flat_map(|group| group.phases).copied().collect::<Vec<_>>()
+        };
+        assert_eq!(run(&["getppid"]), ["getppid"]);
+        // The whole group: the phases of one share what prepares them.
+        assert_eq!(run(&["demand"]), ["getppid", "demand", "munmap_1024"]);
+        assert_eq!(run(&["pipe", "zero_read"]).last(), Some(&"pipe"));
+        assert!(super::up_to(None).len() == super::GROUPS.len() && run(&["procs_200"]).len() == 24);
     }
 }

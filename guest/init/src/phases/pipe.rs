@@ -12,7 +12,7 @@ use crate::sys::process;
 const STOP: u8 = 0;
 
 /// A byte to another process and back.
-pub fn round_trips(run: &Run<'_>) -> Result<()> {
+pub fn round_trips(run: &Run) -> Result<()> {
     let (question, give_question) = pipe()?;
     let (answer, give_answer) = pipe()?;
     let child = process::fork(|| {

@@ -20,24 +20,24 @@ const PIPELINE_TRIES: u32 = 4;
 const OF_SIGSEGV: i32 = 128 + 11;
 
 /// Children that exit at once.
-pub fn fork_exit(run: &Run<'_>) -> Result<()> {
+pub fn fork_exit(run: &Run) -> Result<()> {
     run.repeated("fork_exit", run.count(100), || process::wait_success(process::fork(|| Ok(()))?))
 }
 
 /// Children that become `true`, an ordinary static program.
-pub fn fork_exec(run: &Run<'_>) -> Result<()> {
+pub fn fork_exec(run: &Run) -> Result<()> {
     let program = Program::new("/bin/busybox", &["true"])?;
     run.repeated("fork_exec", run.count(100), || program.run())
 }
 
 /// Children that become a program of three instructions: nearly all that is left is exec itself.
-pub fn fork_exec_tiny(run: &Run<'_>) -> Result<()> {
+pub fn fork_exec_tiny(run: &Run) -> Result<()> {
     let program = Program::new("/bin/tiny", &["tiny"])?;
     run.repeated("fork_exec_tiny", run.count(100), || program.run())
 }
 
 /// A shell with a pipeline.
-pub fn pipeline(run: &Run<'_>) -> Result<()> {
+pub fn pipeline(run: &Run) -> Result<()> {
     let shell = Program::new("/bin/busybox", &["sh", "-c", PIPELINE])?;
     let mut output = String::new();
     let mut round = || -> Result<u32> {

@@ -7,7 +7,7 @@ use crate::sys::mapping::{Mapping, Rights};
 use crate::sys::segv;
 
 /// A page made read-only, written, and made writable by the SIGSEGV handler.
-pub fn segv(run: &Run<'_>) -> Result<()> {
+pub fn segv(run: &Run) -> Result<()> {
     let rounds = run.count(500);
     let mut memory = Mapping::anonymous(1)?;
     let mut last = 0;
@@ -27,7 +27,7 @@ pub fn segv(run: &Run<'_>) -> Result<()> {
 }
 
 /// A page made read-only and read, made writable and written.
-pub fn toggle(run: &Run<'_>) -> Result<()> {
+pub fn toggle(run: &Run) -> Result<()> {
     let mut memory = Mapping::anonymous(1)?;
     let mut last = 0;
     run.repeated("mprotect_toggle", run.count(500), || {
