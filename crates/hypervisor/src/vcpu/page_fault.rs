@@ -129,7 +129,7 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// Carries out the instruction at RIP, whatever it is. One that neither the emulator nor the sandbox knows is
-    /// undefined: docs/limits.md lists these.
+    /// undefined: the book's limits list these.
     fn carry_out(&mut self, what: &str, gva: Gva, own: ExitCause) -> ExitCause {
         if self.pending.is_some() {
             self.end = Some(GuestExit::Unsupported(alloc::format!(
