@@ -115,19 +115,119 @@ pub(crate) fn unary(operation: Unary, width: Width, a: u64, rflags: u64) -> (u64
     }
 }
 
-/// The result of `shift` by the low bits of `count` and RFLAGS after it.
-pub(crate) fn shift(operation: Shift, width: Width, a: u64, count: u64, rflags: u64) -> (u64, u64) {
+/// RFLAGS after an operation of which the flags tell nothing but the result.
+pub(crate) fn logic_flags(width: Width, result: u64, rflags: u64) -> u64 {
+    rflags & !STATUS | of_result(width, result)
+}
+
+/// What a multiplication leaves.
+pub(crate) struct Product {
+    pub(crate) low: u64,
+    pub(crate) high: u64,
+    pub(crate) rflags: u64,
+}
+
+/// The product. CF and OF say that the lower half is not all of it; the flags that are undefined follow the lower half,
+/// as in Bochs.
+pub(crate) fn multiply(width: Width, a: u64, b: u64, signed: bool, rflags: u64) -> Product {
+    let (product, whole) = if signed {
+        let [a, b] = [a, b].map(|value| i128::from(width.sign_extend(value) as i64));
+        let product = a * b;
+        (product as u128, product == i128::from(width.sign_extend(product as u64) as i64))
+    } else {
+        let product = u128::from(width.truncate(a)) * u128::from(width.truncate(b));
+        (product, product <= u128::from(width.mask()))
+    };
+    let low = width.truncate(product as u64);
+    let high = width.truncate((product >> width.bits()) as u64);
+    Product { low, high, rflags: logic_flags(width, low, rflags) | flag(!whole, CF | OF) }
+}
+
+/// Quotient and remainder of a dividend (high, low) of twice the width; none if the quotient does not fit.
+pub(crate) fn divide(
+    width: Width,
+    (high, low): (u64, u64),
+    divisor: u64,
+    signed: bool,
+) -> Option<(u64, u64)> {
+    let bits = width.bits();
+    if signed {
+        let high = i128::from(width.sign_extend(high) as i64);
+        let dividend = high << bits | i128::from(width.truncate(low));
+        let divisor = i128::from(width.sign_extend(divisor) as i64);
+        let quotient = dividend.checked_div(divisor)?;
+        let fits = quotient == i128::from(width.sign_extend(quotient as u64) as i64);
+        fits.then_some((quotient as u64, (dividend % divisor) as u64))
+    } else {
+        let dividend = u128::from(width.truncate(high)) << bits | u128::from(width.truncate(low));
+        let divisor = u128::from(width.truncate(divisor));
+        let quotient = dividend.checked_div(divisor)?;
+        (quotient <= u128::from(width.mask())).then_some((quotient as u64, (dividend % divisor) as u64))
+    }
+}
+
+/// ADCX and ADOX: the sum, and RFLAGS with the carry in the one flag named.
+pub(crate) fn add_with(carry: u64, width: Width, a: u64, b: u64, rflags: u64) -> (u64, u64) {
+    let sum = u128::from(width.truncate(a)) + u128::from(width.truncate(b)) + u128::from(rflags & carry != 0);
+    (width.truncate(sum as u64), rflags & !carry | flag(sum >> width.bits() != 0, carry))
+}
+
+/// SHLD (`left`) and SHRD: `a` is shifted, bits come from `b`; RFLAGS after it. None if the count is zero.
+///
+/// With 16 bits and a count beyond that the manual leaves the result undefined: bits of `a` follow those of `b`, as on
+/// processors since the P6.
+pub(crate) fn double_shift(
+    left: bool,
+    width: Width,
+    (a, b): (u64, u64),
+    count: u64,
+    rflags: u64,
+) -> Option<(u64, u64)> {
+    let bits = width.bits();
+    let count = shift_count(width, count);
+    if count == 0 {
+        return None;
+    }
+    let [a, b] = [a, b].map(|value| u128::from(width.truncate(value)));
+    let bit = |value: u128, number: u32| value >> number & 1 != 0;
+    let (result, carry) = match (width, left) {
+        (Width::Word, true) => {
+            let ring = a << 32 | b << 16 | a;
+            (ring << count >> 32, bit(ring, 48 - count))
+        }
+        (Width::Word, false) => {
+            let ring = a << 32 | b << 16 | a;
+            (ring >> count, bit(ring, count - 1))
+        }
+        (_, true) => (a << count | b >> (bits - count), bit(a, bits - count)),
+        (_, false) => (a >> count | b << (bits - count), bit(a, count - 1)),
+    };
+    let result = width.truncate(result as u64);
+    let top = |below: u32| result >> (bits - 1 - below) & 1 != 0;
+    let overflow = if left { top(0) != carry } else { top(0) != top(1) };
+    Some(shifted_flags(width, result, carry, overflow, rflags))
+}
+
+fn shift_count(width: Width, count: u64) -> u32 {
+    count as u32 & if width == Width::Qword { 0x3f } else { 0x1f }
+}
+
+/// The result of `shift` by the low bits of `count` and RFLAGS after it; none if nothing is shifted, which changes no flag.
+pub(crate) fn shift(operation: Shift, width: Width, a: u64, count: u64, rflags: u64) -> Option<(u64, u64)> {
     let a = width.truncate(a);
     let bits = width.bits();
-    let count = count as u32 & if width == Width::Qword { 0x3f } else { 0x1f };
+    let count = match operation {
+        Shift::Rcl | Shift::Rcr => shift_count(width, count) % (bits + 1),
+        _ => shift_count(width, count),
+    };
     if count == 0 {
-        return (a, rflags);
+        return None;
     }
     let top = |value: u64| value & width.sign_bit() != 0;
     let below_top = |value: u64| value & (width.sign_bit() >> 1) != 0;
     // 128 bits hold every operand shifted by every count.
     let wide = u128::from(a);
-    match operation {
+    Some(match operation {
         Shift::Shl => {
             let shifted = wide << count;
             let result = width.truncate(shifted as u64);
@@ -161,7 +261,7 @@ pub(crate) fn shift(operation: Shift, width: Width, a: u64, count: u64, rflags: 
             let length = bits + 1;
             let mask = (1u128 << length) - 1;
             let ring = wide | u128::from(rflags & CF) << bits;
-            let left = if operation == Shift::Rcl { count % length } else { length - count % length };
+            let left = if operation == Shift::Rcl { count } else { length - count };
             let ring = (ring << left | ring >> (length - left)) & mask;
             let result = width.truncate(ring as u64);
             let carry = ring >> bits & 1 != 0;
@@ -169,7 +269,7 @@ pub(crate) fn shift(operation: Shift, width: Width, a: u64, count: u64, rflags: 
                 if operation == Shift::Rcl { top(result) != carry } else { top(result) != below_top(result) };
             (result, rotated_flags(carry, overflow, rflags))
         }
-    }
+    })
 }
 
 fn shifted_flags(width: Width, result: u64, carry: bool, overflow: bool, rflags: u64) -> (u64, u64) {

@@ -48,8 +48,49 @@ impl<C: Cpu> Step<'_, C> {
         let width = width::<C>(instruction, 0)?;
         let count = self.read(count, Width::Byte)?;
         let a = self.read_modify(to, width)?;
-        let (result, rflags) = alu::shift(operation, width, a, count, self.cpu.rflags());
-        self.write(to, width, result)?;
+        let shifted = alu::shift(operation, width, a, count, self.cpu.rflags());
+        self.write_shifted(to, width, a, shifted)
+    }
+
+    /// SHLD, SHRD.
+    pub(crate) fn double_shift(&mut self, instruction: &Instruction, left: bool) -> Result<Outcome, C> {
+        let (to, from, count) =
+            (self.operand(instruction, 0)?, self.operand(instruction, 1)?, self.operand(instruction, 2)?);
+        let width = width::<C>(instruction, 0)?;
+        let (b, count) = (self.read(from, width)?, self.read(count, Width::Byte)?);
+        let a = self.read_modify(to, width)?;
+        let shifted = alu::double_shift(left, width, (a, b), count, self.cpu.rflags());
+        self.write_shifted(to, width, a, shifted)
+    }
+
+    /// Ends a shift. By nothing, it writes no memory, but clears the upper half of a 32-bit register.
+    fn write_shifted(
+        &mut self,
+        to: Operand,
+        width: Width,
+        old: u64,
+        shifted: Option<(u64, u64)>,
+    ) -> Result<Outcome, C> {
+        match (shifted, to) {
+            (Some((result, rflags)), _) => {
+                self.write(to, width, result)?;
+                Ok(self.retire(rflags))
+            }
+            (None, Operand::Register(register)) => {
+                self.set_register(register, old);
+                Ok(self.retire_unflagged())
+            }
+            (None, _) => Ok(self.retire_unflagged()),
+        }
+    }
+
+    /// ADCX (`carry` is CF), ADOX (OF).
+    pub(crate) fn add_with(&mut self, instruction: &Instruction, carry: u64) -> Result<Outcome, C> {
+        let (to, from) = (self.operand(instruction, 0)?, self.operand(instruction, 1)?);
+        let width = width::<C>(instruction, 0)?;
+        let (a, b) = (self.read(to, width)?, self.read(from, width)?);
+        let (sum, rflags) = alu::add_with(carry, width, a, b, self.cpu.rflags());
+        self.write(to, width, sum)?;
         Ok(self.retire(rflags))
     }
 

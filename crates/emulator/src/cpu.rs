@@ -58,6 +58,15 @@ impl Gpr {
     ];
 }
 
+/// Instructions whose encodings are others on processors that do not have them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feature {
+    /// TZCNT; else BSF.
+    Tzcnt,
+    /// LZCNT; else BSR.
+    Lzcnt,
+}
+
 /// One virtual processor between two instructions.
 ///
 /// Registers are plain state. The memory accesses carry the guest's rights: each does the guest's page walk with the
@@ -104,6 +113,12 @@ pub trait Cpu {
 
     /// CR0 as the guest sees it.
     fn cr0(&self) -> u64;
+
+    /// CR4 as the guest sees it.
+    fn cr4(&self) -> u64;
+
+    /// Whether the processor that runs the guest has this, whatever its CPUID shows the guest.
+    fn has(&self, feature: Feature) -> bool;
 
     /// Reads `buf.len()` bytes (1 to 16) at a linear address.
     fn read(&mut self, gva: u64, buf: &mut [u8]) -> Result<(), Self::Fault>;

@@ -3,7 +3,9 @@
 use iced_x86::{Instruction, Mnemonic};
 
 use crate::alu::{Binary, BitChange, Shift, Unary};
-use crate::operand::width;
+use crate::flags::{CF, OF};
+use crate::operand::{segment, width};
+use crate::scan::From;
 use crate::step::{Operand, Result, Step};
 use crate::string::Kind;
 use crate::width::Width;
@@ -13,7 +15,11 @@ impl<C: Cpu> Step<'_, C> {
     pub(crate) fn execute(&mut self, instruction: &Instruction) -> Result<Outcome, C> {
         use Mnemonic as M;
         match instruction.mnemonic() {
-            M::Mov | M::Movnti => self.two(instruction, Self::mov),
+            M::Mov => match segment(instruction.op1_register()) {
+                Some(segment) => self.mov_selector(instruction, segment),
+                None => self.two(instruction, Self::mov),
+            },
+            M::Movnti => self.two(instruction, Self::mov),
             M::Movbe => self.two(instruction, Self::mov_swapped),
             M::Movzx => self.mov_extended(instruction, false),
             M::Movsx | M::Movsxd => self.mov_extended(instruction, true),
@@ -48,9 +54,30 @@ impl<C: Cpu> Step<'_, C> {
             M::Btr => self.bit_test(instruction, BitChange::Reset),
             M::Btc => self.bit_test(instruction, BitChange::Complement),
 
+            M::Shld => self.double_shift(instruction, true),
+            M::Shrd => self.double_shift(instruction, false),
+            M::Adcx => self.add_with(instruction, CF),
+            M::Adox => self.add_with(instruction, OF),
+            M::Mul => self.multiply(instruction, false),
+            M::Imul if instruction.op_count() == 1 => self.multiply(instruction, true),
+            M::Imul => self.multiply_truncated(instruction),
+            M::Div => self.divide(instruction, false),
+            M::Idiv => self.divide(instruction, true),
+            M::Bsf => self.bit_scan(instruction, From::Bottom),
+            M::Bsr => self.bit_scan(instruction, From::Top),
+            M::Tzcnt => self.count_zeros(instruction, From::Bottom),
+            M::Lzcnt => self.count_zeros(instruction, From::Top),
+            M::Popcnt => self.count_ones(instruction),
+            M::Crc32 => self.crc32(instruction),
+
             M::Push => self.push(instruction),
             M::Pushf | M::Pushfd | M::Pushfq => self.push_flags(instruction),
             M::Pop => self.pop(instruction),
+            M::Popf | M::Popfd | M::Popfq => self.pop_flags(instruction),
+            M::Pusha | M::Pushad => self.push_all(instruction),
+            M::Popa | M::Popad => self.pop_all(instruction),
+            M::Enter => self.enter(instruction),
+            M::Leave => self.leave(instruction),
             M::Call => self.call(instruction),
             M::Jmp => self.jump(instruction),
             M::Ret => self.ret(instruction),
@@ -76,6 +103,9 @@ impl<C: Cpu> Step<'_, C> {
                 self.mov_conditional(instruction)
             }
 
+            M::Xlatb => self.translate(instruction),
+            M::Bound => self.bound(instruction),
+            M::Smsw => self.store_machine_status(instruction),
             M::Clflush | M::Clflushopt | M::Clwb => self.flush_line(instruction),
             M::Nop | M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchw => {
                 self.hint()

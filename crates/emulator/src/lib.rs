@@ -5,10 +5,11 @@
 //! before the first register changes.
 //!
 //! Emulated are the general-purpose instructions that compilers and kernels use on memory, in all operand and address
-//! widths: MOV and its relatives, exchanges and compare-and-exchange, arithmetic, logic, shifts, bit tests, SETcc and
-//! CMOVcc, PUSH, POP, near branches, cache control and the string instructions, INS and OUTS among them. Each access is
-//! checked as the processor does it: canonical address or segment limit and type, paging, alignment. Not emulated ([`Error::Unsupported`]) is what works on
-//! segment, control, x87 or vector registers, and all else.
+//! widths: MOV and its relatives, exchanges and compare-and-exchange, arithmetic, logic, shifts, bit tests, scans and
+//! counts, CRC32, SETcc and CMOVcc, all of the stack, near branches, BOUND, cache control and the string instructions, INS
+//! and OUTS among them. Each access is
+//! checked as the processor does it: canonical address or segment limit and type, paging, alignment. Not emulated ([`Error::Unsupported`]) is what changes
+//! segment or control registers or works on x87 or vector registers, and all else.
 //!
 //! LOCK is accepted where the processor accepts it. That the access is atomic towards other virtual processors is the
 //! embedder's to see to, between [`Cpu::read_modify`] and [`Cpu::write`].
@@ -28,13 +29,17 @@ mod branch;
 mod cache;
 mod cpu;
 mod decode;
+mod eflags;
 mod exception;
 mod execute;
 mod flags;
+mod frame;
+mod multiply;
 mod native;
 mod operand;
 mod outcome;
 mod recent;
+mod scan;
 mod segment;
 mod segmentation;
 mod simple;
@@ -44,7 +49,7 @@ mod string;
 mod transfer;
 mod width;
 
-pub use cpu::{Cpu, Gpr, Mode};
+pub use cpu::{Cpu, Feature, Gpr, Mode};
 pub use exception::Exception;
 pub use native::{Native, NativeOperand, names_operand};
 pub use outcome::{Error, Outcome};

@@ -5,10 +5,11 @@ use crate::Exception;
 /// The instruction, or a part of it, was carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The instruction retired: RIP points behind it, RF is clear.
+    /// The instruction retired: RIP points behind it, RF is clear. Sequential RIP may be an address that is not
+    /// canonical: the next fetch faults then, not this instruction.
     ///
     /// Two things that hang on a retired instruction are the hypervisor's: a blocking of interrupts by STI or MOV SS
-    /// ends, and if RFLAGS.TF is set a single-step trap (#DB with DR6.BS) is due.
+    /// ends, and if RFLAGS.TF was set before it a single-step trap (#DB with DR6.BS) is due.
     Done,
     /// Iterations of a repeated string instruction are done and more are left: RIP still points at the instruction,
     /// RCX, RSI and RDI say where it stands, and RF is set, so that an instruction breakpoint on it does not hit again

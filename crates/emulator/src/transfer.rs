@@ -8,13 +8,57 @@ use crate::operand::width;
 use crate::segmentation::Memory;
 use crate::step::{Operand, Register, Result, Step};
 use crate::width::Width;
-use crate::{Cpu, Error, Exception, Gpr, Outcome};
+use crate::{Cpu, Error, Exception, Gpr, Outcome, Segment};
 
 impl<C: Cpu> Step<'_, C> {
     /// MOV, MOVNTI.
     pub(crate) fn mov(&mut self, to: Operand, from: Operand, width: Width) -> Result<Outcome, C> {
         let value = self.read(from, width)?;
         self.write(to, width, value)?;
+        Ok(self.retire_unflagged())
+    }
+
+    /// MOV from a segment register. Memory gets the selector alone.
+    pub(crate) fn mov_selector(&mut self, instruction: &Instruction, segment: Segment) -> Result<Outcome, C> {
+        let to = self.operand(instruction, 0)?;
+        let selector = self.cpu.segment(segment).selector;
+        self.write(to, width::<C>(instruction, 0)?, selector.into())?;
+        Ok(self.retire_unflagged())
+    }
+
+    /// XLAT.
+    pub(crate) fn translate(&mut self, instruction: &Instruction) -> Result<Outcome, C> {
+        let from = self.operand(instruction, 0)?;
+        let value = self.read(from, Width::Byte)?;
+        self.set_register(Register::new(Gpr::Rax, Width::Byte), value);
+        Ok(self.retire_unflagged())
+    }
+
+    /// SMSW.
+    pub(crate) fn store_machine_status(&mut self, instruction: &Instruction) -> Result<Outcome, C> {
+        /// CR4.UMIP: not in user mode.
+        const PREVENT: u64 = 1 << 11;
+        if self.cpu.cr4() & PREVENT != 0 && self.cpu.cpl() != 0 {
+            return Err(Exception::GENERAL_PROTECTION.into());
+        }
+        let to = self.operand(instruction, 0)?;
+        self.write(to, width::<C>(instruction, 0)?, self.cpu.cr0())?;
+        Ok(self.retire_unflagged())
+    }
+
+    /// BOUND: #BR if a signed index is outside the two bounds in memory.
+    pub(crate) fn bound(&mut self, instruction: &Instruction) -> Result<Outcome, C> {
+        let width = width::<C>(instruction, 0)?;
+        let index = self.operand(instruction, 0)?;
+        let lower = self.memory(instruction, 0)?;
+        let upper = self.memory(instruction, width.bytes() as u64)?;
+        let [index, lower, upper] = [index, Operand::Memory(lower), Operand::Memory(upper)];
+        let (index, lower) = (self.read(index, width)?, self.read(lower, width)?);
+        let upper = self.read(upper, width)?;
+        let [index, lower, upper] = [index, lower, upper].map(|value| width.sign_extend(value) as i64);
+        if index < lower || index > upper {
+            return Err(Exception::BOUND_RANGE.into());
+        }
         Ok(self.retire_unflagged())
     }
 

@@ -11,7 +11,7 @@ type Program = fn(&mut CodeAssembler) -> Result<(), IcedError>;
 
 /// Each with its accesses.
 const PROGRAMS: &[(Program, &[Kind])] = {
-    use Kind::{Read as R, ReadModify as M, Write as W};
+    use Kind::{CheckRead, CheckWrite, Read as R, ReadModify as M, Write as W};
     &[
         (|p| p.mov(qword_ptr(rdi), rcx), &[W]),
         (|p| p.mov(rdi, qword_ptr(rdi)), &[R]),
@@ -48,6 +48,23 @@ const PROGRAMS: &[(Program, &[Kind])] = {
         (|p| p.pop(rsp), &[R]),
         (|p| p.call(qword_ptr(rdi)), &[R, W]),
         (|p| p.call(0x50_0000), &[W]),
+        (|p| p.jmp(qword_ptr(rdi)), &[R]),
+        (|p| p.ret(), &[R]),
+        (|p| p.shld(qword_ptr(rdi), rcx, 3), &[M, W]),
+        (|p| p.mul(byte_ptr(rdi)), &[R]),
+        (|p| p.imul_2(rcx, qword_ptr(rdi)), &[R]),
+        (|p| p.idiv(byte_ptr(rdi)), &[R]),
+        (|p| p.bsf(rcx, qword_ptr(rdi)), &[R]),
+        (|p| p.popcnt(rcx, qword_ptr(rdi)), &[R]),
+        (|p| p.crc32(rcx, qword_ptr(rdi)), &[R]),
+        (|p| p.adcx(rcx, qword_ptr(rdi)), &[R]),
+        (|p| p.clflush(byte_ptr(rdi)), &[CheckRead]),
+        (|p| p.mov(word_ptr(rdi), fs), &[W]),
+        (|p| p.push(gs), &[W]),
+        (|p| p.popfq(), &[R]),
+        (|p| p.leave(), &[R]),
+        (|p| p.insb(), &[CheckWrite, W]),
+        (|p| p.outsb(), &[R]),
         (|p| p.movsq(), &[R, W]),
         (|p| p.stosd(), &[W]),
         (|p| p.lodsw(), &[R]),
@@ -59,12 +76,17 @@ const PROGRAMS: &[(Program, &[Kind])] = {
 };
 
 fn machine() -> Machine {
-    Machine::new(Mode::Bits64)
+    let mut machine = Machine::new(Mode::Bits64);
+    machine.inputs = vec![7];
+    machine
+        .with(Gpr::Rax, 0x10)
+        .with(Gpr::Rbp, 0x9100)
         .with(Gpr::Rcx, 1)
         .with(Gpr::Rdi, 0x7000)
         .with(Gpr::Rsi, 0x8000)
         .with(Gpr::Rsp, 0x9000)
         .poke64(0x7000, 0x1234)
+        .poke64(0x9000, 0x1234)
         .flags(STATUS | RF)
 }
 

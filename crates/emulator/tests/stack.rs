@@ -1,8 +1,8 @@
-//! PUSH, POP, PUSHF and CALL.
+//! PUSH, POP and CALL.
 
 mod common;
 
-use common::{Access, Kind, Machine, ONE, RF, START, TF, ZF};
+use common::{Access, Kind, Machine, START};
 use iced_x86::code_asm::*;
 use umbra_emulator::{Error, Exception, Gpr, Mode, Outcome};
 
@@ -59,13 +59,6 @@ fn the_stack_pointer_is_as_wide_as_the_stack() {
     m.stack_mode = Mode::Bits32;
     m.run(|p| p.push(ax));
     assert_eq!((m.get(Gpr::Rsp), m.peek(0xfffe, 2)), (0xfffe, 0x1234));
-}
-
-#[test]
-fn pushf_hides_rf_and_vm() {
-    let mut m = machine().flags(ZF | RF | TF | 1 << 17);
-    m.run(|p| p.pushfq());
-    assert_eq!(m.peek64(STACK - 8), ONE | ZF | TF);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::CodeAssembler;
-use umbra_emulator::{Cpu, Error, Gpr, Mode, Outcome, Rights, Segment, SegmentRegister};
+use umbra_emulator::{Cpu, Error, Feature, Gpr, Mode, Outcome, Rights, Segment, SegmentRegister};
 
 /// Where programs are placed.
 pub const START: u64 = 0x40_0000;
@@ -63,6 +63,9 @@ pub struct Machine {
     pub segments: [SegmentRegister; 6],
     pub cpl: u8,
     pub cr0: u64,
+    pub cr4: u64,
+    /// TZCNT and LZCNT exist.
+    pub counts_zeros: bool,
     /// What ports will be read as, one after the other.
     pub inputs: Vec<u32>,
     /// What happened on ports: (port, size, value).
@@ -99,6 +102,8 @@ impl Machine {
             }),
             cpl: 0,
             cr0: 0x8000_0001,
+            cr4: 0,
+            counts_zeros: true,
             inputs: Vec::new(),
             ports: Vec::new(),
             state: State {
@@ -264,6 +269,16 @@ impl Cpu for Machine {
 
     fn cr0(&self) -> u64 {
         self.cr0
+    }
+
+    fn cr4(&self) -> u64 {
+        self.cr4
+    }
+
+    fn has(&self, feature: Feature) -> bool {
+        match feature {
+            Feature::Tzcnt | Feature::Lzcnt => self.counts_zeros,
+        }
     }
 
     fn port_read(&mut self, port: u16, size: u8) -> u32 {

@@ -1,9 +1,10 @@
 //! Instructions carried out by the hypervisor: the virtual CPU as the emulator sees it.
 
 use alloc::vec::Vec;
+use core::arch::x86_64::CpuidResult;
 
 use umbra_devices::PlatformEvent;
-use umbra_emulator::{Cpu, Error, Gpr, Mode, Outcome, Segment, SegmentRegister, emulate};
+use umbra_emulator::{Cpu, Error, Feature, Gpr, Mode, Outcome, Segment, SegmentRegister, emulate};
 use umbra_mmu::{Backing, GuestMemory};
 use umbra_paging::{AccessKind, Gpa, GuestFault, Gva, PAGE_SIZE};
 use umbra_telemetry::ExitCause;
@@ -11,6 +12,7 @@ use umbra_telemetry::ExitCause;
 use super::Vcpu;
 use super::backend::{Backend, CodeMode, rflags};
 use super::breakpoints::Watched;
+use crate::hw::cpu;
 
 /// The longest instruction.
 pub(super) const MAX_INSTRUCTION: usize = 15;
@@ -34,9 +36,10 @@ impl<B: Backend> Vcpu<B> {
         if let Some(fault) = fetch_fault.filter(|_| bytes.is_empty()) {
             return Emulated::Faulted(Some(self.guest_fault(fault)));
         }
+        let stepping = self.backend.rflags() & rflags::TF;
         match emulate(self, bytes) {
             Ok(outcome) => {
-                self.backend.retire(self.met);
+                self.retire_emulated(stepping);
                 if outcome == Outcome::Continue {
                     self.backend.set_rflags(self.backend.rflags() | rflags::RF);
                 }
@@ -52,6 +55,17 @@ impl<B: Backend> Vcpu<B> {
             Err(Error::Unsupported) => return Emulated::Unsupported(bytes.to_vec()),
         }
         Emulated::Faulted(None)
+    }
+
+    /// The instruction retired. A single-step trap is due if TF was set before it: POPF may have changed that.
+    fn retire_emulated(&mut self, stepping: u64) {
+        let flags = self.backend.rflags();
+        if (flags ^ stepping) & rflags::TF == 0 {
+            return self.backend.retire(self.met);
+        }
+        self.backend.set_rflags(flags ^ rflags::TF);
+        self.backend.retire(self.met);
+        self.backend.set_rflags(flags);
     }
 
     /// Fetches what can be fetched at RIP: how many bytes, and the fault that ended it early.
@@ -241,6 +255,21 @@ impl<B: Backend> Cpu for Vcpu<B> {
 
     fn cr0(&self) -> u64 {
         self.backend.cr0()
+    }
+
+    fn cr4(&self) -> u64 {
+        self.backend.cr4()
+    }
+
+    fn has(&self, feature: Feature) -> bool {
+        let has = |max, leaf, bit: fn(CpuidResult) -> u32| {
+            cpu::cpuid(max, 0).eax >= leaf && bit(cpu::cpuid(leaf, 0)) != 0
+        };
+        match feature {
+            // BMI1.
+            Feature::Tzcnt => has(0, 7, |features| features.ebx & 1 << 3),
+            Feature::Lzcnt => has(0x8000_0000, 0x8000_0001, |features| features.ecx & 1 << 5),
+        }
     }
 
     fn port_read(&mut self, port: u16, size: u8) -> u32 {
