@@ -7,11 +7,14 @@ use crate::operand::width;
 use crate::step::{Operand, Result, Step};
 use crate::string::Kind;
 use crate::width::Width;
-use crate::{Cpu, Error, Outcome};
+use crate::{Error, Outcome, SystemCpu};
 
-impl<C: Cpu> Step<'_, C> {
+impl<C: SystemCpu> Step<'_, C> {
     pub(crate) fn execute(&mut self, instruction: &Instruction) -> Result<Outcome, C> {
         use Mnemonic as M;
+        if let Some(outcome) = self.system(instruction)? {
+            return Ok(outcome);
+        }
         match instruction.mnemonic() {
             M::Mov | M::Movnti => self.two(instruction, Self::mov),
             M::Movbe => self.two(instruction, Self::mov_swapped),

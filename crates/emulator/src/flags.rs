@@ -8,10 +8,15 @@ pub(crate) const AF: u64 = 1 << 4;
 pub(crate) const ZF: u64 = 1 << 6;
 pub(crate) const SF: u64 = 1 << 7;
 pub(crate) const TF: u64 = 1 << 8;
+pub(crate) const IF: u64 = 1 << 9;
 pub(crate) const DF: u64 = 1 << 10;
 pub(crate) const OF: u64 = 1 << 11;
+pub(crate) const IOPL: u64 = 3 << 12;
+pub(crate) const NT: u64 = 1 << 14;
 pub(crate) const RF: u64 = 1 << 16;
 pub(crate) const VM: u64 = 1 << 17;
+pub(crate) const VIF: u64 = 1 << 19;
+pub(crate) const VIP: u64 = 1 << 20;
 /// The flags that arithmetic changes.
 pub(crate) const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
 

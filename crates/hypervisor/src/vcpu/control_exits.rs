@@ -33,7 +33,7 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    fn context(&self) -> Context {
+    pub(super) fn context(&self) -> Context {
         Context {
             code_64: self.backend.code_mode() == CodeMode::Bits64,
             tss_16: self.backend.has_16_bit_tss(),
@@ -163,7 +163,12 @@ impl<B: Backend> Vcpu<B> {
 
     /// The rights of a data access that an instruction makes for itself.
     pub(super) fn access(&self, kind: AccessKind) -> Access {
-        let user = self.backend.cpl() == 3;
+        self.access_at(self.backend.cpl(), kind)
+    }
+
+    /// The rights of an explicit data access by code at another privilege level.
+    pub(super) fn access_at(&self, cpl: u8, kind: AccessKind) -> Access {
+        let user = cpl == 3;
         let smap_override = !user && self.backend.rflags() & super::backend::rflags::AC != 0;
         Access { kind, user, smap_override }
     }
