@@ -4,22 +4,21 @@ use iced_x86::{Instruction, Mnemonic};
 
 use crate::alu::{Binary, BitChange, Shift, Unary};
 use crate::flags::{CF, OF};
-use crate::operand::{segment, width};
+use crate::operand::width;
 use crate::scan::From;
 use crate::step::{Operand, Result, Step};
 use crate::string::Kind;
 use crate::width::Width;
-use crate::{Cpu, Error, Outcome};
+use crate::{Error, Outcome, SystemCpu};
 
-impl<C: Cpu> Step<'_, C> {
+impl<C: SystemCpu> Step<'_, C> {
     pub(crate) fn execute(&mut self, instruction: &Instruction) -> Result<Outcome, C> {
         use Mnemonic as M;
+        if let Some(outcome) = self.system(instruction)? {
+            return Ok(outcome);
+        }
         match instruction.mnemonic() {
-            M::Mov => match segment(instruction.op1_register()) {
-                Some(segment) => self.mov_selector(instruction, segment),
-                None => self.two(instruction, Self::mov),
-            },
-            M::Movnti => self.two(instruction, Self::mov),
+            M::Mov | M::Movnti => self.two(instruction, Self::mov),
             M::Movbe => self.two(instruction, Self::mov_swapped),
             M::Movzx => self.mov_extended(instruction, false),
             M::Movsx | M::Movsxd => self.mov_extended(instruction, true),
@@ -105,7 +104,6 @@ impl<C: Cpu> Step<'_, C> {
 
             M::Xlatb => self.translate(instruction),
             M::Bound => self.bound(instruction),
-            M::Smsw => self.store_machine_status(instruction),
             M::Clflush | M::Clflushopt | M::Clwb => self.flush_line(instruction),
             M::Nop | M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchw => {
                 self.hint()

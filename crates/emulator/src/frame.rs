@@ -5,7 +5,6 @@
 use iced_x86::{Code, Instruction};
 
 use crate::segmentation::{Access, Memory};
-use crate::stack::stack_width;
 use crate::step::{Operand, Register, Result, Step};
 use crate::width::Width;
 use crate::{Cpu, Error, Gpr, Outcome, Segment};
@@ -104,16 +103,6 @@ impl<C: Cpu> Step<'_, C> {
             self.set_register(Register::new(*gpr, width), values[number]);
         }
         self.set_register(pointer, self.register(pointer).wrapping_add(8 * width.bytes() as u64));
-        Ok(self.retire_unflagged())
-    }
-
-    /// PUSH of a segment register: the selector is written, the rest of the place is left alone, as
-    /// processors since the P6 do (SDM volume 2, "PUSH").
-    pub(crate) fn push_segment(&mut self, selector: u16, instruction: &Instruction) -> Result<Outcome, C> {
-        let pointer = self.stack_pointer();
-        let top = self.below(pointer, stack_width::<C>(instruction)?.bytes() as u64);
-        self.write(Operand::Memory(top), Width::Word, selector.into())?;
-        self.set_register(pointer, top.offset);
         Ok(self.retire_unflagged())
     }
 }

@@ -6,10 +6,15 @@
 //!
 //! Emulated are the general-purpose instructions that compilers and kernels use on memory, in all operand and address
 //! widths: MOV and its relatives, exchanges and compare-and-exchange, arithmetic, logic, shifts, bit tests, scans and
-//! counts, CRC32, SETcc and CMOVcc, all of the stack, near branches, BOUND, cache control and the string instructions, INS
-//! and OUTS among them. Each access is
-//! checked as the processor does it: canonical address or segment limit and type, paging, alignment. Not emulated ([`Error::Unsupported`]) is what changes
-//! segment or control registers or works on x87 or vector registers, and all else.
+//! counts, CRC32, SETcc and CMOVcc, all of the stack, near branches, BOUND, cache control and the string
+//! instructions, INS and OUTS among them. So are the instructions that work on segments, descriptor tables,
+//! events and tasks: loads and stores of segment and table registers, far JMP, CALL and RET, IRET, INT n,
+//! VERR, LAR and their like. Each access is checked as the processor does it: canonical address or segment
+//! limit and type, paging, alignment. Not emulated ([`Error::Unsupported`]) is what works on control, x87 or
+//! vector registers, and all else: much of it is [`Native`].
+//!
+//! [`deliver`] delivers an event through the IDT and [`task_switch`] switches tasks, for hypervisors whose processor
+//! cannot do it on the guest's memory. Both work in protected, virtual-8086, compatibility and 64-bit mode.
 //!
 //! LOCK is accepted where the processor accepts it. That the access is atomic towards other virtual processors is the
 //! embedder's to see to, between [`Cpu::read_modify`] and [`Cpu::write`].
@@ -46,6 +51,7 @@ mod simple;
 mod stack;
 mod step;
 mod string;
+mod system;
 mod transfer;
 mod width;
 
@@ -56,6 +62,7 @@ pub use outcome::{Error, Outcome};
 pub use recent::Recent;
 pub use segment::{DescriptorTable, Rights, Segment, SegmentRegister, SystemSegment, TableRegister};
 pub use simple::{Effect, Simple};
+pub use system::{Event, EventKind, Privilege, Source, SystemCpu, deliver, task_switch};
 
 /// Carries out the instruction that starts with `bytes`, fetched at CS:RIP: 15 bytes, or as many as the guest can
 /// fetch there.
@@ -64,7 +71,7 @@ pub use simple::{Effect, Simple};
 ///
 /// See [`Error`]. No register and no memory was changed then, except by the finished iterations of a repeated string
 /// instruction.
-pub fn emulate<C: Cpu>(cpu: &mut C, bytes: &[u8]) -> Result<Outcome, Error<C::Fault>> {
+pub fn emulate<C: SystemCpu>(cpu: &mut C, bytes: &[u8]) -> Result<Outcome, Error<C::Fault>> {
     let mode = cpu.mode();
     let rip = cpu.rip();
     let mut step = step::Step { cpu, mode, next_rip: rip };

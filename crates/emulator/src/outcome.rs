@@ -18,6 +18,9 @@ pub enum Outcome {
     /// Re-enter the guest or call again; pending interrupts may be taken in between. If RFLAGS.TF is set, exactly one
     /// iteration was done and a single-step trap is due.
     Continue,
+    /// An event was delivered, IRET returned, or a task was switched: RIP, RF and TF are as that left them,
+    /// and no single-step trap is due.
+    Transferred,
 }
 
 /// Why the instruction was not carried out. No register was changed.

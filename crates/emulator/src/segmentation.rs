@@ -128,6 +128,6 @@ fn allows(segment: &SegmentRegister, offset: u32, length: usize, access: Access)
 }
 
 /// Canonical for 48-bit linear addresses.
-fn is_canonical(gva: u64) -> bool {
+pub(crate) fn is_canonical(gva: u64) -> bool {
     (gva as i64) << 16 >> 16 == gva as i64
 }

@@ -2,7 +2,6 @@
 
 use iced_x86::Instruction;
 
-use crate::operand;
 use crate::step::{Operand, Register, Result, Step};
 use crate::width::Width;
 use crate::{Cpu, Error, Gpr, Mode, Outcome, Segment};
@@ -34,9 +33,6 @@ impl<C: Cpu> Step<'_, C> {
 
     /// PUSH of a register, memory or immediate operand.
     pub(crate) fn push(&mut self, instruction: &Instruction) -> Result<Outcome, C> {
-        if let Some(segment) = operand::segment(instruction.op0_register()) {
-            return self.push_segment(self.cpu.segment(segment).selector, instruction);
-        }
         let operand = self.operand(instruction, 0)?;
         let width = stack_width::<C>(instruction)?;
         let value = self.read(operand, width)?;

@@ -8,7 +8,7 @@ use crate::operand::width;
 use crate::segmentation::Memory;
 use crate::step::{Operand, Register, Result, Step};
 use crate::width::Width;
-use crate::{Cpu, Error, Exception, Gpr, Outcome, Segment};
+use crate::{Cpu, Error, Exception, Gpr, Outcome};
 
 impl<C: Cpu> Step<'_, C> {
     /// MOV, MOVNTI.
@@ -18,31 +18,11 @@ impl<C: Cpu> Step<'_, C> {
         Ok(self.retire_unflagged())
     }
 
-    /// MOV from a segment register. Memory gets the selector alone.
-    pub(crate) fn mov_selector(&mut self, instruction: &Instruction, segment: Segment) -> Result<Outcome, C> {
-        let to = self.operand(instruction, 0)?;
-        let selector = self.cpu.segment(segment).selector;
-        self.write(to, width::<C>(instruction, 0)?, selector.into())?;
-        Ok(self.retire_unflagged())
-    }
-
     /// XLAT.
     pub(crate) fn translate(&mut self, instruction: &Instruction) -> Result<Outcome, C> {
         let from = self.operand(instruction, 0)?;
         let value = self.read(from, Width::Byte)?;
         self.set_register(Register::new(Gpr::Rax, Width::Byte), value);
-        Ok(self.retire_unflagged())
-    }
-
-    /// SMSW.
-    pub(crate) fn store_machine_status(&mut self, instruction: &Instruction) -> Result<Outcome, C> {
-        /// CR4.UMIP: not in user mode.
-        const PREVENT: u64 = 1 << 11;
-        if self.cpu.cr4() & PREVENT != 0 && self.cpu.cpl() != 0 {
-            return Err(Exception::GENERAL_PROTECTION.into());
-        }
-        let to = self.operand(instruction, 0)?;
-        self.write(to, width::<C>(instruction, 0)?, self.cpu.cr0())?;
         Ok(self.retire_unflagged())
     }
 

@@ -100,13 +100,13 @@ fn all_registers_there_and_back() {
 }
 
 #[test]
-fn a_segment_register_is_pushed_as_a_word() {
-    for (mode, moved) in [(Mode::Bits64, 8), (Mode::Bits32, 4)] {
+fn a_segment_register_is_pushed_as_a_word_or_zero_extended_to_64_bits() {
+    for (mode, moved, written) in [(Mode::Bits64, 8, 8), (Mode::Bits32, 4, 2)] {
         let mut m = machine(mode);
         m.segments[Segment::Fs as usize].selector = 0x33;
         m.run(|p| p.push(fs));
-        assert_eq!((m.peek(STACK - moved, 2), m.get(Gpr::Rsp)), (0x33, STACK - moved));
-        assert_eq!((m.accesses.len(), m.accesses[0].kind, m.accesses[0].length), (1, Kind::Write, 2));
+        assert_eq!((m.peek(STACK - moved, written), m.get(Gpr::Rsp)), (0x33, STACK - moved));
+        assert_eq!((m.accesses.len(), m.accesses[0].kind, m.accesses[0].length), (1, Kind::Write, written));
         let m = &mut m.with(Gpr::Rdi, 0x7000);
         m.run(|p| p.mov(word_ptr(edi), fs));
         assert_eq!((m.peek(0x7000, 2), m.accesses[1].length), (0x33, 2));
@@ -148,7 +148,7 @@ fn bounds_are_signed() {
 }
 
 #[test]
-fn xlat_and_smsw() {
+fn xlat_and_smsw_and_umip() {
     let mut m =
         Machine::new(Mode::Bits64).with(Gpr::Rbx, 0x7000).with(Gpr::Rax, 0x1180).poke(0x7080, &[0x5a]);
     m.run(|p| p.xlatb());
@@ -159,5 +159,18 @@ fn xlat_and_smsw() {
     m.run(|p| p.smsw(word_ptr(rdi)));
     assert_eq!((m.peek(0x7000, 2), m.accesses[0].length), (0x33, 2));
     m.cr4 = 1 << 11;
-    assert_eq!(m.step(|p| p.smsw(word_ptr(rdi))), Err(Error::Exception(Exception::GENERAL_PROTECTION)));
+    type Program = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+    let programs: [Program; 5] = [
+        |p| p.smsw(word_ptr(rdi)),
+        |p| p.sldt(word_ptr(rdi)),
+        |p| p.str(word_ptr(rdi)),
+        |p| p.sgdt(ptr(rdi)),
+        |p| p.sidt(ptr(rdi)),
+    ];
+    for program in programs {
+        assert_eq!(m.step(program), Err(Error::Exception(Exception::GENERAL_PROTECTION)));
+        let mut kernel = m.clone();
+        kernel.cpl = 0;
+        assert_eq!(kernel.step(program), Ok(Outcome::Done));
+    }
 }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+mod system;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use iced_x86::IcedError;

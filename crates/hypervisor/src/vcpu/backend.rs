@@ -3,7 +3,7 @@
 
 use alloc::string::String;
 
-use umbra_emulator::{DescriptorTable, Segment, SegmentRegister, SystemSegment, TableRegister};
+use umbra_emulator::{DescriptorTable, Segment, SegmentRegister, Source, SystemSegment, TableRegister};
 use umbra_mmu::{GuestFaults, Root, Tlb};
 use umbra_paging::{Gva, Pfec};
 
@@ -37,8 +37,13 @@ pub enum Exit {
     NmiWindow,
     /// A fault while delivering #DF.
     TripleFault,
-    /// A hardware task switch.
-    TaskSwitch,
+    /// A hardware task switch, which has not changed anything yet.
+    TaskSwitch {
+        /// The selector of the new task's TSS.
+        selector: u16,
+        /// What asked for it. If that is an event, it counts as interrupted.
+        source: Source,
+    },
     /// CPUID.
     Cpuid,
     /// HLT.
@@ -222,6 +227,14 @@ pub trait Backend {
     /// An instruction retired (RIP stands behind it already), and met the breakpoints `met` (bits B0 to B3 of DR6):
     /// ends what it ends, and starts a debug trap if one is due.
     fn retire(&mut self, met: u8);
+    /// The instruction that retired last has loaded SS: the next instruction comes before any interrupt or debug trap.
+    fn block_by_mov_ss(&mut self);
+    /// Blocks NMIs, as the delivery of one does, or ends that.
+    fn block_nmis(&mut self, blocked: bool);
+    /// Clears the local enable bits of DR7.
+    fn clear_local_breakpoints(&mut self);
+    /// Sets DR6.BT.
+    fn report_task_switch_trap(&mut self);
     /// Whether a debug trap comes at the next entry, before the next instruction.
     fn debug_trap_due(&self) -> bool;
     /// Delivers an event at the next entry.

@@ -111,6 +111,11 @@ impl Controls {
         Controls { cr0: self.cr0 & !cr0_more::TS, ..*self }
     }
 
+    /// A task switch has taken place.
+    pub fn set_task_switched(&self) -> Controls {
+        Controls { cr0: self.cr0 | cr0_more::TS, ..*self }
+    }
+
     /// LMSW: writes PE, MP, EM and TS, but cannot clear PE.
     ///
     /// # Errors

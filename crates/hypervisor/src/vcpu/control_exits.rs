@@ -34,7 +34,7 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    fn context(&self) -> Context {
+    pub(super) fn context(&self) -> Context {
         Context {
             cs_long: self.backend.segment(Segment::Cs).rights.is_long(),
             tss_16: self.backend.has_16_bit_tss(),
@@ -164,7 +164,12 @@ impl<B: Backend> Vcpu<B> {
 
     /// The rights of a data access that an instruction makes for itself.
     pub(super) fn access(&self, kind: AccessKind) -> Access {
-        let user = self.backend.cpl() == 3;
+        self.access_at(self.backend.cpl(), kind)
+    }
+
+    /// The rights of an explicit data access by code at another privilege level.
+    pub(super) fn access_at(&self, cpl: u8, kind: AccessKind) -> Access {
+        let user = cpl == 3;
         let smap_override = !user && self.backend.rflags() & super::backend::rflags::AC != 0;
         Access { kind, user, smap_override }
     }

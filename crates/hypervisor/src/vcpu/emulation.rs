@@ -6,7 +6,7 @@ use core::arch::x86_64::CpuidResult;
 use umbra_devices::PlatformEvent;
 use umbra_emulator::{Cpu, Error, Feature, Gpr, Mode, Outcome, Segment, SegmentRegister, emulate};
 use umbra_mmu::{Backing, GuestMemory};
-use umbra_paging::{AccessKind, Gpa, GuestFault, Gva, PAGE_SIZE};
+use umbra_paging::{Access, AccessKind, Gpa, GuestFault, Gva, PAGE_SIZE};
 use umbra_telemetry::ExitCause;
 
 use super::Vcpu;
@@ -39,9 +39,16 @@ impl<B: Backend> Vcpu<B> {
         let stepping = self.backend.rflags() & rflags::TF;
         match emulate(self, bytes) {
             Ok(outcome) => {
-                self.retire_emulated(stepping);
-                if outcome == Outcome::Continue {
-                    self.backend.set_rflags(self.backend.rflags() | rflags::RF);
+                match outcome {
+                    Outcome::Done => self.retire_emulated(stepping),
+                    Outcome::Continue => {
+                        self.retire_emulated(stepping);
+                        self.backend.set_rflags(self.backend.rflags() | rflags::RF);
+                    }
+                    Outcome::Transferred => self.retire_transfer(),
+                }
+                if core::mem::take(&mut self.loaded_ss) {
+                    self.backend.block_by_mov_ss();
                 }
                 self.progress.made();
                 return Emulated::Done;
@@ -113,13 +120,19 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// Where each page of an access goes: (gpa, bytes), before anything is done.
-    fn pieces(&mut self, gva: u64, length: usize, kind: AccessKind) -> Result<[(Gpa, usize); 2], GuestFault> {
-        let access = self.access(kind);
+    pub(super) fn pieces(
+        &mut self,
+        gva: u64,
+        length: usize,
+        access: Access,
+    ) -> Result<[(Gpa, usize); 2], GuestFault> {
         let first = ((PAGE_SIZE - gva % PAGE_SIZE) as usize).min(length);
         let gpa = self.mmu.translate(&mut self.env, 0, Gva::new(gva), access)?;
         let mut pieces = [(gpa, first), (gpa, 0)];
         if first < length {
-            let next = self.linear(gva.wrapping_add(first as u64));
+            let next = gva.wrapping_add(first as u64);
+            // Compatibility mode has its descriptor tables above 4 GiB, where nothing wraps.
+            let next = if gva >> 32 == 0 { self.linear(next) } else { next };
             pieces[1] = (self.mmu.translate(&mut self.env, 0, Gva::new(next), access)?, length - first);
         }
         Ok(pieces)
@@ -132,7 +145,12 @@ impl<B: Backend> Vcpu<B> {
         buf: &mut [u8],
         kind: AccessKind,
     ) -> Result<(), GuestFault> {
-        let pieces = self.pieces(gva, buf.len(), kind)?;
+        self.read_with(gva, buf, self.access(kind))
+    }
+
+    /// Reads at a linear address with these rights.
+    pub(super) fn read_with(&mut self, gva: u64, buf: &mut [u8], access: Access) -> Result<(), GuestFault> {
+        let pieces = self.pieces(gva, buf.len(), access)?;
         let (first, second) = buf.split_at_mut(pieces[0].1);
         for ((gpa, _), part) in pieces.into_iter().zip([first, second]) {
             if part.is_empty() {
@@ -152,7 +170,7 @@ impl<B: Backend> Vcpu<B> {
                 }
             }
         }
-        if kind != AccessKind::Fetch {
+        if access.kind != AccessKind::Fetch {
             self.watch(Watched::Read, gva, buf.len());
         }
         Ok(())
@@ -160,7 +178,12 @@ impl<B: Backend> Vcpu<B> {
 
     /// Writes at a linear address with the guest's rights: all or nothing.
     pub(super) fn write_linear(&mut self, gva: u64, bytes: &[u8]) -> Result<(), GuestFault> {
-        let pieces = self.pieces(gva, bytes.len(), AccessKind::Write)?;
+        self.write_with(gva, bytes, self.access(AccessKind::Write))
+    }
+
+    /// Writes at a linear address with these rights: all or nothing.
+    pub(super) fn write_with(&mut self, gva: u64, bytes: &[u8], access: Access) -> Result<(), GuestFault> {
+        let pieces = self.pieces(gva, bytes.len(), access)?;
         let (first, second) = bytes.split_at(pieces[0].1);
         for ((gpa, _), part) in pieces.into_iter().zip([first, second]) {
             if part.is_empty() {

@@ -24,6 +24,8 @@ mod clock;
 #[cfg(target_os = "none")]
 mod control_exits;
 #[cfg(target_os = "none")]
+mod delivery;
+#[cfg(target_os = "none")]
 mod emulation;
 #[cfg(target_os = "none")]
 mod instructions;
@@ -47,6 +49,8 @@ mod screen;
 mod simple;
 #[cfg(target_os = "none")]
 mod start;
+#[cfg(target_os = "none")]
+mod system;
 #[cfg(target_os = "none")]
 mod trace;
 

@@ -79,7 +79,11 @@ impl<B: Backend> Vcpu<B> {
                 if self.simple_table_write(gva, gpa) {
                     return ExitCause::HostFaultTableWrite;
                 }
-                // An event under way has no instruction to emulate: what it pushes must be written by the CPU.
+                // An event under way has no instruction to emulate. Mostly the CPU can write what it pushes once the
+                // table is released.
+                if self.pending.is_some() && repeats > 0 {
+                    return self.deliver_by_software().unwrap_or(ExitCause::HostFaultTableWrite);
+                }
                 if self.pending.is_none() {
                     match self.emulate() {
                         Emulated::Done => return ExitCause::HostFaultTableWrite,
@@ -132,10 +136,7 @@ impl<B: Backend> Vcpu<B> {
     /// undefined: the book's limits list these.
     fn carry_out(&mut self, what: &str, gva: Gva, own: ExitCause) -> ExitCause {
         if self.pending.is_some() {
-            self.end = Some(GuestExit::Unsupported(alloc::format!(
-                "the guest's event delivery makes {what} at {gva:#x}, which Umbra does not emulate"
-            )));
-            return own;
+            return self.deliver_by_software().unwrap_or(own);
         }
         let emulated = match self.emulate() {
             Emulated::Unsupported(bytes) => self.run_natively(&bytes),

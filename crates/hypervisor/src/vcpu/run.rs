@@ -96,6 +96,8 @@ pub struct Vcpu<B: Backend> {
     pub(super) end: Option<GuestExit>,
     /// Breakpoints that the instruction being carried out has met: bits B0 to B3 of DR6.
     pub(super) met: u8,
+    /// The instruction being carried out has loaded SS, which holds back what would come behind it.
+    pub(super) loaded_ss: bool,
     pub(super) progress: Progress,
     pub(super) settings: Settings,
     /// The simple instructions that took the short way last.
@@ -152,6 +154,7 @@ impl<B: Backend> Vcpu<B> {
             windows: Windows::default(),
             end: None,
             met: 0,
+            loaded_ss: false,
             progress: Progress::default(),
             settings,
             recent: Recent::new(),
@@ -261,9 +264,7 @@ impl<B: Backend> Vcpu<B> {
             }
             Exit::Nothing => ExitCause::Other,
             Exit::TripleFault => self.end_with(GuestExit::TripleFault),
-            Exit::TaskSwitch => self.end_with(GuestExit::Unsupported(
-                "the guest made a hardware task switch, which Umbra does not run".into(),
-            )),
+            Exit::TaskSwitch { selector, source } => self.task_switch_exit(selector, source),
             Exit::MachineCheck => telemetry::fail("the machine reports a hardware error (machine check)"),
             Exit::Unexpected(number) => telemetry::fail(format_args!(
                 "the CPU reports an exit that was not asked for: reason {number}"

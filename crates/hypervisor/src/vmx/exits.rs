@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use umbra_emulator::Segment;
+use umbra_emulator::{Segment, Source};
 use umbra_paging::Gva;
 use x86::vmx::vmcs::{guest, ro};
 
@@ -58,7 +58,7 @@ impl Vmx {
             3..=6 => Exit::Nothing,
             7 => Exit::InterruptWindow,
             8 => Exit::NmiWindow,
-            9 => Exit::TaskSwitch,
+            9 => task_switch(qualification()),
             10 => Exit::Cpuid,
             12 => Exit::Halt,
             13 | 54 => Exit::CacheControl,
@@ -209,6 +209,18 @@ fn io(qualification: u64) -> Exit {
         size: (qualification & 7) as u8 + 1,
         input: qualification & 1 << 3 != 0,
     }
+}
+
+/// SDM, "Exit Qualification for Task Switches".
+fn task_switch(qualification: u64) -> Exit {
+    let source = match qualification >> 30 & 3 {
+        0 => Source::Call,
+        1 => Source::Iret,
+        2 => Source::Jmp,
+        // Its error code comes with the event.
+        _ => Source::Gate { error_code: None },
+    };
+    Exit::TaskSwitch { selector: qualification as u16, source }
 }
 
 /// SDM, "Exit Qualification for Control-Register Accesses".

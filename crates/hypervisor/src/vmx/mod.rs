@@ -101,6 +101,7 @@ const PASSED_MSRS: &[u32] = &[
 const EXCEPTIONS: u64 = 1 << 1 | 1 << 14 | 1 << 17 | 1 << 18;
 
 const BLOCKED_BY_STI_OR_MOV_SS: u64 = 0b11;
+const BLOCKED_BY_MOV_SS: u64 = 1 << 1;
 const BLOCKED_BY_NMI: u64 = 1 << 3;
 
 /// Pending debug exceptions: a breakpoint on data or a port that is enabled was met; bits 0 to 3 say which.
@@ -687,6 +688,33 @@ impl Backend for Vmx {
             let pending = self.vmcs.read(guest::PENDING_DBG_EXCEPTIONS);
             self.vmcs.write(guest::PENDING_DBG_EXCEPTIONS, pending | due);
         }
+    }
+
+    fn block_by_mov_ss(&mut self) {
+        let state = self.vmcs.read(guest::INTERRUPTIBILITY_STATE);
+        self.vmcs.write(guest::INTERRUPTIBILITY_STATE, state | BLOCKED_BY_MOV_SS);
+    }
+
+    fn block_nmis(&mut self, blocked: bool) {
+        let state = self.vmcs.read(guest::INTERRUPTIBILITY_STATE) & !BLOCKED_BY_NMI;
+        let bit = if blocked { BLOCKED_BY_NMI } else { 0 };
+        self.update(guest::INTERRUPTIBILITY_STATE, state | bit);
+    }
+
+    fn clear_local_breakpoints(&mut self) {
+        /// L0 to L3 and LE.
+        const LOCAL: u64 = 0x155;
+        let dr7 = self.vmcs.read(guest::DR7);
+        self.update(guest::DR7, dr7 & !LOCAL);
+    }
+
+    fn report_task_switch_trap(&mut self) {
+        const BT: u64 = 1 << 15;
+        let dr6: u64;
+        // SAFETY: the debug registers DR0 to DR3 and DR6 are the guest's all the time.
+        unsafe { asm!("mov {}, dr6", out(reg) dr6, options(nomem, nostack, preserves_flags)) };
+        // SAFETY: as above; all bits written exist.
+        unsafe { asm!("mov dr6, {}", in(reg) dr6 | BT, options(nomem, nostack, preserves_flags)) };
     }
 
     fn debug_trap_due(&self) -> bool {
