@@ -158,7 +158,7 @@ impl<B: Backend> Vcpu<B> {
             }
             if self.is_ram(gpa.raw()) {
                 self.env.ram.read(gpa, part);
-            } else if kind == AccessKind::Fetch {
+            } else if access.kind == AccessKind::Fetch {
                 // Code is not fetched from devices: where there is no memory, the bus gives ones.
                 part.fill(0xff);
             } else {
@@ -320,7 +320,7 @@ impl<B: Backend> Cpu for Vcpu<B> {
 
     fn check(&mut self, gva: u64, length: usize, write: bool) -> Result<(), GuestFault> {
         let kind = if write { AccessKind::Write } else { AccessKind::Read };
-        self.pieces(gva, length, kind).map(drop)
+        self.pieces(gva, length, self.access(kind)).map(drop)
     }
 
     fn trap_due(&self) -> bool {

@@ -72,7 +72,7 @@ impl<B: Backend> Vcpu<B> {
                 if self.simple_mmio(gva, gpa, access.is_write()) {
                     return ExitCause::HostFaultMmio;
                 }
-                self.carry_out("an access to a device", gva, ExitCause::HostFaultMmio)
+                self.carry_out(ExitCause::HostFaultMmio)
             }
             FaultOutcome::TableWrite { gpa } => {
                 self.note(|exit| exit.gpa = Some(gpa.raw()));
@@ -94,9 +94,7 @@ impl<B: Backend> Vcpu<B> {
                 self.mmu.release(&mut self.env, gpa.gfn());
                 ExitCause::HostFaultTableWrite
             }
-            FaultOutcome::Override { .. } => {
-                self.carry_out("a write under CR0.WP = 0", gva, ExitCause::HostFaultInstall)
-            }
+            FaultOutcome::Override { .. } => self.carry_out(ExitCause::HostFaultInstall),
         }
     }
 
@@ -132,9 +130,9 @@ impl<B: Backend> Vcpu<B> {
         self.raise(Event::page_fault(fault.pfec));
     }
 
-    /// Carries out the instruction at RIP, whatever it is. One that neither the emulator nor the sandbox knows is
+    /// Carries out the instruction at RIP, or the delivery under way, whatever it is. An instruction that neither the emulator nor the sandbox knows is
     /// undefined: the book's limits list these.
-    fn carry_out(&mut self, what: &str, gva: Gva, own: ExitCause) -> ExitCause {
+    fn carry_out(&mut self, own: ExitCause) -> ExitCause {
         if self.pending.is_some() {
             return self.deliver_by_software().unwrap_or(own);
         }
