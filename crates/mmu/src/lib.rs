@@ -64,6 +64,7 @@ mod format;
 mod guest;
 mod lifecycle;
 mod mmu;
+mod outcome;
 mod policy;
 mod roots;
 mod sabotage;
@@ -72,14 +73,12 @@ mod tables;
 
 pub use advice::Predictor;
 pub use audit::{Invariant, Violation};
-pub use config::{
-    Config, ConfigError, Counters, FaultOutcome, FilterPolicy, GuestFaults, MIN_FRAMES_PER_VCPU, Root,
-    RootFormat, Work,
-};
+pub use config::{Config, ConfigError, FilterPolicy, GuestFaults, MIN_FRAMES_PER_VCPU};
 pub use env::{Backing, Env, GuestMemory, ShadowFrames, Tlb};
-pub use event::{Event, Shadowed};
+pub use event::{Counters, Event, Shadowed};
 pub use format::Encodings;
 pub use mmu::Mmu;
+pub use outcome::{FaultOutcome, Root, RootFormat, Work};
 pub use policy::{Answer, EmulateReachable, Origin, Place, TableWrite, WritePolicy};
 #[cfg(feature = "sabotage")]
 pub use sabotage::Rule;
