@@ -1,6 +1,6 @@
 //! What the MMU answers.
 
-use umbra_paging::{Gpa, GuestFault, Hpa};
+use umbra_paging::{Gfn, Gpa, GuestFault, Hpa};
 
 /// The paging format of a shadow root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,27 @@ pub enum Work {
     Install,
 }
 
+/// The write of an instruction to a tracked page table: on which vCPU, to which table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableTicket {
+    vcpu: usize,
+    gfn: Gfn,
+}
+
+impl TableTicket {
+    pub(crate) fn new(vcpu: usize, gfn: Gfn) -> TableTicket {
+        TableTicket { vcpu, gfn }
+    }
+
+    pub(crate) fn vcpu(self) -> usize {
+        self.vcpu
+    }
+
+    pub(crate) fn gfn(self) -> Gfn {
+        self.gfn
+    }
+}
+
 /// What a page-fault exit turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultOutcome {
@@ -53,6 +74,8 @@ pub enum FaultOutcome {
     TableWrite {
         /// Where it goes.
         gpa: Gpa,
+        /// What [`Mmu::release`](crate::Mmu::release) takes.
+        ticket: TableTicket,
     },
     /// An access that the guest's tables allow, but that no shadow entry can allow: a supervisor write that
     /// only CR0.WP = 0 permits, where allowing it would allow more, or a walk through tables that are no

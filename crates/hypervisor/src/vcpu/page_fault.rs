@@ -80,7 +80,7 @@ impl<B: Backend> Vcpu<B> {
                 }
                 self.emulate_or_end("an access to a device", gva, ExitCause::HostFaultMmio)
             }
-            FaultOutcome::TableWrite { gpa } => {
+            FaultOutcome::TableWrite { gpa, ticket } => {
                 self.note(|exit| exit.gpa = Some(gpa.raw()));
                 if self.simple_table_write(gva, gpa) {
                     return ExitCause::HostFaultTableWrite;
@@ -93,7 +93,7 @@ impl<B: Backend> Vcpu<B> {
                         Emulated::Unsupported(_) => (),
                     }
                 }
-                self.mmu.release(&mut self.env, gpa.gfn());
+                self.mmu.release(&mut self.env, ticket);
                 ExitCause::HostFaultTableWrite
             }
             FaultOutcome::Override { .. } => {
