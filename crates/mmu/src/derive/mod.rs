@@ -4,6 +4,8 @@
 mod narrow;
 mod plain;
 mod target;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use target::Target;
 

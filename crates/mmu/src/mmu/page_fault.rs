@@ -80,7 +80,7 @@ impl<P: WritePolicy> Mmu<P> {
         let Vcpu { walks, spaces, .. } = &mut self.vcpus[vcpu];
         let reachable = shadow.view(env).is_reachable(gfn);
         let idle = reachable && spaces.is_idle(shadow, vcpu, gfn);
-        let mut write = TableWrite { gpa, place: Place::default(), soon: origin.soon, reachable, idle };
+        let mut write = TableWrite { vcpu, gpa, place: Place::default(), soon: origin.soon, reachable, idle };
         if self.policy.needs_place(&write) {
             write.place = call_site(shadow, env, walks, vcpu, origin, gpa);
         }
