@@ -171,6 +171,17 @@ fn no_field_is_open_to_the_whole_crate() {
     }
 }
 
+/// `derive` owns the guest frames beside the shadow pages; what is Tracked changes with whole pages only.
+#[test]
+fn only_lifecycle_changes_guest_frames() {
+    for (module, files) in modules() {
+        for (path, text) in files {
+            let changes = without_comments(&text).contains(".both_mut()");
+            assert!(!changes || module == "lifecycle", "{} changes guest frames", path.display());
+        }
+    }
+}
+
 #[test]
 fn what_is_forbidden_is_found_in_every_spelling() {
     let exports = exports("pub use config::{Config,\n    Work};\npub use mmu::Mmu;");

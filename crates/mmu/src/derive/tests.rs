@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use umbra_paging::{ENTRIES, Features, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, bits};
 
-use super::View;
+use super::Basis;
 use crate::format::{Role, ShadowEntry, Source, Wp};
 use crate::guest::GuestFrames;
 use crate::tables::{Slot, Tables};
@@ -81,9 +81,7 @@ impl Tlb for Host {
 
 struct Setting {
     host: Host,
-    tables: Tables,
-    guest: GuestFrames,
-    config: Config,
+    basis: Basis,
 }
 
 impl Setting {
@@ -100,23 +98,24 @@ impl Setting {
         };
         let host = Host { entry: 0, pool: vec![[0; ENTRIES]; 64] };
         let tables = Tables::new(&config, 64, host.end());
-        Setting { host, tables, guest: GuestFrames::new(Gfn::new(FRAMES)), config }
+        Setting { host, basis: Basis::new(tables, GuestFrames::new(Gfn::new(FRAMES)), config) }
     }
 
     fn page(&mut self, level: Level, nxe: bool, gfn: Gfn) -> u32 {
         let source = Source { role: Role::Guest { level, nxe, wp: Wp::On }, gfn };
-        let frame = self.tables.allocate(source).expect("the pool is large enough");
-        self.guest.insert(&mut self.tables, source, frame);
-        self.tables.open(&mut self.host, frame, true);
+        let Basis { tables, guest, .. } = &mut self.basis;
+        let frame = tables.allocate(source).expect("the pool is large enough");
+        guest.insert(tables, source, frame);
+        tables.open(&mut self.host, frame, true);
         frame
     }
 
     /// Both ways for an entry of this page: the short one, if it knows, and the general one.
     fn both_ways(&mut self, page: u32, raw: u64) -> (Option<ShadowEntry>, ShadowEntry) {
         self.host.entry = raw;
-        let view = View::new(&self.tables, &self.guest, &self.config, &self.host);
+        let view = self.basis.view(&self.host);
         let slot = Slot::new(page, 0);
-        let plain = view.plain(self.tables.source(page).role, GuestEntry::new(raw));
+        let plain = view.plain(self.basis.tables.source(page).role, GuestEntry::new(raw));
         let general = view.encode(slot, view.target(slot, false));
         if let Some((_, list)) = plain {
             assert_eq!(list, general.1, "{raw:#x}");
@@ -156,7 +155,7 @@ fn the_short_way_gives_what_the_general_one_gives() {
             if let Some(below) = level.below() {
                 setting.page(below, nxe, LINKED);
                 setting.page(below, nxe, DETACHED);
-                setting.guest.detach(DETACHED);
+                setting.basis.guest.detach(DETACHED);
             }
             let (mut known, mut of) = (0, 0);
             for raw in entries() {
@@ -170,7 +169,7 @@ fn the_short_way_gives_what_the_general_one_gives() {
             }
             assert!(known * 2 > of, "{level:?}: the short way knows only {known} of {of}");
             // While a table is loose the short way knows of no links.
-            setting.guest.loosen(TABLE);
+            setting.basis.guest.loosen(TABLE);
             for raw in entries().filter(|raw| raw & bits::P != 0 && level != Level::L1) {
                 assert_eq!(setting.both_ways(page, raw).0, None);
             }
