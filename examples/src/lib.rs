@@ -209,8 +209,8 @@ impl Machine for Toy {
     fn host(&mut self, event: HostEvent) -> Result<(), Broken> {
         match event {
             HostEvent::ZapAll => self.mmu.zap_all(&mut self.host),
-            // A table write that the instruction emulator cannot do.
-            HostEvent::Release(gfn) => self.mmu.release(&mut self.host, gfn),
+            // A table that is about to be written past the MMU.
+            HostEvent::Release(gfn) => self.mmu.release_frame(&mut self.host, gfn),
             // This host never moves or protects guest memory.
             _ => (),
         }

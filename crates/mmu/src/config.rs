@@ -1,10 +1,10 @@
-//! How an MMU is set up, what it counts and what it answers.
+//! How an MMU is set up.
 
 use core::fmt;
 
-use umbra_paging::{Features, Gpa, GuestFault, Hpa};
+use umbra_paging::{Features, Hpa};
 
-use crate::{Encodings, Event};
+use crate::Encodings;
 
 /// What is to become of page faults: which of them the CPU must deliver to the guest by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,104 +88,3 @@ impl fmt::Display for ConfigError {
 }
 
 impl core::error::Error for ConfigError {}
-
-/// What the MMU did so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Shadow pages built.
-    pub built: u64,
-    /// Shadow pages zapped, for whatever reason.
-    pub zapped: u64,
-    /// Of these, zapped to make room.
-    pub reclaimed: u64,
-    /// Large guest pages that had to be mapped by smaller ones.
-    pub splits: u64,
-    /// Full TLB flushes.
-    pub flushes: u64,
-    /// Guest tables detached.
-    pub detached: u64,
-    /// Guest tables attached again.
-    pub attached: u64,
-    /// Roots moved to where the guest's CR3 points, and back.
-    pub roots_moved: u64,
-    /// Changes between [`GuestFaults::Present`] and [`GuestFaults::User`].
-    pub filter_switches: u64,
-}
-
-impl Counters {
-    pub(crate) fn count(&mut self, event: Event) {
-        match event {
-            Event::Built(_) => self.built += 1,
-            Event::Zapped(_) => self.zapped += 1,
-            Event::Reclaimed => self.reclaimed += 1,
-            Event::Split { .. } => self.splits += 1,
-            Event::Flushed => self.flushes += 1,
-            Event::Detached(_) => self.detached += 1,
-            Event::Attached { .. } => self.attached += 1,
-            Event::RootMoved(_) => self.roots_moved += 1,
-            Event::Filter(_) => self.filter_switches += 1,
-            Event::Loosened(_) | Event::Tightened(_) => (),
-        }
-    }
-}
-
-/// The paging format of a shadow root.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RootFormat {
-    /// A PML4 table of 4-level paging.
-    Long4,
-    /// Four PAE PDPTEs, 32-byte aligned: EFER.LMA must be clear.
-    Pae,
-}
-
-/// What the real CR3 must hold (the PCID aside) when a vCPU runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Root {
-    /// Where the root structure lies.
-    pub hpa: Hpa,
-    /// Its format.
-    pub format: RootFormat,
-}
-
-/// The work that a host fault made necessary. Where several apply, the first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Work {
-    /// A table was detached for a write to it: let the guest execute that again, it will not be seen.
-    Detach,
-    /// A shadow table was built, attached or linked.
-    Link,
-    /// A guest dirty bit was set.
-    Dirty,
-    /// A guest accessed bit was set.
-    Accessed,
-    /// A shadow leaf entry was installed, or found installed already.
-    Install,
-}
-
-/// What a page-fault exit turned out to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FaultOutcome {
-    /// A host fault, dealt with: let the guest execute the instruction again.
-    Resume(Work),
-    /// A guest fault: inject it.
-    Guest(GuestFault),
-    /// The access goes to no memory, or it writes memory that is not writable: emulate the instruction.
-    Mmio {
-        /// Where it goes.
-        gpa: Gpa,
-    },
-    /// The access writes a tracked guest page table: emulate the instruction, writing through
-    /// [`Mmu::write_guest`](crate::Mmu::write_guest). If that is not possible, give the frame up with
-    /// [`Mmu::release`](crate::Mmu::release) and let the guest execute it again.
-    TableWrite {
-        /// Where it goes.
-        gpa: Gpa,
-    },
-    /// An access that the guest's tables allow, but that no shadow entry can allow: a supervisor write that
-    /// only CR0.WP = 0 permits, where allowing it would allow more, or a walk through tables that are no
-    /// memory. Emulate the instruction.
-    Override {
-        /// Where it goes.
-        gpa: Gpa,
-    },
-}

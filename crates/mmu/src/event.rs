@@ -1,4 +1,4 @@
-//! What the MMU tells of its own doings.
+//! What the MMU tells of its own doings, and counts.
 
 use umbra_paging::{Gfn, Level};
 
@@ -67,6 +67,46 @@ impl From<Source> for Shadowed {
         match source.role {
             Role::Guest { .. } => Shadowed::Table { gfn, level },
             Role::Direct { .. } | Role::PaeRoot => Shadowed::Identity { gfn, level },
+        }
+    }
+}
+
+/// What the MMU did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Shadow pages built.
+    pub built: u64,
+    /// Shadow pages zapped, for whatever reason.
+    pub zapped: u64,
+    /// Of these, zapped to make room.
+    pub reclaimed: u64,
+    /// Large guest pages that had to be mapped by smaller ones.
+    pub splits: u64,
+    /// Full TLB flushes.
+    pub flushes: u64,
+    /// Guest tables detached.
+    pub detached: u64,
+    /// Guest tables attached again.
+    pub attached: u64,
+    /// Roots moved to where the guest's CR3 points, and back.
+    pub roots_moved: u64,
+    /// Changes between [`GuestFaults::Present`] and [`GuestFaults::User`].
+    pub filter_switches: u64,
+}
+
+impl Counters {
+    pub(crate) fn count(&mut self, event: Event) {
+        match event {
+            Event::Built(_) => self.built += 1,
+            Event::Zapped(_) => self.zapped += 1,
+            Event::Reclaimed => self.reclaimed += 1,
+            Event::Split { .. } => self.splits += 1,
+            Event::Flushed => self.flushes += 1,
+            Event::Detached(_) => self.detached += 1,
+            Event::Attached { .. } => self.attached += 1,
+            Event::RootMoved(_) => self.roots_moved += 1,
+            Event::Filter(_) => self.filter_switches += 1,
+            Event::Loosened(_) | Event::Tightened(_) => (),
         }
     }
 }

@@ -9,7 +9,7 @@
 //! | before the guest runs | [`Mmu::root`], for the real CR3; [`Mmu::has_loose_tables`], for what has to exit |
 //! | #PF exit | [`Mmu::page_fault`] |
 //! | an instruction is emulated | [`Mmu::translate`] for its accesses, [`Mmu::write_guest`] for its writes |
-//! | a write to a table cannot be emulated | [`Mmu::release`] |
+//! | a write to a table cannot be emulated | [`Mmu::release`], with the ticket of the write |
 //! | INVLPG exit; other flushes of the guest | [`Mmu::invlpg`]; [`Mmu::flush_guest`] |
 //! | before the gpa->hpa map changes | [`Mmu::revoke`] |
 //! | the guest may load its current root by itself from now on | [`Mmu::offer_root`] |
@@ -33,7 +33,7 @@
 //! | [`Mmu::page_fault`] | 26 E + 80,000 | two rounds of a walk of 4 entries, each followed in S shadows; up to 8 loose frames refreshed, if a reference is made, or tracked again, if the guest has faulted (11 E); 4 tables built or attached, for each of which a 16th of the pool (at most 16 pages) is reclaimed or its shadows of other roles zapped (6 E), and all that maps its frame protected (9 E); up to 12 more tables below the root, while no table is loose; or up to 32 tables detached, whose parents are unlinked; or, for a fault of the guest that builds nothing, A set in 32 entries ahead, each followed in S shadows (2 E), and a change of the filter |
 //! | [`Mmu::load_paging`] | 26 E + 80,000 | the same, with 5 tables |
 //! | [`Mmu::translate`], [`Mmu::invlpg`], [`Mmu::flush_guest`] | 11 E + 30,000 | 8 loose frames tracked again: every page zapped at most once, every entry unlinked or protected at most once |
-//! | [`Mmu::release`] | 12 E + 30,000 | one loose frame tracked again, one zapped |
+//! | [`Mmu::release`], [`Mmu::release_frame`] | 12 E + 30,000 | one loose frame tracked again, one zapped |
 //! | [`Mmu::write_guest`] | 32 S for each entry that the bytes touch, + 200 | each entry is followed in S shadows; a table that nothing leads to any more is detached |
 //! | [`Mmu::offer_root`] | 9 E + 30,000 | the root, and before it one of another role that lies in its place, moves: every entry that maps its frame is unlinked once, the first four are made anew |
 //! | [`Mmu::offer_other_root`] | 26 E + 80,000 | before that, its table is built or attached |
@@ -64,6 +64,7 @@ mod format;
 mod guest;
 mod lifecycle;
 mod mmu;
+mod outcome;
 mod policy;
 mod roots;
 mod sabotage;
@@ -72,14 +73,12 @@ mod tables;
 
 pub use advice::Predictor;
 pub use audit::{Invariant, Violation};
-pub use config::{
-    Config, ConfigError, Counters, FaultOutcome, FilterPolicy, GuestFaults, MIN_FRAMES_PER_VCPU, Root,
-    RootFormat, Work,
-};
+pub use config::{Config, ConfigError, FilterPolicy, GuestFaults, MIN_FRAMES_PER_VCPU};
 pub use env::{Backing, Env, GuestMemory, ShadowFrames, Tlb};
-pub use event::{Event, Shadowed};
+pub use event::{Counters, Event, Shadowed};
 pub use format::Encodings;
 pub use mmu::Mmu;
+pub use outcome::{FaultOutcome, Root, RootFormat, TableTicket, Work};
 pub use policy::{Answer, EmulateReachable, Origin, Place, TableWrite, WritePolicy};
 #[cfg(feature = "sabotage")]
 pub use sabotage::Rule;

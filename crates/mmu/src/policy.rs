@@ -37,6 +37,8 @@ pub struct Place {
 /// A write to a tracked frame.
 #[derive(Clone, Copy, Debug)]
 pub struct TableWrite {
+    /// The vCPU that writes.
+    pub vcpu: usize,
     /// Where it goes.
     pub gpa: Gpa,
     /// The guest's code that writes; nothing, if the policy does not [need](WritePolicy::needs_place) it.

@@ -2,8 +2,8 @@
 //! make room, and what was found is used although it is gone.
 //!
 //! Here what a fault has gone through is made the newest before anything is reclaimed for it, and the entry's target
-//! is computed again afterwards (`Mmu::map` in `crates/mmu/src/fault.rs`); roots are pinned before their children are
-//! built (`roots.rs`).
+//! is computed again afterwards (`crates/mmu/src/fault/map.rs`); roots are pinned before their children are
+//! built (`lifecycle/load.rs`).
 
 mod attack;
 

@@ -74,7 +74,7 @@ impl<B: Backend> Vcpu<B> {
                 }
                 self.carry_out(ExitCause::HostFaultMmio)
             }
-            FaultOutcome::TableWrite { gpa } => {
+            FaultOutcome::TableWrite { gpa, ticket } => {
                 self.note(|exit| exit.gpa = Some(gpa.raw()));
                 if self.simple_table_write(gva, gpa) {
                     return ExitCause::HostFaultTableWrite;
@@ -91,7 +91,7 @@ impl<B: Backend> Vcpu<B> {
                         Emulated::Unsupported(_) => (),
                     }
                 }
-                self.mmu.release(&mut self.env, gpa.gfn());
+                self.mmu.release(&mut self.env, ticket);
                 ExitCause::HostFaultTableWrite
             }
             FaultOutcome::Override { .. } => self.carry_out(ExitCause::HostFaultInstall),

@@ -35,6 +35,8 @@ const MAX_FAILURES: u8 = 10;
 /// But a burst that has become so long is one; twice as long after each of the first detaches in a row that did not pay.
 const LONG: u32 = 8;
 const MAX_LONGER: u8 = 4;
+/// vCPUs of which the burst is known: direct-mapped.
+const BURSTS: usize = 16;
 
 /// What is known of one place.
 #[derive(Clone, Copy, Default)]
@@ -50,7 +52,7 @@ struct Known {
     wait: u16,
 }
 
-/// The burst under way.
+/// The burst under way on a vCPU.
 #[derive(Clone, Copy, Default)]
 struct Burst {
     place: Place,
@@ -65,7 +67,8 @@ pub struct Predictor {
     places: [Known; PLACES],
     /// (frame + 1, place) of what was detached.
     detached: [(u64, Place); DETACHED],
-    burst: Burst,
+    /// By vCPU.
+    bursts: [Burst; BURSTS],
 }
 
 impl Default for Predictor {
@@ -73,7 +76,7 @@ impl Default for Predictor {
         Predictor {
             places: [Known::default(); PLACES],
             detached: [(0, Place::default()); DETACHED],
-            burst: Burst::default(),
+            bursts: [Burst::default(); BURSTS],
         }
     }
 }
@@ -97,13 +100,13 @@ impl Predictor {
 
     /// Whether the write goes on with the burst under way.
     fn continues(&self, write: &TableWrite) -> bool {
-        let Burst { gpa, length, .. } = self.burst;
+        let Burst { gpa, length, .. } = self.bursts[write.vcpu % BURSTS];
         write.soon && !write.idle && length != 0 && gpa / PAGE_SIZE == write.gpa.gfn().raw()
     }
 
-    fn detach(&mut self, gfn: u64, place: Place) -> Answer {
+    fn detach(&mut self, vcpu: usize, gfn: u64, place: Place) -> Answer {
         self.detached[gfn as usize % DETACHED] = (gfn + 1, place);
-        self.burst = Burst::default();
+        self.bursts[vcpu % BURSTS] = Burst::default();
         Answer::Detach
     }
 }
@@ -124,18 +127,18 @@ impl WritePolicy for Predictor {
             let place = Place { callers: !place.callers, ..place };
             let known = self.known(place);
             if known.wait == 0 {
-                return self.detach(gfn, place);
+                return self.detach(write.vcpu, gfn, place);
             }
             known.wait -= 1;
         }
-        let Burst { place: last, gpa, length } = self.burst;
+        let Burst { place: last, gpa, length } = self.bursts[write.vcpu % BURSTS];
         if self.continues(write) {
-            self.burst.gpa = write.gpa.raw();
+            self.bursts[write.vcpu % BURSTS].gpa = write.gpa.raw();
             if gpa == write.gpa.raw() {
                 return Answer::Emulate;
             }
             let length = length + 1;
-            self.burst.length = length;
+            self.bursts[write.vcpu % BURSTS].length = length;
             if length < BELIEF {
                 return Answer::Emulate;
             }
@@ -146,15 +149,15 @@ impl WritePolicy for Predictor {
                 }
                 return Answer::Emulate;
             }
-            return self.detach(gfn, last);
+            return self.detach(write.vcpu, gfn, last);
         }
         if length != 0 && length < WORTH {
             self.learn(last, length);
         }
         if self.known(place).confidence >= CONFIDENT {
-            return self.detach(gfn, place);
+            return self.detach(write.vcpu, gfn, place);
         }
-        self.burst = Burst { place, gpa: write.gpa.raw(), length: 1 };
+        self.bursts[write.vcpu % BURSTS] = Burst { place, gpa: write.gpa.raw(), length: 1 };
         Answer::Emulate
     }
 
@@ -199,8 +202,14 @@ mod tests {
                     continue;
                 }
                 let gpa = Gfn::new(7).entry(n as usize % 512);
-                let write =
-                    TableWrite { gpa, place: place(rip), reachable: true, idle: false, soon: soon && !used };
+                let write = TableWrite {
+                    vcpu: 0,
+                    gpa,
+                    place: place(rip),
+                    reachable: true,
+                    idle: false,
+                    soon: soon && !used,
+                };
                 if predictor.answer(&write) == Answer::Detach {
                     detached += 1;
                     unseen = Some(1);
@@ -219,6 +228,7 @@ mod tests {
         assert_eq!(writes(&mut predictor, &[1], 2, true, 16), 0);
         assert_eq!(writes(&mut predictor, &[1], 160, true, 16), 10);
         let first = TableWrite {
+            vcpu: 0,
             gpa: Gfn::new(9).entry(0),
             place: place(1),
             reachable: true,
@@ -238,6 +248,7 @@ mod tests {
         let mut predictor = Predictor::default();
         for n in 0..1000 {
             let write = TableWrite {
+                vcpu: 0,
                 gpa: Gfn::new(7).entry(3),
                 place: place(1),
                 reachable: true,
@@ -264,7 +275,14 @@ mod tests {
         for n in 0..1000 {
             let mut write = |rip, soon| {
                 let gpa = Gfn::new(7).entry(n % 512);
-                predictor.answer(&TableWrite { gpa, place: place(rip), reachable: true, idle: false, soon })
+                predictor.answer(&TableWrite {
+                    vcpu: 0,
+                    gpa,
+                    place: place(rip),
+                    reachable: true,
+                    idle: false,
+                    soon,
+                })
             };
             assert_eq!([write(1, false), write(2, true)], [Answer::Emulate; 2]);
         }
@@ -282,7 +300,7 @@ mod tests {
     fn a_space_that_nobody_runs_in_is_let_go_of_unless_that_did_not_pay() {
         let mut predictor = Predictor::default();
         let gpa = Gfn::new(7).entry(0);
-        let write = TableWrite { gpa, place: place(1), reachable: true, idle: true, soon: false };
+        let write = TableWrite { vcpu: 0, gpa, place: place(1), reachable: true, idle: true, soon: false };
         assert_eq!(predictor.answer(&write), Answer::Detach);
         predictor.attached(Gfn::new(7), 1);
         // The next ones are not believed in, fewer and fewer.
@@ -302,7 +320,8 @@ mod tests {
         let burst = |predictor: &mut Predictor, changed| {
             for n in 0..3 {
                 let gpa = Gfn::new(7).entry(n);
-                let write = TableWrite { gpa, place: place(1), reachable: true, idle: false, soon: n > 0 };
+                let write =
+                    TableWrite { vcpu: 0, gpa, place: place(1), reachable: true, idle: false, soon: n > 0 };
                 if predictor.answer(&write) == Answer::Detach {
                     predictor.attached(Gfn::new(7), changed);
                     return true;
@@ -322,6 +341,7 @@ mod tests {
         let mut write = |n, caller, soon| {
             let place = Place { rip: 1, callers: caller, alike: true };
             predictor.answer(&TableWrite {
+                vcpu: 0,
                 gpa: Gfn::new(7).entry(n),
                 place,
                 reachable: true,
@@ -335,6 +355,7 @@ mod tests {
         let mut first = |caller| {
             let place = Place { rip: 1, callers: caller, alike: true };
             predictor.answer(&TableWrite {
+                vcpu: 0,
                 gpa: Gfn::new(7).entry(0),
                 place,
                 reachable: true,
@@ -343,5 +364,20 @@ mod tests {
             })
         };
         assert_eq!([first(6), first(5)], [Answer::Emulate, Answer::Detach]);
+    }
+
+    /// Two vCPUs that write the same table by turns, each an entry of its own again and again: no burst, though together
+    /// they write entry after entry.
+    #[test]
+    fn what_two_vcpus_write_by_turns_is_no_burst() {
+        let mut predictor = Predictor::default();
+        for n in 0..100 {
+            for vcpu in 0..2 {
+                let gpa = Gfn::new(7).entry(vcpu);
+                let write =
+                    TableWrite { vcpu, gpa, place: place(1), reachable: true, idle: false, soon: n > 0 };
+                assert_eq!(predictor.answer(&write), Answer::Emulate);
+            }
+        }
     }
 }

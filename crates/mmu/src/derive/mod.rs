@@ -4,6 +4,8 @@
 mod narrow;
 mod plain;
 mod target;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use target::Target;
 
@@ -15,11 +17,56 @@ use crate::sabotage::Rule;
 use crate::tables::{List, Slot, Tables};
 use crate::{Config, Env};
 
-/// The shadow and the guest, to be looked at.
+/// What entries are derived from: the shadow pages, the guest frames and the configuration.
+///
+/// They are owned together so that a [`View`] of them fits into two registers: it is made some twenty times in an exit.
+/// Only `lifecycle` changes guest frames (`tests/layers.rs` sees to that).
+pub(crate) struct Basis {
+    tables: Tables,
+    guest: GuestFrames,
+    config: Config,
+}
+
+impl Basis {
+    pub(crate) fn new(tables: Tables, guest: GuestFrames, config: Config) -> Basis {
+        Basis { tables, guest, config }
+    }
+
+    #[inline]
+    pub(crate) fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    #[inline]
+    pub(crate) fn guest(&self) -> &GuestFrames {
+        &self.guest
+    }
+
+    #[inline]
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    #[inline]
+    pub(crate) fn tables_mut(&mut self) -> &mut Tables {
+        &mut self.tables
+    }
+
+    /// The shadow pages and the guest frames, both to be changed.
+    #[inline]
+    pub(crate) fn both_mut(&mut self) -> (&mut Tables, &mut GuestFrames) {
+        (&mut self.tables, &mut self.guest)
+    }
+
+    #[inline]
+    pub(crate) fn view<'a, E: Env>(&'a self, env: &'a E) -> View<'a, E> {
+        View { basis: self, env }
+    }
+}
+
+/// What entries are derived from, to be looked at.
 pub(crate) struct View<'a, E> {
-    tables: &'a Tables,
-    guest: &'a GuestFrames,
-    config: &'a Config,
+    basis: &'a Basis,
     env: &'a E,
 }
 
@@ -34,23 +81,18 @@ impl<E> Copy for View<'_, E> {}
 
 impl<'a, E: Env> View<'a, E> {
     #[inline]
-    pub(crate) fn new(tables: &'a Tables, guest: &'a GuestFrames, config: &'a Config, env: &'a E) -> Self {
-        View { tables, guest, config, env }
-    }
-
-    #[inline]
     pub(crate) fn tables(self) -> &'a Tables {
-        self.tables
+        &self.basis.tables
     }
 
     #[inline]
     pub(crate) fn guest(self) -> &'a GuestFrames {
-        self.guest
+        &self.basis.guest
     }
 
     #[inline]
     pub(crate) fn config(self) -> &'a Config {
-        self.config
+        &self.basis.config
     }
 
     #[inline]
@@ -59,58 +101,58 @@ impl<'a, E: Env> View<'a, E> {
     }
 
     fn keeps(self, rule: Rule) -> bool {
-        self.tables.keeps(rule)
+        self.basis.tables.keeps(rule)
     }
 
     pub(crate) fn read(self, slot: Slot) -> ShadowEntry {
-        self.tables.read(self.env, slot)
+        self.basis.tables.read(self.env, slot)
     }
 
     pub(crate) fn child(self, slot: Slot) -> Option<u32> {
-        self.tables.child(self.env, slot)
+        self.basis.tables.child(self.env, slot)
     }
 
     /// The guest's entry that the one at `slot` shadows, as it is now; `None` in pages without a guest table.
     pub(crate) fn guest_entry(self, slot: Slot) -> Option<GuestEntry> {
-        let source = self.tables.source(slot.frame());
+        let source = self.basis.tables.source(slot.frame());
         matches!(source.role, Role::Guest { .. })
             .then(|| GuestEntry::new(self.env.read_entry(source.gfn.entry(slot.index()))))
     }
 
     /// The shadows of a guest frame.
     pub(crate) fn shadows(self, gfn: Gfn) -> impl Iterator<Item = u32> + 'a {
-        self.guest.shadows(self.tables.pool(), gfn)
+        self.basis.guest.shadows(self.basis.tables.pool(), gfn)
     }
 
     /// Whether the hardware can reach a shadow of the table in this frame.
     pub(crate) fn is_reachable(self, gfn: Gfn) -> bool {
-        let (pool, rmap) = (self.tables.pool(), self.tables.rmap());
+        let (pool, rmap) = (self.basis.tables.pool(), self.basis.tables.rmap());
         self.shadows(gfn).any(|frame| pool.is_pinned(frame) || rmap.first(List::Parents(frame)).is_some())
     }
 
     /// The page of exactly this source.
     pub(crate) fn find(self, source: Source) -> Option<u32> {
-        self.guest.find(self.tables, source)
+        self.basis.guest.find(&self.basis.tables, source)
     }
 
     /// Whether a reference to the page may be added while tables may be loose, without their shadows being refreshed
     /// before: not if it is one of a guest table while any is loose, as it may lead there over others.
     pub(crate) fn is_current(self, child: u32) -> bool {
-        let table = matches!(self.tables.source(child).role, Role::Guest { .. });
-        !table || !self.guest.has_loose() || !self.keeps(Rule::RefreshLoose)
+        let table = matches!(self.basis.tables.source(child).role, Role::Guest { .. });
+        !table || !self.basis.guest.has_loose() || !self.keeps(Rule::RefreshLoose)
     }
 
     /// Whether a large page may be cached by smaller ones at or below this entry.
     pub(crate) fn may_be_split(self, slot: Slot) -> bool {
         if let Some(child) = self.child(slot) {
-            return !matches!(self.tables.source(child).role, Role::Guest { level: Level::L1, .. });
+            return !matches!(self.basis.tables.source(child).role, Role::Guest { level: Level::L1, .. });
         }
         // A large page that is not mapped whole now may have been mapped by smaller ones before. (One that is
         // was flushed for when it was installed.)
-        let level = self.tables.source(slot.frame()).role.level();
+        let level = self.basis.tables.source(slot.frame()).role.level();
         let large = |entry: GuestEntry| entry.present() && entry.is_leaf(level);
         level != Level::L1
             && self.guest_entry(slot).is_some_and(large)
-            && !self.tables.is_mapped(self.read(slot))
+            && !self.basis.tables.is_mapped(self.read(slot))
     }
 }

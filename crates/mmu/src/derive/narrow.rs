@@ -13,7 +13,7 @@ impl<E: Env> View<'_, E> {
     /// Whether the entry at `slot`, as it is, is narrow.
     pub(crate) fn is_narrow(self, slot: Slot) -> bool {
         let entry = self.read(slot);
-        if !self.tables.is_mapped(entry) || !entry.rights().user {
+        if !self.basis.tables.is_mapped(entry) || !entry.rights().user {
             return false;
         }
         match self.child(slot) {
@@ -25,7 +25,7 @@ impl<E: Env> View<'_, E> {
     /// Whether the entry at `slot` would be narrow if it were this.
     pub(crate) fn would_be_narrow(self, slot: Slot, target: Target) -> bool {
         match target {
-            _ if self.config.filter == FilterPolicy::Present => false,
+            _ if self.basis.config.filter == FilterPolicy::Present => false,
             Target::Page { rights, held, .. } => rights.user && held != Held::Nothing && self.is_guests(slot),
             Target::Link(child, _) => self.is_narrow_link(slot, child),
             _ => false,
@@ -34,13 +34,13 @@ impl<E: Env> View<'_, E> {
 
     /// Whether the page is one whose narrow entries matter: of a guest table, with CR0.WP set.
     pub(crate) fn is_guests(self, slot: Slot) -> bool {
-        matches!(self.tables.source(slot.frame()).role, Role::Guest { wp: Wp::On, .. })
+        matches!(self.basis.tables.source(slot.frame()).role, Role::Guest { wp: Wp::On, .. })
     }
 
     /// Whether this links a large page of user mode, which the guest may write, to an identity page. Writes to any
     /// frame below may be held back, now or since long ago: the right is given back eagerly to some mappings only.
     fn is_narrow_link(self, slot: Slot, child: u32) -> bool {
-        matches!(self.tables.source(child).role, Role::Direct { .. })
+        matches!(self.basis.tables.source(child).role, Role::Direct { .. })
             && self.is_guests(slot)
             && self.guest_entry(slot).is_some_and(|entry| entry.user() && entry.writable())
     }

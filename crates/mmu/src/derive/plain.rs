@@ -17,25 +17,27 @@ impl<E: Env> View<'_, E> {
         const KEPT: u64 = bits::W | bits::U | bits::G | bits::NX;
         let raw = guest.raw();
         if raw & bits::P == 0 {
-            return Some((self.tables.encodings().absent(), None));
+            return Some((self.basis.tables.encodings().absent(), None));
         }
         let Role::Guest { level, nxe, wp: Wp::On } = role else { return None };
         if level != Level::L1 {
             return self.plain_link(level, nxe, guest);
         }
-        if raw & bits::A == 0 && !self.tables.is_sabotaged() {
+        if raw & bits::A == 0 && !self.basis.tables.is_sabotaged() {
             // Whatever else it says: all entries of a process that was just forked are so.
-            return Some((self.tables.encodings().look(), None));
+            return Some((self.basis.tables.encodings().look(), None));
         }
-        let reserved = self.config.features.address_reserved() | if nxe { 0 } else { bits::NX };
+        let reserved = self.basis.config.features.address_reserved() | if nxe { 0 } else { bits::NX };
         // D must be set before W is given.
         let clean = raw & (bits::W | bits::D) == bits::W;
-        if raw & (bits::A | reserved) != bits::A || clean || self.tables.is_sabotaged() {
+        if raw & (bits::A | reserved) != bits::A || clean || self.basis.tables.is_sabotaged() {
             return None;
         }
         let gfn = guest.frame();
         match self.env.backing(gfn) {
-            Backing::Ram { hfn, writable: true } if raw & bits::W == 0 || !self.guest.is_tracked(gfn) => {
+            Backing::Ram { hfn, writable: true }
+                if raw & bits::W == 0 || !self.basis.guest.is_tracked(gfn) =>
+            {
                 let new = raw & KEPT | bits::P | bits::A | bits::D | hfn.base().raw();
                 Some((ShadowEntry::new(new), Some(List::Gfn(gfn.raw() as u32))))
             }
@@ -48,19 +50,19 @@ impl<E: Env> View<'_, E> {
     fn plain_link(self, level: Level, nxe: bool, guest: GuestEntry) -> Option<(ShadowEntry, Option<List>)> {
         let gfn = guest.frame();
         let odd = guest.is_leaf(level)
-            || guest.reserved(level, nxe, &self.config.features) != 0
-            || !self.guest.can_hold_table(self.env, gfn);
-        if odd || self.guest.has_loose() || self.tables.is_sabotaged() {
+            || guest.reserved(level, nxe, &self.basis.config.features) != 0
+            || !self.basis.guest.can_hold_table(self.env, gfn);
+        if odd || self.basis.guest.has_loose() || self.basis.tables.is_sabotaged() {
             return None;
         }
         let source = Source { role: Role::Guest { level: level.below()?, nxe, wp: Wp::On }, gfn };
-        let found = self.guest.find(self.tables, source);
-        match found.filter(|_| guest.accessed() && !self.guest.is_detached(source)) {
+        let found = self.basis.guest.find(&self.basis.tables, source);
+        match found.filter(|_| guest.accessed() && !self.basis.guest.is_detached(source)) {
             Some(child) => {
                 let entry = ShadowEntry::link(self.env.hpa(child), Wp::On.link_rights(guest, nxe));
                 Some((entry, Some(List::Parents(child))))
             }
-            None => Some((self.tables.encodings().look(), None)),
+            None => Some((self.basis.tables.encodings().look(), None)),
         }
     }
 }

@@ -55,16 +55,16 @@ impl<E: Env> View<'_, E> {
     }
 
     fn target_of(self, slot: Slot, entry: GuestEntry, supervisor_writes: bool) -> Target {
-        let source = self.tables.source(slot.frame());
+        let source = self.basis.tables.source(slot.frame());
         let Role::Guest { level, nxe, wp } = source.role else {
             unreachable!("only shadows of guest tables have guest entries");
         };
         if !entry.present() {
             // Only a table whose writes are seen can promise that an entry is not present (I1).
-            let seen = self.guest.is_seen(self.env, source) || !self.keeps(Rule::NoAbsentInLoose);
+            let seen = self.basis.guest.is_seen(self.env, source) || !self.keeps(Rule::NoAbsentInLoose);
             return if seen { Target::Absent } else { Target::Look };
         }
-        if entry.reserved(level, nxe, &self.config.features) != 0 && self.keeps(Rule::RefuseReserved) {
+        if entry.reserved(level, nxe, &self.basis.config.features) != 0 && self.keeps(Rule::RefuseReserved) {
             return Target::Look;
         }
         let needs_accessed = match entry.is_leaf(level) {
@@ -92,7 +92,7 @@ impl<E: Env> View<'_, E> {
         match level {
             Level::L1 => self.page_target(page),
             Level::L2 => self.region_target(page),
-            _ if self.guest.knows(gfn) => self.found(Source::direct(Level::L2, gfn), rights),
+            _ if self.basis.guest.knows(gfn) => self.found(Source::direct(Level::L2, gfn), rights),
             _ => Target::Mmio(gfn, rights),
         }
     }
@@ -100,7 +100,7 @@ impl<E: Env> View<'_, E> {
     fn table_target(self, entry: GuestEntry, level: Level, nxe: bool, wp: Wp) -> Target {
         let level = level.below().expect("an entry of a page table is a leaf");
         let gfn = entry.frame();
-        if !self.guest.can_hold_table(self.env, gfn) {
+        if !self.basis.guest.can_hold_table(self.env, gfn) {
             return Target::Look;
         }
         let below = if self.keeps(Rule::RoleHasRightsAbove) { wp.below(entry) } else { wp };
@@ -118,7 +118,7 @@ impl<E: Env> View<'_, E> {
     fn found(self, source: Source, rights: Rights) -> Target {
         match self.find(source) {
             // Nothing may lead to a page that is out of date.
-            Some(_) if self.guest.is_detached(source) && self.keeps(Rule::AttachBeforeLink) => {
+            Some(_) if self.basis.guest.is_detached(source) && self.keeps(Rule::AttachBeforeLink) => {
                 Target::Missing(source)
             }
             Some(frame) => Target::Link(frame, rights),
@@ -129,10 +129,10 @@ impl<E: Env> View<'_, E> {
     fn page_target(self, page: Page) -> Target {
         let Page { gfn, rights, global, writes } = page;
         match self.env.backing(gfn) {
-            Backing::Ram { hfn, writable } if self.guest.knows(gfn) => {
+            Backing::Ram { hfn, writable } if self.basis.guest.knows(gfn) => {
                 let writable = writable || !self.keeps(Rule::KeepReadOnlyBacking);
                 let untracked = rights.write && writable;
-                let write = untracked && !self.guest.is_tracked(gfn);
+                let write = untracked && !self.basis.guest.is_tracked(gfn);
                 let held = match writes && !write {
                     false => Held::Nothing,
                     true if untracked => Held::TrackedWrite,
@@ -147,11 +147,11 @@ impl<E: Env> View<'_, E> {
     /// A 2 MiB page, guest-large or of the identity map.
     fn region_target(self, page: Page) -> Target {
         let Page { gfn, rights, global, writes } = page;
-        let Some(region) = self.guest.region(gfn) else { return Target::Mmio(gfn, rights) };
-        match self.guest.region_backing(self.env, region) {
+        let Some(region) = self.basis.guest.region(gfn) else { return Target::Mmio(gfn, rights) };
+        match self.basis.guest.region_backing(self.env, region) {
             RegionBacking::Empty => Target::Mmio(gfn, rights),
             RegionBacking::Whole { hfn, writable }
-                if !self.guest.region_is_tracked(region) || !self.keeps(Rule::SplitAroundTables) =>
+                if !self.basis.guest.region_is_tracked(region) || !self.keeps(Rule::SplitAroundTables) =>
             {
                 let write = rights.write && writable;
                 let held = if writes && !write { Held::Write } else { Held::Nothing };
@@ -165,7 +165,7 @@ impl<E: Env> View<'_, E> {
     }
 
     fn direct_target(self, slot: Slot) -> Target {
-        let Source { role, gfn } = self.tables.source(slot.frame());
+        let Source { role, gfn } = self.basis.tables.source(slot.frame());
         let index = slot.index() as u64;
         match role {
             Role::Direct { level: Level::L1 } => self.page_target(Page::identity(gfn.add(index))),
@@ -181,18 +181,18 @@ impl<E: Env> View<'_, E> {
 
     /// The entry that carries a target out, and the list it belongs to.
     pub(crate) fn encode(self, slot: Slot, target: Target) -> (ShadowEntry, Option<List>) {
-        let encodings = self.tables.encodings();
+        let encodings = self.basis.tables.encodings();
         match target {
             Target::Absent => (encodings.absent(), None),
             Target::Look | Target::Missing(_) => (encodings.look(), None),
             Target::Mmio(gfn, rights) if encodings.can_hide(gfn) || !self.keeps(Rule::HideMmio) => {
-                (encodings.mmio(gfn, rights, self.guest.generation()), None)
+                (encodings.mmio(gfn, rights, self.basis.guest.generation()), None)
             }
             // It is found out by a walk each time.
             Target::Mmio(..) => (encodings.look(), None),
             Target::Link(child, rights) => {
                 let rights = self.kept(rights);
-                let entry = match self.tables.source(slot.frame()).role {
+                let entry = match self.basis.tables.source(slot.frame()).role {
                     Role::PaeRoot => ShadowEntry::pdpte(self.env.hpa(child)),
                     _ => ShadowEntry::link(self.env.hpa(child), rights),
                 };

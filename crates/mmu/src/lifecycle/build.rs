@@ -9,7 +9,7 @@ use crate::{Env, Event};
 impl<E: Env> Cx<'_, E> {
     /// The page of `source`, up to date: built, or attached again, if need be.
     pub(crate) fn provide(&mut self, policy: &mut dyn WritePolicy, source: Source) -> u32 {
-        if self.shadow.guest.is_detached(source) && self.keeps(Rule::AttachBeforeLink) {
+        if self.shadow.basis.guest().is_detached(source) && self.keeps(Rule::AttachBeforeLink) {
             self.attach(policy, source);
         }
         match self.view().find(source) {
@@ -22,7 +22,7 @@ impl<E: Env> Cx<'_, E> {
     /// among the newest.
     fn build(&mut self, source: Source) -> u32 {
         let frame = self.allocate(source);
-        let super::Shadow { tables, guest, .. } = &mut *self.shadow;
+        let (tables, guest) = self.shadow.basis.both_mut();
         // Listed before it is filled: a table that maps itself must find itself tracked.
         let newly_tracked = guest.insert(tables, source, frame);
         let seen = guest.is_seen(self.env, source);
@@ -41,24 +41,28 @@ impl<E: Env> Cx<'_, E> {
     }
 
     fn allocate(&mut self, source: Source) -> u32 {
-        if let Some(frame) = self.shadow.tables.allocate(source) {
+        if let Some(frame) = self.shadow.basis.tables_mut().allocate(source) {
             return frame;
         }
-        if !self.shadow.tables.pool().has_limbo() {
+        if !self.shadow.basis.tables().pool().has_limbo() {
             self.reclaim();
         }
-        if self.shadow.tables.pool().has_limbo() {
+        if self.shadow.basis.tables().pool().has_limbo() {
             self.flush();
         }
-        self.shadow.tables.allocate(source).expect("a page was zapped and what was cached of it flushed")
+        self.shadow
+            .basis
+            .tables_mut()
+            .allocate(source)
+            .expect("a page was zapped and what was cached of it flushed")
     }
 
     /// Zaps pages to make room: several at a time share the flush; few enough that what one instruction needs stays.
     fn reclaim(&mut self) {
-        let batch = (self.shadow.tables.pool().count() / 16).clamp(1, 16);
+        let batch = (self.shadow.basis.tables().pool().count() / 16).clamp(1, 16);
         let (oldest, spare) = (self.keeps(Rule::ReclaimOldest), self.keeps(Rule::SpareRoots));
         for _ in 0..batch {
-            let victim = self.shadow.tables.pool().victim(oldest, spare);
+            let victim = self.shadow.basis.tables().pool().victim(oldest, spare);
             let victim = victim.expect("the configuration leaves frames that are not pinned");
             self.happened(Event::Reclaimed);
             self.zap(victim);

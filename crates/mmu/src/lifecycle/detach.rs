@@ -19,15 +19,15 @@ use crate::{Env, Event};
 impl Shadow {
     /// Whether the tracked frame can be detached: no vCPU runs on it as a root.
     pub(crate) fn can_detach(&self, gfn: Gfn) -> bool {
-        let mut shadows = self.guest.shadows(self.tables.pool(), gfn);
-        self.guest.is_tracked(gfn) && !shadows.any(|frame| self.roots.is_current(frame))
+        let mut shadows = self.basis.guest().shadows(self.basis.tables().pool(), gfn);
+        self.basis.guest().is_tracked(gfn) && !shadows.any(|frame| self.roots.is_current(frame))
     }
 }
 
 impl<E: Env> Cx<'_, E> {
     /// Gives up the tracking of those of these frames for which that can be: see the module's documentation.
     pub(crate) fn detach(&mut self, gfns: &[Gfn]) {
-        let mut cached = self.shadow.tables.pool().has_limbo();
+        let mut cached = self.shadow.basis.tables().pool().has_limbo();
         for &gfn in gfns {
             if self.shadow.can_detach(gfn) {
                 cached |= self.unlink(gfn);
@@ -39,7 +39,7 @@ impl<E: Env> Cx<'_, E> {
         for &gfn in gfns {
             // A frame with shadows of several roles may be named several times.
             if self.shadow.can_detach(gfn) {
-                self.shadow.guest.detach(gfn);
+                self.shadow.guest_mut().detach(gfn);
                 self.happened(Event::Detached(gfn));
                 self.entries().unprotect(gfn);
             }
@@ -51,17 +51,17 @@ impl<E: Env> Cx<'_, E> {
         let mut next = self.first_shadow(gfn);
         while let Some(frame) = next {
             next = self.next_shadow(frame);
-            self.shadow.tables.age(frame);
+            self.shadow.basis.tables_mut().age(frame);
         }
     }
 
     /// Detaches a guest table that nothing leads to any more: most likely it is about to be freed, and what it is used
     /// for next need not exit.
     pub(crate) fn let_go(&mut self, child: PageId) {
-        let Some(frame) = self.shadow.tables.pool().frame_of(child) else { return };
-        let Source { role, gfn } = self.shadow.tables.source(frame);
+        let Some(frame) = self.shadow.basis.tables().pool().frame_of(child) else { return };
+        let Source { role, gfn } = self.shadow.basis.tables().source(frame);
         let dead = matches!(role, Role::Guest { .. }) && !self.view().is_reachable(gfn);
-        if dead && self.shadow.can_detach(gfn) && !self.shadow.guest.has_loose() {
+        if dead && self.shadow.can_detach(gfn) && !self.shadow.basis.guest().has_loose() {
             self.detach(&[gfn]);
             self.age_shadows(gfn);
         }
@@ -75,9 +75,9 @@ impl<E: Env> Cx<'_, E> {
         while let Some(frame) = next {
             next = self.next_shadow(frame);
             if self.keeps(Rule::UnlinkDetached) {
-                self.shadow.tables.look_all(self.env, List::Parents(frame));
+                self.shadow.basis.tables_mut().look_all(self.env, List::Parents(frame));
             }
-            cached |= self.shadow.tables.pool().may_be_cached(frame);
+            cached |= self.shadow.basis.tables().pool().may_be_cached(frame);
         }
         cached
     }
@@ -90,20 +90,20 @@ impl<E: Env> Cx<'_, E> {
         let mut next = self.first_shadow(gfn);
         while let Some(frame) = next {
             next = self.next_shadow(frame);
-            match self.shadow.tables.source(frame) == source {
+            match self.shadow.basis.tables().source(frame) == source {
                 true => kept = Some(frame),
                 false => self.zap(frame),
             }
         }
         // With the last shadow the frame stops being detached. It was not needed again: the detach has spared all that.
         let Some(frame) = kept else { return policy.attached(gfn, u32::MAX) };
-        self.shadow.guest.attach(gfn);
+        self.shadow.guest_mut().attach(gfn);
         if self.keeps(Rule::ReadAfterAttach) {
             self.entries().protect_now(gfn);
         }
         let mut changed = 0;
         if self.keeps(Rule::RefillAttached) {
-            self.shadow.tables.copy(frame);
+            self.shadow.basis.tables_mut().copy(frame);
             changed = self.entries().fill_now(frame);
         }
         if !self.keeps(Rule::ReadAfterAttach) {

@@ -14,7 +14,7 @@ impl<E: Env> Cx<'_, E> {
     /// Adds a vCPU in this paging state.
     pub(crate) fn add_vcpu(&mut self, policy: &mut dyn WritePolicy, paging: Paging) {
         let root = self.pinned_root(policy, &paging);
-        let root = self.shadow.tables.pool().id(root);
+        let root = self.shadow.basis.tables().pool().id(root);
         self.shadow.roots.add(paging, root);
     }
 
@@ -26,10 +26,10 @@ impl<E: Env> Cx<'_, E> {
         let changed = (Paging { root: paging.root, pge: paging.pge, ..old_paging }) != paging;
         // A root is built for the control bits that it may be loaded under.
         if changed && self.keeps(Rule::WithdrawAtRoleChange) {
-            self.shadow.roots.withdraw_from(&mut self.shadow.tables, vcpu, |_| true);
+            self.shadow.roots.withdraw_from(self.shadow.basis.tables_mut(), vcpu, |_| true);
         }
         let new = self.pinned_root(policy, &paging);
-        self.shadow.roots.load(vcpu, paging, self.shadow.tables.pool().id(new));
+        self.shadow.roots.load(vcpu, paging, self.shadow.basis.tables().pool().id(new));
         self.unpin_root(old.frame());
         // Entries cached under other control bits carry rights that are not the guest's any more (I2, I3).
         if changed && self.keeps(Rule::FlushAfterRoleChange) {
@@ -40,8 +40,8 @@ impl<E: Env> Cx<'_, E> {
     fn pinned_root(&mut self, policy: &mut dyn WritePolicy, paging: &Paging) -> u32 {
         let source = Source::root(paging);
         let root = self.provide(policy, source);
-        self.shadow.tables.pin(root);
-        self.shadow.tables.touch(root);
+        self.shadow.basis.tables_mut().pin(root);
+        self.shadow.basis.tables_mut().touch(root);
         if source.role == Role::PaeRoot {
             // PDPTEs cannot be Pending: all four are there as long as the root is in use.
             for index in 0..4 {
@@ -51,18 +51,18 @@ impl<E: Env> Cx<'_, E> {
                 }
                 self.entries().refresh_now(slot);
                 let child = self.view().child(slot).expect("the identity page was built just now");
-                self.shadow.tables.pin(child);
+                self.shadow.basis.tables_mut().pin(child);
             }
         }
         root
     }
 
     fn unpin_root(&mut self, root: u32) {
-        self.shadow.tables.unpin_root(root);
-        if self.shadow.tables.source(root).role == Role::PaeRoot {
+        self.shadow.basis.tables_mut().unpin_root(root);
+        if self.shadow.basis.tables().source(root).role == Role::PaeRoot {
             for index in 0..4 {
                 let child = self.view().child(Slot::new(root, index));
-                self.shadow.tables.unpin(child.expect("PDPTEs of a root in use are Mapped"));
+                self.shadow.basis.tables_mut().unpin(child.expect("PDPTEs of a root in use are Mapped"));
             }
         }
     }

@@ -13,7 +13,7 @@ mod zap;
 
 use umbra_paging::Gfn;
 
-use crate::derive::View;
+use crate::derive::{Basis, View};
 use crate::guest::GuestFrames;
 use crate::roots::Roots;
 use crate::sabotage::Rule;
@@ -23,11 +23,9 @@ use crate::{Config, Env, Event, GuestFaults};
 
 /// The shadow pages, the guest frames, the roots, and the filter that rests on them.
 pub(crate) struct Shadow {
-    tables: Tables,
-    guest: GuestFrames,
+    basis: Basis,
     roots: Roots,
     filter: FaultFilter,
-    config: Config,
 }
 
 impl Shadow {
@@ -35,25 +33,27 @@ impl Shadow {
     /// roots loadable. There are no vCPUs yet.
     pub(crate) fn new(config: Config, frames: u32, end: Gfn, loadable: usize) -> Shadow {
         Shadow {
-            tables: Tables::new(&config, frames, end),
-            guest: GuestFrames::new(end),
             roots: Roots::new(config.vcpus, loadable),
             filter: FaultFilter::new(config.filter),
-            config,
+            basis: Basis::new(Tables::new(&config, frames, end), GuestFrames::new(end), config),
         }
     }
 
     /// The bytes of metadata that this takes now.
     pub(crate) fn bytes(&self) -> usize {
-        self.tables.bytes() + self.guest.bytes() + self.filter.bytes()
+        self.basis.tables().bytes() + self.basis.guest().bytes() + self.filter.bytes()
     }
 
     pub(crate) fn tables(&self) -> &Tables {
-        &self.tables
+        self.basis.tables()
     }
 
     pub(crate) fn guest(&self) -> &GuestFrames {
-        &self.guest
+        self.basis.guest()
+    }
+
+    fn guest_mut(&mut self) -> &mut GuestFrames {
+        self.basis.both_mut().1
     }
 
     pub(crate) fn roots(&self) -> &Roots {
@@ -61,7 +61,7 @@ impl Shadow {
     }
 
     pub(crate) fn config(&self) -> &Config {
-        &self.config
+        self.basis.config()
     }
 
     /// Whether entries must not be narrow now.
@@ -71,13 +71,13 @@ impl Shadow {
 
     /// Which page faults must exit when the guest runs next.
     pub(crate) fn guest_faults(&self) -> GuestFaults {
-        self.filter.guest_faults(&self.tables, &self.guest, &self.roots)
+        self.filter.guest_faults(self.basis.tables(), self.basis.guest(), &self.roots)
     }
 
     /// The shadow and the guest, to be looked at.
     #[inline]
     pub(crate) fn view<'a, E: Env>(&'a self, env: &'a E) -> View<'a, E> {
-        View::new(&self.tables, &self.guest, &self.config, env)
+        self.basis.view(env)
     }
 
     /// The shadow and the guest, to be changed.
@@ -88,27 +88,27 @@ impl Shadow {
 
     /// The vCPU has loaded one of its loadable roots by itself.
     pub(crate) fn switched(&mut self, vcpu: usize, root: Gfn) {
-        self.roots.switched(&mut self.tables, vcpu, root);
+        self.roots.switched(self.basis.tables_mut(), vcpu, root);
     }
 
     /// The vCPU may not load this root by itself any more: the embedder has asked for it.
     pub(crate) fn withdraw(&mut self, vcpu: usize, root: Gfn) {
-        self.roots.withdraw(&mut self.tables, vcpu, root);
+        self.roots.withdraw(self.basis.tables_mut(), vcpu, root);
     }
 
     /// Takes one of the entries that changed since they were last [seen](Shadow::all_seen): for the auditor.
     pub(crate) fn take_changed(&mut self) -> Option<Slot> {
-        self.tables.take_changed()
+        self.basis.tables_mut().take_changed()
     }
 
     /// All entries were looked at.
     pub(crate) fn all_seen(&mut self) {
-        self.tables.all_seen();
+        self.basis.tables_mut().all_seen();
     }
 
     #[cfg(feature = "sabotage")]
     pub(crate) fn break_rule(&mut self, rule: Rule) {
-        self.tables.break_rule(rule);
+        self.basis.tables_mut().break_rule(rule);
     }
 }
 
@@ -127,8 +127,8 @@ impl<E: Env> Cx<'_, E> {
     /// The entries of the pages there are, to be changed.
     #[inline]
     pub(crate) fn entries(&mut self) -> Entries<'_, E> {
-        let Shadow { tables, guest, filter, config, .. } = &mut *self.shadow;
-        Entries::new(tables, guest, filter, config, self.env)
+        let Shadow { basis, filter, .. } = &mut *self.shadow;
+        Entries::new(basis, filter, self.env)
     }
 
     #[inline]
@@ -142,29 +142,29 @@ impl<E: Env> Cx<'_, E> {
     }
 
     fn keeps(&self, rule: Rule) -> bool {
-        self.shadow.tables.keeps(rule)
+        self.shadow.basis.tables().keeps(rule)
     }
 
     pub(crate) fn flush(&mut self) {
-        self.shadow.tables.flush(self.env);
+        self.shadow.basis.tables_mut().flush(self.env);
     }
 
     /// Counts something, and tells the embedder.
     pub(crate) fn happened(&mut self, event: Event) {
-        self.shadow.tables.happened(self.env, event);
+        self.shadow.basis.tables_mut().happened(self.env, event);
     }
 
     /// Makes the page the last to be reclaimed.
     pub(crate) fn touch(&mut self, frame: u32) {
-        self.shadow.tables.touch(frame);
+        self.shadow.basis.tables_mut().touch(frame);
     }
 
     /// The first shadow of a guest frame. Those behind it follow by [`Cx::next_shadow`].
     fn first_shadow(&self, gfn: Gfn) -> Option<u32> {
-        self.shadow.guest.first(gfn)
+        self.shadow.basis.guest().first(gfn)
     }
 
     fn next_shadow(&self, frame: u32) -> Option<u32> {
-        self.shadow.tables.pool().next_of_gfn(frame)
+        self.shadow.basis.tables().pool().next_of_gfn(frame)
     }
 }

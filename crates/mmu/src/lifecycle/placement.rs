@@ -28,34 +28,37 @@ impl Shadow {
     /// Whether the root in this guest frame has a shadow for the control bits that a vCPU has now, which is up to date.
     pub(crate) fn knows_root(&self, vcpu: usize, root: Gfn) -> bool {
         let source = self.roots.source(vcpu, root);
-        !self.guest.is_detached(source)
-            && self.guest.lists(source)
-            && self.guest.find(&self.tables, source).is_some()
+        !self.basis.guest().is_detached(source)
+            && self.basis.guest().lists(source)
+            && self.basis.guest().find(self.basis.tables(), source).is_some()
     }
 
     /// Whether another root can be expected to become loadable once there is a place for it.
     pub(crate) fn may_offer(&self, env: &impl Env, vcpu: usize, root: Gfn) -> bool {
         // One that is free or in limbo is enough, so that none is reclaimed; another is left for what the guest needs
         // next.
-        let pool = self.tables.pool();
+        let pool = self.basis.tables().pool();
         let room = pool.live() + 2 <= pool.count() || self.knows_root(vcpu, root);
-        self.roots.can_load(vcpu) && self.guest.can_hold_table(env, root) && !self.guest.has_loose() && room
+        self.roots.can_load(vcpu)
+            && self.basis.guest().can_hold_table(env, root)
+            && !self.basis.guest().has_loose()
+            && room
     }
 }
 
 impl<E: Env> Cx<'_, E> {
     /// Lets a vCPU load its current root by itself.
     pub(crate) fn offer_current(&mut self, vcpu: usize) -> bool {
-        let root = self.shadow.tables.pool().frame_of(self.shadow.roots.current(vcpu));
+        let root = self.shadow.basis.tables().pool().frame_of(self.shadow.roots.current(vcpu));
         root.is_some_and(|root| self.offer(vcpu, root))
     }
 
     /// Lets a vCPU load the root in this guest frame by itself.
     pub(crate) fn offer_other(&mut self, policy: &mut dyn WritePolicy, vcpu: usize, root: Gfn) -> bool {
-        let Shadow { tables, roots, .. } = &*self.shadow;
+        let Shadow { basis, roots, .. } = &*self.shadow;
         let full = roots.loadable(vcpu).len() == roots.capacity();
         if !self.shadow.may_offer(self.env, vcpu, root)
-            || full && roots.find_loadable(tables, vcpu, root).is_none()
+            || full && roots.find_loadable(basis.tables(), vcpu, root).is_none()
         {
             return false;
         }
@@ -64,13 +67,14 @@ impl<E: Env> Cx<'_, E> {
     }
 
     fn offer(&mut self, vcpu: usize, root: u32) -> bool {
-        self.becomes_identity_root(vcpu, root) && self.shadow.roots.offer(&mut self.shadow.tables, vcpu, root)
+        self.becomes_identity_root(vcpu, root)
+            && self.shadow.roots.offer(self.shadow.basis.tables_mut(), vcpu, root)
     }
 
     /// Whether this root lies, or now comes to lie, where the guest's CR3 points, and may be loaded by the vCPU.
     fn becomes_identity_root(&mut self, vcpu: usize, root: u32) -> bool {
-        let gfn = self.shadow.tables.source(root).gfn;
-        let followed = self.shadow.guest.is_tracked(gfn) && !self.shadow.guest.has_loose();
+        let gfn = self.shadow.basis.tables().source(root).gfn;
+        let followed = self.shadow.basis.guest().is_tracked(gfn) && !self.shadow.basis.guest().has_loose();
         if !self.shadow.roots.can_load(vcpu) || !followed && self.keeps(Rule::OfferFollowed) {
             return false;
         }
@@ -88,9 +92,9 @@ impl<E: Env> Cx<'_, E> {
 
     /// Moves the shadow of another role back that lies in the place of its guest frame, if nothing uses it.
     fn make_room(&mut self, gfn: Gfn) {
-        let pool = self.shadow.tables.pool();
+        let pool = self.shadow.basis.tables().pool();
         let idle = |&frame: &u32| pool.is_moved(frame) && !pool.is_pinned(frame);
-        let moved = self.shadow.guest.shadows(pool, gfn).find(idle);
+        let moved = self.shadow.basis.guest().shadows(pool, gfn).find(idle);
         if let Some(frame) = moved {
             self.exchange(frame, gfn, false);
         }
@@ -98,7 +102,7 @@ impl<E: Env> Cx<'_, E> {
 
     /// Moves a page that is about to be zapped back to where its frame lay.
     pub(super) fn move_home(&mut self, frame: u32, source: Source) {
-        if self.shadow.tables.pool().is_moved(frame) {
+        if self.shadow.basis.tables().pool().is_moved(frame) {
             let back = self.exchange(frame, source.gfn, false);
             assert!(back, "what was exchanged can be exchanged again");
         }
@@ -107,10 +111,10 @@ impl<E: Env> Cx<'_, E> {
     /// Moves the shadows of a frame back that are roots in use: what is behind it is about to change.
     pub(super) fn move_roots_home(&mut self, gfn: Gfn) {
         loop {
-            let pool = self.shadow.tables.pool();
-            let moved = self.shadow.guest.shadows(pool, gfn).find(|&frame| pool.is_moved(frame));
+            let pool = self.shadow.basis.tables().pool();
+            let moved = self.shadow.basis.guest().shadows(pool, gfn).find(|&frame| pool.is_moved(frame));
             let Some(frame) = moved.filter(|_| self.keeps(Rule::HomeBeforeRevoke)) else { return };
-            self.move_home(frame, self.shadow.tables.source(frame));
+            self.move_home(frame, self.shadow.basis.tables().source(frame));
             self.shadow.roots.changed();
         }
     }
@@ -119,12 +123,12 @@ impl<E: Env> Cx<'_, E> {
     fn exchange(&mut self, frame: u32, gfn: Gfn, away: bool) -> bool {
         let list = List::Gfn(gfn.raw() as u32);
         let mut mappings = [None; EAGER];
-        for (mapping, slot) in mappings.iter_mut().zip(self.shadow.tables.rmap().iter(list)) {
+        for (mapping, slot) in mappings.iter_mut().zip(self.shadow.basis.tables().rmap().iter(list)) {
             *mapping = Some(slot);
         }
         if self.keeps(Rule::UnmapBeforeExchange) {
-            self.shadow.tables.look_all(self.env, list);
-            self.shadow.tables.look_all(self.env, List::Region((gfn.raw() / REGION) as u32));
+            self.shadow.basis.tables_mut().look_all(self.env, list);
+            self.shadow.basis.tables_mut().look_all(self.env, List::Region((gfn.raw() / REGION) as u32));
         }
         // Roots in use, or loaded a while ago, may be cached by themselves.
         if self.keeps(Rule::FlushBeforeExchange) {
@@ -133,10 +137,10 @@ impl<E: Env> Cx<'_, E> {
         if !self.env.exchange(frame, gfn) {
             return false;
         }
-        self.shadow.tables.set_moved(frame, away);
+        self.shadow.basis.tables_mut().set_moved(frame, away);
         match away {
-            true => self.shadow.guest.is_in_pieces(gfn),
-            false => self.shadow.guest.forget_backing(gfn),
+            true => self.shadow.guest_mut().is_in_pieces(gfn),
+            false => self.shadow.guest_mut().forget_backing(gfn),
         }
         self.happened(Event::RootMoved(gfn));
         for slot in mappings.into_iter().flatten() {
@@ -147,8 +151,8 @@ impl<E: Env> Cx<'_, E> {
 
     /// Makes an entry anew that was Mapped just now, if nothing has to be built for it.
     fn map_again(&mut self, slot: Slot) {
-        let Source { role, gfn } = self.shadow.tables.source(slot.frame());
-        let detached = matches!(role, Role::Guest { .. }) && !self.shadow.guest.is_tracked(gfn);
+        let Source { role, gfn } = self.shadow.basis.tables().source(slot.frame());
+        let detached = matches!(role, Role::Guest { .. }) && !self.shadow.basis.guest().is_tracked(gfn);
         if !detached {
             self.entries().refresh_now(slot);
         }

@@ -19,20 +19,20 @@ impl<E: Env> Cx<'_, E> {
             self.zap_tables(gfn);
             self.move_roots_home(gfn);
             if self.keeps(Rule::RevokeSmall) {
-                self.shadow.tables.look_all(self.env, List::Gfn(gfn.raw() as u32));
+                self.shadow.basis.tables_mut().look_all(self.env, List::Gfn(gfn.raw() as u32));
             }
             if self.keeps(Rule::RevokeLarge) {
-                self.shadow.tables.look_all(self.env, List::Region((gfn.raw() / REGION) as u32));
+                self.shadow.basis.tables_mut().look_all(self.env, List::Region((gfn.raw() / REGION) as u32));
             }
             gfn = gfn.add(1);
         }
         // Identity pages and MMIO entries may say "no memory" where there is some now.
-        if self.shadow.guest.next_generation() {
+        if self.shadow.guest_mut().next_generation() {
             // No MMIO entry of the first round may count as current in the second.
             self.zap_all();
         }
         for gfn in gfns.start.raw()..end.raw() {
-            self.shadow.guest.forget_backing(Gfn::new(gfn));
+            self.shadow.guest_mut().forget_backing(Gfn::new(gfn));
         }
         if self.keeps(Rule::FlushAfterRevoke) {
             self.flush();

@@ -17,15 +17,15 @@ use crate::{Env, Event};
 impl<E: Env> Cx<'_, E> {
     /// Makes a tracked frame loose until the guest's next flush.
     pub(crate) fn loosen(&mut self, gfn: Gfn) {
-        if self.shadow.guest.loose_is_full() {
-            let oldest = self.shadow.guest.loose()[0];
+        if self.shadow.basis.guest().loose_is_full() {
+            let oldest = self.shadow.basis.guest().loose()[0];
             self.tighten(oldest);
         }
         // Every flush of the guest must exit from now on.
         if self.keeps(Rule::WithdrawWhileLoose) {
-            self.shadow.roots.withdraw_all(&mut self.shadow.tables);
+            self.shadow.roots.withdraw_all(self.shadow.basis.tables_mut());
         }
-        self.shadow.guest.loosen(gfn);
+        self.shadow.guest_mut().loosen(gfn);
         self.happened(Event::Loosened(gfn));
         self.zap_tables(gfn);
         self.flush();
@@ -35,9 +35,9 @@ impl<E: Env> Cx<'_, E> {
     /// Tracks a loose frame again.
     fn tighten(&mut self, gfn: Gfn) {
         self.zap_tables(gfn);
-        self.shadow.guest.tighten(gfn);
+        self.shadow.guest_mut().tighten(gfn);
         self.happened(Event::Tightened(gfn));
-        if self.shadow.guest.is_tracked(gfn) {
+        if self.shadow.basis.guest().is_tracked(gfn) {
             self.entries().protect(gfn).ignore("a flush follows in any case");
         }
         // The guest's flush is one for what it wrote in the table; that may have been a large page which is
@@ -52,7 +52,7 @@ impl<E: Env> Cx<'_, E> {
 
     /// Tracks all loose frames again: at every flush of the guest.
     pub(crate) fn tighten_all(&mut self) {
-        while let Some(&gfn) = self.shadow.guest.loose().first()
+        while let Some(&gfn) = self.shadow.basis.guest().loose().first()
             && self.keeps(Rule::TightenAtFlush)
         {
             self.tighten(gfn);

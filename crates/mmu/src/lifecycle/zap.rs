@@ -2,7 +2,7 @@
 
 use umbra_paging::Gfn;
 
-use super::{Cx, Shadow};
+use super::Cx;
 use crate::format::{Role, Source};
 use crate::sabotage::Rule;
 use crate::tables::List;
@@ -13,12 +13,12 @@ impl<E: Env> Cx<'_, E> {
     /// frame go (I5).
     pub(super) fn zap(&mut self, frame: u32) {
         if self.keeps(Rule::UnlinkParents) {
-            self.shadow.tables.look_all(self.env, List::Parents(frame));
+            self.shadow.basis.tables_mut().look_all(self.env, List::Parents(frame));
         }
-        self.shadow.tables.close(self.env, frame);
-        let source = self.shadow.tables.source(frame);
+        self.shadow.basis.tables_mut().close(self.env, frame);
+        let source = self.shadow.basis.tables().source(frame);
         self.move_home(frame, source);
-        let Shadow { tables, guest, .. } = &mut *self.shadow;
+        let (tables, guest) = self.shadow.basis.both_mut();
         let tracked = matches!(source.role, Role::Guest { .. }) && guest.is_tracked(source.gfn);
         let untracked = guest.remove(tables, source, frame);
         let cached = tables.pool().may_be_cached(frame);
@@ -26,7 +26,7 @@ impl<E: Env> Cx<'_, E> {
         self.happened(Event::Zapped(source.into()));
         if untracked {
             // Other shadows of the frame may have gone before this one, and wait for their flush.
-            let waits = cached || self.shadow.tables.pool().has_limbo();
+            let waits = cached || self.shadow.basis.tables().pool().has_limbo();
             if waits && self.keeps(Rule::FlushBeforeUnprotect) {
                 self.flush();
             }
@@ -41,8 +41,8 @@ impl<E: Env> Cx<'_, E> {
         while let Some(frame) = next {
             next = self.next_shadow(frame);
             if self.shadow.roots.is_current(frame) {
-                self.shadow.tables.look_everywhere(self.env, frame);
-            } else if !self.shadow.tables.pool().is_pinned(frame) {
+                self.shadow.basis.tables_mut().look_everywhere(self.env, frame);
+            } else if !self.shadow.basis.tables().pool().is_pinned(frame) {
                 self.zap(frame);
             }
         }
@@ -51,17 +51,17 @@ impl<E: Env> Cx<'_, E> {
     /// Throws all shadows away. They are built again as the guest faults. Nothing is read of the guest's memory
     /// or of its map.
     pub(crate) fn zap_all(&mut self) {
-        for frame in 0..self.shadow.tables.pool().count() {
-            let pool = self.shadow.tables.pool();
+        for frame in 0..self.shadow.basis.tables().pool().count() {
+            let pool = self.shadow.basis.tables().pool();
             if pool.live_source(frame).is_some() && !pool.is_pinned(frame) {
                 self.zap(frame);
             }
         }
-        for frame in 0..self.shadow.tables.pool().count() {
+        for frame in 0..self.shadow.basis.tables().pool().count() {
             // What is left are roots in use. PDPTEs cannot be Pending; their pages are pinned with them.
             let keep = |source: Source| source.role == Role::PaeRoot && self.keeps(Rule::PdptesMapped);
-            if self.shadow.tables.pool().live_source(frame).is_some_and(|source| !keep(source)) {
-                self.shadow.tables.look_everywhere(self.env, frame);
+            if self.shadow.basis.tables().pool().live_source(frame).is_some_and(|source| !keep(source)) {
+                self.shadow.basis.tables_mut().look_everywhere(self.env, frame);
             }
         }
         self.flush();
@@ -69,6 +69,6 @@ impl<E: Env> Cx<'_, E> {
 
     /// No vCPU may load a shadow of this frame by itself any more.
     pub(super) fn withdraw_everywhere(&mut self, gfn: Gfn) {
-        self.shadow.roots.withdraw_everywhere(&mut self.shadow.tables, gfn);
+        self.shadow.roots.withdraw_everywhere(self.shadow.basis.tables_mut(), gfn);
     }
 }

@@ -43,7 +43,6 @@ impl<P: WritePolicy> Mmu<P> {
             policy,
             regret: Regret::default(),
             vcpus: (0..config.vcpus).map(|_| Vcpu::default()).collect(),
-            emulated: None,
         };
         let off = Paging {
             mode: Mode::Off,

@@ -26,8 +26,6 @@ pub struct Mmu<P = Predictor> {
     policy: P,
     regret: Regret,
     vcpus: Vec<Vcpu>,
-    /// The write that the embedder is to emulate: on which vCPU, to which table.
-    emulated: Option<(usize, Gfn)>,
 }
 
 /// What was learned of one vCPU. Nothing of it is needed for a right shadow.

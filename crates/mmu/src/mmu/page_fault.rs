@@ -6,7 +6,7 @@ use super::{Mmu, Vcpu};
 use crate::advice::{PrefetchTables, Step, call_site, tables_of_space, unaccessed};
 use crate::fault::{self, Known, Mapped};
 use crate::policy::{Answer, Origin, Place, TableWrite, WritePolicy};
-use crate::{Backing, Env, FaultOutcome, Work};
+use crate::{Backing, Env, FaultOutcome, TableTicket, Work};
 
 impl<P: WritePolicy> Mmu<P> {
     /// Handles a #PF exit of the instruction at `origin`, whose `access` to `gva` raised it. Of the exit's error
@@ -80,7 +80,7 @@ impl<P: WritePolicy> Mmu<P> {
         let Vcpu { walks, spaces, .. } = &mut self.vcpus[vcpu];
         let reachable = shadow.view(env).is_reachable(gfn);
         let idle = reachable && spaces.is_idle(shadow, vcpu, gfn);
-        let mut write = TableWrite { gpa, place: Place::default(), soon: origin.soon, reachable, idle };
+        let mut write = TableWrite { vcpu, gpa, place: Place::default(), soon: origin.soon, reachable, idle };
         if self.policy.needs_place(&write) {
             write.place = call_site(shadow, env, walks, vcpu, origin, gpa);
         }
@@ -88,8 +88,7 @@ impl<P: WritePolicy> Mmu<P> {
             self.detach_space(env, gfn);
             return FaultOutcome::Resume(Work::Detach);
         }
-        self.emulated = Some((vcpu, gfn));
-        FaultOutcome::TableWrite { gpa }
+        FaultOutcome::TableWrite { gpa, ticket: TableTicket::new(vcpu, gfn) }
     }
 
     /// Detaches a frame, and if it is idle, all tables of its address space.

@@ -3,8 +3,8 @@
 use umbra_paging::{Gfn, Gpa, PAGE_SIZE};
 
 use super::Mmu;
-use crate::Env;
 use crate::sabotage::Rule;
+use crate::{Env, TableTicket};
 
 impl<P> Mmu<P> {
     /// Writes guest memory: for emulated instructions, and for whatever a device model stores. Bytes that go
@@ -23,16 +23,21 @@ impl<P> Mmu<P> {
         }
     }
 
-    /// Lets the guest write a tracked frame freely: for writes that cannot be emulated. The frame is detached if that
-    /// can help; else it is loose until the guest's next flush.
-    pub fn release(&mut self, env: &mut impl Env, gfn: Gfn) {
-        if !self.shadow.guest().is_tracked(gfn) {
-            return;
-        }
-        let by = self.emulated.take().filter(|&(_, emulated)| emulated == gfn);
-        if by.is_some_and(|(vcpu, _)| self.may_detach(vcpu, gfn)) {
+    /// Lets the guest carry out a write that cannot be emulated. Its table is detached if that can help; else it is
+    /// loose until the guest's next flush. (Each vCPU has its own ticket: what happens on others meanwhile does not
+    /// matter.)
+    pub fn release(&mut self, env: &mut impl Env, ticket: TableTicket) {
+        let gfn = ticket.gfn();
+        if self.may_detach(ticket.vcpu(), gfn) {
             self.shadow.with(env).detach(&[gfn]);
         } else {
+            self.release_frame(env, gfn);
+        }
+    }
+
+    /// Lets anybody write a tracked frame freely, until the guest's next flush: for writes that are no instruction's.
+    pub fn release_frame(&mut self, env: &mut impl Env, gfn: Gfn) {
+        if self.shadow.guest().is_tracked(gfn) {
             self.shadow.with(env).loosen(gfn);
         }
     }

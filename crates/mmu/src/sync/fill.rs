@@ -12,17 +12,17 @@ use crate::tables::{GROUP, OwedFlush, Slot, has_present, slots};
 impl<E: Env> Entries<'_, E> {
     /// Makes every entry of a page what it should be; also says how many were something else.
     pub(crate) fn fill(&mut self, frame: u32) -> (OwedFlush, u32) {
-        let source = self.tables.source(frame);
+        let source = self.basis.tables().source(frame);
         let (mut owed, mut changed) = (OwedFlush::NONE, 0);
-        if !self.guest.is_seen(self.env, source) {
+        if !self.basis.guest().is_seen(self.env, source) {
             for index in 0..ENTRIES {
                 owed = owed.and(self.fill_entry(Slot::new(frame, index), &mut changed));
             }
             return (owed, changed);
         }
         // What has not changed is skipped by eights, and so is what guests leave empty.
-        let busy = self.tables.pool().busy(frame);
-        let mut left = self.tables.changed(self.env, frame, source.gfn);
+        let busy = self.basis.tables().pool().busy(frame);
+        let mut left = self.basis.tables().changed(self.env, frame, source.gfn);
         while left != 0 {
             let group = left.trailing_zeros() as usize;
             left &= left - 1;
@@ -30,7 +30,7 @@ impl<E: Env> Entries<'_, E> {
             if has_present(&all) || busy & 1 << group != 0 {
                 owed = owed.and(self.fill_group(frame, group, &all, &mut changed));
             }
-            self.tables.note(frame, group, &all);
+            self.basis.tables_mut().note(frame, group, &all);
         }
         (owed, changed)
     }
@@ -45,22 +45,22 @@ impl<E: Env> Entries<'_, E> {
     /// Makes a group of entries what it should be, of which the guest's entries are `all`.
     #[inline]
     fn fill_group(&mut self, frame: u32, group: usize, all: &[u64; GROUP], changed: &mut u32) -> OwedFlush {
-        let (role, first) = (self.tables.source(frame).role, group * GROUP);
+        let (role, first) = (self.basis.tables().source(frame).role, group * GROUP);
         let mut owed = OwedFlush::NONE;
-        let shadow = match self.tables.pool().is_busy(frame, group) {
+        let shadow = match self.basis.tables().pool().is_busy(frame, group) {
             true => self.env.read_shadow_entries(frame, first),
-            false => [self.tables.encodings().absent().raw(); GROUP],
+            false => [self.basis.tables().encodings().absent().raw(); GROUP],
         };
-        let wanted = self.tables.changed_in(frame, group, all);
+        let wanted = self.basis.tables().changed_in(frame, group, all);
         let before = *changed;
         for slot in slots(frame, group, wanted) {
             let n = slot.index() - first;
             let (guest, old) = (GuestEntry::new(all[n]), ShadowEntry::new(shadow[n]));
             match self.view().plain(role, guest) {
                 Some((new, _)) if new == old => (),
-                Some((new, list)) if self.config.eager || list.is_none() => {
-                    self.tables.relist(self.env, slot, old, new, list);
-                    self.tables.put(self.env, slot, new);
+                Some((new, list)) if self.basis.config().eager || list.is_none() => {
+                    self.basis.tables_mut().relist(self.env, slot, old, new, list);
+                    self.basis.tables_mut().put(self.env, slot, new);
                     *changed += 1;
                 }
                 _ => owed = owed.and(self.fill_entry(slot, changed)),
@@ -68,10 +68,10 @@ impl<E: Env> Entries<'_, E> {
         }
         // Once for all of them: it takes as long as what comes before.
         if *changed != before {
-            self.tables.stored(frame, group);
+            self.basis.tables_mut().stored(frame, group);
         }
         if !has_present(all) {
-            self.tables.emptied(frame, group);
+            self.basis.tables_mut().emptied(frame, group);
         }
         owed
     }
@@ -80,8 +80,10 @@ impl<E: Env> Entries<'_, E> {
         let before = self.view().read(slot);
         let owed = match self.view().target(slot, false) {
             // Without eager filling what is present waits for its first use.
-            Target::Page { level: Level::L1, .. } if !self.config.eager && !self.tables.is_mapped(before) => {
-                self.tables.look(self.env, slot);
+            Target::Page { level: Level::L1, .. }
+                if !self.basis.config().eager && !self.basis.tables().is_mapped(before) =>
+            {
+                self.basis.tables_mut().look(self.env, slot);
                 OwedFlush::NONE
             }
             _ => self.refresh(slot),
@@ -94,11 +96,11 @@ impl<E: Env> Entries<'_, E> {
     /// was never true of the addresses that a new reference would add. (Refreshed, not emptied: a table that maps
     /// itself must get further.)
     pub(crate) fn refresh_loose(&mut self) {
-        for n in 0..self.guest.loose().len() {
-            let mut next = self.first_shadow(self.guest.loose()[n]);
+        for n in 0..self.basis.guest().loose().len() {
+            let mut next = self.first_shadow(self.basis.guest().loose()[n]);
             while let Some(frame) = next {
                 next = self.next_shadow(frame);
-                if self.tables.keeps(Rule::RefreshLoose) {
+                if self.basis.tables().keeps(Rule::RefreshLoose) {
                     self.fill_now(frame);
                 }
             }

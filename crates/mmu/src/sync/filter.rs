@@ -87,26 +87,26 @@ impl<E: Env> Entries<'_, E> {
             while let Some(slot) = self.filter.narrow.pop() {
                 self.look_if_narrow(slot);
             }
-            if self.tables.keeps(Rule::FlushBeforeUserFilter) {
-                self.tables.flush(self.env);
+            if self.basis.tables().keeps(Rule::FlushBeforeUserFilter) {
+                self.basis.tables_mut().flush(self.env);
             }
         }
-        self.tables.happened(self.env, Event::Filter(filter));
+        self.basis.tables_mut().happened(self.env, Event::Filter(filter));
     }
 
     fn look_if_narrow(&mut self, slot: Slot) {
-        let Some(source) = self.tables.pool().live_source(slot.frame()) else { return };
+        let Some(source) = self.basis.tables().pool().live_source(slot.frame()) else { return };
         // What the guest's entry says now need not be what the entry was made from, and comes back to.
-        let detached =
-            self.guest.is_detached(source) && self.tables.is_mapped(self.tables.read(self.env, slot));
+        let detached = self.basis.guest().is_detached(source)
+            && self.basis.tables().is_mapped(self.basis.tables().read(self.env, slot));
         if detached || self.view().is_narrow(slot) {
-            self.tables.look(self.env, slot);
+            self.basis.tables_mut().look(self.env, slot);
         }
     }
 
     /// What an entry is set to that nobody needs Mapped right now: no narrow one while the filter forbids it.
     pub(super) fn without_narrow(&mut self, slot: Slot, target: Target) -> Target {
-        if !self.view().would_be_narrow(slot, target) || !self.tables.keeps(Rule::NoNarrowEntries) {
+        if !self.view().would_be_narrow(slot, target) || !self.basis.tables().keeps(Rule::NoNarrowEntries) {
             return target;
         }
         let FaultFilter { filter, narrow, .. } = &mut *self.filter;
@@ -125,7 +125,7 @@ impl<E: Env> Entries<'_, E> {
         if !self.view().would_be_narrow(slot, target) {
             return;
         }
-        if self.filter.is_user() && self.tables.keeps(Rule::NoNarrowEntries) {
+        if self.filter.is_user() && self.basis.tables().keeps(Rule::NoNarrowEntries) {
             self.choose(GuestFaults::Present);
         }
         if let Some(old) = self.filter.remember(slot) {

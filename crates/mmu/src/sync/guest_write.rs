@@ -19,7 +19,7 @@ impl<E: Env> Entries<'_, E> {
         if !matches!(self.env.backing(gfn), Backing::Ram { writable: true, .. }) {
             return None;
         }
-        if self.guest.first(gfn).is_none() || self.guest.tracking(gfn) == Tracking::Detached {
+        if self.basis.guest().first(gfn).is_none() || self.basis.guest().tracking(gfn) == Tracking::Detached {
             self.env.write(gpa, bytes);
             return None;
         }
@@ -41,32 +41,35 @@ impl<E: Env> Entries<'_, E> {
     /// [`Entries::write`]. False if it is not that.
     fn write_leaf(&mut self, gpa: Gpa, bytes: &[u8]) -> bool {
         let (Ok(value), Some(frame)) =
-            (bytes.try_into().map(u64::from_le_bytes), self.guest.first(gpa.gfn()))
+            (bytes.try_into().map(u64::from_le_bytes), self.basis.guest().first(gpa.gfn()))
         else {
             return false;
         };
-        let source = self.tables.source(frame);
+        let source = self.basis.tables().source(frame);
         let Source { role: Role::Guest { level: Level::L1, wp: Wp::On, .. }, gfn } = source else {
             return false;
         };
         let lone = self.next_shadow(frame).is_none();
-        if !gpa.raw().is_multiple_of(8) || !lone || !self.guest.is_tracked(gfn) || self.tables.is_sabotaged()
+        if !gpa.raw().is_multiple_of(8)
+            || !lone
+            || !self.basis.guest().is_tracked(gfn)
+            || self.basis.tables().is_sabotaged()
         {
             return false;
         }
         let Some((new, list)) = self.view().plain(source.role, GuestEntry::new(value)) else { return false };
         let slot = Slot::new(frame, gpa.page_offset() as usize / 8);
-        let old = self.tables.read(self.env, slot);
-        let absent = self.tables.encodings().absent();
-        if old != absent && self.tables.keeps(Rule::PendingBeforeWrite) {
-            self.tables.hide(self.env, slot);
+        let old = self.basis.tables().read(self.env, slot);
+        let absent = self.basis.tables().encodings().absent();
+        if old != absent && self.basis.tables().keeps(Rule::PendingBeforeWrite) {
+            self.basis.tables().hide(self.env, slot);
         }
         self.env.write(gpa, bytes);
         if old != new {
-            self.tables.relist(self.env, slot, old, new, list);
-            self.tables.store(self.env, slot, new);
+            self.basis.tables_mut().relist(self.env, slot, old, new, list);
+            self.basis.tables_mut().store(self.env, slot, new);
         } else if new != absent {
-            self.tables.store(self.env, slot, new);
+            self.basis.tables_mut().store(self.env, slot, new);
         }
         true
     }
@@ -77,7 +80,7 @@ impl<E: Env> Entries<'_, E> {
         let lone = self.next_shadow(frame).is_none();
         lone.then(|| self.view().child(Slot::new(frame, index)))
             .flatten()
-            .map(|child| self.tables.pool().id(child))
+            .map(|child| self.basis.tables().pool().id(child))
     }
 
     /// Sets accessed or dirty bits in a guest entry that was `old` when it was walked.
@@ -104,11 +107,11 @@ impl<E: Env> Entries<'_, E> {
         let mut split = false;
         self.each_shadow(gfn, entries, |this, slot| {
             split |= this.view().may_be_split(slot);
-            if this.follows(slot) && this.tables.keeps(Rule::PendingBeforeWrite) {
-                this.tables.look(this.env, slot);
+            if this.follows(slot) && this.basis.tables().keeps(Rule::PendingBeforeWrite) {
+                this.basis.tables_mut().look(this.env, slot);
             }
         });
-        OwedFlush::when(split && self.tables.keeps(Rule::FlushAfterSplitChange))
+        OwedFlush::when(split && self.basis.tables().keeps(Rule::FlushAfterSplitChange))
     }
 
     /// After a write: the shadows of the entries become what they should be.
@@ -124,8 +127,8 @@ impl<E: Env> Entries<'_, E> {
     }
 
     fn follows(&self, slot: Slot) -> bool {
-        self.tables.keeps(Rule::FollowPresent)
-            || self.tables.state(self.tables.read(self.env, slot)) != State::Absent
+        self.basis.tables().keeps(Rule::FollowPresent)
+            || self.basis.tables().state(self.basis.tables().read(self.env, slot)) != State::Absent
     }
 
     fn each_shadow(
@@ -140,11 +143,11 @@ impl<E: Env> Entries<'_, E> {
             next = self.next_shadow(frame);
             for index in entries.clone() {
                 action(self, Slot::new(frame, index));
-                if !self.tables.keeps(Rule::FollowEveryEntry) {
+                if !self.basis.tables().keeps(Rule::FollowEveryEntry) {
                     break;
                 }
             }
-            if !self.tables.keeps(Rule::FollowInEveryShadow) {
+            if !self.basis.tables().keeps(Rule::FollowInEveryShadow) {
                 break;
             }
         }

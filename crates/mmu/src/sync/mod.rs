@@ -12,39 +12,30 @@ pub(crate) use filter::FaultFilter;
 
 use umbra_paging::Gfn;
 
-use crate::derive::{Target, View};
-use crate::guest::GuestFrames;
-use crate::tables::{OwedFlush, Slot, Tables};
-use crate::{Config, Env};
+use crate::Env;
+use crate::derive::{Basis, Target, View};
+use crate::tables::{OwedFlush, Slot};
 
 /// The entries of the shadow pages there are, with what they depend on.
 pub(crate) struct Entries<'a, E> {
-    tables: &'a mut Tables,
-    guest: &'a GuestFrames,
+    basis: &'a mut Basis,
     filter: &'a mut FaultFilter,
-    config: &'a Config,
     env: &'a mut E,
 }
 
 impl<'a, E: Env> Entries<'a, E> {
     #[inline]
-    pub(crate) fn new(
-        tables: &'a mut Tables,
-        guest: &'a GuestFrames,
-        filter: &'a mut FaultFilter,
-        config: &'a Config,
-        env: &'a mut E,
-    ) -> Self {
-        Entries { tables, guest, filter, config, env }
+    pub(crate) fn new(basis: &'a mut Basis, filter: &'a mut FaultFilter, env: &'a mut E) -> Self {
+        Entries { basis, filter, env }
     }
 
     #[inline]
     pub(crate) fn view(&self) -> View<'_, E> {
-        View::new(self.tables, self.guest, self.config, self.env)
+        self.basis.view(self.env)
     }
 
     fn pay(&mut self, owed: OwedFlush) {
-        owed.pay(self.tables, self.env);
+        owed.pay(self.basis.tables_mut(), self.env);
     }
 
     /// Makes the entry at `slot` what it should be.
@@ -59,7 +50,7 @@ impl<'a, E: Env> Entries<'a, E> {
             _ => self.without_narrow(slot, target),
         };
         let (entry, list) = self.view().encode(slot, target);
-        self.tables.set(self.env, slot, entry, list)
+        self.basis.tables_mut().set(self.env, slot, entry, list)
     }
 
     /// Makes the entry at `slot` what it should be, and pays.
@@ -74,7 +65,7 @@ impl<'a, E: Env> Entries<'a, E> {
         let (entry, list) = self.view().encode(slot, target);
         let changes = self.view().read(slot) != entry;
         if changes {
-            let owed = self.tables.set(self.env, slot, entry, list);
+            let owed = self.basis.tables_mut().set(self.env, slot, entry, list);
             self.pay(owed);
         }
         changes
@@ -82,10 +73,10 @@ impl<'a, E: Env> Entries<'a, E> {
 
     /// The shadows of a guest frame, one after the other.
     fn first_shadow(&self, gfn: Gfn) -> Option<u32> {
-        self.guest.first(gfn)
+        self.basis.guest().first(gfn)
     }
 
     fn next_shadow(&self, frame: u32) -> Option<u32> {
-        self.tables.pool().next_of_gfn(frame)
+        self.basis.tables().pool().next_of_gfn(frame)
     }
 }

@@ -14,9 +14,9 @@ impl<E: Env> Entries<'_, E> {
     /// flush is owed also where no entry changes: the CPU may hold a writable translation from an entry that
     /// lost W, or the page, before.
     pub(crate) fn protect(&mut self, gfn: Gfn) -> OwedFlush {
-        let mut next = self.tables.rmap().first(List::Gfn(gfn.raw() as u32));
+        let mut next = self.basis.tables().rmap().first(List::Gfn(gfn.raw() as u32));
         while let Some(slot) = next {
-            next = self.tables.rmap().next(slot);
+            next = self.basis.tables().rmap().next(slot);
             let entry = self.view().read(slot);
             if entry.rights().write {
                 self.hold_write(slot, entry);
@@ -25,9 +25,9 @@ impl<E: Env> Entries<'_, E> {
         // A large page cannot leave out one frame. What maps the region is linked to its identity page, if
         // that is there, or built on the next access.
         let region = List::Region((gfn.raw() / REGION) as u32);
-        let mut owed = OwedFlush::when(self.tables.keeps(Rule::FlushAfterProtect));
-        while let Some(slot) = self.tables.rmap().first(region)
-            && self.tables.keeps(Rule::SplitAroundTables)
+        let mut owed = OwedFlush::when(self.basis.tables().keeps(Rule::FlushAfterProtect));
+        while let Some(slot) = self.basis.tables().rmap().first(region)
+            && self.basis.tables().keeps(Rule::SplitAroundTables)
         {
             owed = owed.and(self.refresh(slot));
         }
@@ -41,13 +41,14 @@ impl<E: Env> Entries<'_, E> {
     }
 
     fn hold_write(&mut self, slot: Slot, entry: ShadowEntry) {
-        let narrow =
-            entry.rights().user && self.view().is_guests(slot) && self.config.filter != FilterPolicy::Present;
-        if narrow && self.tables.keeps(Rule::NoNarrowEntries) {
+        let narrow = entry.rights().user
+            && self.view().is_guests(slot)
+            && self.basis.config().filter != FilterPolicy::Present;
+        if narrow && self.basis.tables().keeps(Rule::NoNarrowEntries) {
             // It would be narrow: see `filter.rs`.
-            self.tables.look(self.env, slot);
+            self.basis.tables_mut().look(self.env, slot);
         } else {
-            self.tables.store(self.env, slot, entry.protected());
+            self.basis.tables_mut().store(self.env, slot, entry.protected());
         }
     }
 
@@ -56,10 +57,10 @@ impl<E: Env> Entries<'_, E> {
     /// the others get it back on the next write.
     pub(crate) fn unprotect(&mut self, gfn: Gfn) {
         const EAGER: usize = 4;
-        let mut next = self.tables.rmap().first(List::Gfn(gfn.raw() as u32));
+        let mut next = self.basis.tables().rmap().first(List::Gfn(gfn.raw() as u32));
         for _ in 0..EAGER {
             let Some(slot) = next else { return };
-            next = self.tables.rmap().next(slot);
+            next = self.basis.tables().rmap().next(slot);
             self.widen(slot);
         }
     }
@@ -70,7 +71,7 @@ impl<E: Env> Entries<'_, E> {
         let old = view.read(slot);
         // Only if nothing but the right to write differs: an entry in the form for a supervisor's write stays.
         if entry.protected().without_hint() == old.without_hint() {
-            self.tables.store(self.env, slot, entry);
+            self.basis.tables_mut().store(self.env, slot, entry);
         }
     }
 }

@@ -118,7 +118,7 @@ fn only_entries_of_the_same_kind_are_marked() {
 #[test]
 fn a_table_that_is_not_followed_is_not_marked() {
     let (mut machine, mut mmu) = start(FilterPolicy::Auto, forked);
-    mmu.release(&mut machine, umbra_paging::Gfn::new(4));
+    mmu.release_frame(&mut machine, umbra_paging::Gfn::new(4));
     for page in 1..4 {
         machine.poke(4, page as usize, forked(page));
     }

@@ -204,7 +204,7 @@ fn a_device_in_a_loose_table_that_the_guest_has_changed_since() {
         machine.poke(4, 0, 0x9000 | P | U | A);
     });
     good.settle_device(0);
-    good.mmu.release(&mut good.machine, Gfn::new(4));
+    good.mmu.release_frame(&mut good.machine, Gfn::new(4));
     good.settle_device(0);
     good.machine.poke(4, 0, 0);
     good.mmu.audit(&good.machine).unwrap();
@@ -220,7 +220,7 @@ fn a_loose_table_that_leads_to_memory_that_is_gone() {
             machine.poke(3, 1, 0x20_0000 | P | U | A | bits::PS);
         });
         good.settle(gva, Access::user_read());
-        good.mmu.release(&mut good.machine, Gfn::new(table));
+        good.mmu.release_frame(&mut good.machine, Gfn::new(table));
         good.settle(gva, Access::user_read());
         good.machine.poke(table, Gva::new(gva).index(if table == 4 { Level::L1 } else { Level::L2 }), 0);
         good.mmu.audit(&good.machine).expect("what a TLB may keep, a loose table may keep");

@@ -226,7 +226,7 @@ fn all_entries_link_one_table_that_is_given_up() {
             read(&mut machine, &mut mmu, n << 30);
         });
     }
-    let done = work(&mut machine, |machine| mmu.release(machine, Gfn::new(4)));
+    let done = work(&mut machine, |machine| mmu.release_frame(machine, Gfn::new(4)));
     assert!(done <= RELEASE, "{done}");
     assert!(done >= ENTRIES / 4, "the guest is not as hostile as it should be: {done}");
     let done = work(&mut machine, |machine| mmu.flush_guest(machine));
@@ -249,7 +249,7 @@ fn all_shadows_are_of_loose_frames() {
     for round in 0..400 {
         // Those that have shadows.
         if round % 50 < 8 {
-            mmu.release(&mut machine, Gfn::new(1 + round % LOOSE));
+            mmu.release_frame(&mut machine, Gfn::new(1 + round % LOOSE));
         }
         let gva = (0..4).fold(0, |gva, _| gva << 9 | random.below(LOOSE)) << 12;
         if round % 2 == 0 {
@@ -381,7 +381,7 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
                 mmu.write_guest(machine, gpa, &entry.to_le_bytes());
             }
             3 => mmu.invlpg(machine, 0, gva),
-            4 => mmu.release(machine, gfn),
+            4 => mmu.release_frame(machine, gfn),
             5 => mmu.revoke(machine, gfn..gfn.add(1)),
             6 => mmu.zap_all(machine),
             7 => offered += u64::from(mmu.offer_root(machine, 0)),

@@ -1,7 +1,7 @@
 //! Detached tables, and the progress of who writes them (I6).
 
 use crate::common::*;
-use umbra_mmu::{Config, FaultOutcome, Mmu, Origin};
+use umbra_mmu::{Config, EmulateReachable, FaultOutcome, Mmu, Origin};
 use umbra_paging::{Access, Gfn, Gva};
 
 const ALL: u64 = P | W | U | A | D;
@@ -32,6 +32,42 @@ fn another_vcpus_faults_are_no_progress_of_this_one() {
     panic!("no progress");
 }
 
+/// Two vCPUs are about to emulate writes, and cannot: each table is detached for its own write, in whatever order they
+/// are released. None becomes loose.
+#[test]
+fn a_release_is_of_its_own_write_whatever_happens_on_another_vcpu() {
+    for order in [[0, 1], [1, 0]] {
+        let mut machine = Machine::new(2048, 128);
+        machine.chain();
+        machine.poke(4, 0, 9 << 12 | ALL);
+        machine.poke(3, 1, 5 << 12 | ALL);
+        machine.poke(5, 0, 9 << 12 | ALL);
+        machine.poke(3, 2, 6 << 12 | ALL);
+        machine.poke(6, 4, 4 << 12 | ALL);
+        machine.poke(6, 5, 5 << 12 | ALL);
+        let config = Config { vcpus: 2, ..config() };
+        let mut mmu = Mmu::with_policy(config, &mut machine, EmulateReachable).unwrap();
+        (0..2).for_each(|vcpu| _ = mmu.load_paging(&mut machine, vcpu, paging(1)));
+        settle(&mut machine, &mut mmu, 0, Access::user_read());
+        settle(&mut machine, &mut mmu, 1 << 21, Access::user_read());
+        let tickets = [0, 1].map(|vcpu: usize| {
+            let (gva, rip) = (2 << 21 | (4 + vcpu as u64) << 12, 0x1000 + vcpu as u64);
+            let origin = Origin::at(Gva::new(rip));
+            for _ in 0..4 {
+                if let FaultOutcome::TableWrite { ticket, .. } =
+                    mmu.page_fault(&mut machine, vcpu, Gva::new(gva), user_write(), &origin)
+                {
+                    return ticket;
+                }
+            }
+            panic!("the table is tracked");
+        });
+        order.iter().for_each(|&vcpu| mmu.release(&mut machine, tickets[vcpu]));
+        assert_eq!((mmu.counters().detached, mmu.has_loose_tables()), (2, false));
+        mmu.audit(&machine).unwrap();
+    }
+}
+
 /// Where an emulated instruction's stack lies is read for hints only; a loose table may map it to a device by now.
 #[test]
 fn a_stack_that_a_loose_table_maps_is_no_ram_any_more() {
@@ -47,7 +83,7 @@ fn a_stack_that_a_loose_table_maps_is_no_ram_any_more() {
     settle(&mut machine, &mut mmu, 2 << 21, Access::user_read());
     settle(&mut machine, &mut mmu, 1 << 21, Access::user_read());
     settle(&mut machine, &mut mmu, 0, Access::user_read());
-    mmu.release(&mut machine, Gfn::new(4));
+    mmu.release_frame(&mut machine, Gfn::new(4));
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     machine.poke(4, 0, 0xfee00 << 12 | ALL);
     let origin = Origin { rsp: Some(Gva::new(0x10)), ..Origin::at(Gva::new(0x1000)) };
@@ -66,7 +102,7 @@ fn a_loose_table_may_be_narrower_than_the_guests() {
     let mut mmu = Mmu::with_policy(config, &mut machine, Detach).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     settle(&mut machine, &mut mmu, 0, Access::user_read());
-    mmu.release(&mut machine, Gfn::new(3));
+    mmu.release_frame(&mut machine, Gfn::new(3));
     settle(&mut machine, &mut mmu, 1 << 21 | 9 << 12, Access::user_read());
     assert!(mmu.has_loose_tables());
     machine.poke(3, 1, large | W);
@@ -89,7 +125,7 @@ fn what_a_loose_table_kept_serves_no_new_address_over_another_table() {
         break_it(&mut mmu);
         mmu.load_paging(&mut machine, 0, paging(1));
         settle(&mut machine, &mut mmu, 0, Access::user_read());
-        mmu.release(&mut machine, Gfn::new(3));
+        mmu.release_frame(&mut machine, Gfn::new(3));
         settle(&mut machine, &mut mmu, 0, Access::user_read());
         machine.poke(3, 0, 5 << 12 | ALL);
         let entry = 2 << 12 | ALL;

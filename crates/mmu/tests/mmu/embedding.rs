@@ -124,7 +124,7 @@ fn only_so_many_tables_are_loose_at_once() {
     let gva = |n: u64| n << 21;
     (0..9).for_each(|n| settle(&mut machine, &mut mmu, gva(n), Access::user_read()));
     for n in 0..9 {
-        mmu.release(&mut machine, Gfn::new(0x10 + n));
+        mmu.release_frame(&mut machine, Gfn::new(0x10 + n));
         mmu.audit(&machine).unwrap();
         settle(&mut machine, &mut mmu, gva(n), Access::user_read());
     }

@@ -182,7 +182,7 @@ fn user_is_suspended_where_it_does_not_hold() {
     mmu.load_paging(&mut machine, 0, paging(1));
     assert_eq!(mmu.guest_faults(), GuestFaults::User);
     settle(&mut machine, &mut mmu, DIRTY, Access::user_read());
-    mmu.release(&mut machine, Gfn::new(4));
+    mmu.release_frame(&mut machine, Gfn::new(4));
     assert_eq!(mmu.guest_faults(), GuestFaults::Trap);
     mmu.flush_guest(&mut machine);
     assert_eq!(mmu.guest_faults(), GuestFaults::User);

@@ -48,7 +48,7 @@ fn a_frame_that_was_writable_for_the_supervisor_alone_becomes_a_table() {
 #[test]
 fn a_frame_that_was_writable_through_a_loose_table_becomes_a_table() {
     let (mut machine, mut mmu) = start(true, ALL);
-    mmu.release(&mut machine, Gfn::new(4));
+    mmu.release_frame(&mut machine, Gfn::new(4));
     settle(&mut machine, &mut mmu, 0x5000, supervisor_write());
     mmu.invlpg(&mut machine, 0, Gva::new(0x9000));
     assert!(becomes_table(&mut machine, &mut mmu));
@@ -71,7 +71,7 @@ fn faults_exit_while_a_table_is_loose() {
     let (mut machine, mut mmu) = start(true, ALL);
     machine.poke(6, 9, 101 << 12 | ALL);
     settle(&mut machine, &mut mmu, 0x5000, READ);
-    mmu.release(&mut machine, Gfn::new(3));
+    mmu.release_frame(&mut machine, Gfn::new(3));
     settle(&mut machine, &mut mmu, 0x5000, READ);
     // The guest's own store: another table. A CPU that still uses the old one raises a not-present fault for
     // 0x9000 once; raised again and again by the old shadow, it would never end.
@@ -81,7 +81,7 @@ fn faults_exit_while_a_table_is_loose() {
     {
         let (mut machine, mut mmu) = start(true, ALL);
         mmu.break_rule(umbra_mmu::Rule::TrapWhileLoose);
-        mmu.release(&mut machine, Gfn::new(3));
+        mmu.release_frame(&mut machine, Gfn::new(3));
         assert_eq!(mmu.guest_faults(), GuestFaults::Present);
     }
     mmu.flush_guest(&mut machine);
@@ -93,7 +93,7 @@ fn faults_exit_while_a_table_is_loose() {
 fn a_guest_fault_ends_what_is_cached_through_loose_tables() {
     let (mut machine, mut mmu) = start(true, ALL & !W);
     settle(&mut machine, &mut mmu, 0x5000, READ);
-    mmu.release(&mut machine, Gfn::new(4));
+    mmu.release_frame(&mut machine, Gfn::new(4));
     settle(&mut machine, &mut mmu, 0x5000, READ);
     machine.poke(4, 5, 0);
     fault(&mut machine, &mut mmu, 0x5000, supervisor_write());
@@ -162,7 +162,7 @@ fn a_table_that_becomes_a_large_page_is_flushed() {
 #[test]
 fn a_large_page_in_a_loose_table_is_flushed_whole() {
     let (mut machine, mut mmu) = large();
-    mmu.release(&mut machine, Gfn::new(3));
+    mmu.release_frame(&mut machine, Gfn::new(3));
     settle(&mut machine, &mut mmu, 0x80_5000, READ);
     let before = machine.flushes;
     machine.poke(3, 4, 1024 << 12 | ALL | bits::PS);

@@ -88,7 +88,7 @@ fn a_write_to_a_table_is_known_by_the_instruction_and_the_return_address() {
 fn the_simplest_policy_asks_for_no_place() {
     let gpa = umbra_paging::Gfn::new(7).entry(0);
     let place = Place::default();
-    let write = TableWrite { gpa, place, soon: false, reachable: true, idle: true };
+    let write = TableWrite { vcpu: 0, gpa, place, soon: false, reachable: true, idle: true };
     assert!(!EmulateReachable.needs_place(&write));
     assert!(Places::default().needs_place(&write), "a policy that says nothing is told");
 }

@@ -121,7 +121,7 @@ fn a_root_is_withdrawn_as_soon_as_it_is_not_what_the_guest_would_load() {
         }
         assert!(!after(current, |machine, mmu| mmu.revoke(machine, Gfn::new(1)..Gfn::new(2))));
         // Any loose table: its writes are seen at a flush of the guest only, which must exit.
-        assert!(!after(current, |machine, mmu| mmu.release(machine, Gfn::new(2))));
+        assert!(!after(current, |machine, mmu| mmu.release_frame(machine, Gfn::new(2))));
         let pge = Paging { pge: true, ..paging(current) };
         assert!(after(current, |machine, mmu| {
             mmu.load_paging(machine, 0, pge);
@@ -174,7 +174,7 @@ fn the_frame_of_a_revoked_root_lies_where_it_lay() {
 fn no_root_is_offered_while_a_table_is_loose() {
     let (mut machine, mut mmu) = start(2);
     settle(&mut machine, &mut mmu, 0, READ);
-    mmu.release(&mut machine, Gfn::new(4));
+    mmu.release_frame(&mut machine, Gfn::new(4));
     assert!(mmu.has_loose_tables() && !offer(&mut machine, &mut mmu));
     mmu.flush_guest(&mut machine);
     assert!(offer(&mut machine, &mut mmu));
@@ -183,7 +183,7 @@ fn no_root_is_offered_while_a_table_is_loose() {
         let (mut machine, mut mmu) = start(2);
         settle(&mut machine, &mut mmu, 0, READ);
         mmu.break_rule(umbra_mmu::Rule::OfferFollowed);
-        mmu.release(&mut machine, Gfn::new(4));
+        mmu.release_frame(&mut machine, Gfn::new(4));
         assert!(mmu.offer_root(&mut machine, 0));
         let violation = mmu.audit(&machine).unwrap_err();
         assert_eq!(violation.invariant, umbra_mmu::Invariant::NeverStale, "{violation}");
@@ -249,7 +249,7 @@ fn another_root_is_not_offered_where_it_cannot_be_loaded() {
         assert!(!mmu.knows_root(0, Gfn::new(nowhere)));
     }
     settle(&mut machine, &mut mmu, 0, READ);
-    mmu.release(&mut machine, Gfn::new(4));
+    mmu.release_frame(&mut machine, Gfn::new(4));
     assert!(!offer_other(&mut machine, &mut mmu, 10), "a table is loose");
     mmu.flush_guest(&mut machine);
     assert!(offer_other(&mut machine, &mut mmu, 10));

@@ -66,7 +66,8 @@ fn a_write_to_a_table_is_followed_at_once() {
     assert_eq!(fault(&mut machine, &mut mmu, 0, Access::user_read()), FaultOutcome::Resume(Work::Link));
     assert_eq!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 4, user: true, write: false }, "tracked");
     let gpa = Gpa::new(4 << 12 | 8);
-    assert_eq!(fault(&mut machine, &mut mmu, 8, user_write()), FaultOutcome::TableWrite { gpa });
+    let outcome = fault(&mut machine, &mut mmu, 8, user_write());
+    assert!(matches!(outcome, FaultOutcome::TableWrite { gpa: at, .. } if at == gpa), "{outcome:?}");
     store(&mut machine, &mut mmu, 4, 1, 0xa000 | P | W | U | A | D);
     assert_eq!(hardware(&machine, &mmu, 0x1000), Seen::Page { gfn: 10, user: true, write: true });
     store(&mut machine, &mut mmu, 4, 1, 0);
@@ -221,7 +222,7 @@ fn a_released_root_holds_no_absent_entry_until_the_guest_flushes() {
         machine.poke(4, 0, 1 << 12 | P | W | U | A | D);
     });
     fault(&mut machine, &mut mmu, 0, Access::user_read());
-    mmu.release(&mut machine, Gfn::new(1));
+    mmu.release_frame(&mut machine, Gfn::new(1));
     mmu.audit(&machine).unwrap();
     assert_eq!(hardware(&machine, &mmu, 1 << 39), Seen::Reserved);
     assert!(matches!(fault(&mut machine, &mut mmu, 0, user_write()), FaultOutcome::Resume(_)));

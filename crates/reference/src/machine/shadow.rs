@@ -489,11 +489,11 @@ impl Machine for Shadow {
                     self.moment.note("shadow: exits, MMIO");
                     self.emulate(cpu, access, pieces)
                 }
-                FaultOutcome::TableWrite { gpa } => {
+                FaultOutcome::TableWrite { ticket, .. } => {
                     self.moment.note("shadow: exits, TableWrite");
                     if self.random.u8(..) < self.config.release {
                         self.moment.note("shadow: table writes released");
-                        self.call(EntryPoint::Other, |mmu, host| mmu.release(host, gpa.gfn()));
+                        self.call(EntryPoint::Other, |mmu, host| mmu.release(host, ticket));
                         None
                     } else {
                         self.emulate(cpu, access, pieces)
@@ -573,7 +573,7 @@ impl Machine for Shadow {
             HostEvent::WriteProtectRange(start, end) => self.change_range(start..end, Host::write_protect),
             HostEvent::SwapOutRange(start, end) => self.change_range(start..end, Host::swap_out),
             HostEvent::ZapAll => self.call(EntryPoint::Other, |mmu, host| mmu.zap_all(host)),
-            HostEvent::Release(gfn) => self.call(EntryPoint::Other, |mmu, host| mmu.release(host, gfn)),
+            HostEvent::Release(gfn) => self.call(EntryPoint::Other, |mmu, host| mmu.release_frame(host, gfn)),
             HostEvent::Offer => (0..self.registers.len()).for_each(|cpu| self.offer(cpu)),
             HostEvent::Withdraw(gfn) => {
                 for (cpu, targets) in self.targets.iter_mut().enumerate() {

@@ -1,0 +1,87 @@
+//! What the MMU answers.
+
+use umbra_paging::{Gfn, Gpa, GuestFault, Hpa};
+
+/// The paging format of a shadow root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootFormat {
+    /// A PML4 table of 4-level paging.
+    Long4,
+    /// Four PAE PDPTEs, 32-byte aligned: EFER.LMA must be clear.
+    Pae,
+}
+
+/// What the real CR3 must hold (the PCID aside) when a vCPU runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Root {
+    /// Where the root structure lies.
+    pub hpa: Hpa,
+    /// Its format.
+    pub format: RootFormat,
+}
+
+/// The work that a host fault made necessary. Where several apply, the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Work {
+    /// A table was detached for a write to it: let the guest execute that again, it will not be seen.
+    Detach,
+    /// A shadow table was built, attached or linked.
+    Link,
+    /// A guest dirty bit was set.
+    Dirty,
+    /// A guest accessed bit was set.
+    Accessed,
+    /// A shadow leaf entry was installed, or found installed already.
+    Install,
+}
+
+/// The write of an instruction to a tracked page table: on which vCPU, to which table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableTicket {
+    vcpu: usize,
+    gfn: Gfn,
+}
+
+impl TableTicket {
+    pub(crate) fn new(vcpu: usize, gfn: Gfn) -> TableTicket {
+        TableTicket { vcpu, gfn }
+    }
+
+    pub(crate) fn vcpu(self) -> usize {
+        self.vcpu
+    }
+
+    pub(crate) fn gfn(self) -> Gfn {
+        self.gfn
+    }
+}
+
+/// What a page-fault exit turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultOutcome {
+    /// A host fault, dealt with: let the guest execute the instruction again.
+    Resume(Work),
+    /// A guest fault: inject it.
+    Guest(GuestFault),
+    /// The access goes to no memory, or it writes memory that is not writable: emulate the instruction.
+    Mmio {
+        /// Where it goes.
+        gpa: Gpa,
+    },
+    /// The access writes a tracked guest page table: emulate the instruction, writing through
+    /// [`Mmu::write_guest`](crate::Mmu::write_guest). If that is not possible, give the frame up with
+    /// [`Mmu::release`](crate::Mmu::release) and let the guest execute it again.
+    TableWrite {
+        /// Where it goes.
+        gpa: Gpa,
+        /// What [`Mmu::release`](crate::Mmu::release) takes.
+        ticket: TableTicket,
+    },
+    /// An access that the guest's tables allow, but that no shadow entry can allow: a supervisor write that
+    /// only CR0.WP = 0 permits, where allowing it would allow more, or a walk through tables that are no
+    /// memory. Emulate the instruction.
+    Override {
+        /// Where it goes.
+        gpa: Gpa,
+    },
+}
