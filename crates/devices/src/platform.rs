@@ -99,6 +99,8 @@ pub struct Platform {
     control_a: u8,
     /// The reset control register, port 0xcf9.
     reset_control: u8,
+    /// The latch between the FPU's error output and its interrupt line.
+    fpu_error: bool,
     debug_output: Output,
     next_deadline: Option<u64>,
     /// Whether an interrupt waits, as the controllers stand.
@@ -137,6 +139,7 @@ impl Platform {
             marks: Marks::default(),
             control_a: CONTROL_A_A20,
             reset_control: 0,
+            fpu_error: false,
             debug_output: Output::default(),
             next_deadline: None,
             interrupt_pending: false,
@@ -364,6 +367,13 @@ impl Platform {
         self.uart.receive_room()
     }
 
+    /// The x87 FPU reports an unmasked exception by its error output, as it does while CR0.NE is
+    /// clear. The guest clears that by a write to port 0xf0.
+    pub fn report_fpu_error(&mut self) {
+        self.fpu_error = true;
+        self.settle();
+    }
+
     /// Whether console or debug output should be taken now: a line is complete, or much has come together.
     pub fn output_due(&self) -> bool {
         self.uart.output.due() || self.debug_output.due()
@@ -427,6 +437,7 @@ impl Platform {
                 self.control_a = value & (CONTROL_A_FAST_RESET | CONTROL_A_A20);
             }
             0xe9 => self.debug_output.push(value),
+            0xf0 | 0xf1 => self.fpu_error = false,
             0x3c0..=0x3df => self.vga.write(port, value),
             0x3f8..=0x3ff => self.uart.write(port - 0x3f8, value),
             0xcf9 => {
@@ -446,6 +457,7 @@ impl Platform {
             self.interrupts.pulse(Irq::TIMER);
         }
         self.interrupts.lapic.run_timer(self.now);
+        self.rtc.run_to(self.now);
         self.pm.run_to(self.now);
         self.carry_outputs();
     }
@@ -454,7 +466,9 @@ impl Platform {
     fn carry_outputs(&mut self) {
         self.interrupts.set(Irq::TIMER, self.pit.timer_output(self.now));
         self.interrupts.set(Irq::COM1, self.uart.interrupt());
+        self.interrupts.set(Irq::RTC, self.rtc.interrupt());
         self.interrupts.set(Irq::SCI, self.pm.sci());
+        self.interrupts.set(Irq::FPU, self.fpu_error);
         self.interrupts.update();
     }
 
@@ -463,9 +477,11 @@ impl Platform {
         self.carry_outputs();
         self.interrupt_pending = self.interrupts.pending();
         let pit = if self.interrupts.listens(Irq::TIMER) { self.pit.next_interrupt() } else { None };
+        let rtc = if self.interrupts.listens(Irq::RTC) { self.rtc.next_interrupt(self.now) } else { None };
         let not_before = self.now.saturating_add(self.clock.tsc_ticks_in_10_us());
         let sources = [
             pit.map(|(at, periodic)| if periodic { at.max(not_before) } else { at }),
+            rtc,
             self.interrupts
                 .lapic
                 .next_timer()

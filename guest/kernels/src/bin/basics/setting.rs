@@ -81,6 +81,7 @@ const TESTS: &[(&str, Test)] = &[
     ("modules", platform::modules),
     ("pci", platform::pci),
     ("vga", platform::vga),
+    ("rtc", platform::rtc),
     ("apic-base", platform::apic_base),
     ("apic-moved", platform::apic_moved),
 ];
