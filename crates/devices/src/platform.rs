@@ -99,8 +99,6 @@ pub struct Platform {
     control_a: u8,
     /// The reset control register, port 0xcf9.
     reset_control: u8,
-    /// The latch between the FPU's error output and its interrupt line.
-    fpu_error: bool,
     debug_output: Output,
     next_deadline: Option<u64>,
     /// Whether an interrupt waits, as the controllers stand.
@@ -139,7 +137,6 @@ impl Platform {
             marks: Marks::default(),
             control_a: CONTROL_A_A20,
             reset_control: 0,
-            fpu_error: false,
             debug_output: Output::default(),
             next_deadline: None,
             interrupt_pending: false,
@@ -370,7 +367,7 @@ impl Platform {
     /// The x87 FPU reports an unmasked exception by its error output, as it does while CR0.NE is
     /// clear. The guest clears that by a write to port 0xf0.
     pub fn report_fpu_error(&mut self) {
-        self.fpu_error = true;
+        self.interrupts.set(Irq::FPU, true);
         self.settle();
     }
 
@@ -437,7 +434,7 @@ impl Platform {
                 self.control_a = value & (CONTROL_A_FAST_RESET | CONTROL_A_A20);
             }
             0xe9 => self.debug_output.push(value),
-            0xf0 | 0xf1 => self.fpu_error = false,
+            0xf0 | 0xf1 => self.interrupts.set(Irq::FPU, false),
             0x3c0..=0x3df => self.vga.write(port, value),
             0x3f8..=0x3ff => self.uart.write(port - 0x3f8, value),
             0xcf9 => {
@@ -468,7 +465,6 @@ impl Platform {
         self.interrupts.set(Irq::COM1, self.uart.interrupt());
         self.interrupts.set(Irq::RTC, self.rtc.interrupt());
         self.interrupts.set(Irq::SCI, self.pm.sci());
-        self.interrupts.set(Irq::FPU, self.fpu_error);
         self.interrupts.update();
     }
 
@@ -477,7 +473,8 @@ impl Platform {
         self.carry_outputs();
         self.interrupt_pending = self.interrupts.pending();
         let pit = if self.interrupts.listens(Irq::TIMER) { self.pit.next_interrupt() } else { None };
-        let rtc = if self.interrupts.listens(Irq::RTC) { self.rtc.next_interrupt(self.now) } else { None };
+        // Hardly any guest lets the clock interrupt.
+        let rtc = self.rtc.next_interrupt(self.now).filter(|_| self.interrupts.listens(Irq::RTC));
         let not_before = self.now.saturating_add(self.clock.tsc_ticks_in_10_us());
         let sources = [
             pit.map(|(at, periodic)| if periodic { at.max(not_before) } else { at }),
