@@ -406,7 +406,11 @@ impl Platform {
             // No keyboard controller to speak of: both buffers are always empty, so that a loop that waits to
             // send the reset command ends.
             0x60 | 0x64 => 0,
-            0x71 => self.rtc.read(now),
+            0x71 => {
+                let value = self.rtc.read(now);
+                self.carry_clock();
+                value
+            }
             0x92 => self.control_a,
             0xe9 => DEBUG_CONSOLE_PRESENT,
             0x3c0..=0x3df => self.vga.read(now, port),
@@ -428,7 +432,10 @@ impl Platform {
             0x61 => self.pit.write_speaker_port(now, value),
             0x64 => reset = value == KEYBOARD_PULSE_RESET,
             0x70 => self.rtc.select(value),
-            0x71 => self.rtc.write(now, value),
+            0x71 => {
+                self.rtc.write(now, value);
+                self.carry_clock();
+            }
             0x92 => {
                 reset = value & !self.control_a & CONTROL_A_FAST_RESET != 0;
                 self.control_a = value & (CONTROL_A_FAST_RESET | CONTROL_A_A20);
@@ -454,16 +461,24 @@ impl Platform {
             self.interrupts.pulse(Irq::TIMER);
         }
         self.interrupts.lapic.run_timer(self.now);
-        self.rtc.run_to(self.now);
+        if self.rtc.may_interrupt() {
+            self.rtc.run_to(self.now);
+            self.carry_clock();
+        }
         self.pm.run_to(self.now);
         self.carry_outputs();
     }
 
-    /// Carries the devices' outputs to the interrupt controllers.
+    /// Carries the clock's output to them. It changes with the time if the clock may interrupt, and with
+    /// the clock's registers.
+    fn carry_clock(&mut self) {
+        self.interrupts.set(Irq::RTC, self.rtc.interrupt());
+    }
+
+    /// Carries the other devices' outputs to the interrupt controllers.
     fn carry_outputs(&mut self) {
         self.interrupts.set(Irq::TIMER, self.pit.timer_output(self.now));
         self.interrupts.set(Irq::COM1, self.uart.interrupt());
-        self.interrupts.set(Irq::RTC, self.rtc.interrupt());
         self.interrupts.set(Irq::SCI, self.pm.sci());
         self.interrupts.update();
     }
@@ -473,19 +488,21 @@ impl Platform {
         self.carry_outputs();
         self.interrupt_pending = self.interrupts.pending();
         let pit = if self.interrupts.listens(Irq::TIMER) { self.pit.next_interrupt() } else { None };
-        // Hardly any guest lets the clock interrupt.
-        let rtc = self.rtc.next_interrupt(self.now).filter(|_| self.interrupts.listens(Irq::RTC));
         let not_before = self.now.saturating_add(self.clock.tsc_ticks_in_10_us());
         let sources = [
             pit.map(|(at, periodic)| if periodic { at.max(not_before) } else { at }),
-            rtc,
             self.interrupts
                 .lapic
                 .next_timer()
                 .map(|(at, periodic)| if periodic { at.max(not_before) } else { at }),
             self.pm.next_interrupt(),
         ];
-        self.next_deadline = sources.into_iter().flatten().min().map(|at| at.max(self.now.saturating_add(1)));
+        let mut next = sources.into_iter().flatten().min();
+        // Hardly any guest lets the clock interrupt.
+        if self.rtc.may_interrupt() && self.interrupts.listens(Irq::RTC) {
+            next = next.into_iter().chain(self.rtc.next_interrupt(self.now)).min();
+        }
+        self.next_deadline = next.map(|at| at.max(self.now.saturating_add(1)));
     }
 }
 

@@ -120,7 +120,7 @@ impl Rtc {
                 self.memory[usize::from(STATUS_A)] | if self.updating(now) { A_UPDATE_IN_PROGRESS } else { 0 }
             }
             STATUS_C => {
-                self.catch_up(now);
+                self.run_to(now);
                 let interrupt = if self.interrupt() { C_INTERRUPT } else { 0 };
                 interrupt | core::mem::take(&mut self.flags)
             }
@@ -131,7 +131,7 @@ impl Rtc {
 
     /// A write to port 0x71.
     pub(crate) fn write(&mut self, now: u64, value: u8) {
-        self.catch_up(now);
+        self.run_to(now);
         self.write_register(now, value);
         self.set_alarm(now);
     }
@@ -159,11 +159,10 @@ impl Rtc {
         }
     }
 
-    /// Raises the flags that are due, if one of them could interrupt.
-    pub(crate) fn run_to(&mut self, now: u64) {
-        if self.status_b() & FLAGS != 0 {
-            self.catch_up(now);
-        }
+    /// Whether a flag may interrupt.
+    #[inline]
+    pub(crate) fn may_interrupt(&self) -> bool {
+        self.status_b() & FLAGS != 0
     }
 
     /// Whether the interrupt line is asserted, as of the last [`run_to`](Rtc::run_to).
@@ -190,7 +189,7 @@ impl Rtc {
 
     /// Raises the flags for what has happened since the last call: they come up whether or not they
     /// may interrupt (data sheet, "Interrupts").
-    fn catch_up(&mut self, now: u64) {
+    pub(crate) fn run_to(&mut self, now: u64) {
         let (second, _) = self.clock.seconds(now);
         if self.held.is_none() {
             if second > self.seconds_seen {
