@@ -11,8 +11,12 @@ pub(crate) struct Irq(u8);
 impl Irq {
     pub(crate) const TIMER: Irq = Irq(0);
     pub(crate) const COM1: Irq = Irq(4);
+    /// The real-time clock.
+    pub(crate) const RTC: Irq = Irq(8);
     /// The ACPI system control interrupt.
     pub(crate) const SCI: Irq = Irq(9);
+    /// The error of the x87 FPU, as a PC/AT reports it.
+    pub(crate) const FPU: Irq = Irq(13);
 
     /// The line of the 8259s.
     pub(crate) const fn line(self) -> u8 {

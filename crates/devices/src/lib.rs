@@ -11,7 +11,8 @@
 //! | two 8259A interrupt controllers with ELCR | ports 0x20, 0xa0, 0x4d0 |
 //! | 8254 timer, speaker gate | ports 0x40-0x43, 0x61; IRQ 0 (GSI 2) |
 //! | 16550A UART | port 0x3f8, IRQ 4 |
-//! | MC146818 clock and CMOS memory, without interrupts | ports 0x70, 0x71 |
+//! | MC146818 clock and CMOS memory | ports 0x70, 0x71; IRQ 8 |
+//! | latch of the x87 FPU's error | ports 0xf0, 0xf1; IRQ 13 |
 //! | local APIC (xAPIC) | 0xfee00000, relocatable; `IA32_APIC_BASE`, `IA32_TSC_DEADLINE` |
 //! | I/O APIC of 24 pins | 0xfec00000 |
 //! | ACPI fixed hardware: PM1a, PM timer, SCI on IRQ 9 | ports 0x600-0x60b |

@@ -337,6 +337,7 @@ impl Platform {
         let is_nmi = |irq| self.interrupts.is_nmi(irq);
         (is_nmi(Irq::TIMER) && self.pit.next_interrupt().is_some())
             || (is_nmi(Irq::COM1) && self.uart.listens())
+            || (is_nmi(Irq::RTC) && self.rtc.next_interrupt(self.now).is_some())
             || (is_nmi(Irq::SCI) && self.pm.next_interrupt().is_some())
     }
 
@@ -371,6 +372,13 @@ impl Platform {
     /// How many bytes [`console_input`](Platform::console_input) would take.
     pub fn console_input_room(&self) -> usize {
         self.uart.receive_room()
+    }
+
+    /// The x87 FPU reports an unmasked exception by its error output, as it does while CR0.NE is
+    /// clear. The guest clears that by a write to port 0xf0.
+    pub fn report_fpu_error(&mut self) {
+        self.interrupts.set(Irq::FPU, true);
+        self.settle();
     }
 
     /// Whether console or debug output should be taken now: a line is complete, or much has come together.
@@ -408,7 +416,11 @@ impl Platform {
             // No keyboard controller to speak of: both buffers are always empty, so that a loop that waits to
             // send the reset command ends.
             0x60 | 0x64 => 0,
-            0x71 => self.rtc.read(now),
+            0x71 => {
+                let value = self.rtc.read(now);
+                self.carry_clock();
+                value
+            }
             0x92 => self.control_a,
             0xe9 => DEBUG_CONSOLE_PRESENT,
             0x3c0..=0x3df => self.vga.read(now, port),
@@ -430,12 +442,16 @@ impl Platform {
             0x61 => self.pit.write_speaker_port(now, value),
             0x64 => reset = value == KEYBOARD_PULSE_RESET,
             0x70 => self.rtc.select(value),
-            0x71 => self.rtc.write(now, value),
+            0x71 => {
+                self.rtc.write(now, value);
+                self.carry_clock();
+            }
             0x92 => {
                 reset = value & !self.control_a & CONTROL_A_FAST_RESET != 0;
                 self.control_a = value & (CONTROL_A_FAST_RESET | CONTROL_A_A20);
             }
             0xe9 => self.debug_output.push(value),
+            0xf0 | 0xf1 => self.interrupts.set(Irq::FPU, false),
             0x3c0..=0x3df => self.vga.write(port, value),
             0x3f8..=0x3ff => self.uart.write(port - 0x3f8, value),
             0xcf9 => {
@@ -455,11 +471,21 @@ impl Platform {
             self.interrupts.pulse(Irq::TIMER);
         }
         self.interrupts.lapic.run_timer(self.now);
+        if self.rtc.may_interrupt() {
+            self.rtc.run_to(self.now);
+            self.carry_clock();
+        }
         self.pm.run_to(self.now);
         self.carry_outputs();
     }
 
-    /// Carries the devices' outputs to the interrupt controllers.
+    /// Carries the clock's output to them. It changes with the time if the clock may interrupt, and with
+    /// the clock's registers.
+    fn carry_clock(&mut self) {
+        self.interrupts.set(Irq::RTC, self.rtc.interrupt());
+    }
+
+    /// Carries the other devices' outputs to the interrupt controllers.
     fn carry_outputs(&mut self) {
         self.interrupts.set(Irq::TIMER, self.pit.timer_output(self.now));
         self.interrupts.set(Irq::COM1, self.uart.interrupt());
@@ -481,7 +507,12 @@ impl Platform {
                 .map(|(at, periodic)| if periodic { at.max(not_before) } else { at }),
             self.pm.next_interrupt(),
         ];
-        self.next_deadline = sources.into_iter().flatten().min().map(|at| at.max(self.now.saturating_add(1)));
+        let mut next = sources.into_iter().flatten().min();
+        // Hardly any guest lets the clock interrupt.
+        if self.rtc.may_interrupt() && self.interrupts.listens(Irq::RTC) {
+            next = next.into_iter().chain(self.rtc.next_interrupt(self.now)).min();
+        }
+        self.next_deadline = next.map(|at| at.max(self.now.saturating_add(1)));
     }
 }
 

@@ -1,7 +1,7 @@
 //! The MC146818 clock and the CMOS memory around it.
 //!
-//! Motorola MC146818A data sheet, "Time, Calendar, and Alarm Locations" and "Registers". The clock has no
-//! interrupts: alarm, periodic and update-ended interrupts can be enabled but never come.
+//! Motorola MC146818A data sheet, "Time, Calendar, and Alarm Locations", "Registers" and
+//! "Interrupts". The divider always runs: its reset bits in register A are only stored.
 
 use time::{Date, Month, OffsetDateTime, Time};
 
@@ -9,8 +9,11 @@ use crate::clock::Clock;
 use crate::platform::RamLayout;
 
 const SECONDS: u8 = 0x00;
+const SECONDS_ALARM: u8 = 0x01;
 const MINUTES: u8 = 0x02;
+const MINUTES_ALARM: u8 = 0x03;
 const HOURS: u8 = 0x04;
+const HOURS_ALARM: u8 = 0x05;
 const WEEKDAY: u8 = 0x06;
 const DAY: u8 = 0x07;
 const MONTH: u8 = 0x08;
@@ -25,15 +28,27 @@ pub(crate) const CENTURY: u8 = 0x32;
 const A_UPDATE_IN_PROGRESS: u8 = 1 << 7;
 /// A 32768 Hz crystal, periodic rate 1024 Hz: what PC firmware sets.
 const A_FIRMWARE: u8 = 0x26;
+const A_RATE: u8 = 0xf;
 const B_SET: u8 = 1 << 7;
+const B_UPDATE_ENABLE: u8 = 1 << 4;
 const B_BINARY: u8 = 1 << 2;
 const B_24_HOURS: u8 = 1 << 1;
+/// Flags of register C; the bits of register B that let them interrupt are at the same places.
+const PERIODIC: u8 = 1 << 6;
+const ALARM: u8 = 1 << 5;
+const UPDATE_ENDED: u8 = 1 << 4;
+const FLAGS: u8 = PERIODIC | ALARM | UPDATE_ENDED;
+const C_INTERRUPT: u8 = 1 << 7;
 const D_VALID: u8 = 1 << 7;
+/// An alarm byte from here on matches any value.
+const DO_NOT_CARE: u8 = 0xc0;
 const HOURS_PM: u8 = 1 << 7;
 
 /// The update cycle, with the 244 µs before it during which the flag is up already (data sheet, "Update Cycle").
 const UPDATE_NANOSECONDS: u64 = 244_000 + 1_984_000;
 const SECOND_NANOSECONDS: u64 = 1_000_000_000;
+const CRYSTAL_HZ: u64 = 32768;
+const DAY_SECONDS: u32 = 86400;
 
 pub(crate) struct Rtc {
     clock: Clock,
@@ -43,6 +58,14 @@ pub(crate) struct Rtc {
     held: Option<OffsetDateTime>,
     index: u8,
     memory: [u8; 128],
+    /// The flags of register C that have come up since it was read.
+    flags: u8,
+    /// Seconds of the clock, and ticks of the periodic rate, up to which the flags have been looked
+    /// at.
+    seconds_seen: u64,
+    ticks_seen: u64,
+    /// The second of the clock at which time and alarm match next.
+    alarm_at: Option<u64>,
 }
 
 impl Rtc {
@@ -53,6 +76,10 @@ impl Rtc {
             held: None,
             index: 0,
             memory: [0; 128],
+            flags: 0,
+            seconds_seen: 0,
+            ticks_seen: 0,
+            alarm_at: None,
         };
         rtc.memory[usize::from(STATUS_A)] = A_FIRMWARE;
         rtc.memory[usize::from(STATUS_B)] = B_24_HOURS;
@@ -62,6 +89,7 @@ impl Rtc {
         rtc.set_size(0x17, above(1 << 20, 1 << 10));
         rtc.set_size(0x30, above(1 << 20, 1 << 10));
         rtc.set_size(0x34, above(16 << 20, 64 << 10));
+        rtc.set_alarm(0);
         rtc
     }
 
@@ -77,16 +105,12 @@ impl Rtc {
     }
 
     /// A read of port 0x71.
-    pub(crate) fn read(&self, now: u64) -> u8 {
+    pub(crate) fn read(&mut self, now: u64) -> u8 {
         let time = self.time(now);
         match self.index {
             SECONDS => self.encode(time.second()),
             MINUTES => self.encode(time.minute()),
-            HOURS if self.status_b() & B_24_HOURS != 0 => self.encode(time.hour()),
-            HOURS => {
-                let pm = if time.hour() >= 12 { HOURS_PM } else { 0 };
-                self.encode((time.hour() + 11) % 12 + 1) | pm
-            }
+            HOURS => self.encode_hour(time.hour()),
             WEEKDAY => self.encode(time.weekday().number_from_sunday()),
             DAY => self.encode(time.day()),
             MONTH => self.encode(time.month().into()),
@@ -95,7 +119,11 @@ impl Rtc {
             STATUS_A => {
                 self.memory[usize::from(STATUS_A)] | if self.updating(now) { A_UPDATE_IN_PROGRESS } else { 0 }
             }
-            STATUS_C => 0,
+            STATUS_C => {
+                self.run_to(now);
+                let interrupt = if self.interrupt() { C_INTERRUPT } else { 0 };
+                interrupt | core::mem::take(&mut self.flags)
+            }
             STATUS_D => D_VALID,
             index => self.memory[usize::from(index)],
         }
@@ -103,14 +131,25 @@ impl Rtc {
 
     /// A write to port 0x71.
     pub(crate) fn write(&mut self, now: u64, value: u8) {
+        self.run_to(now);
+        self.write_register(now, value);
+        self.set_alarm(now);
+    }
+
+    fn write_register(&mut self, now: u64, value: u8) {
         match self.index {
             SECONDS | MINUTES | HOURS | WEEKDAY | DAY | MONTH | YEAR | CENTURY => self.set_field(now, value),
-            STATUS_A => self.memory[usize::from(STATUS_A)] = value & !A_UPDATE_IN_PROGRESS,
+            STATUS_A => {
+                self.memory[usize::from(STATUS_A)] = value & !A_UPDATE_IN_PROGRESS;
+                self.ticks_seen = self.periodic_ticks(now);
+            }
             STATUS_B => {
                 let time = self.time(now);
                 self.memory[usize::from(STATUS_B)] = value;
                 if value & B_SET != 0 {
                     self.held = Some(time);
+                    // Data sheet: "the SET bit going high clears the UIE bit".
+                    self.memory[usize::from(STATUS_B)] &= !B_UPDATE_ENABLE;
                 } else if self.held.take().is_some() {
                     self.set_time(now, time);
                 }
@@ -118,6 +157,102 @@ impl Rtc {
             STATUS_C | STATUS_D => {}
             index => self.memory[usize::from(index)] = value,
         }
+    }
+
+    /// Whether a flag may interrupt.
+    #[inline]
+    pub(crate) fn may_interrupt(&self) -> bool {
+        self.status_b() & FLAGS != 0
+    }
+
+    /// Whether the interrupt line is asserted, as of the last [`run_to`](Rtc::run_to).
+    pub(crate) fn interrupt(&self) -> bool {
+        self.flags & self.status_b() & FLAGS != 0
+    }
+
+    /// When the line will rise.
+    pub(crate) fn next_interrupt(&self, now: u64) -> Option<u64> {
+        let enabled = self.status_b() & FLAGS;
+        if enabled == 0 || self.interrupt() {
+            return None;
+        }
+        let (second, _) = self.clock.seconds(now);
+        let runs = self.held.is_none();
+        let periodic = self.periodic_hz().filter(|_| enabled & PERIODIC != 0);
+        let sources = [
+            periodic.map(|hz| self.clock.tsc_at(self.periodic_ticks(now) + 1, hz)),
+            (runs && enabled & UPDATE_ENDED != 0).then(|| self.clock.tsc_at(second + 1, 1)),
+            self.alarm_at.filter(|_| runs && enabled & ALARM != 0).map(|at| self.clock.tsc_at(at, 1)),
+        ];
+        sources.into_iter().flatten().min()
+    }
+
+    /// Raises the flags for what has happened since the last call: they come up whether or not they
+    /// may interrupt (data sheet, "Interrupts").
+    pub(crate) fn run_to(&mut self, now: u64) {
+        let (second, _) = self.clock.seconds(now);
+        if self.held.is_none() {
+            if second > self.seconds_seen {
+                self.flags |= UPDATE_ENDED;
+            }
+            if self.alarm_at.is_some_and(|at| at <= second) {
+                self.flags |= ALARM;
+                self.set_alarm(now);
+            }
+        }
+        self.seconds_seen = self.seconds_seen.max(second);
+        let ticks = self.periodic_ticks(now);
+        if ticks > self.ticks_seen {
+            self.flags |= PERIODIC;
+            self.ticks_seen = ticks;
+        }
+    }
+
+    /// The rate that register A selects, if it selects one.
+    fn periodic_hz(&self) -> Option<u64> {
+        match self.memory[usize::from(STATUS_A)] & A_RATE {
+            0 => None,
+            // The two fastest rates exist with a faster crystal only; with this one they are 256
+            // and 128 Hz.
+            rate @ 1..=2 => Some(CRYSTAL_HZ >> (rate + 6)),
+            rate => Some(CRYSTAL_HZ >> (rate - 1)),
+        }
+    }
+
+    fn periodic_ticks(&self, now: u64) -> u64 {
+        self.periodic_hz().map_or(0, |hz| self.clock.device_ticks(now, hz))
+    }
+
+    /// Finds the next second at which time and alarm match.
+    fn set_alarm(&mut self, now: u64) {
+        let time = self.time(now);
+        let (hour, minute, second) = time.to_hms();
+        let today = u32::from(hour) * 3600 + u32::from(minute) * 60 + u32::from(second);
+        let (elapsed, _) = self.clock.seconds(now);
+        self.alarm_at = self.next_match(today).map(|seconds| elapsed.saturating_add(seconds.into()));
+    }
+
+    /// Seconds from a second of the day to the next that the alarm bytes match; a day if it is that
+    /// one.
+    fn next_match(&self, from: u32) -> Option<u32> {
+        let matches = |index: u8, value: u8| {
+            let alarm = self.memory[usize::from(index)];
+            alarm >= DO_NOT_CARE || alarm == value
+        };
+        let mut at = from + 1;
+        while at <= from + DAY_SECONDS {
+            let [hour, minute, second] = [at / 3600 % 24, at / 60 % 60, at % 60].map(|part| part as u8);
+            if !matches(HOURS_ALARM, self.encode_hour(hour)) {
+                at = (at / 3600 + 1) * 3600;
+            } else if !matches(MINUTES_ALARM, self.encode(minute)) {
+                at = (at / 60 + 1) * 60;
+            } else if !matches(SECONDS_ALARM, self.encode(second)) {
+                at += 1;
+            } else {
+                return Some(at - from);
+            }
+        }
+        None
     }
 
     fn status_b(&self) -> u8 {
@@ -175,6 +310,14 @@ impl Rtc {
         } else {
             self.set_time(now, after);
         }
+    }
+
+    fn encode_hour(&self, hour: u8) -> u8 {
+        if self.status_b() & B_24_HOURS != 0 {
+            return self.encode(hour);
+        }
+        let pm = if hour >= 12 { HOURS_PM } else { 0 };
+        self.encode((hour + 11) % 12 + 1) | pm
     }
 
     fn encode(&self, number: u8) -> u8 {
@@ -253,6 +396,79 @@ mod tests {
         assert_eq!(read(&mut rtc, 6 * HZ - 1, STATUS_A), A_FIRMWARE);
         write(&mut rtc, 6 * HZ, STATUS_B, B_24_HOURS);
         assert_eq!(clock_face(&mut rtc, 7 * HZ), [0x20, 0x28, 0x02, 0x29, 0x07, 0x59, 0x59, 3]);
+    }
+
+    #[test]
+    fn the_update_ended_flag_comes_each_second_and_goes_when_read() {
+        let mut rtc = rtc();
+        write(&mut rtc, 0, STATUS_A, 0x20);
+        // Not in the next hours.
+        write(&mut rtc, 0, HOURS_ALARM, 0x12);
+        assert_eq!(read(&mut rtc, HZ - 1, STATUS_C), 0);
+        assert_eq!(read(&mut rtc, HZ, STATUS_C), UPDATE_ENDED);
+        assert_eq!(read(&mut rtc, HZ + 1, STATUS_C), 0, "reading clears it");
+        assert_eq!(read(&mut rtc, 5 * HZ, STATUS_C), UPDATE_ENDED, "once for all seconds");
+        // The flag itself comes up whatever is enabled; the interrupt does not.
+        write(&mut rtc, 5 * HZ, STATUS_B, B_24_HOURS | UPDATE_ENDED);
+        assert_eq!(read(&mut rtc, 6 * HZ, STATUS_C), C_INTERRUPT | UPDATE_ENDED);
+        // Nothing is updated while the clock is set, and that ends the enable, too.
+        write(&mut rtc, 6 * HZ, STATUS_B, B_SET | B_24_HOURS | UPDATE_ENDED);
+        assert_eq!(read(&mut rtc, 9 * HZ, STATUS_C), 0);
+        assert_eq!(read(&mut rtc, 9 * HZ, STATUS_B), B_SET | B_24_HOURS);
+    }
+
+    #[test]
+    fn the_periodic_flag_comes_at_its_rate() {
+        let mut rtc = rtc();
+        for (rate, hz) in [(6, 1024), (15, 2), (3, 8192), (1, 256), (2, 128)] {
+            write(&mut rtc, 0, STATUS_A, 0x20 | rate);
+            read(&mut rtc, 0, STATUS_C);
+            let period = HZ.div_ceil(hz);
+            assert_eq!(read(&mut rtc, period - 1, STATUS_C) & PERIODIC, 0, "{hz} Hz");
+            assert_eq!(read(&mut rtc, period, STATUS_C) & PERIODIC, PERIODIC, "{hz} Hz");
+            rtc = self::rtc();
+        }
+    }
+
+    #[test]
+    fn the_alarm_flag_comes_when_all_three_bytes_match() {
+        let mut rtc = rtc();
+        write(&mut rtc, 0, STATUS_A, 0x20);
+        // It is 23:59:58.
+        for (hours, minutes, seconds, due) in [
+            (0x23, 0x59, 0x59, 1),
+            (0x00, 0x00, 0x03, 5),
+            (0xff, 0xc0, 0x01, 3),
+            (0x23, 0x59, 0x58, 86400),
+            (0xc0, 0x58, 0x00, 3482),
+        ] {
+            let mut rtc = Rtc { clock: rtc.clock, memory: rtc.memory, ..self::rtc() };
+            for (index, value) in [(HOURS_ALARM, hours), (MINUTES_ALARM, minutes), (SECONDS_ALARM, seconds)] {
+                write(&mut rtc, 0, index, value);
+            }
+            assert_eq!(read(&mut rtc, due * HZ - 1, STATUS_C) & ALARM, 0, "{due}");
+            assert_eq!(read(&mut rtc, due * HZ, STATUS_C) & ALARM, ALARM, "{due}");
+        }
+        write(&mut rtc, 0, HOURS_ALARM, 0x24);
+        assert_eq!(read(&mut rtc, 90_000 * HZ, STATUS_C) & ALARM, 0, "no such hour");
+    }
+
+    #[test]
+    fn the_line_rises_when_it_was_said_to() {
+        let mut rtc = rtc();
+        assert_eq!(rtc.next_interrupt(0), None, "nothing is enabled");
+        for (enable, at) in [(PERIODIC, HZ.div_ceil(1024)), (UPDATE_ENDED, HZ), (ALARM, 2 * HZ)] {
+            rtc = self::rtc();
+            write(&mut rtc, 0, STATUS_B, B_24_HOURS | enable);
+            assert_eq!(rtc.next_interrupt(0), Some(at));
+            rtc.run_to(at - 1);
+            assert!(!rtc.interrupt());
+            rtc.run_to(at);
+            assert!(rtc.interrupt());
+            assert_eq!(rtc.next_interrupt(at), None, "it stays up until register C is read");
+            assert_eq!(read(&mut rtc, at, STATUS_C) & (C_INTERRUPT | enable), C_INTERRUPT | enable);
+            assert!(!rtc.interrupt());
+        }
     }
 
     #[test]

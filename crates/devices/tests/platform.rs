@@ -269,6 +269,15 @@ fn nmis_that_can_come() {
     assert!(platform.nmi_can_come());
     platform.console_input(b"x");
     assert!(platform.take_nmi());
+    // The clock's alarm and its like.
+    program_ioapic(&mut platform, 4, MASKED);
+    program_ioapic(&mut platform, 8, NMI);
+    assert!(!platform.nmi_can_come());
+    for (register, value) in [(0x0a, 0x26), (0x0b, 0x42)] {
+        outb(&mut platform, deadline + MS, 0x70, register);
+        outb(&mut platform, deadline + MS, 0x71, value);
+    }
+    assert!(platform.nmi_can_come());
 }
 
 /// LINT0 can carry what the 8259s send as an NMI.
@@ -281,4 +290,43 @@ fn nmis_by_lint0() {
     assert!(platform.nmi_can_come());
     program_pics(&mut platform, 0);
     assert!(!platform.nmi_can_come(), "the line is masked");
+}
+
+/// A small kernel's tick: 1024 Hz on IRQ 8, level until register C is read.
+#[test]
+fn the_clock_interrupts() {
+    let mut platform = Platform::new(&CONFIG);
+    program_pics(&mut platform, 1 << 2 | 1 << 8);
+    for (register, value) in [(0x0a, 0x26), (0x0b, 0x42)] {
+        outb(&mut platform, 0, 0x70, register);
+        outb(&mut platform, 0, 0x71, value);
+    }
+    for tick in 1..=3 {
+        let due = platform.next_deadline().expect("the clock");
+        assert_eq!(due, (tick * TSC_HZ).div_ceil(1024));
+        platform.advance(due);
+        assert_eq!(platform.acknowledge(), Some(0x38));
+        outb(&mut platform, due, 0xa0, 0x20);
+        outb(&mut platform, due, 0x20, 0x20);
+        assert!(!platform.pending_interrupt());
+        outb(&mut platform, due, 0x70, 0x0c);
+        assert_eq!(platform.port_read(due, 0x71, 1), 0xc0);
+    }
+}
+
+/// As on a PC/AT: the FPU's error stays on IRQ 13 until the guest clears its latch.
+#[test]
+fn the_fpu_interrupts() {
+    let mut platform = Platform::new(&CONFIG);
+    program_pics(&mut platform, 1 << 2 | 1 << 13);
+    for clear in [0xf0, 0xf1] {
+        platform.report_fpu_error();
+        assert!(platform.line(13));
+        assert_eq!(platform.acknowledge(), Some(0x3d));
+        outb(&mut platform, 0, clear, 0);
+        assert!(!platform.line(13));
+        outb(&mut platform, 0, 0xa0, 0x20);
+        outb(&mut platform, 0, 0x20, 0x20);
+        assert!(!platform.pending_interrupt());
+    }
 }

@@ -24,8 +24,8 @@ const PAGE: usize = 4096;
 /// 1995-01-01, as good as any: every run has the same.
 const WALL_CLOCK: u64 = 788_918_400;
 
-/// Lines of the interrupt controllers that the platform's devices drive: COM1 and SCI.
-const LINES: [u8; 2] = [4, 9];
+/// Lines of the interrupt controllers that the platform's devices drive: COM1, the clock and SCI.
+const LINES: [u8; 3] = [4, 8, 9];
 
 /// A guest that is ready to run.
 pub struct Vm {

@@ -16,20 +16,33 @@ const MAX_TYPED: usize = 64 << 10;
 /// or the hypervisor's upkeep.
 #[derive(Default)]
 pub struct Alarm {
-    /// The time of the platform that it is set to.
-    set_to: Option<u64>,
+    /// The platform's own deadline when it was set.
+    device: Option<u64>,
+    /// The time of the platform that it is set to: [`NOT_SET`](Alarm::NOT_SET), or [`NEVER`](Alarm::NEVER).
+    set_to: u64,
 }
 
 impl Alarm {
+    /// In the past, so that it is set at the next look.
+    const NOT_SET: u64 = 0;
+    const NEVER: u64 = u64::MAX;
+
     /// Forgets what it is set to, so that it is set anew.
     pub fn reset(&mut self) {
-        self.set_to = None;
+        self.set_to = Alarm::NOT_SET;
+    }
+
+    /// Something is due earlier than when it was set.
+    pub fn ring_by(&mut self, at: Option<u64>) {
+        if at.is_some_and(|at| at < self.set_to) {
+            self.reset();
+        }
     }
 
     /// Sets it to the same time of the platform again, after that has been taken back.
     pub fn set_again(&self, clock: &Clock) {
-        if let Some(deadline) = self.set_to {
-            timer::arm(clock.machine_tsc(deadline));
+        if !matches!(self.set_to, Alarm::NOT_SET | Alarm::NEVER) {
+            timer::arm(clock.machine_tsc(self.set_to));
         }
     }
 }
@@ -81,8 +94,8 @@ impl<B: Backend> Vcpu<B> {
     /// Hands over what was typed and lets timers fire that are due; sets the alarm for the next.
     #[inline]
     fn run_platform(&mut self) {
-        let deadline = self.next_deadline();
-        let is_set = deadline.is_none_or(|at| self.alarm.set_to == Some(at) && at > self.clock.now());
+        let is_set =
+            self.platform.next_deadline() == self.alarm.device && self.alarm.set_to > self.clock.now();
         // Mostly there is nothing to do.
         if !is_set || timer::has_fired() || console::has_input() || !self.typed.is_empty() {
             self.serve_platform();
@@ -90,12 +103,8 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// When this CPU must be back although nothing happens.
-    #[inline]
-    fn next_deadline(&self) -> Option<u64> {
-        match (self.platform.next_deadline(), self.upkeep.next()) {
-            (Some(device), Some(upkeep)) => Some(device.min(upkeep)),
-            (device, upkeep) => device.or(upkeep),
-        }
+    fn next_deadline(&self) -> u64 {
+        self.platform.next_deadline().into_iter().chain(self.upkeep.next()).min().unwrap_or(Alarm::NEVER)
     }
 
     /// Shows the user what is due.
@@ -129,16 +138,18 @@ impl<B: Backend> Vcpu<B> {
         if timer::take_fired() {
             self.alarm.reset();
         }
-        let Some(deadline) = self.next_deadline() else { return };
         let now = self.clock.now();
-        if deadline <= now {
+        if self.next_deadline() <= now {
             self.platform.advance(now);
             self.keep_up(now);
         }
-        let Some(deadline) = self.next_deadline() else { return };
-        if self.alarm.set_to != Some(deadline) {
-            timer::arm(self.clock.machine_tsc(deadline));
-            self.alarm.set_to = Some(deadline);
+        let deadline = self.next_deadline();
+        self.alarm.device = self.platform.next_deadline();
+        if self.alarm.set_to != deadline {
+            if deadline != Alarm::NEVER {
+                timer::arm(self.clock.machine_tsc(deadline));
+            }
+            self.alarm.set_to = deadline;
         }
     }
 

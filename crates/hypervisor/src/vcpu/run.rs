@@ -387,6 +387,7 @@ impl<B: Backend> Vcpu<B> {
             self.flush_output();
         } else if self.platform.has_output() {
             self.upkeep.output_waits(self.clock.now());
+            self.alarm.ring_by(self.upkeep.next());
         }
     }
 }

@@ -27,7 +27,6 @@ impl Upkeep {
     }
 
     /// When something is due, if anything is.
-    #[inline]
     pub fn next(&self) -> Option<u64> {
         self.next
     }

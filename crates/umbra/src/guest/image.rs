@@ -59,11 +59,16 @@ fn looks_like(file: &[u8]) -> Option<&'static str> {
         (b"\xfd7zXZ", "an xz file (perhaps an initrd)"),
         (b"0707", "a cpio archive (perhaps an initrd)"),
         (b"!<arch>", "a package or archive"),
+        (b"MZ", "an EFI program or one for DOS"),
     ];
+    const BOOT_SECTOR: (usize, &[u8]) = (0x1fe, b"\x55\xaa");
     if file.is_empty() {
         return Some("an empty file");
     }
-    KNOWN.iter().find(|(magic, _)| file.starts_with(magic)).map(|(_, name)| *name)
+    let known = KNOWN.iter().find(|(magic, _)| file.starts_with(magic)).map(|(_, name)| *name);
+    let (at, magic) = BOOT_SECTOR;
+    let is_boot_sector = file.get(at..).is_some_and(|rest| rest.starts_with(magic));
+    known.or(is_boot_sector.then_some("a disk image or boot sector, which only firmware starts"))
 }
 
 impl fmt::Display for ImageError {
@@ -158,6 +163,8 @@ pub(crate) mod tests {
             (b"\x7fELF\x02".as_slice(), "ELF"),
             (b"\x1f\x8b\x08", "gzip"),
             (b"070701", "cpio"),
+            (b"MZ\x90", "EFI"),
+            (&[&[0; 0x1fe][..], b"\x55\xaa"].concat(), "boot sector"),
             (b"", "empty"),
             (b"what is this", "is neither a Linux bzImage nor a multiboot kernel;"),
         ] {

@@ -110,6 +110,33 @@ pub fn vga(_: &mut Setting, report: &mut Report) {
     check!(report, seen == [true; 2], "the vertical retrace does not come and go: {seen:?}");
 }
 
+/// The clock's periodic flag comes at its rate, says that it interrupts, and goes when it is read.
+pub fn rtc(_: &mut Setting, report: &mut Report) {
+    const INDEX: u16 = 0x70;
+    const DATA: u16 = 0x71;
+    /// 50 periods at 1 GHz.
+    const PATIENCE: u64 = 50_000_000;
+    let select = |register: u8| port::write_u8(INDEX, register);
+    let status_c = || {
+        select(0x0c);
+        port::read_u8(DATA)
+    };
+    select(0x0b);
+    let before = port::read_u8(DATA);
+    port::write_u8(DATA, before | 1 << 6);
+    status_c();
+    let start = cpu::tsc();
+    let mut flags = 0;
+    while flags == 0 && cpu::tsc() - start < PATIENCE {
+        flags = status_c();
+    }
+    let again = status_c();
+    select(0x0b);
+    port::write_u8(DATA, before);
+    check!(report, flags & 0xc0 == 0xc0, "the flags are {flags:#x} with the periodic interrupt enabled");
+    check!(report, again & 0xc0 == 0, "the flags are {again:#x} after they were read");
+}
+
 /// The APIC goes off and on by its base register, and off is empty memory.
 pub fn apic_base(_: &mut Setting, report: &mut Report) {
     let before = cpu::read_msr(apic::BASE_MSR);

@@ -91,6 +91,7 @@ const TESTS: &[(&str, Test)] = &[
     ("modules", platform::modules),
     ("pci", platform::pci),
     ("vga", platform::vga),
+    ("rtc", platform::rtc),
     ("apic-base", platform::apic_base),
     ("apic-moved", platform::apic_moved),
 ];
