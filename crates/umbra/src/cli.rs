@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::env;
 use std::io::{self, Write};
 use std::process::{self, ExitCode};
 
@@ -8,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::console::{message, output_failure};
 use crate::error::Error;
+use crate::temporary;
 use crate::{bench, compare, decode, doctor, html, image, run, trace};
 
 /// Runs guests on the Umbra hypervisor and shows every exit and its cause.
@@ -54,6 +56,8 @@ impl Cli {
 
     /// Does what was asked for.
     pub fn run(self) -> ExitCode {
+        // What a run has left that was killed.
+        temporary::sweep(&env::temp_dir(), temporary::FOLDER);
         let outcome = match self.command {
             Command::Run(arguments) => run::run(&arguments),
             Command::Image(arguments) => image::run(&arguments),

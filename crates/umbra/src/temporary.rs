@@ -24,12 +24,11 @@ pub struct TemporaryFolder {
 }
 
 impl TemporaryFolder {
-    /// Makes one where the system has such folders, and removes those of programs that are gone.
+    /// Makes one where the system has such folders.
     ///
     /// # Errors
     /// What the system says.
     pub fn new() -> io::Result<TemporaryFolder> {
-        sweep(&std::env::temp_dir(), FOLDER);
         let folder = tempfile::Builder::new().prefix(&prefix(FOLDER)).tempdir()?;
         let lock = File::open(folder.path()).ok().filter(lock);
         Ok(TemporaryFolder { folder, _lock: lock })

@@ -347,6 +347,9 @@ fn what_a_killed_run_has_left() {
         entries.filter(|name| name.to_str().unwrap().starts_with(".umbra-")).count()
     };
     assert_eq!((unfinished(), fs::read_dir(run.path("tmp")).unwrap().count()), (1, 1));
+    // Any command removes the folder; the next one that writes there removes the file.
+    refused(&mut run.command(&["--hypervisor", "kvm"]));
+    assert_eq!((unfinished(), fs::read_dir(run.path("tmp")).unwrap().count()), (1, 0));
     let mut command = run.command(&[]);
     run.replace(&mut command, "grub-mkrescue", "exit 7");
     failed(&command.output().unwrap(), "cannot build the boot image in");

@@ -6,7 +6,7 @@ use umbra_telemetry::ExitCause;
 use super::chart::{self, Colour, Form, HEAT, SERIES, short};
 use super::groups::{ByGroup, GROUPS, group_of};
 use super::history::{HOST_FAULTS, History};
-use super::panels::{self, Panel, letter};
+use super::panels::{self, EXITS, INSTRUCTIONS, Measure, Panel, letter};
 use crate::compare::{describe, differences, differences_of_trace};
 use crate::report::{Exits, Named, Statistics};
 use crate::untrusted::Untrusted;
@@ -27,13 +27,14 @@ pub fn page(results: &[Named], history: Option<&History>) -> String {
             body {
                 main {
                     h1 { "Exits by cause" }
-                    (introduction(results, history))
-                    (runs(results, history))
+                    (overview(results, history))
                     (operations(results))
+                    (instructions(results))
                     (boot(history))
                     (heat(history))
                     (figures(results))
                     (causes(results))
+                    (runs(results, history))
                 }
             }
         }
@@ -41,15 +42,45 @@ pub fn page(results: &[Named], history: Option<&History>) -> String {
     page.into_string()
 }
 
-fn introduction(results: &[Named], history: Option<&History>) -> Markup {
+/// The first screen: what was measured, and the whole runs.
+fn overview(results: &[Named], history: Option<&History>) -> Markup {
+    let seen = seen(results.iter().filter_map(|result| result.statistics.groups()));
+    let (several, panel) = (results.len() > 1, EXITS.whole_run(results));
     html! {
-        p {
-            "Every exit of the guest to the hypervisor costs time. Here they are counted by what caused them"
-            @if results.len() > 1 { ", for " (results.len()) " runs beside each other" }
-            "."
+        section {
+            @match panel {
+                Some(panel) => {
+                    (bars("whole", &panel, results.len()))
+                    (legend(&seen))
+                }
+                None => p { "No run has counted its exits." }
+            }
+            @if several {
+                ul.legend {
+                    @for (index, label) in labels(results).into_iter().enumerate() { li { b { (letter(index)) } ": " (label) } }
+                }
+            } @else { p.quiet { (label(&results[0])) } }
+            (absent(EXITS, results))
         }
         (unequal(results, history))
     }
+}
+
+/// Which runs have no bars, said once.
+fn absent(measure: Measure, results: &[Named]) -> Markup {
+    let absent: Vec<String> = measure.absent(results).map(|index| letter(index).to_string()).collect();
+    html! {
+        @if !absent.is_empty() && absent.len() < results.len() {
+            p.quiet { (absent.join(", ")) " counted no " (measure.unit) "." }
+        }
+    }
+}
+
+/// What groups of causes there are in a picture.
+fn seen(all: impl Iterator<Item = ByGroup>) -> ByGroup {
+    let mut seen = ByGroup::default();
+    all.for_each(|groups| add(&mut seen, &groups));
+    seen
 }
 
 /// What keeps the runs from being compared as they stand.
@@ -70,14 +101,24 @@ fn unequal(results: &[Named], history: Option<&History>) -> Markup {
 }
 
 fn runs(results: &[Named], history: Option<&History>) -> Markup {
+    let runs: Vec<Vec<Fact>> = results.iter().map(of_result).collect();
+    let is_common = |(name, value): &Fact| {
+        runs.iter().all(|run| run.iter().any(|(other, theirs)| other == name && theirs == value))
+    };
+    let common: Vec<Fact> = runs[0].iter().filter(|fact| is_common(fact)).cloned().collect();
     html! {
         section {
             h2 { "Machine and versions" }
+            @if results.len() > 1 && !common.is_empty() {
+                h3 { "In all runs" }
+                (facts(&common))
+            }
             div.runs {
-                @for (index, result) in results.iter().enumerate() {
+                @for (index, (result, run)) in results.iter().zip(&runs).enumerate() {
+                    @let own: Vec<Fact> = run.iter().filter(|fact| results.len() == 1 || !is_common(fact)).cloned().collect();
                     div {
                         h3 { @if results.len() > 1 { (letter(index)) ": " } (label(result)) }
-                        (facts(&of_result(result)))
+                        (facts(&own))
                     }
                 }
                 @if let Some(history) = history {
@@ -88,6 +129,9 @@ fn runs(results: &[Named], history: Option<&History>) -> Markup {
     }
 }
 
+/// A fact about a run: its name, and what it is.
+type Fact = (&'static str, String);
+
 /// What was measured, in few words.
 fn label(result: &Named) -> String {
     let Statistics { hypervisor, guest_faults, without, machine, .. } = &result.statistics;
@@ -95,6 +139,16 @@ fn label(result: &Named) -> String {
         "none" => format!("no hypervisor, {machine}"),
         _ => describe(hypervisor, guest_faults, without, machine),
     }
+}
+
+/// The labels of all runs, with the names of their files where labels alone are not distinct.
+fn labels(results: &[Named]) -> Vec<String> {
+    let labels: Vec<String> = results.iter().map(label).collect();
+    let is_distinct = |label: &String| labels.iter().filter(|other| *other == label).count() == 1;
+    let named = |(label, result): (&String, &Named)| {
+        if is_distinct(label) { label.clone() } else { format!("{label} ({})", result.name) }
+    };
+    labels.iter().zip(results).map(named).collect()
 }
 
 /// The exits of the run by one cause, if they were counted.
@@ -107,7 +161,7 @@ fn total(result: &Statistics) -> Option<u64> {
     result.exits.as_ref().map(Exits::total)
 }
 
-fn of_result(result: &Named) -> Vec<(&'static str, String)> {
+fn of_result(result: &Named) -> Vec<Fact> {
     let Named { name, statistics: result } = result;
     let mut facts = vec![
         ("File", name.to_string()),
@@ -143,7 +197,7 @@ fn of_result(result: &Named) -> Vec<(&'static str, String)> {
     facts
 }
 
-fn of_trace(history: &History) -> Vec<(&'static str, String)> {
+fn of_trace(history: &History) -> Vec<Fact> {
     let head = &history.head;
     vec![
         ("File", history.file.to_string()),
@@ -165,29 +219,23 @@ fn joined(names: &[Untrusted]) -> String {
     names.iter().map(Untrusted::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn facts(facts: &[(&str, String)]) -> Markup {
+fn facts(facts: &[Fact]) -> Markup {
     html! { dl { @for (name, value) in facts { dt { (name) } dd { (value) } } } }
 }
 
 fn operations(results: &[Named]) -> Markup {
-    let panels = panels::panels(results);
-    let mut seen: ByGroup = [0; GROUPS.len()];
-    let runs = results.iter().filter_map(|result| result.statistics.groups());
-    let phases =
-        results.iter().flat_map(|result| &result.statistics.phases).filter_map(|phase| phase.groups());
-    runs.chain(phases).for_each(|groups| add(&mut seen, &groups));
+    let phases = results.iter().flat_map(|result| &result.statistics.phases);
+    let seen = seen(phases.filter_map(|phase| phase.groups()));
+    let panels = EXITS.panels(results);
     html! {
         section {
             h2 { "Exits per operation, by cause" }
-            p.quiet { "A bar for each phase of the workload" @if results.len() > 1 { " and each run" }
-                "; phases of like size share an axis." }
-            @if results.len() > 1 {
-                ul.legend {
-                    @for (index, result) in results.iter().enumerate() { li { b { (letter(index)) } ": " (label(result)) } }
-                }
+            @if panels.is_empty() { p { "No phase has counted its exits." } } @else {
+                p.quiet { "A bar for each phase of the workload" @if results.len() > 1 { " and each run" }
+                    "; phases of like size share an axis." }
+                (legend(&seen))
+                @for (index, panel) in panels.iter().enumerate() { (bars(&format!("exits{index}"), panel, results.len())) }
             }
-            (legend(&seen))
-            @for (index, panel) in panels.iter().enumerate() { (bars(index, panel, results.len())) }
             details {
                 summary { "What the causes are" }
                 dl { @for group in GROUPS { dt { (group.name) } dd { (group.about) } } }
@@ -196,18 +244,36 @@ fn operations(results: &[Named]) -> Markup {
     }
 }
 
-fn bars(index: usize, panel: &Panel, results: usize) -> Markup {
+/// What exits alone do not say: what all of it costs.
+fn instructions(results: &[Named]) -> Markup {
+    let panels: Vec<Panel> =
+        INSTRUCTIONS.panels(results).into_iter().chain(INSTRUCTIONS.whole_run(results)).collect();
+    html! {
+        section {
+            h2 { "Instructions per operation" }
+            @if panels.is_empty() { p { "No run has counted its instructions." } } @else {
+                p.quiet { "Instructions of guest and hypervisor together: what the exits, and what answers them, come to." }
+                (absent(INSTRUCTIONS, results))
+                @for (index, panel) in panels.iter().enumerate() {
+                    (bars(&format!("instructions{index}"), panel, results.len()))
+                }
+            }
+        }
+    }
+}
+
+fn bars(id: &str, panel: &Panel, results: usize) -> Markup {
     let names: Vec<&str> = panel.rows.iter().map(|row| row.name.as_str()).collect();
     let about = format!(
-        "Stacked bars of {} by cause for {}{}. The figures are in the tables below.",
+        "Bars of {} for {}{}. The figures are in the tables below.",
         panel.unit,
         names.join(", "),
-        if results > 1 { ", one bar for each run" } else { "" }
+        if results > 1 { ", one for each run that has counted them" } else { "" }
     );
     html! {
         h3 { (panel.title) }
-        figure { (drawings(&format!("bars{index}"), &panel.title, &about, |form| {
-            chart::bars(form, &panel.rows, panel.unit)
+        figure { (drawings(id, &panel.title, &about, |form| {
+            chart::bars(form, &panel.rows, &panel.unit, results > 1)
         })) }
     }
 }
@@ -529,6 +595,46 @@ mod tests {
     }
 
     #[test]
+    fn the_first_thing_is_a_picture_and_nothing_is_said_for_each_row() {
+        let mut bare = umbra();
+        bare.statistics.hypervisor = "none".into();
+        bare.statistics.exits = None;
+        bare.statistics.phases.iter_mut().for_each(|phase| phase.exits = None);
+        let (text, html) = parsed(&[umbra(), bare], None);
+        let body = text.split_once("<main>").unwrap().1;
+        assert!(body.find("<svg") < body.find("<h2"), "a heading stands before the first picture");
+        // Where the tables begin, one sentence says what their dashes are.
+        assert!(!text.split_once("Figures by phase").unwrap().0.contains("not counted"));
+        assert_eq!(text.matches("B counted no exits.").count(), 1);
+        let sections = Selector::parse("section > h2").unwrap();
+        let heads: Vec<String> = html.select(&sections).map(|head| head.text().collect()).collect();
+        assert!(heads.contains(&"Instructions per operation".into()), "{heads:?}");
+        assert_eq!(heads.last().unwrap(), "Machine and versions");
+    }
+
+    #[test]
+    fn runs_of_one_kind_are_told_apart_by_their_files() {
+        let mut second = umbra();
+        second.name = "second.json".into();
+        let both = labels(&[umbra(), second, kvm()]);
+        assert!(both[0].ends_with(" (a.json)") && both[1].ends_with(" (second.json)"), "{both:?}");
+        assert!(!both[2].contains(".json"));
+    }
+
+    #[test]
+    fn what_all_runs_have_in_common_is_said_once() {
+        let (text, _) = parsed(&[umbra(), umbra()], None);
+        assert_eq!(text.matches("6.1 &lt;x&gt;").count(), 1);
+        let mut other = umbra();
+        other.statistics.memory = 64;
+        let (text, _) = parsed(&[umbra(), other], None);
+        let facts = text.split_once("In all runs").unwrap().1;
+        assert_eq!((facts.matches("192 MiB").count(), facts.matches("64 MiB").count()), (1, 1));
+        let (text, _) = parsed(&[umbra()], None);
+        assert!(!text.contains("In all runs") && text.contains("6.1 &lt;x&gt;"));
+    }
+
+    #[test]
     fn every_colour_of_a_drawing_has_a_rule() {
         let css = chart::css();
         for (_, html) in all_pages() {
@@ -579,7 +685,7 @@ mod tests {
         let (text, html) = parsed(&[umbra(), other], None);
         // Kernel and command line.
         assert_eq!(count(&html, "section.unequal li"), 2);
-        assert!(text.find("These runs are not equal") < text.find("<svg"));
+        assert!(text.find("These runs are not equal") < text.find("Exits per operation"));
         let (_, html) = parsed(&[umbra(), umbra()], None);
         assert_eq!(count(&html, "section.unequal"), 0);
     }

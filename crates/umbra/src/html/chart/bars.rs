@@ -4,38 +4,37 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
 use super::canvas::{self, Form, TEXT, draw, fill, text_style, write};
-use super::colour::{AXIS, CARD, GRID, INK, QUIET, SERIES};
+use super::colour::{AXIS, CARD, Colour, GRID, INK, QUIET};
 use super::short;
-use crate::html::groups::ByGroup;
 
-/// A bar: exits of each group of causes, per operation.
+/// A bar: what was counted, in parts, per operation.
 #[derive(Debug)]
 pub struct Bar {
     /// Which result.
     pub letter: char,
-    /// Exits by group; `None` if nobody counted.
-    pub exits: Option<ByGroup>,
+    /// Its parts, each with its colour.
+    pub parts: Vec<(u64, Colour)>,
     /// Operations; not 0.
     pub ops: u64,
 }
 
 impl Bar {
-    fn per_operation(&self, exits: u64) -> f64 {
-        exits as f64 / self.ops as f64
+    fn per_operation(&self, count: u64) -> f64 {
+        count as f64 / self.ops as f64
     }
 
     /// Its length.
     pub fn total(&self) -> f64 {
-        self.per_operation(self.exits.map_or(0, |exits| exits.iter().sum()))
+        self.per_operation(self.parts.iter().fold(0, |sum: u64, (count, _)| sum.saturating_add(*count)))
     }
 }
 
-/// The bars of one phase.
+/// The bars of one phase: of each result that has counted.
 #[derive(Debug)]
 pub struct Row {
     /// Its name.
     pub name: String,
-    /// One for each result.
+    /// In the order of the results.
     pub bars: Vec<Bar>,
 }
 
@@ -49,9 +48,8 @@ const RIGHT: i32 = 58;
 /// For the axis below.
 const BOTTOM: i32 = 42;
 
-/// Draws rows with a common axis.
-pub fn bars(form: Form, rows: &[Row], unit: &str) -> (String, i32) {
-    let several = rows.iter().any(|row| row.bars.len() > 1);
+/// Draws rows with a common axis; `several`: of more results than one.
+pub fn bars(form: Form, rows: &[Row], unit: &str, several: bool) -> (String, i32) {
     let name = if form == Form::Narrow { NAME } else { 0 };
     let left = if form == Form::Narrow { 5 } else { 136 } + if several { 18 } else { 0 };
     let row_height = |row: &Row| name + BETWEEN_ROWS + row.bars.len() as i32 * (BAR + BETWEEN_BARS);
@@ -82,16 +80,16 @@ pub fn bars(form: Form, rows: &[Row], unit: &str) -> (String, i32) {
                 if several {
                     write(area, bar.letter, (left - 6, middle), QUIET, HPos::Right, false);
                 }
-                let mut sum = 0;
-                for (exits, colour) in bar.exits.iter().flatten().zip(SERIES) {
+                let mut sum = 0_u64;
+                for &(count, colour) in &bar.parts {
                     let from = place(bar.per_operation(sum));
-                    sum += exits;
+                    sum = sum.saturating_add(count);
                     // The background shows between two parts, unless that is all there is.
                     let to = place(bar.per_operation(sum));
                     let gap = i32::from(to - from > 2);
                     fill(area, (from, upper), (to - gap, upper + BAR), colour);
                 }
-                let label = if bar.exits.is_some() { short(bar.total()) } else { "not counted".into() };
+                let label = short(bar.total());
                 let at = place(bar.total()) + 5;
                 // No line of the grid goes through the number: a digit is less than 8 units wide.
                 let width = label.chars().count() as i32 * 8;
@@ -129,12 +127,12 @@ fn axis(area: &canvas::Area, form: Form, left: i32, longest: f64, unit: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::html::chart::SERIES;
 
     fn row(values: &[u64]) -> Row {
         let bar = |(n, &exits): (u8, &u64)| {
-            let mut groups = ByGroup::default();
-            (groups[0], groups[7]) = (exits / 4, exits - exits / 4);
-            Bar { letter: char::from(b'A' + n), exits: Some(groups), ops: 2 }
+            let parts = vec![(exits / 4, SERIES[0]), (exits - exits / 4, SERIES[7])];
+            Bar { letter: char::from(b'A' + n), parts, ops: 2 }
         };
         Row { name: "demand".into(), bars: (0..).zip(values).map(bar).collect() }
     }
@@ -149,7 +147,7 @@ mod tests {
     #[test]
     fn lengths_are_in_proportion() {
         for form in Form::ALL {
-            let (drawing, _) = bars(form, &[row(&[32, 16]), row(&[8, 0])], "exits per operation");
+            let (drawing, _) = bars(form, &[row(&[32, 16]), row(&[8, 0])], "exits per operation", true);
             let (first, last) = (widths(&drawing, "#2A78D6"), widths(&drawing, "#8F8E87"));
             assert_eq!((first.len(), last.len()), (3, 3), "{drawing}");
             // The gap behind a part belongs to it, and places are rounded.
@@ -164,9 +162,12 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_counted_is_said() {
-        let mut row = row(&[1]);
-        row.bars[0].exits = None;
-        assert!(bars(Form::Wide, &[row], "exits").0.contains("not counted"));
+    fn a_result_that_has_not_counted_has_no_bar_and_no_place() {
+        let mut one = row(&[8, 4]);
+        let (with_both, height_of_both) = bars(Form::Wide, &[row(&[8, 4])], "exits", true);
+        one.bars.remove(0);
+        let (with_one, height) = bars(Form::Wide, &[one], "exits", true);
+        assert!(height < height_of_both && with_both.contains(">\nA\n<") && !with_one.contains(">\nA\n<"));
+        assert!(with_one.contains(">\nB\n<"));
     }
 }

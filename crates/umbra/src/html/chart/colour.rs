@@ -36,17 +36,20 @@ pub const GRID: Colour = colour("grid", 0xe1e0d9, 0x2c2c2a);
 /// Axes.
 pub const AXIS: Colour = colour("axis", 0xc2c1b6, 0x4a4a46);
 
-/// One for each group of causes, in their order; neighbours can be told apart by those who see fewer colours.
+/// One for each group of causes, in their order. Any two can be told apart, also by those who see fewer colours.
 pub const SERIES: [Colour; 8] = [
     colour("s0", 0x2a78d6, 0x3987e5),
-    colour("s1", 0xeb6834, 0xd95926),
-    colour("s2", 0x1baf7a, 0x199e70),
-    colour("s3", 0xeda100, 0xc98500),
-    colour("s4", 0xe87ba4, 0xd55181),
-    colour("s5", 0x008300, 0x008301),
-    colour("s6", 0x4a3aa7, 0x9085e9),
+    colour("s1", 0xecaa0b, 0xe3cc36),
+    colour("s2", 0x73cd9f, 0x6fe2cd),
+    colour("s3", 0xe493f6, 0xa3a9f6),
+    colour("s4", 0x382d93, 0x9043a1),
+    colour("s5", 0x1c500e, 0x32ae9b),
+    colour("s6", 0x755068, 0xbc9041),
     colour("s7", 0x8f8e87, 0x77766f),
 ];
+
+/// Bars that are of one kind.
+pub const WORK: Colour = colour("work", 0x4d6a86, 0x8aa4bd);
 
 /// Few to many, from near the background away from it.
 pub const HEAT: [Colour; 6] = [
@@ -59,7 +62,7 @@ pub const HEAT: [Colour; 6] = [
 ];
 
 fn all() -> impl Iterator<Item = Colour> {
-    [CARD, INK, QUIET, GRID, AXIS].into_iter().chain(SERIES).chain(HEAT)
+    [CARD, INK, QUIET, GRID, AXIS, WORK].into_iter().chain(SERIES).chain(HEAT)
 }
 
 /// The variables with their values, and the rules that put them into drawings.
@@ -89,6 +92,63 @@ mod tests {
 
     use super::*;
     use crate::html::groups::GROUPS;
+
+    /// What a colour excites in an eye, with one kind of cones more or less absent: linear RGB, multiplied by Machado's
+    /// matrices (2009, severity 1), in the perceptually uniform space OKLab.
+    fn seen(colour: u32, eye: &[[f64; 3]; 3]) -> [f64; 3] {
+        let times =
+            |matrix: &[[f64; 3]; 3], of: [f64; 3]| matrix.map(|row| (0..3).map(|n| row[n] * of[n]).sum());
+        let linear = |byte: u8| match f64::from(byte) / 255.0 {
+            value if value <= 0.04045 => value / 12.92,
+            value => ((value + 0.055) / 1.055).powf(2.4),
+        };
+        let [_, red, green, blue] = colour.to_be_bytes();
+        let rgb: [f64; 3] = times(eye, [red, green, blue].map(linear));
+        let cones: [f64; 3] = times(
+            &[
+                [0.412_221_47, 0.536_332_54, 0.051_445_99],
+                [0.211_903_50, 0.680_699_55, 0.107_396_96],
+                [0.088_302_46, 0.281_718_84, 0.629_978_70],
+            ],
+            rgb.map(|value| value.max(0.0)),
+        );
+        times(
+            &[
+                [0.210_454_26, 0.793_617_79, -0.004_072_05],
+                [1.977_998_50, -2.428_592_21, 0.450_593_71],
+                [0.025_904_04, 0.782_771_77, -0.808_675_77],
+            ],
+            cones.map(f64::cbrt),
+        )
+    }
+
+    #[test]
+    fn causes_can_be_told_apart_by_any_eye() {
+        const EYES: [[[f64; 3]; 3]; 3] = [
+            [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+            [
+                [0.367_322, 0.860_646, -0.227_968],
+                [0.280_085, 0.672_501, 0.047_413],
+                [-0.011_820, 0.042_940, 0.968_881],
+            ],
+            [
+                [0.152_286, 1.052_583, -0.204_868],
+                [0.114_503, 0.786_281, 0.099_216],
+                [-0.003_882, -0.048_116, 1.051_998],
+            ],
+        ];
+        for of in [(|colour| colour.light) as fn(Colour) -> u32, |colour| colour.dark] {
+            for eye in &EYES {
+                for (n, one) in SERIES.iter().enumerate() {
+                    for other in &SERIES[n + 1..] {
+                        let [a, b] = [one, other].map(|&colour| seen(of(colour), eye));
+                        let distance = (0..3).map(|n| (a[n] - b[n]).powi(2)).sum::<f64>().sqrt();
+                        assert!(distance > 0.11, "{} and {}: {distance:.3}", one.name, other.name);
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_light_colour_stands_for_one_variable() {
