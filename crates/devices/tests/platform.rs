@@ -277,6 +277,9 @@ fn nmis_that_can_come() {
         outb(&mut platform, deadline + MS, 0x70, register);
         outb(&mut platform, deadline + MS, 0x71, value);
     }
+    // Its line falls when register C is read.
+    outb(&mut platform, deadline + MS, 0x70, 0x0c);
+    platform.port_read(deadline + MS, 0x71, 1);
     assert!(platform.nmi_can_come());
 }
 
