@@ -47,7 +47,7 @@ fn read_parts(mut stream: impl Read, bare: bool, mut hand_on: impl FnMut(Part) -
         // A byte at a time, as the guest's text begins right behind the message.
         let until_entered = if bare { 1 } else { length };
         let mut rest = &buffer[..length];
-        while !rest.is_empty() && !(bare && entered.get()) {
+        while !(rest.is_empty() || bare && entered.get()) {
             let (bytes, more) = rest.split_at(until_entered);
             rest = more;
             decoder.push(
