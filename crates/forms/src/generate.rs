@@ -548,10 +548,12 @@ mod tests {
         let has = |bits: u32, text: &str| {
             table.iter().any(|entry| super::bits(entry.form.mode) == bits && entry.text() == text)
         };
+        // With another package of the workspace in the same build, iced-x86 may be built without VEX.
+        let vex = table.iter().any(|entry| entry.code.op_code().encoding() == EncodingKind::VEX);
+        assert_eq!(has(64, "vpgatherdd xmm1,[rbx+xmm4+10h],xmm2"), vex);
         for (bits, text) in [
             (64, "movups xmm1,[rbx+10h]"),
             (64, "lock cmpxchg16b [rbx+10h]"),
-            (64, "vpgatherdd xmm1,[rbx+xmm4+10h],xmm2"),
             (64, "rep movsb [rdi],[rsi]"),
             (64, "maskmovdqu xmm1,xmm2"),
             (32, "frstor [ebx+10h]"),
@@ -567,8 +569,7 @@ mod tests {
             assert!(has(bits, text), "{bits} {text}");
         }
         let mnemonics: BTreeSet<_> = table.iter().map(|entry| format!("{:?}", entry.mnemonic())).collect();
-        println!("{} forms, {} mnemonics: {mnemonics:?}", table.len(), mnemonics.len());
-        assert!(mnemonics.len() > 500);
+        assert!(mnemonics.len() > if vex { 800 } else { 450 }, "{}", mnemonics.len());
     }
 
     #[test]

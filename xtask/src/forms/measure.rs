@@ -10,6 +10,7 @@ use clap::ValueEnum;
 use umbra_forms::Case;
 use umbra_forms::generate::Entry;
 
+use super::fuzz::Program;
 use super::{output, records, words, write};
 
 /// Memory of the guest, in MiB.
@@ -87,6 +88,9 @@ pub type Measurements = BTreeMap<Case, Outcome>;
 
 /// All that is needed to run cases.
 pub struct Runner<'a> {
+    /// The tool, for the bare machine.
+    pub bare: &'a Path,
+    /// The tool with the Umbra that is to be judged.
     pub umbra: &'a Path,
     pub kernel: &'a Path,
     pub folder: &'a Path,
@@ -161,12 +165,51 @@ impl Runner<'_> {
         Ok(output::words(&self.start(cases, how, "show")?.0))
     }
 
+    /// Runs programs, and starts again behind each that ends the guest.
+    ///
+    /// # Errors
+    /// The kernel did not start, or says nothing.
+    pub fn programs(&self, programs: &[Program], how: &How<'_>) -> Result<Vec<Option<Outcome>>> {
+        let mut found = Vec::new();
+        let mut starts = 0;
+        while found.len() < programs.len() && starts < self.starts {
+            starts += 1;
+            let rest = &programs[found.len()..];
+            let words: Vec<_> = rest.iter().flat_map(Program::words).collect();
+            let (stdout, reason) = self.start(&words, how, "chain")?;
+            let hashes = output::hashes(&stdout);
+            ensure!(hashes.len() <= rest.len(), "the kernel ran more programs than it was given");
+            ensure!(
+                stdout.contains("forms: "),
+                "{}: the kernel did not start: {reason}\n{stdout}",
+                how.name()
+            );
+            found.extend(hashes.iter().map(|&hash| Some(Outcome::Hash(hash))));
+            if hashes.len() < rest.len() {
+                println!("{}: ended by program {:#x}: {reason}", how.name(), rest[hashes.len()].seed);
+                found.push(Some(Outcome::Ended(reason)));
+            }
+        }
+        found.resize(programs.len(), None);
+        Ok(found)
+    }
+
+    /// Runs one program, for words about it.
+    ///
+    /// # Errors
+    /// The kernel did not start.
+    pub fn program_words(&self, program: &Program, how: &How<'_>) -> Result<Vec<String>> {
+        let words: Vec<_> = program.words().collect();
+        let cases = output::words(&self.start(&words, how, "chain show")?.0);
+        Ok(cases.into_values().next().unwrap_or_default())
+    }
+
     /// Starts the machine; returns the kernel's output, and the sentence about its end.
     fn start(&self, cases: &[Case], how: &How<'_>, append: &str) -> Result<(String, String)> {
         let path = |what: &str| self.folder.join(what);
         write(&path("table"), &records(self.table))?;
         write(&path("cases"), &words(cases))?;
-        let mut command = Command::new(self.umbra);
+        let mut command = Command::new(if how.policy.is_some() { self.umbra } else { self.bare });
         command.arg("run").arg("--kernel").arg(self.kernel);
         command.arg("--module").arg(path("table")).arg("--module").arg(path("cases"));
         let with = self.with.as_ref().map(name).unwrap_or_default();

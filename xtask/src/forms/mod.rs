@@ -2,12 +2,13 @@
 
 mod compare;
 mod exceptions;
+mod fuzz;
 mod measure;
 mod output;
 mod select;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
@@ -51,6 +52,14 @@ pub struct Arguments {
     #[arg(long, value_enum)]
     with: Option<With>,
 
+    /// Run this many random programs of several forms instead of single ones; the seed is that of the sample
+    #[arg(long, value_name = "N")]
+    programs: Option<usize>,
+
+    /// Judge the Umbra in this tool [default: the one that is built from this checkout]
+    #[arg(long, value_name = "FILE")]
+    umbra: Option<PathBuf>,
+
     /// Start each machine at most this often: a guest that is ended is started again behind the case that ended it
     #[arg(long, value_name = "N", default_value_t = 20)]
     starts: u32,
@@ -78,8 +87,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     ensure!(!cases.is_empty(), "no case fits these options");
     let exceptions = Exceptions::read()?;
     println!("{} forms, {} cases", table.len(), cases.len());
+    let programs =
+        arguments.programs.map(|count| fuzz::programs(&table, &cases, count, arguments.selection.seed()));
     let runner = Runner {
-        umbra: &umbra,
+        bare: &umbra,
+        umbra: arguments.umbra.as_deref().unwrap_or(&umbra),
         kernel: &kernels.join("forms.elf"),
         folder: &folder,
         table: &table,
@@ -93,12 +105,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             continue;
         }
         let bare = How { machine: *machine, policy: None, options: &[] };
-        let judge = runner.measure(&cases, &bare)?;
+        let judge = if programs.is_none() { runner.measure(&cases, &bare)? } else { Default::default() };
         for &policy in Policy::value_variants() {
             if !arguments.guest_faults.is_empty() && !arguments.guest_faults.contains(&policy) {
                 continue;
             }
             let how = How { machine: *machine, policy: Some(policy), options: &arguments.option };
+            if let Some(programs) = &programs {
+                agree &= fuzz::run(&runner, programs, &bare, &how, arguments.show)?;
+                continue;
+            }
             let found = runner.measure(&cases, &how)?;
             let comparison = Comparison::new(&table, &exceptions, &how, &judge, &found);
             println!("\n{}\n{}", how.name(), comparison.table());

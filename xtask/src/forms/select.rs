@@ -58,6 +58,11 @@ impl Selection {
         cases.into_iter().skip(self.seed % stride).step_by(stride).collect()
     }
 
+    /// The seed.
+    pub fn seed(&self) -> u64 {
+        self.seed as u64
+    }
+
     fn takes(&self, entry: &Entry) -> bool {
         listed(&self.bits, &generate::bits(entry.form.mode))
             && self.instruction.as_ref().is_none_or(|text| entry.text().contains(text))
@@ -89,7 +94,6 @@ mod tests {
         let table = generate::table();
         let all = Selection { stride: 1, ..Selection::default() };
         let total = all.cases(&table).len();
-        println!("{total} cases");
         let parts = (0..7).map(|seed| Selection { stride: 7, seed, ..all.clone() }.cases(&table).len());
         assert_eq!(parts.sum::<usize>(), total);
         let one = Selection {
