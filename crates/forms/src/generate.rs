@@ -559,7 +559,7 @@ mod tests {
             (32, "frstor [ebx+10h]"),
             (64, "fxsave [rbx+10h]"),
             (64, "push rdx (on the stack)"),
-            (32, "bound edx,[ebx+10h]"),
+            (32, "bound edx,qword ptr [ebx+10h]"),
             (32, "pushad (on the stack)"),
             (32, "lds edx,[ebx+10h]"),
             (16, "mov es,[bx+10h]"),

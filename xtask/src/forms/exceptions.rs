@@ -1,18 +1,19 @@
 //! Differences that are known and have a reason.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use umbra_forms::Case;
-use umbra_forms::generate::Entry;
+use umbra_forms::generate::{self, Entry};
 
 use super::measure::How;
 
-/// The list: machine, kind of memory and instruction, each or `*`; then the reason.
+/// The list: machine, kind of memory, bits of the code, each or `*`; how the instruction begins; the reason.
 const LIST: &str = include_str!("exceptions.txt");
 
 /// One line of the list.
 struct Exception {
     machine: &'static str,
     kind: &'static str,
+    bits: &'static str,
     instruction: &'static str,
 }
 
@@ -31,11 +32,12 @@ impl Exceptions {
     /// Whether a case is on the list.
     pub fn has(&self, how: &How<'_>, entry: &Entry, case: Case) -> bool {
         let machine = how.name();
-        let mnemonic = format!("{:?}", entry.mnemonic()).to_lowercase();
+        let (bits, text) = (generate::bits(entry.form.mode).to_string(), entry.text());
         self.0.iter().any(|exception| {
             (exception.machine == "*" || machine.starts_with(exception.machine))
                 && (exception.kind == "*" || case.kind().name == exception.kind)
-                && exception.instruction == mnemonic
+                && (exception.bits == "*" || bits == exception.bits)
+                && text.starts_with(exception.instruction)
         })
     }
 }
@@ -44,9 +46,12 @@ fn parse(list: &'static str) -> Result<Vec<Exception>> {
     let lines = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|line| {
-            let words: Vec<_> = line.splitn(4, ' ').collect();
-            ensure!(words.len() == 4, "an exception is machine, kind, instruction and reason: {line:?}");
-            Ok(Exception { machine: words[0], kind: words[1], instruction: words[2] })
+            let words: Vec<_> = line.split('|').map(str::trim).collect();
+            let [machine, kind, bits, instruction, reason] = words[..] else {
+                bail!("an exception is machine, kind, bits, instruction and reason: {line:?}");
+            };
+            ensure!(!instruction.is_empty() && !reason.is_empty(), "an exception has a reason: {line:?}");
+            Ok(Exception { machine, kind, bits, instruction })
         })
         .collect()
 }
@@ -58,7 +63,8 @@ mod tests {
     #[test]
     fn the_list_is_sound() {
         Exceptions::read().unwrap();
-        assert_eq!(parse("# words\n\npenryn hole xsave Why.\n").unwrap().len(), 1);
-        assert!(parse("penryn hole xsave\n").is_err());
+        assert_eq!(parse("# words\n\npenryn | hole | 64 | xsave | Why.\n").unwrap().len(), 1);
+        assert!(parse("penryn | hole | 64 | xsave\n").is_err());
+        assert!(parse("penryn | hole | 64 | xsave |\n").is_err());
     }
 }
