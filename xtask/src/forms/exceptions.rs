@@ -6,7 +6,7 @@ use umbra_forms::generate::{self, Entry};
 
 use super::measure::How;
 
-/// The list: machine, kind of memory, bits of the code, each or `*`; how the instruction begins; the reason.
+/// The list: machine, kind of memory, bits of the code, `--with`, each or `*`; how the instruction begins; the reason.
 const LIST: &str = include_str!("exceptions.txt");
 
 /// One line of the list.
@@ -14,6 +14,7 @@ struct Exception {
     machine: &'static str,
     kind: &'static str,
     bits: &'static str,
+    with: &'static str,
     instruction: &'static str,
 }
 
@@ -37,6 +38,7 @@ impl Exceptions {
             (exception.machine == "*" || machine.starts_with(exception.machine))
                 && (exception.kind == "*" || case.kind().name == exception.kind)
                 && (exception.bits == "*" || bits == exception.bits)
+                && (exception.with == "*" || how.with_name() == exception.with)
                 && text.starts_with(exception.instruction)
         })
     }
@@ -47,11 +49,11 @@ fn parse(list: &'static str) -> Result<Vec<Exception>> {
     lines
         .map(|line| {
             let words: Vec<_> = line.split('|').map(str::trim).collect();
-            let [machine, kind, bits, instruction, reason] = words[..] else {
-                bail!("an exception is machine, kind, bits, instruction and reason: {line:?}");
+            let [machine, kind, bits, with, instruction, reason] = words[..] else {
+                bail!("an exception is machine, kind, bits, with, instruction and reason: {line:?}");
             };
             ensure!(!instruction.is_empty() && !reason.is_empty(), "an exception has a reason: {line:?}");
-            Ok(Exception { machine, kind, bits, instruction })
+            Ok(Exception { machine, kind, bits, with, instruction })
         })
         .collect()
 }
@@ -63,8 +65,8 @@ mod tests {
     #[test]
     fn the_list_is_sound() {
         Exceptions::read().unwrap();
-        assert_eq!(parse("# words\n\npenryn | hole | 64 | xsave | Why.\n").unwrap().len(), 1);
-        assert!(parse("penryn | hole | 64 | xsave\n").is_err());
-        assert!(parse("penryn | hole | 64 | xsave |\n").is_err());
+        assert_eq!(parse("# words\n\npenryn | hole | 64 | * | xsave | Why.\n").unwrap().len(), 1);
+        assert!(parse("penryn | hole | 64 | * | xsave\n").is_err());
+        assert!(parse("penryn | hole | 64 | * | xsave |\n").is_err());
     }
 }

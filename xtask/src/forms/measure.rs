@@ -64,13 +64,20 @@ pub struct How<'a> {
     pub policy: Option<Policy>,
     /// More options.
     pub options: &'a [String],
+    /// What is special.
+    pub with: Option<With>,
 }
 
 impl How<'_> {
     /// Machine and policy.
     pub fn name(&self) -> String {
         let policy = self.policy.as_ref().map_or_else(|| "bare".into(), name);
-        format!("{} {policy}", name(&self.machine))
+        format!("{} {policy} {}", name(&self.machine), self.with_name()).trim_end().into()
+    }
+
+    /// The kernel's option.
+    pub fn with_name(&self) -> String {
+        self.with.as_ref().map(name).unwrap_or_default()
     }
 }
 
@@ -99,8 +106,6 @@ pub struct Runner<'a> {
     pub starts: u32,
     /// What is left out when a case has ended the guest.
     pub alike: Alike,
-    /// What is special.
-    pub with: Option<With>,
 }
 
 impl Runner<'_> {
@@ -212,8 +217,7 @@ impl Runner<'_> {
         let mut command = Command::new(if how.policy.is_some() { self.umbra } else { self.bare });
         command.arg("run").arg("--kernel").arg(self.kernel);
         command.arg("--module").arg(path("table")).arg("--module").arg(path("cases"));
-        let with = self.with.as_ref().map(name).unwrap_or_default();
-        let append = format!("{append} {with}");
+        let append = format!("{append} {}", how.with_name());
         command.args(["--append", append.trim(), "--memory", MEMORY, "--timeout", TIMEOUT]);
         command.args(["--machine", &name(&how.machine)]);
         match &how.policy {

@@ -97,20 +97,24 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         table: &table,
         starts: arguments.starts,
         alike: arguments.alike,
-        with: arguments.with,
     };
     let mut agree = true;
     for machine in Machine::value_variants() {
         if arguments.machine.is_some_and(|only| only != *machine) {
             continue;
         }
-        let bare = How { machine: *machine, policy: None, options: &[] };
+        let bare = How { machine: *machine, policy: None, options: &[], with: arguments.with };
         let judge = if programs.is_none() { runner.measure(&cases, &bare)? } else { Default::default() };
         for &policy in Policy::value_variants() {
             if !arguments.guest_faults.is_empty() && !arguments.guest_faults.contains(&policy) {
                 continue;
             }
-            let how = How { machine: *machine, policy: Some(policy), options: &arguments.option };
+            let how = How {
+                machine: *machine,
+                policy: Some(policy),
+                options: &arguments.option,
+                with: arguments.with,
+            };
             if let Some(programs) = &programs {
                 agree &= fuzz::run(&runner, programs, &bare, &how, arguments.show)?;
                 continue;
