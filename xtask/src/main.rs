@@ -9,6 +9,7 @@ mod build;
 mod campaign;
 mod coverage;
 mod exhaustive;
+mod forms;
 mod fuzz;
 mod guests;
 mod paths;
@@ -48,6 +49,7 @@ enum Command {
     Coverage(coverage::Arguments),
     UnsafeCount(unsafe_count::Arguments),
     Guests(guests::Arguments),
+    Forms(forms::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Command::Coverage(arguments) => coverage::run(&arguments),
         Command::UnsafeCount(arguments) => unsafe_count::run(&arguments),
         Command::Guests(arguments) => guests::run(&arguments),
+        Command::Forms(arguments) => forms::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -9,13 +9,13 @@ use crate::toolchain::BARE_METAL_TARGET;
 use crate::{Error, Toolchain, bare_metal};
 
 /// The programs of the package.
-const KERNELS: [&str; 3] = ["exhaustive", "hostile", "basics"];
+const KERNELS: [&str; 4] = ["exhaustive", "hostile", "basics", "forms"];
 
 /// A multiboot-1 kernel is an ELF32 (QEMU refuses others); the compiler makes ELF64.
 const OBJCOPY: &str = "objcopy";
 
-/// Builds `guest/kernels` of the checkout at `workspace` for bare metal, and leaves `exhaustive.elf`, `hostile.elf`
-/// and `basics.elf` in `folder`: multiboot-1 kernels as ELF32 without symbols. The ELF64s that they were made from,
+/// Builds `guest/kernels` of the checkout at `workspace` for bare metal, and leaves them in `folder`, `basics.elf`
+/// and so on: multiboot-1 kernels as ELF32 without symbols. The ELF64s that they were made from,
 /// with symbols, stay in `target_dir`.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use cpio::newc::{Builder, ModeFileType, trailer};
-use umbra_telemetry::{BootConfig, module_name};
+use umbra_telemetry::{BootConfig, Message, module_name};
 
 use super::ImageTools;
 use crate::error::Error;
@@ -41,6 +41,8 @@ pub enum System<'a> {
     },
     /// The guest itself, a Linux kernel.
     Bare,
+    /// The guest itself, a multiboot kernel.
+    BareMultiboot,
 }
 
 /// What the hypervisor finds as multiboot2 modules, by the names of these fields and by [`module_name`]; the peer's host
@@ -66,7 +68,7 @@ impl BootFiles<'_> {
         let system = match self.system {
             System::Umbra => HYPERVISOR.len(),
             System::Kvm { kernel, initrd } => kernel.len() + initrd.len(),
-            System::Bare => 0,
+            System::Bare | System::BareMultiboot => 0,
         };
         (system + self.kernel.len() + self.initrd.map_or(0, <[u8]>::len) + modules) as u64
     }
@@ -180,6 +182,7 @@ fn reason(said: &str) -> &str {
 fn modules(system: &System<'_>) -> &'static str {
     match system {
         System::Umbra => "--install-modules=multiboot2 normal iso9660 biosdisk part_msdos",
+        System::BareMultiboot => "--install-modules=multiboot iorw normal iso9660 biosdisk part_msdos",
         System::Kvm { .. } | System::Bare => "--install-modules=linux normal iso9660 biosdisk part_msdos",
     }
 }
@@ -195,7 +198,7 @@ fn write_tree(tree: &Path, files: &BootFiles<'_>) -> io::Result<()> {
             fs::write(boot.join("host-initrd"), initrd)?;
             return fs::write(boot.join("guest"), guest_archive(files)?);
         }
-        System::Bare => (),
+        System::Bare | System::BareMultiboot => (),
     }
     fs::write(boot.join("config"), files.config.to_bytes())?;
     fs::write(boot.join("kernel"), files.kernel)?;
@@ -245,13 +248,31 @@ fn menu(files: &BootFiles<'_>) -> String {
             )
         }
         System::Bare => {
-            // Quoted one by one: GRUB hands each argument on, with quotes around those that have blanks.
-            let words: String =
-                files.config.append.split_whitespace().map(|word| format!(" '{word}'")).collect();
+            let words = quoted(&files.config.append);
             let initrd = initrd.map(|name| format!("initrd /boot/{name}\n")).unwrap_or_default();
             format!("linux /boot/kernel{words}\n{initrd}boot\n")
         }
+        System::BareMultiboot => {
+            // GRUB leaves its own first argument, the file, out of what the kernel gets.
+            let kernel = format!("multiboot /boot/kernel{}\n", quoted(&files.config.append));
+            let module = |(index, module): (usize, &Module)| {
+                format!("module /boot/{}{}\n", module_name(index), quoted(&module.string))
+            };
+            let modules: String = files.modules.iter().enumerate().map(module).collect();
+            // What the emulator says before these bytes is not the guest's.
+            let entered: String = umbra_telemetry::frame::encode(&Message::GuestEntered)
+                .iter()
+                .map(|byte| format!("outb 0xe9 {byte:#x}\n"))
+                .collect();
+            format!("{kernel}{modules}{entered}boot\n")
+        }
     }
+}
+
+/// Words as arguments of a GRUB command. They are quoted one by one: GRUB hands each argument on, with quotes around
+/// those that have blanks.
+fn quoted(line: &str) -> String {
+    line.split_whitespace().map(|word| format!(" '{word}'")).collect()
 }
 
 #[cfg(test)]
@@ -351,6 +372,18 @@ mod tests {
             commands(System::Bare, Some(b"initrd"), &[]),
             "linux /boot/kernel 'console=ttyS0' 'quiet' '$x'\ninitrd /boot/initrd\nboot\n"
         );
+    }
+
+    #[test]
+    fn a_bare_multiboot_kernel_gets_its_modules_and_is_announced() {
+        let module = Module { file: Vec::new(), string: "env a=1".into() };
+        let menu = commands(System::BareMultiboot, None, &[module]);
+        let (loads, rest) = menu.split_once("outb 0xe9 0x0\n").unwrap();
+        assert_eq!(
+            loads,
+            "multiboot /boot/kernel 'console=ttyS0' 'quiet' '$x'\nmodule /boot/module0 'env' 'a=1'\n"
+        );
+        assert!(rest.ends_with("outb 0xe9 0x0\nboot\n"), "{rest}");
     }
 
     #[test]

@@ -1,7 +1,27 @@
-//! Why an emulator has ended that should not have.
+//! Why an emulator has ended.
+
+use umbra_telemetry::GuestExit;
 
 /// Lines of the log that are shown.
 const SHOWN: usize = 5;
+
+/// How a guest on the bare machine has ended by itself, by the emulator's last words.
+pub fn bare_end(log: &str) -> Option<GuestExit> {
+    let panic = log.lines().rev().find(|line| is_panic(line))?;
+    if panic.contains("shutdown requested") {
+        Some(GuestExit::Shutdown)
+    } else if panic.contains("exception with no resolution") {
+        Some(GuestExit::TripleFault)
+    } else {
+        None
+    }
+}
+
+/// A log line is ticks, a letter for its class, and the device: `00523i[BIOS  ] ...`, `p` or `>>PANIC<<` for
+/// a panic.
+fn is_panic(line: &str) -> bool {
+    line.contains(">>PANIC<<") || line.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with("p[")
+}
 
 /// Says in a sentence why Bochs ended: from the signal that killed it, from its log, or else from what it and the
 /// hypervisor printed.
@@ -12,11 +32,7 @@ pub fn explain(killed_by: Option<i32>, log: &str, printed: &str) -> String {
              memory: give a smaller --memory"
         );
     }
-    // A log line is ticks, a letter for its class, and the device: `00523i[BIOS  ] ...`, `p` or `>>PANIC<<` for a
-    // panic.
-    let panic = log.lines().rev().find(|line| {
-        line.contains(">>PANIC<<") || line.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with("p[")
-    });
+    let panic = log.lines().rev().find(|line| is_panic(line));
     let mut sentence = match panic {
         Some(line) => format!("the emulator stopped: {}", message(line)),
         None => String::from("the emulator ended without a report of the hypervisor"),
@@ -72,6 +88,18 @@ mod tests {
                    resolution\n00012i[SIM   ] quit_sim called with exit code 1\n";
         let sentence = explain(None, log, "");
         assert_eq!(sentence, "the emulator stopped: exception(): 3rd (14) exception with no resolution");
+    }
+
+    #[test]
+    fn a_bare_guests_end_is_told_from_a_failure() {
+        let log = |words: &str| {
+            format!("00011i[BIOS  ] Booting\n00012p[UNMAP ] >>PANIC<< {words}\n00013i[SIM   ] quit\n")
+        };
+        assert_eq!(bare_end(&log("Shutdown port: shutdown requested")), Some(GuestExit::Shutdown));
+        let fault = "exception(): 3rd (14) exception with no resolution";
+        assert_eq!(bare_end(&log(fault)), Some(GuestExit::TripleFault));
+        assert_eq!(bare_end(&log("APIC write with len=8 (should be 4)")), None);
+        assert_eq!(bare_end("00011i[BIOS  ] Shutdown port: shutdown requested\n"), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod programs;
 mod qemu;
 
 pub use boot_image::{BootFiles, IMAGE, System, build as build_boot_image, new_folder, temporary_folder};
-pub use death::explain as explain_death;
+pub use death::{bare_end, explain as explain_death};
 pub use emulator::{Emulator, Outputs};
 pub use kvm::{Facts as KvmFacts, NestedVmx};
 pub use model::Machine;

@@ -95,7 +95,7 @@ pub enum Hypervisor {
     Umbra,
     /// Linux KVM without EPT, on a host Linux in the same machine
     Kvm,
-    /// nothing: Linux on the bare machine
+    /// nothing: the guest on the bare machine
     None,
 }
 

@@ -17,9 +17,11 @@ pub use outcome::{End, Outcome, Subject};
 pub use recording::Recording;
 pub use stream::{Noise, Part, read as read_stream};
 
+use session::Speaker;
+
 use crate::console::message;
 use crate::error::Error;
-use crate::guest::{self, Guest};
+use crate::guest::{self, Guest, Image};
 use crate::machine::{self, Emulator, Programs, Settings, System};
 use crate::report;
 use crate::signals::Signals;
@@ -39,7 +41,7 @@ impl Prepared {
         arguments.check()?;
         peer::check(arguments, &guest.image)?;
         let host = peer::read_host(arguments)?;
-        guest.config.append = peer::command_line(arguments.hypervisor, guest.config.append)?;
+        guest.config.append = peer::command_line(arguments.hypervisor, &guest.image, &guest.config)?;
         guest::check_configuration(&guest.config)?;
         let machine_mib = peer::machine_memory(arguments, guest.machine_mib);
         Ok(Prepared { guest, host, machine_mib })
@@ -84,12 +86,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         (Hypervisor::Kvm, Some(host)) => {
             System::Kvm { kernel: host.kernel.as_deref().unwrap_or(&guest.kernel), initrd: &host.initrd }
         }
-        (Hypervisor::Kvm | Hypervisor::None, _) => System::Bare,
+        (Hypervisor::Kvm | Hypervisor::None, _) => match guest.image {
+            Image::Linux(_) => System::Bare,
+            Image::Multiboot(_) => System::BareMultiboot,
+        },
     };
     let files = guest.files(system);
     let folder = machine::temporary_folder(&signals)?;
     machine::build_boot_image(programs.image_tools(), folder.path(), &files, &signals)?;
     let size_mib = files.size().div_ceil(1 << 20);
+    let speaker = peer::speaker(arguments.hypervisor, &guest.image);
     let Guest { kernel, initrd, modules, config, .. } = guest;
     drop((kernel, initrd, modules, host));
 
@@ -105,18 +111,26 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     if let Some(timeout) = arguments.timeout {
         signals.limit(timeout);
     }
-    let bare = arguments.hypervisor == Hypervisor::None;
-    let peer = arguments.hypervisor != Hypervisor::Umbra;
-    let settings =
-        Settings { memory_mib: machine_mib, ignore_bad_msrs: peer, fixed_time: arguments.fixed_time };
+    let settings = Settings {
+        memory_mib: machine_mib,
+        ignore_bad_msrs: arguments.hypervisor != Hypervisor::Umbra && speaker != Speaker::SmallKernel,
+        fixed_time: arguments.fixed_time,
+    };
     let (mut emulator, outputs) = Emulator::start(&programs, folder.path(), &settings, &signals)?;
     let progress = format!(
         "loading {size_mib} MiB into {} ({}), which takes seconds",
         programs.emulator_name(),
         arguments.machine.name()
     );
-    let outcome =
-        session::run(&mut emulator, outputs, &signals, arguments.timeout, progress, recording.as_mut(), bare);
+    let outcome = session::run(
+        &mut emulator,
+        outputs,
+        &signals,
+        arguments.timeout,
+        progress,
+        recording.as_mut(),
+        speaker,
+    );
     emulator.kill();
     let log = match &arguments.emulator_log {
         Some(path) => report::write_output(LOG, path, emulator.log()),

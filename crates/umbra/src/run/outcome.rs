@@ -20,6 +20,8 @@ pub enum End {
     HypervisorFailed(String),
     /// The emulator ended without a report; why, in words.
     EmulatorDied(String),
+    /// The guest ended by itself on the bare machine, where nobody reports.
+    Bare(GuestExit),
     /// A capture ends before the guest.
     CutOff,
 }
@@ -55,11 +57,12 @@ impl Outcome {
     pub fn status(&self) -> u8 {
         match (&self.end, &self.stats) {
             (End::Guest, Some(stats)) if stats.guest_exit.is_success() => 0,
+            (End::Bare(exit), _) if exit.is_success() => 0,
             // No guest may be able to do that.
             (End::Guest, Some(Stats { guest_exit: GuestExit::CanaryBroken { .. }, .. })) => {
                 status::MACHINE_FAILED
             }
-            (End::Guest, _) => status::GUEST_FAILED,
+            (End::Guest | End::Bare(_), _) => status::GUEST_FAILED,
             (End::Timeout, _) => status::TIMEOUT,
             (End::User(status), _) => *status,
             (End::HypervisorFailed(_) | End::EmulatorDied(_) | End::CutOff, _) => status::MACHINE_FAILED,
@@ -71,6 +74,7 @@ impl Outcome {
         match (&self.end, &self.stats) {
             (End::Guest, Some(stats)) => report::describe_exit(&stats.guest_exit),
             (End::Guest, None) => "the guest ended".into(),
+            (End::Bare(exit), _) => report::describe_exit(exit),
             (End::Timeout, Some(_)) => "time-out: the guest did not end in time".into(),
             (End::Timeout, None) => {
                 "time-out: the guest did not end in time, and there is no report of its exits".into()
@@ -90,6 +94,7 @@ impl Outcome {
     fn key(&self) -> String {
         match (&self.end, &self.stats) {
             (End::Guest, Some(stats)) => report::exit_key(&stats.guest_exit),
+            (End::Bare(exit), _) => report::exit_key(exit),
             (End::Guest | End::EmulatorDied(_), _) => "emulator_died".into(),
             (End::CutOff, _) => "cut_off".into(),
             (End::Timeout, _) => "timeout".into(),
@@ -186,6 +191,8 @@ mod tests {
             (End::EmulatorDied("why".into()), None, 3, "emulator_died"),
             (End::HypervisorFailed("why".into()), None, 3, "hypervisor_failed: why"),
             (End::CutOff, None, 3, "cut_off"),
+            (End::Bare(GuestExit::Shutdown), None, 0, "shutdown"),
+            (End::Bare(GuestExit::TripleFault), None, 1, "triple_fault"),
         ] {
             let outcome = outcome(end, exit);
             assert_eq!((outcome.status(), outcome.key().as_str()), (status, key));

@@ -1,7 +1,8 @@
 //! Running the guest without Umbra: under KVM, or on the bare machine.
 
-use umbra_telemetry::ExitCounts;
+use umbra_telemetry::{BootConfig, ExitCounts};
 
+use super::session::Speaker;
 use super::{Arguments, Hypervisor};
 use crate::error::Error;
 use crate::guest::{self, Image, Policy};
@@ -39,10 +40,10 @@ pub fn check(arguments: &Arguments, image: &Image) -> Result<(), Error> {
     if arguments.hypervisor == Hypervisor::Umbra {
         return Ok(());
     }
-    if matches!(image, Image::Multiboot(_)) {
-        return Err(Error::Input(format!(
-            "--hypervisor {name} boots Linux only, and this is a multiboot kernel; give a bzImage"
-        )));
+    if arguments.hypervisor == Hypervisor::Kvm && matches!(image, Image::Multiboot(_)) {
+        return Err(Error::Input(
+            "--hypervisor kvm boots Linux only, and this is a multiboot kernel; give a bzImage".into(),
+        ));
     }
     if arguments.machine.bochs_model().is_none() {
         return Err(Error::Input(format!(
@@ -88,21 +89,36 @@ pub fn read_host(arguments: &Arguments) -> Result<Option<Host>, Error> {
     Ok(Some(Host { kernel: kernel.map(|(file, _)| file), initrd: guest::read_initrd(initrd)? }))
 }
 
-/// The guest's command line: on the bare machine with what makes it report.
+/// The guest's command line. On the bare machine Linux also gets the options that make it report.
 ///
 /// # Errors
-/// The boot loader of the bare machine cannot hand it on as it is.
-pub fn command_line(hypervisor: Hypervisor, line: String) -> Result<String, Error> {
+/// The boot loader of the bare machine cannot hand the line or a module's string on as it is.
+pub fn command_line(hypervisor: Hypervisor, image: &Image, config: &BootConfig) -> Result<String, Error> {
+    let line = &config.append;
     if hypervisor != Hypervisor::None {
-        return Ok(line);
+        return Ok(line.clone());
     }
-    if line.contains(['\'', '"', '\\']) {
+    let texts = std::iter::once(line).chain(&config.modules);
+    if texts.into_iter().any(|text| text.contains(['\'', '"', '\\'])) {
         return Err(Error::Input(
-            "with --hypervisor none GRUB cannot hand on quotes and backslashes; give --append without them"
+            "with --hypervisor none GRUB cannot hand on quotes and backslashes; give --append and --module \
+             without them"
                 .into(),
         ));
     }
-    Ok(format!("{line} {BARE_OPTIONS}").trim_start().to_owned())
+    Ok(match image {
+        Image::Linux(_) => format!("{line} {BARE_OPTIONS}").trim_start().to_owned(),
+        Image::Multiboot(_) => line.clone(),
+    })
+}
+
+/// Who speaks at the machine's port 0xe9.
+pub fn speaker(hypervisor: Hypervisor, image: &Image) -> Speaker {
+    match (hypervisor, image) {
+        (Hypervisor::Umbra | Hypervisor::Kvm, _) => Speaker::Hypervisor,
+        (Hypervisor::None, Image::Linux(_)) => Speaker::Linux,
+        (Hypervisor::None, Image::Multiboot(_)) => Speaker::SmallKernel,
+    }
 }
 
 /// The machine's memory in MiB.

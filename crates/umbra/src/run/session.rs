@@ -15,7 +15,7 @@ use crate::console::{
     Action, HELP, Input, Keys, MachineInput, Progress, RawMode, message, read_standard_input, screen_text,
 };
 use crate::error::{Error, status};
-use crate::machine::{Emulator, Outputs, explain_death};
+use crate::machine::{Emulator, Outputs, bare_end, explain_death};
 use crate::report::EmulatorUse;
 use crate::signals::Signals;
 use crate::untrusted::lines;
@@ -38,8 +38,19 @@ enum Event {
     Key(Action),
 }
 
-/// Carries everything back and forth until the machine has ended. With `serial`, what comes from its COM1 is the
-/// guest's output, too.
+/// Who speaks at the machine's port 0xe9.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaker {
+    /// Umbra, or the peer's host: messages, which carry the guest's output.
+    Hypervisor,
+    /// Linux on the bare machine: messages of its `/init`. Its console is the machine's COM1.
+    Linux,
+    /// A multiboot kernel on the bare machine: text, after one message of its boot loader. COM1 is a
+    /// console, too.
+    SmallKernel,
+}
+
+/// Carries everything back and forth until the machine has ended.
 ///
 /// # Errors
 /// The guest's output cannot be written, or the terminal refuses.
@@ -50,7 +61,7 @@ pub fn run(
     timeout: Option<Duration>,
     progress: String,
     recording: Option<&mut Recording>,
-    serial: bool,
+    speaker: Speaker,
 ) -> Result<Outcome, Error> {
     let terminal = RawMode::enter()
         .map_err(|error| Error::Machine(format!("cannot switch the terminal to single keys: {error}")))?;
@@ -58,7 +69,7 @@ pub fn run(
 
     let (events, queue) = sync_channel(QUEUE);
     let (guest_runs, ready) = sync_channel(1);
-    if serial {
+    if speaker != Speaker::Hypervisor {
         let port = outputs
             .console
             .try_clone()
@@ -69,13 +80,18 @@ pub fn run(
     let input = MachineInput::start(outputs.console, ready);
     let messages = outputs.messages;
     let to_queue = events.clone();
-    thread::spawn(move || stream::read(messages, |part| to_queue.send(Event::Machine(part)).is_ok()));
+    let hand_on = move |part| to_queue.send(Event::Machine(part)).is_ok();
+    thread::spawn(move || match speaker {
+        Speaker::Hypervisor | Speaker::Linux => stream::read(messages, hand_on),
+        Speaker::SmallKernel => stream::read_bare(messages, hand_on),
+    });
     let (to_machine, on_terminal) = (input.clone(), terminal.is_some());
     thread::spawn(move || listen(on_terminal, &to_machine, &events));
 
     let mut session = Session {
         emulator,
         signals,
+        speaker,
         input,
         guest_runs,
         deadline: timeout.map(|timeout| Instant::now() + timeout),
@@ -117,6 +133,7 @@ fn listen(on_terminal: bool, machine: &MachineInput, events: &SyncSender<Event>)
 struct Session<'a, 'e> {
     emulator: &'a mut Emulator<'e>,
     signals: &'a Signals,
+    speaker: Speaker,
     input: MachineInput,
     /// Tells the input's writer that there is somebody to write to.
     guest_runs: SyncSender<()>,
@@ -219,6 +236,10 @@ impl Session<'_, '_> {
             Some((end, _)) => end,
             None => {
                 let killed_by = self.emulator.finish(POWER_OFF_LIMIT);
+                let bare = bare_end(&self.emulator.log_tail());
+                if let (Speaker::SmallKernel, Some(exit)) = (self.speaker, bare) {
+                    return self.outcome(End::Bare(exit), None);
+                }
                 self.noise.last_words().map_or_else(
                     || {
                         let log = self.emulator.log_tail();
@@ -234,7 +255,8 @@ impl Session<'_, '_> {
     /// Asks the hypervisor to end the guest and report. If it does not run yet, there is nothing to wait for.
     fn ask_for_end(&mut self, end: End) {
         if self.ending.is_none() {
-            let asked = self.entered && self.input.try_send(Input::Finish);
+            let asked =
+                self.entered && self.speaker == Speaker::Hypervisor && self.input.try_send(Input::Finish);
             let limit = if asked { REPORT_LIMIT } else { Duration::ZERO };
             self.ending = Some((end, Instant::now() + limit));
         }

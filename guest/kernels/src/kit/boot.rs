@@ -70,6 +70,25 @@ pub struct Boot {
     pub memory_end: u64,
     /// How many modules the loader passed.
     pub modules: u32,
+    /// Where the loader's list of them is.
+    module_list: u32,
+}
+
+impl Boot {
+    /// The contents of a module.
+    pub fn module(&self, index: u32) -> Option<&'static [u8]> {
+        let module = (index < self.modules).then(|| read_module(self.module_list, index))?;
+        // SAFETY: the loader vouches for it; the pool begins behind all modules, so nothing writes there.
+        Some(unsafe {
+            core::slice::from_raw_parts(module.start as *const u8, (module.end - module.start) as usize)
+        })
+    }
+}
+
+fn read_module(list: u32, index: u32) -> Module {
+    let address = list as usize + index as usize * size_of::<Module>();
+    // SAFETY: the loader vouches for the list, and the first 4 GiB are mapped.
+    unsafe { (address as *const Module).read_unaligned() }
 }
 
 /// Makes a function the kernel: it takes [`Boot`](crate::kit::boot::Boot) and returns the value for the exit port.
@@ -99,10 +118,7 @@ unsafe extern "C" fn kit_start(information: u32, magic: u32) -> ! {
     if information.flags & flag::MODULES != 0 {
         modules = information.mods_count;
         for index in 0..modules {
-            let address = information.mods_addr as usize + index as usize * size_of::<Module>();
-            // SAFETY: as above.
-            let module = unsafe { (address as *const Module).read_unaligned() };
-            used = used.max(module.end.into());
+            used = used.max(read_module(information.mods_addr, index).end.into());
         }
     }
     let line = COMMAND_LINE.0.get();
@@ -125,6 +141,7 @@ unsafe extern "C" fn kit_start(information: u32, magic: u32) -> ! {
     // SAFETY: memory from `used` on belongs to nobody: image and modules end before, what the loader left elsewhere
     // was copied.
     let pool = unsafe { Pool::new(used, memory_end) };
-    let status = kernel_main(Boot { options: Options::new(line), pool, memory_end, modules });
+    let module_list = information.mods_addr;
+    let status = kernel_main(Boot { options: Options::new(line), pool, memory_end, modules, module_list });
     power::exit(status)
 }

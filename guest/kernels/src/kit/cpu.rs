@@ -118,6 +118,13 @@ pub fn enable_sse() {
     unsafe { write_cr4(cr4() | 3 << 9) };
 }
 
+/// Lets RFLAGS.AC work: CR0.AM.
+pub fn enable_alignment_checks() {
+    const AM: u64 = 1 << 18;
+    // SAFETY: the kit runs in ring 0, where nothing is checked.
+    unsafe { write_cr0(cr0() | AM) };
+}
+
 /// Sets CR2, as a fault does.
 pub fn set_cr2(value: u64) {
     // SAFETY: CR2 has no effect and takes any value.

@@ -19,6 +19,14 @@ pub mod selector {
     pub const USER_CODE_32: u64 = 0x30 | 3;
     /// The TSS.
     pub const TSS: u64 = 0x38;
+    /// 16-bit code of ring 0, at the base of [`set_base_16`](super::set_base_16).
+    pub const CODE_16: u64 = 0x48;
+    /// Data of ring 0 there, as a 16-bit stack.
+    pub const DATA_16: u64 = 0x50;
+    /// Data of ring 3 there, as a 16-bit stack.
+    pub const USER_DATA_16: u64 = 0x58 | 3;
+    /// 16-bit code of ring 3 there.
+    pub const USER_CODE_16: u64 = 0x60 | 3;
 }
 
 /// The vector that ends a context on purpose; ring 3 may use it.
@@ -68,6 +76,10 @@ static TABLES: Shared = Shared(UnsafeCell::new(Tables {
         0x00cf_fb00_0000_ffff,
         0,
         0,
+        SEGMENTS_16[0],
+        SEGMENTS_16[1],
+        SEGMENTS_16[2],
+        SEGMENTS_16[3],
     ],
     tss: [0; TSS_WORDS],
     stacks: [const { Stack([0; STACK_SIZE]) }; IST_COUNT as usize + 1],
@@ -147,6 +159,12 @@ pub fn idt_base() -> u64 {
     unsafe { &raw const (*TABLES.0.get()).idt as u64 }
 }
 
+/// Where the kit's GDT lies.
+pub fn gdt_base() -> u64 {
+    // SAFETY: only computes an address.
+    unsafe { &raw const (*TABLES.0.get()).gdt as u64 }
+}
+
 /// A copy of the kit's IDT, for tables elsewhere.
 pub fn idt_words() -> [u64; 512] {
     // SAFETY: one CPU; a volatile read of initialised words.
@@ -169,7 +187,22 @@ pub fn load_idt(base: Option<u64>) {
 }
 
 /// How many words the GDT has.
-pub const GDT_WORDS: usize = 9;
+pub const GDT_WORDS: usize = 13;
+
+/// Segments of 64 KiB at address 0: code and data of ring 0, data and code of ring 3.
+const SEGMENTS_16: [u64; 4] =
+    [0x0000_9b00_0000_ffff, 0x0000_9300_0000_ffff, 0x0000_f300_0000_ffff, 0x0000_fb00_0000_ffff];
+
+/// Sets the base of the 16-bit segments. Those that are loaded keep theirs.
+pub fn set_base_16(base: u32) {
+    let base = u64::from(base);
+    let tables = TABLES.0.get();
+    for (index, segment) in SEGMENTS_16.iter().enumerate() {
+        let word = segment | (base & 0xff_ffff) << 16 | (base >> 24) << 56;
+        // SAFETY: one CPU, and no reference to the tables exists.
+        unsafe { (&raw mut (*tables).gdt[selector::CODE_16 as usize / 8 + index]).write_volatile(word) };
+    }
+}
 
 /// Bit 40 of a code or data segment's descriptor: the CPU has loaded it.
 pub const ACCESSED: u64 = 1 << 40;
@@ -211,9 +244,8 @@ pub fn load_gdt(base: Option<u64>) {
             (&raw mut (*tables).gdt[8]).write_volatile(words[1]);
         }
     }
-    // SAFETY: only computes an address.
-    let kit = unsafe { &raw const (*tables).gdt as u64 };
-    let gdt = Pointer { limit: size_of::<[u64; GDT_WORDS]>() as u16 - 1, base: base.unwrap_or(kit) };
+    let limit = size_of::<[u64; GDT_WORDS]>() as u16 - 1;
+    let gdt = Pointer { limit, base: base.unwrap_or(gdt_base()) };
     // SAFETY: the operands are a pseudo-descriptor and a selector, and as said above.
     unsafe {
         asm!("lgdt [{}]", "ltr {:x}", in(reg) &raw const gdt, in(reg) selector::TSS, options(nostack));

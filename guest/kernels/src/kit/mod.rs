@@ -22,6 +22,8 @@ pub mod power;
 pub mod report;
 pub mod snippets;
 pub mod space;
+pub mod stage;
 pub mod stores;
 pub mod traps;
 pub mod unpaged;
+pub mod vectors;
