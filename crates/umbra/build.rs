@@ -2,8 +2,9 @@
 //!
 //! `UMBRA_HYPERVISOR` names an ELF to embed instead.
 //!
-//! A checkout may be copied together with its build folder. So nothing here is an absolute path of the place where this
-//! script was compiled: cargo would take the copy for fresh, and embed the hypervisor of the other checkout.
+//! A checkout may be copied together with its build folder. So nothing here is an absolute path of
+//! the place where this script was compiled: cargo would take the copy for fresh, and embed the
+//! hypervisor of the other checkout.
 #![forbid(unsafe_code)]
 
 use std::error::Error;

@@ -78,8 +78,8 @@ fn main() -> ExitCode {
     })
 }
 
-/// Shows what clap says: help, or what is wrong. Help that cannot be written is a failure, but for a reader that has had
-/// enough of it.
+/// Shows what clap says: help, or what is wrong. Help that cannot be written is a failure, but for
+/// a reader that has had enough of it.
 fn show(error: &clap::Error) -> ExitCode {
     match error.print().and_then(|()| io::stdout().flush()) {
         Err(failure) if failure.kind() != io::ErrorKind::BrokenPipe => {

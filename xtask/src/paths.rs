@@ -8,8 +8,8 @@ use anyhow::{Context, Result};
 
 /// The root of the checkout.
 ///
-/// Cargo says at run time where this package lies. What it said at compile time may be another checkout, from which this
-/// one was copied together with its build folder.
+/// Cargo says at run time where this package lies. What it said at compile time may be another
+/// checkout, from which this one was copied together with its build folder.
 pub fn workspace() -> &'static Path {
     static WORKSPACE: LazyLock<PathBuf> = LazyLock::new(|| {
         let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());

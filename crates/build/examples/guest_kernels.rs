@@ -9,7 +9,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let folder = Path::new(&folder);
-    // At compile time it may have been another checkout, which this one was copied from with its build folder.
+    // At compile time it may have been another checkout, which this one was copied from with its
+    // build folder.
     let Some(package) = std::env::var_os("CARGO_MANIFEST_DIR") else {
         eprintln!("start this by `cargo run`, which says where the checkout is");
         return ExitCode::FAILURE;

@@ -3,14 +3,17 @@
 use std::iter;
 use std::path::{Component, Path, PathBuf};
 
-/// `path` as it is seen from `folder`, if both are absolute and lie below a common folder; else `path` as it is.
+/// `path` as it is seen from `folder`, if both are absolute and lie below a common folder; else
+/// `path` as it is.
 ///
-/// Cargo takes relative paths of `cargo::rerun-if-changed` from the package's own folder, so they name the sources of
-/// the checkout that is built, and not those of the one that the build folder was copied from.
+/// Cargo takes relative paths of `cargo::rerun-if-changed` from the package's own folder, so they
+/// name the sources of the checkout that is built, and not those of the one that the build folder
+/// was copied from.
 pub fn relative(path: &Path, folder: &Path) -> PathBuf {
     let common = path.components().zip(folder.components()).take_while(|(one, other)| one == other).count();
     let is_plain = |path: &Path| path.is_absolute() && !path.components().any(|c| c == Component::ParentDir);
-    // The root alone is no common folder: what lies elsewhere stays where it is when a checkout is copied.
+    // The root alone is no common folder: what lies elsewhere stays where it is when a checkout is
+    // copied.
     if !is_plain(path) || !is_plain(folder) || common < 2 {
         return path.to_path_buf();
     }

@@ -99,8 +99,8 @@ mod tests {
         }
     }
 
-    /// Tool and hypervisor are built apart. Whoever changes these bytes, by a message or by a new version of a crate,
-    /// numbers the protocol anew.
+    /// Tool and hypervisor are built apart. Whoever changes these bytes, by a message or by a new
+    /// version of a crate, numbers the protocol anew.
     #[test]
     fn the_wire_format_is_that_of_the_protocol() {
         let log = Message::Log { level: LogLevel::Info, text: "a".into() };

@@ -1,7 +1,9 @@
-//! Temporary files and folders: what they are called, and how those of a program that was killed are found and removed.
+//! Temporary files and folders: what they are called, and how those of a program that was killed
+//! are found and removed.
 //!
-//! A name tells whose it is by the number of the process, and whoever made it holds a lock on it. So one whose process is
-//! gone and whose lock is free belongs to nobody, also if process numbers repeat, or mean others in another container.
+//! A name tells whose it is by the number of the process, and whoever made it holds a lock on it.
+//! So one whose process is gone and whose lock is free belongs to nobody, also if process numbers
+//! repeat, or mean others in another container.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -50,7 +52,8 @@ pub fn lock(file: &File) -> bool {
     file.try_lock().is_ok()
 }
 
-/// Removes what programs that are gone have left in a folder. What cannot be removed stays: it is in nobody's way.
+/// Removes what programs that are gone have left in a folder. What cannot be removed stays: it is
+/// in nobody's way.
 pub fn sweep(folder: &Path, stem: &str) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     for path in entries.map(|entry| entry.path()).filter(|path| is_abandoned(path, stem)) {

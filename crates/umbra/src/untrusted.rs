@@ -1,7 +1,8 @@
 //! Text that this program did not write: what files, machines and users say.
 //!
-//! It may hold anything, also what makes a terminal do something, and may be of any length. [`Untrusted`] keeps it as it
-//! is, for files, and shows it without harm; [`escape`] is what all messages go through.
+//! It may hold anything, also what makes a terminal do something, and may be of any length.
+//! [`Untrusted`] keeps it as it is, for files, and shows it without harm; [`escape`] is what all
+//! messages go through.
 
 use std::fmt::{self, Write};
 
@@ -13,7 +14,8 @@ const SHOWN: usize = 200;
 /// Characters of a line that are shown, where sentences are lines.
 const LINE: usize = 1000;
 
-/// A text of a file or a machine. It is written to files as it is; [`Display`](fmt::Display) shows it escaped and cut.
+/// A text of a file or a machine. It is written to files as it is; [`Display`](fmt::Display) shows
+/// it escaped and cut.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Untrusted(String);
@@ -85,8 +87,8 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
-/// As itself if it is printable, else by its number: control characters, and those that change the order or the look of
-/// others.
+/// As itself if it is printable, else by its number: control characters, and those that change the
+/// order or the look of others.
 fn push(text: &mut String, character: char) {
     match character {
         '"' | '\'' | '\\' => text.push(character),

@@ -65,8 +65,8 @@ pub struct Arguments {
     )]
     pub memory: u32,
 
-    /// Show only this phase; more than one may be given. The workload ends with the last of them: all phases before it
-    /// run, too, for they change what it costs
+    /// Show only this phase; more than one may be given. The workload ends with the last of them:
+    /// all phases before it run, too, for they change what it costs
     #[arg(long = "phase", value_name = "NAME", value_delimiter = ',')]
     pub phases: Vec<String>,
 
@@ -218,7 +218,8 @@ impl Arguments {
         Ok(line)
     }
 
-    /// Keeps the phases that were asked for, and `boot`, of a result that has those before them, too.
+    /// Keeps the phases that were asked for, and `boot`, of a result that has those before them,
+    /// too.
     pub fn select(&self, result: &mut Statistics) {
         if !self.phases.is_empty() {
             result.phases.retain(|phase| {

@@ -72,6 +72,11 @@ struct Folder<'a> {
 
 impl<'a> Folder<'a> {
     fn make(path: &'a Path) -> Result<Folder<'a>, Error> {
+        if report::is_stdin(path) {
+            return Err(Error::Input(
+                "results go into a folder, and - is none; give a folder, or ./- for one of that name".into(),
+            ));
+        }
         match fs::create_dir(path) {
             Ok(()) => Ok(Folder { made: Some(path) }),
             Err(_) if path.is_dir() => Ok(Folder { made: None }),
@@ -120,5 +125,6 @@ mod tests {
         assert!(path.exists());
         assert!(Folder::make(&parent.path().join("a/b")).is_err() && !parent.path().join("a").exists());
         assert!(Folder::make(Path::new("/dev/null")).is_err());
+        assert!(Folder::make(Path::new("-")).is_err_and(|error| error.to_string().contains("./-")));
     }
 }

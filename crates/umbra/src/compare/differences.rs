@@ -12,8 +12,9 @@ const OF_BARE_MACHINE: &[&str] = &["umbra.bare", "reboot=triple"];
 /// Phases with other operations that are named one by one.
 const NAMED: usize = 4;
 
-/// How results differ from the first in what should be equal, one sentence each. What runs the guest, on which machine,
-/// and with which switches, is not among it: that is what results are compared for, and stands in their labels.
+/// How results differ from the first in what should be equal, one sentence each. What runs the
+/// guest, on which machine, and with which switches, is not among it: that is what results are
+/// compared for, and stands in their labels.
 ///
 /// `name` is what a result is called in the sentences.
 pub fn differences(results: &[Named], name: impl Fn(usize) -> String) -> Vec<String> {
@@ -107,7 +108,8 @@ fn quoted(text: &Untrusted) -> String {
     format!("`{text}`")
 }
 
-/// Whether a guest's end is one that `umbra run` takes for success (SCHEMA.md, "How the guest ended").
+/// Whether a guest's end is one that `umbra run` takes for success (SCHEMA.md, "How the guest
+/// ended").
 fn is_well(end: &str) -> bool {
     matches!(end, "acpi_off" | "shutdown") || (end.starts_with("exit_port:") && end.ends_with("=0"))
 }

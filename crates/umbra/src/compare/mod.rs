@@ -16,11 +16,12 @@ use crate::untrusted::{Untrusted, shown};
 
 /// Show results beside each other, with ratios to the first.
 ///
-/// Per phase and operation: exits for memory, all exits, instructions. Whatever makes the results unequal stands before
-/// the figures: another kernel, command line, memory or amount of work.
+/// Per phase and operation: exits for memory, all exits, instructions. Whatever makes the results
+/// unequal stands before the figures: another kernel, command line, memory or amount of work.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Results of `umbra run --stats` or `umbra bench --stats`, the base first; `-` is standard input
+    /// Results of `umbra run --stats` or `umbra bench --stats`, the base first; `-` is standard
+    /// input
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
 

@@ -6,19 +6,21 @@ use std::io::{self, ErrorKind, Write};
 use crate::error::Error;
 use crate::untrusted::escape;
 
-/// Writes lines to standard error. Whatever they quote of files and machines does nothing to a terminal.
+/// Writes lines to standard error. Whatever they quote of files and machines does nothing to a
+/// terminal.
 pub fn message(text: Arguments<'_>) {
     control(format_args!("{}", escape(&text.to_string())));
 }
 
-/// Writes to standard error what a terminal is to obey. Nobody can be told if that is gone, and what is going on must
-/// still be brought to its end: `eprintln` would panic.
+/// Writes to standard error what a terminal is to obey. Nobody can be told if that is gone, and
+/// what is going on must still be brought to its end: `eprintln` would panic.
 pub(super) fn control(text: Arguments<'_>) {
     let mut stderr = io::stderr().lock();
     let _ = stderr.write_fmt(text).and_then(|()| stderr.flush());
 }
 
-/// Writes a result to standard output, escaped as a [`message`] is. Whoever reads may have had enough, as `head` has.
+/// Writes a result to standard output, escaped as a [`message`] is. Whoever reads may have had
+/// enough, as `head` has.
 ///
 /// # Errors
 /// It cannot be written: `print` would panic.

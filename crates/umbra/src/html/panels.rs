@@ -86,7 +86,8 @@ impl Measure {
         (!row.bars.is_empty()).then(|| Panel { title, unit: self.unit.into(), rows: vec![row] })
     }
 
-    /// Phases by the power of ten of what they cost per operation, few first; then phases that count no operations.
+    /// Phases by the power of ten of what they cost per operation, few first; then phases that
+    /// count no operations.
     pub fn panels(&self, results: &[Named]) -> Vec<Panel> {
         let mut by_power: BTreeMap<i32, Vec<Row>> = BTreeMap::new();
         let mut sums = Vec::new();

@@ -391,7 +391,8 @@ mod tests {
         assert!(HYPERVISOR.starts_with(b"\x7fELF"));
     }
 
-    /// A checkout that is copied with its build folder must not watch, and so embed, what lies in the other one.
+    /// A checkout that is copied with its build folder must not watch, and so embed, what lies in
+    /// the other one.
     #[test]
     fn the_build_watches_its_own_checkout() {
         if option_env!("UMBRA_HYPERVISOR").is_some() {

@@ -4,8 +4,8 @@ use umbra_telemetry::ExitCause;
 
 use super::Statistics;
 
-/// Says how many of the guest's own page faults exited, and how many exits there would have been if all had. `faults` are
-/// those that the guest has counted itself. Empty where it cannot be said.
+/// Says how many of the guest's own page faults exited, and how many exits there would have been if
+/// all had. `faults` are those that the guest has counted itself. Empty where it cannot be said.
 pub fn saved(statistics: &Statistics, faults: Option<u64>) -> String {
     let (Some(exits), Some(faults), "umbra") = (&statistics.exits, faults, statistics.hypervisor.as_str())
     else {

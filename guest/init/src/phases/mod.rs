@@ -69,9 +69,9 @@ pub fn run(marks: Marks, scale: Scale, wanted: Option<&[String]>, alive: u32) ->
 
 /// What has to run for the phases that are `wanted`.
 ///
-/// What a phase costs depends on the phases before it: they leave page tables, a page cache and a scheduler behind, and
-/// the hypervisor's guesses. So none is skipped, and each has its marks and its line: then a phase is the same alone
-/// and in the whole workload.
+/// What a phase costs depends on the phases before it: they leave page tables, a page cache and a
+/// scheduler behind, and the hypervisor's guesses. So none is skipped, and each has its marks and
+/// its line: then a phase is the same alone and in the whole workload.
 fn up_to(wanted: Option<&[String]>) -> &'static [Group] {
     let Some(wanted) = wanted else { return GROUPS };
     let is_wanted =

@@ -36,7 +36,8 @@ pub const GRID: Colour = colour("grid", 0xe1e0d9, 0x2c2c2a);
 /// Axes.
 pub const AXIS: Colour = colour("axis", 0xc2c1b6, 0x4a4a46);
 
-/// One for each group of causes, in their order. Any two can be told apart, also by those who see fewer colours.
+/// One for each group of causes, in their order. Any two can be told apart, also by those who see
+/// fewer colours.
 pub const SERIES: [Colour; 8] = [
     colour("s0", 0x2a78d6, 0x3987e5),
     colour("s1", 0xecaa0b, 0xe3cc36),
@@ -93,8 +94,9 @@ mod tests {
     use super::*;
     use crate::html::groups::GROUPS;
 
-    /// What a colour excites in an eye, with one kind of cones more or less absent: linear RGB, multiplied by Machado's
-    /// matrices (2009, severity 1), in the perceptually uniform space OKLab.
+    /// What a colour excites in an eye, with one kind of cones more or less absent: linear RGB,
+    /// multiplied by Machado's matrices (2009, severity 1), in the perceptually uniform space
+    /// OKLab.
     fn seen(colour: u32, eye: &[[f64; 3]; 3]) -> [f64; 3] {
         let times =
             |matrix: &[[f64; 3]; 3], of: [f64; 3]| matrix.map(|row| (0..3).map(|n| row[n] * of[n]).sum());
