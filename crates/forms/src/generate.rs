@@ -503,7 +503,16 @@ fn word(code: Code, mode: Mode) -> u8 {
         Jmp_m1664 | Call_m1664 => return 8,
         _ => (),
     }
-    let bits = code.op_code().operand_size();
+    let info = code.op_code();
+    let selector = matches!(
+        info.op0_kind(),
+        Operand::es | Operand::cs | Operand::ss | Operand::ds | Operand::fs | Operand::gs
+    );
+    // SDM vol. 2, "PUSH": of a selector, recent CPUs write 16 bits, however far they move the stack pointer.
+    if selector && info.mnemonic() == Mnemonic::Push && mode != Mode::Bits64 {
+        return 2;
+    }
+    let bits = info.operand_size();
     if bits != 0 {
         return (bits / 8) as u8;
     }

@@ -1,6 +1,6 @@
 //! What lies under an operand.
 
-use crate::{Form, Ring, Role};
+use crate::{Contents, Form, Mode, Ring, Role};
 
 /// One page under an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,14 +86,20 @@ impl Kind {
     /// Whether the case makes sense.
     ///
     /// The APIC defines accesses of 4 bytes only (SDM, "APIC Register Address Map"), and the emulator stops at
-    /// some others; one byte crosses nothing; CR0.WP says nothing of ring 3.
+    /// some others. One byte crosses nothing. CR0.WP says nothing of ring 3. An address that a device gives must
+    /// not lead 32-bit code of ring 0 to the kernel's own map of all memory.
     pub fn fits(&self, form: &Form, ring: Ring) -> bool {
-        let pages = [Some(self.first), self.second];
-        let is = |page| pages.contains(&Some(page));
-        let whole = form.size == 4 && form.role != Role::Both && (form.role != Role::Push || form.word == 4);
-        let apic = !is(Page::Apic) || whole || form.size < 4 && !form.writes;
+        let is = |page| self.first == page || self.second == Some(page);
+        let on_stack = matches!(form.role, Role::Push | Role::Pop | Role::Frame);
+        let one = form.size == 4 && form.role != Role::Both && (!on_stack || form.word == 4);
+        let small = form.size < 4 && !form.writes && !on_stack;
+        let leaps = form.contents == Contents::Near && form.role != Role::Push;
+        let wild = leaps && form.mode == Mode::Bits32 && ring == Ring::Kernel;
+        let apic = !is(Page::Apic) || (one || small) && !leaps;
+        let hole = !is(Page::Hole) || !wild;
         let read_only = is(Page::ReadOnly) || is(Page::UserReadOnly);
-        apic && (self.second.is_none() || form.size >= 2) && !(read_only && ring == Ring::User)
+        let crosses = self.second.is_none() || form.size >= 2;
+        apic && hole && crosses && !(read_only && ring == Ring::User)
     }
 
     /// Whether Umbra has to do something at an access: memory alone is the CPU's.
@@ -108,6 +114,17 @@ impl Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_gives_no_address_to_ring_0() {
+        let mut form = Form::new(&[0xff, 0x23], Mode::Bits32);
+        (form.contents, form.size) = (Contents::Near, 4);
+        let fits = |name, ring| {
+            Kind::ALL.iter().find(|kind| kind.name == name).is_some_and(|kind| kind.fits(&form, ring))
+        };
+        assert!(fits("table", Ring::Kernel) && fits("hole", Ring::User));
+        assert!(!fits("hole", Ring::Kernel) && !fits("ram+hole", Ring::Kernel) && !fits("apic", Ring::User));
+    }
 
     #[test]
     fn numbers_are_places_and_names_differ() {

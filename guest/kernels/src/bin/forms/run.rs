@@ -184,8 +184,10 @@ impl Stage {
             cpu::clear_dr6();
         }
         let data = Selectors::of(mode, Ring::Kernel).data;
+        // SDM vol. 1, "General-Purpose Registers in 64-Bit Mode": the upper halves are undefined in 32-bit modes.
+        let defined = if mode == Mode::Bits64 { u64::MAX } else { u32::MAX.into() };
         let ended = stage::run(context, data as u16, self.format, vectors, &mut self.after);
-        observe(observer, flags, context, &ended, data);
+        observe(observer, flags, defined, context, &ended, data);
         if self.step {
             observer.see("dr6", 0, cpu::dr6());
         }
@@ -225,7 +227,7 @@ impl Stage {
 }
 
 /// Tells how registers ended.
-fn observe(observer: &mut Observer, flags: u32, before: &Context, ended: &Ended, data: u64) {
+fn observe(observer: &mut Observer, flags: u32, defined: u64, before: &Context, ended: &Ended, data: u64) {
     let trap = &ended.trap;
     let after = &trap.context;
     observer.see("vector", 0, trap.vector.into());
@@ -242,7 +244,8 @@ fn observe(observer: &mut Observer, flags: u32, before: &Context, ended: &Ended,
         ]
     };
     for (index, (after, before)) in registers(after).into_iter().zip(registers(before)).enumerate() {
-        if after != before {
+        let after = after & defined;
+        if after != before & defined {
             observer.see("register", index, after);
         }
     }
