@@ -166,12 +166,6 @@ pub(crate) fn divide(
     }
 }
 
-/// ADCX and ADOX: the sum, and RFLAGS with the carry in the one flag named.
-pub(crate) fn add_with(carry: u64, width: Width, a: u64, b: u64, rflags: u64) -> (u64, u64) {
-    let sum = u128::from(width.truncate(a)) + u128::from(width.truncate(b)) + u128::from(rflags & carry != 0);
-    (width.truncate(sum as u64), rflags & !carry | flag(sum >> width.bits() != 0, carry))
-}
-
 /// SHLD (`left`) and SHRD: `a` is shifted, bits come from `b`; RFLAGS after it. None if the count is zero.
 ///
 /// With 16 bits and a count beyond that the manual leaves the result undefined: bits of `a` follow those of `b`, as on

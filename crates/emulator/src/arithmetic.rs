@@ -84,16 +84,6 @@ impl<C: Cpu> Step<'_, C> {
         }
     }
 
-    /// ADCX (`carry` is CF), ADOX (OF).
-    pub(crate) fn add_with(&mut self, instruction: &Instruction, carry: u64) -> Result<Outcome, C> {
-        let (to, from) = (self.operand(instruction, 0)?, self.operand(instruction, 1)?);
-        let width = width::<C>(instruction, 0)?;
-        let (a, b) = (self.read(to, width)?, self.read(from, width)?);
-        let (sum, rflags) = alu::add_with(carry, width, a, b, self.cpu.rflags());
-        self.write(to, width, sum)?;
-        Ok(self.retire(rflags))
-    }
-
     /// BT, BTS, BTR, BTC. A bit offset in a register is signed and reaches beyond a memory operand
     /// (SDM volume 2, "BT—Bit Test").
     pub(crate) fn bit_test(&mut self, instruction: &Instruction, change: BitChange) -> Result<Outcome, C> {

@@ -3,7 +3,6 @@
 use iced_x86::{Instruction, Mnemonic};
 
 use crate::alu::{Binary, BitChange, Shift, Unary};
-use crate::flags::{CF, OF};
 use crate::operand::width;
 use crate::scan::From;
 use crate::step::{Operand, Result, Step};
@@ -55,8 +54,6 @@ impl<C: SystemCpu> Step<'_, C> {
 
             M::Shld => self.double_shift(instruction, true),
             M::Shrd => self.double_shift(instruction, false),
-            M::Adcx => self.add_with(instruction, CF),
-            M::Adox => self.add_with(instruction, OF),
             M::Mul => self.multiply(instruction, false),
             M::Imul if instruction.op_count() == 1 => self.multiply(instruction, true),
             M::Imul => self.multiply_truncated(instruction),

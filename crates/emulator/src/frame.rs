@@ -43,7 +43,10 @@ impl<C: Cpu> Step<'_, C> {
         }
         self.check(top, width.bytes(), Access::Write)?;
 
-        let frame = slot(self, 0).offset;
+        // The frame temporary is the whole of SP, ESP or RSP, as the operand size says; a 16-bit stack moves its
+        // low half alone (SDM volume 2, "ENTER").
+        let moved = pointer.width.mask();
+        let frame = self.cpu.gpr(Gpr::Rsp) & !moved | slot(self, 0).offset;
         self.write(Operand::Memory(slot(self, 0)), width, self.cpu.gpr(Gpr::Rbp))?;
         for number in 1..level {
             let value = self.read(Operand::Memory(displayed(self, number)), width)?;

@@ -57,7 +57,7 @@ mod width;
 
 pub use cpu::{Cpu, Feature, Gpr, Mode};
 pub use exception::Exception;
-pub use native::{Native, NativeOperand, names_operand};
+pub use native::{Native, NativeOperand, Vector, names_operand};
 pub use outcome::{Error, Outcome};
 pub use recent::Recent;
 pub use segment::{DescriptorTable, Rights, Segment, SegmentRegister, SystemSegment, TableRegister};

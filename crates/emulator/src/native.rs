@@ -8,8 +8,8 @@
 use alloc::vec::Vec;
 
 use iced_x86::{
-    FlowControl, Instruction, InstructionInfoFactory, MemorySize, Mnemonic, OpAccess, Register, RflagsBits,
-    UsedMemory,
+    EncodingKind, FlowControl, Instruction, InstructionInfoFactory, MemorySize, Mnemonic, OpAccess, OpKind,
+    Register, RflagsBits, UsedMemory,
 };
 
 use crate::operand::register as gpr_of;
@@ -27,6 +27,9 @@ const STATUS: u32 = RflagsBits::CF
     | RflagsBits::C1
     | RflagsBits::C2
     | RflagsBits::C3;
+
+/// A YMM register.
+pub type Vector = [u8; 32];
 
 /// How an operand in memory is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +64,14 @@ impl Native {
     /// The instruction that starts with `bytes` at RIP, if nothing but the operands named is accessed,
     /// and only general-purpose, x87 and vector registers and status flags change. `xsave_area` is the size of
     /// the area of XSAVE with all components that are enabled.
-    pub fn decode<C: Cpu>(cpu: &C, bytes: &[u8], xsave_area: usize) -> Option<Native> {
+    ///
+    /// The addresses of a gather lie in a vector register: `vector` gives YMM registers by their numbers.
+    pub fn decode<C: Cpu>(
+        cpu: &C,
+        bytes: &[u8],
+        xsave_area: usize,
+        vector: impl Fn(usize) -> Vector,
+    ) -> Option<Native> {
         let mode = cpu.mode();
         let instruction = decode::decode::<C::Fault>(bytes, mode, cpu.rip()).ok()?;
         let mut factory = InstructionInfoFactory::new();
@@ -72,6 +82,10 @@ impl Native {
             .any(|used| used.register().is_segment_register() && is_written(used.access()));
         if writes_segment || !changes_registers_only(&instruction) {
             return None;
+        }
+        if instruction.is_vsib() {
+            let operands = gathered(cpu, mode, &instruction, vector)?;
+            return Some(Native { length: instruction.len(), operands });
         }
         let mut operands = Vec::new();
         for used in info.used_memory() {
@@ -170,6 +184,41 @@ fn has_parts(instruction: &Instruction, size: MemorySize) -> bool {
 
 fn is_written(access: OpAccess) -> bool {
     !matches!(access, OpAccess::None | OpAccess::NoMemAccess | OpAccess::Read | OpAccess::CondRead)
+}
+
+/// The elements that a gather with VEX prefix reads: those whose mask is set (SDM volume 2, "VGATHERDPS/VGATHERDPD"
+/// and the like). None for one with EVEX prefix, and for scatters.
+fn gathered<C: Cpu>(
+    cpu: &C,
+    mode: Mode,
+    instruction: &Instruction,
+    vector: impl Fn(usize) -> Vector,
+) -> Option<Vec<NativeOperand>> {
+    if instruction.encoding() != EncodingKind::VEX || instruction.op2_kind() != OpKind::Register {
+        return None;
+    }
+    let index = instruction.memory_index();
+    let length = instruction.memory_size().size();
+    let index_length = if instruction.is_vsib64() { 8 } else { 4 };
+    let count = (instruction.op0_register().size() / length).min(index.size() / index_length);
+    let (indices, mask) = (vector(index.number()), vector(instruction.op2_register().number()));
+    let element = |vector: &Vector, n: usize, length: usize| {
+        let bytes = &vector[n * length..][..length];
+        let value = bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        (value << (64 - 8 * length)) as i64 >> (64 - 8 * length)
+    };
+    let used = (0..count).filter(|&n| element(&mask, n, length) < 0);
+    used.map(|n| {
+        let index = element(&indices, n, index_length) as u64;
+        let gva =
+            instruction.virtual_address(1, n, |register, _, _| match register.is_vector_register() {
+                true => Some(index),
+                false => value(cpu, mode, register),
+            })?;
+        let gva = if mode == Mode::Bits64 { gva } else { gva & 0xffff_ffff };
+        Some(NativeOperand { gva, length, read: true, written: false })
+    })
+    .collect()
 }
 
 /// The linear address of an operand; none where a vector register takes part in it.

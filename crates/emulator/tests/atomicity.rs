@@ -57,7 +57,6 @@ const PROGRAMS: &[(Program, &[Kind])] = {
         (|p| p.bsf(rcx, qword_ptr(rdi)), &[R]),
         (|p| p.popcnt(rcx, qword_ptr(rdi)), &[R]),
         (|p| p.crc32(rcx, qword_ptr(rdi)), &[R]),
-        (|p| p.adcx(rcx, qword_ptr(rdi)), &[R]),
         (|p| p.clflush(byte_ptr(rdi)), &[CheckRead]),
         (|p| p.mov(word_ptr(rdi), fs), &[W]),
         (|p| p.push(gs), &[W]),

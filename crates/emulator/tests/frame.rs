@@ -44,6 +44,16 @@ fn enter_copies_the_display() {
     assert_eq!([4, 8, 12].map(|below| m.peek(STACK - below, 4)), [STACK, STACK, STACK - 4]);
 }
 
+/// With 32-bit operands the frame pointer is the whole of ESP, of which a 16-bit stack moves the low half.
+#[test]
+fn enter_on_a_16_bit_stack() {
+    let mut m = machine(Mode::Bits16).with(Gpr::Rsp, 0x14_9000);
+    let enterd = Instruction::with2(Code::Enterd_imm16_imm8, 0x20, 2).unwrap();
+    m.run(|p| p.add_instruction(enterd));
+    assert_eq!((m.get(Gpr::Rbp), m.get(Gpr::Rsp)), (0x14_8ffc, 0x14_8fd4));
+    assert_eq!(m.peek(0x8ff4, 4), 0x14_8ffc);
+}
+
 #[test]
 fn enter_fails_whole() {
     // The last slot, a part of the display, and the final top of the stack.

@@ -13,7 +13,7 @@ const AREA: usize = 832;
 
 fn decode(machine: &Machine, program: Program) -> Option<Native> {
     let bytes = assemble(machine.mode, machine.state.rip, program);
-    let native = Native::decode(machine, &bytes, AREA);
+    let native = Native::decode(machine, &bytes, AREA, vector);
     assert!(native.as_ref().is_none_or(|native| native.length == bytes.len()));
     native
 }
@@ -91,14 +91,37 @@ fn what_changes_more_than_registers_is_refused() {
     for program in programs {
         let machine = Machine::new(Mode::Bits64);
         let bytes = assemble(Mode::Bits64, machine.state.rip, program);
-        assert_eq!(Native::decode(&machine, &bytes, AREA), None, "{bytes:02x?}");
+        assert_eq!(Native::decode(&machine, &bytes, AREA, vector), None, "{bytes:02x?}");
     }
 }
 
-/// Of gathers each element has an address of its own, which a vector register holds.
+/// YMM2 holds the indices 1, -1, 2, -2 as dwords, and YMM3 masks the first, third and fourth of them.
+fn vector(number: usize) -> [u8; 32] {
+    let words: [u32; 8] = match number {
+        2 => [1, u32::MAX, 2, u32::MAX - 1, 0, 0, 0, 0],
+        3 => [1 << 31, 0, 1 << 31, 1 << 31, 0, 0, 0, 0],
+        _ => [0; 8],
+    };
+    let mut bytes = [0; 32];
+    bytes.chunks_mut(4).zip(words).for_each(|(bytes, word)| bytes.copy_from_slice(&word.to_le_bytes()));
+    bytes
+}
+
 #[test]
-fn addresses_in_vector_registers_are_refused() {
-    let machine = Machine::new(Mode::Bits64);
+fn a_gather_reads_the_elements_of_its_mask() {
+    let machine = Machine::new(Mode::Bits64).with(Gpr::Rdi, 0x7000);
+    // VPGATHERDD xmm1, [rdi+xmm2*4+8], xmm3; VPGATHERQQ ymm1, [rdi+ymm2*1], ymm3.
+    type Parts = [(u64, usize)];
+    let gathers: [(&[u8], &Parts); 2] = [
+        (&[0xc4, 0xe2, 0x61, 0x90, 0x4c, 0x97, 8], &[(0x700c, 4), (0x7010, 4), (0x7000, 4)]),
+        (&[0xc4, 0xe2, 0xe5, 0x91, 0x0c, 0x17], &[(0x7000 - 0x1_ffff_fffe, 8)]),
+    ];
+    for (bytes, expected) in gathers {
+        let native = Native::decode(&machine, bytes, AREA, vector).expect("a gather");
+        let found: Vec<_> = native.operands.iter().map(|part| (part.gva, part.length)).collect();
+        assert_eq!(found, expected);
+        assert!(native.operands.iter().all(|part| part.read && !part.written));
+    }
     assert_eq!(decode(&machine, |p| p.vpgatherdd(ymm1.k1(), dword_ptr(rdi + ymm2 * 4))), None);
 }
 

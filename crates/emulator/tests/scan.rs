@@ -131,15 +131,3 @@ fn shifts_by_nothing_write_no_memory_and_change_no_flag() {
     m.run(|p| p.shld(eax, edx, cl));
     assert_eq!(m.get(Gpr::Rax), 0xffff_ffff);
 }
-
-#[test]
-fn sums_with_one_flag_for_the_carry() {
-    let mut m = machine(u64::MAX).with(Gpr::Rcx, 0);
-    m.state.rflags = ONE | CF | ZF;
-    m.run(|p| p.adcx(rcx, qword_ptr(rdi)));
-    assert_eq!((m.get(Gpr::Rcx), m.state.rflags), (0, ONE | CF | ZF));
-    m.run(|p| p.adox(rcx, qword_ptr(rdi)));
-    assert_eq!((m.get(Gpr::Rcx), m.state.rflags), (u64::MAX, ONE | CF | ZF));
-    m.run(|p| p.adox(ecx, dword_ptr(rdi)));
-    assert_eq!((m.get(Gpr::Rcx), m.state.rflags), (0xffff_fffe, ONE | CF | ZF | OF));
-}

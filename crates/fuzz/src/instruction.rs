@@ -225,6 +225,10 @@ impl SystemCpu for Machine {
 
     fn invalidate_page(&mut self, _gva: u64) {}
 
+    fn invalidate_pcid(&mut self, _kind: u64, _descriptor: [u8; 16]) -> Result<(), Exception> {
+        Ok(())
+    }
+
     fn unblock_nmis(&mut self) {}
 
     fn block_interrupts(&mut self) {}

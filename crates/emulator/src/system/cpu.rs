@@ -63,6 +63,12 @@ pub trait SystemCpu: Cpu {
     /// Drops the translations of an address, as INVLPG does.
     fn invalidate_page(&mut self, gva: u64);
 
+    /// Carries out INVPCID of this type with this descriptor; the privilege level is checked.
+    ///
+    /// # Errors
+    /// The processor refuses type or descriptor.
+    fn invalidate_pcid(&mut self, kind: u64, descriptor: [u8; 16]) -> Result<(), Exception>;
+
     /// IRET ends the blocking of NMIs.
     fn unblock_nmis(&mut self);
 

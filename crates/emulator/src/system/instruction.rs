@@ -51,6 +51,7 @@ impl<C: SystemCpu> Step<'_, C> {
             M::Lmsw => self.load_machine_status_word(instruction),
             M::Clts => self.clear_task_switched(),
             M::Invlpg => self.invalidate_page(instruction),
+            M::Invpcid => self.invalidate_pcid(instruction),
             M::Verr => self.verify(instruction, Question::Readable),
             M::Verw => self.verify(instruction, Question::Writable),
             M::Lar => self.load_of_descriptor(instruction, Question::Rights),
@@ -233,6 +234,18 @@ impl<C: SystemCpu> Step<'_, C> {
         let operand = self.memory(instruction, 0)?;
         let gva = self.linear(operand);
         self.cpu.invalidate_page(gva);
+        Ok(self.retire_unflagged())
+    }
+
+    /// INVPCID: the processor judges type and descriptor.
+    fn invalidate_pcid(&mut self, instruction: &Instruction) -> Result<Outcome, C> {
+        self.require_ring_0()?;
+        let kind = self.operand(instruction, 0)?;
+        let kind = self.read(kind, width::<C>(instruction, 0)?)?;
+        let place = self.memory(instruction, 0)?;
+        let mut descriptor = [0; 16];
+        self.read_bytes(place, &mut descriptor)?;
+        self.cpu.invalidate_pcid(kind, descriptor)?;
         Ok(self.retire_unflagged())
     }
 

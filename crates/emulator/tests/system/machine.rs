@@ -555,6 +555,11 @@ impl SystemCpu for Machine {
         self.invalidated = Some(gva);
     }
 
+    fn invalidate_pcid(&mut self, kind: u64, descriptor: [u8; 16]) -> Result<(), Exception> {
+        self.invalidated = Some(u64::from(descriptor[8]));
+        if kind > 3 { Err(Exception::GENERAL_PROTECTION) } else { Ok(()) }
+    }
+
     fn unblock_nmis(&mut self) {
         self.nmis_blocked = false;
     }

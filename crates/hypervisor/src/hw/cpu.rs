@@ -93,6 +93,29 @@ pub fn end_nmi() {
     unsafe { asm!("int 2", options(nostack)) };
 }
 
+/// A YMM register of the guest, by its number, while the hypervisor runs. The guest has just used AVX: CR4 and XCR0
+/// allow it.
+pub fn ymm(number: usize) -> [u8; 32] {
+    let mut all = [[0; 32]; 16];
+    // SAFETY: the registers are stored, within the array; none changes. Only a CPU on which the guest uses AVX gets
+    // here, and CR0.TS of the hypervisor is clear.
+    unsafe {
+        asm!(
+            "vmovdqu [{0}], ymm0", "vmovdqu [{0} + 32], ymm1",
+            "vmovdqu [{0} + 64], ymm2", "vmovdqu [{0} + 96], ymm3",
+            "vmovdqu [{0} + 128], ymm4", "vmovdqu [{0} + 160], ymm5",
+            "vmovdqu [{0} + 192], ymm6", "vmovdqu [{0} + 224], ymm7",
+            "vmovdqu [{0} + 256], ymm8", "vmovdqu [{0} + 288], ymm9",
+            "vmovdqu [{0} + 320], ymm10", "vmovdqu [{0} + 352], ymm11",
+            "vmovdqu [{0} + 384], ymm12", "vmovdqu [{0} + 416], ymm13",
+            "vmovdqu [{0} + 448], ymm14", "vmovdqu [{0} + 480], ymm15",
+            in(reg) all.as_mut_ptr(),
+            options(nostack, preserves_flags),
+        );
+    }
+    all[number % 16]
+}
+
 /// Sleeps until an interrupt has been handled.
 pub fn idle() {
     // SAFETY: as in `take_interrupts`; no interrupt can slip in between STI and HLT.

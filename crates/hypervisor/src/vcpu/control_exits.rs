@@ -130,11 +130,8 @@ impl<B: Backend> Vcpu<B> {
         ExitCause::Invlpg
     }
 
-    /// INVPCID (SDM, "INVPCID - Invalidate Process-Context Identifier").
+    /// INVPCID.
     pub(super) fn invpcid_exit(&mut self, kind: u64, descriptor: Gva) -> ExitCause {
-        const INDIVIDUAL_ADDRESS: u64 = 0;
-        const SINGLE_CONTEXT: u64 = 1;
-        const ALL: u64 = 3;
         let kind = self.operand(kind);
         // The SDM lets #GP for the privilege level come before the exit; Bochs 2.7 does not.
         if self.backend.cpl() != 0 || !descriptor.is_canonical() {
@@ -146,20 +143,31 @@ impl<B: Backend> Vcpu<B> {
             self.raise_page_fault(fault);
             return ExitCause::Invlpg;
         }
-        let [pcid, gva] = [&bytes[..8], &bytes[8..]]
-            .map(|half| half.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)));
+        if self.flush_pcid(kind, bytes) {
+            self.skip();
+        } else {
+            self.raise(Event::general_protection());
+        }
+        ExitCause::Invlpg
+    }
+
+    /// What INVPCID of this type does with this descriptor (SDM, "INVPCID - Invalidate Process-Context
+    /// Identifier"). False if it is refused.
+    pub(super) fn flush_pcid(&mut self, kind: u64, descriptor: [u8; 16]) -> bool {
+        const INDIVIDUAL_ADDRESS: u64 = 0;
+        const SINGLE_CONTEXT: u64 = 1;
+        const ALL: u64 = 3;
+        let descriptor = u128::from_le_bytes(descriptor);
+        let (pcid, gva) = (descriptor as u64, (descriptor >> 64) as u64);
         let pcids = self.backend.cr4() & cr4::PCIDE != 0;
         let refused = kind > ALL
             || pcid >> 12 != 0
             || (kind <= SINGLE_CONTEXT && pcid != 0 && !pcids)
             || (kind == INDIVIDUAL_ADDRESS && !Gva::new(gva).is_canonical());
-        if refused {
-            self.raise(Event::general_protection());
-            return ExitCause::Invlpg;
+        if !refused {
+            self.mmu.flush_guest(&mut self.env);
         }
-        self.mmu.flush_guest(&mut self.env);
-        self.skip();
-        ExitCause::Invlpg
+        !refused
     }
 
     /// The rights of a data access that an instruction makes for itself.

@@ -14,7 +14,7 @@ use super::backend::{Backend, Exit, Filter, Refusal, Windows, filter_name, rflag
 use super::clock::Clock;
 use super::control::{Controls, Known};
 use super::cpuid::{Cpuid, xcr0};
-use super::event::{Combined, Event, combine};
+use super::event::{Combined, DEBUG, Event, EventKind, combine};
 use super::interrupts::Alarm;
 use super::msr;
 use super::page_fault::Progress;
@@ -225,7 +225,12 @@ impl<B: Backend> Vcpu<B> {
             Exit::Io { port, size, input } => return self.io_exit(port, size, input),
             Exit::StringIo => self.string_io_exit(),
             Exit::Reflect(event) => {
-                self.deliver(event);
+                // #AC is a fault; #DB and INT1 push the flags as they are.
+                if event.kind == EventKind::Exception && event.vector != DEBUG {
+                    self.raise(event);
+                } else {
+                    self.deliver(event);
+                }
                 ExitCause::Other
             }
             Exit::Interrupt | Exit::Nmi => {

@@ -87,6 +87,10 @@ impl<B: Backend> SystemCpu for Vcpu<B> {
         self.mmu.invlpg(&mut self.env, 0, Gva::new(gva));
     }
 
+    fn invalidate_pcid(&mut self, kind: u64, descriptor: [u8; 16]) -> Result<(), Exception> {
+        if self.flush_pcid(kind, descriptor) { Ok(()) } else { Err(Exception::GENERAL_PROTECTION) }
+    }
+
     fn unblock_nmis(&mut self) {
         self.backend.block_nmis(false);
     }

@@ -15,9 +15,9 @@ use crate::vcpu::backend::{Backend, Exit};
 use crate::vcpu::emulation::Emulated;
 use crate::vcpu::event::Event;
 
-/// Pages for the code, operands and tables of one instruction: two pages of code and two operands of two
-/// pages each, all far from each other, and their tables.
-const PAGES: usize = 6 + 1 + 6 * 3;
+/// Pages for the code, operands and tables of one instruction: two pages of code and eight elements of a gather, all
+/// far from each other, with a page table, directory and pointer table each, and the root.
+const PAGES: usize = 10 * 4 + 1;
 
 /// CPUID: it exits at every privilege level.
 const MARKER: [u8; 2] = [0x0f, 0xa2];
@@ -62,7 +62,7 @@ impl<B: Backend> Vcpu<B> {
     /// Carries out the instruction at RIP, which starts with `bytes`, if the CPU can do so on copies. None
     /// otherwise: then nothing has changed.
     pub(in crate::vcpu) fn run_natively(&mut self, bytes: &[u8]) -> Option<Emulated> {
-        let native = Native::decode(self, bytes, self.cpuid.xsave_area(self.xcr0))?;
+        let native = Native::decode(self, bytes, self.cpuid.xsave_area(self.xcr0), cpu::ymm)?;
         let (rip, rflags) = (self.backend.rip(), self.backend.rflags());
         let next = self.next_rip(native.length as u64);
         self.sandbox.space.reset(self.root.format);
@@ -120,7 +120,7 @@ impl<B: Backend> Vcpu<B> {
             match exit {
                 Exit::PageFault { gva, error_code } => {
                     let write = Pfec::from_bits_truncate(error_code).contains(Pfec::WRITE);
-                    self.map_operand(native, gva.raw(), write, &mut touched)?;
+                    self.map_operands(native, gva.raw(), write, &mut touched)?;
                 }
                 Exit::Reflect(event) => return Err(Stopped::Exception(event)),
                 Exit::Interrupt => cpu::take_interrupts(),
@@ -131,46 +131,46 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// Maps the part of an operand that lies in the page of `gva`, which the instruction reads or writes.
-    fn map_operand(
+    /// Maps the page of `gva`, which the instruction reads or writes, with the parts of its operands that lie there.
+    fn map_operands(
         &mut self,
         native: &Native,
         gva: u64,
         write: bool,
         touched: &mut Vec<Touched>,
     ) -> Result<(), Stopped> {
-        let (operand, at, length) = native
-            .operands
-            .iter()
-            .flat_map(|operand| parts(operand).map(move |(at, length)| (operand, at, length)))
-            .find(|(_, at, length)| gva.wrapping_sub(*at) < *length as u64)
-            .ok_or(Stopped::Refused)?;
-        let before = touched.iter_mut().find(|touched| touched.gva == at);
-        if before.as_ref().is_some_and(|before| before.written || !write) {
+        let here = |at: u64| at / PAGE_SIZE == gva / PAGE_SIZE;
+        let parts: Vec<_> = native.operands.iter().flat_map(parts).filter(|part| here(part.gva)).collect();
+        if !parts.iter().any(|part| gva.wrapping_sub(part.gva) < part.length as u64) {
             return Err(Stopped::Refused);
         }
         let kind = if write { AccessKind::Write } else { AccessKind::Read };
         let gpa = self.translate(gva, kind).map_err(Stopped::Fault)?;
         let rights = Rights { write, user: self.backend.cpl() == 3 };
-        if let Some(before) = before {
-            before.written = true;
-            return self.sandbox.space.map(at, rights).then_some(()).ok_or(Stopped::Refused);
+        if touched.iter().any(|part| here(part.gva)) {
+            // It was read before, and is written now.
+            let mut unwritten = touched.iter_mut().filter(|part| here(part.gva) && !part.written);
+            let upgraded = write && unwritten.next().map(|part| part.written = true).is_some();
+            unwritten.for_each(|part| part.written = true);
+            return (upgraded && self.sandbox.space.map(gva, rights)).then_some(()).ok_or(Stopped::Refused);
         }
-        if self.marker_overlaps(native, at, length) {
-            return Err(Stopped::Refused);
+        for part in parts {
+            if self.marker_overlaps(native, part.gva, part.length) {
+                return Err(Stopped::Refused);
+            }
+            let mut bytes = vec![0; part.length];
+            // A read from a device has effects: only what the instruction reads is read, and once.
+            if part.read || part.conditional || self.is_ram(gpa.raw()) {
+                self.read_linear(part.gva, &mut bytes, kind).map_err(Stopped::Fault)?;
+            }
+            if !self.sandbox.space.map(part.gva, rights) {
+                return Err(Stopped::Refused);
+            }
+            let page = self.sandbox.space.bytes_mut(part.gva).ok_or(Stopped::Refused)?;
+            page[offset(part.gva)..offset(part.gva) + part.length].copy_from_slice(&bytes);
+            let original = part.conditional.then_some(bytes);
+            touched.push(Touched { gva: part.gva, length: part.length, written: write, original });
         }
-        let mut bytes = vec![0; length];
-        // A read from a device has effects: only what the instruction reads is read, and once.
-        if operand.read || operand.is_conditional() || self.is_ram(gpa.raw()) {
-            self.read_linear(at, &mut bytes, kind).map_err(Stopped::Fault)?;
-        }
-        if !self.sandbox.space.map(at, rights) {
-            return Err(Stopped::Refused);
-        }
-        let page = self.sandbox.space.bytes_mut(at).ok_or(Stopped::Refused)?;
-        page[offset(at)..offset(at) + length].copy_from_slice(&bytes);
-        let original = operand.is_conditional().then_some(bytes);
-        touched.push(Touched { gva: at, length, written: write, original });
         Ok(())
     }
 
@@ -207,11 +207,25 @@ struct Touched {
     original: Option<Vec<u8>>,
 }
 
-/// The parts of an operand in the pages that it touches: (gva, bytes).
-fn parts(operand: &NativeOperand) -> impl Iterator<Item = (u64, usize)> {
+/// What of an operand lies in one page.
+struct Part {
+    gva: u64,
+    length: usize,
+    /// All of the operand is read.
+    read: bool,
+    /// Parts of it are.
+    conditional: bool,
+}
+
+/// The parts of an operand in the pages that it touches.
+fn parts(operand: &NativeOperand) -> impl Iterator<Item = Part> + use<> {
+    let (read, conditional) = (operand.read, operand.is_conditional());
     let first = ((PAGE_SIZE - operand.gva % PAGE_SIZE) as usize).min(operand.length);
     let second = (operand.gva.wrapping_add(first as u64), operand.length - first);
-    [(operand.gva, first), second].into_iter().filter(|(_, length)| *length > 0)
+    [(operand.gva, first), second]
+        .into_iter()
+        .filter(|(_, length)| *length > 0)
+        .map(move |(gva, length)| Part { gva, length, read, conditional })
 }
 
 /// Where in its page an address lies.
