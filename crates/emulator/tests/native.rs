@@ -114,7 +114,7 @@ fn a_gather_reads_the_elements_of_its_mask() {
     type Parts = [(u64, usize)];
     let gathers: [(&[u8], &Parts); 2] = [
         (&[0xc4, 0xe2, 0x61, 0x90, 0x4c, 0x97, 8], &[(0x700c, 4), (0x7010, 4), (0x7000, 4)]),
-        (&[0xc4, 0xe2, 0xe5, 0x91, 0x0c, 0x17], &[(0x7000 - 0x1_ffff_fffe, 8)]),
+        (&[0xc4, 0xe2, 0xe5, 0x91, 0x0c, 0x17], &[(0xffff_fffe_0000_7002, 8)]),
     ];
     for (bytes, expected) in gathers {
         let native = Native::decode(&machine, bytes, AREA, vector).expect("a gather");
