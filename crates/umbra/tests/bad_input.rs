@@ -98,7 +98,8 @@ fn a_kernel_that_does_not_boot_here() {
         (files.write("text", b"what is this?\n"), "neither a Linux bzImage nor a multiboot kernel"),
         (files.changed("32-bit", 0x236, 0), "32-bit Linux kernel"),
         (files.changed("old", 0x206, 0x0b), "boot protocol 2.11"),
-        (files.changed("damaged", 0x25c, 1), "damaged setup header"),
+        (files.changed("far", 0x25c, 1), "between 1 MiB and 4 GiB"),
+        (files.changed("damaged", 0x201, 0x20), "damaged setup header"),
     ] {
         let sentence = files.refused(&kernel, &[]);
         assert!(sentence.contains(expected), "{sentence}");
@@ -106,13 +107,14 @@ fn a_kernel_that_does_not_boot_here() {
     }
 }
 
-/// Before and behind the ends of the boot sector, the signature, the header, the setup code and the kernel.
+/// Before and behind the ends of the boot sector, the signature, the header and the setup code, and before
+/// that of the kernel, whose last paragraph may be short.
 #[test]
 fn a_kernel_that_is_cut_off_anywhere() {
     let files = Files::new();
     let whole = kernel();
     for length in
-        [1, 0x1fe, 0x200, 0x202, 0x205, 0x206, 0x208, 0x263, 0x264, 1023, 1024, 5000, whole.len() - 1]
+        [1, 0x1fe, 0x200, 0x202, 0x205, 0x206, 0x208, 0x263, 0x264, 1023, 1024, 5000, whole.len() - 16]
     {
         let sentence = files.refused(&files.write("short", &whole[..length]), &[]);
         let expected = if length < 0x206 { "neither a Linux bzImage" } else { "truncated bzImage" };

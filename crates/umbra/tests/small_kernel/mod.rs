@@ -251,17 +251,19 @@ impl Checks {
             self.a.cmp(al, 0xa5)?;
             self.equal()?;
         }
-        // PCI configuration is there, and its bus is empty.
-        self.a.mov(dx, 0xcf8)?;
-        self.a.mov(eax, 0x8000_0000u32)?;
-        self.a.out(dx, eax)?;
-        self.a.in_(eax, dx)?;
-        self.a.cmp(eax, 0x8000_0000u32 as i32)?;
-        self.equal()?;
-        self.a.mov(dx, 0xcfc)?;
-        self.a.in_(eax, dx)?;
-        self.a.cmp(eax, -1)?;
-        self.equal()?;
+        // PCI configuration is there, with a host bridge alone on the bus.
+        for (address, data) in [(0x8000_0008u32, 0x0600_0000), (0x8000_0800, -1)] {
+            self.a.mov(dx, 0xcf8)?;
+            self.a.mov(eax, address)?;
+            self.a.out(dx, eax)?;
+            self.a.in_(eax, dx)?;
+            self.a.cmp(eax, address as i32)?;
+            self.equal()?;
+            self.a.mov(dx, 0xcfc)?;
+            self.a.in_(eax, dx)?;
+            self.a.cmp(eax, data)?;
+            self.equal()?;
+        }
         self.apic()?;
         // The time-stamp counter advances. EDI:ESI is the earlier one.
         self.a.push(ebx)?;
