@@ -55,6 +55,7 @@ impl Default for LastTable {
 impl WalkCache {
     /// Answers from the shadow alone if it can. The walk there is current (or, through a loose table, one that a TLB
     /// might still hold), its A bits are set, and W stands in the entry only if D is.
+    #[inline]
     pub(crate) fn known(
         &mut self,
         shadow: &Shadow,

@@ -28,7 +28,7 @@ pub struct Mmu<P = Predictor> {
     vcpus: Vec<Vcpu>,
 }
 
-/// What was learned of one vCPU. Nothing of it is needed for a right shadow.
+/// What was learned of one vCPU. Nothing of it is needed for a right shadow; `detaches` is for progress (I6).
 #[derive(Default)]
 struct Vcpu {
     detaches: Detaches,
@@ -51,7 +51,7 @@ impl<P> Mmu<P> {
 
     /// What was done so far.
     pub fn counters(&self) -> Counters {
-        self.shadow.tables().counters()
+        *self.shadow.tables().counters()
     }
 
     /// The paging state that a vCPU was last given.

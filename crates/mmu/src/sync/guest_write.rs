@@ -14,6 +14,7 @@ use crate::{Backing, Env};
 impl<E: Env> Entries<'_, E> {
     /// Writes bytes that do not cross a page. What they referenced may have lost its last parent: that page, if
     /// the write was to an entry with one shadow.
+    #[inline]
     pub(crate) fn write(&mut self, gpa: Gpa, bytes: &[u8]) -> Option<PageId> {
         let gfn = gpa.gfn();
         if !matches!(self.env.backing(gfn), Backing::Ram { writable: true, .. }) {
@@ -26,6 +27,12 @@ impl<E: Env> Entries<'_, E> {
         if self.write_leaf(gpa, bytes) {
             return None;
         }
+        self.write_followed(gpa, bytes)
+    }
+
+    /// The general way of [`Entries::write`].
+    fn write_followed(&mut self, gpa: Gpa, bytes: &[u8]) -> Option<PageId> {
+        let gfn = gpa.gfn();
         let first = gpa.page_offset() / 8;
         let last = (gpa.page_offset() + bytes.len() as u64 - 1) / 8;
         let entries = first as usize..=last as usize;
@@ -39,6 +46,7 @@ impl<E: Env> Entries<'_, E> {
 
     /// A write of a whole entry to a table that has one shadow, of the lowest level: the short way of
     /// [`Entries::write`]. False if it is not that.
+    #[inline(always)]
     fn write_leaf(&mut self, gpa: Gpa, bytes: &[u8]) -> bool {
         let (Ok(value), Some(frame)) =
             (bytes.try_into().map(u64::from_le_bytes), self.basis.guest().first(gpa.gfn()))

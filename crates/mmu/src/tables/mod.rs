@@ -106,8 +106,8 @@ impl Tables {
         self.links
     }
 
-    pub(crate) fn counters(&self) -> Counters {
-        self.counters
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Whether `rule` is kept.
