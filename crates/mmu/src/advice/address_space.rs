@@ -129,6 +129,7 @@ fn idle_above(shadow: &Shadow, gfn: Gfn) -> Option<Space> {
 
 /// Whether a vCPU runs on this root, or on its twin: with page-table isolation each process has two, and Linux keeps
 /// them in neighbouring frames.
+#[inline]
 fn is_in_use(shadow: &Shadow, frame: u32) -> bool {
     let Source { role, gfn } = shadow.tables().source(frame);
     let twin = |paging: &Paging| paging.root.raw() == gfn.raw() ^ 1;

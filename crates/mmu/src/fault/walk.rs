@@ -46,6 +46,7 @@ pub(crate) fn walk<E: Env>(
 
 /// Whether the CPU itself can deliver this fault once the tables on the way are linked: it exited only
 /// because they were not.
+#[inline]
 pub(crate) fn is_bypassed(shadow: &Shadow, fault: GuestFault) -> bool {
     let spared = match shadow.guest_faults() {
         GuestFaults::Trap => false,

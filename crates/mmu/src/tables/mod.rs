@@ -133,14 +133,17 @@ impl Tables {
         self.pool.source(frame)
     }
 
+    #[inline]
     pub(crate) fn read(&self, env: &impl Env, slot: Slot) -> ShadowEntry {
         ShadowEntry::new(env.read_shadow(slot.frame(), slot.index()))
     }
 
+    #[inline(always)]
     pub(crate) fn state(&self, entry: ShadowEntry) -> State {
         self.encodings.state(entry)
     }
 
+    #[inline]
     pub(crate) fn is_mapped(&self, entry: ShadowEntry) -> bool {
         self.encodings.is_mapped(entry)
     }
