@@ -31,7 +31,7 @@ impl<E: Env> Entries<'_, E> {
     }
 
     /// The general way of [`Entries::write`].
-    fn write_followed(&mut self, gpa: Gpa, bytes: &[u8]) -> Option<PageId> {
+    pub(super) fn write_followed(&mut self, gpa: Gpa, bytes: &[u8]) -> Option<PageId> {
         let gfn = gpa.gfn();
         let first = gpa.page_offset() / 8;
         let last = (gpa.page_offset() + bytes.len() as u64 - 1) / 8;
@@ -47,7 +47,7 @@ impl<E: Env> Entries<'_, E> {
     /// A write of a whole entry to a table that has one shadow, of the lowest level: the short way
     /// of [`Entries::write`]. False if it is not that.
     #[inline(always)]
-    fn write_leaf(&mut self, gpa: Gpa, bytes: &[u8]) -> bool {
+    pub(super) fn write_leaf(&mut self, gpa: Gpa, bytes: &[u8]) -> bool {
         let (Ok(value), Some(frame)) =
             (bytes.try_into().map(u64::from_le_bytes), self.basis.guest().first(gpa.gfn()))
         else {

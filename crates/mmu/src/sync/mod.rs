@@ -8,6 +8,8 @@ mod fill;
 mod filter;
 mod guest_write;
 mod protect;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use filter::FaultFilter;
 
