@@ -24,14 +24,16 @@ pub struct Violation {
     pub detail: String,
 }
 
-/// The invariants that can be seen in the tables. (I3 and I6 are about exits: the differential test has them.)
+/// The invariants that can be seen in the tables. (I3 and I6 are about exits: the differential test
+/// has them.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Invariant {
     /// I1: Absent only where the guest's entry is not present, in a tracked frame.
     NeverStale,
     /// I2: nothing is mapped that is not the guest's, or with more rights than the guest gave.
     NeverWider,
-    /// I4: while protection faults of user mode go around the hypervisor, no entry gives user mode less than the guest.
+    /// I4: while protection faults of user mode go around the hypervisor, no entry gives user mode
+    /// less than the guest.
     NeverNarrower,
     /// I5 and the bookkeeping: references lead to live pages, every Mapped entry is in its list.
     Lifetime,
@@ -144,7 +146,8 @@ impl<'a, E: Env> Auditor<'a, E> {
         }
     }
 
-    /// Checks what a page promises beside its entries: its frame is protected, and it is found by its source.
+    /// Checks what a page promises beside its entries: its frame is protected, and it is found by
+    /// its source.
     fn audit_page(self, frame: u32) -> Result<(), Violation> {
         let source = self.shadow.tables().source(frame);
         if self.shadow.guest().lists(source)
@@ -199,11 +202,13 @@ impl<'a, E: Env> Auditor<'a, E> {
             return Err(violation(Invariant::Lifetime, detail));
         }
         if self.shadow.guest().is_detached(source) {
-            // Out of date, and nothing leads there; but what it references is followed, so that it can come back.
+            // Out of date, and nothing leads there; but what it references is followed, so that it
+            // can come back.
             return if state == State::Mapped { self.audit_loose(slot, listed) } else { Ok(()) };
         }
         let loose = self.shadow.guest().is_loose(source);
-        // While a table is loose all faults exit; its entries are refreshed when it is tracked again.
+        // While a table is loose all faults exit; its entries are refreshed when it is tracked
+        // again.
         if self.shadow.filter_is_user() && !loose && self.view().is_narrow(slot) {
             let detail = alloc::format!("{slot:?} of {source:?} is {:#x}", entry.raw());
             return Err(violation(Invariant::NeverNarrower, detail));
@@ -277,8 +282,8 @@ impl<'a, E: Env> Auditor<'a, E> {
         }
     }
 
-    /// An entry may still lead to the identity page of a region that a large page could map again by now:
-    /// whether that link is right. The page's own entries are audited by themselves.
+    /// An entry may still lead to the identity page of a region that a large page could map again
+    /// by now: whether that link is right. The page's own entries are audited by themselves.
     fn audit_split(self, slot: Slot, first: Gfn, listed: Option<List>) -> bool {
         let Some(child) = self.shadow.guest().find(self.shadow.tables(), Source::direct(Level::L1, first))
         else {
@@ -295,7 +300,8 @@ impl<'a, E: Env> Auditor<'a, E> {
             && (within(rights, allowed) || self.is_override(slot, rights, source))
     }
 
-    /// A Mapped entry of a loose or detached table may be old, but what it leads to is live, and this guest's.
+    /// A Mapped entry of a loose or detached table may be old, but what it leads to is live, and
+    /// this guest's.
     fn audit_loose(self, slot: Slot, listed: Option<List>) -> Result<(), Violation> {
         let hpa = self.view().read(slot).hpa();
         let holds = match listed {

@@ -13,12 +13,13 @@ pub enum GuestFaults {
     Trap,
     /// Those with P = 0: shadow entries separate the guest's not-present faults from host faults.
     Present,
-    /// Those of user mode without RSVD: also the guest's protection faults, as long as no shadow entry that user mode
-    /// can use has fewer rights than the guest's (I4).
+    /// Those of user mode without RSVD: also the guest's protection faults, as long as no shadow
+    /// entry that user mode can use has fewer rights than the guest's (I4).
     User,
 }
 
-/// Which of the filters that let guest faults through is chosen. [`Encodings::not_present`] rules out all of them.
+/// Which of the filters that let guest faults through is chosen. [`Encodings::not_present`] rules
+/// out all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FilterPolicy {
     /// [`GuestFaults::Present`].
@@ -35,31 +36,32 @@ pub enum FilterPolicy {
 pub struct Config {
     /// The CPU that the guest sees.
     pub features: Features,
-    /// How Pending entries look. [`Encodings::reserved`], once tested on the real CPU, if guest faults may go around the
-    /// hypervisor, [`Encodings::not_present`] for [`GuestFaults::Trap`].
+    /// How Pending entries look. [`Encodings::reserved`], once tested on the real CPU, if guest
+    /// faults may go around the hypervisor, [`Encodings::not_present`] for [`GuestFaults::Trap`].
     pub encodings: Encodings,
     /// Which page faults may go straight to the guest, if the encodings allow any to do so.
     pub filter: FilterPolicy,
-    /// How many roots each vCPU may load without an exit, beside its current one: see [`Mmu::offer_root`]. Zero if CR3
-    /// loads all exit.
+    /// How many roots each vCPU may load without an exit, beside its current one: see
+    /// [`Mmu::offer_root`]. Zero if CR3 loads all exit.
     ///
     /// [`Mmu::offer_root`]: crate::Mmu::offer_root
     pub loadable_roots: usize,
-    /// Whether a table's translations are all made when it is built or attached, and not one by one as they are used:
-    /// there is no reason to switch it off but to see what it is worth.
+    /// Whether a table's translations are all made when it is built or attached, and not one by one
+    /// as they are used: there is no reason to switch it off but to see what it is worth.
     pub eager: bool,
-    /// Whether the tables of an address space that comes into use are linked before they are used: saves an exit for each
-    /// that is, and costs time for each that is not.
+    /// Whether the tables of an address space that comes into use are linked before they are used:
+    /// saves an exit for each that is, and costs time for each that is not.
     pub ahead: bool,
     /// Virtual CPUs.
     pub vcpus: usize,
-    /// Whether [`Mmu::audit_changed`](crate::Mmu::audit_changed) will be called: keeps a log of changed entries.
+    /// Whether [`Mmu::audit_changed`](crate::Mmu::audit_changed) will be called: keeps a log of
+    /// changed entries.
     pub log_changes: bool,
 }
 
-/// The fewest shadow frames that one vCPU needs: the tables that one instruction can touch (SDM vol. 1: at
-/// most a page-crossing instruction, two page-crossing operands, and an event's descriptors and stack), each
-/// with its way down from the root.
+/// The fewest shadow frames that one vCPU needs: the tables that one instruction can touch (SDM
+/// vol. 1: at most a page-crossing instruction, two page-crossing operands, and an event's
+/// descriptors and stack), each with its way down from the root.
 pub const MIN_FRAMES_PER_VCPU: u32 = 48;
 
 /// Why an MMU cannot be made.
@@ -69,7 +71,8 @@ pub enum ConfigError {
     TooFewFrames(u32, u32),
     /// More shadow frames, or more guest memory, than the reverse map can number.
     TooLarge,
-    /// A shadow frame at or above 4 GiB: PAE roots must lie below (CR3 has 32 bits outside long mode).
+    /// A shadow frame at or above 4 GiB: PAE roots must lie below (CR3 has 32 bits outside long
+    /// mode).
     FrameAbove4G(Hpa),
 }
 

@@ -11,8 +11,9 @@ pub enum Backing {
     Ram {
         /// The host frame.
         hfn: Hfn,
-        /// Whether guest accesses may write it. Writes to a frame that is not writable are reported as
-        /// [`FaultOutcome::Mmio`](crate::FaultOutcome::Mmio). (Accessed and dirty bits are still set there.)
+        /// Whether guest accesses may write it. Writes to a frame that is not writable are reported
+        /// as [`FaultOutcome::Mmio`](crate::FaultOutcome::Mmio). (Accessed and dirty bits are still
+        /// set there.)
         writable: bool,
     },
     /// No memory: a device, or nothing.
@@ -21,8 +22,9 @@ pub enum Backing {
 
 /// The guest's memory and its gpa->hpa map.
 ///
-/// [`Tables::read_entry`] reads page-table entries out of it. Before a gfn's [`Backing`] changes, the
-/// embedder calls [`Mmu::revoke`](crate::Mmu::revoke) and lets no vCPU run until it has made the change.
+/// [`Tables::read_entry`] reads page-table entries out of it. Before a gfn's [`Backing`] changes,
+/// the embedder calls [`Mmu::revoke`](crate::Mmu::revoke) and lets no vCPU run until it has made
+/// the change.
 pub trait GuestMemory: Tables {
     /// What lies behind `gfn`: any value, also far beyond [`GuestMemory::end`], where it must be
     /// [`Backing::None`]. No two frames may have the same host frame: tracking goes by guest frame.
@@ -31,14 +33,14 @@ pub trait GuestMemory: Tables {
     /// One past the highest frame that can ever be RAM. Constant.
     fn end(&self) -> Gfn;
 
-    /// Reads the 8 entries from `first` on of the table in the frame `gfn`, which is RAM: the same as
-    /// [`Tables::read_entry`] for each.
+    /// Reads the 8 entries from `first` on of the table in the frame `gfn`, which is RAM: the same
+    /// as [`Tables::read_entry`] for each.
     fn read_entries(&self, gfn: Gfn, first: usize) -> [u64; 8] {
         core::array::from_fn(|n| self.read_entry(gfn.entry(first + n)))
     }
 
-    /// Which groups of 8 entries of the table in the frame `gfn`, which is RAM, are not as in `known`: a bit for each. Each
-    /// entry is read as by [`Tables::read_entry`].
+    /// Which groups of 8 entries of the table in the frame `gfn`, which is RAM, are not as in
+    /// `known`: a bit for each. Each entry is read as by [`Tables::read_entry`].
     fn compare_table(&self, gfn: Gfn, known: &[[u64; 8]; ENTRIES / 8]) -> u64 {
         let differs = |(group, known): (usize, &[u64; 8])| self.read_entries(gfn, group * 8) != *known;
         known.iter().enumerate().rev().fold(0, |all, group| all << 1 | u64::from(differs(group)))
@@ -50,12 +52,13 @@ pub trait GuestMemory: Tables {
     /// They are something else: that value.
     fn compare_exchange_entry(&mut self, gpa: Gpa, old: u64, new: u64) -> Result<(), u64>;
 
-    /// Writes `bytes`, which do not cross a page, at `gpa` in RAM. Aligned writes of 1, 2, 4 and 8 bytes are
-    /// single stores.
+    /// Writes `bytes`, which do not cross a page, at `gpa` in RAM. Aligned writes of 1, 2, 4 and 8
+    /// bytes are single stores.
     fn write(&mut self, gpa: Gpa, bytes: &[u8]);
 }
 
-/// The pool of host frames that hold shadow pages. Nothing else uses them, and no guest can name them.
+/// The pool of host frames that hold shadow pages. Nothing else uses them, and no guest can name
+/// them.
 pub trait ShadowFrames {
     /// How many frames there are. Constant.
     fn count(&self) -> u32;
@@ -82,13 +85,14 @@ pub trait ShadowFrames {
         (0..ENTRIES).for_each(|index| self.write_shadow(frame, index, value));
     }
 
-    /// Exchanges the host frames behind the guest frame `gfn`, which is RAM, and the shadow frame `frame`, with their
-    /// contents: each lies where the other lay afterwards, the guest frame as writable as it was. The MMU has seen to
-    /// it that no CPU uses, or has cached anything of, either. It asks for this to let a shadow root lie at the
-    /// host-physical address that the guest's own CR3 names ([`Config::loadable_roots`](crate::Config)).
+    /// Exchanges the host frames behind the guest frame `gfn`, which is RAM, and the shadow frame
+    /// `frame`, with their contents: each lies where the other lay afterwards, the guest frame as
+    /// writable as it was. The MMU has seen to it that no CPU uses, or has cached anything of,
+    /// either. It asks for this to let a shadow root lie at the host-physical address that the
+    /// guest's own CR3 names ([`Config::loadable_roots`](crate::Config)).
     ///
-    /// False, if that cannot be done: then nothing has changed. By default it cannot. An exchange is never refused that
-    /// takes the last one of the same two frames back.
+    /// False, if that cannot be done: then nothing has changed. By default it cannot. An exchange
+    /// is never refused that takes the last one of the same two frames back.
     fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {
         let _ = (frame, gfn);
         false
@@ -100,18 +104,20 @@ pub trait ShadowFrames {
 
 /// The TLBs and paging-structure caches of the CPUs.
 pub trait Tlb {
-    /// Drops everything that any CPU may have cached for this guest: globals, intermediate entries, all
-    /// PCIDs. On a CPU that is not running the guest now it may be put off until just before the guest's next
-    /// instruction there; one that is running it must have been stopped before this returns.
+    /// Drops everything that any CPU may have cached for this guest: globals, intermediate entries,
+    /// all PCIDs. On a CPU that is not running the guest now it may be put off until just before
+    /// the guest's next instruction there; one that is running it must have been stopped before
+    /// this returns.
     fn flush(&mut self);
 
-    /// Carries out a guest's INVLPG of `gva` on the vCPU that executed it: drops what is cached for the page, and every
-    /// intermediate entry of the PCID.
+    /// Carries out a guest's INVLPG of `gva` on the vCPU that executed it: drops what is cached for
+    /// the page, and every intermediate entry of the PCID.
     fn flush_page(&mut self, vcpu: usize, gva: Gva);
 
-    /// Drops what a page fault at `gva` drops on the vCPU that raised it (SDM, "Operations that Invalidate TLBs and
-    /// Paging-Structure Caches"): what is cached for the page, and the intermediate entries on the way to it. By
-    /// default as much as [`Tlb::flush_page`], which is more.
+    /// Drops what a page fault at `gva` drops on the vCPU that raised it (SDM, "Operations that
+    /// Invalidate TLBs and Paging-Structure Caches"): what is cached for the page, and the
+    /// intermediate entries on the way to it. By default as much as [`Tlb::flush_page`], which is
+    /// more.
     fn flush_fault(&mut self, vcpu: usize, gva: Gva) {
         self.flush_page(vcpu, gva);
     }

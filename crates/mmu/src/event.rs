@@ -5,7 +5,8 @@ use umbra_paging::{Gfn, Level};
 use crate::GuestFaults;
 use crate::format::{Role, Source};
 
-/// Something that the MMU did: for the embedder's trace ([`ShadowFrames::observe`](crate::ShadowFrames::observe)).
+/// Something that the MMU did: for the embedder's trace
+/// ([`ShadowFrames::observe`](crate::ShadowFrames::observe)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A shadow page was built.

@@ -1,7 +1,7 @@
 //! A shadow MMU to embed in a hypervisor: guest page tables in, shadow page tables out.
 //!
-//! It lets a hypervisor run x86 guests without EPT or NPT. The embedder implements three small traits
-//! ([`GuestMemory`], [`ShadowFrames`], [`Tlb`]) on one type, and calls:
+//! It lets a hypervisor run x86 guests without EPT or NPT. The embedder implements three small
+//! traits ([`GuestMemory`], [`ShadowFrames`], [`Tlb`]) on one type, and calls:
 //!
 //! | when | call |
 //! |---|---|
@@ -17,10 +17,11 @@
 //! | it has loaded one by itself | [`Mmu::switched`], before any other call |
 //! | before the guest runs, if it may load roots | [`Mmu::roots_changed`]: whether some may not be loaded any more |
 //!
-//! What the real CPU must be set to while the guest runs: CR0.PG, CR0.WP and CR4.PAE set; EFER.NXE, CR4.SMEP,
-//! CR4.SMAP and CR4.PGE equal to the guest's (SMEP and SMAP clear while the guest's paging is off); EFER.LMA
-//! as the root's format says; page faults intercepted as [`Mmu::guest_faults`] says, asked before each entry.
-//! The guest's PAT, PCD and PWT bits are not shadowed: all of its memory is write-back.
+//! What the real CPU must be set to while the guest runs: CR0.PG, CR0.WP and CR4.PAE set; EFER.NXE,
+//! CR4.SMEP, CR4.SMAP and CR4.PGE equal to the guest's (SMEP and SMAP clear while the guest's
+//! paging is off); EFER.LMA as the root's format says; page faults intercepted as
+//! [`Mmu::guest_faults`] says, asked before each entry. The guest's PAT, PCD and PWT bits are not
+//! shadowed: all of its memory is write-back.
 //!
 //! # The work in one call
 //! A guest can map one frame, or link one table, from every entry that there is, and then make the MMU visit them all.
@@ -42,10 +43,11 @@
 //! | [`Mmu::zap_all`] | 9 E + 10,000 | every page zapped, every entry unlinked |
 //! | [`Mmu::root`], [`Mmu::guest_faults`] and other queries | 1; [`Mmu::code`] 7 | a walk of the shadow |
 //!
-//! To each comes, once after a frame's region (2 MiB) was revoked and at the start, one question about the backing of
-//! each frame of the region. Flushes are among the units: one for each page zapped at most, so `zap_all` may flush as
-//! often as there are shadow frames. The auditor is left out: it is quadratic in the length of a list of mappings.
-//! The tests in `tests/mmu/bound.rs` count.
+//! To each comes, once after a frame's region (2 MiB) was revoked and at the start, one question
+//! about the backing of each frame of the region. Flushes are among the units: one for each page
+//! zapped at most, so `zap_all` may flush as often as there are shadow frames. The auditor is left
+//! out: it is quadratic in the length of a list of mappings. The tests in `tests/mmu/bound.rs`
+//! count.
 //!
 //! The invariants (I1 to I6) are those of Umbra's ARCHITECTURE.md; [`Mmu::audit`] checks them.
 #![no_std]

@@ -23,7 +23,8 @@ pub struct Root {
 /// The work that a host fault made necessary. Where several apply, the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
-    /// A table was detached for a write to it: let the guest execute that again, it will not be seen.
+    /// A table was detached for a write to it: let the guest execute that again, it will not be
+    /// seen.
     Detach,
     /// A shadow table was built, attached or linked.
     Link,
@@ -63,23 +64,24 @@ pub enum FaultOutcome {
     Resume(Work),
     /// A guest fault: inject it.
     Guest(GuestFault),
-    /// The access goes to no memory, or it writes memory that is not writable: emulate the instruction.
+    /// The access goes to no memory, or it writes memory that is not writable: emulate the
+    /// instruction.
     Mmio {
         /// Where it goes.
         gpa: Gpa,
     },
     /// The access writes a tracked guest page table: emulate the instruction, writing through
-    /// [`Mmu::write_guest`](crate::Mmu::write_guest). If that is not possible, give the frame up with
-    /// [`Mmu::release`](crate::Mmu::release) and let the guest execute it again.
+    /// [`Mmu::write_guest`](crate::Mmu::write_guest). If that is not possible, give the frame up
+    /// with [`Mmu::release`](crate::Mmu::release) and let the guest execute it again.
     TableWrite {
         /// Where it goes.
         gpa: Gpa,
         /// What [`Mmu::release`](crate::Mmu::release) takes.
         ticket: TableTicket,
     },
-    /// An access that the guest's tables allow, but that no shadow entry can allow: a supervisor write that
-    /// only CR0.WP = 0 permits, where allowing it would allow more, or a walk through tables that are no
-    /// memory. Emulate the instruction.
+    /// An access that the guest's tables allow, but that no shadow entry can allow: a supervisor
+    /// write that only CR0.WP = 0 permits, where allowing it would allow more, or a walk through
+    /// tables that are no memory. Emulate the instruction.
     Override {
         /// Where it goes.
         gpa: Gpa,

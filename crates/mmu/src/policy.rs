@@ -2,16 +2,16 @@
 
 use umbra_paging::{Gfn, Gpa, Gva};
 
-/// What is known of an access that exited, beside the access: all of it is a hint, but `rip` must be the same for as long
-/// as the guest gets no further.
+/// What is known of an access that exited, beside the access: all of it is a hint, but `rip` must
+/// be the same for as long as the guest gets no further.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
     /// The guest instruction.
     pub rip: Gva,
     /// Its stack pointer, where return addresses may stand.
     pub rsp: Option<Gva>,
-    /// The guest had run for a short time only since its last exit, some hundred instructions, and has met no page fault
-    /// since then (also none that did not exit: its CR2 tells).
+    /// The guest had run for a short time only since its last exit, some hundred instructions, and
+    /// has met no page fault since then (also none that did not exit: its CR2 tells).
     pub soon: bool,
 }
 
@@ -29,8 +29,9 @@ pub struct Place {
     pub rip: u64,
     /// What the first return addresses on its stack are, mixed; 0 if nothing there looks like one.
     pub callers: u64,
-    /// Whether the entry behind the one that is written is present now as that is, or not present as that is. Bursts write
-    /// entry after entry; where the next one is otherwise, what writes this one has less to do.
+    /// Whether the entry behind the one that is written is present now as that is, or not present
+    /// as that is. Bursts write entry after entry; where the next one is otherwise, what writes
+    /// this one has less to do.
     pub alike: bool,
 }
 
@@ -41,15 +42,18 @@ pub struct TableWrite {
     pub vcpu: usize,
     /// Where it goes.
     pub gpa: Gpa,
-    /// The guest's code that writes; nothing, if the policy does not [need](WritePolicy::needs_place) it.
+    /// The guest's code that writes; nothing, if the policy does not
+    /// [need](WritePolicy::needs_place) it.
     pub place: Place,
     /// [`Origin::soon`].
     pub soon: bool,
-    /// Whether a shadow of the frame can be reached by the hardware: a parent links to it, or it is a root in
-    /// use. Guests free page tables by clearing what references them, and then use the frame for data.
+    /// Whether a shadow of the frame can be reached by the hardware: a parent links to it, or it is
+    /// a root in use. Guests free page tables by clearing what references them, and then use the
+    /// frame for data.
     pub reachable: bool,
-    /// Whether no root that a vCPU runs on (or its twin, with page-table isolation) leads there. Guests that end a process write its tables from another address
-    /// space. A detach is of all tables of the address space then.
+    /// Whether no root that a vCPU runs on (or its twin, with page-table isolation) leads there.
+    /// Guests that end a process write its tables from another address space. A detach is of all
+    /// tables of the address space then.
     pub idle: bool,
 }
 
@@ -58,14 +62,16 @@ pub struct TableWrite {
 pub enum Answer {
     /// The hypervisor emulates the instruction; the shadows follow.
     Emulate,
-    /// The frame is detached: the guest writes freely until it next uses the table. Where that is not possible (the
-    /// table is a root in use, or the same instruction has just been answered so), it counts as [`Answer::Emulate`].
+    /// The frame is detached: the guest writes freely until it next uses the table. Where that is
+    /// not possible (the table is a root in use, or the same instruction has just been answered
+    /// so), it counts as [`Answer::Emulate`].
     Detach,
 }
 
 /// Decides how writes to tracked frames are answered. Any answer is correct; they differ in exits.
 pub trait WritePolicy {
-    /// Whether an answer to this write, whose place is not known yet, depends on its place: finding it out takes time.
+    /// Whether an answer to this write, whose place is not known yet, depends on its place: finding
+    /// it out takes time.
     fn needs_place(&self, write: &TableWrite) -> bool {
         let _ = write;
         true

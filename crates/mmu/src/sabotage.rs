@@ -1,4 +1,5 @@
-//! Rules that the tests can break on purpose, to see that the reference machine or the auditor catches it.
+//! Rules that the tests can break on purpose, to see that the reference machine or the auditor
+//! catches it.
 //!
 //! Which sentence of the design has which switch (`cargo xtask sabotage` breaks them all):
 //!
@@ -26,9 +27,10 @@
 //! | 4: MMIO entries have a generation | `MmioGeneration` |
 //! | 4: L1TF | `HideMmio` |
 //!
-//! Without a switch: the reserved bits of Pending entries and MAXPHYADDR = 52 (tested for all widths in `format/entry.rs`); and
-//! what the embedder does: real control bits, the door for its own writes, which values of CR3 it lists under which PCID
-//! (tested where it is done: `targets.rs` of the reference machine and of the hypervisor).
+//! Without a switch: the reserved bits of Pending entries and MAXPHYADDR = 52 (tested for all
+//! widths in `format/entry.rs`); and what the embedder does: real control bits, the door for its
+//! own writes, which values of CR3 it lists under which PCID (tested where it is done: `targets.rs`
+//! of the reference machine and of the hypervisor).
 //!
 //! Without the feature `sabotage` every rule is kept, and the compiler sees that.
 
@@ -125,7 +127,8 @@ rules! {
     RoleHasKind,
     /// I2: while CR0.WP is clear, the role has the rights of the levels above.
     RoleHasRightsAbove,
-    /// I2: while CR0.WP is clear, a supervisor's write is emulated where SMEP or SMAP would be lost.
+    /// I2: while CR0.WP is clear, a supervisor's write is emulated where SMEP or SMAP would be
+    /// lost.
     OverrideIsSafe,
     /// I3: error codes come from the walk of the guest's tables.
     CodeFromWalk,
@@ -155,7 +158,8 @@ rules! {
     WithdrawAtRoleChange,
     /// I1, I5: a root that a vCPU may load is withdrawn before its frame is detached or zapped.
     WithdrawBeforeDetach,
-    /// I1: roots that a vCPU may load are withdrawn when a table becomes loose: every flush must exit then.
+    /// I1: roots that a vCPU may load are withdrawn when a table becomes loose: every flush must
+    /// exit then.
     WithdrawWhileLoose,
     /// I1: a root may be loaded without an exit only while it is tracked and no table is loose.
     OfferFollowed,
@@ -165,7 +169,8 @@ rules! {
     UnmapBeforeExchange,
     /// I5: what is cached is flushed before a guest frame changes places with a shadow page.
     FlushBeforeExchange,
-    /// I4: while user protection faults go around the hypervisor no entry of user mode is narrower than the guest's.
+    /// I4: while user protection faults go around the hypervisor no entry of user mode is narrower
+    /// than the guest's.
     NoNarrowEntries,
     /// I4: the filter that lets them through is turned on with a flush.
     FlushBeforeUserFilter,

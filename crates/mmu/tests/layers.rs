@@ -1,10 +1,12 @@
-//! The layers of the crate: which module may use which. ARCHITECTURE.md has the same table, with what each is for.
+//! The layers of the crate: which module may use which. ARCHITECTURE.md has the same table, with
+//! what each is for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each module, and those that it may use: all of them stand in rows above its own, so no uses run in a circle.
+/// Each module, and those that it may use: all of them stand in rows above its own, so no uses run
+/// in a circle.
 const LAYERS: &[(&str, &[&str])] = &[
     ("sabotage", &[]),
     ("policy", &[]),
@@ -171,7 +173,8 @@ fn no_field_is_open_to_the_whole_crate() {
     }
 }
 
-/// `derive` owns the guest frames beside the shadow pages; what is Tracked changes with whole pages only.
+/// `derive` owns the guest frames beside the shadow pages; what is Tracked changes with whole pages
+/// only.
 #[test]
 fn only_lifecycle_changes_guest_frames() {
     for (module, files) in modules() {

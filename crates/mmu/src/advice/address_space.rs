@@ -1,8 +1,8 @@
 //! Address spaces that no vCPU runs in: their tables are detached together.
 //!
-//! A guest writes the tables of another address space mostly to throw it away: a burst in each table, and then a write
-//! or two that unlink each. If one of the writes is answered by a detach, so are the others: all tables that the roots
-//! of this space lead to, and no others.
+//! A guest writes the tables of another address space mostly to throw it away: a burst in each
+//! table, and then a write or two that unlink each. If one of the writes is answered by a detach,
+//! so are the others: all tables that the roots of this space lead to, and no others.
 
 use umbra_paging::{Gfn, Level, Paging};
 
@@ -11,9 +11,11 @@ use crate::format::{Role, Source};
 use crate::lifecycle::Shadow;
 use crate::tables::{List, Slot, slots};
 
-/// Shadow pages of one space that are looked at: enough for a small process, few enough for one exit.
+/// Shadow pages of one space that are looked at: enough for a small process, few enough for one
+/// exit.
 const MAX_PAGES: usize = 32;
-/// References to pages that are followed upwards: a hostile guest can make as many as there are entries.
+/// References to pages that are followed upwards: a hostile guest can make as many as there are
+/// entries.
 const MAX_PARENTS: u32 = 128;
 /// A table with more references than these counts as one that others lead to as well.
 const MAX_SHARED: usize = 4;
@@ -45,8 +47,9 @@ impl Space {
     }
 }
 
-/// Which tables a vCPU was found not to run in, by frame: direct-mapped. Each answer holds for as long as no reference
-/// between shadow pages changes ([`Tables::links`](crate::tables::Tables::links)), and the vCPU runs on that root.
+/// Which tables a vCPU was found not to run in, by frame: direct-mapped. Each answer holds for as
+/// long as no reference between shadow pages changes
+/// ([`Tables::links`](crate::tables::Tables::links)), and the vCPU runs on that root.
 #[derive(Default)]
 pub(crate) struct InactiveSpaces([Answer; REMEMBERED]);
 
@@ -60,7 +63,8 @@ struct Answer {
 }
 
 impl InactiveSpaces {
-    /// Whether no root that a vCPU runs on, or is likely to go on with, leads to a shadow of this frame.
+    /// Whether no root that a vCPU runs on, or is likely to go on with, leads to a shadow of this
+    /// frame.
     pub(crate) fn is_idle(&mut self, shadow: &Shadow, vcpu: usize, gfn: Gfn) -> bool {
         let (number, links) = (gfn.raw() + 1, shadow.tables().links());
         let root = shadow.roots().current(vcpu).frame();
@@ -105,8 +109,8 @@ fn is_in_use_by_newest(shadow: &Shadow, gfn: Gfn) -> bool {
     core::iter::successors(shadow.guest().first(gfn), newest).any(|frame| is_in_use(shadow, frame))
 }
 
-/// The shadows of this frame and all pages that lead to them, if no vCPU runs on one of these, and they are referenced
-/// by a few entries only.
+/// The shadows of this frame and all pages that lead to them, if no vCPU runs on one of these, and
+/// they are referenced by a few entries only.
 fn idle_above(shadow: &Shadow, gfn: Gfn) -> Option<Space> {
     let mut space = Space { pages: [0; MAX_PAGES], len: 0 };
     if !shadow.guest().shadows(shadow.tables().pool(), gfn).all(|frame| space.add(frame)) {
@@ -127,8 +131,9 @@ fn idle_above(shadow: &Shadow, gfn: Gfn) -> Option<Space> {
     Some(space)
 }
 
-/// Whether a vCPU runs on this root, or on its twin: with page-table isolation each process has two, and Linux keeps
-/// them in neighbouring frames.
+/// Whether a vCPU runs on this root, or on its twin: with page-table isolation each process has
+/// two, and Linux keeps them in neighbouring frames.
+#[inline]
 fn is_in_use(shadow: &Shadow, frame: u32) -> bool {
     let Source { role, gfn } = shadow.tables().source(frame);
     let twin = |paging: &Paging| paging.root.raw() == gfn.raw() ^ 1;

@@ -9,7 +9,8 @@ use crate::policy::{Origin, Place};
 use crate::tables::{GROUP, Slot};
 use crate::{Backing, Env};
 
-/// How much of the stack is searched for return addresses: what a function saves, and a little more.
+/// How much of the stack is searched for return addresses: what a function saves, and a little
+/// more.
 const STACK_WORDS: usize = 8;
 
 /// The place of a write to a table at `gpa`.
@@ -38,8 +39,8 @@ fn is_followed_by_alike(shadow: &Shadow, env: &impl Env, gpa: Gpa) -> bool {
     index + 1 < ENTRIES && is_absent(index) == is_absent(index + 1)
 }
 
-/// How an instruction was reached, as far as its stack tells: the first return addresses there. They lie in the same
-/// 2 GiB of code as the instruction. (What is the address of a page is none.)
+/// How an instruction was reached, as far as its stack tells: the first return addresses there.
+/// They lie in the same 2 GiB of code as the instruction. (What is the address of a page is none.)
 fn callers(shadow: &Shadow, env: &impl Env, walks: &mut WalkCache, vcpu: usize, origin: &Origin) -> u64 {
     let top = origin.rsp.filter(|rsp| rsp.raw().is_multiple_of(8));
     let Some(top) = top.and_then(|rsp| walks.mapped(shadow, env, vcpu, rsp)) else { return 0 };

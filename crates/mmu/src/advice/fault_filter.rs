@@ -16,8 +16,8 @@ pub(crate) struct Regret {
 }
 
 impl Regret {
-    /// A fault with this code exited under the filter `now`, after so many changes of the filter, only to be injected:
-    /// the filter to change to, if that pays.
+    /// A fault with this code exited under the filter `now`, after so many changes of the filter,
+    /// only to be injected: the filter to change to, if that pays.
     pub(crate) fn learn(
         &mut self,
         policy: FilterPolicy,

@@ -1,5 +1,5 @@
-//! What is worth doing beside what must be done: every proposal could be ignored, and costs exits or time when it is
-//! wrong, nothing else. Nothing here changes the shadow.
+//! What is worth doing beside what must be done: every proposal could be ignored, and costs exits
+//! or time when it is wrong, nothing else. Nothing here changes the shadow.
 
 mod address_space;
 mod call_site;

@@ -1,10 +1,11 @@
 //! Accessed bits set ahead of their use.
 //!
-//! A page that is not accessed yet is Pending, so that the first access is seen. A write that the guest's tables refuse
-//! exits there, too, only to be handed back: a forked process that writes its pages one after the other pays for each.
-//! The architecture allows the CPU to set A for what it walks speculatively (SDM, "Accessed and Dirty Flags"). So where
-//! such faults come in order, entry after entry of one table, A is set in the next entries of the same kind: present, of
-//! user mode, read-only. The entry at fault itself is left as it is.
+//! A page that is not accessed yet is Pending, so that the first access is seen. A write that the
+//! guest's tables refuse exits there, too, only to be handed back: a forked process that writes its
+//! pages one after the other pays for each. The architecture allows the CPU to set A for what it
+//! walks speculatively (SDM, "Accessed and Dirty Flags"). So where such faults come in order, entry
+//! after entry of one table, A is set in the next entries of the same kind: present, of user mode,
+//! read-only. The entry at fault itself is left as it is.
 
 use umbra_paging::{ENTRIES, Gpa, GuestEntry, GuestFault, Level, Pfec};
 
@@ -27,8 +28,8 @@ pub(crate) struct PrefetchAccessed {
 }
 
 impl PrefetchAccessed {
-    /// A fault of a vCPU that runs on this root is about to be injected: the entries in which A may be set, because
-    /// others like it can be expected.
+    /// A fault of a vCPU that runs on this root is about to be injected: the entries in which A may
+    /// be set, because others like it can be expected.
     pub(crate) fn propose<E: Env>(
         &mut self,
         view: View<'_, E>,

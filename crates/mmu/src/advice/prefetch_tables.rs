@@ -1,9 +1,10 @@
 //! Tables linked ahead of their use: those of an address space that has just come into use.
 //!
-//! What a new process touches first it touches in a few places, each in page tables of its own. So when the first of
-//! them is linked into a root, what else the root leads to is linked, too, as far as it is little. (Only in the lower
-//! half: the upper one is the kernel's, and in use already. Not as soon as the root is loaded: most of what the kernel
-//! has yet to write there it writes before it uses any.)
+//! What a new process touches first it touches in a few places, each in page tables of its own. So
+//! when the first of them is linked into a root, what else the root leads to is linked, too, as far
+//! as it is little. (Only in the lower half: the upper one is the kernel's, and in use already. Not
+//! as soon as the root is loaded: most of what the kernel has yet to write there it writes before
+//! it uses any.)
 
 use umbra_paging::{ENTRIES, Level};
 
@@ -69,7 +70,8 @@ impl PrefetchTables {
             self.descend(view, slot, paid)?;
         }
         if let Some(slot) = self.provided.take() {
-            // What was provided may have taken the place of the page: a table can have several roles.
+            // What was provided may have taken the place of the page: a table can have several
+            // roles.
             self.live_page(view)?;
             self.linked = Some((slot, true));
             return Some(Step::Link(slot));
@@ -93,7 +95,8 @@ impl PrefetchTables {
         Some(Step::Link(slot))
     }
 
-    /// Goes on below the entry that was linked just now. (What was there already costs as much to look through.)
+    /// Goes on below the entry that was linked just now. (What was there already costs as much to
+    /// look through.)
     fn descend<E: Env>(&mut self, view: View<'_, E>, slot: Slot, paid: bool) -> Option<()> {
         let Some(child) = view.child(slot) else { return Some(()) };
         let role = view.tables().source(child).role;

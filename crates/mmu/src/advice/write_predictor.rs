@@ -1,15 +1,19 @@
 //! The predictor: which instructions write tables in bursts.
 //!
-//! A burst of writes costs an exit each if they are emulated, and two in all if the table is detached at the first of
-//! them; a lone write costs one and two. Guests have few places in their code that write tables, and what one of them did
-//! the last times is what it does the next time: so there is a small table, indexed by the place. Kernels write all
-//! entries by one small function; so the place is the instruction together with the first return addresses on the stack, if
-//! there are any, and with whether the next entry is like the one that is written. What the table says is never needed for correctness, and it may be cleared at any time.
+//! A burst of writes costs an exit each if they are emulated, and two in all if the table is
+//! detached at the first of them; a lone write costs one and two. Guests have few places in their
+//! code that write tables, and what one of them did the last times is what it does the next time:
+//! so there is a small table, indexed by the place. Kernels write all entries by one small
+//! function; so the place is the instruction together with the first return addresses on the stack,
+//! if there are any, and with whether the next entry is like the one that is written. What the
+//! table says is never needed for correctness, and it may be cleared at any time.
 //!
-//! A *burst* is a number of writes to entries of one table, each [soon](crate::Origin::soon) after the one before; its
-//! place is that of the first. (Writes to one entry again and again count as one: kernels map a page for a moment so.) While they are emulated the predictor counts them; but the guest may have used the table between them. When a
-//! table that was detached is used again, the number of entries that have changed tells what the detach has spared. Where
-//! it did not pay, the next trials are put off, the longer the more often.
+//! A *burst* is a number of writes to entries of one table, each [soon](crate::Origin::soon) after
+//! the one before; its place is that of the first. (Writes to one entry again and again count as
+//! one: kernels map a page for a moment so.) While they are emulated the predictor counts them; but
+//! the guest may have used the table between them. When a table that was detached is used again,
+//! the number of entries that have changed tells what the detach has spared. Where it did not pay,
+//! the next trials are put off, the longer the more often.
 
 use umbra_paging::{Gfn, PAGE_SIZE};
 
@@ -21,7 +25,8 @@ const PLACES: usize = 256;
 const DETACHED: usize = 64;
 /// A burst is worth a detach from this length on: two exits, and the work of attaching again.
 const WORTH: u32 = 3;
-/// Exits that a detach costs: the one by which it is done, and the one by which the table is attached again.
+/// Exits that a detach costs: the one by which it is done, and the one by which the table is
+/// attached again.
 const COST: i8 = 2;
 /// Good detaches of a place make up for so many exits lost by later ones.
 const MAX_BALANCE: i8 = 6;
@@ -32,7 +37,8 @@ const CONFIDENT: i8 = 1;
 const MAX_CONFIDENCE: i8 = 2;
 /// A trial is put off for at most 2 to this power bursts.
 const MAX_FAILURES: u8 = 10;
-/// But a burst that has become so long is one; twice as long after each of the first detaches in a row that did not pay.
+/// But a burst that has become so long is one; twice as long after each of the first detaches in a
+/// row that did not pay.
 const LONG: u32 = 8;
 const MAX_LONGER: u8 = 4;
 /// vCPUs of which the burst is known: direct-mapped.
@@ -187,8 +193,8 @@ mod tests {
         Place { rip, callers: 0, alike: true }
     }
 
-    /// Writes of these places in turn to entries of frame 7: how many were answered by a detach. The table is used again
-    /// after `burst` writes.
+    /// Writes of these places in turn to entries of frame 7: how many were answered by a detach.
+    /// The table is used again after `burst` writes.
     fn writes(predictor: &mut Predictor, rips: &[u64], times: u32, soon: bool, burst: u32) -> usize {
         let (mut detached, mut unseen) = (0, None::<u32>);
         for n in 0..times {
@@ -366,8 +372,8 @@ mod tests {
         assert_eq!([first(6), first(5)], [Answer::Emulate, Answer::Detach]);
     }
 
-    /// Two vCPUs that write the same table by turns, each an entry of its own again and again: no burst, though together
-    /// they write entry after entry.
+    /// Two vCPUs that write the same table by turns, each an entry of its own again and again: no
+    /// burst, though together they write entry after entry.
     #[test]
     fn what_two_vcpus_write_by_turns_is_no_burst() {
         let mut predictor = Predictor::default();

@@ -1,5 +1,5 @@
-//! What a shadow entry should be: a function of the guest's entry, the page's role and what is behind. Nothing here
-//! changes anything.
+//! What a shadow entry should be: a function of the guest's entry, the page's role and what is
+//! behind. Nothing here changes anything.
 
 mod narrow;
 mod plain;
@@ -19,8 +19,8 @@ use crate::{Config, Env};
 
 /// What entries are derived from: the shadow pages, the guest frames and the configuration.
 ///
-/// They are owned together so that a [`View`] of them fits into two registers: it is made some twenty times in an exit.
-/// Only `lifecycle` changes guest frames (`tests/layers.rs` sees to that).
+/// They are owned together so that a [`View`] of them fits into two registers: it is made some
+/// twenty times in an exit. Only `lifecycle` changes guest frames (`tests/layers.rs` sees to that).
 pub(crate) struct Basis {
     tables: Tables,
     guest: GuestFrames,
@@ -112,7 +112,8 @@ impl<'a, E: Env> View<'a, E> {
         self.basis.tables.child(self.env, slot)
     }
 
-    /// The guest's entry that the one at `slot` shadows, as it is now; `None` in pages without a guest table.
+    /// The guest's entry that the one at `slot` shadows, as it is now; `None` in pages without a
+    /// guest table.
     pub(crate) fn guest_entry(self, slot: Slot) -> Option<GuestEntry> {
         let source = self.basis.tables.source(slot.frame());
         matches!(source.role, Role::Guest { .. })
@@ -135,8 +136,9 @@ impl<'a, E: Env> View<'a, E> {
         self.basis.guest.find(&self.basis.tables, source)
     }
 
-    /// Whether a reference to the page may be added while tables may be loose, without their shadows being refreshed
-    /// before: not if it is one of a guest table while any is loose, as it may lead there over others.
+    /// Whether a reference to the page may be added while tables may be loose, without their
+    /// shadows being refreshed before: not if it is one of a guest table while any is loose, as it
+    /// may lead there over others.
     pub(crate) fn is_current(self, child: u32) -> bool {
         let table = matches!(self.basis.tables.source(child).role, Role::Guest { .. });
         !table || !self.basis.guest.has_loose() || !self.keeps(Rule::RefreshLoose)
@@ -147,8 +149,8 @@ impl<'a, E: Env> View<'a, E> {
         if let Some(child) = self.child(slot) {
             return !matches!(self.basis.tables.source(child).role, Role::Guest { level: Level::L1, .. });
         }
-        // A large page that is not mapped whole now may have been mapped by smaller ones before. (One that is
-        // was flushed for when it was installed.)
+        // A large page that is not mapped whole now may have been mapped by smaller ones before.
+        // (One that is was flushed for when it was installed.)
         let level = self.basis.tables.source(slot.frame()).role.level();
         let large = |entry: GuestEntry| entry.present() && entry.is_leaf(level);
         level != Level::L1

@@ -1,8 +1,9 @@
 //! Narrow entries: Mapped, with fewer rights for user mode than the guest's own (I4).
 //!
-//! A Mapped entry that lacks W where the guest's entry has it, on a page of user mode, is *narrow*: the first write to a
-//! clean page must be seen to set D, as must writes to tracked or read-only memory. A large page of user mode that is
-//! mapped by smaller ones, and that the guest may write, counts by its link.
+//! A Mapped entry that lacks W where the guest's entry has it, on a page of user mode, is *narrow*:
+//! the first write to a clean page must be seen to set D, as must writes to tracked or read-only
+//! memory. A large page of user mode that is mapped by smaller ones, and that the guest may write,
+//! counts by its link.
 
 use super::{Target, View};
 use crate::format::{Held, Role, Wp};
@@ -37,8 +38,9 @@ impl<E: Env> View<'_, E> {
         matches!(self.basis.tables.source(slot.frame()).role, Role::Guest { wp: Wp::On, .. })
     }
 
-    /// Whether this links a large page of user mode, which the guest may write, to an identity page. Writes to any
-    /// frame below may be held back, now or since long ago: the right is given back eagerly to some mappings only.
+    /// Whether this links a large page of user mode, which the guest may write, to an identity
+    /// page. Writes to any frame below may be held back, now or since long ago: the right is given
+    /// back eagerly to some mappings only.
     fn is_narrow_link(self, slot: Slot, child: u32) -> bool {
         matches!(self.basis.tables.source(child).role, Role::Direct { .. })
             && self.is_guests(slot)

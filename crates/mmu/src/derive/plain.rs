@@ -1,5 +1,5 @@
-//! The short way for the plain entries: nearly all that a guest writes are of two kinds, and a new root repeats what
-//! others say.
+//! The short way for the plain entries: nearly all that a guest writes are of two kinds, and a new
+//! root repeats what others say.
 
 use umbra_paging::{GuestEntry, Level, bits};
 
@@ -9,9 +9,10 @@ use crate::tables::List;
 use crate::{Backing, Env};
 
 impl<E: Env> View<'_, E> {
-    /// The shadow entry for an entry of a table whose writes are seen, and the list that it belongs to, in the plain
-    /// cases: not present, or, with CR0.WP set, not accessed, a page of memory whose guest rights can all be given, or
-    /// a table. In others `None`; then [`View::target`] knows. (The auditor compares with that, too.)
+    /// The shadow entry for an entry of a table whose writes are seen, and the list that it belongs
+    /// to, in the plain cases: not present, or, with CR0.WP set, not accessed, a page of memory
+    /// whose guest rights can all be given, or a table. In others `None`; then [`View::target`]
+    /// knows. (The auditor compares with that, too.)
     #[inline(always)]
     pub(crate) fn plain(self, role: Role, guest: GuestEntry) -> Option<(ShadowEntry, Option<List>)> {
         const KEPT: u64 = bits::W | bits::U | bits::G | bits::NX;
@@ -45,8 +46,8 @@ impl<E: Env> View<'_, E> {
         }
     }
 
-    /// The same for a present entry of a table of a higher level. Half of what a new root says is about the kernel's
-    /// tables.
+    /// The same for a present entry of a table of a higher level. Half of what a new root says is
+    /// about the kernel's tables.
     fn plain_link(self, level: Level, nxe: bool, guest: GuestEntry) -> Option<(ShadowEntry, Option<List>)> {
         let gfn = guest.frame();
         let odd = guest.is_leaf(level)

@@ -45,8 +45,8 @@ impl Page {
 }
 
 impl<E: Env> View<'_, E> {
-    /// What the entry at `slot` should be now. `supervisor_writes` chooses the form of a page while CR0.WP is
-    /// clear: see [`Wp::Off`].
+    /// What the entry at `slot` should be now. `supervisor_writes` chooses the form of a page while
+    /// CR0.WP is clear: see [`Wp::Off`].
     pub(crate) fn target(self, slot: Slot, supervisor_writes: bool) -> Target {
         match self.guest_entry(slot) {
             Some(entry) => self.target_of(slot, entry, supervisor_writes),
@@ -157,7 +157,8 @@ impl<E: Env> View<'_, E> {
                 let held = if writes && !write { Held::Write } else { Held::Nothing };
                 Target::Page { level: Level::L2, gfn, hfn, rights: Rights { write, ..rights }, global, held }
             }
-            // The rights of the large page stand in the link; the pages of the identity map allow all.
+            // The rights of the large page stand in the link; the pages of the identity map allow
+            // all.
             RegionBacking::Whole { .. } | RegionBacking::Pieces => {
                 self.found(Source::direct(Level::L1, gfn), rights)
             }

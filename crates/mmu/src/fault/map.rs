@@ -29,16 +29,17 @@ impl Mapped {
         self.below_root && self.complete
     }
 
-    /// A translation, or the knowledge that there is no memory, is installed. If not, no shadow entry can
-    /// allow the access: not without allowing more, or it goes through a table that is no memory.
+    /// A translation, or the knowledge that there is no memory, is installed. If not, no shadow
+    /// entry can allow the access: not without allowing more, or it goes through a table that is no
+    /// memory.
     pub(crate) fn is_complete(self) -> bool {
         self.complete
     }
 }
 
-/// Makes the shadow translate `gva` for an access that the guest's tables allow to a page with these
-/// `rights`: builds and links what is missing on the way, and installs the leaf. Where the guest's tables
-/// end in an entry that is not present, it goes as far as that.
+/// Makes the shadow translate `gva` for an access that the guest's tables allow to a page with
+/// these `rights`: builds and links what is missing on the way, and installs the leaf. Where the
+/// guest's tables end in an entry that is not present, it goes as far as that.
 pub(crate) fn map<E: Env>(
     cx: &mut Cx<'_, E>,
     policy: &mut dyn WritePolicy,
@@ -61,8 +62,9 @@ pub(crate) fn map<E: Env>(
         let old_child = cx.view().child(slot);
         let changes = cx.entries().install(slot, target);
         if !changes && matches!(target, Target::Page { .. }) {
-            // Installed already: the fault came from something cached. It is dropped by the fault itself
-            // (SDM, "Operations that Invalidate TLBs"), but not all CPUs do so if the fault exits.
+            // Installed already: the fault came from something cached. It is dropped by the fault
+            // itself (SDM, "Operations that Invalidate TLBs"), but not all CPUs do so if the fault
+            // exits.
             cx.env().flush_fault(vcpu, gva);
         }
         let child = match target {
@@ -80,8 +82,8 @@ pub(crate) fn map<E: Env>(
     unreachable!("the entries of a page table link no further")
 }
 
-/// Whether a page of this role needs the form in which only the supervisor may write; nothing, if that form would
-/// allow more.
+/// Whether a page of this role needs the form in which only the supervisor may write; nothing, if
+/// that form would allow more.
 fn overrides<E: Env>(cx: &Cx<'_, E>, role: Role, rights: Rights, access: Access) -> Option<bool> {
     match role {
         Role::Guest { wp, nxe, .. } if wp.overrides(rights, access) => {
@@ -92,8 +94,8 @@ fn overrides<E: Env>(cx: &Cx<'_, E>, role: Role, rights: Rights, access: Access)
     }
 }
 
-/// What the entry at `slot` should be, with the page that it references: built, if it was missing, and none of those
-/// on the `path` there reclaimed for it.
+/// What the entry at `slot` should be, with the page that it references: built, if it was missing,
+/// and none of those on the `path` there reclaimed for it.
 fn provided<E: Env>(
     cx: &mut Cx<'_, E>,
     policy: &mut dyn WritePolicy,

@@ -2,14 +2,16 @@
 
 use umbra_paging::{Gfn, Gva};
 
-/// How many detaches by one instruction are remembered: more tables than one instruction can write to.
+/// How many detaches by one instruction are remembered: more tables than one instruction can write
+/// to.
 const REMEMBERED: usize = 8;
 
 /// The latest detaches on a vCPU, all by one instruction, since which no other has faulted there.
 ///
-/// A detached table may map the very instruction, stack or operand of the write: then it is attached before the write
-/// is repeated, which would exit again, and so on. So what the same instruction has detached is not detached again
-/// before another one has faulted, which shows that the guest got further (I6).
+/// A detached table may map the very instruction, stack or operand of the write: then it is
+/// attached before the write is repeated, which would exit again, and so on. So what the same
+/// instruction has detached is not detached again before another one has faulted, which shows that
+/// the guest got further (I6).
 #[derive(Default)]
 pub(crate) struct Detaches {
     rip: u64,

@@ -12,7 +12,8 @@ use crate::tables::Slot;
 pub(crate) enum Known {
     /// It goes to no memory.
     Mmio(Gpa),
-    /// The guest's tables allow it, all A and D bits are set, and only the tracking of the frame holds it back.
+    /// The guest's tables allow it, all A and D bits are set, and only the tracking of the frame
+    /// holds it back.
     TableWrite(Gpa),
 }
 
@@ -28,9 +29,9 @@ struct End {
 /// How many tables are remembered by the addresses that they serve.
 const REMEMBERED: usize = 16;
 
-/// Tables in which walks of the shadow by a vCPU end, by the addresses that they serve: direct-mapped. What is
-/// remembered holds for as long as no entry changes that may refer to another table
-/// ([`Tables::links`](crate::tables::Tables::links)).
+/// Tables in which walks of the shadow by a vCPU end, by the addresses that they serve:
+/// direct-mapped. What is remembered holds for as long as no entry changes that may refer to
+/// another table ([`Tables::links`](crate::tables::Tables::links)).
 #[derive(Default)]
 pub(crate) struct WalkCache([LastTable; REMEMBERED]);
 
@@ -53,8 +54,10 @@ impl Default for LastTable {
 }
 
 impl WalkCache {
-    /// Answers from the shadow alone if it can. The walk there is current (or, through a loose table, one that a TLB
-    /// might still hold), its A bits are set, and W stands in the entry only if D is.
+    /// Answers from the shadow alone if it can. The walk there is current (or, through a loose
+    /// table, one that a TLB might still hold), its A bits are set, and W stands in the entry only
+    /// if D is.
+    #[inline]
     pub(crate) fn known(
         &mut self,
         shadow: &Shadow,
@@ -113,7 +116,8 @@ impl WalkCache {
         shadow.tables().is_mapped(entry).then_some(gpa)
     }
 
-    /// Walks the shadow as the hardware does, rights aside; as far as the last table by what was found before.
+    /// Walks the shadow as the hardware does, rights aside; as far as the last table by what was
+    /// found before.
     #[inline]
     fn walk(&mut self, shadow: &Shadow, env: &impl Env, vcpu: usize, gva: Gva) -> Option<End> {
         let number = gva.raw() >> Level::L2.shift();

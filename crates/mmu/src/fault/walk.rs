@@ -33,7 +33,8 @@ pub(crate) fn walk<E: Env>(
             let Some(new) = step.update(access) else { continue };
             let old = step.entry.raw();
             if cx.entries().update_entry(step.at, old, new).is_err() {
-                // Another vCPU changed the entry. Each round follows a change of the guest's own making.
+                // Another vCPU changed the entry. Each round follows a change of the guest's own
+                // making.
                 continue 'again;
             }
             let dirty = (new ^ old) & bits::D != 0;
@@ -44,8 +45,9 @@ pub(crate) fn walk<E: Env>(
     }
 }
 
-/// Whether the CPU itself can deliver this fault once the tables on the way are linked: it exited only
-/// because they were not.
+/// Whether the CPU itself can deliver this fault once the tables on the way are linked: it exited
+/// only because they were not.
+#[inline]
 pub(crate) fn is_bypassed(shadow: &Shadow, fault: GuestFault) -> bool {
     let spared = match shadow.guest_faults() {
         GuestFaults::Trap => false,

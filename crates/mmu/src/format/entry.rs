@@ -6,10 +6,10 @@
 //! | Absent | P=0 | the guest's entry is not present now |
 //! | Pending | P=1 and a reserved bit set (or P=0, if guest faults are trapped) | the hypervisor must look |
 //!
-//! Pending is either [`State::Look`] or [`State::Mmio`]. The address field of an entry that is not Mapped
-//! names no cacheable memory: a terminal fault may use it speculatively (L1TF), and the guest chooses an MMIO
-//! gfn, so that one is stored inverted, or, where its inverse may be memory, not at all. Host memory must lie in
-//! the lower half of the physical address space.
+//! Pending is either [`State::Look`] or [`State::Mmio`]. The address field of an entry that is not
+//! Mapped names no cacheable memory: a terminal fault may use it speculatively (L1TF), and the
+//! guest chooses an MMIO gfn, so that one is stored inverted, or, where its inverse may be memory,
+//! not at all. Host memory must lie in the lower half of the physical address space.
 
 use umbra_paging::{Features, Gfn, Hpa, Level, Rights, bits};
 
@@ -17,10 +17,11 @@ use umbra_paging::{Features, Gfn, Hpa, Level, Rights, bits};
 const PENDING: u64 = 1 << 9;
 /// Bit 10 is ignored by the CPU in every entry: set in Pending entries of MMIO.
 const MMIO: u64 = 1 << 10;
-/// Bit 10 of a Mapped entry that has [`HELD`]: nothing but the tracking of the frame holds the right to write back.
+/// Bit 10 of a Mapped entry that has [`HELD`]: nothing but the tracking of the frame holds the
+/// right to write back.
 const TRACKED: u64 = 1 << 10;
-/// Bit 11 is ignored by the CPU in every entry: set in Mapped entries of pages that lack a right to write which the
-/// guest's own entry gives.
+/// Bit 11 is ignored by the CPU in every entry: set in Mapped entries of pages that lack a right to
+/// write which the guest's own entry gives.
 const HELD: u64 = 1 << 11;
 /// Where an MMIO entry keeps the generation.
 const GENERATION_SHIFT: u32 = 52;
@@ -36,8 +37,8 @@ pub struct Encodings {
 }
 
 impl Encodings {
-    /// Pending entries are present with all of MAXPHYADDR..51 set. `None` if MAXPHYADDR is 52: then there is
-    /// no such bit (SDM, "4-Level Paging"; see bypass.md, 4).
+    /// Pending entries are present with all of MAXPHYADDR..51 set. `None` if MAXPHYADDR is 52: then
+    /// there is no such bit (SDM, "4-Level Paging"; see bypass.md, 4).
     ///
     /// Whoever builds on this tries [`Encodings::probes`] on the real CPU first.
     pub fn reserved(features: Features) -> Option<Encodings> {
@@ -54,8 +55,8 @@ impl Encodings {
         self.present != 0
     }
 
-    /// Entries to try at every level on the real CPU: an access through each must raise a page fault whose
-    /// error code has P and RSVD set.
+    /// Entries to try at every level on the real CPU: an access through each must raise a page
+    /// fault whose error code has P and RSVD set.
     pub fn probes(&self) -> [u64; 3] {
         let rights = Rights::ALL;
         [
@@ -73,10 +74,10 @@ impl Encodings {
         ShadowEntry(self.present | PENDING | bits::ADDRESS)
     }
 
-    /// Whether an MMIO entry may hold this gfn. Inverted, a gfn of the lower half of the physical address space
-    /// names the upper half, where no memory is; one of the upper half would name any memory that the guest likes
-    /// (L1TF). Linux draws the same line for its own inverted entries ("L1TF - L1 Terminal Fault", "Kernel
-    /// mitigation": MAX_PA/2).
+    /// Whether an MMIO entry may hold this gfn. Inverted, a gfn of the lower half of the physical
+    /// address space names the upper half, where no memory is; one of the upper half would name any
+    /// memory that the guest likes (L1TF). Linux draws the same line for its own inverted entries
+    /// ("L1TF - L1 Terminal Fault", "Kernel mitigation": MAX_PA/2).
     pub(crate) fn can_hide(&self, gfn: Gfn) -> bool {
         gfn.raw() < 1 << (self.features.maxphyaddr - 13)
     }

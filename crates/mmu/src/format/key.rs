@@ -2,17 +2,18 @@
 
 use umbra_paging::{Access, AccessKind, Gfn, GuestEntry, Gva, Level, Mode, Paging, Rights};
 
-/// Everything beside the guest's table that decides the contents of its shadow. Two shadows of one table
-/// with different roles are different pages: a page is only ever found by its whole [`Source`].
+/// Everything beside the guest's table that decides the contents of its shadow. Two shadows of one
+/// table with different roles are different pages: a page is only ever found by its whole
+/// [`Source`].
 ///
-/// A role does not contain the rights of the levels above (the hardware combines the levels itself), except
-/// while CR0.WP is clear: see [`Wp::Off`].
+/// A role does not contain the rights of the levels above (the hardware combines the levels
+/// itself), except while CR0.WP is clear: see [`Wp::Off`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// The shadow of a guest paging structure.
     Guest { level: Level, nxe: bool, wp: Wp },
-    /// The identity map of guest-physical addresses: for large guest pages that must be mapped by smaller
-    /// ones, and for a guest with paging off. `L1` covers 2 MiB, `L2` 1 GiB.
+    /// The identity map of guest-physical addresses: for large guest pages that must be mapped by
+    /// smaller ones, and for a guest with paging off. `L1` covers 2 MiB, `L2` 1 GiB.
     Direct { level: Level },
     /// Four PAE PDPTEs over `Direct` pages: the root of a guest with paging off.
     PaeRoot,
@@ -22,9 +23,10 @@ pub(crate) enum Role {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wp {
     On,
-    /// Supervisor writes ignore W, but the real CR0.WP is always set. A page that user mode may read but not
-    /// write is therefore mapped in one of two forms, by the last fault: as it is, or writable for the
-    /// supervisor alone. Which pages that concerns depends on the rights above and on SMEP and SMAP.
+    /// Supervisor writes ignore W, but the real CR0.WP is always set. A page that user mode may
+    /// read but not write is therefore mapped in one of two forms, by the last fault: as it is, or
+    /// writable for the supervisor alone. Which pages that concerns depends on the rights above and
+    /// on SMEP and SMAP.
     Off {
         above_writes: bool,
         above_user: bool,
@@ -94,8 +96,8 @@ impl Wp {
         }
     }
 
-    /// The rights of the shadow entry for the page that `entry` maps, tracking aside. `supervisor_writes`
-    /// asks for the form in which the supervisor may write it despite W.
+    /// The rights of the shadow entry for the page that `entry` maps, tracking aside.
+    /// `supervisor_writes` asks for the form in which the supervisor may write it despite W.
     pub(crate) fn page_rights(self, entry: GuestEntry, nxe: bool, supervisor_writes: bool) -> Rights {
         let own = Rights::ALL.under(entry, nxe);
         let Wp::Off { above_writes, above_user, smep, .. } = self else {
@@ -113,13 +115,14 @@ impl Wp {
         Rights { write: entry.dirty(), user: false, execute: own.execute && !smep }
     }
 
-    /// Whether an access that the guest's tables allow needs the form in which only the supervisor may write.
+    /// Whether an access that the guest's tables allow needs the form in which only the supervisor
+    /// may write.
     pub(crate) fn overrides(self, rights: Rights, access: Access) -> bool {
         self != Wp::On && access.kind == AccessKind::Write && !access.user && rights.user && !rights.write
     }
 
-    /// Whether that form would let accesses pass that the guest's SMEP or SMAP refuse: then such a write
-    /// must be emulated.
+    /// Whether that form would let accesses pass that the guest's SMEP or SMAP refuse: then such a
+    /// write must be emulated.
     pub(crate) fn override_is_unsafe(self, nxe: bool) -> bool {
         matches!(self, Wp::Off { smep, smap, .. } if smap || (smep && !nxe))
     }

@@ -40,8 +40,8 @@ impl RegionBacking {
     }
 }
 
-/// What was found out about a region. Atomic, because who only looks remembers it, too: whoever asks at the same
-/// time finds the same.
+/// What was found out about a region. Atomic, because who only looks remembers it, too: whoever
+/// asks at the same time finds the same.
 #[derive(Default)]
 pub(super) struct Remembered(AtomicU64);
 

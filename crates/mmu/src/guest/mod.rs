@@ -1,5 +1,5 @@
-//! What is known of each guest frame: its shadows, whether writes to it are seen, and what lies behind it and its
-//! neighbours.
+//! What is known of each guest frame: its shadows, whether writes to it are seen, and what lies
+//! behind it and its neighbours.
 
 mod backing;
 mod tracking;
@@ -257,8 +257,8 @@ impl GuestFrames {
         found == Some(frame)
     }
 
-    /// Whether pages of this source are listed, so that [`GuestFrames::find`] finds them. A root that is no memory
-    /// is not: there is nothing to follow.
+    /// Whether pages of this source are listed, so that [`GuestFrames::find`] finds them. A root
+    /// that is no memory is not: there is nothing to follow.
     pub(crate) fn lists(&self, source: Source) -> bool {
         !matches!(source.role, Role::Guest { .. }) || self.knows(source.gfn)
     }
@@ -284,7 +284,8 @@ impl GuestFrames {
         newly_tracked
     }
 
-    /// Takes a page off the list of its source. True if its guest frame is no longer tracked from now on.
+    /// Takes a page off the list of its source. True if its guest frame is no longer tracked from
+    /// now on.
     pub(crate) fn remove(&mut self, tables: &mut Tables, source: Source, frame: u32) -> bool {
         if !self.lists(source) {
             return false;
@@ -308,7 +309,8 @@ impl GuestFrames {
             tables.set_next_of_gfn(before, next);
         }
         let tracking = word.tracking();
-        // A loose frame stays loose without shadows: the write that it was released for is yet to come.
+        // A loose frame stays loose without shadows: the write that it was released for is yet to
+        // come.
         if word.first().is_some() || tracking == Tracking::Unsync {
             return false;
         }
@@ -333,8 +335,8 @@ fn is_same(tables: &Tables, found: Source, wanted: Source) -> bool {
 }
 
 impl GuestFrames {
-    /// What is wrong with the bookkeeping, in words: states of frames, the counts of tracked ones, and the
-    /// backings that are remembered.
+    /// What is wrong with the bookkeeping, in words: states of frames, the counts of tracked ones,
+    /// and the backings that are remembered.
     pub(crate) fn audit(&self, memory: &impl GuestMemory, pool: &Pool) -> Option<String> {
         let mut tracked = vec![0; self.regions.len()];
         for (gfn, word) in self.frames.iter().enumerate() {

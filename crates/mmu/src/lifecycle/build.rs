@@ -18,8 +18,8 @@ impl<E: Env> Cx<'_, E> {
         }
     }
 
-    /// Builds the page of `source`, reclaiming the frames of other ones if need be: none that is pinned or
-    /// among the newest.
+    /// Builds the page of `source`, reclaiming the frames of other ones if need be: none that is
+    /// pinned or among the newest.
     fn build(&mut self, source: Source) -> u32 {
         let frame = self.allocate(source);
         let (tables, guest) = self.shadow.basis.both_mut();
@@ -57,7 +57,8 @@ impl<E: Env> Cx<'_, E> {
             .expect("a page was zapped and what was cached of it flushed")
     }
 
-    /// Zaps pages to make room: several at a time share the flush; few enough that what one instruction needs stays.
+    /// Zaps pages to make room: several at a time share the flush; few enough that what one
+    /// instruction needs stays.
     fn reclaim(&mut self) {
         let batch = (self.shadow.basis.tables().pool().count() / 16).clamp(1, 16);
         let (oldest, spare) = (self.keeps(Rule::ReclaimOldest), self.keeps(Rule::SpareRoots));

@@ -1,9 +1,10 @@
 //! Detached frames: guest tables that nothing leads to, so that the guest may write them freely.
 //!
-//! Every parent entry of all shadows of the frame becomes Pending, what is cached of them is flushed, and only then is
-//! the protection dropped. The shadows stay, out of date, until the first access through one of them: that exits, and
-//! the frame is *attached* again: protected, flushed, read, and what has changed since is rebuilt. A burst of writes
-//! costs two exits so, whatever its length. Nothing that the hardware can reach is ever out of date (I1).
+//! Every parent entry of all shadows of the frame becomes Pending, what is cached of them is
+//! flushed, and only then is the protection dropped. The shadows stay, out of date, until the first
+//! access through one of them: that exits, and the frame is *attached* again: protected, flushed,
+//! read, and what has changed since is rebuilt. A burst of writes costs two exits so, whatever its
+//! length. Nothing that the hardware can reach is ever out of date (I1).
 //!
 //! A root in use has no parent: it is never detached. One that is only loadable is withdrawn.
 
@@ -25,7 +26,8 @@ impl Shadow {
 }
 
 impl<E: Env> Cx<'_, E> {
-    /// Gives up the tracking of those of these frames for which that can be: see the module's documentation.
+    /// Gives up the tracking of those of these frames for which that can be: see the module's
+    /// documentation.
     pub(crate) fn detach(&mut self, gfns: &[Gfn]) {
         let mut cached = self.shadow.basis.tables().pool().has_limbo();
         for &gfn in gfns {
@@ -55,8 +57,8 @@ impl<E: Env> Cx<'_, E> {
         }
     }
 
-    /// Detaches a guest table that nothing leads to any more: most likely it is about to be freed, and what it is used
-    /// for next need not exit.
+    /// Detaches a guest table that nothing leads to any more: most likely it is about to be freed,
+    /// and what it is used for next need not exit.
     pub(crate) fn let_go(&mut self, child: PageId) {
         let Some(frame) = self.shadow.basis.tables().pool().frame_of(child) else { return };
         let Source { role, gfn } = self.shadow.basis.tables().source(frame);
@@ -82,8 +84,8 @@ impl<E: Env> Cx<'_, E> {
         cached
     }
 
-    /// Tracks the frame of `source` again, which is detached, and brings its shadow of that role up to date. Its
-    /// shadows of other roles go: most of them are of an earlier life of the frame.
+    /// Tracks the frame of `source` again, which is detached, and brings its shadow of that role up
+    /// to date. Its shadows of other roles go: most of them are of an earlier life of the frame.
     pub(super) fn attach(&mut self, policy: &mut dyn WritePolicy, source: Source) {
         let gfn = source.gfn;
         let mut kept = None;
@@ -95,7 +97,8 @@ impl<E: Env> Cx<'_, E> {
                 false => self.zap(frame),
             }
         }
-        // With the last shadow the frame stops being detached. It was not needed again: the detach has spared all that.
+        // With the last shadow the frame stops being detached. It was not needed again: the detach
+        // has spared all that.
         let Some(frame) = kept else { return policy.attached(gfn, u32::MAX) };
         self.shadow.guest_mut().attach(gfn);
         if self.keeps(Rule::ReadAfterAttach) {

@@ -31,7 +31,8 @@ impl<E: Env> Cx<'_, E> {
         let new = self.pinned_root(policy, &paging);
         self.shadow.roots.load(vcpu, paging, self.shadow.basis.tables().pool().id(new));
         self.unpin_root(old.frame());
-        // Entries cached under other control bits carry rights that are not the guest's any more (I2, I3).
+        // Entries cached under other control bits carry rights that are not the guest's any more
+        // (I2, I3).
         if changed && self.keeps(Rule::FlushAfterRoleChange) {
             self.flush();
         }

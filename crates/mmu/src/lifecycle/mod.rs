@@ -1,7 +1,7 @@
 //! Whole pages change state: built, attached, detached, zapped, moved; and guest frames with them.
 //!
-//! [`Shadow`] owns all that the hardware's view of the guest depends on. It is changed through a [`Cx`], which adds the
-//! embedder's `env`.
+//! [`Shadow`] owns all that the hardware's view of the guest depends on. It is changed through a
+//! [`Cx`], which adds the embedder's `env`.
 
 mod build;
 mod detach;
@@ -29,8 +29,8 @@ pub(crate) struct Shadow {
 }
 
 impl Shadow {
-    /// The shadow of a guest whose memory ends at `end`, in so many shadow frames, of which each vCPU may have so many
-    /// roots loadable. There are no vCPUs yet.
+    /// The shadow of a guest whose memory ends at `end`, in so many shadow frames, of which each
+    /// vCPU may have so many roots loadable. There are no vCPUs yet.
     pub(crate) fn new(config: Config, frames: u32, end: Gfn, loadable: usize) -> Shadow {
         Shadow {
             roots: Roots::new(config.vcpus, loadable),
@@ -96,7 +96,8 @@ impl Shadow {
         self.roots.withdraw(self.basis.tables_mut(), vcpu, root);
     }
 
-    /// Takes one of the entries that changed since they were last [seen](Shadow::all_seen): for the auditor.
+    /// Takes one of the entries that changed since they were last [seen](Shadow::all_seen): for the
+    /// auditor.
     pub(crate) fn take_changed(&mut self) -> Option<Slot> {
         self.basis.tables_mut().take_changed()
     }

@@ -1,14 +1,16 @@
 //! Roots that a vCPU may load by itself, without an exit: where they lie.
 //!
-//! If the shadow of the root in guest frame X lies at host-physical X (an *identity root*), the value that the guest
-//! loads into CR3 is the right one for the real CR3, and reading CR3 back gives what was written. The guest frame gives
-//! way: it exchanges its place with the shadow frame ([`ShadowFrames::exchange`](crate::ShadowFrames::exchange)). The
-//! page moves back when it is zapped, so free shadow frames lie where they always lay.
+//! If the shadow of the root in guest frame X lies at host-physical X (an *identity root*), the
+//! value that the guest loads into CR3 is the right one for the real CR3, and reading CR3 back
+//! gives what was written. The guest frame gives way: it exchanges its place with the shadow frame
+//! ([`ShadowFrames::exchange`](crate::ShadowFrames::exchange)). The page moves back when it is
+//! zapped, so free shadow frames lie where they always lay.
 //!
-//! A loadable root is pinned, tracked, and built for the control bits that the vCPU has now. It is withdrawn as soon as
-//! one of these ends: when the control bits change, when a table becomes loose, before its frame is detached, revoked
-//! or zapped. The embedder finds that out by [`Mmu::roots_changed`](crate::Mmu::roots_changed) before the guest runs
-//! again, and must then tell the CPU which values still pass. What may be cached from a root that is withdrawn is
+//! A loadable root is pinned, tracked, and built for the control bits that the vCPU has now. It is
+//! withdrawn as soon as one of these ends: when the control bits change, when a table becomes
+//! loose, before its frame is detached, revoked or zapped. The embedder finds that out by
+//! [`Mmu::roots_changed`](crate::Mmu::roots_changed) before the guest runs again, and must then
+//! tell the CPU which values still pass. What may be cached from a root that is withdrawn is
 //! flushed as for any page that something stops referring to (I5).
 
 use umbra_paging::Gfn;
@@ -21,11 +23,13 @@ use crate::sabotage::Rule;
 use crate::tables::{List, Slot};
 use crate::{Backing, Env, Event};
 
-/// After a frame has moved, so many of its mappings are made anew at once; the others when they are next used.
+/// After a frame has moved, so many of its mappings are made anew at once; the others when they are
+/// next used.
 const EAGER: usize = 4;
 
 impl Shadow {
-    /// Whether the root in this guest frame has a shadow for the control bits that a vCPU has now, which is up to date.
+    /// Whether the root in this guest frame has a shadow for the control bits that a vCPU has now,
+    /// which is up to date.
     pub(crate) fn knows_root(&self, vcpu: usize, root: Gfn) -> bool {
         let source = self.roots.source(vcpu, root);
         !self.basis.guest().is_detached(source)
@@ -35,8 +39,8 @@ impl Shadow {
 
     /// Whether another root can be expected to become loadable once there is a place for it.
     pub(crate) fn may_offer(&self, env: &impl Env, vcpu: usize, root: Gfn) -> bool {
-        // One that is free or in limbo is enough, so that none is reclaimed; another is left for what the guest needs
-        // next.
+        // One that is free or in limbo is enough, so that none is reclaimed; another is left for
+        // what the guest needs next.
         let pool = self.basis.tables().pool();
         let room = pool.live() + 2 <= pool.count() || self.knows_root(vcpu, root);
         self.roots.can_load(vcpu)
@@ -71,7 +75,8 @@ impl<E: Env> Cx<'_, E> {
             && self.shadow.roots.offer(self.shadow.basis.tables_mut(), vcpu, root)
     }
 
-    /// Whether this root lies, or now comes to lie, where the guest's CR3 points, and may be loaded by the vCPU.
+    /// Whether this root lies, or now comes to lie, where the guest's CR3 points, and may be loaded
+    /// by the vCPU.
     fn becomes_identity_root(&mut self, vcpu: usize, root: u32) -> bool {
         let gfn = self.shadow.basis.tables().source(root).gfn;
         let followed = self.shadow.basis.guest().is_tracked(gfn) && !self.shadow.basis.guest().has_loose();
@@ -90,7 +95,8 @@ impl<E: Env> Cx<'_, E> {
         at_home(self.env.backing(gfn)) && self.exchange(root, gfn, true)
     }
 
-    /// Moves the shadow of another role back that lies in the place of its guest frame, if nothing uses it.
+    /// Moves the shadow of another role back that lies in the place of its guest frame, if nothing
+    /// uses it.
     fn make_room(&mut self, gfn: Gfn) {
         let pool = self.shadow.basis.tables().pool();
         let idle = |&frame: &u32| pool.is_moved(frame) && !pool.is_pinned(frame);
@@ -108,7 +114,8 @@ impl<E: Env> Cx<'_, E> {
         }
     }
 
-    /// Moves the shadows of a frame back that are roots in use: what is behind it is about to change.
+    /// Moves the shadows of a frame back that are roots in use: what is behind it is about to
+    /// change.
     pub(super) fn move_roots_home(&mut self, gfn: Gfn) {
         loop {
             let pool = self.shadow.basis.tables().pool();

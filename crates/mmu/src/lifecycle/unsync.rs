@@ -1,12 +1,14 @@
 //! Loose frames: guest tables whose writes are not seen for a while.
 //!
-//! Some writes to a table can be neither emulated nor allowed by detaching it: the table is the root in use, or it maps
-//! the very instruction, stack or operand of the write. Such a frame becomes *loose*: its shadows stay (or are rebuilt
-//! as needed), but hold no Absent entry, so nothing relies on seeing the guest set P. What is Mapped there behaves like
-//! a TLB: it may be older than the table, which the architecture allows until the guest flushes. That is so for the
-//! addresses under which it was reached already; so the shadows are refreshed before a new reference to one of them is
-//! made. At the guest's next flush of any kind the frame is tracked again and its shadows are brought up to date. So
-//! every flush of the guest must exit while any table is loose.
+//! Some writes to a table can be neither emulated nor allowed by detaching it: the table is the
+//! root in use, or it maps the very instruction, stack or operand of the write. Such a frame
+//! becomes *loose*: its shadows stay (or are rebuilt as needed), but hold no Absent entry, so
+//! nothing relies on seeing the guest set P. What is Mapped there behaves like a TLB: it may be
+//! older than the table, which the architecture allows until the guest flushes. That is so for the
+//! addresses under which it was reached already; so the shadows are refreshed before a new
+//! reference to one of them is made. At the guest's next flush of any kind the frame is tracked
+//! again and its shadows are brought up to date. So every flush of the guest must exit while any
+//! table is loose.
 
 use umbra_paging::Gfn;
 
@@ -40,8 +42,8 @@ impl<E: Env> Cx<'_, E> {
         if self.shadow.basis.guest().is_tracked(gfn) {
             self.entries().protect(gfn).ignore("a flush follows in any case");
         }
-        // The guest's flush is one for what it wrote in the table; that may have been a large page which is
-        // mapped by smaller ones.
+        // The guest's flush is one for what it wrote in the table; that may have been a large page
+        // which is mapped by smaller ones.
         self.flush();
         let mut next = self.first_shadow(gfn);
         while let Some(frame) = next {

@@ -9,8 +9,8 @@ use crate::tables::List;
 use crate::{Env, Event};
 
 impl<E: Env> Cx<'_, E> {
-    /// Zaps a page that is not pinned: unlink it, flush if it may be cached, and only then let its guest
-    /// frame go (I5).
+    /// Zaps a page that is not pinned: unlink it, flush if it may be cached, and only then let its
+    /// guest frame go (I5).
     pub(super) fn zap(&mut self, frame: u32) {
         if self.keeps(Rule::UnlinkParents) {
             self.shadow.basis.tables_mut().look_all(self.env, List::Parents(frame));
@@ -34,7 +34,8 @@ impl<E: Env> Cx<'_, E> {
         }
     }
 
-    /// Zaps the shadows of a guest frame, but for roots that vCPUs run on: their entries become Pending.
+    /// Zaps the shadows of a guest frame, but for roots that vCPUs run on: their entries become
+    /// Pending.
     pub(super) fn zap_tables(&mut self, gfn: Gfn) {
         self.withdraw_everywhere(gfn);
         let mut next = self.first_shadow(gfn);
@@ -48,8 +49,8 @@ impl<E: Env> Cx<'_, E> {
         }
     }
 
-    /// Throws all shadows away. They are built again as the guest faults. Nothing is read of the guest's memory
-    /// or of its map.
+    /// Throws all shadows away. They are built again as the guest faults. Nothing is read of the
+    /// guest's memory or of its map.
     pub(crate) fn zap_all(&mut self) {
         for frame in 0..self.shadow.basis.tables().pool().count() {
             let pool = self.shadow.basis.tables().pool();
@@ -58,7 +59,8 @@ impl<E: Env> Cx<'_, E> {
             }
         }
         for frame in 0..self.shadow.basis.tables().pool().count() {
-            // What is left are roots in use. PDPTEs cannot be Pending; their pages are pinned with them.
+            // What is left are roots in use. PDPTEs cannot be Pending; their pages are pinned with
+            // them.
             let keep = |source: Source| source.role == Role::PaeRoot && self.keeps(Rule::PdptesMapped);
             if self.shadow.basis.tables().pool().live_source(frame).is_some_and(|source| !keep(source)) {
                 self.shadow.basis.tables_mut().look_everywhere(self.env, frame);

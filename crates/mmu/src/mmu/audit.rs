@@ -5,8 +5,8 @@ use crate::audit::Auditor;
 use crate::{Env, Violation};
 
 impl<P> Mmu<P> {
-    /// Checks every entry of every shadow page, and the protection of every tracked frame. Takes time in
-    /// proportion to the pool. The guest must not run meanwhile.
+    /// Checks every entry of every shadow page, and the protection of every tracked frame. Takes
+    /// time in proportion to the pool. The guest must not run meanwhile.
     ///
     /// # Errors
     /// The first violation found.
@@ -16,9 +16,9 @@ impl<P> Mmu<P> {
         Ok(())
     }
 
-    /// Checks the entries that changed since the last audit of either kind; everything, if more changed than
-    /// the log holds. Needs [`Config::log_changes`](crate::Config::log_changes). A change that should have been
-    /// made and was not is seen only by [`Mmu::audit`].
+    /// Checks the entries that changed since the last audit of either kind; everything, if more
+    /// changed than the log holds. Needs [`Config::log_changes`](crate::Config::log_changes). A
+    /// change that should have been made and was not is seen only by [`Mmu::audit`].
     ///
     /// # Errors
     /// The first violation found.

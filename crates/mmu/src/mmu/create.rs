@@ -19,8 +19,9 @@ impl Mmu {
 }
 
 impl<P: WritePolicy> Mmu<P> {
-    /// An MMU whose vCPUs all have paging off. Here all is allocated whose size is constant; later, 4 KiB are allocated
-    /// for a shadow page that is built, never more than for as many as there are shadow frames.
+    /// An MMU whose vCPUs all have paging off. Here all is allocated whose size is constant; later,
+    /// 4 KiB are allocated for a shadow page that is built, never more than for as many as there
+    /// are shadow frames.
     ///
     /// # Errors
     /// The configuration and what `env` offers do not fit together.

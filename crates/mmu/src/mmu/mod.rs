@@ -20,7 +20,8 @@ use crate::{Counters, Env, GuestFaults};
 
 /// One guest's shadow MMU.
 ///
-/// All methods take the embedder's `env`; it must be the same one every time. vCPUs are numbered from zero.
+/// All methods take the embedder's `env`; it must be the same one every time. vCPUs are numbered
+/// from zero.
 pub struct Mmu<P = Predictor> {
     shadow: Shadow,
     policy: P,
@@ -28,7 +29,8 @@ pub struct Mmu<P = Predictor> {
     vcpus: Vec<Vcpu>,
 }
 
-/// What was learned of one vCPU. Nothing of it is needed for a right shadow.
+/// What was learned of one vCPU. Nothing of it is needed for a right shadow; `detaches` is for
+/// progress (I6).
 #[derive(Default)]
 struct Vcpu {
     detaches: Detaches,
@@ -38,8 +40,8 @@ struct Vcpu {
 }
 
 impl<P> Mmu<P> {
-    /// The bytes of metadata beside the shadow frames now: a constant part, by the sizes of pool and guest memory, and
-    /// 4 KiB for each page that lives (and for up to 64 that did).
+    /// The bytes of metadata beside the shadow frames now: a constant part, by the sizes of pool
+    /// and guest memory, and 4 KiB for each page that lives (and for up to 64 that did).
     pub fn metadata_bytes(&self) -> usize {
         self.shadow.bytes()
     }
@@ -51,7 +53,7 @@ impl<P> Mmu<P> {
 
     /// What was done so far.
     pub fn counters(&self) -> Counters {
-        self.shadow.tables().counters()
+        *self.shadow.tables().counters()
     }
 
     /// The paging state that a vCPU was last given.
@@ -62,21 +64,22 @@ impl<P> Mmu<P> {
         self.shadow.roots().paging(vcpu)
     }
 
-    /// Which page faults must exit when the guest runs next. May change with every call that takes the MMU `&mut`:
-    /// while a table is loose, a not-present fault below it may come from an old reference that the guest has
-    /// replaced, which the CPU must not deliver again and again. So then every fault exits.
+    /// Which page faults must exit when the guest runs next. May change with every call that takes
+    /// the MMU `&mut`: while a table is loose, a not-present fault below it may come from an old
+    /// reference that the guest has replaced, which the CPU must not deliver again and again. So
+    /// then every fault exits.
     pub fn guest_faults(&self) -> GuestFaults {
         self.shadow.guest_faults()
     }
 
-    /// Whether any table is loose. Then all page faults must exit (see [`Mmu::guest_faults`]), and all
-    /// instructions of the guest that flush: INVLPG, INVPCID, MOV to CR3 and the rest.
+    /// Whether any table is loose. Then all page faults must exit (see [`Mmu::guest_faults`]), and
+    /// all instructions of the guest that flush: INVLPG, INVPCID, MOV to CR3 and the rest.
     pub fn has_loose_tables(&self) -> bool {
         self.shadow.guest().has_loose()
     }
 
-    /// Where an access of an emulated instruction goes. Sets accessed and dirty bits as the access itself
-    /// would.
+    /// Where an access of an emulated instruction goes. Sets accessed and dirty bits as the access
+    /// itself would.
     ///
     /// # Errors
     /// The page fault that it raises.
@@ -93,36 +96,37 @@ impl<P> Mmu<P> {
         fault::walk(&mut self.shadow.with(env), vcpu, gva, access).map(|(walk, _)| walk.gpa())
     }
 
-    /// Where the byte of code at `gva` lies that a vCPU has just executed, if the shadow maps it now: only to be read,
-    /// and only before the guest runs again. (The answer is from the shadow as it is; the CPU may have used an older
-    /// translation, as it may on bare hardware.)
+    /// Where the byte of code at `gva` lies that a vCPU has just executed, if the shadow maps it
+    /// now: only to be read, and only before the guest runs again. (The answer is from the shadow
+    /// as it is; the CPU may have used an older translation, as it may on bare hardware.)
     pub fn code(&mut self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Hpa> {
         self.vcpus[vcpu].walks.code(&self.shadow, env, vcpu, gva)
     }
 
-    /// Carries out the guest's INVLPG. Only while [`Mmu::has_loose_tables`] must it exit: else no table that the CPU can
-    /// reach is ever out of date, and what the instruction itself does is enough.
+    /// Carries out the guest's INVLPG. Only while [`Mmu::has_loose_tables`] must it exit: else no
+    /// table that the CPU can reach is ever out of date, and what the instruction itself does is
+    /// enough.
     pub fn invlpg(&mut self, env: &mut impl Env, vcpu: usize, gva: Gva) {
         self.shadow.with(env).tighten_all();
         env.flush_page(vcpu, gva);
     }
 
-    /// Carries out any larger flush of the guest: MOV to CR3 without the no-flush bit, changes of CR4.PGE and
-    /// the like, INVPCID (which need not exit either, as INVLPG).
+    /// Carries out any larger flush of the guest: MOV to CR3 without the no-flush bit, changes of
+    /// CR4.PGE and the like, INVPCID (which need not exit either, as INVLPG).
     pub fn flush_guest(&mut self, env: &mut impl Env) {
         let mut cx = self.shadow.with(env);
         cx.tighten_all();
         cx.flush();
     }
 
-    /// Makes sure that nothing maps, or is built from, these guest frames. The embedder calls it before it
-    /// changes what is behind them, with all vCPUs stopped until it has done so.
+    /// Makes sure that nothing maps, or is built from, these guest frames. The embedder calls it
+    /// before it changes what is behind them, with all vCPUs stopped until it has done so.
     pub fn revoke(&mut self, env: &mut impl Env, gfns: Range<Gfn>) {
         self.shadow.with(env).revoke(gfns);
     }
 
-    /// Throws all shadows away. They are built again as the guest faults. Nothing is read of the guest's memory
-    /// or of its map.
+    /// Throws all shadows away. They are built again as the guest faults. Nothing is read of the
+    /// guest's memory or of its map.
     pub fn zap_all(&mut self, env: &mut impl Env) {
         self.shadow.with(env).zap_all();
     }

@@ -9,9 +9,9 @@ use crate::policy::{Answer, Origin, Place, TableWrite, WritePolicy};
 use crate::{Backing, Env, FaultOutcome, TableTicket, Work};
 
 impl<P: WritePolicy> Mmu<P> {
-    /// Handles a #PF exit of the instruction at `origin`, whose `access` to `gva` raised it. Of the exit's error
-    /// code only what describes the access is taken (in `access`); whether it is a guest fault, and its error
-    /// code, come from a walk of the guest's own tables (I3).
+    /// Handles a #PF exit of the instruction at `origin`, whose `access` to `gva` raised it. Of the
+    /// exit's error code only what describes the access is taken (in `access`); whether it is a
+    /// guest fault, and its error code, come from a walk of the guest's own tables (I3).
     ///
     /// # Panics
     /// If there is no such vCPU.

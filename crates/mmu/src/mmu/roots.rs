@@ -7,8 +7,8 @@ use crate::policy::WritePolicy;
 use crate::{Env, Root, RootFormat};
 
 impl<P> Mmu<P> {
-    /// What the real CR3 of a vCPU must hold. Changes with [`Mmu::load_paging`], [`Mmu::offer_root`],
-    /// [`Mmu::offer_other_root`], [`Mmu::switched`] and [`Mmu::revoke`].
+    /// What the real CR3 of a vCPU must hold. Changes with [`Mmu::load_paging`],
+    /// [`Mmu::offer_root`], [`Mmu::offer_other_root`], [`Mmu::switched`] and [`Mmu::revoke`].
     ///
     /// # Panics
     /// If there is no such vCPU.
@@ -22,8 +22,8 @@ impl<P> Mmu<P> {
         Root { hpa: env.hpa(frame), format }
     }
 
-    /// Follows a change of the guest's CR0, CR3, CR4 or EFER. It does not flush what the guest's own
-    /// instruction must flush: for that, call [`Mmu::flush_guest`] as well.
+    /// Follows a change of the guest's CR0, CR3, CR4 or EFER. It does not flush what the guest's
+    /// own instruction must flush: for that, call [`Mmu::flush_guest`] as well.
     ///
     /// # Panics
     /// If there is no such vCPU.
@@ -37,8 +37,8 @@ impl<P> Mmu<P> {
         self.root(env, vcpu)
     }
 
-    /// Lets a vCPU load its current root by itself from now on, if that can be. Then the real CR3 must hold exactly
-    /// what the guest's does.
+    /// Lets a vCPU load its current root by itself from now on, if that can be. Then the real CR3
+    /// must hold exactly what the guest's does.
     ///
     /// # Panics
     /// If there is no such vCPU.
@@ -46,9 +46,10 @@ impl<P> Mmu<P> {
         self.shadow.with(env).offer_current(vcpu)
     }
 
-    /// Lets a vCPU load the root in this guest frame by itself from now on, if that can be, though it runs on another
-    /// one: a root that it is likely to load soon, such as the other one of a process with page-table isolation. Its
-    /// shadow is built or attached if need be, but nothing is reclaimed for it.
+    /// Lets a vCPU load the root in this guest frame by itself from now on, if that can be, though
+    /// it runs on another one: a root that it is likely to load soon, such as the other one of a
+    /// process with page-table isolation. Its shadow is built or attached if need be, but nothing
+    /// is reclaimed for it.
     ///
     /// # Panics
     /// If there is no such vCPU.
@@ -59,7 +60,8 @@ impl<P> Mmu<P> {
         self.shadow.with(env).offer_other(&mut self.policy, vcpu, root)
     }
 
-    /// Whether [`Mmu::offer_other_root`] can be expected to do it once another root is withdrawn, if need be.
+    /// Whether [`Mmu::offer_other_root`] can be expected to do it once another root is withdrawn,
+    /// if need be.
     ///
     /// # Panics
     /// If there is no such vCPU.
@@ -67,7 +69,8 @@ impl<P> Mmu<P> {
         self.shadow.may_offer(env, vcpu, root)
     }
 
-    /// Whether the root in this guest frame has a shadow for the control bits that a vCPU has now, which is up to date.
+    /// Whether the root in this guest frame has a shadow for the control bits that a vCPU has now,
+    /// which is up to date.
     ///
     /// # Panics
     /// If there is no such vCPU.
@@ -75,7 +78,8 @@ impl<P> Mmu<P> {
         self.shadow.knows_root(vcpu, root)
     }
 
-    /// The opposite of [`Mmu::offer_root`]: makes room for another root. Not for [`Mmu::roots_changed`] to tell.
+    /// The opposite of [`Mmu::offer_root`]: makes room for another root. Not for
+    /// [`Mmu::roots_changed`] to tell.
     ///
     /// # Panics
     /// If there is no such vCPU.
@@ -101,8 +105,9 @@ impl<P> Mmu<P> {
         self.shadow.roots().changes()
     }
 
-    /// The vCPU has loaded one of its loadable roots by itself. Where there are several vCPUs, all are stopped, and what
-    /// each has loaded is told here, before another call that takes the MMU `&mut` may withdraw a root.
+    /// The vCPU has loaded one of its loadable roots by itself. Where there are several vCPUs, all
+    /// are stopped, and what each has loaded is told here, before another call that takes the MMU
+    /// `&mut` may withdraw a root.
     ///
     /// # Panics
     /// If it is not loadable, or there is no such vCPU.

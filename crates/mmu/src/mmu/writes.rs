@@ -7,8 +7,8 @@ use crate::sabotage::Rule;
 use crate::{Env, TableTicket};
 
 impl<P> Mmu<P> {
-    /// Writes guest memory: for emulated instructions, and for whatever a device model stores. Bytes that go
-    /// to no memory, or to memory that is not writable, are dropped. May cross pages.
+    /// Writes guest memory: for emulated instructions, and for whatever a device model stores.
+    /// Bytes that go to no memory, or to memory that is not writable, are dropped. May cross pages.
     pub fn write_guest(&mut self, env: &mut impl Env, gpa: Gpa, bytes: &[u8]) {
         let (mut gpa, mut bytes) = (gpa, bytes);
         while !bytes.is_empty() {
@@ -23,9 +23,9 @@ impl<P> Mmu<P> {
         }
     }
 
-    /// Lets the guest carry out a write that cannot be emulated. Its table is detached if that can help; else it is
-    /// loose until the guest's next flush. (Each vCPU has its own ticket: what happens on others meanwhile does not
-    /// matter.)
+    /// Lets the guest carry out a write that cannot be emulated. Its table is detached if that can
+    /// help; else it is loose until the guest's next flush. (Each vCPU has its own ticket: what
+    /// happens on others meanwhile does not matter.)
     pub fn release(&mut self, env: &mut impl Env, ticket: TableTicket) {
         let gfn = ticket.gfn();
         if self.may_detach(ticket.vcpu(), gfn) {
@@ -35,14 +35,16 @@ impl<P> Mmu<P> {
         }
     }
 
-    /// Lets anybody write a tracked frame freely, until the guest's next flush: for writes that are no instruction's.
+    /// Lets anybody write a tracked frame freely, until the guest's next flush: for writes that are
+    /// no instruction's.
     pub fn release_frame(&mut self, env: &mut impl Env, gfn: Gfn) {
         if self.shadow.guest().is_tracked(gfn) {
             self.shadow.with(env).loosen(gfn);
         }
     }
 
-    /// Whether a write of the instruction that has faulted can be answered by a detach; it will be then.
+    /// Whether a write of the instruction that has faulted can be answered by a detach; it will be
+    /// then.
     pub(super) fn may_detach(&mut self, vcpu: usize, gfn: Gfn) -> bool {
         let detaches = &mut self.vcpus[vcpu].detaches;
         let again = detaches.contains(gfn) && self.shadow.tables().keeps(Rule::DetachOnce);

@@ -1,7 +1,7 @@
 //! The roots of the vCPUs: what each runs on, and what it may load by itself.
 //!
-//! A root in use and a loadable one are pinned. [`Roots`] pins and unpins them as it takes them in and lets them
-//! go; where they lie, and whether they may be loaded, is decided above.
+//! A root in use and a loadable one are pinned. [`Roots`] pins and unpins them as it takes them in
+//! and lets them go; where they lie, and whether they may be loaded, is decided above.
 
 use alloc::vec::Vec;
 
@@ -65,7 +65,8 @@ impl Roots {
         self.vcpus.iter().enumerate().any(|(n, other)| n != vcpu && other.root.frame() == frame)
     }
 
-    /// The vCPU runs on another root, which is pinned for it, from now on. The old one is still pinned.
+    /// The vCPU runs on another root, which is pinned for it, from now on. The old one is still
+    /// pinned.
     pub(crate) fn load(&mut self, vcpu: usize, paging: Paging, root: PageId) {
         let vcpu = &mut self.vcpus[vcpu];
         (vcpu.paging, vcpu.root) = (paging, root);

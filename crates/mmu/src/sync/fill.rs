@@ -92,9 +92,9 @@ impl<E: Env> Entries<'_, E> {
         owed
     }
 
-    /// Brings the shadows of loose frames up to date before anything new can lead to them: what they hold from earlier
-    /// was never true of the addresses that a new reference would add. (Refreshed, not emptied: a table that maps
-    /// itself must get further.)
+    /// Brings the shadows of loose frames up to date before anything new can lead to them: what
+    /// they hold from earlier was never true of the addresses that a new reference would add.
+    /// (Refreshed, not emptied: a table that maps itself must get further.)
     pub(crate) fn refresh_loose(&mut self) {
         for n in 0..self.basis.guest().loose().len() {
             let mut next = self.first_shadow(self.basis.guest().loose()[n]);

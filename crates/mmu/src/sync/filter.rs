@@ -1,9 +1,10 @@
 //! Which page faults go straight to the guest, and what the shadow must be like for that (I4).
 //!
-//! [`GuestFaults::User`] lets protection faults of user mode through. That is right only while every page that user
-//! mode can use has the guest's own rights in the shadow: while no entry is narrow (see [`View::is_narrow`]). So while
-//! that filter is in force what would be narrow is Pending, and if the guest reads there, so that it must be Mapped, the
-//! filter falls back to [`GuestFaults::Present`]. The narrow entries of that time are remembered; to turn the filter on
+//! [`GuestFaults::User`] lets protection faults of user mode through. That is right only while
+//! every page that user mode can use has the guest's own rights in the shadow: while no entry is
+//! narrow (see [`View::is_narrow`]). So while that filter is in force what would be narrow is
+//! Pending, and if the guest reads there, so that it must be Mapped, the filter falls back to
+//! [`GuestFaults::Present`]. The narrow entries of that time are remembered; to turn the filter on
 //! again, they become Pending and everything is flushed.
 //!
 //! While CR0.WP is clear, or paging is off, the filter is `Present`.
@@ -96,7 +97,8 @@ impl<E: Env> Entries<'_, E> {
 
     fn look_if_narrow(&mut self, slot: Slot) {
         let Some(source) = self.basis.tables().pool().live_source(slot.frame()) else { return };
-        // What the guest's entry says now need not be what the entry was made from, and comes back to.
+        // What the guest's entry says now need not be what the entry was made from, and comes back
+        // to.
         let detached = self.basis.guest().is_detached(source)
             && self.basis.tables().is_mapped(self.basis.tables().read(self.env, slot));
         if detached || self.view().is_narrow(slot) {
@@ -104,7 +106,8 @@ impl<E: Env> Entries<'_, E> {
         }
     }
 
-    /// What an entry is set to that nobody needs Mapped right now: no narrow one while the filter forbids it.
+    /// What an entry is set to that nobody needs Mapped right now: no narrow one while the filter
+    /// forbids it.
     pub(super) fn without_narrow(&mut self, slot: Slot, target: Target) -> Target {
         if !self.view().would_be_narrow(slot, target) || !self.basis.tables().keeps(Rule::NoNarrowEntries) {
             return target;

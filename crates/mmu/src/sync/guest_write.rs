@@ -12,8 +12,9 @@ use crate::tables::{OwedFlush, PageId, Slot};
 use crate::{Backing, Env};
 
 impl<E: Env> Entries<'_, E> {
-    /// Writes bytes that do not cross a page. What they referenced may have lost its last parent: that page, if
-    /// the write was to an entry with one shadow.
+    /// Writes bytes that do not cross a page. What they referenced may have lost its last parent:
+    /// that page, if the write was to an entry with one shadow.
+    #[inline]
     pub(crate) fn write(&mut self, gpa: Gpa, bytes: &[u8]) -> Option<PageId> {
         let gfn = gpa.gfn();
         if !matches!(self.env.backing(gfn), Backing::Ram { writable: true, .. }) {
@@ -26,6 +27,12 @@ impl<E: Env> Entries<'_, E> {
         if self.write_leaf(gpa, bytes) {
             return None;
         }
+        self.write_followed(gpa, bytes)
+    }
+
+    /// The general way of [`Entries::write`].
+    pub(super) fn write_followed(&mut self, gpa: Gpa, bytes: &[u8]) -> Option<PageId> {
+        let gfn = gpa.gfn();
         let first = gpa.page_offset() / 8;
         let last = (gpa.page_offset() + bytes.len() as u64 - 1) / 8;
         let entries = first as usize..=last as usize;
@@ -37,9 +44,10 @@ impl<E: Env> Entries<'_, E> {
         child
     }
 
-    /// A write of a whole entry to a table that has one shadow, of the lowest level: the short way of
-    /// [`Entries::write`]. False if it is not that.
-    fn write_leaf(&mut self, gpa: Gpa, bytes: &[u8]) -> bool {
+    /// A write of a whole entry to a table that has one shadow, of the lowest level: the short way
+    /// of [`Entries::write`]. False if it is not that.
+    #[inline(always)]
+    pub(super) fn write_leaf(&mut self, gpa: Gpa, bytes: &[u8]) -> bool {
         let (Ok(value), Some(frame)) =
             (bytes.try_into().map(u64::from_le_bytes), self.basis.guest().first(gpa.gfn()))
         else {
@@ -100,9 +108,10 @@ impl<E: Env> Entries<'_, E> {
         done
     }
 
-    /// Before a write: the shadows of the entries become Pending, so that no vCPU acts on the old ones once
-    /// the new are visible. A flush is owed if a large page may be cached by smaller ones at or below one of
-    /// them: the guest's own INVLPG drops only one of those, while the guest may count on all.
+    /// Before a write: the shadows of the entries become Pending, so that no vCPU acts on the old
+    /// ones once the new are visible. A flush is owed if a large page may be cached by smaller ones
+    /// at or below one of them: the guest's own INVLPG drops only one of those, while the guest may
+    /// count on all.
     fn suspend(&mut self, gfn: Gfn, entries: RangeInclusive<usize>) -> OwedFlush {
         let mut split = false;
         self.each_shadow(gfn, entries, |this, slot| {

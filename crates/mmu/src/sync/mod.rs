@@ -1,12 +1,15 @@
-//! Keeping entries in step with the guest's: refresh, fill, protect and unprotect, and every write of the hypervisor to
-//! guest memory.
+//! Keeping entries in step with the guest's: refresh, fill, protect and unprotect, and every write
+//! of the hypervisor to guest memory.
 //!
-//! Pages are neither built nor taken away here: an entry that needs a page which is not there is Pending.
+//! Pages are neither built nor taken away here: an entry that needs a page which is not there is
+//! Pending.
 
 mod fill;
 mod filter;
 mod guest_write;
 mod protect;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use filter::FaultFilter;
 
@@ -59,7 +62,8 @@ impl<'a, E: Env> Entries<'a, E> {
         self.pay(owed);
     }
 
-    /// Makes the entry at `slot` carry out this target, which the guest needs there. False if it did already.
+    /// Makes the entry at `slot` carry out this target, which the guest needs there. False if it
+    /// did already.
     pub(crate) fn install(&mut self, slot: Slot, target: Target) -> bool {
         self.admit_narrow(slot, target);
         let (entry, list) = self.view().encode(slot, target);

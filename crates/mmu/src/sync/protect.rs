@@ -10,9 +10,9 @@ use crate::tables::{List, OwedFlush, Slot};
 use crate::{Env, FilterPolicy};
 
 impl<E: Env> Entries<'_, E> {
-    /// Takes the right to write a frame away from all that maps it, because it has just become tracked. The
-    /// flush is owed also where no entry changes: the CPU may hold a writable translation from an entry that
-    /// lost W, or the page, before.
+    /// Takes the right to write a frame away from all that maps it, because it has just become
+    /// tracked. The flush is owed also where no entry changes: the CPU may hold a writable
+    /// translation from an entry that lost W, or the page, before.
     pub(crate) fn protect(&mut self, gfn: Gfn) -> OwedFlush {
         let mut next = self.basis.tables().rmap().first(List::Gfn(gfn.raw() as u32));
         while let Some(slot) = next {
@@ -22,8 +22,8 @@ impl<E: Env> Entries<'_, E> {
                 self.hold_write(slot, entry);
             }
         }
-        // A large page cannot leave out one frame. What maps the region is linked to its identity page, if
-        // that is there, or built on the next access.
+        // A large page cannot leave out one frame. What maps the region is linked to its identity
+        // page, if that is there, or built on the next access.
         let region = List::Region((gfn.raw() / REGION) as u32);
         let mut owed = OwedFlush::when(self.basis.tables().keeps(Rule::FlushAfterProtect));
         while let Some(slot) = self.basis.tables().rmap().first(region)
@@ -52,9 +52,9 @@ impl<E: Env> Entries<'_, E> {
         }
     }
 
-    /// Gives the right to write a frame back where the guest's entries give it, because it is no longer
-    /// tracked. What may be cached of its shadows must have been flushed. Only for the first few mappings:
-    /// the others get it back on the next write.
+    /// Gives the right to write a frame back where the guest's entries give it, because it is no
+    /// longer tracked. What may be cached of its shadows must have been flushed. Only for the first
+    /// few mappings: the others get it back on the next write.
     pub(crate) fn unprotect(&mut self, gfn: Gfn) {
         const EAGER: usize = 4;
         let mut next = self.basis.tables().rmap().first(List::Gfn(gfn.raw() as u32));
@@ -69,7 +69,8 @@ impl<E: Env> Entries<'_, E> {
         let view = self.view();
         let (entry, _) = view.encode(slot, view.target(slot, false));
         let old = view.read(slot);
-        // Only if nothing but the right to write differs: an entry in the form for a supervisor's write stays.
+        // Only if nothing but the right to write differs: an entry in the form for a supervisor's
+        // write stays.
         if entry.protected().without_hint() == old.without_hint() {
             self.basis.tables_mut().store(self.env, slot, entry);
         }

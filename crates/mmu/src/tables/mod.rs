@@ -1,8 +1,9 @@
 //! The shadow pages: the only place that stores to shadow memory.
 //!
-//! [`Tables`] keeps five things in step with what it stores: the owner of each frame ([`Pool`]), the reverse
-//! map ([`Rmap`]), the copies of guest tables, the log of changes and the number of changes of references.
-//! It knows nothing of the guest's tables: the layers above say what an entry should be.
+//! [`Tables`] keeps five things in step with what it stores: the owner of each frame ([`Pool`]),
+//! the reverse map ([`Rmap`]), the copies of guest tables, the log of changes and the number of
+//! changes of references. It knows nothing of the guest's tables: the layers above say what an
+//! entry should be.
 
 mod log;
 mod pool;
@@ -23,8 +24,8 @@ use log::ChangeLog;
 use pool::Stored;
 use snapshot::Copies;
 
-/// A full flush that may be owed: because rights were taken away that something is going to rely on being
-/// gone, or because the size of a page changed.
+/// A full flush that may be owed: because rights were taken away that something is going to rely on
+/// being gone, or because the size of a page changed.
 #[must_use = "what the CPU has cached is still in force until the flush that is owed is paid"]
 pub(crate) struct OwedFlush(bool);
 
@@ -106,8 +107,8 @@ impl Tables {
         self.links
     }
 
-    pub(crate) fn counters(&self) -> Counters {
-        self.counters
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Whether `rule` is kept.
@@ -133,14 +134,17 @@ impl Tables {
         self.pool.source(frame)
     }
 
+    #[inline]
     pub(crate) fn read(&self, env: &impl Env, slot: Slot) -> ShadowEntry {
         ShadowEntry::new(env.read_shadow(slot.frame(), slot.index()))
     }
 
+    #[inline(always)]
     pub(crate) fn state(&self, entry: ShadowEntry) -> State {
         self.encodings.state(entry)
     }
 
+    #[inline]
     pub(crate) fn is_mapped(&self, entry: ShadowEntry) -> bool {
         self.encodings.is_mapped(entry)
     }
@@ -157,8 +161,8 @@ impl Tables {
         self.rmap.iter(List::Parents(frame))
     }
 
-    /// The next of these groups of a page in which some entries are as wanted, and a bit for each of those. What
-    /// was looked at leaves `groups`.
+    /// The next of these groups of a page in which some entries are as wanted, and a bit for each
+    /// of those. What was looked at leaves `groups`.
     #[inline]
     pub(crate) fn next_of(
         &self,
@@ -183,11 +187,12 @@ impl Tables {
 
 /// Entries.
 impl Tables {
-    /// Stores an entry and keeps the reverse map in step: `list` is where it belongs, if it is Mapped.
+    /// Stores an entry and keeps the reverse map in step: `list` is where it belongs, if it is
+    /// Mapped.
     ///
-    /// A large page owes a flush: smaller translations of the same addresses may be cached, which the guest's
-    /// own INVLPG would drop one by one only, and which some CPUs must never hold beside a larger one
-    /// (CVE-2018-12207).
+    /// A large page owes a flush: smaller translations of the same addresses may be cached, which
+    /// the guest's own INVLPG would drop one by one only, and which some CPUs must never hold
+    /// beside a larger one (CVE-2018-12207).
     pub(crate) fn set(
         &mut self,
         env: &mut impl Env,
@@ -244,8 +249,8 @@ impl Tables {
         }
     }
 
-    /// Keeps the reverse map in step with an entry that is `old` now and about to be `new`, which is no large
-    /// page.
+    /// Keeps the reverse map in step with an entry that is `old` now and about to be `new`, which
+    /// is no large page.
     #[inline(always)]
     pub(crate) fn relist(
         &mut self,
@@ -271,8 +276,8 @@ impl Tables {
         }
     }
 
-    /// Makes an entry Pending for the moment in which the guest's entry changes; it stays in its list for so
-    /// long. [`Tables::store`] follows.
+    /// Makes an entry Pending for the moment in which the guest's entry changes; it stays in its
+    /// list for so long. [`Tables::store`] follows.
     #[inline]
     pub(crate) fn hide(&self, env: &mut impl Env, slot: Slot) {
         env.write_shadow(slot.frame(), slot.index(), self.encodings.look().raw());
@@ -347,8 +352,8 @@ impl Tables {
         self.log.push_all(frame);
     }
 
-    /// Takes the entries of a page that is about to be retired out of their lists. What the CPU may still walk is
-    /// Pending until the flush; what it cannot is nothing any more.
+    /// Takes the entries of a page that is about to be retired out of their lists. What the CPU may
+    /// still walk is Pending until the flush; what it cannot is nothing any more.
     pub(crate) fn close(&mut self, env: &mut impl Env, frame: u32) {
         if self.pool.may_be_cached(frame) {
             self.look_everywhere(env, frame);
@@ -403,7 +408,8 @@ impl Tables {
 
 /// Copies of guest tables.
 impl Tables {
-    /// The groups of a page to look at, whose guest table is in the frame `gfn`: see [`Copies::changed`].
+    /// The groups of a page to look at, whose guest table is in the frame `gfn`: see
+    /// [`Copies::changed`].
     pub(crate) fn changed(&self, env: &impl Env, frame: u32, gfn: Gfn) -> u64 {
         self.copies.changed(self.pool.copy(frame), env, gfn, self.pool.busy(frame))
     }
@@ -428,7 +434,8 @@ impl Tables {
         }
     }
 
-    /// The guest table of the page is copied from now on, if it is not so empty that looking at it costs little.
+    /// The guest table of the page is copied from now on, if it is not so empty that looking at it
+    /// costs little.
     pub(crate) fn copy(&mut self, frame: u32) {
         const WORTH: u32 = 2;
         let busy = self.pool.busy(frame);

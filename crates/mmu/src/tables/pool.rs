@@ -1,7 +1,8 @@
 //! Shadow pages: who owns each frame of the pool, and what for.
 //!
-//! A frame is free, or it holds a live page, or it is in *limbo*: its page is gone, but the hardware may
-//! still have cached something of it. Only a flush moves it from there to the free ones (invariant I5).
+//! A frame is free, or it holds a live page, or it is in *limbo*: its page is gone, but the
+//! hardware may still have cached something of it. Only a flush moves it from there to the free
+//! ones (invariant I5).
 
 use alloc::vec::Vec;
 
@@ -9,8 +10,8 @@ use umbra_paging::{Gfn, Level};
 
 use crate::format::Source;
 
-/// A live page. The generation makes a handle to a page that has been zapped useless, also when its frame
-/// holds another page by now.
+/// A live page. The generation makes a handle to a page that has been zapped useless, also when its
+/// frame holds another page by now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PageId {
     frame: u32,
@@ -36,7 +37,8 @@ enum State {
 struct Frame {
     state: State,
     generation: u32,
-    /// vCPUs that have it loaded or may load it, and roots that refer to it by an entry that cannot be Pending.
+    /// vCPUs that have it loaded or may load it, and roots that refer to it by an entry that cannot
+    /// be Pending.
     pins: u32,
     /// A bit for each eight entries: set if one of them may be anything but Absent.
     busy: u64,
@@ -46,12 +48,13 @@ struct Frame {
     copy: Option<u8>,
     /// It lies where its guest frame lay: see [`crate::ShadowFrames::exchange`].
     moved: bool,
-    /// The number of the flush that will be the first after a reference to it was last removed: before that
-    /// flush, the CPU may hold the reference.
+    /// The number of the flush that will be the first after a reference to it was last removed:
+    /// before that flush, the CPU may hold the reference.
     cached_until: u64,
     /// Other shadows of the same guest frame.
     next_of_gfn: Option<u32>,
-    /// Live pages: the order in which they were last linked. Free and limbo frames: `newer` chains them.
+    /// Live pages: the order in which they were last linked. Free and limbo frames: `newer` chains
+    /// them.
     older: Option<u32>,
     newer: Option<u32>,
 }
@@ -163,8 +166,8 @@ impl Pool {
         Some(self.id(frame))
     }
 
-    /// Ends a page. Its frame goes to limbo if anything of it may be cached, else it is free at once.
-    /// `protected` is the guest frame whose writes were seen as long as the page lived.
+    /// Ends a page. Its frame goes to limbo if anything of it may be cached, else it is free at
+    /// once. `protected` is the guest frame whose writes were seen as long as the page lived.
     pub(super) fn retire(&mut self, frame: u32, cached: bool, protected: Option<Gfn>) {
         self.source(frame);
         self.unchain(frame);
@@ -298,8 +301,8 @@ impl Pool {
         }
     }
 
-    /// The page that was linked longest (or most recently) ago, of those that may be reclaimed: without those that
-    /// are pinned if `spare` says so.
+    /// The page that was linked longest (or most recently) ago, of those that may be reclaimed:
+    /// without those that are pinned if `spare` says so.
     pub(crate) fn victim(&self, oldest: bool, spare: bool) -> Option<u32> {
         let frame = |n: u32| &self.frames[n as usize];
         let next = |&n: &u32| if oldest { frame(n).newer } else { frame(n).older };

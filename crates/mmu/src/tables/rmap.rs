@@ -1,8 +1,8 @@
-//! The reverse map: every Mapped shadow entry stands in exactly one list, so that all entries for a guest
-//! frame, or all parents of a shadow page, are found without a search.
+//! The reverse map: every Mapped shadow entry stands in exactly one list, so that all entries for a
+//! guest frame, or all parents of a shadow page, are found without a search.
 //!
-//! The links are arrays, one for each shadow page that lives: what the map takes grows with what is in use, and is capped
-//! with the pool.
+//! The links are arrays, one for each shadow page that lives: what the map takes grows with what is
+//! in use, and is capped with the pool.
 
 use alloc::boxed::Box;
 use alloc::vec;

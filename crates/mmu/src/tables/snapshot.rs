@@ -1,9 +1,10 @@
-//! Copies of guest tables as they were last read, so that a table that is attached again is looked at only where it has
-//! changed.
+//! Copies of guest tables as they were last read, so that a table that is attached again is looked
+//! at only where it has changed.
 //!
-//! An entry of a shadow page is what it should be for as long as the guest's entry is the same and nothing is stored to the
-//! shadow entry: what else it depends on (tracking, backing, the page that it links, the filter) stores there when it changes,
-//! in a detached table, too, whatever the guest's entry says meanwhile. A copy is never needed; a few pages have one.
+//! An entry of a shadow page is what it should be for as long as the guest's entry is the same and
+//! nothing is stored to the shadow entry: what else it depends on (tracking, backing, the page that
+//! it links, the filter) stores there when it changes, in a detached table, too, whatever the
+//! guest's entry says meanwhile. A copy is never needed; a few pages have one.
 
 use alloc::vec::Vec;
 
@@ -45,8 +46,8 @@ impl Copies {
         size_of_val(&*self.copies)
     }
 
-    /// Gives a page a copy; says which, and what page had it before. It tells nothing of the `busy` groups yet; the others are
-    /// all Absent, as what is made from nothing.
+    /// Gives a page a copy; says which, and what page had it before. It tells nothing of the `busy`
+    /// groups yet; the others are all Absent, as what is made from nothing.
     pub(super) fn give(&mut self, frame: u32, busy: u64) -> (u8, Option<u32>) {
         let at = self.next;
         self.next = (at + 1) % COPIES as u8;
@@ -67,8 +68,8 @@ impl Copies {
         self.copies[usize::from(copy)].valid &= !(1 << group);
     }
 
-    /// The groups to look at of the table in the frame `gfn`, a bit for each: not those that are as they were copied, nor those
-    /// without a copy that say nothing, unless they are `busy`.
+    /// The groups to look at of the table in the frame `gfn`, a bit for each: not those that are as
+    /// they were copied, nor those without a copy that say nothing, unless they are `busy`.
     pub(super) fn changed(&self, copy: Option<u8>, env: &impl Env, gfn: Gfn, busy: u64) -> u64 {
         const EMPTY: &Table = &[[0; GROUP]; ENTRIES / GROUP];
         match copy.map(|copy| &self.copies[usize::from(copy)]) {
