@@ -11,12 +11,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use umbra_forms::Case;
 use umbra_forms::generate::{self, Entry};
 
 use crate::paths;
+use crate::report::{Report, last_lines};
 use crate::setup::Setup;
 use compare::Comparison;
 use exceptions::Exceptions;
@@ -80,8 +81,7 @@ const SHOWN_LINES: usize = 8;
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let setup = Setup::new()?;
     let (umbra, kernels) = (setup.umbra()?, setup.small_kernels()?);
-    let folder = paths::guest_dir()?.join("forms");
-    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let folder = folder()?;
     let table = generate::table();
     let cases = arguments.selection.cases(&table);
     ensure!(!cases.is_empty(), "no case fits these options");
@@ -130,6 +130,43 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     Ok(if agree { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs a sample of the cases as steps of a greater whole: on each machine under one treatment of page faults.
+pub fn sample(report: &mut Report, umbra: &Path, kernels: &Path) -> Result<()> {
+    /// A prime number of cases apart, so that all kinds of memory and instruction take their turn.
+    const STRIDE: usize = 41;
+    let (folder, table, exceptions) = (folder()?, generate::table(), Exceptions::read()?);
+    let cases: Vec<_> = Selection::all().cases(&table).into_iter().step_by(STRIDE).collect();
+    let kernel = kernels.join("forms.elf");
+    let runner = Runner {
+        bare: umbra,
+        umbra,
+        kernel: &kernel,
+        folder: &folder,
+        table: &table,
+        starts: 1,
+        alike: Alike::Instruction,
+    };
+    for (machine, policy) in [(Machine::Penryn, Policy::Trap), (Machine::Skylake, Policy::Auto)] {
+        let how = How { machine, policy: Some(policy), options: &[], with: None };
+        report.step(&format!("forms of instructions, {}", how.name()), || {
+            let judge = runner.measure(&cases, &How { policy: None, ..how })?;
+            let found = runner.measure(&cases, &how)?;
+            let comparison = Comparison::new(&table, &exceptions, &how, &judge, &found);
+            if !comparison.agrees() {
+                bail!("bare machine and Umbra differ\n{}", last_lines(&comparison.list(), 40));
+            }
+            Ok(format!("{} cases agree", cases.len()))
+        });
+    }
+    Ok(())
+}
+
+fn folder() -> Result<PathBuf> {
+    let folder = paths::guest_dir()?.join("forms");
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    Ok(folder)
 }
 
 /// Prints what single cases did differently.

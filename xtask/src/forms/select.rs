@@ -44,6 +44,11 @@ fn number(text: &str) -> Result<u32, String> {
 }
 
 impl Selection {
+    /// All cases.
+    pub fn all() -> Selection {
+        Selection { stride: 1, ..Selection::default() }
+    }
+
     /// The chosen cases: kind after kind, as the kernel switches control bits between some of them.
     pub fn cases(&self, table: &[Entry]) -> Vec<Case> {
         let mut cases = Vec::new();

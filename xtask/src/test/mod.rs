@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::forms;
 use crate::guests::{self, Amount};
 use crate::report::Report;
 use crate::setup::Setup;
@@ -19,7 +20,7 @@ use crate::setup::Setup;
 ///
 /// Formatting, lints, unit and differential tests, documentation; the embedder in `examples` and the
 /// book's links; the small guest kernels (as `cargo xtask guests` runs them, also with a small shadow pool and
-/// audited); then Linux with the quick exercise on the emulated machines, with the bypass and without, with a
+/// audited); a sample of the memory forms of instructions (`cargo xtask forms`); then Linux with the quick exercise on the emulated machines, with the bypass and without, with a
 /// small shadow pool, and audited. Ends with the line
 /// `N passed, N failed`. What guests leave (console, exit table) is kept in `target/guest/test`.
 #[derive(clap::Args)]
@@ -35,6 +36,7 @@ pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
     embedders::run(&mut report);
     book::run(&mut report);
     guests::all(&mut report, &built.umbra, &kernels, Amount::Quick)?;
+    forms::sample(&mut report, &built.umbra, &kernels)?;
     boots::run(&mut report, &built)?;
     Ok(report.finish())
 }
