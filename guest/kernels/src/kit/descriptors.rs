@@ -142,6 +142,12 @@ pub fn load() {
         (&raw mut (*tables).tss[25]).write((size_of::<[u32; TSS_WORDS]>() as u32) << 16);
     }
     load_gdt(None);
+    load_data_segments();
+    load_idt(None);
+}
+
+/// Loads DS, ES and SS out of the kit's GDT, which must be loaded.
+pub fn load_data_segments() {
     // SAFETY: both selectors name data segments of the GDT just loaded.
     unsafe {
         asm!(
@@ -150,7 +156,6 @@ pub fn load() {
             kernel = in(reg) selector::DATA,
         );
     }
-    load_idt(None);
 }
 
 /// Where the kit's IDT lies.

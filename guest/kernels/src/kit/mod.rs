@@ -24,6 +24,7 @@ pub mod snippets;
 pub mod space;
 pub mod stage;
 pub mod stores;
+pub mod tasks;
 pub mod traps;
 pub mod unpaged;
 pub mod vectors;

@@ -33,6 +33,8 @@ mod setting;
 #[cfg(target_os = "none")]
 mod stepping;
 #[cfg(target_os = "none")]
+mod tasks;
+#[cfg(target_os = "none")]
 mod timers;
 
 #[cfg(target_os = "none")]

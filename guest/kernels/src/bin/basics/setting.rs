@@ -15,7 +15,7 @@ use guest_kernels::entries::{PAGE, TABLE};
 
 use crate::{
     breakpoints, compatibility, control, delivery, exceptions, interrupts, invalidation, memory, operands,
-    platform, registers, stepping, timers,
+    platform, registers, stepping, tasks, timers,
 };
 
 /// What every test gets.
@@ -60,6 +60,7 @@ const TESTS: &[(&str, Test)] = &[
     ("remap", memory::remap),
     ("switches", memory::switches),
     ("unpaged", memory::unpaged),
+    ("tasks", tasks::switches),
     ("page-0", memory::page_0),
     ("cr0", control::cr0),
     ("cr3", control::cr3),

@@ -1,0 +1,25 @@
+//! Hardware task switches, outside of long mode.
+
+use core::arch::global_asm;
+
+use super::descriptors;
+
+global_asm!(include_str!("tasks.s"), options(att_syntax));
+
+unsafe extern "C" {
+    fn hardware_tasks();
+    static tasks_found: [u32; 16];
+}
+
+/// Switches between tasks by JMP, CALL and IRET, and by a task gate for an exception. Returns what
+/// each task found; `tasks.s` says what the words are.
+pub fn switch() -> [u32; 16] {
+    // SAFETY: image and stack lie at their physical addresses; CR0 comes back before the return,
+    // and GDT, IDT and task register come back behind it, while interrupts are off.
+    unsafe { hardware_tasks() };
+    descriptors::load_gdt(None);
+    descriptors::load_idt(None);
+    descriptors::load_data_segments();
+    // SAFETY: one CPU; a volatile read of initialised words.
+    unsafe { (&raw const tasks_found).read_volatile() }
+}

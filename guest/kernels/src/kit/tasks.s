@@ -1,0 +1,175 @@
+# fn hardware_tasks(): leaves long mode, switches between hardware tasks, comes back. What it found
+# is in tasks_found.
+#
+# SDM vol. 3, "Task Management". The main task jumps to task 1, which jumps back; calls task 2
+# twice, which returns by IRET; and raises #GP, whose task gate leads to task 3.
+.data
+.balign 16
+tasks_gdt:
+    .quad 0
+    .quad 0x00af9b000000ffff                          # 0x08: 64-bit code
+    .quad 0x00cf93000000ffff                          # 0x10: data
+    .quad 0x00cf9b000000ffff                          # 0x18: 32-bit code
+    .fill 4, 8, 0                                     # 0x20: the main task; 0x28, 0x30, 0x38: tasks 1 to 3
+tasks_gdt_end:
+tasks_idt:
+    .fill 13, 8, 0
+    .quad 0x0000850000380000                          # 13: a task gate to task 3
+tasks_idt_end:
+tasks_gdtr: .word tasks_gdt_end - tasks_gdt - 1
+    .long tasks_gdt
+tasks_idtr: .word tasks_idt_end - tasks_idt - 1
+    .long tasks_idt
+
+.macro tss entry, stack, flags
+    .long 0, 0, 0, 0, 0, 0, 0, 0, \entry, \flags
+    .long 0xa0, 0xa1, 0xa2, 0xa3, \stack, 0xa5, 0xa6, 0xa7
+    .long 0x10, 0x18, 0x10, 0x10, 0, 0, 0, 0x680000
+.endm
+.balign 128
+tss_main: tss 0, 0, 2
+.balign 128
+tss_1: tss task_1, tasks_stack_1, 2
+.balign 128
+tss_2: tss task_2, tasks_stack_2, 2
+.balign 128
+tss_3: tss task_3, tasks_stack_3, 2
+.balign 16
+    .fill 256
+tasks_stack_1:
+    .fill 256
+tasks_stack_2:
+    .fill 256
+tasks_stack_3:
+.global tasks_found
+tasks_found: .fill 16, 4, 0
+tasks_cr0: .long 0
+
+.text
+.global hardware_tasks
+hardware_tasks:
+    # Upper halves of registers do not survive 32-bit code (SDM vol. 1, "General-Purpose Registers
+    # in 64-Bit Mode").
+    pushfq
+    cli
+    pushq %rbx
+    pushq %rbp
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, %rbp
+    pushq $0x18
+    leaq 1f(%rip), %rax
+    pushq %rax
+    lretq
+.code32
+1:  movl %cr0, %ecx
+    movl %ecx, tasks_cr0
+    andl $0x7fffffff, %ecx                            # PG
+    movl %ecx, %cr0
+    lgdt tasks_gdtr
+    lidt tasks_idtr
+    # A switch back loads what the segment registers hold now.
+    movl $0x10, %eax
+    movl %eax, %ds
+    movl %eax, %es
+    xorl %eax, %eax
+    movl %eax, %fs
+    movl %eax, %gs
+
+    # Descriptors of available 32-bit TSSs.
+    movl $tss_main, %eax
+    movl $tasks_gdt + 0x20, %edi
+    movl $4, %ecx
+2:  movl %eax, %edx
+    shll $16, %edx
+    orl $0x67, %edx
+    movl %edx, (%edi)
+    movl %eax, %edx
+    shrl $16, %edx
+    movzbl %dl, %ebx
+    andl $0xff00, %edx
+    shll $16, %edx
+    orl %ebx, %edx
+    orl $0x8900, %edx
+    movl %edx, 4(%edi)
+    addl $128, %eax
+    addl $8, %edi
+    loop 2b
+    movl $0x20, %eax
+    ltr %ax
+
+    # JMP, there and back.
+    movl $0x1234, %esi
+    ljmp $0x28, $0
+    movl %esi, tasks_found + 12                       # the register came back
+    str %ax
+    movzwl %ax, %eax
+    movl %eax, tasks_found + 16
+    movl %cr0, %eax
+    shrl $3, %eax
+    andl $1, %eax
+    movl %eax, tasks_found + 20                       # TS
+    clts
+    # CALL, twice: the second goes on behind the IRET of the first.
+    lcall $0x30, $0
+    lcall $0x30, $0
+    pushfl
+    popl %eax
+    andl $0x4000, %eax
+    movl %eax, tasks_found + 36                       # NT of the main task
+    # #GP by a selector beyond the table.
+    movl $0x1230, %eax
+tasks_fault:
+    movl %eax, %fs
+tasks_behind:
+    movl tasks_gdt + 0x24, %eax
+    movl %eax, tasks_found + 52                       # the main task is busy, the others are not
+    movl tasks_gdt + 0x2c, %eax
+    movl %eax, tasks_found + 56
+    movl tasks_gdt + 0x3c, %eax
+    movl %eax, tasks_found + 60
+
+    movl tasks_cr0, %eax
+    movl %eax, %cr0
+    ljmp $0x8, $3f
+
+task_1:
+    movl %eax, tasks_found
+    str %ax
+    movzwl %ax, %eax
+    movl %eax, tasks_found + 4
+    pushfl
+    popl tasks_found + 8                              # NT is clear after JMP
+    ljmp $0x20, $0
+
+task_2:
+    pushfl
+    popl tasks_found + 24                             # NT is set after CALL
+    movzwl tss_2, %eax
+    movl %eax, tasks_found + 28                       # the link
+    incl tasks_found + 32
+    iretl
+    jmp task_2
+
+task_3:
+    popl tasks_found + 40                             # the error code
+    movl tss_main + 32, %eax
+    subl $tasks_fault, %eax
+    movl %eax, tasks_found + 44                       # EIP is at the fault
+    movzwl tss_3, %eax
+    movl %eax, tasks_found + 48
+    movl $tasks_behind, tss_main + 32
+    iretl
+
+.code64
+3:  movl %ebp, %esp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbp
+    popq %rbx
+    popfq
+    ret
