@@ -37,6 +37,8 @@ const MAX_BASIC: u32 = 0xd;
 const MAX_EXTENDED: u32 = 0x8000_0008;
 /// Leaves of hypervisors (SDM, "CPUID": never used by Intel CPUs).
 const HYPERVISOR: u32 = 0x4000_0000;
+/// The last leaf that hypervisors may define.
+const HYPERVISOR_END: u32 = 0x4fff_ffff;
 const SIGNATURE: &[u8; 12] = b"UmbraUmbra\0\0";
 
 /// Feature bits by leaf and register; the names are those of SDM, "CPUID - CPU Identification".
@@ -216,8 +218,16 @@ impl Cpuid {
             0x8000_0000 => CpuidResult { eax: self.max_extended, ..real() },
             0x8000_0001..=MAX_EXTENDED if leaf <= self.max_extended => self.extended(leaf),
             1..=MAX_BASIC if leaf <= self.max_basic => self.basic(leaf, subleaf, dynamic),
+            // Leaves in the hypervisor's range are this one's to define: there are none but the first.
+            HYPERVISOR..=HYPERVISOR_END => NOTHING,
+            // SDM, "CPUID": beyond the highest leaves Intel's CPUs give the data of the highest basic one, AMD's zeros.
+            _ if self.is_intel() => self.basic(self.max_basic, subleaf, dynamic),
             _ => NOTHING,
         }
+    }
+
+    fn is_intel(&self) -> bool {
+        (self.query)(0, 0).ebx == u32::from_le_bytes(*b"Genu")
     }
 
     fn basic(&self, leaf: u32, subleaf: u32, dynamic: Dynamic) -> CpuidResult {
@@ -423,6 +433,22 @@ mod tests {
         assert_eq!(all().read(0xa, 0, OFF).eax, 0);
         assert_eq!(all().read(0, 0, OFF).eax, 0xd);
         assert_eq!(all().known().cr4 & (1 << 13 | 1 << 22 | cr4::LA57), 0);
+    }
+
+    #[test]
+    fn leaves_beyond_the_highest() {
+        let intel = |leaf, subleaf| match leaf {
+            0 => CpuidResult { ebx: u32::from_le_bytes(*b"Genu"), ..everything(leaf, subleaf) },
+            _ => everything(leaf, subleaf),
+        };
+        let backing = Backing { rdtscp: true, invpcid: true, tsc_deadline: true };
+        for (cpuid, highest) in [(Cpuid::new(intel, backing, || 0), true), (all(), false)] {
+            for leaf in [0xe, 0x14, 0x3fff_ffff, 0x5000_0000, 0x8000_0009, u32::MAX] {
+                let expected = if highest { cpuid.read(0xd, 1, OFF) } else { NOTHING };
+                assert_eq!(cpuid.read(leaf, 1, OFF), expected, "{leaf:#x}");
+            }
+            assert_eq!(cpuid.read(0x4000_0001, 0, OFF), NOTHING);
+        }
     }
 
     #[test]
