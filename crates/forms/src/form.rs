@@ -109,7 +109,7 @@ coded! {
         Small,
         /// EDX:EAX is a mask of state components.
         Components,
-        /// DX is [`PORT`](super::PORT).
+        /// DX is [`PORT`].
         Port,
         /// Vector register 4 has indices of 32 bits.
         Index32,

@@ -25,7 +25,7 @@ pub(crate) fn read<C: SystemCpu>(cpu: &mut C, gva: u64, buf: &mut [u8], bad: Exc
     Ok(())
 }
 
-/// Checks that a later [`write`] will succeed.
+/// Checks that a later [`write()`] will succeed.
 pub(crate) fn probe<C: SystemCpu>(cpu: &mut C, gva: u64, length: usize, bad: Exception) -> Result<(), C> {
     for (gva, part) in parts(cpu, gva, length, bad)? {
         if !part.is_empty() {
