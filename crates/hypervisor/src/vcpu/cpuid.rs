@@ -219,7 +219,7 @@ impl Cpuid {
             0x8000_0001..=MAX_EXTENDED if leaf <= self.max_extended => self.extended(leaf),
             1..=MAX_BASIC if leaf <= self.max_basic => self.basic(leaf, subleaf, dynamic),
             // Leaves in the hypervisor's range are this one's to define: there are none but the first.
-            HYPERVISOR..=HYPERVISOR_END => NOTHING,
+            0x4000_0001..=HYPERVISOR_END => NOTHING,
             // SDM, "CPUID": beyond the highest leaves Intel's CPUs give the data of the highest basic one, AMD's zeros.
             _ if self.is_intel() => self.basic(self.max_basic, subleaf, dynamic),
             _ => NOTHING,

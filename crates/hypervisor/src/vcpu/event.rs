@@ -5,8 +5,6 @@ use umbra_paging::Pfec;
 
 /// #DB.
 pub const DEBUG: u8 = 1;
-/// #AC.
-pub const ALIGNMENT_CHECK: u8 = 17;
 /// #UD.
 pub const INVALID_OPCODE: u8 = 6;
 /// #DF.
@@ -76,11 +74,6 @@ impl Event {
     /// #DB; DR6 is the caller's.
     pub fn debug() -> Event {
         Event { vector: DEBUG, ..Event::invalid_opcode() }
-    }
-
-    /// #AC.
-    pub fn alignment_check() -> Event {
-        Event { error_code: Some(0), vector: ALIGNMENT_CHECK, ..Event::invalid_opcode() }
     }
 
     fn double_fault() -> Event {

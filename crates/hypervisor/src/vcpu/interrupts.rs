@@ -170,7 +170,8 @@ impl<B: Backend> Vcpu<B> {
             if wakes || self.end.is_some() {
                 return ExitCause::Hlt;
             }
-            if !interrupts_on && !(nmis_on && self.platform.nmi_can_come()) {
+            let can_wake = interrupts_on || (nmis_on && self.platform.nmi_can_come());
+            if !can_wake {
                 self.end = Some(GuestExit::Halted);
                 return ExitCause::Hlt;
             }

@@ -69,7 +69,7 @@ fn read_parts(mut stream: impl Read, bare: bool, mut hand_on: impl FnMut(Part) -
             return;
         }
     };
-    let rest = if held.starts_with(LAST_WORDS) {
+    let rest = if held.is_empty() || held.starts_with(LAST_WORDS) {
         Part::Noise(held)
     } else {
         Part::Message(Box::new(Message::DebugConsole(held)))

@@ -64,11 +64,6 @@ impl<P: Page> Space<P> {
         self.pages[0].hpa()
     }
 
-    /// The format of the tables.
-    pub fn format(&self) -> RootFormat {
-        self.format
-    }
-
     /// The bytes of the page at `gva`, if it is mapped.
     pub fn bytes(&self, gva: u64) -> Option<&[u8; PAGE_SIZE as usize]> {
         Some(self.pages[self.find(gva)?].bytes())

@@ -86,7 +86,7 @@ pub fn vectors(wide_indices: bool) -> Vectors {
     for register in 0..8 {
         let sign = (register as u64 & 1) << 15;
         words[4 + 2 * register] |= 1 << 63;
-        words[5 + 2 * register] = 0x3fff + register as u64 | sign;
+        words[5 + 2 * register] = (0x3fff + register as u64) | sign;
     }
     // Reserved, and the software's.
     words[52..LEGACY_WORDS].fill(0);

@@ -79,7 +79,7 @@ fn start(index: usize, show: bool, number: u32) -> Observer {
         say!("case {number:#x}");
         return Observer::Words;
     }
-    if index % ON_A_LINE == 0 {
+    if index.is_multiple_of(ON_A_LINE) {
         console::print(format_args!("\n@{index:x}"));
     }
     Observer::Hash(0)
