@@ -29,6 +29,10 @@ impl<B: Backend> Vcpu<B> {
             }
             self.pending = Some(event);
             cause = self.fail_delivery(result).or(cause);
+            // One exit does bounded work. #AC is about a stack segment, so all segments are such as VM entry takes.
+            if self.pending.is_some_and(Event::may_recur) {
+                break;
+            }
         }
         cause
     }
