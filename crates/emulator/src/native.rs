@@ -65,12 +65,13 @@ impl Native {
     /// and only general-purpose, x87 and vector registers and status flags change. `xsave_area` is the size of
     /// the area of XSAVE with all components that are enabled.
     ///
-    /// The addresses of a gather lie in a vector register: `vector` gives YMM registers by their numbers.
+    /// The addresses of a gather lie in a vector register: `vector` gives YMM registers by their numbers, or none
+    /// where AVX is off. The bytes in memory may be others than those that the processor has fetched.
     pub fn decode<C: Cpu>(
         cpu: &C,
         bytes: &[u8],
         xsave_area: usize,
-        vector: impl Fn(usize) -> Vector,
+        vector: impl Fn(usize) -> Option<Vector>,
     ) -> Option<Native> {
         let mode = cpu.mode();
         let instruction = decode::decode::<C::Fault>(bytes, mode, cpu.rip()).ok()?;
@@ -192,7 +193,7 @@ fn gathered<C: Cpu>(
     cpu: &C,
     mode: Mode,
     instruction: &Instruction,
-    vector: impl Fn(usize) -> Vector,
+    vector: impl Fn(usize) -> Option<Vector>,
 ) -> Option<Vec<NativeOperand>> {
     if instruction.encoding() != EncodingKind::VEX || instruction.op2_kind() != OpKind::Register {
         return None;
@@ -201,7 +202,7 @@ fn gathered<C: Cpu>(
     let length = instruction.memory_size().size();
     let index_length = if instruction.is_vsib64() { 8 } else { 4 };
     let count = (instruction.op0_register().size() / length).min(index.size() / index_length);
-    let (indices, mask) = (vector(index.number()), vector(instruction.op2_register().number()));
+    let (indices, mask) = (vector(index.number())?, vector(instruction.op2_register().number())?);
     let element = |vector: &Vector, n: usize, length: usize| {
         let bytes = &vector[n * length..][..length];
         let value = bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));

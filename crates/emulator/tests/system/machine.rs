@@ -379,9 +379,11 @@ impl Machine {
 
     fn access(&self, privilege: Privilege, gva: u64, length: usize, write: bool) -> Result<(), PageFault> {
         assert!((1..=16).contains(&length));
-        for gva in [gva, gva + length as u64 - 1] {
+        // What lies beyond the memory is not present.
+        let size = self.memory.len() as u64;
+        for gva in [gva, gva.saturating_add(length as u64 - 1)] {
             let page = gva >> 12;
-            if self.absent.contains(&page) || write && self.read_only.contains(&page) {
+            if gva >= size || self.absent.contains(&page) || write && self.read_only.contains(&page) {
                 return Err(PageFault { gva, write, privilege });
             }
         }
@@ -467,12 +469,10 @@ impl Cpu for Machine {
     }
 
     fn port_read(&mut self, port: u16, _size: u8) -> u32 {
-        panic!("port {port:#x}")
+        port.into()
     }
 
-    fn port_write(&mut self, port: u16, _size: u8, _value: u32) {
-        panic!("port {port:#x}")
-    }
+    fn port_write(&mut self, _port: u16, _size: u8, _value: u32) {}
 
     fn read(&mut self, gva: u64, buf: &mut [u8]) -> Result<(), PageFault> {
         self.read_as(self.explicit(), gva, buf)

@@ -2,10 +2,12 @@
 //! its order.
 
 mod deliver;
+mod entry;
 mod far;
 mod iret;
 mod load;
 mod machine;
+mod random;
 mod ret;
 mod task;
 mod verify;

@@ -93,12 +93,12 @@ pub fn end_nmi() {
     unsafe { asm!("int 2", options(nostack)) };
 }
 
-/// A YMM register of the guest, by its number, while the hypervisor runs. The guest has just used AVX: CR4 and XCR0
-/// allow it.
+/// A YMM register of the guest, by its number, while the hypervisor runs. The caller has seen AVX in XCR0,
+/// which is the guest's.
 pub fn ymm(number: usize) -> [u8; 32] {
     let mut all = [[0; 32]; 16];
-    // SAFETY: the registers are stored, within the array; none changes. Only a CPU on which the guest uses AVX gets
-    // here, and CR0.TS of the hypervisor is clear.
+    // SAFETY: the registers are stored, within the array; none changes. XCR0 has AVX, says the
+    // caller; CR4.OSXSAVE of the hypervisor is set where there is XCR0, and CR0.TS of the hypervisor is clear.
     unsafe {
         asm!(
             "vmovdqu [{0}], ymm0", "vmovdqu [{0} + 32], ymm1",

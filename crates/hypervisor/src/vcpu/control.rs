@@ -66,7 +66,8 @@ pub struct Controls {
 }
 
 impl Controls {
-    fn long_mode(&self) -> bool {
+    /// IA-32e mode is active.
+    pub fn long_mode(&self) -> bool {
         self.efer & efer::LMA != 0
     }
 

@@ -1,7 +1,7 @@
 //! Events and task switches that the hypervisor carries out: where the CPU cannot do it on the
 //! guest's memory, or does not do it under VMX at all.
 
-use umbra_emulator::{Cpu, Error, EventKind as Kind, Source, SystemCpu, deliver, task_switch};
+use umbra_emulator::{Cpu, Error, EventKind as Kind, Segment, Source, SystemCpu, deliver, task_switch};
 use umbra_telemetry::ExitCause;
 
 use super::Vcpu;
@@ -29,6 +29,10 @@ impl<B: Backend> Vcpu<B> {
             }
             self.pending = Some(event);
             cause = self.fail_delivery(result).or(cause);
+            // One exit does bounded work. #AC is about a stack segment, so all segments are such as VM entry takes.
+            if self.pending.is_some_and(Event::may_recur) {
+                break;
+            }
         }
         cause
     }
@@ -51,6 +55,15 @@ impl<B: Backend> Vcpu<B> {
         // A fault behind the commit point leaves segments that no VM entry takes.
         let cause = self.fail_delivery(result);
         self.deliver_by_software().or(cause).unwrap_or(ExitCause::Other)
+    }
+
+    /// An instruction that the hypervisor carried out has raised what is pending. If that was behind the commit point
+    /// of a task switch, the exception is delivered at once: no VM entry takes the segments that it left. Returns the
+    /// cause of the exit, if that was a page fault.
+    pub(super) fn leave_half_loaded_task(&mut self) -> Option<ExitCause> {
+        let unusable = |segment| self.segment(segment).rights.is_unusable();
+        let half_loaded = !self.controls.long_mode() && (unusable(Segment::Cs) || unusable(Segment::Ss));
+        if half_loaded { self.deliver_by_software() } else { None }
     }
 
     /// Ends what started an instruction anew: RF, TF and RIP are as it left them, and no single

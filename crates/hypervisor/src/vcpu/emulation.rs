@@ -51,17 +51,22 @@ impl<B: Backend> Vcpu<B> {
                     self.backend.block_by_mov_ss();
                 }
                 self.progress.made();
-                return Emulated::Done;
+                Emulated::Done
             }
-            Err(Error::Fault(fault)) => return Emulated::Faulted(Some(self.guest_fault(fault))),
-            Err(Error::Exception(exception)) => self.raise(exception.into()),
+            Err(Error::Fault(fault)) => {
+                let cause = self.guest_fault(fault);
+                Emulated::Faulted(self.leave_half_loaded_task().or(Some(cause)))
+            }
+            Err(Error::Exception(exception)) => {
+                self.raise(exception.into());
+                Emulated::Faulted(self.leave_half_loaded_task())
+            }
             Err(Error::Truncated) => match fetch_fault {
-                Some(fault) => return Emulated::Faulted(Some(self.guest_fault(fault))),
-                None => return Emulated::Unsupported(bytes.to_vec()),
+                Some(fault) => Emulated::Faulted(Some(self.guest_fault(fault))),
+                None => Emulated::Unsupported(bytes.to_vec()),
             },
-            Err(Error::Unsupported) => return Emulated::Unsupported(bytes.to_vec()),
+            Err(Error::Unsupported) => Emulated::Unsupported(bytes.to_vec()),
         }
-        Emulated::Faulted(None)
     }
 
     /// The instruction retired. A single-step trap is due if TF was set before it: POPF may have changed that.

@@ -80,6 +80,12 @@ impl Event {
         Event { error_code: Some(0), vector: DOUBLE_FAULT, ..Event::invalid_opcode() }
     }
 
+    /// Whether its delivery may raise it again, without end: a benign exception is never promoted. On the CPU, too, a
+    /// handler of #AC on a misaligned stack of user mode leads to #AC for ever.
+    pub fn may_recur(self) -> bool {
+        self.kind == EventKind::Exception && matches!(self.class(), Class::Benign)
+    }
+
     fn class(self) -> Class {
         match (self.kind, self.vector) {
             (EventKind::Exception, DOUBLE_FAULT) => Class::DoubleFault,
@@ -158,6 +164,38 @@ mod tests {
             assert_eq!(combine(Some(first), ud), Combined::Deliver(ud), "{first:?}");
         }
         assert_eq!(combine(None, gp), Combined::Deliver(gp));
+    }
+
+    /// All that a delivery can raise.
+    fn raised() -> impl Iterator<Item = Event> {
+        let exceptions = [
+            Exception::INVALID_TSS,
+            Exception::NOT_PRESENT,
+            Exception::STACK_FAULT,
+            Exception::GENERAL_PROTECTION,
+            Exception::ALIGNMENT_CHECK,
+        ];
+        exceptions.into_iter().map(Event::from).chain([page_fault()])
+    }
+
+    #[test]
+    fn deliveries_that_fail_come_to_an_end_or_to_an_event_that_may_recur() {
+        let mut events = alloc::vec![Event::interrupt(32), Event::nmi(), Event::debug(), page_fault()];
+        for failures in 0.. {
+            assert!(failures <= 4, "{events:?}");
+            let combined =
+                events.iter().flat_map(|first| raised().map(|second| combine(Some(*first), second)));
+            let deliver = |combined| match combined {
+                Combined::Deliver(event) if !event.may_recur() => Some(event),
+                _ => None,
+            };
+            events = combined.filter_map(deliver).collect();
+            if events.is_empty() {
+                break;
+            }
+        }
+        let again = Event::from(Exception::ALIGNMENT_CHECK);
+        assert!(again.may_recur() && combine(Some(again), again) == Combined::Deliver(again));
     }
 
     #[test]

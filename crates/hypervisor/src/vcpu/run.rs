@@ -30,6 +30,9 @@ use crate::hw::cpu;
 use crate::hw::phys::SpareArea;
 use crate::telemetry;
 
+/// Nothing can be trusted after that, whatever was running.
+pub(super) const MACHINE_CHECK: &str = "the machine reports a hardware error (machine check)";
+
 /// What a virtual CPU is made of.
 pub struct Parts<B: Backend> {
     /// The hardware.
@@ -270,7 +273,7 @@ impl<B: Backend> Vcpu<B> {
             Exit::Nothing => ExitCause::Other,
             Exit::TripleFault => self.end_with(GuestExit::TripleFault),
             Exit::TaskSwitch { selector, source } => self.task_switch_exit(selector, source),
-            Exit::MachineCheck => telemetry::fail("the machine reports a hardware error (machine check)"),
+            Exit::MachineCheck => telemetry::fail(MACHINE_CHECK),
             Exit::Unexpected(number) => telemetry::fail(format_args!(
                 "the CPU reports an exit that was not asked for: reason {number}"
             )),

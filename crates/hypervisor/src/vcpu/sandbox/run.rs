@@ -10,10 +10,13 @@ use umbra_paging::{AccessKind, GuestFault, Hpa, PAGE_SIZE, Pfec};
 use super::space::{Page, Rights, Space};
 use crate::hw::cpu;
 use crate::hw::phys::HostPage;
+use crate::telemetry;
 use crate::vcpu::Vcpu;
 use crate::vcpu::backend::{Backend, Exit};
+use crate::vcpu::cpuid::xcr0;
 use crate::vcpu::emulation::Emulated;
 use crate::vcpu::event::Event;
+use crate::vcpu::run::MACHINE_CHECK;
 
 /// Pages for the code, operands and tables of one instruction: two pages of code and eight elements of a gather, all
 /// far from each other, with a page table, directory and pointer table each, and the root.
@@ -62,11 +65,16 @@ impl<B: Backend> Vcpu<B> {
     /// Carries out the instruction at RIP, which starts with `bytes`, if the CPU can do so on copies. None
     /// otherwise: then nothing has changed.
     pub(in crate::vcpu) fn run_natively(&mut self, bytes: &[u8]) -> Option<Emulated> {
-        let native = Native::decode(self, bytes, self.cpuid.xsave_area(self.xcr0), cpu::ymm)?;
+        let has_avx = self.xcr0 & xcr0::AVX != 0;
+        let vector = |number| has_avx.then(|| cpu::ymm(number));
+        let native = Native::decode(self, bytes, self.cpuid.xsave_area(self.xcr0), vector)?;
         let (rip, rflags) = (self.backend.rip(), self.backend.rflags());
         let next = self.next_rip(native.length as u64);
         self.sandbox.space.reset(self.root.format);
         self.map_code(&bytes[..native.length])?;
+        if let Err(stopped) = self.fill_code_pages(&native) {
+            return self.stopped(stopped);
+        }
         self.backend.isolate(&self.sandbox.space);
         let outcome = self.run_isolated(&native, next);
         self.backend.end_isolation();
@@ -109,6 +117,24 @@ impl<B: Backend> Vcpu<B> {
         Some(())
     }
 
+    /// Copies what the instruction may read in the pages of its own code, which are mapped already: it reads there
+    /// without a fault.
+    fn fill_code_pages(&mut self, native: &Native) -> Result<(), Stopped> {
+        for part in native.operands.iter().flat_map(parts).filter(|part| part.read || part.conditional) {
+            if self.sandbox.space.bytes(part.gva).is_none() {
+                continue;
+            }
+            if self.marker_overlaps(native, part.gva, part.length) {
+                return Err(Stopped::Refused);
+            }
+            let mut bytes = vec![0; part.length];
+            self.read_linear(part.gva, &mut bytes, AccessKind::Read).map_err(Stopped::Fault)?;
+            let page = self.sandbox.space.bytes_mut(part.gva).ok_or(Stopped::Refused)?;
+            page[offset(part.gva)..offset(part.gva) + part.length].copy_from_slice(&bytes);
+        }
+        Ok(())
+    }
+
     /// Runs until RIP is `next`: the instruction has retired then, whatever exit tells so.
     fn run_isolated(&mut self, native: &Native, next: u64) -> Result<Vec<Touched>, Stopped> {
         let mut touched = Vec::new();
@@ -126,6 +152,7 @@ impl<B: Backend> Vcpu<B> {
                 Exit::Interrupt => cpu::take_interrupts(),
                 Exit::Nmi => cpu::end_nmi(),
                 Exit::Nothing => (),
+                Exit::MachineCheck => telemetry::fail(MACHINE_CHECK),
                 _ => return Err(Stopped::Refused),
             }
         }
