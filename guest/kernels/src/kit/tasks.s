@@ -2,7 +2,8 @@
 # is in tasks_found.
 #
 # SDM vol. 3, "Task Management". The main task jumps to task 1, which jumps back; calls task 2
-# twice, which returns by IRET; and raises #GP, whose task gate leads to task 3.
+# twice, which returns by IRET; and raises #GP, whose task gate leads to task 3. At last it jumps to
+# task 4 by a far pointer in a device. Task 4 has no code segment: #TS leads to task 3 once more.
 .data
 .balign 16
 tasks_gdt:
@@ -10,21 +11,23 @@ tasks_gdt:
     .quad 0x00af9b000000ffff                          # 0x08: 64-bit code
     .quad 0x00cf93000000ffff                          # 0x10: data
     .quad 0x00cf9b000000ffff                          # 0x18: 32-bit code
-    .fill 4, 8, 0                                     # 0x20: the main task; 0x28, 0x30, 0x38: tasks 1 to 3
+    .fill 5, 8, 0                                     # 0x20: the main task; from 0x28: tasks 1 to 4
 tasks_gdt_end:
 tasks_idt:
-    .fill 13, 8, 0
-    .quad 0x0000850000380000                          # 13: a task gate to task 3
+    .fill 10, 8, 0
+    .quad 0x0000850000380000                          # 10: a task gate to task 3
+    .fill 2, 8, 0
+    .quad 0x0000850000380000                          # 13: the same
 tasks_idt_end:
 tasks_gdtr: .word tasks_gdt_end - tasks_gdt - 1
     .long tasks_gdt
 tasks_idtr: .word tasks_idt_end - tasks_idt - 1
     .long tasks_idt
 
-.macro tss entry, stack, flags
+.macro tss entry, stack, flags, cs=0x18
     .long 0, 0, 0, 0, 0, 0, 0, 0, \entry, \flags
     .long 0xa0, 0xa1, 0xa2, 0xa3, \stack, 0xa5, 0xa6, 0xa7
-    .long 0x10, 0x18, 0x10, 0x10, 0, 0, 0, 0x680000
+    .long 0x10, \cs, 0x10, 0x10, 0, 0, 0, 0x680000
 .endm
 .balign 128
 tss_main: tss 0, 0, 2
@@ -34,6 +37,8 @@ tss_1: tss task_1, tasks_stack_1, 2
 tss_2: tss task_2, tasks_stack_2, 2
 .balign 128
 tss_3: tss task_3, tasks_stack_3, 2
+.balign 128
+tss_4: tss task_1, tasks_stack_1, 2, 0x10
 .balign 16
     .fill 256
 tasks_stack_1:
@@ -42,7 +47,7 @@ tasks_stack_2:
     .fill 256
 tasks_stack_3:
 .global tasks_found
-tasks_found: .fill 16, 4, 0
+tasks_found: .fill 19, 4, 0
 tasks_cr0: .long 0
 
 .text
@@ -81,7 +86,7 @@ hardware_tasks:
     # Descriptors of available 32-bit TSSs.
     movl $tss_main, %eax
     movl $tasks_gdt + 0x20, %edi
-    movl $4, %ecx
+    movl $5, %ecx
 2:  movl %eax, %edx
     shll $16, %edx
     orl $0x67, %edx
@@ -131,6 +136,13 @@ tasks_behind:
     movl tasks_gdt + 0x3c, %eax
     movl %eax, tasks_found + 60
 
+    # The initial count of the local APIC's timer holds a selector and a 16-bit offset.
+    movl $0x400000, 0xfee00380
+    ljmpw *0xfee00380
+    movl $0, 0xfee00380
+    movl tasks_gdt + 0x44, %eax
+    movl %eax, tasks_found + 72                       # task 4 is busy: the switch was made
+
     movl tasks_cr0, %eax
     movl %eax, %cr0
     ljmp $0x8, $3f
@@ -162,6 +174,11 @@ task_3:
     movl %eax, tasks_found + 48
     movl $tasks_behind, tss_main + 32
     iretl
+    # The second time it goes on here.
+    popl tasks_found + 64                             # the error code
+    movzwl tss_3, %eax
+    movl %eax, tasks_found + 68                       # the link
+    ljmp $0x20, $0
 
 .code64
 3:  movl %ebp, %esp

@@ -95,6 +95,32 @@ pub fn vector(setting: &mut Setting, report: &mut Report) {
     }
 }
 
+/// An operand half of which lies in the page of its own instruction, the other half where there is nothing.
+pub fn beside_code(setting: &mut Setting, report: &mut Report) {
+    /// MOVUPS from (%rdi), and to (%rsi).
+    const CODE: [u8; 8] = [0x0f, 0x10, 0x07, 0x0f, 0x11, 0x06, 0xcd, 0x80];
+    const VALUE: u64 = 0x1122_3344_5566_7788;
+    let targets = setting.targets();
+    let (page, frame) = (space::slot(16), setting.pool.frame());
+    setting.space.map(&mut setting.pool, page, Level::L1, frame.address() | PAGE);
+    setting.space.map(&mut setting.pool, Gva::new(page.raw() + 4096), Level::L1, HOLE | PAGE);
+    frame.write_bytes(0x800, &CODE);
+    frame.write(511, VALUE);
+    for user in [false, true] {
+        let mut start = snippets::nothing().in_ring(user);
+        start.rip = page.raw() + 0x800;
+        (start.rdi, start.rsi) = (page.raw() + 4096 - 8, targets.plain.raw());
+        let trap = traps::run(&start);
+        let found = [targets.plain_frame.read(0), targets.plain_frame.read(1)];
+        check!(
+            report,
+            trap.is_stop() && found == [VALUE, u64::MAX],
+            "an operand beside its code, user {user}: {trap:x?}, {found:x?}"
+        );
+        (0..2).for_each(|word| targets.plain_frame.write(word, 0));
+    }
+}
+
 /// Entries of a table in use, written by them.
 pub fn table(setting: &mut Setting, report: &mut Report) {
     let targets = setting.targets();

@@ -48,6 +48,7 @@ const TESTS: &[(&str, Test)] = &[
     ("delivery-user-stack", delivery::user_stack),
     ("int1", exceptions::int1),
     ("vector-operands", operands::vector),
+    ("vector-beside-code", operands::beside_code),
     ("vector-table", operands::table),
     ("vector-write-protected", operands::write_protected),
     ("vector-faults", operands::faults),

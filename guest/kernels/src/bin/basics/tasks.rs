@@ -29,12 +29,16 @@ pub fn switches(_: &mut Setting, report: &mut Report) {
         main,
         task_1,
         task_3,
+        no_code,
+        link_4,
+        task_4,
     ] = found;
     check!(report, (eax, tr_1, flags_1 & NT) == (0xa0, 0x28, 0), "by JMP: {found:x?}");
     check!(report, (esi, tr, ts) == (0x1234, 0x20, 1), "back by JMP: {found:x?}");
     check!(report, (flags_2 & NT, link_2, calls) == (NT, 0x20, 2), "by CALL: {found:x?}");
     check!(report, nt == 0, "back by IRET: {found:x?}");
     check!(report, (error_code, eip, link_3) == (0x1230, 0, 0x20), "by a task gate: {found:x?}");
-    let busy = [main, task_1, task_3].map(|word| word & BUSY != 0);
-    check!(report, busy == [true, false, false], "busy: {busy:?}, {found:x?}");
+    check!(report, (no_code, link_4) == (0x10, 0x40), "to a task without code: {found:x?}");
+    let busy = [main, task_1, task_3, task_4].map(|word| word & BUSY != 0);
+    check!(report, busy == [true, false, false, true], "busy: {busy:?}, {found:x?}");
 }
