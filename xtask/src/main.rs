@@ -8,6 +8,7 @@ mod book;
 mod build;
 mod campaign;
 mod coverage;
+mod exact;
 mod exhaustive;
 mod forms;
 mod fuzz;
@@ -50,6 +51,7 @@ enum Command {
     UnsafeCount(unsafe_count::Arguments),
     Guests(guests::Arguments),
     Forms(forms::Arguments),
+    Exact(exact::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::UnsafeCount(arguments) => unsafe_count::run(&arguments),
         Command::Guests(arguments) => guests::run(&arguments),
         Command::Forms(arguments) => forms::run(&arguments),
+        Command::Exact(arguments) => exact::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::exact;
 use crate::forms;
 use crate::guests::{self, Amount};
 use crate::report::Report;
@@ -37,6 +38,7 @@ pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
     book::run(&mut report);
     guests::all(&mut report, &built.umbra, &kernels, Amount::Quick)?;
     forms::sample(&mut report, &built.umbra, &kernels)?;
+    exact::sample(&mut report, &built.umbra, &kernels)?;
     boots::run(&mut report, &built)?;
     Ok(report.finish())
 }

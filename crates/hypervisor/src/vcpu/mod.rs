@@ -55,6 +55,6 @@ mod system;
 mod trace;
 
 #[cfg(target_os = "none")]
-pub use run::Vcpu;
+pub use run::{MACHINE_CHECK, Vcpu};
 #[cfg(target_os = "none")]
 pub use start::run;

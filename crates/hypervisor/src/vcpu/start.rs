@@ -94,6 +94,7 @@ fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
         platform,
         upkeep,
         cpuid,
+        tsc_hz,
         controls,
         settings,
         auditor,

@@ -43,6 +43,9 @@ const CPUID_1_ECX_XSAVE: u32 = 1 << 26;
 
 /// CR0 bits that the guest changes without an exit: MP, EM, TS and AM mean the same for the real CPU.
 const CR0_GUEST: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 18;
+/// The real CR4 always has these: PAE for the shadow tables, MCE for the hypervisor, which a machine check must
+/// not shut down without a word.
+const CR4_REAL: u64 = cr4::PAE | 1 << 6;
 /// CR4 bits that the guest changes without an exit: TSD, DE, OSFXSR and OSXMMEXCPT, which every 64-bit CPU has.
 const CR4_GUEST: u64 = 1 << 2 | 1 << 3 | 1 << 9 | 1 << 10;
 /// The real CR0 of a guest always has these: NE for VMX, WP for the tracking of guest page tables.
@@ -98,7 +101,12 @@ const PASSED_MSRS: &[u32] = &[
 
 /// Exceptions that exit: #DB, #PF (as the filter says), #AC, #MC. A guest can make delivery of #DB and #AC raise them
 /// anew without end (CVE-2015-5307, CVE-2015-8104), which only an intercept breaks.
-const EXCEPTIONS: u64 = 1 << 1 | 1 << 14 | 1 << 17 | 1 << 18;
+const EXCEPTIONS: u64 = 1 << 1 | PAGE_FAULT | 1 << 17 | 1 << 18;
+const PAGE_FAULT: u64 = 1 << 14;
+
+/// #MF exits while the guest's CR0.NE is clear: it does not get it then, but an interrupt.
+const FPU_ERROR: u64 = 1 << 16;
+const CR0_NE: u64 = 1 << 5;
 
 const BLOCKED_BY_STI_OR_MOV_SS: u64 = 0b11;
 const BLOCKED_BY_MOV_SS: u64 = 1 << 1;
@@ -146,6 +154,10 @@ pub struct Vmx {
     secondary: SecondaryControls,
     /// Primary controls as they stand in the VMCS.
     primary: u64,
+    /// Bits of the exception bitmap that are set whatever the page-fault filter says.
+    exceptions: u64,
+    /// The page-fault filter's bit in it.
+    page_faults: u64,
     /// VM-entry controls without "IA-32e mode guest".
     entry: u64,
     /// "IA-32e mode guest" as it stands in the VMCS: EFER.LMA of the guest.
@@ -205,6 +217,8 @@ impl Vmx {
             invvpid_by_address: capabilities.invvpid_by_address,
             secondary: capabilities.secondary,
             primary: capabilities.primary.into(),
+            exceptions: EXCEPTIONS & !PAGE_FAULT,
+            page_faults: PAGE_FAULT,
             entry: capabilities.entry.into(),
             long_mode: false,
             cr0_fixed,
@@ -571,7 +585,7 @@ impl Backend for Vmx {
         self.long_mode = !paging_off;
         let real_cr0 = (controls.cr0 & !CR0_NOT_REAL | CR0_REAL | self.cr0_fixed.0) & self.cr0_fixed.1;
         let without = if paging_off { cr4::SMEP | cr4::SMAP | cr4::PCIDE } else { 0 };
-        let real_cr4 = (controls.cr4 & !without | cr4::PAE | self.cr4_fixed.0) & self.cr4_fixed.1;
+        let real_cr4 = (controls.cr4 & !without | CR4_REAL | self.cr4_fixed.0) & self.cr4_fixed.1;
         let entry = if paging_off {
             self.entry
         } else {
@@ -580,6 +594,9 @@ impl Backend for Vmx {
         let pcid = if paging_off { 0 } else { controls.pcid() };
         let cr3 = if loadable { controls.cr3 } else { root.hpa.raw() | pcid };
         debug_assert!(!loadable || cr3 & !0xfff == root.hpa.raw(), "an identity root lies where CR3 says");
+        let fpu_error = if controls.cr0 & CR0_NE == 0 { FPU_ERROR } else { 0 };
+        self.exceptions = self.exceptions & !FPU_ERROR | fpu_error;
+        self.update(control::EXCEPTION_BITMAP, self.exceptions | self.page_faults);
         self.update(control::CR0_READ_SHADOW, controls.cr0);
         self.update(control::CR4_READ_SHADOW, controls.cr4);
         self.update(guest::CR0, real_cr0);
@@ -617,8 +634,8 @@ impl Backend for Vmx {
                 unsafe { cpu::write_msr(number, value) };
                 true
             }
-            // There is nothing to read branch records with.
-            IA32_DEBUGCTL if value & !DEBUGCTL_BTF == 0 => {
+            // What is recorded cannot be read: the table of registers says why.
+            IA32_DEBUGCTL if value & !(DEBUGCTL_LBR | DEBUGCTL_BTF) == 0 => {
                 self.vmcs.write(guest::IA32_DEBUGCTL_FULL, value);
                 true
             }
@@ -755,9 +772,8 @@ impl Backend for Vmx {
     }
 
     fn set_page_fault_filter(&mut self, filter: Filter) {
-        const PAGE_FAULT: u64 = 1 << 14;
-        let bit = if filter.bitmap_bit { PAGE_FAULT } else { 0 };
-        self.vmcs.write(control::EXCEPTION_BITMAP, EXCEPTIONS & !PAGE_FAULT | bit);
+        self.page_faults = if filter.bitmap_bit { PAGE_FAULT } else { 0 };
+        self.update(control::EXCEPTION_BITMAP, self.exceptions | self.page_faults);
         self.vmcs.write(control::PAGE_FAULT_ERR_CODE_MASK, filter.mask.bits().into());
         self.vmcs.write(control::PAGE_FAULT_ERR_CODE_MATCH, filter.matched.bits().into());
     }
