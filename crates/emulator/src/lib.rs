@@ -19,7 +19,7 @@
 //! LOCK is accepted where the processor accepts it. That the access is atomic towards other virtual processors is the
 //! embedder's to see to, between [`Cpu::read_modify`] and [`Cpu::write`].
 //!
-//! [`identify`] tells moves to and from control registers, and lengths, where the processor tells
+//! [`identify()`] tells moves to and from control registers, and lengths, where the processor tells
 //! neither.
 //!
 //! [`Simple`] is a shorter way for the few instructions that exit most, where their operand is known already.
