@@ -84,3 +84,8 @@ pub use outcome::{FaultOutcome, Root, RootFormat, TableTicket, Work};
 pub use policy::{Answer, EmulateReachable, Origin, Place, TableWrite, WritePolicy};
 #[cfg(feature = "sabotage")]
 pub use sabotage::Rule;
+
+/// Makes the example in the read-me a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

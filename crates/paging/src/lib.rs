@@ -30,3 +30,8 @@ pub use control::{Features, Mode, Paging, Unsupported, cr0, cr4, efer};
 pub use entry::{ENTRIES, GuestEntry, Level, bits};
 pub use fault::{Access, AccessKind, GuestFault, Pfec};
 pub use walk::{Rights, Step, Tables, Walk, walk};
+
+/// Makes the example in the read-me a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;
