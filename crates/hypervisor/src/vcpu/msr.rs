@@ -2,10 +2,10 @@
 
 use umbra_msrs::{Answer, Refused, Source};
 use umbra_telemetry::{ExitCause, GuestExit};
+use umbra_vcpu::backend::Backend;
+use umbra_vcpu::event::Event;
 
 use super::Vcpu;
-use super::backend::Backend;
-use super::event::Event;
 
 pub(super) const IA32_MISC_ENABLE: u32 = 0x1a0;
 
