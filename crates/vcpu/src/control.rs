@@ -29,7 +29,7 @@ pub mod efer_more {
 
 /// CR3, bit 63 of the operand: keep the PCID's translations.
 const CR3_NO_FLUSH: u64 = crate::cr3_targets::NO_FLUSH;
-const CR3_PCID: u64 = 0xfff;
+const CR3_PCID: u64 = umbra_paging::Cr3Value::PCID;
 
 /// What the CPU that the guest sees knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
