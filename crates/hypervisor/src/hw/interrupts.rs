@@ -60,11 +60,10 @@ unsafe extern "C" fn interrupt_handler(frame: &mut Frame) {
             frame.rip,
             frame.rsp
         ),
-        INVALID_OPCODE => panic!(
-            "undefined instruction at RIP {:#x}; behind a VMREAD or VMWRITE it means that VMCS field {:#x} does not exist, \
-             or no VMCS is current",
-            frame.rip, frame.scratch[RDI]
-        ),
+        // RDI: the backends' own UD2 leaves there what the hardware refused.
+        INVALID_OPCODE => {
+            panic!("undefined instruction at RIP {:#x}, RDI {:#x}", frame.rip, frame.scratch[RDI])
+        }
         vector => panic!(
             "unexpected vector {vector}, error code {:#x}, RIP {:#x}, RSP {:#x}",
             frame.error_code, frame.rip, frame.rsp

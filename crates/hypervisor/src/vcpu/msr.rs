@@ -31,34 +31,34 @@ impl<B: Backend> Vcpu<B> {
     }
 
     fn read_msr(&mut self, number: u32) -> Result<u64, GeneralProtection> {
-        match Msr::find(number, self.cpuid.vendor()) {
-            Msr::Tsc => Ok(self.clock.read_tsc()),
-            Msr::Efer => Ok(self.controls.efer),
-            Msr::Pat => Ok(self.pat),
-            Msr::ArchCapabilities => self.cpuid.arch_capabilities().ok_or(GeneralProtection),
+        match Msr::find(number, self.cpu.cpuid().vendor()) {
+            Msr::Tsc => Ok(self.time.read_tsc()),
+            Msr::Efer => Ok(self.cpu.controls().efer),
+            Msr::Pat => Ok(self.cpu.pat()),
+            Msr::ArchCapabilities => self.cpu.cpuid().arch_capabilities().ok_or(GeneralProtection),
             Msr::Fixed(value, _) => Ok(value),
-            Msr::Other if Platform::owns_msr(number) => self.platform.msr_read(self.clock.now(), number),
+            Msr::Other if Platform::owns_msr(number) => self.platform.msr_read(self.time.now(), number),
             Msr::Other => self.backend.read_msr(number).ok_or(GeneralProtection),
         }
     }
 
     fn write_msr(&mut self, number: u32, value: u64) -> Result<(), GeneralProtection> {
-        match Msr::find(number, self.cpuid.vendor()) {
+        match Msr::find(number, self.cpu.cpuid().vendor()) {
             Msr::Tsc => {
-                self.clock.write_tsc(value);
-                self.platform.set_tsc_offset(self.clock.now(), self.clock.written());
-                self.backend.set_tsc_offset(self.clock.tsc_offset());
+                self.time.write_tsc(value);
+                self.platform.set_tsc_offset(self.time.now(), self.time.written());
+                self.backend.set_tsc_offset(self.time.tsc_offset());
             }
             Msr::Efer => {
                 self.refresh_controls();
-                let new = self.controls.write_efer(value, &self.known)?;
+                let new = self.cpu.controls().write_efer(value, self.cpu.known())?;
                 self.load_controls(new);
             }
-            Msr::Pat if is_pat(value) => self.pat = value,
+            Msr::Pat if is_pat(value) => self.cpu.set_pat(value),
             Msr::Fixed(fixed, write) if write.takes(fixed, value) => (),
             Msr::Other if Platform::owns_msr(number) => {
                 let before = self.platform.lapic_page();
-                self.platform.msr_write(self.clock.now(), number, value)?;
+                self.platform.msr_write(self.time.now(), number, value)?;
                 if self.platform.lapic_page() != before {
                     self.moved_apic();
                 }

@@ -65,12 +65,12 @@ impl<B: Backend> Vcpu<B> {
     /// Carries out the instruction at RIP, which starts with `bytes`, if the CPU can do so on copies. None
     /// otherwise: then nothing has changed.
     pub(in crate::vcpu) fn run_natively(&mut self, bytes: &[u8]) -> Option<Emulated> {
-        let has_avx = self.xcr0 & xcr0::AVX != 0;
+        let has_avx = self.cpu.xcr0() & xcr0::AVX != 0;
         let vector = |number| has_avx.then(|| cpu::ymm(number));
-        let native = Native::decode(self, bytes, self.cpuid.xsave_area(self.xcr0), vector)?;
+        let native = Native::decode(self, bytes, self.cpu.cpuid().xsave_area(self.cpu.xcr0()), vector)?;
         let (rip, rflags) = (self.backend.rip(), self.backend.rflags());
         let next = self.next_rip(native.length as u64);
-        self.sandbox.space.reset(self.root.format);
+        self.sandbox.space.reset(self.space.root_format());
         self.map_code(&bytes[..native.length])?;
         if let Err(stopped) = self.fill_code_pages(&native) {
             return self.stopped(stopped);
@@ -88,8 +88,8 @@ impl<B: Backend> Vcpu<B> {
         };
         self.write_back(&touched);
         self.backend.set_rip(next);
-        self.backend.retire(self.met);
-        self.progress.made();
+        self.backend.retire(self.instruction.met());
+        self.faults.progress_made();
         Some(Emulated::Done)
     }
 

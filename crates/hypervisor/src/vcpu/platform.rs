@@ -1,0 +1,69 @@
+//! The guest's devices before each entry, and HLT, which waits for them.
+
+use umbra_devices::PlatformEvent;
+use umbra_telemetry::{ExitCause, GuestExit};
+use umbra_vcpu::backend::{Backend, rflags};
+
+use super::Vcpu;
+use crate::hw::cpu;
+
+impl<B: Backend> Vcpu<B> {
+    /// Hands over what was typed and lets timers fire that are due; sets the alarm for the next.
+    #[inline]
+    pub(super) fn run_platform(&mut self) {
+        // Mostly there is nothing to do.
+        if !self.time.alarm_is_set(self.platform.next_deadline()) || self.console.has_input() {
+            self.serve_platform();
+        }
+    }
+
+    #[inline(never)]
+    fn serve_platform(&mut self) {
+        if self.console.hand_over(&mut self.platform) {
+            self.end = Some(GuestExit::Stopped);
+        }
+        self.time.take_alarm();
+        let now = self.time.now();
+        let deadlines = [self.platform.next_deadline(), self.console.next_deadline()];
+        if deadlines.into_iter().flatten().any(|deadline| deadline <= now) {
+            self.platform.advance(now);
+            self.show_what_is_due(now);
+        }
+        self.time.set_alarm(self.platform.next_deadline(), self.console.next_deadline());
+    }
+
+    /// Carries out what a device asked for.
+    pub(super) fn platform_event(&mut self, event: Option<PlatformEvent>) {
+        match event {
+            Some(PlatformEvent::Mark(mark)) => self.mark(mark),
+            Some(PlatformEvent::End(end)) => self.end = Some(end),
+            None => (),
+        }
+    }
+
+    pub(super) fn halt_exit(&mut self) -> ExitCause {
+        self.skip();
+        self.flush_output();
+        if self.backend.debug_trap_due() {
+            // It ends HLT as soon as it begins (SDM, "HLT"): a single step, or a breakpoint on what MOV SS has read,
+            // which came first.
+            return ExitCause::Hlt;
+        }
+        let interrupts_on = self.backend.rflags() & rflags::IF != 0;
+        loop {
+            self.run_platform();
+            let nmis_on = self.backend.nmi_ready();
+            let wakes = (nmis_on && self.platform.nmi_pending())
+                || (interrupts_on && self.platform.pending_interrupt());
+            if wakes || self.end.is_some() {
+                return ExitCause::Hlt;
+            }
+            let can_wake = interrupts_on || (nmis_on && self.platform.nmi_can_come());
+            if !can_wake {
+                self.end = Some(GuestExit::Halted);
+                return ExitCause::Hlt;
+            }
+            cpu::idle();
+        }
+    }
+}
