@@ -13,6 +13,10 @@ global_asm!(include_str!("interrupts.s"), options(att_syntax));
 const NMI: u64 = 2;
 const INVALID_OPCODE: u64 = 6;
 const PAGE_FAULT: u64 = 14;
+const MACHINE_CHECK: u64 = 18;
+
+/// Nothing can be trusted after a machine check, whatever was running.
+pub const MACHINE_BROKEN: &str = "the machine reports a hardware error (machine check)";
 
 /// The places of RDI and RAX in [`Frame::scratch`].
 const RDI: usize = 4;
@@ -64,6 +68,7 @@ unsafe extern "C" fn interrupt_handler(frame: &mut Frame) {
         INVALID_OPCODE => {
             panic!("undefined instruction at RIP {:#x}, RDI {:#x}", frame.rip, frame.scratch[RDI])
         }
+        MACHINE_CHECK => panic!("{MACHINE_BROKEN}"),
         vector => panic!(
             "unexpected vector {vector}, error code {:#x}, RIP {:#x}, RSP {:#x}",
             frame.error_code, frame.rip, frame.rsp

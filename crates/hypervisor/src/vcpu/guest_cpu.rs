@@ -1,26 +1,31 @@
 //! The CPU as the guest sees it: its control registers, and what CPUID shows of it.
 
+use umbra_msrs::Registers;
 use umbra_vcpu::control::{Controls, Known};
-use umbra_vcpu::cpuid::{Cpuid, xcr0};
-use umbra_vcpu::msr::PAT_AT_RESET;
+use umbra_vcpu::cpuid::{Cpuid, Dynamic, xcr0};
 
 /// What the guest's CPU is, and the registers of it that no hardware keeps.
 pub struct GuestCpu {
     cpuid: Cpuid,
-    /// What follows from `cpuid`.
+    /// What follows from `cpuid` and IA32_MISC_ENABLE.
     known: Known,
     /// CR0 and CR4 as of the last `Vcpu::refresh_controls`.
     controls: Controls,
-    /// IA32_PAT, which is only stored: guest memory is write-back.
-    pat: u64,
+    msrs: Registers,
     /// XCR0, if there is one.
     xcr0: u64,
 }
 
 impl GuestCpu {
-    /// A CPU that CPUID shows so, with these control registers.
-    pub fn new(cpuid: Cpuid, controls: Controls) -> GuestCpu {
-        GuestCpu { known: cpuid.known(), cpuid, controls, pat: PAT_AT_RESET, xcr0: xcr0::X87 }
+    /// A CPU that CPUID shows so, with these control registers, and a time-stamp counter that ticks so often in a second.
+    pub fn new(cpuid: Cpuid, tsc_hz: u64, controls: Controls) -> GuestCpu {
+        GuestCpu {
+            known: cpuid.known(Dynamic::AT_RESET),
+            msrs: Registers::new(&cpuid.model(tsc_hz)),
+            cpuid,
+            controls,
+            xcr0: xcr0::X87,
+        }
     }
 
     /// CPUID.
@@ -43,14 +48,19 @@ impl GuestCpu {
         &mut self.controls
     }
 
-    /// IA32_PAT.
-    pub fn pat(&self) -> u64 {
-        self.pat
+    /// What CPUID shows has changed: so does what control registers take.
+    pub fn refresh_known(&mut self, dynamic: Dynamic) {
+        self.known = self.cpuid.known(dynamic);
     }
 
-    /// Writes IA32_PAT.
-    pub fn set_pat(&mut self, value: u64) {
-        self.pat = value;
+    /// Model-specific registers.
+    pub fn msrs(&self) -> &Registers {
+        &self.msrs
+    }
+
+    /// The same, to be changed.
+    pub fn msrs_mut(&mut self) -> &mut Registers {
+        &mut self.msrs
     }
 
     /// XCR0, if there is one.

@@ -18,7 +18,6 @@ mod emulation;
 mod events;
 mod guest_cpu;
 mod instruction;
-
 mod io;
 mod msr;
 mod page_fault;

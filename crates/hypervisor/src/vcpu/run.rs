@@ -24,11 +24,9 @@ use super::time::Time;
 use super::trace::Tracer;
 use crate::env::Env;
 use crate::hw::cpu;
+use crate::hw::interrupts::MACHINE_BROKEN;
 use crate::hw::phys::SpareArea;
 use crate::telemetry;
-
-/// Nothing can be trusted after that, whatever was running.
-pub(super) const MACHINE_CHECK: &str = "the machine reports a hardware error (machine check)";
 
 /// What a virtual CPU is made of.
 pub struct Parts<B: Backend> {
@@ -46,6 +44,8 @@ pub struct Parts<B: Backend> {
     pub console: Console,
     /// The CPU that the guest sees.
     pub cpuid: Cpuid,
+    /// Ticks of the time-stamp counter in a second.
+    pub tsc_hz: u64,
     /// The guest's first control registers.
     pub controls: Controls,
     /// What the user has chosen.
@@ -105,6 +105,7 @@ impl<B: Backend> Vcpu<B> {
             platform,
             console,
             cpuid,
+            tsc_hz,
             controls,
             settings,
             auditor,
@@ -117,7 +118,7 @@ impl<B: Backend> Vcpu<B> {
             mmu,
             env,
             platform,
-            cpu: GuestCpu::new(cpuid, controls),
+            cpu: GuestCpu::new(cpuid, tsc_hz, controls),
             space,
             events: Deliveries::default(),
             instruction: Instruction::default(),
@@ -209,6 +210,9 @@ impl<B: Backend> Vcpu<B> {
             Exit::PageFault { gva, error_code } => self.page_fault_exit(gva, error_code),
             Exit::Io { port, size, input } => return self.io_exit(port, size, input),
             Exit::StringIo => self.string_io_exit(),
+            Exit::Reflect(event) if event.is_fpu_error() && self.reports_fpu_errors_by_line() => {
+                self.fpu_error_exit()
+            }
             Exit::Reflect(event) => {
                 // #AC is a fault; #DB and INT1 push the flags as they are.
                 if event.kind == EventKind::Exception && event.vector != DEBUG {
@@ -256,7 +260,7 @@ impl<B: Backend> Vcpu<B> {
             Exit::Nothing => ExitCause::Other,
             Exit::TripleFault => self.end_with(GuestExit::TripleFault),
             Exit::TaskSwitch { selector, source } => self.task_switch_exit(selector, source),
-            Exit::MachineCheck => telemetry::fail(MACHINE_CHECK),
+            Exit::MachineCheck => telemetry::fail(MACHINE_BROKEN),
             Exit::Unexpected(number) => telemetry::fail(format_args!(
                 "the CPU reports an exit that was not asked for: reason {number}"
             )),

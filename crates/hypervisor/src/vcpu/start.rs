@@ -9,12 +9,12 @@ use umbra_mmu::{Config, EmulateReachable, Encodings, FilterPolicy, MIN_FRAMES_PE
 use umbra_paging::{Features, cr0, cr4, efer};
 use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
 use umbra_telemetry::{GuestFaults, Mechanism, Message};
+use umbra_vcpu::arch_capabilities::IA32_ARCH_CAPABILITIES;
 use umbra_vcpu::backend::{Backend, Capabilities};
 use umbra_vcpu::control::{Controls, efer_more};
 use umbra_vcpu::cpuid::{Backing, Cpuid};
 use umbra_vcpu::entry::{Entry, Mode};
 use umbra_vcpu::mmu_events::EventLog;
-use umbra_vcpu::msr::IA32_ARCH_CAPABILITIES;
 
 use super::audit::Auditor;
 use super::console::Console;
@@ -99,6 +99,7 @@ fn prepare<B: Backend>(machine: Machine, new_backend: NewBackend<B>) -> Result<V
         platform,
         console,
         cpuid,
+        tsc_hz,
         controls,
         settings,
         auditor,
@@ -124,7 +125,7 @@ fn controls(mode: Mode) -> Controls {
 
 /// Pending entries as the user wants them, if the CPU takes them.
 fn choose_encodings(wanted: GuestFaults, features: Features, capabilities: Capabilities) -> Encodings {
-    let off = Encodings::not_present(features);
+    let off = Encodings::not_present(features.maxphyaddr);
     if wanted == GuestFaults::Trap {
         info!("guest faults are trapped: chosen by the user");
         return off;
@@ -133,7 +134,7 @@ fn choose_encodings(wanted: GuestFaults, features: Features, capabilities: Capab
         info!("guest faults are trapped: this CPU does not tell page faults apart");
         return off;
     }
-    let Some(encodings) = Encodings::reserved(features) else {
+    let Some(encodings) = Encodings::reserved(features.maxphyaddr) else {
         warning!(
             "guest faults are trapped: with MAXPHYADDR 52 this CPU's page-table entries have no reserved bit to spare"
         );
