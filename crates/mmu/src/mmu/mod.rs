@@ -41,7 +41,9 @@ struct Vcpu {
 
 impl<P> Mmu<P> {
     /// The bytes of metadata beside the shadow frames now: a constant part, by the sizes of pool
-    /// and guest memory, and 4 KiB for each page that lives (and for up to 64 that did).
+    /// and guest memory, and 4 KiB for each page that lives (and for up to 64 that did). For
+    /// [`MIN_FRAMES_PER_VCPU`](crate::MIN_FRAMES_PER_VCPU) pages, and those of loadable roots, they
+    /// are there from the start.
     pub fn metadata_bytes(&self) -> usize {
         self.shadow.bytes()
     }

@@ -105,9 +105,13 @@ fn the_size_of_the_metadata_follows_the_pages_in_use() {
     assert!((8 * 1000..128 * 1000).contains(&frames), "{frames}");
     assert!(bytes(1024, 64) - bytes(512, 64) >= 512 * 8);
 
-    let mut machine = Machine::new(2048, 64);
+    const TABLES: u64 = 55;
+    let mut machine = Machine::new(2048, 128);
     machine.chain();
-    machine.poke(4, 0, 0x9000 | P | W | U | A);
+    for n in 0..TABLES {
+        machine.poke(3, n as usize, (100 + n) << 12 | P | W | U | A);
+        machine.poke(100 + n, 0, 0x9000 | P | W | U | A);
+    }
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
     let (size, live) = (mmu.metadata_bytes(), mmu.live_pages());
     // The PAE root and its four identity pages.
@@ -115,11 +119,14 @@ fn the_size_of_the_metadata_follows_the_pages_in_use() {
     let paging = paging(1);
     mmu.load_paging(&mut machine, 0, paging);
     assert_eq!(mmu.paging(0), &paging);
-    settle(&mut machine, &mut mmu, 0, Access::user_read());
-    assert_eq!((mmu.metadata_bytes(), mmu.live_pages()), (size + 4 * LINKS, live + 4));
+    (0..TABLES).for_each(|n| settle(&mut machine, &mut mmu, n << 21, Access::user_read()));
+    // For the first of them there was room from the start.
+    let live = live + 3 + TABLES as u32;
+    let grown = size + (live - MIN_FRAMES_PER_VCPU) as usize * LINKS;
+    assert_eq!((mmu.metadata_bytes(), mmu.live_pages()), (grown, live));
     // What the pages took that are gone the next ones get.
     mmu.zap_all(&mut machine);
-    assert_eq!((mmu.metadata_bytes(), mmu.live_pages()), (size + 4 * LINKS, 1), "the root in use");
+    assert_eq!((mmu.metadata_bytes(), mmu.live_pages()), (grown, 1), "the root in use");
 }
 
 /// The ninth table that is let go of brings the first back.
