@@ -4,7 +4,9 @@ use umbra_devices::GeneralProtection;
 use umbra_paging::{cr0, cr4, efer};
 
 /// Bits of CR0 beside those that shape paging (SDM, "Control Registers").
-mod cr0_more {
+pub mod cr0_more {
+    /// Errors of the x87 FPU raise #MF.
+    pub const NE: u64 = 1 << 5;
     /// Task switched.
     pub const TS: u64 = 1 << 3;
     /// Extension type: always set.
