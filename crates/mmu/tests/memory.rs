@@ -6,8 +6,8 @@ use std::alloc::System;
 
 use cap::Cap;
 use umbra_mmu::{
-    Backing, Config, Encodings, FaultOutcome, FilterPolicy, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu, Origin,
-    ShadowFrames, Tlb,
+    Backing, Config, Encodings, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu, Origin, ShadowFrames,
+    Tlb,
 };
 use umbra_paging::{Access, ENTRIES, Features, Gfn, Gpa, Gva, Hfn, Hpa, Paging, Tables};
 
@@ -94,16 +94,7 @@ fn start() -> (Host, Mmu) {
     }
     let mut host = Host { memory, shadow: vec![[0; ENTRIES]; SHADOW_FRAMES] };
     let features = Features::new(40, true);
-    let config = Config {
-        features,
-        encodings: Encodings::reserved(40).expect("40 bits leave reserved ones"),
-        filter: FilterPolicy::Auto,
-        loadable_roots: 0,
-        eager: true,
-        ahead: true,
-        vcpus: 1,
-        log_changes: false,
-    };
+    let config = Config::new(features, Encodings::reserved(40).expect("40 bits leave reserved ones"));
     let mut mmu = Mmu::new(config, &mut host).expect("there are enough frames");
     let paging = Paging::from_registers(0x8001_0001, 0x1000, 0x20, 0x500).expect("4-level paging");
     mmu.load_paging(&mut host, 0, paging);

@@ -101,10 +101,10 @@ impl<B: Backend> Vcpu<B> {
         let cr2 = self.backend.cr2();
         let same_fault = core::mem::replace(&mut self.last_cr2, cr2) == cr2;
         let long = self.backend.code_mode() == CodeMode::Bits64;
-        Origin {
-            rip: Gva::new(rip),
-            rsp: long.then(|| Gva::new(self.backend.gpr(Gpr::Rsp as u8))),
-            soon: same_fault && self.ran < SOON,
+        let origin = Origin::at(Gva::new(rip)).with_soon(same_fault && self.ran < SOON);
+        match long {
+            true => origin.with_stack(Gva::new(self.backend.gpr(Gpr::Rsp as u8))),
+            false => origin,
         }
     }
 

@@ -2,8 +2,7 @@
 
 use crate::common::*;
 use umbra_mmu::{
-    Backing, Config, ConfigError, Encodings, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu,
-    ShadowFrames, Tlb,
+    Backing, ConfigError, Encodings, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu, ShadowFrames, Tlb,
 };
 use umbra_paging::{Access, Gfn, Gpa, Gva, Hfn, Hpa, Tables, bits};
 
@@ -64,14 +63,38 @@ fn sizes_that_do_not_fit_are_refused_in_words() {
             FEW - 1,
             64,
             0,
-            ConfigError::TooFewFrames(FEW - 1, FEW),
+            ConfigError::TooFewFrames { frames: FEW - 1, needed: FEW },
             "47 shadow frames are too few: at least 48",
         ),
-        (1 << 20 | 1, 64, 0, ConfigError::TooLarge, "at most 2^20 shadow frames"),
-        (FEW, 1 << 30 | 1, 0, ConfigError::TooLarge, "4 TiB of guest memory"),
-        (FEW, 64, TOP, ConfigError::FrameAbove4G(Hpa::new(TOP)), "shadow frame at 0x100000000 lies above"),
+        (
+            1 << 20 | 1,
+            64,
+            0,
+            ConfigError::TooManyFrames { frames: 1 << 20 | 1 },
+            "at most 2^20 are supported",
+        ),
+        (
+            FEW,
+            1 << 30 | 1,
+            0,
+            ConfigError::TooMuchMemory { end: Gfn::new(1 << 30 | 1) },
+            "guest memory up to 0x40000001000",
+        ),
+        (
+            FEW,
+            64,
+            TOP,
+            ConfigError::FrameAbove4G { hpa: Hpa::new(TOP) },
+            "shadow frame at 0x100000000 lies above",
+        ),
         // The last of them.
-        (FEW, 64, TOP - u64::from(FEW - 1) * 4096, ConfigError::FrameAbove4G(Hpa::new(TOP)), "above 4 GiB"),
+        (
+            FEW,
+            64,
+            TOP - u64::from(FEW - 1) * 4096,
+            ConfigError::FrameAbove4G { hpa: Hpa::new(TOP) },
+            "above 4 GiB",
+        ),
     ] {
         let refused = Mmu::new(config(), &mut Sizes { frames, end, base }).err();
         assert_eq!(refused, Some(error));
@@ -83,11 +106,11 @@ fn sizes_that_do_not_fit_are_refused_in_words() {
 #[test]
 fn a_guest_wider_than_the_real_cpu_is_refused_in_words() {
     for (host, refused) in [(39, true), (40, false), (41, false)] {
-        let narrow = Config { encodings: Encodings::reserved(host).unwrap(), ..config() };
+        let narrow = config_with(|config| config.encodings = Encodings::reserved(host).unwrap());
         let error = Mmu::new(narrow, &mut Machine::new(64, 64)).err();
-        assert_eq!(error, refused.then_some(ConfigError::WiderThanHost(40, host)));
+        assert_eq!(error, refused.then_some(ConfigError::WiderThanHost { guest: 40, host }));
     }
-    let sentence = ConfigError::WiderThanHost(40, 39).to_string();
+    let sentence = ConfigError::WiderThanHost { guest: 40, host: 39 }.to_string();
     assert!(sentence.contains("MAXPHYADDR 40") && sentence.contains("at most 39"), "{sentence}");
 }
 
