@@ -1,11 +1,12 @@
 //! Interrupts to the guest, the alarm clock behind its timers and what the user is to see, and HLT.
 
 use umbra_telemetry::{ExitCause, GuestExit};
+use umbra_vcpu::backend::{Backend, Windows, rflags};
+use umbra_vcpu::control::cr0_more;
+use umbra_vcpu::event::Event;
 
 use super::Vcpu;
-use super::backend::{Backend, Filter, Windows, rflags};
 use super::clock::Clock;
-use super::event::Event;
 use crate::hw::{console, cpu, timer};
 
 /// Console input that waits for the guest to read it. What comes beyond is lost, as on a real line: the host's
@@ -56,10 +57,10 @@ impl<B: Backend> Vcpu<B> {
         if self.pending.is_some() || self.platform.has_event() || self.windows != Windows::default() {
             self.choose_event();
         }
-        let filter = self.mmu.guest_faults();
-        if filter != self.filter {
-            self.filter = filter;
-            self.backend.set_page_fault_filter(Filter::of(filter));
+        let guest_faults = self.mmu.guest_faults();
+        if guest_faults != self.guest_faults {
+            self.guest_faults = guest_faults;
+            self.backend.set_guest_faults(guest_faults);
         }
         let flushes_exit = !self.settings.native_flushes || self.mmu.has_loose_tables();
         if flushes_exit != self.flushes_exit {
@@ -161,6 +162,28 @@ impl<B: Backend> Vcpu<B> {
             // which came first.
             return ExitCause::Hlt;
         }
+        self.wait_for_event();
+        ExitCause::Hlt
+    }
+
+    /// Whether the guest has CR0.NE clear: the x87 FPU reports errors by a line to the PICs, as in a PC/AT. The real
+    /// CR0.NE is always set, as VMX wants it.
+    pub(super) fn reports_fpu_errors_by_line(&self) -> bool {
+        self.backend.cr0() & cr0_more::NE == 0
+    }
+
+    /// An error of the x87 FPU, reported by its line. The instruction that has met it waits for an interrupt, and
+    /// begins anew (SDM vol. 1, "MS-DOS Compatibility Sub-mode"). IGNNE#, which would let it pass, is not
+    /// modelled: nothing tells when the guest has cleared the error.
+    pub(super) fn fpu_error_exit(&mut self) -> ExitCause {
+        self.progress.made();
+        self.platform.report_fpu_error();
+        self.wait_for_event();
+        ExitCause::Other
+    }
+
+    /// Sleeps until the guest can take an event, or ends it if none can come.
+    fn wait_for_event(&mut self) {
         let interrupts_on = self.backend.rflags() & rflags::IF != 0;
         loop {
             self.run_platform();
@@ -168,12 +191,12 @@ impl<B: Backend> Vcpu<B> {
             let wakes = (nmis_on && self.platform.nmi_pending())
                 || (interrupts_on && self.platform.pending_interrupt());
             if wakes || self.end.is_some() {
-                return ExitCause::Hlt;
+                return;
             }
             let can_wake = interrupts_on || (nmis_on && self.platform.nmi_can_come());
             if !can_wake {
                 self.end = Some(GuestExit::Halted);
-                return ExitCause::Hlt;
+                return;
             }
             cpu::idle();
         }

@@ -5,33 +5,33 @@ use alloc::vec::Vec;
 
 use umbra_devices::{Mark, Platform};
 use umbra_emulator::Recent;
+use umbra_machine::canary::Canary;
+use umbra_machine::upkeep::Upkeep;
 use umbra_mmu::{Mmu, Root};
+use umbra_msrs::Registers;
 use umbra_telemetry::trace::Record;
 use umbra_telemetry::{ExitCause, ExitCounts, GuestExit, GuestFaults, Message, MmuCounters, Stats};
+use umbra_vcpu::backend::{Backend, Exit, Refusal, Windows, rflags};
+use umbra_vcpu::control::{Controls, Known};
+use umbra_vcpu::cpuid::{Cpuid, Dynamic, xcr0};
+use umbra_vcpu::cr3_targets::Targets;
+use umbra_vcpu::event::{Combined, DEBUG, Event, EventKind, combine};
+use umbra_vcpu::phases::{BOOT, Phases, Totals};
 
 use super::audit::Auditor;
-use super::backend::{Backend, Exit, Filter, Refusal, Windows, filter_name, rflags};
 use super::clock::Clock;
-use super::control::{Controls, Known};
-use super::cpuid::{Cpuid, xcr0};
-use super::event::{Combined, DEBUG, Event, EventKind, combine};
 use super::interrupts::Alarm;
-use super::msr;
 use super::page_fault::Progress;
-use super::phases::{BOOT, Phases, Totals};
 use super::policy::Writes;
 use super::sandbox::Sandbox;
-use super::targets::Targets;
 use super::trace::Tracer;
-use super::upkeep::Upkeep;
-use crate::canary::Canary;
 use crate::env::Env;
 use crate::hw::cpu;
 use crate::hw::phys::SpareArea;
 use crate::telemetry;
 
 /// Nothing can be trusted after that, whatever was running.
-pub(super) const MACHINE_CHECK: &str = "the machine reports a hardware error (machine check)";
+pub const MACHINE_CHECK: &str = "the machine reports a hardware error (machine check)";
 
 /// What a virtual CPU is made of.
 pub struct Parts<B: Backend> {
@@ -49,6 +49,8 @@ pub struct Parts<B: Backend> {
     pub upkeep: Upkeep,
     /// The CPU that the guest sees.
     pub cpuid: Cpuid,
+    /// Ticks of the time-stamp counter in a second.
+    pub tsc_hz: u64,
     /// The guest's first control registers.
     pub controls: Controls,
     /// What the user has chosen.
@@ -87,8 +89,8 @@ pub struct Vcpu<B: Backend> {
     pub(super) controls: Controls,
     /// The shadow root that the backend runs on.
     pub(super) root: Root,
-    /// IA32_PAT, which is only stored: guest memory is write-back.
-    pub(super) pat: u64,
+    /// Model-specific registers.
+    pub(super) msrs: Registers,
     /// XCR0, if there is one.
     pub(super) xcr0: u64,
     /// The event to deliver at the next entry: interrupted by the last exit, or raised in answer to it.
@@ -97,6 +99,8 @@ pub struct Vcpu<B: Backend> {
     pub(super) windows: Windows,
     /// Set by whatever ends the guest.
     pub(super) end: Option<GuestExit>,
+    /// Length of the instruction that exited, if the exit [skips](Exit::skips_instruction) it.
+    pub(super) instruction_length: u8,
     /// Breakpoints that the instruction being carried out has met: bits B0 to B3 of DR6.
     pub(super) met: u8,
     /// The instruction being carried out has loaded SS, which holds back what would come behind it.
@@ -110,8 +114,8 @@ pub struct Vcpu<B: Backend> {
     pub(super) auditor: Option<Auditor>,
     pub(super) tracer: Option<Tracer>,
     canary: Canary<SpareArea>,
-    /// Which page faults the guest gets by itself now.
-    pub(super) filter: umbra_mmu::GuestFaults,
+    /// Which page faults the guest gets without an exit now.
+    pub(super) guest_faults: umbra_mmu::GuestFaults,
     /// The values of CR3 that the guest may load by itself.
     pub(super) targets: Targets,
     /// The CPU is yet to be told of them.
@@ -133,9 +137,22 @@ pub struct Vcpu<B: Backend> {
 impl<B: Backend> Vcpu<B> {
     /// A virtual CPU whose time starts now.
     pub fn new(parts: Parts<B>) -> Vcpu<B> {
-        let Parts { backend, mmu, env, canary, platform, upkeep, cpuid, controls, settings, auditor, tracer } =
-            parts;
+        let Parts {
+            backend,
+            mmu,
+            env,
+            canary,
+            platform,
+            upkeep,
+            cpuid,
+            tsc_hz,
+            controls,
+            settings,
+            auditor,
+            tracer,
+        } = parts;
         let root = mmu.root(&env, 0);
+        let known = cpuid.known(Dynamic::AT_RESET);
         // A small pool leaves fewer than the CPU has room for.
         let targets = Targets::new(mmu.loadable_roots());
         let mut vcpu = Vcpu {
@@ -144,18 +161,19 @@ impl<B: Backend> Vcpu<B> {
             env,
             platform,
             upkeep,
-            known: cpuid.known(),
-            cpuid,
+            known,
             clock: Clock::new(),
             alarm: Alarm::default(),
             typed: VecDeque::new(),
             controls,
             root,
-            pat: msr::PAT,
+            msrs: Registers::new(&cpuid.model(tsc_hz)),
+            cpuid,
             xcr0: xcr0::X87,
             pending: None,
             windows: Windows::default(),
             end: None,
+            instruction_length: 0,
             met: 0,
             loaded_ss: false,
             progress: Progress::default(),
@@ -165,7 +183,7 @@ impl<B: Backend> Vcpu<B> {
             auditor,
             tracer,
             canary,
-            filter: umbra_mmu::GuestFaults::Trap,
+            guest_faults: umbra_mmu::GuestFaults::Trap,
             targets,
             targets_stale: false,
             root_is_loadable: false,
@@ -177,7 +195,7 @@ impl<B: Backend> Vcpu<B> {
             phases: Phases::new(),
         };
         vcpu.backend.set_tsc_offset(vcpu.clock.tsc_offset());
-        vcpu.backend.set_page_fault_filter(Filter::of(vcpu.filter));
+        vcpu.backend.set_guest_faults(vcpu.guest_faults);
         vcpu.load_controls(controls);
         if vcpu.cpuid.has_xcr0() {
             vcpu.backend.set_xcr0(vcpu.xcr0);
@@ -223,10 +241,18 @@ impl<B: Backend> Vcpu<B> {
 
     /// Answers an exit and says under what it counts; phase marks do not.
     fn answer(&mut self, exit: Exit) -> Option<ExitCause> {
+        if exit.skips_instruction()
+            && let Err(fault) = self.measure_instruction()
+        {
+            return Some(self.guest_fault(fault));
+        }
         let cause = match exit {
             Exit::PageFault { gva, error_code } => self.page_fault_exit(gva, error_code),
             Exit::Io { port, size, input } => return self.io_exit(port, size, input),
             Exit::StringIo => self.string_io_exit(),
+            Exit::Reflect(event) if event.is_fpu_error() && self.reports_fpu_errors_by_line() => {
+                self.fpu_error_exit()
+            }
             Exit::Reflect(event) => {
                 // #AC is a fault; #DB and INT1 push the flags as they are.
                 if event.kind == EventKind::Exception && event.vector != DEBUG {
@@ -247,6 +273,7 @@ impl<B: Backend> Vcpu<B> {
             }
             // `prepare_entry` delivers what the window was for.
             Exit::InterruptWindow | Exit::NmiWindow => ExitCause::Interrupt,
+            Exit::Undecoded => self.undecoded_exit(),
             Exit::Cpuid => self.cpuid_exit(),
             Exit::Halt => self.halt_exit(),
             Exit::Invlpg(gva) => self.invlpg_exit(gva),
@@ -281,6 +308,15 @@ impl<B: Backend> Vcpu<B> {
         Some(cause)
     }
 
+    /// The name of what is left to the guest, in reports.
+    fn filter_name(&self) -> &'static str {
+        match self.guest_faults {
+            umbra_mmu::GuestFaults::Trap => "trap",
+            umbra_mmu::GuestFaults::Present => "present",
+            umbra_mmu::GuestFaults::User => "user",
+        }
+    }
+
     fn end_with(&mut self, end: GuestExit) -> ExitCause {
         self.end = Some(end);
         ExitCause::Other
@@ -288,7 +324,7 @@ impl<B: Backend> Vcpu<B> {
 
     /// The instruction that exited has been carried out: goes on behind it.
     pub(super) fn skip(&mut self) {
-        let next = self.next_rip(self.backend.instruction_length().into());
+        let next = self.next_rip(self.instruction_length.into());
         self.backend.set_rip(next);
         self.backend.retire(self.met);
     }
@@ -365,7 +401,7 @@ impl<B: Backend> Vcpu<B> {
         telemetry::end(Stats {
             guest_exit,
             guest_faults: self.settings.guest_faults,
-            filter: filter_name(self.filter).into(),
+            filter: self.filter_name().into(),
             exits: totals.exits.clone(),
             mmu: totals.mmu,
             tsc: totals.tsc,
