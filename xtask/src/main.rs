@@ -44,6 +44,8 @@ enum Command {
     Test(test::Arguments),
     Build(build::Arguments),
     Book(book::Arguments),
+    #[command(hide = true)]
+    BookLinks(book::links::Arguments),
     Campaign(campaign::Arguments),
     Exhaustive(exhaustive::Arguments),
     Sabotage(sabotage::Arguments),
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
         Command::Book(arguments) => book::run(&arguments),
+        Command::BookLinks(arguments) => book::links::run(&arguments),
         Command::Campaign(arguments) => campaign::run(&arguments),
         Command::Exhaustive(arguments) => exhaustive::run(&arguments),
         Command::Sabotage(arguments) => sabotage::run(&arguments),
