@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{Gfn, bits};
+use crate::{Format, Gfn, Pdptes, bits};
 
 /// Bits of CR0 (SDM, "Control Registers").
 pub mod cr0 {
@@ -10,12 +10,18 @@ pub mod cr0 {
     pub const PE: u64 = 1 << 0;
     /// Write protect.
     pub const WP: u64 = 1 << 16;
+    /// Not write-through.
+    pub const NW: u64 = 1 << 29;
+    /// Cache disable.
+    pub const CD: u64 = 1 << 30;
     /// Paging.
     pub const PG: u64 = 1 << 31;
 }
 
 /// Bits of CR4 (SDM, "Control Registers").
 pub mod cr4 {
+    /// Page-size extensions: 4 MiB pages in 32-bit paging.
+    pub const PSE: u64 = 1 << 4;
     /// Physical-address extension.
     pub const PAE: u64 = 1 << 5;
     /// Page-global enable.
@@ -61,13 +67,35 @@ impl Features {
     }
 }
 
-/// A paging mode that Umbra runs guests in.
+/// A paging mode (SDM, "Paging Modes and Control Bits").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
     /// Paging off: linear addresses are guest-physical.
     Off,
+    /// 32-bit paging.
+    Legacy32 {
+        /// CR4.PSE.
+        pse: bool,
+    },
+    /// PAE paging outside IA-32e mode.
+    Pae {
+        /// The PDPTE registers.
+        pdptes: Pdptes,
+    },
     /// 4-level paging of IA-32e mode.
     Long4,
+}
+
+impl Mode {
+    /// The format of the paging structures in memory; `None` if paging is off.
+    pub const fn format(self) -> Option<Format> {
+        match self {
+            Mode::Off => None,
+            Mode::Legacy32 { pse } => Some(Format::Legacy32 { pse }),
+            Mode::Pae { .. } => Some(Format::Pae),
+            Mode::Long4 => Some(Format::Long4),
+        }
+    }
 }
 
 /// A paging mode that the guest turned on and that is not supported (yet).
@@ -107,7 +135,8 @@ impl core::error::Error for Unsupported {}
 pub struct Paging {
     /// The paging mode.
     pub mode: Mode,
-    /// The frame of the root structure, from CR3.
+    /// The frame of the root structure, from CR3. Under PAE paging that structure lies somewhere in
+    /// this frame, and is not read: see [`Pdptes`].
     pub root: Gfn,
     /// CR0.WP.
     pub wp: bool,
@@ -117,38 +146,64 @@ pub struct Paging {
     pub smap: bool,
     /// CR4.PGE.
     pub pge: bool,
-    /// EFER.NXE.
+    /// EFER.NXE. Without CR4.PAE it means nothing: 32-bit paging has no NX.
     pub nxe: bool,
 }
 
 impl Paging {
-    /// Reads the state out of the guest's control registers (SDM, "Paging Modes and Control Bits"). EFER.LMA
+    /// Reads the state out of the guest's control registers, for 4-level paging and none. EFER.LMA
     /// must be what the CPU would have made of LME and PG.
     ///
     /// # Errors
-    /// The registers select a mode that is not supported.
+    /// The registers select another mode.
     pub const fn from_registers(cr0: u64, cr3: u64, cr4: u64, efer: u64) -> Result<Paging, Unsupported> {
+        match Paging::with_pdptes(cr0, cr3, cr4, efer, Pdptes::NONE) {
+            Ok(Paging { mode: Mode::Legacy32 { .. }, .. }) => Err(Unsupported::Legacy32),
+            Ok(Paging { mode: Mode::Pae { .. }, .. }) => Err(Unsupported::Pae),
+            other => other,
+        }
+    }
+
+    /// Reads the state out of the guest's control registers, and under PAE paging its PDPTE
+    /// registers, which are looked at in no other mode (SDM, "Paging Modes and Control Bits").
+    /// EFER.LMA must be what the CPU would have made of LME and PG.
+    ///
+    /// # Errors
+    /// The registers select a mode that is not supported.
+    pub const fn with_pdptes(
+        cr0: u64,
+        cr3: u64,
+        cr4: u64,
+        efer: u64,
+        pdptes: Pdptes,
+    ) -> Result<Paging, Unsupported> {
         let mode = if cr0 & cr0::PE == 0 {
             return Err(Unsupported::RealMode);
         } else if cr0 & cr0::PG == 0 {
             Mode::Off
         } else if cr4 & cr4::PAE == 0 {
-            return Err(Unsupported::Legacy32);
+            Mode::Legacy32 { pse: cr4 & cr4::PSE != 0 }
         } else if efer & efer::LMA == 0 {
-            return Err(Unsupported::Pae);
+            Mode::Pae { pdptes }
         } else if cr4 & cr4::LA57 != 0 {
             return Err(Unsupported::Long5);
         } else {
             Mode::Long4
         };
+        // CR3 has 32 bits outside IA-32e mode.
+        let address = match mode {
+            Mode::Legacy32 { .. } | Mode::Pae { .. } => cr3 & 0xffff_f000,
+            Mode::Off | Mode::Long4 => cr3 & bits::ADDRESS,
+        };
         Ok(Paging {
             mode,
-            root: Gfn::new((cr3 & bits::ADDRESS) >> 12),
+            root: Gfn::new(address >> 12),
             wp: cr0 & cr0::WP != 0,
             smep: cr4 & cr4::SMEP != 0,
             smap: cr4 & cr4::SMAP != 0,
             pge: cr4 & cr4::PGE != 0,
-            nxe: efer & efer::NXE != 0,
+            // Without PAE paging NX does not exist, whatever EFER says.
+            nxe: efer & efer::NXE != 0 && !matches!(mode, Mode::Legacy32 { .. }),
         })
     }
 }
@@ -183,6 +238,23 @@ mod tests {
         assert_eq!(mode(cr0::PE | cr0::PG, cr4::PAE, 0), Err(Unsupported::Pae));
         assert_eq!(mode(cr0::PE | cr0::PG, cr4::PAE | cr4::LA57, efer::LMA), Err(Unsupported::Long5));
         assert_eq!(mode(cr0::PE | cr0::PG, cr4::PAE, efer::LMA), Ok(Mode::Long4));
+    }
+
+    #[test]
+    fn modes_of_all_formats() {
+        let paging = |cr4, efer| {
+            let all = Paging::with_pdptes(cr0::PE | cr0::PG, u64::MAX, cr4, efer, Pdptes::NONE);
+            all.map(|paging| (paging.mode, paging.root.raw(), paging.nxe))
+        };
+        let pae = Mode::Pae { pdptes: Pdptes::NONE };
+        assert_eq!(paging(0, efer::NXE), Ok((Mode::Legacy32 { pse: false }, 0xf_ffff, false)));
+        assert_eq!(paging(cr4::PSE, 0), Ok((Mode::Legacy32 { pse: true }, 0xf_ffff, false)));
+        assert_eq!(paging(cr4::PAE | cr4::PSE | cr4::LA57, efer::NXE), Ok((pae, 0xf_ffff, true)));
+        assert_eq!(paging(cr4::PAE, efer::LMA), Ok((Mode::Long4, 0xff_ffff_ffff, false)));
+        assert_eq!(paging(cr4::PAE | cr4::LA57, efer::LMA), Err(Unsupported::Long5));
+        assert_eq!(pae.format(), Some(Format::Pae));
+        assert_eq!((Mode::Off.format(), Mode::Long4.format()), (None, Some(Format::Long4)));
+        assert_eq!(Mode::Legacy32 { pse: true }.format(), Some(Format::Legacy32 { pse: true }));
     }
 
     #[test]

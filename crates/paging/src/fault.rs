@@ -16,7 +16,8 @@ bitflags! {
         const USER = 1 << 2;
         /// An entry had a reserved bit set.
         const RSVD = 1 << 3;
-        /// The access was an instruction fetch (reported only under EFER.NXE or CR4.SMEP).
+        /// The access was an instruction fetch. Reported only under CR4.SMEP, or CR4.PAE and
+        /// EFER.NXE.
         const FETCH = 1 << 4;
     }
 }

@@ -1,7 +1,7 @@
 //! x86 paging as a guest programs it: address types, page-table entries, error codes and the walk.
 //!
 //! Everything here is pure: a walk reads entries through [`Tables`] and says what it found; it changes
-//! nothing. The sections of the Intel SDM cited are those of volume 3, chapter "Paging".
+//! nothing. 32-bit, PAE and 4-level paging differ by [`Format`] only. The sections of the Intel SDM cited are those of volume 3, chapter "Paging".
 //!
 //! ```
 //! use umbra_paging::{Access, Features, Gpa, Gva, Paging, Tables, walk};
@@ -23,10 +23,14 @@ mod addr;
 mod control;
 mod entry;
 mod fault;
+mod format;
+mod pdpte;
 mod walk;
 
 pub use addr::{Gfn, Gpa, Gva, Hfn, Hpa, PAGE_SIZE};
 pub use control::{Features, Mode, Paging, Unsupported, cr0, cr4, efer};
 pub use entry::{ENTRIES, GuestEntry, Level, bits};
 pub use fault::{Access, AccessKind, GuestFault, Pfec};
+pub use format::Format;
+pub use pdpte::{Pdptes, ReservedPdpte, loads_pdptes};
 pub use walk::{Rights, Step, Tables, Walk, walk};

@@ -1,12 +1,14 @@
 //! The walk of the guest's own tables.
 
 use crate::{
-    Access, AccessKind, Features, Gpa, GuestEntry, GuestFault, Gva, Level, Mode, Paging, Pfec, bits,
+    Access, AccessKind, Features, Format, Gfn, Gpa, GuestEntry, GuestFault, Gva, Level, Mode, Paging, Pfec,
+    bits,
 };
 
 /// Reads entries of guest paging structures.
 pub trait Tables {
-    /// The 8 bytes at `gpa`, which is aligned to 8, read at once. Where no memory is: what the bus gives.
+    /// The 8 bytes at `gpa`, which is aligned to 8, read at once. Where no memory is: what the bus
+    /// gives. (An entry of 32-bit paging is one half of them: [`Format::read`].)
     fn read_entry(&self, gpa: Gpa) -> u64;
 }
 
@@ -74,6 +76,8 @@ pub struct Step {
     pub at: Gpa,
     /// Its value when the walk read it.
     pub entry: GuestEntry,
+    /// Whether it maps the page.
+    pub leaf: bool,
 }
 
 impl Step {
@@ -81,7 +85,7 @@ impl Step {
     /// if it is so already.
     pub fn update(&self, access: Access) -> Option<u64> {
         let mut wanted = self.entry.raw() | bits::A;
-        if access.is_write() && self.entry.is_leaf(self.level) {
+        if access.is_write() && self.leaf {
             wanted |= bits::D;
         }
         (wanted != self.entry.raw()).then_some(wanted)
@@ -98,7 +102,7 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// The entries from the root down to the leaf; empty if paging is off.
+    /// The entries in memory from the root down to the leaf; empty if paging is off.
     pub fn steps(&self) -> &[Step] {
         &self.steps[..usize::from(self.used)]
     }
@@ -119,9 +123,10 @@ impl Walk {
     }
 }
 
-/// Walks the guest's tables for `access` to `gva`, which must be canonical: other addresses raise #GP or #SS
-/// before paging is asked. Reads only: accessed and dirty bits are set by whoever carries the access out
-/// ([`Step::update`]), and only for a walk that allows it.
+/// Walks the guest's tables for `access` to `gva`. In IA-32e mode that must be canonical: other
+/// addresses raise #GP or #SS before paging is asked. Outside, only its 32 low bits count. Reads
+/// only: accessed and dirty bits are set by whoever carries the access out ([`Step::update`]), and
+/// only for a walk that allows it.
 ///
 /// # Errors
 /// The page fault that the access raises.
@@ -132,46 +137,74 @@ pub fn walk(
     gva: Gva,
     access: Access,
 ) -> Result<Walk, GuestFault> {
-    let unused = Step { level: Level::L1, at: Gpa::new(0), entry: GuestEntry::new(0) };
-    let mut walk = Walk { steps: [unused; 4], used: 0, gpa: Gpa::new(0), rights: Rights::ALL };
-    if paging.mode == Mode::Off {
-        // Linear addresses have 32 bits outside IA-32e mode.
-        walk.gpa = Gpa::new(gva.raw() & 0xffff_ffff);
-        return Ok(walk);
+    match paging.mode {
+        Mode::Off => {
+            // Linear addresses have 32 bits outside IA-32e mode.
+            let gpa = Gpa::new(gva.raw() & 0xffff_ffff);
+            Ok(Walk { steps: [UNUSED; 4], used: 0, gpa, rights: Rights::ALL })
+        }
+        Mode::Legacy32 { pse } => {
+            let format = Format::Legacy32 { pse };
+            walk_from(tables, paging, features, format, Some(paging.root), format.linear(gva), access)
+        }
+        Mode::Pae { pdptes } => {
+            let (format, table) = (Format::Pae, pdptes.directory_for(gva));
+            walk_from(tables, paging, features, format, table, format.linear(gva), access)
+        }
+        Mode::Long4 => walk_from(tables, paging, features, Format::Long4, Some(paging.root), gva, access),
     }
-    let fault = |cause| GuestFault { pfec: cause | access_bits(access, paging), gva };
-    let (mut table, mut level) = (paging.root, Level::L4);
-    loop {
-        let at = table.entry(gva.index(level));
-        let entry = GuestEntry::new(tables.read_entry(at));
+}
+
+const UNUSED: Step = Step { level: Level::L1, at: Gpa::new(0), entry: GuestEntry::new(0), leaf: false };
+
+/// The walk from the topmost structure in memory, of all formats: inlined, so that each has one of
+/// its own.
+#[inline(always)]
+fn walk_from(
+    tables: &impl Tables,
+    paging: &Paging,
+    features: &Features,
+    format: Format,
+    root: Option<Gfn>,
+    gva: Gva,
+    access: Access,
+) -> Result<Walk, GuestFault> {
+    let nxe = paging.nxe && format.has_nx();
+    let fault = |cause| GuestFault { pfec: cause | access_bits(access, nxe || paging.smep), gva };
+    let mut walk = Walk { steps: [UNUSED; 4], used: 0, gpa: Gpa::new(0), rights: Rights::ALL };
+    let Some(mut table) = root else { return Err(fault(Pfec::empty())) };
+    let mut level = format.top();
+    let (page, shift) = loop {
+        let at = format.entry_at(table, format.index(gva, level));
+        let entry = format.read(tables, at);
         if !entry.present() {
             return Err(fault(Pfec::empty()));
         }
-        if entry.reserved(level, paging.nxe, features) != 0 {
+        if format.reserved(entry, level, nxe, features) != 0 {
             return Err(fault(Pfec::PRESENT | Pfec::RSVD));
         }
-        walk.steps[usize::from(walk.used)] = Step { level, at, entry };
+        let leaf = format.is_leaf(entry, level);
+        walk.steps[usize::from(walk.used)] = Step { level, at, entry, leaf };
         walk.used += 1;
-        walk.rights = walk.rights.under(entry, paging.nxe);
+        walk.rights = walk.rights.under(entry, nxe);
         match level.below() {
-            Some(below) if !entry.is_leaf(level) => (table, level) = (entry.frame(), below),
-            _ => break,
+            Some(below) if !leaf => (table, level) = (entry.frame(), below),
+            _ => break (format.leaf_frame(entry, level), format.shift(level)),
         }
-    }
+    };
     if !walk.rights.allow(access, paging) {
         return Err(fault(Pfec::PRESENT));
     }
-    let page = walk.steps[usize::from(walk.used) - 1].entry.leaf_frame(level);
-    walk.gpa = Gpa::new(page.base().raw() + (gva.raw() & ((1 << level.shift()) - 1)));
+    walk.gpa = Gpa::new(page.base().raw() + (gva.raw() & ((1 << shift) - 1)));
     Ok(walk)
 }
 
 /// The bits of the error code that describe the access (SDM, "Page-Fault Exceptions").
-fn access_bits(access: Access, paging: &Paging) -> Pfec {
+fn access_bits(access: Access, reports_fetches: bool) -> Pfec {
     let mut pfec = Pfec::empty();
     pfec.set(Pfec::WRITE, access.is_write());
     pfec.set(Pfec::USER, access.user);
-    pfec.set(Pfec::FETCH, access.kind == AccessKind::Fetch && (paging.nxe || paging.smep));
+    pfec.set(Pfec::FETCH, access.kind == AccessKind::Fetch && reports_fetches);
     pfec
 }
 

@@ -7,7 +7,6 @@ use crate::Env;
 use crate::derive::Target;
 use crate::format::{Role, Source};
 use crate::policy::WritePolicy;
-use crate::sabotage::Rule;
 use crate::tables::Slot;
 
 impl<E: Env> Cx<'_, E> {
@@ -25,7 +24,7 @@ impl<E: Env> Cx<'_, E> {
         // CR4.PGE shapes no shadow page, and what a change of it flushes is the guest's own flush.
         let changed = (Paging { root: paging.root, pge: paging.pge, ..old_paging }) != paging;
         // A root is built for the control bits that it may be loaded under.
-        if changed && self.keeps(Rule::WithdrawAtRoleChange) {
+        if changed {
             self.shadow.roots.withdraw_from(self.shadow.basis.tables_mut(), vcpu, |_| true);
         }
         let new = self.pinned_root(policy, &paging);
@@ -33,7 +32,7 @@ impl<E: Env> Cx<'_, E> {
         self.unpin_root(old.frame());
         // Entries cached under other control bits carry rights that are not the guest's any more
         // (I2, I3).
-        if changed && self.keeps(Rule::FlushAfterRoleChange) {
+        if changed {
             self.flush();
         }
     }

@@ -16,7 +16,7 @@ impl<P> Mmu<P> {
         let (tables, roots) = (self.shadow.tables(), self.shadow.roots());
         let frame = tables.pool().frame_of(roots.current(vcpu)).expect("a root in use is pinned");
         let format = match roots.paging(vcpu).mode {
-            Mode::Off => RootFormat::Pae,
+            Mode::Off | Mode::Legacy32 { .. } | Mode::Pae { .. } => RootFormat::Pae,
             Mode::Long4 => RootFormat::Long4,
         };
         Root { hpa: env.hpa(frame), format }
