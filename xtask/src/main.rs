@@ -20,6 +20,7 @@ mod sabotage;
 mod setup;
 mod test;
 mod tool;
+mod trial;
 mod unsafe_count;
 
 use std::io::{self, Write};
@@ -50,6 +51,7 @@ enum Command {
     UnsafeCount(unsafe_count::Arguments),
     Guests(guests::Arguments),
     Forms(forms::Arguments),
+    Trial(trial::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::UnsafeCount(arguments) => unsafe_count::run(&arguments),
         Command::Guests(arguments) => guests::run(&arguments),
         Command::Forms(arguments) => forms::run(&arguments),
+        Command::Trial(arguments) => trial::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

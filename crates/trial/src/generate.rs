@@ -120,8 +120,11 @@ pub fn program(seed: u64, steps: usize) -> Program {
 /// that name no memory.
 pub fn for_bare(mut program: Program) -> Program {
     program.steps.retain(|step| !matches!(step, Step::Host(_)));
-    let outside = |value: u64| value >> 12 & 0xff_ffff_ffff == HOLE;
-    program.steps.retain(|step| !matches!(*step, Step::Write { value, .. } if outside(value)));
+    // The bits of an entry between the flags and the one that is always reserved.
+    let names = |value: u64, gva: u64| value << (gva % 8 * 8) >> 12 & 0x7f_ffff_ffff;
+    let outside =
+        |step: &Step| matches!(*step, Step::Write { gva, value, .. } if names(value, gva) >= ARENA / PAGE);
+    program.steps.retain(|step| !outside(step));
     program.maxphyaddr = 40;
     program
 }

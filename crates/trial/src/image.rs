@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 use umbra_paging::Gfn;
-use umbra_reference::memory::{PhysAddr, Ram};
+use umbra_reference::memory::{PhysAddr, PhysicalMemory, Ram};
 use umbra_reference::registers::{Cpu, Privileged, Registers};
 
 use crate::layout::{
@@ -165,6 +165,22 @@ fn tables(program: &Program, ram: &mut Ram) {
     }
 }
 
+/// The tables of a program at its start, a line for each entry that programs use.
+pub fn describe_tables(program: &Program) -> String {
+    let ram = arena(program);
+    let mut text = String::new();
+    for &frame in &HOT[..ROOTS] {
+        for slot in crate::layout::SLOTS {
+            let entry = ram.read(PhysAddr::new(frame * PAGE + slot * 8));
+            if entry & P != 0 {
+                let words = crate::program::describe_entry(entry);
+                text += &format!("{:<24}[{slot:3}] = {words}\n", crate::program::frame_name(frame));
+            }
+        }
+    }
+    text
+}
+
 /// The instruction of the reference machine that a step is, if it is one.
 pub fn privileged(step: &Step) -> Option<Privileged> {
     Some(match *step {
@@ -215,10 +231,10 @@ impl Image {
         let mut arena = Vec::new();
         for frame in ram.written() {
             let words = (0..PAGE / 8).map(|word| frame * PAGE + word * 8);
-            let read = |gpa| umbra_reference::memory::PhysicalMemory::read(&ram, PhysAddr::new(gpa));
+            let read = |gpa| ram.read(PhysAddr::new(gpa));
             arena.extend(words.map(|gpa| (gpa, read(gpa))).filter(|&(_, value)| value != 0));
         }
-        let value = |gpa: u64| umbra_reference::memory::PhysicalMemory::read(&ram, PhysAddr::new(gpa));
+        let value = |gpa: u64| ram.read(PhysAddr::new(gpa));
         let bytes = |words: Vec<u64>| words.into_iter().flat_map(u64::to_le_bytes).collect::<Vec<u8>>();
         let mut state = [0; 4];
         state[(State::RESULT / 8) as usize] = direct(crate::layout::RESULTS).raw();
@@ -242,7 +258,6 @@ impl Image {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use umbra_reference::memory::PhysicalMemory;
 
     #[test]
     fn nothing_but_tables_is_present() {

@@ -9,14 +9,14 @@ use umbra_paging::{Access, AccessKind, Gva, Pfec};
 use umbra_reference::hardware::{End as WalkEnd, PageFault, walk};
 use umbra_reference::memory::{PhysAddr, PhysicalMemory};
 use umbra_reference::oracle::{Change, Observed, Oracle, Piece};
-use umbra_reference::registers::Registers;
+use umbra_reference::registers::{Invalidation, Registers};
 use umbra_reference::universe::{Universe, tree_page};
 
-use crate::image;
+use crate::image::{self, A, D, PS};
 use crate::layout::{ARENA, CODE_WORD, HOT, PAGE, REGION, REGIONS, SLOTS, direct};
 use crate::program::{HostEvent, Program, Step};
 use crate::record::{End, Record, Seen, parse};
-use crate::stub::{BREAKPOINT, DONE, PAGE_FAULT, Stub};
+use crate::stub::{BREAKPOINT, DONE, INVALID_OPCODE, PAGE_FAULT, Stub};
 
 /// The linear pages of programs: both choices of an index at each level, and the hot frames in the
 /// direct map.
@@ -95,6 +95,8 @@ pub struct Tally {
     pub excused: u64,
     /// Page faults among the judged.
     pub faults: u64,
+    /// Known defects of the emulator that were met: see [`judge_bare`].
+    pub defects: u64,
 }
 
 impl Tally {
@@ -104,6 +106,7 @@ impl Tally {
         self.judged += other.judged;
         self.excused += other.excused;
         self.faults += other.faults;
+        self.defects += other.defects;
     }
 }
 
@@ -123,12 +126,32 @@ pub enum Excuse {
     /// An entry names a table where no memory is. Hardware reads ones there, which have reserved
     /// bits; KVM cannot read the table, and its walk ends as at an entry that is not present.
     TableOutsideMemory,
-    /// Code is executed where no memory is: KVM cannot emulate instructions that it cannot read.
+    /// Code is executed where no memory is. KVM, Documentation/virt/kvm/api.rst,
+    /// KVM_CAP_EXIT_ON_EMULATION_FAILURE: what KVM cannot emulate ends the guest's run or gives #UD.
     CodeOutsideMemory,
+    /// An access reaches no memory: the monitor carries it out, and which accessed and dirty bits
+    /// are set on the way is not judged.
+    NoMemory,
+    /// EFER.NXE is clear. Linux, `arch/x86/kvm/mmu/mmu.c`: "KVM forces EFER.NX=1 when TDP is
+    /// disabled, reflect it in the MMU role." An entry with XD set may serve as if NXE were set.
+    ForcedNx,
+}
+
+/// An access as it was meant.
+struct Call {
+    step: usize,
+    gva: Gva,
+    access: Access,
+    size: u8,
+    /// Where its instruction stands.
+    rip: u64,
+    piece: [Piece; 1],
 }
 
 struct Judge<'a> {
     program: &'a Program,
+    /// QEMU without a hypervisor: see [`judge_bare`].
+    qemu: bool,
     registers: Registers,
     oracle: Oracle,
     stub: Stub,
@@ -146,10 +169,31 @@ struct Judge<'a> {
 /// # Errors
 /// The first step that bare hardware would not have done so.
 pub fn judge(program: &Program, record: &Record) -> Result<Tally, Box<Conviction>> {
+    judge_on(program, record, false)
+}
+
+/// Judges a run on QEMU's TCG without a hypervisor, of which these defects are known (7.2):
+///
+/// - A page fault for a reserved bit has P = 0 in its error code (0x8, 0xa, 0xc and so on). SDM,
+///   "Page-Fault Exceptions": RSVD is 1 only with P = 1. The fault is judged as if P were set.
+/// - It sets the accessed bit in the very entry that has the reserved bit, if that maps a large page.
+///   SDM, "Accessed and Dirty Flags": a flag is set when an entry is used for a translation.
+/// - A page fault leaves cached translations of its address in place. SDM, "Operations that
+///   Invalidate TLBs and Paging-Structure Caches": it invalidates them.
+/// - Reads where no memory is give zeros, which is as good as ones.
+///
+/// # Errors
+/// As [`judge`].
+pub fn judge_bare(program: &Program, record: &Record) -> Result<Tally, Box<Conviction>> {
+    judge_on(program, record, true)
+}
+
+fn judge_on(program: &Program, record: &Record, qemu: bool) -> Result<Tally, Box<Conviction>> {
     let registers = image::registers();
     let controls = [registers.control(&image::cpu(program))];
     let mut judge = Judge {
         program,
+        qemu,
         registers,
         oracle: Oracle::new(universe(), image::arena(program), &controls),
         stub: Stub::assemble(),
@@ -213,19 +257,9 @@ impl Judge<'_> {
         let wrong = |kind, seen: String, expected: String| Err(Conviction { step: at, kind, seen, expected });
         let before = self.registers;
         match *step {
-            Step::Read { gva, size, user, ac } => {
-                let access = Access { kind: AccessKind::Read, user, smap_override: ac && !user };
-                let rip = self.stub.read_rip(size, user);
-                self.access(at, Gva::new(gva), access, (size, 0), rip, seen, &changes)?;
-            }
-            Step::Write { gva, size, user, ac, value } => {
-                let access = Access { kind: AccessKind::Write, user, smap_override: ac && !user };
-                let rip = self.stub.write_rip(size, user);
-                self.access(at, Gva::new(gva), access, (size, value), rip, seen, &changes)?;
-            }
-            Step::Fetch { gva, user } => {
-                let access = Access { kind: AccessKind::Fetch, user, smap_override: false };
-                self.access(at, Gva::new(gva), access, (8, 0), gva, seen, &changes)?;
+            Step::Read { .. } | Step::Write { .. } | Step::Fetch { .. } => {
+                let call = self.call(at, step);
+                self.access(&call, seen, &changes)?;
             }
             Step::Host(event) => {
                 self.host(at, event, &changes, record)?;
@@ -254,6 +288,25 @@ impl Judge<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The access of a step that is one.
+    fn call(&self, at: usize, step: &Step) -> Call {
+        let (kind, gva, size, user, ac, value, rip) = match *step {
+            Step::Write { gva, size, user, ac, value } => {
+                (AccessKind::Write, gva, size, user, ac, value, self.stub.write_rip(size, user))
+            }
+            Step::Fetch { gva, user } => (AccessKind::Fetch, gva, 8, user, false, 0, gva),
+            Step::Read { gva, size, user, ac } => {
+                (AccessKind::Read, gva, size, user, ac, 0, self.stub.read_rip(size, user))
+            }
+            _ => unreachable!("only accesses are asked about"),
+        };
+        let written = if kind == AccessKind::Write { usize::from(size) } else { 0 };
+        let bytes = value.to_le_bytes()[..written].iter().copied().collect::<ArrayVec<u8, 8>>();
+        let gva = Gva::new(gva);
+        let access = Access { kind, user, smap_override: ac && !user };
+        Call { step: at, gva, access, size, rip, piece: [Piece { gva, bytes }] }
     }
 
     /// Nothing may have changed.
@@ -335,66 +388,144 @@ impl Judge<'_> {
         self.quiet(at, changes)
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn access(
-        &mut self,
-        at: usize,
-        gva: Gva,
-        access: Access,
-        (size, value): (u8, u64),
-        rip: u64,
-        seen: &Seen,
-        changes: &[Change],
-    ) -> Result<(), Conviction> {
+    fn access(&mut self, call: &Call, seen: &Seen, changes: &[Change]) -> Result<(), Conviction> {
         if self.excuse.is_some() {
             self.tally.excused += 1;
             self.adopt(changes);
             return Ok(());
         }
         self.tally.judged += 1;
-        let convict = |kind, expected| Err(Conviction { step: at, kind, seen: exception(seen), expected });
-        let bytes: ArrayVec<u8, 8> = match access.kind {
-            AccessKind::Write => value.to_le_bytes()[..usize::from(size)].iter().copied().collect(),
-            AccessKind::Read | AccessKind::Fetch => ArrayVec::new(),
+        self.tally.faults += u64::from(seen.vector == PAGE_FAULT);
+        let conviction = match self.attempt(call, seen, changes) {
+            Ok(()) => return Ok(()),
+            Err(conviction) => conviction,
         };
-        let piece = [Piece { gva, bytes }];
-        let fetch = access.kind == AccessKind::Fetch;
+        match self.pardon(call, seen, changes) {
+            Some(_) => {
+                self.tally.excused += 1;
+                Ok(())
+            }
+            None => Err(conviction),
+        }
+    }
+
+    /// Judges an access without leave for anything.
+    fn attempt(&mut self, call: &Call, seen: &Seen, changes: &[Change]) -> Result<(), Conviction> {
+        let convict =
+            |kind, expected| Err(Conviction { step: call.step, kind, seen: exception(seen), expected });
+        let end = if call.access.kind == AccessKind::Fetch { BREAKPOINT } else { DONE };
         match seen.vector {
             PAGE_FAULT => {
-                self.tally.faults += 1;
-                if seen.rip != rip {
-                    return convict(Kind::Exception, format!("the instruction at {rip:#x} raises the fault"));
+                if seen.rip != call.rip {
+                    let expected = format!("the instruction at {:#x} raises the fault", call.rip);
+                    return convict(Kind::Exception, expected);
                 }
-                let fault = PageFault { code: Pfec::from_bits_retain(seen.error), gva: Gva::new(seen.cr2) };
-                if self.table_outside_memory(gva) && !fault.code.contains(Pfec::PRESENT) && fault.gva == gva {
-                    self.tally.excused += 1;
-                    self.adopt(changes);
-                    return Ok(());
+                let mut code = Pfec::from_bits_retain(seen.error);
+                if self.qemu && code.contains(Pfec::RSVD) && !code.contains(Pfec::PRESENT) {
+                    self.tally.defects += 1;
+                    code |= Pfec::PRESENT;
                 }
-                let observed = Observed::Fault(fault);
+                let fault = PageFault { code, gva: Gva::new(seen.cr2) };
+                if self.qemu {
+                    return match self.explains_fault(call.gva, call.access, fault, changes) {
+                        true => {
+                            self.adopt(changes);
+                            Ok(())
+                        }
+                        false => convict(Kind::Fault, self.allowed(call, String::new())),
+                    };
+                }
                 self.oracle
-                    .judge_access(0, access, &piece, &observed, changes)
-                    .or_else(|why| convict(Kind::Fault, self.allowed(gva, access, size, why)))
+                    .judge_access(0, call.access, &call.piece, &Observed::Fault(fault), changes)
+                    .or_else(|why| convict(Kind::Fault, self.allowed(call, why)))
             }
-            vector if vector == if fetch { BREAKPOINT } else { DONE } => {
-                self.done(at, gva, access, size, &piece, seen, changes)
-            }
+            vector if vector == end => self.done(call, seen, changes),
             _ => convict(Kind::Exception, String::from("this access takes place, or raises #PF")),
         }
     }
 
+    /// Looks for an excuse for an access that would be convicted, and takes over what it changed.
+    fn pardon(&mut self, call: &Call, seen: &Seen, changes: &[Change]) -> Option<Excuse> {
+        let Call { gva, access, .. } = *call;
+        let candidates = self.oracle.candidates(0, gva, access);
+        let memory = self.oracle.memory();
+        let nowhere: Vec<PhysAddr> = candidates
+            .iter()
+            .filter_map(|candidate| candidate.result.ok())
+            .filter(|&place| !memory.contains(place))
+            .collect();
+        let marks = |change: &Change| {
+            let before = memory.read(change.at);
+            let passed = candidates.iter().any(|candidate| candidate.passed.contains(&change.at));
+            passed && change.value & !(A | D) == before & !(A | D) && change.value & before == before
+        };
+        let marked = changes.iter().all(marks);
+        let fault = seen.vector == PAGE_FAULT && seen.rip == call.rip && seen.cr2 == gva.raw();
+        let expected_error = self.oracle.control(0).access_code(access).bits();
+        let reads = |&place: &PhysAddr| visible(u64::MAX, place, access, call.size) == seen.value;
+        let excuse = if marked && fault && seen.error == expected_error && self.table_outside_memory(gva) {
+            Some(Excuse::TableOutsideMemory)
+        } else if marked && access.kind == AccessKind::Fetch {
+            let undefined = seen.vector == INVALID_OPCODE && seen.rip == gva.raw() && !nowhere.is_empty();
+            undefined.then_some(Excuse::CodeOutsideMemory)
+        } else {
+            let done = seen.vector == DONE && nowhere.iter().any(|at| access.is_write() || reads(at));
+            (marked && done).then_some(Excuse::NoMemory)
+        };
+        if excuse.is_some() {
+            self.adopt(changes);
+            return excuse;
+        }
+        if self.registers.nxe || self.qemu {
+            return None;
+        }
+        let control = *self.oracle.control(0);
+        let forced = umbra_reference::hardware::Control { nxe: true, ..control };
+        self.oracle.executed(0, forced, Invalidation::Nothing);
+        let again = self.attempt(call, seen, changes);
+        self.oracle.executed(0, control, Invalidation::Nothing);
+        again.is_ok().then_some(Excuse::ForcedNx)
+    }
+
+    /// Whether a page fault is one of QEMU's: as on bare hardware, but for what [`judge_bare`] says.
+    /// The oracle does not hear that it was delivered, so it forgets no translations.
+    fn explains_fault(&mut self, gva: Gva, access: Access, fault: PageFault, changes: &[Change]) -> bool {
+        let candidates = self.oracle.candidates(0, gva, access);
+        let reserved = self.reserved_entry(gva);
+        let mut marked = Vec::new();
+        for change in changes {
+            let before = self.oracle.memory().read(change.at);
+            if change.value != before | A {
+                return false;
+            }
+            marked.push(change.at);
+        }
+        self.tally.defects += u64::from(reserved.is_some_and(|at| marked.contains(&at)));
+        let passed = |at: &PhysAddr| candidates.iter().any(|candidate| candidate.passed.contains(at));
+        fault.gva == gva
+            && candidates.iter().any(|candidate| candidate.result == Err(fault.code))
+            && marked.iter().all(|at| passed(at) || reserved == Some(*at))
+    }
+
+    /// The entry with a reserved bit that a walk ends at, if it maps a large page.
+    fn reserved_entry(&self, gva: Gva) -> Option<PhysAddr> {
+        let found = walk(self.oracle.memory(), self.oracle.control(0), gva);
+        let last = found.visits.last().filter(|_| found.end == WalkEnd::Reserved)?;
+        let next = last.next();
+        let index = gva.raw() >> (12 + 9 * (u32::from(next.level) - 1)) & 511;
+        let at = PhysAddr::new(next.table.raw() + 8 * index);
+        (self.oracle.memory().read(at) & PS != 0).then_some(at)
+    }
+
+    /// What is read at a place.
+    fn word(&self, place: PhysAddr) -> u64 {
+        let nowhere = self.qemu && !self.oracle.memory().contains(place);
+        if nowhere { 0 } else { self.oracle.memory().read(place.word()) }
+    }
+
     /// An access took place: finds a place that explains what it read, and the memory that it left.
-    #[allow(clippy::too_many_arguments)]
-    fn done(
-        &mut self,
-        at: usize,
-        gva: Gva,
-        access: Access,
-        size: u8,
-        piece: &[Piece; 1],
-        seen: &Seen,
-        changes: &[Change],
-    ) -> Result<(), Conviction> {
+    fn done(&mut self, call: &Call, seen: &Seen, changes: &[Change]) -> Result<(), Conviction> {
+        let Call { step: at, gva, access, size, ref piece, .. } = *call;
         let mut places: Vec<PhysAddr> = Vec::new();
         for candidate in self.oracle.candidates(0, gva, access) {
             if let Ok(place) = candidate.result
@@ -416,7 +547,7 @@ impl Judge<'_> {
             } else {
                 // The walk may have set bits in the very word that is read.
                 let now = changes.iter().find(|change| change.at == word).map(|change| change.value);
-                let now = now.unwrap_or_else(|| self.oracle.memory().read(word));
+                let now = now.unwrap_or_else(|| self.word(place));
                 if visible(now, place, access, size) != seen.value {
                     continue;
                 }
@@ -430,20 +561,18 @@ impl Judge<'_> {
         if let Some(why) = refusal {
             return Err(memory(at, why));
         }
-        let expected = self.allowed(gva, access, size, String::new());
+        let expected = self.allowed(call, String::new());
         Err(Conviction { step: at, kind, seen: exception(seen), expected })
     }
 
     /// What bare hardware allows, in words.
-    fn allowed(&self, gva: Gva, access: Access, size: u8, why: String) -> String {
+    fn allowed(&self, call: &Call, why: String) -> String {
+        let Call { gva, access, size, .. } = *call;
         let mut all: Vec<String> = Vec::new();
         for candidate in self.oracle.candidates(0, gva, access) {
             let text = match candidate.result {
                 Ok(at) if access.kind == AccessKind::Write => format!("the write to {at:?}"),
-                Ok(at) => format!(
-                    "{:#x} from {at:?}",
-                    visible(self.oracle.memory().read(at.word()), at, access, size)
-                ),
+                Ok(at) => format!("{:#x} from {at:?}", visible(self.word(at), at, access, size)),
                 Err(code) => format!("#PF with error code {:#x} and CR2 {:#x}", code.bits(), gva.raw()),
             };
             if !all.contains(&text) {

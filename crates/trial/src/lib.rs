@@ -22,6 +22,7 @@
 //! does not show on one. `umbra_reference`, with its hostile TLB, finds those.
 #![forbid(unsafe_code)]
 
+pub mod bare;
 pub mod console;
 pub mod generate;
 pub mod image;

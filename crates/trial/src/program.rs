@@ -237,7 +237,7 @@ pub fn frame_name(frame: u64) -> String {
 }
 
 /// An entry in words: where it leads, and its flags.
-fn entry(value: u64) -> String {
+pub(crate) fn describe_entry(value: u64) -> String {
     if value & 1 == 0 {
         return format!("{value:#x} (not present)");
     }
@@ -276,7 +276,7 @@ impl fmt::Display for Step {
                 write!(f, "guest: {} reads {size} bytes at {}", who(user, ac), address(gva))
             }
             Step::Write { gva, size, user, ac, value } => {
-                let what = if size == 8 { entry(value) } else { format!("{value:#x}") };
+                let what = if size == 8 { describe_entry(value) } else { format!("{value:#x}") };
                 write!(f, "guest: {} writes {what}, {size} bytes, to {}", who(user, ac), address(gva))
             }
             Step::Fetch { gva, user } => {
@@ -301,7 +301,7 @@ impl fmt::Display for HostEvent {
         match *self {
             HostEvent::Write { gpa, value } => {
                 let name = frame_name(gpa / PAGE);
-                write!(f, "writes {} to word {} of {name}", entry(value), gpa % PAGE / 8)
+                write!(f, "writes {} to word {} of {name}", describe_entry(value), gpa % PAGE / 8)
             }
             HostEvent::Cycle { region, read_only: false } => {
                 write!(f, "deletes the memory slot of {} and makes it again", bytes(region))

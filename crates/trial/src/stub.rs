@@ -20,6 +20,8 @@ use crate::layout::{
 pub const DONE: u8 = 0x40;
 /// The breakpoint exception: executed code ends by it.
 pub const BREAKPOINT: u8 = 3;
+/// The invalid-opcode exception.
+pub const INVALID_OPCODE: u8 = 6;
 /// The page fault.
 pub const PAGE_FAULT: u8 = 14;
 /// What stands for the vector after a step that is no access.

@@ -33,7 +33,10 @@ impl Wire {
             match self.ports.receive() {
                 Some(byte) => {
                     idle = 0;
-                    self.received.push(byte);
+                    let empty = byte == 0 && self.received.is_empty();
+                    if !empty {
+                        self.received.push(byte);
+                    }
                     if byte == 0
                         && let Some(request) = take(&mut self.received)
                     {
