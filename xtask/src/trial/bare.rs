@@ -47,8 +47,8 @@ impl Suspect for Bare {
         let results = self.folder.join("results");
         fs::write(&kernel, multiboot(program)).with_context(|| kernel.display().to_string())?;
         let _ = fs::remove_file(&results);
-        let mut qemu = Command::new("nice");
-        qemu.args(["-n", "10", PROGRAM, "-accel", "tcg", "-cpu", "EPYC", "-m", "128", "-nodefaults"]);
+        let mut qemu = Command::new(PROGRAM);
+        qemu.args(["-accel", "tcg", "-cpu", "EPYC", "-m", "128", "-nodefaults"]);
         qemu.args(["-no-user-config", "-display", "none", "-no-reboot", "-net", "none"]);
         qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         qemu.arg("-debugcon").arg(format!("file:{}", results.display()));

@@ -98,9 +98,7 @@ impl Machine {
 
     /// The emulator's command line.
     fn command(&self) -> Command {
-        // Others share the machine.
-        let mut qemu = Command::new("nice");
-        qemu.args(["-n", "10", PROGRAM]);
+        let mut qemu = Command::new(PROGRAM);
         qemu.args(["-accel", "tcg", "-cpu", &self.cpu, "-m", "512", "-nodefaults", "-no-user-config"]);
         qemu.args(["-display", "none", "-no-reboot"]);
         qemu.arg("-serial").arg(format!("file:{}", self.console().display()));
