@@ -22,6 +22,7 @@ mod sabotage;
 mod setup;
 mod test;
 mod tool;
+mod trial;
 mod unsafe_count;
 
 use std::io::{self, Write};
@@ -56,6 +57,7 @@ enum Command {
     Guests(guests::Arguments),
     Forms(forms::Arguments),
     Exact(exact::Arguments),
+    Trial(trial::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         Command::Guests(arguments) => guests::run(&arguments),
         Command::Forms(arguments) => forms::run(&arguments),
         Command::Exact(arguments) => exact::run(&arguments),
+        Command::Trial(arguments) => trial::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");
