@@ -14,6 +14,7 @@ mod console;
 mod high;
 mod marks;
 mod options;
+mod phase_id;
 mod phases;
 mod power;
 mod shell;
