@@ -18,6 +18,7 @@ use umbra_vcpu::entry::{Entry, Mode};
 use umbra_vcpu::mmu_events::EventLog;
 
 use super::audit::Auditor;
+use super::console::Console;
 use super::policy::Writes;
 use super::run::{Parts, Settings, Vcpu};
 use super::trace::Tracer;
@@ -86,14 +87,14 @@ fn prepare<B: Backend>(machine: Machine, new_backend: NewBackend<B>) -> Result<V
     };
     let auditor = config.audit.map(Auditor::new);
     let tracer = config.trace.then(Tracer::default);
-    let upkeep = Upkeep::new(tsc_hz, config.screen);
+    let console = Console::new(Upkeep::new(tsc_hz, config.screen));
     Ok(Vcpu::new(Parts {
         backend,
         mmu,
         env,
         canary,
         platform,
-        upkeep,
+        console,
         cpuid,
         tsc_hz,
         controls,
