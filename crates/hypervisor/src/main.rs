@@ -22,6 +22,7 @@ mod linux;
 mod memory;
 mod moves;
 mod screen;
+mod svm;
 
 #[cfg(target_os = "none")]
 mod boot;

@@ -139,17 +139,25 @@ mod bit {
     }
     /// Leaf 0xd, subleaf 1, EAX: XSAVEOPT, XSAVEC, XGETBV with ECX = 1. Not XSAVES.
     pub const FD1A_SHOWN: u32 = 0b111;
-    /// Leaf 80000001, ECX: LAHF in 64-bit mode, LZCNT, PREFETCHW.
+    /// Leaf 80000001, ECX: LAHF in 64-bit mode, LZCNT, PREFETCHW; of AMD, SSE4A and SSE on misaligned
+    /// operands, too. Not SVM and SKINIT.
     pub const X1C_SHOWN: u32 = 1 << 0 | 1 << 5 | 1 << 8;
+    pub const X1C_AMD: u32 = 1 << 6 | 1 << 7;
     /// Leaf 80000001, EDX.
     pub mod x1d {
         pub const SYSCALL: u32 = 1 << 11;
         pub const NX: u32 = 1 << 20;
         pub const PAGE_1GB: u32 = 1 << 26;
         pub const RDTSCP: u32 = 1 << 27;
+        /// What AMD repeats of leaf 1.
+        pub const REPEATED: u32 = 0x0183_f3ff;
+        /// AMD: extensions of MMX.
+        pub const MMXEXT: u32 = 1 << 22;
         /// All of them, and long mode.
         pub const SHOWN: u32 = SYSCALL | NX | PAGE_1GB | RDTSCP | 1 << 29;
     }
+    /// Leaf 80000008, EBX, of AMD: XSAVE keeps the error pointers; SSB_NO; BTC_NO.
+    pub const X8B_AMD: u32 = 1 << 2 | 1 << 26 | 1 << 29;
     /// Leaf 80000007, EDX: invariant TSC.
     pub const X7D_SHOWN: u32 = 1 << 8;
     /// Leaf 6, EAX: the local APIC's timer never stops.
@@ -220,7 +228,7 @@ impl Cpuid {
                 CpuidResult { eax: HYPERVISOR, ebx: word(0), ecx: word(1), edx: word(2) }
             }
             0x8000_0000 => CpuidResult { eax: self.max_extended, ..real() },
-            0x8000_0001..=MAX_EXTENDED if leaf <= self.max_extended => self.extended(leaf),
+            0x8000_0001..=MAX_EXTENDED if leaf <= self.max_extended => self.extended(leaf, dynamic),
             1..=MAX_BASIC if leaf <= self.max_basic => self.basic(leaf, subleaf, dynamic),
             // Leaves in the hypervisor's range are this one's to define: there are none but the first.
             0x4000_0001..=HYPERVISOR_END => NOTHING,
@@ -230,8 +238,19 @@ impl Cpuid {
         }
     }
 
-    fn is_intel(&self) -> bool {
-        (self.query)(0, 0).ebx == u32::from_le_bytes(*b"Genu")
+    /// Whether Intel has made the CPU.
+    pub fn is_intel(&self) -> bool {
+        self.is_by(b"Genu")
+    }
+
+    /// Whether AMD has made the CPU, or Hygon after AMD's plans.
+    pub fn is_amd(&self) -> bool {
+        self.is_by(b"Auth") || self.is_by(b"Hygo")
+    }
+
+    /// By the first letters of the vendor's name.
+    fn is_by(&self, vendor: &[u8; 4]) -> bool {
+        (self.query)(0, 0).ebx.to_le_bytes() == *vendor
     }
 
     fn basic(&self, leaf: u32, subleaf: u32, dynamic: Dynamic) -> CpuidResult {
@@ -324,7 +343,7 @@ impl Cpuid {
         }
     }
 
-    fn extended(&self, leaf: u32) -> CpuidResult {
+    fn extended(&self, leaf: u32, dynamic: Dynamic) -> CpuidResult {
         let real = (self.query)(leaf, 0);
         match leaf {
             0x8000_0001 => {
@@ -332,11 +351,20 @@ impl Cpuid {
                 if !self.backing.rdtscp {
                     edx &= !bit::x1d::RDTSCP;
                 }
-                CpuidResult { ecx: real.ecx & bit::X1C_SHOWN, edx, ..NOTHING }
+                let mut ecx = bit::X1C_SHOWN;
+                if self.is_amd() {
+                    ecx |= bit::X1C_AMD;
+                    edx |= real.edx & bit::x1d::MMXEXT;
+                    edx |= self.basic(1, 0, dynamic).edx & bit::x1d::REPEATED;
+                }
+                CpuidResult { ecx: real.ecx & ecx, edx, ..NOTHING }
             }
             0x8000_0002..=0x8000_0006 => real,
             0x8000_0007 => CpuidResult { edx: real.edx & bit::X7D_SHOWN, ..NOTHING },
-            0x8000_0008 => CpuidResult { eax: real.eax & 0xffff, ..NOTHING },
+            0x8000_0008 => {
+                let ebx = if self.is_amd() { real.ebx & bit::X8B_AMD } else { 0 };
+                CpuidResult { eax: real.eax & 0xffff, ebx, ..NOTHING }
+            }
             _ => NOTHING,
         }
     }
@@ -349,7 +377,7 @@ impl Cpuid {
         } else {
             DEFAULT_MAXPHYADDR
         };
-        Features::new(width.clamp(32, 52) as u8, self.extended(0x8000_0001).edx & bit::x1d::PAGE_1GB != 0)
+        Features::new(width.clamp(32, 52) as u8, (self.query)(0x8000_0001, 0).edx & bit::x1d::PAGE_1GB != 0)
     }
 
     /// The control-register bits that exist for the guest.
@@ -453,6 +481,27 @@ mod tests {
             }
             assert_eq!(cpuid.read(0x4000_0001, 0, OFF), NOTHING);
         }
+    }
+
+    #[test]
+    fn what_amd_has_beside() {
+        let amd = |leaf, subleaf| match leaf {
+            0 => CpuidResult { ebx: u32::from_le_bytes(*b"Auth"), ..everything(leaf, subleaf) },
+            _ => everything(leaf, subleaf),
+        };
+        let backing = Backing { rdtscp: true, invpcid: true, tsc_deadline: true };
+        let amd = Cpuid::new(amd, backing, || 0);
+        assert!(amd.is_amd() && !amd.is_intel() && !all().is_amd());
+        let (x1, f1) = (amd.read(0x8000_0001, 0, OFF), amd.read(1, 0, OFF));
+        // SVM, EXTAPIC, CR8 by LOCK, OSVW, SKINIT, TOPOEXT; FFXSR.
+        assert_eq!(x1.ecx & (1 << 2 | 1 << 3 | 1 << 4 | 1 << 9 | 1 << 12 | 1 << 22), 0);
+        assert_eq!(x1.edx & 1 << 25, 0);
+        assert_eq!((x1.ecx & bit::X1C_AMD, x1.edx & bit::x1d::MMXEXT), (bit::X1C_AMD, bit::x1d::MMXEXT));
+        // What leaf 1 hides, or shows by the guest's state, is no different there.
+        assert_eq!(x1.edx & bit::x1d::REPEATED, f1.edx & bit::x1d::REPEATED);
+        assert_eq!(amd.read(0x8000_0008, 0, OFF).ebx, bit::X8B_AMD);
+        assert_eq!(amd.read(0x8000_000a, 0, OFF), NOTHING);
+        assert_eq!((all().read(0x8000_0008, 0, OFF).ebx, amd.known().efer & 1 << 12), (0, 0));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! `cpu::idle`). Handlers do no more than acknowledge and set a flag.
 
 use core::arch::global_asm;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::{console, cpu, pic, probe, timer};
 
@@ -16,8 +18,10 @@ pub const TIMER: u8 = 0x30;
 /// Local APIC spurious interrupt; needs no end of interrupt.
 pub const SPURIOUS: u8 = 0xff;
 
+const DEBUG: u64 = 1;
 const NMI: u64 = 2;
 const INVALID_OPCODE: u64 = 6;
+const GENERAL_PROTECTION: u64 = 13;
 const PAGE_FAULT: u64 = 14;
 
 /// The places of RDI and RAX in [`Frame::scratch`].
@@ -38,6 +42,22 @@ struct Frame {
     ss: u64,
 }
 
+/// Where debug traps are the guest's, which an emulator has left behind.
+static IGNORED_TRAPS: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+
+/// From now on a debug trap at these instructions means nothing.
+pub fn ignore_traps_in(range: Range<u64>) {
+    let [start, end] = &IGNORED_TRAPS;
+    start.store(range.start, Ordering::Relaxed);
+    end.store(range.end, Ordering::Relaxed);
+}
+
+fn traps_are_ignored_at(rip: u64) -> bool {
+    let [start, end] = &IGNORED_TRAPS;
+    // A trap points behind its instruction.
+    start.load(Ordering::Relaxed) < rip && rip <= end.load(Ordering::Relaxed)
+}
+
 /// # Safety
 /// Only `interrupts.s` calls it, with interrupts off.
 #[unsafe(no_mangle)]
@@ -46,6 +66,7 @@ unsafe extern "C" fn interrupt_handler(frame: &mut Frame) {
     const PIC_FIRST: u64 = PIC_BASE as u64;
     const PIC_LAST: u64 = PIC_BASE as u64 + 15;
     match frame.vector {
+        DEBUG if traps_are_ignored_at(frame.rip) => (),
         // The heartbeat: that it came is all that it is for.
         NMI => (),
         CONSOLE => {
@@ -55,6 +76,7 @@ unsafe extern "C" fn interrupt_handler(frame: &mut Frame) {
         PIC_FIRST..=PIC_LAST => pic::spurious((frame.vector - PIC_FIRST) as u8),
         vector if vector == u64::from(TIMER) => timer::interrupt(),
         vector if vector == u64::from(SPURIOUS) => (),
+        GENERAL_PROTECTION if let Some(rip) = cpu::msr_fixup(frame.rip) => frame.rip = rip,
         PAGE_FAULT if let Some(rip) = probe::fixup(frame.rip) => {
             frame.rip = rip;
             frame.scratch[RAX] = frame.error_code;

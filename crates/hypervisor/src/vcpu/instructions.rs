@@ -7,12 +7,13 @@ use umbra_vcpu::cpuid::Dynamic;
 use umbra_vcpu::event::Event;
 
 use super::Vcpu;
+use crate::hw::cpu;
 
 impl<B: Backend> Vcpu<B> {
     pub(super) fn cpuid_exit(&mut self) -> ExitCause {
         let dynamic = Dynamic {
             osxsave: self.backend.cr4() & cr4_more::OSXSAVE != 0,
-            xcr0: self.xcr0,
+            xcr0: self.xcr0(),
             apic: self.platform.lapic_page().is_some(),
         };
         let (leaf, subleaf) = (self.backend.gpr(0) as u32, self.backend.gpr(1) as u32);
@@ -24,12 +25,16 @@ impl<B: Backend> Vcpu<B> {
         ExitCause::Cpuid
     }
 
+    /// XCR0, if there is one. QEMU 7.2 lets the guest change it without an exit.
+    pub(super) fn xcr0(&self) -> u64 {
+        if self.cpuid.has_xcr0() { cpu::xcr0() } else { 0 }
+    }
+
     pub(super) fn xsetbv_exit(&mut self) -> ExitCause {
         let value = self.backend.gpr(2) << 32 | self.backend.gpr(0) & 0xffff_ffff;
         let is_xcr0 = self.backend.gpr(1) as u32 == 0;
         if self.backend.cpl() == 0 && is_xcr0 && self.cpuid.allows_xcr0(value) {
             self.backend.set_xcr0(value);
-            self.xcr0 = value;
             self.skip();
         } else {
             self.raise(Event::general_protection());

@@ -16,6 +16,16 @@ const IA32_MISC_ENABLE: u32 = 0x1a0;
 const IA32_PAT: u32 = 0x277;
 const IA32_EFER: u32 = 0xc000_0080;
 
+/// AMD's hardware configuration.
+const HWCR: u32 = 0xc001_0015;
+/// TscFreqSel: the time-stamp counter counts with the frequency of the highest performance state.
+const HWCR_AT_RESET: u64 = 1 << 24;
+/// AMD's northbridge configuration.
+const NB_CFG: u32 = 0xc001_001f;
+/// EnableCf8ExtCfg: bits of the PCI address port reach the extended configuration space, which no
+/// device of the platform has.
+const NB_CFG_EXTENDED: u64 = 1 << 46;
+
 /// Locked with VMX off.
 const FEATURE_CONTROL: u64 = 1;
 /// A microcode revision that no list of bad ones has.
@@ -55,10 +65,12 @@ impl<B: Backend> Vcpu<B> {
             IA32_TSC => Ok(self.clock.read_tsc()),
             IA32_EFER => Ok(self.controls.efer),
             IA32_PAT => Ok(self.pat),
-            IA32_PLATFORM_ID => Ok(0),
-            IA32_FEATURE_CONTROL => Ok(FEATURE_CONTROL),
             IA32_BIOS_SIGN_ID => Ok(MICROCODE),
-            IA32_MISC_ENABLE => Ok(MISC_ENABLE),
+            IA32_PLATFORM_ID if !self.cpuid.is_amd() => Ok(0),
+            IA32_FEATURE_CONTROL if !self.cpuid.is_amd() => Ok(FEATURE_CONTROL),
+            IA32_MISC_ENABLE if !self.cpuid.is_amd() => Ok(MISC_ENABLE),
+            HWCR if self.cpuid.is_amd() => Ok(HWCR_AT_RESET),
+            NB_CFG if self.cpuid.is_amd() => Ok(self.nb_cfg),
             IA32_ARCH_CAPABILITIES => self.cpuid.arch_capabilities().ok_or(GeneralProtection),
             _ if Platform::owns_msr(msr) => {
                 self.platform.msr_read(self.clock.now(), msr).map_err(|_| GeneralProtection)
@@ -82,7 +94,9 @@ impl<B: Backend> Vcpu<B> {
             IA32_PAT if is_pat(value) => self.pat = value,
             // Loading microcode begins with a zero here.
             IA32_BIOS_SIGN_ID => (),
-            IA32_MISC_ENABLE if value == MISC_ENABLE => (),
+            IA32_MISC_ENABLE if value == MISC_ENABLE && !self.cpuid.is_amd() => (),
+            HWCR if value == HWCR_AT_RESET && self.cpuid.is_amd() => (),
+            NB_CFG if value & !NB_CFG_EXTENDED == 0 && self.cpuid.is_amd() => self.nb_cfg = value,
             _ if Platform::owns_msr(msr) => {
                 let before = self.platform.lapic_page();
                 self.platform.msr_write(self.clock.now(), msr, value).map_err(|_| GeneralProtection)?;

@@ -89,8 +89,8 @@ pub struct Vcpu<B: Backend> {
     pub(super) root: Root,
     /// IA32_PAT, which is only stored: guest memory is write-back.
     pub(super) pat: u64,
-    /// XCR0, if there is one.
-    pub(super) xcr0: u64,
+    /// AMD's NB_CFG, which is only stored.
+    pub(super) nb_cfg: u64,
     /// The event to deliver at the next entry: interrupted by the last exit, or raised in answer to it.
     pub(super) pending: Option<Event>,
     /// What the guest is left for as soon as it can take it.
@@ -154,7 +154,7 @@ impl<B: Backend> Vcpu<B> {
             controls,
             root,
             pat: msr::PAT,
-            xcr0: xcr0::X87,
+            nb_cfg: 0,
             pending: None,
             windows: Windows::default(),
             end: None,
@@ -183,7 +183,7 @@ impl<B: Backend> Vcpu<B> {
         vcpu.backend.set_guest_faults(vcpu.guest_faults);
         vcpu.load_controls(controls);
         if vcpu.cpuid.has_xcr0() {
-            vcpu.backend.set_xcr0(vcpu.xcr0);
+            vcpu.backend.set_xcr0(xcr0::X87);
         }
         vcpu
     }
@@ -236,12 +236,7 @@ impl<B: Backend> Vcpu<B> {
             Exit::Io { port, size, input } => return self.io_exit(port, size, input),
             Exit::StringIo => self.string_io_exit(),
             Exit::Reflect(event) => {
-                // #AC is a fault; #DB and INT1 push the flags as they are.
-                if event.kind == EventKind::Exception && event.vector != DEBUG {
-                    self.raise(event);
-                } else {
-                    self.deliver(event);
-                }
+                self.reflect(event);
                 ExitCause::Other
             }
             Exit::Interrupt | Exit::Nmi => {
@@ -309,6 +304,20 @@ impl<B: Backend> Vcpu<B> {
         let next = self.next_rip(self.instruction_length.into());
         self.backend.set_rip(next);
         self.backend.retire(self.met);
+    }
+
+    /// Hands an exception to the guest that the CPU has raised.
+    fn reflect(&mut self, event: Event) {
+        // User mode gets #GP of these; the guest's CPU does not have them.
+        if event == Event::general_protection() && self.is_virtualization() {
+            return self.raise(Event::invalid_opcode());
+        }
+        // Most are faults; #DB and INT1 push the flags as they are.
+        if event.kind == EventKind::Exception && event.vector != DEBUG {
+            self.raise(event);
+        } else {
+            self.deliver(event);
+        }
     }
 
     /// Raises a fault: of the instruction at RIP, or within the delivery of the event that the exit interrupted.

@@ -65,9 +65,10 @@ impl<B: Backend> Vcpu<B> {
     /// Carries out the instruction at RIP, which starts with `bytes`, if the CPU can do so on copies. None
     /// otherwise: then nothing has changed.
     pub(in crate::vcpu) fn run_natively(&mut self, bytes: &[u8]) -> Option<Emulated> {
-        let has_avx = self.xcr0 & xcr0::AVX != 0;
+        let states = self.xcr0();
+        let has_avx = states & xcr0::AVX != 0;
         let vector = |number| has_avx.then(|| cpu::ymm(number));
-        let native = Native::decode(self, bytes, self.cpuid.xsave_area(self.xcr0), vector)?;
+        let native = Native::decode(self, bytes, self.cpuid.xsave_area(states), vector)?;
         let (rip, rflags) = (self.backend.rip(), self.backend.rflags());
         let next = self.next_rip(native.length as u64);
         self.sandbox.space.reset(self.root.format);

@@ -1,0 +1,113 @@
+//! The end of an instruction that the hypervisor carries out, and debug traps behind it.
+
+use umbra_vcpu::backend::{CodeMode, Events, Registers, Retirement, rflags};
+use umbra_vcpu::breakpoints::Breakpoints;
+use umbra_vcpu::control::cr4_more;
+use umbra_vcpu::event::Event;
+
+use super::backend::Svm;
+use super::controls::{DEBUGCTL_BTF, IA32_DEBUGCTL};
+use super::exits::code;
+use super::vmcb::part;
+use crate::hw::cpu;
+
+/// Interrupts are blocked for one instruction.
+pub(super) const SHADOW: u64 = 1 << 0;
+
+/// DR6: single step.
+const DR6_BS: u64 = 1 << 14;
+/// DR6: task switch.
+const DR6_BT: u64 = 1 << 15;
+/// DR6: B0 to B3.
+const DR6_HIT: u64 = 0xf;
+/// DR7.GD.
+const GENERAL_DETECT: u64 = 1 << 13;
+
+impl Retirement for Svm {
+    fn instruction_length(&self) -> Option<u8> {
+        let control = &self.vmcb.control;
+        let next = match control.exit_code {
+            // Every CPU tells it there.
+            code::IO => control.exit_info2,
+            code::TASK_SWITCH => return None,
+            _ if self.capabilities.next_rip => control.next_rip,
+            _ => return None,
+        };
+        let length = next.wrapping_sub(self.vmcb.save.rip);
+        (1..=15).contains(&length).then_some(length as u8)
+    }
+
+    fn is_plain(&self) -> bool {
+        self.code_mode() == CodeMode::Bits64
+            && self.vmcb.save.rflags & rflags::TF == 0
+            && !Breakpoints::enabled(self.vmcb.save.dr7)
+    }
+
+    fn breakpoints(&self) -> Breakpoints {
+        let dr7 = self.vmcb.save.dr7;
+        if !Breakpoints::enabled(dr7) {
+            return Breakpoints::default();
+        }
+        Breakpoints::new(cpu::breakpoint_addresses(), dr7, self.cr4 & cr4_more::DE != 0)
+    }
+
+    fn retire(&mut self, met: u8) {
+        self.vmcb.control.shadow = 0;
+        self.held_by_mov_ss = false;
+        let flags = self.vmcb.save.rflags;
+        self.vmcb.save.rflags = flags & !rflags::RF;
+        self.pending_debug |= u64::from(met);
+        if flags & rflags::TF != 0 && self.debugctl() & DEBUGCTL_BTF == 0 {
+            self.pending_debug |= DR6_BS;
+        }
+    }
+
+    fn block_by_mov_ss(&mut self) {
+        self.vmcb.control.shadow = SHADOW;
+        self.held_by_mov_ss = true;
+    }
+
+    fn debug_trap_due(&self) -> bool {
+        self.pending_debug != 0
+    }
+
+    fn clear_local_breakpoints(&mut self) {
+        /// L0 to L3 and LE.
+        const LOCAL: u64 = 0x155;
+        self.vmcb.save.dr7 &= !LOCAL;
+        self.changed |= part::DEBUG_REGISTERS;
+    }
+
+    fn report_task_switch_trap(&mut self) {
+        self.vmcb.save.dr6 |= DR6_BT;
+        self.changed |= part::DEBUG_REGISTERS;
+    }
+}
+
+impl Svm {
+    /// Does to IA32_DEBUGCTL and DR7 what delivery of #DB does.
+    pub(super) fn accept_debug_exception(&mut self) {
+        let control = self.debugctl();
+        if control & DEBUGCTL_BTF != 0 {
+            // SAFETY: it changes what RFLAGS.TF does, which the hypervisor never sets.
+            unsafe { cpu::write_msr(IA32_DEBUGCTL, control & !DEBUGCTL_BTF) };
+        }
+        let save = &mut self.vmcb.save;
+        save.dr6 |= core::mem::take(&mut self.pending_debug);
+        save.dr7 &= !GENERAL_DETECT;
+        self.changed |= part::DEBUG_REGISTERS;
+    }
+
+    /// Makes the debug trap that is due the event of the next entry.
+    pub(super) fn deliver_debug_trap(&mut self) {
+        if self.pending_debug == 0 || self.vmcb.control.event != 0 || self.isolation.is_some() {
+            return;
+        }
+        if core::mem::take(&mut self.held_by_mov_ss) {
+            return;
+        }
+        self.vmcb.save.dr6 &= !DR6_HIT;
+        self.accept_debug_exception();
+        self.inject(Event::debug());
+    }
+}
