@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use umbra_telemetry::PHASE_NAMES;
 
-use crate::run::{become_umbra, is_given};
+use crate::run::{become_umbra, is_given, values};
 
 /// Measure the workload, on a machine where nothing is set up yet.
 ///
@@ -62,15 +62,6 @@ fn check_phases(options: &[OsString]) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// The values of an option, as `--option VALUE` or `--option=VALUE`, as far as they are text.
-fn values<'a>(options: &'a [OsString], option: &'a str) -> impl Iterator<Item = &'a str> {
-    let behind = options.iter().skip(1).map(Some).chain([None]);
-    options.iter().zip(behind).filter_map(move |(given, next)| {
-        let rest = given.to_str()?.strip_prefix(option)?;
-        if rest.is_empty() { next?.to_str() } else { rest.strip_prefix('=') }
-    })
 }
 
 #[cfg(test)]

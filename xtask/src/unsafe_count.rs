@@ -20,6 +20,7 @@ pub struct Arguments {}
 const LAYER: &[&str] = &[
     "crates/hypervisor/src/boot",
     "crates/hypervisor/src/hw",
+    "crates/hypervisor/src/svm",
     "crates/hypervisor/src/vmx",
     "guest/kernels/src/kit",
     "guest/init/src/sys",

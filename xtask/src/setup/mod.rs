@@ -93,6 +93,16 @@ pub fn install_packages(packages: &[&str]) -> Result<()> {
     debian::install(packages)
 }
 
+/// Installs QEMU, which only some machines need, if it is missing.
+///
+/// # Errors
+/// As [`install_packages`].
+pub fn install_qemu() -> Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|folder| folder.join("qemu-system-x86_64").is_file());
+    if found { Ok(()) } else { install_packages(&["qemu-system-x86"]) }
+}
+
 fn build_initramfs(folder: &Path) -> Result<PathBuf> {
     let init = umbra_build::guest_init(paths::workspace(), &folder.join("build"))?;
     let path = folder.join("initramfs.cpio.gz");

@@ -42,11 +42,19 @@ const PENRYN_TRAP: Boot = Boot { name: "penryn-trap", guest_faults: "trap", ..PE
 const PENRYN_AUDIT: Boot = Boot { name: "penryn-audit", audit: true, ..PENRYN_BYPASS };
 const PENRYN_64_FRAMES: Boot = Boot { name: "penryn-64-frames", shadow_frames: Some(64), ..PENRYN_BYPASS };
 const PENRYN_PRESENT: Boot = Boot { name: "penryn-present", guest_faults: "present", ..PENRYN_BYPASS };
+const QEMU_SVM_TRAP: Boot = Boot { name: "qemu-svm-trap", machine: "qemu-svm", ..PENRYN_TRAP };
 const SKYLAKE_BYPASS: Boot = Boot { name: "skylake-bypass", machine: "skylake", ..PENRYN_BYPASS };
 
 /// The longest first.
-const BOOTS: &[Boot] =
-    &[PENRYN_AUDIT, PENRYN_64_FRAMES, PENRYN_TRAP, PENRYN_BYPASS, PENRYN_PRESENT, SKYLAKE_BYPASS];
+const BOOTS: &[Boot] = &[
+    PENRYN_AUDIT,
+    PENRYN_64_FRAMES,
+    PENRYN_TRAP,
+    PENRYN_BYPASS,
+    PENRYN_PRESENT,
+    SKYLAKE_BYPASS,
+    QEMU_SVM_TRAP,
+];
 
 /// Phases in which every operation is one access to a page that is missing, and no process runs but the one that
 /// makes them: the bypass saves one exit per operation.
@@ -138,6 +146,7 @@ impl Boot {
     /// What must hold after every boot.
     fn check(&self, console: &str, stats: &Stats) -> Result<String> {
         ensure!(console.contains("umbra-init: all phases passed"), "the exercise did not pass");
+        console::check(console)?;
         stats.check_partition()?;
         stats.expect("machine", self.machine)?;
         stats.expect("guest_faults", self.guest_faults)?;
