@@ -4,8 +4,7 @@
 //! `cpu::idle`). Handlers do no more than acknowledge and set a flag.
 
 use core::arch::global_asm;
-use core::ops::Range;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::{console, cpu, pic, probe, timer};
 
@@ -42,20 +41,12 @@ struct Frame {
     ss: u64,
 }
 
-/// Where debug traps are the guest's, which an emulator has left behind.
-static IGNORED_TRAPS: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+/// Debug traps are the guest's, which an emulator has left behind.
+static IGNORE_DEBUG_TRAPS: AtomicBool = AtomicBool::new(false);
 
-/// From now on a debug trap at these instructions means nothing.
-pub fn ignore_traps_in(range: Range<u64>) {
-    let [start, end] = &IGNORED_TRAPS;
-    start.store(range.start, Ordering::Relaxed);
-    end.store(range.end, Ordering::Relaxed);
-}
-
-fn traps_are_ignored_at(rip: u64) -> bool {
-    let [start, end] = &IGNORED_TRAPS;
-    // A trap points behind its instruction.
-    start.load(Ordering::Relaxed) < rip && rip <= end.load(Ordering::Relaxed)
+/// From now on debug traps mean nothing.
+pub fn ignore_debug_traps() {
+    IGNORE_DEBUG_TRAPS.store(true, Ordering::Relaxed);
 }
 
 /// # Safety
@@ -66,7 +57,7 @@ unsafe extern "C" fn interrupt_handler(frame: &mut Frame) {
     const PIC_FIRST: u64 = PIC_BASE as u64;
     const PIC_LAST: u64 = PIC_BASE as u64 + 15;
     match frame.vector {
-        DEBUG if traps_are_ignored_at(frame.rip) => (),
+        DEBUG if IGNORE_DEBUG_TRAPS.load(Ordering::Relaxed) => (),
         // The heartbeat: that it came is all that it is for.
         NMI => (),
         CONSOLE => {

@@ -13,7 +13,7 @@ use x86::msr;
 
 use super::capabilities::{Capabilities, VM_CR, is_candidate};
 use super::controls::IA32_DEBUGCTL;
-use super::enter::{GeneralRegisters, behind_exit, enter};
+use super::enter::{GeneralRegisters, enter};
 use super::exits::{code, decode};
 use super::failure::{SVME, describe};
 use super::instructions;
@@ -172,7 +172,9 @@ impl Svm {
         if cpu::cpuid(1, 0).ecx & CPUID_1_ECX_XSAVE != 0 {
             cpu::allow_xsetbv();
         }
-        interrupts::ignore_traps_in(behind_exit());
+        // If an instruction exits that the guest has stepped on, Bochs 2.7 keeps the trap that was due
+        // behind it, and raises it in the host.
+        interrupts::ignore_debug_traps();
         let (host_save, host) = (HostPage::new(), HostPage::new());
         let (mut msrs, mut ports) = (zeroed::<MSR_MAP>(), zeroed::<IO_MAP>());
         msr_map(PASSED_MSRS, &mut msrs.0);

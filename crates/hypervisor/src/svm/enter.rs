@@ -2,7 +2,6 @@
 
 use core::arch::naked_asm;
 use core::mem::offset_of;
-use core::ops::Range;
 
 use super::vmcb::Vmcb;
 
@@ -61,8 +60,6 @@ pub unsafe extern "sysv64" fn enter(registers: *mut GeneralRegisters, vmcb: *mut
         "mov r15, [rdi + 120]",
         "mov rdi, [rdi + 56]",
         "vmrun rax",
-        ".global svm_left, svm_back",
-        "svm_left:",
         // RAX and RSP are the host's again.
         "vmsave rax",
         "push rdi",
@@ -83,7 +80,6 @@ pub unsafe extern "sysv64" fn enter(registers: *mut GeneralRegisters, vmcb: *mut
         "pop qword ptr [rdi + 56]",
         "mov rax, [rdi + {host}]",
         "vmload rax",
-        "svm_back:",
         "cli",
         "stgi",
         "add rsp, 8",
@@ -97,16 +93,4 @@ pub unsafe extern "sysv64" fn enter(registers: *mut GeneralRegisters, vmcb: *mut
         guest = const offset_of!(GeneralRegisters, guest),
         host = const offset_of!(GeneralRegisters, host),
     )
-}
-
-unsafe extern "C" {
-    /// Inside [`enter`].
-    static svm_left: u8;
-    static svm_back: u8;
-}
-
-/// The instructions of [`enter`] behind #VMEXIT. Bochs 2.7 raises #DB there if an instruction exits
-/// that the guest has stepped on: the trap was due behind it.
-pub fn behind_exit() -> Range<u64> {
-    (&raw const svm_left) as u64..(&raw const svm_back) as u64
 }
