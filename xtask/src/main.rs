@@ -8,6 +8,8 @@ mod book;
 mod build;
 mod campaign;
 mod coverage;
+mod crates;
+mod exact;
 mod exhaustive;
 mod forms;
 mod fuzz;
@@ -47,9 +49,11 @@ enum Command {
     Sabotage(sabotage::Arguments),
     Fuzz(fuzz::Arguments),
     Coverage(coverage::Arguments),
+    Crates(crates::Arguments),
     UnsafeCount(unsafe_count::Arguments),
     Guests(guests::Arguments),
     Forms(forms::Arguments),
+    Exact(exact::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -68,9 +72,11 @@ fn main() -> ExitCode {
         Command::Sabotage(arguments) => sabotage::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Coverage(arguments) => coverage::run(&arguments),
+        Command::Crates(arguments) => crates::run(&arguments),
         Command::UnsafeCount(arguments) => unsafe_count::run(&arguments),
         Command::Guests(arguments) => guests::run(&arguments),
         Command::Forms(arguments) => forms::run(&arguments),
+        Command::Exact(arguments) => exact::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

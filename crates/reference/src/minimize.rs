@@ -42,7 +42,10 @@ pub fn minimize(
         |config| config.cpus = 1,
         |config| config.pcid = false,
         |config| config.temper = Temper::STICKY,
-        |config| config.model = Cpu { maxphyaddr: 40, gib_pages: true },
+        |config| {
+            config.model = Cpu { maxphyaddr: 40, gib_pages: true };
+            config.shadow.iter_mut().for_each(|shadow| shadow.host_maxphyaddr = 40);
+        },
         |config| config.shadow.iter_mut().for_each(|shadow| shadow.vpid = true),
         |config| config.shadow.iter_mut().for_each(|shadow| shadow.release = 0),
     ];
@@ -51,9 +54,10 @@ pub fn minimize(
         for change in plainer {
             let mut config = best.config;
             change(&mut config);
-            if config != best.config
-                && let Some(smaller) = attempt(best.program.clone(), config)
-            {
+            if config == best.config {
+                continue;
+            }
+            if let Some(smaller) = attempt(best.program.clone(), config) {
                 best = smaller;
             }
         }

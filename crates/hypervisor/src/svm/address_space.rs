@@ -2,10 +2,10 @@
 
 use umbra_mmu::GuestFaults;
 use umbra_vcpu::backend::AddressSpace;
+use umbra_vcpu::svm::vmcb::{flush, intercept1, intercept3, part};
 
 use super::backend::{ASID, INTERCEPTS_3, Svm};
 use super::tlb::SvmTlb;
-use super::vmcb::{flush, intercept1, intercept3, part};
 
 impl AddressSpace for Svm {
     type Tlb = SvmTlb;

@@ -8,20 +8,20 @@ use alloc::string::String;
 use umbra_paging::cr0;
 use umbra_vcpu::backend::{self, Backend, Events, Exit, Refusal, rflags};
 use umbra_vcpu::breakpoints::Breakpoints;
+use umbra_vcpu::entry::{Entry, Mode};
 use umbra_vcpu::event::{DEBUG, Event, EventKind};
+use umbra_vcpu::svm::capabilities::{Capabilities, VM_CR, is_candidate};
+use umbra_vcpu::svm::exits::{code, decode};
+use umbra_vcpu::svm::failure::{SVME, describe};
+use umbra_vcpu::svm::permissions::{IO_MAP, MSR_MAP, msr_map};
+use umbra_vcpu::svm::vmcb::{Register, Save, Vmcb, intercept1, intercept2, intercept3, interrupt, part};
 use x86::msr;
 
-use super::capabilities::{Capabilities, VM_CR, is_candidate};
 use super::controls::IA32_DEBUGCTL;
 use super::enter::{GeneralRegisters, enter};
-use super::exits::{code, decode};
-use super::failure::{SVME, describe};
 use super::instructions;
 use super::isolation::Saved;
-use super::permissions::{IO_MAP, MSR_MAP, msr_map};
 use super::tlb::Request;
-use super::vmcb::{Register, Save, Vmcb, intercept1, intercept2, intercept3, interrupt, part};
-use crate::entry::{Entry, Mode};
 use crate::hw::descriptors::Tables;
 use crate::hw::phys::{HostPage, hpa_of};
 use crate::hw::{cpu, interrupts};
@@ -147,6 +147,10 @@ pub struct Svm {
     pub(super) held_by_mov_ss: bool,
     /// Whether the CPU has IA32_DEBUGCTL.
     pub(super) has_debugctl: bool,
+    /// IA32_DEBUGCTL as the guest reads it.
+    pub(super) debugctl: u64,
+    /// The exceptions that exit, but for isolation.
+    pub(super) exceptions: u32,
     pub(super) has_rdtscp: bool,
     /// While an instruction runs in an address space of its own.
     pub(super) isolation: Option<Saved>,
@@ -217,6 +221,8 @@ impl Svm {
             held_by_mov_ss: false,
             has_debugctl: cpu::try_read_msr(IA32_DEBUGCTL).is_some(),
             has_rdtscp: cpu::cpuid(0x8000_0001, 0).edx & CPUID_RDTSCP != 0,
+            debugctl: 0,
+            exceptions: EXCEPTIONS,
             isolation: None,
             _host_save: host_save,
             _host: host,

@@ -3,18 +3,25 @@
 use umbra_mmu::{Root, RootFormat};
 use umbra_paging::{Gva, cr4, efer};
 use umbra_vcpu::backend::ControlRegisters;
-use umbra_vcpu::control::{Controls, efer_more};
+use umbra_vcpu::control::{Controls, cr0_more, efer_more};
+use umbra_vcpu::svm::failure::SVME;
+use umbra_vcpu::svm::vmcb::part;
 use x86::msr;
 
-use super::backend::{CR_READS, CR0_REAL, Svm};
-use super::failure::SVME;
-use super::vmcb::part;
+use super::backend::{CR_READS, CR0_REAL, EXCEPTIONS, Svm};
 use crate::hw::cpu;
 
+/// The real CR4 always has these: PAE for the shadow tables, MCE for the hypervisor, which a machine
+/// check must not shut down without a word.
+const CR4_REAL: u64 = cr4::PAE | 1 << 6;
+/// #MF exits while the guest's CR0.NE is clear: it does not get it then, but an interrupt.
+const FPU_ERROR: u32 = 1 << 16;
 /// CD and NW of the guest have no effect: its memory is write-back always.
 const CR0_NOT_REAL: u64 = 3 << 29;
 
 pub(super) const IA32_DEBUGCTL: u32 = 0x1d9;
+/// IA32_DEBUGCTL.LBR: record branches.
+pub(super) const DEBUGCTL_LBR: u64 = 1 << 0;
 /// IA32_DEBUGCTL.BTF: TF steps from branch to branch.
 pub(super) const DEBUGCTL_BTF: u64 = 1 << 1;
 
@@ -51,7 +58,7 @@ impl ControlRegisters for Svm {
         debug_assert!(!loadable, "the guest loads no root by itself");
         let save = &mut self.vmcb.save;
         save.cr0 = controls.cr0 & !CR0_NOT_REAL | CR0_REAL;
-        save.cr4 = controls.cr4 & !without | cr4::PAE;
+        save.cr4 = controls.cr4 & !without | CR4_REAL;
         save.cr3 = root.hpa.raw() | pcid;
         save.efer = controls.efer & OWN | long | SVME;
         let mut reads = CR_READS;
@@ -64,7 +71,10 @@ impl ControlRegisters for Svm {
         self.cr0 = controls.cr0;
         self.cr4 = controls.cr4;
         self.cr3 = save.cr3;
+        let fpu_error = if controls.cr0 & cr0_more::NE == 0 { FPU_ERROR } else { 0 };
+        self.exceptions = EXCEPTIONS | fpu_error;
         self.vmcb.control.cr_reads = reads;
+        self.vmcb.control.exceptions = self.exceptions;
         self.flushes.set_pcids(save.cr4 & cr4::PCIDE != 0);
         self.changed |= part::CONTROL_REGISTERS | part::INTERCEPTS;
     }
@@ -72,7 +82,7 @@ impl ControlRegisters for Svm {
     fn read_msr(&self, number: u32) -> Option<u64> {
         match number {
             msr::IA32_TSC_AUX if self.has_rdtscp => Some(cpu::read_msr(number)),
-            IA32_DEBUGCTL => Some(self.debugctl()),
+            IA32_DEBUGCTL => Some(self.debugctl),
             _ => None,
         }
     }
@@ -84,12 +94,9 @@ impl ControlRegisters for Svm {
                 unsafe { cpu::write_msr(number, value) };
                 true
             }
-            // There is nothing to read branch records with.
-            IA32_DEBUGCTL if value & !DEBUGCTL_BTF == 0 => {
-                if self.has_debugctl {
-                    // SAFETY: it changes what RFLAGS.TF does, which the hypervisor never sets.
-                    unsafe { cpu::write_msr(number, value) };
-                }
+            // What is recorded cannot be read: the table of registers says why.
+            IA32_DEBUGCTL if value & !(DEBUGCTL_LBR | DEBUGCTL_BTF) == 0 => {
+                self.set_debugctl(value);
                 true
             }
             _ => false,
@@ -107,8 +114,12 @@ impl ControlRegisters for Svm {
 }
 
 impl Svm {
-    /// IA32_DEBUGCTL, which is the guest's all the time.
-    pub(super) fn debugctl(&self) -> u64 {
-        if self.has_debugctl { cpu::read_msr(IA32_DEBUGCTL) } else { 0 }
+    /// Sets IA32_DEBUGCTL. The VMCB has no place for it, so BTF is the guest's all the time.
+    pub(super) fn set_debugctl(&mut self, value: u64) {
+        if self.has_debugctl && (value ^ self.debugctl) & DEBUGCTL_BTF != 0 {
+            // SAFETY: it changes what RFLAGS.TF does, which the hypervisor never sets.
+            unsafe { cpu::write_msr(IA32_DEBUGCTL, value & DEBUGCTL_BTF) };
+        }
+        self.debugctl = value;
     }
 }

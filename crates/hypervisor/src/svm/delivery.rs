@@ -2,11 +2,11 @@
 
 use umbra_vcpu::backend::{Events, Windows, rflags};
 use umbra_vcpu::event::{Event, EventKind};
+use umbra_vcpu::svm::events::{injection, interrupted};
+use umbra_vcpu::svm::vmcb::intercept1;
 
 use super::backend::Svm;
-use super::events::{injection, interrupted};
 use super::retirement::SHADOW;
-use super::vmcb::intercept1;
 
 impl Events for Svm {
     fn interrupted_event(&self) -> Option<Event> {

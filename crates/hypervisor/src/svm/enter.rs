@@ -3,7 +3,7 @@
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
-use super::vmcb::Vmcb;
+use umbra_vcpu::svm::vmcb::Vmcb;
 
 /// The guest's general-purpose registers while the hypervisor runs, by their numbers in instruction
 /// encodings; RAX and RSP (0 and 4) are in the VMCB instead. What else [`enter`] needs lies behind

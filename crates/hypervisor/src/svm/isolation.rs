@@ -2,9 +2,9 @@
 
 use umbra_vcpu::backend::{Isolation, rflags};
 use umbra_vcpu::isolation::{Page, Space};
+use umbra_vcpu::svm::vmcb::part;
 
-use super::backend::{ASID, DR7_AT_START, EXCEPTIONS, Svm};
-use super::vmcb::part;
+use super::backend::{ASID, DR7_AT_START, Svm};
 
 /// All exceptions; vector 2 is no exception.
 const ALL_EXCEPTIONS: u32 = !(1 << 2);
@@ -55,7 +55,7 @@ impl Isolation for Svm {
         save.dr7 = dr7;
         save.rflags |= trap;
         control.shadow = shadow;
-        control.exceptions = EXCEPTIONS;
+        control.exceptions = self.exceptions;
         control.asid = ASID;
         self.cr3 = cr3;
         self.pending_debug = pending_debug;

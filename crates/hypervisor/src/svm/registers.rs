@@ -3,10 +3,10 @@
 use umbra_emulator::{DescriptorTable, Segment, SegmentRegister, SystemSegment, TableRegister};
 use umbra_paging::efer;
 use umbra_vcpu::backend::{CodeMode, Registers};
+use umbra_vcpu::svm::segments::{DEFAULT_32, LONG};
+use umbra_vcpu::svm::vmcb::{Register, part};
 
 use super::backend::Svm;
-use super::segments::{DEFAULT_32, LONG};
-use super::vmcb::{Register, part};
 
 impl Registers for Svm {
     fn gpr(&self, number: u8) -> u64 {

@@ -4,11 +4,11 @@ use umbra_vcpu::backend::{CodeMode, Events, Registers, Retirement, rflags};
 use umbra_vcpu::breakpoints::Breakpoints;
 use umbra_vcpu::control::cr4_more;
 use umbra_vcpu::event::Event;
+use umbra_vcpu::svm::exits::code;
+use umbra_vcpu::svm::vmcb::part;
 
 use super::backend::Svm;
-use super::controls::{DEBUGCTL_BTF, IA32_DEBUGCTL};
-use super::exits::code;
-use super::vmcb::part;
+use super::controls::{DEBUGCTL_BTF, DEBUGCTL_LBR};
 use crate::hw::cpu;
 
 /// Interrupts are blocked for one instruction.
@@ -57,7 +57,7 @@ impl Retirement for Svm {
         let flags = self.vmcb.save.rflags;
         self.vmcb.save.rflags = flags & !rflags::RF;
         self.pending_debug |= u64::from(met);
-        if flags & rflags::TF != 0 && self.debugctl() & DEBUGCTL_BTF == 0 {
+        if flags & rflags::TF != 0 && self.debugctl & DEBUGCTL_BTF == 0 {
             self.pending_debug |= DR6_BS;
         }
     }
@@ -87,11 +87,7 @@ impl Retirement for Svm {
 impl Svm {
     /// Does to IA32_DEBUGCTL and DR7 what delivery of #DB does.
     pub(super) fn accept_debug_exception(&mut self) {
-        let control = self.debugctl();
-        if control & DEBUGCTL_BTF != 0 {
-            // SAFETY: it changes what RFLAGS.TF does, which the hypervisor never sets.
-            unsafe { cpu::write_msr(IA32_DEBUGCTL, control & !DEBUGCTL_BTF) };
-        }
+        self.set_debugctl(self.debugctl & !(DEBUGCTL_LBR | DEBUGCTL_BTF));
         let save = &mut self.vmcb.save;
         save.dr6 |= core::mem::take(&mut self.pending_debug);
         save.dr7 &= !GENERAL_DETECT;

@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use core::error::Error;
 
+use umbra_machine::upkeep::Upkeep;
 use umbra_mmu::{Config, EmulateReachable, Encodings, FilterPolicy, MIN_FRAMES_PER_VCPU, Mmu};
 use umbra_paging::{Features, cr0, cr4, efer};
 use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
@@ -12,15 +13,14 @@ use umbra_vcpu::arch_capabilities::IA32_ARCH_CAPABILITIES;
 use umbra_vcpu::backend::{Backend, Capabilities};
 use umbra_vcpu::control::{Controls, efer_more};
 use umbra_vcpu::cpuid::{Backing, Cpuid};
+use umbra_vcpu::entry::{Entry, Mode};
+use umbra_vcpu::mmu_events::EventLog;
 
 use super::audit::Auditor;
 use super::policy::Writes;
 use super::run::{Parts, Settings, Vcpu};
 use super::trace::Tracer;
-use super::upkeep::Upkeep;
-use crate::entry::{Entry, Mode};
 use crate::env::Env;
-use crate::events::EventLog;
 use crate::hw::descriptors::Tables;
 use crate::hw::{cpu, probe};
 use crate::machine::{Machine, TSC_DEADLINE};
@@ -99,6 +99,7 @@ fn prepare<B: Backend>(machine: Machine, new_backend: NewBackend<B>) -> Result<V
         platform,
         upkeep,
         cpuid,
+        tsc_hz,
         controls,
         settings,
         auditor,
@@ -141,7 +142,7 @@ fn check_options(config: &BootConfig, capabilities: Capabilities) -> Result<(), 
 
 /// Pending entries as the user wants them, if the CPU takes them.
 fn choose_encodings(wanted: GuestFaults, features: Features, capabilities: Capabilities) -> Encodings {
-    let off = Encodings::not_present(features);
+    let off = Encodings::not_present(features.maxphyaddr);
     if wanted == GuestFaults::Trap {
         info!("guest faults are trapped: chosen by the user");
         return off;
@@ -150,7 +151,7 @@ fn choose_encodings(wanted: GuestFaults, features: Features, capabilities: Capab
         info!("guest faults are trapped: this CPU intercepts all page faults or none");
         return off;
     }
-    let Some(encodings) = Encodings::reserved(features) else {
+    let Some(encodings) = Encodings::reserved(features.maxphyaddr) else {
         warning!(
             "guest faults are trapped: with MAXPHYADDR 52 this CPU's page-table entries have no reserved bit to spare"
         );

@@ -148,7 +148,9 @@ fn entries() -> impl Iterator<Item = u64> {
 #[test]
 fn the_short_way_gives_what_the_general_one_gives() {
     let features = Features::new(40, true);
-    for encodings in [Encodings::reserved(features).unwrap(), Encodings::not_present(features)] {
+    for encodings in
+        [Encodings::reserved(features.maxphyaddr).unwrap(), Encodings::not_present(features.maxphyaddr)]
+    {
         for (level, nxe) in Level::ALL.into_iter().flat_map(|level| [(level, false), (level, true)]) {
             let mut setting = Setting::new(encodings, features);
             let page = setting.page(level, nxe, TABLE);

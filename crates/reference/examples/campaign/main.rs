@@ -2,6 +2,9 @@
 //! seed that is printed, or, with a corpus, from a recipe that is kept if it fails; both can be replayed.
 
 mod corpus;
+mod kinds;
+#[path = "../number/mod.rs"]
+mod number;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,6 +14,8 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use corpus::Corpus;
 use fastrand::Rng;
+use kinds::Kinds;
+use number::{positive, whole};
 use umbra_reference::Divergence;
 use umbra_reference::coverage::Coverage;
 use umbra_reference::minimize::minimize_plain;
@@ -21,19 +26,19 @@ use umbra_reference::recipe::Recipe;
 #[command(name = "campaign", bin_name = "cargo xtask campaign")]
 struct Arguments {
     /// How long.
-    #[arg(long, value_name = "MINUTES", default_value_t = 10.0)]
+    #[arg(long, value_name = "MINUTES", default_value_t = 10.0, allow_negative_numbers = true)]
     minutes: f64,
     /// The first program's seed; the next programs have the next numbers [default: by the clock]
-    #[arg(long)]
+    #[arg(long, value_parser = whole, allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Run at most this many programs.
-    #[arg(long, value_name = "N", default_value_t = u64::MAX)]
+    #[arg(long, value_name = "N", default_value_t = u64::MAX, value_parser = whole, allow_negative_numbers = true)]
     programs: u64,
     /// Stop after this many steps.
-    #[arg(long, value_name = "N", default_value_t = u64::MAX)]
+    #[arg(long, value_name = "N", default_value_t = u64::MAX, value_parser = whole, allow_negative_numbers = true)]
     total_steps: u64,
     /// Steps in a program.
-    #[arg(long, value_name = "N", default_value_t = 300)]
+    #[arg(long, value_name = "N", default_value = "300", value_parser = positive::<usize>, allow_negative_numbers = true)]
     steps: usize,
     /// Start from the programs in this folder, mutate them, and keep there what reaches something new. Corpora of
     /// several machines are merged by copying their files together.
@@ -42,6 +47,9 @@ struct Arguments {
     /// Merge these corpora into --corpus, keep only programs that add something, and end.
     #[arg(long, value_name = "DIR", num_args = 1.., requires = "corpus")]
     merge: Vec<PathBuf>,
+    /// At the end, say what each kind of program has met, and how often.
+    #[arg(long)]
+    coverage: bool,
     /// Run the program in this file, as a corpus or a failure left it, and end.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["corpus", "seed"])]
     replay: Option<PathBuf>,
@@ -112,6 +120,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     println!("first seed {first}");
     let (start, mut coverage, mut steps) = (Instant::now(), Coverage::default(), 0);
     let mut corpus = Corpus::default();
+    let mut kinds = Kinds::default();
     if let Some(folder) = &arguments.corpus {
         corpus = Corpus::in_folder(folder)?;
         for recipe in corpus::read(folder)? {
@@ -147,6 +156,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
                     corpus.offer(&recipe, &met)?;
                 }
                 coverage.merge(&met);
+                kinds.add(&recipe, &met);
                 steps += met.get("steps");
             }
             Err(divergence) => return failed(arguments, &recipe, &divergence, Some(seed)),
@@ -154,6 +164,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         done += 1;
     }
     println!("{coverage}");
+    if arguments.coverage {
+        println!("\n{kinds}\n");
+    }
     let seconds = start.elapsed().as_secs_f64();
     println!("{done} programs, {steps} steps in {seconds:.0} s, 0 divergences");
     if arguments.corpus.is_some() {
@@ -181,4 +194,19 @@ fn failed(
         }
     }
     Ok(ExitCode::FAILURE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_are_none_are_refused_in_words() {
+        for (option, wrong, least) in
+            [("--steps", "0", 1), ("--seed", "-1", 0), ("--programs", "many", 0), ("--total-steps", "1.5", 0)]
+        {
+            let refused = Arguments::try_parse_from(["campaign", option, wrong]).err().unwrap().to_string();
+            assert!(refused.contains(&format!("give a whole number, {least} or more")), "{refused}");
+        }
+    }
 }
