@@ -567,6 +567,7 @@ mod tests {
         fn amd(leaf: u32, subleaf: u32) -> CpuidResult {
             match leaf {
                 0 => CpuidResult { eax: 0xd, ebx: 0x6874_7541, edx: 0x6974_6e65, ecx: 0x444d_4163 },
+                0x8000_0008 => CpuidResult { ebx: !0, ..everything(leaf, subleaf) },
                 _ => everything(leaf, subleaf),
             }
         }

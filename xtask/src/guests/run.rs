@@ -27,6 +27,35 @@ pub enum Kernel {
     Basics,
 }
 
+/// A test that a machine cannot pass, whatever runs on it.
+struct Defect {
+    machine: Machine,
+    kernel: Kernel,
+    test: &'static str,
+    /// What the machine does.
+    #[cfg_attr(not(test), expect(dead_code, reason = "it is for whoever reads the list"))]
+    fact: &'static str,
+}
+
+const fn defect(machine: Machine, test: &'static str, fact: &'static str) -> Defect {
+    Defect { machine, kernel: Kernel::Basics, test, fact }
+}
+
+/// What is left out, and why. Bochs is 2.7, QEMU 7.2.
+const DEFECTS: &[Defect] = &[
+    defect(Machine::Ryzen, "data-breakpoints", "an intercepted #DB leaves DR6 as it was"),
+    defect(Machine::Ryzen, "string-breakpoints", "an intercepted #DB leaves DR6 as it was"),
+    defect(Machine::Ryzen, "held-breakpoints", "an intercepted #DB leaves DR6 as it was"),
+    defect(Machine::Ryzen, "instruction-breakpoints", "an intercepted #DB leaves DR6 as it was"),
+    defect(Machine::QemuSvm, "tasks", "task switches are not intercepted, and load CR3"),
+    defect(Machine::QemuSvm, "int1", "INT1 is an undefined instruction"),
+    defect(Machine::QemuSvm, "stack-fault", "a non-canonical address is #GP by way of SS, too"),
+    defect(Machine::QemuSvm, "msr-addresses", "MSRs take addresses that are not canonical"),
+    defect(Machine::QemuSvm, "step", "REP traps once more behind its last iteration"),
+    defect(Machine::QemuSvm, "data-breakpoints", "of two breakpoints DR6 tells one, and keeps old ones"),
+    defect(Machine::QemuSvm, "held-breakpoints", "MOV SS holds no trap back"),
+];
+
 /// One run.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
@@ -96,14 +125,21 @@ impl Run {
     }
 
     /// What the kernel is told.
-    fn options(&self) -> &'static str {
-        match (self.kernel, self.amount) {
+    fn options(&self) -> String {
+        let options = match (self.kernel, self.amount) {
             // A prime number of cases apart, so that all kinds of access and bits take their turn.
             (Kernel::Exhaustive, Amount::Quick) => "strict stride=397",
             (Kernel::Exhaustive, Amount::Full) => "strict",
             (Kernel::Hostile, Amount::Quick) => "quick",
             (Kernel::Hostile, Amount::Full) => "",
             (Kernel::Basics, _) => "fw_cfg",
+        };
+        let here = |defect: &&Defect| defect.kernel == self.kernel && defect.machine == self.machine;
+        let left_out: Vec<&str> = DEFECTS.iter().filter(here).map(|defect| defect.test).collect();
+        if left_out.is_empty() {
+            options.into()
+        } else {
+            format!("{options} except={}", left_out.join(",")).trim_start().into()
         }
     }
 
@@ -124,7 +160,7 @@ impl Run {
         // A guard in case that the tool itself hangs; its own time-out ends the machine properly.
         command.args(["--kill-after=10", &(self.timeout() + 60).to_string()]).arg(umbra).arg("run");
         command.arg("--kernel").arg(kernels.join(value(&self.kernel)).with_extension("elf"));
-        command.args(["--append", self.options(), "--timeout", &self.timeout().to_string()]);
+        command.args(["--append", &self.options(), "--timeout", &self.timeout().to_string()]);
         command.args(["--machine", &value(&self.machine), "--guest-faults", &value(&self.guest_faults)]);
         command.args(self.more.split_whitespace()).stdin(Stdio::null());
         let start = Instant::now();
@@ -157,6 +193,19 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn what_is_left_out_is_left_out_where_it_fails_and_has_a_reason() {
+        assert!(DEFECTS.iter().all(|defect| defect.fact.contains(' ')));
+        let options = |machine| {
+            let run =
+                Run::all(Amount::Quick).find(|run| (run.kernel, run.machine) == (Kernel::Basics, machine));
+            run.expect("every machine runs the basics").options()
+        };
+        assert_eq!(options(Machine::Penryn), "fw_cfg");
+        assert!(options(Machine::QemuSvm).starts_with("fw_cfg except=tasks,int1,"));
+        assert!(!options(Machine::Ryzen).contains("tasks"));
+    }
 
     #[test]
     fn every_run_has_a_name_of_its_own() {

@@ -1,5 +1,6 @@
 //! The end of an instruction that the hypervisor carries out, and debug traps behind it.
 
+use umbra_emulator::Segment;
 use umbra_vcpu::backend::{CodeMode, Events, Registers, Retirement, rflags};
 use umbra_vcpu::breakpoints::Breakpoints;
 use umbra_vcpu::control::cr4_more;
@@ -14,6 +15,8 @@ use crate::hw::cpu;
 /// Interrupts are blocked for one instruction.
 pub(super) const SHADOW: u64 = 1 << 0;
 
+/// DR6: access to a debug register.
+const DR6_BD: u64 = 1 << 13;
 /// DR6: single step.
 const DR6_BS: u64 = 1 << 14;
 /// DR6: task switch.
@@ -88,8 +91,9 @@ impl Svm {
     /// Does to IA32_DEBUGCTL and DR7 what delivery of #DB does.
     pub(super) fn accept_debug_exception(&mut self) {
         self.set_debugctl(self.debugctl & !(DEBUGCTL_LBR | DEBUGCTL_BTF));
+        let reasons = self.missing_reasons() | core::mem::take(&mut self.pending_debug);
         let save = &mut self.vmcb.save;
-        save.dr6 |= core::mem::take(&mut self.pending_debug);
+        save.dr6 |= reasons;
         save.dr7 &= !GENERAL_DETECT;
         self.changed |= part::DEBUG_REGISTERS;
     }
@@ -105,5 +109,20 @@ impl Svm {
         self.vmcb.save.dr6 &= !DR6_HIT;
         self.accept_debug_exception();
         self.inject(Event::debug());
+    }
+
+    /// Why a #DB came of which DR6 says nothing. The CPU changes DR6 before the intercept (APM, "#DB
+    /// (Debug)"), but Bochs 2.7 does not: which data was met is lost there.
+    fn missing_reasons(&self) -> u64 {
+        const REASONS: u64 = DR6_HIT | DR6_BD | DR6_BS | DR6_BT;
+        let save = &self.vmcb.save;
+        if save.dr6 & REASONS != 0 || self.pending_debug != 0 {
+            return 0;
+        }
+        let fetched = self.segment_base(Segment::Cs).wrapping_add(save.rip);
+        match self.breakpoints().on_instruction(fetched) {
+            0 if save.rflags & rflags::TF != 0 => DR6_BS,
+            met => met.into(),
+        }
     }
 }
