@@ -18,6 +18,9 @@ const GENERAL_PROTECTION: u64 = 13;
 const PAGE_FAULT: u64 = 14;
 const MACHINE_CHECK: u64 = 18;
 
+/// Nothing can be trusted after a machine check, whatever was running.
+pub const MACHINE_BROKEN: &str = "the machine reports a hardware error (machine check)";
+
 /// The places of RDI and RAX in [`Frame::scratch`].
 const RDI: usize = 4;
 const RAX: usize = 8;
@@ -74,12 +77,11 @@ unsafe extern "C" fn interrupt_handler(frame: &mut Frame) {
             frame.rip,
             frame.rsp
         ),
-        INVALID_OPCODE => panic!(
-            "undefined instruction at RIP {:#x}; behind a VMREAD or VMWRITE it means that VMCS field {:#x} does not exist, \
-             or no VMCS is current",
-            frame.rip, frame.scratch[RDI]
-        ),
-        MACHINE_CHECK => panic!("{}", crate::vcpu::MACHINE_CHECK),
+        // RDI: the backends' own UD2 leaves there what the hardware refused.
+        INVALID_OPCODE => {
+            panic!("undefined instruction at RIP {:#x}, RDI {:#x}", frame.rip, frame.scratch[RDI])
+        }
+        MACHINE_CHECK => panic!("{MACHINE_BROKEN}"),
         vector => panic!(
             "unexpected vector {vector}, error code {:#x}, RIP {:#x}, RSP {:#x}",
             frame.error_code, frame.rip, frame.rsp

@@ -2,7 +2,7 @@
 
 use super::boot_image::IMAGE;
 use super::kvm::Kvm;
-use super::programs::Settings;
+use super::settings::Settings;
 
 /// The program.
 pub(super) const PROGRAM: &str = "qemu-system-x86_64";
