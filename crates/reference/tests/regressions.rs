@@ -17,6 +17,7 @@ fn config() -> Config {
         temper: Temper::STICKY,
         shadow: Some(ShadowConfig::plain(true, 64)),
         full_audit: 1,
+        races: 0,
     }
 }
 

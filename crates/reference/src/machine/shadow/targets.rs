@@ -4,6 +4,8 @@
 use fastrand::Rng;
 use umbra_paging::Gfn;
 
+use crate::registers::Registers;
+
 /// An operand of MOV to CR3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Target {
@@ -11,6 +13,14 @@ pub(super) struct Target {
     pub(super) pcid: u16,
     /// Bit 63.
     pub(super) no_flush: bool,
+}
+
+impl Target {
+    /// The operand as it counts with these registers: the PCID and bit 63 only while CR4.PCIDE is set.
+    pub(super) fn of(registers: &Registers, root: Gfn, pcid: u16, no_flush: bool) -> Target {
+        let pcide = registers.pcide;
+        Target { root, pcid: if pcide { pcid } else { 0 }, no_flush: pcide && no_flush }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -28,6 +38,11 @@ impl Targets {
 
     pub(super) fn contains(&self, value: Target) -> bool {
         self.values.contains(&value)
+    }
+
+    /// What is listed.
+    pub(super) fn values(&self) -> &[Target] {
+        &self.values
     }
 
     pub(super) fn has_root(&self, root: Gfn) -> bool {
