@@ -8,6 +8,8 @@ mod book;
 mod build;
 mod campaign;
 mod coverage;
+mod crates;
+mod exact;
 mod exhaustive;
 mod forms;
 mod fuzz;
@@ -17,6 +19,7 @@ mod process;
 mod report;
 mod run;
 mod sabotage;
+mod schedule;
 mod setup;
 mod test;
 mod tool;
@@ -44,12 +47,15 @@ enum Command {
     Book(book::Arguments),
     Campaign(campaign::Arguments),
     Exhaustive(exhaustive::Arguments),
+    Schedule(schedule::Arguments),
     Sabotage(sabotage::Arguments),
     Fuzz(fuzz::Arguments),
     Coverage(coverage::Arguments),
+    Crates(crates::Arguments),
     UnsafeCount(unsafe_count::Arguments),
     Guests(guests::Arguments),
     Forms(forms::Arguments),
+    Exact(exact::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -65,12 +71,15 @@ fn main() -> ExitCode {
         Command::Book(arguments) => book::run(&arguments),
         Command::Campaign(arguments) => campaign::run(&arguments),
         Command::Exhaustive(arguments) => exhaustive::run(&arguments),
+        Command::Schedule(arguments) => schedule::run(&arguments),
         Command::Sabotage(arguments) => sabotage::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Coverage(arguments) => coverage::run(&arguments),
+        Command::Crates(arguments) => crates::run(&arguments),
         Command::UnsafeCount(arguments) => unsafe_count::run(&arguments),
         Command::Guests(arguments) => guests::run(&arguments),
         Command::Forms(arguments) => forms::run(&arguments),
+        Command::Exact(arguments) => exact::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

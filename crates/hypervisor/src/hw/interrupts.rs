@@ -5,20 +5,15 @@
 
 use core::arch::global_asm;
 
+use super::vectors::{PIC_BASE, SPURIOUS, TIMER};
 use super::{console, cpu, pic, probe, timer};
 
 global_asm!(include_str!("interrupts.s"), options(att_syntax));
 
-/// The first vector of the PICs' sixteen.
-pub const PIC_BASE: u8 = 0x20;
-/// Local APIC timer.
-pub const TIMER: u8 = 0x30;
-/// Local APIC spurious interrupt; needs no end of interrupt.
-pub const SPURIOUS: u8 = 0xff;
-
 const NMI: u64 = 2;
 const INVALID_OPCODE: u64 = 6;
 const PAGE_FAULT: u64 = 14;
+const MACHINE_CHECK: u64 = 18;
 
 /// The places of RDI and RAX in [`Frame::scratch`].
 const RDI: usize = 4;
@@ -71,6 +66,7 @@ unsafe extern "C" fn interrupt_handler(frame: &mut Frame) {
              or no VMCS is current",
             frame.rip, frame.scratch[RDI]
         ),
+        MACHINE_CHECK => panic!("{}", crate::vcpu::MACHINE_CHECK),
         vector => panic!(
             "unexpected vector {vector}, error code {:#x}, RIP {:#x}, RSP {:#x}",
             frame.error_code, frame.rip, frame.rsp

@@ -42,7 +42,7 @@ fn is_followed_by_alike(shadow: &Shadow, env: &impl Env, gpa: Gpa) -> bool {
 /// How an instruction was reached, as far as its stack tells: the first return addresses there.
 /// They lie in the same 2 GiB of code as the instruction. (What is the address of a page is none.)
 fn callers(shadow: &Shadow, env: &impl Env, walks: &mut WalkCache, vcpu: usize, origin: &Origin) -> u64 {
-    let top = origin.rsp.filter(|rsp| rsp.raw().is_multiple_of(8));
+    let top = origin.rsp.filter(|rsp| rsp.raw() % 8 == 0);
     let Some(top) = top.and_then(|rsp| walks.mapped(shadow, env, vcpu, rsp)) else { return 0 };
     // What a loose table says now need not be what is mapped.
     if shadow.guest().has_loose() || env.backing(top.gfn()) == Backing::None {

@@ -148,8 +148,8 @@ impl<E: Env> View<'_, E> {
         let Source { role, gfn } = self.basis.tables.source(slot.frame());
         let index = slot.index() as u64;
         match role {
-            Role::Direct { level: Level::L1 } => self.page_target(Page::identity(gfn.add(index))),
-            Role::Direct { .. } => self.region_target(Page::identity(gfn.add(index * REGION))),
+            Role::Direct { level: Level::L1 } => self.page_target(Page::identity(gfn + index)),
+            Role::Direct { .. } => self.region_target(Page::identity(gfn + index * REGION)),
             // A PDPTE can be Mapped or Absent, never Pending: SDM, "PAE Paging".
             Role::PaeRoot if index < 4 => {
                 self.found(Source::direct(Level::L2, Gfn::new(index * REGION * ENTRIES as u64)), Rights::ALL)

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use arrayvec::ArrayVec;
 use fastrand::Rng;
 use umbra_mmu::{Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, RootFormat, Work};
-use umbra_paging::{Access, Features, Gfn, Gpa, Gva, Mode, Paging, Pfec};
+use umbra_paging::{Access, Cr3Value, Features, Gfn, Gpa, Gva, Mode, Paging, Pfec};
 
 use super::{Broken, Interleaved, Machine, Planned, Preempt, Start};
 use crate::coverage::{Coverage, Moment};
@@ -30,7 +30,7 @@ use cpu::{Attempt, Entry, Presence};
 use dice::Dice;
 use host::Host;
 use race::{Busy, Race};
-use targets::{Target, Targets};
+use targets::{Targets, operand};
 
 /// An access that exits more often than this makes no progress (I6).
 const MAX_EXITS: usize = 64;
@@ -406,7 +406,7 @@ impl Shadow {
     }
 
     /// The CPU may load this value by itself from now on, if the MMU allows it for its root, which is current.
-    fn list(&mut self, cpu: usize, value: Target) -> Result<(), Broken> {
+    fn list(&mut self, cpu: usize, value: Cr3Value) -> Result<(), Broken> {
         if !self.host.cpu(cpu).registers.paging || self.config.targets == 0 {
             return Ok(());
         }
@@ -426,7 +426,7 @@ impl Shadow {
             hot(if self.random.bool() { 8 * self.random.usize(..2) } else { self.random.usize(..HOT.len()) });
         let pcide = self.host.cpu(cpu).registers.pcide;
         let pcid = if pcide { self.random.u16(..3) } else { 0 };
-        let value = Target { root, pcid, no_flush: pcide && self.random.bool() };
+        let value = Cr3Value { root, pcid, no_flush: pcide && self.random.bool() };
         self.make_room(cpu);
         let offered = self.call(EntryPoint::Other, |mmu, host| mmu.offer_other_root(host, cpu, root));
         self.swap_in_all()?;
@@ -451,14 +451,14 @@ impl Shadow {
     /// Lists what the CPU has in CR3 now.
     fn offer(&mut self, cpu: usize) -> Result<(), Broken> {
         let Registers { root, pcid, pcide, .. } = self.host.cpu(cpu).registers;
-        let value = Target { root, pcid, no_flush: pcide && self.random.bool() };
+        let value = Cr3Value { root, pcid, no_flush: pcide && self.random.bool() };
         // Nothing is loaded: what the PCID holds is of this root.
         self.targets[cpu].mixes(value);
         self.list(cpu, value)
     }
 
     fn change_backing(&mut self, gfn: Gfn, change: impl Fn(&mut Host, Gfn)) -> Result<(), Broken> {
-        self.change_range(gfn..gfn.add(1), change)
+        self.change_range(gfn..gfn + 1, change)
     }
 
     /// Of all frames of a range only the hot ones change: programs touch no others.
@@ -587,7 +587,7 @@ impl Machine for Shadow {
             self.call(EntryPoint::LoadPaging, |mmu, host| mmu.load_paging(host, cpu, paging(after)));
         }
         if let Privileged::LoadCr3 { root, pcid, no_flush } = instruction {
-            let value = Target::of(after, root, pcid, no_flush);
+            let value = operand(after, root, pcid, no_flush);
             let mixes = self.targets[cpu].mixes(value);
             self.list(cpu, value)?;
             if mixes && invalidation == Invalidation::Nothing {

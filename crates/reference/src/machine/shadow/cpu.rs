@@ -5,14 +5,12 @@
 //! a vCPU enters in three steps, as KVM's do (`IN_GUEST_MODE` and requests): it asks the MMU what to enter with,
 //! publishes that it enters, and looks whether it was asked to leave since it asked; then it asks again.
 
-use umbra_paging::Gfn;
+use arrayvec::ArrayVec;
+use umbra_paging::{Cr3Value, Gfn};
 
-use super::targets::Target;
 use crate::hardware::{Control, Filter, PageFault, PagingUnit};
 use crate::memory::PhysAddr;
 use crate::registers::Registers;
-
-use arrayvec::ArrayVec;
 
 /// What a CPU enters the guest with.
 #[derive(Clone, Debug)]
@@ -22,7 +20,7 @@ pub(super) struct Entry {
     pub(super) control: Control,
     pub(super) filter: Filter,
     pub(super) flushes_exit: bool,
-    pub(super) targets: Vec<Target>,
+    pub(super) targets: Vec<Cr3Value>,
 }
 
 /// How far a CPU has come into the guest.

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use arrayvec::ArrayVec;
 use fastrand::Rng;
-use umbra_mmu::{Backing, GuestMemory, ShadowFrames, Tlb};
+use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrames, Shadowed, Tlb};
 use umbra_paging::{Access, ENTRIES, Gfn, Gpa, Gva, Hfn, Hpa, Tables};
 
 use crate::hardware::{PageFault, PagingMode, PagingUnit};
@@ -16,7 +16,7 @@ use crate::registers::{Invalidation, Privileged, Registers};
 use crate::universe::{END, HIGH_FRAMES, HOLE};
 
 use super::cpu::{Attempt, Presence, RealCpu};
-use super::targets::Target;
+use super::targets::operand;
 
 /// How host memory is laid out.
 struct Places {
@@ -68,6 +68,12 @@ pub(super) struct Host {
     /// What changed in guest memory and was not asked for yet.
     changes: Result<Vec<Change>, String>,
     random: Rng,
+    /// The guest table of each shadow frame, as long as the CPUs may have cached that it is one.
+    tables: Vec<Option<Gfn>>,
+    /// The shadow frame that was filled last.
+    filled: u32,
+    /// Guest tables whose writes are not seen, as the MMU says.
+    loose: Vec<Gfn>,
     /// Calls that tell what the MMU is at.
     seen: Seen,
 }
@@ -136,6 +142,9 @@ impl Host {
             epoch: 0,
             changes: Ok(Vec::new()),
             random: Rng::with_seed(seed),
+            tables: vec![None; shadow_frames as usize],
+            filled: 0,
+            loose: Vec::new(),
             seen: Seen::default(),
         };
         for gfn in memory.pieces().flatten() {
@@ -256,7 +265,7 @@ impl Host {
             | Privileged::InvpcidAllButGlobals
             | Privileged::FlushAll => !entry.flushes_exit,
             Privileged::LoadCr3 { root, pcid, no_flush } => {
-                let value = Target::of(after, root, pcid, no_flush);
+                let value = operand(after, root, pcid, no_flush);
                 let passes = after.paging && entry.targets.contains(&value);
                 if passes {
                     entry.control.mode = PagingMode::Long4 { root: PhysAddr::new(root.base().raw()) };
@@ -276,8 +285,7 @@ impl Host {
 
     /// The guest-physical address of what the hardware reached, if the guest may be there.
     pub(super) fn guest_address(&self, at: PhysAddr, write: bool) -> Result<PhysAddr, String> {
-        let owner = self.owners.get(host_place(at.raw() >> 12)).copied().flatten();
-        let Some(gfn) = owner else {
+        let Some(gfn) = self.owner(at.raw() >> 12) else {
             return Err(format!("the guest reached host memory that is not its own, at {at:?}"));
         };
         if write && !self.slot(gfn).is_some_and(|slot| slot.writable) {
@@ -380,6 +388,34 @@ impl Host {
             }
             None => (),
         }
+    }
+
+    /// Checks that an entry which is stored now does not let the guest write one of its tables while a CPU may still
+    /// walk its shadow: the protection goes after what is cached (I5).
+    fn check_protection(&mut self, entry: u64) {
+        const MAPPED_WRITABLE: u64 = 0b11;
+        let hfn = (entry & 0x000f_ffff_ffff_f000) >> 12;
+        if entry & MAPPED_WRITABLE != MAPPED_WRITABLE || self.owner(hfn).is_none() {
+            return;
+        }
+        let frames = if entry & 1 << 7 != 0 { 512 } else { 1 };
+        let opened = |gfn: Gfn| (hfn..hfn + frames).any(|hfn| self.owner(hfn) == Some(gfn));
+        for cpu in self.cpus.iter().filter(|cpu| !cpu.owed) {
+            for cached in cpu.unit.caches().structures() {
+                let frame = self.shadow.iter().position(|&hfn| hfn == cached.next.table.raw() >> 12);
+                let table =
+                    frame.and_then(|frame| self.tables[frame]).filter(|gfn| !self.loose.contains(gfn));
+                if let Some(gfn) = table.filter(|&gfn| opened(gfn)) {
+                    self.changes =
+                        Err(format!("the table {gfn:?} may be written while its shadow is cached (I5)"));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn owner(&self, hfn: u64) -> Option<Gfn> {
+        self.owners.get(host_place(hfn)).copied().flatten()
     }
 
     /// What changed in guest memory. Shadow frames are the MMU's own.
@@ -496,6 +532,23 @@ impl ShadowFrames for Host {
 
     fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
         self.ram.write_silently(word(self.shadow[frame as usize], index), value);
+        self.check_protection(value);
+    }
+
+    fn fill_shadow(&mut self, frame: u32, value: u64) {
+        self.filled = frame;
+        (0..ENTRIES).for_each(|index| self.write_shadow(frame, index, value));
+    }
+
+    fn observe(&mut self, event: Event) {
+        match event {
+            // A page is filled when it is opened, and no other before it is built.
+            Event::Built(Shadowed::Table { gfn, .. }) => self.tables[self.filled as usize] = Some(gfn),
+            Event::Built(Shadowed::Identity { .. }) => self.tables[self.filled as usize] = None,
+            Event::Loosened(gfn) => self.loose.push(gfn),
+            Event::Tightened(gfn) => self.loose.retain(|&other| other != gfn),
+            _ => (),
+        }
     }
 
     fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {

@@ -2,30 +2,19 @@
 //! Conditionally").
 
 use fastrand::Rng;
-use umbra_paging::Gfn;
+use umbra_paging::{Cr3Value, Gfn};
 
 use crate::registers::Registers;
 
-/// An operand of MOV to CR3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Target {
-    pub(super) root: Gfn,
-    pub(super) pcid: u16,
-    /// Bit 63.
-    pub(super) no_flush: bool,
-}
-
-impl Target {
-    /// The operand as it counts with these registers: the PCID and bit 63 only while CR4.PCIDE is set.
-    pub(super) fn of(registers: &Registers, root: Gfn, pcid: u16, no_flush: bool) -> Target {
-        let pcide = registers.pcide;
-        Target { root, pcid: if pcide { pcid } else { 0 }, no_flush: pcide && no_flush }
-    }
+/// The operand as it counts with these registers: the PCID and bit 63 only while CR4.PCIDE is set.
+pub(super) fn operand(registers: &Registers, root: Gfn, pcid: u16, no_flush: bool) -> Cr3Value {
+    let pcide = registers.pcide;
+    Cr3Value { root, pcid: if pcide { pcid } else { 0 }, no_flush: pcide && no_flush }
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Targets {
-    values: Vec<Target>,
+    values: Vec<Cr3Value>,
     room: usize,
     /// The root that was loaded last under each PCID; `None` if it may have been one of several, without an exit.
     last: Vec<(u16, Option<Gfn>)>,
@@ -36,12 +25,12 @@ impl Targets {
         Targets { values: Vec::new(), room, last: Vec::new() }
     }
 
-    pub(super) fn contains(&self, value: Target) -> bool {
+    pub(super) fn contains(&self, value: Cr3Value) -> bool {
         self.values.contains(&value)
     }
 
     /// What is listed.
-    pub(super) fn values(&self) -> &[Target] {
+    pub(super) fn values(&self) -> &[Cr3Value] {
         &self.values
     }
 
@@ -53,7 +42,7 @@ impl Targets {
         self.values.retain(|value| keep(value.root));
     }
 
-    pub(super) fn insert(&mut self, value: Target) {
+    pub(super) fn insert(&mut self, value: Cr3Value) {
         if !self.contains(value) {
             self.values.push(value);
         }
@@ -69,7 +58,7 @@ impl Targets {
 
     /// Lists a value that was not loaded, unless it keeps what its PCID holds and that may be of another root. What the PCID
     /// holds is not known any more. Says whether its root is listed.
-    pub(super) fn expect(&mut self, value: Target) -> bool {
+    pub(super) fn expect(&mut self, value: Cr3Value) -> bool {
         let last = self.last.iter().find(|(pcid, _)| *pcid == value.pcid);
         let own = last.is_some_and(|&(_, root)| root == Some(value.root));
         if value.no_flush && !own {
@@ -86,7 +75,7 @@ impl Targets {
     /// Notes an exit that loads a value, and says whether what the PCID may have cached is of another root. Listed
     /// values of another root under the same PCID must go if one of the two keeps translations: the CPU would load one
     /// after the other without telling.
-    pub(super) fn mixes(&mut self, value: Target) -> bool {
+    pub(super) fn mixes(&mut self, value: Cr3Value) -> bool {
         self.values.retain(|other| {
             let foreign = other.pcid == value.pcid && other.root != value.root;
             !foreign || !(other.no_flush || value.no_flush)
@@ -108,12 +97,12 @@ impl Targets {
 mod tests {
     use super::*;
 
-    const fn value(root: u64, pcid: u16, no_flush: bool) -> Target {
-        Target { root: Gfn::new(root), pcid, no_flush }
+    const fn value(root: u64, pcid: u16, no_flush: bool) -> Cr3Value {
+        Cr3Value { root: Gfn::new(root), pcid, no_flush }
     }
 
     /// An exit that loads the value, and lists it.
-    fn load(targets: &mut Targets, value: Target) -> bool {
+    fn load(targets: &mut Targets, value: Cr3Value) -> bool {
         let mixes = targets.mixes(value);
         targets.insert(value);
         mixes
