@@ -1,7 +1,7 @@
 //! The command line of QEMU, which runs the machine `kvm`.
 
-use super::boot_image::IMAGE;
 use super::kvm::Kvm;
+use super::settings::IMAGE;
 
 /// The program.
 pub(super) const PROGRAM: &str = "qemu-system-x86_64";
