@@ -74,7 +74,11 @@ impl<B: Backend> Vcpu<B> {
     fn origin(&mut self, rip: u64) -> Origin {
         let soon = self.faults.is_back_to_back(self.backend.cr2());
         let long = self.backend.code_mode() == CodeMode::Bits64;
-        Origin { rip: Gva::new(rip), rsp: long.then(|| Gva::new(self.backend.gpr(Gpr::Rsp as u8))), soon }
+        let origin = Origin::at(Gva::new(rip)).with_soon(soon);
+        match long {
+            true => origin.with_stack(Gva::new(self.backend.gpr(Gpr::Rsp as u8))),
+            false => origin,
+        }
     }
 
     fn fault_access(&mut self, gva: Gva, pfec: Pfec) -> Access {

@@ -2,10 +2,11 @@
 
 use umbra_paging::{ENTRIES, Gpa, PAGE_SIZE};
 
+use crate::derive::View;
 use crate::fault::WalkCache;
 use crate::format::State;
-use crate::lifecycle::Shadow;
 use crate::policy::{Origin, Place};
+use crate::roots::Roots;
 use crate::tables::{GROUP, Slot};
 use crate::{Backing, Env};
 
@@ -14,9 +15,9 @@ use crate::{Backing, Env};
 const STACK_WORDS: usize = 8;
 
 /// The place of a write to a table at `gpa`.
-pub(crate) fn call_site(
-    shadow: &Shadow,
-    env: &impl Env,
+pub(crate) fn call_site<E: Env>(
+    view: View<'_, E>,
+    roots: &Roots,
     walks: &mut WalkCache,
     vcpu: usize,
     origin: &Origin,
@@ -24,28 +25,34 @@ pub(crate) fn call_site(
 ) -> Place {
     Place {
         rip: origin.rip.raw(),
-        callers: callers(shadow, env, walks, vcpu, origin),
-        alike: is_followed_by_alike(shadow, env, gpa),
+        callers: callers(view, roots, walks, vcpu, origin),
+        alike: is_followed_by_alike(view, gpa),
     }
 }
 
 /// [`Place::alike`] of the entry at `gpa`, as far as the first shadow of its table tells.
-fn is_followed_by_alike(shadow: &Shadow, env: &impl Env, gpa: Gpa) -> bool {
-    let (Some(frame), index) = (shadow.guest().first(gpa.gfn()), gpa.page_offset() as usize / 8) else {
+fn is_followed_by_alike<E: Env>(view: View<'_, E>, gpa: Gpa) -> bool {
+    let (Some(frame), index) = (view.guest().first(gpa.gfn()), gpa.page_offset() as usize / 8) else {
         return false;
     };
-    let tables = shadow.tables();
-    let is_absent = |index| tables.state(tables.read(env, Slot::new(frame, index))) == State::Absent;
+    let is_absent = |index| view.tables().state(view.read(Slot::new(frame, index))) == State::Absent;
     index + 1 < ENTRIES && is_absent(index) == is_absent(index + 1)
 }
 
 /// How an instruction was reached, as far as its stack tells: the first return addresses there.
 /// They lie in the same 2 GiB of code as the instruction. (What is the address of a page is none.)
-fn callers(shadow: &Shadow, env: &impl Env, walks: &mut WalkCache, vcpu: usize, origin: &Origin) -> u64 {
+fn callers<E: Env>(
+    view: View<'_, E>,
+    roots: &Roots,
+    walks: &mut WalkCache,
+    vcpu: usize,
+    origin: &Origin,
+) -> u64 {
+    let env = view.env();
     let top = origin.rsp.filter(|rsp| rsp.raw() % 8 == 0);
-    let Some(top) = top.and_then(|rsp| walks.mapped(shadow, env, vcpu, rsp)) else { return 0 };
+    let Some(top) = top.and_then(|rsp| walks.mapped(view, roots, vcpu, rsp)) else { return 0 };
     // What a loose table says now need not be what is mapped.
-    if shadow.guest().has_loose() || env.backing(top.gfn()) == Backing::None {
+    if view.guest().has_loose() || env.backing(top.gfn()) == Backing::None {
         return 0;
     }
     let is_code = |&&word: &&u64| (word ^ origin.rip.raw()) >> 31 == 0 && word % PAGE_SIZE != 0;

@@ -109,7 +109,7 @@ impl Setting {
             log_changes: false,
         };
         let mut host = Host { entry: 0, pool: vec![[0; ENTRIES]; 2] };
-        let (mut tables, mut guest) = (Tables::new(&config, 2, host.end()), GuestFrames::new(host.end()));
+        let (mut tables, mut guest) = (Tables::new(&config, 2, host.end(), 2), GuestFrames::new(host.end()));
         let source = Source { role: Role::Guest { level: Level::L1, nxe: true, wp: Wp::On }, gfn: TABLE };
         let page = tables.allocate(source).expect("the pool is large enough");
         guest.insert(&mut tables, source, page);
