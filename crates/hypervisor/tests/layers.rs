@@ -28,12 +28,6 @@ fn modules_use_only_what_the_table_allows() {
     Modules::read(&source(), "").assert_layers(LAYERS);
 }
 
-#[test]
-fn no_devices_of_the_host_use_each_other() {
-    Modules::read(&source(), "hw").assert_no_circles();
-    Modules::read(&source(), "handover").assert_no_circles();
-}
-
 /// What a vendor's extension is called stands in its folder, and where it is chosen.
 #[test]
 fn no_vendor_is_named_outside_its_folder() {
