@@ -29,6 +29,7 @@ mod stores;
 mod switches;
 #[cfg(target_os = "none")]
 mod tangle;
+#[cfg(target_os = "none")]
 mod tests;
 
 #[cfg(target_os = "none")]
