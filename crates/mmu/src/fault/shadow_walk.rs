@@ -144,7 +144,7 @@ fn last_table(shadow: &Shadow, env: &impl Env, vcpu: usize, gva: Gva) -> Option<
     let mut frame = tables.pool().frame_of(shadow.roots().current(vcpu))?;
     let mut level = Level::L4;
     let mut rights = Rights::ALL;
-    if shadow.roots().paging(vcpu).mode == Mode::Off {
+    if shadow.roots().paging(vcpu).mode != Mode::Long4 {
         // PDPTEs have no rights.
         let slot = Slot::new(frame, index(tables.source(frame).role, gva));
         frame = tables.child(env, slot)?;
