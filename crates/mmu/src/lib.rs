@@ -69,7 +69,6 @@ mod mmu;
 mod outcome;
 mod policy;
 mod roots;
-mod sabotage;
 mod sync;
 mod tables;
 
@@ -82,5 +81,3 @@ pub use format::Encodings;
 pub use mmu::Mmu;
 pub use outcome::{FaultOutcome, Root, RootFormat, TableTicket, Work};
 pub use policy::{Answer, EmulateReachable, Origin, Place, TableWrite, WritePolicy};
-#[cfg(feature = "sabotage")]
-pub use sabotage::Rule;

@@ -8,46 +8,25 @@ use std::path::{Path, PathBuf};
 /// Each module, and those that it may use: all of them stand in rows above its own, so no uses run
 /// in a circle.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("sabotage", &[]),
     ("policy", &[]),
     ("format", &[]),
     ("config", &["format"]),
     ("outcome", &[]),
     ("event", &["config", "format"]),
     ("env", &["event"]),
-    ("tables", &["config", "env", "event", "format", "sabotage"]),
-    ("guest", &["env", "format", "sabotage", "tables"]),
-    ("roots", &["format", "sabotage", "tables"]),
-    ("derive", &["config", "env", "format", "guest", "sabotage", "tables"]),
-    ("sync", &["config", "derive", "env", "event", "format", "guest", "roots", "sabotage", "tables"]),
+    ("tables", &["config", "env", "event", "format"]),
+    ("guest", &["env", "format", "tables"]),
+    ("roots", &["format", "tables"]),
+    ("derive", &["config", "env", "format", "guest", "tables"]),
+    ("sync", &["config", "derive", "env", "event", "format", "guest", "roots", "tables"]),
     (
         "lifecycle",
-        &[
-            "config", "derive", "env", "event", "format", "guest", "policy", "roots", "sabotage", "sync",
-            "tables",
-        ],
+        &["config", "derive", "env", "event", "format", "guest", "policy", "roots", "sync", "tables"],
     ),
-    (
-        "fault",
-        &[
-            "config",
-            "derive",
-            "env",
-            "event",
-            "format",
-            "lifecycle",
-            "outcome",
-            "policy",
-            "sabotage",
-            "tables",
-        ],
-    ),
+    ("fault", &["config", "derive", "env", "event", "format", "lifecycle", "outcome", "policy", "tables"]),
     ("advice", &["config", "derive", "env", "fault", "format", "lifecycle", "policy", "tables"]),
     ("audit", &["derive", "env", "format", "guest", "lifecycle", "tables"]),
-    (
-        "mmu",
-        &["advice", "audit", "config", "env", "event", "fault", "lifecycle", "outcome", "policy", "sabotage"],
-    ),
+    ("mmu", &["advice", "audit", "config", "env", "event", "fault", "lifecycle", "outcome", "policy"]),
 ];
 
 fn source() -> PathBuf {

@@ -13,7 +13,6 @@ use umbra_paging::{Gfn, GuestEntry, Level};
 
 use crate::format::{Role, ShadowEntry, Source};
 use crate::guest::GuestFrames;
-use crate::sabotage::Rule;
 use crate::tables::{List, Slot, Tables};
 use crate::{Config, Env};
 
@@ -100,10 +99,6 @@ impl<'a, E: Env> View<'a, E> {
         self.env
     }
 
-    fn keeps(self, rule: Rule) -> bool {
-        self.basis.tables.keeps(rule)
-    }
-
     pub(crate) fn read(self, slot: Slot) -> ShadowEntry {
         self.basis.tables.read(self.env, slot)
     }
@@ -143,7 +138,7 @@ impl<'a, E: Env> View<'a, E> {
     /// may lead there over others.
     pub(crate) fn is_current(self, child: u32) -> bool {
         let table = matches!(self.basis.tables.source(child).role, Role::Guest { .. });
-        !table || !self.basis.guest.has_loose() || !self.keeps(Rule::RefreshLoose)
+        !table || !self.basis.guest.has_loose()
     }
 
     /// Whether a large page may be cached by smaller ones at or below this entry.

@@ -27,7 +27,7 @@ impl<E: Env> View<'_, E> {
         if level != Level::L1 {
             return self.plain_link(level, format, nxe, guest);
         }
-        if raw & bits::A == 0 && !self.basis.tables.is_sabotaged() {
+        if raw & bits::A == 0 {
             // Whatever else it says: all entries of a process that was just forked are so.
             return Some((self.basis.tables.encodings().look(), None));
         }
@@ -36,7 +36,7 @@ impl<E: Env> View<'_, E> {
             | if format == TableFormat::LONG4 { 0 } else { PAE_RESERVED };
         // D must be set before W is given.
         let clean = raw & (bits::W | bits::D) == bits::W;
-        if raw & (bits::A | reserved) != bits::A || clean || self.basis.tables.is_sabotaged() {
+        if raw & (bits::A | reserved) != bits::A || clean {
             return None;
         }
         let gfn = guest.frame();
@@ -68,7 +68,7 @@ impl<E: Env> View<'_, E> {
         let odd = guest.is_leaf(level)
             || format.reserved(guest, level, nxe, &self.basis.config.features) != 0
             || !self.basis.guest.can_hold_table(self.env, gfn);
-        if odd || self.basis.guest.has_loose() || self.basis.tables.is_sabotaged() {
+        if odd || self.basis.guest.has_loose() {
             return None;
         }
         let source = Source { role: Role::Guest { level: level.below()?, format, nxe, wp: Wp::On }, gfn };

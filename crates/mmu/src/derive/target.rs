@@ -1,11 +1,10 @@
 //! The general way: what a shadow entry should be, and how it is encoded.
 
-use umbra_paging::{Gfn, GuestEntry, Hfn, Level, Rights, bits};
+use umbra_paging::{Gfn, GuestEntry, Hfn, Level, Rights};
 
 use super::View;
 use crate::format::{Held, Role, ShadowEntry, Source, TableFormat, Wp};
 use crate::guest::{REGION, RegionBacking};
-use crate::sabotage::Rule;
 use crate::tables::{List, Slot};
 use crate::{Backing, Env};
 
@@ -61,28 +60,18 @@ impl<E: Env> View<'_, E> {
         };
         if !entry.present() {
             // Only a table whose writes are seen can promise that an entry is not present (I1).
-            let seen = self.basis.guest.is_seen(self.env, source) || !self.keeps(Rule::NoAbsentInLoose);
+            let seen = self.basis.guest.is_seen(self.env, source);
             return if seen { Target::Absent } else { Target::Look };
         }
-        if format.reserved(entry, level, nxe, &self.basis.config.features) != 0
-            && self.keeps(Rule::RefuseReserved)
-        {
+        if format.reserved(entry, level, nxe, &self.basis.config.features) != 0 {
             return Target::Look;
         }
-        let needs_accessed = match entry.is_leaf(level) {
-            true => Rule::AccessedInLeaf,
-            false => Rule::AccessedAbove,
-        };
-        if !entry.accessed() && self.keeps(needs_accessed) {
+        if !entry.accessed() {
             return Target::Look;
         }
         if !entry.is_leaf(level) {
             return self.table_target(entry, level, format.below(slot.index()), nxe, wp);
         }
-        let entry = match self.keeps(Rule::DirtyBeforeWrite) {
-            true => entry,
-            false => GuestEntry::new(entry.raw() | bits::D),
-        };
         let page = Page {
             gfn: entry.leaf_frame(level),
             rights: wp.page_rights(entry, nxe, supervisor_writes),
@@ -106,24 +95,15 @@ impl<E: Env> View<'_, E> {
         if !self.basis.guest.can_hold_table(self.env, gfn) {
             return Target::Look;
         }
-        let below = if self.keeps(Rule::RoleHasRightsAbove) { wp.below(entry) } else { wp };
-        let source = Source { role: Role::Guest { level, format, nxe, wp: below }, gfn };
+        let source = Source { role: Role::Guest { level, format, nxe, wp: wp.below(entry) }, gfn };
         let rights = wp.link_rights(entry, nxe);
-        if !self.keeps(Rule::RoleHasKind)
-            && level <= Level::L2
-            && let Some(frame) = self.find(Source::direct(level, gfn))
-        {
-            return Target::Link(frame, rights);
-        }
         self.found(source, rights)
     }
 
     fn found(self, source: Source, rights: Rights) -> Target {
         match self.find(source) {
             // Nothing may lead to a page that is out of date.
-            Some(_) if self.basis.guest.is_detached(source) && self.keeps(Rule::AttachBeforeLink) => {
-                Target::Missing(source)
-            }
+            Some(_) if self.basis.guest.is_detached(source) => Target::Missing(source),
             Some(frame) => Target::Link(frame, rights),
             None => Target::Missing(source),
         }
@@ -133,7 +113,6 @@ impl<E: Env> View<'_, E> {
         let Page { gfn, rights, global, writes } = page;
         match self.env.backing(gfn) {
             Backing::Ram { hfn, writable } if self.basis.guest.knows(gfn) => {
-                let writable = writable || !self.keeps(Rule::KeepReadOnlyBacking);
                 let untracked = rights.write && writable;
                 let write = untracked && !self.basis.guest.is_tracked(gfn);
                 let held = match writes && !write {
@@ -153,9 +132,7 @@ impl<E: Env> View<'_, E> {
         let Some(region) = self.basis.guest.region(gfn) else { return Target::Mmio(gfn, rights) };
         match self.basis.guest.region_backing(self.env, region) {
             RegionBacking::Empty => Target::Mmio(gfn, rights),
-            RegionBacking::Whole { hfn, writable }
-                if !self.basis.guest.region_is_tracked(region) || !self.keeps(Rule::SplitAroundTables) =>
-            {
+            RegionBacking::Whole { hfn, writable } if !self.basis.guest.region_is_tracked(region) => {
                 let write = rights.write && writable;
                 let held = if writes && !write { Held::Write } else { Held::Nothing };
                 Target::Page { level: Level::L2, gfn, hfn, rights: Rights { write, ..rights }, global, held }
@@ -189,13 +166,12 @@ impl<E: Env> View<'_, E> {
         match target {
             Target::Absent => (encodings.absent(), None),
             Target::Look | Target::Missing(_) => (encodings.look(), None),
-            Target::Mmio(gfn, rights) if encodings.can_hide(gfn) || !self.keeps(Rule::HideMmio) => {
+            Target::Mmio(gfn, rights) if encodings.can_hide(gfn) => {
                 (encodings.mmio(gfn, rights, self.basis.guest.generation()), None)
             }
             // It is found out by a walk each time.
             Target::Mmio(..) => (encodings.look(), None),
             Target::Link(child, rights) => {
-                let rights = self.kept(rights);
                 let entry = match self.basis.tables.source(slot.frame()).role {
                     Role::Pdptes { .. } => ShadowEntry::pdpte(self.env.hpa(child)),
                     _ => ShadowEntry::link(self.env.hpa(child), rights),
@@ -203,22 +179,12 @@ impl<E: Env> View<'_, E> {
                 (entry, Some(List::Parents(child)))
             }
             Target::Page { level, gfn, hfn, rights, global, held } => {
-                let rights = self.kept(rights);
                 let list = match level {
                     Level::L1 => List::Gfn(gfn.raw() as u32),
                     _ => List::Region((gfn.raw() / REGION) as u32),
                 };
                 (ShadowEntry::page(level, hfn.base(), rights, global, held), Some(list))
             }
-        }
-    }
-
-    /// The rights that an entry gets: those that it should have.
-    fn kept(self, rights: Rights) -> Rights {
-        Rights {
-            write: rights.write || !self.keeps(Rule::KeepWrite),
-            user: rights.user || !self.keeps(Rule::KeepUser),
-            execute: rights.execute || !self.keeps(Rule::KeepNx),
         }
     }
 }

@@ -6,7 +6,6 @@ use crate::derive::Target;
 use crate::format::{Role, index};
 use crate::lifecycle::Cx;
 use crate::policy::WritePolicy;
-use crate::sabotage::Rule;
 use crate::tables::Slot;
 use crate::{Env, Event};
 
@@ -56,7 +55,7 @@ pub(crate) fn map<E: Env>(
     for depth in 0.. {
         path[depth] = frame;
         let role = cx.shadow().tables().source(frame).role;
-        let Some(overrides) = overrides(cx, role, rights, access) else { return done };
+        let Some(overrides) = overrides(role, rights, access) else { return done };
         let slot = Slot::new(frame, index(role, gva));
         let target = provided(cx, policy, slot, role, overrides, &path[..=depth]);
         let old_child = cx.view().child(slot);
@@ -85,11 +84,10 @@ pub(crate) fn map<E: Env>(
 
 /// Whether a page of this role needs the form in which only the supervisor may write; nothing, if
 /// that form would allow more.
-fn overrides<E: Env>(cx: &Cx<'_, E>, role: Role, rights: Rights, access: Access) -> Option<bool> {
+fn overrides(role: Role, rights: Rights, access: Access) -> Option<bool> {
     match role {
         Role::Guest { wp, nxe, .. } if wp.overrides(rights, access) => {
-            let unsafe_ = wp.override_is_unsafe(nxe) && cx.shadow().tables().keeps(Rule::OverrideIsSafe);
-            (!unsafe_).then_some(true)
+            (!wp.override_is_unsafe(nxe)).then_some(true)
         }
         _ => Some(false),
     }
@@ -107,9 +105,7 @@ fn provided<E: Env>(
 ) -> Target {
     let target = cx.view().target(slot, overrides);
     let Target::Missing(source) = target else { return target };
-    if cx.shadow().tables().keeps(Rule::SparePath) {
-        path.iter().for_each(|&frame| cx.touch(frame));
-    }
+    path.iter().for_each(|&frame| cx.touch(frame));
     cx.provide(policy, source);
     if matches!((role, source.role), (Role::Guest { .. }, Role::Direct { .. })) {
         cx.happened(Event::Split { gfn: source.gfn });

@@ -5,7 +5,6 @@ use umbra_paging::{Access, Gpa, Gva, Hpa, Level, Mode, PAGE_SIZE, Rights};
 use crate::Env;
 use crate::format::{Held, ShadowEntry, State, index};
 use crate::lifecycle::Shadow;
-use crate::sabotage::Rule;
 use crate::tables::Slot;
 
 /// What the shadow knows of an access that exited.
@@ -88,8 +87,7 @@ impl WalkCache {
             }
             State::Mmio { gfn, rights: leaf, generation } => {
                 let rights = rights.and(leaf);
-                let current =
-                    generation == shadow.guest().generation() || !shadow.tables().keeps(Rule::MmioGeneration);
+                let current = generation == shadow.guest().generation();
                 let allowed = rights.allow(access, paging) && (rights.write || !access.is_write());
                 let gpa = Gpa::new(gfn.base().raw() + offset(gva, level));
                 (current && allowed).then_some(Known::Mmio(gpa))

@@ -3,7 +3,6 @@
 use umbra_paging::{Access, GuestFault, Gva, Pfec, Walk, bits};
 
 use crate::lifecycle::{Cx, Shadow};
-use crate::sabotage::Rule;
 use crate::{Env, GuestFaults, Work};
 
 /// Walks the guest's tables and sets the accessed and dirty bits, through the door.
@@ -22,9 +21,7 @@ pub(crate) fn walk<E: Env>(
             Err(fault) => {
                 // A page fault invalidates what is cached for its address (SDM, "Operations that
                 // Invalidate TLBs and Paging-Structure Caches"), so loose tables must not keep it.
-                if cx.shadow().tables().keeps(Rule::TightenAtFault) {
-                    cx.tighten_all();
-                }
+                cx.tighten_all();
                 cx.env().flush_fault(vcpu, gva);
                 return Err(fault);
             }
@@ -56,12 +53,4 @@ pub(crate) fn is_bypassed(shadow: &Shadow, fault: GuestFault) -> bool {
         GuestFaults::User => fault.pfec.contains(Pfec::USER),
     };
     !fault.pfec.contains(Pfec::PRESENT) && spared
-}
-
-/// The fault as the guest gets it: as its own tables raise it, not as the exit says.
-pub(crate) fn reported(shadow: &Shadow, fault: GuestFault) -> GuestFault {
-    if shadow.tables().keeps(Rule::CodeFromWalk) {
-        return fault;
-    }
-    GuestFault { pfec: fault.pfec | Pfec::PRESENT | Pfec::RSVD, ..fault }
 }

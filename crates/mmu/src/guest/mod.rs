@@ -14,8 +14,7 @@ use alloc::vec::Vec;
 
 use umbra_paging::{Gfn, Level};
 
-use crate::format::{GENERATIONS, Role, Source, Wp};
-use crate::sabotage::Rule;
+use crate::format::{GENERATIONS, Role, Source};
 use crate::tables::{Pool, Tables};
 use crate::{Backing, GuestMemory};
 
@@ -240,9 +239,9 @@ impl GuestFrames {
     /// The live page of exactly this source.
     pub(crate) fn find(&self, tables: &Tables, source: Source) -> Option<u32> {
         match source.role {
-            Role::Guest { .. } => self
-                .shadows(tables.pool(), source.gfn)
-                .find(|&frame| is_same(tables, tables.source(frame), source)),
+            Role::Guest { .. } => {
+                self.shadows(tables.pool(), source.gfn).find(|&frame| tables.source(frame) == source)
+            }
             Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => self.identity(source),
         }
     }
@@ -339,21 +338,6 @@ impl GuestFrames {
         self.change(source.gfn, tracking, Tracking::Untracked);
         tracking == Tracking::Tracked
     }
-}
-
-fn is_same(tables: &Tables, found: Source, wanted: Source) -> bool {
-    let blur = |source: Source| {
-        let Role::Guest { mut level, format, mut nxe, mut wp } = source.role else { return source };
-        if !tables.keeps(Rule::RoleHasLevel) {
-            level = Level::L1;
-        }
-        nxe &= tables.keeps(Rule::RoleHasNxe);
-        if !tables.keeps(Rule::RoleHasWp) {
-            wp = Wp::On;
-        }
-        Source { role: Role::Guest { level, format, nxe, wp }, ..source }
-    };
-    blur(found) == blur(wanted)
 }
 
 impl GuestFrames {

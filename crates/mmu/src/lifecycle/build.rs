@@ -3,13 +3,12 @@
 use super::Cx;
 use crate::format::Source;
 use crate::policy::WritePolicy;
-use crate::sabotage::Rule;
 use crate::{Env, Event};
 
 impl<E: Env> Cx<'_, E> {
     /// The page of `source`, up to date: built, or attached again, if need be.
     pub(crate) fn provide(&mut self, policy: &mut dyn WritePolicy, source: Source) -> u32 {
-        if self.shadow.basis.guest().is_detached(source) && self.keeps(Rule::AttachBeforeLink) {
+        if self.shadow.basis.guest().is_detached(source) {
             self.attach(policy, source);
         }
         match self.view().find(source) {
@@ -27,15 +26,10 @@ impl<E: Env> Cx<'_, E> {
         let newly_tracked = guest.insert(tables, source, frame);
         let seen = guest.is_seen(self.env, source);
         tables.open(self.env, frame, seen);
-        if !self.keeps(Rule::ReadAfterProtect) {
-            self.entries().fill_now(frame);
-        }
-        if newly_tracked && self.keeps(Rule::ProtectTables) {
+        if newly_tracked {
             self.entries().protect_now(source.gfn);
         }
-        if self.keeps(Rule::ReadAfterProtect) {
-            self.entries().fill_now(frame);
-        }
+        self.entries().fill_now(frame);
         self.happened(Event::Built(source.into()));
         frame
     }
@@ -61,9 +55,8 @@ impl<E: Env> Cx<'_, E> {
     /// instruction needs stays.
     fn reclaim(&mut self) {
         let batch = (self.shadow.basis.tables().pool().count() / 16).clamp(1, 16);
-        let (oldest, spare) = (self.keeps(Rule::ReclaimOldest), self.keeps(Rule::SpareRoots));
         for _ in 0..batch {
-            let victim = self.shadow.basis.tables().pool().victim(oldest, spare);
+            let victim = self.shadow.basis.tables().pool().victim();
             let victim = victim.expect("the configuration leaves frames that are not pinned");
             self.happened(Event::Reclaimed);
             self.zap(victim);

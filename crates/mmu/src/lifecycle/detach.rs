@@ -13,7 +13,6 @@ use umbra_paging::Gfn;
 use super::{Cx, Shadow};
 use crate::format::{Role, Source};
 use crate::policy::WritePolicy;
-use crate::sabotage::Rule;
 use crate::tables::{List, PageId};
 use crate::{Env, Event};
 
@@ -35,7 +34,7 @@ impl<E: Env> Cx<'_, E> {
                 cached |= self.unlink(gfn);
             }
         }
-        if cached && self.keeps(Rule::FlushBeforeDetach) {
+        if cached {
             self.flush();
         }
         for &gfn in gfns {
@@ -76,9 +75,7 @@ impl<E: Env> Cx<'_, E> {
         let mut next = self.first_shadow(gfn);
         while let Some(frame) = next {
             next = self.next_shadow(frame);
-            if self.keeps(Rule::UnlinkDetached) {
-                self.shadow.basis.tables_mut().look_all(self.env, List::Parents(frame));
-            }
+            self.shadow.basis.tables_mut().look_all(self.env, List::Parents(frame));
             cached |= self.shadow.basis.tables().pool().may_be_cached(frame);
         }
         cached
@@ -102,20 +99,13 @@ impl<E: Env> Cx<'_, E> {
             return policy.attached(gfn, u32::MAX);
         }
         self.shadow.guest_mut().attach(gfn);
-        if self.keeps(Rule::ReadAfterAttach) {
-            self.entries().protect_now(gfn);
-        }
+        self.entries().protect_now(gfn);
         let mut changed = 0;
         let mut next = self.first_shadow(gfn);
-        while let Some(frame) = next
-            && self.keeps(Rule::RefillAttached)
-        {
+        while let Some(frame) = next {
             next = self.next_shadow(frame);
             self.shadow.basis.tables_mut().copy(frame);
             changed += self.entries().fill_now(frame);
-        }
-        if !self.keeps(Rule::ReadAfterAttach) {
-            self.entries().protect_now(gfn);
         }
         policy.attached(gfn, changed);
         self.happened(Event::Attached { gfn, level: source.role.level(), changed });

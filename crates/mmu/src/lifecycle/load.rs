@@ -6,7 +6,6 @@ use super::Cx;
 use crate::Env;
 use crate::format::{Role, Source};
 use crate::policy::WritePolicy;
-use crate::sabotage::Rule;
 use crate::tables::{PageId, Slot};
 
 /// A root in use, and what its PDPTEs reference if it is those: all of it pinned.
@@ -29,7 +28,7 @@ impl<E: Env> Cx<'_, E> {
         let old = Pinned { root: roots.current(vcpu), directories: roots.directories(vcpu) };
         let changed = changes_role(roots.paging(vcpu), &paging);
         // A root is built for the control bits that it may be loaded under.
-        if changed && self.keeps(Rule::WithdrawAtRoleChange) {
+        if changed {
             self.shadow.roots.withdraw_from(self.shadow.basis.tables_mut(), vcpu, |_| true);
         }
         let Pinned { root, directories } = self.pinned_root(policy, vcpu, &paging);
@@ -37,7 +36,7 @@ impl<E: Env> Cx<'_, E> {
         self.unpin(old);
         // Entries cached under other control bits carry rights that are not the guest's any more
         // (I2, I3).
-        if changed && self.keeps(Rule::FlushAfterRoleChange) {
+        if changed {
             self.flush();
         }
     }

@@ -16,7 +16,6 @@ use umbra_paging::Gfn;
 use crate::derive::{Basis, View};
 use crate::guest::GuestFrames;
 use crate::roots::Roots;
-use crate::sabotage::Rule;
 use crate::sync::{Entries, FaultFilter};
 use crate::tables::{Slot, Tables};
 use crate::{Config, Env, Event, GuestFaults};
@@ -106,11 +105,6 @@ impl Shadow {
     pub(crate) fn all_seen(&mut self) {
         self.basis.tables_mut().all_seen();
     }
-
-    #[cfg(feature = "sabotage")]
-    pub(crate) fn break_rule(&mut self, rule: Rule) {
-        self.basis.tables_mut().break_rule(rule);
-    }
 }
 
 /// The shadow, to be changed, and the embedder.
@@ -140,10 +134,6 @@ impl<E: Env> Cx<'_, E> {
     #[inline]
     pub(crate) fn env(&mut self) -> &mut E {
         self.env
-    }
-
-    fn keeps(&self, rule: Rule) -> bool {
-        self.shadow.basis.tables().keeps(rule)
     }
 
     pub(crate) fn flush(&mut self) {

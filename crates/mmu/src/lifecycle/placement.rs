@@ -19,7 +19,6 @@ use super::{Cx, Shadow};
 use crate::format::{Role, Source};
 use crate::guest::REGION;
 use crate::policy::WritePolicy;
-use crate::sabotage::Rule;
 use crate::tables::{List, Slot};
 use crate::{Backing, Env, Event};
 
@@ -81,7 +80,7 @@ impl<E: Env> Cx<'_, E> {
     fn becomes_identity_root(&mut self, vcpu: usize, root: u32) -> bool {
         let gfn = self.shadow.basis.tables().source(root).gfn;
         let followed = self.shadow.basis.guest().is_tracked(gfn) && !self.shadow.basis.guest().has_loose();
-        if !self.shadow.roots.can_load(vcpu) || !followed && self.keeps(Rule::OfferFollowed) {
+        if !self.shadow.roots.can_load(vcpu) || !followed {
             return false;
         }
         if self.env.hpa(root).raw() == gfn.base().raw() {
@@ -121,7 +120,7 @@ impl<E: Env> Cx<'_, E> {
         loop {
             let pool = self.shadow.basis.tables().pool();
             let moved = self.shadow.basis.guest().shadows(pool, gfn).find(|&frame| pool.is_moved(frame));
-            let Some(frame) = moved.filter(|_| self.keeps(Rule::HomeBeforeRevoke)) else { return };
+            let Some(frame) = moved else { return };
             self.move_home(frame, self.shadow.basis.tables().source(frame));
             self.shadow.roots.changed();
         }
@@ -134,14 +133,10 @@ impl<E: Env> Cx<'_, E> {
         for (mapping, slot) in mappings.iter_mut().zip(self.shadow.basis.tables().rmap().iter(list)) {
             *mapping = Some(slot);
         }
-        if self.keeps(Rule::UnmapBeforeExchange) {
-            self.shadow.basis.tables_mut().look_all(self.env, list);
-            self.shadow.basis.tables_mut().look_all(self.env, List::Region((gfn.raw() / REGION) as u32));
-        }
+        self.shadow.basis.tables_mut().look_all(self.env, list);
+        self.shadow.basis.tables_mut().look_all(self.env, List::Region((gfn.raw() / REGION) as u32));
         // Roots in use, or loaded a while ago, may be cached by themselves.
-        if self.keeps(Rule::FlushBeforeExchange) {
-            self.flush();
-        }
+        self.flush();
         if !self.env.exchange(frame, gfn) {
             return false;
         }

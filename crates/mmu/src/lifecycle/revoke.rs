@@ -7,7 +7,6 @@ use umbra_paging::Gfn;
 use super::Cx;
 use crate::Env;
 use crate::guest::REGION;
-use crate::sabotage::Rule;
 use crate::tables::List;
 
 impl<E: Env> Cx<'_, E> {
@@ -18,12 +17,8 @@ impl<E: Env> Cx<'_, E> {
         while gfn < end {
             self.zap_tables(gfn);
             self.move_roots_home(gfn);
-            if self.keeps(Rule::RevokeSmall) {
-                self.shadow.basis.tables_mut().look_all(self.env, List::Gfn(gfn.raw() as u32));
-            }
-            if self.keeps(Rule::RevokeLarge) {
-                self.shadow.basis.tables_mut().look_all(self.env, List::Region((gfn.raw() / REGION) as u32));
-            }
+            self.shadow.basis.tables_mut().look_all(self.env, List::Gfn(gfn.raw() as u32));
+            self.shadow.basis.tables_mut().look_all(self.env, List::Region((gfn.raw() / REGION) as u32));
             gfn = gfn.add(1);
         }
         // Identity pages and MMIO entries may say "no memory" where there is some now.
@@ -34,8 +29,6 @@ impl<E: Env> Cx<'_, E> {
         for gfn in gfns.start.raw()..end.raw() {
             self.shadow.guest_mut().forget_backing(Gfn::new(gfn));
         }
-        if self.keeps(Rule::FlushAfterRevoke) {
-            self.flush();
-        }
+        self.flush();
     }
 }

@@ -13,7 +13,6 @@
 use umbra_paging::Gfn;
 
 use super::Cx;
-use crate::sabotage::Rule;
 use crate::{Env, Event};
 
 impl<E: Env> Cx<'_, E> {
@@ -24,9 +23,7 @@ impl<E: Env> Cx<'_, E> {
             self.tighten(oldest);
         }
         // Every flush of the guest must exit from now on.
-        if self.keeps(Rule::WithdrawWhileLoose) {
-            self.shadow.roots.withdraw_all(self.shadow.basis.tables_mut());
-        }
+        self.shadow.roots.withdraw_all(self.shadow.basis.tables_mut());
         self.shadow.guest_mut().loosen(gfn);
         self.happened(Event::Loosened(gfn));
         self.zap_tables(gfn);
@@ -54,9 +51,7 @@ impl<E: Env> Cx<'_, E> {
 
     /// Tracks all loose frames again: at every flush of the guest.
     pub(crate) fn tighten_all(&mut self) {
-        while let Some(&gfn) = self.shadow.basis.guest().loose().first()
-            && self.keeps(Rule::TightenAtFlush)
-        {
+        while let Some(&gfn) = self.shadow.basis.guest().loose().first() {
             self.tighten(gfn);
         }
     }

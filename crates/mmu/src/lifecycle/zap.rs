@@ -4,7 +4,6 @@ use umbra_paging::Gfn;
 
 use super::Cx;
 use crate::format::{Role, Source};
-use crate::sabotage::Rule;
 use crate::tables::List;
 use crate::{Env, Event};
 
@@ -12,9 +11,7 @@ impl<E: Env> Cx<'_, E> {
     /// Zaps a page that is not pinned: unlink it, flush if it may be cached, and only then let its
     /// guest frame go (I5).
     pub(super) fn zap(&mut self, frame: u32) {
-        if self.keeps(Rule::UnlinkParents) {
-            self.shadow.basis.tables_mut().look_all(self.env, List::Parents(frame));
-        }
+        self.shadow.basis.tables_mut().look_all(self.env, List::Parents(frame));
         self.shadow.basis.tables_mut().close(self.env, frame);
         let source = self.shadow.basis.tables().source(frame);
         self.move_home(frame, source);
@@ -22,12 +19,11 @@ impl<E: Env> Cx<'_, E> {
         let tracked = matches!(source.role, Role::Guest { .. }) && guest.is_tracked(source.gfn);
         let untracked = guest.remove(tables, source, frame);
         let cached = tables.pool().may_be_cached(frame);
-        tables.retire(frame, cached && tables.keeps(Rule::Limbo), tracked.then_some(source.gfn));
+        tables.retire(frame, cached, tracked.then_some(source.gfn));
         self.happened(Event::Zapped(source.into()));
         if untracked {
             // Other shadows of the frame may have gone before this one, and wait for their flush.
-            let waits = cached || self.shadow.basis.tables().pool().has_limbo();
-            if waits && self.keeps(Rule::FlushBeforeUnprotect) {
+            if cached || self.shadow.basis.tables().pool().has_limbo() {
                 self.flush();
             }
             self.entries().unprotect(source.gfn);
@@ -61,8 +57,7 @@ impl<E: Env> Cx<'_, E> {
         for frame in 0..self.shadow.basis.tables().pool().count() {
             // What is left are roots in use. PDPTEs cannot be Pending; their pages are pinned with
             // them.
-            let keep =
-                |source: Source| matches!(source.role, Role::Pdptes { .. }) && self.keeps(Rule::PdptesMapped);
+            let keep = |source: Source| matches!(source.role, Role::Pdptes { .. });
             if self.shadow.basis.tables().pool().live_source(frame).is_some_and(|source| !keep(source)) {
                 self.shadow.basis.tables_mut().look_everywhere(self.env, frame);
             }

@@ -130,10 +130,4 @@ impl<P> Mmu<P> {
     pub fn zap_all(&mut self, env: &mut impl Env) {
         self.shadow.with(env).zap_all();
     }
-
-    /// Breaks a rule from now on.
-    #[cfg(feature = "sabotage")]
-    pub fn break_rule(&mut self, rule: crate::Rule) {
-        self.shadow.break_rule(rule);
-    }
 }

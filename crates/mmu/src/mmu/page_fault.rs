@@ -71,7 +71,7 @@ impl<P: WritePolicy> Mmu<P> {
             self.prefetch_accessed(env, vcpu, fault);
             self.learn_filter(env, fault.pfec);
         }
-        FaultOutcome::Guest(fault::reported(&self.shadow, fault))
+        FaultOutcome::Guest(fault)
     }
 
     /// A write to a tracked table.

@@ -3,7 +3,6 @@
 use umbra_paging::{Gfn, Gpa, PAGE_SIZE};
 
 use super::Mmu;
-use crate::sabotage::Rule;
 use crate::{Env, TableTicket};
 
 impl<P> Mmu<P> {
@@ -47,7 +46,7 @@ impl<P> Mmu<P> {
     /// then.
     pub(super) fn may_detach(&mut self, vcpu: usize, gfn: Gfn) -> bool {
         let detaches = &mut self.vcpus[vcpu].detaches;
-        let again = detaches.contains(gfn) && self.shadow.tables().keeps(Rule::DetachOnce);
+        let again = detaches.contains(gfn);
         let may = !again && self.shadow.can_detach(gfn);
         if may {
             detaches.push(gfn);

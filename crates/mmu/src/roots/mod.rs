@@ -8,7 +8,6 @@ use alloc::vec::Vec;
 use umbra_paging::{Gfn, Mode, Paging};
 
 use crate::format::Source;
-use crate::sabotage::Rule;
 use crate::tables::{PageId, Tables};
 
 pub(crate) struct Roots {
@@ -159,9 +158,7 @@ impl Roots {
 
     /// No vCPU may load a shadow of this frame any more.
     pub(crate) fn withdraw_everywhere(&mut self, tables: &mut Tables, gfn: Gfn) {
-        if tables.keeps(Rule::WithdrawBeforeDetach) {
-            self.vcpus().for_each(|vcpu| self.withdraw_from(tables, vcpu, |root| root == gfn));
-        }
+        self.vcpus().for_each(|vcpu| self.withdraw_from(tables, vcpu, |root| root == gfn));
     }
 
     /// No vCPU may load any root by itself.

@@ -6,7 +6,6 @@ use super::Entries;
 use crate::Env;
 use crate::derive::Target;
 use crate::format::{Role, ShadowEntry, Source};
-use crate::sabotage::Rule;
 use crate::tables::{GROUP, OwedFlush, Slot, has_present, slots};
 
 impl<E: Env> Entries<'_, E> {
@@ -114,9 +113,7 @@ impl<E: Env> Entries<'_, E> {
             let mut next = self.first_shadow(self.basis.guest().loose()[n]);
             while let Some(frame) = next {
                 next = self.next_shadow(frame);
-                if self.basis.tables().keeps(Rule::RefreshLoose) {
-                    self.fill_now(frame);
-                }
+                self.fill_now(frame);
             }
         }
     }

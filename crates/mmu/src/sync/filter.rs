@@ -19,7 +19,6 @@ use super::Entries;
 use crate::derive::Target;
 use crate::guest::GuestFrames;
 use crate::roots::Roots;
-use crate::sabotage::Rule;
 use crate::tables::{Slot, Tables};
 use crate::{Env, Event, FilterPolicy, GuestFaults};
 
@@ -55,8 +54,7 @@ impl FaultFilter {
 
     /// Which page faults must exit when the guest runs next.
     pub(crate) fn guest_faults(&self, tables: &Tables, guest: &GuestFrames, roots: &Roots) -> GuestFaults {
-        let loose = guest.has_loose() && tables.keeps(Rule::TrapWhileLoose);
-        if !tables.encodings().separates_guest_faults() || loose {
+        if !tables.encodings().separates_guest_faults() || guest.has_loose() {
             return GuestFaults::Trap;
         }
         let plain = |paging: &Paging| paging.mode != Mode::Off && paging.wp;
@@ -88,9 +86,7 @@ impl<E: Env> Entries<'_, E> {
             while let Some(slot) = self.filter.narrow.pop() {
                 self.look_if_narrow(slot);
             }
-            if self.basis.tables().keeps(Rule::FlushBeforeUserFilter) {
-                self.basis.tables_mut().flush(self.env);
-            }
+            self.basis.tables_mut().flush(self.env);
         }
         self.basis.tables_mut().happened(self.env, Event::Filter(filter));
     }
@@ -109,7 +105,7 @@ impl<E: Env> Entries<'_, E> {
     /// What an entry is set to that nobody needs Mapped right now: no narrow one while the filter
     /// forbids it.
     pub(super) fn without_narrow(&mut self, slot: Slot, target: Target) -> Target {
-        if !self.view().would_be_narrow(slot, target) || !self.basis.tables().keeps(Rule::NoNarrowEntries) {
+        if !self.view().would_be_narrow(slot, target) {
             return target;
         }
         let FaultFilter { filter, narrow, .. } = &mut *self.filter;
@@ -128,7 +124,7 @@ impl<E: Env> Entries<'_, E> {
         if !self.view().would_be_narrow(slot, target) {
             return;
         }
-        if self.filter.is_user() && self.basis.tables().keeps(Rule::NoNarrowEntries) {
+        if self.filter.is_user() {
             self.choose(GuestFaults::Present);
         }
         if let Some(old) = self.filter.remember(slot) {

@@ -5,9 +5,8 @@ use core::ops::Range;
 use umbra_paging::{Format, Gfn, Gpa, GuestEntry, Level, PAGE_SIZE};
 
 use super::Entries;
-use crate::format::{Role, Source, State, Wp};
+use crate::format::{Role, Source, Wp};
 use crate::guest::Tracking;
-use crate::sabotage::Rule;
 use crate::tables::{OwedFlush, PageId, Slot};
 use crate::{Backing, Env};
 
@@ -56,18 +55,14 @@ impl<E: Env> Entries<'_, E> {
             return false;
         };
         let lone = self.next_shadow(frame).is_none() && !format.is_legacy();
-        if !gpa.raw().is_multiple_of(8)
-            || !lone
-            || !self.basis.guest().is_tracked(gfn)
-            || self.basis.tables().is_sabotaged()
-        {
+        if !gpa.raw().is_multiple_of(8) || !lone || !self.basis.guest().is_tracked(gfn) {
             return false;
         }
         let Some((new, list)) = self.view().plain(source.role, GuestEntry::new(value)) else { return false };
         let slot = Slot::new(frame, gpa.page_offset() as usize / 8);
         let old = self.basis.tables().read(self.env, slot);
         let absent = self.basis.tables().encodings().absent();
-        if old != absent && self.basis.tables().keeps(Rule::PendingBeforeWrite) {
+        if old != absent {
             self.basis.tables().hide(self.env, slot);
         }
         self.env.write(gpa, bytes);
@@ -84,9 +79,7 @@ impl<E: Env> Entries<'_, E> {
     /// entry.
     fn lone_child(&self, gfn: Gfn, place: &Range<usize>) -> Option<PageId> {
         let mut found = None;
-        let mut next = self.first_shadow(gfn);
-        while let Some(frame) = next {
-            next = self.next_shadow(frame);
+        for frame in self.view().shadows(gfn) {
             let (indexes, each) = self.indexes(frame, place);
             if indexes.is_empty() {
                 continue;
@@ -158,28 +151,19 @@ impl<E: Env> Entries<'_, E> {
         let mut split = false;
         self.each_shadow(gfn, place, |this, slot| {
             split |= this.view().may_be_split(slot);
-            if this.follows(slot) && this.basis.tables().keeps(Rule::PendingBeforeWrite) {
-                this.basis.tables_mut().look(this.env, slot);
-            }
+            this.basis.tables_mut().look(this.env, slot);
         });
-        OwedFlush::when(split && self.basis.tables().keeps(Rule::FlushAfterSplitChange))
+        OwedFlush::when(split)
     }
 
     /// After a write: the shadows of the entries become what they should be.
     fn resume(&mut self, gfn: Gfn, place: &Range<usize>) -> OwedFlush {
         let mut owed = OwedFlush::NONE;
         self.each_shadow(gfn, place, |this, slot| {
-            if this.follows(slot) {
-                let before = core::mem::replace(&mut owed, OwedFlush::NONE);
-                owed = before.and(this.refresh(slot));
-            }
+            let before = core::mem::replace(&mut owed, OwedFlush::NONE);
+            owed = before.and(this.refresh(slot));
         });
         owed
-    }
-
-    fn follows(&self, slot: Slot) -> bool {
-        self.basis.tables().keeps(Rule::FollowPresent)
-            || self.basis.tables().state(self.basis.tables().read(self.env, slot)) != State::Absent
     }
 
     fn each_shadow(&mut self, gfn: Gfn, place: &Range<usize>, mut action: impl FnMut(&mut Self, Slot)) {
@@ -189,12 +173,6 @@ impl<E: Env> Entries<'_, E> {
             next = self.next_shadow(frame);
             for index in self.indexes(frame, place).0 {
                 action(self, Slot::new(frame, index));
-                if !self.basis.tables().keeps(Rule::FollowEveryEntry) {
-                    break;
-                }
-            }
-            if !self.basis.tables().keeps(Rule::FollowInEveryShadow) {
-                break;
             }
         }
     }

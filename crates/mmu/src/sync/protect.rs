@@ -5,7 +5,6 @@ use umbra_paging::Gfn;
 use super::Entries;
 use crate::format::ShadowEntry;
 use crate::guest::REGION;
-use crate::sabotage::Rule;
 use crate::tables::{List, OwedFlush, Slot};
 use crate::{Env, FilterPolicy};
 
@@ -25,10 +24,8 @@ impl<E: Env> Entries<'_, E> {
         // A large page cannot leave out one frame. What maps the region is linked to its identity
         // page, if that is there, or built on the next access.
         let region = List::Region((gfn.raw() / REGION) as u32);
-        let mut owed = OwedFlush::when(self.basis.tables().keeps(Rule::FlushAfterProtect));
-        while let Some(slot) = self.basis.tables().rmap().first(region)
-            && self.basis.tables().keeps(Rule::SplitAroundTables)
-        {
+        let mut owed = OwedFlush::when(true);
+        while let Some(slot) = self.basis.tables().rmap().first(region) {
             owed = owed.and(self.refresh(slot));
         }
         owed
@@ -44,7 +41,7 @@ impl<E: Env> Entries<'_, E> {
         let narrow = entry.rights().user
             && self.view().is_guests(slot)
             && self.basis.config().filter != FilterPolicy::Present;
-        if narrow && self.basis.tables().keeps(Rule::NoNarrowEntries) {
+        if narrow {
             // It would be narrow: see `filter.rs`.
             self.basis.tables_mut().look(self.env, slot);
         } else {

@@ -17,7 +17,6 @@ pub(crate) use snapshot::{GROUP, has_present};
 use umbra_paging::{Gfn, Level};
 
 use crate::format::{Encodings, Role, ShadowEntry, Source, State};
-use crate::sabotage::{Rule, Rules};
 use crate::{Config, Counters, Env, Event};
 
 use log::ChangeLog;
@@ -65,7 +64,6 @@ pub(crate) struct Tables {
     links: u64,
     log: ChangeLog,
     counters: Counters,
-    rules: Rules,
 }
 
 /// What is there.
@@ -81,7 +79,6 @@ impl Tables {
             links: 0,
             log: ChangeLog::new(config.log_changes),
             counters: Counters::default(),
-            rules: Rules::default(),
         }
     }
 
@@ -109,21 +106,6 @@ impl Tables {
 
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters
-    }
-
-    /// Whether `rule` is kept.
-    pub(crate) const fn keeps(&self, rule: Rule) -> bool {
-        self.rules.keeps(rule)
-    }
-
-    /// Whether any rule is broken: then the short ways, which know of no rules, are not taken.
-    pub(crate) const fn is_sabotaged(&self) -> bool {
-        self.rules.is_sabotaged()
-    }
-
-    #[cfg(feature = "sabotage")]
-    pub(crate) fn break_rule(&mut self, rule: Rule) {
-        self.rules = Rules::broken(rule);
     }
 
     /// What the page in `frame` is built from.
@@ -221,7 +203,7 @@ impl Tables {
             return OwedFlush::NONE;
         }
         self.store(env, slot, entry);
-        OwedFlush(matches!(list, Some(List::Region(_))) && self.keeps(Rule::FlushAfterLarge))
+        OwedFlush(matches!(list, Some(List::Region(_))))
     }
 
     /// Stores an entry that stays in its list.
@@ -242,9 +224,7 @@ impl Tables {
     pub(crate) fn stored(&mut self, frame: u32, group: usize) {
         let Stored { refers, copy } = self.pool.stored(frame, group);
         self.links += u64::from(refers);
-        if let Some(copy) = copy
-            && self.keeps(Rule::CopiesFollowStores)
-        {
+        if let Some(copy) = copy {
             self.copies.stored(copy, group);
         }
     }
@@ -440,8 +420,7 @@ impl Tables {
         const WORTH: u32 = 2;
         let busy = self.pool.busy(frame);
         let full = busy.count_ones() >= WORTH;
-        let short = self.is_sabotaged() && self.keeps(Rule::CopiesFollowStores);
-        if short || !full || self.pool.copy(frame).is_some() {
+        if !full || self.pool.copy(frame).is_some() {
             return;
         }
         let (copy, before) = self.copies.give(frame, busy);

@@ -301,13 +301,10 @@ impl Pool {
         }
     }
 
-    /// The page that was linked longest (or most recently) ago, of those that may be reclaimed:
-    /// without those that are pinned if `spare` says so.
-    pub(crate) fn victim(&self, oldest: bool, spare: bool) -> Option<u32> {
-        let frame = |n: u32| &self.frames[n as usize];
-        let next = |&n: &u32| if oldest { frame(n).newer } else { frame(n).older };
-        let first = if oldest { self.oldest } else { self.newest };
-        core::iter::successors(first, next).find(|&frame| !spare || !self.is_pinned(frame))
+    /// The page that was linked longest ago, of those that are not pinned.
+    pub(crate) fn victim(&self) -> Option<u32> {
+        let newer = |&frame: &u32| self.frames[frame as usize].newer;
+        core::iter::successors(self.oldest, newer).find(|&frame| !self.is_pinned(frame))
     }
 
     /// Frames with live pages.
@@ -374,11 +371,11 @@ mod tests {
         let mut pool = Pool::new(3);
         let frames = [1, 2, 3].map(|n| pool.allocate(source(n)).unwrap().frame);
         pool.touch(frames[0]);
-        assert_eq!(pool.victim(true, true), Some(frames[1]));
+        assert_eq!(pool.victim(), Some(frames[1]));
         pool.pin(frames[1]);
-        assert_eq!(pool.victim(true, true), Some(frames[2]));
+        assert_eq!(pool.victim(), Some(frames[2]));
         pool.retire(frames[2], false, None);
-        assert_eq!(pool.victim(true, true), Some(frames[0]));
+        assert_eq!(pool.victim(), Some(frames[0]));
     }
 
     #[test]
@@ -387,12 +384,12 @@ mod tests {
         let frames = [1, 2, 3].map(|n| pool.allocate(source(n)).unwrap().frame);
         for frame in [frames[2], frames[1], frames[1]] {
             pool.age(frame);
-            assert_eq!(pool.victim(true, true), Some(frame));
+            assert_eq!(pool.victim(), Some(frame));
         }
         pool.touch(frames[1]);
         pool.age(frames[0]);
         pool.retire(frames[0], false, None);
-        assert_eq!(pool.victim(true, true), Some(frames[2]));
+        assert_eq!(pool.victim(), Some(frames[2]));
     }
 
     #[test]

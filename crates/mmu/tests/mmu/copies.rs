@@ -95,22 +95,17 @@ fn what_has_not_changed_is_not_looked_at_again() {
 /// The guest's entry is as it was when it was copied, but its shadow was made from another value meanwhile.
 #[test]
 fn a_copy_does_not_outlive_a_store_to_the_shadow() {
-    let served = |break_it: fn(&mut Mmu<Detach>)| {
-        let mut guest = Guest::new();
-        guest.detach();
-        guest.uses(0);
-        break_it(&mut guest.mmu);
-        guest.emulates(0, 400 << 12 | ALL);
-        assert_eq!(guest.uses(0), 400);
-        guest.detach();
-        guest.machine.poke(TABLE, 0, 100 << 12 | ALL);
-        // By another entry: the one at fault is looked at in any case.
-        guest.uses(16);
-        (guest.uses(0), guest.mmu.audit(&guest.machine).is_ok())
-    };
-    assert_eq!(served(|_| ()), (100, true));
-    #[cfg(feature = "sabotage")]
-    assert_eq!(served(|mmu| mmu.break_rule(umbra_mmu::Rule::CopiesFollowStores)), (400, false));
+    let mut guest = Guest::new();
+    guest.detach();
+    guest.uses(0);
+    guest.emulates(0, 400 << 12 | ALL);
+    assert_eq!(guest.uses(0), 400);
+    guest.detach();
+    guest.machine.poke(TABLE, 0, 100 << 12 | ALL);
+    // By another entry: the one at fault is looked at in any case.
+    guest.uses(16);
+    assert_eq!(guest.uses(0), 100);
+    guest.mmu.audit(&guest.machine).unwrap();
 }
 
 #[test]

@@ -208,23 +208,3 @@ fn the_auditor_sees_a_narrow_page() {
     assert_eq!(violation.invariant, Invariant::NeverNarrower, "{violation}");
     assert!(violation.to_string().starts_with("I4 (never narrower): "), "{violation}");
 }
-
-/// The sabotage of what makes the difference.
-#[test]
-#[cfg(feature = "sabotage")]
-fn broken_rules_are_seen() {
-    use umbra_mmu::{Origin, Rule};
-    use umbra_paging::Gva;
-    let (mut machine, mut mmu) = start(FilterPolicy::User);
-    mmu.break_rule(Rule::NoNarrowEntries);
-    let origin = Origin::at(Gva::new(0));
-    mmu.page_fault(&mut machine, 0, Gva::new(CLEAN), Access::user_read(), &origin);
-    assert_eq!(mmu.guest_faults(), GuestFaults::User);
-    assert_eq!(mmu.audit(&machine).unwrap_err().invariant, Invariant::NeverNarrower);
-    let (mut machine, mut mmu) = start(FilterPolicy::User);
-    settle(&mut machine, &mut mmu, CLEAN, Access::user_read());
-    mmu.break_rule(Rule::FlushBeforeUserFilter);
-    let before = machine.flushes;
-    refused(&mut machine, &mut mmu);
-    assert_eq!((mmu.guest_faults(), machine.flushes), (GuestFaults::User, before));
-}

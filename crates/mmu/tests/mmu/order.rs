@@ -86,20 +86,3 @@ fn entries_are_pending_while_what_they_follow_is_written() {
     let (machine, mmu) = start();
     assert!(!translated_while_written(machine, mmu));
 }
-
-#[test]
-#[cfg(feature = "sabotage")]
-fn all_tests_see_the_wrong_order() {
-    let (machine, mut mmu) = start();
-    mmu.break_rule(umbra_mmu::Rule::ReadAfterProtect);
-    assert_eq!(attach(machine, mmu), Seen::NotPresent);
-    let (machine, mut mmu) = start();
-    mmu.break_rule(umbra_mmu::Rule::PendingBeforeWrite);
-    assert!(translated_while_written(machine, mmu));
-    let (machine, mut mmu) = start();
-    mmu.break_rule(umbra_mmu::Rule::ReadAfterAttach);
-    assert_eq!(attach_again(machine, mmu), Seen::NotPresent);
-    let (machine, mut mmu) = start();
-    mmu.break_rule(umbra_mmu::Rule::FlushBeforeUnprotect);
-    assert_eq!(writable_while_cached(machine, mmu), Some(true));
-}

@@ -32,10 +32,4 @@ fn leaves_a_hint(mut machine: Machine, mut mmu: Mmu) -> bool {
 fn a_guest_cannot_make_an_entry_name_a_host_frame_of_its_choice() {
     let (machine, mmu) = start();
     assert!(!leaves_a_hint(machine, mmu));
-    #[cfg(feature = "sabotage")]
-    {
-        let (machine, mut mmu) = start();
-        mmu.break_rule(umbra_mmu::Rule::HideMmio);
-        assert!(leaves_a_hint(machine, mmu));
-    }
 }

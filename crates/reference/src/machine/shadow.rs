@@ -201,11 +201,6 @@ impl Shadow {
         result
     }
 
-    /// The MMU under test, to break it on purpose.
-    pub fn mmu_mut(&mut self) -> &mut Mmu<impl umbra_mmu::WritePolicy> {
-        &mut self.mmu
-    }
-
     /// VM entry: pays what flushes are owed, and loads the registers that the hardware walks by.
     fn enter(&mut self, cpu: usize) -> Result<Control, Broken> {
         self.host.pay_flush(cpu);

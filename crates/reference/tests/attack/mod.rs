@@ -133,11 +133,6 @@ impl Attack {
         Attack { session, steps: 0, audit_every: 1 }
     }
 
-    #[cfg(feature = "sabotage")]
-    pub fn break_rule(&mut self, rule: umbra_mmu::Rule) {
-        self.session.machine_mut().mmu_mut().break_rule(rule);
-    }
-
     fn step(&mut self, op: &Op) -> Judged {
         self.steps += 1;
         let full = self.steps.is_multiple_of(self.audit_every);
@@ -203,11 +198,4 @@ impl Attack {
     pub fn met(self, name: &str) -> u64 {
         self.session.finish().get(name)
     }
-}
-
-/// Runs an attack with one rule of the MMU broken: whether anything notices, the judge or an assertion of the MMU.
-#[cfg(feature = "sabotage")]
-pub fn is_noticed(rule: umbra_mmu::Rule, attack: impl FnOnce(Option<umbra_mmu::Rule>) -> Judged) -> bool {
-    let run = std::panic::AssertUnwindSafe(|| attack(Some(rule)));
-    !matches!(std::panic::catch_unwind(run), Ok(Ok(())))
 }

@@ -1,0 +1,231 @@
+//! One source of many mutations.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{Edit, Mutation, VARIABLE};
+
+/// The module of the woven crate that knows which rule is broken.
+const MODULE: &str = "sabotage_switch";
+
+/// Weaves all mutations into the crate whose sources are in `src`. Returns the files that change,
+/// from there, with what they become.
+///
+/// # Errors
+/// An edit's passage is not there, or not once; or two passages overlap and neither contains the
+/// other.
+pub fn weave(src: &Path, mutations: &[Mutation]) -> Result<BTreeMap<PathBuf, String>> {
+    let mut edits = BTreeMap::<&Path, Vec<Numbered<'_>>>::new();
+    for (number, mutation) in (1..).zip(mutations) {
+        for edit in &mutation.edits {
+            edits.entry(&edit.file).or_default().push(Numbered { number, mutation, edit });
+        }
+    }
+    let mut files = BTreeMap::new();
+    for (file, edits) in edits {
+        let path = src.join(file);
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let text = weave_file(&text, &edits).with_context(|| format!("in {}", path.display()))?;
+        files.insert(file.to_path_buf(), text);
+    }
+    let root = PathBuf::from("lib.rs");
+    let text = match files.remove(&root) {
+        Some(text) => text,
+        None => fs::read_to_string(src.join(&root)).context("reading lib.rs")?,
+    };
+    files.insert(root, format!("#![allow(warnings)]\n{text}\nextern crate std;\nmod {MODULE};\n"));
+    files.insert(PathBuf::from(format!("{MODULE}.rs")), switch());
+    Ok(files)
+}
+
+fn switch() -> String {
+    format!(
+        r#"//! Which rule is broken: the number in the variable {VARIABLE}.
+
+use std::sync::OnceLock;
+
+#[inline]
+pub(crate) fn breaks(rule: u32) -> bool {{
+    static BROKEN: OnceLock<u32> = OnceLock::new();
+    let read = || match std::env::var("{VARIABLE}") {{
+        Ok(number) => number.parse().expect("{VARIABLE} is the number of a rule"),
+        Err(_) => 0,
+    }};
+    *BROKEN.get_or_init(read) == rule
+}}
+"#
+    )
+}
+
+#[derive(Clone, Copy)]
+struct Numbered<'a> {
+    number: u32,
+    mutation: &'a Mutation,
+    edit: &'a Edit,
+}
+
+/// A passage, and what the mutations make of it.
+struct Passage<'a> {
+    range: Range<usize>,
+    edits: Vec<Numbered<'a>>,
+}
+
+fn weave_file(text: &str, edits: &[Numbered<'_>]) -> Result<String> {
+    let squeezed = Squeezed::new(text);
+    let mut passages = Vec::<Passage<'_>>::new();
+    for &edit in edits {
+        let Numbered { mutation: Mutation { name, .. }, edit: Edit { keep, .. }, .. } = edit;
+        let range = squeezed.find(keep).with_context(|| format!("{name} does not apply"))?;
+        match passages.iter_mut().find(|passage| passage.range == range) {
+            Some(passage) => passage.edits.push(edit),
+            None => passages.push(Passage { range, edits: vec![edit] }),
+        }
+    }
+    // A passage stands before those that it contains.
+    passages.sort_by_key(|passage| (passage.range.start, std::cmp::Reverse(passage.range.end)));
+    let mut woven = String::new();
+    let mut rest = &passages[..];
+    emit(text, 0..text.len(), &mut rest, &mut woven)?;
+    Ok(woven)
+}
+
+/// Appends the text of a range, with the passages in it; those are taken from `rest`.
+fn emit(text: &str, range: Range<usize>, rest: &mut &[Passage<'_>], woven: &mut String) -> Result<()> {
+    let mut at = range.start;
+    while let Some((passage, others)) = rest.split_first()
+        && passage.range.start < range.end
+    {
+        *rest = others;
+        let Passage { range: Range { start, end }, ref edits } = *passage;
+        if end > range.end {
+            bail!(
+                "{} overlaps another mutation, and neither passage contains the other",
+                edits[0].mutation.name
+            );
+        }
+        woven.push_str(&text[at..start]);
+        let kept = &text[start..end];
+        let is_statement = kept.ends_with([';', '}']);
+        if !is_statement {
+            woven.push('(');
+        }
+        for Numbered { number, edit, .. } in edits {
+            woven.push_str(&format!("if crate::{MODULE}::breaks({number}) {{ {} }} else ", edit.broken));
+        }
+        woven.push_str("{ ");
+        emit(text, start..end, rest, woven)?;
+        woven.push_str(" }");
+        if !is_statement {
+            woven.push(')');
+        }
+        at = end;
+    }
+    woven.push_str(&text[at..range.end]);
+    Ok(())
+}
+
+/// A text without white space, so that passages are found however they are wrapped.
+struct Squeezed<'a> {
+    text: &'a str,
+    squeezed: String,
+    /// Where each byte of it stands in the text.
+    places: Vec<usize>,
+}
+
+impl<'a> Squeezed<'a> {
+    fn new(text: &'a str) -> Squeezed<'a> {
+        let (mut squeezed, mut places) = (String::new(), Vec::new());
+        for (at, c) in text.char_indices().filter(|(_, c)| !c.is_whitespace()) {
+            squeezed.push(c);
+            places.extend(at..at + c.len_utf8());
+        }
+        Squeezed { text, squeezed, places }
+    }
+
+    /// The one place where this passage stands, as whole words.
+    fn find(&self, passage: &str) -> Result<Range<usize>> {
+        let wanted: String = passage.chars().filter(|c| !c.is_whitespace()).collect();
+        ensure!(!wanted.is_empty(), "the passage to keep is empty");
+        let mut found = self.squeezed.match_indices(&wanted).filter_map(|(at, _)| {
+            let range = self.places[at]..self.places[at + wanted.len() - 1] + 1;
+            self.is_whole(&range).then_some(range)
+        });
+        let Some(range) = found.next() else { bail!("this passage is not there:\n{}", passage.trim()) };
+        let others = found.count();
+        ensure!(others == 0, "this passage is there {} times:\n{}", others + 1, passage.trim());
+        Ok(range)
+    }
+
+    /// Whether the range begins and ends between words.
+    fn is_whole(&self, range: &Range<usize>) -> bool {
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        let splits = |at: usize| self.text[..at].ends_with(is_word) && self.text[at..].starts_with(is_word);
+        !splits(range.start) && !splits(range.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mutation(name: &str, keep: &str, broken: &str) -> Mutation {
+        let edit = Edit { file: "a.rs".into(), keep: keep.to_owned(), broken: broken.to_owned() };
+        Mutation { name: name.to_owned(), rule: String::new(), caught_by: Vec::new(), edits: vec![edit] }
+    }
+
+    /// The text with these mutations in it, with `N?` for the question whether rule N is broken.
+    fn woven(text: &str, mutations: &[(&str, &str)]) -> Result<String> {
+        let mutations: Vec<Mutation> = (1..)
+            .zip(mutations)
+            .map(|(number, (keep, broken))| mutation(&format!("M{number}"), keep, broken))
+            .collect();
+        let numbered = |(number, mutation)| Numbered { number, mutation, edit: &mutation.edits[0] };
+        let edits: Vec<Numbered<'_>> = (1..).zip(&mutations).map(numbered).collect();
+        let woven = weave_file(text, &edits)?;
+        Ok(woven.replace(&format!("crate::{MODULE}::breaks("), "").replace(") {", "? {"))
+    }
+
+    #[test]
+    fn statements_and_expressions_become_branches() {
+        assert_eq!(
+            woven("a();\nflush();\nb(c)", &[("flush();", ""), ("c", "d")]).unwrap(),
+            "a();\nif 1? {  } else { flush(); }\nb((if 2? { d } else { c }))"
+        );
+    }
+
+    #[test]
+    fn wrapping_does_not_matter() {
+        assert_eq!(
+            woven("f(\n    a,\n    b)", &[("f(a, b)", "0")]).unwrap(),
+            "(if 1? { 0 } else { f(\n    a,\n    b) })"
+        );
+    }
+
+    #[test]
+    fn a_passage_may_contain_another_or_be_the_same() {
+        assert_eq!(
+            woven("x(); y();", &[("y();", ""), ("x(); y();", "y(); x();"), ("y();", "z();")]).unwrap(),
+            "if 2? { y(); x(); } else { x(); if 1? {  } else if 3? { z(); } else { y(); } }"
+        );
+    }
+
+    #[test]
+    fn a_passage_that_is_not_there_once_is_refused() {
+        let why = |text, keep| format!("{:#}", woven(text, &[(keep, "")]).unwrap_err());
+        assert_eq!(why("a(); b();", "c();"), "M1 does not apply: this passage is not there:\nc();");
+        assert_eq!(why("a(); a();", "a();"), "M1 does not apply: this passage is there 2 times:\na();");
+        // Part of a word is none.
+        assert!(why("is_cached", "cached").contains("not there"));
+        assert!(why("a();", " ").contains("empty"));
+    }
+
+    #[test]
+    fn passages_that_only_overlap_are_refused() {
+        let error = woven("a(); b(); c();", &[("a(); b();", ""), ("b(); c();", "")]).unwrap_err();
+        assert!(error.to_string().starts_with("M2 overlaps"), "{error}");
+    }
+}

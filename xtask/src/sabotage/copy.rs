@@ -1,0 +1,168 @@
+//! The tree with all mutations woven into it, built once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use umbra_sabotage::{Catcher, Mutation, VARIABLE};
+
+use crate::{paths, process};
+
+/// What may be left over of a tree that is built: it is not copied.
+const LEFT_OUT: [&str; 2] = [".git", "target"];
+/// So many random programs a broken rule may survive.
+const PROGRAMS: &str = "2000";
+/// So many must pass while no rule is broken.
+const CONTROL: &str = "100";
+/// So long one catcher may take: the slowest takes a minute on an idle machine.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// What became of a catcher.
+pub enum Outcome {
+    /// It noticed nothing. What it printed.
+    Passes(String),
+    /// It noticed something. What it printed.
+    Fails(String),
+    /// It was ended after a long time.
+    Hangs,
+}
+
+/// The copy.
+pub struct Copy {
+    folder: PathBuf,
+    /// The programs built from it, by the names of their targets.
+    programs: BTreeMap<String, PathBuf>,
+}
+
+impl Copy {
+    /// Copies the tree, weaves the mutations in, and builds what catches them. The copy stays in the
+    /// target directory with what was built of it, so that the next one is built sooner.
+    pub fn build(mutations: &[Mutation]) -> Result<Copy> {
+        let folder = paths::target_dir()?.join("sabotage");
+        let tree = folder.join("tree");
+        if tree.exists() {
+            fs::remove_dir_all(&tree).with_context(|| format!("removing {}", tree.display()))?;
+        }
+        copy_folder(paths::workspace(), &tree)?;
+        let src = tree.join("crates/mmu/src");
+        for (file, text) in umbra_sabotage::weave(&src, mutations)? {
+            let file = src.join(file);
+            fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+        }
+        let programs = compile(&tree, &folder.join("build"), mutations)?;
+        Ok(Copy { folder, programs })
+    }
+
+    /// Sees to it that all of these pass while no rule is broken.
+    pub fn check_intact<'a>(&self, catchers: impl Iterator<Item = &'a Catcher>) -> Result<()> {
+        for catcher in catchers.collect::<BTreeSet<_>>() {
+            match self.run(catcher, 0)? {
+                // A test that is not there passes, too.
+                Outcome::Passes(output)
+                    if *catcher != Catcher::RandomPrograms && !output.contains("1 passed") =>
+                {
+                    bail!("there is no test {catcher}")
+                }
+                Outcome::Passes(_) => {}
+                Outcome::Fails(output) => bail!("{catcher}: fails with no rule broken:\n{output}"),
+                Outcome::Hangs => bail!("{catcher}: does not end with no rule broken"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a catcher while the rule of this number is broken; 0 is none.
+    pub fn run(&self, catcher: &Catcher, number: u32) -> Result<Outcome> {
+        let (target, arguments) = match catcher {
+            Catcher::RandomPrograms => ("hunt", ["--programs", if number == 0 { CONTROL } else { PROGRAMS }]),
+            Catcher::Test { target, test, .. } => (target.as_str(), ["--exact", test]),
+        };
+        let program = self.programs.get(target).with_context(|| format!("cargo built no {target}"))?;
+        let log = self.folder.join("output.txt");
+        let file = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
+        let mut command = Command::new(program);
+        command.args(arguments).env(VARIABLE, number.to_string());
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let start = Instant::now();
+        let mut child =
+            command.spawn().with_context(|| format!("starting {}", process::describe(&command)))?;
+        let status = loop {
+            if let Some(status) = child.try_wait()? {
+                break status;
+            }
+            if start.elapsed() > PATIENCE {
+                child.kill()?;
+                child.wait()?;
+                return Ok(Outcome::Hangs);
+            }
+            thread::sleep(Duration::from_millis(20));
+        };
+        let output = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+        Ok(if status.success() { Outcome::Passes(output) } else { Outcome::Fails(output) })
+    }
+}
+
+/// Copies what a folder holds. Files keep their times, so that cargo takes them for what they are:
+/// the same as in the last copy.
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("creating {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
+        let entry = entry?;
+        let (path, copy) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type()?;
+        if LEFT_OUT.iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
+        if kind.is_dir() {
+            copy_folder(&path, &copy)?;
+        } else if kind.is_file() {
+            fs::copy(&path, &copy).with_context(|| format!("copying {}", path.display()))?;
+            File::options().write(true).open(&copy)?.set_modified(entry.metadata()?.modified()?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Builds all catchers; returns where they are.
+fn compile(tree: &Path, target: &Path, mutations: &[Mutation]) -> Result<BTreeMap<String, PathBuf>> {
+    let (mut packages, mut tests) = (BTreeSet::new(), BTreeSet::new());
+    for catcher in mutations.iter().flat_map(|mutation| &mutation.caught_by) {
+        if let Catcher::Test { package, target, .. } = catcher {
+            packages.insert(package.as_str());
+            tests.insert(target.as_str());
+        }
+    }
+    let mut programs = BTreeMap::new();
+    let hunt = ["build", "--package", "umbra-reference", "--example", "hunt"];
+    cargo(tree, target, &hunt, &mut programs)?;
+    let mut arguments = vec!["test", "--no-run"];
+    arguments.extend(packages.iter().flat_map(|package| ["--package", package]));
+    arguments.extend(tests.iter().flat_map(|test| ["--test", test]));
+    cargo(tree, target, &arguments, &mut programs)?;
+    Ok(programs)
+}
+
+/// Builds programs, optimized, but with the MMU's assertions on.
+fn cargo(
+    tree: &Path,
+    target: &Path,
+    arguments: &[&str],
+    programs: &mut BTreeMap<String, PathBuf>,
+) -> Result<()> {
+    let mut cargo = process::cargo();
+    cargo.current_dir(tree).args(arguments).args(["--release", "--target-dir"]).arg(target);
+    cargo.args(["--config", "profile.release.debug-assertions=true"]);
+    cargo.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
+    for line in process::capture(&mut cargo)?.lines() {
+        let message: serde_json::Value = serde_json::from_str(line).context("what cargo says")?;
+        let (name, executable) = (&message["target"]["name"], &message["executable"]);
+        if let (Some(name), Some(executable)) = (name.as_str(), executable.as_str()) {
+            programs.insert(name.to_owned(), executable.into());
+        }
+    }
+    Ok(())
+}
