@@ -19,6 +19,9 @@
 //! LOCK is accepted where the processor accepts it. That the access is atomic towards other virtual processors is the
 //! embedder's to see to, between [`Cpu::read_modify`] and [`Cpu::write`].
 //!
+//! [`identify()`] tells moves to and from control registers, and lengths, where the processor tells
+//! neither.
+//!
 //! [`Simple`] is a shorter way for the few instructions that exit most, where their operand is known already.
 //!
 //! The first call of [`emulate`] builds the decoder's tables on the heap (80 KiB, some 800 000 instructions); they stay.
@@ -39,6 +42,7 @@ mod exception;
 mod execute;
 mod flags;
 mod frame;
+mod identify;
 mod multiply;
 mod native;
 mod operand;
@@ -57,6 +61,7 @@ mod width;
 
 pub use cpu::{Cpu, Feature, Gpr, Mode};
 pub use exception::Exception;
+pub use identify::{Identity, Operation, identify};
 pub use native::{Native, NativeOperand, Vector, names_operand};
 pub use outcome::{Error, Outcome};
 pub use recent::Recent;

@@ -20,6 +20,7 @@ use crate::memory::{FRAME, Layout, TEXT};
 use crate::screen;
 use crate::telemetry::{self, info};
 use crate::vcpu;
+use crate::vmx::Vmx;
 
 /// Whether the guest has a TSC-deadline timer, which CPUID must show then: it needs one exit where the counting
 /// timer needs an emulated store.
@@ -52,9 +53,14 @@ pub struct Machine {
 pub fn start(map: DirectMap, information: u32, magic: u32) -> ! {
     telemetry::send(&Message::Hello { protocol: PROTOCOL });
     match boot(map, information, magic) {
-        Ok(machine) => vcpu::run(machine),
+        Ok(machine) => run(machine),
         Err(sentence) => telemetry::fail(sentence),
     }
+}
+
+/// Runs the guest by this CPU's virtualization extension: the one place where a vendor is chosen.
+fn run(machine: Machine) -> ! {
+    vcpu::run(machine, Vmx::new)
 }
 
 fn boot(map: DirectMap, information: u32, magic: u32) -> Result<Machine, Box<dyn Error>> {

@@ -2,9 +2,9 @@
 
 use umbra_mmu::Violation;
 use umbra_telemetry::{Audit, GuestExit};
+use umbra_vcpu::backend::Backend;
 
 use super::Vcpu;
-use super::backend::Backend;
 use crate::hw::cpu;
 
 /// When to audit, and how often it was done.

@@ -3,11 +3,11 @@
 use umbra_emulator::Segment;
 use umbra_paging::{Access, AccessKind, Gva, Paging, cr4};
 use umbra_telemetry::{ExitCause, GuestExit};
+use umbra_vcpu::backend::{Backend, CodeMode};
+use umbra_vcpu::control::{Context, Controls};
+use umbra_vcpu::event::Event;
 
 use super::Vcpu;
-use super::backend::{Backend, CodeMode};
-use super::control::{Context, Controls};
-use super::event::Event;
 
 impl<B: Backend> Vcpu<B> {
     /// CR0 and CR4 have bits that the guest changes without an exit.
@@ -97,7 +97,9 @@ impl<B: Backend> Vcpu<B> {
 
     pub(super) fn read_cr_exit(&mut self, cr: u8, gpr: u8) -> ExitCause {
         let (cause, value) = match cr {
+            0 => (ExitCause::Cr0, self.backend.cr0()),
             3 => (ExitCause::Cr3Read, self.controls.cr3),
+            4 => (ExitCause::Cr4, self.backend.cr4()),
             _ => (ExitCause::Other, self.platform.cr8()),
         };
         self.backend.set_gpr(gpr, value);
@@ -178,7 +180,7 @@ impl<B: Backend> Vcpu<B> {
     /// The rights of an explicit data access by code at another privilege level.
     pub(super) fn access_at(&self, cpl: u8, kind: AccessKind) -> Access {
         let user = cpl == 3;
-        let smap_override = !user && self.backend.rflags() & super::backend::rflags::AC != 0;
+        let smap_override = !user && self.backend.rflags() & umbra_vcpu::backend::rflags::AC != 0;
         Access { kind, user, smap_override }
     }
 }

@@ -1,12 +1,12 @@
 //! Events and task switches that the hypervisor carries out: where the CPU cannot do it on the
-//! guest's memory, or does not do it under VMX at all.
+//! guest's memory, or does not do it for a guest at all.
 
 use umbra_emulator::{Cpu, Error, EventKind as Kind, Segment, Source, SystemCpu, deliver, task_switch};
 use umbra_telemetry::ExitCause;
+use umbra_vcpu::backend::{Backend, rflags};
+use umbra_vcpu::event::{Event, EventKind, Raiser};
 
 use super::Vcpu;
-use super::backend::{Backend, rflags};
-use super::event::{Event, EventKind};
 
 impl<B: Backend> Vcpu<B> {
     /// Delivers the event under way with accesses of the hypervisor's own, and what its delivery
@@ -37,12 +37,12 @@ impl<B: Backend> Vcpu<B> {
         cause
     }
 
-    /// A hardware task switch, which no CPU makes under VMX (SDM, "Treatment of Task Switches").
+    /// A hardware task switch, which no CPU makes for a guest (SDM, "Treatment of Task Switches").
     pub(super) fn task_switch_exit(&mut self, selector: u16, source: Source) -> ExitCause {
         if let Source::Gate { .. } = source {
             return self.deliver_by_software().unwrap_or(ExitCause::Other);
         }
-        let next_rip = self.backend.rip().wrapping_add(self.backend.instruction_length().into());
+        let next_rip = self.backend.rip().wrapping_add(self.instruction_length.into());
         let result = task_switch(self, selector, source, next_rip);
         if result.is_ok() {
             if source == Source::Iret {
@@ -80,10 +80,10 @@ impl<B: Backend> Vcpu<B> {
             EventKind::Interrupt => Kind::Interrupt,
             EventKind::Nmi => Kind::Nmi,
             EventKind::Exception => Kind::Exception,
-            EventKind::SoftwareInterrupt | EventKind::SoftwareException => Kind::Software,
-            EventKind::PrivilegedSoftwareException => Kind::PrivilegedSoftware,
+            EventKind::Software { raiser: Raiser::IntN | Raiser::Int3OrInto, .. } => Kind::Software,
+            EventKind::Software { raiser: Raiser::Int1, .. } => Kind::PrivilegedSoftware,
         };
-        let return_rip = self.rip().wrapping_add(event.instruction_length.into());
+        let return_rip = self.rip().wrapping_add(event.instruction_length().into());
         umbra_emulator::Event { kind, vector: event.vector, error_code: event.error_code, return_rip }
     }
 

@@ -8,10 +8,10 @@ use umbra_emulator::{Cpu, Error, Feature, Gpr, Mode, Outcome, Segment, SegmentRe
 use umbra_mmu::{Backing, GuestMemory};
 use umbra_paging::{Access, AccessKind, Gpa, GuestFault, Gva, PAGE_SIZE};
 use umbra_telemetry::ExitCause;
+use umbra_vcpu::backend::{Backend, CodeMode, rflags};
+use umbra_vcpu::breakpoints::Watched;
 
 use super::Vcpu;
-use super::backend::{Backend, CodeMode, rflags};
-use super::breakpoints::Watched;
 use crate::hw::cpu;
 
 /// The longest instruction.

@@ -1,12 +1,12 @@
 //! CPUID and XSETBV.
 
 use umbra_telemetry::ExitCause;
+use umbra_vcpu::backend::Backend;
+use umbra_vcpu::control::cr4_more;
+use umbra_vcpu::cpuid::Dynamic;
+use umbra_vcpu::event::Event;
 
 use super::Vcpu;
-use super::backend::Backend;
-use super::control::cr4_more;
-use super::cpuid::Dynamic;
-use super::event::Event;
 
 impl<B: Backend> Vcpu<B> {
     pub(super) fn cpuid_exit(&mut self) -> ExitCause {

@@ -1,11 +1,11 @@
 //! Interrupts to the guest, the alarm clock behind its timers and what the user is to see, and HLT.
 
 use umbra_telemetry::{ExitCause, GuestExit};
+use umbra_vcpu::backend::{Backend, Windows, rflags};
+use umbra_vcpu::event::Event;
 
 use super::Vcpu;
-use super::backend::{Backend, Filter, Windows, rflags};
 use super::clock::Clock;
-use super::event::Event;
 use crate::hw::{console, cpu, timer};
 
 /// Console input that waits for the guest to read it. What comes beyond is lost, as on a real line: the host's
@@ -56,10 +56,10 @@ impl<B: Backend> Vcpu<B> {
         if self.pending.is_some() || self.platform.has_event() || self.windows != Windows::default() {
             self.choose_event();
         }
-        let filter = self.mmu.guest_faults();
-        if filter != self.filter {
-            self.filter = filter;
-            self.backend.set_page_fault_filter(Filter::of(filter));
+        let guest_faults = self.mmu.guest_faults();
+        if guest_faults != self.guest_faults {
+            self.guest_faults = guest_faults;
+            self.backend.set_guest_faults(guest_faults);
         }
         let flushes_exit = !self.settings.native_flushes || self.mmu.has_loose_tables();
         if flushes_exit != self.flushes_exit {

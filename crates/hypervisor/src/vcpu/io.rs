@@ -4,10 +4,10 @@ use alloc::format;
 
 use umbra_devices::Platform;
 use umbra_telemetry::{ExitCause, GuestExit};
+use umbra_vcpu::backend::Backend;
+use umbra_vcpu::breakpoints::Watched;
 
 use super::Vcpu;
-use super::backend::Backend;
-use super::breakpoints::Watched;
 use super::emulation::Emulated;
 
 const RAX: u8 = 0;

@@ -1,20 +1,11 @@
 //! The virtual CPU: runs the guest and answers its exits.
 //!
-//! `backend` is what a vendor's extension provides; `Vcpu::run` is the loop. One file per subject: where a
-//! #PF is decided is `page_fault` (and behind it `umbra_mmu`), what a write to a control register does is
-//! `control`, what the guest's CPU looks like is `cpuid`.
+//! `umbra_vcpu` has the pure logic, and the interface to a vendor's extension (`backend`). `Vcpu::run`
+//! is the loop. One file per subject: `page_fault` decides on a #PF (and behind it `umbra_mmu`),
+//! `control_exits` answers accesses to control registers, `decode` what the CPU tells nothing of.
 
-mod access;
-pub mod backend;
-pub mod breakpoints;
-pub mod control;
-pub mod event;
-
-mod cpuid;
-mod immunity;
 mod phases;
 pub mod sandbox;
-mod targets;
 mod upkeep;
 
 #[cfg(target_os = "none")]
@@ -23,6 +14,8 @@ mod audit;
 mod clock;
 #[cfg(target_os = "none")]
 mod control_exits;
+#[cfg(target_os = "none")]
+mod decode;
 #[cfg(target_os = "none")]
 mod delivery;
 #[cfg(target_os = "none")]

@@ -2,11 +2,11 @@
 
 use umbra_devices::Platform;
 use umbra_telemetry::{ExitCause, GuestExit};
+use umbra_vcpu::arch_capabilities::IA32_ARCH_CAPABILITIES;
+use umbra_vcpu::backend::Backend;
+use umbra_vcpu::event::Event;
 
 use super::Vcpu;
-use super::backend::Backend;
-use super::event::Event;
-use super::immunity::IA32_ARCH_CAPABILITIES;
 
 const IA32_TSC: u32 = 0x10;
 const IA32_PLATFORM_ID: u32 = 0x17;

@@ -4,13 +4,12 @@ use umbra_emulator::{DescriptorTable, Gpr, SystemSegment};
 use umbra_mmu::{FaultOutcome, Origin, Work};
 use umbra_paging::{Access, GuestFault, Gva, Pfec};
 use umbra_telemetry::{ExitCause, GuestExit};
+use umbra_vcpu::access::{Exit, Instruction, classify};
+use umbra_vcpu::backend::{Backend, CodeMode, rflags};
+use umbra_vcpu::event::Event;
 
 use super::Vcpu;
-use super::access::{Exit, Instruction, classify};
-use super::backend::{Backend, CodeMode, rflags};
 use super::emulation::{Emulated, MAX_INSTRUCTION};
-use super::event::Event;
-use crate::hw::cpu;
 
 /// Exits by the same fault of the same instruction that are allowed in a row: a bound for what I6 rules out.
 const MAX_REPEATS: u32 = 64;
@@ -99,7 +98,7 @@ impl<B: Backend> Vcpu<B> {
     }
 
     fn origin(&mut self, rip: u64) -> Origin {
-        let cr2 = cpu::cr2();
+        let cr2 = self.backend.cr2();
         let same_fault = core::mem::replace(&mut self.last_cr2, cr2) == cr2;
         let long = self.backend.code_mode() == CodeMode::Bits64;
         Origin {

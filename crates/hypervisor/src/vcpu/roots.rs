@@ -1,10 +1,10 @@
 //! The roots that the guest may load by itself, and what the real CPU is told of them.
 
 use umbra_paging::{Gfn, Hpa};
+use umbra_vcpu::backend::Backend;
+use umbra_vcpu::cr3_targets as targets;
 
 use super::Vcpu;
-use super::backend::Backend;
-use super::targets;
 
 impl<B: Backend> Vcpu<B> {
     /// The guest may have loaded another root without an exit: follows that. First thing after every exit.

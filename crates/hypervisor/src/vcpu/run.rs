@@ -8,20 +8,20 @@ use umbra_emulator::Recent;
 use umbra_mmu::{Mmu, Root};
 use umbra_telemetry::trace::Record;
 use umbra_telemetry::{ExitCause, ExitCounts, GuestExit, GuestFaults, Message, MmuCounters, Stats};
+use umbra_vcpu::backend::{Backend, Exit, Refusal, Windows, rflags};
+use umbra_vcpu::control::{Controls, Known};
+use umbra_vcpu::cpuid::{Cpuid, xcr0};
+use umbra_vcpu::cr3_targets::Targets;
+use umbra_vcpu::event::{Combined, DEBUG, Event, EventKind, combine};
 
 use super::audit::Auditor;
-use super::backend::{Backend, Exit, Filter, Refusal, Windows, filter_name, rflags};
 use super::clock::Clock;
-use super::control::{Controls, Known};
-use super::cpuid::{Cpuid, xcr0};
-use super::event::{Combined, DEBUG, Event, EventKind, combine};
 use super::interrupts::Alarm;
 use super::msr;
 use super::page_fault::Progress;
 use super::phases::{BOOT, Phases, Totals};
 use super::policy::Writes;
 use super::sandbox::Sandbox;
-use super::targets::Targets;
 use super::trace::Tracer;
 use super::upkeep::Upkeep;
 use crate::canary::Canary;
@@ -97,6 +97,8 @@ pub struct Vcpu<B: Backend> {
     pub(super) windows: Windows,
     /// Set by whatever ends the guest.
     pub(super) end: Option<GuestExit>,
+    /// Length of the instruction that exited, if the exit [skips](Exit::skips_instruction) it.
+    pub(super) instruction_length: u8,
     /// Breakpoints that the instruction being carried out has met: bits B0 to B3 of DR6.
     pub(super) met: u8,
     /// The instruction being carried out has loaded SS, which holds back what would come behind it.
@@ -110,8 +112,8 @@ pub struct Vcpu<B: Backend> {
     pub(super) auditor: Option<Auditor>,
     pub(super) tracer: Option<Tracer>,
     canary: Canary<SpareArea>,
-    /// Which page faults the guest gets by itself now.
-    pub(super) filter: umbra_mmu::GuestFaults,
+    /// Which page faults the guest gets without an exit now.
+    pub(super) guest_faults: umbra_mmu::GuestFaults,
     /// The values of CR3 that the guest may load by itself.
     pub(super) targets: Targets,
     /// The CPU is yet to be told of them.
@@ -156,6 +158,7 @@ impl<B: Backend> Vcpu<B> {
             pending: None,
             windows: Windows::default(),
             end: None,
+            instruction_length: 0,
             met: 0,
             loaded_ss: false,
             progress: Progress::default(),
@@ -165,7 +168,7 @@ impl<B: Backend> Vcpu<B> {
             auditor,
             tracer,
             canary,
-            filter: umbra_mmu::GuestFaults::Trap,
+            guest_faults: umbra_mmu::GuestFaults::Trap,
             targets,
             targets_stale: false,
             root_is_loadable: false,
@@ -177,7 +180,7 @@ impl<B: Backend> Vcpu<B> {
             phases: Phases::new(),
         };
         vcpu.backend.set_tsc_offset(vcpu.clock.tsc_offset());
-        vcpu.backend.set_page_fault_filter(Filter::of(vcpu.filter));
+        vcpu.backend.set_guest_faults(vcpu.guest_faults);
         vcpu.load_controls(controls);
         if vcpu.cpuid.has_xcr0() {
             vcpu.backend.set_xcr0(vcpu.xcr0);
@@ -223,6 +226,11 @@ impl<B: Backend> Vcpu<B> {
 
     /// Answers an exit and says under what it counts; phase marks do not.
     fn answer(&mut self, exit: Exit) -> Option<ExitCause> {
+        if exit.skips_instruction()
+            && let Err(fault) = self.measure_instruction()
+        {
+            return Some(self.guest_fault(fault));
+        }
         let cause = match exit {
             Exit::PageFault { gva, error_code } => self.page_fault_exit(gva, error_code),
             Exit::Io { port, size, input } => return self.io_exit(port, size, input),
@@ -247,6 +255,7 @@ impl<B: Backend> Vcpu<B> {
             }
             // `prepare_entry` delivers what the window was for.
             Exit::InterruptWindow | Exit::NmiWindow => ExitCause::Interrupt,
+            Exit::Undecoded => self.undecoded_exit(),
             Exit::Cpuid => self.cpuid_exit(),
             Exit::Halt => self.halt_exit(),
             Exit::Invlpg(gva) => self.invlpg_exit(gva),
@@ -281,6 +290,15 @@ impl<B: Backend> Vcpu<B> {
         Some(cause)
     }
 
+    /// The name of what is left to the guest, in reports.
+    fn filter_name(&self) -> &'static str {
+        match self.guest_faults {
+            umbra_mmu::GuestFaults::Trap => "trap",
+            umbra_mmu::GuestFaults::Present => "present",
+            umbra_mmu::GuestFaults::User => "user",
+        }
+    }
+
     fn end_with(&mut self, end: GuestExit) -> ExitCause {
         self.end = Some(end);
         ExitCause::Other
@@ -288,7 +306,7 @@ impl<B: Backend> Vcpu<B> {
 
     /// The instruction that exited has been carried out: goes on behind it.
     pub(super) fn skip(&mut self) {
-        let next = self.next_rip(self.backend.instruction_length().into());
+        let next = self.next_rip(self.instruction_length.into());
         self.backend.set_rip(next);
         self.backend.retire(self.met);
     }
@@ -365,7 +383,7 @@ impl<B: Backend> Vcpu<B> {
         telemetry::end(Stats {
             guest_exit,
             guest_faults: self.settings.guest_faults,
-            filter: filter_name(self.filter).into(),
+            filter: self.filter_name().into(),
             exits: totals.exits.clone(),
             mmu: totals.mmu,
             tsc: totals.tsc,

@@ -4,9 +4,9 @@ use alloc::vec::Vec;
 
 use umbra_paging::Gpa;
 use umbra_telemetry::Message;
+use umbra_vcpu::backend::Backend;
 
 use super::Vcpu;
-use super::backend::Backend;
 use crate::memory::{FRAME, TEXT};
 use crate::screen::characters;
 use crate::telemetry;

@@ -3,9 +3,9 @@
 
 use umbra_emulator::{Effect, Gpr, Recent, Simple};
 use umbra_paging::{Gpa, Gva};
+use umbra_vcpu::backend::Backend;
 
 use super::Vcpu;
-use super::backend::Backend;
 
 impl<B: Backend> Vcpu<B> {
     /// Carries out a write to the tracked table at `gpa`, behind `gva`, if the instruction at RIP is a simple one. An

@@ -1,37 +1,41 @@
 //! From the machine to the guest's first instruction.
 
 use alloc::boxed::Box;
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use core::error::Error;
 
 use umbra_mmu::{Config, EmulateReachable, Encodings, FilterPolicy, MIN_FRAMES_PER_VCPU, Mmu};
 use umbra_paging::{Features, cr0, cr4, efer};
 use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
 use umbra_telemetry::{GuestFaults, Mechanism, Message};
+use umbra_vcpu::arch_capabilities::IA32_ARCH_CAPABILITIES;
+use umbra_vcpu::backend::{Backend, Capabilities};
+use umbra_vcpu::control::{Controls, efer_more};
+use umbra_vcpu::cpuid::{Backing, Cpuid};
 
 use super::audit::Auditor;
-use super::backend::Backend;
-use super::control::{Controls, efer_more};
-use super::cpuid::{Backing, Cpuid};
-use super::immunity::IA32_ARCH_CAPABILITIES;
 use super::policy::Writes;
 use super::run::{Parts, Settings, Vcpu};
 use super::trace::Tracer;
 use super::upkeep::Upkeep;
-use crate::entry::Mode;
+use crate::entry::{Entry, Mode};
 use crate::env::Env;
 use crate::events::EventLog;
+use crate::hw::descriptors::Tables;
 use crate::hw::{cpu, probe};
 use crate::machine::{Machine, TSC_DEADLINE};
 use crate::telemetry::{self, info, warning};
-use crate::vmx::Vmx;
 
 /// The tool takes no number of shadow frames that the MMU would refuse.
 const _: () = assert!(MIN_SHADOW_FRAMES == MIN_FRAMES_PER_VCPU);
 
+/// Switches a vendor's extension on and makes a virtual CPU that starts as an [`Entry`] says; the
+/// error is a sentence for the user.
+pub type NewBackend<B> = fn(&Tables, &Entry) -> Result<B, String>;
+
 /// Runs the guest to its end, and ends the machine.
-pub fn run(machine: Machine) -> ! {
-    match prepare(machine) {
+pub fn run<B: Backend>(machine: Machine, new_backend: NewBackend<B>) -> ! {
+    match prepare(machine, new_backend) {
         Ok(vcpu) => {
             telemetry::send(&Message::GuestEntered);
             vcpu.run()
@@ -40,19 +44,20 @@ pub fn run(machine: Machine) -> ! {
     }
 }
 
-fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
+fn prepare<B: Backend>(machine: Machine, new_backend: NewBackend<B>) -> Result<Vcpu<B>, Box<dyn Error>> {
     let Machine { config, ram, pool, canary, entry, platform, tsc_hz, tables } = machine;
-    let backend = Vmx::new(&tables, &entry)?;
+    let backend = new_backend(&tables, &entry)?;
+    let capabilities = backend.capabilities();
     let cpuid = Cpuid::new(
         cpu::cpuid,
-        Backing { rdtscp: backend.has_rdtscp(), invpcid: backend.has_invpcid(), tsc_deadline: TSC_DEADLINE },
+        Backing { rdtscp: capabilities.rdtscp, invpcid: capabilities.invpcid, tsc_deadline: TSC_DEADLINE },
         || cpu::read_msr(IA32_ARCH_CAPABILITIES),
     );
     let features = cpuid.features();
-    let encodings = choose_encodings(config.guest_faults, features);
+    let encodings = choose_encodings(config.guest_faults, features, capabilities);
     let mut env = Env { ram, pool, tlb: backend.tlb(), events: EventLog::new(config.trace) };
     let on = |mechanism| !config.without.contains(&mechanism);
-    let loadable_roots = if on(Mechanism::Cr3) { backend.cr3_targets() } else { 0 };
+    let loadable_roots = if on(Mechanism::Cr3) { capabilities.cr3_targets } else { 0 };
     let mmu_config = Config {
         features,
         encodings,
@@ -73,16 +78,15 @@ fn prepare(machine: Machine) -> Result<Vcpu<Vmx>, Box<dyn Error>> {
     };
     let mmu = Mmu::with_policy(mmu_config, &mut env, policy)
         .map_err(|e| alloc::format!("{e}; give another --shadow-frames or --memory"))?;
-    info!(
-        "VMX without EPT, VPID {}, {} CR3 targets",
-        if backend.has_vpid() { "on" } else { "not there" },
-        backend.cr3_targets()
-    );
+    info!("{}", backend.describe());
     let controls = controls(entry.mode);
     let guest_faults =
         if encodings.separates_guest_faults() { config.guest_faults } else { GuestFaults::Trap };
-    let settings =
-        Settings { guest_faults, native_flushes: on(Mechanism::Invlpg), quick_stores: on(Mechanism::Quick) };
+    let settings = Settings {
+        guest_faults,
+        native_flushes: capabilities.native_flushes && on(Mechanism::Invlpg),
+        quick_stores: on(Mechanism::Quick),
+    };
     let auditor = config.audit.map(Auditor::new);
     let tracer = config.trace.then(Tracer::default);
     let upkeep = Upkeep::new(tsc_hz, config.screen);
@@ -118,10 +122,14 @@ fn controls(mode: Mode) -> Controls {
 }
 
 /// Pending entries as the user wants them, if the CPU takes them.
-fn choose_encodings(wanted: GuestFaults, features: Features) -> Encodings {
+fn choose_encodings(wanted: GuestFaults, features: Features, capabilities: Capabilities) -> Encodings {
     let off = Encodings::not_present(features);
     if wanted == GuestFaults::Trap {
         info!("guest faults are trapped: chosen by the user");
+        return off;
+    }
+    if !capabilities.fault_filter {
+        info!("guest faults are trapped: this CPU does not tell page faults apart");
         return off;
     }
     let Some(encodings) = Encodings::reserved(features) else {

@@ -4,10 +4,10 @@ use umbra_emulator::{
     DescriptorTable, Exception, Privilege, Segment, SegmentRegister, SystemCpu, SystemSegment, TableRegister,
 };
 use umbra_paging::{Access, AccessKind, GuestFault, Gva};
+use umbra_vcpu::backend::Backend;
+use umbra_vcpu::event::Event;
 
 use super::Vcpu;
-use super::backend::Backend;
-use super::event::Event;
 
 impl<B: Backend> Vcpu<B> {
     fn access_as(&self, privilege: Privilege, kind: AccessKind) -> Access {

@@ -2,9 +2,9 @@
 
 use umbra_telemetry::trace::{Exit, Record, Writer};
 use umbra_telemetry::{ExitCause, Message};
+use umbra_vcpu::backend::{self, Backend};
 
 use super::Vcpu;
-use super::backend::{self, Backend};
 use crate::hw::cpu;
 use crate::telemetry;
 

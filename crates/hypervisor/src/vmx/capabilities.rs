@@ -111,7 +111,11 @@ impl Capabilities {
             .map(|entry| Capabilities {
                 revision: basic as u32 & 0x7fff_ffff,
                 invvpid_by_address,
-                cr3_targets: if reads_exit { 0 } else { cr3_targets.min(super::MAX_CR3_TARGETS) },
+                cr3_targets: if reads_exit {
+                    0
+                } else {
+                    cr3_targets.min(super::address_space::MAX_CR3_TARGETS)
+                },
                 pin,
                 primary,
                 secondary,

@@ -8,17 +8,17 @@ use x86::vmx::vmcs::host;
 /// The guest's general-purpose registers while the hypervisor runs, by their numbers in instruction encodings;
 /// RSP (number 4) is in the VMCS instead.
 #[repr(C)]
-pub struct Registers {
+pub struct GeneralRegisters {
     /// The registers.
     pub gpr: [u64; 16],
     /// What host RSP in the VMCS is.
     host_rsp: u64,
 }
 
-impl Registers {
+impl GeneralRegisters {
     /// All zero.
-    pub fn new() -> Registers {
-        Registers { gpr: [0; 16], host_rsp: 0 }
+    pub fn new() -> GeneralRegisters {
+        GeneralRegisters { gpr: [0; 16], host_rsp: 0 }
     }
 }
 
@@ -32,7 +32,7 @@ impl Registers {
 /// The current VMCS is complete: its host state is that of the running hypervisor, host RIP is [`exit_address`], and its guest
 /// can reach no memory but its own.
 #[unsafe(naked)]
-pub unsafe extern "sysv64" fn enter(registers: *mut Registers, launched: bool) -> u64 {
+pub unsafe extern "sysv64" fn enter(registers: *mut GeneralRegisters, launched: bool) -> u64 {
     naked_asm!(
         "push rbx",
         "push rbp",
@@ -109,7 +109,7 @@ pub unsafe extern "sysv64" fn enter(registers: *mut Registers, launched: bool) -
         "pop rbp",
         "pop rbx",
         "ret",
-        host_rsp = const offset_of!(Registers, host_rsp),
+        host_rsp = const offset_of!(GeneralRegisters, host_rsp),
         field = const host::RSP,
     )
 }

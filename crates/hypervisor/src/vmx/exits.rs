@@ -4,12 +4,12 @@ use core::arch::asm;
 
 use umbra_emulator::{Segment, Source};
 use umbra_paging::Gva;
+use umbra_vcpu::backend::{CodeMode, Exit, Registers, rflags};
+use umbra_vcpu::breakpoints::Breakpoints;
+use umbra_vcpu::event::{Event, EventKind, PAGE_FAULT, Raiser};
 use x86::vmx::vmcs::{guest, ro};
 
-use super::{DEBUGCTL_BTF, DEBUGCTL_LBR, Vmx};
-use crate::vcpu::backend::{Backend, CodeMode, Exit, rflags};
-use crate::vcpu::breakpoints::Breakpoints;
-use crate::vcpu::event::{Event, EventKind, PAGE_FAULT};
+use super::{BLOCKED_BY_NMI, DEBUGCTL_BTF, DEBUGCTL_LBR, Vmx};
 
 /// Interruption-information fields (SDM, "Format of the VM-Exit Interruption-Information Field").
 pub mod info {
@@ -25,10 +25,20 @@ pub mod info {
     pub const TYPE_SHIFT: u32 = 8;
     /// The type.
     pub const TYPE: u64 = 7 << TYPE_SHIFT;
+    /// Type external interrupt.
+    pub const TYPE_INTERRUPT: u64 = 0;
     /// Type NMI.
     pub const TYPE_NMI: u64 = 2;
+    /// Type hardware exception.
+    pub const TYPE_EXCEPTION: u64 = 3;
+    /// Type software interrupt.
+    pub const TYPE_INT_N: u64 = 4;
+    /// Type privileged software exception.
+    pub const TYPE_INT1: u64 = 5;
+    /// Type software exception.
+    pub const TYPE_INT3_OR_INTO: u64 = 6;
     /// Type and vector of a #PF.
-    pub const PAGE_FAULT: u64 = 3 << TYPE_SHIFT | super::PAGE_FAULT as u64;
+    pub const PAGE_FAULT: u64 = TYPE_EXCEPTION << TYPE_SHIFT | super::PAGE_FAULT as u64;
 }
 
 const MACHINE_CHECK: u8 = 18;
@@ -36,12 +46,12 @@ const MACHINE_CHECK: u8 = 18;
 /// The event type's number in interruption information.
 pub fn event_type(kind: EventKind) -> u64 {
     match kind {
-        EventKind::Interrupt => 0,
+        EventKind::Interrupt => info::TYPE_INTERRUPT,
         EventKind::Nmi => info::TYPE_NMI,
-        EventKind::Exception => 3,
-        EventKind::SoftwareInterrupt => 4,
-        EventKind::PrivilegedSoftwareException => 5,
-        EventKind::SoftwareException => 6,
+        EventKind::Exception => info::TYPE_EXCEPTION,
+        EventKind::Software { raiser: Raiser::IntN, .. } => info::TYPE_INT_N,
+        EventKind::Software { raiser: Raiser::Int1, .. } => info::TYPE_INT1,
+        EventKind::Software { raiser: Raiser::Int3OrInto, .. } => info::TYPE_INT3_OR_INTO,
     }
 }
 
@@ -78,7 +88,7 @@ impl Vmx {
                     descriptor: self.memory_operand(operand, qualification()),
                 }
             }
-            other => Exit::Unexpected(other),
+            other => Exit::Unexpected(other.into()),
         }
     }
 
@@ -126,26 +136,25 @@ impl Vmx {
 
     /// The event that an interruption-information field holds; its error code is in `error_code`.
     fn event(&self, information: u64, error_code: u32) -> Event {
+        let software = |raiser| EventKind::Software { raiser, length: self.exit_instruction_length() };
         let kind = match information >> info::TYPE_SHIFT & 7 {
-            0 => EventKind::Interrupt,
-            2 => EventKind::Nmi,
-            4 => EventKind::SoftwareInterrupt,
-            5 => EventKind::PrivilegedSoftwareException,
-            6 => EventKind::SoftwareException,
+            info::TYPE_INTERRUPT => EventKind::Interrupt,
+            info::TYPE_NMI => EventKind::Nmi,
+            info::TYPE_INT_N => software(Raiser::IntN),
+            info::TYPE_INT1 => software(Raiser::Int1),
+            info::TYPE_INT3_OR_INTO => software(Raiser::Int3OrInto),
             _ => EventKind::Exception,
         };
-        let by_instruction = matches!(
-            kind,
-            EventKind::SoftwareInterrupt
-                | EventKind::PrivilegedSoftwareException
-                | EventKind::SoftwareException
-        );
         Event {
             kind,
             vector: (information & info::VECTOR) as u8,
             error_code: (information & info::ERROR_CODE != 0).then(|| self.vmcs.read(error_code) as u32),
-            instruction_length: if by_instruction { self.instruction_length() } else { 0 },
         }
+    }
+
+    /// The VM-exit instruction length, where it is defined.
+    pub(super) fn exit_instruction_length(&self) -> u8 {
+        self.vmcs.read(ro::VMEXIT_INSTRUCTION_LEN) as u8
     }
 
     /// Does to the debug registers what delivery of #DB would have done (SDM, "Exit Qualification for Debug
@@ -186,7 +195,6 @@ impl Vmx {
     /// Puts NMI blocking back that an IRET had lifted when its page fault exited (SDM, "Information for VM Exits Due
     /// to Vectored Events"), and that an interrupted NMI delivery had not yet set.
     pub(super) fn repair_nmi_blocking(&mut self) {
-        const BLOCKED_BY_NMI: u64 = 1 << 3;
         if self.vectoring & info::VALID != 0 {
             // Injecting the NMI again needs NMIs unblocked (SDM, "Checks on Guest Non-Register State").
             if self.vectoring >> info::TYPE_SHIFT & 7 == info::TYPE_NMI {

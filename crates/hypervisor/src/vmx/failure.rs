@@ -3,10 +3,10 @@
 use alloc::format;
 use alloc::string::String;
 
+use umbra_vcpu::backend::Refusal;
 use x86::vmx::vmcs::{control, guest, ro};
 
 use super::vmcs::Vmcs;
-use crate::vcpu::backend::Refusal;
 
 /// Why the entry failed, with the state that the CPU refused. `reason` is the basic exit reason.
 pub fn describe(vmcs: &Vmcs, reason: u32) -> Refusal {

@@ -6,16 +6,16 @@ use alloc::vec::Vec;
 
 use umbra_emulator::{Native, NativeOperand};
 use umbra_paging::{AccessKind, GuestFault, Hpa, PAGE_SIZE, Pfec};
+use umbra_vcpu::backend::{Backend, Exit};
+use umbra_vcpu::cpuid::xcr0;
+use umbra_vcpu::event::Event;
+use umbra_vcpu::isolation::{Page, Rights, Space};
 
-use super::space::{Page, Rights, Space};
 use crate::hw::cpu;
 use crate::hw::phys::HostPage;
 use crate::telemetry;
 use crate::vcpu::Vcpu;
-use crate::vcpu::backend::{Backend, Exit};
-use crate::vcpu::cpuid::xcr0;
 use crate::vcpu::emulation::Emulated;
-use crate::vcpu::event::Event;
 use crate::vcpu::run::MACHINE_CHECK;
 
 /// Pages for the code, operands and tables of one instruction: two pages of code and eight elements of a gather, all

@@ -14,22 +14,33 @@ pub const GENERAL_PROTECTION: u8 = 13;
 /// #PF.
 pub const PAGE_FAULT: u8 = 14;
 
-/// What kind of event it is; the numbers are VMX's and SVM's alike (SDM, "VM-Entry Controls for Event
-/// Injection").
+/// The instructions that raise an event on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Raiser {
+    /// INT n: the event is an interrupt, without the privileges of an external one.
+    IntN,
+    /// INT1.
+    Int1,
+    /// INT3 or INTO.
+    Int3OrInto,
+}
+
+/// What kind of event it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// An external interrupt.
     Interrupt,
     /// NMI.
     Nmi,
-    /// An exception that an instruction raised.
+    /// An exception that an instruction raised in passing.
     Exception,
-    /// INT n.
-    SoftwareInterrupt,
-    /// INT1.
-    PrivilegedSoftwareException,
-    /// INT3 or INTO.
-    SoftwareException,
+    /// An event that an instruction raised on purpose.
+    Software {
+        /// Which instruction.
+        raiser: Raiser,
+        /// Its length: delivery returns behind it.
+        length: u8,
+    },
 }
 
 /// An event on its way to the guest.
@@ -41,24 +52,22 @@ pub struct Event {
     pub vector: u8,
     /// The error code that is pushed, if one is.
     pub error_code: Option<u32>,
-    /// For events that an instruction raises on purpose: its length.
-    pub instruction_length: u8,
 }
 
 impl Event {
     /// An external interrupt.
     pub fn interrupt(vector: u8) -> Event {
-        Event { kind: EventKind::Interrupt, vector, error_code: None, instruction_length: 0 }
+        Event { kind: EventKind::Interrupt, vector, error_code: None }
     }
 
     /// An NMI.
     pub fn nmi() -> Event {
-        Event { kind: EventKind::Nmi, vector: 2, error_code: None, instruction_length: 0 }
+        Event { kind: EventKind::Nmi, vector: 2, error_code: None }
     }
 
     /// #UD.
     pub fn invalid_opcode() -> Event {
-        Event { kind: EventKind::Exception, vector: INVALID_OPCODE, error_code: None, instruction_length: 0 }
+        Event { kind: EventKind::Exception, vector: INVALID_OPCODE, error_code: None }
     }
 
     /// #GP(0).
@@ -84,6 +93,15 @@ impl Event {
     /// handler of #AC on a misaligned stack of user mode leads to #AC for ever.
     pub fn may_recur(self) -> bool {
         self.kind == EventKind::Exception && matches!(self.class(), Class::Benign)
+    }
+
+    /// How far the return address lies behind the instruction at RIP: behind an instruction that has
+    /// raised the event on purpose.
+    pub fn instruction_length(self) -> u8 {
+        match self.kind {
+            EventKind::Software { length, .. } => length,
+            EventKind::Interrupt | EventKind::Nmi | EventKind::Exception => 0,
+        }
     }
 
     fn class(self) -> Class {
@@ -201,7 +219,7 @@ mod tests {
     #[test]
     fn a_software_interrupt_is_benign_whatever_its_vector() {
         let int_14 =
-            Event { kind: EventKind::SoftwareInterrupt, instruction_length: 2, ..Event::interrupt(14) };
+            Event { kind: EventKind::Software { raiser: Raiser::IntN, length: 2 }, ..Event::interrupt(14) };
         assert_eq!(combine(Some(int_14), page_fault()), Combined::Deliver(page_fault()));
     }
 }

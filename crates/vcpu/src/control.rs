@@ -25,7 +25,7 @@ pub mod efer_more {
 }
 
 /// CR3, bit 63 of the operand: keep the PCID's translations.
-const CR3_NO_FLUSH: u64 = super::targets::NO_FLUSH;
+const CR3_NO_FLUSH: u64 = crate::cr3_targets::NO_FLUSH;
 const CR3_PCID: u64 = 0xfff;
 
 /// The write raises #GP(0).

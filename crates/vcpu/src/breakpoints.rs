@@ -2,7 +2,6 @@
 //!
 //! Only where the CPU itself does the access does it look at DR0 to DR3. (Breakpoints on instructions are met before
 //! anything exits.)
-#![forbid(unsafe_code)]
 
 /// What an instruction does that a breakpoint may wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

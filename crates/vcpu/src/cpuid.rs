@@ -4,8 +4,8 @@ use core::arch::x86_64::CpuidResult;
 
 use umbra_paging::{Features, cr4, efer};
 
-use super::control::{Known, cr4_more, efer_more};
-use super::immunity;
+use crate::arch_capabilities;
+use crate::control::{Known, cr4_more, efer_more};
 
 /// Answers CPUID for the real CPU.
 type Query = fn(u32, u32) -> CpuidResult;
@@ -156,13 +156,17 @@ mod bit {
     pub const F6A_ARAT: u32 = 1 << 2;
 }
 
-/// XCR0: x87, SSE, AVX, and the three parts of AVX-512.
+/// State components in XCR0 (SDM, "Extended Control Registers").
 pub mod xcr0 {
-    /// The value at reset.
+    /// x87: the value at reset.
     pub const X87: u64 = 1 << 0;
+    /// SSE: the XMM registers.
     pub const SSE: u64 = 1 << 1;
+    /// AVX: the upper halves of the YMM registers.
     pub const AVX: u64 = 1 << 2;
+    /// The three parts of AVX-512.
     pub const AVX512: u64 = 7 << 5;
+    /// Those that the guest can have.
     pub const SHOWN: u64 = X87 | SSE | AVX | AVX512;
 }
 
@@ -185,8 +189,8 @@ pub struct Cpuid {
 }
 
 impl Cpuid {
-    /// Looks at the CPU; `arch_capabilities` reads IA32_ARCH_CAPABILITIES, if it is there.
-    pub fn new(query: Query, backing: Backing, arch_capabilities: impl FnOnce() -> u64) -> Cpuid {
+    /// Looks at the CPU; `read_arch_capabilities` reads IA32_ARCH_CAPABILITIES, if it is there.
+    pub fn new(query: Query, backing: Backing, read_arch_capabilities: impl FnOnce() -> u64) -> Cpuid {
         let max_basic = query(0, 0).eax.min(MAX_BASIC);
         let has_xsave = query(1, 0).ecx & bit::f1c::XSAVE != 0 && max_basic >= 0xd;
         let xcr0 = if has_xsave {
@@ -198,8 +202,8 @@ impl Cpuid {
         let max_extended = query(0x8000_0000, 0).eax.min(MAX_EXTENDED);
         let arch_capabilities = if max_basic >= 7 {
             let has_register = query(7, 0).edx & bit::f7d::ARCH_CAPABILITIES != 0;
-            let real = if has_register { arch_capabilities() } else { 0 };
-            immunity::shown(real, query)
+            let real = if has_register { read_arch_capabilities() } else { 0 };
+            arch_capabilities::shown(real, query)
         } else {
             0
         };

@@ -3,7 +3,6 @@
 //! A value passes as a whole: root, PCID and bit 63 (keep the PCID's translations). What the guest really loads is not
 //! seen, but what it loads that is not listed is, and where it is when it exits. So each value has a score: it rises
 //! when the value had to be listed (anew) and when the guest is seen under it, and falls with time; the lowest gives way.
-#![forbid(unsafe_code)]
 
 /// Bit 63 of the operand of MOV to CR3: keep the PCID's translations.
 pub const NO_FLUSH: u64 = 1 << 63;

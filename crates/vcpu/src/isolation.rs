@@ -1,5 +1,4 @@
 //! An address space that maps pages of its own, and nothing else.
-#![forbid(unsafe_code)]
 
 use alloc::vec::Vec;
 

@@ -1,5 +1,4 @@
 //! What the access behind a #PF exit was, as far as the exit tells.
-#![forbid(unsafe_code)]
 
 use umbra_paging::{Access, AccessKind, Gva, PAGE_SIZE, Paging, Pfec};
 

@@ -1,0 +1,68 @@
+//! Instructions of which the CPU does not tell enough: their length, or that they exit and no more.
+
+use umbra_emulator::{Cpu, Operation, identify};
+use umbra_paging::GuestFault;
+use umbra_telemetry::{ExitCause, GuestExit};
+use umbra_vcpu::backend::Backend;
+
+use super::Vcpu;
+use super::emulation::{Emulated, MAX_INSTRUCTION};
+
+impl<B: Backend> Vcpu<B> {
+    /// Notes the length of the instruction that exited, which the CPU tells or the decoder.
+    ///
+    /// # Errors
+    /// The instruction cannot be fetched any more: the guest has changed its tables without a flush,
+    /// and gets the fault that the CPU raises without its cached translation.
+    pub(super) fn measure_instruction(&mut self) -> Result<(), GuestFault> {
+        self.instruction_length = match self.backend.instruction_length() {
+            Some(length) => length,
+            None => self.decode_length()?,
+        };
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn decode_length(&mut self) -> Result<u8, GuestFault> {
+        let mut buffer = [0; MAX_INSTRUCTION];
+        let (fetched, fault) = self.fetch(&mut buffer);
+        match (identify(&buffer[..fetched], self.mode()), fault) {
+            (Some(identity), _) => Ok(identity.length),
+            (None, Some(fault)) => Err(fault),
+            (None, None) => {
+                self.end_with_changed_code(&buffer[..fetched]);
+                Ok(0)
+            }
+        }
+    }
+
+    /// An instruction that accesses control registers, flushes translations or raises an event.
+    pub(super) fn undecoded_exit(&mut self) -> ExitCause {
+        let mut buffer = [0; MAX_INSTRUCTION];
+        let (fetched, _) = self.fetch(&mut buffer);
+        let identity = identify(&buffer[..fetched], self.mode());
+        self.instruction_length = identity.map_or(0, |identity| identity.length);
+        let cause = match identity.map(|identity| identity.operation) {
+            Some(Operation::MovToCr { cr, gpr }) => return self.write_cr_exit(cr, gpr as u8),
+            Some(Operation::MovFromCr { cr, gpr }) => return self.read_cr_exit(cr, gpr as u8),
+            Some(Operation::MachineStatusWord) => ExitCause::Cr0,
+            Some(Operation::Invalidation) => ExitCause::Invlpg,
+            Some(Operation::SoftwareInterrupt | Operation::Other) | None => ExitCause::Other,
+        };
+        match self.emulate() {
+            Emulated::Done => cause,
+            Emulated::Faulted(fault) => fault.unwrap_or(cause),
+            Emulated::Unsupported(bytes) => {
+                self.end_with_changed_code(&bytes);
+                cause
+            }
+        }
+    }
+
+    fn end_with_changed_code(&mut self, bytes: &[u8]) {
+        self.end = Some(GuestExit::Unsupported(alloc::format!(
+            "the guest changed its code or its mapping while it ran: {bytes:02x?} at {:#x} is not what exited",
+            self.backend.rip()
+        )));
+    }
+}

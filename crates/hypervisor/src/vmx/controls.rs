@@ -1,0 +1,123 @@
+//! The guest's control registers and the MSRs that hardware keeps for it.
+
+use core::arch::asm;
+
+use umbra_mmu::{Root, RootFormat};
+use umbra_paging::{Gva, cr0, cr4, efer};
+use umbra_vcpu::backend::ControlRegisters;
+use umbra_vcpu::control::{Controls, efer_more};
+use x86::msr;
+use x86::vmx::vmcs::control::EntryControls;
+use x86::vmx::vmcs::{control, guest};
+
+use super::{DEBUGCTL_BTF, Vmx};
+use crate::hw::cpu;
+
+/// CR0 bits that the guest changes without an exit: MP, EM, TS and AM mean the same for the real CPU.
+pub const CR0_GUEST: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 18;
+/// CR4 bits that the guest changes without an exit: TSD, DE, OSFXSR and OSXMMEXCPT, which every 64-bit CPU has.
+pub const CR4_GUEST: u64 = 1 << 2 | 1 << 3 | 1 << 9 | 1 << 10;
+/// The real CR0 of a guest always has these: NE for VMX, WP for the tracking of guest page tables.
+const CR0_REAL: u64 = cr0::PE | cr0::PG | cr0::WP | 1 << 5;
+/// CD and NW of the guest have no effect: its memory is write-back always.
+const CR0_NOT_REAL: u64 = 3 << 29;
+
+const IA32_DEBUGCTL: u32 = 0x1d9;
+
+impl ControlRegisters for Vmx {
+    fn cr0(&self) -> u64 {
+        self.vmcs.read(control::CR0_READ_SHADOW) & !CR0_GUEST | self.vmcs.read(guest::CR0) & CR0_GUEST
+    }
+
+    fn cr2(&self) -> u64 {
+        // The real one is the guest's all the time.
+        cpu::cr2()
+    }
+
+    fn set_cr2(&mut self, gva: Gva) {
+        // SAFETY: the hypervisor takes no page faults that it returns from.
+        unsafe { asm!("mov cr2, {}", in(reg) gva.raw(), options(nomem, nostack, preserves_flags)) };
+    }
+
+    fn cr3(&self) -> u64 {
+        self.vmcs.read(guest::CR3)
+    }
+
+    fn cr4(&self) -> u64 {
+        let own = CR4_GUEST | self.cr4_flush;
+        self.vmcs.read(control::CR4_READ_SHADOW) & !own | self.vmcs.read(guest::CR4) & own
+    }
+
+    fn set_controls(&mut self, controls: &Controls, root: Root, loadable: bool) {
+        let paging_off = root.format == RootFormat::Pae;
+        self.long_mode = !paging_off;
+        let real_cr0 = (controls.cr0 & !CR0_NOT_REAL | CR0_REAL | self.cr0_fixed.0) & self.cr0_fixed.1;
+        let without = if paging_off { cr4::SMEP | cr4::SMAP | cr4::PCIDE } else { 0 };
+        let real_cr4 = (controls.cr4 & !without | cr4::PAE | self.cr4_fixed.0) & self.cr4_fixed.1;
+        let entry = if paging_off {
+            self.entry
+        } else {
+            self.entry | u64::from(EntryControls::IA32E_MODE_GUEST.bits())
+        };
+        let pcid = if paging_off { 0 } else { controls.pcid() };
+        let cr3 = if loadable { controls.cr3 } else { root.hpa.raw() | pcid };
+        debug_assert!(!loadable || cr3 & !0xfff == root.hpa.raw(), "an identity root lies where CR3 says");
+        self.update(control::CR0_READ_SHADOW, controls.cr0);
+        self.update(control::CR4_READ_SHADOW, controls.cr4);
+        self.update(guest::CR0, real_cr0);
+        self.update(guest::CR4, real_cr4);
+        self.update(guest::CR3, cr3);
+        self.update(control::VMENTRY_CONTROLS, entry);
+        // LMA and LME of the guest come from "IA-32e mode guest", those of the host from "host address-space
+        // size" (SDM, "Loading Guest Control Registers, Debug Registers, and MSRs"); the rest is real.
+        const OWN: u64 = efer_more::SCE | efer::NXE;
+        let real = cpu::read_msr(msr::IA32_EFER);
+        let wanted = real & !OWN | controls.efer & OWN;
+        if real != wanted {
+            // SAFETY: the hypervisor's page tables have no NX bits, and it uses no SYSCALL.
+            unsafe { cpu::write_msr(msr::IA32_EFER, wanted) };
+        }
+    }
+
+    fn read_msr(&self, number: u32) -> Option<u64> {
+        match number {
+            msr::IA32_TSC_AUX if self.has_rdtscp() => Some(cpu::read_msr(number)),
+            IA32_DEBUGCTL => Some(self.vmcs.read(guest::IA32_DEBUGCTL_FULL)),
+            _ => None,
+        }
+    }
+
+    fn write_msr(&mut self, number: u32, value: u64) -> bool {
+        match number {
+            msr::IA32_TSC_AUX if self.has_rdtscp() && value >> 32 == 0 => {
+                // SAFETY: the hypervisor does not use RDTSCP.
+                unsafe { cpu::write_msr(number, value) };
+                true
+            }
+            // There is nothing to read branch records with.
+            IA32_DEBUGCTL if value & !DEBUGCTL_BTF == 0 => {
+                self.vmcs.write(guest::IA32_DEBUGCTL_FULL, value);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        // SAFETY: the caller checked the value against CPUID; the hypervisor uses no extended state, and CR4.OSXSAVE is
+        // set if there is XSETBV at all.
+        unsafe {
+            asm!(
+                "xsetbv",
+                in("ecx") 0,
+                in("eax") value as u32,
+                in("edx") (value >> 32) as u32,
+                options(nomem, nostack, preserves_flags),
+            );
+        }
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.vmcs.write(control::TSC_OFFSET_FULL, offset);
+    }
+}
