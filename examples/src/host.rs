@@ -11,8 +11,8 @@ use crate::Mistake;
 /// Shadow frames lie above the guest's: guest frame X is host frame X, as in Umbra's own hypervisor.
 const SHADOW: u64 = END;
 
-/// How many there are: the least for two virtual CPUs, so the MMU has to reclaim some now and then.
-const FRAMES: u32 = 2 * MIN_FRAMES_PER_VCPU;
+/// How many there are: the least for three virtual CPUs, so the MMU has to reclaim some now and then.
+const FRAMES: u32 = 3 * MIN_FRAMES_PER_VCPU;
 
 /// Host-physical memory: the guest's, and above it the shadow tables.
 pub struct Memory {
@@ -66,7 +66,8 @@ impl GuestMemory for Host {
     }
 
     fn end(&self) -> Gfn {
-        Gfn::new(END)
+        let ends = self.memory.guest.pieces().map(|frames| frames.end);
+        Gfn::new(ends.max().expect("a guest has memory"))
     }
 
     // For accessed and dirty bits. With CPUs that run at the same time, this is a locked instruction.
@@ -122,19 +123,24 @@ impl Tlb for Host {
 }
 // ANCHOR_END: tlb
 
+impl Memory {
+    /// Where an address stands among the shadow tables, if it does.
+    fn of_shadow(&self, at: PhysAddr) -> Option<usize> {
+        let index = at.raw().checked_sub(SHADOW << 12)? as usize / 8;
+        (index < self.shadow.len()).then_some(index)
+    }
+}
+
 /// Host-physical memory as the CPU's page walker sees it.
 impl PhysicalMemory for Memory {
     fn read(&self, at: PhysAddr) -> u64 {
-        match at.raw().checked_sub(SHADOW << 12) {
-            None => self.guest.read(at),
-            Some(offset) => self.shadow.get(offset as usize / 8).copied().unwrap_or(u64::MAX),
-        }
+        self.of_shadow(at).map_or_else(|| self.guest.read(at), |index| self.shadow[index])
     }
 
     fn set_bits(&mut self, at: PhysAddr, bits: u64) {
-        match at.raw().checked_sub(SHADOW << 12) {
+        match self.of_shadow(at) {
             None => self.guest.set_bits(at, bits),
-            Some(offset) => self.shadow[offset as usize / 8] |= bits,
+            Some(index) => self.shadow[index] |= bits,
         }
     }
 }

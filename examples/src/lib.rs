@@ -21,7 +21,7 @@ use umbra_reference::memory::{PhysAddr, PhysicalMemory};
 use umbra_reference::oracle::{Change, Observed, Piece};
 use umbra_reference::program::HostEvent;
 use umbra_reference::registers::{Cpu, Invalidation, Privileged, Registers};
-use umbra_reference::universe::{END, Universe};
+use umbra_reference::universe::Universe;
 
 use host::phys;
 pub use host::{Host, Memory};
@@ -63,7 +63,7 @@ impl Toy {
         let features = Features::new(model.maxphyaddr, model.gib_pages);
         // Reserved bits tell host faults from guest faults. With MAXPHYADDR = 52 there are none, and every page
         // fault has to exit. On real hardware, also try `Encodings::probes` on the CPU first.
-        let encodings = Encodings::reserved(features).unwrap_or_else(|| Encodings::not_present(features));
+        let encodings = Encodings::reserved(features.maxphyaddr).unwrap_or_else(|| Encodings::not_present(features.maxphyaddr));
         let config = Config {
             features,
             encodings,
@@ -115,7 +115,7 @@ impl Toy {
                 Err(fault) => return Ok(Err(PageFault { gva: piece.gva, ..fault })),
             }
         }
-        if let Some(at) = places.iter().find(|at| at.raw() >= END << 12) {
+        if let Some(at) = places.iter().find(|&&at| !self.host.memory.guest.contains(at)) {
             return Err(Broken(format!("the guest reached host memory that is not its own, at {at:?}")));
         }
         for (piece, &at) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty()) {
@@ -192,7 +192,7 @@ impl Machine for Toy {
         match invalidation {
             Invalidation::Nothing => (),
             Invalidation::Page(gva) => self.mmu.invlpg(&mut self.host, cpu, gva),
-            Invalidation::Context | Invalidation::All => self.mmu.flush_guest(&mut self.host),
+            _ => self.mmu.flush_guest(&mut self.host),
         }
         Ok(())
     }
@@ -220,7 +220,7 @@ impl Machine for Toy {
     fn speculate(&mut self) {
         for cpu in 0..self.registers.len() {
             let control = self.real_control(cpu);
-            self.host.units[cpu].speculate(&self.host.memory, &control, self.universe.pages());
+            self.host.units[cpu].speculate(&mut self.host.memory, &control, self.universe.pages());
         }
     }
 

@@ -34,9 +34,9 @@ pub enum FilterPolicy {
 /// The constants of an MMU.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// The CPU that the guest sees.
+    /// The CPU that the guest sees. Its MAXPHYADDR is at most the real CPU's, which the encodings know.
     pub features: Features,
-    /// How Pending entries look. [`Encodings::reserved`], once tested on the real CPU, if guest
+    /// How Pending entries look to the real CPU. [`Encodings::reserved`], once tested on the real CPU, if guest
     /// faults may go around the hypervisor, [`Encodings::not_present`] for [`GuestFaults::Trap`].
     pub encodings: Encodings,
     /// Which page faults may go straight to the guest, if the encodings allow any to do so.
@@ -74,6 +74,9 @@ pub enum ConfigError {
     /// A shadow frame at or above 4 GiB: PAE roots must lie below (CR3 has 32 bits outside long
     /// mode).
     FrameAbove4G(Hpa),
+    /// The guest's MAXPHYADDR is above the real CPU's: (guest, real). The real CPU would refuse
+    /// addresses that the guest may use.
+    WiderThanHost(u8, u8),
 }
 
 impl fmt::Display for ConfigError {
@@ -85,6 +88,10 @@ impl fmt::Display for ConfigError {
             ConfigError::TooLarge => {
                 f.write_str("at most 2^20 shadow frames and 4 TiB of guest memory are supported")
             }
+            ConfigError::WiderThanHost(guest, host) => write!(
+                f,
+                "the guest's MAXPHYADDR {guest} is above the real CPU's {host}: show the guest at most {host}"
+            ),
             ConfigError::FrameAbove4G(hpa) => write!(f, "the shadow frame at {hpa:#x} lies above 4 GiB"),
         }
     }

@@ -37,7 +37,7 @@
 //! # How much is enough
 //! Green means little if the programs have not met what is difficult. [`Passed::unmet`] names what they have
 //! not; with the default of 300 programs nothing remains for a machine that takes all steps. Umbra's own tests run
-//! a million steps, and its campaigns as long as one likes.
+//! 300,000 steps, and its campaigns as long as one likes.
 //!
 //! # A machine that cannot do everything
 //! [`Kit::limits`] bends each case into what the machine can do (one CPU, no PCID, a fixed MAXPHYADDR), and
@@ -72,10 +72,15 @@ pub const MET_BY_GUESTS: &[&str] = &[
     "guest: accesses",
     "guest: accesses across pages",
     "guest: accesses to no memory",
+    "guest: accesses pages in a loop",
     "guest: invalidations, INVLPG",
+    "guest: invalidations, INVPCID type 0",
+    "guest: invalidations, INVPCID type 1",
+    "guest: invalidations, INVPCID type 3",
     "guest: invalidations, everything",
     "guest: invalidations, nothing",
     "guest: invalidations, one PCID",
+    "guest: stores entries in a loop",
 ];
 
 /// A program, and the configuration that it is run in.

@@ -83,6 +83,11 @@ impl Coverage {
         }
     }
 
+    /// All names that were counted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.counts.keys().map(String::as_str)
+    }
+
     /// How often `name` was counted.
     pub fn get(&self, name: &str) -> u64 {
         self.counts.get(name).copied().unwrap_or(0)

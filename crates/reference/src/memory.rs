@@ -1,6 +1,7 @@
 //! Physical memory, guest or host: whatever a paging unit is put in front of.
 
 use std::fmt;
+use std::ops::Range;
 
 /// A physical address of the machine that a paging unit belongs to: guest-physical when the guest runs bare,
 /// host-physical when it runs on shadow tables.
@@ -39,22 +40,40 @@ pub trait PhysicalMemory {
     fn set_bits(&mut self, at: PhysAddr, bits: u64);
 }
 
-/// RAM from address 0 up, with a journal of the words that were written.
+/// RAM in pieces, with a journal of the words that were written.
 #[derive(Clone, Debug)]
 pub struct Ram {
-    words: Vec<u64>,
-    /// By frame: whether it was ever written.
-    written: Vec<bool>,
+    pieces: Vec<Stretch>,
     /// A frame among them that is no memory.
     hole: Option<u64>,
     /// Where was written, and what stood there before.
     journal: Vec<(PhysAddr, u64)>,
 }
 
+/// Frames that follow each other.
+#[derive(Clone, Debug)]
+struct Stretch {
+    first: u64,
+    words: Vec<u64>,
+    /// By frame: whether it was ever written.
+    written: Vec<bool>,
+}
+
+impl Stretch {
+    fn new(frames: Range<u64>) -> Stretch {
+        let count = (frames.end - frames.start) as usize;
+        Stretch { first: frames.start, words: vec![0; count * 512], written: vec![false; count] }
+    }
+
+    fn frames(&self) -> Range<u64> {
+        self.first..self.first + self.written.len() as u64
+    }
+}
+
 impl Ram {
-    /// `frames` frames of 4 KiB, all zero.
+    /// `frames` frames of 4 KiB from address 0 up, all zero.
     pub fn new(frames: usize) -> Ram {
-        Ram { words: vec![0; frames * 512], written: vec![false; frames], hole: None, journal: Vec::new() }
+        Ram { pieces: vec![Stretch::new(0..frames as u64)], hole: None, journal: Vec::new() }
     }
 
     /// The same, but for one frame that is no memory.
@@ -62,36 +81,52 @@ impl Ram {
         Ram { hole: Some(frame), ..self }
     }
 
-    fn index(&self, at: PhysAddr) -> Option<usize> {
-        let index = (at.raw() / 8) as usize;
-        (index < self.words.len() && Some(at.raw() / 4096) != self.hole).then_some(index)
+    /// The same, and these frames, which lie above the others.
+    pub fn with_frames(mut self, frames: Range<u64>) -> Ram {
+        self.pieces.push(Stretch::new(frames));
+        self
+    }
+
+    /// The frames of each piece, the hole among them.
+    pub fn pieces(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.pieces.iter().map(Stretch::frames)
+    }
+
+    fn place(&self, at: PhysAddr) -> Option<(usize, usize)> {
+        let frame = at.raw() / 4096;
+        let piece = self.pieces.iter().position(|piece| piece.frames().contains(&frame))?;
+        let index = (at.raw() / 8 - self.pieces[piece].first * 512) as usize;
+        (Some(frame) != self.hole).then_some((piece, index))
     }
 
     /// Whether there is memory at `at`.
     pub fn contains(&self, at: PhysAddr) -> bool {
-        self.index(at).is_some()
+        self.place(at).is_some()
+    }
+
+    fn replace(&mut self, at: PhysAddr, value: u64) -> Option<u64> {
+        let (piece, index) = self.place(at)?;
+        let Stretch { words, written, .. } = &mut self.pieces[piece];
+        written[index / 512] = true;
+        Some(std::mem::replace(&mut words[index], value))
     }
 
     /// Writes the 8 bytes at `at`, a multiple of 8; nothing happens where no memory is.
     pub fn write(&mut self, at: PhysAddr, value: u64) {
-        if let Some(index) = self.index(at) {
-            let old = std::mem::replace(&mut self.words[index], value);
-            self.written[index / 512] = true;
+        if let Some(old) = self.replace(at, value) {
             self.journal.push((at, old));
         }
     }
 
     /// Writes 8 bytes and leaves the journal alone: for whoever needs no witness.
     pub fn write_silently(&mut self, at: PhysAddr, value: u64) {
-        if let Some(index) = self.index(at) {
-            self.words[index] = value;
-            self.written[index / 512] = true;
-        }
+        self.replace(at, value);
     }
 
     /// The frames that were ever written. All others are zero.
     pub fn written(&self) -> impl Iterator<Item = u64> + '_ {
-        (0..).zip(&self.written).filter_map(|(frame, &written)| written.then_some(frame))
+        let of = |piece: &Stretch| piece.frames().zip(piece.written.clone());
+        self.pieces.iter().flat_map(of).filter_map(|(frame, written)| written.then_some(frame))
     }
 
     /// Writes bytes anywhere.
@@ -113,7 +148,7 @@ impl Ram {
 
 impl PhysicalMemory for Ram {
     fn read(&self, at: PhysAddr) -> u64 {
-        self.index(at).map_or(u64::MAX, |index| self.words[index])
+        self.place(at).map_or(u64::MAX, |(piece, index)| self.pieces[piece].words[index])
     }
 
     fn set_bits(&mut self, at: PhysAddr, bits: u64) {
@@ -148,5 +183,17 @@ mod tests {
         assert_eq!((ram.read(PhysAddr(0)), ram.read(PhysAddr(8))), (0x2211 << 48, 0x33));
         assert_eq!(ram.take_journal(), [(PhysAddr(0), 0), (PhysAddr(8), 0)]);
         assert_eq!(ram.read(PhysAddr(4096)), u64::MAX);
+    }
+
+    #[test]
+    fn memory_in_pieces_has_nothing_between_them() {
+        let mut ram = Ram::new(2).with_hole(1).with_frames(1 << 20..(1 << 20) + 1);
+        for (at, there) in
+            [(0, true), (4096, false), (1 << 32, true), ((1 << 32) - 8, false), ((1 << 32) + 4096, false)]
+        {
+            ram.write(PhysAddr(at), at | 1);
+            assert_eq!(ram.read(PhysAddr(at)), if there { at | 1 } else { u64::MAX });
+        }
+        assert_eq!(ram.written().collect::<Vec<_>>(), [0, 1 << 20]);
     }
 }

@@ -42,7 +42,10 @@ pub fn minimize(
         |config| config.cpus = 1,
         |config| config.pcid = false,
         |config| config.temper = Temper::STICKY,
-        |config| config.model = Cpu { maxphyaddr: 40, gib_pages: true },
+        |config| {
+            config.model = Cpu { maxphyaddr: 40, gib_pages: true };
+            config.shadow.iter_mut().for_each(|shadow| shadow.host_maxphyaddr = 40);
+        },
         |config| config.shadow.iter_mut().for_each(|shadow| shadow.vpid = true),
         |config| config.shadow.iter_mut().for_each(|shadow| shadow.release = 0),
     ];

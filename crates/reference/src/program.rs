@@ -7,7 +7,9 @@ use umbra_paging::{Access, AccessKind, Gfn, Gpa, Gva};
 
 use crate::memory::{PhysAddr, Ram};
 use crate::registers::Privileged;
-use crate::universe::{END, HOLE, HOT, SLOTS, WINDOW_SLOT, hot, tree_page, window};
+use crate::universe::{
+    END, HIGH, HIGH_FRAMES, HOLE, HOT, SLOTS, WINDOW_SLOT, adjacent_page, hot, tree_page, window,
+};
 
 const P: u64 = 1 << 0;
 const W: u64 = 1 << 1;
@@ -44,6 +46,29 @@ pub enum Op {
         ac: bool,
         /// What is written.
         bytes: ArrayVec<u8, 8>,
+    },
+    /// A loop that stores entries one after the other, as supervisor with RFLAGS.AC set; each names the frame
+    /// behind that of the one before.
+    Stores {
+        /// Which virtual CPU does it.
+        cpu: usize,
+        /// Where the first goes: a multiple of 8.
+        gva: Gva,
+        /// The first entry.
+        entry: u64,
+        /// How many.
+        count: usize,
+    },
+    /// A loop that accesses a byte of each of some pages side by side.
+    Sweep {
+        /// Which virtual CPU does it.
+        cpu: usize,
+        /// The first byte.
+        gva: Gva,
+        /// How it goes about it.
+        access: Access,
+        /// How many pages.
+        count: usize,
     },
     /// A privileged instruction.
     Execute {
@@ -112,13 +137,30 @@ impl fmt::Display for Program {
     }
 }
 
-/// Takes random choices out of a word, lowest bits first. Exhausted, it gives zeros.
-struct Bits(u64);
+/// Takes random choices out of a word, lowest bits first. Exhausted, it makes more of the same word.
+struct Bits {
+    now: u64,
+    left: u32,
+    /// For what comes after.
+    more: u64,
+}
 
 impl Bits {
+    fn new(word: u64) -> Bits {
+        Bits { now: word, left: 64, more: word }
+    }
+
     fn take(&mut self, bits: u32) -> u64 {
-        let value = self.0 & ((1 << bits) - 1);
-        self.0 >>= bits;
+        if self.left < bits {
+            // SplitMix64.
+            self.more = self.more.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mix = (self.more ^ self.more >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mix = (mix ^ mix >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            (self.now, self.left) = (mix ^ mix >> 31, 64);
+        }
+        let value = self.now & ((1 << bits) - 1);
+        self.now >>= bits;
+        self.left -= bits;
         value
     }
 
@@ -156,7 +198,7 @@ impl Program {
     /// A program of `steps` steps that needs as many shadow pages as possible: many roots, and tables that
     /// lead to each other.
     pub fn random_crowded(seed: u64, steps: usize) -> Program {
-        Program::random_with(seed, steps, |setup| setup & !(3 << THEME_SHIFT) | CROWDED << THEME_SHIFT | 1)
+        Program::random_with(seed, steps, |setup| setup & !(7 << THEME_SHIFT) | CROWDED << THEME_SHIFT | 1)
     }
 
     fn random_with(seed: u64, steps: usize, choose: impl Fn(u64) -> u64) -> Program {
@@ -173,9 +215,12 @@ impl Program {
 
     /// Guest memory as the program finds it: two roots that share tables, and the window.
     pub fn memory(&self) -> Ram {
-        let mut bits = Bits(self.setup);
+        let mut bits = Bits::new(self.setup);
         let entangled = bits.flag();
         let mut ram = Ram::new(END as usize).with_hole(HOLE);
+        if self.has_high_memory() {
+            ram = ram.with_frames(HIGH_FRAMES);
+        }
         let mut put = |table: usize, index: usize, entry: u64| {
             ram.write(PhysAddr::new(hot(table).entry(index).raw()), entry);
         };
@@ -211,6 +256,12 @@ impl Program {
         put(6, 0, to(12, P | W | U | marked));
         put(6, 1, to(14, P | U | A));
         put(7, 0, to(13, all | D | G));
+        if self.has_high_memory() {
+            // The window goes on at 4 GiB. Its page directory lies there, too.
+            let high = Gfn::new(HIGH[0]);
+            ram.write(PhysAddr::new(hot(1).entry(4).raw()), high.base().raw() | P | W | A);
+            ram.write(PhysAddr::new(high.entry(0).raw()), high.base().raw() | PS | P | W | A | D);
+        }
         if entangled {
             self.entangle(&mut ram);
         }
@@ -249,16 +300,22 @@ impl Program {
 fn frame(bits: &mut Bits, large: bool) -> u64 {
     let choice = bits.take(5);
     match (choice, large) {
-        (0..26, true) => [0, 0, 0x200, 0x400, 0x400, 0x600, 0x40000, 0][choice as usize % 8],
-        (0..26, false) => HOT[choice as usize % 16],
+        (0..24, true) => [0, 0, 0x200, 0x400, 0x400, 0x600, 0x40000, HIGH[0]][choice as usize % 8],
+        (0..24, false) => HOT[choice as usize % 16],
+        (24 | 25, _) => HIGH[choice as usize % 2],
         (26, _) => HOLE,
         (27, _) => 0x700,
-        (28, _) => 0xf_ffff_ffff & !7,
-        (29, _) => 0x200,
+        // No memory, at any height.
+        (28, _) => 1 << (20 + bits.take(5) % 20),
+        (29, _) => [0x200, 0xf_ffff_fff8][bits.take(1) as usize],
         // Odd frames set the PAT bit of a large page, others its reserved bits.
         _ => HOT[choice as usize % 2],
     }
 }
+
+/// Choose a memory type, as does PAT (SDM, "Page-Table Entries and Memory Types").
+const PWT: u64 = 1 << 3;
+const PCD: u64 = 1 << 4;
 
 fn entry(bits: &mut Bits) -> u64 {
     let mut entry = 0;
@@ -276,9 +333,15 @@ fn entry(bits: &mut Bits) -> u64 {
         }
     }
     match bits.take(6) {
-        0 => entry |= 1 << 51,
+        0 => entry |= 1 << (32 + bits.take(5) % 20),
         1 => entry |= 1 << 13,
         _ => (),
+    }
+    if bits.take(2) == 0 {
+        // Bits 9 to 11 and 52 to 62 are ignored by the CPU in every entry.
+        let software = bits.take(14);
+        entry |= (software & 7) << 9 | software >> 3 << 52;
+        entry |= [0, PWT, PCD, PWT | PCD][bits.take(2) as usize];
     }
     entry
 }
@@ -287,10 +350,10 @@ fn entry(bits: &mut Bits) -> u64 {
 fn page(bits: &mut Bits) -> Gva {
     let choice = bits.take(6);
     match choice {
-        0..48 => tree_page(choice % 16),
-        // Every second choice of these is the start of the tree again: collisions are the point.
-        48..56 => window(hot(choice as usize - 48).base()),
-        _ => window(hot(choice as usize - 48).base()),
+        0..32 => tree_page(choice % 16),
+        32..48 => adjacent_page(choice - 32),
+        48..62 => window(hot(choice as usize - 48).base()),
+        _ => window(Gfn::new(HIGH[choice as usize - 62]).base()),
     }
 }
 
@@ -307,6 +370,14 @@ fn offset(bits: &mut Bits) -> u64 {
     offset % 4096
 }
 
+/// A frame that programs use.
+fn used_frame(bits: &mut Bits) -> Gfn {
+    match bits.take(5) as usize {
+        choice @ 0..30 => hot(choice),
+        choice => Gfn::new(HIGH[choice - 30]),
+    }
+}
+
 fn access(bits: &mut Bits) -> Access {
     let kind = if bits.take(2) == 0 { AccessKind::Fetch } else { AccessKind::Read };
     let (user, ac) = (bits.flag(), bits.flag());
@@ -317,8 +388,7 @@ fn store(cpu: usize, bits: &mut Bits) -> Op {
     // Through the window into a table, or anywhere.
     let into_table = bits.take(3) != 0;
     let (gva, user, ac) = if into_table {
-        let frame = bits.take(4) as usize;
-        (window(Gpa::new(hot(frame).base().raw() + offset(bits))), false, true)
+        (window(Gpa::new(used_frame(bits).base().raw() + offset(bits))), false, true)
     } else {
         let page = page(bits);
         (Gva::new(page.raw() + offset(bits)), bits.flag(), bits.flag())
@@ -327,6 +397,37 @@ fn store(cpu: usize, bits: &mut Bits) -> Op {
     let value = entry(bits);
     let bytes = value.to_le_bytes()[..length].iter().copied().collect();
     Op::Store { cpu, gva, user, ac, bytes }
+}
+
+/// Entries side by side, of the kinds that guests write in loops.
+fn stores(cpu: usize, bits: &mut Bits) -> Op {
+    let table = [6, 6, 6, 7, 5, 5, 10, 4][bits.take(3) as usize];
+    let slot = [0, 0, 0, 1, 4, 6, 508, 0][bits.take(3) as usize];
+    let first = HOT[bits.take(4) as usize] << 12;
+    let entry = match bits.take(3) {
+        // After fork: read-only, not accessed.
+        0..3 => first | P | U | if bits.flag() { D } else { 0 },
+        // Mapped just now.
+        3 | 4 => first | P | W | U | if bits.flag() { A | D } else { 0 },
+        // Unmapped.
+        5 => 0,
+        _ => entry(bits),
+    };
+    let count = 2 + bits.take(3) as usize;
+    Op::Stores { cpu, gva: window(hot(table).entry(slot)), entry, count: count.min(512 - slot) }
+}
+
+fn sweep(cpu: usize, bits: &mut Bits) -> Op {
+    let first = [0, 0, 0, 1, 2, 4, 7, 8][bits.take(3) as usize];
+    let kind = match bits.take(3) {
+        0..5 => AccessKind::Write,
+        5 => AccessKind::Fetch,
+        _ => AccessKind::Read,
+    };
+    let user = bits.take(2) != 0;
+    let access = Access { kind, user, smap_override: !user && kind != AccessKind::Fetch };
+    let gva = Gva::new(adjacent_page(first).raw() + 0x800);
+    Op::Sweep { cpu, gva, access, count: 3 + bits.take(2) as usize }
 }
 
 fn instruction(bits: &mut Bits) -> Privileged {
@@ -343,35 +444,104 @@ fn instruction(bits: &mut Bits) -> Privileged {
     }
 }
 
+/// INVLPG, or INVPCID of any type.
+fn invalidation(bits: &mut Bits) -> Privileged {
+    let gva = page(bits);
+    let pcid = bits.take(2) as u16 % 3;
+    match bits.take(3) {
+        0 => Privileged::InvpcidAddress { pcid, gva },
+        1 => Privileged::InvpcidContext(pcid),
+        2 => [Privileged::InvpcidAllButGlobals, Privileged::FlushAll][bits.take(1) as usize],
+        _ => Privileged::Invlpg(gva),
+    }
+}
+
+/// What the host does to one frame, or to all.
+fn host_event(bits: &mut Bits) -> HostEvent {
+    let gfn = used_frame(bits);
+    match bits.take(2) {
+        0 => HostEvent::Remap(gfn),
+        1 => HostEvent::WriteProtect(gfn),
+        2 => HostEvent::SwapOut(gfn),
+        _ if bits.take(1) == 0 => HostEvent::ZapAll,
+        _ => HostEvent::Release(gfn),
+    }
+}
+
+/// What the host does to a range of frames: some that lie side by side, a region and more, or all there are.
+fn host_range(bits: &mut Bits) -> HostEvent {
+    let first = used_frame(bits).raw();
+    let first = first.saturating_sub([0, 1, 4, first % 512][bits.take(2) as usize]);
+    let length = [2, 4, 8, 16, 0x200, 0x400, END, HIGH_FRAMES.end][bits.take(3) as usize];
+    let (first, end) = (Gfn::new(first), Gfn::new(first + length));
+    match bits.take(2) {
+        0 | 1 => HostEvent::RemapRange(first, end),
+        2 => HostEvent::WriteProtectRange(first, end),
+        _ => HostEvent::SwapOutRange(first, end),
+    }
+}
+
+/// How many kinds of steps there are.
+const STEPS: usize = 13;
+
 /// What a program is mostly made of: weights of the kinds of steps, of 64 in all, in the order of the match in
 /// [`Op::from_word`].
-struct Theme([u8; 9]);
+struct Theme {
+    name: &'static str,
+    weights: [u8; STEPS],
+}
 
 /// Where the number of the theme stands in [`Program::setup`].
-const THEME_SHIFT: u32 = 62;
+const THEME_SHIFT: u32 = 61;
 
 /// The number of the theme of many roots.
 const CROWDED: u64 = 2;
 
-const THEMES: [Theme; 4] = [
+const THEMES: [Theme; 8] = [
     // A bit of everything.
-    Theme([16, 22, 6, 3, 5, 2, 2, 4, 4]),
+    Theme { name: "mixed", weights: [14, 16, 5, 3, 5, 2, 2, 3, 4, 3, 4, 2, 1] },
     // A guest that hardly ever flushes: what is stale shows.
-    Theme([28, 28, 3, 1, 0, 1, 2, 1, 0]),
+    Theme { name: "no flushes", weights: [27, 25, 2, 1, 0, 1, 2, 1, 1, 2, 1, 1, 0] },
     // Many roots and a few roles, hence many shadow pages, and nothing that throws them away.
-    Theme([36, 6, 1, 16, 2, 0, 2, 0, 1]),
+    Theme { name: "many roots", weights: [36, 5, 1, 15, 2, 0, 2, 0, 1, 0, 1, 0, 1] },
     // A host that is never quiet.
-    Theme([20, 16, 4, 2, 2, 2, 2, 14, 2]),
+    Theme { name: "busy host", weights: [18, 14, 3, 2, 2, 2, 2, 8, 2, 1, 2, 6, 2] },
+    // Loops over tables and over what they map, as in fork and in what comes after it.
+    Theme { name: "loops", weights: [5, 5, 4, 1, 0, 0, 4, 1, 2, 20, 20, 1, 1] },
+    // Address spaces in turn, with roots that are offered and withdrawn at any time.
+    Theme { name: "switches", weights: [16, 10, 6, 17, 2, 1, 2, 1, 2, 0, 1, 1, 5] },
+    // Control bits that change all the time.
+    Theme { name: "roles", weights: [20, 12, 3, 3, 16, 1, 3, 1, 2, 1, 2, 0, 0] },
+    // Demand paging, and a host that takes pages by the range.
+    Theme { name: "demand", weights: [20, 4, 4, 2, 1, 1, 2, 1, 17, 4, 4, 4, 0] },
 ];
+
+impl Program {
+    /// What the program is mostly made of, in a word or two.
+    pub fn theme(&self) -> &'static str {
+        THEMES[(self.setup >> THEME_SHIFT) as usize].name
+    }
+
+    /// The themes that there are.
+    pub fn themes() -> impl Iterator<Item = &'static str> {
+        THEMES.iter().map(|theme| theme.name)
+    }
+
+    /// Whether there is memory above 4 GiB.
+    pub fn has_high_memory(&self) -> bool {
+        self.setup >> (THEME_SHIFT - 3) & 7 == 7
+    }
+}
 
 impl Op {
     /// The step that a random word stands for in a program with this [`Program::setup`]. Every word stands for
     /// one.
     pub fn from_word(word: u64, setup: u64) -> Op {
-        let bits = &mut Bits(word);
+        let bits = &mut Bits::new(word);
         let mut choice = bits.take(6) as u8;
-        let cpu = bits.take(1) as usize;
-        let Theme(weights) = &THEMES[(setup >> THEME_SHIFT) as usize];
+        // The session takes it modulo the number of CPUs.
+        let cpu = bits.take(2) as usize;
+        let Theme { weights, .. } = &THEMES[(setup >> THEME_SHIFT) as usize];
         let mut kind = 0;
         while choice >= weights[kind] {
             choice -= weights[kind];
@@ -384,32 +554,30 @@ impl Op {
                 Op::Load { cpu, gva, access, length: 1 << bits.take(2) }
             }
             1 => store(cpu, bits),
-            2 => Op::Execute { cpu, instruction: Privileged::Invlpg(page(bits)) },
+            2 => Op::Execute { cpu, instruction: invalidation(bits) },
             3 => {
                 let usual = bits.flag();
-                let root = if usual { hot(bits.take(1) as usize * 8) } else { hot(bits.take(4) as usize) };
+                let root = if usual { hot(bits.take(1) as usize * 8) } else { used_frame(bits) };
                 let (pcid, no_flush) = (bits.take(2) as u16 % 3, bits.flag());
                 Op::Execute { cpu, instruction: Privileged::LoadCr3 { root, pcid, no_flush } }
             }
             4 => Op::Execute { cpu, instruction: instruction(bits) },
             5 => {
-                let at = hot(bits.take(4) as usize).base().raw() + offset(bits);
+                let at = used_frame(bits).base().raw() + offset(bits);
                 let value = entry(bits).to_le_bytes();
                 let room = (4096 - at % 4096).min(8) as usize;
                 Op::DeviceWrite { gpa: Gpa::new(at), bytes: value[..room].iter().copied().collect() }
             }
             6 => Op::Repair { cpu },
-            7 => {
-                let gfn = hot(bits.take(4) as usize);
-                Op::Host(match bits.take(2) {
-                    0 => HostEvent::Remap(gfn),
-                    1 => HostEvent::WriteProtect(gfn),
-                    2 => HostEvent::SwapOut(gfn),
-                    _ if bits.take(1) == 0 => HostEvent::ZapAll,
-                    _ => HostEvent::Release(gfn),
-                })
-            }
-            _ => demand(cpu, bits),
+            7 => Op::Host(host_event(bits)),
+            8 => demand(cpu, bits),
+            9 => stores(cpu, bits),
+            10 => sweep(cpu, bits),
+            11 => Op::Host(host_range(bits)),
+            _ => Op::Host(match bits.flag() {
+                true => HostEvent::Offer,
+                false => HostEvent::Withdraw([hot(0), hot(8), used_frame(bits)][bits.take(2) as usize % 3]),
+            }),
         }
     }
 }
@@ -420,4 +588,27 @@ fn demand(cpu: usize, bits: &mut Bits) -> Op {
     let gva = window(hot(table).entry(bits.take(1) as usize));
     let bytes = entry(bits).to_le_bytes().into_iter().collect();
     Op::Store { cpu, gva, user: false, ac: true, bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_weights_of_every_theme_are_shares_of_64() {
+        for Theme { name, weights } in &THEMES {
+            assert_eq!(weights.iter().sum::<u8>(), 64, "{name}");
+        }
+    }
+
+    #[test]
+    fn entries_have_all_that_hardware_ignores_and_all_that_it_reserves() {
+        let words = |n: u64| Bits::new(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut all = [0, u64::MAX];
+        for n in 0..100_000 {
+            let entry = entry(&mut words(n));
+            all = [all[0] | entry, all[1] & entry];
+        }
+        assert_eq!(all, [u64::MAX, 0]);
+    }
 }

@@ -51,8 +51,19 @@ pub enum Privileged {
         /// Bit 63, ignored while CR4.PCIDE is clear.
         no_flush: bool,
     },
-    /// INVPCID of all contexts, globals included.
+    /// INVPCID of all contexts, globals included (type 2).
     FlushAll,
+    /// INVPCID of one address (type 0). Its PCID counts as 0 while CR4.PCIDE is clear, or it would be #GP.
+    InvpcidAddress {
+        /// The PCID in the descriptor.
+        pcid: u16,
+        /// The linear address in the descriptor.
+        gva: Gva,
+    },
+    /// INVPCID of one context, global pages spared (type 1). The PCID counts as in type 0.
+    InvpcidContext(u16),
+    /// INVPCID of all contexts, global pages spared (type 3).
+    InvpcidAllButGlobals,
     /// CR0.PG. Clearing it clears CR4.PCIDE before, or it would be #GP.
     Paging(bool),
     /// CR0.WP.
@@ -79,6 +90,12 @@ pub enum Invalidation {
     Page(Gva),
     /// Everything of the PCID that is current after the instruction, but global pages.
     Context,
+    /// What translates one linear address under this PCID, but global pages.
+    Address(u16, Gva),
+    /// Everything of this PCID, but global pages.
+    Pcid(u16),
+    /// Everything but global pages.
+    AllButGlobals,
     /// Everything.
     All,
 }
@@ -90,6 +107,9 @@ impl Invalidation {
             Invalidation::Nothing => (),
             Invalidation::Page(gva) => caches.invlpg(pcid, gva),
             Invalidation::Context => caches.drop_pcid(pcid),
+            Invalidation::Address(pcid, gva) => caches.drop_address(pcid, gva),
+            Invalidation::Pcid(pcid) => caches.drop_pcid(pcid),
+            Invalidation::AllButGlobals => caches.drop_all_but_globals(),
             Invalidation::All => caches.clear(),
         }
     }
@@ -133,6 +153,13 @@ impl Registers {
         match instruction {
             Privileged::Invlpg(gva) => return Invalidation::Page(gva),
             Privileged::FlushAll => return Invalidation::All,
+            Privileged::InvpcidAddress { pcid, gva } => {
+                return Invalidation::Address(if self.pcide { pcid } else { 0 }, gva);
+            }
+            Privileged::InvpcidContext(pcid) => {
+                return Invalidation::Pcid(if self.pcide { pcid } else { 0 });
+            }
+            Privileged::InvpcidAllButGlobals => return Invalidation::AllButGlobals,
             Privileged::LoadCr3 { root, pcid, no_flush } => {
                 self.root = root;
                 if self.pcide {
@@ -194,5 +221,11 @@ mod tests {
         assert_eq!(of(tagged, load(true)), Invalidation::Nothing);
         assert_eq!(of(tagged, load(false)), Invalidation::Context);
         assert_eq!(of(base, load(true)), Invalidation::Context);
+        let address = Privileged::InvpcidAddress { pcid: 2, gva: Gva::new(0x1000) };
+        assert_eq!(of(tagged, address), Invalidation::Address(2, Gva::new(0x1000)));
+        assert_eq!(of(base, address), Invalidation::Address(0, Gva::new(0x1000)));
+        assert_eq!(of(tagged, Privileged::InvpcidContext(1)), Invalidation::Pcid(1));
+        assert_eq!(of(base, Privileged::InvpcidContext(1)), Invalidation::Pcid(0));
+        assert_eq!(of(base, Privileged::InvpcidAllButGlobals), Invalidation::AllButGlobals);
     }
 }

@@ -37,15 +37,19 @@ impl Config {
     /// A configuration for any word: all choices that it has come out of the word's bits.
     pub fn from_word(word: u64, shadow: bool) -> Config {
         let pick = |bits: u32, shift: u32| (word >> shift) as usize & ((1 << bits) - 1);
-        let cpus = 1 + usize::from(pick(2, 0) == 0);
+        let cpus = [1, 2, 2, 3][pick(2, 0)];
+        // Half of the guests have one of the usual widths.
+        let width = if pick(1, 23) == 0 { [36, 40, 46, 39][pick(2, 2)] } else { 32 + pick(5, 24) as u8 % 21 };
+        // Host memory lies in the lower half of what the real CPU can address.
+        let host = (width + [0, 0, 1, 12][pick(2, 29)]).clamp(34, 52);
         Config {
-            model: Cpu { maxphyaddr: [36, 40, 46, 40][pick(2, 2)], gib_pages: pick(2, 4) != 0 },
+            model: Cpu { maxphyaddr: width, gib_pages: pick(2, 4) != 0 },
             cpus,
             pcid: pick(1, 6) != 0,
             temper: [Temper::STICKY, Temper::ERRATIC, Temper::FORGETFUL, Temper::STICKY][pick(2, 7)],
             shadow: shadow.then(|| ShadowConfig {
-                bypass: pick(2, 9) != 0,
-                frames: (umbra_mmu::MIN_FRAMES_PER_VCPU + [0, 2, 16, 4][pick(2, 11)]) * cpus as u32,
+                bypass: pick(2, 9) != 0 && host < 52,
+                frames: umbra_mmu::MIN_FRAMES_PER_VCPU * cpus as u32 + [0, 2, 16, 4][pick(2, 11)],
                 vpid: pick(2, 13) != 0,
                 release: [0, 0, 16, 128][pick(2, 15)],
                 filter: [FilterPolicy::Present, FilterPolicy::User, FilterPolicy::Auto, FilterPolicy::Auto]
@@ -53,6 +57,7 @@ impl Config {
                 detach: [0, 64, 128, 255][pick(2, 19)],
                 eager: false,
                 targets: [0, 2, 4, 4][pick(2, 21)],
+                host_maxphyaddr: host,
             }),
             full_audit: 16,
         }
@@ -232,6 +237,31 @@ impl<M: Machine> Session<M> {
 
     fn execute(&mut self, op: &Op) -> Result<(), String> {
         match op {
+            Op::Stores { cpu, gva, entry, count } => {
+                self.moment.note("guest: stores entries in a loop");
+                let access = Access { kind: AccessKind::Write, user: false, smap_override: true };
+                for n in 0..*count as u64 {
+                    let entry = if *entry == 0 { 0 } else { entry.wrapping_add(n << 12) };
+                    let pieces = self.pieces(Gva::new(gva.raw() + 8 * n), 8, &entry.to_le_bytes());
+                    self.access(*cpu, access, &pieces)?;
+                    self.between()?;
+                }
+                Ok(())
+            }
+            Op::Sweep { cpu, gva, access, count } => {
+                self.moment.note("guest: accesses pages in a loop");
+                for n in 0..*count as u64 {
+                    let gva = Gva::new(gva.raw() + (n << 12));
+                    if !self.universe.contains(gva) {
+                        break;
+                    }
+                    let byte: &[u8] = if access.is_write() { &[n as u8] } else { &[] };
+                    let pieces = self.pieces(gva, 1, byte);
+                    self.access(*cpu, *access, &pieces)?;
+                    self.between()?;
+                }
+                Ok(())
+            }
             Op::Load { cpu, gva, access, length } => {
                 let pieces = self.pieces(*gva, *length, &[]);
                 self.access(*cpu, *access, &pieces)
@@ -272,6 +302,13 @@ impl<M: Machine> Session<M> {
                 self.unchanged()
             }
         }
+    }
+
+    /// Between two accesses of a loop.
+    fn between(&mut self) -> Result<(), String> {
+        self.machine.audit(false).map_err(text)?;
+        self.machine.speculate();
+        self.unchanged()
     }
 
     fn after(&mut self, full: bool) -> Result<(), String> {
@@ -343,6 +380,9 @@ fn name_of(invalidation: Invalidation) -> &'static str {
         Invalidation::Nothing => "guest: invalidations, nothing",
         Invalidation::Page(_) => "guest: invalidations, INVLPG",
         Invalidation::Context => "guest: invalidations, one PCID",
+        Invalidation::Address(..) => "guest: invalidations, INVPCID type 0",
+        Invalidation::Pcid(_) => "guest: invalidations, INVPCID type 1",
+        Invalidation::AllButGlobals => "guest: invalidations, INVPCID type 3",
         Invalidation::All => "guest: invalidations, everything",
     }
 }

@@ -1,5 +1,7 @@
 //! The small world that random programs live in: few frames and few linear addresses, so that things collide.
 
+use std::ops::Range;
+
 use umbra_paging::{Gfn, Gpa, Gva};
 
 use crate::hardware::shift;
@@ -9,8 +11,14 @@ use crate::hardware::shift;
 pub const HOT: [u64; 16] =
     [0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x1b, 0x210, 0x211, 0x410, 0x411];
 
-/// One past the highest frame of guest RAM: three regions of 2 MiB.
+/// One past the highest frame of the guest RAM that every program has: three regions of 2 MiB.
 pub const END: u64 = 0x600;
+
+/// Frames above 4 GiB that are used as those in [`HOT`]: memory in some programs.
+pub const HIGH: [u64; 2] = [0x10_0000, 0x10_0001];
+
+/// The frames above 4 GiB that are memory in some programs: a region of 2 MiB.
+pub const HIGH_FRAMES: Range<u64> = 0x10_0000..0x10_0200;
 
 /// A frame below [`END`] with a device in place of memory.
 pub const HOLE: u64 = 0x251;
@@ -46,10 +54,11 @@ pub struct Universe {
 }
 
 impl Universe {
-    /// The pages of random programs: both choices of index at each level, and the window onto [`HOT`].
+    /// The pages of random programs: both choices of index at each level, some of their neighbours, and the
+    /// window onto [`HOT`] and [`HIGH`].
     pub fn of_programs() -> Universe {
-        let tree = (0..16).map(tree_page);
-        let window = HOT.iter().map(|gfn| Gva::new(WINDOW + gfn * 4096));
+        let tree = (0..16).map(tree_page).chain((0..ADJACENT).map(adjacent_page));
+        let window = HOT.iter().chain(&HIGH).map(|gfn| Gva::new(WINDOW + gfn * 4096));
         Universe::new(tree.chain(window).collect())
     }
 
@@ -110,6 +119,16 @@ pub fn tree_page(n: u64) -> Gva {
     Gva::new(top | bit(2) << 30 | bit(1) << 21 | bit(0) << 12)
 }
 
+/// How many pages there are that lie side by side.
+pub const ADJACENT: u64 = 12;
+
+/// One of the pages that lie side by side: the first eight of a page table, then the first of each of the next page
+/// tables.
+pub fn adjacent_page(n: u64) -> Gva {
+    let n = n % ADJACENT;
+    Gva::new(if n < 8 { n << 12 } else { (n - 7) << 21 })
+}
+
 /// Where the window shows a guest-physical address.
 pub fn window(gpa: Gpa) -> Gva {
     Gva::new(WINDOW + gpa.raw())
@@ -118,4 +137,9 @@ pub fn window(gpa: Gpa) -> Gva {
 /// The hot frame of this number.
 pub fn hot(n: usize) -> Gfn {
     Gfn::new(HOT[n % HOT.len()])
+}
+
+/// All frames that programs use.
+pub fn used() -> impl Iterator<Item = Gfn> {
+    HOT.into_iter().chain(HIGH).map(Gfn::new)
 }

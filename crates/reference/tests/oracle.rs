@@ -5,7 +5,7 @@ use std::rc::Rc;
 use arrayvec::ArrayVec;
 use umbra_paging::{Access, AccessKind, Gfn, Gva, Pfec};
 use umbra_reference::hardware::PageFault;
-use umbra_reference::memory::{PhysAddr, Ram};
+use umbra_reference::memory::{PhysAddr, PhysicalMemory, Ram};
 use umbra_reference::oracle::{Change, Observed, Oracle, Piece};
 use umbra_reference::registers::{Cpu, Invalidation, Registers};
 use umbra_reference::universe::Universe;
@@ -268,4 +268,50 @@ fn a_store_over_its_own_entry_may_leave_the_old_one_cached() {
     assert!(world.allows(PAGE, done(0x2100_4000)));
     world.invalidate(Invalidation::Page(PAGE));
     assert!(!world.allows(PAGE, done(0x4000)));
+}
+
+/// Whether the oracle takes it that A was set in this entry, with no access that goes there.
+fn may_be_marked(entries: [u64; 4], at: PhysAddr, bits: u64) -> bool {
+    let mut world = world_with(entries);
+    // Nobody accesses this page.
+    world.write(PhysAddr::new(0x4800), 0x13000 | P | W | U);
+    let old = world.oracle.memory().read(at);
+    let change = Change { at, value: old | bits };
+    world.oracle.judge_write(PhysAddr::new(0), &[], &[change]).is_ok()
+}
+
+#[test]
+fn a_cpu_may_speculate_and_set_accessed_bits_on_the_way() {
+    let marked = [0x2000 | ALL, 0x3000 | ALL, 0x4000 | ALL, 0x10000 | ALL];
+    let stranger = PhysAddr::new(0x4800);
+    assert!(may_be_marked(marked, stranger, A));
+    assert!(!may_be_marked(marked, stranger, D), "D is set by writes alone");
+    assert!(!may_be_marked(marked, stranger, A | D));
+    assert!(!may_be_marked(marked, PhysAddr::new(0x4900), A), "an entry that is not present");
+    assert!(!may_be_marked(marked, PhysAddr::new(0x9000), A), "a frame that is no table");
+    let unmarked = [0x2000 | ALL, 0x3000 | P | W | U, 0x4000 | ALL, 0x10000 | ALL];
+    assert!(!may_be_marked(unmarked, stranger, A), "flags are set from the root down");
+    assert!(may_be_marked(unmarked, ENTRIES[1], A));
+}
+
+#[test]
+fn invpcid_drops_one_address_one_context_or_all_but_globals() {
+    for (invalidation, stays) in [
+        (Invalidation::Address(0, PAGE), false),
+        (Invalidation::Address(0, SIBLING), true),
+        (Invalidation::Address(1, PAGE), true),
+        (Invalidation::Pcid(0), false),
+        (Invalidation::Pcid(1), true),
+        (Invalidation::AllButGlobals, false),
+    ] {
+        let mut world = world();
+        world.write(ENTRIES[3], 0);
+        world.invalidate(invalidation);
+        assert_eq!(world.allows(PAGE, done(0x10000)), stays, "{invalidation:?}");
+        // A global translation outlives all of them.
+        let mut world = world_with([0x2000 | ALL, 0x3000 | ALL, 0x4000 | ALL, 0x10000 | ALL | G]);
+        world.write(ENTRIES[3], 0);
+        world.invalidate(invalidation);
+        assert!(world.allows(PAGE, done(0x10000)), "{invalidation:?}");
+    }
 }

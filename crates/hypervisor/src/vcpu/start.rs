@@ -123,7 +123,7 @@ fn controls(mode: Mode) -> Controls {
 
 /// Pending entries as the user wants them, if the CPU takes them.
 fn choose_encodings(wanted: GuestFaults, features: Features, capabilities: Capabilities) -> Encodings {
-    let off = Encodings::not_present(features);
+    let off = Encodings::not_present(features.maxphyaddr);
     if wanted == GuestFaults::Trap {
         info!("guest faults are trapped: chosen by the user");
         return off;
@@ -132,7 +132,7 @@ fn choose_encodings(wanted: GuestFaults, features: Features, capabilities: Capab
         info!("guest faults are trapped: this CPU does not tell page faults apart");
         return off;
     }
-    let Some(encodings) = Encodings::reserved(features) else {
+    let Some(encodings) = Encodings::reserved(features.maxphyaddr) else {
         warning!(
             "guest faults are trapped: with MAXPHYADDR 52 this CPU's page-table entries have no reserved bit to spare"
         );

@@ -162,7 +162,9 @@ fn tables() -> impl Iterator<Item = (TableFormat, Level, bool)> {
 #[test]
 fn the_short_way_gives_what_the_general_one_gives() {
     let features = Features::new(40, true);
-    for encodings in [Encodings::reserved(features).unwrap(), Encodings::not_present(features)] {
+    for encodings in
+        [Encodings::reserved(features.maxphyaddr).unwrap(), Encodings::not_present(features.maxphyaddr)]
+    {
         for (format, level, nxe) in tables() {
             let mut setting = Setting::new(encodings, features);
             let page = setting.page(format, level, nxe, TABLE);

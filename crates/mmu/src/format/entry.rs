@@ -11,7 +11,7 @@
 //! guest chooses an MMIO gfn, so that one is stored inverted, or, where its inverse may be memory,
 //! not at all. Host memory must lie in the lower half of the physical address space.
 
-use umbra_paging::{Features, Gfn, Hpa, Level, Rights, bits};
+use umbra_paging::{Gfn, Hpa, Level, Rights, bits};
 
 /// Bit 9 is ignored by the CPU in every entry: set in Pending entries only.
 const PENDING: u64 = 1 << 9;
@@ -33,21 +33,40 @@ pub(crate) const GENERATIONS: u32 = 1 << 11;
 pub struct Encodings {
     /// P for Pending entries with reserved bits, 0 for those that are not present.
     present: u64,
-    features: Features,
+    /// MAXPHYADDR of the real CPU, which walks these entries. The guest's may be less.
+    maxphyaddr: u8,
 }
 
 impl Encodings {
-    /// Pending entries are present with all of MAXPHYADDR..51 set. `None` if MAXPHYADDR is 52: then
-    /// there is no such bit (SDM, "4-Level Paging"; see bypass.md, 4).
+    /// Pending entries are present with all of MAXPHYADDR..51 set, on a real CPU of this MAXPHYADDR.
+    /// `None` if it is 52: then there is no such bit (SDM, "4-Level Paging").
     ///
     /// Whoever builds on this tries [`Encodings::probes`] on the real CPU first.
-    pub fn reserved(features: Features) -> Option<Encodings> {
-        (features.address_reserved() != 0).then_some(Encodings { present: bits::P, features })
+    ///
+    /// # Panics
+    /// If `maxphyaddr` is not within 32..=52.
+    pub fn reserved(maxphyaddr: u8) -> Option<Encodings> {
+        let encodings = Encodings { present: bits::P, ..Encodings::not_present(maxphyaddr) };
+        (encodings.address_reserved() != 0).then_some(encodings)
     }
 
-    /// Pending entries are not present: the trick is off.
-    pub fn not_present(features: Features) -> Encodings {
-        Encodings { present: 0, features }
+    /// Pending entries are not present, on a real CPU of this MAXPHYADDR: the trick is off.
+    ///
+    /// # Panics
+    /// If `maxphyaddr` is not within 32..=52.
+    pub fn not_present(maxphyaddr: u8) -> Encodings {
+        assert!((32..=52).contains(&maxphyaddr), "MAXPHYADDR is 32 to 52");
+        Encodings { present: 0, maxphyaddr }
+    }
+
+    /// MAXPHYADDR of the real CPU.
+    pub fn maxphyaddr(&self) -> u8 {
+        self.maxphyaddr
+    }
+
+    /// The address bits that the real CPU reserves in every entry.
+    const fn address_reserved(&self) -> u64 {
+        bits::ADDRESS & !((1 << self.maxphyaddr) - 1)
     }
 
     /// Whether not-present faults can be told from faults on Pending entries by the CPU.
@@ -79,11 +98,11 @@ impl Encodings {
     /// memory that the guest likes (L1TF). Linux draws the same line for its own inverted entries
     /// ("L1TF - L1 Terminal Fault", "Kernel mitigation": MAX_PA/2).
     pub(crate) fn can_hide(&self, gfn: Gfn) -> bool {
-        gfn.raw() < 1 << (self.features.maxphyaddr - 13)
+        gfn.raw() < 1 << (self.maxphyaddr - 13)
     }
 
     pub(crate) fn mmio(&self, gfn: Gfn, rights: Rights, generation: u32) -> ShadowEntry {
-        let reserved = self.features.address_reserved();
+        let reserved = self.address_reserved();
         let inverted = !(gfn.raw() << 12) & bits::ADDRESS & !reserved;
         let generation = u64::from(generation % GENERATIONS) << GENERATION_SHIFT;
         ShadowEntry(self.present | PENDING | MMIO | rights_bits(rights) | reserved | inverted | generation)
@@ -102,7 +121,7 @@ impl Encodings {
             return State::Look;
         }
         State::Mmio {
-            gfn: Gfn::new((!entry.0 & bits::ADDRESS & !self.features.address_reserved()) >> 12),
+            gfn: Gfn::new((!entry.0 & bits::ADDRESS & !self.address_reserved()) >> 12),
             rights: entry.rights(),
             generation: (entry.0 >> GENERATION_SHIFT) as u32 % GENERATIONS,
         }
@@ -237,10 +256,7 @@ mod tests {
     #[test]
     fn states_are_told_apart_for_every_maxphyaddr() {
         for width in 32..=52 {
-            let features = Features::new(width, false);
-            for encodings in
-                Encodings::reserved(features).into_iter().chain([Encodings::not_present(features)])
-            {
+            for encodings in Encodings::reserved(width).into_iter().chain([Encodings::not_present(width)]) {
                 assert_eq!(encodings.state(encodings.absent()), State::Absent);
                 assert_eq!(encodings.state(encodings.look()), State::Look);
                 assert!(!encodings.is_mapped(encodings.absent()) && !encodings.is_mapped(encodings.look()));
@@ -265,32 +281,31 @@ mod tests {
     #[test]
     fn every_pending_entry_is_present_and_reserved() {
         for width in 32..52 {
-            let features = Features::new(width, false);
-            let encodings = Encodings::reserved(features).unwrap();
+            let encodings = Encodings::reserved(width).unwrap();
+            let reserved = bits::ADDRESS >> width << width;
             for raw in encodings.probes() {
                 assert_ne!(raw & bits::P, 0);
-                assert_eq!(raw & features.address_reserved(), features.address_reserved());
+                assert_eq!(raw & reserved, reserved);
                 assert_eq!(raw & bits::PS, 0);
             }
             assert_eq!(encodings.absent().raw() & bits::P, 0);
         }
-        assert!(Encodings::reserved(Features::new(52, false)).is_none());
+        assert!(Encodings::reserved(52).is_none());
     }
 
     #[test]
     fn no_guest_chosen_frame_stands_in_an_entry_as_it_is() {
-        let features = Features::new(40, false);
-        let encodings = Encodings::reserved(features).unwrap();
+        let encodings = Encodings::reserved(40).unwrap();
         for gfn in [0, 1, 0xfee00, 0xfff_ffff] {
             let raw = encodings.mmio(Gfn::new(gfn), Rights::ALL, 0).raw();
-            assert_eq!((raw & bits::ADDRESS & !features.address_reserved()) >> 12, !gfn & 0xfff_ffff);
+            assert_eq!((raw & ((1 << 40) - 1)) >> 12, !gfn & 0xfff_ffff);
         }
     }
 
     #[test]
     fn what_hides_an_mmio_gfn_names_the_upper_half_of_the_address_space() {
         for width in 32..=52 {
-            let encodings = Encodings::not_present(Features::new(width, false));
+            let encodings = Encodings::not_present(width);
             let last = (1u64 << (width - 12)) - 1;
             for gfn in [0, 1, 0xfee, last / 2, last / 2 + 1, last - 1, last] {
                 let raw = encodings.mmio(Gfn::new(gfn), Rights::ALL, 0).raw();

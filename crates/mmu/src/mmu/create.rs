@@ -34,6 +34,10 @@ impl<P: WritePolicy> Mmu<P> {
         if frames > 1 << 20 || end.raw() > 1 << 30 {
             return Err(ConfigError::TooLarge);
         }
+        let (guest, host) = (config.features.maxphyaddr, config.encodings.maxphyaddr());
+        if guest > host {
+            return Err(ConfigError::WiderThanHost(guest, host));
+        }
         if let Some(above) = (0..frames).map(|frame| env.hpa(frame)).find(|hpa| hpa.raw() >= 1 << 32) {
             return Err(ConfigError::FrameAbove4G(above));
         }

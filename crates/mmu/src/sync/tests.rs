@@ -100,7 +100,7 @@ impl Setting {
         let features = Features::new(40, true);
         let config = Config {
             features,
-            encodings: Encodings::reserved(features).expect("there are reserved bits"),
+            encodings: Encodings::reserved(features.maxphyaddr).expect("there are reserved bits"),
             filter: FilterPolicy::Auto,
             loadable_roots: 0,
             eager: true,

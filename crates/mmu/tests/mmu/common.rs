@@ -93,10 +93,12 @@ impl Machine {
         self.work.set(self.work.get() + 1);
     }
 
-    /// Whether a shadow entry that maps nothing names this host frame: a terminal fault may use it nevertheless.
-    pub fn hints_at(&self, hfn: u64) -> bool {
-        let named = |entry: u64| (entry & bits::ADDRESS & ((1 << FEATURES.maxphyaddr) - 1)) >> 12;
-        let maps = |entry: u64| entry & P != 0 && entry & FEATURES.address_reserved() == 0;
+    /// Whether a shadow entry that maps nothing names this host frame on a CPU of this MAXPHYADDR: a terminal
+    /// fault may use it nevertheless.
+    pub fn hints_at(&self, hfn: u64, maxphyaddr: u8) -> bool {
+        let features = Features::new(maxphyaddr, false);
+        let named = |entry: u64| (entry & bits::ADDRESS & !features.address_reserved()) >> 12;
+        let maps = |entry: u64| entry & P != 0 && entry & features.address_reserved() == 0;
         self.shadow.iter().flatten().any(|&entry| entry != 0 && !maps(entry) && named(entry) == hfn)
     }
 
@@ -239,7 +241,7 @@ impl Tlb for Machine {
 pub fn config() -> Config {
     Config {
         features: FEATURES,
-        encodings: Encodings::reserved(FEATURES).unwrap(),
+        encodings: Encodings::reserved(FEATURES.maxphyaddr).unwrap(),
         filter: FilterPolicy::Present,
         loadable_roots: 0,
         eager: true,

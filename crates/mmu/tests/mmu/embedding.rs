@@ -2,7 +2,8 @@
 
 use crate::common::*;
 use umbra_mmu::{
-    Backing, ConfigError, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu, ShadowFrames, Tlb,
+    Backing, Config, ConfigError, Encodings, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu,
+    ShadowFrames, Tlb,
 };
 use umbra_paging::{Access, Gfn, Gpa, Gva, Hfn, Hpa, Tables, bits};
 
@@ -77,6 +78,17 @@ fn sizes_that_do_not_fit_are_refused_in_words() {
         let sentence = error.to_string();
         assert!(sentence.contains(said), "{sentence}");
     }
+}
+
+#[test]
+fn a_guest_wider_than_the_real_cpu_is_refused_in_words() {
+    for (host, refused) in [(39, true), (40, false), (41, false)] {
+        let narrow = Config { encodings: Encodings::reserved(host).unwrap(), ..config() };
+        let error = Mmu::new(narrow, &mut Machine::new(64, 64)).err();
+        assert_eq!(error, refused.then_some(ConfigError::WiderThanHost(40, host)));
+    }
+    let sentence = ConfigError::WiderThanHost(40, 39).to_string();
+    assert!(sentence.contains("MAXPHYADDR 40") && sentence.contains("at most 39"), "{sentence}");
 }
 
 #[test]

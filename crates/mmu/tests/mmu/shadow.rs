@@ -278,7 +278,7 @@ fn a_small_pool_reclaims_and_never_fails() {
 fn trapping_leaves_nothing_to_the_cpu() {
     let mut machine = Machine::new(64, 64);
     machine.chain();
-    let trap = umbra_mmu::Config { encodings: Encodings::not_present(FEATURES), ..config() };
+    let trap = umbra_mmu::Config { encodings: Encodings::not_present(FEATURES.maxphyaddr), ..config() };
     let mut mmu = Mmu::new(trap, &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     assert_eq!(hardware(&machine, &mmu, 0), Seen::NotPresent);

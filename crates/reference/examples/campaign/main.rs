@@ -2,6 +2,7 @@
 //! seed that is printed, or, with a corpus, from a recipe that is kept if it fails; both can be replayed.
 
 mod corpus;
+mod kinds;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use corpus::Corpus;
 use fastrand::Rng;
+use kinds::Kinds;
 use umbra_reference::Divergence;
 use umbra_reference::coverage::Coverage;
 use umbra_reference::minimize::minimize_plain;
@@ -42,6 +44,9 @@ struct Arguments {
     /// Merge these corpora into --corpus, keep only programs that add something, and end.
     #[arg(long, value_name = "DIR", num_args = 1.., requires = "corpus")]
     merge: Vec<PathBuf>,
+    /// At the end, say what each kind of program has met, and how often.
+    #[arg(long)]
+    coverage: bool,
     /// Run the program in this file, as a corpus or a failure left it, and end.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["corpus", "seed"])]
     replay: Option<PathBuf>,
@@ -112,6 +117,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     println!("first seed {first}");
     let (start, mut coverage, mut steps) = (Instant::now(), Coverage::default(), 0);
     let mut corpus = Corpus::default();
+    let mut kinds = Kinds::default();
     if let Some(folder) = &arguments.corpus {
         corpus = Corpus::in_folder(folder)?;
         for recipe in corpus::read(folder)? {
@@ -147,6 +153,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
                     corpus.offer(&recipe, &met)?;
                 }
                 coverage.merge(&met);
+                kinds.add(&recipe, &met);
                 steps += met.get("steps");
             }
             Err(divergence) => return failed(arguments, &recipe, &divergence, Some(seed)),
@@ -154,6 +161,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         done += 1;
     }
     println!("{coverage}");
+    if arguments.coverage {
+        println!("\n{kinds}\n");
+    }
     let seconds = start.elapsed().as_secs_f64();
     println!("{done} programs, {steps} steps in {seconds:.0} s, 0 divergences");
     if arguments.corpus.is_some() {

@@ -115,6 +115,18 @@ impl Caches {
         self.structures.retain(|entry| entry.pcid != pcid);
     }
 
+    /// INVPCID of one address: what translates it under this PCID, but global translations.
+    pub fn drop_address(&mut self, pcid: u16, gva: Gva) {
+        self.translations.retain(|entry| entry.global || !entry.serves(pcid, gva));
+        self.structures.retain(|entry| !entry.serves(pcid, gva));
+    }
+
+    /// INVPCID of all contexts that spares global translations.
+    pub fn drop_all_but_globals(&mut self) {
+        self.translations.retain(|entry| entry.global);
+        self.structures.clear();
+    }
+
     /// Everything: CR4.PGE changes, CR4.PCIDE or CR0.PG is cleared, INVPCID of all contexts, INVVPID.
     pub fn clear(&mut self) {
         self.translations.clear();

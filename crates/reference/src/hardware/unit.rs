@@ -33,7 +33,7 @@ pub struct Temper {
     pub fill: u8,
     /// To drop an entry, for each entry and access.
     pub forget: u8,
-    /// To set accessed bits on the way to a fault.
+    /// To set accessed bits on the way to a fault, or where it speculates.
     pub mark: u8,
     /// The most addresses that it speculates about between two instructions.
     pub ahead: u8,
@@ -64,8 +64,8 @@ pub struct UnitCounters {
 /// A paging unit whose caches are as hostile as the SDM allows: a seeded random source decides what is kept,
 /// dropped and refilled, and which of several possible entries is used.
 ///
-/// Cached are only entries with P = 1, no reserved bit and A = 1. Speculation that would first have to set an
-/// accessed bit is left out, except on the way to a fault ([`Temper::mark`]).
+/// Cached are only entries with P = 1, no reserved bit and A = 1. On the way to a fault, and where it speculates, it
+/// may set accessed bits that no access of the guest needs ([`Temper::mark`]).
 #[derive(Clone, Debug)]
 pub struct PagingUnit {
     caches: Caches,
@@ -232,8 +232,8 @@ impl PagingUnit {
     }
 
     /// Walks ahead for accesses to some of `pages` that may never come, and caches what it meets: from the root
-    /// or from any cached entry, as far as accessed bits are set.
-    pub fn speculate(&mut self, memory: &impl PhysicalMemory, control: &Control, pages: &[Gva]) {
+    /// or from any cached entry, as far as accessed bits are set, or as it sets them.
+    pub fn speculate(&mut self, memory: &mut impl PhysicalMemory, control: &Control, pages: &[Gva]) {
         if control.mode == PagingMode::Off || pages.is_empty() {
             return;
         }
@@ -243,14 +243,18 @@ impl PagingUnit {
         }
     }
 
-    fn speculate_about(&mut self, memory: &impl PhysicalMemory, control: &Control, gva: Gva) {
+    fn speculate_about(&mut self, memory: &mut impl PhysicalMemory, control: &Control, gva: Gva) {
         let cached = self.caches.structures_for(control.pcid, gva).map(|entry| entry.next);
         let starts: Vec<Start> = cached.chain(root(control, gva)).collect();
         let mut from = self.pick(starts);
         while let Some(start) = from.take() {
-            let Ok(visit) = step(memory, control, gva, start) else { return };
+            let Ok(mut visit) = step(memory, control, gva, start) else { return };
             if visit.entry & A == 0 {
-                return;
+                if !self.chance(self.temper.mark / 8) {
+                    return;
+                }
+                memory.set_bits(visit.at, A);
+                visit.entry |= A;
             }
             self.fill(control, gva, &visit);
             if visit.page().is_none() {

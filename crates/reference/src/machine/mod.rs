@@ -26,8 +26,9 @@ pub struct Start {
     pub cpus: usize,
     /// What all of them have in their registers.
     pub registers: Registers,
-    /// Guest memory: [`END`](crate::universe::END) frames, of which [`HOLE`](crate::universe::HOLE) is no memory
-    /// and only those in [`HOT`](crate::universe::HOT) are not all zero.
+    /// Guest memory, in [pieces](Ram::pieces): [`END`](crate::universe::END) frames, of which
+    /// [`HOLE`](crate::universe::HOLE) is no memory, and perhaps [`HIGH_FRAMES`](crate::universe::HIGH_FRAMES). Only
+    /// the frames in [`HOT`](crate::universe::HOT) and [`HIGH`](crate::universe::HIGH) are not all zero.
     pub memory: Ram,
     /// The linear pages that will be accessed.
     pub universe: Rc<Universe>,

@@ -21,7 +21,7 @@ use crate::memory::{PhysAddr, PhysicalMemory};
 use crate::oracle::{Change, Observed, Piece};
 use crate::program::HostEvent;
 use crate::registers::{Cpu, Invalidation, Privileged, Registers};
-use crate::universe::{HOT, Universe, hot};
+use crate::universe::{HOT, Universe, hot, used};
 use dice::Dice;
 use host::Host;
 use targets::{Target, Targets};
@@ -49,6 +49,8 @@ pub struct ShadowConfig {
     /// CR3-target values that each CPU has. If there are any, guest frames lie at the same place in host memory, where
     /// no remapping has put them elsewhere.
     pub targets: usize,
+    /// MAXPHYADDR of the real CPU: not less than the guest's.
+    pub host_maxphyaddr: u8,
 }
 
 impl ShadowConfig {
@@ -56,7 +58,17 @@ impl ShadowConfig {
     /// `frames`; what is cached outlives exits; every write to a table in use is emulated.
     pub const fn plain(bypass: bool, frames: u32) -> ShadowConfig {
         let filter = FilterPolicy::Present;
-        ShadowConfig { bypass, frames, vpid: true, release: 0, filter, detach: 0, eager: false, targets: 0 }
+        ShadowConfig {
+            bypass,
+            frames,
+            vpid: true,
+            release: 0,
+            filter,
+            detach: 0,
+            eager: false,
+            targets: 0,
+            host_maxphyaddr: 40,
+        }
     }
 }
 
@@ -117,9 +129,9 @@ impl Shadow {
         let mut host = Host::new(&memory, config.frames, config.targets > 0, units, random.u64(..));
         let features = Features::new(model.maxphyaddr, model.gib_pages);
         let encodings = if config.bypass {
-            Encodings::reserved(features).expect("bypass is tested with MAXPHYADDR below 52")
+            Encodings::reserved(config.host_maxphyaddr).expect("bypass is tested with MAXPHYADDR below 52")
         } else {
-            Encodings::not_present(features)
+            Encodings::not_present(config.host_maxphyaddr)
         };
         let mmu_config = Config {
             features,
@@ -165,7 +177,7 @@ impl Shadow {
 
     /// What the MMU does in `call` is counted under the name of its entry point where it reclaims, splits or zaps.
     fn call<T>(&mut self, entry: EntryPoint, call: impl FnOnce(&mut Mmu<Dice>, &mut Host) -> T) -> T {
-        let before = self.mmu.counters();
+        let (before, seen) = (self.mmu.counters(), self.host.seen());
         let loose = self.mmu.has_loose_tables();
         let withdrawn = self.mmu.roots_changed();
         let result = call(&mut self.mmu, &mut self.host);
@@ -175,6 +187,15 @@ impl Shadow {
             if loose {
                 self.moment.note("mmu: reclaims while a table is loose");
             }
+        }
+        // A walk takes three tables below the root.
+        if matches!(entry, EntryPoint::PageFault)
+            && after.built + after.attached > before.built + before.attached + 3
+        {
+            self.moment.note("mmu: links tables ahead");
+        }
+        if self.host.seen().compared != seen.compared {
+            self.moment.note("mmu: compares a table with its copy");
         }
         if after.splits != before.splits {
             self.moment.note("mmu: splits a large page");
@@ -227,14 +248,14 @@ impl Shadow {
         }
         let guest = self.registers[cpu].control(&self.model);
         // The real WP is always set: tracking would be void without it.
-        let real = Control { wp: true, ..guest };
+        let real = Control { wp: true, maxphyaddr: self.config.host_maxphyaddr, ..guest };
         match root.format {
             RootFormat::Long4 => Ok(Control { mode: PagingMode::Long4 { root: table }, ..real }),
             RootFormat::Pae => {
                 let mut pdptes = [0; 4];
                 for (pdpte, n) in pdptes.iter_mut().zip(0..) {
                     *pdpte = self.host.ram().read(PhysAddr::new(table.raw() + 8 * n));
-                    if *pdpte & 1 != 0 && *pdpte & pdpte_reserved(self.model.maxphyaddr) != 0 {
+                    if *pdpte & 1 != 0 && *pdpte & pdpte_reserved(self.config.host_maxphyaddr) != 0 {
                         return Err(Broken(format!("VM entry fails: the PDPTE {n} is {pdpte:#x}")));
                     }
                 }
@@ -327,7 +348,11 @@ impl Shadow {
         invalidation: Invalidation,
     ) -> Result<bool, Broken> {
         let native = match instruction {
-            Privileged::Invlpg(_) | Privileged::FlushAll => !self.mmu.has_loose_tables(),
+            Privileged::Invlpg(_)
+            | Privileged::InvpcidAddress { .. }
+            | Privileged::InvpcidContext(_)
+            | Privileged::InvpcidAllButGlobals
+            | Privileged::FlushAll => !self.mmu.has_loose_tables(),
             Privileged::LoadCr3 { root, pcid, no_flush } => {
                 let pcid = if after.pcide { pcid } else { 0 };
                 let value = Target { root, pcid, no_flush: after.pcide && no_flush };
@@ -410,10 +435,7 @@ impl Shadow {
         self.moment.note("host: revokes");
         let range = gfns.clone();
         self.call(EntryPoint::Other, |mmu, host| mmu.revoke(host, range));
-        HOT.map(Gfn::new)
-            .iter()
-            .filter(|gfn| gfns.contains(gfn))
-            .for_each(|&gfn| change(&mut self.host, gfn));
+        used().filter(|gfn| gfns.contains(gfn)).for_each(|gfn| change(&mut self.host, gfn));
         // What the revocation itself read of other frames.
         while self.swap_in_wanted() {}
     }
@@ -448,6 +470,7 @@ impl Machine for Shadow {
                 let last = exits[MAX_EXITS - 4..].join(", ");
                 return Err(Broken(format!("no progress after {MAX_EXITS} exits, the last are {last} (I6)")));
             }
+            let updates = self.host.seen().updates;
             let outcome = self.call(EntryPoint::PageFault, |mmu, host| {
                 mmu.page_fault(host, cpu, fault.gva, access, &origin)
             });
@@ -467,6 +490,10 @@ impl Machine for Shadow {
                     None
                 }
                 FaultOutcome::Guest(guest) => {
+                    // A walk that faults sets nothing.
+                    if self.host.seen().updates != updates {
+                        self.moment.note("mmu: sets accessed bits ahead");
+                    }
                     self.moment.note(match guest.pfec.contains(Pfec::PRESENT) {
                         true => "shadow: exits, injected",
                         false if filter == Filter::PRESENT => {
@@ -543,7 +570,11 @@ impl Machine for Shadow {
             Invalidation::Page(gva) => {
                 self.call(EntryPoint::Other, |mmu, host| mmu.invlpg(host, cpu, gva));
             }
-            Invalidation::Context | Invalidation::All => {
+            Invalidation::Context
+            | Invalidation::Address(..)
+            | Invalidation::Pcid(_)
+            | Invalidation::AllButGlobals
+            | Invalidation::All => {
                 self.call(EntryPoint::Other, |mmu, host| mmu.flush_guest(host));
             }
         }

@@ -1,13 +1,15 @@
 //! The outcomes of one access that bare hardware allows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrayvec::ArrayVec;
 use umbra_paging::{Access, Gva, Pfec};
 
 use super::{Change, Oracle};
-use crate::hardware::{A, D, Page, PageFault, PagingMode, Walk, judge, maps_page, walk, walk_from};
-use crate::memory::{PhysAddr, PhysicalMemory, overlay};
+use crate::hardware::{
+    A, D, Page, PageFault, PagingMode, Rights, Start, Walk, judge, maps_page, step_at, walk, walk_from,
+};
+use crate::memory::{PhysAddr, PhysicalMemory, Ram, overlay};
 
 /// The part of an access that lies in one page. Accesses across a page boundary have two.
 #[derive(Clone, Debug)]
@@ -212,6 +214,7 @@ impl Oracle {
         let changed: BTreeMap<PhysAddr, u64> =
             changes.iter().map(|change| (change.at, change.value)).collect();
         let words = changed.keys().chain(must.keys()).chain(data.keys());
+        let mut ahead = None;
         for &at in words.filter(|&&at| self.memory.contains(at)) {
             let old = self.memory.read(at);
             let now = changed.get(&at).copied().unwrap_or(old);
@@ -219,6 +222,13 @@ impl Oracle {
             let least = old | must.get(&at).unwrap_or(&0);
             let most = least | may.get(&at).unwrap_or(&0);
             let (least, most) = (least & !mask | value, most & !mask | value);
+            if now & least == least && now & !most == A {
+                // Words without a change are not looked at, so few are: see `speculation_marks`.
+                let marked = ahead.get_or_insert_with(|| self.speculation_marks(&changed));
+                if marked.contains(&at) {
+                    continue;
+                }
+            }
             if now & least != least || now & !most != 0 {
                 return Err(format!(
                     "the word at {at:?} was {old:#x} and is {now:#x}: bare hardware leaves {least:#x}{}",
@@ -227,6 +237,51 @@ impl Oracle {
             }
         }
         Ok(())
+    }
+}
+
+/// Memory with some words changed.
+struct Changed<'a> {
+    memory: &'a Ram,
+    words: &'a BTreeMap<PhysAddr, u64>,
+}
+
+impl PhysicalMemory for Changed<'_> {
+    fn read(&self, at: PhysAddr) -> u64 {
+        self.words.get(&at).copied().unwrap_or_else(|| self.memory.read(at))
+    }
+
+    fn set_bits(&mut self, _: PhysAddr, _: u64) {
+        unreachable!("it is only looked at");
+    }
+}
+
+impl Oracle {
+    /// The entries in which a CPU may set A though no access of the program goes through them: those on the way to
+    /// any address that it might speculate about (SDM, "Accessed and Dirty Flags" and "Details of TLB Use"). The way
+    /// goes on below an entry only if its own A is set, for the CPU sets the flags from the root down. D is set by
+    /// writes alone.
+    fn speculation_marks(&self, changed: &BTreeMap<PhysAddr, u64>) -> BTreeSet<PhysAddr> {
+        let memory = Changed { memory: &self.memory, words: changed };
+        let mut marks = BTreeSet::new();
+        for (control, possible) in &self.cpus {
+            let PagingMode::Long4 { root } = control.mode else { continue };
+            let mut starts = vec![Start { table: root, level: 4, rights: Rights::FULL }];
+            starts.extend(possible.all_structures(control.pcid));
+            let mut seen = BTreeSet::new();
+            while let Some(start) = starts.pop() {
+                if !seen.insert((start.table, start.level)) {
+                    continue;
+                }
+                for visit in (0..512).filter_map(|index| step_at(&memory, control, index, start).ok()) {
+                    marks.insert(visit.at);
+                    if visit.entry & A != 0 && visit.page().is_none() {
+                        starts.push(visit.next());
+                    }
+                }
+            }
+        }
+        marks
     }
 }
 

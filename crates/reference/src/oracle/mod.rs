@@ -67,6 +67,9 @@ impl Oracle {
                 possible.invlpg(control.pcid, self.universe.path(gva));
             }
             Invalidation::Context => possible.drop_pcid(control.pcid),
+            Invalidation::Address(pcid, gva) => possible.drop_address(pcid, self.universe.path(gva)),
+            Invalidation::Pcid(pcid) => possible.drop_pcid(pcid),
+            Invalidation::AllButGlobals => possible.drop_all_but_globals(),
             Invalidation::All => possible.clear(),
         }
         self.learn();

@@ -83,6 +83,12 @@ impl Possible {
         own.flat_map(|context| path.iter().flat_map(|&node| &context.structures[node]))
     }
 
+    /// All places where a walk may begin under this PCID, the root aside.
+    pub(super) fn all_structures(&self, pcid: u16) -> impl Iterator<Item = Start> + '_ {
+        let own = self.contexts.get(&pcid).into_iter();
+        own.flat_map(|context| context.structures.iter().flatten().copied())
+    }
+
     pub(super) fn invlpg(&mut self, pcid: u16, path: Option<&[usize; 4]>) {
         self.drop_translations(pcid, path);
         if let Some(context) = self.contexts.get_mut(&pcid) {
@@ -104,6 +110,19 @@ impl Possible {
                 context.translations[node].clear();
             }
         }
+    }
+
+    pub(super) fn drop_address(&mut self, pcid: u16, path: Option<&[usize; 4]>) {
+        if let Some(context) = self.contexts.get_mut(&pcid) {
+            for &node in path.into_iter().flatten() {
+                context.translations[node].clear();
+                context.structures[node].clear();
+            }
+        }
+    }
+
+    pub(super) fn drop_all_but_globals(&mut self) {
+        self.contexts.clear();
     }
 
     pub(super) fn drop_pcid(&mut self, pcid: u16) {

@@ -1,34 +1,37 @@
 //! The host of a [`Shadow`](super::Shadow) machine: its memory, the gpa->hpa map, and the real CPUs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use fastrand::Rng;
 use umbra_mmu::{Backing, GuestMemory, ShadowFrames, Tlb};
-use umbra_paging::{Access, Gfn, Gpa, Gva, Hfn, Hpa, Tables};
+use umbra_paging::{Access, ENTRIES, Gfn, Gpa, Gva, Hfn, Hpa, Tables};
 
 use crate::hardware::{Control, PageFault, PagingUnit, UnitCounters};
 use crate::memory::{PhysAddr, PhysicalMemory, Ram, overlay};
 use crate::oracle::Change;
-use crate::universe::{END, HOLE};
+use crate::universe::{END, HIGH_FRAMES, HOLE};
 
 /// How host memory is laid out.
 struct Places {
     /// Where the shadow frames begin.
     shadow: u64,
-    /// The 2 MiB regions of guest memory: the first and the third are in one piece, the second is shuffled.
-    homes: [u64; 3],
+    /// The 2 MiB regions of guest memory, that above 4 GiB last: the second is shuffled, the others are in one piece.
+    homes: [u64; 4],
 }
 
 /// The shadow frames stand where the guest's hot frames would stand if gpa and hpa were the same: whoever confuses the
-/// two hits them.
-const APART: Places = Places { shadow: 0x10, homes: [0x400, 0x800, 0xa00] };
+/// two hits them. Some guest frames lie above 4 GiB that the guest believes below it, and the other way round.
+const APART: Places = Places { shadow: 0x10, homes: [0x400, 0x10_0400, 0x10_0200, 0xa00] };
 /// Guest frames lie where their gpa says, as roots that the guest loads by itself need it.
-const SAME: Places = Places { shadow: 0x800, homes: [0, 0x200, 0x400] };
+const SAME: Places = Places { shadow: 0x800, homes: [0, 0x200, 0x400, HIGH_FRAMES.start] };
 /// Frames to move guest frames to.
 const SPARE: u64 = 0xe00;
 const SPARES: u64 = 64;
-const HOST_FRAMES: u64 = SPARE + SPARES;
+const LOW_FRAMES: u64 = SPARE + SPARES;
+/// Host memory above 4 GiB: three regions.
+const HIGH_HOST_FRAMES: Range<u64> = HIGH_FRAMES.start..HIGH_FRAMES.start + 3 * 512;
 /// What stands in host memory that nobody may look at.
 const POISON: u64 = 0xdead_dead_dead_def7;
 
@@ -41,9 +44,11 @@ struct Slot {
 
 pub(super) struct Host {
     ram: Ram,
-    /// By gfn; `None` in the hole.
+    /// By place: `None` in the hole.
     map: Vec<Option<Slot>>,
-    /// By hfn: whose frame it is.
+    /// One past the highest guest frame that is memory.
+    end: Gfn,
+    /// By place: whose frame it is.
     owners: Vec<Option<Gfn>>,
     spare: VecDeque<u64>,
     swap: Vec<(Gfn, Vec<u64>)>,
@@ -59,12 +64,41 @@ pub(super) struct Host {
     /// The PCID that each CPU runs under.
     pcids: Vec<u16>,
     random: Rng,
+    /// Calls that tell what the MMU is at.
+    seen: Seen,
+}
+
+/// Calls of the MMU that tell what it is at.
+#[derive(Clone, Default)]
+pub(super) struct Seen {
+    /// Guest entries that it changed.
+    pub(super) updates: u64,
+    /// Tables that it compared with its copy of them.
+    pub(super) compared: Cell<u64>,
 }
 
 impl Places {
     fn home(&self, gfn: u64) -> u64 {
-        let (region, offset) = ((gfn / 512) as usize, gfn % 512);
+        let (region, offset) = ((guest_place(gfn) / 512) as usize, gfn % 512);
         self.homes[region] + if region == 1 { offset ^ 0x105 } else { offset }
+    }
+}
+
+/// Where a guest frame stands in a list of them; beyond its end, if it is no memory.
+fn guest_place(gfn: u64) -> u64 {
+    match gfn {
+        _ if gfn < END => gfn,
+        _ if HIGH_FRAMES.contains(&gfn) => END + gfn - HIGH_FRAMES.start,
+        _ => u64::MAX,
+    }
+}
+
+/// Where a host frame stands in a list of them; beyond its end, if it is no memory.
+fn host_place(hfn: u64) -> usize {
+    match hfn {
+        _ if hfn < LOW_FRAMES => hfn as usize,
+        _ if HIGH_HOST_FRAMES.contains(&hfn) => (LOW_FRAMES + hfn - HIGH_HOST_FRAMES.start) as usize,
+        _ => usize::MAX,
     }
 }
 
@@ -78,14 +112,17 @@ impl Host {
     ) -> Host {
         let places = if identity { &SAME } else { &APART };
         let shadow: Vec<u64> = (places.shadow..).take(shadow_frames as usize).collect();
-        let taken =
-            |hfn: u64| hfn >= SPARE || places.homes.iter().any(|home| (*home..home + 512).contains(&hfn));
+        let taken = |hfn: u64| {
+            (SPARE..LOW_FRAMES).contains(&hfn)
+                || places.homes.iter().any(|home| (*home..home + 512).contains(&hfn))
+        };
         assert!(!shadow.iter().any(|&hfn| taken(hfn)), "shadow frames stay apart from the guest's");
         let mut host = Host {
-            ram: Ram::new(HOST_FRAMES as usize),
+            ram: Ram::new(LOW_FRAMES as usize).with_frames(HIGH_HOST_FRAMES),
             map: Vec::new(),
-            owners: vec![None; HOST_FRAMES as usize],
-            spare: (SPARE..HOST_FRAMES).collect(),
+            end: memory.pieces().map(|frames| Gfn::new(frames.end)).max().expect("a guest has memory"),
+            owners: vec![None; (LOW_FRAMES + HIGH_HOST_FRAMES.end - HIGH_HOST_FRAMES.start) as usize],
+            spare: (SPARE..LOW_FRAMES).collect(),
             swap: Vec::new(),
             wanted: RefCell::new(Vec::new()),
             places,
@@ -95,12 +132,13 @@ impl Host {
             pcids: vec![0; units.len()],
             units,
             random: Rng::with_seed(seed),
+            seen: Seen::default(),
         };
-        for gfn in 0..END {
+        for gfn in memory.pieces().flatten() {
             let hfn = places.home(gfn);
             let slot = (gfn != HOLE).then_some(Slot { hfn: Some(hfn), writable: true });
             if slot.is_some() {
-                host.owners[hfn as usize] = Some(Gfn::new(gfn));
+                host.owners[host_place(hfn)] = Some(Gfn::new(gfn));
             }
             host.map.push(slot);
         }
@@ -111,6 +149,10 @@ impl Host {
             }
         }
         host
+    }
+
+    pub(super) fn seen(&self) -> Seen {
+        self.seen.clone()
     }
 
     pub(super) fn ram(&self) -> &Ram {
@@ -150,7 +192,7 @@ impl Host {
     }
 
     pub(super) fn speculate(&mut self, cpu: usize, control: &Control, pages: &[Gva]) {
-        self.units[cpu].speculate(&self.ram, control, pages);
+        self.units[cpu].speculate(&mut self.ram, control, pages);
     }
 
     pub(super) fn set_pcid(&mut self, cpu: usize, pcid: u16) {
@@ -165,7 +207,7 @@ impl Host {
 
     /// The guest-physical address of what the hardware reached, if the guest may be there.
     pub(super) fn guest_address(&self, at: PhysAddr, write: bool) -> Result<PhysAddr, String> {
-        let owner = self.owners.get((at.raw() >> 12) as usize).copied().flatten();
+        let owner = self.owners.get(host_place(at.raw() >> 12)).copied().flatten();
         let Some(gfn) = owner else {
             return Err(format!("the guest reached host memory that is not its own, at {at:?}"));
         };
@@ -180,7 +222,11 @@ impl Host {
     }
 
     fn slot(&self, gfn: Gfn) -> Option<Slot> {
-        self.map.get(usize::try_from(gfn.raw()).ok()?).copied().flatten()
+        self.map.get(usize::try_from(guest_place(gfn.raw())).ok()?).copied().flatten()
+    }
+
+    fn slot_mut(&mut self, gfn: Gfn) -> &mut Option<Slot> {
+        &mut self.map[guest_place(gfn.raw()) as usize]
     }
 
     pub(super) fn is_ram(&self, gfn: Gfn) -> bool {
@@ -215,16 +261,16 @@ impl Host {
 
     fn vacate(&mut self, hfn: u64) {
         self.fill(hfn, &[POISON; 512]);
-        self.owners[hfn as usize] = None;
-        if hfn >= SPARE {
+        self.owners[host_place(hfn)] = None;
+        if (SPARE..LOW_FRAMES).contains(&hfn) {
             self.spare.push_back(hfn);
         }
     }
 
     fn occupy(&mut self, gfn: Gfn, hfn: u64, contents: &[u64]) {
         self.fill(hfn, contents);
-        self.owners[hfn as usize] = Some(gfn);
-        self.map[gfn.raw() as usize] = Some(Slot { hfn: Some(hfn), writable: true });
+        self.owners[host_place(hfn)] = Some(gfn);
+        *self.slot_mut(gfn) = Some(Slot { hfn: Some(hfn), writable: true });
     }
 
     fn destination(&mut self, gfn: Gfn, away: bool) -> u64 {
@@ -242,8 +288,8 @@ impl Host {
     }
 
     pub(super) fn write_protect(&mut self, gfn: Gfn) {
-        if let Some(slot) = &mut self.map[gfn.raw() as usize] {
-            slot.writable = false;
+        if let Some(Slot { hfn, .. }) = self.slot(gfn) {
+            *self.slot_mut(gfn) = Some(Slot { hfn, writable: false });
         }
     }
 
@@ -252,13 +298,13 @@ impl Host {
         let contents = self.contents(old);
         self.vacate(old);
         self.swap.push((gfn, contents));
-        self.map[gfn.raw() as usize] = Some(Slot { hfn: None, writable: true });
+        *self.slot_mut(gfn) = Some(Slot { hfn: None, writable: true });
     }
 
     pub(super) fn give_back(&mut self, gfn: Gfn) {
         match self.slot(gfn) {
             Some(Slot { hfn: Some(hfn), .. }) => {
-                self.map[gfn.raw() as usize] = Some(Slot { hfn: Some(hfn), writable: true });
+                *self.slot_mut(gfn) = Some(Slot { hfn: Some(hfn), writable: true });
             }
             Some(Slot { hfn: None, .. }) => {
                 let at = self.swap.iter().position(|(other, _)| *other == gfn).expect("it was swapped out");
@@ -282,7 +328,7 @@ impl Host {
         for (at, _) in self.ram.take_journal() {
             let hfn = at.raw() >> 12;
             let is_shadow = self.is_shadow(at);
-            match (self.owners[hfn as usize], &mut self.changes) {
+            match (self.owners[host_place(hfn)], &mut self.changes) {
                 (Some(gfn), Ok(changes)) => {
                     let gpa = PhysAddr::new(gfn.base().raw() + at.raw() % 4096);
                     changes.push(Change { at: gpa, value: self.ram.read(at) });
@@ -328,7 +374,7 @@ impl GuestMemory for Host {
     }
 
     fn end(&self) -> Gfn {
-        Gfn::new(END)
+        self.end
     }
 
     fn compare_exchange_entry(&mut self, gpa: Gpa, old: u64, new: u64) -> Result<(), u64> {
@@ -338,7 +384,14 @@ impl GuestMemory for Host {
             return Err(found);
         }
         self.ram.write(at, new);
+        self.seen.updates += 1;
         Ok(())
+    }
+
+    fn compare_table(&self, gfn: Gfn, known: &[[u64; 8]; ENTRIES / 8]) -> u64 {
+        self.seen.compared.set(self.seen.compared.get() + 1);
+        let differs = |group: usize| self.read_entries(gfn, group * 8) != known[group];
+        (0..ENTRIES / 8).fold(0, |all, group| all | u64::from(differs(group)) << group)
     }
 
     fn write(&mut self, gpa: Gpa, bytes: &[u8]) {
@@ -376,16 +429,16 @@ impl ShadowFrames for Host {
         let Some(Slot { hfn: Some(guest), writable }) = self.slot(gfn) else { return false };
         let shadow = self.shadow[frame as usize];
         // A host may refuse to let a root lie elsewhere, but not to take it back.
-        if shadow >= self.places.shadow && self.random.u8(..16) == 0 {
+        if shadow == self.places.shadow + u64::from(frame) && self.random.u8(..16) == 0 {
             return false;
         }
         self.note_changes();
         let (of_guest, of_shadow) = (self.contents(guest), self.contents(shadow));
         self.fill(shadow, &of_guest);
         self.fill(guest, &of_shadow);
-        self.owners[guest as usize] = None;
-        self.owners[shadow as usize] = Some(gfn);
-        self.map[gfn.raw() as usize] = Some(Slot { hfn: Some(shadow), writable });
+        self.owners[host_place(guest)] = None;
+        self.owners[host_place(shadow)] = Some(gfn);
+        *self.slot_mut(gfn) = Some(Slot { hfn: Some(shadow), writable });
         self.shadow[frame as usize] = guest;
         true
     }

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::host::Host;
-use crate::hardware::{Control, PagingMode, Rights, Start, step_at};
+use crate::hardware::{Control, PagingMode, Rights, Start, Visit, step_at};
 use crate::memory::{PhysAddr, PhysicalMemory};
 
 /// Checks that every table which the CPU can reach is a shadow frame, and every page memory of the guest.
@@ -33,6 +33,7 @@ pub(super) fn check(host: &Host, cpu: usize, control: &Control) -> Result<(), St
                 not_memory(host, control, start, index)?;
                 continue;
             };
+            write_back(&visit)?;
             match visit.page() {
                 Some(page) => pages.push(page),
                 None => tables.push(visit.next()),
@@ -48,6 +49,21 @@ pub(super) fn check(host: &Host, cpu: usize, control: &Control) -> Result<(), St
         }
     }
     Ok(())
+}
+
+/// Checks that an entry chooses the memory type write-back, whatever the guest's says: all of its memory is that (SDM,
+/// "Memory Type Range Registers and Page Attribute Table").
+fn write_back(visit: &Visit) -> Result<(), String> {
+    const PWT_PCD: u64 = 0b11 << 3;
+    let pat = match (visit.level, visit.page()) {
+        (1, _) => 1 << 7,
+        (_, Some(_)) => 1 << 12,
+        _ => 0,
+    };
+    if visit.entry & (PWT_PCD | pat) == 0 {
+        return Ok(());
+    }
+    Err(format!("the entry {:#x} of level {} chooses a memory type", visit.entry, visit.level))
 }
 
 /// Checks that an entry which ends a walk names no memory of the host: a terminal fault may load from there all the
