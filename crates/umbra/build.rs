@@ -1,6 +1,7 @@
 //! Builds the hypervisor and puts it where the tool embeds it from.
 //!
-//! `UMBRA_HYPERVISOR` names an ELF to embed instead.
+//! `UMBRA_HYPERVISOR` names an ELF to embed instead. Without the feature `hypervisor` there is
+//! nothing to do.
 //!
 //! A checkout may be copied together with its build folder. So nothing here is an absolute path of
 //! the place where this script was compiled: cargo would take the copy for fresh, and embed the
@@ -14,6 +15,9 @@ use std::{env, fs};
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed=UMBRA_HYPERVISOR");
     println!("cargo::rerun-if-changed=build.rs");
+    if env::var_os("CARGO_FEATURE_HYPERVISOR").is_none() {
+        return Ok(());
+    }
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     let elf = match env::var_os("UMBRA_HYPERVISOR") {
         Some(given) => {

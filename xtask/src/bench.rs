@@ -3,10 +3,9 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
-use umbra_telemetry::PHASE_NAMES;
+use anyhow::Result;
 
-use crate::run::{become_umbra, is_given};
+use crate::run::{MADE, become_umbra, is_given};
 
 /// Measure the workload, on a machine where nothing is set up yet.
 ///
@@ -28,9 +27,7 @@ pub struct Arguments {
 /// Sets up what the user does not bring and becomes `umbra bench`.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let options = &arguments.options;
-    // Before anything is built: that takes minutes.
-    check_phases(options)?;
-    become_umbra("bench", options, |setup, umbra| {
+    become_umbra("bench", options, made_for(options), |setup, umbra| {
         // Before the kernel: both are of one package.
         if names_kvm(options) && !is_given(options, "--host-initrd") {
             let host = setup.kvm_peer()?;
@@ -43,25 +40,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
+/// The options whose files are made if the user gives none.
+pub fn made_for(options: &[OsString]) -> &'static [&'static str] {
+    if names_kvm(options) { &["--kernel", "--initrd", "--host-initrd"] } else { &MADE }
+}
+
 /// Whether KVM is asked for, by `--hypervisor` or `--against`.
 fn names_kvm(options: &[OsString]) -> bool {
     let given = |option| values(options, option).any(|value| value == "kvm");
     given("--hypervisor") || given("--against")
-}
-
-/// Checks the names of phases.
-fn check_phases(options: &[OsString]) -> Result<()> {
-    // `boot` runs always.
-    let known = &PHASE_NAMES[1..];
-    for name in values(options, "--phase").flat_map(|value| value.split(',')) {
-        ensure!(
-            known.contains(&name),
-            "phase {} is unknown; --phase takes one of {}",
-            name.escape_debug(),
-            known.join(", ")
-        );
-    }
-    Ok(())
 }
 
 /// The values of an option, as `--option VALUE` or `--option=VALUE`, as far as they are text.
@@ -79,17 +66,6 @@ mod tests {
 
     fn all(options: &[&str]) -> Vec<OsString> {
         options.iter().map(OsString::from).collect()
-    }
-
-    #[test]
-    fn a_wrong_phase_is_refused_before_anything_is_built() {
-        let check = |options: &[&str]| check_phases(&all(options)).map_err(|error| error.to_string());
-        check(&["--phase", "pipe", "--phase=demand,getppid", "--stats", "nap"]).unwrap();
-        check(&["--repeat", "3", "--phase"]).unwrap();
-        for wrong in [&["--phase", "nap"][..], &["--phase=pipe,nap"], &["--quick", "--phase", "boot"]] {
-            let sentence = check(wrong).unwrap_err();
-            assert!(sentence.contains("is unknown; --phase takes one of getppid, demand"), "{sentence}");
-        }
     }
 
     #[test]

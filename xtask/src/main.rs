@@ -8,6 +8,7 @@ mod book;
 mod build;
 mod campaign;
 mod coverage;
+mod crates;
 mod exhaustive;
 mod forms;
 mod fuzz;
@@ -47,6 +48,7 @@ enum Command {
     Sabotage(sabotage::Arguments),
     Fuzz(fuzz::Arguments),
     Coverage(coverage::Arguments),
+    Crates(crates::Arguments),
     UnsafeCount(unsafe_count::Arguments),
     Guests(guests::Arguments),
     Forms(forms::Arguments),
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
         Command::Sabotage(arguments) => sabotage::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Coverage(arguments) => coverage::run(&arguments),
+        Command::Crates(arguments) => crates::run(&arguments),
         Command::UnsafeCount(arguments) => unsafe_count::run(&arguments),
         Command::Guests(arguments) => guests::run(&arguments),
         Command::Forms(arguments) => forms::run(&arguments),

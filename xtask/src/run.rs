@@ -5,6 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
+use umbra::cli::{Cli, TO_BE_MADE};
 
 use crate::setup::Setup;
 
@@ -33,10 +34,13 @@ pub struct Arguments {
     options: Vec<OsString>,
 }
 
+/// The options whose files are made if the user gives none.
+pub const MADE: [&str; 2] = ["--kernel", "--initrd"];
+
 /// Sets up what the user does not bring and becomes `umbra run`.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let options = &arguments.options;
-    become_umbra("run", options, |_, umbra| {
+    become_umbra("run", options, &MADE, |_, umbra| {
         if !is_given(options, "--append") {
             umbra.arg("--append").arg(APPEND);
         }
@@ -45,12 +49,17 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Becomes `umbra COMMAND` with these options, with what `more` adds first, and with kernel and initramfs if the user
-/// brings none.
+/// brings none. What is wrong with the options is said first: what follows takes minutes. `made` are the options
+/// whose files are made.
 pub fn become_umbra(
     command: &str,
     options: &[OsString],
+    made: &[&str],
     more: impl FnOnce(&mut Setup, &mut Command) -> Result<()>,
 ) -> Result<ExitCode> {
+    if let Err(status) = Cli::check(prospect(command, options, made)) {
+        return Ok(status);
+    }
     let mut setup = Setup::new()?;
     let program = setup.umbra()?;
     let mut umbra = Command::new(&program);
@@ -67,6 +76,16 @@ pub fn become_umbra(
     Err(umbra.exec()).with_context(|| format!("starting {}", program.display()))
 }
 
+/// The command line that is going to be, with stand-ins for the files of `made` that the user does not give.
+fn prospect(command: &str, options: &[OsString], made: &[&str]) -> Vec<OsString> {
+    let mut line: Vec<OsString> = vec!["umbra".into(), command.into()];
+    for option in made.iter().filter(|option| !is_given(options, option)) {
+        line.extend([option, TO_BE_MADE].map(OsString::from));
+    }
+    line.extend_from_slice(options);
+    line
+}
+
 /// Whether the user gave `option`, as `--option VALUE` or `--option=VALUE`.
 pub fn is_given(options: &[OsString], option: &str) -> bool {
     options.iter().any(|given| {
@@ -78,6 +97,38 @@ pub fn is_given(options: &[OsString], option: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::made_for;
+
+    #[test]
+    fn wrong_options_are_refused_before_anything_is_built() {
+        let check = |command: &str, options: &[&str]| {
+            let options: Vec<OsString> = options.iter().map(OsString::from).collect();
+            Cli::check(prospect(command, &options, made_for(&options))).is_ok()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let absent = folder.path().join("none/x").display().to_string();
+        assert!(check("bench", &["--quick", "--against", "kvm", "--phase", "pipe"]));
+        assert!(check("bench", &["--repeat", "3", "--ablation", folder.path().to_str().unwrap()]));
+        for (command, wrong) in [
+            ("run", &["--guest-faults", "no"][..]),
+            ("run", &["--memroy", "64"]),
+            ("run", &["--memory", "4G"]),
+            ("run", &["--fixed-time", "--machine", "kvm"]),
+            ("run", &["--hypervisor", "none", "--trace", "t"]),
+            ("run", &["--append", "a\nb"]),
+            ("run", &["--kernel", &absent]),
+            ("run", &["--stats", &absent]),
+            ("bench", &["--phase", "nap"]),
+            ("bench", &["--phase=pipe,nap"]),
+            ("bench", &["--repeat", "0"]),
+            ("bench", &["--without", "cr3", "--hypervisor", "none"]),
+            ("bench", &["--stats", &absent]),
+            ("bench", &["--ablation", &absent]),
+        ] {
+            assert!(!check(command, wrong), "{command} {wrong:?}");
+        }
+        assert!(check("run", &["--memory", "64"]));
+    }
 
     #[test]
     fn both_spellings_of_an_option_are_seen() {

@@ -27,11 +27,17 @@ impl CargoTool {
         if let Some(found) = folders.map(|folder| folder.join(self.name)).find(|program| program.is_file()) {
             return Ok(found);
         }
-        eprintln!("xtask: installing {} {} into {}", self.name, self.version, root.display());
+        eprintln!(
+            "xtask: installing {} {} into {}, which takes minutes once",
+            self.name,
+            self.version,
+            root.display()
+        );
         let mut cargo = process::cargo();
-        // It only starts other programs: optimizing it takes minutes and gains nothing.
+        // Optimizing it takes minutes and gains seconds. What was compiled is kept: an installation that was ended goes
+        // on where it was, and another version compiles what has changed.
         cargo.args(["install", "--debug", "--locked", "--version", self.version, self.name]);
-        cargo.arg("--root").arg(&root);
+        cargo.arg("--root").arg(&root).arg("--target-dir").arg(root.join("build"));
         process::show(&mut cargo)?;
         Ok(root.join("bin").join(self.name))
     }

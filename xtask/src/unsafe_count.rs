@@ -19,6 +19,7 @@ pub struct Arguments {}
 /// The layer that touches CPU and memory.
 const LAYER: &[&str] = &[
     "crates/hypervisor/src/boot",
+    "crates/hypervisor/src/handover",
     "crates/hypervisor/src/hw",
     "crates/hypervisor/src/vmx",
     "guest/kernels/src/kit",

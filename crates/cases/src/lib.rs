@@ -9,3 +9,8 @@ extern crate std;
 pub mod cases;
 pub mod entries;
 pub mod random;
+
+/// Makes the example in the read-me a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

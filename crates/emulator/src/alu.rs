@@ -67,7 +67,7 @@ fn flag(condition: bool, flag: u64) -> u64 {
 fn of_result(width: Width, result: u64) -> u64 {
     flag(result == 0, ZF)
         | flag(result & width.sign_bit() != 0, SF)
-        | flag((result as u8).count_ones().is_multiple_of(2), PF)
+        | flag((result as u8).count_ones() % 2 == 0, PF)
 }
 
 /// The result of `binary` and RFLAGS after it. Operands are truncated to `width`.

@@ -88,3 +88,8 @@ pub fn emulate<C: SystemCpu>(cpu: &mut C, bytes: &[u8]) -> Result<Outcome, Error
     };
     step.execute(&instruction)
 }
+
+/// Makes the example in the read-me a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

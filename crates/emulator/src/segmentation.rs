@@ -79,7 +79,7 @@ impl<C: Cpu> Step<'_, C> {
         // SDM volume 3, "Alignment Check Exception (#AC)": operands of up to 8 bytes, each at a
         // multiple of its own length. Larger ones have rules of their own.
         let natural = length.min(8) as u64;
-        if !gva.is_multiple_of(natural) && self.checks_alignment() {
+        if gva % natural != 0 && self.checks_alignment() {
             self.cpu.check(gva, length, access == Access::Write).map_err(Error::Fault)?;
             return Err(Exception::ALIGNMENT_CHECK.into());
         }

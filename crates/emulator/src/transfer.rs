@@ -126,7 +126,7 @@ impl<C: Cpu> Step<'_, C> {
     /// CMPXCHG8B (`half` is 32 bits wide), CMPXCHG16B (64 bits). Of the flags only ZF changes.
     pub(crate) fn compare_exchange_pair(&mut self, to: Memory, half: Width) -> Result<Outcome, C> {
         let size = half.bytes();
-        if half == Width::Qword && !self.linear(to).is_multiple_of(16) {
+        if half == Width::Qword && self.linear(to) % 16 != 0 {
             return Err(Error::Exception(Exception::GENERAL_PROTECTION));
         }
         let [rax, rdx, rbx, rcx] =

@@ -13,22 +13,6 @@ mod telemetry;
 pub mod twins;
 mod walk;
 
-// The hypervisor is a program, not a library: its planning of a Linux guest is compiled in here once more.
-#[allow(dead_code, reason = "the hypervisor uses more of it")]
-#[path = "../../hypervisor/src/entry.rs"]
-mod entry;
-#[allow(dead_code, reason = "the hypervisor uses more of it")]
-#[path = "../../hypervisor/src/linux/mod.rs"]
-mod linux;
-#[allow(dead_code, reason = "the hypervisor uses more of it")]
-#[path = "../../hypervisor/src/memory.rs"]
-mod memory;
-#[allow(dead_code, reason = "the hypervisor uses more of it")]
-#[path = "../../hypervisor/src/moves.rs"]
-mod moves;
-
-extern crate alloc;
-
 pub use devices::devices;
 pub use instruction::instruction;
 pub use loaders::loaders;

@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use umbra_bzimage::{HEADER_SPAN, SetupHeader, is_bzimage};
+use umbra_machine::{linux, memory};
 use umbra_multiboot::{Guest, Kernel, MAX_MODULES, Module, Placement, Region, place};
 use umbra_paging::{Gpa, PAGE_SIZE};
 use umbra_telemetry::memory::CONVENTIONAL_END;
 
 use crate::input::Input;
-use crate::{linux, memory};
 
 const MIB: u64 = 1 << 20;
 

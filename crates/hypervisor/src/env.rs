@@ -2,8 +2,8 @@
 
 use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrames, Tlb};
 use umbra_paging::{Gfn, Gpa, Gva, Hpa, Tables};
+use umbra_vcpu::mmu_events::EventLog;
 
-use crate::events::EventLog;
 use crate::hw::phys::{FramePool, GuestRam};
 
 /// The parts, each of which stays usable by itself.

@@ -9,14 +9,14 @@ use core::error::Error;
 use core::ops::Range;
 
 use umbra_bzimage::{HEADER_SPAN, is_bzimage};
+use umbra_machine::linux;
+use umbra_machine::memory::FRAME;
+use umbra_machine::move_plan::{self, Move};
 use umbra_multiboot as multiboot;
 use umbra_paging::Gpa;
+use umbra_vcpu::entry::{Entry, Gdt, Mode};
 
-use crate::entry::{Entry, Gdt, Mode};
 use crate::hw::phys::GuestRam;
-use crate::linux;
-use crate::memory::FRAME;
-use crate::moves::{self, Move};
 
 /// The files that make a guest; all lie in guest memory, which is identity-mapped there.
 pub struct Files {
@@ -164,7 +164,7 @@ fn load_multiboot(
 
 fn shift(ram: &mut GuestRam, moves: &[Move]) -> Result<(), &'static str> {
     let [_, high] = ram.map().reported_ram();
-    let moves = moves::order(moves, high)
+    let moves = move_plan::order(moves, high)
         .ok_or("guest memory has no room to put the guest's files into order; give a larger --memory")?;
     for step in moves {
         ram.shift(Gpa::new(step.from), Gpa::new(step.to), step.length);

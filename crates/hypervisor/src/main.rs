@@ -1,27 +1,14 @@
 //! The Umbra type-1 hypervisor: one multiboot2 ELF that moves itself to the top of physical memory and runs
 //! one guest below it.
 //!
-//! `boot` leads from GRUB to Rust, `hw` is the CPU and physical memory, `memory` says what lies where,
-//! `linux` plans how a Linux guest is loaded and `umbra_multiboot` how a small kernel is, `guest` does it, `vcpu`
-//! runs it.
+//! `boot` leads from GRUB to Rust, `startup` is the order of what comes then: `handover` reads what GRUB left and moves
+//! the image, `guest` loads the guest, `vcpu` runs it by way of `vmx`. `hw` is the CPU and physical memory. Whatever is pure logic, and is tested on the host, lies in `umbra_machine` and `umbra_vcpu`.
 //!
-//! The host build of this crate only tests the modules that are pure logic.
+//! There is nothing to build for the host but a word to whoever starts it there.
 #![cfg_attr(target_os = "none", no_std, no_main)]
-#![cfg_attr(
-    not(target_os = "none"),
-    allow(dead_code, unused_imports, reason = "on the host, only tests use the pure modules")
-)]
 
+#[cfg(target_os = "none")]
 extern crate alloc;
-
-mod canary;
-mod entry;
-mod events;
-mod input;
-mod linux;
-mod memory;
-mod moves;
-mod screen;
 
 #[cfg(target_os = "none")]
 mod boot;
@@ -30,13 +17,18 @@ mod env;
 #[cfg(target_os = "none")]
 mod guest;
 #[cfg(target_os = "none")]
+mod handover;
+#[cfg(target_os = "none")]
 mod hw;
 #[cfg(target_os = "none")]
 mod machine;
 #[cfg(target_os = "none")]
 mod panic;
 #[cfg(target_os = "none")]
+mod startup;
+#[cfg(target_os = "none")]
 mod telemetry;
+#[cfg(target_os = "none")]
 mod vcpu;
 #[cfg(target_os = "none")]
 mod vmx;

@@ -81,3 +81,8 @@ pub use format::Encodings;
 pub use mmu::Mmu;
 pub use outcome::{FaultOutcome, Root, RootFormat, TableTicket, Work};
 pub use policy::{Answer, EmulateReachable, Origin, Place, TableWrite, WritePolicy};
+
+/// Makes the example in the read-me a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

@@ -34,3 +34,8 @@ pub use fault::{Access, AccessKind, GuestFault, Pfec};
 pub use format::Format;
 pub use pdpte::{Pdptes, ReservedPdpte, loads_pdptes};
 pub use walk::{Rights, Step, Tables, Walk, walk};
+
+/// Makes the example in the read-me a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadMe;

@@ -122,7 +122,7 @@ impl Part {
                 let mut entries = None;
                 for access in accesses() {
                     nth += 1;
-                    if !nth.is_multiple_of(self.stride) {
+                    if nth % self.stride != 0 {
                         continue;
                     }
                     let entries = *entries.get_or_insert_with(|| bench.compose(number, &features));
@@ -240,7 +240,7 @@ impl Bench {
 
     fn op(&mut self, op: &Op) -> Result<(), String> {
         // Everything is audited now and then, in between what changed.
-        let full = self.counts.cases.is_multiple_of(256);
+        let full = self.counts.cases % 256 == 0;
         self.session.step(op, full)
     }
 

@@ -54,9 +54,10 @@ pub fn minimize(
         for change in plainer {
             let mut config = best.config;
             change(&mut config);
-            if config != best.config
-                && let Some(smaller) = attempt(best.program.clone(), config)
-            {
+            if config == best.config {
+                continue;
+            }
+            if let Some(smaller) = attempt(best.program.clone(), config) {
                 best = smaller;
             }
         }

@@ -45,8 +45,8 @@ impl Recipe {
     /// # Errors
     /// The length is none of a recipe.
     pub fn from_bytes(bytes: &[u8]) -> Result<Recipe, NotARecipe> {
-        let (chunks, []) = bytes.as_chunks::<8>() else { return Err(NotARecipe) };
-        let words: Vec<u64> = chunks.iter().map(|&word| u64::from_le_bytes(word)).collect();
+        let word = |chunk: &[u8]| chunk.try_into().map(u64::from_le_bytes);
+        let words = bytes.chunks(8).map(word).collect::<Result<Vec<u64>, _>>().map_err(|_| NotARecipe)?;
         match words[..] {
             [config, setup, seed, ref words @ ..] => {
                 Ok(Recipe { config, setup, seed, words: words.to_vec() })

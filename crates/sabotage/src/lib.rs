@@ -1,7 +1,7 @@
 //! Rules of the shadow MMU that tests break on purpose.
 //!
 //! A [`Mutation`] breaks one rule by a few edits of the source, each a passage to keep and what
-//! stands there when the rule is broken. [`weave`] makes one source of all of them: every passage
+//! stands there when the rule is broken. [`weave()`] makes one source of all of them: every passage
 //! becomes a branch on the number of the rule that is broken. So one build tests all rules, and
 //! the source that ships knows nothing of it.
 //!

@@ -1,14 +1,16 @@
 //! The command line.
 
 use std::env;
+use std::ffi::OsString;
 use std::io::{self, Write};
-use std::process::{self, ExitCode};
+use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::console::{message, output_failure};
 use crate::error::Error;
+pub use crate::guest::TO_BE_MADE;
 use crate::temporary;
 use crate::{bench, compare, decode, doctor, html, image, run, trace};
 
@@ -33,25 +35,38 @@ enum Command {
 }
 
 impl Cli {
-    /// Takes the options of this program, or ends it: with help where that was asked for, or with a sentence.
-    pub fn from_arguments() -> Cli {
-        Cli::try_parse().unwrap_or_else(|error| {
+    /// Takes the options of this program. If it is not to run with them, the user has been told why, or shown the
+    /// help that was asked for.
+    ///
+    /// # Errors
+    /// The exit status that it is to end with.
+    pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
+        Cli::try_parse_from(arguments).map_err(|error| {
             // Without any argument clap shows the help, too, as an error.
             let help = matches!(error.kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand);
             if help || !error.use_stderr() {
                 let shown = error.print().and_then(|()| io::stdout().flush());
-                process::exit(match output_failure(shown) {
-                    None => error.exit_code(),
-                    Some(failure) => {
-                        message(format_args!("umbra: {failure}\n"));
-                        failure.status().into()
-                    }
-                });
+                return match output_failure(shown) {
+                    None => u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from),
+                    Some(failure) => told(&failure),
+                };
             }
-            let error = Error::Input(sentence(&error.to_string()));
-            message(format_args!("umbra: {error}\n"));
-            process::exit(error.status().into())
+            told(&Error::Input(sentence(&error.to_string())))
         })
+    }
+
+    /// Finds out what is wrong with the command line of `run` or `bench` before all of its files are there: those
+    /// that are to be made have the name [`TO_BE_MADE`]. If something is, the user has been told.
+    ///
+    /// # Errors
+    /// The exit status of that command line.
+    pub fn check(arguments: impl IntoIterator<Item = OsString>) -> Result<(), ExitCode> {
+        let checked = match &Cli::parse(arguments)?.command {
+            Command::Run(arguments) => run::check_ahead(arguments),
+            Command::Bench(arguments) => bench::check_ahead(arguments),
+            _ => Ok(()),
+        };
+        checked.map_err(|error| told(&error))
     }
 
     /// Does what was asked for.
@@ -68,11 +83,14 @@ impl Cli {
             Command::Report(arguments) => html::run(&arguments),
             Command::Doctor(arguments) => doctor::run(&arguments),
         };
-        outcome.unwrap_or_else(|error| {
-            message(format_args!("umbra: {error}\n"));
-            ExitCode::from(&error)
-        })
+        outcome.unwrap_or_else(|error| told(&error))
     }
+}
+
+/// Tells the user why there is no result.
+fn told(error: &Error) -> ExitCode {
+    message(format_args!("umbra: {error}\n"));
+    ExitCode::from(error)
 }
 
 /// What clap says in several paragraphs, less the usage.

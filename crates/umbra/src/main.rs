@@ -1,8 +1,14 @@
 //! The `umbra` command.
 #![forbid(unsafe_code)]
 
+use std::env;
 use std::process::ExitCode;
 
+use umbra::cli::Cli;
+
 fn main() -> ExitCode {
-    umbra::cli::Cli::from_arguments().run()
+    match Cli::parse(env::args_os()) {
+        Ok(cli) => cli.run(),
+        Err(status) => status,
+    }
 }

@@ -1,5 +1,6 @@
 //! The guest's control registers and EFER: what a write makes of them, or that it raises #GP.
 
+use umbra_devices::GeneralProtection;
 use umbra_paging::{cr0, cr4, efer};
 
 /// Bits of CR0 beside those that shape paging (SDM, "Control Registers").
@@ -27,10 +28,6 @@ pub mod efer_more {
 /// CR3, bit 63 of the operand: keep the PCID's translations.
 const CR3_NO_FLUSH: u64 = crate::cr3_targets::NO_FLUSH;
 const CR3_PCID: u64 = 0xfff;
-
-/// The write raises #GP(0).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GeneralProtection;
 
 /// What the CPU that the guest sees knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,6 +10,32 @@ use crate::control::{Known, cr4_more, efer_more};
 /// Answers CPUID for the real CPU.
 type Query = fn(u32, u32) -> CpuidResult;
 
+/// Whose CPU it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vendor {
+    /// Intel.
+    Intel,
+    /// AMD, and Hygon.
+    Amd,
+    /// Another.
+    Other,
+}
+
+impl Vendor {
+    fn of(query: Query) -> Vendor {
+        let CpuidResult { ebx, ecx, edx, .. } = query(0, 0);
+        let mut name = [0; 12];
+        for (part, word) in name.chunks_exact_mut(4).zip([ebx, edx, ecx]) {
+            part.copy_from_slice(&word.to_le_bytes());
+        }
+        match &name {
+            b"GenuineIntel" => Vendor::Intel,
+            b"AuthenticAMD" | b"HygonGenuine" => Vendor::Amd,
+            _ => Vendor::Other,
+        }
+    }
+}
+
 /// What backend and platform have for the guest, whatever the CPU has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backing {
@@ -181,6 +207,7 @@ const NOTHING: CpuidResult = CpuidResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
 #[derive(Clone, Copy)]
 pub struct Cpuid {
     query: Query,
+    vendor: Vendor,
     backing: Backing,
     max_basic: u32,
     max_extended: u32,
@@ -207,7 +234,7 @@ impl Cpuid {
         } else {
             0
         };
-        Cpuid { query, backing, max_basic, max_extended, xcr0, arch_capabilities }
+        Cpuid { query, vendor: Vendor::of(query), backing, max_basic, max_extended, xcr0, arch_capabilities }
     }
 
     /// What CPUID gives for `leaf` and `subleaf`.
@@ -225,13 +252,14 @@ impl Cpuid {
             // Leaves in the hypervisor's range are this one's to define: there are none but the first.
             0x4000_0001..=HYPERVISOR_END => NOTHING,
             // SDM, "CPUID": beyond the highest leaves Intel's CPUs give the data of the highest basic one, AMD's zeros.
-            _ if self.is_intel() => self.basic(self.max_basic, subleaf, dynamic),
+            _ if self.vendor == Vendor::Intel => self.basic(self.max_basic, subleaf, dynamic),
             _ => NOTHING,
         }
     }
 
-    fn is_intel(&self) -> bool {
-        (self.query)(0, 0).ebx == u32::from_le_bytes(*b"Genu")
+    /// Whose CPU the guest finds.
+    pub fn vendor(&self) -> Vendor {
+        self.vendor
     }
 
     fn basic(&self, leaf: u32, subleaf: u32, dynamic: Dynamic) -> CpuidResult {
@@ -442,7 +470,10 @@ mod tests {
     #[test]
     fn leaves_beyond_the_highest() {
         let intel = |leaf, subleaf| match leaf {
-            0 => CpuidResult { ebx: u32::from_le_bytes(*b"Genu"), ..everything(leaf, subleaf) },
+            0 => {
+                let [ebx, edx, ecx] = [b"Genu", b"ineI", b"ntel"].map(|part| u32::from_le_bytes(*part));
+                CpuidResult { ebx, ecx, edx, ..everything(leaf, subleaf) }
+            }
             _ => everything(leaf, subleaf),
         };
         let backing = Backing { rdtscp: true, invpcid: true, tsc_deadline: true };
@@ -453,6 +484,17 @@ mod tests {
             }
             assert_eq!(cpuid.read(0x4000_0001, 0, OFF), NOTHING);
         }
+    }
+
+    #[test]
+    fn vendors_by_their_names() {
+        fn named<const INDEX: usize>(_: u32, _: u32) -> CpuidResult {
+            let name = [b"GenuineIntel", b"AuthenticAMD", b"HygonGenuine", b"CentaurHauls"][INDEX];
+            let word = |n: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| name[4 * n + byte]));
+            CpuidResult { eax: 1, ebx: word(0), edx: word(1), ecx: word(2) }
+        }
+        let vendors = [named::<0>, named::<1>, named::<2>, named::<3>].map(|query: Query| Vendor::of(query));
+        assert_eq!(vendors, [Vendor::Intel, Vendor::Amd, Vendor::Amd, Vendor::Other]);
     }
 
     #[test]

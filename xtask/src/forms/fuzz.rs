@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn programs_repeat_by_seed_and_have_one_setting() {
         let table = generate::table();
-        let cases = Selection::default().cases(&table);
+        let cases = Selection::all().cases(&table);
         let programs = programs(&table, &cases, 200, 7);
         assert_eq!(programs.len(), 200);
         assert_eq!(programs, super::programs(&table, &cases, 200, 7));

@@ -23,6 +23,7 @@ use compare::Comparison;
 use exceptions::Exceptions;
 use measure::{Alike, How, Machine, Policy, Runner, With};
 use select::Selection;
+use umbra::number::whole;
 
 /// Run every memory form of instructions on every kind of memory, bare and under Umbra: both must agree.
 ///
@@ -54,7 +55,7 @@ pub struct Arguments {
     with: Option<With>,
 
     /// Run this many random programs of several forms instead of single ones; the seed is that of the sample
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(1..=u32::MAX.into()), allow_negative_numbers = true)]
     programs: Option<usize>,
 
     /// Judge the Umbra in this tool [default: the one that is built from this checkout]
@@ -62,7 +63,7 @@ pub struct Arguments {
     umbra: Option<PathBuf>,
 
     /// Start each machine at most this often: a guest that is ended is started again behind the case that ended it
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", default_value = "20", value_parser = whole::<u32>(1..=u32::MAX.into()), allow_negative_numbers = true)]
     starts: u32,
 
     /// When a case ends the guest, leave out those of the same
@@ -70,7 +71,7 @@ pub struct Arguments {
     alike: Alike,
 
     /// Show what this many of the different cases did differently
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value = "8", value_parser = whole::<usize>(0..=u32::MAX.into()), allow_negative_numbers = true)]
     show: usize,
 }
 

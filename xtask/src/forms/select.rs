@@ -1,17 +1,18 @@
 //! Which cases.
 
+use umbra::number::whole;
 use umbra_forms::generate::{self, Entry};
 use umbra_forms::{Case, Kind, Mode, Ring};
 
 /// Options that choose cases.
-#[derive(Clone, Debug, Default, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct Selection {
     /// Only with operands on these kinds of memory
     #[arg(long, value_name = "KIND", value_delimiter = ',', value_parser = kinds())]
     kind: Vec<String>,
 
     /// Only in 16-, 32- or 64-bit code
-    #[arg(long, value_name = "BITS", value_delimiter = ',')]
+    #[arg(long, value_name = "BITS", value_delimiter = ',', value_parser = bits)]
     bits: Vec<u32>,
 
     /// Only instructions whose text contains this
@@ -19,11 +20,11 @@ pub struct Selection {
     instruction: Option<String>,
 
     /// Only every Nth case
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = whole::<usize>(1..=u32::MAX.into()), allow_negative_numbers = true)]
     stride: usize,
 
     /// Where the sample of every Nth case starts
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value = "0", value_parser = whole::<usize>(0..=u32::MAX.into()), allow_negative_numbers = true)]
     seed: usize,
 
     /// Only these cases, by their numbers
@@ -35,18 +36,29 @@ fn kinds() -> clap::builder::PossibleValuesParser {
     Kind::ALL.map(|kind| kind.name).into()
 }
 
+fn bits(text: &str) -> Result<u32, &'static str> {
+    text.parse().ok().filter(|bits| [16, 32, 64].contains(bits)).ok_or("give 16, 32 or 64")
+}
+
 fn number(text: &str) -> Result<u32, String> {
     let parsed = match text.strip_prefix("0x") {
         Some(digits) => u32::from_str_radix(digits, 16),
         None => text.parse(),
     };
-    parsed.map_err(|error| error.to_string())
+    parsed.map_err(|_| "give the number of a case, such as 300 or 0x12c".into())
 }
 
 impl Selection {
     /// All cases.
     pub fn all() -> Selection {
-        Selection { stride: 1, ..Selection::default() }
+        Selection {
+            kind: Vec::new(),
+            bits: Vec::new(),
+            instruction: None,
+            stride: 1,
+            seed: 0,
+            case: Vec::new(),
+        }
     }
 
     /// The chosen cases: kind after kind, as the kernel switches control bits between some of them.
@@ -59,8 +71,7 @@ impl Selection {
             }
         }
         cases.retain(|case| listed(&self.case, &case.0));
-        let stride = self.stride.max(1);
-        cases.into_iter().skip(self.seed % stride).step_by(stride).collect()
+        cases.into_iter().skip(self.seed % self.stride).step_by(self.stride).collect()
     }
 
     /// The seed.
@@ -92,12 +103,32 @@ pub const MODES: [Mode; 3] = [Mode::Bits64, Mode::Bits32, Mode::Bits16];
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[test]
+    fn numbers_that_are_none_are_refused_in_words() {
+        #[derive(clap::Parser)]
+        struct Test {
+            #[command(flatten)]
+            _selection: Selection,
+        }
+        for (option, wrong, why) in [
+            ("--stride", "0", "give a whole number from 1"),
+            ("--seed", "-1", "give a whole number from 0"),
+            ("--bits", "8", "give 16, 32 or 64"),
+            ("--case", "x", "give the number of a case"),
+        ] {
+            let refused = Test::try_parse_from(["test", option, wrong]).err().unwrap().to_string();
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
 
     #[test]
     fn a_selection_is_the_cases_that_fit() {
         let table = generate::table();
-        let all = Selection { stride: 1, ..Selection::default() };
+        let all = Selection::all();
         let total = all.cases(&table).len();
         let parts = (0..7).map(|seed| Selection { stride: 7, seed, ..all.clone() }.cases(&table).len());
         assert_eq!(parts.sum::<usize>(), total);

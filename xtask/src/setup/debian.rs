@@ -128,6 +128,17 @@ impl Apt {
         }
     }
 
+    /// The full version of the package whose version starts with `wanted`, such as `1.85`.
+    pub fn version(&mut self, package: &str, wanted: &str) -> Result<String> {
+        self.freshen_lists()?;
+        let text = process::capture(Command::new("apt-cache").args(["madison", package]))?;
+        let versions = text.lines().filter_map(|line| line.split('|').nth(1)).map(str::trim);
+        let mut matching = versions.filter(|version| {
+            version.strip_prefix(wanted).is_some_and(|rest| rest.starts_with(['.', '+', '-']))
+        });
+        matching.next().map(str::to_owned).with_context(|| format!("apt knows no {package} {wanted}"))
+    }
+
     /// Downloads a package into an empty folder and unpacks it into another.
     pub fn unpack(&mut self, package: &str, download: &Path, into: &Path) -> Result<()> {
         self.freshen_lists()?;

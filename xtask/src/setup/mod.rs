@@ -46,8 +46,25 @@ impl Setup {
         Ok(Setup { apt, folder })
     }
 
+    /// Unpacks a Debian package, such as `rustc-web` or `rustc-web=1.85.0`, into a folder, without installing it.
+    ///
+    /// # Errors
+    /// It cannot be downloaded or unpacked.
+    pub fn unpack(&mut self, package: &str, into: &Path) -> Result<()> {
+        let download = tempfile::tempdir_in(&self.folder)?;
+        self.apt.unpack(package, download.path(), into)
+    }
+
+    /// The full version of the package whose version starts with `wanted`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn debian_version(&mut self, package: &str, wanted: &str) -> Result<String> {
+        self.apt.version(package, wanted)
+    }
+
     /// Builds everything.
-    pub fn everything(mut self) -> Result<Everything> {
+    pub fn everything(&mut self) -> Result<Everything> {
         Ok(Everything { kernel: self.kernel()?, initrd: self.initrd()?, umbra: self.umbra()? })
     }
 

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::crates::{Published, check_oldest_compiler};
 use crate::forms;
 use crate::guests::{self, Amount};
 use crate::report::Report;
@@ -19,7 +20,7 @@ use crate::setup::Setup;
 /// Install what is missing and run all tests, boots of Linux included.
 ///
 /// Formatting, lints, unit and differential tests, documentation; the embedder in `examples` and the
-/// book's links; the small guest kernels (as `cargo xtask guests` runs them, also with a small shadow pool and
+/// book's links; the oldest compiler of the published crates; the small guest kernels (as `cargo xtask guests` runs them, also with a small shadow pool and
 /// audited); a sample of the memory forms of instructions (`cargo xtask forms`); then Linux with the quick exercise on the emulated machines, with the bypass and without, with a
 /// small shadow pool, and audited. Ends with the line
 /// `N passed, N failed`. What guests leave (console, exit table) is kept in `target/guest/test`.
@@ -28,12 +29,15 @@ pub struct Arguments {}
 
 /// Runs all tests.
 pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
-    let setup = Setup::new()?;
+    let mut setup = Setup::new()?;
     let kernels = setup.small_kernels()?;
     let built = setup.everything()?;
     let mut report = Report::new();
     host::run(&mut report);
     embedders::run(&mut report);
+    report.step("published crates: the oldest compiler", || {
+        check_oldest_compiler(&mut setup, &Published::find()?)
+    });
     book::run(&mut report);
     guests::all(&mut report, &built.umbra, &kernels, Amount::Quick)?;
     forms::sample(&mut report, &built.umbra, &kernels)?;

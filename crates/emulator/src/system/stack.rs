@@ -72,7 +72,7 @@ impl Stack {
 
     fn check_alignment<C: SystemCpu>(&self, cpu: &C, gva: u64, width: Width) -> Result<(), C> {
         let checked = self.cpl == 3 && cpu.cr0() & AM != 0 && cpu.rflags() & AC != 0;
-        if checked && !gva.is_multiple_of(width.bytes() as u64) {
+        if checked && gva % (width.bytes() as u64) != 0 {
             return Err(Exception::ALIGNMENT_CHECK.into());
         }
         Ok(())

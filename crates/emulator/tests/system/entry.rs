@@ -12,7 +12,7 @@ fn require(good: bool, what: &str) -> Result<(), String> {
 }
 
 fn is_canonical(gva: u64) -> bool {
-    (gva << 16).cast_signed() >> 16 == gva.cast_signed()
+    ((gva << 16) as i64) >> 16 == gva as i64
 }
 
 /// The first check that the state fails.

@@ -4,8 +4,8 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use super::cpu;
-use super::interrupts::SPURIOUS;
 use super::phys::DirectMap;
+use super::vectors::SPURIOUS;
 
 const IA32_APIC_BASE: u32 = 0x1b;
 const ENABLE: u64 = 1 << 11;

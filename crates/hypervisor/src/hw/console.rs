@@ -7,7 +7,7 @@ use uart_16550::backend::PioBackend;
 use uart_16550::spec::registers::IER;
 use uart_16550::{Config, Uart16550};
 
-use crate::input::{Commands, Input};
+use umbra_telemetry::command::{Commands, Input};
 
 /// The PIC line of COM1.
 pub const IRQ: u8 = 4;

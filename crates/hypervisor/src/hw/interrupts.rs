@@ -5,16 +5,10 @@
 
 use core::arch::global_asm;
 
+use super::vectors::{PIC_BASE, SPURIOUS, TIMER};
 use super::{console, cpu, pic, probe, timer};
 
 global_asm!(include_str!("interrupts.s"), options(att_syntax));
-
-/// The first vector of the PICs' sixteen.
-pub const PIC_BASE: u8 = 0x20;
-/// Local APIC timer.
-pub const TIMER: u8 = 0x30;
-/// Local APIC spurious interrupt; needs no end of interrupt.
-pub const SPURIOUS: u8 = 0xff;
 
 const NMI: u64 = 2;
 const INVALID_OPCODE: u64 = 6;

@@ -1,4 +1,4 @@
-//! The CPU, its devices and physical memory: all `unsafe` of boot and hardware is here and in `boot`, behind
+//! The CPU, its devices and physical memory: all `unsafe` of boot and hardware is here, in `boot` and in `handover`, behind
 //! functions that are safe to call.
 #![allow(unsafe_code, reason = "instructions and physical memory that the compiler knows nothing of")]
 
@@ -17,3 +17,4 @@ pub mod power;
 pub mod probe;
 pub mod rtc;
 pub mod timer;
+mod vectors;

@@ -6,12 +6,12 @@ use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use umbra_machine::canary::Area;
+use umbra_machine::memory::{FRAME, GuestMap, Layout};
 use umbra_mmu::Backing;
 use umbra_paging::{Gfn, Gpa, Hpa};
 
 use super::image;
-use crate::canary::Area;
-use crate::memory::{FRAME, GuestMap, Layout};
 
 /// Where physical address 0 is mapped.
 pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;

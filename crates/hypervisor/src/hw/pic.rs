@@ -1,7 +1,7 @@
 //! The physical 8259A PICs: moved away from the exceptions' vectors, masked but for the console's line.
 
-use super::interrupts::PIC_BASE;
 use super::port;
+use super::vectors::PIC_BASE;
 
 const MASTER_COMMAND: u16 = 0x20;
 const MASTER_DATA: u16 = 0x21;

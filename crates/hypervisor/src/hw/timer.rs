@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::apic::{self, Register};
-use super::interrupts::TIMER;
+use super::vectors::TIMER;
 use super::{cpu, port};
 
 static FIRED: AtomicBool = AtomicBool::new(false);

@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 
 use umbra_devices::{Mark, Platform};
 use umbra_emulator::Recent;
+use umbra_machine::canary::Canary;
+use umbra_machine::upkeep::Upkeep;
 use umbra_mmu::{Mmu, Root};
 use umbra_telemetry::trace::Record;
 use umbra_telemetry::{ExitCause, ExitCounts, GuestExit, GuestFaults, Message, MmuCounters, Stats};
@@ -13,18 +15,16 @@ use umbra_vcpu::control::{Controls, Known};
 use umbra_vcpu::cpuid::{Cpuid, xcr0};
 use umbra_vcpu::cr3_targets::Targets;
 use umbra_vcpu::event::{Combined, DEBUG, Event, EventKind, combine};
+use umbra_vcpu::msr::PAT_AT_RESET;
+use umbra_vcpu::phases::{BOOT, Phases, Totals};
 
 use super::audit::Auditor;
 use super::clock::Clock;
 use super::interrupts::Alarm;
-use super::msr;
 use super::page_fault::Progress;
-use super::phases::{BOOT, Phases, Totals};
 use super::policy::Writes;
 use super::sandbox::Sandbox;
 use super::trace::Tracer;
-use super::upkeep::Upkeep;
-use crate::canary::Canary;
 use crate::env::Env;
 use crate::hw::cpu;
 use crate::hw::phys::SpareArea;
@@ -153,7 +153,7 @@ impl<B: Backend> Vcpu<B> {
             typed: VecDeque::new(),
             controls,
             root,
-            pat: msr::PAT,
+            pat: PAT_AT_RESET,
             xcr0: xcr0::X87,
             pending: None,
             windows: Windows::default(),

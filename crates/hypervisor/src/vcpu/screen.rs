@@ -2,13 +2,13 @@
 
 use alloc::vec::Vec;
 
+use umbra_machine::memory::{FRAME, TEXT};
+use umbra_machine::screen::characters;
 use umbra_paging::Gpa;
 use umbra_telemetry::Message;
 use umbra_vcpu::backend::Backend;
 
 use super::Vcpu;
-use crate::memory::{FRAME, TEXT};
-use crate::screen::characters;
 use crate::telemetry;
 
 impl<B: Backend> Vcpu<B> {

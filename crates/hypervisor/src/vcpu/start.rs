@@ -4,23 +4,23 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use core::error::Error;
 
+use umbra_machine::upkeep::Upkeep;
 use umbra_mmu::{Config, EmulateReachable, Encodings, FilterPolicy, MIN_FRAMES_PER_VCPU, Mmu};
 use umbra_paging::{Features, cr0, cr4, efer};
 use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
 use umbra_telemetry::{GuestFaults, Mechanism, Message};
-use umbra_vcpu::arch_capabilities::IA32_ARCH_CAPABILITIES;
 use umbra_vcpu::backend::{Backend, Capabilities};
 use umbra_vcpu::control::{Controls, efer_more};
 use umbra_vcpu::cpuid::{Backing, Cpuid};
+use umbra_vcpu::entry::{Entry, Mode};
+use umbra_vcpu::mmu_events::EventLog;
+use umbra_vcpu::msr::IA32_ARCH_CAPABILITIES;
 
 use super::audit::Auditor;
 use super::policy::Writes;
 use super::run::{Parts, Settings, Vcpu};
 use super::trace::Tracer;
-use super::upkeep::Upkeep;
-use crate::entry::{Entry, Mode};
 use crate::env::Env;
-use crate::events::EventLog;
 use crate::hw::descriptors::Tables;
 use crate::hw::{cpu, probe};
 use crate::machine::{Machine, TSC_DEADLINE};

@@ -26,12 +26,12 @@ use core::arch::asm;
 
 use umbra_vcpu::backend::{self, Backend, Exit, Refusal};
 use umbra_vcpu::control::cr4_more;
+use umbra_vcpu::entry::Entry;
 use umbra_vcpu::event::Event;
 use x86::msr;
 use x86::vmx::vmcs::control::{PrimaryControls, SecondaryControls};
 use x86::vmx::vmcs::{control, guest, ro};
 
-use crate::entry::Entry;
 use crate::hw::cpu;
 use crate::hw::descriptors::Tables;
 use crate::hw::phys::HostPage;

@@ -1,5 +1,6 @@
 //! The VMCS before the first VM entry.
 
+use umbra_vcpu::entry::{Entry, Mode};
 use x86::msr;
 use x86::vmx::vmcs::control::{PrimaryControls, SecondaryControls};
 use x86::vmx::vmcs::{control, guest, host};
@@ -8,7 +9,6 @@ use super::capabilities::Capabilities;
 use super::controls::{CR0_GUEST, CR4_GUEST};
 use super::vmcs::Vmcs;
 use super::{DR7_AT_START, EXCEPTIONS, VPID, enter, rights};
-use crate::entry::{Entry, Mode};
 use crate::hw::cpu;
 use crate::hw::descriptors::{CODE, DATA, TSS, Tables};
 

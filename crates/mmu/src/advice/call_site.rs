@@ -51,7 +51,7 @@ fn is_followed_by_alike(shadow: &Shadow, env: &impl Env, gpa: Gpa) -> bool {
 /// mode: 32-bit kernels have their data next to their code. (What is the address of a page is none.)
 fn callers(shadow: &Shadow, env: &impl Env, walks: &mut WalkCache, vcpu: usize, origin: &Origin) -> u64 {
     let long = shadow.roots().paging(vcpu).mode == Mode::Long4;
-    let top = origin.rsp.filter(|rsp| rsp.raw().is_multiple_of(if long { 8 } else { 4 }));
+    let top = origin.rsp.filter(|rsp| rsp.raw() % (if long { 8 } else { 4 }) == 0);
     let Some(top) = top.and_then(|rsp| walks.mapped(shadow, env, vcpu, rsp)) else { return 0 };
     // What a loose table says now need not be what is mapped.
     if shadow.guest().has_loose() || env.backing(top.gfn()) == Backing::None {
@@ -82,7 +82,7 @@ fn callers(shadow: &Shadow, env: &impl Env, walks: &mut WalkCache, vcpu: usize, 
 
 /// [`callers`] on a stack of 4-byte words.
 fn callers32(env: &impl Env, rip: Gva, top: Gpa) -> u64 {
-    let is_code = |word: &u64| (word ^ rip.raw()) >> 24 == 0 && !word.is_multiple_of(PAGE_SIZE);
+    let is_code = |word: &u64| (word ^ rip.raw()) >> 24 == 0 && word % PAGE_SIZE != 0;
     let first = top.page_offset() as usize / 4;
     let end = (first + 2 * STACK_WORDS).min(2 * ENTRIES);
     let word = |at: usize| {

@@ -200,7 +200,7 @@ mod tests {
         for n in 0..times {
             for &rip in rips {
                 let used = n % burst == 0;
-                if used && let Some(changed) = unseen.take() {
+                if let Some(changed) = unseen.take_if(|_| used) {
                     predictor.attached(Gfn::new(7), changed);
                 }
                 if let Some(changed) = &mut unseen {

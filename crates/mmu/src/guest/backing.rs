@@ -28,7 +28,7 @@ impl RegionBacking {
                 RegionBacking::Empty
             }
             Backing::Ram { hfn, writable }
-                if hfn.raw().is_multiple_of(REGION)
+                if hfn.raw() % REGION == 0
                     && rest
                         .clone()
                         .all(|(n, backing)| backing == Backing::Ram { hfn: hfn.add(n), writable }) =>

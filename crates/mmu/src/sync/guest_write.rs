@@ -55,7 +55,7 @@ impl<E: Env> Entries<'_, E> {
             return false;
         };
         let lone = self.next_shadow(frame).is_none() && !format.is_legacy();
-        if !gpa.raw().is_multiple_of(8) || !lone || !self.basis.guest().is_tracked(gfn) {
+        if gpa.raw() % 8 != 0 || !lone || !self.basis.guest().is_tracked(gfn) {
             return false;
         }
         let Some((new, list)) = self.view().plain(source.role, GuestEntry::new(value)) else { return false };

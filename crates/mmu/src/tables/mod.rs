@@ -293,7 +293,8 @@ impl Tables {
         while let Some((group, mapped)) = self.next_of(env, frame, &mut groups, |entry| self.is_mapped(entry))
         {
             for slot in slots(frame, group, mapped) {
-                if links && let Some(child) = self.child(env, slot) {
+                let child = if links { self.child(env, slot) } else { None };
+                if let Some(child) = child {
                     self.pool.unreferenced(child);
                 }
                 self.rmap.remove(slot);

@@ -321,7 +321,7 @@ struct Alternate(u32);
 impl WritePolicy for Alternate {
     fn answer(&mut self, _: &TableWrite) -> Answer {
         self.0 += 1;
-        if self.0.is_multiple_of(2) { Answer::Emulate } else { Answer::Detach }
+        if self.0 % 2 == 0 { Answer::Emulate } else { Answer::Detach }
     }
 }
 

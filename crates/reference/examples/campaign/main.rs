@@ -3,6 +3,8 @@
 
 mod corpus;
 mod kinds;
+#[path = "../number/mod.rs"]
+mod number;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,6 +15,7 @@ use clap::Parser;
 use corpus::Corpus;
 use fastrand::Rng;
 use kinds::Kinds;
+use number::{positive, whole};
 use umbra_reference::Divergence;
 use umbra_reference::coverage::Coverage;
 use umbra_reference::minimize::minimize_plain;
@@ -23,19 +26,19 @@ use umbra_reference::recipe::Recipe;
 #[command(name = "campaign", bin_name = "cargo xtask campaign")]
 struct Arguments {
     /// How long.
-    #[arg(long, value_name = "MINUTES", default_value_t = 10.0)]
+    #[arg(long, value_name = "MINUTES", default_value_t = 10.0, allow_negative_numbers = true)]
     minutes: f64,
     /// The first program's seed; the next programs have the next numbers [default: by the clock]
-    #[arg(long)]
+    #[arg(long, value_parser = whole, allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Run at most this many programs.
-    #[arg(long, value_name = "N", default_value_t = u64::MAX)]
+    #[arg(long, value_name = "N", default_value_t = u64::MAX, value_parser = whole, allow_negative_numbers = true)]
     programs: u64,
     /// Stop after this many steps.
-    #[arg(long, value_name = "N", default_value_t = u64::MAX)]
+    #[arg(long, value_name = "N", default_value_t = u64::MAX, value_parser = whole, allow_negative_numbers = true)]
     total_steps: u64,
     /// Steps in a program.
-    #[arg(long, value_name = "N", default_value_t = 300)]
+    #[arg(long, value_name = "N", default_value = "300", value_parser = positive::<usize>, allow_negative_numbers = true)]
     steps: usize,
     /// Start from the programs in this folder, mutate them, and keep there what reaches something new. Corpora of
     /// several machines are merged by copying their files together.
@@ -191,4 +194,19 @@ fn failed(
         }
     }
     Ok(ExitCode::FAILURE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_are_none_are_refused_in_words() {
+        for (option, wrong, least) in
+            [("--steps", "0", 1), ("--seed", "-1", 0), ("--programs", "many", 0), ("--total-steps", "1.5", 0)]
+        {
+            let refused = Arguments::try_parse_from(["campaign", option, wrong]).err().unwrap().to_string();
+            assert!(refused.contains(&format!("give a whole number, {least} or more")), "{refused}");
+        }
+    }
 }

@@ -135,7 +135,7 @@ impl Attack {
 
     fn step(&mut self, op: &Op) -> Judged {
         self.steps += 1;
-        let full = self.steps.is_multiple_of(self.audit_every);
+        let full = self.steps % self.audit_every == 0;
         self.session.step(op, full).map_err(|why| format!("{op:x?}: {why}"))
     }
 

@@ -78,16 +78,21 @@ struct RunOptions {
     run: run::Arguments,
 }
 
-/// Finds out whether a measurement could start: what its run would be refused for, before one of
-/// the others is over.
+/// Finds out by `check` whether a measurement could start: what its run would be refused for, before
+/// one of the others is over.
 ///
 /// # Errors
 /// It could not.
-pub fn check(arguments: &Arguments, contestant: &Contestant, command_line: &str) -> Result<(), Error> {
+pub fn check(
+    arguments: &Arguments,
+    contestant: &Contestant,
+    command_line: &str,
+    check: fn(&run::Arguments) -> Result<(), Error>,
+) -> Result<(), Error> {
     let options = options(arguments, contestant, command_line);
     let options = RunOptions::try_parse_from(std::iter::once(OsString::from("run")).chain(options))
         .map_err(|error| Error::Input(error.to_string()))?;
-    run::check(&options.run)
+    check(&options.run)
 }
 
 /// Starts the runs.

@@ -4,7 +4,7 @@ mod arguments;
 mod child;
 mod median;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{fs, iter};
 
@@ -18,25 +18,50 @@ use crate::console::{message, output};
 use crate::error::Error;
 use crate::guest;
 use crate::report::{self, Named};
+use crate::run;
 
 /// What is written, for the user.
 const WHAT: &str = "the result";
+
+/// Finds out what would keep a measurement from starting, before all files are there
+/// ([`guest::TO_BE_MADE`]) and the programs are installed.
+///
+/// # Errors
+/// Wrong input.
+pub fn check_ahead(arguments: &Arguments) -> Result<(), Error> {
+    check(arguments, run::check_ahead).map(drop)
+}
+
+/// What is going to be measured: the guest's command line, and where results go.
+struct Plan<'a> {
+    command_line: String,
+    contestants: Vec<(Contestant, Option<PathBuf>)>,
+    _folder: Option<Folder<'a>>,
+}
+
+fn check(
+    arguments: &Arguments,
+    check_run: fn(&run::Arguments) -> Result<(), Error>,
+) -> Result<Plan<'_>, Error> {
+    arguments.check()?;
+    let command_line = arguments.command_line()?;
+    let contestants = arguments.contestants();
+    let folder = arguments.ablation.as_deref().map(Folder::make).transpose()?;
+    let whats = [WHAT, "the peer's result"].into_iter().chain(iter::repeat("another result"));
+    let outputs: Vec<_> = whats.zip(contestants.iter().map(|(_, path)| path.as_deref())).collect();
+    report::check_outputs(&outputs, arguments.inputs())?;
+    for (contestant, _) in &contestants {
+        child::check(arguments, contestant, &command_line, check_run)?;
+    }
+    Ok(Plan { command_line, contestants, _folder: folder })
+}
 
 /// Measures, prints, and writes what was asked for.
 ///
 /// # Errors
 /// Wrong input, or a failure on this host.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
-    arguments.check()?;
-    let command_line = arguments.command_line()?;
-    let contestants = arguments.contestants();
-    let _folder = arguments.ablation.as_deref().map(Folder::make).transpose()?;
-    let whats = [WHAT, "the peer's result"].into_iter().chain(iter::repeat("another result"));
-    let outputs: Vec<_> = whats.zip(contestants.iter().map(|(_, path)| path.as_deref())).collect();
-    report::check_outputs(&outputs, arguments.inputs())?;
-    for (contestant, _) in &contestants {
-        child::check(arguments, contestant, &command_line)?;
-    }
+    let Plan { command_line, contestants, _folder } = check(arguments, run::check)?;
     let child = Child::new()?;
     let mut results = Vec::new();
     for (contestant, path) in contestants {

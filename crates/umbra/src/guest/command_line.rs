@@ -16,9 +16,7 @@ const LINUX_DEFAULT: &str = "console=ttyS0";
 /// # Errors
 /// `--append` is longer than the kernel takes, or not one line.
 pub fn command_line(kernel: &Path, image: &Image, append: Option<&str>) -> Result<String, Error> {
-    if append.is_some_and(|append| append.contains(char::is_control)) {
-        return Err(Error::Input("--append must be one line without control characters".into()));
-    }
+    check_append(append)?;
     match image {
         Image::Linux(linux) => {
             // To other programs that follow the protocol, Linux's options mean nothing, or
@@ -38,6 +36,17 @@ pub fn command_line(kernel: &Path, image: &Image, append: Option<&str>) -> Resul
             Ok(append.map_or_else(|| name.to_string(), |append| format!("{name} {append}")))
         }
     }
+}
+
+/// Checks what is wrong for any kernel.
+///
+/// # Errors
+/// `--append` is not one line.
+pub fn check_append(append: Option<&str>) -> Result<(), Error> {
+    if append.is_some_and(|append| append.contains(char::is_control)) {
+        return Err(Error::Input("--append must be one line without control characters".into()));
+    }
+    Ok(())
 }
 
 /// Checks that the hypervisor takes a configuration with all its command lines.

@@ -31,6 +31,28 @@ pub fn check_memory(
         Image::Linux(linux) => least_for_linux(memory, linux, initrd_bytes)?,
         Image::Multiboot(kernel) => least_for_multiboot(memory, kernel, modules)?,
     };
+    machine_memory(memory_mib, shadow_frames, least)
+}
+
+/// Checks `--memory` against what every guest needs and against the machine, before it is known what is to boot.
+///
+/// # Errors
+/// As [`check_memory`].
+pub fn check_machine_memory(memory_mib: u32, shadow_frames: Option<u32>) -> Result<(), Error> {
+    let least = u64::from(MIN_GUEST_MIB);
+    if u64::from(memory_mib) < least {
+        return Err(too_few(memory_mib.into(), least));
+    }
+    machine_memory(memory_mib, shadow_frames, least).map(drop)
+}
+
+fn too_few(memory: u64, least: u64) -> Error {
+    Error::Input(format!("{memory} MiB of guest memory are too few; give --memory {least} or more"))
+}
+
+/// The machine's memory in MiB, for a guest that needs `least`.
+fn machine_memory(memory_mib: u32, shadow_frames: Option<u32>, least: u64) -> Result<u32, Error> {
+    let memory = u64::from(memory_mib);
     let machine = memory + reserve_mib(memory_mib, shadow_frames);
     if machine > PCI_HOLE_MIB {
         return Err(Error::Input(match most_memory(shadow_frames).filter(|&most| most >= least) {
@@ -84,9 +106,7 @@ fn least_for_linux(memory: u64, linux: &BzImage, initrd_bytes: u64) -> Result<u6
 fn least_for_multiboot(memory: u64, kernel: &Kernel, modules: &[Module]) -> Result<u64, Error> {
     let least = u64::from(MIN_GUEST_MIB);
     if memory < least {
-        return Err(Error::Input(format!(
-            "{memory} MiB of guest memory are too few; give --memory {least} or more"
-        )));
+        return Err(too_few(memory, least));
     }
     let usable = |range| Region { range, usable: true };
     let modules: Vec<_> = modules
@@ -157,6 +177,15 @@ mod tests {
             BzImage { version: None, preferred_address: u64::MAX, memory_size: 9, command_line_limit: 0 };
         let sentence = check_memory(192, None, &Image::Linux(damaged), 0, &[]).unwrap_err().to_string();
         assert!(sentence.contains("damaged"), "{sentence}");
+    }
+
+    #[test]
+    fn what_no_guest_can_have_is_known_before_the_guest_is() {
+        let check = |memory, frames| check_machine_memory(memory, frames).map_err(|error| error.to_string());
+        check(192, None).unwrap();
+        assert!(check(3, None).unwrap_err().contains("--memory 16 or more"));
+        assert!(check(4096, None).unwrap_err().contains("PCI hole"));
+        assert!(check(192, Some(u32::MAX)).unwrap_err().contains("--shadow-frames"));
     }
 
     #[test]

@@ -9,11 +9,11 @@ mod prepare;
 mod read;
 
 pub use bzimage::BzImage;
-pub use command_line::{check_configuration, check_files, command_line};
+pub use command_line::{check_append, check_configuration, check_files, command_line};
 #[cfg(test)]
 pub(crate) use image::tests as image_tests;
 pub use image::{Image, ImageError};
-pub use limits::check_memory;
+pub use limits::{check_machine_memory, check_memory};
 pub use options::{Options, Policy, in_order, mechanisms, names, parse_memory};
 pub use prepare::Guest;
-pub use read::{Module, read_initrd, read_kernel, read_module};
+pub use read::{Module, TO_BE_MADE, check_file, read_initrd, read_kernel, read_module};

@@ -7,6 +7,8 @@ use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
 use umbra_telemetry::{GuestFaults, Mechanism};
 
 use super::read::module_file;
+use super::{check_append, check_file, check_machine_memory, read_module};
+use crate::error::Error;
 use crate::number::whole;
 use crate::untrusted::Untrusted;
 
@@ -79,6 +81,18 @@ impl Options {
     pub fn inputs(&self) -> impl Iterator<Item = &Path> {
         let modules = self.modules.iter().map(|module| module_file(module));
         std::iter::once(self.kernel.as_path()).chain(self.initrd.as_deref()).chain(modules)
+    }
+
+    /// Finds out what is wrong before all files are there ([`TO_BE_MADE`](super::TO_BE_MADE)).
+    ///
+    /// # Errors
+    /// A file that cannot be read, or what no guest can have.
+    pub fn check_ahead(&self) -> Result<(), Error> {
+        check_append(self.append.as_deref())?;
+        check_file("kernel", &self.kernel)?;
+        self.initrd.iter().try_for_each(|initrd| check_file("initrd", initrd))?;
+        self.modules.iter().try_for_each(|text| read_module(text).map(drop))?;
+        check_machine_memory(self.memory, self.shadow_frames)
     }
 }
 

@@ -1,11 +1,24 @@
 //! Reads the files that are to boot.
 
-use std::fs;
+use std::fmt::Display;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::Path;
 
 use super::Image;
 use crate::error::Error;
 use crate::report::is_stdin;
+
+/// Stands among options for a file that is not there yet: what `cargo xtask` is going to build.
+pub const TO_BE_MADE: &str = "(to be made)";
+
+/// Checks a file that is to be read, unless it is [`TO_BE_MADE`].
+///
+/// # Errors
+/// It cannot be read.
+pub fn check_file(what: &str, path: &Path) -> Result<(), Error> {
+    if path == Path::new(TO_BE_MADE) { Ok(()) } else { open(what, path).map(drop) }
+}
 
 /// Reads and classifies a kernel.
 ///
@@ -61,22 +74,32 @@ pub fn module_file(text: &str) -> &Path {
 const MAX_BYTES: u64 = 3 << 30;
 
 fn read(what: &str, path: &Path) -> Result<Vec<u8>, Error> {
-    let refuse = |why: &dyn std::fmt::Display| {
-        Error::Input(format!("cannot read the {what} {}: {why}; give a readable file", path.display()))
-    };
+    let (mut file, mut contents) = (open(what, path)?, Vec::new());
+    file.read_to_end(&mut contents).map_err(|error| cannot_read(what, path, &error))?;
+    Ok(contents)
+}
+
+/// Opens a file that a guest could be booted from.
+fn open(what: &str, path: &Path) -> Result<File, Error> {
     if is_stdin(path) {
-        return Err(refuse(
+        return Err(cannot_read(
+            what,
+            path,
             &"it is standard input, and a guest boots from files; ./- is a file of that name",
         ));
     }
-    let metadata = fs::metadata(path).map_err(|error| refuse(&error))?;
+    let metadata = fs::metadata(path).map_err(|error| cannot_read(what, path, &error))?;
     if !metadata.is_file() {
-        return Err(refuse(&"it is not a regular file"));
+        return Err(cannot_read(what, path, &"it is not a regular file"));
     }
     if metadata.len() > MAX_BYTES {
-        return Err(refuse(&"it is larger than the memory of any guest here (3 GiB)"));
+        return Err(cannot_read(what, path, &"it is larger than the memory of any guest here (3 GiB)"));
     }
-    fs::read(path).map_err(|error| refuse(&error))
+    File::open(path).map_err(|error| cannot_read(what, path, &error))
+}
+
+fn cannot_read(what: &str, path: &Path, why: &dyn Display) -> Error {
+    Error::Input(format!("cannot read the {what} {}: {why}; give a readable file", path.display()))
 }
 
 #[cfg(test)]

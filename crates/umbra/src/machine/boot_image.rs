@@ -19,7 +19,12 @@ use crate::signals::Signals;
 use crate::temporary::TemporaryFolder;
 
 /// The hypervisor, built with this tool.
+#[cfg(feature = "hypervisor")]
 const HYPERVISOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/umbra.elf"));
+
+/// A library that only checks options has none.
+#[cfg(not(feature = "hypervisor"))]
+const HYPERVISOR: &[u8] = &[];
 
 /// How often it is looked for a signal.
 const POLL: Duration = Duration::from_millis(10);
@@ -192,6 +197,9 @@ fn write_tree(tree: &Path, files: &BootFiles<'_>) -> io::Result<()> {
     fs::create_dir_all(boot.join("grub"))?;
     fs::write(boot.join("grub/grub.cfg"), menu(files))?;
     match files.system {
+        System::Umbra if cfg!(not(feature = "hypervisor")) => {
+            return Err(io::Error::other("this library was built without the feature `hypervisor`"));
+        }
         System::Umbra => fs::write(boot.join("umbra.elf"), HYPERVISOR)?,
         System::Kvm { kernel, initrd } => {
             fs::write(boot.join("host-kernel"), kernel)?;
@@ -387,6 +395,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "hypervisor")]
     fn an_elf_is_embedded() {
         assert!(HYPERVISOR.starts_with(b"\x7fELF"));
     }
@@ -394,6 +403,7 @@ mod tests {
     /// A checkout that is copied with its build folder must not watch, and so embed, what lies in
     /// the other one.
     #[test]
+    #[cfg(feature = "hypervisor")]
     fn the_build_watches_its_own_checkout() {
         if option_env!("UMBRA_HYPERVISOR").is_some() {
             return;

@@ -39,7 +39,8 @@ impl Prepared {
     fn read(arguments: &Arguments) -> Result<Prepared, Error> {
         let mut guest = Guest::read(&arguments.guest, arguments.trace.is_some())?;
         arguments.check()?;
-        peer::check(arguments, &guest.image)?;
+        peer::check(arguments)?;
+        peer::check_image(arguments, &guest.image)?;
         let host = peer::read_host(arguments)?;
         guest.config.append = peer::command_line(arguments.hypervisor, &guest.image, &guest.config)?;
         guest::check_configuration(&guest.config)?;
@@ -63,6 +64,28 @@ pub fn check(arguments: &Arguments) -> Result<(), Error> {
     find_programs(arguments).map(drop)
 }
 
+/// Finds out what would keep a run from starting, before all of its files are there
+/// ([`guest::TO_BE_MADE`]) and the programs are installed.
+///
+/// # Errors
+/// Wrong input.
+pub fn check_ahead(arguments: &Arguments) -> Result<(), Error> {
+    arguments.check()?;
+    peer::check(arguments)?;
+    arguments.guest.check_ahead()?;
+    peer::check_host(arguments)?;
+    report::check_outputs(&outputs(arguments), arguments.inputs())
+}
+
+/// What a run writes, for the user.
+fn outputs(arguments: &Arguments) -> [(&'static str, Option<&Path>); 3] {
+    [
+        (STATISTICS, arguments.stats.as_deref()),
+        (TRACE, arguments.trace.as_deref()),
+        (LOG, arguments.emulator_log.as_deref()),
+    ]
+}
+
 /// Boots a guest, ends with it, and says what it did.
 ///
 /// Call it on the main thread ([`Emulator::start`]).
@@ -73,12 +96,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let Prepared { guest, host, machine_mib } = Prepared::read(arguments)?;
     // From here on a signal must not leave anything behind.
     let signals = Signals::catch()?;
-    let outputs = [
-        (STATISTICS, arguments.stats.as_deref()),
-        (TRACE, arguments.trace.as_deref()),
-        (LOG, arguments.emulator_log.as_deref()),
-    ];
-    report::check_outputs(&outputs, arguments.inputs())?;
+    report::check_outputs(&outputs(arguments), arguments.inputs())?;
     let programs = find_programs(arguments)?;
 
     let system = match (arguments.hypervisor, &host) {

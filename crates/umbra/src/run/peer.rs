@@ -1,5 +1,7 @@
 //! Running the guest without Umbra: under KVM, or on the bare machine.
 
+use std::path::Path;
+
 use umbra_telemetry::{BootConfig, ExitCounts};
 
 use super::session::Speaker;
@@ -24,11 +26,24 @@ pub struct Host {
     pub initrd: Vec<u8>,
 }
 
+/// Checks what a peer cannot boot.
+///
+/// # Errors
+/// A kernel that is not Linux.
+pub fn check_image(arguments: &Arguments, image: &Image) -> Result<(), Error> {
+    if arguments.hypervisor == Hypervisor::Kvm && matches!(image, Image::Multiboot(_)) {
+        return Err(Error::Input(
+            "--hypervisor kvm boots Linux only, and this is a multiboot kernel; give a bzImage".into(),
+        ));
+    }
+    Ok(())
+}
+
 /// Checks what a peer cannot do.
 ///
 /// # Errors
-/// An option that only Umbra has, a kernel that is not Linux, or a host for no KVM.
-pub fn check(arguments: &Arguments, image: &Image) -> Result<(), Error> {
+/// An option that only Umbra has, or a host for no KVM.
+pub fn check(arguments: &Arguments) -> Result<(), Error> {
     let name = arguments.hypervisor.name();
     if arguments.hypervisor != Hypervisor::Kvm
         && (arguments.host_kernel.is_some() || arguments.host_initrd.is_some())
@@ -39,11 +54,6 @@ pub fn check(arguments: &Arguments, image: &Image) -> Result<(), Error> {
     }
     if arguments.hypervisor == Hypervisor::Umbra {
         return Ok(());
-    }
-    if arguments.hypervisor == Hypervisor::Kvm && matches!(image, Image::Multiboot(_)) {
-        return Err(Error::Input(
-            "--hypervisor kvm boots Linux only, and this is a multiboot kernel; give a bzImage".into(),
-        ));
     }
     if arguments.machine.bochs_model().is_none() {
         return Err(Error::Input(format!(
@@ -79,14 +89,30 @@ pub fn read_host(arguments: &Arguments) -> Result<Option<Host>, Error> {
     if arguments.hypervisor != Hypervisor::Kvm {
         return Ok(None);
     }
-    let Some(initrd) = &arguments.host_initrd else {
-        return Err(Error::Input(
-            "--hypervisor kvm needs --host-initrd; `cargo xtask bench --hypervisor kvm` builds and gives it"
-                .into(),
-        ));
-    };
+    let initrd = host_initrd(arguments)?;
     let kernel = arguments.host_kernel.as_deref().map(guest::read_kernel).transpose()?;
     Ok(Some(Host { kernel: kernel.map(|(file, _)| file), initrd: guest::read_initrd(initrd)? }))
+}
+
+fn host_initrd(arguments: &Arguments) -> Result<&Path, Error> {
+    arguments.host_initrd.as_deref().ok_or_else(|| {
+        Error::Input(
+            "--hypervisor kvm needs --host-initrd; `cargo xtask bench --hypervisor kvm` builds and gives it"
+                .into(),
+        )
+    })
+}
+
+/// As [`read_host`], before all files are there ([`guest::TO_BE_MADE`]).
+///
+/// # Errors
+/// It was not given, or cannot be read.
+pub fn check_host(arguments: &Arguments) -> Result<(), Error> {
+    if arguments.hypervisor != Hypervisor::Kvm {
+        return Ok(());
+    }
+    guest::check_file("initrd", host_initrd(arguments)?)?;
+    arguments.host_kernel.iter().try_for_each(|kernel| guest::check_file("kernel", kernel))
 }
 
 /// The guest's command line. On the bare machine Linux also gets the options that make it report.

@@ -9,8 +9,6 @@
 //! A single step in the guest's own address space was rejected: without a monitor trap flag it takes RFLAGS.TF,
 //! which the guest's stack and flags show, and events would have to be held back.
 
-#[cfg(target_os = "none")]
 mod run;
 
-#[cfg(target_os = "none")]
 pub use run::Sandbox;

@@ -1,5 +1,4 @@
 //! In which order to move files from where the boot loader put them to where the guest wants them.
-#![forbid(unsafe_code)]
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -81,7 +80,7 @@ mod tests {
 
     /// All places for blobs of these lengths that do not overlap.
     fn places(lengths: &[u64]) -> Vec<Vec<u64>> {
-        let Some((length, rest)) = lengths.split_last() else { return vec![Vec::new()] };
+        let Some((length, rest)) = lengths.split_last() else { return alloc::vec![Vec::new()] };
         let mut all = Vec::new();
         for places in places(rest) {
             for place in 0..=SIZE - length {

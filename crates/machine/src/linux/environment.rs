@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use umbra_paging::{Gpa, PAGE_SIZE};
 
-use crate::entry::{Entry, Gdt, Mode};
+use umbra_vcpu::entry::{Entry, Gdt, Mode};
 
 /// __BOOT_CS: a flat 64-bit code segment.
 const CODE_SELECTOR: u16 = 0x10;

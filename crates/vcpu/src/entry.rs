@@ -1,5 +1,4 @@
 //! The state of the virtual CPU at the guest's first instruction.
-#![forbid(unsafe_code)]
 
 use umbra_paging::Gpa;
 

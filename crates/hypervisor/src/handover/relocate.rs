@@ -6,9 +6,10 @@
 use core::arch::asm;
 use core::ops::Range;
 
+use umbra_machine::memory::FRAME;
+
 use crate::hw::image;
 use crate::hw::phys::{DIRECT_MAP, DirectMap};
-use crate::memory::FRAME;
 
 const PRESENT: u64 = 1 << 0;
 const WRITE: u64 = 1 << 1;

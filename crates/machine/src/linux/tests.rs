@@ -1,13 +1,15 @@
+use alloc::string::ToString;
+
 use umbra_bzimage::HEADER_SPAN;
+use umbra_vcpu::entry::Mode;
 
 use super::*;
-use crate::entry::Mode;
 
 const MIB: u64 = 1 << 20;
 
 /// A synthetic bzImage: `setup_sects` 2, then a payload of 4 KiB.
 fn image() -> Vec<u8> {
-    let mut image = vec![0; 3 * 512 + 4096];
+    let mut image = alloc::vec![0; 3 * 512 + 4096];
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
     put(0x1f1, &[2]);
     put(0x1f4, &256u32.to_le_bytes());

@@ -3,7 +3,6 @@
 //! The guest writes to memory without an exit, so the screen is looked at from time to time. A
 //! screen that rests is shown once. One that never rests, such as a memory tester's with its clock,
 //! is shown every few seconds; otherwise nobody would see it before the end.
-#![forbid(unsafe_code)]
 
 use alloc::vec::Vec;
 

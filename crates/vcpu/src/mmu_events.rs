@@ -1,5 +1,4 @@
 //! What the MMU did since the last exit, for the trace.
-#![forbid(unsafe_code)]
 
 use alloc::vec::Vec;
 

@@ -1,8 +1,7 @@
 //! Loads a Linux bzImage by the 64-bit boot protocol (Linux, Documentation/arch/x86/boot.rst).
 //!
 //! Pure planning: [`plan`] looks at the kernel's setup header and says what goes where and how the guest
-//! starts; the caller moves the bytes, in the order that [`order`](crate::moves::order) gives.
-#![forbid(unsafe_code)]
+//! starts; the caller moves the bytes, in the order that [`order`](crate::move_plan::order) gives.
 
 mod boot_params;
 mod environment;
@@ -13,7 +12,7 @@ use core::ops::Range;
 use umbra_bzimage::{HeaderError, SetupHeader};
 use umbra_paging::{Gpa, PAGE_SIZE};
 
-use crate::entry::Entry;
+use umbra_vcpu::entry::Entry;
 
 /// Why a guest cannot be loaded.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -28,6 +28,13 @@ pub struct Phases {
     phases: Vec<(PhaseStats, Option<Totals>)>,
 }
 
+impl Default for Phases {
+    /// At guest entry: the same as [`Phases::new`].
+    fn default() -> Phases {
+        Phases::new()
+    }
+}
+
 impl Phases {
     /// At guest entry: `boot` runs.
     pub fn new() -> Phases {

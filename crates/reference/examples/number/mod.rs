@@ -1,0 +1,13 @@
+//! Whole numbers of the command line, refused in words instead of by their type's limits.
+
+use std::str::FromStr;
+
+/// Takes any whole number.
+pub fn whole(text: &str) -> Result<u64, &'static str> {
+    text.parse().map_err(|_| "give a whole number, 0 or more")
+}
+
+/// Takes a whole number but 0.
+pub fn positive<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, &'static str> {
+    text.parse().ok().filter(|number| *number >= T::from(1)).ok_or("give a whole number, 1 or more")
+}
