@@ -1,7 +1,7 @@
 //! Exits that read or write control registers, and INVLPG and its like.
 
 use umbra_emulator::Segment;
-use umbra_paging::{Access, AccessKind, Gva, Paging, cr4};
+use umbra_paging::{Access, AccessKind, Gva, cr4};
 use umbra_telemetry::{ExitCause, GuestExit};
 use umbra_vcpu::backend::{Backend, CodeMode};
 use umbra_vcpu::control::{Context, Controls};
@@ -19,7 +19,7 @@ impl<B: Backend> Vcpu<B> {
     /// Makes new control registers the guest's.
     pub(super) fn load_controls(&mut self, new: Controls) {
         self.controls = new;
-        match Paging::from_registers(new.cr0, new.cr3, new.cr4, new.efer) {
+        match new.paging() {
             Ok(paging) => {
                 if *self.mmu.paging(0) != paging {
                     self.mmu.load_paging(&mut self.env, 0, paging);
@@ -56,15 +56,26 @@ impl<B: Backend> Vcpu<B> {
         let (cause, written) = match cr {
             0 => (
                 ExitCause::Cr0,
-                old.write_cr0(value, self.context()).ok().map(|new| {
-                    let paging = (old.cr0 ^ new.cr0) & umbra_paging::cr0::PG != 0;
-                    (new, paging)
-                }),
+                old.write_cr0(value, self.context())
+                    .and_then(|new| old.then_pdptes(new, &self.env, &self.known))
+                    .ok()
+                    .map(|new| {
+                        let paging = (old.cr0 ^ new.cr0) & umbra_paging::cr0::PG != 0;
+                        (new, paging)
+                    }),
             ),
-            3 => (ExitCause::Cr3Write, old.write_cr3(value, &self.known).ok()),
+            3 => {
+                let written = old
+                    .write_cr3(value, &self.known)
+                    .and_then(|(new, flushes)| Ok((new.load_pdptes(&self.env, &self.known)?, flushes)));
+                (ExitCause::Cr3Write, written.ok())
+            }
             4 => (
                 ExitCause::Cr4,
-                old.write_cr4(value, &self.known).ok().map(|new| (new, old.cr4_write_flushes(&new))),
+                old.write_cr4(value, &self.known)
+                    .and_then(|new| old.then_pdptes(new, &self.env, &self.known))
+                    .ok()
+                    .map(|new| (new, old.cr4_write_flushes(&new))),
             ),
             _ => {
                 match self.platform.set_cr8(value) {

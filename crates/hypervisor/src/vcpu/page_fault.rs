@@ -100,10 +100,15 @@ impl<B: Backend> Vcpu<B> {
     fn origin(&mut self, rip: u64) -> Origin {
         let cr2 = self.backend.cr2();
         let same_fault = core::mem::replace(&mut self.last_cr2, cr2) == cr2;
-        let long = self.backend.code_mode() == CodeMode::Bits64;
+        let rsp = self.backend.gpr(Gpr::Rsp as u8);
         Origin {
             rip: Gva::new(rip),
-            rsp: long.then(|| Gva::new(self.backend.gpr(Gpr::Rsp as u8))),
+            rsp: match self.backend.code_mode() {
+                CodeMode::Bits64 => Some(Gva::new(rsp)),
+                // Kernels that write page tables have flat segments.
+                CodeMode::Bits32 => Some(Gva::new(rsp & 0xffff_ffff)),
+                CodeMode::Bits16 => None,
+            },
             soon: same_fault && self.ran < SOON,
         }
     }

@@ -65,7 +65,11 @@ impl<B: Backend> SystemCpu for Vcpu<B> {
 
     fn load_task_cr3(&mut self, cr3: u32) -> Result<(), Exception> {
         self.refresh_controls();
-        let written = self.controls.write_cr3(cr3.into(), &self.known);
+        let old = self.controls;
+        let written = old.write_cr3(cr3.into(), &self.known).and_then(|(new, flushes)| {
+            let changes = new.cr3 != old.cr3;
+            Ok((if changes { new.load_pdptes(&self.env, &self.known)? } else { new }, flushes))
+        });
         let (new, flushes) = written.map_err(|_| Exception::GENERAL_PROTECTION)?;
         self.load_controls(new);
         if flushes {
