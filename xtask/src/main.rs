@@ -9,6 +9,7 @@ mod build;
 mod campaign;
 mod coverage;
 mod crates;
+mod exact;
 mod exhaustive;
 mod forms;
 mod fuzz;
@@ -52,6 +53,7 @@ enum Command {
     UnsafeCount(unsafe_count::Arguments),
     Guests(guests::Arguments),
     Forms(forms::Arguments),
+    Exact(exact::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Command::UnsafeCount(arguments) => unsafe_count::run(&arguments),
         Command::Guests(arguments) => guests::run(&arguments),
         Command::Forms(arguments) => forms::run(&arguments),
+        Command::Exact(arguments) => exact::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

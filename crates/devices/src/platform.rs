@@ -254,11 +254,6 @@ impl Platform {
         ipi.map(|Ipi::InitSelf| PlatformEvent::End(GuestExit::Reset))
     }
 
-    /// Whether `msr` is the platform's: `IA32_APIC_BASE` and `IA32_TSC_DEADLINE`.
-    pub const fn owns_msr(msr: u32) -> bool {
-        matches!(msr, crate::lapic::IA32_APIC_BASE | crate::lapic::IA32_TSC_DEADLINE)
-    }
-
     /// RDMSR of one of the platform's MSRs.
     ///
     /// # Errors

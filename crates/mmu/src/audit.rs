@@ -261,7 +261,7 @@ impl<'a, E: Env> Auditor<'a, E> {
             State::Mmio { gfn, rights, .. } => match wanted {
                 Target::Mmio(wanted_gfn, wanted)
                     if gfn == wanted_gfn
-                        && (within(rights, wanted) || self.is_override(slot, rights, source)) =>
+                        && (rights.within(wanted) || self.is_override(slot, rights, source)) =>
                 {
                     Ok(())
                 }
@@ -273,7 +273,7 @@ impl<'a, E: Env> Auditor<'a, E> {
                 Target::Link(child, rights) => {
                     let same = !entry.is_large() && entry.hpa() == self.env.hpa(child);
                     let within = is_pdptes(source)
-                        || within(entry.rights(), rights)
+                        || entry.rights().within(rights)
                         || self.is_override(slot, entry.rights(), source);
                     if !same || !within {
                         return wrong(Invariant::NeverWider);
@@ -294,7 +294,7 @@ impl<'a, E: Env> Auditor<'a, E> {
                         && entry.is_large() == (level != Level::L1)
                         && entry.is_global() == global;
                     let within =
-                        within(entry.rights(), rights) || self.is_override(slot, entry.rights(), source);
+                        entry.rights().within(rights) || self.is_override(slot, entry.rights(), source);
                     if !same || !within {
                         return wrong(Invariant::NeverWider);
                     }
@@ -324,7 +324,7 @@ impl<'a, E: Env> Auditor<'a, E> {
         };
         self.view().child(slot) == Some(child)
             && listed == Some(List::Parents(child))
-            && (within(rights, allowed) || self.is_override(slot, rights, source))
+            && (rights.within(allowed) || self.is_override(slot, rights, source))
     }
 
     /// A Mapped entry of a loose or detached table may be old, but what it leads to is live, and
@@ -340,7 +340,7 @@ impl<'a, E: Env> Auditor<'a, E> {
             Some(List::Region(region)) => {
                 let frames = crate::guest::REGION;
                 (0..frames)
-                    .all(|n| is_backed(self.env, u64::from(region) * frames + n, hpa.hfn().add(n).base()))
+                    .all(|n| is_backed(self.env, u64::from(region) * frames + n, (hpa.hfn() + n).base()))
             }
             None => false,
         };
@@ -358,7 +358,7 @@ impl<'a, E: Env> Auditor<'a, E> {
         let Role::Guest { wp: Wp::Off { .. }, .. } = source.role else { return false };
         match self.view().target(slot, true) {
             Target::Page { rights: wanted, .. } | Target::Link(_, wanted) | Target::Mmio(_, wanted) => {
-                within(rights, wanted)
+                rights.within(wanted)
             }
             _ => false,
         }
@@ -375,8 +375,4 @@ fn is_pdptes(source: Source) -> bool {
 
 fn is_backed(env: &impl Env, gfn: u64, hpa: Hpa) -> bool {
     matches!(env.backing(Gfn::new(gfn)), Backing::Ram { hfn, .. } if hfn == hpa.hfn())
-}
-
-fn within(have: Rights, allowed: Rights) -> bool {
-    (allowed.write || !have.write) && (allowed.user || !have.user) && (allowed.execute || !have.execute)
 }

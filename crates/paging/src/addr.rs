@@ -1,6 +1,6 @@
 //! Addresses and frame numbers, one type per kind so that they cannot be mixed.
 
-use core::fmt;
+use core::{fmt, ops};
 
 use crate::Level;
 
@@ -23,6 +23,15 @@ macro_rules! newtype {
             /// The raw value.
             pub const fn raw(self) -> u64 {
                 self.0
+            }
+        }
+
+        /// So many bytes, or frames, further.
+        impl ops::Add<u64> for $name {
+            type Output = Self;
+
+            fn add(self, count: u64) -> Self {
+                Self(self.0 + count)
             }
         }
 
@@ -67,6 +76,11 @@ impl Gva {
         (self.0 >> level.shift()) as usize & 511
     }
 
+    /// The offset in a page that an entry of `level` maps.
+    pub const fn offset(self, level: Level) -> u64 {
+        self.0 & (level.pages() * PAGE_SIZE - 1)
+    }
+
     /// Whether bits 47..63 are equal (SDM vol. 1, "Canonical Addressing", 48-bit linear addresses).
     pub const fn is_canonical(self) -> bool {
         let top = self.0 as i64 >> 47;
@@ -103,22 +117,12 @@ impl Gfn {
     pub const fn entry(self, index: usize) -> Gpa {
         Gpa(self.0 * PAGE_SIZE + index as u64 * 8)
     }
-
-    /// The frame `count` frames further.
-    pub const fn add(self, count: u64) -> Gfn {
-        Gfn(self.0 + count)
-    }
 }
 
 impl Hfn {
     /// The address of the frame's first byte.
     pub const fn base(self) -> Hpa {
         Hpa(self.0 * PAGE_SIZE)
-    }
-
-    /// The frame `count` frames further.
-    pub const fn add(self, count: u64) -> Hfn {
-        Hfn(self.0 + count)
     }
 }
 
@@ -150,5 +154,14 @@ mod tests {
     fn indexes() {
         let gva = Gva::new(0xffff_ff80_4040_3000);
         assert_eq!(Level::ALL.map(|level| gva.index(level)), [3, 2, 1, 511]);
+    }
+
+    #[test]
+    fn offsets_and_sums() {
+        let gva = Gva::new(0xffff_ff80_4040_3123);
+        let sizes = [Level::L1, Level::L2, Level::L3];
+        assert_eq!(sizes.map(|level| gva.offset(level)), [0x123, 0x3123, 0x40_3123]);
+        assert_eq!(Gfn::new(3) + 2, Gfn::new(5));
+        assert_eq!(Gfn::new(1).base() + gva.offset(Level::L1), Gpa::new(0x1123));
     }
 }

@@ -3,7 +3,7 @@
 //! One enum rather than a type per format: a walk is one function, which the compiler specializes
 //! for each variant, and a shadow page can say at run time which format its guest table has.
 
-use crate::{Features, Gfn, Gpa, GuestEntry, Gva, Level, Tables, bits};
+use crate::{Features, Gfn, Gpa, GuestEntry, Gva, Level, PAGE_SIZE, Tables, bits};
 
 /// A paging format (SDM, "Hierarchical Paging Structures: an Overview").
 ///
@@ -152,10 +152,10 @@ impl Format {
             (Level::L1, _) => entry,
             (_, false) => GuestEntry::new(entry.raw() & !bits::PS),
             (_, true) => {
-                let half = if upper { Level::L2.pages() } else { 0 };
-                let page = self.leaf_frame(entry, level).add(half).base();
+                let half = if upper { Level::L2.pages() * PAGE_SIZE } else { 0 };
+                let page = self.leaf_frame(entry, level).base().raw() + half;
                 // Bit 12 is the page's PAT bit in both formats.
-                GuestEntry::new(page.raw() | entry.raw() & (FLAGS | 1 << 12))
+                GuestEntry::new(page | entry.raw() & (FLAGS | 1 << 12))
             }
         }
     }

@@ -21,6 +21,7 @@
 
 mod addr;
 mod control;
+mod cr3;
 mod entry;
 mod fault;
 mod format;
@@ -29,6 +30,7 @@ mod walk;
 
 pub use addr::{Gfn, Gpa, Gva, Hfn, Hpa, PAGE_SIZE};
 pub use control::{Features, Mode, Paging, Unsupported, cr0, cr4, efer};
+pub use cr3::Cr3Value;
 pub use entry::{ENTRIES, GuestEntry, Level, bits};
 pub use fault::{Access, AccessKind, GuestFault, Pfec};
 pub use format::Format;

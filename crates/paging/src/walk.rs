@@ -36,6 +36,11 @@ impl Rights {
         }
     }
 
+    /// Whether these allow nothing that the others do not.
+    pub const fn within(self, others: Rights) -> bool {
+        (others.write || !self.write) && (others.user || !self.user) && (others.execute || !self.execute)
+    }
+
     /// What remains of these rights under an entry.
     pub const fn under(self, entry: GuestEntry, nxe: bool) -> Rights {
         Rights {

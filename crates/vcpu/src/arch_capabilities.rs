@@ -7,6 +7,9 @@ use core::arch::x86_64::CpuidResult;
 
 use raw_cpuid::{CpuId, CpuIdReader, CpuIdResult};
 
+/// The register's number.
+pub const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
+
 const RSBA: u64 = 1 << 2;
 const RRSBA: u64 = 1 << 19;
 const ITS_NO: u64 = 1 << 62;

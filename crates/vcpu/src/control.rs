@@ -4,7 +4,9 @@ use umbra_devices::GeneralProtection;
 use umbra_paging::{Features, Paging, Pdptes, Tables, Unsupported, cr0, cr4, efer, loads_pdptes};
 
 /// Bits of CR0 beside those that shape paging (SDM, "Control Registers").
-mod cr0_more {
+pub mod cr0_more {
+    /// Errors of the x87 FPU raise #MF.
+    pub const NE: u64 = 1 << 5;
     /// Task switched.
     pub const TS: u64 = 1 << 3;
     /// Extension type: always set.
@@ -27,7 +29,7 @@ pub mod efer_more {
 
 /// CR3, bit 63 of the operand: keep the PCID's translations.
 const CR3_NO_FLUSH: u64 = crate::cr3_targets::NO_FLUSH;
-const CR3_PCID: u64 = 0xfff;
+const CR3_PCID: u64 = umbra_paging::Cr3Value::PCID;
 
 /// What the CPU that the guest sees knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -56,6 +56,25 @@ pub struct Dynamic {
     pub xcr0: u64,
     /// The local APIC is on.
     pub apic: bool,
+    /// IA32_MISC_ENABLE.
+    pub misc_enable: u64,
+}
+
+impl Dynamic {
+    /// All off.
+    pub const AT_RESET: Dynamic = Dynamic { osxsave: false, xcr0: xcr0::X87, apic: false, misc_enable: 0 };
+
+    fn has(self, misc_enable: u64) -> bool {
+        self.misc_enable & misc_enable != 0
+    }
+}
+
+/// Bits of IA32_MISC_ENABLE that show in CPUID (SDM, "IA32_MISC_ENABLE").
+mod misc_enable {
+    /// The highest basic leaf is 2.
+    pub const LIMIT_CPUID: u64 = 1 << 22;
+    /// There is no NX.
+    pub const XD_DISABLE: u64 = 1 << 34;
 }
 
 /// The highest leaves that are shown.
@@ -98,10 +117,12 @@ mod bit {
         pub const VME: u32 = 1 << 1;
         pub const DE: u32 = 1 << 2;
         pub const PSE: u32 = 1 << 3;
+        pub const MCE: u32 = 1 << 7;
         pub const APIC: u32 = 1 << 9;
         pub const PGE: u32 = 1 << 13;
-        /// FPU, VME, DE, PSE, TSC, MSR, PAE, CX8, SEP, PGE, CMOV, PAT, PSE-36, CLFLUSH, MMX, FXSR, SSE, SSE2. Not: MCE and MCA (no
-        /// machine checks are delivered), MTRR (guest memory is write-back always).
+        /// FPU, VME, DE, PSE, TSC, MSR, PAE, MCE, CX8, SEP, MTRR, PGE, MCA, CMOV, PAT, PSE-36, CLFLUSH,
+        /// MMX, FXSR, SSE, SSE2. There are no banks of machine checks, and MTRRs have no effect:
+        /// guest memory is write-back always.
         pub const SHOWN: u32 = 1 << 0
             | VME
             | DE
@@ -109,9 +130,12 @@ mod bit {
             | 1 << 4
             | 1 << 5
             | 1 << 6
+            | MCE
             | 1 << 8
             | 1 << 11
+            | 1 << 12
             | PGE
+            | 1 << 14
             | 1 << 15
             | 1 << 16
             | 1 << 17
@@ -241,18 +265,18 @@ impl Cpuid {
     pub fn read(&self, leaf: u32, subleaf: u32, dynamic: Dynamic) -> CpuidResult {
         let real = || (self.query)(leaf, subleaf);
         match leaf {
-            0 => CpuidResult { eax: self.max_basic, ..real() },
+            0 => CpuidResult { eax: self.highest(dynamic), ..real() },
             HYPERVISOR => {
                 let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|b| SIGNATURE[4 * i + b]));
                 CpuidResult { eax: HYPERVISOR, ebx: word(0), ecx: word(1), edx: word(2) }
             }
             0x8000_0000 => CpuidResult { eax: self.max_extended, ..real() },
-            0x8000_0001..=MAX_EXTENDED if leaf <= self.max_extended => self.extended(leaf),
-            1..=MAX_BASIC if leaf <= self.max_basic => self.basic(leaf, subleaf, dynamic),
+            0x8000_0001..=MAX_EXTENDED if leaf <= self.max_extended => self.extended(leaf, dynamic),
+            1..=MAX_BASIC if leaf <= self.highest(dynamic) => self.basic(leaf, subleaf, dynamic),
             // Leaves in the hypervisor's range are this one's to define: there are none but the first.
             0x4000_0001..=HYPERVISOR_END => NOTHING,
             // SDM, "CPUID": beyond the highest leaves Intel's CPUs give the data of the highest basic one, AMD's zeros.
-            _ if self.vendor == Vendor::Intel => self.basic(self.max_basic, subleaf, dynamic),
+            _ if self.vendor == Vendor::Intel => self.basic(self.highest(dynamic), subleaf, dynamic),
             _ => NOTHING,
         }
     }
@@ -260,6 +284,32 @@ impl Cpuid {
     /// Whose CPU the guest finds.
     pub fn vendor(&self) -> Vendor {
         self.vendor
+    }
+
+    /// The highest basic leaf that is shown.
+    fn highest(&self, dynamic: Dynamic) -> u32 {
+        if dynamic.has(misc_enable::LIMIT_CPUID) { self.max_basic.min(2) } else { self.max_basic }
+    }
+
+    /// The CPU as its model-specific registers depend on it. Its time-stamp counter has `tsc_hz`.
+    pub fn model(&self, tsc_hz: u64) -> umbra_msrs::Cpu {
+        const UNIT: u64 = 100_000_000;
+        let signature = (self.query)(1, 0).eax;
+        let field = |shift: u32, bits: u32| signature >> shift & ((1 << bits) - 1);
+        // SDM, "CPUID", leaf 1: the extended fields count for some families only.
+        let family = if field(8, 4) == 0xf { field(20, 8) + 0xf } else { field(8, 4) };
+        let extended = if matches!(field(8, 4), 6 | 0xf) { field(16, 4) << 4 } else { 0 };
+        umbra_msrs::Cpu {
+            vendor: match self.vendor {
+                Vendor::Amd => umbra_msrs::Vendor::Amd,
+                // Those that are neither follow Intel.
+                Vendor::Intel | Vendor::Other => umbra_msrs::Vendor::Intel,
+            },
+            family,
+            model: extended | field(4, 4),
+            maxphyaddr: self.features().maxphyaddr,
+            ratio: ((tsc_hz + UNIT / 2) / UNIT).clamp(1, 0xff) as u8,
+        }
     }
 
     fn basic(&self, leaf: u32, subleaf: u32, dynamic: Dynamic) -> CpuidResult {
@@ -352,13 +402,16 @@ impl Cpuid {
         }
     }
 
-    fn extended(&self, leaf: u32) -> CpuidResult {
+    fn extended(&self, leaf: u32, dynamic: Dynamic) -> CpuidResult {
         let real = (self.query)(leaf, 0);
         match leaf {
             0x8000_0001 => {
                 let mut edx = real.edx & bit::x1d::SHOWN;
                 if !self.backing.rdtscp {
                     edx &= !bit::x1d::RDTSCP;
+                }
+                if dynamic.has(misc_enable::XD_DISABLE) {
+                    edx &= !bit::x1d::NX;
                 }
                 CpuidResult { ecx: real.ecx & bit::X1C_SHOWN, edx, ..NOTHING }
             }
@@ -377,25 +430,31 @@ impl Cpuid {
         } else {
             DEFAULT_MAXPHYADDR
         };
-        Features::new(width.clamp(32, 52) as u8, self.extended(0x8000_0001).edx & bit::x1d::PAGE_1GB != 0)
+        Features::new(
+            width.clamp(32, 52) as u8,
+            self.extended(0x8000_0001, Dynamic::AT_RESET).edx & bit::x1d::PAGE_1GB != 0,
+        )
     }
 
     /// The control-register bits that exist for the guest.
-    pub fn known(&self) -> Known {
-        let off = Dynamic { osxsave: false, xcr0: xcr0::X87, apic: false };
+    pub fn known(&self, dynamic: Dynamic) -> Known {
+        // Leaves that the guest has hidden from itself say nothing about CR4.
+        let off = Dynamic::AT_RESET;
         let (f1, f7) = (self.read(1, 0, off), self.read(7, 0, off));
-        let x1 = self.read(0x8000_0001, 0, off);
+        let x1 = self.read(0x8000_0001, 0, dynamic);
         /// TSD, PCE, OSFXSR, OSXMMEXCPT: in every CPU with long mode.
         const ALWAYS: u64 = 1 << 2 | 1 << 8 | 1 << 9 | 1 << 10;
         /// VME and PVI; DE; UMIP; FSGSBASE.
         const VME_PVI: u64 = 0b11;
         const DE: u64 = 1 << 3;
+        const MCE: u64 = 1 << 6;
         const UMIP: u64 = 1 << 11;
         const FSGSBASE: u64 = 1 << 16;
         let cr4 = [
             (f1.edx & bit::f1d::VME, VME_PVI),
             (f1.edx & bit::f1d::DE, DE),
             (f1.edx & bit::f1d::PSE, cr4_more::PSE),
+            (f1.edx & bit::f1d::MCE, MCE),
             (f1.edx & bit::f1d::PGE, cr4::PGE),
             (f1.ecx & bit::f1c::PCID, cr4::PCIDE),
             (f1.ecx & bit::f1c::XSAVE, cr4_more::OSXSAVE),
@@ -447,7 +506,7 @@ mod tests {
         }
     }
 
-    const OFF: Dynamic = Dynamic { osxsave: false, xcr0: xcr0::X87, apic: false };
+    const OFF: Dynamic = Dynamic::AT_RESET;
 
     fn all() -> Cpuid {
         Cpuid::new(everything, Backing { rdtscp: true, invpcid: true, tsc_deadline: true }, || u64::MAX)
@@ -456,15 +515,15 @@ mod tests {
     #[test]
     fn what_is_not_virtualized_is_hidden() {
         let (f1, f7) = (all().read(1, 0, OFF), all().read(7, 0, OFF));
-        // MONITOR, VMX, SMX, x2APIC, OSXSAVE; MCE, APIC, MTRR, MCA; TSX, SGX, MPX; PKU, OSPKE, LA57; SPEC_CTRL.
+        // MONITOR, VMX, SMX, x2APIC, OSXSAVE; APIC, DS; TSX, SGX, MPX; PKU, OSPKE, LA57; SPEC_CTRL.
         assert_eq!(f1.ecx & (1 << 3 | 1 << 5 | 1 << 6 | 1 << 21 | 1 << 27), 0);
-        assert_eq!(f1.edx & (1 << 7 | 1 << 9 | 1 << 12 | 1 << 14 | 1 << 28), 0);
+        assert_eq!(f1.edx & (1 << 9 | 1 << 21 | 1 << 28), 0);
         assert_eq!(f7.ebx & (1 << 2 | 1 << 4 | 1 << 11 | 1 << 14), 0);
         assert_eq!(f7.ecx & (1 << 3 | 1 << 4 | 1 << 16), 0);
         assert_eq!(f7.edx & 1 << 26, 0);
         assert_eq!(all().read(0xa, 0, OFF).eax, 0);
         assert_eq!(all().read(0, 0, OFF).eax, 0xd);
-        assert_eq!(all().known().cr4 & (1 << 13 | 1 << 22 | cr4::LA57), 0);
+        assert_eq!(all().known(OFF).cr4 & (1 << 13 | 1 << 22 | cr4::LA57), 0);
     }
 
     #[test]
@@ -521,6 +580,67 @@ mod tests {
         // `everything` is a hypervisor's, so that nothing is concluded from its model.
         let none = Cpuid::new(everything, Backing { rdtscp: true, invpcid: true, tsc_deadline: true }, || 0);
         assert!(!shows(none) && none.arch_capabilities().is_none());
+    }
+
+    /// What CPUID does not show has no registers, and what it shows has.
+    #[test]
+    fn cpuid_and_the_table_of_registers_agree() {
+        let (f1, f7) = (all().read(1, 0, OFF), all().read(7, 0, OFF));
+        let (f6, x1) = (all().read(6, 0, OFF), all().read(0x8000_0001, 0, OFF));
+        let features = [
+            (f1.edx & 1 << 5, 0x10),
+            (f1.edx & 1 << 11, 0x174),
+            (f1.edx & 1 << 12, 0xfe),
+            (f1.edx & 1 << 12, 0x2ff),
+            (f1.edx & 1 << 14, 0x179),
+            (f1.edx & 1 << 16, 0x277),
+            (f1.edx & 1 << 21, 0x600),
+            (f1.ecx & 1 << 5, 0x480),
+            (f1.ecx & 1 << 11, 0xc80),
+            (f1.ecx & 1 << 15, 0x345),
+            (f1.ecx & 1 << 21, 0x802),
+            (f1.ecx & 1 << 24, 0x6e0),
+            (f6.eax & 1 << 7, 0x770),
+            (f6.ecx & 1 << 3, 0x1b0),
+            (f7.ebx & 1 << 1, 0x3b),
+            (f7.ebx & 1 << 14, 0xd90),
+            (f7.ebx & 1 << 25, 0x570),
+            (f7.edx & 1 << 26, 0x48),
+            (f7.edx & 1 << 29, 0x10a),
+            (all().read(0xa, 0, OFF).eax & 0xff, 0xc1),
+            (all().read(0xd, 1, OFF).eax & 1 << 3, 0xda0),
+            (x1.edx & 1 << 11, 0xc000_0082),
+            (x1.edx & 1 << 20, 0xc000_0080),
+            (x1.edx & 1 << 27, 0xc000_0103),
+        ];
+        let model = umbra_msrs::Cpu { vendor: umbra_msrs::Vendor::Intel, ..all().model(1_000_000_000) };
+        for (shown, msr) in features {
+            let row = umbra_msrs::row(msr, &model);
+            assert_eq!(row.is_some_and(|row| row.is_shown()), shown != 0, "{msr:#x}: {row:?}");
+        }
+    }
+
+    #[test]
+    fn the_guest_hides_leaves_and_nx_from_itself() {
+        let hiding = Dynamic { misc_enable: 1 << 22 | 1 << 34, ..OFF };
+        assert_eq!(all().read(0, 0, hiding).eax, 2);
+        assert_eq!(all().read(7, 0, hiding), NOTHING, "beyond the highest");
+        assert_eq!(all().read(0x8000_0001, 0, hiding).edx & bit::x1d::NX, 0);
+        assert_eq!(all().known(hiding).efer & efer::NXE, 0);
+        assert_eq!(all().known(hiding).cr4, all().known(OFF).cr4);
+    }
+
+    #[test]
+    fn models_are_read_as_the_manual_says() {
+        let query = |leaf, subleaf| match leaf {
+            0 => CpuidResult { ebx: u32::from_le_bytes(*b"Genu"), ..everything(leaf, subleaf) },
+            1 => CpuidResult { eax: 0x5_0654, ..everything(leaf, subleaf) },
+            _ => everything(leaf, subleaf),
+        };
+        let backing = Backing { rdtscp: true, invpcid: true, tsc_deadline: true };
+        let model = Cpuid::new(query, backing, || 0).model(2_049_000_000);
+        assert_eq!((model.family, model.model, model.ratio, model.maxphyaddr), (6, 0x55, 20, 46));
+        assert_eq!(model.vendor, umbra_msrs::Vendor::Intel);
     }
 
     #[test]

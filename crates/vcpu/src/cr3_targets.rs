@@ -4,12 +4,13 @@
 //! seen, but what it loads that is not listed is, and where it is when it exits. So each value has a score: it rises
 //! when the value had to be listed (anew) and when the guest is seen under it, and falls with time; the lowest gives way.
 
+use umbra_paging::Cr3Value;
+
 /// Bit 63 of the operand of MOV to CR3: keep the PCID's translations.
-pub const NO_FLUSH: u64 = 1 << 63;
-const ROOT: u64 = 0x000f_ffff_ffff_f000;
+pub const NO_FLUSH: u64 = Cr3Value::NO_FLUSH;
 /// With page-table isolation Linux has two roots for each process, in neighbouring frames: the upper one is for user mode.
 const TWIN: u64 = 0x1000;
-const PCID: u64 = 0xfff;
+const PCID: u64 = Cr3Value::PCID;
 
 /// As many as a CPU has (SDM, "CR3-Target Controls").
 const MAX: usize = 4;
@@ -53,7 +54,7 @@ pub struct Targets {
 
 /// The root that a value names: its address.
 pub fn root(value: u64) -> u64 {
-    value & ROOT
+    Cr3Value::new(value).root.base().raw()
 }
 
 impl Targets {

@@ -7,6 +7,8 @@ use umbra_paging::Pfec;
 pub const DEBUG: u8 = 1;
 /// #UD.
 pub const INVALID_OPCODE: u8 = 6;
+/// #MF.
+pub const FPU_ERROR: u8 = 16;
 /// #DF.
 pub const DOUBLE_FAULT: u8 = 8;
 /// #GP.
@@ -87,6 +89,11 @@ impl Event {
 
     fn double_fault() -> Event {
         Event { error_code: Some(0), vector: DOUBLE_FAULT, ..Event::invalid_opcode() }
+    }
+
+    /// Whether it is #MF, which the x87 FPU raises before the next instruction that waits for it.
+    pub fn is_fpu_error(self) -> bool {
+        self.kind == EventKind::Exception && self.vector == FPU_ERROR
     }
 
     /// Whether its delivery may raise it again, without end: a benign exception is never promoted. On the CPU, too, a
@@ -214,6 +221,13 @@ mod tests {
         }
         let again = Event::from(Exception::ALIGNMENT_CHECK);
         assert!(again.may_recur() && combine(Some(again), again) == Combined::Deliver(again));
+    }
+
+    #[test]
+    fn only_the_exception_is_an_error_of_the_fpu() {
+        let fpu_error = Event { vector: FPU_ERROR, ..Event::invalid_opcode() };
+        assert!(fpu_error.is_fpu_error());
+        assert!(!Event::interrupt(FPU_ERROR).is_fpu_error() && !Event::debug().is_fpu_error());
     }
 
     #[test]

@@ -22,5 +22,4 @@ pub mod event;
 pub mod fault_filter;
 pub mod isolation;
 pub mod mmu_events;
-pub mod msr;
 pub mod phases;

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::crates::{Published, check_oldest_compiler};
+use crate::exact;
 use crate::forms;
 use crate::guests::{self, Amount};
 use crate::report::Report;
@@ -41,6 +42,7 @@ pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
     book::run(&mut report);
     guests::all(&mut report, &built.umbra, &kernels, Amount::Quick)?;
     forms::sample(&mut report, &built.umbra, &kernels)?;
+    exact::sample(&mut report, &built.umbra, &kernels)?;
     boots::run(&mut report, &built)?;
     Ok(report.finish())
 }

@@ -39,7 +39,7 @@ pub fn cr4() -> u64 {
     value
 }
 
-/// Sets the control registers as the hypervisor runs: caches on, no FPU traps, nothing but PAE in CR4.
+/// Sets the control registers as the hypervisor runs: caches on, no FPU traps; PAE and machine checks in CR4.
 pub fn normalize_control_registers() {
     let cr0 = Cr0::CR0_PROTECTED_MODE
         | Cr0::CR0_EXTENSION_TYPE
@@ -47,10 +47,11 @@ pub fn normalize_control_registers() {
         | Cr0::CR0_WRITE_PROTECT
         | Cr0::CR0_ENABLE_PAGING;
     // SAFETY: the modes that the compiled code needs (protected, paging, PAE) stay on; the hypervisor uses no
-    // FPU and no feature of CR4 beside PAE.
+    // FPU and no feature of CR4 beside PAE; vector 18 has a handler from `interrupts::load` on, and without MCE
+    // a machine check shuts the machine down anyway.
     unsafe {
         x86::controlregs::cr0_write(cr0);
-        x86::controlregs::cr4_write(Cr4::CR4_ENABLE_PAE);
+        x86::controlregs::cr4_write(Cr4::CR4_ENABLE_PAE | Cr4::CR4_ENABLE_MACHINE_CHECK);
     }
 }
 

@@ -13,6 +13,7 @@ global_asm!(include_str!("interrupts.s"), options(att_syntax));
 const NMI: u64 = 2;
 const INVALID_OPCODE: u64 = 6;
 const PAGE_FAULT: u64 = 14;
+const MACHINE_CHECK: u64 = 18;
 
 /// The places of RDI and RAX in [`Frame::scratch`].
 const RDI: usize = 4;
@@ -65,6 +66,7 @@ unsafe extern "C" fn interrupt_handler(frame: &mut Frame) {
              or no VMCS is current",
             frame.rip, frame.scratch[RDI]
         ),
+        MACHINE_CHECK => panic!("{}", crate::vcpu::MACHINE_CHECK),
         vector => panic!(
             "unexpected vector {vector}, error code {:#x}, RIP {:#x}, RSP {:#x}",
             frame.error_code, frame.rip, frame.rsp

@@ -191,24 +191,26 @@ impl<B: Backend> Vcpu<B> {
         let pieces = self.pieces(gva, bytes.len(), access)?;
         let (first, second) = bytes.split_at(pieces[0].1);
         for ((gpa, _), part) in pieces.into_iter().zip([first, second]) {
-            if part.is_empty() {
-                continue;
-            }
-            if self.is_ram(gpa.raw()) {
-                self.mmu.write_guest(&mut self.env, gpa, part);
-            } else {
-                let now = self.clock.now();
-                for (at, size) in bus_accesses(gpa.raw(), part.len()) {
-                    let offset = (at - gpa.raw()) as usize;
-                    let mut value = [0; 8];
-                    value[..size].copy_from_slice(&part[offset..offset + size]);
-                    let event = self.platform.mmio_write(now, at, size as u8, u64::from_le_bytes(value));
-                    self.platform_event(event);
-                }
-            }
+            self.write_physical(gpa, part);
         }
         self.watch(Watched::Write, gva, bytes.len());
         Ok(())
+    }
+
+    /// Writes to memory, or to the device that is there. The bytes lie in one page.
+    pub(super) fn write_physical(&mut self, gpa: Gpa, bytes: &[u8]) {
+        if self.is_ram(gpa.raw()) {
+            self.mmu.write_guest(&mut self.env, gpa, bytes);
+            return;
+        }
+        let now = self.clock.now();
+        for (at, size) in bus_accesses(gpa.raw(), bytes.len()) {
+            let offset = (at - gpa.raw()) as usize;
+            let mut value = [0; 8];
+            value[..size].copy_from_slice(&bytes[offset..offset + size]);
+            let event = self.platform.mmio_write(now, at, size as u8, u64::from_le_bytes(value));
+            self.platform_event(event);
+        }
     }
 
     /// Notes the breakpoints that an access of the guest's instruction meets.
@@ -329,8 +331,8 @@ impl<B: Backend> Cpu for Vcpu<B> {
     }
 
     fn trap_due(&self) -> bool {
-        // A write to a port may end the guest.
-        self.met != 0 || self.end.is_some()
+        // MOV SS may have held back a trap, to behind the first iteration. A write to a port may end the guest.
+        self.met != 0 || self.backend.debug_trap_due() || self.end.is_some()
     }
 }
 

@@ -7,14 +7,21 @@ use umbra_vcpu::cpuid::Dynamic;
 use umbra_vcpu::event::Event;
 
 use super::Vcpu;
+use super::msr::IA32_MISC_ENABLE;
 
 impl<B: Backend> Vcpu<B> {
-    pub(super) fn cpuid_exit(&mut self) -> ExitCause {
-        let dynamic = Dynamic {
+    /// What CPUID shows of the guest's state.
+    pub(super) fn dynamic(&self) -> Dynamic {
+        Dynamic {
             osxsave: self.backend.cr4() & cr4_more::OSXSAVE != 0,
             xcr0: self.xcr0,
             apic: self.platform.lapic_page().is_some(),
-        };
+            misc_enable: self.msrs.value(IA32_MISC_ENABLE),
+        }
+    }
+
+    pub(super) fn cpuid_exit(&mut self) -> ExitCause {
+        let dynamic = self.dynamic();
         let (leaf, subleaf) = (self.backend.gpr(0) as u32, self.backend.gpr(1) as u32);
         let result = self.cpuid.read(leaf, subleaf, dynamic);
         for (gpr, value) in [(0, result.eax), (3, result.ebx), (1, result.ecx), (2, result.edx)] {

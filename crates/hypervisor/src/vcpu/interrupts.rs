@@ -2,6 +2,7 @@
 
 use umbra_telemetry::{ExitCause, GuestExit};
 use umbra_vcpu::backend::{Backend, Windows, rflags};
+use umbra_vcpu::control::cr0_more;
 use umbra_vcpu::event::Event;
 
 use super::Vcpu;
@@ -161,6 +162,28 @@ impl<B: Backend> Vcpu<B> {
             // which came first.
             return ExitCause::Hlt;
         }
+        self.wait_for_event();
+        ExitCause::Hlt
+    }
+
+    /// Whether the guest has CR0.NE clear: the x87 FPU reports errors by a line to the PICs, as in a PC/AT. The real
+    /// CR0.NE is always set, as VMX wants it.
+    pub(super) fn reports_fpu_errors_by_line(&self) -> bool {
+        self.backend.cr0() & cr0_more::NE == 0
+    }
+
+    /// An error of the x87 FPU, reported by its line. The instruction that has met it waits for an interrupt, and
+    /// begins anew (SDM vol. 1, "MS-DOS Compatibility Sub-mode"). IGNNE#, which would let it pass, is not
+    /// modelled: nothing tells when the guest has cleared the error.
+    pub(super) fn fpu_error_exit(&mut self) -> ExitCause {
+        self.progress.made();
+        self.platform.report_fpu_error();
+        self.wait_for_event();
+        ExitCause::Other
+    }
+
+    /// Sleeps until the guest can take an event, or ends it if none can come.
+    fn wait_for_event(&mut self) {
         let interrupts_on = self.backend.rflags() & rflags::IF != 0;
         loop {
             self.run_platform();
@@ -168,12 +191,12 @@ impl<B: Backend> Vcpu<B> {
             let wakes = (nmis_on && self.platform.nmi_pending())
                 || (interrupts_on && self.platform.pending_interrupt());
             if wakes || self.end.is_some() {
-                return ExitCause::Hlt;
+                return;
             }
             let can_wake = interrupts_on || (nmis_on && self.platform.nmi_can_come());
             if !can_wake {
                 self.end = Some(GuestExit::Halted);
-                return ExitCause::Hlt;
+                return;
             }
             cpu::idle();
         }

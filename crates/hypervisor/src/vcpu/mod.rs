@@ -26,5 +26,5 @@ mod start;
 mod system;
 mod trace;
 
-pub use run::Vcpu;
+pub use run::{MACHINE_CHECK, Vcpu};
 pub use start::run;

@@ -1,12 +1,13 @@
 //! Model-specific registers that exit.
 
-use umbra_devices::{GeneralProtection, Platform};
+use umbra_msrs::{Answer, Refused, Source};
 use umbra_telemetry::{ExitCause, GuestExit};
 use umbra_vcpu::backend::Backend;
 use umbra_vcpu::event::Event;
-use umbra_vcpu::msr::{Msr, is_pat};
 
 use super::Vcpu;
+
+pub(super) const IA32_MISC_ENABLE: u32 = 0x1a0;
 
 impl<B: Backend> Vcpu<B> {
     pub(super) fn read_msr_exit(&mut self) -> ExitCause {
@@ -16,7 +17,7 @@ impl<B: Backend> Vcpu<B> {
                 self.backend.set_gpr(2, value >> 32);
                 self.skip();
             }
-            Err(GeneralProtection) => self.raise(Event::general_protection()),
+            Err(Refused) => self.raise(Event::general_protection()),
         }
         ExitCause::Msr
     }
@@ -25,46 +26,56 @@ impl<B: Backend> Vcpu<B> {
         let value = self.backend.gpr(2) << 32 | self.backend.gpr(0) & 0xffff_ffff;
         match self.write_msr(self.backend.gpr(1) as u32, value) {
             Ok(()) => self.skip(),
-            Err(GeneralProtection) => self.raise(Event::general_protection()),
+            Err(Refused) => self.raise(Event::general_protection()),
         }
         ExitCause::Msr
     }
 
-    fn read_msr(&mut self, number: u32) -> Result<u64, GeneralProtection> {
-        match Msr::find(number, self.cpuid.vendor()) {
-            Msr::Tsc => Ok(self.clock.read_tsc()),
-            Msr::Efer => Ok(self.controls.efer),
-            Msr::Pat => Ok(self.pat),
-            Msr::ArchCapabilities => self.cpuid.arch_capabilities().ok_or(GeneralProtection),
-            Msr::Fixed(value, _) => Ok(value),
-            Msr::Other if Platform::owns_msr(number) => self.platform.msr_read(self.clock.now(), number),
-            Msr::Other => self.backend.read_msr(number).ok_or(GeneralProtection),
+    fn read_msr(&mut self, msr: u32) -> Result<u64, Refused> {
+        let source = match self.msrs.read(msr)? {
+            Answer::Done(value) => return Ok(value),
+            Answer::Ask(source) => source,
+        };
+        match source {
+            Source::Tsc => Ok(self.clock.read_tsc()),
+            Source::Frequency => Ok(self.clock.now()),
+            Source::Efer => Ok(self.controls.efer),
+            Source::ArchCapabilities => self.cpuid.arch_capabilities().ok_or(Refused),
+            Source::Apic => self.platform.msr_read(self.clock.now(), msr).map_err(|_| Refused),
+            Source::Hardware => self.backend.read_msr(msr).ok_or(Refused),
         }
     }
 
-    fn write_msr(&mut self, number: u32, value: u64) -> Result<(), GeneralProtection> {
-        match Msr::find(number, self.cpuid.vendor()) {
-            Msr::Tsc => {
+    fn write_msr(&mut self, msr: u32, value: u64) -> Result<(), Refused> {
+        let source = match self.msrs.write(msr, value)? {
+            Answer::Done(()) => {
+                if msr == IA32_MISC_ENABLE {
+                    self.known = self.cpuid.known(self.dynamic());
+                }
+                return Ok(());
+            }
+            Answer::Ask(source) => source,
+        };
+        match source {
+            Source::Tsc => {
                 self.clock.write_tsc(value);
                 self.platform.set_tsc_offset(self.clock.now(), self.clock.written());
                 self.backend.set_tsc_offset(self.clock.tsc_offset());
             }
-            Msr::Efer => {
+            Source::Efer => {
                 self.refresh_controls();
-                let new = self.controls.write_efer(value, &self.known)?;
+                let new = self.controls.write_efer(value, &self.known).map_err(|_| Refused)?;
                 self.load_controls(new);
             }
-            Msr::Pat if is_pat(value) => self.pat = value,
-            Msr::Fixed(fixed, write) if write.takes(fixed, value) => (),
-            Msr::Other if Platform::owns_msr(number) => {
+            Source::Apic => {
                 let before = self.platform.lapic_page();
-                self.platform.msr_write(self.clock.now(), number, value)?;
+                self.platform.msr_write(self.clock.now(), msr, value).map_err(|_| Refused)?;
                 if self.platform.lapic_page() != before {
                     self.moved_apic();
                 }
             }
-            Msr::Other if self.backend.write_msr(number, value) => (),
-            Msr::Pat | Msr::ArchCapabilities | Msr::Fixed(..) | Msr::Other => return Err(GeneralProtection),
+            Source::Hardware if self.backend.write_msr(msr, value) => (),
+            Source::Frequency | Source::ArchCapabilities | Source::Hardware => return Err(Refused),
         }
         Ok(())
     }

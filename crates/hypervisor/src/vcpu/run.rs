@@ -8,14 +8,14 @@ use umbra_emulator::Recent;
 use umbra_machine::canary::Canary;
 use umbra_machine::upkeep::Upkeep;
 use umbra_mmu::{Mmu, Root};
+use umbra_msrs::Registers;
 use umbra_telemetry::trace::Record;
 use umbra_telemetry::{ExitCause, ExitCounts, GuestExit, GuestFaults, Message, MmuCounters, Stats};
 use umbra_vcpu::backend::{Backend, Exit, Refusal, Windows, rflags};
 use umbra_vcpu::control::{Controls, Known};
-use umbra_vcpu::cpuid::{Cpuid, xcr0};
+use umbra_vcpu::cpuid::{Cpuid, Dynamic, xcr0};
 use umbra_vcpu::cr3_targets::Targets;
 use umbra_vcpu::event::{Combined, DEBUG, Event, EventKind, combine};
-use umbra_vcpu::msr::PAT_AT_RESET;
 use umbra_vcpu::phases::{BOOT, Phases, Totals};
 
 use super::audit::Auditor;
@@ -31,7 +31,7 @@ use crate::hw::phys::SpareArea;
 use crate::telemetry;
 
 /// Nothing can be trusted after that, whatever was running.
-pub(super) const MACHINE_CHECK: &str = "the machine reports a hardware error (machine check)";
+pub const MACHINE_CHECK: &str = "the machine reports a hardware error (machine check)";
 
 /// What a virtual CPU is made of.
 pub struct Parts<B: Backend> {
@@ -49,6 +49,8 @@ pub struct Parts<B: Backend> {
     pub upkeep: Upkeep,
     /// The CPU that the guest sees.
     pub cpuid: Cpuid,
+    /// Ticks of the time-stamp counter in a second.
+    pub tsc_hz: u64,
     /// The guest's first control registers.
     pub controls: Controls,
     /// What the user has chosen.
@@ -87,8 +89,8 @@ pub struct Vcpu<B: Backend> {
     pub(super) controls: Controls,
     /// The shadow root that the backend runs on.
     pub(super) root: Root,
-    /// IA32_PAT, which is only stored: guest memory is write-back.
-    pub(super) pat: u64,
+    /// Model-specific registers.
+    pub(super) msrs: Registers,
     /// XCR0, if there is one.
     pub(super) xcr0: u64,
     /// The event to deliver at the next entry: interrupted by the last exit, or raised in answer to it.
@@ -135,9 +137,22 @@ pub struct Vcpu<B: Backend> {
 impl<B: Backend> Vcpu<B> {
     /// A virtual CPU whose time starts now.
     pub fn new(parts: Parts<B>) -> Vcpu<B> {
-        let Parts { backend, mmu, env, canary, platform, upkeep, cpuid, controls, settings, auditor, tracer } =
-            parts;
+        let Parts {
+            backend,
+            mmu,
+            env,
+            canary,
+            platform,
+            upkeep,
+            cpuid,
+            tsc_hz,
+            controls,
+            settings,
+            auditor,
+            tracer,
+        } = parts;
         let root = mmu.root(&env, 0);
+        let known = cpuid.known(Dynamic::AT_RESET);
         // A small pool leaves fewer than the CPU has room for.
         let targets = Targets::new(mmu.loadable_roots());
         let mut vcpu = Vcpu {
@@ -146,14 +161,14 @@ impl<B: Backend> Vcpu<B> {
             env,
             platform,
             upkeep,
-            known: cpuid.known(),
-            cpuid,
+            known,
             clock: Clock::new(),
             alarm: Alarm::default(),
             typed: VecDeque::new(),
             controls,
             root,
-            pat: PAT_AT_RESET,
+            msrs: Registers::new(&cpuid.model(tsc_hz)),
+            cpuid,
             xcr0: xcr0::X87,
             pending: None,
             windows: Windows::default(),
@@ -235,6 +250,9 @@ impl<B: Backend> Vcpu<B> {
             Exit::PageFault { gva, error_code } => self.page_fault_exit(gva, error_code),
             Exit::Io { port, size, input } => return self.io_exit(port, size, input),
             Exit::StringIo => self.string_io_exit(),
+            Exit::Reflect(event) if event.is_fpu_error() && self.reports_fpu_errors_by_line() => {
+                self.fpu_error_exit()
+            }
             Exit::Reflect(event) => {
                 // #AC is a fault; #DB and INT1 push the flags as they are.
                 if event.kind == EventKind::Exception && event.vector != DEBUG {

@@ -9,12 +9,12 @@ use umbra_mmu::{Config, EmulateReachable, Encodings, FilterPolicy, MIN_FRAMES_PE
 use umbra_paging::{Features, Pdptes, cr0, cr4, efer};
 use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
 use umbra_telemetry::{GuestFaults, Mechanism, Message};
+use umbra_vcpu::arch_capabilities::IA32_ARCH_CAPABILITIES;
 use umbra_vcpu::backend::{Backend, Capabilities};
 use umbra_vcpu::control::{Controls, efer_more};
 use umbra_vcpu::cpuid::{Backing, Cpuid};
 use umbra_vcpu::entry::{Entry, Mode};
 use umbra_vcpu::mmu_events::EventLog;
-use umbra_vcpu::msr::IA32_ARCH_CAPABILITIES;
 
 use super::audit::Auditor;
 use super::policy::Writes;
@@ -98,6 +98,7 @@ fn prepare<B: Backend>(machine: Machine, new_backend: NewBackend<B>) -> Result<V
         platform,
         upkeep,
         cpuid,
+        tsc_hz,
         controls,
         settings,
         auditor,

@@ -9,7 +9,7 @@ use x86::vmx::vmcs::control::PrimaryControls;
 
 use super::controls::CR4_GUEST;
 use super::vmcs::Vmcs;
-use super::{EXCEPTIONS, VPID, Vmx};
+use super::{PAGE_FAULT, VPID, Vmx};
 
 /// CR3-target values that are made use of: CPUs have no more (SDM, "CR3-Target Controls").
 pub const MAX_CR3_TARGETS: usize = 4;
@@ -22,10 +22,10 @@ impl AddressSpace for Vmx {
     }
 
     fn set_guest_faults(&mut self, guest_faults: GuestFaults) {
-        const PAGE_FAULT: u64 = 1 << 14;
         let FaultFilter { bitmap_bit, mask, matched } = FaultFilter::of(guest_faults);
         let bit = if bitmap_bit { PAGE_FAULT } else { 0 };
-        self.vmcs.write(control::EXCEPTION_BITMAP, EXCEPTIONS & !PAGE_FAULT | bit);
+        self.exceptions = self.exceptions & !PAGE_FAULT | bit;
+        self.update(control::EXCEPTION_BITMAP, self.exceptions);
         self.vmcs.write(control::PAGE_FAULT_ERR_CODE_MASK, mask.bits().into());
         self.vmcs.write(control::PAGE_FAULT_ERR_CODE_MATCH, matched.bits().into());
     }

@@ -5,16 +5,19 @@ use core::arch::asm;
 use umbra_mmu::{Root, RootFormat};
 use umbra_paging::{Gva, cr0, cr4, efer};
 use umbra_vcpu::backend::ControlRegisters;
-use umbra_vcpu::control::{Controls, efer_more};
+use umbra_vcpu::control::{Controls, cr0_more, efer_more};
 use x86::msr;
 use x86::vmx::vmcs::control::EntryControls;
 use x86::vmx::vmcs::{control, guest};
 
-use super::{DEBUGCTL_BTF, Vmx};
+use super::{DEBUGCTL_BTF, DEBUGCTL_LBR, FPU_ERROR, Vmx};
 use crate::hw::cpu;
 
 /// CR0 bits that the guest changes without an exit: MP, EM, TS and AM mean the same for the real CPU.
 pub const CR0_GUEST: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 18;
+/// The real CR4 always has these: PAE for the shadow tables, MCE for the hypervisor, which a machine check must
+/// not shut down without a word.
+const CR4_REAL: u64 = cr4::PAE | 1 << 6;
 /// CR4 bits that the guest changes without an exit: TSD, DE, OSFXSR and OSXMMEXCPT, which every 64-bit CPU has.
 pub const CR4_GUEST: u64 = 1 << 2 | 1 << 3 | 1 << 9 | 1 << 10;
 /// The real CR0 of a guest always has these: NE for VMX, WP for the tracking of guest page tables.
@@ -55,7 +58,7 @@ impl ControlRegisters for Vmx {
         self.long_mode = !pae_root;
         let real_cr0 = (controls.cr0 & !CR0_NOT_REAL | CR0_REAL | self.cr0_fixed.0) & self.cr0_fixed.1;
         let without = if paging_off { cr4::SMEP | cr4::SMAP | cr4::PCIDE } else { 0 };
-        let real_cr4 = (controls.cr4 & !without | cr4::PAE | self.cr4_fixed.0) & self.cr4_fixed.1;
+        let real_cr4 = (controls.cr4 & !without | CR4_REAL | self.cr4_fixed.0) & self.cr4_fixed.1;
         let entry = if pae_root {
             self.entry
         } else {
@@ -69,6 +72,9 @@ impl ControlRegisters for Vmx {
             self.cr4_flush = self.own_flush_bits();
             self.vmcs.write(control::CR4_GUEST_HOST_MASK, !(CR4_GUEST | self.cr4_flush));
         }
+        let fpu_error = if controls.cr0 & cr0_more::NE == 0 { FPU_ERROR } else { 0 };
+        self.exceptions = self.exceptions & !FPU_ERROR | fpu_error;
+        self.update(control::EXCEPTION_BITMAP, self.exceptions);
         self.update(control::CR0_READ_SHADOW, controls.cr0);
         self.update(control::CR4_READ_SHADOW, controls.cr4);
         self.update(guest::CR0, real_cr0);
@@ -105,8 +111,8 @@ impl ControlRegisters for Vmx {
                 unsafe { cpu::write_msr(number, value) };
                 true
             }
-            // There is nothing to read branch records with.
-            IA32_DEBUGCTL if value & !DEBUGCTL_BTF == 0 => {
+            // What is recorded cannot be read: the table of registers says why.
+            IA32_DEBUGCTL if value & !(DEBUGCTL_LBR | DEBUGCTL_BTF) == 0 => {
                 self.vmcs.write(guest::IA32_DEBUGCTL_FULL, value);
                 true
             }

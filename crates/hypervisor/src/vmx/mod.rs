@@ -53,7 +53,11 @@ const DR7_AT_START: u64 = 0x400;
 
 /// Exceptions that exit: #DB, #PF (as the filter says), #AC, #MC. A guest can make delivery of #DB and #AC raise them
 /// anew without end (CVE-2015-5307, CVE-2015-8104), which only an intercept breaks.
-const EXCEPTIONS: u64 = 1 << 1 | 1 << 14 | 1 << 17 | 1 << 18;
+const EXCEPTIONS: u64 = 1 << 1 | PAGE_FAULT | 1 << 17 | 1 << 18;
+const PAGE_FAULT: u64 = 1 << 14;
+
+/// #MF exits while the guest's CR0.NE is clear: it does not get it then, but an interrupt.
+const FPU_ERROR: u64 = 1 << 16;
 
 const BLOCKED_BY_STI_OR_MOV_SS: u64 = 0b11;
 const BLOCKED_BY_MOV_SS: u64 = 1 << 1;
@@ -92,6 +96,8 @@ pub struct Vmx {
     secondary: SecondaryControls,
     /// Primary controls as they stand in the VMCS.
     primary: u64,
+    /// The exception bitmap as it stands in the VMCS, but for isolation.
+    exceptions: u64,
     /// VM-entry controls without "IA-32e mode guest".
     entry: u64,
     /// "IA-32e mode guest" as it stands in the VMCS: EFER.LMA of the guest.
@@ -155,6 +161,7 @@ impl Vmx {
             invvpid_by_address: capabilities.invvpid_by_address,
             secondary: capabilities.secondary,
             primary: capabilities.primary.into(),
+            exceptions: EXCEPTIONS,
             entry: capabilities.entry.into(),
             long_mode: false,
             cr0_fixed,

@@ -149,8 +149,8 @@ impl<E: Env> View<'_, E> {
         let Source { role, gfn } = self.basis.tables.source(slot.frame());
         let index = slot.index() as u64;
         match role {
-            Role::Direct { level: Level::L1 } => self.page_target(Page::identity(gfn.add(index))),
-            Role::Direct { .. } => self.region_target(Page::identity(gfn.add(index * REGION))),
+            Role::Direct { level: Level::L1 } => self.page_target(Page::identity(gfn + index)),
+            Role::Direct { .. } => self.region_target(Page::identity(gfn + index * REGION)),
             Role::Pdptes { vcpu } => match self.basis.guest.directory(usize::from(vcpu), slot.index()) {
                 Some(directory) => self.found(directory, Rights::ALL),
                 None => Target::Absent,

@@ -1,6 +1,6 @@
 //! What the shadow alone can tell, without a walk of the guest's tables.
 
-use umbra_paging::{Access, Gpa, Gva, Hpa, Level, Mode, PAGE_SIZE, Rights};
+use umbra_paging::{Access, Gpa, Gva, Hpa, Level, Mode, Rights};
 
 use crate::Env;
 use crate::format::{Held, ShadowEntry, State, index};
@@ -80,16 +80,16 @@ impl WalkCache {
                 }
                 let gfn = match shadow.view(env).guest_entry(slot) {
                     Some(guest) => guest.frame(),
-                    None => shadow.tables().source(slot.frame()).gfn.add(slot.index() as u64),
+                    None => shadow.tables().source(slot.frame()).gfn + slot.index() as u64,
                 };
-                let gpa = Gpa::new(gfn.base().raw() + gva.raw() % PAGE_SIZE);
+                let gpa = gfn.base() + gva.offset(Level::L1);
                 shadow.guest().is_tracked(gfn).then_some(Known::TableWrite(gpa))
             }
             State::Mmio { gfn, rights: leaf, generation } => {
                 let rights = rights.and(leaf);
                 let current = generation == shadow.guest().generation();
                 let allowed = rights.allow(access, paging) && (rights.write || !access.is_write());
-                let gpa = Gpa::new(gfn.base().raw() + offset(gva, level));
+                let gpa = gfn.base() + gva.offset(level);
                 (current && allowed).then_some(Known::Mmio(gpa))
             }
             State::Absent | State::Look => None,
@@ -100,7 +100,7 @@ impl WalkCache {
     pub(crate) fn code(&mut self, shadow: &Shadow, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Hpa> {
         let End { entry, level, .. } = self.walk(shadow, env, vcpu, gva)?;
         let runs = shadow.tables().is_mapped(entry) && entry.rights().execute;
-        runs.then(|| Hpa::new(entry.hpa().raw() + offset(gva, level)))
+        runs.then(|| entry.hpa() + gva.offset(level))
     }
 
     /// The guest-physical address that the shadow maps `gva` to now.
@@ -108,9 +108,9 @@ impl WalkCache {
         let End { slot, entry, level, .. } = self.walk(shadow, env, vcpu, gva)?;
         let first = match shadow.view(env).guest_entry(slot) {
             Some(guest) => guest.leaf_frame(level),
-            None => shadow.tables().source(slot.frame()).gfn.add(slot.index() as u64 * level.pages()),
+            None => shadow.tables().source(slot.frame()).gfn + slot.index() as u64 * level.pages(),
         };
-        let gpa = Gpa::new(first.base().raw() + offset(gva, level));
+        let gpa = first.base() + gva.offset(level);
         shadow.tables().is_mapped(entry).then_some(gpa)
     }
 
@@ -158,8 +158,4 @@ fn last_table(shadow: &Shadow, env: &impl Env, vcpu: usize, gva: Gva) -> Option<
         level = below;
     }
     Some((frame, level, rights))
-}
-
-fn offset(gva: Gva, level: Level) -> u64 {
-    gva.raw() & (level.pages() * PAGE_SIZE - 1)
 }

@@ -22,7 +22,7 @@ impl RegionBacking {
     /// Asks about each frame of the region from `first` on.
     pub(super) fn ask(memory: &impl GuestMemory, first: Gfn) -> RegionBacking {
         let start = memory.backing(first);
-        let rest = (1..REGION).map(|n| (n, memory.backing(first.add(n))));
+        let rest = (1..REGION).map(|n| (n, memory.backing(first + n)));
         match start {
             Backing::None if rest.clone().all(|(_, backing)| backing == Backing::None) => {
                 RegionBacking::Empty
@@ -31,7 +31,7 @@ impl RegionBacking {
                 if hfn.raw() % REGION == 0
                     && rest
                         .clone()
-                        .all(|(n, backing)| backing == Backing::Ram { hfn: hfn.add(n), writable }) =>
+                        .all(|(n, backing)| backing == Backing::Ram { hfn: hfn + n, writable }) =>
             {
                 RegionBacking::Whole { hfn, writable }
             }

@@ -19,7 +19,7 @@ impl<E: Env> Cx<'_, E> {
             self.move_roots_home(gfn);
             self.shadow.basis.tables_mut().look_all(self.env, List::Gfn(gfn.raw() as u32));
             self.shadow.basis.tables_mut().look_all(self.env, List::Region((gfn.raw() / REGION) as u32));
-            gfn = gfn.add(1);
+            gfn = gfn + 1;
         }
         // Identity pages and MMIO entries may say "no memory" where there is some now.
         if self.shadow.guest_mut().next_generation() {

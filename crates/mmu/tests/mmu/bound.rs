@@ -382,7 +382,7 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
             }
             3 => mmu.invlpg(machine, 0, gva),
             4 => mmu.release_frame(machine, gfn),
-            5 => mmu.revoke(machine, gfn..gfn.add(1)),
+            5 => mmu.revoke(machine, gfn..gfn + 1),
             6 => mmu.zap_all(machine),
             7 => offered += u64::from(mmu.offer_root(machine, 0)),
             9 => offered += u64::from(mmu.offer_other_root(machine, 0, gfn)),

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use arrayvec::ArrayVec;
 use fastrand::Rng;
 use umbra_mmu::{Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, RootFormat, Work};
-use umbra_paging::{Access, Features, Gfn, Gpa, Gva, Mode, Paging, Pfec};
+use umbra_paging::{Access, Cr3Value, Features, Gfn, Gpa, Gva, Mode, Paging, Pfec};
 
 use super::{Broken, Machine, Start};
 use crate::coverage::{Coverage, Moment};
@@ -24,7 +24,7 @@ use crate::registers::{Cpu, Invalidation, Privileged, Registers};
 use crate::universe::{HOT, Universe, hot, used};
 use dice::Dice;
 use host::Host;
-use targets::{Target, Targets};
+use targets::Targets;
 
 /// An access that exits more often than this makes no progress (I6).
 const MAX_EXITS: usize = 64;
@@ -355,7 +355,7 @@ impl Shadow {
             | Privileged::FlushAll => !self.mmu.has_loose_tables(),
             Privileged::LoadCr3 { root, pcid, no_flush } => {
                 let pcid = if after.pcide { pcid } else { 0 };
-                let value = Target { root, pcid, no_flush: after.pcide && no_flush };
+                let value = Cr3Value { root, pcid, no_flush: after.pcide && no_flush };
                 after.paging && self.targets[cpu].contains(value)
             }
             _ => false,
@@ -377,7 +377,7 @@ impl Shadow {
     }
 
     /// The CPU may load this value by itself from now on, if the MMU allows it for its root, which is current.
-    fn list(&mut self, cpu: usize, value: Target) {
+    fn list(&mut self, cpu: usize, value: Cr3Value) {
         if !self.registers[cpu].paging || self.config.targets == 0 {
             return;
         }
@@ -396,7 +396,7 @@ impl Shadow {
             hot(if self.random.bool() { 8 * self.random.usize(..2) } else { self.random.usize(..HOT.len()) });
         let pcide = self.registers[cpu].pcide;
         let pcid = if pcide { self.random.u16(..3) } else { 0 };
-        let value = Target { root, pcid, no_flush: pcide && self.random.bool() };
+        let value = Cr3Value { root, pcid, no_flush: pcide && self.random.bool() };
         self.make_room(cpu);
         let offered = self.call(EntryPoint::Other, |mmu, host| mmu.offer_other_root(host, cpu, root));
         while self.swap_in_wanted() {}
@@ -420,14 +420,14 @@ impl Shadow {
     /// Lists what the CPU has in CR3 now.
     fn offer(&mut self, cpu: usize) {
         let Registers { root, pcid, pcide, .. } = self.registers[cpu];
-        let value = Target { root, pcid, no_flush: pcide && self.random.bool() };
+        let value = Cr3Value { root, pcid, no_flush: pcide && self.random.bool() };
         // Nothing is loaded: what the PCID holds is of this root.
         self.targets[cpu].mixes(value);
         self.list(cpu, value);
     }
 
     fn change_backing(&mut self, gfn: Gfn, change: impl Fn(&mut Host, Gfn)) {
-        self.change_range(gfn..gfn.add(1), change);
+        self.change_range(gfn..gfn + 1, change);
     }
 
     /// Of all frames of a range only the hot ones change: programs touch no others.
@@ -556,8 +556,11 @@ impl Machine for Shadow {
             self.call(EntryPoint::LoadPaging, |mmu, host| mmu.load_paging(host, cpu, paging(after)));
         }
         if let Privileged::LoadCr3 { root, pcid, no_flush } = instruction {
-            let value =
-                Target { root, pcid: if after.pcide { pcid } else { 0 }, no_flush: after.pcide && no_flush };
+            let value = Cr3Value {
+                root,
+                pcid: if after.pcide { pcid } else { 0 },
+                no_flush: after.pcide && no_flush,
+            };
             let mixes = self.targets[cpu].mixes(value);
             self.list(cpu, value);
             if mixes && invalidation == Invalidation::Nothing {

@@ -125,6 +125,21 @@ pub fn enable_alignment_checks() {
     unsafe { write_cr0(cr0() | AM) };
 }
 
+/// Switches CR0.NE: errors of the x87 FPU raise #MF, or else are reported by a line to the PICs.
+pub fn set_numeric_error(on: bool) {
+    const NE: u64 = 1 << 5;
+    // SAFETY: the kit does not use the FPU.
+    unsafe { write_cr0(if on { cr0() | NE } else { cr0() & !NE }) };
+}
+
+/// The x87 status word; its exceptions are cleared.
+pub fn take_fpu_status() -> u16 {
+    let status: u16;
+    // SAFETY: compiled code does not use the FPU.
+    unsafe { asm!("fnstsw ax", "fnclex", out("ax") status, options(nomem, nostack)) };
+    status
+}
+
 /// Sets CR2, as a fault does.
 pub fn set_cr2(value: u64) {
     // SAFETY: CR2 has no effect and takes any value.
@@ -175,6 +190,12 @@ pub fn set_breakpoint(number: u32, kind: Breakpoint, address: u64, length: u64) 
         let bits = (kind as u64 | field << 2) << (16 + 4 * number) | 1 << (2 * number);
         write_dr7(dr7() & clear | bits);
     }
+}
+
+/// Lets the next access to a debug register raise #DB: DR7.GD, which that clears.
+pub fn detect_debug_registers() {
+    // SAFETY: #DB has a handler or ends the kernel with a message.
+    unsafe { write_dr7(dr7() | 1 << 13) };
 }
 
 /// Takes all breakpoints away.

@@ -35,6 +35,12 @@ pub fn end_of_interrupt() {
     port::write_u8(MASTER, 0x20);
 }
 
+/// Ends the interrupts in service of both controllers.
+pub fn end_of_slave_interrupt() {
+    port::write_u8(SLAVE, 0x20);
+    end_of_interrupt();
+}
+
 /// The lines that ask at the first controller.
 pub fn requests() -> u8 {
     port::write_u8(MASTER, 0x0a);

@@ -5,8 +5,9 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use umbra_emulator::{Native, NativeOperand};
-use umbra_paging::{AccessKind, GuestFault, Hpa, PAGE_SIZE, Pfec};
+use umbra_paging::{AccessKind, Gpa, GuestFault, Hpa, PAGE_SIZE, Pfec};
 use umbra_vcpu::backend::{Backend, Exit};
+use umbra_vcpu::breakpoints::Watched;
 use umbra_vcpu::cpuid::xcr0;
 use umbra_vcpu::event::Event;
 use umbra_vcpu::isolation::{Page, Rights, Space};
@@ -96,6 +97,10 @@ impl<B: Backend> Vcpu<B> {
     fn stopped(&mut self, stopped: Stopped) -> Option<Emulated> {
         match stopped {
             Stopped::Fault(fault) => Some(Emulated::Faulted(Some(self.guest_fault(fault)))),
+            Stopped::Exception(event) if event.is_fpu_error() && self.reports_fpu_errors_by_line() => {
+                self.fpu_error_exit();
+                Some(Emulated::Faulted(None))
+            }
             Stopped::Exception(event) => {
                 self.raise(event);
                 Some(Emulated::Faulted(None))
@@ -196,7 +201,8 @@ impl<B: Backend> Vcpu<B> {
             let page = self.sandbox.space.bytes_mut(part.gva).ok_or(Stopped::Refused)?;
             page[offset(part.gva)..offset(part.gva) + part.length].copy_from_slice(&bytes);
             let original = part.conditional.then_some(bytes);
-            touched.push(Touched { gva: part.gva, length: part.length, written: write, original });
+            let gpa = Gpa::new(gpa.raw() / PAGE_SIZE * PAGE_SIZE + offset(part.gva) as u64);
+            touched.push(Touched { gva: part.gva, gpa, length: part.length, written: write, original });
         }
         Ok(())
     }
@@ -217,8 +223,9 @@ impl<B: Backend> Vcpu<B> {
             let mut rest = 0..part.length;
             while let Some(first) = rest.find(|&n| written(n)) {
                 let end = rest.find(|&n| !written(n)).unwrap_or(part.length);
-                // The translation was made for a write, by this exit: it stands.
-                let _ = self.write_linear(part.gva + first as u64, &bytes[first..end]);
+                let (gva, gpa) = (part.gva + first as u64, Gpa::new(part.gpa.raw() + first as u64));
+                self.write_physical(gpa, &bytes[first..end]);
+                self.watch(Watched::Write, gva, end - first);
                 rest = end..part.length;
             }
         }
@@ -228,6 +235,8 @@ impl<B: Backend> Vcpu<B> {
 /// A part of an operand, within one page, that has a copy.
 struct Touched {
     gva: u64,
+    /// Where it lay when the instruction touched it. Its own writes may change the tables that say so.
+    gpa: Gpa,
     length: usize,
     written: bool,
     /// What it was, if parts of it may be written.

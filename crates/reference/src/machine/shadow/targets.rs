@@ -2,20 +2,11 @@
 //! Conditionally").
 
 use fastrand::Rng;
-use umbra_paging::Gfn;
-
-/// An operand of MOV to CR3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Target {
-    pub(super) root: Gfn,
-    pub(super) pcid: u16,
-    /// Bit 63.
-    pub(super) no_flush: bool,
-}
+use umbra_paging::{Cr3Value, Gfn};
 
 #[derive(Clone, Debug)]
 pub(super) struct Targets {
-    values: Vec<Target>,
+    values: Vec<Cr3Value>,
     room: usize,
     /// The root that was loaded last under each PCID; `None` if it may have been one of several, without an exit.
     last: Vec<(u16, Option<Gfn>)>,
@@ -26,7 +17,7 @@ impl Targets {
         Targets { values: Vec::new(), room, last: Vec::new() }
     }
 
-    pub(super) fn contains(&self, value: Target) -> bool {
+    pub(super) fn contains(&self, value: Cr3Value) -> bool {
         self.values.contains(&value)
     }
 
@@ -38,7 +29,7 @@ impl Targets {
         self.values.retain(|value| keep(value.root));
     }
 
-    pub(super) fn insert(&mut self, value: Target) {
+    pub(super) fn insert(&mut self, value: Cr3Value) {
         if !self.contains(value) {
             self.values.push(value);
         }
@@ -54,7 +45,7 @@ impl Targets {
 
     /// Lists a value that was not loaded, unless it keeps what its PCID holds and that may be of another root. What the PCID
     /// holds is not known any more. Says whether its root is listed.
-    pub(super) fn expect(&mut self, value: Target) -> bool {
+    pub(super) fn expect(&mut self, value: Cr3Value) -> bool {
         let last = self.last.iter().find(|(pcid, _)| *pcid == value.pcid);
         let own = last.is_some_and(|&(_, root)| root == Some(value.root));
         if value.no_flush && !own {
@@ -71,7 +62,7 @@ impl Targets {
     /// Notes an exit that loads a value, and says whether what the PCID may have cached is of another root. Listed
     /// values of another root under the same PCID must go if one of the two keeps translations: the CPU would load one
     /// after the other without telling.
-    pub(super) fn mixes(&mut self, value: Target) -> bool {
+    pub(super) fn mixes(&mut self, value: Cr3Value) -> bool {
         self.values.retain(|other| {
             let foreign = other.pcid == value.pcid && other.root != value.root;
             !foreign || !(other.no_flush || value.no_flush)
@@ -93,12 +84,12 @@ impl Targets {
 mod tests {
     use super::*;
 
-    const fn value(root: u64, pcid: u16, no_flush: bool) -> Target {
-        Target { root: Gfn::new(root), pcid, no_flush }
+    const fn value(root: u64, pcid: u16, no_flush: bool) -> Cr3Value {
+        Cr3Value { root: Gfn::new(root), pcid, no_flush }
     }
 
     /// An exit that loads the value, and lists it.
-    fn load(targets: &mut Targets, value: Target) -> bool {
+    fn load(targets: &mut Targets, value: Cr3Value) -> bool {
         let mixes = targets.mixes(value);
         targets.insert(value);
         mixes

@@ -14,8 +14,8 @@ use umbra_paging::{Gva, Level, bits};
 use guest_kernels::entries::{PAGE, TABLE};
 
 use crate::{
-    breakpoints, compatibility, control, delivery, exceptions, interrupts, invalidation, memory, operands,
-    platform, registers, stepping, tasks, timers,
+    breakpoints, compatibility, control, delivery, exceptions, fpu, interrupts, invalidation, memory,
+    operands, platform, registers, stepping, tasks, timers,
 };
 
 /// What every test gets.
@@ -94,6 +94,7 @@ const TESTS: &[(&str, Test)] = &[
     ("pci", platform::pci),
     ("vga", platform::vga),
     ("rtc", platform::rtc),
+    ("fpu-error", fpu::error),
     ("apic-base", platform::apic_base),
     ("apic-moved", platform::apic_moved),
 ];

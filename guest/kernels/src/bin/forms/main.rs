@@ -11,8 +11,6 @@
 #[cfg(target_os = "none")]
 mod chain;
 #[cfg(target_os = "none")]
-mod observe;
-#[cfg(target_os = "none")]
 mod place;
 #[cfg(target_os = "none")]
 mod registers;

@@ -5,12 +5,11 @@
 
 use guest_kernels::kit::descriptors::{self, GDT_WORDS};
 use guest_kernels::kit::frames::{Frame, Pool};
+use guest_kernels::kit::observe::Observer;
 use guest_kernels::kit::space::Space;
 use guest_kernels::kit::{access, apic};
 use umbra_forms::{Contents, Form, Kind, Mode, Page, Ring};
 use umbra_paging::{Gva, Level, bits};
-
-use crate::observe::Observer;
 
 /// The first block.
 const BASE: u64 = 0x9000_0000;

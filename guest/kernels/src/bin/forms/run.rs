@@ -3,6 +3,7 @@
 use guest_kernels::kit::boot::Boot;
 use guest_kernels::kit::context::Context;
 use guest_kernels::kit::cpu::{self, Cpu, rflags};
+use guest_kernels::kit::observe::Observer;
 use guest_kernels::kit::space::Space;
 use guest_kernels::kit::stage::{self, Ended};
 use guest_kernels::kit::vectors::{Format, LEGACY_WORDS, Vectors, WORDS};
@@ -11,7 +12,6 @@ use guest_kernels::say;
 use umbra_forms::{Case, Form, Kind, Mode, Page, RECORD, Registers, Ring, Role};
 
 use crate::chain::{self, Chain};
-use crate::observe::Observer;
 use crate::place::{Block, Places, scratch, table};
 use crate::registers::{self, Selectors};
 

@@ -1,6 +1,6 @@
 //! What a case did, as one number or in words.
 
-use guest_kernels::say;
+use crate::say;
 
 /// Takes what was observed.
 pub enum Observer {
