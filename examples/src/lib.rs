@@ -64,16 +64,10 @@ impl Toy {
         // Reserved bits tell host faults from guest faults. With MAXPHYADDR = 52 there are none, and every page
         // fault has to exit. On real hardware, also try `Encodings::probes` on the CPU first.
         let encodings = Encodings::reserved(features.maxphyaddr).unwrap_or_else(|| Encodings::not_present(features.maxphyaddr));
-        let config = Config {
-            features,
-            encodings,
-            filter: FilterPolicy::Present,
-            loadable_roots: 0,
-            eager: true,
-            ahead: true,
-            vcpus: cpus,
-            log_changes: audited,
-        };
+        let mut config = Config::new(features, encodings);
+        config.filter = FilterPolicy::Present;
+        config.vcpus = cpus;
+        config.log_changes = audited;
         let mut mmu = Mmu::new(config, &mut host).expect("there are enough shadow frames");
         for cpu in 0..cpus {
             mmu.load_paging(&mut host, cpu, paging(&registers));

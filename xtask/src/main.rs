@@ -22,6 +22,7 @@ mod sabotage;
 mod setup;
 mod test;
 mod tool;
+mod trial;
 mod unsafe_count;
 
 use std::io::{self, Write};
@@ -44,6 +45,8 @@ enum Command {
     Test(test::Arguments),
     Build(build::Arguments),
     Book(book::Arguments),
+    #[command(hide = true)]
+    BookLinks(book::links::Arguments),
     Campaign(campaign::Arguments),
     Exhaustive(exhaustive::Arguments),
     Sabotage(sabotage::Arguments),
@@ -54,6 +57,7 @@ enum Command {
     Guests(guests::Arguments),
     Forms(forms::Arguments),
     Exact(exact::Arguments),
+    Trial(trial::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +71,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Build(arguments) => build::run(&arguments),
         Command::Book(arguments) => book::run(&arguments),
+        Command::BookLinks(arguments) => book::links::run(&arguments),
         Command::Campaign(arguments) => campaign::run(&arguments),
         Command::Exhaustive(arguments) => exhaustive::run(&arguments),
         Command::Sabotage(arguments) => sabotage::run(&arguments),
@@ -77,6 +82,7 @@ fn main() -> ExitCode {
         Command::Guests(arguments) => guests::run(&arguments),
         Command::Forms(arguments) => forms::run(&arguments),
         Command::Exact(arguments) => exact::run(&arguments),
+        Command::Trial(arguments) => trial::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

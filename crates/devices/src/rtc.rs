@@ -6,7 +6,7 @@
 use time::{Date, Month, OffsetDateTime, Time};
 
 use crate::clock::Clock;
-use crate::platform::RamLayout;
+use crate::config::RamLayout;
 
 const SECONDS: u8 = 0x00;
 const SECONDS_ALARM: u8 = 0x01;

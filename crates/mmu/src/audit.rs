@@ -17,6 +17,7 @@ use crate::{Backing, Env};
 
 /// An invariant does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Violation {
     /// Which one.
     pub invariant: Invariant,
@@ -27,6 +28,7 @@ pub struct Violation {
 /// The invariants that can be seen in the tables. (I3 and I6 are about exits: the differential test
 /// has them.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Invariant {
     /// I1: Absent only where the guest's entry is not present, in a tracked frame.
     NeverStale,

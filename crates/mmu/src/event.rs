@@ -8,6 +8,7 @@ use crate::format::{Role, Source};
 /// Something that the MMU did: for the embedder's trace
 /// ([`ShadowFrames::observe`](crate::ShadowFrames::observe)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Event {
     /// A shadow page was built.
     Built(Shadowed),
@@ -74,6 +75,7 @@ impl From<Source> for Shadowed {
 
 /// What the MMU did so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counters {
     /// Shadow pages built.
     pub built: u64,

@@ -23,6 +23,31 @@
 //! [`Mmu::guest_faults`] says, asked before each entry. The guest's PAT, PCD and PWT bits are not
 //! shadowed: all of its memory is write-back.
 //!
+//! A page-fault exit, with a host that has the three traits (the README shows it whole):
+//!
+//! ```
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+//! # fn main() {
+//! use umbra_mmu::FaultOutcome;
+//!
+//! let (mut host, mut mmu) = start();
+//! let (cr2, rip, access) = (Gva::new(0x123), Gva::new(0x1_0000), Access::supervisor_read());
+//! let answer = match mmu.page_fault(&mut host, 0, cr2, access, &Origin::at(rip)) {
+//!     FaultOutcome::Resume(_) => "enter the guest again",
+//!     FaultOutcome::Guest(_) => "inject the fault",
+//!     FaultOutcome::Mmio { .. } => "emulate an access to a device",
+//!     FaultOutcome::TableWrite { .. } => "emulate a write to a page table, or release the table",
+//!     FaultOutcome::Override { .. } => "emulate the instruction",
+//! };
+//! assert_eq!(answer, "enter the guest again");
+//! let (root, filter) = (mmu.root(&host, 0), mmu.guest_faults().pfec_filter());
+//! assert!(root.hpa.raw() != 0 && filter.bitmap_bit, "for the real CR3 and the VMCS");
+//! # }
+//! ```
+//!
+//! An embedder must handle every [`FaultOutcome`], [`GuestFaults`] and [`RootFormat`], so these are
+//! exhaustive. What it fills in or only reads may grow, and is `#[non_exhaustive]`.
+//!
 //! # The work in one call
 //! A guest can map one frame, or link one table, from every entry that there is, and then make the MMU visit them all.
 //! So the bound of every call is a multiple of E = 512 x shadow frames, whatever the guest's tables look like. One
@@ -67,20 +92,20 @@ mod guest;
 mod lifecycle;
 mod mmu;
 mod outcome;
-mod policy;
+pub mod policy;
 mod roots;
 mod sync;
 mod tables;
 
 pub use advice::Predictor;
 pub use audit::{Invariant, Violation};
-pub use config::{Config, ConfigError, FilterPolicy, GuestFaults, MIN_FRAMES_PER_VCPU};
+pub use config::{Config, ConfigError, FilterPolicy, GuestFaults, MIN_FRAMES_PER_VCPU, PfecFilter};
 pub use env::{Backing, Env, GuestMemory, ShadowFrames, Tlb};
 pub use event::{Counters, Event, Shadowed};
 pub use format::Encodings;
 pub use mmu::Mmu;
 pub use outcome::{FaultOutcome, Root, RootFormat, TableTicket, Work};
-pub use policy::{Answer, EmulateReachable, Origin, Place, TableWrite, WritePolicy};
+pub use policy::Origin;
 
 /// Makes the example in the read-me a test.
 #[cfg(doctest)]

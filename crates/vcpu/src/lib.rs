@@ -19,7 +19,6 @@ pub mod cpuid;
 pub mod cr3_targets;
 pub mod entry;
 pub mod event;
-pub mod fault_filter;
 pub mod isolation;
 pub mod mmu_events;
 pub mod phases;

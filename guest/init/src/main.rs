@@ -13,6 +13,7 @@ mod bare;
 mod console;
 mod marks;
 mod options;
+mod phase_id;
 mod phases;
 mod power;
 mod shell;

@@ -15,6 +15,9 @@ const INVALID_OPCODE: u64 = 6;
 const PAGE_FAULT: u64 = 14;
 const MACHINE_CHECK: u64 = 18;
 
+/// Nothing can be trusted after a machine check, whatever was running.
+pub const MACHINE_BROKEN: &str = "the machine reports a hardware error (machine check)";
+
 /// The places of RDI and RAX in [`Frame::scratch`].
 const RDI: usize = 4;
 const RAX: usize = 8;
@@ -61,12 +64,11 @@ unsafe extern "C" fn interrupt_handler(frame: &mut Frame) {
             frame.rip,
             frame.rsp
         ),
-        INVALID_OPCODE => panic!(
-            "undefined instruction at RIP {:#x}; behind a VMREAD or VMWRITE it means that VMCS field {:#x} does not exist, \
-             or no VMCS is current",
-            frame.rip, frame.scratch[RDI]
-        ),
-        MACHINE_CHECK => panic!("{}", crate::vcpu::MACHINE_CHECK),
+        // RDI: the backends' own UD2 leaves there what the hardware refused.
+        INVALID_OPCODE => {
+            panic!("undefined instruction at RIP {:#x}, RDI {:#x}", frame.rip, frame.scratch[RDI])
+        }
+        MACHINE_CHECK => panic!("{MACHINE_BROKEN}"),
         vector => panic!(
             "unexpected vector {vector}, error code {:#x}, RIP {:#x}, RSP {:#x}",
             frame.error_code, frame.rip, frame.rsp

@@ -15,10 +15,11 @@ impl<B: Backend> Vcpu<B> {
     /// The instruction cannot be fetched any more: the guest has changed its tables without a flush,
     /// and gets the fault that the CPU raises without its cached translation.
     pub(super) fn measure_instruction(&mut self) -> Result<(), GuestFault> {
-        self.instruction_length = match self.backend.instruction_length() {
+        let length = match self.backend.instruction_length() {
             Some(length) => length,
             None => self.decode_length()?,
         };
+        self.instruction.set_length(length);
         Ok(())
     }
 
@@ -41,7 +42,7 @@ impl<B: Backend> Vcpu<B> {
         let mut buffer = [0; MAX_INSTRUCTION];
         let (fetched, _) = self.fetch(&mut buffer);
         let identity = identify(&buffer[..fetched], self.mode());
-        self.instruction_length = identity.map_or(0, |identity| identity.length);
+        self.instruction.set_length(identity.map_or(0, |identity| identity.length));
         let cause = match identity.map(|identity| identity.operation) {
             Some(Operation::MovToCr { cr, gpr }) => return self.write_cr_exit(cr, gpr as u8),
             Some(Operation::MovFromCr { cr, gpr }) => return self.read_cr_exit(cr, gpr as u8),

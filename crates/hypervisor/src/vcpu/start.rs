@@ -5,7 +5,8 @@ use alloc::string::{String, ToString};
 use core::error::Error;
 
 use umbra_machine::upkeep::Upkeep;
-use umbra_mmu::{Config, EmulateReachable, Encodings, FilterPolicy, MIN_FRAMES_PER_VCPU, Mmu};
+use umbra_mmu::policy::EmulateReachable;
+use umbra_mmu::{Config, Encodings, FilterPolicy, MIN_FRAMES_PER_VCPU, Mmu};
 use umbra_paging::{Features, Pdptes, cr0, cr4, efer};
 use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
 use umbra_telemetry::{GuestFaults, Mechanism, Message};
@@ -17,6 +18,7 @@ use umbra_vcpu::entry::{Entry, Mode};
 use umbra_vcpu::mmu_events::EventLog;
 
 use super::audit::Auditor;
+use super::console::Console;
 use super::policy::Writes;
 use super::run::{Parts, Settings, Vcpu};
 use super::trace::Tracer;
@@ -58,20 +60,16 @@ fn prepare<B: Backend>(machine: Machine, new_backend: NewBackend<B>) -> Result<V
     let mut env = Env { ram, pool, tlb: backend.tlb(), events: EventLog::new(config.trace) };
     let on = |mechanism| !config.without.contains(&mechanism);
     let loadable_roots = if on(Mechanism::Cr3) { capabilities.cr3_targets } else { 0 };
-    let mmu_config = Config {
-        features,
-        encodings,
-        filter: match config.guest_faults {
-            GuestFaults::Trap | GuestFaults::Present => FilterPolicy::Present,
-            GuestFaults::User => FilterPolicy::User,
-            GuestFaults::Auto => FilterPolicy::Auto,
-        },
-        loadable_roots,
-        eager: on(Mechanism::Eager),
-        ahead: on(Mechanism::Ahead),
-        vcpus: 1,
-        log_changes: config.audit.is_some(),
+    let mut mmu_config = Config::new(features, encodings);
+    mmu_config.filter = match config.guest_faults {
+        GuestFaults::Trap | GuestFaults::Present => FilterPolicy::Present,
+        GuestFaults::User => FilterPolicy::User,
+        GuestFaults::Auto => FilterPolicy::Auto,
     };
+    mmu_config.loadable_roots = loadable_roots;
+    mmu_config.eager = on(Mechanism::Eager);
+    mmu_config.ahead = on(Mechanism::Ahead);
+    mmu_config.log_changes = config.audit.is_some();
     let policy = match on(Mechanism::Detach) {
         true => Writes::Predict(Box::default()),
         false => Writes::Emulate(EmulateReachable),
@@ -89,14 +87,14 @@ fn prepare<B: Backend>(machine: Machine, new_backend: NewBackend<B>) -> Result<V
     };
     let auditor = config.audit.map(Auditor::new);
     let tracer = config.trace.then(Tracer::default);
-    let upkeep = Upkeep::new(tsc_hz, config.screen);
+    let console = Console::new(Upkeep::new(tsc_hz, config.screen));
     Ok(Vcpu::new(Parts {
         backend,
         mmu,
         env,
         canary,
         platform,
-        upkeep,
+        console,
         cpuid,
         tsc_hz,
         controls,

@@ -1,9 +1,8 @@
 //! Which uses of the shadow tables exit, and flushes of the guest's translations.
 
-use umbra_mmu::{GuestFaults, Tlb};
+use umbra_mmu::{GuestFaults, PfecFilter, Tlb};
 use umbra_paging::{Gva, cr4};
 use umbra_vcpu::backend::{AddressSpace, ControlRegisters};
-use umbra_vcpu::fault_filter::FaultFilter;
 use x86::vmx::vmcs::control;
 use x86::vmx::vmcs::control::PrimaryControls;
 
@@ -22,7 +21,7 @@ impl AddressSpace for Vmx {
     }
 
     fn set_guest_faults(&mut self, guest_faults: GuestFaults) {
-        let FaultFilter { bitmap_bit, mask, matched } = FaultFilter::of(guest_faults);
+        let PfecFilter { bitmap_bit, mask, matched } = guest_faults.pfec_filter();
         let bit = if bitmap_bit { PAGE_FAULT } else { 0 };
         self.exceptions = self.exceptions & !PAGE_FAULT | bit;
         self.update(control::EXCEPTION_BITMAP, self.exceptions);

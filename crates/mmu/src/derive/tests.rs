@@ -97,7 +97,7 @@ impl Setting {
             log_changes: false,
         };
         let host = Host { entry: 0, pool: vec![[0; ENTRIES]; 64] };
-        let tables = Tables::new(&config, 64, host.end());
+        let tables = Tables::new(&config, 64, host.end(), 64);
         Setting { host, basis: Basis::new(tables, GuestFrames::new(Gfn::new(FRAMES), 1), config) }
     }
 

@@ -66,6 +66,10 @@ impl<E: Env> Cx<'_, E> {
         {
             return false;
         }
+        // Nothing is reclaimed for it.
+        if !self.shadow.knows_root(vcpu, root) && !self.shadow.basis.tables_mut().has_links() {
+            return false;
+        }
         let root = self.provide(policy, self.shadow.roots.source(vcpu, root));
         self.offer(vcpu, root)
     }

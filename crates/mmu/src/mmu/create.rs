@@ -19,9 +19,10 @@ impl Mmu {
 }
 
 impl<P: WritePolicy> Mmu<P> {
-    /// An MMU whose vCPUs all have paging off. Here all is allocated whose size is constant; later,
-    /// 4 KiB are allocated for a shadow page that is built, never more than for as many as there
-    /// are shadow frames.
+    /// An MMU whose vCPUs all have paging off. All memory that the MMU needs is allocated here. Later
+    /// calls allocate 4 KiB for a shadow page that is built, if none are left of one that is gone.
+    /// If the heap is exhausted then, the MMU reclaims other pages for it, as in a smaller pool.
+    /// Only the auditor allocates otherwise.
     ///
     /// # Errors
     /// The configuration and what `env` offers do not fit together.
@@ -29,17 +30,20 @@ impl<P: WritePolicy> Mmu<P> {
         let (frames, end) = (env.count(), env.end());
         let needed = MIN_FRAMES_PER_VCPU.saturating_mul(config.vcpus.try_into().unwrap_or(u32::MAX));
         if frames < needed {
-            return Err(ConfigError::TooFewFrames(frames, needed));
+            return Err(ConfigError::TooFewFrames { frames, needed });
         }
-        if frames > 1 << 20 || end.raw() > 1 << 30 {
-            return Err(ConfigError::TooLarge);
+        if frames > 1 << 20 {
+            return Err(ConfigError::TooManyFrames { frames });
+        }
+        if end.raw() > 1 << 30 {
+            return Err(ConfigError::TooMuchMemory { end });
         }
         let (guest, host) = (config.features.maxphyaddr, config.encodings.maxphyaddr());
         if guest > host {
-            return Err(ConfigError::WiderThanHost(guest, host));
+            return Err(ConfigError::WiderThanHost { guest, host });
         }
-        if let Some(above) = (0..frames).map(|frame| env.hpa(frame)).find(|hpa| hpa.raw() >= 1 << 32) {
-            return Err(ConfigError::FrameAbove4G(above));
+        if let Some(hpa) = (0..frames).map(|frame| env.hpa(frame)).find(|hpa| hpa.raw() >= 1 << 32) {
+            return Err(ConfigError::FrameAbove4G { hpa });
         }
         // Pinned roots are not there to be reclaimed: what one instruction needs comes first.
         let loadable = ((frames - needed) as usize / config.vcpus.max(1)).min(config.loadable_roots);

@@ -41,7 +41,9 @@ struct Vcpu {
 
 impl<P> Mmu<P> {
     /// The bytes of metadata beside the shadow frames now: a constant part, by the sizes of pool
-    /// and guest memory, and 4 KiB for each page that lives (and for up to 64 that did).
+    /// and guest memory, and 4 KiB for each page that lives (and for up to 64 that did). For
+    /// [`MIN_FRAMES_PER_VCPU`](crate::MIN_FRAMES_PER_VCPU) pages, and those of loadable roots, they
+    /// are there from the start.
     pub fn metadata_bytes(&self) -> usize {
         self.shadow.bytes()
     }
@@ -68,6 +70,18 @@ impl<P> Mmu<P> {
     /// the MMU `&mut`: while a table is loose, a not-present fault below it may come from an old
     /// reference that the guest has replaced, which the CPU must not deliver again and again. So
     /// then every fault exits.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// use umbra_mmu::GuestFaults;
+    ///
+    /// let (mut host, mut mmu) = start();
+    /// assert_eq!(mmu.guest_faults(), GuestFaults::Present);
+    /// mmu.release_frame(&mut host, Gfn::new(1));
+    /// assert_eq!(mmu.guest_faults(), GuestFaults::Trap);
+    /// # }
+    /// ```
     pub fn guest_faults(&self) -> GuestFaults {
         self.shadow.guest_faults()
     }
@@ -80,6 +94,15 @@ impl<P> Mmu<P> {
 
     /// Where an access of an emulated instruction goes. Sets accessed and dirty bits as the access
     /// itself would.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// let (mut host, mut mmu) = start();
+    /// let gpa = mmu.translate(&mut host, 0, Gva::new(0x123), Access::supervisor_read());
+    /// assert_eq!(gpa, Ok(Gpa::new(0x9123)));
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// The page fault that it raises.
@@ -106,6 +129,17 @@ impl<P> Mmu<P> {
     /// Carries out the guest's INVLPG. Only while [`Mmu::has_loose_tables`] must it exit: else no
     /// table that the CPU can reach is ever out of date, and what the instruction itself does is
     /// enough.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// let (mut host, mut mmu) = start();
+    /// mmu.release_frame(&mut host, Gfn::new(1));
+    /// // The guest has changed the table, and says so.
+    /// mmu.invlpg(&mut host, 0, Gva::new(0));
+    /// assert!(!mmu.has_loose_tables());
+    /// # }
+    /// ```
     pub fn invlpg(&mut self, env: &mut impl Env, vcpu: usize, gva: Gva) {
         self.shadow.with(env).tighten_all();
         env.flush_page(vcpu, gva);
@@ -113,6 +147,16 @@ impl<P> Mmu<P> {
 
     /// Carries out any larger flush of the guest: MOV to CR3 without the no-flush bit, changes of
     /// CR4.PGE and the like, INVPCID (which need not exit either, as INVLPG).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// let (mut host, mut mmu) = start();
+    /// mmu.release_frame(&mut host, Gfn::new(1));
+    /// mmu.flush_guest(&mut host);
+    /// assert!(!mmu.has_loose_tables() && host.flushes > 0);
+    /// # }
+    /// ```
     pub fn flush_guest(&mut self, env: &mut impl Env) {
         let mut cx = self.shadow.with(env);
         cx.tighten_all();
@@ -121,6 +165,19 @@ impl<P> Mmu<P> {
 
     /// Makes sure that nothing maps, or is built from, these guest frames. The embedder calls it
     /// before it changes what is behind them, with all vCPUs stopped until it has done so.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// let (mut host, mut mmu) = start();
+    /// let outcome = mmu.translate(&mut host, 0, Gva::new(0), Access::supervisor_read());
+    /// assert!(outcome.is_ok());
+    /// mmu.revoke(&mut host, Gfn::new(9)..Gfn::new(10));
+    /// // Nothing maps the frame now, and no CPU has cached that something did.
+    /// host.places.0[9] = 100;
+    /// mmu.audit(&host).unwrap();
+    /// # }
+    /// ```
     pub fn revoke(&mut self, env: &mut impl Env, gfns: Range<Gfn>) {
         self.shadow.with(env).revoke(gfns);
     }

@@ -13,6 +13,22 @@ impl<P: WritePolicy> Mmu<P> {
     /// exit's error code only what describes the access is taken (in `access`); whether it is a
     /// guest fault, and its error code, come from a walk of the guest's own tables (I3).
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// use umbra_mmu::{FaultOutcome, Work};
+    ///
+    /// let (mut host, mut mmu) = start();
+    /// let origin = Origin::at(Gva::new(0x1_0000));
+    /// // The shadow lacks what the guest's tables have: a host fault.
+    /// let outcome = mmu.page_fault(&mut host, 0, Gva::new(0x123), Access::supervisor_read(), &origin);
+    /// assert_eq!(outcome, FaultOutcome::Resume(Work::Link));
+    /// // The guest's own tables map nothing there: a guest fault.
+    /// let outcome = mmu.page_fault(&mut host, 0, Gva::new(0x5000), Access::supervisor_read(), &origin);
+    /// assert!(matches!(outcome, FaultOutcome::Guest(fault) if fault.gva == Gva::new(0x5000)));
+    /// # }
+    /// ```
+    ///
     /// # Panics
     /// If there is no such vCPU.
     pub fn page_fault<E: Env>(

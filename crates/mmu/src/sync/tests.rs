@@ -109,7 +109,7 @@ impl Setting {
             log_changes: false,
         };
         let mut host = Host { entry: 0, pool: vec![[0; ENTRIES]; 2] };
-        let mut tables = Tables::new(&config, 2, host.end());
+        let mut tables = Tables::new(&config, 2, host.end(), 2);
         let mut guest = GuestFrames::new(host.end(), config.vcpus);
         let format = TableFormat::LONG4;
         let source =

@@ -1,7 +1,7 @@
 //! Accessed bits set ahead: only where faults come in order, and only in entries like those at fault.
 
 use crate::common::*;
-use umbra_mmu::{Config, FaultOutcome, FilterPolicy, Mmu};
+use umbra_mmu::{FaultOutcome, FilterPolicy, Mmu};
 use umbra_paging::{Access, bits};
 
 /// A page of a forked process: of user mode, read-only, not accessed since.
@@ -13,7 +13,7 @@ fn start(filter: FilterPolicy, fill: impl Fn(u64) -> u64) -> (Machine, Mmu) {
     // The first page of a table links it.
     machine.poke(4, 0, 100 << 12 | P | U | A);
     (1..512).for_each(|n| machine.poke(4, n as usize, fill(n)));
-    let mut mmu = Mmu::new(Config { filter, ..config() }, &mut machine).unwrap();
+    let mut mmu = Mmu::new(config_with(|config| config.filter = filter), &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     (machine, mmu)

@@ -4,9 +4,10 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 
+use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
 use umbra_mmu::{
-    Answer, Backing, Config, Encodings, Event, FaultOutcome, FilterPolicy, GuestMemory, Mmu, Origin,
-    RootFormat, ShadowFrames, Shadowed, TableWrite, Tlb, WritePolicy,
+    Backing, Config, Encodings, Event, FaultOutcome, FilterPolicy, GuestMemory, Mmu, Origin, RootFormat,
+    ShadowFrames, Shadowed, Tlb,
 };
 use umbra_paging::{
     Access, AccessKind, Features, Format, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, Mode, Paging, Pdptes,
@@ -239,16 +240,16 @@ impl Tlb for Machine {
 }
 
 pub fn config() -> Config {
-    Config {
-        features: FEATURES,
-        encodings: Encodings::reserved(FEATURES.maxphyaddr).unwrap(),
-        filter: FilterPolicy::Present,
-        loadable_roots: 0,
-        eager: true,
-        ahead: false,
-        vcpus: 1,
-        log_changes: true,
-    }
+    let mut config = Config::new(FEATURES, Encodings::reserved(FEATURES.maxphyaddr).unwrap());
+    (config.filter, config.ahead, config.log_changes) = (FilterPolicy::Present, false, true);
+    config
+}
+
+/// [`config`], with some of it otherwise.
+pub fn config_with(change: impl FnOnce(&mut Config)) -> Config {
+    let mut config = config();
+    change(&mut config);
+    config
 }
 
 pub fn paging(root: u64) -> Paging {

@@ -1,7 +1,8 @@
 //! Guests with PAE and 32-bit paging, on PAE shadow tables.
 
 use crate::common::*;
-use umbra_mmu::{EmulateReachable, FaultOutcome, Mmu, RootFormat, Work, WritePolicy};
+use umbra_mmu::policy::{Answer, EmulateReachable, TableWrite, WritePolicy};
+use umbra_mmu::{FaultOutcome, Mmu, RootFormat, Work};
 use umbra_paging::{Access, AccessKind, Format, Gfn, Gpa, Gva, Mode, Paging, Pdptes, Pfec, bits, walk};
 
 const PS: u64 = bits::PS;
@@ -202,7 +203,8 @@ fn tables_of_a_process_are_linked_ahead() {
             machine.poke32(table, 0, 0x9067);
         }
         let mode = if legacy32 { legacy(2, false) } else { pae([0x2001, 0, 0x2001, 0]) };
-        let ahead = umbra_mmu::Config { ahead: true, ..config() };
+        let mut ahead = config();
+        ahead.ahead = true;
         let mut mmu = Mmu::with_policy(ahead, &mut machine, EmulateReachable).unwrap();
         mmu.load_paging(&mut machine, 0, mode);
         settle(&mut machine, &mut mmu, 0, Access::user_read());
@@ -419,8 +421,8 @@ struct Outcomes {
 struct Mixed(fastrand::Rng);
 
 impl WritePolicy for Mixed {
-    fn answer(&mut self, _: &umbra_mmu::TableWrite) -> umbra_mmu::Answer {
-        if self.0.bool() { umbra_mmu::Answer::Detach } else { umbra_mmu::Answer::Emulate }
+    fn answer(&mut self, _: &TableWrite) -> Answer {
+        if self.0.bool() { Answer::Detach } else { Answer::Emulate }
     }
 }
 

@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::common::*;
-use umbra_mmu::{Answer, EmulateReachable, FaultOutcome, Mmu, Origin, Place, TableWrite, WritePolicy};
+use umbra_mmu::policy::{Answer, EmulateReachable, Place, TableWrite, WritePolicy};
+use umbra_mmu::{FaultOutcome, Mmu, Origin};
 use umbra_paging::{Access, Gva, Hpa, bits};
 
 const ALL: u64 = P | W | U | A | D;
@@ -61,7 +62,7 @@ fn a_write_to_a_table_is_known_by_the_instruction_and_the_return_address() {
         // What the function has saved, and where its caller returns to.
         machine.poke(9, 3, 0x77);
         machine.poke(9, 9, beyond);
-        let origin = Origin { rsp: Some(Gva::new(rsp)), ..Origin::at(Gva::new(RIP)) };
+        let origin = Origin::at(Gva::new(RIP)).with_stack(Gva::new(rsp));
         for gva in [rsp, TABLE].repeat(3) {
             mmu.page_fault(&mut machine, 0, Gva::new(gva), Access::user_read(), &origin);
         }
@@ -86,9 +87,7 @@ fn a_write_to_a_table_is_known_by_the_instruction_and_the_return_address() {
 
 #[test]
 fn the_simplest_policy_asks_for_no_place() {
-    let gpa = umbra_paging::Gfn::new(7).entry(0);
-    let place = Place::default();
-    let write = TableWrite { vcpu: 0, gpa, place, soon: false, reachable: true, idle: true };
+    let write = TableWrite::new(0, umbra_paging::Gfn::new(7).entry(0));
     assert!(!EmulateReachable.needs_place(&write));
     assert!(Places::default().needs_place(&write), "a policy that says nothing is told");
 }

@@ -133,16 +133,13 @@ impl Shadow {
         } else {
             Encodings::not_present(config.host_maxphyaddr)
         };
-        let mmu_config = Config {
-            features,
-            encodings,
-            filter: config.filter,
-            loadable_roots: config.targets,
-            eager: random.u8(..8) != 0 || config.eager,
-            ahead: seed % 4 == 0,
-            vcpus: cpus,
-            log_changes: true,
-        };
+        let mut mmu_config = Config::new(features, encodings);
+        mmu_config.filter = config.filter;
+        mmu_config.loadable_roots = config.targets;
+        mmu_config.eager = random.u8(..8) != 0 || config.eager;
+        mmu_config.ahead = seed % 4 == 0;
+        mmu_config.vcpus = cpus;
+        mmu_config.log_changes = true;
         let dice = Dice::new(random.u64(..), config.detach);
         let mut mmu = Mmu::with_policy(mmu_config, &mut host, dice)
             .expect("the test asks for a possible configuration");

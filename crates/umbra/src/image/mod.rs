@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::cli::ConfigOptions;
 use crate::console::message;
 use crate::error::Error;
 use crate::guest::{self, Guest};
@@ -32,6 +33,9 @@ pub struct Arguments {
 
     #[command(flatten)]
     guest: guest::Options,
+
+    #[command(flatten)]
+    config: ConfigOptions,
 }
 
 /// Builds the image, and says what it is.

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::Programs;
-use super::programs::{STDERR, Settings};
+use super::programs::STDERR;
+use super::settings::Settings;
 use crate::error::Error;
 use crate::signals::Signals;
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::kvm::{Host, Kvm};
+use super::settings::{Bochs, Settings};
 use super::{Machine, bochsrc, qemu};
 use crate::error::Error;
 
@@ -20,15 +21,6 @@ pub struct ImageTools {
     pub(super) grub_modules: PathBuf,
     /// Makes a program end when this process is killed; absent on a system without util-linux.
     setpriv: Option<PathBuf>,
-}
-
-/// Bochs, and a CPU in it.
-#[derive(Clone, Debug)]
-pub(super) struct Bochs {
-    pub program: PathBuf,
-    pub bios: PathBuf,
-    pub vga_bios: PathBuf,
-    pub model: String,
 }
 
 /// QEMU, on a host where it can run a hypervisor.
@@ -85,17 +77,6 @@ impl ImageTools {
             None => Command::new(program),
         }
     }
-}
-
-/// What varies between runs of an emulator.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// The machine's memory.
-    pub memory_mib: u32,
-    /// Whether model-specific registers that the CPU lacks read as zero: Linux on the bare machine wants some. (Bochs.)
-    pub ignore_bad_msrs: bool,
-    /// Whether the machine's clock starts at the same time in every run, and not at this host's. (Bochs.)
-    pub fixed_time: bool,
 }
 
 impl Programs {

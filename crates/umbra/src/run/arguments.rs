@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::cli::ConfigOptions;
 use crate::error::Error;
 use crate::guest;
 use crate::machine::Machine;
@@ -14,7 +15,7 @@ use crate::machine::Machine;
 /// after Ctrl-A: X ends the machine, Ctrl-A sends one, H shows help.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 the guest powered off (ACPI S5, `Shutdown` to port 0x8900, or 0 to port \
+    after_long_help = "Exit status: 0 the guest powered off (ACPI S5, `Shutdown` to port 0x8900, or 0 to port \
     0x501 or 0xf4); 1 the guest ended in another way; 2 wrong input or a missing program; 3 the emulator or the \
     hypervisor failed, memory outside the guest was changed, or a result could not be written; 124 time-out; 130 ended \
     by Ctrl-A X, or 128 + the number of the signal that ended it (Ctrl-C: 130)."
@@ -24,6 +25,8 @@ pub struct Arguments {
     #[command(flatten)]
     pub guest: guest::Options,
 
+    /// The machine: penryn, skylake, bochs:MODEL or kvm
+    ///
     /// The CPU that is emulated: `penryn` (Intel Core 2 T9600: no EPT, no VPID, open to Meltdown), `skylake` (Intel
     /// Skylake-X: VPID, PCID, SMEP, SMAP; its EPT is not used), `bochs:MODEL` for another 64-bit Intel CPU with VMX
     /// (`bochs --help cpu` lists the models), or `kvm`: this host's own CPU, in QEMU with KVM and nested VMX
@@ -32,15 +35,15 @@ pub struct Arguments {
     pub machine: Machine,
 
     /// What runs the guest
-    #[arg(long, value_enum, default_value_t = Hypervisor::Umbra)]
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Hypervisor::Umbra)]
     pub hypervisor: Hypervisor,
 
     /// With --hypervisor kvm: the host's kernel (bzImage) [default: the guest's]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub host_kernel: Option<PathBuf>,
 
     /// With --hypervisor kvm: the host's initramfs, which `cargo xtask bench` builds
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub host_initrd: Option<PathBuf>,
 
     /// End the guest after this many seconds
@@ -51,17 +54,23 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
 
-    /// Record every exit and what the shadow MMU did in answer, for `umbra trace`
+    /// Record every exit, for `umbra trace`
+    ///
+    /// With every exit is what the shadow MMU did in answer.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 
     /// Start the machine's clock at the same time in every run: then the same guest does the same each time
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub fixed_time: bool,
 
     /// Keep the emulator's own log
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub emulator_log: Option<PathBuf>,
+
+    /// Options in a file.
+    #[command(flatten)]
+    pub config: ConfigOptions,
 }
 
 impl Arguments {
