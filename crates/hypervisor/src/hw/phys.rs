@@ -16,6 +16,20 @@ use super::image;
 /// Where physical address 0 is mapped.
 pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
 
+/// What the boot tables map.
+pub const BOOT_MAP_END: u64 = 4 << 30;
+
+/// One past the highest physical address that is mapped.
+static DIRECT_MAP_END: AtomicU64 = AtomicU64::new(BOOT_MAP_END);
+
+/// From now on the direct map reaches to `end`.
+///
+/// # Safety
+/// It does.
+pub unsafe fn set_direct_map_end(end: u64) {
+    DIRECT_MAP_END.store(end, Ordering::Relaxed);
+}
+
 /// The right to all physical memory: there is one, and [`DirectMap::hand_out`] ends it.
 pub struct DirectMap(());
 
@@ -29,7 +43,7 @@ impl DirectMap {
     /// Where a physical address is mapped.
     ///
     /// # Panics
-    /// It is 4 GiB or above.
+    /// It is not mapped.
     pub fn pointer(&self, hpa: u64) -> *mut u8 {
         pointer(hpa)
     }
@@ -85,7 +99,7 @@ impl DirectMap {
 }
 
 fn pointer(hpa: u64) -> *mut u8 {
-    assert!(hpa < 4 << 30, "the direct map ends at 4 GiB");
+    assert!(hpa < DIRECT_MAP_END.load(Ordering::Relaxed), "the direct map reaches to all memory in use");
     ptr::with_exposed_provenance_mut((DIRECT_MAP + hpa) as usize)
 }
 

@@ -2,10 +2,11 @@
 
 use umbra_paging::{ENTRIES, Gpa, Gva, Mode, PAGE_SIZE};
 
+use crate::derive::View;
 use crate::fault::WalkCache;
 use crate::format::{Role, State};
-use crate::lifecycle::Shadow;
 use crate::policy::{Origin, Place};
+use crate::roots::Roots;
 use crate::tables::{GROUP, Slot};
 use crate::{Backing, Env};
 
@@ -14,9 +15,9 @@ use crate::{Backing, Env};
 const STACK_WORDS: usize = 8;
 
 /// The place of a write to a table at `gpa`.
-pub(crate) fn call_site(
-    shadow: &Shadow,
-    env: &impl Env,
+pub(crate) fn call_site<E: Env>(
+    view: View<'_, E>,
+    roots: &Roots,
     walks: &mut WalkCache,
     vcpu: usize,
     origin: &Origin,
@@ -24,37 +25,40 @@ pub(crate) fn call_site(
 ) -> Place {
     Place {
         rip: origin.rip.raw(),
-        callers: callers(shadow, env, walks, vcpu, origin),
-        alike: is_followed_by_alike(shadow, env, gpa),
+        callers: callers(view, roots, walks, vcpu, origin),
+        alike: is_followed_by_alike(view, gpa),
     }
 }
 
 /// [`Place::alike`] of the entry at `gpa`, as far as the first shadow of its table tells.
-fn is_followed_by_alike(shadow: &Shadow, env: &impl Env, gpa: Gpa) -> bool {
-    let (tables, first) = (shadow.tables(), gpa.page_offset() as usize);
-    let is_absent = |frame, index| tables.state(tables.read(env, Slot::new(frame, index))) == State::Absent;
-    shadow
-        .guest()
-        .shadows(tables.pool(), gpa.gfn())
-        .find_map(|frame| {
-            let Role::Guest { level, format, .. } = tables.source(frame).role else { return None };
-            let index = format.indexes(level, first..first + 1);
-            let next = index.end;
-            (!index.is_empty())
-                .then(|| next < ENTRIES && is_absent(frame, index.start) == is_absent(frame, next))
-        })
-        .unwrap_or(false)
+fn is_followed_by_alike<E: Env>(view: View<'_, E>, gpa: Gpa) -> bool {
+    let (tables, first) = (view.tables(), gpa.page_offset() as usize);
+    let is_absent = |frame, index| tables.state(view.read(Slot::new(frame, index))) == State::Absent;
+    let alike = view.shadows(gpa.gfn()).find_map(|frame| {
+        let Role::Guest { level, format, .. } = tables.source(frame).role else { return None };
+        let index = format.indexes(level, first..first + 1);
+        let next = index.end;
+        (!index.is_empty()).then(|| next < ENTRIES && is_absent(frame, index.start) == is_absent(frame, next))
+    });
+    alike.unwrap_or(false)
 }
 
 /// How an instruction was reached, as far as its stack tells: the first return addresses there.
 /// They lie in the same 2 GiB of code as the instruction, or 16 MiB if the guest is not in long
 /// mode: 32-bit kernels have their data next to their code. (What is the address of a page is none.)
-fn callers(shadow: &Shadow, env: &impl Env, walks: &mut WalkCache, vcpu: usize, origin: &Origin) -> u64 {
-    let long = shadow.roots().paging(vcpu).mode == Mode::Long4;
+fn callers<E: Env>(
+    view: View<'_, E>,
+    roots: &Roots,
+    walks: &mut WalkCache,
+    vcpu: usize,
+    origin: &Origin,
+) -> u64 {
+    let env = view.env();
+    let long = roots.paging(vcpu).mode == Mode::Long4;
     let top = origin.rsp.filter(|rsp| rsp.raw() % (if long { 8 } else { 4 }) == 0);
-    let Some(top) = top.and_then(|rsp| walks.mapped(shadow, env, vcpu, rsp)) else { return 0 };
+    let Some(top) = top.and_then(|rsp| walks.mapped(view, roots, vcpu, rsp)) else { return 0 };
     // What a loose table says now need not be what is mapped.
-    if shadow.guest().has_loose() || env.backing(top.gfn()) == Backing::None {
+    if view.guest().has_loose() || env.backing(top.gfn()) == Backing::None {
         return 0;
     }
     if !long {
