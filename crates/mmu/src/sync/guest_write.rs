@@ -34,9 +34,11 @@ impl<E: Env> Entries<'_, E> {
         let (gfn, first) = (gpa.gfn(), gpa.page_offset() as usize);
         let place = first..first + bytes.len();
         let child = self.lone_child(gfn, &place);
+        // Before the write: another vCPU that sees it may count on its own INVLPG at once.
         let split = self.suspend(gfn, &place);
+        self.pay(split);
         self.env.write(gpa, bytes);
-        let owed = self.resume(gfn, &place).and(split);
+        let owed = self.resume(gfn, &place);
         self.pay(owed);
         child
     }
@@ -62,7 +64,9 @@ impl<E: Env> Entries<'_, E> {
         let slot = Slot::new(frame, gpa.page_offset() as usize / 8);
         let old = self.basis.tables().read(self.env, slot);
         let absent = self.basis.tables().encodings().absent();
-        if old != absent {
+        // Another vCPU that sees what is written must not find the entry Absent any more (I1).
+        let becomes_present = new != absent && self.basis.config().vcpus > 1;
+        if old != absent || becomes_present {
             self.basis.tables().hide(self.env, slot);
         }
         self.env.write(gpa, bytes);
