@@ -158,6 +158,7 @@ fn parse_linux(file: &[u8], size: u64, memory: u64, initrd_size: u64, command_li
         initrd_size,
         command_line,
         ram: ram.clone(),
+        above: 4096 * MIB..4096 * MIB + memory,
         rsdp: Gpa::new(memory::FIRMWARE.start),
     };
     let Ok(plan) = linux::plan(&guest) else { return };

@@ -1,7 +1,5 @@
 //! The guest's control registers and the MSRs that hardware keeps for it.
 
-use core::arch::asm;
-
 use umbra_mmu::{Root, RootFormat};
 use umbra_paging::{Gva, cr0, cr4, efer};
 use umbra_vcpu::backend::ControlRegisters;
@@ -38,8 +36,7 @@ impl ControlRegisters for Vmx {
     }
 
     fn set_cr2(&mut self, gva: Gva) {
-        // SAFETY: the hypervisor takes no page faults that it returns from.
-        unsafe { asm!("mov cr2, {}", in(reg) gva.raw(), options(nomem, nostack, preserves_flags)) };
+        cpu::set_cr2(gva.raw());
     }
 
     fn cr3(&self) -> u64 {
@@ -110,17 +107,7 @@ impl ControlRegisters for Vmx {
     }
 
     fn set_xcr0(&mut self, value: u64) {
-        // SAFETY: the caller checked the value against CPUID; the hypervisor uses no extended state, and CR4.OSXSAVE is
-        // set if there is XSETBV at all.
-        unsafe {
-            asm!(
-                "xsetbv",
-                in("ecx") 0,
-                in("eax") value as u32,
-                in("edx") (value >> 32) as u32,
-                options(nomem, nostack, preserves_flags),
-            );
-        }
+        cpu::set_xcr0(value);
     }
 
     fn set_tsc_offset(&mut self, offset: u64) {

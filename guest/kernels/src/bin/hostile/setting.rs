@@ -13,7 +13,8 @@ use guest_kernels::say;
 use umbra_paging::{Mode, Paging};
 
 use crate::{
-    delivery, descriptor_tables, garbage, nowhere, partial, roots, selfmap, stores, switches, tangle,
+    delivery, descriptor_tables, extensions, garbage, nowhere, partial, roots, selfmap, stores, switches,
+    tangle,
 };
 
 /// What every test gets.
@@ -57,6 +58,9 @@ const TESTS: &[(&str, Test)] = &[
     ("nowhere", nowhere::nowhere),
     ("apic-page", nowhere::apic_page),
     ("device-tables", nowhere::device_tables),
+    ("extension-instructions", extensions::instructions),
+    ("extension-registers", extensions::registers),
+    ("paging-off", extensions::paging_off),
     ("msrs", garbage::msrs),
     ("ports", garbage::ports),
 ];
