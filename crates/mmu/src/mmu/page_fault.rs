@@ -6,7 +6,7 @@ use super::{Mmu, Vcpu};
 use crate::advice::{PrefetchTables, Step, call_site, tables_of_space, unaccessed};
 use crate::fault::{self, Known, Mapped};
 use crate::policy::{Answer, Origin, Place, TableWrite, WritePolicy};
-use crate::{Backing, Env, FaultOutcome, TableTicket, Work};
+use crate::{Backing, Env, FaultOutcome, TableTicket, TranslateError, Work};
 
 impl<P: WritePolicy> Mmu<P> {
     /// Handles a #PF exit of the instruction at `origin`, whose `access` to `gva` raised it. Of the
@@ -48,7 +48,8 @@ impl<P: WritePolicy> Mmu<P> {
         }
         let (walk, updated) = match fault::walk(&mut self.shadow.with(env), vcpu, gva, access) {
             Ok(found) => found,
-            Err(fault) => return self.guest_fault(env, vcpu, access, fault),
+            Err(TranslateError::Fault(fault)) => return self.guest_fault(env, vcpu, access, fault),
+            Err(TranslateError::Raced) => return FaultOutcome::Resume(Work::Raced),
         };
         let gpa = walk.gpa();
         let is_ram = match env.backing(gpa.gfn()) {
