@@ -525,7 +525,7 @@ fn random_address(paging: &Paging, random: &mut fastrand::Rng) -> u64 {
         gva |= (random_index(random) * 2 + random.u64(..2)) << format.shift(level);
     }
     match format {
-        Format::Long4 => ((gva << 16).cast_signed() >> 16).cast_unsigned(),
+        Format::Long4 => ((gva << 16) as i64 >> 16) as u64,
         _ => gva & 0xffff_ffff,
     }
 }
