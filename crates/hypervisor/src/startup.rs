@@ -18,6 +18,7 @@ use crate::handover::{self, BootInformation, LoaderError};
 use crate::hw::phys::DirectMap;
 use crate::hw::{apic, console, cpu, descriptors, heap, heartbeat, image, pic, rtc, timer};
 use crate::machine::{Machine, TSC_DEADLINE};
+use crate::svm::Svm;
 use crate::telemetry::{self, info};
 use crate::vcpu;
 use crate::vmx::Vmx;
@@ -36,7 +37,7 @@ pub fn start(map: DirectMap, information: u32, magic: u32) -> ! {
 
 /// Runs the guest by this CPU's virtualization extension: the one place where a vendor is chosen.
 fn run(machine: Machine) -> ! {
-    vcpu::run(machine, Vmx::new)
+    if Svm::is_candidate() { vcpu::run(machine, Svm::new) } else { vcpu::run(machine, Vmx::new) }
 }
 
 fn boot(map: DirectMap, information: u32, magic: u32) -> Result<Machine, Box<dyn Error>> {

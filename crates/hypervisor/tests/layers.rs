@@ -14,8 +14,9 @@ const LAYERS: &[Layer] = &[
     ("handover", &["hw"]),
     ("machine", &["hw"]),
     ("vmx", &["hw"]),
+    ("svm", &["hw"]),
     ("vcpu", &["env", "hw", "machine", "telemetry"]),
-    ("startup", &["guest", "handover", "hw", "machine", "telemetry", "vcpu", "vmx"]),
+    ("startup", &["guest", "handover", "hw", "machine", "svm", "telemetry", "vcpu", "vmx"]),
     ("boot", &["hw", "startup"]),
 ];
 

@@ -251,17 +251,25 @@ mod bit {
     }
     /// Leaf 0xd, subleaf 1, EAX: XSAVEOPT, XSAVEC, XGETBV with ECX = 1. Not XSAVES.
     pub const FD1A_SHOWN: u32 = 0b111;
-    /// Leaf 80000001, ECX: LAHF in 64-bit mode, LZCNT, PREFETCHW.
+    /// Leaf 80000001, ECX: LAHF in 64-bit mode, LZCNT, PREFETCHW; of AMD, SSE4A and SSE on misaligned
+    /// operands, too. Not SVM and SKINIT.
     pub const X1C_SHOWN: u32 = 1 << 0 | 1 << 5 | 1 << 8;
+    pub const X1C_AMD: u32 = 1 << 6 | 1 << 7;
     /// Leaf 80000001, EDX.
     pub mod x1d {
         pub const SYSCALL: u32 = 1 << 11;
         pub const NX: u32 = 1 << 20;
         pub const PAGE_1GB: u32 = 1 << 26;
         pub const RDTSCP: u32 = 1 << 27;
+        /// What AMD repeats of leaf 1.
+        pub const REPEATED: u32 = 0x0183_f3ff;
+        /// AMD: extensions of MMX.
+        pub const MMXEXT: u32 = 1 << 22;
         /// All of them, and long mode.
         pub const SHOWN: u32 = SYSCALL | NX | PAGE_1GB | RDTSCP | 1 << 29;
     }
+    /// Leaf 80000008, EBX, of AMD: XSAVE keeps the error pointers; SSB_NO; BTC_NO.
+    pub const X8B_AMD: u32 = 1 << 2 | 1 << 26 | 1 << 29;
     /// Leaf 80000007, EDX: invariant TSC.
     pub const X7D_SHOWN: u32 = 1 << 8;
     /// Leaf 6, EAX: the local APIC's timer never stops.
@@ -475,11 +483,20 @@ impl Cpuid {
                 if dynamic.has(misc_enable::XD_DISABLE) {
                     edx &= !bit::x1d::NX;
                 }
-                CpuidResult { ecx: real.ecx & bit::X1C_SHOWN, edx, ..NOTHING }
+                let mut ecx = bit::X1C_SHOWN;
+                if self.vendor == Vendor::Amd {
+                    ecx |= bit::X1C_AMD;
+                    edx |= real.edx & bit::x1d::MMXEXT;
+                    edx |= self.basic(1, 0, dynamic).edx & bit::x1d::REPEATED;
+                }
+                CpuidResult { ecx: real.ecx & ecx, edx, ..NOTHING }
             }
             0x8000_0002..=0x8000_0006 => real,
             0x8000_0007 => CpuidResult { edx: real.edx & bit::X7D_SHOWN, ..NOTHING },
-            0x8000_0008 => CpuidResult { eax: real.eax & 0xffff, ..NOTHING },
+            0x8000_0008 => {
+                let ebx = if self.vendor == Vendor::Amd { real.ebx & bit::X8B_AMD } else { 0 };
+                CpuidResult { eax: real.eax & 0xffff, ebx, ..NOTHING }
+            }
             _ => NOTHING,
         }
     }
@@ -605,6 +622,29 @@ mod tests {
             }
             assert_eq!(cpuid.read(0x4000_0001, 0, OFF), NOTHING);
         }
+    }
+
+    #[test]
+    fn what_amd_has_beside() {
+        fn amd(leaf: u32, subleaf: u32) -> CpuidResult {
+            match leaf {
+                0 => CpuidResult { eax: 0xd, ebx: 0x6874_7541, edx: 0x6974_6e65, ecx: 0x444d_4163 },
+                0x8000_0008 => CpuidResult { ebx: !0, ..everything(leaf, subleaf) },
+                _ => everything(leaf, subleaf),
+            }
+        }
+        let backing = Backing { rdtscp: true, invpcid: true, tsc_deadline: true };
+        let amd = Cpuid::new(amd, backing, || 0);
+        let (x1, f1) = (amd.read(0x8000_0001, 0, OFF), amd.read(1, 0, OFF));
+        // SVM, EXTAPIC, CR8 by LOCK, OSVW, SKINIT, TOPOEXT; FFXSR.
+        assert_eq!(x1.ecx & (1 << 2 | 1 << 3 | 1 << 4 | 1 << 9 | 1 << 12 | 1 << 22), 0);
+        assert_eq!(x1.edx & 1 << 25, 0);
+        assert_eq!((x1.ecx & bit::X1C_AMD, x1.edx & bit::x1d::MMXEXT), (bit::X1C_AMD, bit::x1d::MMXEXT));
+        // What leaf 1 hides, or shows by the guest's state, is no different there.
+        assert_eq!(x1.edx & bit::x1d::REPEATED, f1.edx & bit::x1d::REPEATED);
+        assert_eq!(amd.read(0x8000_0008, 0, OFF).ebx, bit::X8B_AMD);
+        assert_eq!(amd.read(0x8000_000a, 0, OFF), NOTHING);
+        assert_eq!((all().read(0x8000_0008, 0, OFF).ebx, amd.known(OFF).efer & 1 << 12), (0, 0));
     }
 
     #[test]

@@ -45,6 +45,7 @@ const PENRYN_TRAP: Boot = Boot { name: "penryn-trap", guest_faults: "trap", ..PE
 const PENRYN_AUDIT: Boot = Boot { name: "penryn-audit", audit: true, ..PENRYN_BYPASS };
 const PENRYN_64_FRAMES: Boot = Boot { name: "penryn-64-frames", shadow_frames: Some(64), ..PENRYN_BYPASS };
 const PENRYN_PRESENT: Boot = Boot { name: "penryn-present", guest_faults: "present", ..PENRYN_BYPASS };
+const QEMU_SVM_TRAP: Boot = Boot { name: "qemu-svm-trap", machine: "qemu-svm", ..PENRYN_TRAP };
 const SKYLAKE_BYPASS: Boot = Boot { name: "skylake-bypass", machine: "skylake", ..PENRYN_BYPASS };
 const SKYLAKE_5_GIB: Boot = Boot { name: "skylake-5-gib", memory: Some("5G"), ..SKYLAKE_BYPASS };
 
@@ -57,6 +58,7 @@ const BOOTS: &[Boot] = &[
     PENRYN_BYPASS,
     PENRYN_PRESENT,
     SKYLAKE_BYPASS,
+    QEMU_SVM_TRAP,
 ];
 
 /// Phases in which every operation is one access to a page that is missing, and no process runs but the one that
@@ -153,6 +155,7 @@ impl Boot {
     /// What must hold after every boot.
     fn check(&self, console: &str, stats: &Stats) -> Result<String> {
         ensure!(console.contains("umbra-init: all phases passed"), "the exercise did not pass");
+        console::check(console)?;
         ensure!(
             self.memory.is_none() || console.contains("umbra-init: fresh pages above 4 GiB"),
             "the guest did not touch memory above 4 GiB"

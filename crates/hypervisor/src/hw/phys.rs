@@ -378,6 +378,13 @@ impl Area for SpareArea {
     }
 }
 
+/// Where an object of the hypervisor lies in physical memory, where it is in one piece.
+pub fn hpa_of<T>(object: &T) -> Hpa {
+    let va = (&raw const *object) as u64;
+    let image = image::virtual_range();
+    Hpa::new(if image.contains(&va) { va - image.start + image::physical_start() } else { va - DIRECT_MAP })
+}
+
 /// A page of the hypervisor that the CPU gets to know by its physical address, such as a VMCS.
 #[repr(C, align(4096))]
 pub struct HostPage([u8; FRAME as usize]);
@@ -391,13 +398,7 @@ impl HostPage {
 
     /// Its physical address.
     pub fn hpa(&self) -> Hpa {
-        let va = (&raw const *self) as u64;
-        let image = image::virtual_range();
-        Hpa::new(if image.contains(&va) {
-            va - image.start + image::physical_start()
-        } else {
-            va - DIRECT_MAP
-        })
+        hpa_of(self)
     }
 
     /// Its bytes.

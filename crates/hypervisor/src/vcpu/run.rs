@@ -7,8 +7,8 @@ use umbra_mmu::Mmu;
 use umbra_telemetry::{ExitCause, GuestExit, GuestFaults};
 use umbra_vcpu::backend::{Backend, Exit, Refusal};
 use umbra_vcpu::control::Controls;
-use umbra_vcpu::cpuid::Cpuid;
-use umbra_vcpu::event::{DEBUG, Event, EventKind};
+use umbra_vcpu::cpuid::{Cpuid, xcr0};
+use umbra_vcpu::event::Event;
 
 use super::accounts::Accounts;
 use super::address_space::AddressSpace;
@@ -137,7 +137,7 @@ impl<B: Backend> Vcpu<B> {
         vcpu.backend.set_tsc_offset(vcpu.time.tsc_offset());
         vcpu.load_controls(controls);
         if vcpu.cpu.cpuid().has_xcr0() {
-            vcpu.backend.set_xcr0(vcpu.cpu.xcr0());
+            vcpu.backend.set_xcr0(xcr0::X87);
         }
         vcpu
     }
@@ -214,12 +214,7 @@ impl<B: Backend> Vcpu<B> {
                 self.fpu_error_exit()
             }
             Exit::Reflect(event) => {
-                // #AC is a fault; #DB and INT1 push the flags as they are.
-                if event.kind == EventKind::Exception && event.vector != DEBUG {
-                    self.raise(event);
-                } else {
-                    self.deliver(event);
-                }
+                self.reflect(event);
                 ExitCause::Other
             }
             Exit::Interrupt | Exit::Nmi => {

@@ -21,6 +21,6 @@ pub struct Settings {
     pub memory_mib: u32,
     /// Whether model-specific registers that the CPU lacks read as zero: Linux on the bare machine wants some. (Bochs.)
     pub ignore_bad_msrs: bool,
-    /// Whether the machine's clock starts at the same time in every run, and not at this host's. (Bochs.)
+    /// Whether the machine's clock starts at the same time in every run, and not at this host's.
     pub fixed_time: bool,
 }

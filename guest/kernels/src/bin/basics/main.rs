@@ -36,6 +36,7 @@ mod setting;
 mod stepping;
 #[cfg(target_os = "none")]
 mod tasks;
+#[cfg(target_os = "none")]
 mod tests;
 #[cfg(target_os = "none")]
 mod timers;

@@ -18,6 +18,7 @@ type Test = fn(&mut Setting, &mut Report);
 
 const TESTS: &[(&str, Test)] = &[
     ("exceptions", exceptions::exceptions),
+    ("stack-fault", exceptions::stack_fault),
     ("double-fault", exceptions::double_fault),
     ("segments", exceptions::segments),
     ("ist", exceptions::ist),

@@ -12,7 +12,8 @@ use guest_kernels::say;
 
 use crate::setting::Setting;
 use crate::{
-    delivery, descriptor_tables, garbage, nowhere, partial, roots, selfmap, stores, switches, tangle,
+    delivery, descriptor_tables, extensions, garbage, nowhere, partial, roots, selfmap, stores, switches,
+    tangle,
 };
 
 type Test = fn(&mut Setting, &Space, &mut Report);
@@ -38,6 +39,9 @@ const TESTS: &[(&str, Test)] = &[
     ("nowhere", nowhere::nowhere),
     ("apic-page", nowhere::apic_page),
     ("device-tables", nowhere::device_tables),
+    ("extension-instructions", extensions::instructions),
+    ("extension-registers", extensions::registers),
+    ("paging-off", extensions::paging_off),
     ("msrs", garbage::msrs),
     ("ports", garbage::ports),
 ];
