@@ -55,7 +55,7 @@ impl PrefetchTables {
         let is_table = matches!(view.tables().source(root).role, Role::Guest { .. });
         // Nothing is reclaimed for a guess.
         let room = pool.live() + 2 * MAX_TABLES <= pool.count();
-        if !is_table || !room || !view.config().ahead || view.guest().has_loose() {
+        if !is_table || !room || !view.config().prefetch_tables || view.guest().has_loose() {
             return None;
         }
         let lower_half = u64::MAX >> (64 - ENTRIES / 2 / GROUP);
