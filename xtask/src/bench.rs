@@ -5,14 +5,14 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::run::{MADE, become_umbra, is_given};
+use crate::run::{MADE, become_umbra, expanded, is_given, values};
 
 /// Measure the workload, on a machine where nothing is set up yet.
 ///
 /// Does what `cargo xtask build` does, for the peer KVM also its host's initramfs, then calls `umbra bench` with
 /// Debian's kernel. The exit status is that of `umbra bench`.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_long_help = "Examples:
   cargo xtask bench --stats umbra.json             Umbra on a CPU without EPT
   cargo xtask bench --against trap                 what the bypass saves
   cargo xtask bench --against kvm                  beside Linux KVM with ept=0
@@ -26,7 +26,10 @@ pub struct Arguments {
 
 /// Sets up what the user does not bring and becomes `umbra bench`.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let options = &arguments.options;
+    let options = &match expanded("bench", &arguments.options) {
+        Ok(options) => options,
+        Err(status) => return Ok(status),
+    };
     become_umbra("bench", options, made_for(options), |setup, umbra| {
         // Before the kernel: both are of one package.
         if names_kvm(options) && !is_given(options, "--host-initrd") {
@@ -49,15 +52,6 @@ pub fn made_for(options: &[OsString]) -> &'static [&'static str] {
 fn names_kvm(options: &[OsString]) -> bool {
     let given = |option| values(options, option).any(|value| value == "kvm");
     given("--hypervisor") || given("--against")
-}
-
-/// The values of an option, as `--option VALUE` or `--option=VALUE`, as far as they are text.
-fn values<'a>(options: &'a [OsString], option: &'a str) -> impl Iterator<Item = &'a str> {
-    let behind = options.iter().skip(1).map(Some).chain([None]);
-    options.iter().zip(behind).filter_map(move |(given, next)| {
-        let rest = given.to_str()?.strip_prefix(option)?;
-        if rest.is_empty() { next?.to_str() } else { rest.strip_prefix('=') }
-    })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use umbra::cli::{Cli, TO_BE_MADE};
 
-use crate::setup::Setup;
+use crate::setup::{Setup, need_program};
 
 /// What the guest's kernel is told unless the user says something else.
 ///
@@ -20,7 +20,7 @@ pub const APPEND: &str = "console=ttyS0 printk.time=0 nokaslr panic=-1";
 /// exercises memory (fork, exec, mmap, copy-on-write, a shell pipeline), checks itself, shows the guest's own
 /// counters and powers off. The exit status is that of `umbra run`.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_long_help = "Examples:
   cargo xtask run                                  the whole exercise
   cargo xtask run --guest-faults trap              the same without the bypass, for comparison
   cargo xtask run --machine skylake --stats s.json
@@ -39,13 +39,22 @@ pub const MADE: [&str; 2] = ["--kernel", "--initrd"];
 
 /// Sets up what the user does not bring and becomes `umbra run`.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let options = &arguments.options;
-    become_umbra("run", options, &MADE, |_, umbra| {
-        if !is_given(options, "--append") {
+    let options = match expanded("run", &arguments.options) {
+        Ok(options) => options,
+        Err(status) => return Ok(status),
+    };
+    become_umbra("run", &options, &MADE, |_, umbra| {
+        if !is_given(&options, "--append") {
             umbra.arg("--append").arg(APPEND);
         }
         Ok(())
     })
+}
+
+/// The options with those of a file that `--config` names: what it gives need not be made.
+pub fn expanded(command: &str, options: &[OsString]) -> Result<Vec<OsString>, ExitCode> {
+    let line = ["umbra", command].map(OsString::from).into_iter().chain(options.iter().cloned());
+    Ok(Cli::expand(line.collect())?.split_off(2))
 }
 
 /// Becomes `umbra COMMAND` with these options, with what `more` adds first, and with kernel and initramfs if the user
@@ -59,6 +68,9 @@ pub fn become_umbra(
 ) -> Result<ExitCode> {
     if let Err(status) = Cli::check(prospect(command, options, made)) {
         return Ok(status);
+    }
+    if values(options, "--machine").any(|machine| machine == "qemu-svm") {
+        need_program("qemu-system-x86_64", "qemu-system-x86")?;
     }
     let mut setup = Setup::new()?;
     let program = setup.umbra()?;
@@ -94,8 +106,19 @@ pub fn is_given(options: &[OsString], option: &str) -> bool {
     })
 }
 
+/// The values of an option, as `--option VALUE` or `--option=VALUE`, as far as they are text.
+pub fn values<'a>(options: &'a [OsString], option: &'a str) -> impl Iterator<Item = &'a str> {
+    let behind = options.iter().skip(1).map(Some).chain([None]);
+    options.iter().zip(behind).filter_map(move |(given, next)| {
+        let rest = given.to_str()?.strip_prefix(option)?;
+        if rest.is_empty() { next?.to_str() } else { rest.strip_prefix('=') }
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::bench::made_for;
 
@@ -128,6 +151,13 @@ mod tests {
             assert!(!check(command, wrong), "{command} {wrong:?}");
         }
         assert!(check("run", &["--memory", "64"]));
+        let config = folder.path().join("run.toml");
+        fs::write(&config, "kernel = '/nonexistent'\n").unwrap();
+        let options = ["--config".into(), config.into_os_string()];
+        let all = expanded("run", &options).unwrap();
+        assert!(is_given(&all, "--kernel") && !is_given(&all, "--initrd"), "{all:?}");
+        assert!(Cli::check(prospect("run", &all, &MADE)).is_err());
+        assert!(expanded("run", &["--config", "/nonexistent"].map(OsString::from)).is_err());
     }
 
     #[test]

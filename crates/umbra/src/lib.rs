@@ -21,6 +21,7 @@ pub mod machine;
 pub mod number;
 pub mod report;
 pub mod run;
+pub mod schema;
 pub mod signals;
 pub mod temporary;
 pub mod trace;

@@ -17,6 +17,7 @@ const LINE: usize = 1000;
 /// A text of a file or a machine. It is written to files as it is; [`Display`](fmt::Display) shows
 /// it escaped and cut.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Untrusted(String);
 

@@ -130,11 +130,11 @@ fn memory_that_does_not_suffice_or_exist() {
     let initrd = initrd.to_str().unwrap();
     for (options, expected) in [
         (&["--memory", "40"][..], "give --memory 56 or more"),
-        (&["--memory", "4G"], "PCI hole"),
+        (&["--memory", "1T"], "1048576 MiB of guest memory"),
         (&["--memory", "64", "--initrd", initrd], "give --memory 156 or more"),
         (&["--memory", "0"], "give --memory 56 or more"),
         (&["--memory", "1M"], "give --memory 56 or more"),
-        (&["--memory", "4294967295"], "PCI hole"),
+        (&["--memory", "4294967295"], "at most 65536 MiB"),
         (&["--shadow-frames", "4000000000"], "--shadow-frames"),
         (&["--initrd", "/dev/null"], "not a regular file"),
         (&["--initrd", "/nonexistent/initrd"], "No such file"),

@@ -133,3 +133,25 @@ fn places_where_no_page_can_be() {
     }
     assert_eq!(fs::read_to_string(files.path("a.json")).unwrap(), RESULT);
 }
+
+#[test]
+fn the_drawings_are_files() {
+    let files = Files::new();
+    trace(&files.path("boot.trace"));
+    let output = files.report(&["a.json", "--trace", "boot.trace", "--svg", "drawings"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for name in ["exits-whole-run", "exits-0", "instructions-0", "boot", "regions"] {
+        let svg = fs::read_to_string(files.path("drawings").join(name).with_extension("svg")).unwrap();
+        assert!(svg.starts_with("<svg xmlns=") && svg.ends_with("</svg>"), "{name}");
+    }
+    for (options, expected) in [
+        (&["a.json", "--svg", "a.json"][..], "cannot make the folder"),
+        (&["a.json", "--svg", "none/drawings"], "cannot make the folder"),
+        (&["a.json"], "--output <FILE>"),
+    ] {
+        let output = files.report(options);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), stderr.lines().count()), (Some(2), 1), "{stderr}");
+        assert!(stderr.contains(expected), "{stderr}");
+    }
+}

@@ -13,7 +13,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use small_kernel::SmallKernel;
 use umbra::trace::{Head, Line, Reader, Recorder};
-use umbra_telemetry::trace::Record;
+use umbra_telemetry::ExitCause;
+use umbra_telemetry::trace::{Exit, Record, Writer};
 
 /// Exits that come with time, not with what the guest does to its memory.
 const TIMED: &[&str] = &["interrupt", "hlt", "io", "total"];
@@ -74,6 +75,35 @@ fn a_trace_is_whole_and_changes_no_memory_exit() {
     let expected: BTreeMap<String, u64> = traced.into_iter().filter(|&(_, count)| count > 0).collect();
     assert_eq!(counted, expected);
     assert!(built > 0);
+}
+
+#[test]
+fn addresses_have_the_names_of_a_list_of_symbols() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trace");
+    let mut recorder = Recorder::create(&path, &Head::default()).unwrap();
+    let mut writer = Writer::default();
+    writer.push(&Record::Exit(Exit {
+        rip: 0xffff_ffff_8100_0010,
+        cause: Some(ExitCause::HostFaultInstall),
+        address: Some(0xffff_ffff_8200_0004),
+        ..Exit::default()
+    }));
+    recorder.add(writer.take().unwrap()).unwrap();
+    recorder.finish("acpi_off".into()).unwrap();
+    let symbols = folder.path().join("System.map");
+    let shown = |text: &str| {
+        fs::write(&symbols, text).unwrap();
+        let mut umbra = Command::new(env!("CARGO_BIN_EXE_umbra"));
+        umbra.arg("trace").arg(&path).arg("--symbols").arg(&symbols).stdin(Stdio::null()).output().unwrap()
+    };
+    let output = shown("ffffffff81000000 T fault\nffffffff82000000 D data\nffffffff83000000 B _end\n");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("gva 0xffffffff82000004 (data+0x4)  by fault+0x10\n"), "{text}");
+    let output = shown("no symbols\n");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), stderr.lines().count()), (Some(2), 1), "{stderr}");
+    assert!(stderr.contains("System.map has no lines such as"), "{stderr}");
 }
 
 /// The trace comes through a pipe, which does not end.

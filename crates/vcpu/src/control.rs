@@ -5,12 +5,18 @@ use umbra_paging::{cr0, cr4, efer};
 
 /// Bits of CR0 beside those that shape paging (SDM, "Control Registers").
 pub mod cr0_more {
-    /// Errors of the x87 FPU raise #MF.
-    pub const NE: u64 = 1 << 5;
+    /// Monitor coprocessor: WAIT heeds TS.
+    pub const MP: u64 = 1 << 1;
+    /// Emulation: there is no x87 FPU.
+    pub const EM: u64 = 1 << 2;
     /// Task switched.
     pub const TS: u64 = 1 << 3;
     /// Extension type: always set.
     pub const ET: u64 = 1 << 4;
+    /// Errors of the x87 FPU raise #MF.
+    pub const NE: u64 = 1 << 5;
+    /// Alignment checks, where RFLAGS.AC asks for them.
+    pub const AM: u64 = 1 << 18;
     /// Not write-through.
     pub const NW: u64 = 1 << 29;
     /// Cache disable.
@@ -184,10 +190,16 @@ impl Controls {
 
 /// Bits of CR4 beside those that shape paging.
 pub mod cr4_more {
+    /// RDTSC only in ring 0.
+    pub const TSD: u64 = 1 << 2;
     /// Debugging extensions: breakpoints on ports.
     pub const DE: u64 = 1 << 3;
     /// Page-size extensions.
     pub const PSE: u64 = 1 << 4;
+    /// FXSAVE and SSE.
+    pub const OSFXSR: u64 = 1 << 9;
+    /// SIMD floating-point errors raise #XM.
+    pub const OSXMMEXCPT: u64 = 1 << 10;
     /// XSAVE and extended states.
     pub const OSXSAVE: u64 = 1 << 18;
 }

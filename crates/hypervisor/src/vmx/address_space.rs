@@ -6,12 +6,10 @@ use umbra_vcpu::backend::{AddressSpace, ControlRegisters};
 use x86::vmx::vmcs::control;
 use x86::vmx::vmcs::control::PrimaryControls;
 
+use super::capabilities::MAX_CR3_TARGETS;
 use super::controls::CR4_GUEST;
 use super::vmcs::Vmcs;
 use super::{PAGE_FAULT, VPID, Vmx};
-
-/// CR3-target values that are made use of: CPUs have no more (SDM, "CR3-Target Controls").
-pub const MAX_CR3_TARGETS: usize = 4;
 
 impl AddressSpace for Vmx {
     type Tlb = VmxTlb;

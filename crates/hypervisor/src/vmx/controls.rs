@@ -1,11 +1,9 @@
 //! The guest's control registers and the MSRs that hardware keeps for it.
 
-use core::arch::asm;
-
 use umbra_mmu::{Root, RootFormat};
 use umbra_paging::{Gva, cr0, cr4, efer};
 use umbra_vcpu::backend::ControlRegisters;
-use umbra_vcpu::control::{Controls, cr0_more, efer_more};
+use umbra_vcpu::control::{Controls, cr0_more, cr4_more, efer_more};
 use x86::msr;
 use x86::vmx::vmcs::control::EntryControls;
 use x86::vmx::vmcs::{control, guest};
@@ -14,16 +12,16 @@ use super::{DEBUGCTL_BTF, DEBUGCTL_LBR, FPU_ERROR, Vmx};
 use crate::hw::cpu;
 
 /// CR0 bits that the guest changes without an exit: MP, EM, TS and AM mean the same for the real CPU.
-pub const CR0_GUEST: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 18;
+pub const CR0_GUEST: u64 = cr0_more::MP | cr0_more::EM | cr0_more::TS | cr0_more::AM;
 /// The real CR4 always has these: PAE for the shadow tables, MCE for the hypervisor, which a machine check must
 /// not shut down without a word.
 const CR4_REAL: u64 = cr4::PAE | 1 << 6;
 /// CR4 bits that the guest changes without an exit: TSD, DE, OSFXSR and OSXMMEXCPT, which every 64-bit CPU has.
-pub const CR4_GUEST: u64 = 1 << 2 | 1 << 3 | 1 << 9 | 1 << 10;
+pub const CR4_GUEST: u64 = cr4_more::TSD | cr4_more::DE | cr4_more::OSFXSR | cr4_more::OSXMMEXCPT;
 /// The real CR0 of a guest always has these: NE for VMX, WP for the tracking of guest page tables.
-const CR0_REAL: u64 = cr0::PE | cr0::PG | cr0::WP | 1 << 5;
+const CR0_REAL: u64 = cr0::PE | cr0::PG | cr0::WP | cr0_more::NE;
 /// CD and NW of the guest have no effect: its memory is write-back always.
-const CR0_NOT_REAL: u64 = 3 << 29;
+const CR0_NOT_REAL: u64 = cr0_more::CD | cr0_more::NW;
 
 const IA32_DEBUGCTL: u32 = 0x1d9;
 
@@ -38,8 +36,7 @@ impl ControlRegisters for Vmx {
     }
 
     fn set_cr2(&mut self, gva: Gva) {
-        // SAFETY: the hypervisor takes no page faults that it returns from.
-        unsafe { asm!("mov cr2, {}", in(reg) gva.raw(), options(nomem, nostack, preserves_flags)) };
+        cpu::set_cr2(gva.raw());
     }
 
     fn cr3(&self) -> u64 {
@@ -110,17 +107,7 @@ impl ControlRegisters for Vmx {
     }
 
     fn set_xcr0(&mut self, value: u64) {
-        // SAFETY: the caller checked the value against CPUID; the hypervisor uses no extended state, and CR4.OSXSAVE is
-        // set if there is XSETBV at all.
-        unsafe {
-            asm!(
-                "xsetbv",
-                in("ecx") 0,
-                in("eax") value as u32,
-                in("edx") (value >> 32) as u32,
-                options(nomem, nostack, preserves_flags),
-            );
-        }
+        cpu::set_xcr0(value);
     }
 
     fn set_tsc_offset(&mut self, offset: u64) {

@@ -75,6 +75,8 @@ pub struct Guest<'a> {
     pub command_line: &'a str,
     /// RAM as the e820 map reports it: below 1 MiB, and from 1 MiB up.
     pub ram: [Range<u64>; 2],
+    /// RAM from 4 GiB up.
+    pub above: Range<u64>,
     /// The ACPI root pointer.
     pub rsdp: Gpa,
 }

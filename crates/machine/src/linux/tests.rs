@@ -32,6 +32,7 @@ fn guest<'a>(image: &'a [u8], command_line: &'a str) -> Guest<'a> {
         initrd_size: 5000,
         command_line,
         ram: [0..0x9fc00, MIB..64 * MIB],
+        above: 0..0,
         rsdp: Gpa::new(0xe0000),
     }
 }
@@ -151,4 +152,17 @@ fn cr3(entry: &Entry) -> u64 {
         Mode::Long { cr3 } => cr3,
         Mode::Protected => panic!("Linux starts in long mode"),
     }
+}
+
+#[test]
+fn memory_above_4_gib_is_in_the_map_and_holds_no_files() {
+    let image = image();
+    let above = 4096 * MIB..6144 * MIB;
+    let plan = plan(&Guest { above: above.clone(), ..guest(&image, "") }).unwrap();
+    let (_, page) = plan.writes.last().unwrap();
+    let entries = usize::from(page[0x1e8]);
+    let at = 0x2d0 + 20 * (entries - 1);
+    let word = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap());
+    assert_eq!((word(at), word(at + 8), page[at + 16]), (above.start, above.end - above.start, 1));
+    assert!(plan.initrd.is_none_or(|initrd| initrd.raw() < 64 * MIB));
 }

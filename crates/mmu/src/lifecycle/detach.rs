@@ -28,6 +28,7 @@ impl<E: Env> Cx<'_, E> {
     /// Gives up the tracking of those of these frames for which that can be: see the module's
     /// documentation.
     pub(crate) fn detach(&mut self, gfns: &[Gfn]) {
+        self.follow_roots();
         let mut cached = self.shadow.basis.tables().pool().has_limbo();
         for &gfn in gfns {
             if self.shadow.can_detach(gfn) {

@@ -33,6 +33,7 @@ impl<E: Env> Cx<'_, E> {
     /// Zaps the shadows of a guest frame, but for roots that vCPUs run on: their entries become
     /// Pending.
     pub(super) fn zap_tables(&mut self, gfn: Gfn) {
+        self.follow_roots();
         self.withdraw_everywhere(gfn);
         let mut next = self.first_shadow(gfn);
         while let Some(frame) = next {

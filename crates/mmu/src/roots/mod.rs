@@ -93,6 +93,11 @@ impl Roots {
         self.capacity
     }
 
+    /// Whether any vCPU may load a root by itself that it does not run on, as far as is known.
+    pub(crate) fn any_loadable(&self) -> bool {
+        self.vcpus.iter().any(|vcpu| vcpu.loadable.iter().any(|&id| id != vcpu.root))
+    }
+
     /// Whether a vCPU can load any root by itself, as its control bits are.
     pub(crate) fn can_load(&self, vcpu: usize) -> bool {
         self.capacity > 0 && self.vcpus[vcpu].paging.mode == Mode::Long4

@@ -82,6 +82,10 @@ impl<E: Env> Entries<'_, E> {
     /// Changes the filter.
     pub(crate) fn choose(&mut self, filter: GuestFaults) {
         self.filter.filter = filter;
+        // A narrow entry may follow. Another vCPU would go on with the filter of its last entry.
+        if filter != GuestFaults::User && self.basis.config().vcpus > 1 {
+            self.env.kick();
+        }
         if filter == GuestFaults::User {
             while let Some(slot) = self.filter.narrow.pop() {
                 self.look_if_narrow(slot);

@@ -36,9 +36,11 @@ impl<E: Env> Entries<'_, E> {
         let last = (gpa.page_offset() + bytes.len() as u64 - 1) / 8;
         let entries = first as usize..=last as usize;
         let child = if first == last { self.lone_child(gfn, first as usize) } else { None };
+        // Before the write: another vCPU that sees it may count on its own INVLPG at once.
         let split = self.suspend(gfn, entries.clone());
+        self.pay(split);
         self.env.write(gpa, bytes);
-        let owed = self.resume(gfn, entries).and(split);
+        let owed = self.resume(gfn, entries);
         self.pay(owed);
         child
     }
@@ -64,7 +66,9 @@ impl<E: Env> Entries<'_, E> {
         let slot = Slot::new(frame, gpa.page_offset() as usize / 8);
         let old = self.basis.tables().read(self.env, slot);
         let absent = self.basis.tables().encodings().absent();
-        if old != absent {
+        // Another vCPU that sees what is written must not find the entry Absent any more (I1).
+        let becomes_present = new != absent && self.basis.config().vcpus > 1;
+        if old != absent || becomes_present {
             self.basis.tables().hide(self.env, slot);
         }
         self.env.write(gpa, bytes);

@@ -41,9 +41,9 @@ pub struct Candidate {
 }
 
 /// Bits of words that are set, or may be.
-type Bits = BTreeMap<PhysAddr, u64>;
+pub(super) type Bits = BTreeMap<PhysAddr, u64>;
 
-fn join(bits: &mut Bits, more: impl IntoIterator<Item = (PhysAddr, u64)>) {
+pub(super) fn join(bits: &mut Bits, more: impl IntoIterator<Item = (PhysAddr, u64)>) {
     for (at, set) in more {
         *bits.entry(at).or_default() |= set;
     }
@@ -192,7 +192,7 @@ impl Oracle {
         Ok(())
     }
 
-    fn adopt(&mut self, changes: &[Change]) {
+    pub(super) fn adopt(&mut self, changes: &[Change]) {
         if changes.is_empty() {
             return;
         }
@@ -204,7 +204,7 @@ impl Oracle {
     }
 
     /// Whether memory is what it was, with the bits in `must` and perhaps some in `may`, then with `data`.
-    fn explain(
+    pub(super) fn explain(
         &self,
         must: &Bits,
         may: &Bits,
@@ -285,7 +285,7 @@ impl Oracle {
     }
 }
 
-fn describe(allowed: &[Vec<Candidate>]) -> String {
+pub(super) fn describe(allowed: &[Vec<Candidate>]) -> String {
     let mut text = String::from("bare hardware allows");
     for (piece, candidates) in allowed.iter().enumerate() {
         let mut results: Vec<String> = Vec::new();

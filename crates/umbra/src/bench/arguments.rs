@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use umbra_telemetry::{Mechanism, PHASE_NAMES};
 
+use crate::cli::ConfigOptions;
 use crate::error::Error;
 use crate::guest::{Policy, mechanisms, parse_memory};
 use crate::machine::Machine;
@@ -18,7 +19,7 @@ use crate::run::{Hypervisor, parse_seconds};
 /// phase's operations by cause, and their instructions. `cargo xtask bench` builds and gives all the files.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 all runs ended well; 2 wrong input or a missing program; else that of the run which \
+    after_long_help = "Exit status: 0 all runs ended well; 2 wrong input or a missing program; else that of the run which \
     failed (as for `umbra run`)."
 )]
 pub struct Arguments {
@@ -31,31 +32,39 @@ pub struct Arguments {
     pub initrd: PathBuf,
 
     /// What runs the guest
-    #[arg(long, value_enum, default_value_t = Hypervisor::Umbra)]
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Hypervisor::Umbra)]
     pub hypervisor: Hypervisor,
 
-    /// Which of the guest's own page faults go straight to the guest, if the CPU allows it
-    #[arg(long, value_enum, default_value_t = Policy::Auto)]
+    /// Which page faults go straight to the guest, as for `umbra run`
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t = Policy::Auto, hide_short_help = true)]
     pub guest_faults: Policy,
 
     /// Switch off ways around exits of Umbra, to see what they are worth
-    #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',', value_parser = mechanisms())]
+    #[arg(
+        long,
+        value_name = "NAME[,NAME]",
+        value_delimiter = ',',
+        value_parser = mechanisms(),
+        hide_short_help = true
+    )]
     pub without: Vec<Mechanism>,
 
     /// Run the same against a peer, too, and compare
-    #[arg(long, value_enum)]
+    #[arg(long, value_name = "PEER", value_enum)]
     pub against: Option<Against>,
 
-    /// Run Umbra whole, then once without each of the ways around exits; write the results as JSON into this folder, and
-    /// compare
+    /// Measure what each way around exits is worth
+    ///
+    /// Runs Umbra whole, then once without each of the ways around exits; writes the results as JSON into this folder,
+    /// and compares.
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["against", "stats", "without", "hypervisor"])]
     pub ablation: Option<PathBuf>,
 
-    /// The CPU that is emulated, as for `umbra run`
+    /// The machine, as for `umbra run`
     #[arg(long, value_name = "NAME", default_value = "penryn", value_parser = str::parse::<Machine>)]
     pub machine: Machine,
 
-    /// Guest memory in MiB, or with a suffix M or G
+    /// Guest memory in MiB, or with M, G or T
     #[arg(
         long,
         value_name = "SIZE",
@@ -65,12 +74,15 @@ pub struct Arguments {
     )]
     pub memory: u32,
 
-    /// Show only this phase; more than one may be given. The workload ends with the last of them:
-    /// all phases before it run, too, for they change what it costs
+    /// Show only this phase; more than one may be given
+    ///
+    /// The workload ends with the last of them: all phases before it run, too, for they change what it costs.
     #[arg(long = "phase", value_name = "NAME", value_delimiter = ',')]
     pub phases: Vec<String>,
 
-    /// Run it so often; each phase is that of the run with the median of instructions
+    /// Run it so often, and take medians
+    ///
+    /// Each phase is that of the run with the median of instructions; the result tells how far apart the runs were.
     #[arg(long, value_name = "N", default_value = "1", value_parser = whole::<u32>(1..=10_000), allow_negative_numbers = true)]
     pub repeat: u32,
 
@@ -78,7 +90,7 @@ pub struct Arguments {
     #[arg(long)]
     pub quick: bool,
 
-    /// So many more processes are alive in the guest while the phases run
+    /// Beside so many other processes
     #[arg(long, value_name = "N", default_value = "0", value_parser = whole::<u32>(0..=1000), allow_negative_numbers = true)]
     pub alive: u32,
 
@@ -91,16 +103,20 @@ pub struct Arguments {
     pub stats: Option<PathBuf>,
 
     /// Write the peer's result as JSON
-    #[arg(long, value_name = "FILE", requires = "against")]
+    #[arg(long, value_name = "FILE", requires = "against", hide_short_help = true)]
     pub against_stats: Option<PathBuf>,
 
     /// For KVM: the host's kernel (bzImage) [default: the guest's]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub host_kernel: Option<PathBuf>,
 
     /// For KVM: the host's initramfs
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub host_initrd: Option<PathBuf>,
+
+    /// Options in a file.
+    #[command(flatten)]
+    pub config: ConfigOptions,
 }
 
 /// `--against`.

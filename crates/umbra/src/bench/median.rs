@@ -1,9 +1,10 @@
 //! Several runs of the same as one.
 
-use crate::report::{Phase, Statistics};
+use crate::report::{Phase, Spread, Statistics};
 
 /// The run with the median of instructions, each of its phases replaced by that of the run where the phase had the
-/// median of instructions: so every number was measured, and causes add up. Of two in the middle the smaller one.
+/// median of instructions: so every number was measured, and causes add up. Of two in the middle the smaller one. What
+/// is lost by that, the spread of each phase tells.
 ///
 /// # Panics
 /// If there is no run.
@@ -15,7 +16,7 @@ pub fn median(mut runs: Vec<Statistics>) -> Statistics {
         let mut repeats: Vec<&Phase> =
             runs.iter().flat_map(|run| &run.phases).filter(|phase| phase.id == id).collect();
         repeats.sort_by_key(|phase| phase.tsc);
-        repeats[(repeats.len() - 1) / 2].clone()
+        Phase { spread: Spread::of(&repeats), ..repeats[(repeats.len() - 1) / 2].clone() }
     };
     let phases = runs[middle].phases.iter().map(|own| phase(own.id)).collect();
     Statistics { phases, ..runs.swap_remove(middle) }
@@ -37,6 +38,9 @@ mod tests {
         let result = median(vec![run([30, 1]), run([10, 2]), run([20, 900])]);
         assert_eq!(result.phases.iter().map(|phase| phase.tsc).collect::<Vec<_>>(), [20, 2]);
         assert_eq!(result.memory, 31);
+        let spread = result.phases[1].spread.unwrap();
+        assert_eq!((spread.runs, spread.tsc.min, spread.tsc.median, spread.tsc.max), (3, 1, 2, 900));
         assert_eq!(median(vec![run([5, 5]), run([7, 3])]).phases[0].tsc, 5);
+        assert_eq!(median(vec![run([5, 5])]).phases[0].spread, None);
     }
 }

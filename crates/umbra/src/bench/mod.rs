@@ -79,6 +79,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         // At once: what comes next may fail.
         path.as_ref().map_or(Ok(()), |path| report::write_statistics(WHAT, path, &result))?;
         output(format!("{}\n\n{}\n", name(&contestant, arguments), report::table(&result)))?;
+        let spread = report::spread(&result);
+        if !spread.is_empty() {
+            output(format!("{spread}\n"))?;
+        }
         results.push((name(&contestant, arguments), result));
     }
     if results.len() > 1 {

@@ -1,6 +1,7 @@
 //! `umbra compare`: results beside each other.
 
 mod differences;
+mod rows;
 mod table;
 
 use std::path::PathBuf;
@@ -29,9 +30,22 @@ pub struct Arguments {
     #[arg(long = "phase", value_name = "NAME")]
     pub phases: Vec<String>,
 
-    /// One table in Markdown: exits for memory, and instructions
-    #[arg(long)]
-    pub markdown: bool,
+    /// How to show it
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+/// `--format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// for a terminal
+    Table,
+    /// one table in Markdown: exits for memory, and instructions
+    Markdown,
+    /// a line for each figure of each phase of each result; `crates/umbra/SCHEMA.md` has the columns
+    Csv,
+    /// the same figures, what the results are, and how they differ
+    Json,
 }
 
 /// Compares.
@@ -64,7 +78,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
                 .retain(|phase| arguments.phases.iter().any(|name| phase.name == name.as_str()));
         }
     }
-    output(table(&results, if arguments.markdown { Style::Markdown } else { Style::Plain }))?;
+    output(match arguments.format {
+        Format::Table => table(&results, Style::Plain),
+        Format::Markdown => table(&results, Style::Markdown),
+        Format::Csv => rows::csv(&results),
+        Format::Json => rows::json(&results),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

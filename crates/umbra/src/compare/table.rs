@@ -1,7 +1,8 @@
 //! The table of a comparison.
 
 use super::{describe, differences};
-use crate::report::{Exits, Mmu, Named, Phase, per_operation, short};
+use crate::console::Table;
+use crate::report::{Exits, Mmu, Named, Phase, Range, per_operation, short};
 
 /// How a table is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,21 +40,22 @@ const INSTRUCTIONS: Measure = Measure {
     write: short,
 };
 
-type MmuValue = fn(&Mmu) -> Option<u64>;
+/// A count of the shadow MMU: its name for people, its key in statistics, and its value.
+type MmuCount = (&'static str, &'static str, fn(&Mmu) -> Option<u64>);
 
 /// What the shadow MMU did in a whole run.
-const MMU: &[(&str, MmuValue)] = &[
-    ("shadow pages built", |mmu| Some(mmu.built)),
-    ("shadow pages zapped", |mmu| Some(mmu.zapped)),
-    ("of these to make room", |mmu| Some(mmu.reclaimed)),
-    ("large pages split", |mmu| Some(mmu.splits)),
-    ("full TLB flushes", |mmu| Some(mmu.flushes)),
-    ("tables detached", |mmu| mmu.detached),
-    ("tables attached", |mmu| mmu.attached),
-    ("roots moved", |mmu| mmu.roots_moved),
-    ("filter switches", |mmu| mmu.filter_switches),
-    ("shadow pages at the end", |mmu| mmu.live_pages),
-    ("bytes of metadata", |mmu| mmu.metadata_bytes),
+pub(super) const MMU: &[MmuCount] = &[
+    ("shadow pages built", "built", |mmu| Some(mmu.built)),
+    ("shadow pages zapped", "zapped", |mmu| Some(mmu.zapped)),
+    ("of these to make room", "reclaimed", |mmu| Some(mmu.reclaimed)),
+    ("large pages split", "splits", |mmu| Some(mmu.splits)),
+    ("full TLB flushes", "flushes", |mmu| Some(mmu.flushes)),
+    ("tables detached", "detached", |mmu| mmu.detached),
+    ("tables attached", "attached", |mmu| mmu.attached),
+    ("roots moved", "roots_moved", |mmu| mmu.roots_moved),
+    ("filter switches", "filter_switches", |mmu| mmu.filter_switches),
+    ("shadow pages at the end", "live_pages", |mmu| mmu.live_pages),
+    ("bytes of metadata", "metadata_bytes", |mmu| mmu.metadata_bytes),
 ];
 
 /// What each style shows: a page has less room.
@@ -71,7 +73,7 @@ fn operations(phase: &Phase) -> f64 {
 /// If there are none.
 pub fn table(results: &[Named], style: Style) -> String {
     match style {
-        Style::Plain => plain(results, PLAIN) + &shadow_mmu(results),
+        Style::Plain => plain(results, PLAIN) + &spreads(results) + &shadow_mmu(results),
         Style::Short => plain(results, SHORT),
         Style::Markdown => markdown(results),
     }
@@ -88,19 +90,49 @@ fn plain(results: &[Named], measures: &[Measure]) -> String {
         text += &format!("not equal: {difference}\n");
     }
     for measure in measures {
-        text += &format!("\n{:<32}{:>11}", format!("{} per operation", measure.name), head(0));
-        for index in 1..results.len() {
-            text += &format!("{:>11}{:>8}", head(index), "ratio");
-        }
+        let mut table = columns(&format!("{} per operation", measure.name), results.len());
         for name in names(results) {
-            text += &format!("\n{name:<32}");
-            for cell in measured(results, name, measure) {
-                text += &cell.columns();
-            }
+            let cells = measured(results, name, measure).flat_map(Cell::columns);
+            table.row(std::iter::once(name.into()).chain(cells));
         }
-        text.push('\n');
+        text += &format!("\n{table}");
     }
     text
+}
+
+/// As wide as the longest head over names.
+const NAMES: u16 = 30;
+
+/// A table whose rows are a value of each result and its ratio to the first.
+fn columns(about: &str, results: usize) -> Table {
+    let others = (1..results).flat_map(|index| [head(index), "ratio".into()]);
+    Table::new(1, [about.into(), head(0)].into_iter().chain(others)).indent(NAMES)
+}
+
+/// How far apart repeats were, if one of the results has them.
+fn spreads(results: &[Named]) -> String {
+    let spread = |result: &Named, name: &str| result.statistics.phase(name)?.spread;
+    let names: Vec<&str> = names(results)
+        .into_iter()
+        .filter(|name| results.iter().any(|result| spread(result, name).is_some()))
+        .collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    let heads = (0..results.len()).flat_map(|index| [format!("{} exits", head(index)), "instr.".into()]);
+    let mut table =
+        Table::new(1, std::iter::once("max - min, % of the median".into()).chain(heads)).indent(NAMES);
+    for name in names {
+        let percent = |range: Option<Range>| {
+            range.map_or(NOTHING.into(), |range| format!("{:.1}", range.width() * 100.0))
+        };
+        let cells = results.iter().flat_map(|result| {
+            let spread = spread(result, name);
+            [spread.and_then(|spread| spread.exits), spread.and_then(|spread| spread.instructions)]
+        });
+        table.row(std::iter::once(name.into()).chain(cells.map(percent)));
+    }
+    format!("\n{table}")
 }
 
 /// What the shadow MMU did, if one of the results has one.
@@ -108,17 +140,13 @@ fn shadow_mmu(results: &[Named]) -> String {
     if results.iter().all(|result| result.statistics.mmu.is_none()) {
         return String::new();
     }
-    let mut text = format!("\n{:<32}{:>11}", "shadow MMU in the whole run", head(0));
-    (1..results.len()).for_each(|index| text += &format!("{:>11}{:>8}", head(index), "ratio"));
-    for (name, count) in MMU {
-        text += &format!("\n{name:<32}");
+    let mut table = columns("shadow MMU in the whole run", results.len());
+    for (name, _, count) in MMU {
         let value = |result: &Named| Some(count(result.statistics.mmu.as_ref()?)? as f64);
-        for cell in cells(results, value, short) {
-            text += &cell.columns();
-        }
+        let cells = cells(results, value, short).flat_map(Cell::columns);
+        table.row(std::iter::once(String::from(*name)).chain(cells));
     }
-    text.push('\n');
-    text
+    format!("\n{table}")
 }
 
 fn markdown(results: &[Named]) -> String {
@@ -161,9 +189,8 @@ struct Cell {
 
 impl Cell {
     /// For a terminal.
-    fn columns(&self) -> String {
-        let ratio = self.ratio.as_ref().map_or(String::new(), |ratio| format!("{ratio:>8}"));
-        format!("{:>11}{ratio}", self.value)
+    fn columns(self) -> impl Iterator<Item = String> {
+        std::iter::once(self.value).chain(self.ratio)
     }
 }
 
@@ -205,7 +232,8 @@ pub(super) fn names(results: &[Named]) -> Vec<&str> {
     names
 }
 
-fn head(index: usize) -> String {
+/// What a result is called in heads.
+pub(super) fn head(index: usize) -> String {
     if index == 0 { String::from("base") } else { format!("[{index}]") }
 }
 
@@ -217,6 +245,7 @@ fn label(result: &Named) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::Spread;
     use crate::report::tests::statistics;
 
     fn results() -> [Named; 2] {
@@ -245,9 +274,23 @@ mod tests {
         assert_eq!(rows.len(), PLAIN.len());
         assert_eq!(rows[0][1..], ["-", "-"]);
         assert_eq!(rows[2], ["4883", "1221", "0.25"]);
-        assert!(text.contains("bytes of metadata                         3"), "{text}");
+        let metadata = text.lines().find(|line| line.starts_with("bytes of metadata")).unwrap();
+        assert_eq!(metadata.split_whitespace().nth(3), Some("3"));
         // The second result does not have it.
         assert!(text.lines().any(|line| line.starts_with("phase-99") && line.ends_with('-')), "{text}");
+    }
+
+    #[test]
+    fn repeats_are_shown_by_how_far_they_are_apart() {
+        let mut results = results();
+        assert!(!table(&results, Style::Plain).contains("max - min"));
+        let range = Range { min: 95, lower_quartile: 96, median: 100, upper_quartile: 104, max: 105 };
+        results[0].statistics.phases[0].spread =
+            Some(Spread { runs: 5, exits: None, memory_exits: None, instructions: Some(range), tsc: range });
+        let text = table(&results, Style::Plain);
+        let (_, rows) = text.split_once("max - min").unwrap();
+        let row: Vec<&str> = rows.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!(row, ["demand", "-", "10.0", "-", "-"]);
     }
 
     #[test]

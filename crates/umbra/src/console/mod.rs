@@ -5,6 +5,7 @@ mod keys;
 mod message;
 mod progress;
 mod screen;
+mod table;
 mod terminal;
 
 pub use input::{Input, MachineInput, read_standard_input};
@@ -12,4 +13,5 @@ pub use keys::{Action, HELP, Keys};
 pub use message::{message, output, output_bytes, output_failure};
 pub use progress::Progress;
 pub use screen::screen_text;
+pub use table::Table;
 pub use terminal::RawMode;

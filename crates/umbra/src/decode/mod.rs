@@ -31,7 +31,7 @@ const QUEUE: usize = 64;
 /// error. The results are those of a run, for `umbra compare`, `umbra trace` and `umbra report`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: as for `umbra run`; 3 if the capture ends before the guest, then the results are \
+    after_long_help = "Exit status: as for `umbra run`; 3 if the capture ends before the guest, then the results are \
     those of a guest whose hypervisor did not report."
 )]
 pub struct Arguments {

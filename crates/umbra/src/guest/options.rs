@@ -16,7 +16,9 @@ use crate::untrusted::Untrusted;
 /// Options of each command that boots a guest, or makes what boots it.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Linux kernel (bzImage), or a small kernel with a multiboot header (version 0.6.96, such as an ELF32 file)
+    /// Linux (bzImage), or a small multiboot kernel
+    ///
+    /// A multiboot kernel has a header of version 0.6.96, as an ELF32 file may.
     #[arg(long, value_name = "FILE")]
     pub kernel: PathBuf,
 
@@ -25,20 +27,24 @@ pub struct Options {
     pub initrd: Option<PathBuf>,
 
     /// A multiboot kernel's module, and what it is told about it; more than one may be given
-    #[arg(long = "module", value_name = "FILE [TEXT]")]
+    #[arg(long = "module", value_name = "FILE [TEXT]", hide_short_help = true)]
     pub modules: Vec<String>,
 
-    /// The kernel's command line [default: `console=ttyS0` for Linux]; a multiboot kernel gets its name before it
+    /// The kernel's command line
+    ///
+    /// For Linux it is `console=ttyS0` without this option. A multiboot kernel gets its name before it.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub append: Option<String>,
 
-    /// Show the text on the guest's screen (VGA, 80 columns and 25 rows) at its end, and before
-    /// that whenever it has changed and then rested for a second of the machine's time; every two
-    /// seconds if it never rests. For kernels and memory testers that write there only
+    /// Show the text on the guest's screen (VGA)
+    ///
+    /// The screen has 80 columns and 25 rows. It is shown at the guest's end, and before that whenever it has changed
+    /// and then rested for a second of the machine's time; every two seconds if it never rests. For kernels and memory
+    /// testers that write there only.
     #[arg(long)]
     pub screen: bool,
 
-    /// Guest memory in MiB, or with a suffix M or G
+    /// Guest memory in MiB, or with M, G or T
     #[arg(
         long,
         value_name = "SIZE",
@@ -48,12 +54,20 @@ pub struct Options {
     )]
     pub memory: u32,
 
-    /// Which of the guest's own page faults go straight to the guest, if the CPU allows it
-    #[arg(long, value_enum, default_value_t = Policy::Auto)]
+    /// Guest faults without an exit
+    ///
+    /// Which of the guest's own page faults go straight to the guest, if the CPU allows it.
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t = Policy::Auto)]
     pub guest_faults: Policy,
 
     /// Switch off ways around exits, to see what they are worth
-    #[arg(long, value_name = "NAME[,NAME]", value_delimiter = ',', value_parser = mechanisms())]
+    #[arg(
+        long,
+        value_name = "NAME[,NAME]",
+        value_delimiter = ',',
+        value_parser = mechanisms(),
+        hide_short_help = true
+    )]
     pub without: Vec<Mechanism>,
 
     /// Frames for shadow page tables, 4 KiB each [default: 4096]
@@ -61,11 +75,14 @@ pub struct Options {
         long,
         value_name = "N",
         value_parser = whole::<u32>(MIN_SHADOW_FRAMES.into()..=u32::MAX.into()),
-        allow_negative_numbers = true
+        allow_negative_numbers = true,
+        hide_short_help = true
     )]
     pub shadow_frames: Option<u32>,
 
-    /// Check the shadow MMU's invariants: at each exit what it changed, and everything every N exits
+    /// Check the shadow MMU's invariants
+    ///
+    /// The auditor looks at each exit at what it changed, and every N exits at everything.
     #[arg(
         long,
         value_name = "N",
@@ -172,19 +189,20 @@ pub fn read_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Untr
     Ok(names)
 }
 
-/// MiB, `NM` or `NG`.
+/// MiB, `NM`, `NG` or `NT`.
 ///
 /// # Errors
 /// Anything else.
 pub fn parse_memory(text: &str) -> Result<u32, String> {
-    let (digits, unit) = match text.strip_suffix(['G', 'g']) {
-        Some(digits) => (digits, 1024),
-        None => (text.strip_suffix(['M', 'm']).unwrap_or(text), 1),
-    };
+    const UNITS: [([char; 2], u32); 3] = [(['M', 'm'], 1), (['G', 'g'], 1 << 10), (['T', 't'], 1 << 20)];
+    let (digits, unit) = UNITS
+        .into_iter()
+        .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, unit)))
+        .unwrap_or((text, 1));
     let number: Option<u32> = digits.parse().ok();
     number
         .and_then(|number| number.checked_mul(unit))
-        .ok_or_else(|| String::from("give a number of MiB, or one with M or G, such as 192, 192M or 1G"))
+        .ok_or_else(|| String::from("give a number of MiB, or one with M, G or T, such as 192, 192M or 1G"))
 }
 
 #[cfg(test)]
@@ -215,10 +233,10 @@ mod tests {
 
     #[test]
     fn memory_has_suffixes() {
-        for (text, mib) in [("64", 64), ("64M", 64), ("1G", 1024), ("2g", 2048)] {
+        for (text, mib) in [("64", 64), ("64M", 64), ("1G", 1024), ("2g", 2048), ("1T", 1 << 20)] {
             assert_eq!(parse_memory(text), Ok(mib));
         }
-        for text in ["", "M", "-1", "1T", "1.5G", "4194304G"] {
+        for text in ["", "M", "-1", "1P", "1.5G", "4194304G", "4096T"] {
             assert!(parse_memory(text).is_err(), "{text}");
         }
     }

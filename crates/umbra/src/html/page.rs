@@ -77,7 +77,7 @@ fn absent(measure: Measure, results: &[Named]) -> Markup {
 }
 
 /// What groups of causes there are in a picture.
-fn seen(all: impl Iterator<Item = ByGroup>) -> ByGroup {
+pub(super) fn seen(all: impl Iterator<Item = ByGroup>) -> ByGroup {
     let mut seen = ByGroup::default();
     all.for_each(|groups| add(&mut seen, &groups));
     seen
@@ -142,7 +142,7 @@ fn label(result: &Named) -> String {
 }
 
 /// The labels of all runs, with the names of their files where labels alone are not distinct.
-fn labels(results: &[Named]) -> Vec<String> {
+pub(super) fn labels(results: &[Named]) -> Vec<String> {
     let labels: Vec<String> = results.iter().map(label).collect();
     let is_distinct = |label: &String| labels.iter().filter(|other| *other == label).count() == 1;
     let named = |(label, result): (&String, &Named)| {
@@ -400,7 +400,7 @@ fn heat(history: Option<&History>) -> Markup {
 }
 
 /// The counts that have a colour.
-fn step(steps: &[u64], n: usize, most: u64) -> String {
+pub(super) fn step(steps: &[u64], n: usize, most: u64) -> String {
     let last = steps.get(n + 1).map_or(most, |next| (next - 1).min(most));
     if steps[n] == last {
         whole(Some(last))

@@ -134,6 +134,28 @@ impl<'de> Deserialize<'de> for Exits {
 }
 
 #[cfg(test)]
+impl schemars::JsonSchema for Exits {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Exits".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let count = serde_json::json!({"type": ["integer", "null"], "format": "uint64", "minimum": 0});
+        let names = ExitCause::ALL.iter().map(|cause| cause.name());
+        let mut counts: serde_json::Map<_, _> = names.map(|name| (name.into(), count.clone())).collect();
+        counts.insert(TOTAL.into(), serde_json::json!({"type": "integer", "format": "uint64", "minimum": 0}));
+        let required: Vec<_> = counts.keys().cloned().collect();
+        schemars::json_schema!({
+            "description": "Exits by cause, each under exactly one. Null is what the hypervisor does not tell.",
+            "type": "object",
+            "properties": counts,
+            "required": required,
+            "additionalProperties": false,
+        })
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -9,6 +9,7 @@ use super::Exits;
 
 /// KVM's counters by its own names (Linux, arch/x86/kvm/x86.c, `kvm_vcpu_stats_desc` and `kvm_vm_stats_desc`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Kvm(pub BTreeMap<String, u64>);
 

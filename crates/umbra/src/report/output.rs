@@ -68,6 +68,20 @@ fn check_output(what: &str, path: &Path) -> Result<(), Error> {
     })
 }
 
+/// Makes a folder for results, unless it is there.
+///
+/// # Errors
+/// It cannot be made.
+pub fn make_folder(path: &Path) -> Result<(), Error> {
+    match fs::create_dir(path) {
+        Err(error) if !path.is_dir() => Err(Error::Input(format!(
+            "cannot make the folder {}: {error}; give one in a folder that exists and is writable",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Writes `contents`, whole or not at all.
 ///
 /// # Errors

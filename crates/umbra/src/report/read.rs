@@ -10,7 +10,7 @@ use serde_json::error::Category;
 use umbra_telemetry::phase_name;
 
 use super::input::{is_stdin, name_of, open};
-use super::{Exits, Kvm, Mmu, Phase, SCHEMA, Statistics};
+use super::{Exits, Kvm, Mmu, Phase, SCHEMA, Spread, Statistics};
 use crate::error::Error;
 use crate::untrusted::{Untrusted, shown};
 
@@ -102,8 +102,10 @@ fn absurd(statistics: &Statistics) -> Option<&'static str> {
             ("ticks", Some(phase.tsc)),
             ("instructions", phase.instructions),
         ];
+        let ranges = phase.spread.iter().flat_map(Spread::ranges);
         counts
             .into_iter()
+            .chain(ranges.map(|range| ("of something in repeats", Some(range.max))))
             .chain(of_both(&phase.exits, phase.memory_exits, &phase.kvm, phase.mmu))
             .collect::<Vec<_>>()
     };
@@ -127,6 +129,11 @@ fn absurd(statistics: &Statistics) -> Option<&'static str> {
     let in_phases = statistics.phases.iter().any(|phase| more_than_all(&phase.exits, phase.memory_exits));
     if in_phases || more_than_all(&statistics.exits, statistics.memory_exits) {
         return Some("memory exits");
+    }
+    let mut ranges =
+        statistics.phases.iter().filter_map(|phase| phase.spread.as_ref()).flat_map(Spread::ranges);
+    if ranges.any(|range| !range.is_ascending()) {
+        return Some("at the low end of repeats");
     }
     let is_measure = |value: f64| (0.0..MAX_COUNT as f64).contains(&value);
     let emulator =
@@ -216,6 +223,15 @@ mod tests {
             *json.pointer_mut(place).unwrap() = u64::MAX.into();
             let sentence = refused(&serde_json::to_vec(&json).unwrap());
             assert!(sentence.contains("more") && sentence.contains(what), "{place}: {sentence}");
+        }
+        for (place, wrong) in [("max", u64::MAX), ("min", 9)] {
+            let range = json!({"min": 1, "lower_quartile": 2, "median": 3, "upper_quartile": 4, "max": 5});
+            let mut json = serde_json::to_value(statistics()).unwrap();
+            json["phases"][0]["spread"] =
+                json!({"runs": 3, "exits": range, "memory_exits": null, "instructions": null, "tsc": range});
+            assert!(parse(&serde_json::to_vec(&json).unwrap()).is_ok());
+            json["phases"][0]["spread"]["exits"][place] = wrong.into();
+            assert!(refused(&serde_json::to_vec(&json).unwrap()).contains("repeats"));
         }
         assert!(change("kvm", json!({"exits": u64::MAX})).contains("events of KVM"));
         assert!(change("emulator", json!({"seconds": -1.0, "peak_memory": 1.0})).contains("emulator"));

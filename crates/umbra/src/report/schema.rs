@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use umbra_telemetry::{MmuCounters, PhaseStats, phase_name};
 
-use super::{Exits, Kvm};
+use super::{Exits, Kvm, Spread};
 use crate::untrusted::Untrusted;
 
 /// The version of this format.
@@ -11,6 +11,7 @@ pub const SCHEMA: u32 = 1;
 
 /// One run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Statistics {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -71,6 +72,7 @@ impl Statistics {
 
 /// What happened between two marks of the guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Phase {
     /// The id in the marks.
     pub id: u32,
@@ -92,6 +94,9 @@ pub struct Phase {
     pub instructions: Option<u64>,
     /// As in [`Statistics`].
     pub tsc: u64,
+    /// How far apart the repeats were; absent if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<Spread>,
 }
 
 impl Phase {
@@ -108,12 +113,14 @@ impl Phase {
             mmu: mmu.then(|| Mmu::from(stats.mmu)),
             instructions: ticks.then_some(stats.tsc),
             tsc: stats.tsc,
+            spread: None,
         }
     }
 }
 
 /// Counts of the shadow MMU.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Mmu {
     /// Shadow pages built.
     pub built: u64,
@@ -175,6 +182,7 @@ impl From<MmuCounters> for Mmu {
 
 /// What the auditor did.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Audits {
     /// Looks at what one exit changed.
     pub per_exit: u64,
@@ -184,6 +192,7 @@ pub struct Audits {
 
 /// What the emulator cost.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EmulatorUse {
     /// Wall-clock seconds from start to report.
     pub seconds: f64,

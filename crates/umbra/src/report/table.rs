@@ -1,10 +1,9 @@
 //! The table of exits.
 
-use std::fmt::Write;
-
 use umbra_telemetry::ExitCause;
 
-use super::{Exits, Phase, Statistics};
+use super::{Exits, Phase, Range, Statistics};
+use crate::console::Table;
 
 /// A column of the table of phases.
 pub(crate) struct Group {
@@ -79,10 +78,10 @@ pub fn table(statistics: &Statistics) -> String {
 
 fn by_cause(text: &mut String, exits: &Exits) {
     let total = exits.total();
+    let mut table = Table::new(1, ["cause", "exits", "%"]).indent(CAUSES);
     let mut row = |name: &str, count: u64| {
         let percent = if total == 0 { 0.0 } else { count as f64 * 100.0 / total as f64 };
-        // Writing into a String cannot fail.
-        let _ = writeln!(text, "{name:<32} {count:>14} {percent:>6.1} %");
+        table.row([name.into(), count.to_string(), format!("{percent:.1}")]);
     };
     let mut rest = total;
     for (cause, count) in exits.iter().filter(|(_, count)| *count > 0) {
@@ -93,14 +92,16 @@ fn by_cause(text: &mut String, exits: &Exits) {
         row("(not attributed)", rest);
     }
     row("total", total);
+    *text += &table.to_string();
 }
 
+/// As wide as the longest name of a cause.
+const CAUSES: u16 = 32;
+
 fn by_phase(text: &mut String, phases: &[Phase]) {
-    *text += &format!("\n{:<18} {:>7} {:>9}", "per operation", "ops", "exits");
-    for group in GROUPS {
-        *text += &format!(" {:>8}", group.head);
-    }
-    *text += &format!(" {:>8} {:>9}", "other", "ticks");
+    let groups = GROUPS.iter().map(|group| group.head);
+    let heads = ["per operation", "ops", "exits"].into_iter().chain(groups).chain(["other", "ticks"]);
+    let mut table = Table::new(1, heads);
     // Phases that count no operations show their sums.
     for phase in phases {
         let per = |count: Option<u64>| match (count, phase.ops) {
@@ -110,16 +111,33 @@ fn by_phase(text: &mut String, phases: &[Phase]) {
         };
         let ops = if phase.ops == 0 { String::from("(sums)") } else { phase.ops.to_string() };
         let total = phase.exits.as_ref().map(Exits::total);
-        *text += &format!("\n{:<18} {ops:>7} {:>9}", phase.name, per(total));
         let groups: Vec<Option<u64>> = GROUPS.iter().map(|group| group.count(phase)).collect();
-        for count in &groups {
-            *text += &format!(" {:>8}", per(*count));
-        }
         let rest =
             total.map(|total| groups.iter().flatten().fold(total, |rest, &count| rest.saturating_sub(count)));
-        *text += &format!(" {:>8} {:>9}", per(rest), short(phase.tsc as f64 / phase.ops.max(1) as f64));
+        let ticks = short(phase.tsc as f64 / phase.ops.max(1) as f64);
+        let start = [phase.name.to_string(), ops, per(total)];
+        table.row(start.into_iter().chain(groups.into_iter().map(per)).chain([per(rest), ticks]));
     }
-    text.push('\n');
+    *text += &format!("\n{table}");
+}
+
+/// How far apart the repeats of each phase were; empty if there were none.
+pub fn spread(statistics: &Statistics) -> String {
+    let heads =
+        ["of all repeats", "runs", "exits: min", "median", "max", "instructions: min", "median", "max"];
+    let mut table = Table::new(1, heads);
+    let mut any = false;
+    for (phase, spread) in statistics.phases.iter().filter_map(|phase| Some((phase, phase.spread.as_ref()?)))
+    {
+        any = true;
+        let three = |range: Option<Range>| match range {
+            Some(Range { min, median, max, .. }) => [min, median, max].map(|count| count.to_string()),
+            None => [(); 3].map(|()| String::from("-")),
+        };
+        let start = [phase.name.to_string(), spread.runs.to_string()];
+        table.row(start.into_iter().chain(three(spread.exits)).chain(three(spread.instructions)));
+    }
+    if any { table.to_string() } else { String::new() }
 }
 
 /// Two digits behind the point where they say something.
@@ -142,6 +160,7 @@ mod tests {
     use super::*;
     use umbra_telemetry::ExitCounts;
 
+    use crate::report::Spread;
     use crate::report::schema::tests::statistics;
 
     #[test]
@@ -153,9 +172,10 @@ mod tests {
         assert!(text.lines().all(|line| line.len() <= 100), "{text}");
         assert!(!text.contains("cpuid"), "{text}");
         let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(rows[0], ["io", "300", "75.0", "%"]);
-        assert_eq!(rows[1], ["hlt", "100", "25.0", "%"]);
-        assert_eq!(rows[2], ["total", "400", "100.0", "%"]);
+        assert_eq!(rows[0], ["cause", "exits", "%"]);
+        assert_eq!(rows[1], ["io", "300", "75.0"]);
+        assert_eq!(rows[2], ["hlt", "100", "25.0"]);
+        assert_eq!(rows[3], ["total", "400", "100.0"]);
     }
 
     #[test]
@@ -171,6 +191,19 @@ mod tests {
     }
 
     #[test]
+    fn repeats_are_shown_by_their_ends_and_their_middle() {
+        let mut statistics = statistics();
+        assert_eq!(spread(&statistics), "");
+        let range = Range { min: 1, lower_quartile: 2, median: 3, upper_quartile: 4, max: 5 };
+        statistics.phases[0].spread =
+            Some(Spread { runs: 7, exits: Some(range), memory_exits: None, instructions: None, tsc: range });
+        let text = spread(&statistics);
+        let row: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!(row, ["demand", "7", "1", "3", "5", "-", "-", "-"]);
+        assert!(text.lines().count() == 2 && text.lines().all(|line| line.len() <= 100), "{text}");
+    }
+
+    #[test]
     fn absurd_counts_are_shown() {
         let mut statistics = statistics();
         let counts: ExitCounts = ExitCause::ALL.iter().map(|&cause| (cause, u64::MAX)).collect();
@@ -183,7 +216,7 @@ mod tests {
     fn no_exits_are_no_division_by_zero() {
         let mut statistics = statistics();
         statistics.exits = Some(Exits::from(&ExitCounts::default()));
-        assert!(table(&statistics).contains("0.0 %"));
+        assert!(table(&statistics).contains(" 0.0\n"));
         (statistics.exits, statistics.mmu, statistics.phases) = (None, None, Vec::new());
         assert_eq!(table(&statistics), "");
     }

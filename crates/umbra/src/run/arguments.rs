@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::cli::ConfigOptions;
 use crate::error::Error;
 use crate::guest;
 use crate::machine::Machine;
@@ -14,7 +15,7 @@ use crate::machine::Machine;
 /// after Ctrl-A: X ends the machine, Ctrl-A sends one, H shows help.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 the guest powered off (ACPI S5, `Shutdown` to port 0x8900, or 0 to port \
+    after_long_help = "Exit status: 0 the guest powered off (ACPI S5, `Shutdown` to port 0x8900, or 0 to port \
     0x501 or 0xf4); 1 the guest ended in another way; 2 wrong input or a missing program; 3 the emulator or the \
     hypervisor failed, memory outside the guest was changed, or a result could not be written; 124 time-out; 130 ended \
     by Ctrl-A X, or 128 + the number of the signal that ended it (Ctrl-C: 130)."
@@ -24,23 +25,26 @@ pub struct Arguments {
     #[command(flatten)]
     pub guest: guest::Options,
 
+    /// The machine: penryn, skylake, bochs:MODEL or kvm
+    ///
     /// The CPU that is emulated: `penryn` (Intel Core 2 T9600: no EPT, no VPID, open to Meltdown), `skylake` (Intel
-    /// Skylake-X: VPID, PCID, SMEP, SMAP; its EPT is not used), `bochs:MODEL` for another 64-bit Intel CPU with VMX
-    /// (`bochs --help cpu` lists the models), or `kvm`: this host's own CPU, in QEMU with KVM and nested VMX
-    /// (experimental: only its start has been tested)
+    /// Skylake-X: VPID, PCID, SMEP, SMAP; its EPT is not used), `ryzen` (AMD Ryzen 1700: SVM, of which nested paging
+    /// is not used), `bochs:MODEL` for another 64-bit CPU with VMX or SVM (`bochs --help cpu` lists the models),
+    /// `qemu-svm` (AMD EPYC with SVM in QEMU: several times as fast as Bochs, and less exact), or `kvm`: this host's
+    /// own CPU, in QEMU with KVM and nested VMX (experimental: only its start has been tested)
     #[arg(long, value_name = "NAME", default_value = "penryn", value_parser = str::parse::<Machine>)]
     pub machine: Machine,
 
     /// What runs the guest
-    #[arg(long, value_enum, default_value_t = Hypervisor::Umbra)]
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Hypervisor::Umbra)]
     pub hypervisor: Hypervisor,
 
     /// With --hypervisor kvm: the host's kernel (bzImage) [default: the guest's]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub host_kernel: Option<PathBuf>,
 
     /// With --hypervisor kvm: the host's initramfs, which `cargo xtask bench` builds
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub host_initrd: Option<PathBuf>,
 
     /// End the guest after this many seconds
@@ -51,17 +55,23 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
 
-    /// Record every exit and what the shadow MMU did in answer, for `umbra trace`
+    /// Record every exit, for `umbra trace`
+    ///
+    /// With every exit is what the shadow MMU did in answer.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 
     /// Start the machine's clock at the same time in every run: then the same guest does the same each time
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub fixed_time: bool,
 
     /// Keep the emulator's own log
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     pub emulator_log: Option<PathBuf>,
+
+    /// Options in a file.
+    #[command(flatten)]
+    pub config: ConfigOptions,
 }
 
 impl Arguments {
@@ -74,11 +84,11 @@ impl Arguments {
     /// Checks what a machine cannot do.
     ///
     /// # Errors
-    /// An option that only Bochs has, for another machine.
+    /// An option that only emulated machines have, for another one.
     pub fn check(&self) -> Result<(), Error> {
-        if self.fixed_time && self.machine.bochs_model().is_none() {
+        if self.fixed_time && !self.machine.is_emulated() {
             return Err(Error::Input(format!(
-                "--fixed-time is for machines in Bochs, and --machine {} is none; leave it out",
+                "--fixed-time is for emulated machines, and --machine {} is none; leave it out",
                 self.machine.name()
             )));
         }
@@ -149,7 +159,8 @@ mod tests {
         let check = |machine| parse(&["--fixed-time", "--machine", machine]).unwrap().check();
         check("penryn").unwrap();
         check("bochs:core3").unwrap();
-        assert!(check("kvm").unwrap_err().to_string().contains("--fixed-time is for machines in Bochs"));
+        check("qemu-svm").unwrap();
+        assert!(check("kvm").unwrap_err().to_string().contains("--fixed-time is for emulated machines"));
     }
 
     #[test]

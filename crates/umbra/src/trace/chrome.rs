@@ -10,6 +10,7 @@ use umbra_telemetry::trace::{Exit, MmuEvent};
 use umbra_telemetry::{ExitCause, phase_name};
 
 use super::file::Head;
+use super::symbols::Symbols;
 use super::text;
 
 const PROCESS: u32 = 1;
@@ -60,7 +61,7 @@ impl<W: Write> Export<W> {
     ///
     /// # Errors
     /// What the system says.
-    pub fn exit(&mut self, exit: &Exit) -> io::Result<()> {
+    pub fn exit(&mut self, exit: &Exit, symbols: Option<&Symbols>) -> io::Result<()> {
         self.now = exit.time.saturating_add(exit.ticks);
         let hex = |value: u64| format!("{value:#x}");
         let args = serde_json::json!({
@@ -70,6 +71,8 @@ impl<W: Write> Export<W> {
             "value": exit.value.map(hex),
             "gpa": exit.gpa.map(hex),
             "delivers": exit.delivers,
+            "by": symbols.and_then(|symbols| symbols.place(exit.rip)).map(|place| place.to_string()),
+            "at": text::named(exit, symbols).map(|place| place.to_string()),
         });
         self.put(&Event {
             name: exit.cause.map_or("phase mark", ExitCause::name),
@@ -166,7 +169,8 @@ mod tests {
         let mut bytes = Vec::new();
         let mut export = Export::start(&mut bytes, &Head::default()).unwrap();
         export.mmu(MmuEvent::Flushed, &exit).unwrap();
-        export.exit(&exit).unwrap();
+        let symbols = Symbols::parse("00001000 T fault\n00003000 T _end\n").unwrap();
+        export.exit(&exit, Some(&symbols)).unwrap();
         export.phase(0, false).unwrap();
         export.finish().unwrap();
         let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
@@ -177,6 +181,7 @@ mod tests {
             (&"host_fault_link".into(), &1.5.into(), &0.5.into())
         );
         assert_eq!(slice["args"]["address"], "0x2000");
+        assert_eq!((&slice["args"]["by"], &slice["args"]["at"]), (&"fault".into(), &"fault+0x1000".into()));
         assert_eq!(events.last().unwrap()["ts"], 2.0);
         assert!(events.iter().any(|event| event["ph"] == "i" && event["name"] == "flushed everything"));
     }

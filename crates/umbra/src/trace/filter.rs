@@ -10,27 +10,31 @@ use umbra_telemetry::{ExitCause, phase_name};
 /// What an exit must have to be shown: all of it.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Filter {
-    /// Only exits with one of these causes (the keys of the exit table), or starting with what ends in `*`
+    /// Only exits with one of these causes
+    ///
+    /// They are the keys of the exit table; one that ends in `*` stands for all that start so.
     #[arg(long = "cause", value_name = "CAUSE", value_delimiter = ',', value_parser = parse_causes)]
     causes: Vec<Causes>,
 
     /// Only exits in answer to which the shadow MMU did one of these
-    #[arg(long = "event", value_name = "EVENT", value_delimiter = ',', value_parser = kinds())]
+    #[arg(long = "event", value_name = "EVENT", value_delimiter = ',', value_parser = kinds(), hide_short_help = true)]
     events: Vec<String>,
 
     /// Only exits during one of these phases
     #[arg(long = "phase", value_name = "NAME", value_delimiter = ',')]
     phases: Vec<String>,
 
-    /// Only exits of instructions at this address, or in this range
+    /// Only exits of instructions in this range
     #[arg(long, value_name = "A[..B]", value_parser = parse_range)]
     rip: Option<RangeInclusive<u64>>,
 
-    /// Only exits about this address: gva, port, MSR or CPUID leaf
+    /// Only exits about this gva, port, MSR or leaf
     #[arg(long, value_name = "A[..B]", value_parser = parse_range)]
     address: Option<RangeInclusive<u64>>,
 
-    /// Only exits about this gpa: a table that is written, a device
+    /// Only exits about this gpa
+    ///
+    /// That is a table that is written, or a device.
     #[arg(long, value_name = "A[..B]", value_parser = parse_range)]
     gpa: Option<RangeInclusive<u64>>,
 

@@ -1,9 +1,12 @@
 //! `umbra trace`: shows what `umbra run --trace` has recorded.
 
 mod chrome;
+#[cfg(test)]
+mod document;
 mod file;
 mod filter;
 mod summary;
+mod symbols;
 mod text;
 
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -15,6 +18,7 @@ use umbra_telemetry::{PHASE_NAMES, phase_name};
 
 pub use file::{Head, Line, Reader, Recorder, Tail};
 pub use filter::{Filter, Running};
+use symbols::Symbols;
 
 use crate::error::Error;
 use crate::number::whole;
@@ -24,7 +28,9 @@ use crate::signals;
 /// What is written, for the user.
 const WHAT: &str = "what the trace shows";
 
-/// Show a trace: every exit of a run, its cause, and what the shadow MMU did in answer.
+/// Show a trace: every exit of a run.
+///
+/// With each exit stand its cause and what the shadow MMU did in answer.
 ///
 /// `ticks` is what the hypervisor took for an exit, in ticks of the time-stamp counter (in Bochs: instructions).
 #[derive(Debug, clap::Args)]
@@ -42,6 +48,7 @@ pub struct Arguments {
 
     /// In a summary: how many of the instructions that exit most are named
     #[arg(
+        hide_short_help = true,
         long,
         value_name = "N",
         default_value = "20",
@@ -50,11 +57,20 @@ pub struct Arguments {
     )]
     top: usize,
 
+    /// Name addresses by the guest's System.map or kallsyms
+    ///
+    /// The file is System.map, or what `cat /proc/kallsyms` says in the guest as root (with kernel address space
+    /// randomization, of the same run); `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    symbols: Option<PathBuf>,
+
     /// Stop after so many exits
     #[arg(long, value_name = "N", value_parser = whole::<u64>(0..=u64::MAX), allow_negative_numbers = true)]
     limit: Option<u64>,
 
-    /// Write to a file, which appears when it is whole, instead of standard output
+    /// Write to a file instead of standard output
+    ///
+    /// It appears when it is whole.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -93,12 +109,15 @@ impl From<io::Error> for Failure {
 /// # Errors
 /// The trace cannot be read, or the output not written.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
-    report::check_outputs(&[(WHAT, arguments.output.as_deref())], [arguments.trace.as_path()])?;
+    let inputs = std::iter::once(&arguments.trace).chain(&arguments.symbols).map(PathBuf::as_path);
+    report::check_inputs(inputs.clone())?;
+    report::check_outputs(&[(WHAT, arguments.output.as_deref())], inputs)?;
     let (head, reader) = Reader::open(&arguments.trace)?;
     check_phases(arguments.filter.phases())?;
+    let symbols = arguments.symbols.as_deref().map(Symbols::read).transpose()?;
     let shown = match &arguments.output {
-        Some(path) => to_file(arguments, &head, reader, path),
-        None => show(arguments, &head, reader, &mut BufWriter::new(io::stdout().lock())),
+        Some(path) => to_file(arguments, &head, reader, symbols.as_ref(), path),
+        None => show(arguments, &head, reader, symbols.as_ref(), &mut BufWriter::new(io::stdout().lock())),
     };
     match shown {
         Ok(()) => Ok(ExitCode::SUCCESS),
@@ -112,11 +131,17 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     }
 }
 
-fn to_file(arguments: &Arguments, head: &Head, reader: Reader, path: &Path) -> Result<(), Failure> {
+fn to_file(
+    arguments: &Arguments,
+    head: &Head,
+    reader: Reader,
+    symbols: Option<&Symbols>,
+    path: &Path,
+) -> Result<(), Failure> {
     // A long trace takes a while, and a Ctrl-C must not leave a part of the file.
     signals::end_at_the_first()?;
     let mut file = report::AtomicFile::create(path)?;
-    show(arguments, head, reader, &mut file)?;
+    show(arguments, head, reader, symbols, &mut file)?;
     Ok(file.finish()?)
 }
 
@@ -131,25 +156,31 @@ fn check_phases(names: &[String]) -> Result<(), Error> {
     }
 }
 
-fn show(arguments: &Arguments, head: &Head, mut reader: Reader, out: &mut impl Write) -> Result<(), Failure> {
+fn show(
+    arguments: &Arguments,
+    head: &Head,
+    mut reader: Reader,
+    symbols: Option<&Symbols>,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
     match arguments.format {
         Format::Text => {
             print_head(out, head)?;
             writeln!(out, "{}", text::HEADING)?;
-            walk(arguments, &mut reader, &mut Printer(out))?;
+            walk(arguments, &mut reader, &mut Printer { out, symbols })?;
         }
         Format::Summary => {
             print_head(out, head)?;
             let mut summary = summary::Summary::default();
             let lost = walk(arguments, &mut reader, &mut summary)?;
-            writeln!(out, "\n{}", summary.text(arguments.top).trim_end())?;
+            writeln!(out, "\n{}", summary.text(arguments.top, symbols).trim_end())?;
             if lost > 0 {
                 writeln!(out, "\n{lost} records were lost or dropped: the figures are too small")?;
             }
         }
         Format::Chrome => {
             let mut export = chrome::Export::start(&mut *out, head)?;
-            walk(arguments, &mut reader, &mut export)?;
+            walk(arguments, &mut reader, &mut Exporter { export: &mut export, symbols })?;
             return Ok(export.finish()?);
         }
     }
@@ -231,23 +262,32 @@ fn walk(arguments: &Arguments, reader: &mut Reader, visitor: &mut impl Visitor) 
 }
 
 /// Prints lines.
-struct Printer<'a, W: Write>(&'a mut W);
+struct Printer<'a, W: Write> {
+    out: &'a mut W,
+    symbols: Option<&'a Symbols>,
+}
+
+/// Exports.
+struct Exporter<'a, W: Write> {
+    export: &'a mut chrome::Export<W>,
+    symbols: Option<&'a Symbols>,
+}
 
 impl<W: Write> Visitor for Printer<'_, W> {
     fn exit(&mut self, exit: &Exit) -> io::Result<()> {
-        writeln!(self.0, "{}", text::exit(exit))
+        writeln!(self.out, "{}", text::exit(exit, self.symbols))
     }
 
     fn mmu(&mut self, event: MmuEvent, _exit: &Exit) -> io::Result<()> {
-        writeln!(self.0, "{}", text::mmu(event))
+        writeln!(self.out, "{}", text::mmu(event))
     }
 
     fn phase(&mut self, id: u32, starts: bool) -> io::Result<()> {
-        writeln!(self.0, "-- {} {}", phase_name(id), if starts { "starts" } else { "ends" })
+        writeln!(self.out, "-- {} {}", phase_name(id), if starts { "starts" } else { "ends" })
     }
 
     fn lost(&mut self, records: u64) -> io::Result<()> {
-        writeln!(self.0, "-- {records} records were lost here")
+        writeln!(self.out, "-- {records} records were lost here")
     }
 }
 
@@ -263,16 +303,16 @@ impl Visitor for summary::Summary {
     }
 }
 
-impl<W: Write> Visitor for chrome::Export<W> {
+impl<W: Write> Visitor for Exporter<'_, W> {
     fn exit(&mut self, exit: &Exit) -> io::Result<()> {
-        chrome::Export::exit(self, exit)
+        self.export.exit(exit, self.symbols)
     }
 
     fn mmu(&mut self, event: MmuEvent, exit: &Exit) -> io::Result<()> {
-        chrome::Export::mmu(self, event, exit)
+        self.export.mmu(event, exit)
     }
 
     fn phase(&mut self, id: u32, starts: bool) -> io::Result<()> {
-        chrome::Export::phase(self, id, starts)
+        self.export.phase(id, starts)
     }
 }

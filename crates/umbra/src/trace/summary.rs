@@ -1,10 +1,12 @@
 //! A trace in figures: exits by cause with the hypervisor's ticks, and the instructions that exit most.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use umbra_telemetry::ExitCause;
 use umbra_telemetry::trace::{Exit, MmuEvent};
+
+use super::symbols::Symbols;
+use crate::console::Table;
 
 /// Collects exits.
 #[derive(Default)]
@@ -30,27 +32,25 @@ impl Summary {
         *self.events.entry(event.kind()).or_default() += 1;
     }
 
-    /// The tables; `top` instructions are named.
-    pub fn text(mut self, top: usize) -> String {
+    /// The tables; `top` instructions are listed, with the names of their places if there are symbols.
+    pub fn text(mut self, top: usize, symbols: Option<&Symbols>) -> String {
         let total: usize = self.causes.values().map(Vec::len).sum();
-        let mut text = format!(
-            "{:<30} {:>9} {:>6}   {:>7} {:>7} {:>9} {:>13}\n",
-            "cause", "exits", "%", "median", "99 %", "most", "ticks"
-        );
+        let mut table =
+            Table::new(1, ["cause", "exits", "%", "median", "99 %", "most", "ticks"]).indent(CAUSES);
         let mut line = |name: &str, ticks: &mut Vec<u64>| {
             ticks.sort_unstable();
-            let at = |part: usize| ticks[(ticks.len() - 1) * part / 100];
-            writeln!(
-                text,
-                "{name:<30} {:>9} {:>6.1}   {:>7} {:>7} {:>9} {:>13}",
-                ticks.len(),
-                percent(ticks.len(), total),
+            let at = |part: usize| ticks[(ticks.len() - 1) * part / 100].to_string();
+            let sum = ticks.iter().fold(0_u64, |sum, &ticks| sum.saturating_add(ticks));
+            let share = percent(ticks.len(), total);
+            table.row([
+                name.into(),
+                ticks.len().to_string(),
+                share,
                 at(50),
                 at(99),
                 at(100),
-                ticks.iter().fold(0_u64, |sum, &ticks| sum.saturating_add(ticks))
-            )
-            .expect("a text takes everything");
+                sum.to_string(),
+            ]);
         };
         for (cause, ticks) in &mut self.causes {
             line(cause.name(), ticks);
@@ -59,29 +59,38 @@ impl Summary {
         if !all.is_empty() {
             line("total", &mut all);
         }
+        let mut text = table.to_string();
 
         if !self.events.is_empty() {
-            writeln!(text, "\n{:<30} {:>9}", "done by the shadow MMU", "times").expect("as above");
-        }
-        for (kind, times) in self.events {
-            writeln!(text, "{kind:<30} {times:>9}").expect("as above");
+            let mut table = Table::new(1, ["done by the shadow MMU", "times"]).indent(CAUSES);
+            self.events.into_iter().for_each(|(kind, times)| table.row([kind.into(), times.to_string()]));
+            text += &format!("\n{table}");
         }
 
         let mut places: Vec<_> = self.places.into_iter().map(|(place, exits)| (exits, place)).collect();
         places.sort_unstable_by_key(|&(exits, _)| std::cmp::Reverse(exits));
         if top > 0 && !places.is_empty() {
-            writeln!(text, "\n{:<30} {:>9} {:>6}   rip", "most exits by", "exits", "%").expect("as above");
-        }
-        for (exits, (cause, rip)) in places.into_iter().take(top) {
-            let share = percent(exits as usize, total);
-            writeln!(text, "{:<30} {exits:>9} {share:>6.1}   {rip:016x}", cause.name()).expect("as above");
+            let function = symbols.map(|_| "by");
+            let heads = ["most exits by", "exits", "%", "rip"].into_iter().chain(function);
+            let mut table = Table::new(1, heads).indent(CAUSES).left(4);
+            for (exits, (cause, rip)) in places.into_iter().take(top) {
+                let share = percent(exits as usize, total);
+                let place = symbols
+                    .map(|symbols| symbols.place(rip).map_or(String::new(), |place| place.to_string()));
+                let cells = [cause.name().into(), exits.to_string(), share, format!("{rip:016x}")];
+                table.row(cells.into_iter().chain(place));
+            }
+            text += &format!("\n{table}");
         }
         text
     }
 }
 
-fn percent(part: usize, whole: usize) -> f64 {
-    part as f64 * 100.0 / whole as f64
+/// As wide as the longest name of a cause.
+const CAUSES: u16 = 30;
+
+fn percent(part: usize, whole: usize) -> String {
+    format!("{:.1}", part as f64 * 100.0 / whole as f64)
 }
 
 #[cfg(test)]
@@ -109,18 +118,19 @@ mod tests {
         (0..101).for_each(|ticks| summary.add(&exit(ExitCause::Io, 0x10, ticks)));
         summary.add(&exit(ExitCause::Hlt, 0x20, 7));
         summary.add(&Exit { cause: None, ..exit(ExitCause::Hlt, 0x30, 7) });
-        let text = summary.text(1);
+        let symbols = Symbols::parse("00000008 T out\n00000020 T _end\n").unwrap();
+        let text = summary.text(1, Some(&symbols));
         let words = |start: &str| {
             let line = text.lines().find(|line| line.starts_with(start)).unwrap();
             line.split_whitespace().map(String::from).collect::<Vec<_>>()
         };
         assert_eq!(words("io"), ["io", "101", "99.0", "50", "99", "100", "5050"]);
         assert_eq!(words("total")[1], "102");
-        assert!(text.ends_with("0000000000000010\n"));
+        assert!(text.ends_with("0000000000000010  out+0x8\n"), "{text}");
     }
 
     #[test]
     fn nothing_is_no_line() {
-        assert_eq!(Summary::default().text(5).lines().count(), 1);
+        assert_eq!(Summary::default().text(5, None).lines().count(), 1);
     }
 }

@@ -5,28 +5,39 @@ use std::fmt::Write;
 use umbra_telemetry::ExitCause;
 use umbra_telemetry::trace::{Exit, FILTER_NAMES, MmuEvent};
 
+use super::symbols::{Place, Symbols};
+
 /// The line over the exits.
 pub const HEADING: &str =
     "        time   ticks  cause                          rip               cr3        about";
 
-/// An exit.
-pub fn exit(exit: &Exit) -> String {
+/// An exit; addresses of the kernel with their names, if there are symbols.
+pub fn exit(exit: &Exit, symbols: Option<&Symbols>) -> String {
     let cause = exit.cause.map_or("(phase mark)", ExitCause::name);
     let mut line =
         format!("{:>12} {:>7}  {cause:<29}  {:016x}  {:<9x}", exit.time, exit.ticks, exit.rip, exit.cr3);
-    let mut about = |name: &str, value: Option<u64>| {
-        if let Some(value) = value {
-            write!(line, "  {name} {value:#x}").expect("a text takes everything");
-        }
-    };
     let (address, value) = names(exit.cause);
-    about(address, exit.address);
-    about(value, exit.value);
-    about("gpa", exit.gpa);
+    let place = named(exit, symbols).map_or(String::new(), |place| format!(" ({place})"));
+    for (name, value, place) in
+        [(address, exit.address, place.as_str()), (value, exit.value, ""), ("gpa", exit.gpa, "")]
+    {
+        if let Some(value) = value {
+            write!(line, "  {name} {value:#x}{place}").expect("a text takes everything");
+        }
+    }
     if let Some(vector) = exit.delivers {
         write!(line, "  delivers {}", vector_name(vector)).expect("a text takes everything");
     }
+    if let Some(place) = symbols.and_then(|symbols| symbols.place(exit.rip)) {
+        write!(line, "  by {place}").expect("a text takes everything");
+    }
     line
+}
+
+/// What an exit is about, if that is a guest-virtual address with a name.
+pub fn named<'a>(exit: &Exit, symbols: Option<&'a Symbols>) -> Option<Place<'a>> {
+    let (address, _) = names(exit.cause);
+    symbols?.place(exit.address.filter(|_| address == "gva")?)
 }
 
 /// What the MMU did in answer to the exit below.
@@ -109,12 +120,17 @@ mod tests {
             delivers: Some(14),
         };
         assert_eq!(
-            exit(&one),
+            exit(&one, None),
             "        1234     800  host_fault_table_write         ffffffff81000000  1f000000   gva \
              0xffff888000123ff8  pfec 0x3  gpa 0x123ff8  delivers #PF"
         );
+        let symbols = "ffff888000123000 B table\nffffffff80000000 T fault\nffffffff82000000 B _end\n";
+        let symbols = Symbols::parse(symbols).unwrap();
+        let line = exit(&one, Some(&symbols));
+        assert!(line.contains("gva 0xffff888000123ff8 (table+0xff8)  pfec 0x3"), "{line}");
+        assert!(line.ends_with("  delivers #PF  by fault+0x1000000"), "{line}");
         one.cause = Some(ExitCause::Msr);
-        assert!(exit(&one).contains("msr 0xffff888000123ff8  value 0x3"));
+        assert!(exit(&one, Some(&symbols)).contains("msr 0xffff888000123ff8  value 0x3"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod timeline;
 
 pub use bars::{Bar, Row, bars};
 pub use canvas::Form;
-pub use colour::{Colour, HEAT, SERIES, WORK, css};
+pub use colour::{CARD, Colour, HEAT, INK, SERIES, WORK, css};
 pub use heat::{heat, steps};
 pub use timeline::timeline;
 

@@ -1,18 +1,24 @@
 //! The command line.
 
+mod completions;
+mod config;
+mod man;
+
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use config::Expanded;
 
-use crate::console::{message, output_failure};
+use crate::console::{message, output, output_failure};
 use crate::error::Error;
 pub use crate::guest::TO_BE_MADE;
 use crate::temporary;
-use crate::{bench, compare, decode, doctor, html, image, run, trace};
+use crate::{bench, compare, decode, doctor, html, image, run, schema, trace};
+pub use config::ConfigOptions;
 
 /// Runs guests on the Umbra hypervisor and shows every exit and its cause.
 #[derive(Debug, Parser)]
@@ -32,16 +38,36 @@ enum Command {
     Compare(compare::Arguments),
     Report(html::Arguments),
     Doctor(doctor::Arguments),
+    Schema(schema::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
 }
 
 impl Cli {
     /// Takes the options of this program. If it is not to run with them, the user has been told why, or shown the
-    /// help that was asked for.
+    /// help or the options that were asked for.
     ///
     /// # Errors
     /// The exit status that it is to end with.
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
-        Cli::try_parse_from(arguments).map_err(|error| {
+        let (cli, printed) = Cli::read(arguments.into_iter().collect())?;
+        match printed {
+            None => Ok(cli),
+            Some(text) => {
+                let shown = output(text).map(|()| ExitCode::SUCCESS);
+                Err(shown.unwrap_or_else(|error| told(&error)))
+            }
+        }
+    }
+
+    /// Takes options; also all of them as a file, if the user asks for that.
+    fn read(arguments: Vec<OsString>) -> Result<(Cli, Option<String>), ExitCode> {
+        let program = Cli::command();
+        let Expanded { arguments, file } =
+            config::expand(&program, arguments).map_err(|error| told(&error))?;
+        let parsed = program.clone().try_get_matches_from(arguments);
+        let read = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+        let (cli, matches) = read.map_err(|error| {
             // Without any argument clap shows the help, too, as an error.
             let help = matches!(error.kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand);
             if help || !error.use_stderr() {
@@ -51,8 +77,20 @@ impl Cli {
                     Some(failure) => told(&failure),
                 };
             }
-            told(&Error::Input(sentence(&error.to_string())))
-        })
+            let with = file.map_or(String::new(), |file| format!(" (with the options of {file})"));
+            told(&Error::Input(sentence(&error.to_string()) + &with))
+        })?;
+        let printed = config::printed(&program, &matches).map_err(|error| told(&error))?;
+        Ok((cli, printed))
+    }
+
+    /// Puts the options that a file has ([`ConfigOptions`]) into a command line.
+    ///
+    /// # Errors
+    /// The file is wrong: the exit status. The user has been told.
+    pub fn expand(arguments: Vec<OsString>) -> Result<Vec<OsString>, ExitCode> {
+        let expanded = config::expand(&Cli::command(), arguments);
+        expanded.map(|expanded| expanded.arguments).map_err(|error| told(&error))
     }
 
     /// Finds out what is wrong with the command line of `run` or `bench` before all of its files are there: those
@@ -61,7 +99,8 @@ impl Cli {
     /// # Errors
     /// The exit status of that command line.
     pub fn check(arguments: impl IntoIterator<Item = OsString>) -> Result<(), ExitCode> {
-        let checked = match &Cli::parse(arguments)?.command {
+        let (cli, _) = Cli::read(arguments.into_iter().collect())?;
+        let checked = match &cli.command {
             Command::Run(arguments) => run::check_ahead(arguments),
             Command::Bench(arguments) => bench::check_ahead(arguments),
             _ => Ok(()),
@@ -82,6 +121,9 @@ impl Cli {
             Command::Compare(arguments) => compare::run(&arguments),
             Command::Report(arguments) => html::run(&arguments),
             Command::Doctor(arguments) => doctor::run(&arguments),
+            Command::Schema(arguments) => schema::run(&arguments),
+            Command::Completions(arguments) => completions::run(&arguments),
+            Command::Man(arguments) => man::run(&arguments),
         };
         outcome.unwrap_or_else(|error| told(&error))
     }
@@ -107,8 +149,6 @@ fn sentence(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -116,7 +156,7 @@ mod tests {
         for (arguments, expected) in [
             (
                 &["run", "--kernel", "k", "--guest-faults", "no"][..],
-                "invalid value 'no' for '--guest-faults <GUEST_FAULTS>' [possible values: trap, present, user, auto]; \
+                "invalid value 'no' for '--guest-faults <WHICH>' [possible values: trap, present, user, auto]; \
                  --help shows what there is",
             ),
             (
@@ -131,6 +171,26 @@ mod tests {
             let error = Cli::try_parse_from(std::iter::once(&"umbra").chain(arguments)).unwrap_err();
             assert_eq!(sentence(&error.to_string()), expected);
         }
+    }
+
+    /// On a terminal of 80 columns and 24 lines, with a line for the prompt.
+    #[test]
+    fn short_help_fits_on_a_screen() {
+        let mut program = Cli::command().term_width(80);
+        program.build();
+        let names: Vec<String> = program.get_subcommands().map(|one| one.get_name().into()).collect();
+        let of_commands = names.iter().filter(|name| *name != "help").map(|name| {
+            let command = program.find_subcommand(name).expect("it was listed");
+            (name.clone(), command.clone().term_width(80).render_help().to_string())
+        });
+        let mut too_long = Vec::new();
+        for (name, help) in of_commands.chain([("umbra".into(), program.clone().render_help().to_string())]) {
+            let wide = help.lines().any(|line| line.chars().count() > 80);
+            if help.lines().count() > 23 || wide {
+                too_long.push(format!("{name}: {} lines\n{help}", help.lines().count()));
+            }
+        }
+        assert!(too_long.is_empty(), "{}", too_long.join("\n"));
     }
 
     #[test]

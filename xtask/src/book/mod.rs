@@ -1,5 +1,8 @@
 //! `cargo xtask book`: builds the book in `docs/book`.
 
+pub mod links;
+
+use std::env;
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -17,6 +20,10 @@ pub struct Arguments {}
 /// Builds it; a warning is a failure.
 pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
     let mut mdbook = Command::new(MDBOOK.install()?);
+    // Mentions of files become links. The book's own settings do not have it: mdBook alone makes the book, too.
+    let this = env::current_exe().context("finding this program")?;
+    mdbook.env("MDBOOK_PREPROCESSOR__SOURCES__COMMAND", format!("'{}' book-links", this.display()));
+    mdbook.env("MDBOOK_PREPROCESSOR__SOURCES__AFTER", "[\"links\"]");
     mdbook.args(["build", "docs/book"]).current_dir(paths::workspace()).stdin(Stdio::null());
     let line = process::describe(&mdbook);
     let output = mdbook.output().with_context(|| format!("starting {line}"))?;
