@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use umbra_paging::{Features, Gfn, Hpa, Pfec};
+use umbra_paging::{Features, Gfn, Hfn, Hpa, Pfec};
 
 use crate::Encodings;
 
@@ -174,6 +174,16 @@ pub enum ConfigError {
         /// Where it lies.
         hpa: Hpa,
     },
+    /// Two guest frames have the same host frame. Writes are seen by guest frame, so a table could be
+    /// written by way of the other.
+    SharedFrame {
+        /// One of them.
+        gfn: Gfn,
+        /// The other.
+        other: Gfn,
+        /// Where both lie.
+        hfn: Hfn,
+    },
     /// The guest's MAXPHYADDR is above the real CPU's, which would refuse addresses that the guest
     /// may use.
     WiderThanHost {
@@ -196,6 +206,13 @@ impl fmt::Display for ConfigError {
             ConfigError::TooMuchMemory { end } => {
                 write!(f, "guest memory up to {:#x} is too much: at most 4 TiB are supported", end.base())
             }
+            ConfigError::SharedFrame { gfn, other, hfn } => write!(
+                f,
+                "the guest frames {:#x} and {:#x} have the same host frame {:#x}: give each its own",
+                gfn.raw(),
+                other.raw(),
+                hfn.raw()
+            ),
             ConfigError::WiderThanHost { guest, host } => write!(
                 f,
                 "the guest's MAXPHYADDR {guest} is above the real CPU's {host}: show the guest at most {host}"

@@ -114,6 +114,10 @@ pub struct Vmx {
     cr4_fixed: (u64, u64),
     /// How many CR3-target values the CPU has; zero if reads of CR3 always exit.
     cr3_targets: usize,
+    /// The guest uses PAE paging.
+    pae_paging: bool,
+    /// Flushes of the guest exit.
+    flush_exits: bool,
     /// CR4 bits that flush when they change, and that the guest may change without an exit.
     cr4_flush: u64,
     /// RIP as it stands in the VMCS.
@@ -171,6 +175,8 @@ impl Vmx {
             cr0_fixed,
             cr4_fixed,
             cr3_targets: capabilities.cr3_targets,
+            pae_paging: false,
+            flush_exits: true,
             cr4_flush: 0,
             rip: entry.rip,
             rflags: setup::RFLAGS_AT_START,

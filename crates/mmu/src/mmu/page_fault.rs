@@ -6,7 +6,7 @@ use super::{Mmu, Vcpu};
 use crate::advice::{PrefetchTables, Step, call_site, tables_of_space, unaccessed};
 use crate::fault::{self, Known, Mapped};
 use crate::policy::{Answer, Origin, Place, TableWrite, WritePolicy};
-use crate::{Backing, Env, FaultOutcome, TableTicket, Work};
+use crate::{Backing, Env, FaultOutcome, TableTicket, TranslateError, Work};
 
 impl<P: WritePolicy> Mmu<P> {
     /// Handles a #PF exit of the instruction at `origin`, whose `access` to `gva` raised it. Of the
@@ -51,7 +51,8 @@ impl<P: WritePolicy> Mmu<P> {
         }
         let (walk, updated) = match fault::walk(&mut self.shadow.with(env), vcpu, gva, access) {
             Ok(found) => found,
-            Err(fault) => return self.guest_fault(env, vcpu, access, fault),
+            Err(TranslateError::Fault(fault)) => return self.guest_fault(env, vcpu, access, fault),
+            Err(TranslateError::Raced) => return FaultOutcome::Resume(Work::Raced),
         };
         let gpa = walk.gpa();
         let is_ram = match env.backing(gpa.gfn()) {
@@ -150,9 +151,9 @@ impl<P: WritePolicy> Mmu<P> {
         let root = cx.shadow().roots().current(vcpu);
         let Some(slots) = self.vcpus[vcpu].accessed.propose(cx.view(), root, fault) else { return };
         for slot in slots {
-            let Some((at, guest)) = unaccessed(cx.view(), slot) else { continue };
+            let Some((format, at, entry)) = unaccessed(cx.view(), slot) else { continue };
             // Another vCPU may have changed it meanwhile: then it is not what was expected.
-            let _ = cx.entries().update_entry(at, guest.raw(), guest.raw() | bits::A);
+            let _ = cx.entries().update_entry(format, at, entry.raw(), entry.raw() | bits::A);
         }
     }
 

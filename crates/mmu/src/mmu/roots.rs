@@ -31,7 +31,9 @@ impl<P> Mmu<P> {
         Root { hpa: env.hpa(frame), format }
     }
 
-    /// Follows a change of the guest's CR0, CR3, CR4 or EFER. It does not flush what the guest's
+    /// Follows a change of the guest's CR0, CR3, CR4 or EFER, or of its PDPTE registers. Under PAE
+    /// paging these are what [`Pdptes::load`](umbra_paging::Pdptes::load) gave when the guest last
+    /// loaded them; the guest's memory is not asked. It does not flush what the guest's
     /// own instruction must flush: for that, call [`Mmu::flush_guest`] as well.
     ///
     /// ```
@@ -134,9 +136,9 @@ impl<P> Mmu<P> {
         self.shadow.roots().changes()
     }
 
-    /// The vCPU has loaded one of its loadable roots by itself. Where there are several vCPUs, all
-    /// are stopped, and what each has loaded is told here, before another call that takes the MMU
-    /// `&mut` may withdraw a root.
+    /// The vCPU has loaded one of its loadable roots by itself, and has left the guest: told before
+    /// any other call for this vCPU. A call for another vCPU asks for it where it matters
+    /// ([`Tlb::take_loaded_root`](crate::Tlb::take_loaded_root)).
     ///
     /// # Panics
     /// If it is not loadable, or there is no such vCPU.
