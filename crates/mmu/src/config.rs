@@ -108,7 +108,13 @@ pub struct Config {
     pub eager: bool,
     /// Whether the tables of an address space that comes into use are linked before they are used:
     /// saves an exit for each that is, and costs time for each that is not.
-    pub ahead: bool,
+    pub prefetch_tables: bool,
+    /// Whether A is set in entries that the guest is likely to write through next, where its write
+    /// faults come entry after entry: each saves an exit.
+    pub prefetch_accessed: bool,
+    /// Whether an exit is told from the shadow alone where it can be: saves a walk of the guest's
+    /// tables. There is no reason to switch it off but to see what it is worth.
+    pub shadow_walk: bool,
     /// Virtual CPUs.
     pub vcpus: usize,
     /// Whether [`Mmu::audit_changed`](crate::Mmu::audit_changed) will be called: keeps a log of
@@ -127,7 +133,9 @@ impl Config {
             filter: FilterPolicy::Auto,
             loadable_roots: 0,
             eager: true,
-            ahead: true,
+            prefetch_tables: true,
+            prefetch_accessed: true,
+            shadow_walk: true,
             vcpus: 1,
             log_changes: false,
         }

@@ -41,7 +41,10 @@ impl<P: WritePolicy> Mmu<P> {
     ) -> FaultOutcome {
         let Vcpu { detaches, walks, .. } = &mut self.vcpus[vcpu];
         detaches.fault(origin.rip);
-        match walks.known(self.shadow.view(env), self.shadow.roots(), vcpu, gva, access) {
+        let (view, roots) = (self.shadow.view(env), self.shadow.roots());
+        let known =
+            if view.config().shadow_walk { walks.known(view, roots, vcpu, gva, access) } else { None };
+        match known {
             Some(Known::Mmio(gpa)) => return FaultOutcome::Mmio { gpa },
             Some(Known::TableWrite(gpa)) => return self.table_write(env, vcpu, gpa, origin),
             None => (),

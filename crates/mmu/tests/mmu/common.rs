@@ -285,7 +285,7 @@ impl Tlb for Machine {
 
 pub fn config() -> Config {
     let mut config = Config::new(FEATURES, Encodings::reserved(FEATURES.maxphyaddr).unwrap());
-    (config.filter, config.ahead, config.log_changes) = (FilterPolicy::Present, false, true);
+    (config.filter, config.prefetch_tables, config.log_changes) = (FilterPolicy::Present, false, true);
     config
 }
 

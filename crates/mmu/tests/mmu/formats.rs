@@ -204,7 +204,7 @@ fn tables_of_a_process_are_linked_ahead() {
         }
         let mode = if legacy32 { legacy(2, false) } else { pae([0x2001, 0, 0x2001, 0]) };
         let mut ahead = config();
-        ahead.ahead = true;
+        ahead.prefetch_tables = true;
         let mut mmu = Mmu::with_policy(ahead, &mut machine, EmulateReachable).unwrap();
         mmu.load_paging(&mut machine, 0, mode);
         settle(&mut machine, &mut mmu, 0, Access::user_read());

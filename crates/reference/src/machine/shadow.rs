@@ -149,7 +149,9 @@ impl Shadow {
         mmu_config.filter = config.filter;
         mmu_config.loadable_roots = config.targets;
         mmu_config.eager = random.u8(..8) != 0 || config.eager;
-        mmu_config.ahead = seed % 4 == 0;
+        mmu_config.prefetch_tables = seed % 4 == 0;
+        mmu_config.prefetch_accessed = seed % 8 != 1;
+        mmu_config.shadow_walk = seed % 8 != 2;
         mmu_config.vcpus = cpus;
         mmu_config.log_changes = true;
         let dice = Dice::new(random.u64(..), config.detach);
