@@ -67,7 +67,7 @@ impl<E: Env> Entries<'_, E> {
         let old = self.basis.tables().read(self.env, slot);
         let absent = self.basis.tables().encodings().absent();
         // Another vCPU that sees what is written must not find the entry Absent any more (I1).
-        let becomes_present = new != absent && self.basis.config().vcpus > 1;
+        let becomes_present = self.basis.config().vcpus > 1 && absent != new;
         if old != absent || becomes_present {
             self.basis.tables().hide(self.env, slot);
         }
