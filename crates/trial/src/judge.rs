@@ -267,9 +267,9 @@ impl Judge<'_> {
             _ => {
                 if let Some(instruction) = image::privileged(step) {
                     let invalidation = self.registers.execute(instruction);
-                    self.quiet(at, &changes)?;
                     let control = self.registers.control(&image::cpu(self.program));
                     self.oracle.executed(0, control, invalidation);
+                    self.quiet(at, &changes)?;
                 }
             }
         }

@@ -100,8 +100,8 @@ impl<M: Machine> Run<M> {
                 plain()
             }
         };
+        // No emulator speculates either: a step's changes are its own.
         self.machine.audit(false)?;
-        self.machine.speculate();
         self.changes(&mut seen)?;
         seen.changes.sort_unstable();
         Ok(seen)

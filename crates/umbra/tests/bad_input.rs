@@ -96,7 +96,6 @@ fn a_kernel_that_does_not_boot_here() {
         (elf, "an ELF file"),
         (files.write("empty", b""), "an empty file"),
         (files.write("text", b"what is this?\n"), "neither a Linux bzImage nor a multiboot kernel"),
-        (files.changed("32-bit", 0x236, 0), "32-bit Linux kernel"),
         (files.changed("old", 0x206, 0x0b), "boot protocol 2.11"),
         (files.changed("far", 0x25c, 1), "between 1 MiB and 4 GiB"),
         (files.changed("damaged", 0x201, 0x20), "damaged setup header"),

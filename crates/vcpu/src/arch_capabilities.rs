@@ -10,27 +10,43 @@ use raw_cpuid::{CpuId, CpuIdReader, CpuIdResult};
 /// The register's number.
 pub const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
 
-const RSBA: u64 = 1 << 2;
-const RRSBA: u64 = 1 << 19;
-const ITS_NO: u64 = 1 << 62;
-/// What holds for a guest as for the machine, the two that say that something is worse included (SDM,
-/// "IA32_ARCH_CAPABILITIES MSR", and Intel's pages on the vulnerabilities): RDCL_NO, RSBA, RRSBA, SSB_NO, MDS_NO,
-/// IF_PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO. Not what speaks of
-/// registers that are hidden.
-const SHOWN: u64 = 1 << 0
-    | RSBA
-    | RRSBA
-    | 1 << 4
-    | 1 << 5
-    | 1 << 6
-    | 1 << 8
-    | 1 << 13
-    | 1 << 14
-    | 1 << 15
-    | 1 << 20
-    | 1 << 24
-    | 1 << 26
-    | 1 << 27
+/// Bits of the register (SDM, "IA32_ARCH_CAPABILITIES MSR", and Intel's pages on the vulnerabilities).
+mod bit {
+    pub const RDCL_NO: u64 = 1 << 0;
+    pub const RSBA: u64 = 1 << 2;
+    pub const SSB_NO: u64 = 1 << 4;
+    pub const MDS_NO: u64 = 1 << 5;
+    pub const IF_PSCHANGE_MC_NO: u64 = 1 << 6;
+    pub const TAA_NO: u64 = 1 << 8;
+    pub const SBDR_SSDP_NO: u64 = 1 << 13;
+    pub const FBSDP_NO: u64 = 1 << 14;
+    pub const PSDP_NO: u64 = 1 << 15;
+    pub const RRSBA: u64 = 1 << 19;
+    pub const BHI_NO: u64 = 1 << 20;
+    pub const PBRSB_NO: u64 = 1 << 24;
+    pub const GDS_NO: u64 = 1 << 26;
+    pub const RFDS_NO: u64 = 1 << 27;
+    pub const ITS_NO: u64 = 1 << 62;
+}
+
+use bit::ITS_NO;
+
+/// What holds for a guest as for the machine: immunities, and two that say that something is worse
+/// (RSBA, RRSBA). Not what speaks of registers that are hidden.
+const SHOWN: u64 = bit::RDCL_NO
+    | bit::RSBA
+    | bit::SSB_NO
+    | bit::MDS_NO
+    | bit::IF_PSCHANGE_MC_NO
+    | bit::TAA_NO
+    | bit::SBDR_SSDP_NO
+    | bit::FBSDP_NO
+    | bit::PSDP_NO
+    | bit::RRSBA
+    | bit::BHI_NO
+    | bit::PBRSB_NO
+    | bit::GDS_NO
+    | bit::RFDS_NO
     | ITS_NO;
 
 /// What the guest reads on a machine whose own register is `real` (0 if it has none), and whose CPUID is `query`.

@@ -151,30 +151,30 @@ impl<B: Backend> Vcpu<B> {
             if let Some(end) = self.end.take() {
                 self.finish(end);
             }
-            if let Some(exit) = self.enter() {
-                self.begin_answer(&exit);
-                let cause = self.answer(exit);
-                self.end_answer(cause);
+            self.trace_entry();
+            let entered = cpu::tsc();
+            match self.backend.enter() {
+                Ok(exit) => {
+                    self.faults.exited_after(cpu::tsc().wrapping_sub(entered));
+                    self.begin_answer(&exit);
+                    let cause = self.answer(exit);
+                    self.end_answer(cause);
+                }
+                Err(refusal) => self.refuse(refusal),
             }
         }
     }
 
-    /// Runs the guest until it leaves; none if the CPU refuses, which ends the guest.
-    fn enter(&mut self) -> Option<Exit> {
-        self.trace_entry();
-        let entered = cpu::tsc();
-        match self.backend.enter() {
-            Ok(exit) => {
-                self.faults.exited_after(cpu::tsc().wrapping_sub(entered));
-                Some(exit)
-            }
-            Err(Refusal::Guest(sentence)) => {
+    /// The CPU does not run the guest.
+    #[cold]
+    fn refuse(&mut self, refusal: Refusal) {
+        match refusal {
+            Refusal::Guest(sentence) => {
                 self.end = Some(GuestExit::Unsupported(alloc::format!(
                     "the guest is in a state that this CPU does not run: {sentence}"
                 )));
-                None
             }
-            Err(Refusal::Host(sentence)) => telemetry::fail(sentence),
+            Refusal::Host(sentence) => telemetry::fail(sentence),
         }
     }
 

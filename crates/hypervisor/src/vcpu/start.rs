@@ -7,7 +7,7 @@ use core::error::Error;
 use umbra_machine::upkeep::Upkeep;
 use umbra_mmu::policy::EmulateReachable;
 use umbra_mmu::{Config, Encodings, FilterPolicy, MIN_FRAMES_PER_VCPU, Mmu};
-use umbra_paging::{Features, cr0, cr4, efer};
+use umbra_paging::{Features, Pdptes, cr0, cr4, efer};
 use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
 use umbra_telemetry::{BootConfig, GuestFaults, Mechanism, Message};
 use umbra_vcpu::arch_capabilities::IA32_ARCH_CAPABILITIES;
@@ -115,9 +115,10 @@ fn controls(mode: Mode) -> Controls {
             cr3,
             cr4: cr4::PAE,
             efer: efer::LMA | efer_more::LME,
+            pdptes: Pdptes::NONE,
         },
-        // Multiboot specification, "Machine state".
-        Mode::Protected => Controls { cr0: cr0::PE | NE_ET, cr3: 0, cr4: 0, efer: 0 },
+        // Multiboot specification, "Machine state"; boot.rst, "32-bit Boot Protocol".
+        Mode::Protected => Controls { cr0: cr0::PE | NE_ET, cr3: 0, cr4: 0, efer: 0, pdptes: Pdptes::NONE },
     }
 }
 

@@ -160,7 +160,7 @@ fn last_table<E: Env>(
     let mut frame = tables.pool().frame_of(roots.current(vcpu))?;
     let mut level = Level::L4;
     let mut rights = Rights::ALL;
-    if roots.paging(vcpu).mode == Mode::Off {
+    if roots.paging(vcpu).mode != Mode::Long4 {
         // PDPTEs have no rights.
         let slot = Slot::new(frame, index(tables.source(frame).role, gva));
         frame = tables.child(env, slot)?;

@@ -31,7 +31,8 @@ impl Shadow {
     /// which is up to date.
     pub(crate) fn knows_root(&self, vcpu: usize, root: Gfn) -> bool {
         let source = self.roots.source(vcpu, root);
-        !self.basis.guest().is_detached(source)
+        matches!(source.role, Role::Guest { .. })
+            && !self.basis.guest().is_detached(source)
             && self.basis.guest().lists(source)
             && self.basis.guest().find(self.basis.tables(), source).is_some()
     }

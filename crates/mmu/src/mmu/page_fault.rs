@@ -148,9 +148,9 @@ impl<P: WritePolicy> Mmu<P> {
         let root = cx.shadow().roots().current(vcpu);
         let Some(slots) = self.vcpus[vcpu].accessed.propose(cx.view(), root, fault) else { return };
         for slot in slots {
-            let Some((at, guest)) = unaccessed(cx.view(), slot) else { continue };
+            let Some((format, at, entry)) = unaccessed(cx.view(), slot) else { continue };
             // Another vCPU may have changed it meanwhile: then it is not what was expected.
-            let _ = cx.entries().update_entry(at, guest.raw(), guest.raw() | bits::A);
+            let _ = cx.entries().update_entry(format, at, entry.raw(), entry.raw() | bits::A);
         }
     }
 

@@ -57,7 +57,7 @@ impl FaultFilter {
         if !tables.encodings().separates_guest_faults() || guest.has_loose() {
             return GuestFaults::Trap;
         }
-        let plain = |paging: &Paging| paging.mode == Mode::Long4 && paging.wp;
+        let plain = |paging: &Paging| paging.mode != Mode::Off && paging.wp;
         if self.is_user() && !roots.pagings().all(plain) {
             return GuestFaults::Present;
         }

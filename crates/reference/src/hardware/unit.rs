@@ -223,16 +223,17 @@ impl PagingUnit {
         }
         for visit in &found.visits {
             let mut wanted = A;
-            if outcome.is_ok() && access.is_write() && super::format::maps_page(visit.entry, visit.level) {
+            if outcome.is_ok() && access.is_write() && visit.page().is_some() {
                 wanted |= D;
             }
             // Read again: a table that maps itself is visited more than once.
-            if memory.read(visit.at) & wanted != wanted {
-                memory.set_bits(visit.at, wanted);
+            let (word, wanted) = visit.in_word(wanted);
+            if memory.read(word) & wanted != wanted {
+                memory.set_bits(word, wanted);
             }
         }
         for visit in &found.visits {
-            let marked = Visit { entry: memory.read(visit.at), ..*visit };
+            let marked = Visit { entry: visit.width.read(memory, visit.at), ..*visit };
             self.fill(control, gva, &marked);
         }
         outcome
@@ -248,7 +249,7 @@ impl PagingUnit {
                 let global = page.global && control.pge;
                 self.caches.insert_translation(control.pcid, global, gva, page);
             }
-            None => self.caches.insert_structure(control.pcid, gva, visit.next()),
+            None => self.caches.insert_structure(control.pcid, gva, visit),
         }
     }
 
@@ -274,7 +275,8 @@ impl PagingUnit {
                 if !self.chance(self.temper.mark / 8) {
                     return;
                 }
-                memory.set_bits(visit.at, A);
+                let (word, mark) = visit.in_word(A);
+                memory.set_bits(word, mark);
                 visit.entry |= A;
             }
             self.fill(control, gva, &visit);

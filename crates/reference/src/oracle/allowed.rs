@@ -7,7 +7,7 @@ use umbra_paging::{Access, Gva, Pfec};
 
 use super::{Change, Oracle};
 use crate::hardware::{
-    A, D, Page, PageFault, PagingMode, Rights, Start, Walk, judge, maps_page, step_at, walk, walk_from,
+    A, D, Page, PageFault, PagingMode, Rights, Start, Walk, judge, step_at, walk, walk_from,
 };
 use crate::memory::{PhysAddr, PhysicalMemory, Ram, overlay};
 
@@ -66,7 +66,7 @@ impl Oracle {
             let result = judge(control, gva, access, &found).map_err(full);
             let mut required = ArrayVec::new();
             for visit in found.visits.iter().filter(|_| result.is_ok()) {
-                let dirty = access.is_write() && maps_page(visit.entry, visit.level);
+                let dirty = access.is_write() && visit.page().is_some();
                 required.push((visit.at, if dirty { A | D } else { A }));
             }
             Candidate { result, required, passed: found.visits.iter().map(|visit| visit.at).collect() }

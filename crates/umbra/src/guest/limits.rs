@@ -198,8 +198,13 @@ mod tests {
             let sentence = refuse(192, None, initrd_mib);
             assert!(sentence.contains("at most") && !sentence.contains("--memory"), "{sentence}");
         }
-        let damaged =
-            BzImage { version: None, preferred_address: u64::MAX, memory_size: 9, command_line_limit: 0 };
+        let damaged = BzImage {
+            version: None,
+            entry_64: true,
+            preferred_address: u64::MAX,
+            memory_size: 9,
+            command_line_limit: 0,
+        };
         let sentence = check_memory(192, None, &Image::Linux(damaged), 0, &[]).unwrap_err().to_string();
         assert!(sentence.contains("damaged"), "{sentence}");
     }

@@ -1,8 +1,7 @@
 //! The command line of QEMU, which runs the machines `kvm` and `qemu-svm`.
 
-use super::boot_image::IMAGE;
 use super::kvm::Kvm;
-use super::settings::Settings;
+use super::settings::{IMAGE, Settings};
 
 /// The program.
 pub(super) const PROGRAM: &str = "qemu-system-x86_64";

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+/// The image, in the folder that it is built in.
+pub const IMAGE: &str = "boot.iso";
+
 /// Bochs, and a CPU in it.
 #[derive(Clone, Debug)]
 pub(super) struct Bochs {

@@ -81,6 +81,7 @@ fn roots(control: &Control) -> Vec<Start> {
     match control.mode {
         PagingMode::Off => Vec::new(),
         PagingMode::Long4 { root } => vec![Start { table: root, level: 4, rights: Rights::FULL }],
+        PagingMode::Legacy32 { .. } => unreachable!("shadow tables have entries of 8 bytes"),
         PagingMode::Pae { pdptes } => pdptes
             .iter()
             .filter(|&pdpte| pdpte & 1 != 0)

@@ -29,9 +29,11 @@ mod stores;
 mod switches;
 #[cfg(target_os = "none")]
 mod tangle;
+#[cfg(target_os = "none")]
+mod tests;
 
 #[cfg(target_os = "none")]
-guest_kernels::kernel!(setting::main);
+guest_kernels::kernel!(tests::main);
 
 #[cfg(not(target_os = "none"))]
 fn main() {
