@@ -66,7 +66,8 @@ impl<E: Env> Entries<'_, E> {
         let absent = self.basis.tables().encodings().absent();
         let is_present = new != absent;
         // Another vCPU that sees what is written must not find the entry Absent any more (I1).
-        if old != absent || is_present && self.basis.config().vcpus > 1 {
+        let becomes_present = is_present && self.basis.config().vcpus > 1;
+        if old != absent || becomes_present {
             self.basis.tables().hide(self.env, slot);
         }
         self.env.write(gpa, bytes);
