@@ -19,6 +19,7 @@ mod process;
 mod report;
 mod run;
 mod sabotage;
+mod schedule;
 mod setup;
 mod test;
 mod tool;
@@ -49,6 +50,7 @@ enum Command {
     BookLinks(book::links::Arguments),
     Campaign(campaign::Arguments),
     Exhaustive(exhaustive::Arguments),
+    Schedule(schedule::Arguments),
     Sabotage(sabotage::Arguments),
     Fuzz(fuzz::Arguments),
     Coverage(coverage::Arguments),
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Command::BookLinks(arguments) => book::links::run(&arguments),
         Command::Campaign(arguments) => campaign::run(&arguments),
         Command::Exhaustive(arguments) => exhaustive::run(&arguments),
+        Command::Schedule(arguments) => schedule::run(&arguments),
         Command::Sabotage(arguments) => sabotage::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Coverage(arguments) => coverage::run(&arguments),

@@ -21,6 +21,7 @@ const LAYER: &[&str] = &[
     "crates/hypervisor/src/boot",
     "crates/hypervisor/src/handover",
     "crates/hypervisor/src/hw",
+    "crates/hypervisor/src/svm",
     "crates/hypervisor/src/vmx",
     "guest/kernels/src/kit",
     "guest/init/src/sys",

@@ -54,7 +54,7 @@ pub enum Shadowed {
         /// Its level.
         level: Level,
     },
-    /// None: the page maps a stretch of guest-physical memory.
+    /// None: the page maps a stretch of guest-physical memory, or holds PDPTE registers (level 3).
     Identity {
         /// The first frame.
         gfn: Gfn,
@@ -68,7 +68,7 @@ impl From<Source> for Shadowed {
         let (gfn, level) = (source.gfn, source.role.level());
         match source.role {
             Role::Guest { .. } => Shadowed::Table { gfn, level },
-            Role::Direct { .. } | Role::PaeRoot => Shadowed::Identity { gfn, level },
+            Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => Shadowed::Identity { gfn, level },
         }
     }
 }

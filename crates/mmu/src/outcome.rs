@@ -7,7 +7,9 @@ use umbra_paging::{Gfn, Gpa, GuestFault, Hpa};
 pub enum RootFormat {
     /// A PML4 table of 4-level paging.
     Long4,
-    /// Four PAE PDPTEs, 32-byte aligned: EFER.LMA must be clear.
+    /// Four PAE PDPTEs, 32-byte aligned: EFER.LMA must be clear, and CR4.PAE set. A guest with
+    /// paging off, PAE paging or 32-bit paging runs on them. EFER.NXE must be set only if the
+    /// guest's NXE and PAE are, or fetches are reported where they should not be.
     Pae,
 }
 

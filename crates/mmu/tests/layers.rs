@@ -23,8 +23,11 @@ const LAYERS: &[Layer] = &[
         "lifecycle",
         &["config", "derive", "env", "event", "format", "guest", "policy", "roots", "sync", "tables"],
     ),
-    ("fault", &["config", "derive", "env", "event", "format", "lifecycle", "outcome", "policy", "tables"]),
-    ("advice", &["config", "derive", "env", "fault", "format", "lifecycle", "policy", "tables"]),
+    (
+        "fault",
+        &["config", "derive", "env", "event", "format", "lifecycle", "outcome", "policy", "roots", "tables"],
+    ),
+    ("advice", &["config", "derive", "env", "fault", "format", "policy", "roots", "tables"]),
     ("audit", &["derive", "env", "format", "guest", "lifecycle", "tables"]),
     ("mmu", &["advice", "audit", "config", "env", "event", "fault", "lifecycle", "outcome", "policy"]),
 ];

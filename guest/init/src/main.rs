@@ -11,6 +11,7 @@
 
 mod bare;
 mod console;
+mod high;
 mod marks;
 mod options;
 mod phase_id;
@@ -53,6 +54,9 @@ fn run() -> Result<()> {
     let options = Options::parse(&command_line)?;
     if options.bare {
         bare::start(ports)?;
+    }
+    if options.high {
+        high::touch()?;
     }
     match options.mode {
         Mode::Shell => shell::run(),

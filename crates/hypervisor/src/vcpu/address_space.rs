@@ -2,7 +2,7 @@
 //! flushes exit.
 
 use umbra_mmu::{GuestFaults, Root, RootFormat};
-use umbra_paging::{Gfn, Gpa, Hpa, Paging};
+use umbra_paging::{Gfn, Gpa, Hpa};
 use umbra_telemetry::GuestExit;
 use umbra_vcpu::backend::Backend;
 use umbra_vcpu::control::Controls;
@@ -61,7 +61,7 @@ impl<B: Backend> Vcpu<B> {
     /// Makes new control registers the guest's.
     pub(super) fn load_controls(&mut self, new: Controls) {
         *self.cpu.controls_mut() = new;
-        match Paging::from_registers(new.cr0, new.cr3, new.cr4, new.efer) {
+        match new.paging() {
             Ok(paging) => {
                 if *self.mmu.paging(0) != paging {
                     self.mmu.load_paging(&mut self.env, 0, paging);

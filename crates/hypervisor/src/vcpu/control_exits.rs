@@ -35,19 +35,30 @@ impl<B: Backend> Vcpu<B> {
     pub(super) fn write_cr_exit(&mut self, cr: u8, gpr: u8) -> ExitCause {
         self.refresh_controls();
         let value = self.operand(self.backend.gpr(gpr));
-        let old = *self.cpu.controls();
+        let (old, known) = (*self.cpu.controls(), self.cpu.known());
         let (cause, written) = match cr {
             0 => (
                 ExitCause::Cr0,
-                old.write_cr0(value, self.context()).ok().map(|new| {
-                    let paging = (old.cr0 ^ new.cr0) & umbra_paging::cr0::PG != 0;
-                    (new, paging)
-                }),
+                old.write_cr0(value, self.context())
+                    .and_then(|new| old.then_pdptes(new, &self.env, known))
+                    .ok()
+                    .map(|new| {
+                        let paging = (old.cr0 ^ new.cr0) & umbra_paging::cr0::PG != 0;
+                        (new, paging)
+                    }),
             ),
-            3 => (ExitCause::Cr3Write, old.write_cr3(value, self.cpu.known()).ok()),
+            3 => {
+                let written = old
+                    .write_cr3(value, known)
+                    .and_then(|(new, flushes)| Ok((new.load_pdptes(&self.env, known)?, flushes)));
+                (ExitCause::Cr3Write, written.ok())
+            }
             4 => (
                 ExitCause::Cr4,
-                old.write_cr4(value, self.cpu.known()).ok().map(|new| (new, old.cr4_write_flushes(&new))),
+                old.write_cr4(value, known)
+                    .and_then(|new| old.then_pdptes(new, &self.env, known))
+                    .ok()
+                    .map(|new| (new, old.cr4_write_flushes(&new))),
             ),
             _ => {
                 match self.platform.set_cr8(value) {

@@ -36,7 +36,6 @@ impl<B: Backend> Vcpu<B> {
         let is_xcr0 = self.backend.gpr(1) as u32 == 0;
         if self.backend.cpl() == 0 && is_xcr0 && self.cpu.cpuid().allows_xcr0(value) {
             self.backend.set_xcr0(value);
-            self.cpu.set_xcr0(value);
             self.skip();
         } else {
             self.raise(Event::general_protection());

@@ -48,7 +48,9 @@ impl<B: Backend> Vcpu<B> {
             Some(Operation::MovFromCr { cr, gpr }) => return self.read_cr_exit(cr, gpr as u8),
             Some(Operation::MachineStatusWord) => ExitCause::Cr0,
             Some(Operation::Invalidation) => ExitCause::Invlpg,
-            Some(Operation::SoftwareInterrupt | Operation::Other) | None => ExitCause::Other,
+            Some(Operation::SoftwareInterrupt | Operation::Virtualization | Operation::Other) | None => {
+                ExitCause::Other
+            }
         };
         match self.emulate() {
             Emulated::Done => cause,
@@ -58,6 +60,18 @@ impl<B: Backend> Vcpu<B> {
                 cause
             }
         }
+    }
+
+    /// Whether the instruction at RIP, which has raised an exception, is one of a virtualization
+    /// extension.
+    pub(super) fn is_virtualization(&mut self) -> bool {
+        if self.events.under_way() {
+            return false;
+        }
+        let mut buffer = [0; MAX_INSTRUCTION];
+        let (fetched, _) = self.fetch(&mut buffer);
+        let identity = identify(&buffer[..fetched], self.mode());
+        identity.is_some_and(|identity| identity.operation == Operation::Virtualization)
     }
 
     fn end_with_changed_code(&mut self, bytes: &[u8]) {

@@ -2,7 +2,7 @@
 
 use umbra_telemetry::GuestExit;
 use umbra_vcpu::backend::{Backend, Windows, rflags};
-use umbra_vcpu::event::{Combined, Event, combine};
+use umbra_vcpu::event::{Combined, DEBUG, Event, EventKind, combine};
 
 use super::Vcpu;
 
@@ -37,6 +37,20 @@ impl Deliveries {
 }
 
 impl<B: Backend> Vcpu<B> {
+    /// Hands an exception to the guest that the CPU has raised.
+    pub(super) fn reflect(&mut self, event: Event) {
+        // User mode gets #GP of these; the guest's CPU does not have them.
+        if event == Event::general_protection() && self.is_virtualization() {
+            return self.raise(Event::invalid_opcode());
+        }
+        // Most are faults; #DB and INT1 push the flags as they are.
+        if event.kind == EventKind::Exception && event.vector != DEBUG {
+            self.raise(event);
+        } else {
+            self.deliver(event);
+        }
+    }
+
     /// Raises a fault: of the instruction at RIP, or within the delivery of the event that the exit interrupted.
     pub(super) fn raise(&mut self, fault: Event) {
         // Faults push RF set (SDM, "Instruction-Breakpoint Exception Condition"), and injection leaves that to us.

@@ -2,7 +2,9 @@
 
 use umbra_msrs::Registers;
 use umbra_vcpu::control::{Controls, Known};
-use umbra_vcpu::cpuid::{Cpuid, Dynamic, xcr0};
+use umbra_vcpu::cpuid::{Cpuid, Dynamic};
+
+use crate::hw::cpu;
 
 /// What the guest's CPU is, and the registers of it that no hardware keeps.
 pub struct GuestCpu {
@@ -12,8 +14,6 @@ pub struct GuestCpu {
     /// CR0 and CR4 as of the last `Vcpu::refresh_controls`.
     controls: Controls,
     msrs: Registers,
-    /// XCR0, if there is one.
-    xcr0: u64,
 }
 
 impl GuestCpu {
@@ -24,7 +24,6 @@ impl GuestCpu {
             msrs: Registers::new(&cpuid.model(tsc_hz)),
             cpuid,
             controls,
-            xcr0: xcr0::X87,
         }
     }
 
@@ -63,13 +62,8 @@ impl GuestCpu {
         &mut self.msrs
     }
 
-    /// XCR0, if there is one.
+    /// XCR0, if there is one. QEMU 7.2 lets the guest change it without an exit.
     pub fn xcr0(&self) -> u64 {
-        self.xcr0
-    }
-
-    /// XCR0 has this value now.
-    pub fn set_xcr0(&mut self, value: u64) {
-        self.xcr0 = value;
+        if self.cpuid.has_xcr0() { cpu::xcr0() } else { 0 }
     }
 }

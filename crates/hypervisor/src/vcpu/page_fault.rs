@@ -73,11 +73,13 @@ impl<B: Backend> Vcpu<B> {
 
     fn origin(&mut self, rip: u64) -> Origin {
         let soon = self.faults.is_back_to_back(self.backend.cr2());
-        let long = self.backend.code_mode() == CodeMode::Bits64;
         let origin = Origin::at(Gva::new(rip)).with_soon(soon);
-        match long {
-            true => origin.with_stack(Gva::new(self.backend.gpr(Gpr::Rsp as u8))),
-            false => origin,
+        let rsp = self.backend.gpr(Gpr::Rsp as u8);
+        match self.backend.code_mode() {
+            CodeMode::Bits64 => origin.with_stack(Gva::new(rsp)),
+            // Kernels that write page tables have flat segments.
+            CodeMode::Bits32 => origin.with_stack(Gva::new(rsp & 0xffff_ffff)),
+            CodeMode::Bits16 => origin,
         }
     }
 

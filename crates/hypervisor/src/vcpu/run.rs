@@ -7,8 +7,8 @@ use umbra_mmu::Mmu;
 use umbra_telemetry::{ExitCause, GuestExit, GuestFaults};
 use umbra_vcpu::backend::{Backend, Exit, Refusal};
 use umbra_vcpu::control::Controls;
-use umbra_vcpu::cpuid::Cpuid;
-use umbra_vcpu::event::{DEBUG, Event, EventKind};
+use umbra_vcpu::cpuid::{Cpuid, xcr0};
+use umbra_vcpu::event::Event;
 
 use super::accounts::Accounts;
 use super::address_space::AddressSpace;
@@ -137,7 +137,7 @@ impl<B: Backend> Vcpu<B> {
         vcpu.backend.set_tsc_offset(vcpu.time.tsc_offset());
         vcpu.load_controls(controls);
         if vcpu.cpu.cpuid().has_xcr0() {
-            vcpu.backend.set_xcr0(vcpu.cpu.xcr0());
+            vcpu.backend.set_xcr0(xcr0::X87);
         }
         vcpu
     }
@@ -151,30 +151,30 @@ impl<B: Backend> Vcpu<B> {
             if let Some(end) = self.end.take() {
                 self.finish(end);
             }
-            if let Some(exit) = self.enter() {
-                self.begin_answer(&exit);
-                let cause = self.answer(exit);
-                self.end_answer(cause);
+            self.trace_entry();
+            let entered = cpu::tsc();
+            match self.backend.enter() {
+                Ok(exit) => {
+                    self.faults.exited_after(cpu::tsc().wrapping_sub(entered));
+                    self.begin_answer(&exit);
+                    let cause = self.answer(exit);
+                    self.end_answer(cause);
+                }
+                Err(refusal) => self.refuse(refusal),
             }
         }
     }
 
-    /// Runs the guest until it leaves; none if the CPU refuses, which ends the guest.
-    fn enter(&mut self) -> Option<Exit> {
-        self.trace_entry();
-        let entered = cpu::tsc();
-        match self.backend.enter() {
-            Ok(exit) => {
-                self.faults.exited_after(cpu::tsc().wrapping_sub(entered));
-                Some(exit)
-            }
-            Err(Refusal::Guest(sentence)) => {
+    /// The CPU does not run the guest.
+    #[cold]
+    fn refuse(&mut self, refusal: Refusal) {
+        match refusal {
+            Refusal::Guest(sentence) => {
                 self.end = Some(GuestExit::Unsupported(alloc::format!(
                     "the guest is in a state that this CPU does not run: {sentence}"
                 )));
-                None
             }
-            Err(Refusal::Host(sentence)) => telemetry::fail(sentence),
+            Refusal::Host(sentence) => telemetry::fail(sentence),
         }
     }
 
@@ -214,12 +214,7 @@ impl<B: Backend> Vcpu<B> {
                 self.fpu_error_exit()
             }
             Exit::Reflect(event) => {
-                // #AC is a fault; #DB and INT1 push the flags as they are.
-                if event.kind == EventKind::Exception && event.vector != DEBUG {
-                    self.raise(event);
-                } else {
-                    self.deliver(event);
-                }
+                self.reflect(event);
                 ExitCause::Other
             }
             Exit::Interrupt | Exit::Nmi => {

@@ -7,9 +7,9 @@ use core::error::Error;
 use umbra_machine::upkeep::Upkeep;
 use umbra_mmu::policy::EmulateReachable;
 use umbra_mmu::{Config, Encodings, FilterPolicy, MIN_FRAMES_PER_VCPU, Mmu};
-use umbra_paging::{Features, cr0, cr4, efer};
+use umbra_paging::{Features, Pdptes, cr0, cr4, efer};
 use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
-use umbra_telemetry::{GuestFaults, Mechanism, Message};
+use umbra_telemetry::{BootConfig, GuestFaults, Mechanism, Message};
 use umbra_vcpu::arch_capabilities::IA32_ARCH_CAPABILITIES;
 use umbra_vcpu::backend::{Backend, Capabilities};
 use umbra_vcpu::control::{Controls, efer_more};
@@ -56,6 +56,7 @@ fn prepare<B: Backend>(machine: Machine, new_backend: NewBackend<B>) -> Result<V
         || cpu::read_msr(IA32_ARCH_CAPABILITIES),
     );
     let features = cpuid.features();
+    check_options(&config, capabilities)?;
     let encodings = choose_encodings(config.guest_faults, features, capabilities);
     let mut env = Env { ram, pool, tlb: backend.tlb(), events: EventLog::new(config.trace) };
     let on = |mechanism| !config.without.contains(&mechanism);
@@ -114,10 +115,28 @@ fn controls(mode: Mode) -> Controls {
             cr3,
             cr4: cr4::PAE,
             efer: efer::LMA | efer_more::LME,
+            pdptes: Pdptes::NONE,
         },
-        // Multiboot specification, "Machine state".
-        Mode::Protected => Controls { cr0: cr0::PE | NE_ET, cr3: 0, cr4: 0, efer: 0 },
+        // Multiboot specification, "Machine state"; boot.rst, "32-bit Boot Protocol".
+        Mode::Protected => Controls { cr0: cr0::PE | NE_ET, cr3: 0, cr4: 0, efer: 0, pdptes: Pdptes::NONE },
     }
+}
+
+/// Refuses what this CPU has not.
+fn check_options(config: &BootConfig, capabilities: Capabilities) -> Result<(), &'static str> {
+    if !capabilities.fault_filter && matches!(config.guest_faults, GuestFaults::Present | GuestFaults::User) {
+        return Err(
+            "this CPU intercepts all page faults or none; leave --guest-faults out, or choose a machine whose CPU \
+             filters them, such as penryn",
+        );
+    }
+    if capabilities.cr3_targets == 0 && config.without.contains(&Mechanism::Cr3) {
+        return Err(
+            "this CPU lets no load of CR3 through, so there is nothing to switch off; leave cr3 out of --without, or \
+             choose a machine with CR3-target values, such as penryn",
+        );
+    }
+    Ok(())
 }
 
 /// Pending entries as the user wants them, if the CPU takes them.
@@ -128,7 +147,7 @@ fn choose_encodings(wanted: GuestFaults, features: Features, capabilities: Capab
         return off;
     }
     if !capabilities.fault_filter {
-        info!("guest faults are trapped: this CPU does not tell page faults apart");
+        info!("guest faults are trapped: this CPU intercepts all page faults or none");
         return off;
     }
     let Some(encodings) = Encodings::reserved(features.maxphyaddr) else {

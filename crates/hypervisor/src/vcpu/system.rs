@@ -66,7 +66,11 @@ impl<B: Backend> SystemCpu for Vcpu<B> {
 
     fn load_task_cr3(&mut self, cr3: u32) -> Result<(), Exception> {
         self.refresh_controls();
-        let written = self.cpu.controls().write_cr3(cr3.into(), self.cpu.known());
+        let (old, known) = (*self.cpu.controls(), self.cpu.known());
+        let written = old.write_cr3(cr3.into(), known).and_then(|(new, flushes)| {
+            let changes = new.cr3 != old.cr3;
+            Ok((if changes { new.load_pdptes(&self.env, known)? } else { new }, flushes))
+        });
         let (new, flushes) = written.map_err(|_| Exception::GENERAL_PROTECTION)?;
         self.load_controls(new);
         if flushes {

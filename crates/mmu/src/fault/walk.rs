@@ -26,10 +26,11 @@ pub(crate) fn walk<E: Env>(
                 return Err(fault);
             }
         };
+        let Some(format) = paging.mode.format() else { return Ok((walk, work)) };
         for step in walk.steps() {
             let Some(new) = step.update(access) else { continue };
             let old = step.entry.raw();
-            if cx.entries().update_entry(step.at, old, new).is_err() {
+            if cx.entries().update_entry(format, step.at, old, new).is_err() {
                 // Another vCPU changed the entry. Each round follows a change of the guest's own
                 // making.
                 continue 'again;

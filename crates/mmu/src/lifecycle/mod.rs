@@ -36,7 +36,11 @@ impl Shadow {
         Shadow {
             roots: Roots::new(config.vcpus, loadable),
             filter: FaultFilter::new(config.filter),
-            basis: Basis::new(Tables::new(&config, frames, end, reserve), GuestFrames::new(end), config),
+            basis: Basis::new(
+                Tables::new(&config, frames, end, reserve),
+                GuestFrames::new(end, config.vcpus),
+                config,
+            ),
         }
     }
 

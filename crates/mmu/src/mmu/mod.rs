@@ -123,7 +123,7 @@ impl<P> Mmu<P> {
     /// now: only to be read, and only before the guest runs again. (The answer is from the shadow
     /// as it is; the CPU may have used an older translation, as it may on bare hardware.)
     pub fn code(&mut self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Hpa> {
-        self.vcpus[vcpu].walks.code(&self.shadow, env, vcpu, gva)
+        self.vcpus[vcpu].walks.code(self.shadow.view(env), self.shadow.roots(), vcpu, gva)
     }
 
     /// Carries out the guest's INVLPG. Only while [`Mmu::has_loose_tables`] must it exit: else no

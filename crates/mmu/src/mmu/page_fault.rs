@@ -41,7 +41,7 @@ impl<P: WritePolicy> Mmu<P> {
     ) -> FaultOutcome {
         let Vcpu { detaches, walks, .. } = &mut self.vcpus[vcpu];
         detaches.fault(origin.rip);
-        match walks.known(&self.shadow, env, vcpu, gva, access) {
+        match walks.known(self.shadow.view(env), self.shadow.roots(), vcpu, gva, access) {
             Some(Known::Mmio(gpa)) => return FaultOutcome::Mmio { gpa },
             Some(Known::TableWrite(gpa)) => return self.table_write(env, vcpu, gpa, origin),
             None => (),
@@ -92,13 +92,13 @@ impl<P: WritePolicy> Mmu<P> {
 
     /// A write to a tracked table.
     fn table_write(&mut self, env: &mut impl Env, vcpu: usize, gpa: Gpa, origin: &Origin) -> FaultOutcome {
-        let (shadow, gfn) = (&self.shadow, gpa.gfn());
+        let (view, roots, gfn) = (self.shadow.view(env), self.shadow.roots(), gpa.gfn());
         let Vcpu { walks, spaces, .. } = &mut self.vcpus[vcpu];
-        let reachable = shadow.view(env).is_reachable(gfn);
-        let idle = reachable && spaces.is_idle(shadow, vcpu, gfn);
+        let reachable = view.is_reachable(gfn);
+        let idle = reachable && spaces.is_idle(view, roots, vcpu, gfn);
         let mut write = TableWrite { vcpu, gpa, place: Place::default(), soon: origin.soon, reachable, idle };
         if self.policy.needs_place(&write) {
-            write.place = call_site(shadow, env, walks, vcpu, origin, gpa);
+            write.place = call_site(view, roots, walks, vcpu, origin, gpa);
         }
         if self.policy.answer(&write) == Answer::Detach && self.may_detach(vcpu, gfn) {
             self.detach_space(env, gfn);
@@ -109,7 +109,7 @@ impl<P: WritePolicy> Mmu<P> {
 
     /// Detaches a frame, and if it is idle, all tables of its address space.
     fn detach_space(&mut self, env: &mut impl Env, gfn: Gfn) {
-        let Some(space) = tables_of_space(&self.shadow, env, gfn) else {
+        let Some(space) = tables_of_space(self.shadow.view(env), self.shadow.roots(), gfn) else {
             return self.shadow.with(env).detach(&[gfn]);
         };
         let mut cx = self.shadow.with(env);
@@ -147,9 +147,9 @@ impl<P: WritePolicy> Mmu<P> {
         let root = cx.shadow().roots().current(vcpu);
         let Some(slots) = self.vcpus[vcpu].accessed.propose(cx.view(), root, fault) else { return };
         for slot in slots {
-            let Some((at, guest)) = unaccessed(cx.view(), slot) else { continue };
+            let Some((format, at, entry)) = unaccessed(cx.view(), slot) else { continue };
             // Another vCPU may have changed it meanwhile: then it is not what was expected.
-            let _ = cx.entries().update_entry(at, guest.raw(), guest.raw() | bits::A);
+            let _ = cx.entries().update_entry(format, at, entry.raw(), entry.raw() | bits::A);
         }
     }
 

@@ -31,7 +31,9 @@ impl<P> Mmu<P> {
         Root { hpa: env.hpa(frame), format }
     }
 
-    /// Follows a change of the guest's CR0, CR3, CR4 or EFER. It does not flush what the guest's
+    /// Follows a change of the guest's CR0, CR3, CR4 or EFER, or of its PDPTE registers. Under PAE
+    /// paging these are what [`Pdptes::load`](umbra_paging::Pdptes::load) gave when the guest last
+    /// loaded them; the guest's memory is not asked. It does not flush what the guest's
     /// own instruction must flush: for that, call [`Mmu::flush_guest`] as well.
     ///
     /// ```

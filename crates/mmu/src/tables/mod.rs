@@ -16,7 +16,7 @@ pub(crate) use snapshot::{GROUP, has_present};
 
 use umbra_paging::{Gfn, Level};
 
-use crate::format::{Encodings, ShadowEntry, Source, State};
+use crate::format::{Encodings, Role, ShadowEntry, Source, State};
 use crate::{Config, Counters, Env, Event};
 
 use log::ChangeLog;
@@ -366,10 +366,6 @@ impl Tables {
         self.pool.pin(frame);
     }
 
-    pub(crate) fn unpin(&mut self, frame: u32) {
-        self.pool.unpin(frame);
-    }
-
     /// No CR3 refers to the page any more, but the CPU may have cached that one did.
     pub(crate) fn unpin_root(&mut self, frame: u32) {
         self.pool.unpin(frame);
@@ -402,6 +398,10 @@ impl Tables {
     /// The groups of a page to look at, whose guest table is in the frame `gfn`: see
     /// [`Copies::changed`].
     pub(crate) fn changed(&self, env: &impl Env, frame: u32, gfn: Gfn) -> u64 {
+        if matches!(self.source(frame).role, Role::Guest { format, .. } if format.is_legacy()) {
+            // Its entries are copied as PAE paging says them: each group has to be read.
+            return u64::MAX;
+        }
         self.copies.changed(self.pool.copy(frame), env, gfn, self.pool.busy(frame))
     }
 

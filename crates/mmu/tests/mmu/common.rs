@@ -6,11 +6,12 @@ use std::collections::HashMap;
 
 use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
 use umbra_mmu::{
-    Backing, Config, Encodings, Event, FaultOutcome, FilterPolicy, GuestMemory, Mmu, Origin, ShadowFrames,
-    Shadowed, Tlb,
+    Backing, Config, Encodings, Event, FaultOutcome, FilterPolicy, GuestMemory, Mmu, Origin, RootFormat,
+    ShadowFrames, Shadowed, Tlb,
 };
 use umbra_paging::{
-    Access, AccessKind, Features, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, Mode, Paging, Tables, bits,
+    Access, AccessKind, Features, Format, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, Mode, Paging, Pdptes,
+    Tables, bits,
 };
 
 pub const FEATURES: Features = Features::new(40, false);
@@ -105,6 +106,18 @@ impl Machine {
     /// Stores as the guest did before any table was tracked.
     pub fn poke(&mut self, table: u64, index: usize, entry: u64) {
         self.memory.insert(Gfn::new(table).entry(index).raw(), entry);
+    }
+
+    /// As [`Machine::poke`], an entry of 32-bit paging.
+    pub fn poke32(&mut self, table: u64, index: usize, entry: u32) {
+        let at = Gfn::new(table).base().raw() + 4 * index as u64;
+        let (word, shift) = (self.memory.entry(at & !7).or_default(), 8 * (at & 4));
+        *word = *word & !(0xffff_ffff << shift) | u64::from(entry) << shift;
+    }
+
+    pub fn peek32(&self, table: u64, index: usize) -> GuestEntry {
+        let at = Gpa::new(Gfn::new(table).base().raw() + 4 * index as u64);
+        Format::Legacy32 { pse: false }.read(self, at)
     }
 
     pub fn peek(&self, table: u64, index: usize) -> GuestEntry {
@@ -256,7 +269,18 @@ pub enum Seen {
 }
 
 pub fn hardware<P>(machine: &Machine, mmu: &Mmu<P>, gva: u64) -> Seen {
-    let (mut table, mut level) = (mmu.root(machine, 0).hpa, Level::L4);
+    let (root, nxe) = (mmu.root(machine, 0), mmu.paging(0).nxe);
+    let (mut table, mut level, format) = match root.format {
+        RootFormat::Long4 => (root.hpa, Level::L4, Format::Long4),
+        RootFormat::Pae => {
+            let raw = machine.read_shadow(machine.frame_at(root.hpa), (gva >> 30) as usize & 3);
+            assert!(Pdptes::checked([raw, 0, 0, 0], &FEATURES).is_ok(), "VM entry would fail: {raw:#x}");
+            if raw & P == 0 {
+                return Seen::NotPresent;
+            }
+            (Hpa::new(raw & bits::ADDRESS), Level::L2, Format::Pae)
+        }
+    };
     let of_host = |hfn: u64| {
         let mut moved = machine.moved.iter();
         moved.find(|(_, place)| **place == hfn).map_or(hfn.wrapping_sub(machine.offset), |(&gfn, _)| gfn)
@@ -268,7 +292,7 @@ pub fn hardware<P>(machine: &Machine, mmu: &Mmu<P>, gva: u64) -> Seen {
         if !entry.present() {
             return Seen::NotPresent;
         }
-        if entry.reserved(level, true, &FEATURES) != 0 {
+        if format.reserved(entry, level, nxe, &FEATURES) != 0 {
             return Seen::Reserved;
         }
         user &= entry.user();
@@ -345,8 +369,15 @@ pub fn supervisor_write() -> Access {
 }
 
 /// The guest's store to an entry of a tracked table, as the hypervisor emulates it.
-pub fn store(machine: &mut Machine, mmu: &mut Mmu, table: u64, index: usize, entry: u64) {
+pub fn store<Q>(machine: &mut Machine, mmu: &mut Mmu<Q>, table: u64, index: usize, entry: u64) {
     mmu.write_guest(machine, Gfn::new(table).entry(index), &entry.to_le_bytes());
+    mmu.audit(machine).unwrap();
+}
+
+/// As [`store`], to an entry of 32-bit paging.
+pub fn store32<Q>(machine: &mut Machine, mmu: &mut Mmu<Q>, table: u64, index: usize, entry: u32) {
+    let at = Gpa::new(Gfn::new(table).base().raw() + 4 * index as u64);
+    mmu.write_guest(machine, at, &entry.to_le_bytes());
     mmu.audit(machine).unwrap();
 }
 

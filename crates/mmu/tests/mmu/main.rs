@@ -9,6 +9,7 @@ mod detach;
 mod embedding;
 mod filter;
 mod flushes;
+mod formats;
 mod narrow;
 mod order;
 mod predict;

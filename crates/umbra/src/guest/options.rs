@@ -43,7 +43,7 @@ pub struct Options {
     #[arg(long)]
     pub screen: bool,
 
-    /// Guest memory in MiB, or with M or G
+    /// Guest memory in MiB, or with M, G or T
     #[arg(
         long,
         value_name = "SIZE",
@@ -170,19 +170,20 @@ pub fn names(given: &[Mechanism]) -> Vec<Untrusted> {
     in_order(given).into_iter().map(|mechanism| mechanism.name().into()).collect()
 }
 
-/// MiB, `NM` or `NG`.
+/// MiB, `NM`, `NG` or `NT`.
 ///
 /// # Errors
 /// Anything else.
 pub fn parse_memory(text: &str) -> Result<u32, String> {
-    let (digits, unit) = match text.strip_suffix(['G', 'g']) {
-        Some(digits) => (digits, 1024),
-        None => (text.strip_suffix(['M', 'm']).unwrap_or(text), 1),
-    };
+    const UNITS: [([char; 2], u32); 3] = [(['M', 'm'], 1), (['G', 'g'], 1 << 10), (['T', 't'], 1 << 20)];
+    let (digits, unit) = UNITS
+        .into_iter()
+        .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, unit)))
+        .unwrap_or((text, 1));
     let number: Option<u32> = digits.parse().ok();
     number
         .and_then(|number| number.checked_mul(unit))
-        .ok_or_else(|| String::from("give a number of MiB, or one with M or G, such as 192, 192M or 1G"))
+        .ok_or_else(|| String::from("give a number of MiB, or one with M, G or T, such as 192, 192M or 1G"))
 }
 
 #[cfg(test)]
@@ -213,10 +214,10 @@ mod tests {
 
     #[test]
     fn memory_has_suffixes() {
-        for (text, mib) in [("64", 64), ("64M", 64), ("1G", 1024), ("2g", 2048)] {
+        for (text, mib) in [("64", 64), ("64M", 64), ("1G", 1024), ("2g", 2048), ("1T", 1 << 20)] {
             assert_eq!(parse_memory(text), Ok(mib));
         }
-        for text in ["", "M", "-1", "1T", "1.5G", "4194304G"] {
+        for text in ["", "M", "-1", "1P", "1.5G", "4194304G", "4096T"] {
             assert!(parse_memory(text).is_err(), "{text}");
         }
     }

@@ -4,8 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::{fs, io};
 
-use super::boot_image::IMAGE;
-use super::settings::{Bochs, Settings};
+use super::settings::{Bochs, IMAGE, Settings};
 
 /// Bochs backs this much of the machine with host memory, and the rest with a file.
 const HOST_MEMORY_LIMIT_MIB: u32 = 2048;
