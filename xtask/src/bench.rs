@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::run::{MADE, become_umbra, expanded, is_given};
+use crate::run::{MADE, become_umbra, expanded, is_given, values};
 
 /// Measure the workload, on a machine where nothing is set up yet.
 ///
@@ -52,15 +52,6 @@ pub fn made_for(options: &[OsString]) -> &'static [&'static str] {
 fn names_kvm(options: &[OsString]) -> bool {
     let given = |option| values(options, option).any(|value| value == "kvm");
     given("--hypervisor") || given("--against")
-}
-
-/// The values of an option, as `--option VALUE` or `--option=VALUE`, as far as they are text.
-fn values<'a>(options: &'a [OsString], option: &'a str) -> impl Iterator<Item = &'a str> {
-    let behind = options.iter().skip(1).map(Some).chain([None]);
-    options.iter().zip(behind).filter_map(move |(given, next)| {
-        let rest = given.to_str()?.strip_prefix(option)?;
-        if rest.is_empty() { next?.to_str() } else { rest.strip_prefix('=') }
-    })
 }
 
 #[cfg(test)]

@@ -19,9 +19,11 @@ mod process;
 mod report;
 mod run;
 mod sabotage;
+mod schedule;
 mod setup;
 mod test;
 mod tool;
+mod trial;
 mod unsafe_count;
 
 use std::io::{self, Write};
@@ -48,6 +50,7 @@ enum Command {
     BookLinks(book::links::Arguments),
     Campaign(campaign::Arguments),
     Exhaustive(exhaustive::Arguments),
+    Schedule(schedule::Arguments),
     Sabotage(sabotage::Arguments),
     Fuzz(fuzz::Arguments),
     Coverage(coverage::Arguments),
@@ -56,6 +59,7 @@ enum Command {
     Guests(guests::Arguments),
     Forms(forms::Arguments),
     Exact(exact::Arguments),
+    Trial(trial::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
         Command::BookLinks(arguments) => book::links::run(&arguments),
         Command::Campaign(arguments) => campaign::run(&arguments),
         Command::Exhaustive(arguments) => exhaustive::run(&arguments),
+        Command::Schedule(arguments) => schedule::run(&arguments),
         Command::Sabotage(arguments) => sabotage::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Coverage(arguments) => coverage::run(&arguments),
@@ -80,6 +85,7 @@ fn main() -> ExitCode {
         Command::Guests(arguments) => guests::run(&arguments),
         Command::Forms(arguments) => forms::run(&arguments),
         Command::Exact(arguments) => exact::run(&arguments),
+        Command::Trial(arguments) => trial::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

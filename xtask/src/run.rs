@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use umbra::cli::{Cli, TO_BE_MADE};
 
-use crate::setup::Setup;
+use crate::setup::{Setup, need_program};
 
 /// What the guest's kernel is told unless the user says something else.
 ///
@@ -69,6 +69,9 @@ pub fn become_umbra(
     if let Err(status) = Cli::check(prospect(command, options, made)) {
         return Ok(status);
     }
+    if values(options, "--machine").any(|machine| machine == "qemu-svm") {
+        need_program("qemu-system-x86_64", "qemu-system-x86")?;
+    }
     let mut setup = Setup::new()?;
     let program = setup.umbra()?;
     let mut umbra = Command::new(&program);
@@ -100,6 +103,15 @@ pub fn is_given(options: &[OsString], option: &str) -> bool {
     options.iter().any(|given| {
         let rest = given.as_encoded_bytes().strip_prefix(option.as_bytes());
         rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'=')
+    })
+}
+
+/// The values of an option, as `--option VALUE` or `--option=VALUE`, as far as they are text.
+pub fn values<'a>(options: &'a [OsString], option: &'a str) -> impl Iterator<Item = &'a str> {
+    let behind = options.iter().skip(1).map(Some).chain([None]);
+    options.iter().zip(behind).filter_map(move |(given, next)| {
+        let rest = given.to_str()?.strip_prefix(option)?;
+        if rest.is_empty() { next?.to_str() } else { rest.strip_prefix('=') }
     })
 }
 

@@ -21,10 +21,13 @@ const LAYER: &[&str] = &[
     "crates/hypervisor/src/boot",
     "crates/hypervisor/src/handover",
     "crates/hypervisor/src/hw",
+    "crates/hypervisor/src/svm",
     "crates/hypervisor/src/vmx",
     "guest/kernels/src/kit",
     "guest/init/src/sys",
     "guest/kvm-peer/src/sys.rs",
+    "guest/kvm-trial/src/backing.rs",
+    "guest/kvm-trial/src/ports.rs",
 ];
 
 /// What `unsafe` stands before.

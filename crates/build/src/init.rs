@@ -1,4 +1,4 @@
-//! The guest's `/init`, and that of the KVM peer's host.
+//! The guest's `/init`, and those of hosts that run KVM.
 
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,14 @@ pub fn guest_init(workspace: &Path, target_dir: &Path) -> Result<PathBuf, Error>
 /// Cargo cannot be started, or fails.
 pub fn kvm_peer(workspace: &Path, target_dir: &Path) -> Result<PathBuf, Error> {
     static_program("umbra-kvm-peer", workspace, target_dir)
+}
+
+/// Builds `guest/kvm-trial` likewise.
+///
+/// # Errors
+/// Cargo cannot be started, or fails.
+pub fn kvm_trial(workspace: &Path, target_dir: &Path) -> Result<PathBuf, Error> {
+    static_program("umbra-kvm-trial", workspace, target_dir)
 }
 
 fn static_program(package: &'static str, workspace: &Path, target_dir: &Path) -> Result<PathBuf, Error> {

@@ -23,7 +23,7 @@ mod toolchain;
 pub use error::Error;
 pub use guest_kernels::guest_kernels;
 pub use hypervisor::{Hypervisor, hypervisor};
-pub use init::{guest_init, kvm_peer};
+pub use init::{guest_init, kvm_peer, kvm_trial};
 pub use nested::shared_target_dir;
 pub use relative::relative;
 pub use toolchain::{DEBIAN_PACKAGES, Toolchain};

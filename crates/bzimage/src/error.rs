@@ -4,15 +4,12 @@
 /// image for a Linux kernel; [`is_linux`](crate::is_linux) tells whether that is so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// A boot protocol without 64-bit entry.
+    /// A boot protocol before the flag that tells 64-bit kernels from 32-bit ones.
     #[error(
-        "uses Linux boot protocol {}.{:02}, and 64-bit entry needs 2.12; give a kernel of version 3.8 or later",
+        "uses Linux boot protocol {}.{:02}, and at least 2.12 is needed; give a kernel of version 3.8 or later",
         .0 >> 8, .0 & 0xff
     )]
     OldProtocol(u16),
-    /// An image without 64-bit entry point.
-    #[error("is a 32-bit Linux kernel; give a 64-bit one")]
-    Not64Bit,
     /// The file is shorter than its header says.
     #[error("is a truncated bzImage: it has {have} of at least {want} bytes; fetch or build it again")]
     Truncated {

@@ -10,8 +10,8 @@ pub const HEADER_START: usize = 0x1f1;
 
 const BOOT_FLAG: u16 = 0xaa55;
 const MAGIC: [u8; 4] = *b"HdrS";
-/// The protocol that came with the 64-bit entry point's flag.
-const PROTOCOL_64: u16 = 0x020c;
+/// The protocol that came with the 64-bit entry point's flag. The 32-bit entry point is older.
+const PROTOCOL: u16 = 0x020c;
 /// XLF_KERNEL_64 of xloadflags.
 const KERNEL_64: u16 = 1 << 0;
 
@@ -45,7 +45,9 @@ pub(crate) mod field {
 pub struct SetupHeader<'a> {
     /// The header itself, for the boot parameters, where it goes to [`HEADER_START`].
     pub bytes: &'a [u8],
-    /// Where the 64-bit kernel starts in the file: before its end.
+    /// Whether it has a 64-bit entry point. One without is started by the 32-bit boot protocol.
+    pub entry_64: bool,
+    /// Where the protected-mode kernel starts in the file: before its end.
     pub payload_offset: u64,
     /// Zero bytes that belong behind the file's last one: its last paragraph may lack up to 15.
     pub padding: u64,
@@ -72,7 +74,7 @@ impl<'a> SetupHeader<'a> {
         }
         let truncated = |want| HeaderError::Truncated { have: size, want };
         let version = u16_at(head, field::VERSION).ok_or(truncated(field::END as u64))?;
-        if version < PROTOCOL_64 {
+        if version < PROTOCOL {
             return Err(HeaderError::OldProtocol(version));
         }
         let end = field::MAGIC + usize::from(head[field::LENGTH]);
@@ -81,9 +83,7 @@ impl<'a> SetupHeader<'a> {
         }
         let bytes = head.get(HEADER_START..end).ok_or(truncated(end as u64))?;
         let fields: &[u8; field::END] = head.first_chunk().ok_or(truncated(end as u64))?;
-        if u16_of(fields, field::XLOADFLAGS) & KERNEL_64 == 0 {
-            return Err(HeaderError::Not64Bit);
-        }
+        let entry_64 = u16_of(fields, field::XLOADFLAGS) & KERNEL_64 != 0;
         // boot.rst: "if the setup_sects field contains 0, the real value is 4".
         let setup_sectors = match fields[field::SETUP_SECTS] {
             0 => 4,
@@ -115,6 +115,7 @@ impl<'a> SetupHeader<'a> {
         let memory_size = init_size.max(size + padding - payload_offset);
         Ok(Some(SetupHeader {
             bytes,
+            entry_64,
             payload_offset,
             padding,
             preferred_address,

@@ -1,5 +1,5 @@
-//! The setup header of a Linux bzImage, for the 64-bit boot protocol (Linux, Documentation/arch/x86/boot.rst, "The
-//! Real-Mode Kernel Header").
+//! The setup header of a Linux bzImage, for its 64-bit and 32-bit boot protocols (Linux,
+//! Documentation/arch/x86/boot.rst, "The Real-Mode Kernel Header").
 //!
 //! The host tool reads it to refuse what cannot boot before it starts a machine, the hypervisor to load the kernel: both
 //! by [`SetupHeader::parse`], so what one takes the other takes.

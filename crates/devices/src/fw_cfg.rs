@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use crate::platform::RamLayout;
+use crate::config::RamLayout;
 
 const KEY_SIGNATURE: u16 = 0x00;
 const KEY_ID: u16 = 0x01;

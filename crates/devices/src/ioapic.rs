@@ -3,7 +3,7 @@
 //! Intel 82093AA data sheet, "Register Description". Pins are given as asserted or not, so that the polarity bit
 //! has no effect. As in the chip, an edge on a masked pin is lost.
 
-use crate::lapic::{Delivery, Lapic};
+use crate::lapic::Delivery;
 
 /// Where the I/O APIC's page is.
 pub const IOAPIC_GPA: u64 = 0xfec0_0000;
@@ -18,6 +18,20 @@ const ENTRY_LEVEL: u64 = 1 << 15;
 const ENTRY_MASKED: u64 = 1 << 16;
 /// All but the delivery status (always idle), remote IRR and reserved bits.
 const ENTRY_WRITABLE: u64 = 0xff00_0000_0001_afff;
+
+/// An interrupt message on its way from a pin to the local APICs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    /// The pin that sends it.
+    pub(crate) pin: u8,
+    /// Whether the destination is a logical one.
+    pub(crate) logical: bool,
+    pub(crate) destination: u8,
+    pub(crate) delivery: Delivery,
+    pub(crate) vector: u8,
+    /// Level-triggered: the local APIC that takes it sends an EOI.
+    pub(crate) level: bool,
+}
 
 pub(crate) struct IoApic {
     select: u8,
@@ -42,27 +56,32 @@ impl IoApic {
         self.unmasked(pin) && Delivery::of(self.entries[usize::from(pin)] as u32) == Delivery::Nmi
     }
 
-    /// Asserts or deasserts pin `pin`.
-    pub(crate) fn set_line(&mut self, pin: u8, asserted: bool, lapic: &mut Lapic) {
+    /// Asserts or deasserts pin `pin`; the message that it sends then.
+    pub(crate) fn set_line(&mut self, pin: u8, asserted: bool) -> Option<Message> {
         let rose = asserted && self.lines & 1 << pin == 0;
         self.lines = self.lines & !(1 << pin) | u32::from(asserted) << pin;
         let entry = self.entries[usize::from(pin)];
         if entry & ENTRY_LEVEL != 0 {
-            self.serve_level(pin, lapic);
-        } else if rose && entry & ENTRY_MASKED == 0 {
-            send(entry, lapic);
+            self.level_message(pin)
+        } else {
+            (rose && entry & ENTRY_MASKED == 0).then(|| self.message(pin))
         }
     }
 
-    /// The local APIC has ended a level-triggered interrupt: pins that are still asserted ask again.
-    pub(crate) fn end_of_interrupt(&mut self, vector: u8, lapic: &mut Lapic) {
-        for pin in 0..PINS {
-            let entry = &mut self.entries[usize::from(pin)];
-            if *entry & ENTRY_REMOTE_IRR != 0 && *entry as u8 == vector {
-                *entry &= !ENTRY_REMOTE_IRR;
-                self.serve_level(pin, lapic);
-            }
+    /// A local APIC has ended the level-triggered interrupt `vector` of this pin, if it is one: asserted
+    /// still, the pin asks again.
+    pub(crate) fn end_of_interrupt(&mut self, pin: u8, vector: u8) -> Option<Message> {
+        let entry = &mut self.entries[usize::from(pin)];
+        if *entry & ENTRY_REMOTE_IRR == 0 || *entry as u8 != vector {
+            return None;
         }
+        *entry &= !ENTRY_REMOTE_IRR;
+        self.level_message(pin)
+    }
+
+    /// A local APIC has taken the message of a level-triggered pin, and will send an EOI.
+    pub(crate) fn accepted(&mut self, pin: u8) {
+        self.entries[usize::from(pin)] |= ENTRY_REMOTE_IRR;
     }
 
     /// A load from the page.
@@ -74,12 +93,15 @@ impl IoApic {
         }
     }
 
-    /// A store to the page. IOREGSEL takes any size, IOWIN 32 bits.
-    pub(crate) fn mmio_write(&mut self, offset: u16, size: u8, value: u32, lapic: &mut Lapic) {
+    /// A store to the page; the message that a pin sends then. IOREGSEL takes any size, IOWIN 32 bits.
+    pub(crate) fn mmio_write(&mut self, offset: u16, size: u8, value: u32) -> Option<Message> {
         match (offset, size) {
-            (0x00, _) => self.select = value as u8,
-            (0x10, 4) => self.set_register(value, lapic),
-            _ => {}
+            (0x00, _) => {
+                self.select = value as u8;
+                None
+            }
+            (0x10, 4) => self.set_register(value),
+            _ => None,
         }
     }
 
@@ -94,11 +116,11 @@ impl IoApic {
         }
     }
 
-    fn set_register(&mut self, value: u32, lapic: &mut Lapic) {
+    fn set_register(&mut self, value: u32) -> Option<Message> {
         if self.select == 0 {
             self.id = (value >> 24) as u8 & 0xf;
         }
-        let Some(pin) = self.entry_of(self.select) else { return };
+        let pin = self.entry_of(self.select)?;
         let shift = 32 * (self.select & 1);
         let written = u64::from(u32::MAX) << shift;
         let entry = &mut self.entries[usize::from(pin)];
@@ -107,7 +129,7 @@ impl IoApic {
             // Changing to edge and back is how a guest ends an interrupt at a chip of this version.
             *entry &= !ENTRY_REMOTE_IRR;
         }
-        self.serve_level(pin, lapic);
+        self.level_message(pin)
     }
 
     /// The pin whose redirection entry register `select` is half of.
@@ -115,145 +137,85 @@ impl IoApic {
         select.checked_sub(0x10).map(|i| i / 2).filter(|&pin| pin < PINS)
     }
 
-    /// Sends the interrupt of a level-triggered pin, if it is asserted and the last one has ended.
-    fn serve_level(&mut self, pin: u8, lapic: &mut Lapic) {
-        let entry = &mut self.entries[usize::from(pin)];
-        let waits = *entry & (ENTRY_MASKED | ENTRY_REMOTE_IRR | ENTRY_LEVEL) == ENTRY_LEVEL;
-        if waits && self.lines & 1 << pin != 0 && send(*entry, lapic) {
-            *entry |= ENTRY_REMOTE_IRR;
+    /// The message of a level-triggered pin that is asserted, unless the last one has not ended.
+    fn level_message(&self, pin: u8) -> Option<Message> {
+        let entry = self.entries[usize::from(pin)];
+        let waits = entry & (ENTRY_MASKED | ENTRY_REMOTE_IRR | ENTRY_LEVEL) == ENTRY_LEVEL;
+        (waits && self.lines & 1 << pin != 0).then(|| self.message(pin))
+    }
+
+    fn message(&self, pin: u8) -> Message {
+        let entry = self.entries[usize::from(pin)];
+        Message {
+            pin,
+            logical: entry & ENTRY_LOGICAL != 0,
+            destination: (entry >> 56) as u8,
+            delivery: Delivery::of(entry as u32),
+            vector: entry as u8,
+            level: entry & ENTRY_LEVEL != 0,
         }
     }
-}
-
-/// Sends the interrupt message of a redirection entry; whether a local APIC took it that will send an EOI.
-fn send(entry: u64, lapic: &mut Lapic) -> bool {
-    if !lapic.is_destination(entry & ENTRY_LOGICAL != 0, (entry >> 56) as u8) {
-        return false;
-    }
-    lapic.deliver(Delivery::of(entry as u32), entry as u8, entry & ENTRY_LEVEL != 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const EOI: u16 = 0x0b0;
-
-    fn apics() -> (IoApic, Lapic) {
-        (IoApic::new(), Lapic::new(40, false))
+    fn write(ioapic: &mut IoApic, register: u8, value: u32) -> Option<Message> {
+        ioapic.mmio_write(0x00, 4, register.into());
+        ioapic.mmio_write(0x10, 4, value)
     }
 
-    fn write(ioapic: &mut IoApic, lapic: &mut Lapic, register: u8, value: u32) {
-        ioapic.mmio_write(0x00, 4, register.into(), lapic);
-        ioapic.mmio_write(0x10, 4, value, lapic);
-    }
-
-    fn read(ioapic: &mut IoApic, lapic: &mut Lapic, register: u8) -> u32 {
-        ioapic.mmio_write(0x00, 1, register.into(), lapic);
+    fn read(ioapic: &mut IoApic, register: u8) -> u32 {
+        ioapic.mmio_write(0x00, 1, register.into());
         ioapic.mmio_read(0x10)
     }
 
     #[test]
     fn registers() {
-        let (mut ioapic, mut lapic) = apics();
-        assert_eq!(read(&mut ioapic, &mut lapic, 1), 0x0017_0011);
-        write(&mut ioapic, &mut lapic, 0, 0xffff_ffff);
-        assert_eq!(read(&mut ioapic, &mut lapic, 0), 0x0f00_0000);
-        assert_eq!(read(&mut ioapic, &mut lapic, 0x10), 0x1_0000);
+        let mut ioapic = IoApic::new();
+        assert_eq!(read(&mut ioapic, 1), 0x0017_0011);
+        write(&mut ioapic, 0, 0xffff_ffff);
+        assert_eq!(read(&mut ioapic, 0), 0x0f00_0000);
+        assert_eq!(read(&mut ioapic, 0x10), 0x1_0000);
         for register in [0x3e, 0x3f] {
-            write(&mut ioapic, &mut lapic, register, 0xffff_ffff);
+            write(&mut ioapic, register, 0xffff_ffff);
         }
-        assert_eq!(read(&mut ioapic, &mut lapic, 0x3e), 0x1_afff);
-        assert_eq!(read(&mut ioapic, &mut lapic, 0x3f), 0xff00_0000);
-        assert_eq!(read(&mut ioapic, &mut lapic, 0x40), u32::MAX);
+        assert_eq!(read(&mut ioapic, 0x3e), 0x1_afff);
+        assert_eq!(read(&mut ioapic, 0x3f), 0xff00_0000);
+        assert_eq!(read(&mut ioapic, 0x40), u32::MAX);
     }
 
     #[test]
-    fn an_edge_is_sent_once_and_lost_while_masked() {
-        let (mut ioapic, mut lapic) = apics();
-        ioapic.set_line(4, true, &mut lapic);
-        write(&mut ioapic, &mut lapic, 0x18, 0x31);
-        assert_eq!(lapic.pending(), None);
-        ioapic.set_line(4, true, &mut lapic);
-        assert_eq!(lapic.pending(), None);
-        ioapic.set_line(4, false, &mut lapic);
-        ioapic.set_line(4, true, &mut lapic);
-        assert_eq!(lapic.acknowledge(), Some(0x31));
-        assert_eq!(lapic.write(0, EOI, 0), None);
-        assert_eq!(lapic.pending(), None);
-    }
-
-    #[test]
-    fn a_level_waits_for_the_eoi() {
-        let (mut ioapic, mut lapic) = apics();
-        write(&mut ioapic, &mut lapic, 0x22, 0x8049);
-        ioapic.set_line(9, true, &mut lapic);
-        assert_eq!(read(&mut ioapic, &mut lapic, 0x22), 0xc049);
-        assert_eq!(lapic.acknowledge(), Some(0x49));
-        ioapic.set_line(9, false, &mut lapic);
-        ioapic.set_line(9, true, &mut lapic);
-        assert_eq!(lapic.pending(), None);
-        let effect = lapic.write(0, EOI, 0);
-        assert_eq!(effect, Some(crate::lapic::Effect::EoiBroadcast(0x49)));
-        ioapic.end_of_interrupt(0x49, &mut lapic);
-        assert_eq!(lapic.acknowledge(), Some(0x49));
-        ioapic.set_line(9, false, &mut lapic);
-        lapic.write(0, EOI, 0);
-        ioapic.end_of_interrupt(0x49, &mut lapic);
-        assert_eq!((read(&mut ioapic, &mut lapic, 0x22), lapic.pending()), (0x8049, None));
-    }
-
-    #[test]
-    fn a_level_is_sent_when_it_is_unmasked() {
-        let (mut ioapic, mut lapic) = apics();
-        write(&mut ioapic, &mut lapic, 0x22, 0x1_8049);
-        ioapic.set_line(9, true, &mut lapic);
-        assert_eq!(lapic.pending(), None);
-        write(&mut ioapic, &mut lapic, 0x22, 0x8049);
-        assert_eq!(lapic.pending(), Some(0x49));
-    }
-
-    #[test]
-    fn a_level_that_nobody_takes_stays() {
-        let (mut ioapic, mut lapic) = apics();
-        lapic.write(0, 0x0f0, 0xff);
-        ioapic.set_line(9, true, &mut lapic);
-        write(&mut ioapic, &mut lapic, 0x22, 0x8049);
-        assert_eq!((read(&mut ioapic, &mut lapic, 0x22), lapic.pending()), (0x8049, None));
-        lapic.write(0, 0x0f0, 0x1ff);
-        write(&mut ioapic, &mut lapic, 0x22, 0x8049);
-        assert_eq!((read(&mut ioapic, &mut lapic, 0x22), lapic.pending()), (0xc049, Some(0x49)));
-    }
-
-    #[test]
-    fn edge_and_back_clears_remote_irr() {
-        let (mut ioapic, mut lapic) = apics();
-        write(&mut ioapic, &mut lapic, 0x22, 0x8049);
-        ioapic.set_line(9, true, &mut lapic);
-        ioapic.set_line(9, false, &mut lapic);
-        write(&mut ioapic, &mut lapic, 0x22, 0x1_0049);
-        write(&mut ioapic, &mut lapic, 0x22, 0x8049);
-        assert_eq!(read(&mut ioapic, &mut lapic, 0x22), 0x8049);
-    }
-
-    #[test]
-    fn destination_and_delivery_mode() {
-        let (mut ioapic, mut lapic) = apics();
-        lapic.write(0, 0x0d0, 1 << 24);
-        let mut send = |low: u32, high: u32| {
-            write(&mut ioapic, &mut lapic, 0x11, high);
-            write(&mut ioapic, &mut lapic, 0x10, low);
-            ioapic.set_line(0, true, &mut lapic);
-            ioapic.set_line(0, false, &mut lapic);
-            let taken = (lapic.acknowledge(), lapic.take_nmi());
-            lapic.write(0, EOI, 0);
-            taken
+    fn a_message_says_what_the_redirection_entry_says() {
+        let mut ioapic = IoApic::new();
+        write(&mut ioapic, 0x13, 0x0500_0000);
+        write(&mut ioapic, 0x12, 0x0000_8c41);
+        let message = ioapic.set_line(1, true);
+        let expected = Message {
+            pin: 1,
+            logical: true,
+            destination: 5,
+            delivery: Delivery::Nmi,
+            vector: 0x41,
+            level: true,
         };
-        assert_eq!(send(0x0040, 5 << 24), (None, false));
-        assert_eq!(send(0x0040, 0), (Some(0x40), false));
-        assert_eq!(send(0x0940, 1 << 24), (Some(0x40), false));
-        assert_eq!(send(0x0940, 2 << 24), (None, false));
-        assert_eq!(send(0x0440, 0), (None, true));
-        assert_eq!(send(0x0740, 0), (None, false));
+        assert_eq!(message, Some(expected));
+    }
+
+    #[test]
+    fn a_level_asks_until_it_is_taken_and_again_after_its_end() {
+        let mut ioapic = IoApic::new();
+        let asks = write(&mut ioapic, 0x22, 0x8049);
+        assert_eq!(asks, None, "the pin is not asserted");
+        assert!(ioapic.set_line(9, true).is_some() && ioapic.set_line(9, true).is_some());
+        ioapic.accepted(9);
+        assert_eq!(ioapic.set_line(9, true), None);
+        assert_eq!(ioapic.end_of_interrupt(9, 0x48), None, "another vector's");
+        assert_eq!(ioapic.end_of_interrupt(8, 0x49), None, "another pin");
+        assert!(ioapic.end_of_interrupt(9, 0x49).is_some());
+        ioapic.accepted(9);
+        ioapic.set_line(9, false);
+        assert_eq!(ioapic.end_of_interrupt(9, 0x49), None);
     }
 }

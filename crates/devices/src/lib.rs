@@ -32,6 +32,8 @@ extern crate alloc;
 
 mod acpi;
 mod clock;
+mod config;
+mod exception;
 mod exit_ports;
 mod fw_cfg;
 mod interrupts;
@@ -49,8 +51,10 @@ mod uart;
 mod vga;
 
 pub use acpi::{ACPI_TABLES_GPA, acpi_tables};
+pub use config::{PlatformConfig, RamLayout};
+pub use exception::GeneralProtection;
 pub use ioapic::IOAPIC_GPA;
 pub use lapic::LAPIC_DEFAULT_GPA;
 pub use mark::Mark;
-pub use platform::{GeneralProtection, Platform, PlatformConfig, PlatformEvent, RamLayout};
+pub use platform::{Platform, PlatformEvent};
 pub use vga::TextScreen;

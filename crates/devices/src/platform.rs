@@ -5,6 +5,8 @@ use alloc::vec::Vec;
 use umbra_telemetry::GuestExit;
 
 use crate::clock::Clock;
+use crate::config::PlatformConfig;
+use crate::exception::GeneralProtection;
 use crate::exit_ports::ExitPorts;
 use crate::fw_cfg::FwCfg;
 use crate::interrupts::{Interrupts, Irq};
@@ -19,38 +21,6 @@ use crate::rtc::Rtc;
 use crate::uart::Uart;
 use crate::vga::{TextScreen, Vga};
 
-/// How much memory the guest has, and where. CMOS and `fw_cfg` report it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RamLayout {
-    /// Bytes from gpa 0 up, the legacy hole below 1 MiB included.
-    pub below_4g: u64,
-    /// Bytes from gpa 4 GiB up.
-    pub above_4g: u64,
-}
-
-impl RamLayout {
-    /// All guest memory in bytes.
-    pub fn total(&self) -> u64 {
-        self.below_4g.saturating_add(self.above_4g)
-    }
-}
-
-/// What a [`Platform`] is made from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PlatformConfig {
-    /// Guest memory.
-    pub ram: RamLayout,
-    /// Ticks of `now` in a second.
-    pub tsc_hz: u64,
-    /// UTC at `now == 0`, in seconds since 1970-01-01.
-    pub wall_clock_unix_seconds: u64,
-    /// MAXPHYADDR that the guest's CPUID shows: higher bits of `IA32_APIC_BASE` are reserved.
-    pub physical_address_bits: u8,
-    /// Whether the guest's CPUID shows the TSC-deadline timer (leaf 1, ECX bit 24). Without it
-    /// `IA32_TSC_DEADLINE` raises #GP.
-    pub tsc_deadline: bool,
-}
-
 /// Something the guest asked for that only the embedder can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlatformEvent {
@@ -59,10 +29,6 @@ pub enum PlatformEvent {
     /// The guest asked for its end.
     End(GuestExit),
 }
-
-/// The access raises #GP(0).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GeneralProtection;
 
 /// The platform of one guest.
 ///

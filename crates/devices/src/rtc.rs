@@ -6,7 +6,7 @@
 use time::{Date, Month, OffsetDateTime, Time};
 
 use crate::clock::Clock;
-use crate::platform::RamLayout;
+use crate::config::RamLayout;
 
 const SECONDS: u8 = 0x00;
 const SECONDS_ALARM: u8 = 0x01;
@@ -89,6 +89,9 @@ impl Rtc {
         rtc.set_size(0x17, above(1 << 20, 1 << 10));
         rtc.set_size(0x30, above(1 << 20, 1 << 10));
         rtc.set_size(0x34, above(16 << 20, 64 << 10));
+        // As Bochs and QEMU have it: three bytes, memory from 4 GiB up in units of 64 KiB.
+        let units = (ram.above_4g / (64 << 10)).min(0xff_ffff);
+        rtc.memory[0x5b..0x5e].copy_from_slice(&units.to_le_bytes()[..3]);
         rtc.set_alarm(0);
         rtc
     }
@@ -495,6 +498,11 @@ mod tests {
         let mut word = |index| u16::from_le_bytes([read(&mut rtc, 0, index), read(&mut rtc, 0, index + 1)]);
         assert_eq!([0x15, 0x17, 0x30].map(&mut word), [640, 0xffff, 0xffff]);
         assert_eq!(u64::from(word(0x34)) << 16, RAM.below_4g - (16 << 20));
+        for (above_4g, units) in [(0, 0), (5 << 30, 5 << 14), (u64::MAX, 0xff_ffff)] {
+            let mut rtc = Rtc::new(Clock::new(HZ), START, &RamLayout { above_4g, ..RAM });
+            let bytes = [0x5b, 0x5c, 0x5d].map(|index| u32::from(read(&mut rtc, 0, index)));
+            assert_eq!(bytes[0] | bytes[1] << 8 | bytes[2] << 16, units);
+        }
         write(&mut rtc, 0, 0x5a, 0xa5);
         assert_eq!(read(&mut rtc, 0, 0x5a | 0x80), 0xa5);
     }

@@ -37,6 +37,9 @@ pub enum Operation {
     Invalidation,
     /// INT n, INT1, INT3 or INTO.
     SoftwareInterrupt,
+    /// An instruction of a virtualization extension that user mode may raise #GP with: VMRUN, VMMCALL,
+    /// VMLOAD, VMSAVE, STGI, CLGI, SKINIT, INVLPGA, INVLPGB or TLBSYNC.
+    Virtualization,
     /// Anything else.
     Other,
 }
@@ -49,6 +52,16 @@ pub fn identify(bytes: &[u8], mode: Mode) -> Option<Identity> {
         Mnemonic::Clts | Mnemonic::Lmsw | Mnemonic::Smsw => Operation::MachineStatusWord,
         Mnemonic::Invlpg | Mnemonic::Invpcid => Operation::Invalidation,
         Mnemonic::Int | Mnemonic::Int1 | Mnemonic::Int3 | Mnemonic::Into => Operation::SoftwareInterrupt,
+        Mnemonic::Vmrun
+        | Mnemonic::Vmmcall
+        | Mnemonic::Vmload
+        | Mnemonic::Vmsave
+        | Mnemonic::Stgi
+        | Mnemonic::Clgi
+        | Mnemonic::Skinit
+        | Mnemonic::Invlpga
+        | Mnemonic::Invlpgb
+        | Mnemonic::Tlbsync => Operation::Virtualization,
         _ => Operation::Other,
     };
     Some(Identity { length: instruction.len() as u8, operation })

@@ -61,3 +61,24 @@ fn bytes_that_are_no_instruction_or_a_part_of_one() {
     // MOV to CR1.
     assert_eq!(identify(&[0x0f, 0x22, 0xc8], Mode::Bits64), None);
 }
+
+#[test]
+fn instructions_of_a_virtualization_extension() {
+    let is_one = |bytes: &[u8], mode| {
+        identify(bytes, mode).is_some_and(|identity| identity.operation == Operation::Virtualization)
+    };
+    for mode in [Mode::Bits64, Mode::Bits32, Mode::Bits16] {
+        for last in 0xd8..=0xdf {
+            assert!(is_one(&[0x0f, 0x01, last], mode), "{last:#x}");
+        }
+        // VMCALL, MONITOR, RDPRU.
+        for last in [0xc1, 0xc8, 0xfd] {
+            assert!(!is_one(&[0x0f, 0x01, last], mode), "{last:#x}");
+        }
+    }
+    assert!(
+        is_one(&[0x48, 0x0f, 0x01, 0xda], Mode::Bits64) && is_one(&[0x67, 0x0f, 0x01, 0xd8], Mode::Bits64)
+    );
+    assert!(is_one(&[0x0f, 0x01, 0xfe], Mode::Bits64) && is_one(&[0x0f, 0x01, 0xff], Mode::Bits64));
+    assert!(!is_one(&[0x0f, 0x01], Mode::Bits64));
+}

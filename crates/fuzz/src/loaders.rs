@@ -158,6 +158,7 @@ fn parse_linux(file: &[u8], size: u64, memory: u64, initrd_size: u64, command_li
         initrd_size,
         command_line,
         ram: ram.clone(),
+        above: 4096 * MIB..4096 * MIB + memory,
         rsdp: Gpa::new(memory::FIRMWARE.start),
     };
     let Ok(plan) = linux::plan(&guest) else { return };
@@ -184,8 +185,11 @@ fn parse_multiboot(file: &[u8], memory: u64, sizes: &[u64], command_line: &str) 
     }
     let modules: Vec<_> = sizes.iter().map(|&size| Module { size, command_line: "module" }).collect();
     let memory = memory.min(1 << 32);
-    let regions = memory::memory_map(&[0..CONVENTIONAL_END, MIB..memory])
-        .map(|(range, usable)| Region { range, usable });
+    let above = memory.max(1 << 32)..memory.saturating_mul(2).max(1 << 32);
+    let regions: Vec<_> = memory::memory_map(&[0..CONVENTIONAL_END, MIB..memory], &above)
+        .into_iter()
+        .map(|(range, usable)| Region { range, usable })
+        .collect();
     let guest = Guest { kernel: &kernel, command_line, modules: &modules, memory: &regions };
     let Ok(Placement { modules, zeros, writes, entry }) = place(&guest) else { return };
     assert_eq!(modules.len(), sizes.len());

@@ -97,6 +97,7 @@ fn load_linux(
         initrd_size: size(&files.initrd),
         command_line,
         ram: ram.map().reported_ram(),
+        above: ram.map().above(),
         rsdp,
     })?;
     let kernel = Move {
@@ -123,7 +124,8 @@ fn load_multiboot(
     kernel: &multiboot::Kernel,
     command_line: &str,
 ) -> Result<Entry, Box<dyn Error>> {
-    let regions = ram.map().regions().map(|(range, usable)| multiboot::Region { range, usable });
+    let regions = ram.map().regions().into_iter();
+    let regions: Vec<_> = regions.map(|(range, usable)| multiboot::Region { range, usable }).collect();
     let modules: Vec<_> = files
         .modules
         .iter()

@@ -2,7 +2,7 @@
 //! one guest below it.
 //!
 //! `boot` leads from GRUB to Rust, `startup` is the order of what comes then: `handover` reads what GRUB left and moves
-//! the image, `guest` loads the guest, `vcpu` runs it by way of `vmx`. `hw` is the CPU and physical memory. Whatever is pure logic, and is tested on the host, lies in `umbra_machine` and `umbra_vcpu`.
+//! the image, `guest` loads the guest, `vcpu` runs it by way of `vmx` or `svm`. `hw` is the CPU and physical memory. Whatever is pure logic, and is tested on the host, lies in `umbra_machine` and `umbra_vcpu`.
 //!
 //! There is nothing to build for the host but a word to whoever starts it there.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -26,6 +26,8 @@ mod machine;
 mod panic;
 #[cfg(target_os = "none")]
 mod startup;
+#[cfg(target_os = "none")]
+mod svm;
 #[cfg(target_os = "none")]
 mod telemetry;
 #[cfg(target_os = "none")]

@@ -18,6 +18,7 @@ use crate::handover::{self, BootInformation, LoaderError};
 use crate::hw::phys::DirectMap;
 use crate::hw::{apic, console, cpu, descriptors, heap, heartbeat, image, pic, rtc, timer};
 use crate::machine::{Machine, TSC_DEADLINE};
+use crate::svm::Svm;
 use crate::telemetry::{self, info};
 use crate::vcpu;
 use crate::vmx::Vmx;
@@ -36,7 +37,7 @@ pub fn start(map: DirectMap, information: u32, magic: u32) -> ! {
 
 /// Runs the guest by this CPU's virtualization extension: the one place where a vendor is chosen.
 fn run(machine: Machine) -> ! {
-    vcpu::run(machine, Vmx::new)
+    if Svm::is_candidate() { vcpu::run(machine, Svm::new) } else { vcpu::run(machine, Vmx::new) }
 }
 
 fn boot(map: DirectMap, information: u32, magic: u32) -> Result<Machine, Box<dyn Error>> {
@@ -56,7 +57,7 @@ fn boot(map: DirectMap, information: u32, magic: u32) -> Result<Machine, Box<dyn
         linked.end - linked.start,
         config.shadow_frames,
     )?;
-    let free = handover::relocate(&map, layout.image(), layout.heap());
+    let free = handover::relocate(&map, layout.image(), layout.heap(), layout.above().end);
     heap::add(&map, free);
 
     pic::init(console::IRQ);
@@ -73,7 +74,7 @@ fn boot(map: DirectMap, information: u32, magic: u32) -> Result<Machine, Box<dyn
     ram.load(RSDP, &acpi_tables(RSDP.raw()));
     ram.load(Gpa::new(TEXT.start), &screen::blank());
     let platform = Platform::new(&PlatformConfig {
-        ram: RamLayout { below_4g: layout.guest_end(), above_4g: 0 },
+        ram: RamLayout { below_4g: layout.guest_end(), above_4g: size(&layout.above()) },
         tsc_hz,
         // A clock that does not run is no reason not to boot.
         wall_clock_unix_seconds: rtc::unix_seconds().unwrap_or(0),
@@ -112,6 +113,10 @@ fn read_config(map: &DirectMap, module: Range<u64>) -> Result<BootConfig, Box<dy
     Ok(config)
 }
 
+fn size(range: &Range<u64>) -> u64 {
+    range.end - range.start
+}
+
 /// What the CPU calls itself; empty if it has no name.
 fn cpu_name() -> String {
     let name = raw_cpuid::CpuId::new().get_processor_brand_string();
@@ -126,7 +131,7 @@ fn describe(layout: &Layout, information: &BootInformation, cpu: &str, tsc_hz: u
     );
     info!(
         "memory: guest {} MiB, hypervisor at {:#x}, {} shadow frames, heap {} MiB",
-        layout.guest_end() >> 20,
+        (layout.guest_end() + size(&layout.above())) >> 20,
         layout.image().start,
         (layout.pool().end - layout.pool().start) / FRAME,
         (layout.heap().end - layout.heap().start) >> 20

@@ -17,6 +17,7 @@ use crate::{Backing, Env};
 
 /// An invariant does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Violation {
     /// Which one.
     pub invariant: Invariant,
@@ -27,6 +28,7 @@ pub struct Violation {
 /// The invariants that can be seen in the tables. (I3 and I6 are about exits: the differential test
 /// has them.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Invariant {
     /// I1: Absent only where the guest's entry is not present, in a tracked frame.
     NeverStale,
@@ -99,11 +101,15 @@ impl<'a, E: Env> Auditor<'a, E> {
 
     fn audit_roots(self, vcpu: usize) -> Result<(), Violation> {
         let (tables, roots) = (self.shadow.tables(), self.shadow.roots());
-        let expected = Source::root(roots.paging(vcpu));
+        let expected = Source::root(roots.paging(vcpu), vcpu);
         let live = tables.pool().frame_of(roots.current(vcpu));
         let live = live.filter(|&root| tables.pool().is_pinned(root));
         if live.map(|root| tables.source(root)) != Some(expected) {
             let detail = alloc::format!("the root {expected:?} of a vCPU is not what it has loaded");
+            return Err(violation(Invariant::Lifetime, detail));
+        }
+        if let Some(index) = (0..4).find(|&index| !self.is_right_pdpte(vcpu, index)) {
+            let detail = alloc::format!("PDPTE {index} of a vCPU is not what it has loaded");
             return Err(violation(Invariant::Lifetime, detail));
         }
         if self.shadow.guest().has_loose() && !roots.loadable(vcpu).is_empty() {
@@ -113,6 +119,29 @@ impl<'a, E: Env> Auditor<'a, E> {
         match roots.loadable(vcpu).iter().find_map(|&id| self.audit_loadable(vcpu, id)) {
             Some(detail) => Err(violation(Invariant::Lifetime, detail)),
             None => Ok(()),
+        }
+    }
+
+    /// Whether a PDPTE of a vCPU leads to the page that it has loaded, which is pinned; or nowhere,
+    /// if it has loaded none.
+    fn is_right_pdpte(self, vcpu: usize, index: usize) -> bool {
+        let (tables, roots) = (self.shadow.tables(), self.shadow.roots());
+        let Some(root) =
+            tables.pool().frame_of(roots.current(vcpu)).filter(|&root| is_pdptes(tables.source(root)))
+        else {
+            return roots.directories(vcpu)[index].is_none();
+        };
+        let slot = Slot::new(root, index);
+        let expected = Source::directories(roots.paging(vcpu))[index];
+        match (roots.directories(vcpu)[index], self.view().child(slot)) {
+            (Some(id), Some(child)) => {
+                let source = tables.source(child);
+                tables.pool().frame_of(id) == Some(child)
+                    && tables.pool().is_pinned(child)
+                    && (source == Source::NOWHERE && expected.is_some() || expected == Some(source))
+            }
+            (None, None) => expected.is_none() && tables.state(self.view().read(slot)) == State::Absent,
+            _ => false,
         }
     }
 
@@ -224,7 +253,7 @@ impl<'a, E: Env> Auditor<'a, E> {
             State::Absent if wanted == Target::Absent => Ok(()),
             State::Absent => wrong(Invariant::NeverStale),
             State::Look | State::Mmio { .. }
-                if source.role == Role::PaeRoot && self.shadow.tables().pool().is_pinned(slot.frame()) =>
+                if is_pdptes(source) && self.shadow.tables().pool().is_pinned(slot.frame()) =>
             {
                 wrong(Invariant::NeverStale)
             }
@@ -245,7 +274,7 @@ impl<'a, E: Env> Auditor<'a, E> {
             State::Mapped => match wanted {
                 Target::Link(child, rights) => {
                     let same = !entry.is_large() && entry.hpa() == self.env.hpa(child);
-                    let within = source.role == Role::PaeRoot
+                    let within = is_pdptes(source)
                         || entry.rights().within(rights)
                         || self.is_override(slot, entry.rights(), source);
                     if !same || !within {
@@ -340,6 +369,10 @@ impl<'a, E: Env> Auditor<'a, E> {
 
 fn violation(invariant: Invariant, detail: String) -> Violation {
     Violation { invariant, detail }
+}
+
+fn is_pdptes(source: Source) -> bool {
+    matches!(source.role, Role::Pdptes { .. })
 }
 
 fn is_backed(env: &impl Env, gfn: u64, hpa: Hpa) -> bool {

@@ -8,6 +8,7 @@ use crate::format::{Role, Source};
 /// Something that the MMU did: for the embedder's trace
 /// ([`ShadowFrames::observe`](crate::ShadowFrames::observe)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Event {
     /// A shadow page was built.
     Built(Shadowed),
@@ -53,7 +54,7 @@ pub enum Shadowed {
         /// Its level.
         level: Level,
     },
-    /// None: the page maps a stretch of guest-physical memory.
+    /// None: the page maps a stretch of guest-physical memory, or holds PDPTE registers (level 3).
     Identity {
         /// The first frame.
         gfn: Gfn,
@@ -67,13 +68,14 @@ impl From<Source> for Shadowed {
         let (gfn, level) = (source.gfn, source.role.level());
         match source.role {
             Role::Guest { .. } => Shadowed::Table { gfn, level },
-            Role::Direct { .. } | Role::PaeRoot => Shadowed::Identity { gfn, level },
+            Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => Shadowed::Identity { gfn, level },
         }
     }
 }
 
 /// What the MMU did so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Counters {
     /// Shadow pages built.
     pub built: u64,

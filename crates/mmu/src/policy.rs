@@ -5,6 +5,7 @@ use umbra_paging::{Gfn, Gpa, Gva};
 /// What is known of an access that exited, beside the access: all of it is a hint, but `rip` must
 /// be the same for as long as the guest gets no further.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Origin {
     /// The guest instruction.
     pub rip: Gva,
@@ -19,6 +20,16 @@ impl Origin {
     /// Nothing but the instruction is known.
     pub const fn at(rip: Gva) -> Origin {
         Origin { rip, rsp: None, soon: false }
+    }
+
+    /// Its stack pointer is known, too.
+    pub const fn with_stack(self, rsp: Gva) -> Origin {
+        Origin { rsp: Some(rsp), ..self }
+    }
+
+    /// So is whether it comes [soon](Origin::soon).
+    pub const fn with_soon(self, soon: bool) -> Origin {
+        Origin { soon, ..self }
     }
 }
 
@@ -37,6 +48,7 @@ pub struct Place {
 
 /// A write to a tracked frame.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct TableWrite {
     /// The vCPU that writes.
     pub vcpu: usize,
@@ -57,8 +69,16 @@ pub struct TableWrite {
     pub idle: bool,
 }
 
+impl TableWrite {
+    /// A write to a table in use of which nothing else is known.
+    pub fn new(vcpu: usize, gpa: Gpa) -> TableWrite {
+        TableWrite { vcpu, gpa, place: Place::default(), soon: false, reachable: true, idle: false }
+    }
+}
+
 /// The answer to a [`TableWrite`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Answer {
     /// The hypervisor emulates the instruction; the shadows follow.
     Emulate,

@@ -276,7 +276,7 @@ pub const TABLE: &[Row] = &[
     shown(
         0x6e0,
         "IA32_TSC_DEADLINE",
-        Intel,
+        All,
         Source::Apic,
         u64::MAX,
         "the local APIC's, if CPUID.1:ECX[24] is set",

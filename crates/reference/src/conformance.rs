@@ -49,7 +49,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use umbra_paging::Access;
 
 use crate::coverage::{Coverage, Moment};
-use crate::machine::{Broken, Machine, Start};
+use crate::machine::{Broken, Interleaved, Machine, Planned, Preempt, Start};
 use crate::memory::PhysAddr;
 use crate::minimize::{Failure, minimize};
 use crate::oracle::{Change, Observed, Piece};
@@ -266,6 +266,14 @@ impl<M: Machine> Machine for Guarded<M> {
                 Ok(())
             })
             .err();
+    }
+
+    fn race(&mut self, preempt: Preempt, steps: Vec<Planned>) {
+        self.machine.race(preempt, steps);
+    }
+
+    fn take_interleaved(&mut self) -> Result<(Vec<Interleaved>, u32), Broken> {
+        self.guard(Machine::take_interleaved)
     }
 
     fn take_changes(&mut self) -> Result<Vec<Change>, Broken> {

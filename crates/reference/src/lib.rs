@@ -40,6 +40,7 @@ pub mod program;
 pub mod recipe;
 pub mod registers;
 mod run;
+pub mod schedule;
 pub mod universe;
 
 /// Makes the example in the read-me a test.

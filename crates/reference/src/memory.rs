@@ -54,19 +54,18 @@ pub struct Ram {
 #[derive(Clone, Debug)]
 struct Stretch {
     first: u64,
-    words: Vec<u64>,
-    /// By frame: whether it was ever written.
-    written: Vec<bool>,
+    /// The contents; nothing of a frame that was never written, which is all zero.
+    frames: Vec<Option<Box<[u64; 512]>>>,
 }
 
 impl Stretch {
     fn new(frames: Range<u64>) -> Stretch {
         let count = (frames.end - frames.start) as usize;
-        Stretch { first: frames.start, words: vec![0; count * 512], written: vec![false; count] }
+        Stretch { first: frames.start, frames: vec![None; count] }
     }
 
     fn frames(&self) -> Range<u64> {
-        self.first..self.first + self.written.len() as u64
+        self.first..self.first + self.frames.len() as u64
     }
 }
 
@@ -92,11 +91,11 @@ impl Ram {
         self.pieces.iter().map(Stretch::frames)
     }
 
+    /// The piece, and the frame in it.
     fn place(&self, at: PhysAddr) -> Option<(usize, usize)> {
         let frame = at.raw() / 4096;
         let piece = self.pieces.iter().position(|piece| piece.frames().contains(&frame))?;
-        let index = (at.raw() / 8 - self.pieces[piece].first * 512) as usize;
-        (Some(frame) != self.hole).then_some((piece, index))
+        (Some(frame) != self.hole).then(|| (piece, (frame - self.pieces[piece].first) as usize))
     }
 
     /// Whether there is memory at `at`.
@@ -105,10 +104,9 @@ impl Ram {
     }
 
     fn replace(&mut self, at: PhysAddr, value: u64) -> Option<u64> {
-        let (piece, index) = self.place(at)?;
-        let Stretch { words, written, .. } = &mut self.pieces[piece];
-        written[index / 512] = true;
-        Some(std::mem::replace(&mut words[index], value))
+        let (piece, frame) = self.place(at)?;
+        let words = self.pieces[piece].frames[frame].get_or_insert_with(|| Box::new([0; 512]));
+        Some(std::mem::replace(&mut words[(at.raw() % 4096 / 8) as usize], value))
     }
 
     /// Writes the 8 bytes at `at`, a multiple of 8; nothing happens where no memory is.
@@ -125,7 +123,10 @@ impl Ram {
 
     /// The frames that were ever written. All others are zero.
     pub fn written(&self) -> impl Iterator<Item = u64> + '_ {
-        let of = |piece: &Stretch| piece.frames().zip(piece.written.clone());
+        let of = |piece: &'_ Stretch| {
+            let written = piece.frames.iter().map(Option::is_some).collect::<Vec<_>>();
+            piece.frames().zip(written)
+        };
         self.pieces.iter().flat_map(of).filter_map(|(frame, written)| written.then_some(frame))
     }
 
@@ -148,7 +149,9 @@ impl Ram {
 
 impl PhysicalMemory for Ram {
     fn read(&self, at: PhysAddr) -> u64 {
-        self.place(at).map_or(u64::MAX, |(piece, index)| self.pieces[piece].words[index])
+        let Some((piece, frame)) = self.place(at) else { return u64::MAX };
+        let words = self.pieces[piece].frames[frame].as_ref();
+        words.map_or(0, |words| words[(at.raw() % 4096 / 8) as usize])
     }
 
     fn set_bits(&mut self, at: PhysAddr, bits: u64) {

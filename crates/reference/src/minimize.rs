@@ -37,7 +37,8 @@ pub fn minimize(
         Some(Failure { program, config, divergence })
     };
     let mut best = attempt(program.clone(), *config)?;
-    let plainer: [fn(&mut Config); 7] = [
+    let plainer: [fn(&mut Config); 8] = [
+        |config| config.races = 0,
         |config| config.full_audit = 1,
         |config| config.cpus = 1,
         |config| config.pcid = false,

@@ -534,6 +534,35 @@ impl Program {
 }
 
 impl Op {
+    /// The CPU that takes it, if one does, before it is taken modulo the number of CPUs.
+    pub fn cpu(&self) -> Option<usize> {
+        match self {
+            Op::Load { cpu, .. }
+            | Op::Store { cpu, .. }
+            | Op::Stores { cpu, .. }
+            | Op::Sweep { cpu, .. }
+            | Op::Execute { cpu, .. } => Some(*cpu),
+            Op::DeviceWrite { .. } | Op::Repair { .. } | Op::Host(_) => None,
+        }
+    }
+
+    /// Whether a CPU may take it while another one is in the hypervisor: if it is one instruction that need not exit.
+    pub fn may_interleave(&self) -> bool {
+        match self {
+            Op::Load { .. } | Op::Store { .. } => true,
+            Op::Execute { instruction, .. } => matches!(
+                instruction,
+                Privileged::Invlpg(_)
+                    | Privileged::LoadCr3 { .. }
+                    | Privileged::FlushAll
+                    | Privileged::InvpcidAddress { .. }
+                    | Privileged::InvpcidContext(_)
+                    | Privileged::InvpcidAllButGlobals
+            ),
+            _ => false,
+        }
+    }
+
     /// The step that a random word stands for in a program with this [`Program::setup`]. Every word stands for
     /// one.
     pub fn from_word(word: u64, setup: u64) -> Op {

@@ -4,14 +4,17 @@ use std::fmt;
 use std::rc::Rc;
 
 use arrayvec::ArrayVec;
+use fastrand::Rng;
 use umbra_mmu::FilterPolicy;
 use umbra_paging::{Access, AccessKind, Gva, Pfec};
 
 use crate::coverage::{Coverage, Moment};
 use crate::hardware::Temper;
-use crate::machine::{Bare, Broken, Machine, Shadow, ShadowConfig, Start};
+use crate::machine::{
+    Bare, Broken, Deed, Machine, Planned, Preempt, Protocol, Shadow, ShadowConfig, Start, When,
+};
 use crate::memory::{PhysAddr, Ram};
-use crate::oracle::{Observed, Oracle, Piece};
+use crate::oracle::{Observed, Open, Oracle, Piece, Step};
 use crate::program::{HostEvent, Op, Program};
 use crate::registers::{Cpu, Invalidation, Registers};
 use crate::universe::Universe;
@@ -31,6 +34,8 @@ pub struct Config {
     pub shadow: Option<ShadowConfig>,
     /// Everything is audited every so many steps, in between only what changed.
     pub full_audit: usize,
+    /// Of 256 steps, so many have other CPUs get further while they are under way.
+    pub races: u8,
 }
 
 impl Config {
@@ -58,8 +63,10 @@ impl Config {
                 eager: false,
                 targets: [0, 2, 4, 4][pick(2, 21)],
                 host_maxphyaddr: host,
+                protocol: Protocol::PublishFirst,
             }),
             full_audit: 16,
+            races: [0, 0, 64, 255][pick(2, 31)],
         }
     }
 
@@ -136,13 +143,48 @@ pub fn run_on(machine: impl Machine, program: &Program, config: &Config) -> Resu
     let universe = Rc::new(Universe::of_programs());
     let registers = vec![config.registers(); config.cpus];
     let mut session = Session::new(machine, universe, program.memory(), config.model, registers);
+    let mut done = vec![false; program.ops.len()];
     for (step, op) in program.ops.iter().enumerate() {
+        if done[step] {
+            continue;
+        }
         let full = step % config.full_audit == config.full_audit - 1 || step == program.ops.len() - 1;
-        if let Err(why) = session.step(op, full) {
-            return Err(Divergence { step, op: op.clone(), got: session.got.take(), why });
+        let mut random = Rng::with_seed(program.seed ^ (step as u64 + 1) << 32);
+        let (mut others, mut preempt) = (Vec::new(), NEVER);
+        if random.u8(..) < config.races {
+            others = ahead(program, &done, step, config.cpus);
+            let when = When::Chance { seed: random.u64(..), one_in: 1 << random.u32(..9) };
+            preempt = Preempt { when, entering: random.bool() };
+        }
+        session.at = others.last().copied().unwrap_or(step).max(session.at);
+        let others: Vec<(usize, &Op)> = others.iter().map(|&n| (n, &program.ops[n])).collect();
+        match session.step_among(op, &others, preempt, full) {
+            Ok(taken) => taken.into_iter().for_each(|n| done[n] = true),
+            Err(why) => return Err(Divergence { step, op: op.clone(), got: session.got.take(), why }),
         }
     }
     Ok(session.finish())
+}
+
+/// Nobody gets further.
+const NEVER: Preempt = Preempt { when: When::At(Vec::new()), entering: false };
+
+/// The next steps of a program that other CPUs may take while this one is under way: each CPU's in order.
+fn ahead(program: &Program, done: &[bool], step: usize, cpus: usize) -> Vec<usize> {
+    let mut blocked = vec![false; cpus];
+    if let Some(cpu) = program.ops[step].cpu() {
+        blocked[cpu % cpus] = true;
+    }
+    let mut steps = Vec::new();
+    for n in (step + 1..program.ops.len()).take(12).filter(|&n| !done[n]) {
+        let op = &program.ops[n];
+        let Some(cpu) = op.cpu().map(|cpu| cpu % cpus) else { continue };
+        blocked[cpu] |= !op.may_interleave();
+        if !blocked[cpu] && steps.len() < 4 {
+            steps.push(n);
+        }
+    }
+    steps
 }
 
 /// A machine under judgement, one step at a time.
@@ -154,6 +196,15 @@ pub struct Session<M> {
     model: Cpu,
     coverage: Coverage,
     steps: usize,
+    /// The number of the last step that was taken, or might have been.
+    at: usize,
+    /// What other CPUs may do while a step is under way, and when.
+    waiting: Vec<Planned>,
+    preempt: Preempt,
+    /// What of it they did.
+    taken: Vec<usize>,
+    /// The moments at which they could have, in this step.
+    points: u32,
     /// What happened in this step.
     moment: Moment,
     /// What the guest observed in this step, if it was an access that came to an end.
@@ -179,6 +230,11 @@ impl<M: Machine> Session<M> {
             model,
             coverage: Coverage::default(),
             steps: 0,
+            at: 0,
+            waiting: Vec::new(),
+            preempt: NEVER,
+            taken: Vec::new(),
+            points: 0,
             moment: Moment::default(),
             got: None,
         }
@@ -210,9 +266,30 @@ impl<M: Machine> Session<M> {
     /// # Errors
     /// What bare hardware does not allow, or that the machine is [`Broken`].
     pub fn step(&mut self, op: &Op, full: bool) -> Result<(), String> {
+        self.at = self.steps;
+        self.step_among(op, &[], NEVER, full).map(drop)
+    }
+
+    /// As [`Session::step`], while other CPUs may take these steps, which have numbers: says which they took. Those of
+    /// each CPU are in order, and none is of the CPU that takes `op`.
+    ///
+    /// # Errors
+    /// As [`Session::step`].
+    pub fn step_among(
+        &mut self,
+        op: &Op,
+        others: &[(usize, &Op)],
+        preempt: Preempt,
+        full: bool,
+    ) -> Result<Vec<usize>, String> {
         self.got = None;
         self.moment = Moment::default();
-        self.execute(op)?;
+        self.points = 0;
+        self.preempt = preempt;
+        self.waiting = self.planned(others);
+        let executed = self.execute(op);
+        self.waiting.clear();
+        executed?;
         self.after(full)?;
         for (name, holds) in [
             ("state: CR0.PG clear", self.registers.iter().any(|registers| !registers.paging)),
@@ -223,9 +300,86 @@ impl<M: Machine> Session<M> {
             }
         }
         self.moment.join(self.machine.take_moment());
-        self.coverage.step(self.steps, &self.moment);
-        self.steps += 1;
-        Ok(())
+        let taken = std::mem::take(&mut self.taken);
+        self.coverage.step(self.at, &self.moment);
+        self.coverage.add("race: steps taken while the MMU works", taken.len() as u64);
+        self.steps += 1 + taken.len();
+        Ok(taken)
+    }
+
+    /// How many moments there were in the last step at which another CPU could have got further.
+    pub fn points(&self) -> u32 {
+        self.points
+    }
+
+    fn planned(&self, others: &[(usize, &Op)]) -> Vec<Planned> {
+        let mut registers = self.registers.clone();
+        let mut plan = |&(number, op): &(usize, &Op)| {
+            let cpu = op.cpu()? % registers.len();
+            let deed = match op {
+                Op::Load { gva, access, length, .. } => {
+                    Deed::Access { access: *access, pieces: self.pieces(*gva, *length, &[]) }
+                }
+                Op::Store { gva, user, ac, bytes, .. } => {
+                    let access =
+                        Access { kind: AccessKind::Write, user: *user, smap_override: *ac && !*user };
+                    Deed::Access { access, pieces: self.pieces(*gva, bytes.len(), bytes) }
+                }
+                Op::Execute { instruction, .. } => {
+                    let invalidation = registers[cpu].execute(*instruction);
+                    Deed::Execute { instruction: *instruction, after: registers[cpu], invalidation }
+                }
+                _ => return None,
+            };
+            Some(Planned { number, cpu, deed })
+        };
+        others.iter().filter_map(&mut plan).collect()
+    }
+
+    /// Calls the machine. If other CPUs got further meanwhile they are judged, and the step is still to be closed.
+    fn call<T>(
+        &mut self,
+        step: Step,
+        call: impl FnOnce(&mut M) -> Result<T, Broken>,
+    ) -> Result<(T, Option<Open>), String> {
+        if self.waiting.is_empty() {
+            return Ok((call(&mut self.machine).map_err(text)?, None));
+        }
+        let when = match &self.preempt.when {
+            When::At(points) => {
+                When::At(points.iter().filter_map(|at| at.checked_sub(self.points)).collect())
+            }
+            When::Chance { seed, one_in } => {
+                When::Chance { seed: seed ^ u64::from(self.points), one_in: *one_in }
+            }
+        };
+        let mut open = self.oracle.open(step);
+        self.machine.race(Preempt { when, ..self.preempt }, self.waiting.clone());
+        let result = call(&mut self.machine).map_err(text);
+        let (done, points) = self.machine.take_interleaved().map_err(text)?;
+        self.points += points;
+        for event in &done {
+            self.oracle.partial(&open, &event.before)?;
+            let at = self.waiting.iter().position(|planned| planned.number == event.number);
+            let Planned { number, cpu, deed } =
+                self.waiting.remove(at.expect("only what is planned is done"));
+            match (deed, &event.observed) {
+                (Deed::Access { access, pieces }, Some(observed)) => {
+                    self.oracle
+                        .judge_access(cpu, access, &pieces, observed, &event.changes)
+                        .map_err(|why| format!("meanwhile step {number} gave {observed:x?}: {why}"))?;
+                }
+                (Deed::Execute { after, invalidation, .. }, _) => {
+                    self.registers[cpu] = after;
+                    self.oracle.executed(cpu, after.control(&self.model), invalidation);
+                }
+                (Deed::Access { .. }, None) => return Err(format!("step {number} is an access without end")),
+            }
+            self.oracle.touched(&mut open, &event.changes);
+            self.oracle.moment(&mut open);
+            self.taken.push(number);
+        }
+        Ok((result?, (!done.is_empty()).then_some(open)))
     }
 
     /// What was met.
@@ -276,8 +430,10 @@ impl<M: Machine> Session<M> {
                 let before = self.registers[cpu];
                 let invalidation = self.registers[cpu].execute(*instruction);
                 let after = self.registers[cpu];
-                self.machine.execute(cpu, *instruction, &after, invalidation).map_err(text)?;
-                self.unchanged()?;
+                let ((), open) = self.call(Step::Nothing, |machine| {
+                    machine.execute(cpu, *instruction, &after, invalidation)
+                })?;
+                self.closed_without_change(open)?;
                 self.oracle.executed(cpu, after.control(&self.model), invalidation);
                 self.moment.note(name_of(invalidation));
                 if let Some(name) = name_of_change(&before, &after) {
@@ -298,8 +454,8 @@ impl<M: Machine> Session<M> {
             }
             Op::Host(event) => {
                 self.moment.note(name_of_event(*event));
-                self.machine.host(*event).map_err(text)?;
-                self.unchanged()
+                let ((), open) = self.call(Step::Nothing, |machine| machine.host(*event))?;
+                self.closed_without_change(open)
             }
         }
     }
@@ -328,9 +484,20 @@ impl<M: Machine> Session<M> {
     }
 
     fn device_write(&mut self, at: PhysAddr, bytes: &[u8]) -> Result<(), String> {
-        self.machine.device_write(at, bytes).map_err(text)?;
+        let step = Step::Write(at, bytes.to_vec());
+        let ((), open) = self.call(step, |machine| machine.device_write(at, bytes))?;
         let changes = self.machine.take_changes().map_err(text)?;
-        self.oracle.judge_write(at, bytes, &changes)
+        match open {
+            Some(open) => self.oracle.close(open, None, &changes),
+            None => self.oracle.judge_write(at, bytes, &changes),
+        }
+    }
+
+    /// The end of a step that changes no memory.
+    fn closed_without_change(&mut self, open: Option<Open>) -> Result<(), String> {
+        let Some(open) = open else { return self.unchanged() };
+        let changes = self.machine.take_changes().map_err(text)?;
+        self.oracle.close(open, None, &changes)
     }
 
     /// Splits an access at the page boundary. What would leave the universe is cut off.
@@ -350,10 +517,14 @@ impl<M: Machine> Session<M> {
 
     fn access(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Result<(), String> {
         let cpu = cpu % self.registers.len();
-        let observed = self.machine.access(cpu, access, pieces).map_err(text)?;
+        let step = Step::Access(cpu, access, pieces.to_vec());
+        let (observed, open) = self.call(step, |machine| machine.access(cpu, access, pieces))?;
         self.got = Some(observed.clone());
         let changes = self.machine.take_changes().map_err(text)?;
-        self.oracle.judge_access(cpu, access, pieces, &observed, &changes)?;
+        match open {
+            Some(open) => self.oracle.close(open, Some(&observed), &changes)?,
+            None => self.oracle.judge_access(cpu, access, pieces, &observed, &changes)?,
+        }
         match &observed {
             Observed::Done(places) => {
                 self.moment.note(if pieces.len() > 1 {

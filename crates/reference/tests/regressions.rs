@@ -17,6 +17,7 @@ fn config() -> Config {
         temper: Temper::STICKY,
         shadow: Some(ShadowConfig::plain(true, 64)),
         full_audit: 1,
+        races: 0,
     }
 }
 
@@ -164,7 +165,7 @@ fn a_lazy_fill_leaves_what_is_in_use() {
         targets: 2,
         ..ShadowConfig::plain(false, 96)
     };
-    let temper = Temper { cling: 32, fill: 64, forget: 64, mark: 32, ahead: 3 };
+    let temper = Temper { cling: 32, fill: 64, forget: 64, mark: 32, keep: 0, ahead: 3 };
     let config = Config { cpus: 2, temper, shadow: Some(shadow), ..config() };
     let access = |cpu, gva, kind, user, length| {
         let access = Access { kind, user, smap_override: !user };

@@ -128,7 +128,21 @@ fn emit(text: &str, range: Range<usize>, rest: &mut &[Passage<'_>], woven: &mut 
     Ok(())
 }
 
-/// A text without white space, so that passages are found however they are wrapped.
+/// The characters of a text that are code: neither white space nor in a comment behind `//`.
+fn code(text: &str) -> impl Iterator<Item = (usize, char)> + '_ {
+    let lines = text.split_inclusive('\n').scan(0, |next, line| {
+        let start = *next;
+        *next += line.len();
+        // Behind an odd number of quotation marks it stands in a string.
+        let is_comment = |at: &usize| line[..*at].matches('"').count().is_multiple_of(2);
+        let end = line.match_indices("//").map(|(at, _)| at).find(is_comment).unwrap_or(line.len());
+        Some((start, &line[..end]))
+    });
+    let characters = lines.flat_map(|(start, line)| line.char_indices().map(move |(at, c)| (start + at, c)));
+    characters.filter(|(_, c)| !c.is_whitespace())
+}
+
+/// A text without all that is not code, so that passages are found however they are wrapped.
 struct Squeezed<'a> {
     text: &'a str,
     squeezed: String,
@@ -139,7 +153,7 @@ struct Squeezed<'a> {
 impl<'a> Squeezed<'a> {
     fn new(text: &'a str) -> Squeezed<'a> {
         let (mut squeezed, mut places) = (String::new(), Vec::new());
-        for (at, c) in text.char_indices().filter(|(_, c)| !c.is_whitespace()) {
+        for (at, c) in code(text) {
             squeezed.push(c);
             places.extend(at..at + c.len_utf8());
         }
@@ -148,7 +162,7 @@ impl<'a> Squeezed<'a> {
 
     /// The one place where this passage stands, as whole words.
     fn find(&self, passage: &str) -> Result<Range<usize>> {
-        let wanted: String = passage.chars().filter(|c| !c.is_whitespace()).collect();
+        let wanted: String = code(passage).map(|(_, c)| c).collect();
         ensure!(!wanted.is_empty(), "the passage to keep is empty");
         let mut found = self.squeezed.match_indices(&wanted).filter_map(|(at, _)| {
             let range = self.places[at]..self.places[at + wanted.len() - 1] + 1;
@@ -203,6 +217,13 @@ mod tests {
             woven("f(\n    a,\n    b)", &[("f(a, b)", "0")]).unwrap(),
             "(if 1? { 0 } else { f(\n    a,\n    b) })"
         );
+    }
+
+    #[test]
+    fn comments_do_not_matter() {
+        let text = "// a();\nlet url = \"a://b\"; // a();\na(); // Why.\nb();";
+        let expected = text.replace("a(); // Why.\nb();", "if 1? {  } else { a(); // Why.\nb(); }");
+        assert_eq!(woven(text, &[("a(); b();", "")]).unwrap(), expected);
     }
 
     #[test]

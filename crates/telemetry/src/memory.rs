@@ -34,13 +34,40 @@ const IMAGE_ROOM: u64 = 8 << 20;
 const FRAME: u64 = 4096;
 const MIB: u64 = 1 << 20;
 
-/// The memory in MiB that a machine needs beside the guest's `memory_mib`, with `shadow_frames` in the pool.
-pub fn reserve_mib(memory_mib: u32, shadow_frames: Option<u32>) -> u64 {
-    let guest_frames = u64::from(memory_mib) * MIB / FRAME;
-    let shadow_frames = u64::from(shadow_frames.unwrap_or(DEFAULT_SHADOW_FRAMES));
-    let heap = HEAP_BASE + guest_frames * HEAP_PER_GUEST_FRAME + shadow_frames * HEAP_PER_SHADOW_FRAME;
-    (IMAGE_ROOM + shadow_frames * FRAME + heap).div_ceil(MIB)
+/// Where a PC's hole for devices starts, in MiB. It ends at 4 GiB, and memory goes on there.
+pub const HOLE_START_MIB: u64 = 3072;
+const HOLE_END_MIB: u64 = 4096;
+
+/// Bytes of the heap for a guest whose highest frame ends at `guest_end`, with `shadow_frames` in the pool. The frames
+/// of the hole count.
+pub fn heap_bytes(guest_end: u64, shadow_frames: u64) -> u64 {
+    HEAP_BASE + guest_end.div_ceil(FRAME) * HEAP_PER_GUEST_FRAME + shadow_frames * HEAP_PER_SHADOW_FRAME
 }
+
+/// The memory in MiB that a machine needs beside the guest's `memory_mib`, with `shadow_frames` in the pool. The
+/// hypervisor lies below the hole, and what it takes from the guest there the guest has above 4 GiB.
+pub fn reserve_mib(memory_mib: u32, shadow_frames: Option<u32>) -> u64 {
+    let shadow_frames = u64::from(shadow_frames.unwrap_or(DEFAULT_SHADOW_FRAMES));
+    let with_end = |end_mib: u64| {
+        (IMAGE_ROOM + shadow_frames * FRAME + heap_bytes(end_mib * MIB, shadow_frames)).div_ceil(MIB)
+    };
+    let memory = u64::from(memory_mib);
+    let mut reserve = with_end(memory);
+    if memory + reserve <= HOLE_START_MIB {
+        return reserve;
+    }
+    // A frame costs a 64th of itself, so this comes to its end.
+    loop {
+        let end = memory + reserve + ALIGN_MIB + HOLE_END_MIB - HOLE_START_MIB;
+        match with_end(end) {
+            next if next <= reserve => return reserve + ALIGN_MIB,
+            next => reserve = next,
+        }
+    }
+}
+
+/// The guest's memory below the hole is a multiple of this, so that large pages map it.
+pub const ALIGN_MIB: u64 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -51,5 +78,16 @@ mod tests {
         assert_eq!(reserve_mib(192, None), 8 + 16 + 3 + 16 + 32);
         assert_eq!(reserve_mib(192, Some(0)), 8 + 16 + 3);
         assert!(reserve_mib(u32::MAX, Some(u32::MAX)) > 1 << 25);
+    }
+
+    #[test]
+    fn the_hole_costs_heap_once_it_is_within_the_guest() {
+        let (below, above) = (reserve_mib(2900, None), reserve_mib(3072, None));
+        assert!(above - below >= 1024 / 64, "{below} {above}");
+        for memory in [3000, 5120, 65536, u32::MAX] {
+            let reserve = reserve_mib(memory, None);
+            let end = (u64::from(memory) + reserve + 1024) * MIB;
+            assert!(reserve * MIB >= heap_bytes(end, 4096) + 4096 * FRAME + IMAGE_ROOM, "{memory}");
+        }
     }
 }

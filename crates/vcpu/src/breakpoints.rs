@@ -48,6 +48,14 @@ impl Breakpoints {
         Breakpoints { addresses, control }
     }
 
+    /// The breakpoints on the instruction at `address`: bits B0 to B3 of DR6.
+    pub fn on_instruction(&self, address: u64) -> u8 {
+        (0..4).fold(0, |met, number| {
+            let on = self.control >> (2 * number) & 3 != 0 && kind(self.control, number) == 0;
+            met | if on && self.addresses[number] == address { 1 << number } else { 0 }
+        })
+    }
+
     /// The breakpoints that an access of `length` bytes at `address` meets: bits B0 to B3 of DR6.
     pub fn met(&self, what: Watched, address: u64, length: u64) -> u8 {
         let mut met = 0;
@@ -92,6 +100,14 @@ mod tests {
             let breakpoints = Breakpoints::new([0, AT, 0, 0], dr7(1, kind, 0), true);
             assert_eq!(all.map(|what| breakpoints.met(what, AT, 1)), expected, "kind {kind}");
         }
+    }
+
+    #[test]
+    fn instructions_are_met_at_their_first_byte() {
+        let control = dr7(0, 0, 0) | dr7(1, 1, 0) | dr7(3, 0, 0);
+        let breakpoints = Breakpoints::new([AT, AT, AT, AT + 1], control, false);
+        assert_eq!([AT - 1, AT, AT + 1].map(|at| breakpoints.on_instruction(at)), [0, 1, 8]);
+        assert_eq!(Breakpoints::default().on_instruction(0), 0);
     }
 
     #[test]

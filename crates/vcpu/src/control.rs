@@ -1,16 +1,22 @@
 //! The guest's control registers and EFER: what a write makes of them, or that it raises #GP.
 
 use umbra_devices::GeneralProtection;
-use umbra_paging::{cr0, cr4, efer};
+use umbra_paging::{Features, Paging, Pdptes, Tables, Unsupported, cr0, cr4, efer, loads_pdptes};
 
 /// Bits of CR0 beside those that shape paging (SDM, "Control Registers").
 pub mod cr0_more {
-    /// Errors of the x87 FPU raise #MF.
-    pub const NE: u64 = 1 << 5;
+    /// Monitor coprocessor: WAIT heeds TS.
+    pub const MP: u64 = 1 << 1;
+    /// Emulation: there is no x87 FPU.
+    pub const EM: u64 = 1 << 2;
     /// Task switched.
     pub const TS: u64 = 1 << 3;
     /// Extension type: always set.
     pub const ET: u64 = 1 << 4;
+    /// Errors of the x87 FPU raise #MF.
+    pub const NE: u64 = 1 << 5;
+    /// Alignment checks, where RFLAGS.AC asks for them.
+    pub const AM: u64 = 1 << 18;
     /// Not write-through.
     pub const NW: u64 = 1 << 29;
     /// Cache disable.
@@ -62,9 +68,53 @@ pub struct Controls {
     pub cr4: u64,
     /// EFER.
     pub efer: u64,
+    /// The PDPTE registers, as they were last loaded.
+    pub pdptes: Pdptes,
 }
 
 impl Controls {
+    /// What they make of paging.
+    ///
+    /// # Errors
+    /// They select a mode that Umbra does not run.
+    pub fn paging(&self) -> Result<Paging, Unsupported> {
+        Paging::with_pdptes(self.cr0, self.cr3, self.cr4, self.efer, self.pdptes)
+    }
+
+    /// PAE paging is in use.
+    pub fn pae_paging(&self) -> bool {
+        self.cr0 & cr0::PG != 0 && self.cr4 & cr4::PAE != 0 && !self.long_mode()
+    }
+
+    /// `new`, which a write of CR0 or CR4 makes of `self`, with the PDPTE registers that it loads
+    /// from the guest's memory, if it does.
+    ///
+    /// # Errors
+    /// #GP is due.
+    pub fn then_pdptes(
+        &self,
+        new: Controls,
+        memory: &impl Tables,
+        known: &Known,
+    ) -> Result<Controls, GeneralProtection> {
+        let loads = loads_pdptes((self.cr0, self.cr4), (new.cr0, new.cr4));
+        if loads { new.load_pdptes(memory, known) } else { Ok(new) }
+    }
+
+    /// The registers after a load of the PDPTE registers, which takes place under PAE paging only:
+    /// what MOV to CR3 does, and a task switch that changes CR3.
+    ///
+    /// # Errors
+    /// #GP is due.
+    pub fn load_pdptes(self, memory: &impl Tables, known: &Known) -> Result<Controls, GeneralProtection> {
+        if !self.pae_paging() {
+            return Ok(self);
+        }
+        let features = Features::new(known.maxphyaddr, false);
+        let pdptes = Pdptes::load(memory, self.cr3, &features).map_err(|_| GeneralProtection)?;
+        Ok(Controls { pdptes, ..self })
+    }
+
     /// IA-32e mode is active.
     pub fn long_mode(&self) -> bool {
         self.efer & efer::LMA != 0
@@ -184,10 +234,16 @@ impl Controls {
 
 /// Bits of CR4 beside those that shape paging.
 pub mod cr4_more {
+    /// RDTSC only in ring 0.
+    pub const TSD: u64 = 1 << 2;
     /// Debugging extensions: breakpoints on ports.
     pub const DE: u64 = 1 << 3;
     /// Page-size extensions.
     pub const PSE: u64 = 1 << 4;
+    /// FXSAVE and SSE.
+    pub const OSFXSR: u64 = 1 << 9;
+    /// SIMD floating-point errors raise #XM.
+    pub const OSXMMEXCPT: u64 = 1 << 10;
     /// XSAVE and extended states.
     pub const OSXSAVE: u64 = 1 << 18;
 }
@@ -201,7 +257,13 @@ mod tests {
     const FLAT_32: Context = Context { cs_long: false, tss_16: false };
 
     fn long() -> Controls {
-        Controls { cr0: 0x8005_0033, cr3: 0x1000, cr4: cr4::PAE, efer: efer::LMA | efer_more::LME }
+        Controls {
+            cr0: 0x8005_0033,
+            cr3: 0x1000,
+            cr4: cr4::PAE,
+            efer: efer::LMA | efer_more::LME,
+            pdptes: Pdptes::NONE,
+        }
     }
 
     fn off() -> Controls {
@@ -217,6 +279,40 @@ mod tests {
         assert_eq!(Controls { cr4: 0, ..off() }.write_cr0(0x8005_0033, FLAT_32), Err(GeneralProtection));
         assert_eq!(long().write_cr0(0x33, FLAT_64), Err(GeneralProtection));
         assert_eq!(long().write_cr0(0x33, FLAT_32).unwrap(), off());
+    }
+
+    /// PDPTEs at 0x1020, and nothing else.
+    struct Memory([u64; 4]);
+
+    impl Tables for Memory {
+        fn read_entry(&self, gpa: umbra_paging::Gpa) -> u64 {
+            self.0[(gpa.raw() - 0x1020) as usize / 8]
+        }
+    }
+
+    #[test]
+    fn pdptes_are_loaded_and_checked_by_the_writes_that_the_sdm_lists() {
+        let pae = Controls { cr3: 0x1020, efer: 0, ..long() };
+        let (good, bad) = (Memory([0x2001, 0, 0, 0x3019]), Memory([0, 0, 0x2003, 0]));
+        let loaded = pae.load_pdptes(&good, &KNOWN).unwrap();
+        assert_eq!(loaded.pdptes.raw(), good.0);
+        assert_eq!(loaded.load_pdptes(&bad, &KNOWN), Err(GeneralProtection));
+        for (new, loads) in [
+            (Controls { cr4: pae.cr4 | cr4::PGE, ..pae }, true),
+            (Controls { cr4: pae.cr4 | cr4::SMEP, ..pae }, true),
+            (Controls { cr4: pae.cr4 | cr4_more::DE, ..pae }, false),
+            (Controls { cr0: pae.cr0 | cr0_more::CD, ..pae }, true),
+            (Controls { cr0: pae.cr0 | cr0_more::TS, ..pae }, false),
+            (Controls { cr0: pae.cr0 & !cr0::PG, ..pae }, false),
+            (Controls { cr4: 0, ..pae }, false),
+        ] {
+            assert_eq!(pae.then_pdptes(new, &bad, &KNOWN).is_err(), loads, "{new:x?}");
+            let after = pae.then_pdptes(new, &good, &KNOWN).unwrap();
+            assert_eq!(after.pdptes.raw(), if loads { good.0 } else { [0; 4] });
+        }
+        let on = Controls { cr0: pae.cr0 & !cr0::PG, ..pae };
+        assert!(on.then_pdptes(pae, &bad, &KNOWN).is_err(), "paging is turned on");
+        assert_eq!(long().load_pdptes(&bad, &KNOWN), Ok(long()));
     }
 
     #[test]

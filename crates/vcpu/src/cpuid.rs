@@ -90,116 +90,186 @@ const SIGNATURE: &[u8; 12] = b"UmbraUmbra\0\0";
 mod bit {
     /// Leaf 1, ECX.
     pub mod f1c {
+        pub const SSE3: u32 = 1 << 0;
+        pub const PCLMULQDQ: u32 = 1 << 1;
+        pub const SSSE3: u32 = 1 << 9;
+        pub const FMA: u32 = 1 << 12;
+        pub const CMPXCHG16B: u32 = 1 << 13;
         pub const PCID: u32 = 1 << 17;
+        pub const SSE4_1: u32 = 1 << 19;
+        pub const SSE4_2: u32 = 1 << 20;
+        pub const MOVBE: u32 = 1 << 22;
+        pub const POPCNT: u32 = 1 << 23;
         pub const TSC_DEADLINE: u32 = 1 << 24;
+        pub const AES: u32 = 1 << 25;
         pub const XSAVE: u32 = 1 << 26;
         pub const OSXSAVE: u32 = 1 << 27;
+        pub const AVX: u32 = 1 << 28;
+        pub const F16C: u32 = 1 << 29;
+        pub const RDRAND: u32 = 1 << 30;
         pub const HYPERVISOR: u32 = 1 << 31;
-        /// SSE3, PCLMULQDQ, SSSE3, FMA, CMPXCHG16B, PCID, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C, RDRAND.
-        pub const SHOWN: u32 = 1 << 0
-            | 1 << 1
-            | 1 << 9
-            | 1 << 12
-            | 1 << 13
+        /// Those that the guest finds, where the CPU has them.
+        pub const SHOWN: u32 = SSE3
+            | PCLMULQDQ
+            | SSSE3
+            | FMA
+            | CMPXCHG16B
             | PCID
-            | 1 << 19
-            | 1 << 20
-            | 1 << 22
-            | 1 << 23
-            | 1 << 25
+            | SSE4_1
+            | SSE4_2
+            | MOVBE
+            | POPCNT
+            | AES
             | XSAVE
-            | 1 << 28
-            | 1 << 29
-            | 1 << 30;
+            | AVX
+            | F16C
+            | RDRAND;
     }
     /// Leaf 1, EDX.
     pub mod f1d {
+        pub const FPU: u32 = 1 << 0;
         pub const VME: u32 = 1 << 1;
         pub const DE: u32 = 1 << 2;
         pub const PSE: u32 = 1 << 3;
+        pub const TSC: u32 = 1 << 4;
+        pub const MSR: u32 = 1 << 5;
+        pub const PAE: u32 = 1 << 6;
         pub const MCE: u32 = 1 << 7;
+        pub const CX8: u32 = 1 << 8;
         pub const APIC: u32 = 1 << 9;
+        pub const SEP: u32 = 1 << 11;
+        pub const MTRR: u32 = 1 << 12;
         pub const PGE: u32 = 1 << 13;
-        /// FPU, VME, DE, PSE, TSC, MSR, PAE, MCE, CX8, SEP, MTRR, PGE, MCA, CMOV, PAT, PSE-36, CLFLUSH,
-        /// MMX, FXSR, SSE, SSE2. There are no banks of machine checks, and MTRRs have no effect:
-        /// guest memory is write-back always.
-        pub const SHOWN: u32 = 1 << 0
+        pub const MCA: u32 = 1 << 14;
+        pub const CMOV: u32 = 1 << 15;
+        pub const PAT: u32 = 1 << 16;
+        pub const PSE_36: u32 = 1 << 17;
+        pub const CLFLUSH: u32 = 1 << 19;
+        pub const MMX: u32 = 1 << 23;
+        pub const FXSR: u32 = 1 << 24;
+        pub const SSE: u32 = 1 << 25;
+        pub const SSE2: u32 = 1 << 26;
+        /// Those that the guest finds, where the CPU has them. There are no banks of machine checks, and
+        /// MTRRs have no effect: guest memory is write-back always.
+        pub const SHOWN: u32 = FPU
             | VME
             | DE
             | PSE
-            | 1 << 4
-            | 1 << 5
-            | 1 << 6
+            | TSC
+            | MSR
+            | PAE
             | MCE
-            | 1 << 8
-            | 1 << 11
-            | 1 << 12
+            | CX8
+            | SEP
+            | MTRR
             | PGE
-            | 1 << 14
-            | 1 << 15
-            | 1 << 16
-            | 1 << 17
-            | 1 << 19
-            | 1 << 23
-            | 1 << 24
-            | 1 << 25
-            | 1 << 26;
+            | MCA
+            | CMOV
+            | PAT
+            | PSE_36
+            | CLFLUSH
+            | MMX
+            | FXSR
+            | SSE
+            | SSE2;
     }
     /// Leaf 7, EBX.
     pub mod f7b {
         pub const FSGSBASE: u32 = 1 << 0;
+        pub const BMI1: u32 = 1 << 3;
+        pub const AVX2: u32 = 1 << 5;
         pub const SMEP: u32 = 1 << 7;
+        pub const BMI2: u32 = 1 << 8;
+        pub const ERMS: u32 = 1 << 9;
         pub const INVPCID: u32 = 1 << 10;
+        pub const AVX512F: u32 = 1 << 16;
+        pub const AVX512DQ: u32 = 1 << 17;
+        pub const RDSEED: u32 = 1 << 18;
+        pub const ADX: u32 = 1 << 19;
         pub const SMAP: u32 = 1 << 20;
-        /// FSGSBASE, BMI1, AVX2, SMEP, BMI2, ERMS, INVPCID, AVX512F, AVX512DQ, RDSEED, ADX, SMAP, AVX512IFMA, CLFLUSHOPT, CLWB,
-        /// AVX512CD, SHA, AVX512BW, AVX512VL.
+        pub const AVX512IFMA: u32 = 1 << 21;
+        pub const CLFLUSHOPT: u32 = 1 << 23;
+        pub const CLWB: u32 = 1 << 24;
+        pub const AVX512CD: u32 = 1 << 28;
+        pub const SHA: u32 = 1 << 29;
+        pub const AVX512BW: u32 = 1 << 30;
+        pub const AVX512VL: u32 = 1 << 31;
+        /// Those that the guest finds, where the CPU has them.
         pub const SHOWN: u32 = FSGSBASE
-            | 1 << 3
-            | 1 << 5
+            | BMI1
+            | AVX2
             | SMEP
-            | 1 << 8
-            | 1 << 9
+            | BMI2
+            | ERMS
             | INVPCID
-            | 1 << 16
-            | 1 << 17
-            | 1 << 18
-            | 1 << 19
+            | AVX512F
+            | AVX512DQ
+            | RDSEED
+            | ADX
             | SMAP
-            | 1 << 21
-            | 1 << 23
-            | 1 << 24
-            | 1 << 28
-            | 1 << 29
-            | 1 << 30
-            | 1 << 31;
+            | AVX512IFMA
+            | CLFLUSHOPT
+            | CLWB
+            | AVX512CD
+            | SHA
+            | AVX512BW
+            | AVX512VL;
     }
     /// Leaf 7, ECX.
     pub mod f7c {
+        pub const AVX512_VBMI: u32 = 1 << 1;
         pub const UMIP: u32 = 1 << 2;
+        pub const AVX512_VBMI2: u32 = 1 << 6;
+        pub const GFNI: u32 = 1 << 8;
+        pub const VAES: u32 = 1 << 9;
+        pub const VPCLMULQDQ: u32 = 1 << 10;
+        pub const AVX512_VNNI: u32 = 1 << 11;
+        pub const AVX512_BITALG: u32 = 1 << 12;
+        pub const AVX512_VPOPCNTDQ: u32 = 1 << 14;
         pub const RDPID: u32 = 1 << 22;
-        /// AVX512_VBMI, UMIP, AVX512_VBMI2, GFNI, VAES, VPCLMULQDQ, AVX512_VNNI, AVX512_BITALG, AVX512_VPOPCNTDQ, RDPID.
-        pub const SHOWN: u32 =
-            1 << 1 | UMIP | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 14 | RDPID;
+        /// Those that the guest finds, where the CPU has them.
+        pub const SHOWN: u32 = AVX512_VBMI
+            | UMIP
+            | AVX512_VBMI2
+            | GFNI
+            | VAES
+            | VPCLMULQDQ
+            | AVX512_VNNI
+            | AVX512_BITALG
+            | AVX512_VPOPCNTDQ
+            | RDPID;
     }
     /// Leaf 7, EDX.
     pub mod f7d {
-        /// AVX512_4VNNIW, AVX512_4FMAPS, FSRM, MD_CLEAR.
-        pub const SHOWN: u32 = 1 << 2 | 1 << 3 | 1 << 4 | 1 << 10;
+        pub const AVX512_4VNNIW: u32 = 1 << 2;
+        pub const AVX512_4FMAPS: u32 = 1 << 3;
+        pub const FSRM: u32 = 1 << 4;
+        pub const MD_CLEAR: u32 = 1 << 10;
         pub const ARCH_CAPABILITIES: u32 = 1 << 29;
+        /// Those that the guest finds, where the CPU has them.
+        pub const SHOWN: u32 = AVX512_4VNNIW | AVX512_4FMAPS | FSRM | MD_CLEAR;
     }
     /// Leaf 0xd, subleaf 1, EAX: XSAVEOPT, XSAVEC, XGETBV with ECX = 1. Not XSAVES.
     pub const FD1A_SHOWN: u32 = 0b111;
-    /// Leaf 80000001, ECX: LAHF in 64-bit mode, LZCNT, PREFETCHW.
+    /// Leaf 80000001, ECX: LAHF in 64-bit mode, LZCNT, PREFETCHW; of AMD, SSE4A and SSE on misaligned
+    /// operands, too. Not SVM and SKINIT.
     pub const X1C_SHOWN: u32 = 1 << 0 | 1 << 5 | 1 << 8;
+    pub const X1C_AMD: u32 = 1 << 6 | 1 << 7;
     /// Leaf 80000001, EDX.
     pub mod x1d {
         pub const SYSCALL: u32 = 1 << 11;
         pub const NX: u32 = 1 << 20;
         pub const PAGE_1GB: u32 = 1 << 26;
         pub const RDTSCP: u32 = 1 << 27;
+        /// What AMD repeats of leaf 1.
+        pub const REPEATED: u32 = 0x0183_f3ff;
+        /// AMD: extensions of MMX.
+        pub const MMXEXT: u32 = 1 << 22;
         /// All of them, and long mode.
         pub const SHOWN: u32 = SYSCALL | NX | PAGE_1GB | RDTSCP | 1 << 29;
     }
+    /// Leaf 80000008, EBX, of AMD: XSAVE keeps the error pointers; SSB_NO; BTC_NO.
+    pub const X8B_AMD: u32 = 1 << 2 | 1 << 26 | 1 << 29;
     /// Leaf 80000007, EDX: invariant TSC.
     pub const X7D_SHOWN: u32 = 1 << 8;
     /// Leaf 6, EAX: the local APIC's timer never stops.
@@ -413,11 +483,20 @@ impl Cpuid {
                 if dynamic.has(misc_enable::XD_DISABLE) {
                     edx &= !bit::x1d::NX;
                 }
-                CpuidResult { ecx: real.ecx & bit::X1C_SHOWN, edx, ..NOTHING }
+                let mut ecx = bit::X1C_SHOWN;
+                if self.vendor == Vendor::Amd {
+                    ecx |= bit::X1C_AMD;
+                    edx |= real.edx & bit::x1d::MMXEXT;
+                    edx |= self.basic(1, 0, dynamic).edx & bit::x1d::REPEATED;
+                }
+                CpuidResult { ecx: real.ecx & ecx, edx, ..NOTHING }
             }
             0x8000_0002..=0x8000_0006 => real,
             0x8000_0007 => CpuidResult { edx: real.edx & bit::X7D_SHOWN, ..NOTHING },
-            0x8000_0008 => CpuidResult { eax: real.eax & 0xffff, ..NOTHING },
+            0x8000_0008 => {
+                let ebx = if self.vendor == Vendor::Amd { real.ebx & bit::X8B_AMD } else { 0 };
+                CpuidResult { eax: real.eax & 0xffff, ebx, ..NOTHING }
+            }
             _ => NOTHING,
         }
     }
@@ -543,6 +622,29 @@ mod tests {
             }
             assert_eq!(cpuid.read(0x4000_0001, 0, OFF), NOTHING);
         }
+    }
+
+    #[test]
+    fn what_amd_has_beside() {
+        fn amd(leaf: u32, subleaf: u32) -> CpuidResult {
+            match leaf {
+                0 => CpuidResult { eax: 0xd, ebx: 0x6874_7541, edx: 0x6974_6e65, ecx: 0x444d_4163 },
+                0x8000_0008 => CpuidResult { ebx: !0, ..everything(leaf, subleaf) },
+                _ => everything(leaf, subleaf),
+            }
+        }
+        let backing = Backing { rdtscp: true, invpcid: true, tsc_deadline: true };
+        let amd = Cpuid::new(amd, backing, || 0);
+        let (x1, f1) = (amd.read(0x8000_0001, 0, OFF), amd.read(1, 0, OFF));
+        // SVM, EXTAPIC, CR8 by LOCK, OSVW, SKINIT, TOPOEXT; FFXSR.
+        assert_eq!(x1.ecx & (1 << 2 | 1 << 3 | 1 << 4 | 1 << 9 | 1 << 12 | 1 << 22), 0);
+        assert_eq!(x1.edx & 1 << 25, 0);
+        assert_eq!((x1.ecx & bit::X1C_AMD, x1.edx & bit::x1d::MMXEXT), (bit::X1C_AMD, bit::x1d::MMXEXT));
+        // What leaf 1 hides, or shows by the guest's state, is no different there.
+        assert_eq!(x1.edx & bit::x1d::REPEATED, f1.edx & bit::x1d::REPEATED);
+        assert_eq!(amd.read(0x8000_0008, 0, OFF).ebx, bit::X8B_AMD);
+        assert_eq!(amd.read(0x8000_000a, 0, OFF), NOTHING);
+        assert_eq!((all().read(0x8000_0008, 0, OFF).ebx, amd.known(OFF).efer & 1 << 12), (0, 0));
     }
 
     #[test]

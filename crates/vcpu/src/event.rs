@@ -3,18 +3,30 @@
 use umbra_emulator::Exception;
 use umbra_paging::Pfec;
 
+/// #DE.
+pub const DIVIDE_ERROR: u8 = 0;
 /// #DB.
 pub const DEBUG: u8 = 1;
 /// #UD.
 pub const INVALID_OPCODE: u8 = 6;
-/// #MF.
-pub const FPU_ERROR: u8 = 16;
 /// #DF.
 pub const DOUBLE_FAULT: u8 = 8;
+/// #TS.
+pub const INVALID_TSS: u8 = 10;
 /// #GP.
 pub const GENERAL_PROTECTION: u8 = 13;
 /// #PF.
 pub const PAGE_FAULT: u8 = 14;
+/// #MF, an error of the x87 FPU.
+pub const FPU_ERROR: u8 = 16;
+/// #AC.
+pub const ALIGNMENT_CHECK: u8 = 17;
+/// #MC.
+pub const MACHINE_CHECK: u8 = 18;
+/// #VE.
+pub const VIRTUALIZATION: u8 = 20;
+/// #CP.
+pub const CONTROL_PROTECTION: u8 = 21;
 
 /// The instructions that raise an event on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,8 +126,10 @@ impl Event {
     fn class(self) -> Class {
         match (self.kind, self.vector) {
             (EventKind::Exception, DOUBLE_FAULT) => Class::DoubleFault,
-            (EventKind::Exception, PAGE_FAULT | 20) => Class::PageFault,
-            (EventKind::Exception, 0 | 10..=13 | 21) => Class::Contributory,
+            (EventKind::Exception, PAGE_FAULT | VIRTUALIZATION) => Class::PageFault,
+            (EventKind::Exception, DIVIDE_ERROR | INVALID_TSS..=GENERAL_PROTECTION | CONTROL_PROTECTION) => {
+                Class::Contributory
+            }
             _ => Class::Benign,
         }
     }

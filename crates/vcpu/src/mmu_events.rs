@@ -53,6 +53,8 @@ impl EventLog {
             Event::Filter(filter) => MmuEvent::Filter(filter as u8),
             Event::Loosened(gfn) => MmuEvent::Loosened(gfn.raw()),
             Event::Tightened(gfn) => MmuEvent::Tightened(gfn.raw()),
+            // The trace format has no name for it.
+            _ => return,
         };
         if self.events.len() < CAPACITY {
             self.events.push(event);

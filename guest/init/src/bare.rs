@@ -10,7 +10,7 @@ use umbra_telemetry::{
     ExitCounts, GuestExit, GuestFaults, Message, MmuCounters, PHASE_NAMES, PROTOCOL, PhaseStats, Stats, frame,
 };
 
-use crate::marks::PhaseId;
+use crate::phase_id::PhaseId;
 use crate::sys::ports::{Port, Ports};
 use crate::sys::{shared, time};
 

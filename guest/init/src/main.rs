@@ -11,8 +11,10 @@
 
 mod bare;
 mod console;
+mod high;
 mod marks;
 mod options;
+mod phase_id;
 mod phases;
 mod power;
 mod shell;
@@ -52,6 +54,9 @@ fn run() -> Result<()> {
     let options = Options::parse(&command_line)?;
     if options.bare {
         bare::start(ports)?;
+    }
+    if options.high {
+        high::touch()?;
     }
     match options.mode {
         Mode::Shell => shell::run(),

@@ -4,9 +4,8 @@
 //! and then `id << 1` to port 0x5f0 ends it. 0xb007 to port 0x5f0 ends phase 0, `boot`, which starts at guest
 //! entry. Without a hypervisor the phases go to the [journal](crate::bare) instead.
 
-use umbra_telemetry::PHASE_NAMES;
-
 use crate::bare;
+use crate::phase_id::PhaseId;
 use crate::sys::ports::{Port, Ports};
 
 /// The value that ends phase 0.
@@ -30,7 +29,7 @@ impl Marks {
     pub fn start(self, phase: PhaseId) {
         match bare::journal() {
             Some(journal) => journal.start(phase),
-            None => self.0.write(Port::PHASE, (phase.0 << 1) | 1),
+            None => self.0.write(Port::PHASE, (phase.number() << 1) | 1),
         }
     }
 
@@ -40,23 +39,6 @@ impl Marks {
             return journal.end(phase, ops);
         }
         self.0.write(Port::OPS, ops);
-        self.0.write(Port::PHASE, phase.0 << 1);
-    }
-}
-
-/// A phase as the marks name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PhaseId(u32);
-
-impl PhaseId {
-    /// The phase of that name, if there is one.
-    pub fn of(name: &str) -> Option<PhaseId> {
-        let index = PHASE_NAMES.iter().position(|&known| known == name)?;
-        u32::try_from(index).ok().map(PhaseId)
-    }
-
-    /// Its place in [`PHASE_NAMES`].
-    pub fn index(self) -> usize {
-        self.0 as usize
+        self.0.write(Port::PHASE, phase.number() << 1);
     }
 }

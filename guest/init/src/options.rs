@@ -5,6 +5,7 @@
 //! | `umbra.shell` | no exercise: an interactive shell on the serial console; its end powers the machine off |
 //! | `umbra.quick` | a tenth of every count, for tests |
 //! | `umbra.bare` | no hypervisor counts: this program takes the time of its phases and reports them to the tool |
+//! | `umbra.high` | before the phases, fresh pages are touched, some of which must lie above 4 GiB |
 //! | `umbra.alive=n` | n more processes are alive, each with a small working set, while the phases run |
 //! | `umbra.phases=a,b` | the workload ends behind the last of these phases (all before it run: see [phases]) |
 
@@ -18,6 +19,8 @@ pub struct Options {
     pub mode: Mode,
     /// There is no hypervisor.
     pub bare: bool,
+    /// There is memory above 4 GiB.
+    pub high: bool,
 }
 
 /// What this boot is for.
@@ -35,7 +38,7 @@ impl Options {
     /// # Errors
     /// A word that starts with `umbra.` and is no option, or names no phase.
     pub fn parse(command_line: &str) -> Result<Options> {
-        let (mut shell, mut bare) = (false, false);
+        let (mut shell, mut bare, mut high) = (false, false, false);
         let mut scale = Scale::Full;
         let mut wanted = None;
         let mut alive = 0;
@@ -44,6 +47,7 @@ impl Options {
             match option.split_once('=') {
                 None if option == "shell" => shell = true,
                 None if option == "bare" => bare = true,
+                None if option == "high" => high = true,
                 None if option == "quick" => scale = Scale::Quick,
                 Some(("phases", list)) => wanted = Some(parse_phases(list)?),
                 Some(("alive", count)) => {
@@ -51,13 +55,14 @@ impl Options {
                 }
                 _ => {
                     bail!(
-                        "option {word} is unknown: there are umbra.shell, umbra.bare, umbra.quick, umbra.alive=N and umbra.phases=A,B"
+                        "option {word} is unknown: there are umbra.shell, umbra.bare, umbra.high, umbra.quick, umbra.alive=N and \
+                         umbra.phases=A,B"
                     )
                 }
             }
         }
         let mode = if shell { Mode::Shell } else { Mode::Exercise { scale, wanted, alive } };
-        Ok(Options { mode, bare })
+        Ok(Options { mode, bare, high })
     }
 }
 
@@ -102,6 +107,7 @@ mod tests {
     fn a_hypervisor_is_the_default() {
         assert!(!Options::parse("quiet").unwrap().bare);
         assert!(Options::parse("quiet umbra.bare").unwrap().bare);
+        assert!(Options::parse("umbra.high").unwrap().high && !Options::parse("quiet").unwrap().high);
     }
 
     #[test]

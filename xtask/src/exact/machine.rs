@@ -7,12 +7,16 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use umbra_msrs::{Cpu, Vendor};
 
+use super::lines::Lines;
+use super::rows::NOT_BARE;
 use crate::report::last_lines;
 
 /// Memory of the guest, in MiB.
-const MEMORY: &str = "32";
+const MEMORY: &str = "64";
 /// Seconds that it takes at most.
-const TIMEOUT: &str = "300";
+const TIMEOUT: &str = "600";
+/// How much of a difference is shown.
+const SHOWN_LINES: usize = 30;
 
 /// `--machine` of `umbra run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -49,25 +53,85 @@ impl Machine {
         };
         Cpu { vendor: Vendor::Intel, family: 6, model, maxphyaddr: 40, ratio: 10 }
     }
+}
 
-    /// What the kernel prints on the bare machine, or under Umbra with a policy.
+/// What both kernels print.
+pub struct Observed {
+    /// The one without an opinion.
+    pub exact: String,
+    /// The one that knows what is right.
+    pub basics: String,
+}
+
+/// The tool, and the folder with the kernels.
+pub struct Kernels<'a> {
+    pub umbra: &'a Path,
+    pub folder: &'a Path,
+}
+
+impl Kernels<'_> {
+    /// What the kernels print on the bare machine, or under Umbra with a policy.
+    ///
+    /// # Errors
+    /// One did not come to its end.
+    pub fn observe(&self, machine: Machine, policy: Option<Policy>) -> Result<Observed> {
+        let except = format!("except={NOT_BARE}");
+        let basics = if policy.is_none() { &except } else { "fw_cfg" };
+        Ok(Observed {
+            exact: self.start("exact", machine, policy, "")?,
+            basics: self.start("basics", machine, policy, basics)?,
+        })
+    }
+
+    /// The lines of the kernel `exact`.
     ///
     /// # Errors
     /// It did not come to its end.
-    pub fn observe(self, umbra: &Path, kernel: &Path, policy: Option<Policy>) -> Result<String> {
-        let mut command = Command::new(umbra);
-        command.arg("run").arg("--kernel").arg(kernel).args(["--memory", MEMORY, "--timeout", TIMEOUT]);
-        command.args(["--machine", &word(&self)]);
+    pub fn lines(&self, machine: Machine, policy: Option<Policy>) -> Result<Lines> {
+        Lines::read(&self.start("exact", machine, policy, "")?)
+    }
+
+    /// What a line of event delivery did differently, in words.
+    ///
+    /// # Errors
+    /// The kernel did not come to its end.
+    pub fn difference(&self, machine: Machine, policy: Policy, line: &str) -> Result<String> {
+        let append = format!("only=events show={}", line.replace(' ', "_"));
+        let bare = self.start("exact", machine, None, &append)?;
+        let found = self.start("exact", machine, Some(policy), &append)?;
+        let mut words = format!("{}, {line}\n", machine.name(Some(policy)));
+        let mut case = "";
+        for (right, other) in bare.lines().zip(found.lines()) {
+            if right.starts_with("case ") {
+                case = right;
+            }
+            if right != other {
+                words += &format!("{case}\n  bare  {right}\n  umbra {other}\n");
+                if words.lines().count() > SHOWN_LINES {
+                    break;
+                }
+            }
+        }
+        Ok(words)
+    }
+
+    /// Runs a kernel.
+    fn start(&self, kernel: &str, machine: Machine, policy: Option<Policy>, append: &str) -> Result<String> {
+        let mut command = Command::new(self.umbra);
+        command.arg("run").arg("--kernel").arg(self.folder.join(kernel).with_extension("elf"));
+        command.args(["--memory", MEMORY, "--timeout", TIMEOUT, "--append", append]);
+        command.args(["--machine", &word(&machine)]);
         match &policy {
             Some(policy) => command.args(["--guest-faults", &word(policy)]),
             None => command.args(["--hypervisor", "none"]),
         };
         let output = command.stdin(Stdio::null()).output().context("starting umbra")?;
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let ended = ["END: ", "PASSED: ", "FAILED: "];
         ensure!(
-            stdout.contains("exact END: "),
-            "{}: the kernel did not come to its end\n{}\n{}",
-            self.name(policy),
+            ended.iter().any(|word| stdout.contains(&format!("{kernel} {word}"))),
+            "{}: the kernel {kernel} did not come to its end\n{}\n{}",
+            machine.name(policy),
             last_lines(&stdout, 8),
             last_lines(&String::from_utf8_lossy(&output.stderr), 8)
         );

@@ -1,8 +1,11 @@
 //! `cargo xtask exact`: what a guest observes, on the bare machine and under Umbra.
 
+mod events;
 mod lines;
 mod machine;
 mod msrs;
+mod rows;
+mod table;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -12,13 +15,15 @@ use clap::ValueEnum;
 
 use crate::report::Report;
 use crate::setup::Setup;
-use lines::Lines;
-pub use machine::{Machine, Policy};
+use machine::{Kernels, Machine, Policy};
+use table::{Column, Table};
 
-/// Compare what a guest observes on the bare machine and under Umbra: every model-specific register.
+/// Print what must be as on bare hardware as a table: the bare machine and Umbra beside each other.
 ///
-/// A guest kernel prints what it finds, with no opinion of its own. Where Umbra differs from the bare
-/// machine, the table of registers (`crates/msrs`) must say so, and why: each such place is listed.
+/// Two guest kernels run on each machine, bare and under each treatment of page faults. `exact` has no
+/// opinion: it reads every model-specific register and flips each of its bits, and runs 9600 cases of event
+/// delivery. What differs from the bare machine needs a reason: in the table of registers (`crates/msrs`), or
+/// in xtask's list. `basics` knows what is right. Every difference is printed with its reason.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Only on this machine [default: both]
@@ -30,47 +35,47 @@ pub struct Arguments {
     guest_faults: Vec<Policy>,
 }
 
-/// Compares, and prints every difference with its reason.
+/// Compares, and prints the table and every difference with its reason.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let setup = Setup::new()?;
-    let (umbra, kernels) = (setup.umbra()?, setup.small_kernels()?);
-    let kernel = kernels.join("exact.elf");
-    let mut agree = true;
+    let (umbra, folder) = (setup.umbra()?, setup.small_kernels()?);
+    let kernels = Kernels { umbra: &umbra, folder: &folder };
+    let mut table = Table::default();
     for &machine in Machine::value_variants() {
         if arguments.machine.is_some_and(|only| only != machine) {
             continue;
         }
-        let cpu = machine.cpu();
-        let bare = Lines::read(&machine.observe(&umbra, &kernel, None)?)?;
-        let mut reasons = String::new();
+        let bare = kernels.observe(machine, None)?;
+        table.push(Column::bare(machine, &bare)?);
         for &policy in Policy::value_variants() {
             if !arguments.guest_faults.is_empty() && !arguments.guest_faults.contains(&policy) {
                 continue;
             }
-            let found = Lines::read(&machine.observe(&umbra, &kernel, Some(policy))?)?;
-            let msrs = msrs::compare(&cpu, &bare, &found);
-            println!("{}: {msrs}", machine.name(Some(policy)));
-            agree &= msrs.wrong.is_empty();
-            reasons = msrs::reasons(&cpu, &bare, &found);
+            let found = kernels.observe(machine, Some(policy))?;
+            let column = Column::umbra(machine, policy, &bare, &found)?;
+            if let Some(line) = column.first_wrong_event() {
+                println!("{}", kernels.difference(machine, policy, line)?);
+            }
+            table.push(column);
         }
-        println!("{}: the registers that differ from the bare machine\n{reasons}", machine.name(None));
     }
-    Ok(if agree { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    println!("{table}");
+    Ok(if table.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Compares as steps of a greater whole: each machine under one treatment of page faults.
-pub fn sample(report: &mut Report, umbra: &Path, kernels: &Path) -> Result<()> {
-    let kernel = kernels.join("exact.elf");
+pub fn sample(report: &mut Report, umbra: &Path, folder: &Path) -> Result<()> {
+    let kernels = Kernels { umbra, folder };
     for (machine, policy) in [(Machine::Penryn, Policy::Trap), (Machine::Skylake, Policy::Auto)] {
         report.step(&format!("observations of a guest, {}", machine.name(Some(policy))), || {
-            let bare = Lines::read(&machine.observe(umbra, &kernel, None)?)?;
-            let found = Lines::read(&machine.observe(umbra, &kernel, Some(policy))?)?;
+            let (bare, found) = (kernels.lines(machine, None)?, kernels.lines(machine, Some(policy))?);
             let msrs = msrs::compare(&machine.cpu(), &bare, &found);
-            if !msrs.wrong.is_empty() {
-                bail!("{msrs}");
+            let events = events::compare(&bare, &found);
+            if !msrs.wrong.is_empty() || !events.wrong.is_empty() {
+                bail!("{msrs}\n{events}");
             }
-            ensure!(msrs.alike > 0, "no register is as on the bare machine");
-            Ok(msrs.to_string())
+            ensure!(msrs.alike > 0 && events.alike > 0, "nothing is as on the bare machine");
+            Ok(format!("{msrs}; {events}"))
         });
     }
     Ok(())

@@ -31,6 +31,13 @@ pub struct Comparison {
     pub wrong: Vec<String>,
 }
 
+impl Comparison {
+    /// How many differ with a reason.
+    pub fn explained(&self) -> usize {
+        self.explained.len()
+    }
+}
+
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

@@ -27,6 +27,52 @@ pub enum Kernel {
     Basics,
 }
 
+/// A test that a machine cannot pass, whatever runs on it.
+struct Defect {
+    machine: Machine,
+    kernel: Kernel,
+    test: &'static str,
+    /// What the machine does.
+    #[cfg_attr(not(test), expect(dead_code, reason = "it is for whoever reads the list"))]
+    fact: &'static str,
+}
+
+const fn defect(machine: Machine, kernel: Kernel, test: &'static str, fact: &'static str) -> Defect {
+    Defect { machine, kernel, test, fact }
+}
+
+/// What is left out, and why. Bochs is 2.7, QEMU 7.2.
+const DEFECTS: &[Defect] = &[
+    defect(Machine::Ryzen, Kernel::Basics, "data-breakpoints", "an intercepted #DB leaves DR6 as it was"),
+    defect(Machine::Ryzen, Kernel::Basics, "string-breakpoints", "an intercepted #DB leaves DR6 as it was"),
+    defect(Machine::Ryzen, Kernel::Basics, "held-breakpoints", "an intercepted #DB leaves DR6 as it was"),
+    defect(
+        Machine::Ryzen,
+        Kernel::Basics,
+        "instruction-breakpoints",
+        "an intercepted #DB leaves DR6 as it was",
+    ),
+    defect(Machine::QemuSvm, Kernel::Basics, "tasks", "task switches are not intercepted, and load CR3"),
+    defect(Machine::QemuSvm, Kernel::Basics, "int1", "INT1 is an undefined instruction"),
+    defect(
+        Machine::QemuSvm,
+        Kernel::Basics,
+        "stack-fault",
+        "a non-canonical address is #GP by way of SS, too",
+    ),
+    defect(Machine::QemuSvm, Kernel::Basics, "msr-addresses", "MSRs take addresses that are not canonical"),
+    defect(Machine::QemuSvm, Kernel::Basics, "step", "REP traps once more behind its last iteration"),
+    defect(
+        Machine::QemuSvm,
+        Kernel::Basics,
+        "data-breakpoints",
+        "of two breakpoints DR6 tells one, and keeps old ones",
+    ),
+    defect(Machine::QemuSvm, Kernel::Basics, "held-breakpoints", "MOV SS holds no trap back"),
+    defect(Machine::QemuSvm, Kernel::Hostile, "stores", "RCL and RCR that page-fault lose CF"),
+    defect(Machine::QemuSvm, Kernel::Hostile, "gdt-table", "IRET sets no accessed bits in descriptors"),
+];
+
 /// One run.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
@@ -39,12 +85,21 @@ pub struct Run {
 }
 
 impl Run {
-    /// Every kernel on every machine in every mode. The hostile one is always whole with the bypass.
-    pub fn all(amount: Amount) -> impl Iterator<Item = Run> {
+    /// Every kernel on every machine in every mode that it has, or in one mode. The hostile one is always whole with the bypass.
+    pub fn all(amount: Amount, only: Option<GuestFaults>) -> impl Iterator<Item = Run> {
+        /// What a sample is run in: the two that differ most.
+        const SAMPLE: &[GuestFaults] = &[GuestFaults::Bypass, GuestFaults::Trap];
+        let modes = match amount {
+            Amount::Quick if only.is_none() => SAMPLE,
+            Amount::Quick | Amount::Full => GuestFaults::value_variants(),
+        };
+        let modes = modes.iter().filter(move |mode| only.is_none_or(|only| only == **mode));
         let kernels = Kernel::value_variants().iter();
-        let places = Machine::value_variants()
-            .iter()
-            .flat_map(|machine| GuestFaults::value_variants().iter().map(move |faults| (*machine, *faults)));
+        let places = Machine::value_variants().iter().flat_map(move |&machine| {
+            let fits =
+                move |mode: &&GuestFaults| machine.filters_page_faults() || **mode == GuestFaults::Trap;
+            modes.clone().filter(fits).map(move |mode| (machine, *mode))
+        });
         kernels.flat_map(move |&kernel| {
             let run = move |(machine, guest_faults)| {
                 // What only the last thousands of its steps find has been there.
@@ -93,14 +148,21 @@ impl Run {
     }
 
     /// What the kernel is told.
-    fn options(&self) -> &'static str {
-        match (self.kernel, self.amount) {
+    fn options(&self) -> String {
+        let options = match (self.kernel, self.amount) {
             // A prime number of cases apart, so that all kinds of access and bits take their turn.
             (Kernel::Exhaustive, Amount::Quick) => "strict stride=397",
             (Kernel::Exhaustive, Amount::Full) => "strict",
             (Kernel::Hostile, Amount::Quick) => "quick",
             (Kernel::Hostile, Amount::Full) => "",
             (Kernel::Basics, _) => "fw_cfg",
+        };
+        let here = |defect: &&Defect| defect.kernel == self.kernel && defect.machine == self.machine;
+        let left_out: Vec<&str> = DEFECTS.iter().filter(here).map(|defect| defect.test).collect();
+        if left_out.is_empty() {
+            options.into()
+        } else {
+            format!("{options} except={}", left_out.join(",")).trim_start().into()
         }
     }
 
@@ -121,7 +183,7 @@ impl Run {
         // A guard in case that the tool itself hangs; its own time-out ends the machine properly.
         command.args(["--kill-after=10", &(self.timeout() + 60).to_string()]).arg(umbra).arg("run");
         command.arg("--kernel").arg(kernels.join(value(&self.kernel)).with_extension("elf"));
-        command.args(["--append", self.options(), "--timeout", &self.timeout().to_string()]);
+        command.args(["--append", &self.options(), "--timeout", &self.timeout().to_string()]);
         command.args(["--machine", &value(&self.machine), "--guest-faults", &value(&self.guest_faults)]);
         command.args(self.more.split_whitespace()).stdin(Stdio::null());
         let start = Instant::now();
@@ -156,10 +218,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_left_out_is_left_out_where_it_fails_and_has_a_reason() {
+        assert!(DEFECTS.iter().all(|defect| defect.fact.contains(' ')));
+        let options = |machine| {
+            let run = Run::all(Amount::Quick, None)
+                .find(|run| (run.kernel, run.machine) == (Kernel::Basics, machine));
+            run.expect("every machine runs the basics").options()
+        };
+        assert_eq!(options(Machine::Penryn), "fw_cfg");
+        assert!(options(Machine::QemuSvm).starts_with("fw_cfg except=tasks,int1,"));
+        assert!(!options(Machine::Ryzen).contains("tasks"));
+    }
+
+    #[test]
+    fn the_whole_is_run_in_every_mode() {
+        let names: BTreeSet<String> = Run::all(Amount::Full, None).map(|run| run.name()).collect();
+        assert_eq!(names.len(), 3 * (2 * 4 + 2));
+        assert!(Run::all(Amount::Full, None).all(|run| run.amount == Amount::Full));
+        let one: Vec<_> = Run::all(Amount::Quick, Some(GuestFaults::User)).collect();
+        assert_eq!(one.len(), 3 * 2);
+        assert!(one.iter().all(|run| run.guest_faults == GuestFaults::User));
+    }
+
+    #[test]
     fn every_run_has_a_name_of_its_own() {
         let names: BTreeSet<String> =
-            Run::all(Amount::Quick).chain(Run::special()).map(|run| run.name()).collect();
-        assert_eq!(names.len(), 3 * 2 * 2 + 4);
+            Run::all(Amount::Quick, None).chain(Run::special()).map(|run| run.name()).collect();
+        assert_eq!(names.len(), 3 * (2 * 2 + 2) + 4);
         assert!(names.contains("exhaustive skylake trap"));
         assert!(names.contains("hostile penryn bypass --audit"));
         assert!(names.contains("basics skylake bypass --without=invlpg"));

@@ -71,6 +71,17 @@ pub fn install(packages: &[&str]) -> Result<()> {
     Apt::new().install(packages)
 }
 
+/// Whether the package lists have a package of this name.
+///
+/// # Errors
+/// This is not Debian.
+pub fn exists(package: &str) -> Result<bool> {
+    ensure!(is_debian(), "packages of kernels are fetched on Debian only; give the file of one instead");
+    Apt::new().freshen_lists()?;
+    let known = Command::new("apt-cache").args(["show", "--no-all-versions", "--", package]).output();
+    Ok(known.context("starting apt-cache")?.status.success())
+}
+
 fn is_root() -> bool {
     Uid::effective().is_root()
 }

@@ -38,6 +38,22 @@ pub fn build_peer<'a>(init: &[u8], modules: impl IntoIterator<Item = (&'a str, V
     archive.finish()
 }
 
+/// Packs the trial's `/init`, a kernel's modules (file names, parameters, contents), and the list of
+/// both that it reads.
+///
+/// # Errors
+/// A file that is too large for the format.
+pub fn build_trial(init: &[u8], modules: &[(String, &str, Vec<u8>)]) -> Result<Vec<u8>> {
+    let mut archive = Archive::new(&["dev", "modules", "sys"], init)?;
+    let mut list = String::new();
+    for (name, parameters, module) in modules {
+        archive.add(entry(&format!("modules/{name}"), ModeFileType::Regular, 0o644), module)?;
+        list += &format!("{name} {parameters}\n");
+    }
+    archive.add(entry("modules/list", ModeFileType::Regular, 0o644), list.as_bytes())?;
+    archive.finish()
+}
+
 fn entry(name: &str, kind: ModeFileType, permissions: u32) -> Builder {
     Builder::new(name).mode(permissions).set_mode_file_type(kind)
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::{paths, process};
-use debian::Apt;
+pub use debian::{Apt, exists as package_exists};
 use step::step;
 
 /// A machine with all packages, on which the rest can be built.
@@ -116,6 +116,29 @@ impl Setup {
 /// This is not Debian, or the user is not root, or apt fails.
 pub fn install_packages(packages: &[&str]) -> Result<()> {
     debian::install(packages)
+}
+
+/// Installs the Debian package of a program that is nowhere in `PATH`.
+///
+/// # Errors
+/// As [`install_packages`].
+pub fn need_program(program: &str, package: &str) -> Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|folder| folder.join(program).is_file()) {
+        return Ok(());
+    }
+    install_packages(&[package])
+}
+
+/// The initramfs of a kernel on trial: the trial's driver, and modules by their files' names, with
+/// parameters, in the order in which they are loaded.
+///
+/// # Errors
+/// The driver cannot be built.
+pub fn trial_initramfs(modules: &[(String, &str, Vec<u8>)]) -> Result<Vec<u8>> {
+    let folder = paths::guest_dir()?;
+    let init = umbra_build::kvm_trial(paths::workspace(), &folder.join("build"))?;
+    initramfs::build_trial(&read(&init)?, modules)
 }
 
 fn build_initramfs(folder: &Path) -> Result<PathBuf> {

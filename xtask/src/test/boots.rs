@@ -29,6 +29,8 @@ struct Boot {
     audit: bool,
     /// The size of the shadow pool, if not the default: so small that pages are reclaimed.
     shadow_frames: Option<u32>,
+    /// Guest memory, if not the default. The guest then touches memory above 4 GiB.
+    memory: Option<&'static str>,
 }
 
 const PENRYN_BYPASS: Boot = Boot {
@@ -37,16 +39,27 @@ const PENRYN_BYPASS: Boot = Boot {
     guest_faults: "bypass",
     audit: false,
     shadow_frames: None,
+    memory: None,
 };
 const PENRYN_TRAP: Boot = Boot { name: "penryn-trap", guest_faults: "trap", ..PENRYN_BYPASS };
 const PENRYN_AUDIT: Boot = Boot { name: "penryn-audit", audit: true, ..PENRYN_BYPASS };
 const PENRYN_64_FRAMES: Boot = Boot { name: "penryn-64-frames", shadow_frames: Some(64), ..PENRYN_BYPASS };
 const PENRYN_PRESENT: Boot = Boot { name: "penryn-present", guest_faults: "present", ..PENRYN_BYPASS };
+const QEMU_SVM_TRAP: Boot = Boot { name: "qemu-svm-trap", machine: "qemu-svm", ..PENRYN_TRAP };
 const SKYLAKE_BYPASS: Boot = Boot { name: "skylake-bypass", machine: "skylake", ..PENRYN_BYPASS };
+const SKYLAKE_5_GIB: Boot = Boot { name: "skylake-5-gib", memory: Some("5G"), ..SKYLAKE_BYPASS };
 
 /// The longest first.
-const BOOTS: &[Boot] =
-    &[PENRYN_AUDIT, PENRYN_64_FRAMES, PENRYN_TRAP, PENRYN_BYPASS, PENRYN_PRESENT, SKYLAKE_BYPASS];
+const BOOTS: &[Boot] = &[
+    PENRYN_AUDIT,
+    SKYLAKE_5_GIB,
+    PENRYN_64_FRAMES,
+    PENRYN_TRAP,
+    PENRYN_BYPASS,
+    PENRYN_PRESENT,
+    SKYLAKE_BYPASS,
+    QEMU_SVM_TRAP,
+];
 
 /// Phases in which every operation is one access to a page that is missing, and no process runs but the one that
 /// makes them: the bypass saves one exit per operation.
@@ -109,11 +122,15 @@ impl Boot {
         // A guard in case that the tool itself hangs; its own time-out ends the machine properly.
         umbra.args(["--kill-after=10", &(TIMEOUT_SECONDS + 60).to_string()]).arg(&built.umbra).arg("run");
         umbra.arg("--kernel").arg(&built.kernel).arg("--initrd").arg(&built.initrd);
-        umbra.arg("--append").arg(format!("{} umbra.quick", run::APPEND));
+        let high = if self.memory.is_some() { " umbra.high" } else { "" };
+        umbra.arg("--append").arg(format!("{} umbra.quick{high}", run::APPEND));
         umbra.args(["--machine", self.machine, "--guest-faults", self.guest_faults]);
         umbra.args(["--timeout", &TIMEOUT_SECONDS.to_string()]).arg("--stats").arg(&stats);
         if self.audit {
             umbra.arg("--audit");
+        }
+        if let Some(memory) = self.memory {
+            umbra.args(["--memory", memory]);
         }
         if let Some(frames) = self.shadow_frames {
             umbra.args(["--shadow-frames", &frames.to_string()]);
@@ -138,6 +155,11 @@ impl Boot {
     /// What must hold after every boot.
     fn check(&self, console: &str, stats: &Stats) -> Result<String> {
         ensure!(console.contains("umbra-init: all phases passed"), "the exercise did not pass");
+        console::check(console)?;
+        ensure!(
+            self.memory.is_none() || console.contains("umbra-init: fresh pages above 4 GiB"),
+            "the guest did not touch memory above 4 GiB"
+        );
         stats.check_partition()?;
         stats.expect("machine", self.machine)?;
         stats.expect("guest_faults", self.guest_faults)?;

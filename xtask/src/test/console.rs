@@ -19,8 +19,22 @@ const VARYING: &[&str] = &[
     "vmstat: ",
 ];
 
+/// Parts of lines by which Linux complains: of itself, or of the machine.
+const COMPLAINTS: &[&str] =
+    &["WARNING: CPU", "BUG:", "Oops", "Call Trace:", "unchecked MSR access", "[Firmware Bug]", "unexpected"];
+
 /// How lines begin that `/init` writes.
 const INIT: &[&str] = &["phase ", "umbra-init: ", "FAIL "];
+
+/// Looks for complaints of Linux.
+///
+/// # Errors
+/// Names the first one.
+pub fn check(console: &str) -> Result<()> {
+    let complaint = console.lines().find(|line| COMPLAINTS.iter().any(|part| line.contains(part)));
+    ensure!(complaint.is_none(), "Linux complains: {:?}", complaint.unwrap_or_default());
+    Ok(())
+}
 
 /// Compares two consoles, [lines that vary](VARYING) excepted, and returns how many lines agree.
 ///
@@ -77,6 +91,19 @@ mod tests {
 
     const LEFT: (&str, &str) =
         ("left", "Linux\r\nACPI\r\ntsc: 1000 MHz\r\nphase demand ops 102\r\nphase pipe ops 50\r\n");
+
+    #[test]
+    fn complaints_are_found_and_advice_is_none() {
+        check(
+            "Speculative Return Stack Overflow: WARNING: See https://kernel.org\nif needed, report a bug\n",
+        )
+        .unwrap();
+        for line in
+            ["WARNING: CPU: 0 PID: 0 at x.c", "[Firmware Bug]: TSC", "unchecked MSR access error: RDMSR"]
+        {
+            assert!(check(&format!("Linux\n{line}\n")).unwrap_err().to_string().contains(line));
+        }
+    }
 
     #[test]
     fn calibration_and_the_order_of_linuxs_lines_may_differ() {

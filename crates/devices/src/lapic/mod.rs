@@ -10,7 +10,7 @@ mod vectors;
 use timer::{Mode, Timer};
 use vectors::Vectors;
 
-use crate::platform::GeneralProtection;
+use crate::exception::GeneralProtection;
 
 /// Where the local APIC's page is after a reset.
 pub const LAPIC_DEFAULT_GPA: u64 = 0xfee0_0000;

@@ -32,8 +32,7 @@ boot_entry:
     jnc no_long_mode
 
     # SDM, "Initializing IA-32e Mode".
-    movl %cr4, %eax
-    orl $0x20, %eax                                   # PAE
+    movl $0x20, %eax                                  # PAE, and nothing that firmware has left, such as LA57
     movl %eax, %cr4
     movl $boot_pml4, %eax
     movl %eax, %cr3

@@ -9,16 +9,13 @@ use core::ops::Range;
 use umbra_machine::memory::FRAME;
 
 use crate::hw::image;
-use crate::hw::phys::{DIRECT_MAP, DirectMap};
+use crate::hw::phys::{self, BOOT_MAP_END, DIRECT_MAP, DirectMap};
 
 const PRESENT: u64 = 1 << 0;
 const WRITE: u64 = 1 << 1;
 const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const LARGE_PAGE: u64 = 2 << 20;
-
-/// What the direct map covers: RAM and devices below the 4 GiB border.
-const MAPPED: u64 = 4 << 30;
 
 /// Page tables under construction. No entry has NX: EFER.NXE is the guest's while the hypervisor runs.
 struct Tables<'a> {
@@ -77,13 +74,15 @@ impl Tables<'_> {
     }
 }
 
-/// Moves the image to `to`, with page tables from the start of `free`; returns what is left of `free`.
+/// Moves the image to `to`, with page tables from the start of `free`; returns what is left of `free`. The direct map
+/// then reaches to `end`, and to 4 GiB in any case: RAM, and devices below that.
 ///
 /// The old image is wiped, as the guest gets its memory.
-pub fn relocate(map: &DirectMap, to: Range<u64>, free: Range<u64>) -> Range<u64> {
+pub fn relocate(map: &DirectMap, to: Range<u64>, free: Range<u64>, end: u64) -> Range<u64> {
+    let mapped = end.max(BOOT_MAP_END).next_multiple_of(LARGE_PAGE);
     let mut tables = Tables { map, free, root: 0 };
     tables.root = tables.frame();
-    (0..MAPPED).step_by(LARGE_PAGE as usize).for_each(|hpa| tables.map_large(DIRECT_MAP + hpa, hpa));
+    (0..mapped).step_by(LARGE_PAGE as usize).for_each(|hpa| tables.map_large(DIRECT_MAP + hpa, hpa));
     let linked = image::virtual_range();
     for va in linked.clone().step_by(FRAME as usize).filter(|va| *va != image::stack_guard()) {
         let write = if image::is_writable(va) { WRITE } else { 0 };
@@ -105,6 +104,8 @@ pub fn relocate(map: &DirectMap, to: Range<u64>, free: Range<u64>) -> Range<u64>
         );
     }
     image::set_physical_start(to.start);
+    // SAFETY: the tables that were just loaded map as much.
+    unsafe { phys::set_direct_map_end(mapped) };
     // SAFETY: nothing refers to the old image any more: it was reachable through the old page tables only.
     unsafe { map.zero(from) };
     tables.free

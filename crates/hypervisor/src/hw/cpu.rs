@@ -1,6 +1,6 @@
 //! Registers and small instructions.
 
-use core::arch::asm;
+use core::arch::{asm, global_asm};
 
 use x86::controlregs::{Cr0, Cr4};
 
@@ -8,6 +8,45 @@ use x86::controlregs::{Cr0, Cr4};
 pub fn read_msr(msr: u32) -> u64 {
     // SAFETY: reading changes nothing that Rust relies on.
     unsafe { x86::msr::rdmsr(msr) }
+}
+
+global_asm!(
+    // Returns 1 with the register's value at RSI, or 0 if the general-protection handler goes on at
+    // `msr_refused`.
+    ".text",
+    ".global try_rdmsr, try_rdmsr_access, try_rdmsr_refused",
+    "try_rdmsr:",
+    "movl %edi, %ecx",
+    "try_rdmsr_access:",
+    "rdmsr",
+    "movl %eax, (%rsi)",
+    "movl %edx, 4(%rsi)",
+    "movl $1, %eax",
+    "ret",
+    "try_rdmsr_refused:",
+    "xorl %eax, %eax",
+    "ret",
+    options(att_syntax)
+);
+
+unsafe extern "sysv64" {
+    fn try_rdmsr(msr: u32, value: &mut u64) -> u32;
+    fn try_rdmsr_access();
+    fn try_rdmsr_refused();
+}
+
+/// Where to go on after a #GP at `rip`, if it is that of [`try_read_msr`].
+pub(super) fn msr_fixup(rip: u64) -> Option<u64> {
+    (rip == try_rdmsr_access as *const () as u64).then_some(try_rdmsr_refused as *const () as u64)
+}
+
+/// Reads a model-specific register that may not exist. The host's descriptor tables are loaded.
+pub fn try_read_msr(msr: u32) -> Option<u64> {
+    let mut value = 0;
+    // SAFETY: reading changes nothing that Rust relies on; the #GP of a register that does not exist
+    // is caught (`interrupts`).
+    let there = unsafe { try_rdmsr(msr, &mut value) };
+    (there != 0).then_some(value)
 }
 
 /// Writes a model-specific register.
@@ -55,10 +94,61 @@ pub fn normalize_control_registers() {
     }
 }
 
+/// Sets CR4.OSXSAVE, on a CPU that has it.
+pub fn allow_xsetbv() {
+    const OSXSAVE: u64 = 1 << 18;
+    // SAFETY: it allows XSETBV and the like, of which compiled code has none.
+    unsafe { asm!("mov cr4, {}", in(reg) cr4() | OSXSAVE, options(nostack, preserves_flags)) };
+}
+
+/// XCR0, the guest's, on a CPU that has it.
+pub fn xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reading changes nothing, and CR4.OSXSAVE is set if there is XCR0.
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Sets XCR0, the guest's, to a value that was checked against CPUID.
+pub fn set_xcr0(value: u64) {
+    // SAFETY: the hypervisor uses no extended state, and CR4.OSXSAVE is set if there is XSETBV at all.
+    unsafe {
+        asm!(
+            "xsetbv",
+            in("ecx") 0,
+            in("eax") value as u32,
+            in("edx") (value >> 32) as u32,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+}
+
+/// DR0 to DR3, which are the guest's all the time.
+pub fn breakpoint_addresses() -> [u64; 4] {
+    let (dr0, dr1, dr2, dr3): (u64, u64, u64, u64);
+    // SAFETY: reading changes nothing.
+    unsafe {
+        asm!(
+            "mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3",
+            out(reg) dr0, out(reg) dr1, out(reg) dr2, out(reg) dr3,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    [dr0, dr1, dr2, dr3]
+}
+
 /// The faulting address of the last page fault.
 pub fn cr2() -> u64 {
     // SAFETY: reading changes nothing.
     unsafe { x86::controlregs::cr2() as u64 }
+}
+
+/// Sets CR2.
+pub fn set_cr2(value: u64) {
+    // SAFETY: the hypervisor takes no page faults that it returns from while the guest lives.
+    unsafe { asm!("mov cr2, {}", in(reg) value, options(nomem, nostack, preserves_flags)) };
 }
 
 /// CPUID.

@@ -79,7 +79,7 @@ pub fn load() -> Tables {
     tables
 }
 
-/// Where the tables lie: linear addresses for the host-state area of a VMCS.
+/// Where the tables lie: linear addresses, for VM exits to load.
 #[derive(Clone, Copy, Debug)]
 pub struct Tables {
     /// GDTR base.

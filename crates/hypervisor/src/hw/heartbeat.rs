@@ -15,10 +15,13 @@ const IO_APIC: u64 = 0xfec0_0000;
 const SELECT: usize = 0x00;
 const WINDOW: usize = 0x10;
 const VERSION: u32 = 1;
-/// The redirection entry of pin 2, where PCs have the 8254's channel 0.
-const TIMER_PIN: u32 = 0x10 + 2 * 2;
+/// The redirection entry of pin 0.
+const FIRST_PIN: u32 = 0x10;
+/// That of pin 2, where PCs have the 8254's channel 0.
+const TIMER_PIN: u32 = FIRST_PIN + 2 * 2;
 /// Delivery mode NMI, edge-triggered, physical destination, not masked.
 const NMI: u32 = 4 << 8;
+const MASKED: u32 = 1 << 16;
 
 /// The period in ticks of the 8254: 10 ms. A host command waits no longer, whatever the guest does.
 const PERIOD: u16 = 11_932;
@@ -43,12 +46,17 @@ pub fn start(map: &DirectMap) {
         return;
     }
     let write = |register: u32, value: u32| {
-        // SAFETY: as above; the entry makes pin 2 send an NMI, for which a handler is installed.
+        // SAFETY: as above; all entries are masked but that of pin 2, which sends an NMI: it has a handler.
         unsafe {
             ptr::write_volatile(registers.wrapping_add(SELECT).cast::<u32>(), register);
             ptr::write_volatile(registers.wrapping_add(WINDOW).cast::<u32>(), value);
         }
     };
+    // What firmware has left on must not interrupt: there is no handler for it.
+    let pins = read(VERSION) >> 16 & 0xff;
+    for pin in 0..=pins {
+        write(FIRST_PIN + 2 * pin, MASKED);
+    }
     write(TIMER_PIN + 1, apic::read(apic::Register::Id) & 0xff00_0000);
     write(TIMER_PIN, NMI);
     port::write_u8(PIT_CONTROL, PIT_PERIODIC);

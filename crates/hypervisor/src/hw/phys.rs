@@ -16,6 +16,20 @@ use super::image;
 /// Where physical address 0 is mapped.
 pub const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
 
+/// What the boot tables map.
+pub const BOOT_MAP_END: u64 = 4 << 30;
+
+/// One past the highest physical address that is mapped.
+static DIRECT_MAP_END: AtomicU64 = AtomicU64::new(BOOT_MAP_END);
+
+/// From now on the direct map reaches to `end`.
+///
+/// # Safety
+/// It does.
+pub unsafe fn set_direct_map_end(end: u64) {
+    DIRECT_MAP_END.store(end, Ordering::Relaxed);
+}
+
 /// The right to all physical memory: there is one, and [`DirectMap::hand_out`] ends it.
 pub struct DirectMap(());
 
@@ -29,7 +43,7 @@ impl DirectMap {
     /// Where a physical address is mapped.
     ///
     /// # Panics
-    /// It is 4 GiB or above.
+    /// It is not mapped.
     pub fn pointer(&self, hpa: u64) -> *mut u8 {
         pointer(hpa)
     }
@@ -85,7 +99,7 @@ impl DirectMap {
 }
 
 fn pointer(hpa: u64) -> *mut u8 {
-    assert!(hpa < 4 << 30, "the direct map ends at 4 GiB");
+    assert!(hpa < DIRECT_MAP_END.load(Ordering::Relaxed), "the direct map reaches to all memory in use");
     ptr::with_exposed_provenance_mut((DIRECT_MAP + hpa) as usize)
 }
 
@@ -364,6 +378,13 @@ impl Area for SpareArea {
     }
 }
 
+/// Where an object of the hypervisor lies in physical memory, where it is in one piece.
+pub fn hpa_of<T>(object: &T) -> Hpa {
+    let va = (&raw const *object) as u64;
+    let image = image::virtual_range();
+    Hpa::new(if image.contains(&va) { va - image.start + image::physical_start() } else { va - DIRECT_MAP })
+}
+
 /// A page of the hypervisor that the CPU gets to know by its physical address, such as a VMCS.
 #[repr(C, align(4096))]
 pub struct HostPage([u8; FRAME as usize]);
@@ -377,13 +398,7 @@ impl HostPage {
 
     /// Its physical address.
     pub fn hpa(&self) -> Hpa {
-        let va = (&raw const *self) as u64;
-        let image = image::virtual_range();
-        Hpa::new(if image.contains(&va) {
-            va - image.start + image::physical_start()
-        } else {
-            va - DIRECT_MAP
-        })
+        hpa_of(self)
     }
 
     /// Its bytes.

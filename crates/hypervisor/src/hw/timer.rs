@@ -19,6 +19,11 @@ const PIT_HZ: u64 = 1_193_182;
 /// How long to measure, in 8254 ticks: 10 ms.
 const MEASURE: u16 = (PIT_HZ / 100) as u16;
 
+/// How often.
+const SAMPLES: usize = 3;
+/// Ticks of the TSC to wait for the end of a sample: a second of the fastest machines, a few of slow ones.
+const PATIENCE: u64 = 1 << 32;
+
 const PIT_CHANNEL_2: u16 = 0x42;
 const PIT_CONTROL: u16 = 0x43;
 /// Channel 2, both bytes, mode 0: the output rises when the count ends.
@@ -35,6 +40,18 @@ const OUTPUT_2: u8 = 1 << 5;
 pub fn calibrate() -> Result<u64, &'static str> {
     apic::write(Register::Divide, DIVIDE_BY_1);
     apic::write(Register::LvtTimer, u32::from(TIMER));
+    // System management may take time out of a sample, and never puts any in: the shortest is the best.
+    let samples = (0..SAMPLES).map_while(|_| sample());
+    let (tsc, apic) = samples.min().filter(|(tsc, apic)| *tsc > 0 && *apic > 0).ok_or(
+        "the machine's clocks (8254, TSC, local APIC timer) do not run; choose another machine model",
+    )?;
+    RATIO.store((u64::from(apic) << 32) / tsc, Ordering::Relaxed);
+    let measure = u64::from(MEASURE);
+    Ok((tsc * PIT_HZ + measure / 2) / measure)
+}
+
+/// The ticks of TSC and APIC timer in [`MEASURE`], if the 8254 counts at all.
+fn sample() -> Option<(u64, u32)> {
     let control = port::read_u8(SYSTEM_CONTROL) & !(SPEAKER | GATE_2);
     port::write_u8(SYSTEM_CONTROL, control | GATE_2);
     port::write_u8(PIT_CONTROL, PIT_ONE_SHOT);
@@ -42,21 +59,16 @@ pub fn calibrate() -> Result<u64, &'static str> {
     port::write_u8(PIT_CHANNEL_2, (MEASURE >> 8) as u8);
     apic::write(Register::InitialCount, u32::MAX);
     let start = cpu::tsc();
-    // Far beyond 10 ms on any machine, so that a broken 8254 does not hang the boot.
-    const PATIENCE: u32 = 100_000_000;
-    let ended = (0..PATIENCE).any(|_| port::read_u8(SYSTEM_CONTROL) & OUTPUT_2 != 0);
+    let mut ended = false;
+    // Some machines gate the 8254 off.
+    while !ended && cpu::tsc() - start < PATIENCE {
+        ended = port::read_u8(SYSTEM_CONTROL) & OUTPUT_2 != 0;
+    }
     let tsc = cpu::tsc() - start;
     let apic = u32::MAX - apic::read(Register::CurrentCount);
     port::write_u8(SYSTEM_CONTROL, control);
     disarm();
-    if !ended || tsc == 0 || apic == 0 {
-        return Err(
-            "the machine's clocks (8254, TSC, local APIC timer) do not run; choose another machine model",
-        );
-    }
-    RATIO.store((u64::from(apic) << 32) / tsc, Ordering::Relaxed);
-    let measure = u64::from(MEASURE);
-    Ok((tsc * PIT_HZ + measure / 2) / measure)
+    ended.then_some((tsc, apic))
 }
 
 /// Rings at a time of the TSC, or shortly afterwards; a time past rings at once. A time beyond the timer's

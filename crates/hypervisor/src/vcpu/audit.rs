@@ -5,6 +5,7 @@ use umbra_telemetry::{Audit, GuestExit};
 use umbra_vcpu::backend::Backend;
 
 use super::Vcpu;
+use super::time::AlarmAfter;
 use crate::hw::cpu;
 
 /// When to audit, and how often it was done.
@@ -53,9 +54,6 @@ impl<B: Backend> Vcpu<B> {
         if let Err(violation) = check(self) {
             self.end = Some(GuestExit::AuditFailed(alloc::format!("{violation}")));
         }
-        self.clock.skip(cpu::tsc() - start);
-        self.backend.set_tsc_offset(self.clock.tsc_offset());
-        // It rings for a time of the machine, which the guest's has fallen behind.
-        self.alarm.reset();
+        self.take_time_back(start, AlarmAfter::SetLater);
     }
 }

@@ -1,10 +1,10 @@
 //! Exits that read or write control registers, and INVLPG and its like.
 
 use umbra_emulator::Segment;
-use umbra_paging::{Access, AccessKind, Gva, Paging, cr4};
-use umbra_telemetry::{ExitCause, GuestExit};
+use umbra_paging::{Access, AccessKind, Gva, cr4};
+use umbra_telemetry::ExitCause;
 use umbra_vcpu::backend::{Backend, CodeMode};
-use umbra_vcpu::control::{Context, Controls};
+use umbra_vcpu::control::Context;
 use umbra_vcpu::event::Event;
 
 use super::Vcpu;
@@ -12,26 +12,9 @@ use super::Vcpu;
 impl<B: Backend> Vcpu<B> {
     /// CR0 and CR4 have bits that the guest changes without an exit.
     pub(super) fn refresh_controls(&mut self) {
-        self.controls.cr0 = self.backend.cr0();
-        self.controls.cr4 = self.backend.cr4();
-    }
-
-    /// Makes new control registers the guest's.
-    pub(super) fn load_controls(&mut self, new: Controls) {
-        self.controls = new;
-        match Paging::from_registers(new.cr0, new.cr3, new.cr4, new.efer) {
-            Ok(paging) => {
-                if *self.mmu.paging(0) != paging {
-                    self.mmu.load_paging(&mut self.env, 0, paging);
-                }
-                self.root = self.mmu.root(&self.env, 0);
-                self.root_is_loadable = self.mmu.is_loadable(0, paging.root);
-                self.backend.set_controls(&self.controls, self.root, self.root_is_loadable);
-                // Whether CR3 can be read without an exit depends on it.
-                self.targets_stale = self.targets.has_room();
-            }
-            Err(unsupported) => self.end = Some(GuestExit::Unsupported(alloc::format!("{unsupported}"))),
-        }
+        let controls = self.cpu.controls_mut();
+        controls.cr0 = self.backend.cr0();
+        controls.cr4 = self.backend.cr4();
     }
 
     pub(super) fn context(&self) -> Context {
@@ -52,19 +35,30 @@ impl<B: Backend> Vcpu<B> {
     pub(super) fn write_cr_exit(&mut self, cr: u8, gpr: u8) -> ExitCause {
         self.refresh_controls();
         let value = self.operand(self.backend.gpr(gpr));
-        let old = self.controls;
+        let (old, known) = (*self.cpu.controls(), self.cpu.known());
         let (cause, written) = match cr {
             0 => (
                 ExitCause::Cr0,
-                old.write_cr0(value, self.context()).ok().map(|new| {
-                    let paging = (old.cr0 ^ new.cr0) & umbra_paging::cr0::PG != 0;
-                    (new, paging)
-                }),
+                old.write_cr0(value, self.context())
+                    .and_then(|new| old.then_pdptes(new, &self.env, known))
+                    .ok()
+                    .map(|new| {
+                        let paging = (old.cr0 ^ new.cr0) & umbra_paging::cr0::PG != 0;
+                        (new, paging)
+                    }),
             ),
-            3 => (ExitCause::Cr3Write, old.write_cr3(value, &self.known).ok()),
+            3 => {
+                let written = old
+                    .write_cr3(value, known)
+                    .and_then(|(new, flushes)| Ok((new.load_pdptes(&self.env, known)?, flushes)));
+                (ExitCause::Cr3Write, written.ok())
+            }
             4 => (
                 ExitCause::Cr4,
-                old.write_cr4(value, &self.known).ok().map(|new| (new, old.cr4_write_flushes(&new))),
+                old.write_cr4(value, known)
+                    .and_then(|new| old.then_pdptes(new, &self.env, known))
+                    .ok()
+                    .map(|new| (new, old.cr4_write_flushes(&new))),
             ),
             _ => {
                 match self.platform.set_cr8(value) {
@@ -80,10 +74,7 @@ impl<B: Backend> Vcpu<B> {
                 if cr == 3 {
                     // What is cached for the same PCID under another root stays allowed, but a large page of it may be
                     // cached by smaller ones, of which the guest's INVLPG would drop one.
-                    flushes |= self.targets.mixes(value);
-                    self.targets.follows(old.cr3, value);
-                    self.list_root(value);
-                    self.list_twin(false);
+                    flushes |= self.follow_cr3_write(old.cr3, value);
                 }
                 if flushes {
                     self.mmu.flush_guest(&mut self.env);
@@ -98,7 +89,7 @@ impl<B: Backend> Vcpu<B> {
     pub(super) fn read_cr_exit(&mut self, cr: u8, gpr: u8) -> ExitCause {
         let (cause, value) = match cr {
             0 => (ExitCause::Cr0, self.backend.cr0()),
-            3 => (ExitCause::Cr3Read, self.controls.cr3),
+            3 => (ExitCause::Cr3Read, self.cpu.controls().cr3),
             4 => (ExitCause::Cr4, self.backend.cr4()),
             _ => (ExitCause::Other, self.platform.cr8()),
         };
@@ -109,14 +100,14 @@ impl<B: Backend> Vcpu<B> {
 
     pub(super) fn clts_exit(&mut self) -> ExitCause {
         self.refresh_controls();
-        self.load_controls(self.controls.clear_task_switched());
+        self.load_controls(self.cpu.controls().clear_task_switched());
         self.skip();
         ExitCause::Cr0
     }
 
     pub(super) fn lmsw_exit(&mut self, value: u16) -> ExitCause {
         self.refresh_controls();
-        match self.controls.load_machine_status_word(value, self.context()) {
+        match self.cpu.controls().load_machine_status_word(value, self.context()) {
             Ok(new) => {
                 self.load_controls(new);
                 self.skip();

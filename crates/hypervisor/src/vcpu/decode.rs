@@ -15,10 +15,11 @@ impl<B: Backend> Vcpu<B> {
     /// The instruction cannot be fetched any more: the guest has changed its tables without a flush,
     /// and gets the fault that the CPU raises without its cached translation.
     pub(super) fn measure_instruction(&mut self) -> Result<(), GuestFault> {
-        self.instruction_length = match self.backend.instruction_length() {
+        let length = match self.backend.instruction_length() {
             Some(length) => length,
             None => self.decode_length()?,
         };
+        self.instruction.set_length(length);
         Ok(())
     }
 
@@ -41,13 +42,15 @@ impl<B: Backend> Vcpu<B> {
         let mut buffer = [0; MAX_INSTRUCTION];
         let (fetched, _) = self.fetch(&mut buffer);
         let identity = identify(&buffer[..fetched], self.mode());
-        self.instruction_length = identity.map_or(0, |identity| identity.length);
+        self.instruction.set_length(identity.map_or(0, |identity| identity.length));
         let cause = match identity.map(|identity| identity.operation) {
             Some(Operation::MovToCr { cr, gpr }) => return self.write_cr_exit(cr, gpr as u8),
             Some(Operation::MovFromCr { cr, gpr }) => return self.read_cr_exit(cr, gpr as u8),
             Some(Operation::MachineStatusWord) => ExitCause::Cr0,
             Some(Operation::Invalidation) => ExitCause::Invlpg,
-            Some(Operation::SoftwareInterrupt | Operation::Other) | None => ExitCause::Other,
+            Some(Operation::SoftwareInterrupt | Operation::Virtualization | Operation::Other) | None => {
+                ExitCause::Other
+            }
         };
         match self.emulate() {
             Emulated::Done => cause,
@@ -57,6 +60,18 @@ impl<B: Backend> Vcpu<B> {
                 cause
             }
         }
+    }
+
+    /// Whether the instruction at RIP, which has raised an exception, is one of a virtualization
+    /// extension.
+    pub(super) fn is_virtualization(&mut self) -> bool {
+        if self.events.under_way() {
+            return false;
+        }
+        let mut buffer = [0; MAX_INSTRUCTION];
+        let (fetched, _) = self.fetch(&mut buffer);
+        let identity = identify(&buffer[..fetched], self.mode());
+        identity.is_some_and(|identity| identity.operation == Operation::Virtualization)
     }
 
     fn end_with_changed_code(&mut self, bytes: &[u8]) {

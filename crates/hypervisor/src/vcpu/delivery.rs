@@ -14,7 +14,7 @@ impl<B: Backend> Vcpu<B> {
     pub(super) fn deliver_by_software(&mut self) -> Option<ExitCause> {
         let mut cause = None;
         while self.end.is_none()
-            && let Some(event) = self.pending.take()
+            && let Some(event) = self.events.take()
         {
             let delivery = self.for_delivery(event);
             let result = deliver(self, delivery);
@@ -23,14 +23,14 @@ impl<B: Backend> Vcpu<B> {
                     self.backend.block_nmis(true);
                 }
                 self.retire_transfer();
-                self.progress.made();
+                self.faults.progress_made();
                 // A task switch may have raised a debug trap, which the next entry delivers.
                 break;
             }
-            self.pending = Some(event);
+            self.events.replace(event);
             cause = self.fail_delivery(result).or(cause);
             // One exit does bounded work. #AC is about a stack segment, so all segments are such as VM entry takes.
-            if self.pending.is_some_and(Event::may_recur) {
+            if self.events.pending().is_some_and(Event::may_recur) {
                 break;
             }
         }
@@ -42,14 +42,14 @@ impl<B: Backend> Vcpu<B> {
         if let Source::Gate { .. } = source {
             return self.deliver_by_software().unwrap_or(ExitCause::Other);
         }
-        let next_rip = self.backend.rip().wrapping_add(self.instruction_length.into());
+        let next_rip = self.backend.rip().wrapping_add(self.instruction.length());
         let result = task_switch(self, selector, source, next_rip);
         if result.is_ok() {
             if source == Source::Iret {
                 self.unblock_nmis();
             }
             self.retire_transfer();
-            self.progress.made();
+            self.faults.progress_made();
             return ExitCause::Other;
         }
         // A fault behind the commit point leaves segments that no VM entry takes.
@@ -62,7 +62,8 @@ impl<B: Backend> Vcpu<B> {
     /// cause of the exit, if that was a page fault.
     pub(super) fn leave_half_loaded_task(&mut self) -> Option<ExitCause> {
         let unusable = |segment| self.segment(segment).rights.is_unusable();
-        let half_loaded = !self.controls.long_mode() && (unusable(Segment::Cs) || unusable(Segment::Ss));
+        let half_loaded =
+            !self.cpu.controls().long_mode() && (unusable(Segment::Cs) || unusable(Segment::Ss));
         if half_loaded { self.deliver_by_software() } else { None }
     }
 
@@ -71,7 +72,7 @@ impl<B: Backend> Vcpu<B> {
     pub(super) fn retire_transfer(&mut self) {
         let flags = self.backend.rflags();
         self.backend.set_rflags(flags & !(rflags::TF | rflags::RF));
-        self.backend.retire(self.met);
+        self.backend.retire(self.instruction.met());
         self.backend.set_rflags(flags);
     }
 

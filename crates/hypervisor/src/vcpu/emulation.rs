@@ -3,9 +3,8 @@
 use alloc::vec::Vec;
 use core::arch::x86_64::CpuidResult;
 
-use umbra_devices::PlatformEvent;
 use umbra_emulator::{Cpu, Error, Feature, Gpr, Mode, Outcome, Segment, SegmentRegister, emulate};
-use umbra_mmu::{Backing, GuestMemory};
+use umbra_mmu::{Backing, GuestMemory, TranslateError};
 use umbra_paging::{Access, AccessKind, Gpa, GuestFault, Gva, PAGE_SIZE};
 use umbra_telemetry::ExitCause;
 use umbra_vcpu::backend::{Backend, CodeMode, rflags};
@@ -47,10 +46,10 @@ impl<B: Backend> Vcpu<B> {
                     }
                     Outcome::Transferred => self.retire_transfer(),
                 }
-                if core::mem::take(&mut self.loaded_ss) {
+                if self.instruction.take_loaded_ss() {
                     self.backend.block_by_mov_ss();
                 }
-                self.progress.made();
+                self.faults.progress_made();
                 Emulated::Done
             }
             Err(Error::Fault(fault)) => {
@@ -73,10 +72,10 @@ impl<B: Backend> Vcpu<B> {
     fn retire_emulated(&mut self, stepping: u64) {
         let flags = self.backend.rflags();
         if (flags ^ stepping) & rflags::TF == 0 {
-            return self.backend.retire(self.met);
+            return self.backend.retire(self.instruction.met());
         }
         self.backend.set_rflags(flags ^ rflags::TF);
-        self.backend.retire(self.met);
+        self.backend.retire(self.instruction.met());
         self.backend.set_rflags(flags);
     }
 
@@ -116,7 +115,18 @@ impl<B: Backend> Vcpu<B> {
     /// Where the guest's tables lead, for an access by the instruction at RIP.
     pub(super) fn translate(&mut self, gva: u64, kind: AccessKind) -> Result<Gpa, GuestFault> {
         let access = self.access(kind);
-        self.mmu.translate(&mut self.env, 0, Gva::new(gva), access)
+        self.translate_as(gva, access)
+    }
+
+    fn translate_as(&mut self, gva: u64, access: Access) -> Result<Gpa, GuestFault> {
+        loop {
+            match self.mmu.translate(&mut self.env, 0, Gva::new(gva), access) {
+                Ok(gpa) => return Ok(gpa),
+                Err(TranslateError::Fault(fault)) => return Err(fault),
+                // Only another vCPU can change entries meanwhile, and there is none.
+                Err(TranslateError::Raced) => (),
+            }
+        }
     }
 
     /// Whether memory lies at `gpa`.
@@ -132,13 +142,13 @@ impl<B: Backend> Vcpu<B> {
         access: Access,
     ) -> Result<[(Gpa, usize); 2], GuestFault> {
         let first = ((PAGE_SIZE - gva % PAGE_SIZE) as usize).min(length);
-        let gpa = self.mmu.translate(&mut self.env, 0, Gva::new(gva), access)?;
+        let gpa = self.translate_as(gva, access)?;
         let mut pieces = [(gpa, first), (gpa, 0)];
         if first < length {
             let next = gva.wrapping_add(first as u64);
             // Compatibility mode has its descriptor tables above 4 GiB, where nothing wraps.
             let next = if gva >> 32 == 0 { self.linear(next) } else { next };
-            pieces[1] = (self.mmu.translate(&mut self.env, 0, Gva::new(next), access)?, length - first);
+            pieces[1] = (self.translate_as(next, access)?, length - first);
         }
         Ok(pieces)
     }
@@ -167,7 +177,7 @@ impl<B: Backend> Vcpu<B> {
                 // Code is not fetched from devices: where there is no memory, the bus gives ones.
                 part.fill(0xff);
             } else {
-                let now = self.clock.now();
+                let now = self.time.now();
                 for (at, size) in bus_accesses(gpa.raw(), part.len()) {
                     let value = self.platform.mmio_read(now, at, size as u8).to_le_bytes();
                     let offset = (at - gpa.raw()) as usize;
@@ -203,27 +213,13 @@ impl<B: Backend> Vcpu<B> {
             self.mmu.write_guest(&mut self.env, gpa, bytes);
             return;
         }
-        let now = self.clock.now();
+        let now = self.time.now();
         for (at, size) in bus_accesses(gpa.raw(), bytes.len()) {
             let offset = (at - gpa.raw()) as usize;
             let mut value = [0; 8];
             value[..size].copy_from_slice(&bytes[offset..offset + size]);
             let event = self.platform.mmio_write(now, at, size as u8, u64::from_le_bytes(value));
             self.platform_event(event);
-        }
-    }
-
-    /// Notes the breakpoints that an access of the guest's instruction meets.
-    pub(super) fn watch(&mut self, what: Watched, address: u64, length: usize) {
-        self.met |= self.backend.breakpoints().met(what, address, length as u64);
-    }
-
-    /// Carries out what a device asked for.
-    pub(super) fn platform_event(&mut self, event: Option<PlatformEvent>) {
-        match event {
-            Some(PlatformEvent::Mark(mark)) => self.mark(mark),
-            Some(PlatformEvent::End(end)) => self.end = Some(end),
-            None => (),
         }
     }
 }
@@ -304,12 +300,12 @@ impl<B: Backend> Cpu for Vcpu<B> {
 
     fn port_read(&mut self, port: u16, size: u8) -> u32 {
         self.watch(Watched::Io, port.into(), size.into());
-        self.platform.port_read(self.clock.now(), port, size)
+        self.platform.port_read(self.time.now(), port, size)
     }
 
     fn port_write(&mut self, port: u16, size: u8, value: u32) {
         self.watch(Watched::Io, port.into(), size.into());
-        let event = self.platform.port_write(self.clock.now(), port, size, value);
+        let event = self.platform.port_write(self.time.now(), port, size, value);
         self.platform_event(event);
     }
 
@@ -332,7 +328,7 @@ impl<B: Backend> Cpu for Vcpu<B> {
 
     fn trap_due(&self) -> bool {
         // MOV SS may have held back a trap, to behind the first iteration. A write to a port may end the guest.
-        self.met != 0 || self.backend.debug_trap_due() || self.end.is_some()
+        self.instruction.met() != 0 || self.backend.debug_trap_due() || self.end.is_some()
     }
 }
 

@@ -15,7 +15,7 @@ const RAX: u8 = 0;
 impl<B: Backend> Vcpu<B> {
     /// IN or OUT. `None` for the phase marks, which do not count.
     pub(super) fn io_exit(&mut self, port: u16, size: u8, input: bool) -> Option<ExitCause> {
-        let now = self.clock.now();
+        let now = self.time.now();
         let rax = self.backend.gpr(RAX);
         if input {
             let value = u64::from(self.platform.port_read(now, port, size));

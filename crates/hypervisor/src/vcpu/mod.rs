@@ -6,25 +6,31 @@
 
 pub mod sandbox;
 
+mod accounts;
+mod address_space;
 mod audit;
-mod clock;
+mod console;
 mod control_exits;
+mod cpuid_exits;
 mod decode;
 mod delivery;
 mod emulation;
-mod instructions;
-mod interrupts;
+mod events;
+mod guest_cpu;
+mod instruction;
 mod io;
 mod msr;
 mod page_fault;
+mod platform;
 mod policy;
-mod roots;
+mod progress;
 mod run;
 mod screen;
 mod simple;
 mod start;
 mod system;
+mod time;
 mod trace;
 
-pub use run::{MACHINE_CHECK, Vcpu};
+pub use run::Vcpu;
 pub use start::run;

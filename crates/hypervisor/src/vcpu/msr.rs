@@ -7,7 +7,7 @@ use umbra_vcpu::event::Event;
 
 use super::Vcpu;
 
-pub(super) const IA32_MISC_ENABLE: u32 = 0x1a0;
+pub const IA32_MISC_ENABLE: u32 = 0x1a0;
 
 impl<B: Backend> Vcpu<B> {
     pub(super) fn read_msr_exit(&mut self) -> ExitCause {
@@ -32,25 +32,25 @@ impl<B: Backend> Vcpu<B> {
     }
 
     fn read_msr(&mut self, msr: u32) -> Result<u64, Refused> {
-        let source = match self.msrs.read(msr)? {
+        let source = match self.cpu.msrs_mut().read(msr)? {
             Answer::Done(value) => return Ok(value),
             Answer::Ask(source) => source,
         };
         match source {
-            Source::Tsc => Ok(self.clock.read_tsc()),
-            Source::Frequency => Ok(self.clock.now()),
-            Source::Efer => Ok(self.controls.efer),
-            Source::ArchCapabilities => self.cpuid.arch_capabilities().ok_or(Refused),
-            Source::Apic => self.platform.msr_read(self.clock.now(), msr).map_err(|_| Refused),
+            Source::Tsc => Ok(self.time.read_tsc()),
+            Source::Frequency => Ok(self.time.now()),
+            Source::Efer => Ok(self.cpu.controls().efer),
+            Source::ArchCapabilities => self.cpu.cpuid().arch_capabilities().ok_or(Refused),
+            Source::Apic => self.platform.msr_read(self.time.now(), msr).map_err(|_| Refused),
             Source::Hardware => self.backend.read_msr(msr).ok_or(Refused),
         }
     }
 
     fn write_msr(&mut self, msr: u32, value: u64) -> Result<(), Refused> {
-        let source = match self.msrs.write(msr, value)? {
+        let source = match self.cpu.msrs_mut().write(msr, value)? {
             Answer::Done(()) => {
                 if msr == IA32_MISC_ENABLE {
-                    self.known = self.cpuid.known(self.dynamic());
+                    self.cpu.refresh_known(self.dynamic());
                 }
                 return Ok(());
             }
@@ -58,18 +58,18 @@ impl<B: Backend> Vcpu<B> {
         };
         match source {
             Source::Tsc => {
-                self.clock.write_tsc(value);
-                self.platform.set_tsc_offset(self.clock.now(), self.clock.written());
-                self.backend.set_tsc_offset(self.clock.tsc_offset());
+                self.time.write_tsc(value);
+                self.platform.set_tsc_offset(self.time.now(), self.time.written());
+                self.backend.set_tsc_offset(self.time.tsc_offset());
             }
             Source::Efer => {
                 self.refresh_controls();
-                let new = self.controls.write_efer(value, &self.known).map_err(|_| Refused)?;
+                let new = self.cpu.controls().write_efer(value, self.cpu.known()).map_err(|_| Refused)?;
                 self.load_controls(new);
             }
             Source::Apic => {
                 let before = self.platform.lapic_page();
-                self.platform.msr_write(self.clock.now(), msr, value).map_err(|_| Refused)?;
+                self.platform.msr_write(self.time.now(), msr, value).map_err(|_| Refused)?;
                 if self.platform.lapic_page() != before {
                     self.moved_apic();
                 }

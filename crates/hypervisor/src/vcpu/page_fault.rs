@@ -14,36 +14,10 @@ use super::emulation::{Emulated, MAX_INSTRUCTION};
 /// Exits by the same fault of the same instruction that are allowed in a row: a bound for what I6 rules out.
 const MAX_REPEATS: u32 = 64;
 
-/// The guest has run for a short time if it was fewer ticks than these: a kernel that walks a table spends some hundred
-/// instructions on an entry, and some thousand on a page fault.
-const SOON: u64 = 1500;
-
-/// Whether the guest makes progress: the last fault, and how often it came in a row.
-#[derive(Default)]
-pub struct Progress {
-    last: Option<(u64, Gva, u32)>,
-    repeats: u32,
-}
-
-impl Progress {
-    /// Another fault; returns how often exactly it has come before without a break.
-    fn fault(&mut self, rip: u64, gva: Gva, error_code: u32) -> u32 {
-        let this = Some((rip, gva, error_code));
-        self.repeats = if self.last == this { self.repeats + 1 } else { 0 };
-        self.last = this;
-        self.repeats
-    }
-
-    /// An instruction retired, an iteration of one, or an event is delivered.
-    pub fn made(&mut self) {
-        self.last = None;
-    }
-}
-
 impl<B: Backend> Vcpu<B> {
     pub(super) fn page_fault_exit(&mut self, gva: Gva, error_code: u32) -> ExitCause {
         let rip = self.backend.rip();
-        let repeats = self.progress.fault(rip, gva, error_code);
+        let repeats = self.faults.fault(rip, gva, error_code);
         if repeats > MAX_REPEATS {
             self.end = Some(GuestExit::Unsupported(alloc::format!(
                 "the instruction at {rip:#x} faults at {gva:#x} again and again without getting further; please \
@@ -64,6 +38,11 @@ impl<B: Backend> Vcpu<B> {
                 Work::Install => ExitCause::HostFaultInstall,
                 Work::Dirty => ExitCause::HostFaultDirty,
                 Work::Accessed => ExitCause::HostFaultAccessed,
+                Work::Raced => {
+                    // Not the instruction's fault: it gets further once the other vCPU lets go.
+                    self.faults.progress_made();
+                    ExitCause::HostFaultAccessed
+                }
             },
             FaultOutcome::Guest(fault) => self.guest_fault(fault),
             FaultOutcome::Mmio { gpa } => {
@@ -80,10 +59,10 @@ impl<B: Backend> Vcpu<B> {
                 }
                 // An event under way has no instruction to emulate. Mostly the CPU can write what it pushes once the
                 // table is released.
-                if self.pending.is_some() && repeats > 0 {
+                if self.events.under_way() && repeats > 0 {
                     return self.deliver_by_software().unwrap_or(ExitCause::HostFaultTableWrite);
                 }
-                if self.pending.is_none() {
+                if !self.events.under_way() {
                     match self.emulate() {
                         Emulated::Done => return ExitCause::HostFaultTableWrite,
                         Emulated::Faulted(cause) => return cause.unwrap_or(ExitCause::HostFaultTableWrite),
@@ -98,13 +77,14 @@ impl<B: Backend> Vcpu<B> {
     }
 
     fn origin(&mut self, rip: u64) -> Origin {
-        let cr2 = self.backend.cr2();
-        let same_fault = core::mem::replace(&mut self.last_cr2, cr2) == cr2;
-        let long = self.backend.code_mode() == CodeMode::Bits64;
-        Origin {
-            rip: Gva::new(rip),
-            rsp: long.then(|| Gva::new(self.backend.gpr(Gpr::Rsp as u8))),
-            soon: same_fault && self.ran < SOON,
+        let soon = self.faults.is_back_to_back(self.backend.cr2());
+        let origin = Origin::at(Gva::new(rip)).with_soon(soon);
+        let rsp = self.backend.gpr(Gpr::Rsp as u8);
+        match self.backend.code_mode() {
+            CodeMode::Bits64 => origin.with_stack(Gva::new(rsp)),
+            // Kernels that write page tables have flat segments.
+            CodeMode::Bits32 => origin.with_stack(Gva::new(rsp & 0xffff_ffff)),
+            CodeMode::Bits16 => origin,
         }
     }
 
@@ -112,7 +92,7 @@ impl<B: Backend> Vcpu<B> {
         let exit = Exit {
             pfec,
             alignment_check: self.backend.rflags() & rflags::AC != 0,
-            delivery: self.pending.is_some(),
+            delivery: self.events.under_way(),
         };
         let paging = *self.mmu.paging(0);
         classify(&exit, &paging, gva, self)
@@ -132,7 +112,7 @@ impl<B: Backend> Vcpu<B> {
     /// Carries out the instruction at RIP, or the delivery under way, whatever it is. An instruction
     /// that neither the emulator nor the sandbox knows is undefined: the book's limits list these.
     fn carry_out(&mut self, own: ExitCause) -> ExitCause {
-        if self.pending.is_some() {
+        if self.events.under_way() {
             return self.deliver_by_software().unwrap_or(own);
         }
         let emulated = match self.emulate() {

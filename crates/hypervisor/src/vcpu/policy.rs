@@ -1,6 +1,7 @@
 //! How writes to guest tables are answered.
 
-use umbra_mmu::{Answer, EmulateReachable, Predictor, TableWrite, WritePolicy};
+use umbra_mmu::Predictor;
+use umbra_mmu::policy::{Answer, EmulateReachable, TableWrite, WritePolicy};
 use umbra_paging::Gfn;
 
 /// The MMU's predictor of bursts, or, with that switched off, emulation of every write to a table in use.

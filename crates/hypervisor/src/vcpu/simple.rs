@@ -40,7 +40,7 @@ impl<B: Backend> Vcpu<B> {
         if simple.writes() != write {
             return false;
         }
-        let (now, size) = (self.clock.now(), simple.width() as u8);
+        let (now, size) = (self.time.now(), simple.width() as u8);
         let old = if simple.reads() { self.platform.mmio_read(now, gpa.raw(), size) } else { 0 };
         let effect = effect(simple, &self.backend, old);
         let next_rip = simple.next_rip();
@@ -56,7 +56,7 @@ impl<B: Backend> Vcpu<B> {
     /// The bytes of the instruction at RIP, if nothing stands against the short way.
     #[inline(always)]
     fn plain_code(&mut self) -> Option<u128> {
-        if !self.settings.quick_stores || self.pending.is_some() || !self.backend.is_plain() {
+        if !self.settings.fast_emulation || self.events.under_way() || !self.backend.is_plain() {
             return None;
         }
         let rip = Gva::new(self.backend.rip());
@@ -70,7 +70,7 @@ impl<B: Backend> Vcpu<B> {
         self.backend.set_rflags(effect.rflags);
         self.backend.set_rip(next_rip);
         self.backend.retire(0);
-        self.progress.made();
+        self.faults.progress_made();
     }
 }
 

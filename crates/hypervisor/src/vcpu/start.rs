@@ -5,10 +5,11 @@ use alloc::string::{String, ToString};
 use core::error::Error;
 
 use umbra_machine::upkeep::Upkeep;
-use umbra_mmu::{Config, EmulateReachable, Encodings, FilterPolicy, MIN_FRAMES_PER_VCPU, Mmu};
-use umbra_paging::{Features, cr0, cr4, efer};
+use umbra_mmu::policy::EmulateReachable;
+use umbra_mmu::{Config, Encodings, FilterPolicy, MIN_FRAMES_PER_VCPU, Mmu};
+use umbra_paging::{Features, Pdptes, cr0, cr4, efer};
 use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
-use umbra_telemetry::{GuestFaults, Mechanism, Message};
+use umbra_telemetry::{BootConfig, GuestFaults, Mechanism, Message};
 use umbra_vcpu::arch_capabilities::IA32_ARCH_CAPABILITIES;
 use umbra_vcpu::backend::{Backend, Capabilities};
 use umbra_vcpu::control::{Controls, efer_more};
@@ -17,6 +18,7 @@ use umbra_vcpu::entry::{Entry, Mode};
 use umbra_vcpu::mmu_events::EventLog;
 
 use super::audit::Auditor;
+use super::console::Console;
 use super::policy::Writes;
 use super::run::{Parts, Settings, Vcpu};
 use super::trace::Tracer;
@@ -54,24 +56,23 @@ fn prepare<B: Backend>(machine: Machine, new_backend: NewBackend<B>) -> Result<V
         || cpu::read_msr(IA32_ARCH_CAPABILITIES),
     );
     let features = cpuid.features();
+    check_options(&config, capabilities)?;
     let encodings = choose_encodings(config.guest_faults, features, capabilities);
     let mut env = Env { ram, pool, tlb: backend.tlb(), events: EventLog::new(config.trace) };
     let on = |mechanism| !config.without.contains(&mechanism);
     let loadable_roots = if on(Mechanism::Cr3) { capabilities.cr3_targets } else { 0 };
-    let mmu_config = Config {
-        features,
-        encodings,
-        filter: match config.guest_faults {
-            GuestFaults::Trap | GuestFaults::Present => FilterPolicy::Present,
-            GuestFaults::User => FilterPolicy::User,
-            GuestFaults::Auto => FilterPolicy::Auto,
-        },
-        loadable_roots,
-        eager: on(Mechanism::Eager),
-        ahead: on(Mechanism::Ahead),
-        vcpus: 1,
-        log_changes: config.audit.is_some(),
+    let mut mmu_config = Config::new(features, encodings);
+    mmu_config.filter = match config.guest_faults {
+        GuestFaults::Trap | GuestFaults::Present => FilterPolicy::Present,
+        GuestFaults::User => FilterPolicy::User,
+        GuestFaults::Auto => FilterPolicy::Auto,
     };
+    mmu_config.loadable_roots = loadable_roots;
+    mmu_config.eager = on(Mechanism::Eager);
+    mmu_config.prefetch_tables = on(Mechanism::PrefetchTables);
+    mmu_config.prefetch_accessed = on(Mechanism::PrefetchAccessed);
+    mmu_config.shadow_walk = on(Mechanism::ShadowWalk);
+    mmu_config.log_changes = config.audit.is_some();
     let policy = match on(Mechanism::Detach) {
         true => Writes::Predict(Box::default()),
         false => Writes::Emulate(EmulateReachable),
@@ -85,18 +86,18 @@ fn prepare<B: Backend>(machine: Machine, new_backend: NewBackend<B>) -> Result<V
     let settings = Settings {
         guest_faults,
         native_flushes: capabilities.native_flushes && on(Mechanism::Invlpg),
-        quick_stores: on(Mechanism::Quick),
+        fast_emulation: on(Mechanism::FastEmulation),
     };
     let auditor = config.audit.map(Auditor::new);
     let tracer = config.trace.then(Tracer::default);
-    let upkeep = Upkeep::new(tsc_hz, config.screen);
+    let console = Console::new(Upkeep::new(tsc_hz, config.screen));
     Ok(Vcpu::new(Parts {
         backend,
         mmu,
         env,
         canary,
         platform,
-        upkeep,
+        console,
         cpuid,
         tsc_hz,
         controls,
@@ -116,10 +117,28 @@ fn controls(mode: Mode) -> Controls {
             cr3,
             cr4: cr4::PAE,
             efer: efer::LMA | efer_more::LME,
+            pdptes: Pdptes::NONE,
         },
-        // Multiboot specification, "Machine state".
-        Mode::Protected => Controls { cr0: cr0::PE | NE_ET, cr3: 0, cr4: 0, efer: 0 },
+        // Multiboot specification, "Machine state"; boot.rst, "32-bit Boot Protocol".
+        Mode::Protected => Controls { cr0: cr0::PE | NE_ET, cr3: 0, cr4: 0, efer: 0, pdptes: Pdptes::NONE },
     }
+}
+
+/// Refuses what this CPU has not.
+fn check_options(config: &BootConfig, capabilities: Capabilities) -> Result<(), &'static str> {
+    if !capabilities.fault_filter && matches!(config.guest_faults, GuestFaults::Present | GuestFaults::User) {
+        return Err(
+            "this CPU intercepts all page faults or none; leave --guest-faults out, or choose a machine whose CPU \
+             filters them, such as penryn",
+        );
+    }
+    if capabilities.cr3_targets == 0 && config.without.contains(&Mechanism::Cr3) {
+        return Err(
+            "this CPU lets no load of CR3 through, so there is nothing to switch off; leave cr3 out of --without, or \
+             choose a machine with CR3-target values, such as penryn",
+        );
+    }
+    Ok(())
 }
 
 /// Pending entries as the user wants them, if the CPU takes them.
@@ -130,7 +149,7 @@ fn choose_encodings(wanted: GuestFaults, features: Features, capabilities: Capab
         return off;
     }
     if !capabilities.fault_filter {
-        info!("guest faults are trapped: this CPU does not tell page faults apart");
+        info!("guest faults are trapped: this CPU intercepts all page faults or none");
         return off;
     }
     let Some(encodings) = Encodings::reserved(features.maxphyaddr) else {

@@ -40,17 +40,18 @@ impl<B: Backend> SystemCpu for Vcpu<B> {
     }
 
     fn cr3(&self) -> u64 {
-        self.controls.cr3
+        self.cpu.controls().cr3
     }
 
     fn efer(&self) -> u64 {
-        self.controls.efer
+        self.cpu.controls().efer
     }
 
     fn load_machine_status_word(&mut self, value: u16) -> Result<(), Exception> {
         self.refresh_controls();
         let new = self
-            .controls
+            .cpu
+            .controls()
             .load_machine_status_word(value, self.context())
             .map_err(|_| Exception::GENERAL_PROTECTION)?;
         self.load_controls(new);
@@ -59,13 +60,17 @@ impl<B: Backend> SystemCpu for Vcpu<B> {
 
     fn set_task_switched(&mut self, set: bool) {
         self.refresh_controls();
-        let old = self.controls;
+        let old = *self.cpu.controls();
         self.load_controls(if set { old.set_task_switched() } else { old.clear_task_switched() });
     }
 
     fn load_task_cr3(&mut self, cr3: u32) -> Result<(), Exception> {
         self.refresh_controls();
-        let written = self.controls.write_cr3(cr3.into(), &self.known);
+        let (old, known) = (*self.cpu.controls(), self.cpu.known());
+        let written = old.write_cr3(cr3.into(), known).and_then(|(new, flushes)| {
+            let changes = new.cr3 != old.cr3;
+            Ok((if changes { new.load_pdptes(&self.env, known)? } else { new }, flushes))
+        });
         let (new, flushes) = written.map_err(|_| Exception::GENERAL_PROTECTION)?;
         self.load_controls(new);
         if flushes {
@@ -80,7 +85,7 @@ impl<B: Backend> SystemCpu for Vcpu<B> {
 
     fn trap_task_switch(&mut self) {
         self.backend.report_task_switch_trap();
-        self.pending = Some(Event::debug());
+        self.events.replace(Event::debug());
     }
 
     fn invalidate_page(&mut self, gva: u64) {
@@ -96,7 +101,7 @@ impl<B: Backend> SystemCpu for Vcpu<B> {
     }
 
     fn block_interrupts(&mut self) {
-        self.loaded_ss = true;
+        self.instruction.load_ss();
     }
 
     fn read_as(&mut self, privilege: Privilege, gva: u64, buf: &mut [u8]) -> Result<(), GuestFault> {

@@ -5,6 +5,7 @@ use umbra_telemetry::{ExitCause, Message};
 use umbra_vcpu::backend::{self, Backend};
 
 use super::Vcpu;
+use super::time::AlarmAfter;
 use crate::hw::cpu;
 use crate::telemetry;
 
@@ -40,11 +41,11 @@ impl<B: Backend> Vcpu<B> {
         let (address, value) = self.operands(exit);
         let exit = Exit {
             // What recording takes is taken out of the guest's time below.
-            time: self.clock.at(start),
+            time: self.time.at(start),
             ticks: 0,
             vcpu: 0,
             rip: self.backend.rip(),
-            cr3: self.controls.cr3,
+            cr3: self.cpu.controls().cr3,
             cause: None,
             address,
             value,
@@ -54,11 +55,9 @@ impl<B: Backend> Vcpu<B> {
         if let Some(tracer) = &mut self.tracer {
             tracer.current = Some(exit);
         }
-        self.clock.skip(cpu::tsc() - start);
-        self.backend.set_tsc_offset(self.clock.tsc_offset());
-        self.alarm.set_again(&self.clock);
+        self.take_time_back(start, AlarmAfter::SetNow);
         if let Some(tracer) = &mut self.tracer {
-            tracer.answered_from = self.clock.now();
+            tracer.answered_from = self.time.now();
         }
     }
 
@@ -77,7 +76,7 @@ impl<B: Backend> Vcpu<B> {
     /// The guest goes on now.
     pub(super) fn trace_entry(&mut self) {
         if let Some(tracer) = &self.tracer {
-            let ticks = self.clock.now().saturating_sub(tracer.answered_from);
+            let ticks = self.time.now().saturating_sub(tracer.answered_from);
             self.note(|exit| exit.ticks = ticks);
         }
     }

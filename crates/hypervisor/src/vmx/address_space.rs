@@ -1,18 +1,15 @@
 //! Which uses of the shadow tables exit, and flushes of the guest's translations.
 
-use umbra_mmu::{GuestFaults, Tlb};
+use umbra_mmu::{GuestFaults, PfecFilter, Tlb};
 use umbra_paging::{Gva, cr4};
 use umbra_vcpu::backend::{AddressSpace, ControlRegisters};
-use umbra_vcpu::fault_filter::FaultFilter;
 use x86::vmx::vmcs::control;
 use x86::vmx::vmcs::control::PrimaryControls;
 
+use super::capabilities::MAX_CR3_TARGETS;
 use super::controls::CR4_GUEST;
 use super::vmcs::Vmcs;
 use super::{PAGE_FAULT, VPID, Vmx};
-
-/// CR3-target values that are made use of: CPUs have no more (SDM, "CR3-Target Controls").
-pub const MAX_CR3_TARGETS: usize = 4;
 
 impl AddressSpace for Vmx {
     type Tlb = VmxTlb;
@@ -22,7 +19,7 @@ impl AddressSpace for Vmx {
     }
 
     fn set_guest_faults(&mut self, guest_faults: GuestFaults) {
-        let FaultFilter { bitmap_bit, mask, matched } = FaultFilter::of(guest_faults);
+        let PfecFilter { bitmap_bit, mask, matched } = guest_faults.pfec_filter();
         let bit = if bitmap_bit { PAGE_FAULT } else { 0 };
         self.exceptions = self.exceptions & !PAGE_FAULT | bit;
         self.update(control::EXCEPTION_BITMAP, self.exceptions);
@@ -46,12 +43,21 @@ impl AddressSpace for Vmx {
     }
 
     fn set_flush_exits(&mut self, exit: bool) {
-        let (cr4, own) = (self.cr4(), if exit { 0 } else { cr4::PGE });
+        let cr4 = self.cr4();
         self.switch_primary(PrimaryControls::INVLPG_EXITING, exit);
         // What the guest reads stays what it was.
         self.vmcs.write(control::CR4_READ_SHADOW, cr4);
-        self.cr4_flush = own;
-        self.vmcs.write(control::CR4_GUEST_HOST_MASK, !(CR4_GUEST | own));
+        self.flush_exits = exit;
+        self.cr4_flush = self.own_flush_bits();
+        self.vmcs.write(control::CR4_GUEST_HOST_MASK, !(CR4_GUEST | self.cr4_flush));
+    }
+}
+
+impl Vmx {
+    /// Bits of CR4 that the guest changes without an exit, though that flushes. Under PAE paging a
+    /// change of CR4.PGE also loads the PDPTE registers, from the guest's own table.
+    pub(super) fn own_flush_bits(&self) -> u64 {
+        if self.flush_exits || self.pae_paging { 0 } else { cr4::PGE }
     }
 }
 

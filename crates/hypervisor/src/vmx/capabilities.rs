@@ -17,6 +17,9 @@ const INVVPID_SINGLE_CONTEXT: u64 = 1 << 32 | 1 << 41;
 /// IA32_VMX_EPT_VPID_CAP: INVVPID's individual-address type.
 const INVVPID_ADDRESS: u64 = 1 << 40;
 
+/// CR3-target values that are made use of: CPUs have no more (SDM, "CR3-Target Controls").
+pub const MAX_CR3_TARGETS: usize = 4;
+
 /// The capabilities and the VMCS controls chosen from them.
 pub struct Capabilities {
     /// The VMCS revision identifier.
@@ -111,11 +114,7 @@ impl Capabilities {
             .map(|entry| Capabilities {
                 revision: basic as u32 & 0x7fff_ffff,
                 invvpid_by_address,
-                cr3_targets: if reads_exit {
-                    0
-                } else {
-                    cr3_targets.min(super::address_space::MAX_CR3_TARGETS)
-                },
+                cr3_targets: if reads_exit { 0 } else { cr3_targets.min(MAX_CR3_TARGETS) },
                 pin,
                 primary,
                 secondary,

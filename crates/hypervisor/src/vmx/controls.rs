@@ -1,11 +1,9 @@
 //! The guest's control registers and the MSRs that hardware keeps for it.
 
-use core::arch::asm;
-
 use umbra_mmu::{Root, RootFormat};
 use umbra_paging::{Gva, cr0, cr4, efer};
 use umbra_vcpu::backend::ControlRegisters;
-use umbra_vcpu::control::{Controls, cr0_more, efer_more};
+use umbra_vcpu::control::{Controls, cr0_more, cr4_more, efer_more};
 use x86::msr;
 use x86::vmx::vmcs::control::EntryControls;
 use x86::vmx::vmcs::{control, guest};
@@ -14,16 +12,16 @@ use super::{DEBUGCTL_BTF, DEBUGCTL_LBR, FPU_ERROR, Vmx};
 use crate::hw::cpu;
 
 /// CR0 bits that the guest changes without an exit: MP, EM, TS and AM mean the same for the real CPU.
-pub const CR0_GUEST: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 18;
+pub const CR0_GUEST: u64 = cr0_more::MP | cr0_more::EM | cr0_more::TS | cr0_more::AM;
 /// The real CR4 always has these: PAE for the shadow tables, MCE for the hypervisor, which a machine check must
 /// not shut down without a word.
 const CR4_REAL: u64 = cr4::PAE | 1 << 6;
 /// CR4 bits that the guest changes without an exit: TSD, DE, OSFXSR and OSXMMEXCPT, which every 64-bit CPU has.
-pub const CR4_GUEST: u64 = 1 << 2 | 1 << 3 | 1 << 9 | 1 << 10;
+pub const CR4_GUEST: u64 = cr4_more::TSD | cr4_more::DE | cr4_more::OSFXSR | cr4_more::OSXMMEXCPT;
 /// The real CR0 of a guest always has these: NE for VMX, WP for the tracking of guest page tables.
-const CR0_REAL: u64 = cr0::PE | cr0::PG | cr0::WP | 1 << 5;
+const CR0_REAL: u64 = cr0::PE | cr0::PG | cr0::WP | cr0_more::NE;
 /// CD and NW of the guest have no effect: its memory is write-back always.
-const CR0_NOT_REAL: u64 = 3 << 29;
+const CR0_NOT_REAL: u64 = cr0_more::CD | cr0_more::NW;
 
 const IA32_DEBUGCTL: u32 = 0x1d9;
 
@@ -38,8 +36,7 @@ impl ControlRegisters for Vmx {
     }
 
     fn set_cr2(&mut self, gva: Gva) {
-        // SAFETY: the hypervisor takes no page faults that it returns from.
-        unsafe { asm!("mov cr2, {}", in(reg) gva.raw(), options(nomem, nostack, preserves_flags)) };
+        cpu::set_cr2(gva.raw());
     }
 
     fn cr3(&self) -> u64 {
@@ -52,19 +49,26 @@ impl ControlRegisters for Vmx {
     }
 
     fn set_controls(&mut self, controls: &Controls, root: Root, loadable: bool) {
-        let paging_off = root.format == RootFormat::Pae;
-        self.long_mode = !paging_off;
+        // A guest with PAE or 32-bit paging runs on PAE tables, as one with paging off does.
+        let pae_root = root.format == RootFormat::Pae;
+        let paging_off = controls.cr0 & cr0::PG == 0;
+        self.long_mode = !pae_root;
         let real_cr0 = (controls.cr0 & !CR0_NOT_REAL | CR0_REAL | self.cr0_fixed.0) & self.cr0_fixed.1;
         let without = if paging_off { cr4::SMEP | cr4::SMAP | cr4::PCIDE } else { 0 };
         let real_cr4 = (controls.cr4 & !without | CR4_REAL | self.cr4_fixed.0) & self.cr4_fixed.1;
-        let entry = if paging_off {
+        let entry = if pae_root {
             self.entry
         } else {
             self.entry | u64::from(EntryControls::IA32E_MODE_GUEST.bits())
         };
-        let pcid = if paging_off { 0 } else { controls.pcid() };
+        let pcid = if pae_root { 0 } else { controls.pcid() };
         let cr3 = if loadable { controls.cr3 } else { root.hpa.raw() | pcid };
         debug_assert!(!loadable || cr3 & !0xfff == root.hpa.raw(), "an identity root lies where CR3 says");
+        if controls.pae_paging() != self.pae_paging {
+            self.pae_paging = controls.pae_paging();
+            self.cr4_flush = self.own_flush_bits();
+            self.vmcs.write(control::CR4_GUEST_HOST_MASK, !(CR4_GUEST | self.cr4_flush));
+        }
         let fpu_error = if controls.cr0 & cr0_more::NE == 0 { FPU_ERROR } else { 0 };
         self.exceptions = self.exceptions & !FPU_ERROR | fpu_error;
         self.update(control::EXCEPTION_BITMAP, self.exceptions);
@@ -78,7 +82,11 @@ impl ControlRegisters for Vmx {
         // size" (SDM, "Loading Guest Control Registers, Debug Registers, and MSRs"); the rest is real.
         const OWN: u64 = efer_more::SCE | efer::NXE;
         let real = cpu::read_msr(msr::IA32_EFER);
-        let wanted = real & !OWN | controls.efer & OWN;
+        // CR4.PAE is always set in the real CPU. A guest without it must not see fetches reported in
+        // error codes (SDM, "Page-Fault Exceptions", I/D), nor has it NX.
+        let legacy32 = !paging_off && controls.cr4 & cr4::PAE == 0;
+        let own = if legacy32 { controls.efer & OWN & !efer::NXE } else { controls.efer & OWN };
+        let wanted = real & !OWN | own;
         if real != wanted {
             // SAFETY: the hypervisor's page tables have no NX bits, and it uses no SYSCALL.
             unsafe { cpu::write_msr(msr::IA32_EFER, wanted) };
@@ -110,17 +118,7 @@ impl ControlRegisters for Vmx {
     }
 
     fn set_xcr0(&mut self, value: u64) {
-        // SAFETY: the caller checked the value against CPUID; the hypervisor uses no extended state, and CR4.OSXSAVE is
-        // set if there is XSETBV at all.
-        unsafe {
-            asm!(
-                "xsetbv",
-                in("ecx") 0,
-                in("eax") value as u32,
-                in("edx") (value >> 32) as u32,
-                options(nomem, nostack, preserves_flags),
-            );
-        }
+        cpu::set_xcr0(value);
     }
 
     fn set_tsc_offset(&mut self, offset: u64) {

@@ -6,10 +6,10 @@ use umbra_emulator::{Segment, Source};
 use umbra_paging::Gva;
 use umbra_vcpu::backend::{CodeMode, Exit, Registers, rflags};
 use umbra_vcpu::breakpoints::Breakpoints;
-use umbra_vcpu::event::{Event, EventKind, PAGE_FAULT, Raiser};
+use umbra_vcpu::event::{Event, EventKind, MACHINE_CHECK, PAGE_FAULT, Raiser};
 use x86::vmx::vmcs::{guest, ro};
 
-use super::{BLOCKED_BY_NMI, DEBUGCTL_BTF, DEBUGCTL_LBR, Vmx};
+use super::{BLOCKED_BY_NMI, DEBUGCTL_BTF, DEBUGCTL_LBR, Vmx, reason};
 
 /// Interruption-information fields (SDM, "Format of the VM-Exit Interruption-Information Field").
 pub mod info {
@@ -41,8 +41,6 @@ pub mod info {
     pub const PAGE_FAULT: u64 = TYPE_EXCEPTION << TYPE_SHIFT | super::PAGE_FAULT as u64;
 }
 
-const MACHINE_CHECK: u8 = 18;
-
 /// The event type's number in interruption information.
 pub fn event_type(kind: EventKind) -> u64 {
     match kind {
@@ -61,27 +59,34 @@ impl Vmx {
     pub(super) fn decode(&self, reason: u32) -> Exit {
         let qualification = || self.vmcs.read(ro::EXIT_QUALIFICATION);
         match reason {
-            0 => self.exception_or_nmi(),
-            1 => Exit::Interrupt,
-            2 => Exit::TripleFault,
-            // INIT, SIPI, SMIs: signals to the machine, not to the guest.
-            3..=6 => Exit::Nothing,
-            7 => Exit::InterruptWindow,
-            8 => Exit::NmiWindow,
-            9 => task_switch(qualification()),
-            10 => Exit::Cpuid,
-            12 => Exit::Halt,
-            13 | 54 => Exit::CacheControl,
-            14 => Exit::Invlpg(Gva::new(qualification())),
-            15 => Exit::ReadCounter,
-            // GETSEC, the VMX instructions, MWAIT, MONITOR, RDTSCP, INVEPT, INVVPID, XSAVES, XRSTORS.
-            11 | 18..=27 | 36 | 39 | 50 | 51 | 53 | 63 | 64 => Exit::Undefined,
-            28 => control_register(qualification()),
-            30 => io(qualification()),
-            31 => Exit::ReadMsr,
-            32 => Exit::WriteMsr,
-            55 => Exit::Xsetbv,
-            58 => {
+            reason::EXCEPTION_OR_NMI => self.exception_or_nmi(),
+            reason::EXTERNAL_INTERRUPT => Exit::Interrupt,
+            reason::TRIPLE_FAULT => Exit::TripleFault,
+            // Signals to the machine, not to the guest.
+            reason::INIT_SIGNAL | reason::STARTUP_IPI | reason::IO_SMI | reason::OTHER_SMI => Exit::Nothing,
+            reason::INTERRUPT_WINDOW => Exit::InterruptWindow,
+            reason::NMI_WINDOW => Exit::NmiWindow,
+            reason::TASK_SWITCH => task_switch(qualification()),
+            reason::CPUID => Exit::Cpuid,
+            reason::HLT => Exit::Halt,
+            reason::INVD | reason::WBINVD => Exit::CacheControl,
+            reason::INVLPG => Exit::Invlpg(Gva::new(qualification())),
+            reason::RDPMC => Exit::ReadCounter,
+            reason::GETSEC
+            | reason::VMCALL..=reason::VMXON
+            | reason::MWAIT
+            | reason::MONITOR
+            | reason::INVEPT
+            | reason::RDTSCP
+            | reason::INVVPID
+            | reason::XSAVES
+            | reason::XRSTORS => Exit::Undefined,
+            reason::CONTROL_REGISTER => control_register(qualification()),
+            reason::IO => io(qualification()),
+            reason::RDMSR => Exit::ReadMsr,
+            reason::WRMSR => Exit::WriteMsr,
+            reason::XSETBV => Exit::Xsetbv,
+            reason::INVPCID => {
                 let operand = self.vmcs.read(ro::VMEXIT_INSTRUCTION_INFO);
                 Exit::Invpcid {
                     kind: self.gpr((operand >> 28 & 0xf) as u8),

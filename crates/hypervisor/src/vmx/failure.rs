@@ -6,18 +6,21 @@ use alloc::string::String;
 use umbra_vcpu::backend::Refusal;
 use x86::vmx::vmcs::{control, guest, ro};
 
+use super::reason;
 use super::vmcs::Vmcs;
 
 /// Why the entry failed, with the state that the CPU refused. `reason` is the basic exit reason.
 pub fn describe(vmcs: &Vmcs, reason: u32) -> Refusal {
     let qualification = vmcs.read(ro::EXIT_QUALIFICATION);
     let why = match (reason, qualification) {
-        (33, 2) => "invalid guest state: a PDPTE cannot be loaded",
-        (33, 3) => "invalid guest state: an NMI cannot be injected while STI blocks events",
-        (33, 4) => "invalid guest state: the VMCS link pointer",
-        (33, _) => "invalid guest state",
-        (34, _) => "an MSR cannot be loaded",
-        (41, _) => "a machine check",
+        (reason::INVALID_GUEST_STATE, 2) => "invalid guest state: a PDPTE cannot be loaded",
+        (reason::INVALID_GUEST_STATE, 3) => {
+            "invalid guest state: an NMI cannot be injected while STI blocks events"
+        }
+        (reason::INVALID_GUEST_STATE, 4) => "invalid guest state: the VMCS link pointer",
+        (reason::INVALID_GUEST_STATE, _) => "invalid guest state",
+        (reason::MSR_LOADING, _) => "an MSR cannot be loaded",
+        (reason::MACHINE_CHECK_DURING_ENTRY, _) => "a machine check",
         _ => "an unknown reason",
     };
     let words = format!(
@@ -26,8 +29,8 @@ pub fn describe(vmcs: &Vmcs, reason: u32) -> Refusal {
     );
     match (reason, qualification) {
         // PDPTEs, NMIs and the link pointer are none of the guest's doing.
-        (33, 2..=4) => Refusal::Host(words),
-        (33, _) => Refusal::Guest(words),
+        (reason::INVALID_GUEST_STATE, 2..=4) => Refusal::Host(words),
+        (reason::INVALID_GUEST_STATE, _) => Refusal::Guest(words),
         _ => Refusal::Host(words),
     }
 }

@@ -14,6 +14,7 @@ mod exits;
 mod failure;
 mod instructions;
 mod isolation;
+mod reason;
 mod registers;
 mod retirement;
 mod setup;
@@ -27,7 +28,7 @@ use core::arch::asm;
 use umbra_vcpu::backend::{self, Backend, Exit, Refusal};
 use umbra_vcpu::control::cr4_more;
 use umbra_vcpu::entry::Entry;
-use umbra_vcpu::event::Event;
+use umbra_vcpu::event::{self, Event};
 use x86::msr;
 use x86::vmx::vmcs::control::{PrimaryControls, SecondaryControls};
 use x86::vmx::vmcs::{control, guest, ro};
@@ -53,14 +54,21 @@ const DR7_AT_START: u64 = 0x400;
 
 /// Exceptions that exit: #DB, #PF (as the filter says), #AC, #MC. A guest can make delivery of #DB and #AC raise them
 /// anew without end (CVE-2015-5307, CVE-2015-8104), which only an intercept breaks.
-const EXCEPTIONS: u64 = 1 << 1 | PAGE_FAULT | 1 << 17 | 1 << 18;
-const PAGE_FAULT: u64 = 1 << 14;
+const EXCEPTIONS: u64 =
+    bit(event::DEBUG) | PAGE_FAULT | bit(event::ALIGNMENT_CHECK) | bit(event::MACHINE_CHECK);
+const PAGE_FAULT: u64 = bit(event::PAGE_FAULT);
 
 /// #MF exits while the guest's CR0.NE is clear: it does not get it then, but an interrupt.
-const FPU_ERROR: u64 = 1 << 16;
+const FPU_ERROR: u64 = bit(event::FPU_ERROR);
 
-const BLOCKED_BY_STI_OR_MOV_SS: u64 = 0b11;
+/// The bit of a vector in the exception bitmap.
+const fn bit(vector: u8) -> u64 {
+    1 << vector
+}
+
+const BLOCKED_BY_STI: u64 = 1 << 0;
 const BLOCKED_BY_MOV_SS: u64 = 1 << 1;
+const BLOCKED_BY_STI_OR_MOV_SS: u64 = BLOCKED_BY_STI | BLOCKED_BY_MOV_SS;
 const BLOCKED_BY_NMI: u64 = 1 << 3;
 
 /// IA32_DEBUGCTL.LBR: record branches.
@@ -106,6 +114,10 @@ pub struct Vmx {
     cr4_fixed: (u64, u64),
     /// How many CR3-target values the CPU has; zero if reads of CR3 always exit.
     cr3_targets: usize,
+    /// The guest uses PAE paging.
+    pae_paging: bool,
+    /// Flushes of the guest exit.
+    flush_exits: bool,
     /// CR4 bits that flush when they change, and that the guest may change without an exit.
     cr4_flush: u64,
     /// RIP as it stands in the VMCS.
@@ -163,6 +175,8 @@ impl Vmx {
             cr0_fixed,
             cr4_fixed,
             cr3_targets: capabilities.cr3_targets,
+            pae_paging: false,
+            flush_exits: true,
             cr4_flush: 0,
             rip: entry.rip,
             rflags: setup::RFLAGS_AT_START,
@@ -241,7 +255,8 @@ impl Backend for Vmx {
         self.rip = self.vmcs.read(guest::RIP);
         self.rflags = self.vmcs.read(guest::RFLAGS);
         self.vectoring = self.vmcs.read(ro::IDT_VECTORING_INFO);
-        self.interruption = if basic == 0 { self.vmcs.read(ro::VMEXIT_INTERRUPTION_INFO) } else { 0 };
+        self.interruption =
+            if basic == reason::EXCEPTION_OR_NMI { self.vmcs.read(ro::VMEXIT_INTERRUPTION_INFO) } else { 0 };
         let vectored = self.vectoring & info::VALID != 0;
         if vectored || self.interruption & info::NMI_UNBLOCKING != 0 {
             self.repair_nmi_blocking();

@@ -8,6 +8,7 @@ use umbra_vcpu::control::cr4_more;
 use x86::vmx::vmcs::guest;
 
 use super::{BLOCKED_BY_MOV_SS, BLOCKED_BY_STI_OR_MOV_SS, DEBUGCTL_BTF, Vmx};
+use crate::hw::cpu;
 
 /// Pending debug exceptions: a breakpoint on data or a port that is enabled was met; bits 0 to 3 say which.
 const PENDING_ENABLED_BREAKPOINT: u64 = 1 << 12;
@@ -30,16 +31,7 @@ impl Retirement for Vmx {
         if !Breakpoints::enabled(dr7) {
             return Breakpoints::default();
         }
-        let (dr0, dr1, dr2, dr3): (u64, u64, u64, u64);
-        // SAFETY: reading changes nothing. They are the guest's all the time.
-        unsafe {
-            asm!(
-                "mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3",
-                out(reg) dr0, out(reg) dr1, out(reg) dr2, out(reg) dr3,
-                options(nomem, nostack, preserves_flags)
-            );
-        }
-        Breakpoints::new([dr0, dr1, dr2, dr3], dr7, self.cr4() & cr4_more::DE != 0)
+        Breakpoints::new(cpu::breakpoint_addresses(), dr7, self.cr4() & cr4_more::DE != 0)
     }
 
     fn retire(&mut self, met: u8) {

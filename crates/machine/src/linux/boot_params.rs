@@ -31,7 +31,7 @@ pub fn build(header: &SetupHeader<'_>, guest: &Guest<'_>, initrd: Option<Gpa>, c
     let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
     put(HEADER_START, header.bytes);
     put(field::TYPE_OF_LOADER, &[UNDEFINED_LOADER]);
-    // All addresses lie below 4 GiB: they are within guest RAM.
+    // All addresses lie below 4 GiB: they are within guest RAM below the hole.
     put(field::CMD_LINE_PTR, &(command_line.raw() as u32).to_le_bytes());
     if let Some(initrd) = initrd {
         put(field::RAMDISK_IMAGE, &(initrd.raw() as u32).to_le_bytes());
@@ -39,7 +39,7 @@ pub fn build(header: &SetupHeader<'_>, guest: &Guest<'_>, initrd: Option<Gpa>, c
     }
     put(field::ACPI_RSDP_ADDR, &guest.rsdp.raw().to_le_bytes());
 
-    let regions = memory_map(&guest.ram);
+    let regions = memory_map(&guest.ram, &guest.above);
     put(field::E820_ENTRIES, &[regions.len() as u8]);
     for (index, (range, usable)) in regions.into_iter().enumerate() {
         let at = field::E820_TABLE + index * 20;

@@ -1,4 +1,4 @@
-//! Loads a Linux bzImage by the 64-bit boot protocol (Linux, Documentation/arch/x86/boot.rst).
+//! Loads a Linux bzImage by the 64-bit or the 32-bit boot protocol (Linux, Documentation/arch/x86/boot.rst).
 //!
 //! Pure planning: [`plan`] looks at the kernel's setup header and says what goes where and how the guest
 //! starts; the caller moves the bytes, in the order that [`order`](crate::move_plan::order) gives.
@@ -18,7 +18,7 @@ use umbra_vcpu::entry::Entry;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
     /// No bzImage at all.
-    #[error("the kernel is not a Linux bzImage; give --kernel an x86-64 bzImage such as /boot/vmlinuz-*")]
+    #[error("the kernel is not a Linux bzImage; give --kernel an x86 bzImage such as /boot/vmlinuz-*")]
     NotBzImage,
     /// A bzImage that cannot be booted.
     #[error("the kernel {0}")]
@@ -75,6 +75,8 @@ pub struct Guest<'a> {
     pub command_line: &'a str,
     /// RAM as the e820 map reports it: below 1 MiB, and from 1 MiB up.
     pub ram: [Range<u64>; 2],
+    /// RAM from 4 GiB up.
+    pub above: Range<u64>,
     /// The ACPI root pointer.
     pub rsdp: Gpa,
 }
@@ -106,7 +108,7 @@ pub fn plan(guest: &Guest<'_>) -> Result<Plan, LoadError> {
         _ if initrd_limit < need => return Err(LoadError::InitrdTooLarge(initrd_limit)),
         _ => Some(Gpa::new(initrd_limit - initrd_room)),
     };
-    let (mut writes, entry) = environment::build(header.preferred_address, guest.command_line);
+    let (mut writes, entry) = environment::build(&header, guest.command_line);
     writes.push((Gpa::new(entry.rsi), boot_params::build(&header, guest, initrd, environment::COMMAND_LINE)));
     let payload = header.payload_offset..guest.kernel_size;
     let payload_end = header.preferred_address + (payload.end - payload.start);

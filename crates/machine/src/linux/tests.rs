@@ -1,5 +1,3 @@
-use alloc::string::ToString;
-
 use umbra_bzimage::HEADER_SPAN;
 use umbra_vcpu::entry::Mode;
 
@@ -32,6 +30,7 @@ fn guest<'a>(image: &'a [u8], command_line: &'a str) -> Guest<'a> {
         initrd_size: 5000,
         command_line,
         ram: [0..0x9fc00, MIB..64 * MIB],
+        above: 0..0,
         rsdp: Gpa::new(0xe0000),
     }
 }
@@ -65,6 +64,17 @@ fn a_good_image_is_placed() {
     assert_eq!(e820, [(0, 0x9fc00, 1), (0x9fc00, 0x400, 2), (0xe0000, 0x20000, 2), (MIB, 63 * MIB, 1)]);
     let (_, line) = plan.writes.iter().find(|(at, _)| at.raw() == u32_at(0x228).into()).unwrap();
     assert_eq!(line, b"console=ttyS0\0");
+}
+
+#[test]
+fn a_32_bit_kernel_starts_in_protected_mode() {
+    let plan = with(0x236, &[0x3e]).unwrap();
+    assert_eq!((plan.entry.mode, plan.entry.rip), (Mode::Protected, 16 * MIB));
+    let (_, gdt) = plan.writes.iter().find(|(at, _)| *at == plan.entry.gdt.base).unwrap();
+    // boot.rst: __BOOT_CS is 0x10, flat, 4 GiB, of 32 bits.
+    assert_eq!(gdt[0x10..0x18], 0x00cf_9b00_0000_ffff_u64.to_le_bytes());
+    assert_eq!((plan.entry.gdt.code, plan.entry.gdt.data, plan.entry.rbx), (0x10, 0x18, 0));
+    assert!(plan.writes.iter().any(|(at, _)| at.raw() == plan.entry.rsi));
 }
 
 #[test]
@@ -140,15 +150,24 @@ fn limits_are_named() {
     let huge = Guest { initrd_size: u64::MAX - 4096, ..guest(&image, "") };
     assert!(matches!(plan(&huge), Err(LoadError::TooLittleMemory { .. })));
     assert_eq!(with(0x22c, &(40 * MIB as u32).to_le_bytes()), Err(LoadError::InitrdTooLarge(40 * MIB)));
-    assert_eq!(
-        LoadError::Header(HeaderError::Not64Bit).to_string(),
-        "the kernel is a 32-bit Linux kernel; give a 64-bit one"
-    );
 }
 
 fn cr3(entry: &Entry) -> u64 {
     match entry.mode {
         Mode::Long { cr3 } => cr3,
-        Mode::Protected => panic!("Linux starts in long mode"),
+        Mode::Protected => panic!("a 64-bit kernel starts in long mode"),
     }
+}
+
+#[test]
+fn memory_above_4_gib_is_in_the_map_and_holds_no_files() {
+    let image = image();
+    let above = 4096 * MIB..6144 * MIB;
+    let plan = plan(&Guest { above: above.clone(), ..guest(&image, "") }).unwrap();
+    let (_, page) = plan.writes.last().unwrap();
+    let entries = usize::from(page[0x1e8]);
+    let at = 0x2d0 + 20 * (entries - 1);
+    let word = |at: usize| u64::from_le_bytes(page[at..at + 8].try_into().unwrap());
+    assert_eq!((word(at), word(at + 8), page[at + 16]), (above.start, above.end - above.start, 1));
+    assert!(plan.initrd.is_none_or(|initrd| initrd.raw() < 64 * MIB));
 }

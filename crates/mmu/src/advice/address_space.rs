@@ -7,8 +7,9 @@
 use umbra_paging::{Gfn, Level, Paging};
 
 use crate::Env;
+use crate::derive::View;
 use crate::format::{Role, Source};
-use crate::lifecycle::Shadow;
+use crate::roots::Roots;
 use crate::tables::{List, Slot, slots};
 
 /// Shadow pages of one space that are looked at: enough for a small process, few enough for one
@@ -65,25 +66,31 @@ struct Answer {
 impl InactiveSpaces {
     /// Whether no root that a vCPU runs on, or is likely to go on with, leads to a shadow of this
     /// frame.
-    pub(crate) fn is_idle(&mut self, shadow: &Shadow, vcpu: usize, gfn: Gfn) -> bool {
-        let (number, links) = (gfn.raw() + 1, shadow.tables().links());
-        let root = shadow.roots().current(vcpu).frame();
+    pub(crate) fn is_idle<E: Env>(
+        &mut self,
+        view: View<'_, E>,
+        roots: &Roots,
+        vcpu: usize,
+        gfn: Gfn,
+    ) -> bool {
+        let (number, links) = (gfn.raw() + 1, view.tables().links());
+        let root = roots.current(vcpu).frame();
         let place = number as usize % REMEMBERED;
         let Answer { gfn: known, links: when, root: under, idle } = self.0[place];
         if (known, when, under) == (number, links, root) {
             return idle;
         }
-        let idle = !is_in_use_by_newest(shadow, gfn) && idle_above(shadow, gfn).is_some();
+        let idle = !is_in_use_by_newest(view, roots, gfn) && idle_above(view, roots, gfn).is_some();
         self.0[place] = Answer { gfn: number, links, root, idle };
         idle
     }
 }
 
 /// The tables of the address space of this one, if that is idle: some of them more than once.
-pub(crate) fn tables_of_space(shadow: &Shadow, env: &impl Env, gfn: Gfn) -> Option<SpaceTables> {
-    let mut space = idle_above(shadow, gfn)?;
-    add_below(shadow, env, &mut space);
-    let pool = shadow.tables().pool();
+pub(crate) fn tables_of_space<E: Env>(view: View<'_, E>, roots: &Roots, gfn: Gfn) -> Option<SpaceTables> {
+    let mut space = idle_above(view, roots, gfn)?;
+    add_below(view, &mut space);
+    let pool = view.tables().pool();
     Some(SpaceTables {
         gfns: space.pages.map(|frame| pool.live_source(frame).map_or(gfn, |source| source.gfn)),
         len: space.len,
@@ -103,17 +110,17 @@ impl SpaceTables {
 }
 
 /// Whether the newest of all references leads from a root in use: mostly it does.
-fn is_in_use_by_newest(shadow: &Shadow, gfn: Gfn) -> bool {
-    let rmap = shadow.tables().rmap();
+fn is_in_use_by_newest<E: Env>(view: View<'_, E>, roots: &Roots, gfn: Gfn) -> bool {
+    let rmap = view.tables().rmap();
     let newest = |&frame: &u32| rmap.first(List::Parents(frame)).map(Slot::frame);
-    core::iter::successors(shadow.guest().first(gfn), newest).any(|frame| is_in_use(shadow, frame))
+    core::iter::successors(view.guest().first(gfn), newest).any(|frame| is_in_use(view, roots, frame))
 }
 
 /// The shadows of this frame and all pages that lead to them, if no vCPU runs on one of these, and
 /// they are referenced by a few entries only.
-fn idle_above(shadow: &Shadow, gfn: Gfn) -> Option<Space> {
+fn idle_above<E: Env>(view: View<'_, E>, roots: &Roots, gfn: Gfn) -> Option<Space> {
     let mut space = Space { pages: [0; MAX_PAGES], len: 0 };
-    if !shadow.guest().shadows(shadow.tables().pool(), gfn).all(|frame| space.add(frame)) {
+    if !view.shadows(gfn).all(|frame| space.add(frame)) {
         return None;
     }
     let (mut at, mut left) = (0, MAX_PARENTS);
@@ -123,7 +130,7 @@ fn idle_above(shadow: &Shadow, gfn: Gfn) -> Option<Space> {
             left = left.saturating_sub(1);
             left > 0 && space.add(slot.frame())
         };
-        if is_in_use(shadow, frame) || !shadow.tables().parents(frame).all(&mut known) {
+        if is_in_use(view, roots, frame) || !view.tables().parents(frame).all(&mut known) {
             return None;
         }
         at += 1;
@@ -134,15 +141,15 @@ fn idle_above(shadow: &Shadow, gfn: Gfn) -> Option<Space> {
 /// Whether a vCPU runs on this root, or on its twin: with page-table isolation each process has
 /// two, and Linux keeps them in neighbouring frames.
 #[inline]
-fn is_in_use(shadow: &Shadow, frame: u32) -> bool {
-    let Source { role, gfn } = shadow.tables().source(frame);
+fn is_in_use<E: Env>(view: View<'_, E>, roots: &Roots, frame: u32) -> bool {
+    let Source { role, gfn } = view.tables().source(frame);
     let twin = |paging: &Paging| paging.root.raw() == gfn.raw() ^ 1;
-    role.level() == Level::L4 && shadow.roots().pagings().any(twin) || shadow.roots().is_current(frame)
+    role.level() == Level::L4 && roots.pagings().any(twin) || roots.is_current(frame)
 }
 
 /// Adds the shadows of tables to which nothing but the space leads, as long as there is room.
-fn add_below(shadow: &Shadow, env: &impl Env, space: &mut Space) {
-    let tables = shadow.tables();
+fn add_below<E: Env>(view: View<'_, E>, space: &mut Space) {
+    let (tables, env) = (view.tables(), view.env());
     let mut at = 0;
     while at < space.len {
         let frame = space.pages[at];
@@ -155,7 +162,7 @@ fn add_below(shadow: &Shadow, env: &impl Env, space: &mut Space) {
             tables.next_of(env, frame, &mut groups, |entry| tables.is_mapped(entry))
         {
             for slot in slots(frame, group, mapped) {
-                let Some(child) = tables.child(env, slot) else { continue };
+                let Some(child) = view.child(slot) else { continue };
                 if space.contains(child) || !matches!(tables.source(child).role, Role::Guest { .. }) {
                     continue;
                 }

@@ -1,11 +1,12 @@
 //! The place in the guest's code that writes a table.
 
-use umbra_paging::{ENTRIES, Gpa, PAGE_SIZE};
+use umbra_paging::{ENTRIES, Gpa, Gva, Mode, PAGE_SIZE};
 
+use crate::derive::View;
 use crate::fault::WalkCache;
-use crate::format::State;
-use crate::lifecycle::Shadow;
+use crate::format::{Role, State};
 use crate::policy::{Origin, Place};
+use crate::roots::Roots;
 use crate::tables::{GROUP, Slot};
 use crate::{Backing, Env};
 
@@ -14,9 +15,9 @@ use crate::{Backing, Env};
 const STACK_WORDS: usize = 8;
 
 /// The place of a write to a table at `gpa`.
-pub(crate) fn call_site(
-    shadow: &Shadow,
-    env: &impl Env,
+pub(crate) fn call_site<E: Env>(
+    view: View<'_, E>,
+    roots: &Roots,
     walks: &mut WalkCache,
     vcpu: usize,
     origin: &Origin,
@@ -24,29 +25,44 @@ pub(crate) fn call_site(
 ) -> Place {
     Place {
         rip: origin.rip.raw(),
-        callers: callers(shadow, env, walks, vcpu, origin),
-        alike: is_followed_by_alike(shadow, env, gpa),
+        callers: callers(view, roots, walks, vcpu, origin),
+        alike: is_followed_by_alike(view, gpa),
     }
 }
 
 /// [`Place::alike`] of the entry at `gpa`, as far as the first shadow of its table tells.
-fn is_followed_by_alike(shadow: &Shadow, env: &impl Env, gpa: Gpa) -> bool {
-    let (Some(frame), index) = (shadow.guest().first(gpa.gfn()), gpa.page_offset() as usize / 8) else {
-        return false;
-    };
-    let tables = shadow.tables();
-    let is_absent = |index| tables.state(tables.read(env, Slot::new(frame, index))) == State::Absent;
-    index + 1 < ENTRIES && is_absent(index) == is_absent(index + 1)
+fn is_followed_by_alike<E: Env>(view: View<'_, E>, gpa: Gpa) -> bool {
+    let (tables, first) = (view.tables(), gpa.page_offset() as usize);
+    let is_absent = |frame, index| tables.state(view.read(Slot::new(frame, index))) == State::Absent;
+    let alike = view.shadows(gpa.gfn()).find_map(|frame| {
+        let Role::Guest { level, format, .. } = tables.source(frame).role else { return None };
+        let index = format.indexes(level, first..first + 1);
+        let next = index.end;
+        (!index.is_empty()).then(|| next < ENTRIES && is_absent(frame, index.start) == is_absent(frame, next))
+    });
+    alike.unwrap_or(false)
 }
 
 /// How an instruction was reached, as far as its stack tells: the first return addresses there.
-/// They lie in the same 2 GiB of code as the instruction. (What is the address of a page is none.)
-fn callers(shadow: &Shadow, env: &impl Env, walks: &mut WalkCache, vcpu: usize, origin: &Origin) -> u64 {
-    let top = origin.rsp.filter(|rsp| rsp.raw() % 8 == 0);
-    let Some(top) = top.and_then(|rsp| walks.mapped(shadow, env, vcpu, rsp)) else { return 0 };
+/// They lie in the same 2 GiB of code as the instruction, or 16 MiB if the guest is not in long
+/// mode: 32-bit kernels have their data next to their code. (What is the address of a page is none.)
+fn callers<E: Env>(
+    view: View<'_, E>,
+    roots: &Roots,
+    walks: &mut WalkCache,
+    vcpu: usize,
+    origin: &Origin,
+) -> u64 {
+    let env = view.env();
+    let long = roots.paging(vcpu).mode == Mode::Long4;
+    let top = origin.rsp.filter(|rsp| rsp.raw() % (if long { 8 } else { 4 }) == 0);
+    let Some(top) = top.and_then(|rsp| walks.mapped(view, roots, vcpu, rsp)) else { return 0 };
     // What a loose table says now need not be what is mapped.
-    if shadow.guest().has_loose() || env.backing(top.gfn()) == Backing::None {
+    if view.guest().has_loose() || env.backing(top.gfn()) == Backing::None {
         return 0;
+    }
+    if !long {
+        return callers32(env, origin.rip, top);
     }
     let is_code = |&&word: &&u64| (word ^ origin.rip.raw()) >> 31 == 0 && word % PAGE_SIZE != 0;
     let (mut callers, mut found) = (0u64, 0);
@@ -66,4 +82,16 @@ fn callers(shadow: &Shadow, env: &impl Env, walks: &mut WalkCache, vcpu: usize, 
         at = until;
     }
     callers
+}
+
+/// [`callers`] on a stack of 4-byte words.
+fn callers32(env: &impl Env, rip: Gva, top: Gpa) -> u64 {
+    let is_code = |word: &u64| (word ^ rip.raw()) >> 24 == 0 && word % PAGE_SIZE != 0;
+    let first = top.page_offset() as usize / 4;
+    let end = (first + 2 * STACK_WORDS).min(2 * ENTRIES);
+    let word = |at: usize| {
+        let both = env.read_entry(top.gfn().entry(at / 2));
+        both >> (32 * (at % 2)) & 0xffff_ffff
+    };
+    (first..end).map(word).filter(is_code).take(2).fold(0, |callers, word| callers << 32 | word)
 }

@@ -7,7 +7,7 @@
 //! after entry of one table, A is set in the next entries of the same kind: present, of user mode,
 //! read-only. The entry at fault itself is left as it is.
 
-use umbra_paging::{ENTRIES, Gpa, GuestEntry, GuestFault, Level, Pfec};
+use umbra_paging::{ENTRIES, Format, Gpa, GuestEntry, GuestFault, Level, Pfec};
 
 use crate::derive::View;
 use crate::format::{Role, Source, Wp, index};
@@ -36,6 +36,9 @@ impl PrefetchAccessed {
         root: PageId,
         fault: GuestFault,
     ) -> Option<impl Iterator<Item = Slot> + use<E>> {
+        if !view.config().prefetch_accessed {
+            return None;
+        }
         let refused = Pfec::PRESENT | Pfec::WRITE | Pfec::USER;
         if fault.pfec != refused || view.config().filter == FilterPolicy::Present {
             return None;
@@ -68,15 +71,17 @@ fn at_fault<E: Env>(view: View<'_, E>, root: PageId, fault: GuestFault) -> Optio
     }
 }
 
-/// The guest's entry at `slot`, if A may be set there, and where it lies.
-pub(crate) fn unaccessed<E: Env>(view: View<'_, E>, slot: Slot) -> Option<(Gpa, GuestEntry)> {
+/// The guest's entry at `slot`, if A may be set there: the format of its table, where it lies, and
+/// its value.
+pub(crate) fn unaccessed<E: Env>(view: View<'_, E>, slot: Slot) -> Option<(Format, Gpa, GuestEntry)> {
     let guest = view.guest_entry(slot).filter(|guest| is_unaccessed(*guest))?;
-    let Source { role: Role::Guest { nxe, .. }, gfn: table } = view.tables().source(slot.frame()) else {
+    let Source { role: Role::Guest { format, nxe, .. }, gfn: table } = view.tables().source(slot.frame())
+    else {
         return None;
     };
-    let plain = guest.reserved(Level::L1, nxe, &view.config().features) == 0
+    let plain = format.reserved(guest, Level::L1, nxe, &view.config().features) == 0
         && matches!(view.env().backing(guest.frame()), Backing::Ram { .. });
-    plain.then(|| (table.entry(slot.index()), guest))
+    plain.then(|| (format.format(), format.place(table, Level::L1, slot.index()), guest))
 }
 
 /// Present, of user mode, read-only, and not accessed.

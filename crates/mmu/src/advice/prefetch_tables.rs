@@ -4,7 +4,8 @@
 //! when the first of them is linked into a root, what else the root leads to is linked, too, as far
 //! as it is little. (Only in the lower half: the upper one is the kernel's, and in use already. Not
 //! as soon as the root is loaded: most of what the kernel has yet to write there it writes before
-//! it uses any.)
+//! it uses any.) Behind PDPTEs these are the lower three page directories, because 32-bit kernels
+//! keep the last GiB.
 
 use umbra_paging::{ENTRIES, Level};
 
@@ -15,7 +16,8 @@ use crate::tables::{GROUP, PageId, Slot, slots};
 
 /// Tables that are linked ahead in one exit.
 const MAX_TABLES: u32 = 12;
-/// Tables on the way from a root to a page table.
+/// Tables on the way from a root to a page table; and page directories behind PDPTEs that are the
+/// user's.
 const DEPTH: usize = 3;
 
 /// What to do next.
@@ -52,15 +54,25 @@ impl PrefetchTables {
     /// Tables below a root that a vCPU runs on; nothing, if that is no guess worth making.
     pub(crate) fn below<E: Env>(view: View<'_, E>, root: u32) -> Option<PrefetchTables> {
         let pool = view.tables().pool();
-        let is_table = matches!(view.tables().source(root).role, Role::Guest { .. });
         // Nothing is reclaimed for a guess.
         let room = pool.live() + 2 * MAX_TABLES <= pool.count();
-        if !is_table || !room || !view.config().ahead || view.guest().has_loose() {
+        if !room || !view.config().prefetch_tables || view.guest().has_loose() {
             return None;
         }
-        let lower_half = u64::MAX >> (64 - ENTRIES / 2 / GROUP);
+        let is_table = |frame: &u32| matches!(view.tables().source(*frame).role, Role::Guest { .. });
         let mut pages = [None; DEPTH];
-        pages[0] = Some(Page::new(view, root, lower_half));
+        match view.tables().source(root).role {
+            Role::Pdptes { .. } => {
+                for (index, page) in pages.iter_mut().enumerate() {
+                    let directory = view.child(Slot::new(root, index)).filter(is_table);
+                    *page = directory.map(|frame| Page::new(view, frame, u64::MAX));
+                }
+            }
+            _ => {
+                let lower_half = u64::MAX >> (64 - ENTRIES / 2 / GROUP);
+                pages[0] = Some(Page::new(view, root, lower_half)).filter(|_| is_table(&root));
+            }
+        }
         Some(PrefetchTables { pages, left: MAX_TABLES, provided: None, linked: None })
     }
 

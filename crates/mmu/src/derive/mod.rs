@@ -108,11 +108,13 @@ impl<'a, E: Env> View<'a, E> {
     }
 
     /// The guest's entry that the one at `slot` shadows, as it is now; `None` in pages without a
-    /// guest table.
+    /// guest table. One of 32-bit paging comes as PAE paging would say it.
     pub(crate) fn guest_entry(self, slot: Slot) -> Option<GuestEntry> {
-        let source = self.basis.tables.source(slot.frame());
-        matches!(source.role, Role::Guest { .. })
-            .then(|| GuestEntry::new(self.env.read_entry(source.gfn.entry(slot.index()))))
+        let Source { role: Role::Guest { level, format, .. }, gfn } = self.basis.tables.source(slot.frame())
+        else {
+            return None;
+        };
+        Some(format.read(self.env, gfn, level, slot.index(), &self.basis.config.features))
     }
 
     /// The shadows of a guest frame.
@@ -145,11 +147,13 @@ impl<'a, E: Env> View<'a, E> {
             return !matches!(self.basis.tables.source(child).role, Role::Guest { level: Level::L1, .. });
         }
         // A large page that is not mapped whole now may have been mapped by smaller ones before.
-        // (One that is was flushed for when it was installed.)
-        let level = self.basis.tables.source(slot.frame()).role.level();
-        let large = |entry: GuestEntry| entry.present() && entry.is_leaf(level);
-        level != Level::L1
+        // (One that is was flushed for when it was installed.) One of 4 MiB is always in two
+        // pieces.
+        let role = self.basis.tables.source(slot.frame()).role;
+        let halved = matches!(role, Role::Guest { format, .. } if format.is_legacy());
+        let large = |entry: GuestEntry| entry.present() && entry.is_leaf(role.level());
+        role.level() != Level::L1
             && self.guest_entry(slot).is_some_and(large)
-            && !self.basis.tables.is_mapped(self.read(slot))
+            && (halved || !self.basis.tables.is_mapped(self.read(slot)))
     }
 }

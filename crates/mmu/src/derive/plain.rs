@@ -4,9 +4,12 @@
 use umbra_paging::{GuestEntry, Level, bits};
 
 use super::View;
-use crate::format::{Role, ShadowEntry, Source, Wp};
+use crate::format::{Role, ShadowEntry, Source, TableFormat, Wp};
 use crate::tables::List;
 use crate::{Backing, Env};
+
+/// Bits 52 to 62, which PAE paging reserves.
+const PAE_RESERVED: u64 = (1 << 63) - (1 << 52);
 
 impl<E: Env> View<'_, E> {
     /// The shadow entry for an entry of a table whose writes are seen, and the list that it belongs
@@ -20,15 +23,17 @@ impl<E: Env> View<'_, E> {
         if raw & bits::P == 0 {
             return Some((self.basis.tables.encodings().absent(), None));
         }
-        let Role::Guest { level, nxe, wp: Wp::On } = role else { return None };
+        let Role::Guest { level, format, nxe, wp: Wp::On } = role else { return None };
         if level != Level::L1 {
-            return self.plain_link(level, nxe, guest);
+            return self.plain_link(level, format, nxe, guest);
         }
         if raw & bits::A == 0 {
             // Whatever else it says: all entries of a process that was just forked are so.
             return Some((self.basis.tables.encodings().look(), None));
         }
-        let reserved = self.basis.config.features.address_reserved() | if nxe { 0 } else { bits::NX };
+        let reserved = self.basis.config.features.address_reserved()
+            | if nxe { 0 } else { bits::NX }
+            | if format == TableFormat::LONG4 { 0 } else { PAE_RESERVED };
         // D must be set before W is given.
         let clean = raw & (bits::W | bits::D) == bits::W;
         if raw & (bits::A | reserved) != bits::A || clean {
@@ -48,15 +53,25 @@ impl<E: Env> View<'_, E> {
 
     /// The same for a present entry of a table of a higher level. Half of what a new root says is
     /// about the kernel's tables.
-    fn plain_link(self, level: Level, nxe: bool, guest: GuestEntry) -> Option<(ShadowEntry, Option<List>)> {
+    fn plain_link(
+        self,
+        level: Level,
+        format: TableFormat,
+        nxe: bool,
+        guest: GuestEntry,
+    ) -> Option<(ShadowEntry, Option<List>)> {
+        if format.is_legacy() {
+            // Which part of the table below belongs here depends on the entry's index.
+            return None;
+        }
         let gfn = guest.frame();
         let odd = guest.is_leaf(level)
-            || guest.reserved(level, nxe, &self.basis.config.features) != 0
+            || format.reserved(guest, level, nxe, &self.basis.config.features) != 0
             || !self.basis.guest.can_hold_table(self.env, gfn);
         if odd || self.basis.guest.has_loose() {
             return None;
         }
-        let source = Source { role: Role::Guest { level: level.below()?, nxe, wp: Wp::On }, gfn };
+        let source = Source { role: Role::Guest { level: level.below()?, format, nxe, wp: Wp::On }, gfn };
         let found = self.basis.guest.find(&self.basis.tables, source);
         match found.filter(|_| guest.accessed() && !self.basis.guest.is_detached(source)) {
             Some(child) => {

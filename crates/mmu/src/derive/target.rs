@@ -1,9 +1,9 @@
 //! The general way: what a shadow entry should be, and how it is encoded.
 
-use umbra_paging::{ENTRIES, Gfn, GuestEntry, Hfn, Level, Rights};
+use umbra_paging::{Gfn, GuestEntry, Hfn, Level, Rights};
 
 use super::View;
-use crate::format::{Held, Role, ShadowEntry, Source, Wp};
+use crate::format::{Held, Role, ShadowEntry, Source, TableFormat, Wp};
 use crate::guest::{REGION, RegionBacking};
 use crate::tables::{List, Slot};
 use crate::{Backing, Env};
@@ -55,7 +55,7 @@ impl<E: Env> View<'_, E> {
 
     fn target_of(self, slot: Slot, entry: GuestEntry, supervisor_writes: bool) -> Target {
         let source = self.basis.tables.source(slot.frame());
-        let Role::Guest { level, nxe, wp } = source.role else {
+        let Role::Guest { level, format, nxe, wp } = source.role else {
             unreachable!("only shadows of guest tables have guest entries");
         };
         if !entry.present() {
@@ -63,14 +63,14 @@ impl<E: Env> View<'_, E> {
             let seen = self.basis.guest.is_seen(self.env, source);
             return if seen { Target::Absent } else { Target::Look };
         }
-        if entry.reserved(level, nxe, &self.basis.config.features) != 0 {
+        if format.reserved(entry, level, nxe, &self.basis.config.features) != 0 {
             return Target::Look;
         }
         if !entry.accessed() {
             return Target::Look;
         }
         if !entry.is_leaf(level) {
-            return self.table_target(entry, level, nxe, wp);
+            return self.table_target(entry, level, format.below(slot.index()), nxe, wp);
         }
         let page = Page {
             gfn: entry.leaf_frame(level),
@@ -88,13 +88,14 @@ impl<E: Env> View<'_, E> {
         }
     }
 
-    fn table_target(self, entry: GuestEntry, level: Level, nxe: bool, wp: Wp) -> Target {
+    /// `format` is that of the table, or of its part.
+    fn table_target(self, entry: GuestEntry, level: Level, format: TableFormat, nxe: bool, wp: Wp) -> Target {
         let level = level.below().expect("an entry of a page table is a leaf");
         let gfn = entry.frame();
         if !self.basis.guest.can_hold_table(self.env, gfn) {
             return Target::Look;
         }
-        let source = Source { role: Role::Guest { level, nxe, wp: wp.below(entry) }, gfn };
+        let source = Source { role: Role::Guest { level, format, nxe, wp: wp.below(entry) }, gfn };
         let rights = wp.link_rights(entry, nxe);
         self.found(source, rights)
     }
@@ -150,11 +151,11 @@ impl<E: Env> View<'_, E> {
         match role {
             Role::Direct { level: Level::L1 } => self.page_target(Page::identity(gfn + index)),
             Role::Direct { .. } => self.region_target(Page::identity(gfn + index * REGION)),
-            // A PDPTE can be Mapped or Absent, never Pending: SDM, "PAE Paging".
-            Role::PaeRoot if index < 4 => {
-                self.found(Source::direct(Level::L2, Gfn::new(index * REGION * ENTRIES as u64)), Rights::ALL)
-            }
-            Role::PaeRoot => Target::Absent,
+            Role::Pdptes { vcpu } => match self.basis.guest.directory(usize::from(vcpu), slot.index()) {
+                Some(directory) => self.found(directory, Rights::ALL),
+                None => Target::Absent,
+            },
+            Role::Nowhere => Target::Look,
             Role::Guest { .. } => unreachable!("a shadow of a guest table has guest entries"),
         }
     }
@@ -172,7 +173,7 @@ impl<E: Env> View<'_, E> {
             Target::Mmio(..) => (encodings.look(), None),
             Target::Link(child, rights) => {
                 let entry = match self.basis.tables.source(slot.frame()).role {
-                    Role::PaeRoot => ShadowEntry::pdpte(self.env.hpa(child)),
+                    Role::Pdptes { .. } => ShadowEntry::pdpte(self.env.hpa(child)),
                     _ => ShadowEntry::link(self.env.hpa(child), rights),
                 };
                 (entry, Some(List::Parents(child)))

@@ -3,10 +3,10 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use umbra_paging::{ENTRIES, Features, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, bits};
+use umbra_paging::{ENTRIES, Features, Gfn, Gpa, Gva, Hfn, Hpa, Level, bits};
 
 use super::Basis;
-use crate::format::{Role, ShadowEntry, Source, Wp};
+use crate::format::{Role, ShadowEntry, Source, TableFormat, Wp};
 use crate::guest::GuestFrames;
 use crate::tables::{Slot, Tables};
 use crate::{Backing, Config, Encodings, FilterPolicy, GuestMemory, ShadowFrames, Tlb};
@@ -92,17 +92,19 @@ impl Setting {
             filter: FilterPolicy::Auto,
             loadable_roots: 0,
             eager: true,
-            ahead: true,
+            prefetch_tables: true,
+            prefetch_accessed: true,
+            shadow_walk: true,
             vcpus: 1,
             log_changes: false,
         };
         let host = Host { entry: 0, pool: vec![[0; ENTRIES]; 64] };
-        let tables = Tables::new(&config, 64, host.end());
-        Setting { host, basis: Basis::new(tables, GuestFrames::new(Gfn::new(FRAMES)), config) }
+        let tables = Tables::new(&config, 64, host.end(), 64);
+        Setting { host, basis: Basis::new(tables, GuestFrames::new(Gfn::new(FRAMES), 1), config) }
     }
 
-    fn page(&mut self, level: Level, nxe: bool, gfn: Gfn) -> u32 {
-        let source = Source { role: Role::Guest { level, nxe, wp: Wp::On }, gfn };
+    fn page(&mut self, format: TableFormat, level: Level, nxe: bool, gfn: Gfn) -> u32 {
+        let source = Source { role: Role::Guest { level, format, nxe, wp: Wp::On }, gfn };
         let Basis { tables, guest, .. } = &mut self.basis;
         let frame = tables.allocate(source).expect("the pool is large enough");
         guest.insert(tables, source, frame);
@@ -115,7 +117,8 @@ impl Setting {
         self.host.entry = raw;
         let view = self.basis.view(&self.host);
         let slot = Slot::new(page, 0);
-        let plain = view.plain(self.basis.tables.source(page).role, GuestEntry::new(raw));
+        let guest = view.guest_entry(slot).expect("a table of the guest");
+        let plain = view.plain(self.basis.tables.source(page).role, guest);
         let general = view.encode(slot, view.target(slot, false));
         if let Some((_, list)) = plain {
             assert_eq!(list, general.1, "{raw:#x}");
@@ -126,7 +129,7 @@ impl Setting {
 
 /// Every combination of the bits that an entry has, with frames of every kind.
 fn entries() -> impl Iterator<Item = u64> {
-    const BITS: [u64; 11] = [
+    const BITS: [u64; 12] = [
         bits::P,
         bits::W,
         bits::U,
@@ -139,10 +142,23 @@ fn entries() -> impl Iterator<Item = u64> {
         bits::NX,
         // Reserved in the features of the test.
         1 << 45,
+        // Reserved in PAE paging.
+        1 << 55,
     ];
     let flags = (0..1u32 << BITS.len())
         .map(|set| (0..BITS.len()).filter(move |n| set & 1 << n != 0).fold(0, |all, n| all | BITS[n]));
     flags.flat_map(|flags| (0..FRAMES + 1).map(move |gfn| flags | gfn << 12))
+}
+
+/// Tables of every format and level that the short way knows, with NX and without.
+fn tables() -> impl Iterator<Item = (TableFormat, Level, bool)> {
+    let long4 = Level::ALL.map(|level| (TableFormat::LONG4, level));
+    let pae = [Level::L1, Level::L2].map(|level| (TableFormat::PAE, level));
+    let with_nx = long4
+        .into_iter()
+        .chain(pae)
+        .flat_map(|(format, level)| [(format, level, false), (format, level, true)]);
+    with_nx.chain([(TableFormat::legacy32(false, 1), Level::L1, false)])
 }
 
 #[test]
@@ -151,12 +167,12 @@ fn the_short_way_gives_what_the_general_one_gives() {
     for encodings in
         [Encodings::reserved(features.maxphyaddr).unwrap(), Encodings::not_present(features.maxphyaddr)]
     {
-        for (level, nxe) in Level::ALL.into_iter().flat_map(|level| [(level, false), (level, true)]) {
+        for (format, level, nxe) in tables() {
             let mut setting = Setting::new(encodings, features);
-            let page = setting.page(level, nxe, TABLE);
+            let page = setting.page(format, level, nxe, TABLE);
             if let Some(below) = level.below() {
-                setting.page(below, nxe, LINKED);
-                setting.page(below, nxe, DETACHED);
+                setting.page(format, below, nxe, LINKED);
+                setting.page(format, below, nxe, DETACHED);
                 setting.basis.guest.detach(DETACHED);
             }
             let (mut known, mut of) = (0, 0);
@@ -164,12 +180,12 @@ fn the_short_way_gives_what_the_general_one_gives() {
                 let (plain, general) = setting.both_ways(page, raw);
                 assert!(
                     plain.is_none_or(|plain| plain == general),
-                    "{level:?} {raw:#x}: {plain:?} {general:?}"
+                    "{format:?} {level:?} {raw:#x}: {plain:?} {general:?}"
                 );
                 known += u32::from(plain.is_some());
                 of += 1;
             }
-            assert!(known * 2 > of, "{level:?}: the short way knows only {known} of {of}");
+            assert!(known * 2 > of, "{format:?} {level:?}: the short way knows only {known} of {of}");
             // While a table is loose the short way knows of no links.
             setting.basis.guest.loosen(TABLE);
             for raw in entries().filter(|raw| raw & bits::P != 0 && level != Level::L1) {

@@ -23,7 +23,7 @@ impl Mapped {
         self.linked
     }
 
-    /// A table was linked into the root on the way to a page.
+    /// A table was linked into the root, or a directory behind PDPTEs, on the way to a page.
     pub(crate) fn has_linked_below_root(self) -> bool {
         self.below_root && self.complete
     }
@@ -73,7 +73,8 @@ pub(crate) fn map<E: Env>(
         };
         if old_child != Some(child) {
             done.linked = true;
-            done.below_root |= depth == 0;
+            let above = matches!(cx.shadow().tables().source(path[0]).role, Role::Pdptes { .. });
+            done.below_root |= depth == usize::from(above);
             cx.touch(child);
         }
         frame = child;

@@ -3,8 +3,9 @@
 use umbra_paging::{Access, Gpa, Gva, Hpa, Level, Mode, Rights};
 
 use crate::Env;
+use crate::derive::View;
 use crate::format::{Held, ShadowEntry, State, index};
-use crate::lifecycle::Shadow;
+use crate::roots::Roots;
 use crate::tables::Slot;
 
 /// What the shadow knows of an access that exited.
@@ -57,37 +58,37 @@ impl WalkCache {
     /// table, one that a TLB might still hold), its A bits are set, and W stands in the entry only
     /// if D is.
     #[inline]
-    pub(crate) fn known(
+    pub(crate) fn known<E: Env>(
         &mut self,
-        shadow: &Shadow,
-        env: &impl Env,
+        view: View<'_, E>,
+        roots: &Roots,
         vcpu: usize,
         gva: Gva,
         access: Access,
     ) -> Option<Known> {
-        let End { slot, entry, level, rights } = self.walk(shadow, env, vcpu, gva)?;
-        let paging = shadow.roots().paging(vcpu);
-        match shadow.tables().state(entry) {
+        let End { slot, entry, level, rights } = self.walk(view, roots, vcpu, gva)?;
+        let paging = roots.paging(vcpu);
+        match view.tables().state(entry) {
             State::Mapped => {
                 let leaf = Rights { write: true, ..entry.rights() };
                 let held = level == Level::L1 && access.is_write() && entry.held() == Held::TrackedWrite;
                 if !held
                     || !rights.write
-                    || shadow.guest().has_loose()
+                    || view.guest().has_loose()
                     || !rights.and(leaf).allow(access, paging)
                 {
                     return None;
                 }
-                let gfn = match shadow.view(env).guest_entry(slot) {
+                let gfn = match view.guest_entry(slot) {
                     Some(guest) => guest.frame(),
-                    None => shadow.tables().source(slot.frame()).gfn + slot.index() as u64,
+                    None => view.tables().source(slot.frame()).gfn + slot.index() as u64,
                 };
                 let gpa = gfn.base() + gva.offset(Level::L1);
-                shadow.guest().is_tracked(gfn).then_some(Known::TableWrite(gpa))
+                view.guest().is_tracked(gfn).then_some(Known::TableWrite(gpa))
             }
             State::Mmio { gfn, rights: leaf, generation } => {
                 let rights = rights.and(leaf);
-                let current = generation == shadow.guest().generation();
+                let current = generation == view.guest().generation();
                 let allowed = rights.allow(access, paging) && (rights.write || !access.is_write());
                 let gpa = gfn.base() + gva.offset(level);
                 (current && allowed).then_some(Known::Mmio(gpa))
@@ -97,52 +98,69 @@ impl WalkCache {
     }
 
     /// Where the byte of code at `gva` lies, if the shadow maps it now.
-    pub(crate) fn code(&mut self, shadow: &Shadow, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Hpa> {
-        let End { entry, level, .. } = self.walk(shadow, env, vcpu, gva)?;
-        let runs = shadow.tables().is_mapped(entry) && entry.rights().execute;
+    pub(crate) fn code<E: Env>(
+        &mut self,
+        view: View<'_, E>,
+        roots: &Roots,
+        vcpu: usize,
+        gva: Gva,
+    ) -> Option<Hpa> {
+        let End { entry, level, .. } = self.walk(view, roots, vcpu, gva)?;
+        let runs = view.tables().is_mapped(entry) && entry.rights().execute;
         runs.then(|| entry.hpa() + gva.offset(level))
     }
 
     /// The guest-physical address that the shadow maps `gva` to now.
-    pub(crate) fn mapped(&mut self, shadow: &Shadow, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Gpa> {
-        let End { slot, entry, level, .. } = self.walk(shadow, env, vcpu, gva)?;
-        let first = match shadow.view(env).guest_entry(slot) {
+    pub(crate) fn mapped<E: Env>(
+        &mut self,
+        view: View<'_, E>,
+        roots: &Roots,
+        vcpu: usize,
+        gva: Gva,
+    ) -> Option<Gpa> {
+        let End { slot, entry, level, .. } = self.walk(view, roots, vcpu, gva)?;
+        let first = match view.guest_entry(slot) {
             Some(guest) => guest.leaf_frame(level),
-            None => shadow.tables().source(slot.frame()).gfn + slot.index() as u64 * level.pages(),
+            None => view.tables().source(slot.frame()).gfn + slot.index() as u64 * level.pages(),
         };
         let gpa = first.base() + gva.offset(level);
-        shadow.tables().is_mapped(entry).then_some(gpa)
+        view.tables().is_mapped(entry).then_some(gpa)
     }
 
     /// Walks the shadow as the hardware does, rights aside; as far as the last table by what was
     /// found before.
     #[inline]
-    fn walk(&mut self, shadow: &Shadow, env: &impl Env, vcpu: usize, gva: Gva) -> Option<End> {
+    fn walk<E: Env>(&mut self, view: View<'_, E>, roots: &Roots, vcpu: usize, gva: Gva) -> Option<End> {
         let number = gva.raw() >> Level::L2.shift();
-        let (root, links) = (shadow.roots().current(vcpu).frame(), shadow.tables().links());
+        let (root, links) = (roots.current(vcpu).frame(), view.tables().links());
         let at = number as usize % REMEMBERED;
         let found = self.0[at];
         let LastTable { frame, level, rights, .. } = match (found.number, found.root, found.links) {
             known if known == (number, root, links) => found,
             _ => {
-                let (frame, level, rights) = last_table(shadow, env, vcpu, gva)?;
+                let (frame, level, rights) = last_table(view, roots, vcpu, gva)?;
                 let found = LastTable { number, root, links, frame, level, rights };
                 self.0[at] = found;
                 found
             }
         };
         let slot = Slot::new(frame, gva.index(level));
-        Some(End { slot, entry: shadow.tables().read(env, slot), level, rights })
+        Some(End { slot, entry: view.read(slot), level, rights })
     }
 }
 
 /// The table in which the hardware's walk ends, its level, and what the links to it allow.
-fn last_table(shadow: &Shadow, env: &impl Env, vcpu: usize, gva: Gva) -> Option<(u32, Level, Rights)> {
-    let tables = shadow.tables();
-    let mut frame = tables.pool().frame_of(shadow.roots().current(vcpu))?;
+fn last_table<E: Env>(
+    view: View<'_, E>,
+    roots: &Roots,
+    vcpu: usize,
+    gva: Gva,
+) -> Option<(u32, Level, Rights)> {
+    let (tables, env) = (view.tables(), view.env());
+    let mut frame = tables.pool().frame_of(roots.current(vcpu))?;
     let mut level = Level::L4;
     let mut rights = Rights::ALL;
-    if shadow.roots().paging(vcpu).mode == Mode::Off {
+    if roots.paging(vcpu).mode != Mode::Long4 {
         // PDPTEs have no rights.
         let slot = Slot::new(frame, index(tables.source(frame).role, gva));
         frame = tables.child(env, slot)?;

@@ -2,6 +2,8 @@
 
 use umbra_paging::{Access, AccessKind, Gfn, GuestEntry, Gva, Level, Mode, Paging, Rights};
 
+use super::TableFormat;
+
 /// Everything beside the guest's table that decides the contents of its shadow. Two shadows of one
 /// table with different roles are different pages: a page is only ever found by its whole
 /// [`Source`].
@@ -10,13 +12,17 @@ use umbra_paging::{Access, AccessKind, Gfn, GuestEntry, Gva, Level, Mode, Paging
 /// itself), except while CR0.WP is clear: see [`Wp::Off`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// The shadow of a guest paging structure.
-    Guest { level: Level, nxe: bool, wp: Wp },
+    /// The shadow of a guest paging structure, or of a part of it.
+    Guest { level: Level, format: TableFormat, nxe: bool, wp: Wp },
     /// The identity map of guest-physical addresses: for large guest pages that must be mapped by
     /// smaller ones, and for a guest with paging off. `L1` covers 2 MiB, `L2` 1 GiB.
     Direct { level: Level },
-    /// Four PAE PDPTEs over `Direct` pages: the root of a guest with paging off.
-    PaeRoot,
+    /// The four PDPTE registers of a vCPU that runs on PAE tables: its root while its guest has
+    /// paging off, or uses PAE or 32-bit paging. What they reference is known by the vCPU.
+    Pdptes { vcpu: u16 },
+    /// A page directory that is no memory: all of it is Pending, and every access through it is
+    /// emulated.
+    Nowhere,
 }
 
 /// The guest's CR0.WP, as far as shadow entries depend on it.
@@ -39,22 +45,60 @@ pub(crate) enum Wp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Source {
     pub role: Role,
-    /// `Guest`: the frame of the table. `Direct`: the first frame mapped. `PaeRoot`: zero.
+    /// `Guest`: the frame of the table. `Direct`: the first frame mapped. Others: zero.
     pub gfn: Gfn,
 }
 
 impl Source {
     /// The root for a vCPU in this paging state.
-    pub(crate) fn root(paging: &Paging) -> Source {
-        if paging.mode == Mode::Off {
-            return Source { role: Role::PaeRoot, gfn: Gfn::new(0) };
+    pub(crate) fn root(paging: &Paging, vcpu: usize) -> Source {
+        match paging.mode {
+            Mode::Long4 => Source::table(paging, Level::L4, TableFormat::LONG4, paging.root),
+            Mode::Off | Mode::Legacy32 { .. } | Mode::Pae { .. } => {
+                Source { role: Role::Pdptes { vcpu: vcpu as u16 }, gfn: Gfn::new(0) }
+            }
         }
+    }
+
+    /// What the PDPTEs of a vCPU in this paging state reference; nothing if it has none.
+    pub(crate) fn directories(paging: &Paging) -> [Option<Source>; 4] {
+        let table = |format, gfn| Source::table(paging, Level::L2, format, gfn);
+        match paging.mode {
+            Mode::Long4 => [None; 4],
+            Mode::Off => core::array::from_fn(|n| {
+                Some(Source::direct(Level::L2, Gfn::new(n as u64 * Level::L3.pages())))
+            }),
+            Mode::Legacy32 { pse } => {
+                core::array::from_fn(|part| Some(table(TableFormat::legacy32(pse, part), paging.root)))
+            }
+            Mode::Pae { pdptes } => {
+                pdptes.directories().map(|gfn| gfn.map(|gfn| table(TableFormat::PAE, gfn)))
+            }
+        }
+    }
+
+    /// A table that CR3 or a PDPTE register references.
+    fn table(paging: &Paging, level: Level, format: TableFormat, gfn: Gfn) -> Source {
         let wp = if paging.wp {
             Wp::On
         } else {
             Wp::Off { above_writes: true, above_user: true, smep: paging.smep, smap: paging.smap }
         };
-        Source { role: Role::Guest { level: Level::L4, nxe: paging.nxe, wp }, gfn: paging.root }
+        let nxe = paging.nxe && format.format().has_nx();
+        Source { role: Role::Guest { level, format, nxe, wp }, gfn }
+    }
+
+    /// What stands in for a page directory that is no memory.
+    pub(crate) const NOWHERE: Source = Source { role: Role::Nowhere, gfn: Gfn::new(0) };
+
+    /// Whether this is the same, or another part of the same table in the same role.
+    pub(crate) fn is_sibling(self, other: Source) -> bool {
+        let (Role::Guest { format, .. }, Role::Guest { format: others, level, nxe, wp }) =
+            (self.role, other.role)
+        else {
+            return self == other;
+        };
+        format.is_sibling(others) && self == Source { role: Role::Guest { level, format, nxe, wp }, ..other }
     }
 
     pub(crate) fn direct(level: Level, gfn: Gfn) -> Source {
@@ -68,7 +112,8 @@ impl Role {
     pub(crate) fn level(self) -> Level {
         match self {
             Role::Guest { level, .. } | Role::Direct { level } => level,
-            Role::PaeRoot => Level::L3,
+            Role::Pdptes { .. } => Level::L3,
+            Role::Nowhere => Level::L2,
         }
     }
 }
@@ -131,8 +176,8 @@ impl Wp {
 /// The index of the entry for `gva` in a page of this role.
 pub(crate) fn index(role: Role, gva: Gva) -> usize {
     match role {
-        // Linear addresses have 32 bits while a PAE root is in use.
-        Role::PaeRoot => (gva.raw() >> 30) as usize & 3,
+        // Linear addresses have 32 bits while PDPTEs are in use.
+        Role::Pdptes { .. } => (gva.raw() >> 30) as usize & 3,
         _ => gva.index(role.level()),
     }
 }

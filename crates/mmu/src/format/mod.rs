@@ -2,7 +2,9 @@
 
 mod entry;
 mod key;
+mod table;
 
 pub use entry::Encodings;
 pub(crate) use entry::{GENERATIONS, Held, ShadowEntry, State};
 pub(crate) use key::{Role, Source, Wp, index};
+pub(crate) use table::TableFormat;

@@ -2,6 +2,7 @@
 //! behind it and its neighbours.
 
 mod backing;
+mod pdptes;
 mod tracking;
 
 pub(crate) use backing::RegionBacking;
@@ -18,6 +19,7 @@ use crate::tables::{Pool, Tables};
 use crate::{Backing, GuestMemory};
 
 use backing::Remembered;
+use pdptes::PdpteRegisters;
 use tracking::Shadows;
 
 /// Frames in a 2 MiB region.
@@ -42,7 +44,10 @@ pub(crate) struct GuestFrames {
     regions: Vec<Region>,
     /// The `Direct` page of each GiB, at least the four that PAE paging can address.
     gibs: Vec<Option<u32>>,
-    pae_root: Option<u32>,
+    /// The PDPTE registers of each vCPU.
+    pdptes: Vec<PdpteRegisters>,
+    /// The page of [`Role::Nowhere`].
+    nowhere: Option<u32>,
     /// The frames that are [`Tracking::Unsync`], the first of them first.
     loose: Vec<Gfn>,
     /// Of the gpa->hpa map: MMIO entries of another generation count as Look.
@@ -50,13 +55,14 @@ pub(crate) struct GuestFrames {
 }
 
 impl GuestFrames {
-    pub(crate) fn new(end: Gfn) -> GuestFrames {
+    pub(crate) fn new(end: Gfn, vcpus: usize) -> GuestFrames {
         let end = end.raw();
         GuestFrames {
             frames: vec![Shadows::UNTRACKED; end as usize],
             regions: (0..end.div_ceil(REGION)).map(|_| Region::default()).collect(),
             gibs: vec![None; end.div_ceil(GIB).max(4) as usize],
-            pae_root: None,
+            pdptes: (0..vcpus).map(|_| PdpteRegisters::default()).collect(),
+            nowhere: None,
             loose: Vec::with_capacity(MAX_LOOSE),
             generation: 0,
         }
@@ -162,6 +168,19 @@ impl GuestFrames {
     }
 }
 
+/// The PDPTE registers.
+impl GuestFrames {
+    /// What a PDPTE of a vCPU references.
+    pub(crate) fn directory(&self, vcpu: usize, index: usize) -> Option<Source> {
+        self.pdptes[vcpu].directory(index)
+    }
+
+    /// The vCPU has loaded its PDPTE registers.
+    pub(crate) fn set_directories(&mut self, vcpu: usize, directories: [Option<Source>; 4]) {
+        self.pdptes[vcpu].load(directories);
+    }
+}
+
 /// The gpa->hpa map.
 impl GuestFrames {
     /// The generation of the map.
@@ -223,7 +242,7 @@ impl GuestFrames {
             Role::Guest { .. } => {
                 self.shadows(tables.pool(), source.gfn).find(|&frame| tables.source(frame) == source)
             }
-            Role::Direct { .. } | Role::PaeRoot => self.identity(source),
+            Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => self.identity(source),
         }
     }
 
@@ -232,7 +251,8 @@ impl GuestFrames {
         match source.role {
             Role::Direct { level: Level::L1 } => self.regions.get((gfn / REGION) as usize)?.direct,
             Role::Direct { .. } => *self.gibs.get((gfn / GIB) as usize)?,
-            Role::PaeRoot => self.pae_root,
+            Role::Pdptes { vcpu } => self.pdptes[usize::from(vcpu)].page(),
+            Role::Nowhere => self.nowhere,
             Role::Guest { .. } => None,
         }
     }
@@ -242,7 +262,9 @@ impl GuestFrames {
         let place = match source.role {
             Role::Direct { level: Level::L1 } => &mut self.regions[(gfn / REGION) as usize].direct,
             Role::Direct { .. } => &mut self.gibs[(gfn / GIB) as usize],
-            Role::PaeRoot | Role::Guest { .. } => &mut self.pae_root,
+            Role::Pdptes { vcpu } => self.pdptes[usize::from(vcpu)].page_mut(),
+            Role::Nowhere => &mut self.nowhere,
+            Role::Guest { .. } => unreachable!("shadows of guest tables are listed by frame"),
         };
         core::mem::replace(place, frame)
     }
@@ -251,7 +273,7 @@ impl GuestFrames {
     pub(crate) fn is_listed(&self, pool: &Pool, source: Source, frame: u32) -> bool {
         let found = match source.role {
             Role::Guest { .. } => self.shadows(pool, source.gfn).find(|&at| pool.source(at) == source),
-            Role::Direct { .. } | Role::PaeRoot => self.identity(source),
+            Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => self.identity(source),
         };
         found == Some(frame)
     }

@@ -38,7 +38,9 @@ impl<E: Env> Cx<'_, E> {
         if let Some(frame) = self.shadow.basis.tables_mut().allocate(source) {
             return frame;
         }
-        if !self.shadow.basis.tables().pool().has_limbo() {
+        // A page in limbo has left its links, so where they are short it has helped nobody.
+        let tables = self.shadow.basis.tables_mut();
+        if !tables.pool().has_limbo() || !tables.has_links() {
             self.reclaim();
         }
         if self.shadow.basis.tables().pool().has_limbo() {
@@ -54,7 +56,7 @@ impl<E: Env> Cx<'_, E> {
     /// Zaps pages to make room: several at a time share the flush; few enough that what one
     /// instruction needs stays.
     fn reclaim(&mut self) {
-        let batch = (self.shadow.basis.tables().pool().count() / 16).clamp(1, 16);
+        let batch = (self.shadow.basis.tables().pool().live() / 16).clamp(1, 16);
         for _ in 0..batch {
             let victim = self.shadow.basis.tables().pool().victim();
             let victim = victim.expect("the configuration leaves frames that are not pinned");

@@ -28,6 +28,7 @@ impl<E: Env> Cx<'_, E> {
     /// Gives up the tracking of those of these frames for which that can be: see the module's
     /// documentation.
     pub(crate) fn detach(&mut self, gfns: &[Gfn]) {
+        self.follow_roots();
         let mut cached = self.shadow.basis.tables().pool().has_limbo();
         for &gfn in gfns {
             if self.shadow.can_detach(gfn) {
@@ -81,26 +82,32 @@ impl<E: Env> Cx<'_, E> {
         cached
     }
 
-    /// Tracks the frame of `source` again, which is detached, and brings its shadow of that role up
-    /// to date. Its shadows of other roles go: most of them are of an earlier life of the frame.
+    /// Tracks the frame of `source` again, which is detached, and brings its shadows of that role up
+    /// to date: one, or the parts of a table of 32-bit paging. Its shadows of other roles go: most
+    /// of them are of an earlier life of the frame.
     pub(super) fn attach(&mut self, policy: &mut dyn WritePolicy, source: Source) {
         let gfn = source.gfn;
-        let mut kept = None;
         let mut next = self.first_shadow(gfn);
         while let Some(frame) = next {
             next = self.next_shadow(frame);
-            match self.shadow.basis.tables().source(frame) == source {
-                true => kept = Some(frame),
-                false => self.zap(frame),
+            if !self.shadow.basis.tables().source(frame).is_sibling(source) {
+                self.zap(frame);
             }
         }
         // With the last shadow the frame stops being detached. It was not needed again: the detach
         // has spared all that.
-        let Some(frame) = kept else { return policy.attached(gfn, u32::MAX) };
+        if self.first_shadow(gfn).is_none() {
+            return policy.attached(gfn, u32::MAX);
+        }
         self.shadow.guest_mut().attach(gfn);
         self.entries().protect_now(gfn);
-        self.shadow.basis.tables_mut().copy(frame);
-        let changed = self.entries().fill_now(frame);
+        let mut changed = 0;
+        let mut next = self.first_shadow(gfn);
+        while let Some(frame) = next {
+            next = self.next_shadow(frame);
+            self.shadow.basis.tables_mut().copy(frame);
+            changed += self.entries().fill_now(frame);
+        }
         policy.attached(gfn, changed);
         self.happened(Event::Attached { gfn, level: source.role.level(), changed });
     }

@@ -4,32 +4,36 @@ use umbra_paging::Paging;
 
 use super::Cx;
 use crate::Env;
-use crate::derive::Target;
 use crate::format::{Role, Source};
 use crate::policy::WritePolicy;
-use crate::tables::Slot;
+use crate::tables::{PageId, Slot};
+
+/// A root in use, and what its PDPTEs reference if it is those: all of it pinned.
+struct Pinned {
+    root: PageId,
+    directories: [Option<PageId>; 4],
+}
 
 impl<E: Env> Cx<'_, E> {
     /// Adds a vCPU in this paging state.
     pub(crate) fn add_vcpu(&mut self, policy: &mut dyn WritePolicy, paging: Paging) {
-        let root = self.pinned_root(policy, &paging);
-        let root = self.shadow.basis.tables().pool().id(root);
-        self.shadow.roots.add(paging, root);
+        let vcpu = self.shadow.roots.vcpus().len();
+        let Pinned { root, directories } = self.pinned_root(policy, vcpu, &paging);
+        self.shadow.roots.add(paging, root, directories);
     }
 
     /// Lets the vCPU run on the root of another paging state.
     pub(crate) fn load_paging(&mut self, policy: &mut dyn WritePolicy, vcpu: usize, paging: Paging) {
-        let old = self.shadow.roots.current(vcpu);
-        let old_paging = *self.shadow.roots.paging(vcpu);
-        // CR4.PGE shapes no shadow page, and what a change of it flushes is the guest's own flush.
-        let changed = (Paging { root: paging.root, pge: paging.pge, ..old_paging }) != paging;
+        let roots = &self.shadow.roots;
+        let old = Pinned { root: roots.current(vcpu), directories: roots.directories(vcpu) };
+        let changed = changes_role(roots.paging(vcpu), &paging);
         // A root is built for the control bits that it may be loaded under.
         if changed {
             self.shadow.roots.withdraw_from(self.shadow.basis.tables_mut(), vcpu, |_| true);
         }
-        let new = self.pinned_root(policy, &paging);
-        self.shadow.roots.load(vcpu, paging, self.shadow.basis.tables().pool().id(new));
-        self.unpin_root(old.frame());
+        let Pinned { root, directories } = self.pinned_root(policy, vcpu, &paging);
+        self.shadow.roots.load(vcpu, paging, root, directories);
+        self.unpin(old);
         // Entries cached under other control bits carry rights that are not the guest's any more
         // (I2, I3).
         if changed {
@@ -37,33 +41,47 @@ impl<E: Env> Cx<'_, E> {
         }
     }
 
-    fn pinned_root(&mut self, policy: &mut dyn WritePolicy, paging: &Paging) -> u32 {
-        let source = Source::root(paging);
-        let root = self.provide(policy, source);
-        self.shadow.basis.tables_mut().pin(root);
-        self.shadow.basis.tables_mut().touch(root);
-        if source.role == Role::PaeRoot {
-            // PDPTEs cannot be Pending: all four are there as long as the root is in use.
+    fn pinned_root(&mut self, policy: &mut dyn WritePolicy, vcpu: usize, paging: &Paging) -> Pinned {
+        // The old PDPTEs stay, with what they reference, until all that the new ones need is there.
+        let sources = Source::directories(paging).map(|source| source.map(|source| self.held_by(source)));
+        let directories = sources.map(|source| source.map(|source| self.pinned(policy, source)));
+        let source = Source::root(paging, vcpu);
+        let root = self.pinned(policy, source);
+        if matches!(source.role, Role::Pdptes { .. }) {
+            self.shadow.guest_mut().set_directories(vcpu, sources);
             for index in 0..4 {
-                let slot = Slot::new(root, index);
-                if let Target::Missing(child) = self.view().target(slot, false) {
-                    self.provide(policy, child);
-                }
-                self.entries().refresh_now(slot);
-                let child = self.view().child(slot).expect("the identity page was built just now");
-                self.shadow.basis.tables_mut().pin(child);
+                self.entries().refresh_now(Slot::new(root.frame(), index));
             }
         }
-        root
+        Pinned { root, directories }
     }
 
-    fn unpin_root(&mut self, root: u32) {
-        self.shadow.basis.tables_mut().unpin_root(root);
-        if self.shadow.basis.tables().source(root).role == Role::PaeRoot {
-            for index in 0..4 {
-                let child = self.view().child(Slot::new(root, index));
-                self.shadow.basis.tables_mut().unpin(child.expect("PDPTEs of a root in use are Mapped"));
-            }
+    /// The page directory, or what stands in for one that is no memory.
+    fn held_by(&self, source: Source) -> Source {
+        let table = matches!(source.role, Role::Guest { .. });
+        let follows = !table || self.shadow.basis.guest().can_hold_table(self.env, source.gfn);
+        if follows { source } else { Source::NOWHERE }
+    }
+
+    fn pinned(&mut self, policy: &mut dyn WritePolicy, source: Source) -> PageId {
+        let frame = self.provide(policy, source);
+        let tables = self.shadow.basis.tables_mut();
+        tables.pin(frame);
+        tables.touch(frame);
+        tables.pool().id(frame)
+    }
+
+    fn unpin(&mut self, Pinned { root, directories }: Pinned) {
+        let tables = self.shadow.basis.tables_mut();
+        for page in directories.into_iter().flatten().chain([root]) {
+            tables.unpin_root(page.frame());
         }
     }
+}
+
+/// Whether the states differ in what shapes shadow pages. CR4.PGE does not, and what a change of it
+/// flushes is the guest's own flush; nor do other PDPTEs.
+fn changes_role(old: &Paging, new: &Paging) -> bool {
+    old.mode.format() != new.mode.format()
+        || Paging { root: new.root, pge: new.pge, mode: new.mode, ..*old } != *new
 }

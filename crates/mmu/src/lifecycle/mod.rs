@@ -18,7 +18,7 @@ use crate::guest::GuestFrames;
 use crate::roots::Roots;
 use crate::sync::{Entries, FaultFilter};
 use crate::tables::{Slot, Tables};
-use crate::{Config, Env, Event, GuestFaults};
+use crate::{Config, Env, Event, GuestFaults, MIN_FRAMES_PER_VCPU};
 
 /// The shadow pages, the guest frames, the roots, and the filter that rests on them.
 pub(crate) struct Shadow {
@@ -31,10 +31,16 @@ impl Shadow {
     /// The shadow of a guest whose memory ends at `end`, in so many shadow frames, of which each
     /// vCPU may have so many roots loadable. There are no vCPUs yet.
     pub(crate) fn new(config: Config, frames: u32, end: Gfn, loadable: usize) -> Shadow {
+        // With that many pages every instruction gets through, as in the smallest pool there can be.
+        let reserve = config.vcpus * (MIN_FRAMES_PER_VCPU as usize + loadable);
         Shadow {
             roots: Roots::new(config.vcpus, loadable),
             filter: FaultFilter::new(config.filter),
-            basis: Basis::new(Tables::new(&config, frames, end), GuestFrames::new(end), config),
+            basis: Basis::new(
+                Tables::new(&config, frames, end, reserve),
+                GuestFrames::new(end, config.vcpus),
+                config,
+            ),
         }
     }
 

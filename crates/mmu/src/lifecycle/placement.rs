@@ -31,7 +31,8 @@ impl Shadow {
     /// which is up to date.
     pub(crate) fn knows_root(&self, vcpu: usize, root: Gfn) -> bool {
         let source = self.roots.source(vcpu, root);
-        !self.basis.guest().is_detached(source)
+        matches!(source.role, Role::Guest { .. })
+            && !self.basis.guest().is_detached(source)
             && self.basis.guest().lists(source)
             && self.basis.guest().find(self.basis.tables(), source).is_some()
     }
@@ -50,6 +51,21 @@ impl Shadow {
 }
 
 impl<E: Env> Cx<'_, E> {
+    /// Learns what every vCPU runs on, before a root may be withdrawn: another vCPU may load it until
+    /// it has left the guest, and one that has loaded it runs on it.
+    pub(super) fn follow_roots(&mut self) {
+        let Shadow { basis, roots, .. } = &*self.shadow;
+        if basis.config().vcpus == 1 || !roots.any_loadable() {
+            return;
+        }
+        self.env.kick();
+        for vcpu in self.shadow.roots.vcpus() {
+            if let Some(root) = self.env.take_loaded_root(vcpu) {
+                self.shadow.switched(vcpu, root);
+            }
+        }
+    }
+
     /// Lets a vCPU load its current root by itself.
     pub(crate) fn offer_current(&mut self, vcpu: usize) -> bool {
         let root = self.shadow.basis.tables().pool().frame_of(self.shadow.roots.current(vcpu));
@@ -63,6 +79,10 @@ impl<E: Env> Cx<'_, E> {
         if !self.shadow.may_offer(self.env, vcpu, root)
             || full && roots.find_loadable(basis.tables(), vcpu, root).is_none()
         {
+            return false;
+        }
+        // Nothing is reclaimed for it.
+        if !self.shadow.knows_root(vcpu, root) && !self.shadow.basis.tables_mut().has_links() {
             return false;
         }
         let root = self.provide(policy, self.shadow.roots.source(vcpu, root));

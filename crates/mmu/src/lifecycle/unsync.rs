@@ -22,6 +22,7 @@ impl<E: Env> Cx<'_, E> {
             let oldest = self.shadow.basis.guest().loose()[0];
             self.tighten(oldest);
         }
+        self.follow_roots();
         // Every flush of the guest must exit from now on.
         self.shadow.roots.withdraw_all(self.shadow.basis.tables_mut());
         self.shadow.guest_mut().loosen(gfn);

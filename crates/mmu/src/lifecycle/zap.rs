@@ -33,6 +33,7 @@ impl<E: Env> Cx<'_, E> {
     /// Zaps the shadows of a guest frame, but for roots that vCPUs run on: their entries become
     /// Pending.
     pub(super) fn zap_tables(&mut self, gfn: Gfn) {
+        self.follow_roots();
         self.withdraw_everywhere(gfn);
         let mut next = self.first_shadow(gfn);
         while let Some(frame) = next {
@@ -57,7 +58,7 @@ impl<E: Env> Cx<'_, E> {
         for frame in 0..self.shadow.basis.tables().pool().count() {
             // What is left are roots in use. PDPTEs cannot be Pending; their pages are pinned with
             // them.
-            let keep = |source: Source| source.role == Role::PaeRoot;
+            let keep = |source: Source| matches!(source.role, Role::Pdptes { .. });
             if self.shadow.basis.tables().pool().live_source(frame).is_some_and(|source| !keep(source)) {
                 self.shadow.basis.tables_mut().look_everywhere(self.env, frame);
             }

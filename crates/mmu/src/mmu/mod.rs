@@ -11,12 +11,12 @@ mod writes;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use umbra_paging::{Access, Gfn, Gpa, GuestFault, Gva, Hpa, Paging};
+use umbra_paging::{Access, Gfn, Gpa, Gva, Hpa, Paging};
 
 use crate::advice::{InactiveSpaces, Predictor, PrefetchAccessed, Regret};
 use crate::fault::{self, Detaches, WalkCache};
 use crate::lifecycle::Shadow;
-use crate::{Counters, Env, GuestFaults};
+use crate::{Counters, EntryState, Env, GuestFaults, TranslateError};
 
 /// One guest's shadow MMU.
 ///
@@ -41,7 +41,9 @@ struct Vcpu {
 
 impl<P> Mmu<P> {
     /// The bytes of metadata beside the shadow frames now: a constant part, by the sizes of pool
-    /// and guest memory, and 4 KiB for each page that lives (and for up to 64 that did).
+    /// and guest memory, and 4 KiB for each page that lives (and for up to 64 that did). For
+    /// [`MIN_FRAMES_PER_VCPU`](crate::MIN_FRAMES_PER_VCPU) pages, and those of loadable roots, they
+    /// are there from the start.
     pub fn metadata_bytes(&self) -> usize {
         self.shadow.bytes()
     }
@@ -68,8 +70,48 @@ impl<P> Mmu<P> {
     /// the MMU `&mut`: while a table is loose, a not-present fault below it may come from an old
     /// reference that the guest has replaced, which the CPU must not deliver again and again. So
     /// then every fault exits.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// use umbra_mmu::GuestFaults;
+    ///
+    /// let (mut host, mut mmu) = start();
+    /// assert_eq!(mmu.guest_faults(), GuestFaults::Present);
+    /// mmu.release_frame(&mut host, Gfn::new(1));
+    /// assert_eq!(mmu.guest_faults(), GuestFaults::Trap);
+    /// # }
+    /// ```
     pub fn guest_faults(&self) -> GuestFaults {
         self.shadow.guest_faults()
+    }
+
+    /// What a vCPU enters the guest with: asked for before each entry. While other vCPUs run, it may
+    /// be out of date before the vCPU has entered: see [`Tlb`](crate::Tlb).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// use umbra_mmu::GuestFaults;
+    ///
+    /// let (mut host, mut mmu) = start();
+    /// let entry = mmu.entry_state(&host, 0);
+    /// assert_eq!((entry.guest_faults, entry.flushes_exit), (GuestFaults::Present, false));
+    /// mmu.release_frame(&mut host, Gfn::new(1));
+    /// let entry = mmu.entry_state(&host, 0);
+    /// assert_eq!((entry.guest_faults, entry.flushes_exit), (GuestFaults::Trap, true));
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn entry_state(&self, env: &impl Env, vcpu: usize) -> EntryState {
+        EntryState {
+            root: self.root(env, vcpu),
+            guest_faults: self.guest_faults(),
+            flushes_exit: self.has_loose_tables(),
+            loadable_epoch: self.roots_changed(),
+        }
     }
 
     /// Whether any table is loose. Then all page faults must exit (see [`Mmu::guest_faults`]), and
@@ -81,8 +123,17 @@ impl<P> Mmu<P> {
     /// Where an access of an emulated instruction goes. Sets accessed and dirty bits as the access
     /// itself would.
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// let (mut host, mut mmu) = start();
+    /// let gpa = mmu.translate(&mut host, 0, Gva::new(0x123), Access::supervisor_read());
+    /// assert_eq!(gpa, Ok(Gpa::new(0x9123)));
+    /// # }
+    /// ```
+    ///
     /// # Errors
-    /// The page fault that it raises.
+    /// The page fault that it raises, or that the guest's tables do not hold still.
     ///
     /// # Panics
     /// If there is no such vCPU.
@@ -92,7 +143,7 @@ impl<P> Mmu<P> {
         vcpu: usize,
         gva: Gva,
         access: Access,
-    ) -> Result<Gpa, GuestFault> {
+    ) -> Result<Gpa, TranslateError> {
         fault::walk(&mut self.shadow.with(env), vcpu, gva, access).map(|(walk, _)| walk.gpa())
     }
 
@@ -100,12 +151,23 @@ impl<P> Mmu<P> {
     /// now: only to be read, and only before the guest runs again. (The answer is from the shadow
     /// as it is; the CPU may have used an older translation, as it may on bare hardware.)
     pub fn code(&mut self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Hpa> {
-        self.vcpus[vcpu].walks.code(&self.shadow, env, vcpu, gva)
+        self.vcpus[vcpu].walks.code(self.shadow.view(env), self.shadow.roots(), vcpu, gva)
     }
 
     /// Carries out the guest's INVLPG. Only while [`Mmu::has_loose_tables`] must it exit: else no
     /// table that the CPU can reach is ever out of date, and what the instruction itself does is
     /// enough.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// let (mut host, mut mmu) = start();
+    /// mmu.release_frame(&mut host, Gfn::new(1));
+    /// // The guest has changed the table, and says so.
+    /// mmu.invlpg(&mut host, 0, Gva::new(0));
+    /// assert!(!mmu.has_loose_tables());
+    /// # }
+    /// ```
     pub fn invlpg(&mut self, env: &mut impl Env, vcpu: usize, gva: Gva) {
         self.shadow.with(env).tighten_all();
         env.flush_page(vcpu, gva);
@@ -113,6 +175,16 @@ impl<P> Mmu<P> {
 
     /// Carries out any larger flush of the guest: MOV to CR3 without the no-flush bit, changes of
     /// CR4.PGE and the like, INVPCID (which need not exit either, as INVLPG).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// let (mut host, mut mmu) = start();
+    /// mmu.release_frame(&mut host, Gfn::new(1));
+    /// mmu.flush_guest(&mut host);
+    /// assert!(!mmu.has_loose_tables() && host.flushes > 0);
+    /// # }
+    /// ```
     pub fn flush_guest(&mut self, env: &mut impl Env) {
         let mut cx = self.shadow.with(env);
         cx.tighten_all();
@@ -121,6 +193,19 @@ impl<P> Mmu<P> {
 
     /// Makes sure that nothing maps, or is built from, these guest frames. The embedder calls it
     /// before it changes what is behind them, with all vCPUs stopped until it has done so.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// let (mut host, mut mmu) = start();
+    /// let outcome = mmu.translate(&mut host, 0, Gva::new(0), Access::supervisor_read());
+    /// assert!(outcome.is_ok());
+    /// mmu.revoke(&mut host, Gfn::new(9)..Gfn::new(10));
+    /// // Nothing maps the frame now, and no CPU has cached that something did.
+    /// host.places.0[9] = 100;
+    /// mmu.audit(&host).unwrap();
+    /// # }
+    /// ```
     pub fn revoke(&mut self, env: &mut impl Env, gfns: Range<Gfn>) {
         self.shadow.with(env).revoke(gfns);
     }

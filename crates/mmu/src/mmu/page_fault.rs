@@ -6,12 +6,28 @@ use super::{Mmu, Vcpu};
 use crate::advice::{PrefetchTables, Step, call_site, tables_of_space, unaccessed};
 use crate::fault::{self, Known, Mapped};
 use crate::policy::{Answer, Origin, Place, TableWrite, WritePolicy};
-use crate::{Backing, Env, FaultOutcome, TableTicket, Work};
+use crate::{Backing, Env, FaultOutcome, TableTicket, TranslateError, Work};
 
 impl<P: WritePolicy> Mmu<P> {
     /// Handles a #PF exit of the instruction at `origin`, whose `access` to `gva` raised it. Of the
     /// exit's error code only what describes the access is taken (in `access`); whether it is a
     /// guest fault, and its error code, come from a walk of the guest's own tables (I3).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// use umbra_mmu::{FaultOutcome, Work};
+    ///
+    /// let (mut host, mut mmu) = start();
+    /// let origin = Origin::at(Gva::new(0x1_0000));
+    /// // The shadow lacks what the guest's tables have: a host fault.
+    /// let outcome = mmu.page_fault(&mut host, 0, Gva::new(0x123), Access::supervisor_read(), &origin);
+    /// assert_eq!(outcome, FaultOutcome::Resume(Work::Link));
+    /// // The guest's own tables map nothing there: a guest fault.
+    /// let outcome = mmu.page_fault(&mut host, 0, Gva::new(0x5000), Access::supervisor_read(), &origin);
+    /// assert!(matches!(outcome, FaultOutcome::Guest(fault) if fault.gva == Gva::new(0x5000)));
+    /// # }
+    /// ```
     ///
     /// # Panics
     /// If there is no such vCPU.
@@ -25,14 +41,18 @@ impl<P: WritePolicy> Mmu<P> {
     ) -> FaultOutcome {
         let Vcpu { detaches, walks, .. } = &mut self.vcpus[vcpu];
         detaches.fault(origin.rip);
-        match walks.known(&self.shadow, env, vcpu, gva, access) {
+        let (view, roots) = (self.shadow.view(env), self.shadow.roots());
+        let known =
+            if view.config().shadow_walk { walks.known(view, roots, vcpu, gva, access) } else { None };
+        match known {
             Some(Known::Mmio(gpa)) => return FaultOutcome::Mmio { gpa },
             Some(Known::TableWrite(gpa)) => return self.table_write(env, vcpu, gpa, origin),
             None => (),
         }
         let (walk, updated) = match fault::walk(&mut self.shadow.with(env), vcpu, gva, access) {
             Ok(found) => found,
-            Err(fault) => return self.guest_fault(env, vcpu, access, fault),
+            Err(TranslateError::Fault(fault)) => return self.guest_fault(env, vcpu, access, fault),
+            Err(TranslateError::Raced) => return FaultOutcome::Resume(Work::Raced),
         };
         let gpa = walk.gpa();
         let is_ram = match env.backing(gpa.gfn()) {
@@ -76,13 +96,13 @@ impl<P: WritePolicy> Mmu<P> {
 
     /// A write to a tracked table.
     fn table_write(&mut self, env: &mut impl Env, vcpu: usize, gpa: Gpa, origin: &Origin) -> FaultOutcome {
-        let (shadow, gfn) = (&self.shadow, gpa.gfn());
+        let (view, roots, gfn) = (self.shadow.view(env), self.shadow.roots(), gpa.gfn());
         let Vcpu { walks, spaces, .. } = &mut self.vcpus[vcpu];
-        let reachable = shadow.view(env).is_reachable(gfn);
-        let idle = reachable && spaces.is_idle(shadow, vcpu, gfn);
+        let reachable = view.is_reachable(gfn);
+        let idle = reachable && spaces.is_idle(view, roots, vcpu, gfn);
         let mut write = TableWrite { vcpu, gpa, place: Place::default(), soon: origin.soon, reachable, idle };
         if self.policy.needs_place(&write) {
-            write.place = call_site(shadow, env, walks, vcpu, origin, gpa);
+            write.place = call_site(view, roots, walks, vcpu, origin, gpa);
         }
         if self.policy.answer(&write) == Answer::Detach && self.may_detach(vcpu, gfn) {
             self.detach_space(env, gfn);
@@ -93,7 +113,7 @@ impl<P: WritePolicy> Mmu<P> {
 
     /// Detaches a frame, and if it is idle, all tables of its address space.
     fn detach_space(&mut self, env: &mut impl Env, gfn: Gfn) {
-        let Some(space) = tables_of_space(&self.shadow, env, gfn) else {
+        let Some(space) = tables_of_space(self.shadow.view(env), self.shadow.roots(), gfn) else {
             return self.shadow.with(env).detach(&[gfn]);
         };
         let mut cx = self.shadow.with(env);
@@ -131,9 +151,9 @@ impl<P: WritePolicy> Mmu<P> {
         let root = cx.shadow().roots().current(vcpu);
         let Some(slots) = self.vcpus[vcpu].accessed.propose(cx.view(), root, fault) else { return };
         for slot in slots {
-            let Some((at, guest)) = unaccessed(cx.view(), slot) else { continue };
+            let Some((format, at, entry)) = unaccessed(cx.view(), slot) else { continue };
             // Another vCPU may have changed it meanwhile: then it is not what was expected.
-            let _ = cx.entries().update_entry(at, guest.raw(), guest.raw() | bits::A);
+            let _ = cx.entries().update_entry(format, at, entry.raw(), entry.raw() | bits::A);
         }
     }
 

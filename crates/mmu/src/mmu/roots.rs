@@ -10,6 +10,15 @@ impl<P> Mmu<P> {
     /// What the real CR3 of a vCPU must hold. Changes with [`Mmu::load_paging`],
     /// [`Mmu::offer_root`], [`Mmu::offer_other_root`], [`Mmu::switched`] and [`Mmu::revoke`].
     ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// let (host, mmu) = start();
+    /// let root = mmu.root(&host, 0);
+    /// assert!(root.hpa.raw() >= 1 << 20, "a shadow frame");
+    /// # }
+    /// ```
+    ///
     /// # Panics
     /// If there is no such vCPU.
     pub fn root(&self, env: &impl Env, vcpu: usize) -> Root {
@@ -22,8 +31,21 @@ impl<P> Mmu<P> {
         Root { hpa: env.hpa(frame), format }
     }
 
-    /// Follows a change of the guest's CR0, CR3, CR4 or EFER. It does not flush what the guest's
+    /// Follows a change of the guest's CR0, CR3, CR4 or EFER, or of its PDPTE registers. Under PAE
+    /// paging these are what [`Pdptes::load`](umbra_paging::Pdptes::load) gave when the guest last
+    /// loaded them; the guest's memory is not asked. It does not flush what the guest's
     /// own instruction must flush: for that, call [`Mmu::flush_guest`] as well.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// let (mut host, mut mmu) = start();
+    /// // CR0.WP is cleared: another root serves.
+    /// let before = mmu.root(&host, 0);
+    /// let after = mmu.load_paging(&mut host, 0, Paging { wp: false, ..paging() });
+    /// assert_ne!(before, after);
+    /// # }
+    /// ```
     ///
     /// # Panics
     /// If there is no such vCPU.
@@ -39,6 +61,15 @@ impl<P> Mmu<P> {
 
     /// Lets a vCPU load its current root by itself from now on, if that can be. Then the real CR3
     /// must hold exactly what the guest's does.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// let (mut host, mut mmu) = start();
+    /// assert!(mmu.offer_root(&mut host, 0));
+    /// assert_eq!(mmu.root(&host, 0).hpa.raw(), 0x1000, "as the guest's own CR3");
+    /// # }
+    /// ```
     ///
     /// # Panics
     /// If there is no such vCPU.
@@ -105,9 +136,9 @@ impl<P> Mmu<P> {
         self.shadow.roots().changes()
     }
 
-    /// The vCPU has loaded one of its loadable roots by itself. Where there are several vCPUs, all
-    /// are stopped, and what each has loaded is told here, before another call that takes the MMU
-    /// `&mut` may withdraw a root.
+    /// The vCPU has loaded one of its loadable roots by itself, and has left the guest: told before
+    /// any other call for this vCPU. A call for another vCPU asks for it where it matters
+    /// ([`Tlb::take_loaded_root`](crate::Tlb::take_loaded_root)).
     ///
     /// # Panics
     /// If it is not loadable, or there is no such vCPU.

@@ -8,6 +8,17 @@ use crate::{Env, TableTicket};
 impl<P> Mmu<P> {
     /// Writes guest memory: for emulated instructions, and for whatever a device model stores.
     /// Bytes that go to no memory, or to memory that is not writable, are dropped. May cross pages.
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// let (mut host, mut mmu) = start();
+    /// // The guest's store to its page table, which was emulated: another page at 0.
+    /// mmu.write_guest(&mut host, Gfn::new(4).entry(0), &(0xa003_u64).to_le_bytes());
+    /// let gpa = mmu.translate(&mut host, 0, Gva::new(0), Access::supervisor_read());
+    /// assert_eq!(gpa, Ok(Gpa::new(0xa000)));
+    /// # }
+    /// ```
     pub fn write_guest(&mut self, env: &mut impl Env, gpa: Gpa, bytes: &[u8]) {
         let (mut gpa, mut bytes) = (gpa, bytes);
         while !bytes.is_empty() {
@@ -25,6 +36,27 @@ impl<P> Mmu<P> {
     /// Lets the guest carry out a write that cannot be emulated. Its table is detached if that can
     /// help; else it is loose until the guest's next flush. (Each vCPU has its own ticket: what
     /// happens on others meanwhile does not matter.)
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// use umbra_mmu::FaultOutcome;
+    /// use umbra_paging::AccessKind;
+    ///
+    /// let (mut host, mut mmu) = start();
+    /// // The page at 0 is the guest's page table itself.
+    /// host.memory[4][0] = 0x4003;
+    /// let write = Access { kind: AccessKind::Write, ..Access::supervisor_read() };
+    /// let origin = Origin::at(Gva::new(0x1_0000));
+    /// loop {
+    ///     match mmu.page_fault(&mut host, 0, Gva::new(0), write, &origin) {
+    ///         // Nobody can emulate the instruction.
+    ///         FaultOutcome::TableWrite { ticket, .. } => break mmu.release(&mut host, ticket),
+    ///         outcome => assert!(matches!(outcome, FaultOutcome::Resume(_))),
+    ///     }
+    /// }
+    /// # }
+    /// ```
     pub fn release(&mut self, env: &mut impl Env, ticket: TableTicket) {
         let gfn = ticket.gfn();
         if self.may_detach(ticket.vcpu(), gfn) {

@@ -21,6 +21,8 @@ pub(crate) struct Roots {
 struct Vcpu {
     paging: Paging,
     root: PageId,
+    /// The pages that its PDPTEs reference, if its root is those.
+    directories: [Option<PageId>; 4],
     /// Roots that it may load without an exit.
     loadable: Vec<PageId>,
 }
@@ -31,9 +33,9 @@ impl Roots {
         Roots { vcpus: Vec::with_capacity(vcpus), capacity, changes: 0 }
     }
 
-    /// Adds a vCPU, which runs on a root that is pinned for it.
-    pub(crate) fn add(&mut self, paging: Paging, root: PageId) {
-        self.vcpus.push(Vcpu { paging, root, loadable: Vec::with_capacity(self.capacity) });
+    /// Adds a vCPU, which runs on a root that is pinned for it, as the directories of that are.
+    pub(crate) fn add(&mut self, paging: Paging, root: PageId, directories: [Option<PageId>; 4]) {
+        self.vcpus.push(Vcpu { paging, root, directories, loadable: Vec::with_capacity(self.capacity) });
     }
 
     pub(crate) fn vcpus(&self) -> core::ops::Range<usize> {
@@ -54,9 +56,16 @@ impl Roots {
         self.vcpus[vcpu].root
     }
 
-    /// Whether a vCPU runs on this page as its root.
+    /// The pages that the PDPTEs of a vCPU reference.
+    pub(crate) fn directories(&self, vcpu: usize) -> [Option<PageId>; 4] {
+        self.vcpus[vcpu].directories
+    }
+
+    /// Whether a vCPU runs on this page as its root, or as what a PDPTE register references: no
+    /// entry in memory that could be Pending leads there.
     pub(crate) fn is_current(&self, frame: u32) -> bool {
-        self.vcpus.iter().any(|vcpu| vcpu.root.frame() == frame)
+        let directory = |vcpu: &Vcpu| vcpu.directories.iter().flatten().any(|id| id.frame() == frame);
+        self.vcpus.iter().any(|vcpu| vcpu.root.frame() == frame || directory(vcpu))
     }
 
     /// Whether another vCPU than this one runs on this page as its root.
@@ -64,11 +73,17 @@ impl Roots {
         self.vcpus.iter().enumerate().any(|(n, other)| n != vcpu && other.root.frame() == frame)
     }
 
-    /// The vCPU runs on another root, which is pinned for it, from now on. The old one is still
-    /// pinned.
-    pub(crate) fn load(&mut self, vcpu: usize, paging: Paging, root: PageId) {
+    /// The vCPU runs on another root, which is pinned for it with its directories, from now on. The
+    /// old ones are still pinned.
+    pub(crate) fn load(
+        &mut self,
+        vcpu: usize,
+        paging: Paging,
+        root: PageId,
+        directories: [Option<PageId>; 4],
+    ) {
         let vcpu = &mut self.vcpus[vcpu];
-        (vcpu.paging, vcpu.root) = (paging, root);
+        (vcpu.paging, vcpu.root, vcpu.directories) = (paging, root, directories);
     }
 
     /// The vCPU has loaded one of its loadable roots by itself.
@@ -82,7 +97,7 @@ impl Roots {
 
     /// What the page for another root of a vCPU is built from.
     pub(crate) fn source(&self, vcpu: usize, root: Gfn) -> Source {
-        Source::root(&Paging { root, ..self.vcpus[vcpu].paging })
+        Source::root(&Paging { root, ..self.vcpus[vcpu].paging }, vcpu)
     }
 }
 
@@ -91,6 +106,11 @@ impl Roots {
     /// How many roots each vCPU may load.
     pub(crate) fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// Whether any vCPU may load a root by itself that it does not run on, as far as is known.
+    pub(crate) fn any_loadable(&self) -> bool {
+        self.vcpus.iter().any(|vcpu| vcpu.loadable.iter().any(|&id| id != vcpu.root))
     }
 
     /// Whether a vCPU can load any root by itself, as its control bits are.

@@ -5,7 +5,7 @@ use umbra_paging::{ENTRIES, GuestEntry, Level};
 use super::Entries;
 use crate::Env;
 use crate::derive::Target;
-use crate::format::ShadowEntry;
+use crate::format::{Role, ShadowEntry, Source};
 use crate::tables::{GROUP, OwedFlush, Slot, has_present, slots};
 
 impl<E: Env> Entries<'_, E> {
@@ -25,13 +25,27 @@ impl<E: Env> Entries<'_, E> {
         while left != 0 {
             let group = left.trailing_zeros() as usize;
             left &= left - 1;
-            let all = self.env.read_entries(source.gfn, group * GROUP);
+            let all = self.guest_group(source, group);
             if has_present(&all) || busy & 1 << group != 0 {
                 owed = owed.and(self.fill_group(frame, group, &all, &mut changed));
             }
             self.basis.tables_mut().note(frame, group, &all);
         }
         (owed, changed)
+    }
+
+    /// The guest's entries of a group of a page.
+    #[inline]
+    fn guest_group(&self, source: Source, group: usize) -> [u64; GROUP] {
+        let first = group * GROUP;
+        match source.role {
+            Role::Guest { level, format, .. } if format.is_legacy() => {
+                let features = &self.basis.config().features;
+                let entry = |n| format.read(self.env, source.gfn, level, first + n, features).raw();
+                core::array::from_fn(entry)
+            }
+            _ => self.env.read_entries(source.gfn, first),
+        }
     }
 
     /// [`Entries::fill`], paid.

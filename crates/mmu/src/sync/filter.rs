@@ -57,7 +57,7 @@ impl FaultFilter {
         if !tables.encodings().separates_guest_faults() || guest.has_loose() {
             return GuestFaults::Trap;
         }
-        let plain = |paging: &Paging| paging.mode == Mode::Long4 && paging.wp;
+        let plain = |paging: &Paging| paging.mode != Mode::Off && paging.wp;
         if self.is_user() && !roots.pagings().all(plain) {
             return GuestFaults::Present;
         }
@@ -82,6 +82,10 @@ impl<E: Env> Entries<'_, E> {
     /// Changes the filter.
     pub(crate) fn choose(&mut self, filter: GuestFaults) {
         self.filter.filter = filter;
+        // A narrow entry may follow. Another vCPU would go on with the filter of its last entry.
+        if filter != GuestFaults::User && self.basis.config().vcpus > 1 {
+            self.env.kick();
+        }
         if filter == GuestFaults::User {
             while let Some(slot) = self.filter.narrow.pop() {
                 self.look_if_narrow(slot);

@@ -1,8 +1,8 @@
 //! The one door through which the hypervisor itself writes guest memory, so that shadows follow.
 
-use core::ops::RangeInclusive;
+use core::ops::Range;
 
-use umbra_paging::{ENTRIES, Gfn, Gpa, GuestEntry, Level};
+use umbra_paging::{Format, Gfn, Gpa, GuestEntry, Level, PAGE_SIZE};
 
 use super::Entries;
 use crate::format::{Role, Source, Wp};
@@ -31,14 +31,14 @@ impl<E: Env> Entries<'_, E> {
 
     /// The general way of [`Entries::write`].
     pub(super) fn write_followed(&mut self, gpa: Gpa, bytes: &[u8]) -> Option<PageId> {
-        let gfn = gpa.gfn();
-        let first = gpa.page_offset() / 8;
-        let last = (gpa.page_offset() + bytes.len() as u64 - 1) / 8;
-        let entries = first as usize..=last as usize;
-        let child = if first == last { self.lone_child(gfn, first as usize) } else { None };
-        let split = self.suspend(gfn, entries.clone());
+        let (gfn, first) = (gpa.gfn(), gpa.page_offset() as usize);
+        let place = first..first + bytes.len();
+        let child = self.lone_child(gfn, &place);
+        // Before the write: another vCPU that sees it may count on its own INVLPG at once.
+        let split = self.suspend(gfn, &place);
+        self.pay(split);
         self.env.write(gpa, bytes);
-        let owed = self.resume(gfn, entries).and(split);
+        let owed = self.resume(gfn, &place);
         self.pay(owed);
         child
     }
@@ -53,10 +53,10 @@ impl<E: Env> Entries<'_, E> {
             return false;
         };
         let source = self.basis.tables().source(frame);
-        let Source { role: Role::Guest { level: Level::L1, wp: Wp::On, .. }, gfn } = source else {
+        let Source { role: Role::Guest { level: Level::L1, format, wp: Wp::On, .. }, gfn } = source else {
             return false;
         };
-        let lone = self.next_shadow(frame).is_none();
+        let lone = self.next_shadow(frame).is_none() && !format.is_legacy();
         if gpa.raw() % 8 != 0 || !lone || !self.basis.guest().is_tracked(gfn) {
             return false;
         }
@@ -64,52 +64,96 @@ impl<E: Env> Entries<'_, E> {
         let slot = Slot::new(frame, gpa.page_offset() as usize / 8);
         let old = self.basis.tables().read(self.env, slot);
         let absent = self.basis.tables().encodings().absent();
-        if old != absent {
+        let is_present = new != absent;
+        // Another vCPU that sees what is written must not find the entry Absent any more (I1).
+        if old != absent || is_present && self.basis.config().vcpus > 1 {
             self.basis.tables().hide(self.env, slot);
         }
         self.env.write(gpa, bytes);
         if old != new {
             self.basis.tables_mut().relist(self.env, slot, old, new, list);
             self.basis.tables_mut().store(self.env, slot, new);
-        } else if new != absent {
+        } else if is_present {
             self.basis.tables_mut().store(self.env, slot, new);
         }
         true
     }
 
-    /// The page that the only shadow of an entry links.
-    fn lone_child(&self, gfn: Gfn, index: usize) -> Option<PageId> {
-        let frame = self.first_shadow(gfn)?;
-        let lone = self.next_shadow(frame).is_none();
-        lone.then(|| self.view().child(Slot::new(frame, index)))
-            .flatten()
-            .map(|child| self.basis.tables().pool().id(child))
+    /// The page that the one entry at this place of a table links, if only one shadow page has that
+    /// entry.
+    fn lone_child(&self, gfn: Gfn, place: &Range<usize>) -> Option<PageId> {
+        let mut found = None;
+        for frame in self.view().shadows(gfn) {
+            let (indexes, each) = self.indexes(frame, place);
+            if indexes.is_empty() {
+                continue;
+            }
+            if found.is_some() || indexes.len() > each {
+                return None;
+            }
+            found = Some(Slot::new(frame, indexes.start));
+        }
+        self.view().child(found?).map(|child| self.basis.tables().pool().id(child))
     }
 
-    /// Sets accessed or dirty bits in a guest entry that was `old` when it was walked.
+    /// The entries of a shadow page that these bytes of its guest table concern, and how many of
+    /// them one guest entry has.
+    fn indexes(&self, frame: u32, place: &Range<usize>) -> (Range<usize>, usize) {
+        match self.basis.tables().source(frame).role {
+            Role::Guest { level, format, .. } => {
+                (format.indexes(level, place.clone()), format.shadows_of_entry(level))
+            }
+            Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => (0..0, 1),
+        }
+    }
+
+    /// Sets accessed or dirty bits in a guest entry of this format that was `old` when it was
+    /// walked.
     ///
     /// # Errors
     /// It is something else by now: walk again.
-    pub(crate) fn update_entry(&mut self, at: Gpa, old: u64, new: u64) -> Result<(), u64> {
-        let (gfn, index) = (at.gfn(), at.page_offset() as usize / 8);
+    pub(crate) fn update_entry(&mut self, format: Format, at: Gpa, old: u64, new: u64) -> Result<(), u64> {
+        let (gfn, first) = (at.gfn(), at.page_offset() as usize);
         if self.env.backing(gfn) == Backing::None {
             return Ok(());
         }
-        let owed = self.suspend(gfn, index..=index);
+        let place = first..first + format.entry_bytes() as usize;
+        let owed = self.suspend(gfn, &place);
         owed.ignore("setting A or D widens: whatever is cached from before stays right");
-        let done = self.env.compare_exchange_entry(at, old, new);
-        let owed = self.resume(gfn, index..=index);
+        let done = match format.entry_bytes() {
+            8 => self.env.compare_exchange_entry(at, old, new),
+            _ => self.compare_exchange_half(at, old, new),
+        };
+        let owed = self.resume(gfn, &place);
         self.pay(owed);
         done
+    }
+
+    /// Replaces an entry of 4 bytes, which is one half of what the embedder exchanges.
+    fn compare_exchange_half(&mut self, at: Gpa, old: u64, new: u64) -> Result<(), u64> {
+        const HALF: u64 = 0xffff_ffff;
+        let (word, shift) = (Gpa::new(at.raw() & !7), 8 * (at.raw() & 4));
+        loop {
+            let both = self.env.read_entry(word);
+            let now = both >> shift & HALF;
+            if now != old {
+                return Err(now);
+            }
+            // If another vCPU has changed the other half, only that has to be read again.
+            let wanted = both & !(HALF << shift) | new << shift;
+            if self.env.compare_exchange_entry(word, both, wanted).is_ok() {
+                return Ok(());
+            }
+        }
     }
 
     /// Before a write: the shadows of the entries become Pending, so that no vCPU acts on the old
     /// ones once the new are visible. A flush is owed if a large page may be cached by smaller ones
     /// at or below one of them: the guest's own INVLPG drops only one of those, while the guest may
     /// count on all.
-    fn suspend(&mut self, gfn: Gfn, entries: RangeInclusive<usize>) -> OwedFlush {
+    fn suspend(&mut self, gfn: Gfn, place: &Range<usize>) -> OwedFlush {
         let mut split = false;
-        self.each_shadow(gfn, entries, |this, slot| {
+        self.each_shadow(gfn, place, |this, slot| {
             split |= this.view().may_be_split(slot);
             this.basis.tables_mut().look(this.env, slot);
         });
@@ -117,26 +161,21 @@ impl<E: Env> Entries<'_, E> {
     }
 
     /// After a write: the shadows of the entries become what they should be.
-    fn resume(&mut self, gfn: Gfn, entries: RangeInclusive<usize>) -> OwedFlush {
+    fn resume(&mut self, gfn: Gfn, place: &Range<usize>) -> OwedFlush {
         let mut owed = OwedFlush::NONE;
-        self.each_shadow(gfn, entries, |this, slot| {
+        self.each_shadow(gfn, place, |this, slot| {
             let before = core::mem::replace(&mut owed, OwedFlush::NONE);
             owed = before.and(this.refresh(slot));
         });
         owed
     }
 
-    fn each_shadow(
-        &mut self,
-        gfn: Gfn,
-        entries: RangeInclusive<usize>,
-        mut action: impl FnMut(&mut Self, Slot),
-    ) {
-        debug_assert!(*entries.end() < ENTRIES);
+    fn each_shadow(&mut self, gfn: Gfn, place: &Range<usize>, mut action: impl FnMut(&mut Self, Slot)) {
+        debug_assert!(place.end <= PAGE_SIZE as usize);
         let mut next = self.first_shadow(gfn);
         while let Some(frame) = next {
             next = self.next_shadow(frame);
-            for index in entries.clone() {
+            for index in self.indexes(frame, place).0 {
                 action(self, Slot::new(frame, index));
             }
         }

@@ -7,7 +7,7 @@ use umbra_paging::{ENTRIES, Features, Gfn, Gpa, Gva, Hfn, Hpa, Level, bits};
 
 use super::{Entries, FaultFilter};
 use crate::derive::Basis;
-use crate::format::{Role, ShadowEntry, Source, Wp};
+use crate::format::{Role, ShadowEntry, Source, TableFormat, Wp};
 use crate::guest::GuestFrames;
 use crate::tables::{List, Slot, Tables};
 use crate::{Backing, Config, Encodings, FilterPolicy, GuestMemory, ShadowFrames, Tlb};
@@ -104,13 +104,18 @@ impl Setting {
             filter: FilterPolicy::Auto,
             loadable_roots: 0,
             eager: true,
-            ahead: true,
+            prefetch_tables: true,
+            prefetch_accessed: true,
+            shadow_walk: true,
             vcpus: 1,
             log_changes: false,
         };
         let mut host = Host { entry: 0, pool: vec![[0; ENTRIES]; 2] };
-        let (mut tables, mut guest) = (Tables::new(&config, 2, host.end()), GuestFrames::new(host.end()));
-        let source = Source { role: Role::Guest { level: Level::L1, nxe: true, wp: Wp::On }, gfn: TABLE };
+        let mut tables = Tables::new(&config, 2, host.end(), 2);
+        let mut guest = GuestFrames::new(host.end(), config.vcpus);
+        let format = TableFormat::LONG4;
+        let source =
+            Source { role: Role::Guest { level: Level::L1, format, nxe: true, wp: Wp::On }, gfn: TABLE };
         let page = tables.allocate(source).expect("the pool is large enough");
         guest.insert(&mut tables, source, page);
         tables.open(&mut host, page, true);

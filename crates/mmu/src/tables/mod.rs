@@ -16,7 +16,7 @@ pub(crate) use snapshot::{GROUP, has_present};
 
 use umbra_paging::{Gfn, Level};
 
-use crate::format::{Encodings, ShadowEntry, Source, State};
+use crate::format::{Encodings, Role, ShadowEntry, Source, State};
 use crate::{Config, Counters, Env, Event};
 
 use log::ChangeLog;
@@ -68,13 +68,14 @@ pub(crate) struct Tables {
 
 /// What is there.
 impl Tables {
-    /// The tables of a pool of so many frames, for a guest whose memory ends at `end`.
-    pub(crate) fn new(config: &Config, frames: u32, end: Gfn) -> Tables {
+    /// The tables of a pool of so many frames, for a guest whose memory ends at `end`. So many pages
+    /// can live whatever becomes of the heap.
+    pub(crate) fn new(config: &Config, frames: u32, end: Gfn, reserve: usize) -> Tables {
         let gfns = end.raw() as usize;
         Tables {
             encodings: config.encodings,
             pool: Pool::new(frames),
-            rmap: Rmap::new(frames, gfns, gfns.div_ceil(Level::L2.pages() as usize)),
+            rmap: Rmap::new(frames, gfns, gfns.div_ceil(Level::L2.pages() as usize), reserve),
             copies: Copies::new(),
             links: 0,
             log: ChangeLog::new(config.log_changes),
@@ -318,9 +319,18 @@ impl Tables {
 
 /// Pages.
 impl Tables {
-    /// Takes a free frame for a new page; it becomes the newest.
+    /// Takes a free frame for a new page; it becomes the newest. `None` if no frame is free, or the
+    /// heap has no memory for its links.
     pub(crate) fn allocate(&mut self, source: Source) -> Option<u32> {
+        if !self.has_links() {
+            return None;
+        }
         self.pool.allocate(source).map(|page| page.frame())
+    }
+
+    /// Whether there are links for one more page.
+    pub(crate) fn has_links(&mut self) -> bool {
+        self.rmap.has_room()
     }
 
     /// Gives a new page its entries: all Absent, or all Pending.
@@ -356,10 +366,6 @@ impl Tables {
         self.pool.pin(frame);
     }
 
-    pub(crate) fn unpin(&mut self, frame: u32) {
-        self.pool.unpin(frame);
-    }
-
     /// No CR3 refers to the page any more, but the CPU may have cached that one did.
     pub(crate) fn unpin_root(&mut self, frame: u32) {
         self.pool.unpin(frame);
@@ -392,6 +398,10 @@ impl Tables {
     /// The groups of a page to look at, whose guest table is in the frame `gfn`: see
     /// [`Copies::changed`].
     pub(crate) fn changed(&self, env: &impl Env, frame: u32, gfn: Gfn) -> u64 {
+        if matches!(self.source(frame).role, Role::Guest { format, .. } if format.is_legacy()) {
+            // Its entries are copied as PAE paging says them: each group has to be read.
+            return u64::MAX;
+        }
         self.copies.changed(self.pool.copy(frame), env, gfn, self.pool.busy(frame))
     }
 

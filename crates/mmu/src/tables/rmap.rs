@@ -2,7 +2,8 @@
 //! guest frame, or all parents of a shadow page, are found without a search.
 //!
 //! The links are arrays, one for each shadow page that lives: what the map takes grows with what is
-//! in use, and is capped with the pool.
+//! in use, and is capped with the pool. It has a reserve from the start. So where the heap is
+//! exhausted, a page that is reclaimed leaves its array to the next one.
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -94,8 +95,16 @@ impl Links {
 /// The links of a shadow page's entries.
 type Page = Box<[Links; ENTRIES]>;
 
-/// So many arrays without a page are kept for the next ones.
+/// So many arrays without a page are kept for the next ones; more, if the reserve is larger.
 const MAX_SPARE: usize = 64;
+
+/// A new array; `None` if the heap is exhausted.
+fn new_page() -> Option<Page> {
+    let mut links = Vec::new();
+    links.try_reserve_exact(ENTRIES).ok()?;
+    links.resize(ENTRIES, Links::UNLISTED);
+    links.try_into().ok()
+}
 
 pub(crate) struct Rmap {
     /// By shadow frame; `None` where no page lives.
@@ -110,12 +119,15 @@ pub(crate) struct Rmap {
 }
 
 impl Rmap {
-    /// Frame numbers must stay below 2^20 and gfns below 2^30 (checked by the MMU's configuration).
-    pub(super) fn new(frames: u32, gfns: usize, regions: usize) -> Rmap {
+    /// A map with room for so many pages from the start. Frame numbers must stay below 2^20 and gfns
+    /// below 2^30 (checked by the MMU's configuration).
+    pub(super) fn new(frames: u32, gfns: usize, regions: usize, reserve: usize) -> Rmap {
+        let mut spare = Vec::with_capacity(reserve.max(MAX_SPARE));
+        spare.resize_with(reserve, || Box::new([Links::UNLISTED; ENTRIES]));
         Rmap {
             pages: vec![None; frames as usize],
             open: 0,
-            spare: Vec::with_capacity(MAX_SPARE),
+            spare,
             gfns: vec![Head::EMPTY; gfns],
             regions: vec![Head::EMPTY; regions],
             parents: vec![Head::EMPTY; frames as usize],
@@ -131,9 +143,20 @@ impl Rmap {
             + size_of_val(&*self.parents)
     }
 
+    /// Whether one more page can be opened: not if the heap is exhausted.
+    pub(super) fn has_room(&mut self) -> bool {
+        if self.spare.is_empty() {
+            self.spare.extend(new_page());
+        }
+        !self.spare.is_empty()
+    }
+
     /// Makes room for the entries of a page, which is new.
+    ///
+    /// # Panics
+    /// If there is none: see [`Rmap::has_room`].
     pub(super) fn open(&mut self, frame: u32) {
-        let page = self.spare.pop().unwrap_or_else(|| Box::new([Links::UNLISTED; ENTRIES]));
+        let page = self.spare.pop().expect("a frame is allocated only if there is room for its links");
         let before = self.pages[frame as usize].replace(page);
         debug_assert!(before.is_none());
         self.open += 1;
@@ -144,7 +167,8 @@ impl Rmap {
         let page = self.pages[frame as usize].take().expect("the page was there");
         debug_assert!(page.iter().all(|links| links.previous.0 == NONE));
         self.open -= 1;
-        if self.spare.len() < MAX_SPARE {
+        // More is never kept than there is room for, as pushing must not allocate.
+        if self.spare.len() < self.spare.capacity() {
             self.spare.push(page);
         }
     }
@@ -247,7 +271,7 @@ mod tests {
         let slots = [Slot::new(0, 0), Slot::new(0, 511), Slot::new(1, 7)];
         for list in [List::Gfn(3), List::Region(0), List::Parents(1)] {
             for gone in 0..3 {
-                let mut rmap = Rmap::new(2, 4, 1);
+                let mut rmap = Rmap::new(2, 4, 1, 2);
                 (0..2).for_each(|frame| rmap.open(frame));
                 slots.iter().for_each(|&slot| rmap.insert(list, slot));
                 rmap.remove(slots[gone]);
@@ -262,7 +286,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "stands in a list already")]
     fn an_entry_stands_in_one_list() {
-        let mut rmap = Rmap::new(1, 1, 1);
+        let mut rmap = Rmap::new(1, 1, 1, 1);
         rmap.open(0);
         rmap.insert(List::Gfn(0), Slot::new(0, 0));
         rmap.insert(List::Region(0), Slot::new(0, 0));

@@ -1,7 +1,7 @@
 //! The auditor sees what is wrong: each test makes a good state bad behind the MMU's back.
 
 use crate::common::*;
-use umbra_mmu::{Config, FaultOutcome, Invariant, Mmu, ShadowFrames};
+use umbra_mmu::{FaultOutcome, Invariant, Mmu, ShadowFrames};
 use umbra_paging::{Access, Gfn, GuestEntry, Gva, Level, Mode, Paging, bits};
 
 struct Good {
@@ -158,7 +158,7 @@ fn without_a_log_only_the_whole_is_looked_at() {
     let mut machine = Machine::new(64, 64);
     machine.chain();
     machine.poke(4, 0, 0x9000 | P | U | A);
-    let mut mmu = Mmu::new(Config { log_changes: false, ..config() }, &mut machine).unwrap();
+    let mut mmu = Mmu::new(config_with(|config| config.log_changes = false), &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     machine.poke(4, 1, 0xa000 | P | U | A);

@@ -2,7 +2,8 @@
 //! they can. Work is counted in calls of the embedder's traits.
 
 use crate::common::*;
-use umbra_mmu::{Answer, Config, FilterPolicy, MIN_FRAMES_PER_VCPU, Mmu, Origin, TableWrite, WritePolicy};
+use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
+use umbra_mmu::{Config, FilterPolicy, MIN_FRAMES_PER_VCPU, Mmu, Origin};
 use umbra_paging::{Access, AccessKind, Gfn, Gpa, Gva, Mode, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
@@ -82,7 +83,7 @@ fn all_tables_below_a_root_are_linked_ahead() {
         machine.poke(14, n as usize, (16 + n) << 12 | ALL);
         (0..512).for_each(|index| machine.poke(16 + n, index, (16 + index as u64 % 16) << 12 | ALL));
     }
-    let mut mmu = Mmu::new(Config { ahead: true, ..config() }, &mut machine).unwrap();
+    let mut mmu = Mmu::new(config_with(|config| config.prefetch_tables = true), &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     let before = mmu.counters().built;
     let done = read(&mut machine, &mut mmu, 0);
@@ -106,7 +107,14 @@ fn what_is_linked_already_is_not_looked_through_without_end() {
     (0..511).for_each(|index| machine.poke(60, index, 70 << 12 | ALL & !A));
     machine.poke(60, 511, 61 << 12 | ALL);
     machine.poke(61, 0, 9 << 12 | ALL);
-    let mut mmu = Mmu::new(Config { ahead: true, log_changes: false, ..config() }, &mut machine).unwrap();
+    let mut mmu = Mmu::new(
+        config_with(|config| {
+            config.prefetch_tables = true;
+            config.log_changes = false;
+        }),
+        &mut machine,
+    )
+    .unwrap();
     mmu.load_paging(&mut machine, 0, paging(10));
     mmu.load_paging(&mut machine, 0, paging(1));
     for n in 0..TABLES {
@@ -146,7 +154,7 @@ fn a_frame_that_all_entries_map_is_attached_again() {
 /// It is a root that is to lie where the guest's CR3 points: nothing maps it while it moves.
 #[test]
 fn a_frame_that_all_entries_map_becomes_a_loadable_root() {
-    let config = Config { loadable_roots: 2, ..config() };
+    let config = config_with(|config| config.loadable_roots = 2);
     let (mut machine, mut mmu) =
         one_frame_everywhere(Machine::identical(FRAMES, POOL as usize + 2), config, ALL & !W);
     mmu.load_paging(&mut machine, 0, paging(9));
@@ -170,7 +178,7 @@ fn a_frame_that_all_entries_map_becomes_a_loadable_root() {
 #[test]
 fn the_filter_is_changed() {
     const SWITCH: u64 = 2000;
-    let config = Config { filter: FilterPolicy::Auto, ..config() };
+    let config = config_with(|config| config.filter = FilterPolicy::Auto);
     let mut machine = Machine::new(FRAMES, POOL as usize);
     machine.chain();
     (0..256).for_each(|index| machine.poke(4, index, 9 << 12 | P | W | U | A));
@@ -271,7 +279,7 @@ fn all_shadows_are_of_loose_frames() {
 #[test]
 fn entries_are_marked_ahead_in_a_table_of_every_level_and_role() {
     const TABLE: u64 = 4;
-    let config = Config { filter: FilterPolicy::Auto, ..config() };
+    let config = config_with(|config| config.filter = FilterPolicy::Auto);
     let mut machine = Machine::new(FRAMES, POOL as usize);
     machine.chain();
     // The table is also the one above itself, the one above that, and a root.
@@ -338,7 +346,10 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
             machine.poke(table, index, frame << 12 | large | rights);
         }
     }
-    let config = Config { filter: FilterPolicy::Auto, loadable_roots: 4, ..config() };
+    let config = config_with(|config| {
+        config.filter = FilterPolicy::Auto;
+        config.loadable_roots = 4;
+    });
     let mut mmu = Mmu::with_policy(config, &mut machine, Alternate(0)).unwrap();
     let mut most = [0; 10];
     let (mut offered, mut switched, mut most_looked) = (0, 0, 0);
@@ -365,7 +376,7 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
         let (one, other) = (random.below(512), random.below(8));
         let done = work(&mut machine, |machine| match which {
             0 => {
-                let origin = Origin { soon: one % 4 != 0, ..Origin::at(Gva::new(other)) };
+                let origin = Origin::at(Gva::new(other)).with_soon(one % 4 != 0);
                 mmu.page_fault(machine, 0, gva, access, &origin);
             }
             1 => {

@@ -4,12 +4,14 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 
+use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
 use umbra_mmu::{
-    Answer, Backing, Config, Encodings, Event, FaultOutcome, FilterPolicy, GuestMemory, Mmu, Origin,
-    ShadowFrames, Shadowed, TableWrite, Tlb, WritePolicy,
+    Backing, Config, Encodings, Event, FaultOutcome, FilterPolicy, GuestMemory, Mmu, Origin, RootFormat,
+    ShadowFrames, Shadowed, Tlb,
 };
 use umbra_paging::{
-    Access, AccessKind, Features, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, Mode, Paging, Tables, bits,
+    Access, AccessKind, Features, Format, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, Mode, Paging, Pdptes,
+    Tables, bits,
 };
 
 pub const FEATURES: Features = Features::new(40, false);
@@ -44,6 +46,16 @@ pub struct Machine {
     pub before_flush: Option<(u64, usize, u64)>,
     /// The shadow frames as they were when guest memory was last written.
     pub shadow_at_write: Vec<[u64; 512]>,
+    /// The flushes before guest memory was last written.
+    pub flushes_at_write: u64,
+    /// How often vCPUs were made to leave the guest, beside flushes.
+    pub kicks: u64,
+    /// The shadow frames as they were when that last happened.
+    pub shadow_at_kick: Vec<[u64; 512]>,
+    /// The root that a vCPU has loaded, which the MMU has not been told yet.
+    pub loaded_root: Option<(usize, Gfn)>,
+    /// How often another vCPU stores to an entry, each time just before it is compared.
+    pub racing_stores: u64,
     /// A guest table to look at.
     pub watched: Option<u64>,
     /// It has just been zapped.
@@ -67,6 +79,11 @@ impl Machine {
             work: Cell::new(0),
             before_flush: None,
             shadow_at_write: Vec::new(),
+            flushes_at_write: 0,
+            kicks: 0,
+            shadow_at_kick: Vec::new(),
+            loaded_root: None,
+            racing_stores: 0,
             watched: None,
             zapped: false,
             writable_at_flush: None,
@@ -106,8 +123,35 @@ impl Machine {
         self.memory.insert(Gfn::new(table).entry(index).raw(), entry);
     }
 
+    /// As [`Machine::poke`], an entry of 32-bit paging.
+    pub fn poke32(&mut self, table: u64, index: usize, entry: u32) {
+        let at = Gfn::new(table).base().raw() + 4 * index as u64;
+        let (word, shift) = (self.memory.entry(at & !7).or_default(), 8 * (at & 4));
+        *word = *word & !(0xffff_ffff << shift) | u64::from(entry) << shift;
+    }
+
+    pub fn peek32(&self, table: u64, index: usize) -> GuestEntry {
+        let at = Gpa::new(Gfn::new(table).base().raw() + 4 * index as u64);
+        Format::Legacy32 { pse: false }.read(self, at)
+    }
+
     pub fn peek(&self, table: u64, index: usize) -> GuestEntry {
         GuestEntry::new(self.read_entry(Gfn::new(table).entry(index)))
+    }
+
+    /// The shadow frame of the page table in this guest frame, which the addresses from 0 on go through.
+    pub fn frame_of_table<Q>(&self, table: u64, mmu: &Mmu<Q>) -> usize {
+        assert_eq!(self.peek(3, 0).frame(), Gfn::new(table));
+        let mut hpa = mmu.root(self, 0).hpa;
+        for _ in 0..3 {
+            hpa = Hpa::new(self.read_shadow(self.frame_at(hpa), 0) & bits::ADDRESS);
+        }
+        self.frame_at(hpa) as usize
+    }
+
+    /// Guest frame `gfn` lies where guest frame `other` would.
+    pub fn share(&mut self, other: u64, gfn: u64) {
+        self.moved.insert(gfn, other + self.offset);
     }
 
     /// A shadow entry that maps a guest frame by a 4 KiB page.
@@ -156,6 +200,11 @@ impl GuestMemory for Machine {
     }
 
     fn compare_exchange_entry(&mut self, gpa: Gpa, old: u64, new: u64) -> Result<(), u64> {
+        if self.racing_stores > 0 {
+            // Another entry each time, as far as the walk is concerned the same.
+            self.racing_stores -= 1;
+            *self.memory.entry(gpa.raw()).or_default() ^= 1 << 52;
+        }
         let now = self.read_entry(gpa);
         if now != old {
             return Err(now);
@@ -167,6 +216,7 @@ impl GuestMemory for Machine {
     fn write(&mut self, gpa: Gpa, bytes: &[u8]) {
         self.count();
         self.shadow_at_write.clone_from(&self.shadow);
+        self.flushes_at_write = self.flushes;
         for (n, &byte) in bytes.iter().enumerate() {
             let at = gpa.raw() + n as u64;
             let word = self.memory.entry(at & !7).or_default();
@@ -222,20 +272,28 @@ impl Tlb for Machine {
             self.poke(table, index, entry);
         }
     }
+    fn kick(&mut self) {
+        self.count();
+        self.kicks += 1;
+        self.shadow_at_kick.clone_from(&self.shadow);
+    }
+    fn take_loaded_root(&mut self, vcpu: usize) -> Option<Gfn> {
+        self.loaded_root.take_if(|(loader, _)| *loader == vcpu).map(|(_, root)| root)
+    }
     fn flush_page(&mut self, _: usize, _: Gva) {}
 }
 
 pub fn config() -> Config {
-    Config {
-        features: FEATURES,
-        encodings: Encodings::reserved(FEATURES.maxphyaddr).unwrap(),
-        filter: FilterPolicy::Present,
-        loadable_roots: 0,
-        eager: true,
-        ahead: false,
-        vcpus: 1,
-        log_changes: true,
-    }
+    let mut config = Config::new(FEATURES, Encodings::reserved(FEATURES.maxphyaddr).unwrap());
+    (config.filter, config.prefetch_tables, config.log_changes) = (FilterPolicy::Present, false, true);
+    config
+}
+
+/// [`config`], with some of it otherwise.
+pub fn config_with(change: impl FnOnce(&mut Config)) -> Config {
+    let mut config = config();
+    change(&mut config);
+    config
 }
 
 pub fn paging(root: u64) -> Paging {
@@ -255,7 +313,18 @@ pub enum Seen {
 }
 
 pub fn hardware<P>(machine: &Machine, mmu: &Mmu<P>, gva: u64) -> Seen {
-    let (mut table, mut level) = (mmu.root(machine, 0).hpa, Level::L4);
+    let (root, nxe) = (mmu.root(machine, 0), mmu.paging(0).nxe);
+    let (mut table, mut level, format) = match root.format {
+        RootFormat::Long4 => (root.hpa, Level::L4, Format::Long4),
+        RootFormat::Pae => {
+            let raw = machine.read_shadow(machine.frame_at(root.hpa), (gva >> 30) as usize & 3);
+            assert!(Pdptes::checked([raw, 0, 0, 0], &FEATURES).is_ok(), "VM entry would fail: {raw:#x}");
+            if raw & P == 0 {
+                return Seen::NotPresent;
+            }
+            (Hpa::new(raw & bits::ADDRESS), Level::L2, Format::Pae)
+        }
+    };
     let of_host = |hfn: u64| {
         let mut moved = machine.moved.iter();
         moved.find(|(_, place)| **place == hfn).map_or(hfn.wrapping_sub(machine.offset), |(&gfn, _)| gfn)
@@ -267,7 +336,7 @@ pub fn hardware<P>(machine: &Machine, mmu: &Mmu<P>, gva: u64) -> Seen {
         if !entry.present() {
             return Seen::NotPresent;
         }
-        if entry.reserved(level, true, &FEATURES) != 0 {
+        if format.reserved(entry, level, nxe, &FEATURES) != 0 {
             return Seen::Reserved;
         }
         user &= entry.user();
@@ -344,8 +413,15 @@ pub fn supervisor_write() -> Access {
 }
 
 /// The guest's store to an entry of a tracked table, as the hypervisor emulates it.
-pub fn store(machine: &mut Machine, mmu: &mut Mmu, table: u64, index: usize, entry: u64) {
+pub fn store<Q>(machine: &mut Machine, mmu: &mut Mmu<Q>, table: u64, index: usize, entry: u64) {
     mmu.write_guest(machine, Gfn::new(table).entry(index), &entry.to_le_bytes());
+    mmu.audit(machine).unwrap();
+}
+
+/// As [`store`], to an entry of 32-bit paging.
+pub fn store32<Q>(machine: &mut Machine, mmu: &mut Mmu<Q>, table: u64, index: usize, entry: u32) {
+    let at = Gpa::new(Gfn::new(table).base().raw() + 4 * index as u64);
+    mmu.write_guest(machine, at, &entry.to_le_bytes());
     mmu.audit(machine).unwrap();
 }
 

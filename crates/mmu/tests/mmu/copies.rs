@@ -1,7 +1,7 @@
 //! Tables that are attached again are looked at only where they have changed.
 
 use crate::common::*;
-use umbra_mmu::{Config, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Work};
+use umbra_mmu::{FaultOutcome, FilterPolicy, GuestFaults, Mmu, Work};
 use umbra_paging::{Access, Gfn, bits};
 
 const ALL: u64 = P | W | U | A | D;
@@ -161,7 +161,8 @@ fn a_narrow_link_in_a_detached_table_does_not_come_back_by_its_copy() {
     machine.poke(4, 2, 102 << 12 | ALL & !W);
     machine.poke(4, 64, TABLE << 12 | ALL & !U);
     let mut mmu =
-        Mmu::with_policy(Config { filter: FilterPolicy::Auto, ..config() }, &mut machine, Detach).unwrap();
+        Mmu::with_policy(config_with(|config| config.filter = FilterPolicy::Auto), &mut machine, Detach)
+            .unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     let mut rip = 0x1000;
     let mut uses = |machine: &mut Machine, mmu: &mut Mmu<Detach>, gva: u64| {

@@ -1,7 +1,8 @@
 //! Detached tables, and the progress of who writes them (I6).
 
 use crate::common::*;
-use umbra_mmu::{Config, EmulateReachable, FaultOutcome, Mmu, Origin};
+use umbra_mmu::policy::EmulateReachable;
+use umbra_mmu::{FaultOutcome, Mmu, Origin};
 use umbra_paging::{Access, Gfn, Gva};
 
 const ALL: u64 = P | W | U | A | D;
@@ -18,7 +19,7 @@ fn another_vcpus_faults_are_no_progress_of_this_one() {
         machine.poke(t, 0, (t + 1) << 12 | ALL);
     }
     machine.poke(24, 2, 102 << 12 | ALL & !W);
-    let mut mmu = Mmu::with_policy(Config { vcpus: 2, ..config() }, &mut machine, Detach).unwrap();
+    let mut mmu = Mmu::with_policy(config_with(|config| config.vcpus = 2), &mut machine, Detach).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     mmu.load_paging(&mut machine, 1, paging(21));
     for round in 0..40 {
@@ -45,7 +46,7 @@ fn a_release_is_of_its_own_write_whatever_happens_on_another_vcpu() {
         machine.poke(3, 2, 6 << 12 | ALL);
         machine.poke(6, 4, 4 << 12 | ALL);
         machine.poke(6, 5, 5 << 12 | ALL);
-        let config = Config { vcpus: 2, ..config() };
+        let config = config_with(|config| config.vcpus = 2);
         let mut mmu = Mmu::with_policy(config, &mut machine, EmulateReachable).unwrap();
         (0..2).for_each(|vcpu| _ = mmu.load_paging(&mut machine, vcpu, paging(1)));
         settle(&mut machine, &mut mmu, 0, Access::user_read());
@@ -86,7 +87,7 @@ fn a_stack_that_a_loose_table_maps_is_no_ram_any_more() {
     mmu.release_frame(&mut machine, Gfn::new(4));
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     machine.poke(4, 0, 0xfee00 << 12 | ALL);
-    let origin = Origin { rsp: Some(Gva::new(0x10)), ..Origin::at(Gva::new(0x1000)) };
+    let origin = Origin::at(Gva::new(0x1000)).with_stack(Gva::new(0x10));
     mmu.page_fault(&mut machine, 0, Gva::new(1 << 21), supervisor_write(), &origin);
 }
 
@@ -98,7 +99,7 @@ fn a_loose_table_may_be_narrower_than_the_guests() {
     machine.poke(4, 0, 9 << 12 | ALL);
     let large = umbra_paging::bits::PS | ALL & !W;
     machine.poke(3, 1, large);
-    let config = Config { filter: umbra_mmu::FilterPolicy::User, ..config() };
+    let config = config_with(|config| config.filter = umbra_mmu::FilterPolicy::User);
     let mut mmu = Mmu::with_policy(config, &mut machine, Detach).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     settle(&mut machine, &mut mmu, 0, Access::user_read());

@@ -2,8 +2,7 @@
 
 use crate::common::*;
 use umbra_mmu::{
-    Backing, Config, ConfigError, Encodings, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu,
-    ShadowFrames, Tlb,
+    Backing, ConfigError, Encodings, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu, ShadowFrames, Tlb,
 };
 use umbra_paging::{Access, Gfn, Gpa, Gva, Hfn, Hpa, Tables, bits};
 
@@ -64,14 +63,38 @@ fn sizes_that_do_not_fit_are_refused_in_words() {
             FEW - 1,
             64,
             0,
-            ConfigError::TooFewFrames(FEW - 1, FEW),
+            ConfigError::TooFewFrames { frames: FEW - 1, needed: FEW },
             "47 shadow frames are too few: at least 48",
         ),
-        (1 << 20 | 1, 64, 0, ConfigError::TooLarge, "at most 2^20 shadow frames"),
-        (FEW, 1 << 30 | 1, 0, ConfigError::TooLarge, "4 TiB of guest memory"),
-        (FEW, 64, TOP, ConfigError::FrameAbove4G(Hpa::new(TOP)), "shadow frame at 0x100000000 lies above"),
+        (
+            1 << 20 | 1,
+            64,
+            0,
+            ConfigError::TooManyFrames { frames: 1 << 20 | 1 },
+            "at most 2^20 are supported",
+        ),
+        (
+            FEW,
+            1 << 30 | 1,
+            0,
+            ConfigError::TooMuchMemory { end: Gfn::new(1 << 30 | 1) },
+            "guest memory up to 0x40000001000",
+        ),
+        (
+            FEW,
+            64,
+            TOP,
+            ConfigError::FrameAbove4G { hpa: Hpa::new(TOP) },
+            "shadow frame at 0x100000000 lies above",
+        ),
         // The last of them.
-        (FEW, 64, TOP - u64::from(FEW - 1) * 4096, ConfigError::FrameAbove4G(Hpa::new(TOP)), "above 4 GiB"),
+        (
+            FEW,
+            64,
+            TOP - u64::from(FEW - 1) * 4096,
+            ConfigError::FrameAbove4G { hpa: Hpa::new(TOP) },
+            "above 4 GiB",
+        ),
     ] {
         let refused = Mmu::new(config(), &mut Sizes { frames, end, base }).err();
         assert_eq!(refused, Some(error));
@@ -83,11 +106,11 @@ fn sizes_that_do_not_fit_are_refused_in_words() {
 #[test]
 fn a_guest_wider_than_the_real_cpu_is_refused_in_words() {
     for (host, refused) in [(39, true), (40, false), (41, false)] {
-        let narrow = Config { encodings: Encodings::reserved(host).unwrap(), ..config() };
+        let narrow = config_with(|config| config.encodings = Encodings::reserved(host).unwrap());
         let error = Mmu::new(narrow, &mut Machine::new(64, 64)).err();
-        assert_eq!(error, refused.then_some(ConfigError::WiderThanHost(40, host)));
+        assert_eq!(error, refused.then_some(ConfigError::WiderThanHost { guest: 40, host }));
     }
-    let sentence = ConfigError::WiderThanHost(40, 39).to_string();
+    let sentence = ConfigError::WiderThanHost { guest: 40, host: 39 }.to_string();
     assert!(sentence.contains("MAXPHYADDR 40") && sentence.contains("at most 39"), "{sentence}");
 }
 
@@ -105,9 +128,13 @@ fn the_size_of_the_metadata_follows_the_pages_in_use() {
     assert!((8 * 1000..128 * 1000).contains(&frames), "{frames}");
     assert!(bytes(1024, 64) - bytes(512, 64) >= 512 * 8);
 
-    let mut machine = Machine::new(2048, 64);
+    const TABLES: u64 = 55;
+    let mut machine = Machine::new(2048, 128);
     machine.chain();
-    machine.poke(4, 0, 0x9000 | P | W | U | A);
+    for n in 0..TABLES {
+        machine.poke(3, n as usize, (100 + n) << 12 | P | W | U | A);
+        machine.poke(100 + n, 0, 0x9000 | P | W | U | A);
+    }
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
     let (size, live) = (mmu.metadata_bytes(), mmu.live_pages());
     // The PAE root and its four identity pages.
@@ -115,11 +142,14 @@ fn the_size_of_the_metadata_follows_the_pages_in_use() {
     let paging = paging(1);
     mmu.load_paging(&mut machine, 0, paging);
     assert_eq!(mmu.paging(0), &paging);
-    settle(&mut machine, &mut mmu, 0, Access::user_read());
-    assert_eq!((mmu.metadata_bytes(), mmu.live_pages()), (size + 4 * LINKS, live + 4));
+    (0..TABLES).for_each(|n| settle(&mut machine, &mut mmu, n << 21, Access::user_read()));
+    // For the first of them there was room from the start.
+    let live = live + 3 + TABLES as u32;
+    let grown = size + (live - MIN_FRAMES_PER_VCPU) as usize * LINKS;
+    assert_eq!((mmu.metadata_bytes(), mmu.live_pages()), (grown, live));
     // What the pages took that are gone the next ones get.
     mmu.zap_all(&mut machine);
-    assert_eq!((mmu.metadata_bytes(), mmu.live_pages()), (size + 4 * LINKS, 1), "the root in use");
+    assert_eq!((mmu.metadata_bytes(), mmu.live_pages()), (grown, 1), "the root in use");
 }
 
 /// The ninth table that is let go of brings the first back.

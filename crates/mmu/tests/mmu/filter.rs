@@ -1,7 +1,7 @@
 //! Which faults go to the guest by themselves, and that no page gives user mode less meanwhile (I4).
 
 use crate::common::*;
-use umbra_mmu::{Config, FaultOutcome, FilterPolicy, GuestFaults, Invariant, Mmu, ShadowFrames};
+use umbra_mmu::{FaultOutcome, FilterPolicy, GuestFaults, Invariant, Mmu, ShadowFrames};
 use umbra_paging::{Access, Gfn, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
@@ -24,7 +24,7 @@ fn start(filter: FilterPolicy) -> (Machine, Mmu) {
     machine.poke(4, 3, 4 << 12 | ALL);
     machine.poke(4, 4, 104 << 12 | P | W | A);
     (256..512).for_each(|n| machine.poke(4, n, (300 + n as u64) << 12 | ALL & !D));
-    let mut mmu = Mmu::new(Config { filter, ..config() }, &mut machine).unwrap();
+    let mut mmu = Mmu::new(config_with(|config| config.filter = filter), &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     (machine, mmu)
 }

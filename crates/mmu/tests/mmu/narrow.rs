@@ -1,6 +1,6 @@
 //! I4: while user protection faults go around the hypervisor, user mode has all of the guest's rights.
 
-use umbra_mmu::{Config, FaultOutcome, FilterPolicy, GuestFaults, Mmu};
+use umbra_mmu::{FaultOutcome, FilterPolicy, GuestFaults, Mmu};
 use umbra_paging::{Access, bits};
 
 use crate::common::*;
@@ -16,7 +16,7 @@ fn a_large_user_page_mapped_by_smaller_ones_holds_no_write_back_under_the_user_f
     machine.poke(600, 0, 20 << 12 | P | W | U | A | D);
     (0..5).for_each(|n| machine.poke(4, n, 600 << 12 | P | W | A | D));
     machine.poke(4, 10, 30 << 12 | P | U | A);
-    let config = Config { filter: FilterPolicy::Auto, ..config() };
+    let config = config_with(|config| config.filter = FilterPolicy::Auto);
     let mut mmu = Mmu::new(config, &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     settle(&mut machine, &mut mmu, 4 << 20, Access::user_read());

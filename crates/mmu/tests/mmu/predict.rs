@@ -1,7 +1,7 @@
 //! What writes to tables cost in exits: the MMU with its predictor, and a guest that writes and uses tables.
 
 use crate::common::*;
-use umbra_mmu::{Config, FaultOutcome, Mmu, Origin, Work};
+use umbra_mmu::{FaultOutcome, Mmu, Origin, Work};
 use umbra_paging::{Access, Gva};
 
 const ALL: u64 = P | W | U | A | D;
@@ -26,7 +26,7 @@ impl Guest {
             machine.poke(4, SHOWN as usize + n, table << 12 | ALL & !U);
             machine.poke(table, 0, 100 << 12 | ALL);
         }
-        let mut mmu = Mmu::new(Config { eager, ..config() }, &mut machine).unwrap();
+        let mut mmu = Mmu::new(config_with(|config| config.eager = eager), &mut machine).unwrap();
         mmu.load_paging(&mut machine, 0, paging(1));
         let mut guest = Guest { machine, mmu, exits: 0, bursts: 0 };
         (0..3).for_each(|n| guest.read(n, 0));
@@ -57,7 +57,7 @@ impl Guest {
             }
             self.exits += 1;
             assert!(self.exits < 100_000, "no progress");
-            let origin = Origin { soon, ..Origin::at(Gva::new(rip)) };
+            let origin = Origin::at(Gva::new(rip)).with_soon(soon);
             let outcome =
                 self.mmu.page_fault(&mut self.machine, 0, Gva::new(gva), supervisor_write(), &origin);
             self.mmu.audit(&self.machine).unwrap();
@@ -186,7 +186,7 @@ fn a_table_that_maps_the_write_to_it_is_not_detached_again_and_again() {
         let gva = ((SHOWN + 3) << 12) | (index * 8);
         let mut exits = 0;
         loop {
-            let origin = Origin { soon: index > 300, ..Origin::at(Gva::new(0x1000)) };
+            let origin = Origin::at(Gva::new(0x1000)).with_soon(index > 300);
             let outcome =
                 guest.mmu.page_fault(&mut guest.machine, 0, Gva::new(gva), supervisor_write(), &origin);
             guest.mmu.audit(&guest.machine).unwrap();

@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::common::*;
-use umbra_mmu::{Answer, EmulateReachable, FaultOutcome, Mmu, Origin, Place, TableWrite, WritePolicy};
+use umbra_mmu::policy::{Answer, EmulateReachable, Place, TableWrite, WritePolicy};
+use umbra_mmu::{FaultOutcome, Mmu, Origin};
 use umbra_paging::{Access, Gva, Hpa, bits};
 
 const ALL: u64 = P | W | U | A | D;
@@ -61,7 +62,7 @@ fn a_write_to_a_table_is_known_by_the_instruction_and_the_return_address() {
         // What the function has saved, and where its caller returns to.
         machine.poke(9, 3, 0x77);
         machine.poke(9, 9, beyond);
-        let origin = Origin { rsp: Some(Gva::new(rsp)), ..Origin::at(Gva::new(RIP)) };
+        let origin = Origin::at(Gva::new(RIP)).with_stack(Gva::new(rsp));
         for gva in [rsp, TABLE].repeat(3) {
             mmu.page_fault(&mut machine, 0, Gva::new(gva), Access::user_read(), &origin);
         }
@@ -86,9 +87,7 @@ fn a_write_to_a_table_is_known_by_the_instruction_and_the_return_address() {
 
 #[test]
 fn the_simplest_policy_asks_for_no_place() {
-    let gpa = umbra_paging::Gfn::new(7).entry(0);
-    let place = Place::default();
-    let write = TableWrite { vcpu: 0, gpa, place, soon: false, reachable: true, idle: true };
+    let write = TableWrite::new(0, umbra_paging::Gfn::new(7).entry(0));
     assert!(!EmulateReachable.needs_place(&write));
     assert!(Places::default().needs_place(&write), "a policy that says nothing is told");
 }
@@ -112,4 +111,27 @@ fn a_walk_that_ended_above_is_not_remembered_past_a_link() {
     settle(&mut machine, &mut mmu, gva, Access::user_read());
     let small = mmu.code(&machine, 0, Gva::new(gva)).unwrap();
     assert_eq!(small.raw() as i64 - large.raw() as i64, (9 - 512) * 4096);
+}
+
+/// Without the walk of the shadow the guest's tables are walked, and say the same.
+#[test]
+fn what_the_shadow_tells_is_what_the_guests_tables_tell() {
+    let told = |shadow_walk| {
+        let mut machine = Machine::new(2048, 64);
+        machine.chain();
+        machine.poke(4, 0, 4 << 12 | ALL);
+        machine.poke(4, 1, 0xfee00 << 12 | ALL);
+        let mut mmu = Mmu::new(config_with(|config| config.shadow_walk = shadow_walk), &mut machine).unwrap();
+        mmu.load_paging(&mut machine, 0, paging(1));
+        settle(&mut machine, &mut mmu, 0, Access::user_read());
+        fault(&mut machine, &mut mmu, 0x1000, Access::user_read());
+        machine.work.set(0);
+        let mut exit = |gva, access| exit_at(&mut machine, &mut mmu, 0x1234, gva, access);
+        let (write, device) = (exit(8, user_write()), exit(0x1008, Access::user_read()));
+        assert!(matches!(write, FaultOutcome::TableWrite { gpa, .. } if gpa.raw() == 0x4008), "{write:?}");
+        assert!(matches!(device, FaultOutcome::Mmio { gpa } if gpa.raw() == 0xfee0_0008), "{device:?}");
+        machine.work.get()
+    };
+    let (with, without) = (told(true), told(false));
+    assert!(with < without, "{with} calls of the embedder, and {without} without the walk of the shadow");
 }

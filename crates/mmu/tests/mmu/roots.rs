@@ -1,7 +1,7 @@
 //! Roots that a vCPU loads without an exit: what the MMU offers, what it withdraws, and where the frames lie.
 
 use crate::common::*;
-use umbra_mmu::{Config, FilterPolicy, Mmu};
+use umbra_mmu::{FilterPolicy, Mmu};
 use umbra_paging::{Access, Gfn, Gva, Mode, Paging};
 
 const READ: Access = Access::user_read();
@@ -15,7 +15,10 @@ fn start(loadable_roots: usize) -> (Machine, Mmu) {
     machine.poke(4, 0, 0x9000 | P | W | U | A | D);
     machine.poke(4, 1, 0x1000 | P | W | U | A | D);
     machine.poke(5, 0, 0xa000 | P | W | U | A | D);
-    let config = Config { loadable_roots, filter: FilterPolicy::Auto, ..config() };
+    let config = config_with(|config| {
+        config.loadable_roots = loadable_roots;
+        config.filter = FilterPolicy::Auto;
+    });
     let mut mmu = Mmu::new(config, &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     (machine, mmu)
@@ -149,7 +152,7 @@ fn a_freed_root_is_withdrawn_before_it_is_written_freely() {
                 0,
                 Gva::new(0x1000 + 8 * exits),
                 user_write(),
-                &umbra_mmu::Origin { soon: exits > 0, ..umbra_mmu::Origin::at(Gva::new(0x7000)) },
+                &umbra_mmu::Origin::at(Gva::new(0x7000)).with_soon(exits > 0),
             );
             mmu.audit(&machine).unwrap();
             exits += 1;
@@ -194,7 +197,7 @@ fn roots_elsewhere_are_not_offered() {
     assert!(!offer(&mut machine, &mut mmu));
     let mut machine = Machine::new(2048, 64);
     machine.chain();
-    let mut mmu = Mmu::new(Config { loadable_roots: 2, ..config() }, &mut machine).unwrap();
+    let mut mmu = Mmu::new(config_with(|config| config.loadable_roots = 2), &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     assert!(!offer(&mut machine, &mut mmu), "guest frame 1 lies in another host frame");
 }

@@ -278,7 +278,7 @@ fn a_small_pool_reclaims_and_never_fails() {
 fn trapping_leaves_nothing_to_the_cpu() {
     let mut machine = Machine::new(64, 64);
     machine.chain();
-    let trap = umbra_mmu::Config { encodings: Encodings::not_present(FEATURES.maxphyaddr), ..config() };
+    let trap = config_with(|config| config.encodings = Encodings::not_present(FEATURES.maxphyaddr));
     let mut mmu = Mmu::new(trap, &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     assert_eq!(hardware(&machine, &mmu, 0), Seen::NotPresent);
@@ -304,6 +304,6 @@ fn a_root_outside_memory_only_faults() {
 fn a_pool_that_is_too_small_is_refused_in_words() {
     let mut machine = Machine::new(64, 47);
     let error = Mmu::new(config(), &mut machine).err().unwrap();
-    assert_eq!(error, ConfigError::TooFewFrames(47, 48));
+    assert_eq!(error, ConfigError::TooFewFrames { frames: 47, needed: 48 });
     assert_eq!(error.to_string(), "47 shadow frames are too few: at least 48 are needed");
 }

@@ -1,7 +1,7 @@
 //! Entries that map nothing, and what a terminal fault may make of them (L1TF).
 
 use crate::common::*;
-use umbra_mmu::{Config, Encodings, FaultOutcome, Mmu, Origin};
+use umbra_mmu::{Encodings, FaultOutcome, Mmu, Origin};
 use umbra_paging::{Access, Gfn, Gva};
 
 /// A host frame that is not the guest's: the first of the shadow pages, for example.
@@ -19,7 +19,7 @@ fn start_on(maxphyaddr: u8) -> (Machine, Mmu) {
     let gfn = !SECRET & ((1 << (FEATURES.maxphyaddr - 12)) - 1);
     machine.poke(4, 5, Gfn::new(gfn).base().raw() | P | W | U | A | D);
     let encodings = Encodings::reserved(maxphyaddr).unwrap();
-    let mut mmu = Mmu::new(Config { encodings, ..config() }, &mut machine).unwrap();
+    let mut mmu = Mmu::new(config_with(|config| config.encodings = encodings), &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     (machine, mmu)
 }

@@ -3,8 +3,7 @@
 
 use umbra_paging::Gva;
 
-use super::format::shift;
-use super::{Page, Start};
+use super::{Page, Start, Visit};
 
 /// A TLB entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,13 +25,15 @@ pub struct Structure {
     pub pcid: u16,
     /// The linear address divided by what the cached entry covers.
     pub number: u64,
+    /// log2 of that.
+    pub shift: u32,
     /// Where a walk goes on; the cached entry's own level is one higher.
     pub next: Start,
 }
 
 impl Translation {
     fn covers(&self, gva: Gva) -> bool {
-        gva.raw() >> shift(self.page.level) == self.number
+        gva.raw() >> self.page.shift() == self.number
     }
 
     fn serves(&self, pcid: u16, gva: Gva) -> bool {
@@ -42,7 +43,7 @@ impl Translation {
 
 impl Structure {
     fn serves(&self, pcid: u16, gva: Gva) -> bool {
-        self.pcid == pcid && gva.raw() >> shift(self.next.level + 1) == self.number
+        self.pcid == pcid && gva.raw() >> self.shift == self.number
     }
 }
 
@@ -76,15 +77,16 @@ impl Caches {
     }
 
     pub(crate) fn insert_translation(&mut self, pcid: u16, global: bool, gva: Gva, page: Page) {
-        let number = gva.raw() >> shift(page.level);
+        let number = gva.raw() >> page.shift();
         let entry = Translation { pcid, global, number, page };
         if !self.translations.contains(&entry) {
             self.translations.push(entry);
         }
     }
 
-    pub(crate) fn insert_structure(&mut self, pcid: u16, gva: Gva, next: Start) {
-        let entry = Structure { pcid, number: gva.raw() >> shift(next.level + 1), next };
+    pub(crate) fn insert_structure(&mut self, pcid: u16, gva: Gva, visit: &Visit) {
+        let shift = visit.width.shift(visit.level);
+        let entry = Structure { pcid, number: gva.raw() >> shift, shift, next: visit.next() };
         if !self.structures.contains(&entry) {
             self.structures.push(entry);
         }

@@ -14,6 +14,13 @@ pub enum PagingMode {
         /// The table's address, from CR3.
         root: PhysAddr,
     },
+    /// 32-bit paging from this page directory.
+    Legacy32 {
+        /// The directory's address, from CR3.
+        root: PhysAddr,
+        /// CR4.PSE.
+        pse: bool,
+    },
     /// PAE paging. Its PDPTEs are registers, loaded by MOV CR3 and by VM entries (SDM, "PDPTE Registers").
     Pae {
         /// The four registers.
@@ -49,7 +56,9 @@ impl Control {
     pub fn linear(&self, gva: Gva) -> Gva {
         match self.mode {
             PagingMode::Long4 { .. } => gva,
-            PagingMode::Off | PagingMode::Pae { .. } => Gva::new(gva.raw() & 0xffff_ffff),
+            PagingMode::Off | PagingMode::Legacy32 { .. } | PagingMode::Pae { .. } => {
+                Gva::new(gva.raw() & 0xffff_ffff)
+            }
         }
     }
 
@@ -62,8 +71,9 @@ impl Control {
         if access.user {
             code |= Pfec::USER;
         }
-        // Every paging mode of this unit has CR4.PAE set, so NXE alone decides beside SMEP.
-        if access.kind == AccessKind::Fetch && (self.nxe || self.smep) {
+        // NXE counts with CR4.PAE only: every mode but 32-bit paging has it set.
+        let pae = !matches!(self.mode, PagingMode::Legacy32 { .. });
+        if access.kind == AccessKind::Fetch && (self.nxe && pae || self.smep) {
             code |= Pfec::FETCH;
         }
         code

@@ -14,6 +14,9 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// No page fault exits.
+    pub const NONE: Filter = Filter { bitmap_bit: false, mask: Pfec::empty(), matched: Pfec::empty() };
+
     /// Every page fault exits.
     pub const TRAP: Filter = Filter { bitmap_bit: true, mask: Pfec::empty(), matched: Pfec::empty() };
 
@@ -38,7 +41,7 @@ mod tests {
     fn every_error_code_of_every_filter() {
         for raw in 0..32 {
             let code = Pfec::from_bits_truncate(raw);
-            assert!(Filter::TRAP.exits(code));
+            assert!(Filter::TRAP.exits(code) && !Filter::NONE.exits(code));
             assert_eq!(Filter::PRESENT.exits(code), raw & 1 != 0);
             assert_eq!(Filter::USER.exits(code), raw & 0b1100 != 0b0100);
         }

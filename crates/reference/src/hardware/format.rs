@@ -1,8 +1,9 @@
 //! The formats of paging-structure entries, as a CPU decodes them.
 
-use umbra_paging::{Access, AccessKind};
+use umbra_paging::{Access, AccessKind, Gva};
 
 use super::{Control, PagingMode};
+use crate::memory::{PhysAddr, PhysicalMemory};
 
 pub(crate) const P: u64 = 1 << 0;
 pub(crate) const RW: u64 = 1 << 1;
@@ -23,18 +24,88 @@ pub(crate) const fn address(entry: u64, shift: u32) -> u64 {
     entry & span(51, shift)
 }
 
-/// Bits of a linear address below those that select the entry at `level` (1: page table, 4: PML4 table).
+/// Bits of a linear address below those that select the entry at `level` (1: page table, 4: PML4 table), where entries
+/// have 8 bytes.
 pub(crate) const fn shift(level: u8) -> u32 {
     12 + 9 * (level as u32 - 1)
 }
 
-/// Whether an entry at `level` maps a page.
-pub(crate) const fn maps_page(entry: u64, level: u8) -> bool {
-    level == 1 || (level < 4 && entry & PS != 0)
+/// How wide entries are, and so how many a structure has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Width {
+    /// 512 entries of 8 bytes.
+    Eight,
+    /// 1024 entries of 4 bytes: 32-bit paging.
+    Four {
+        /// CR4.PSE.
+        pse: bool,
+    },
+}
+
+impl Width {
+    pub(crate) fn of(control: &Control) -> Width {
+        match control.mode {
+            PagingMode::Legacy32 { pse, .. } => Width::Four { pse },
+            _ => Width::Eight,
+        }
+    }
+
+    /// As [`shift`].
+    pub(crate) fn shift(self, level: u8) -> u32 {
+        match (self, level) {
+            (Width::Four { .. }, 2) => 22,
+            (Width::Four { .. }, 3) => 32,
+            _ => shift(level),
+        }
+    }
+
+    /// Where the entry of this linear address stands.
+    pub(crate) fn place(self, table: PhysAddr, gva: Gva, level: u8) -> PhysAddr {
+        let above = gva.raw() >> self.shift(level);
+        PhysAddr::new(match self {
+            Width::Eight => table.raw() + above % 512 * 8,
+            Width::Four { .. } => table.raw() + above % 1024 * 4,
+        })
+    }
+
+    pub(crate) fn read(self, memory: &impl PhysicalMemory, at: PhysAddr) -> u64 {
+        match (self, at.raw() % 8) {
+            (Width::Eight, _) => memory.read(at),
+            (Width::Four { .. }, 0) => memory.read(at) % (1 << 32),
+            (Width::Four { .. }, _) => memory.read(at.word()) >> 32,
+        }
+    }
+
+    /// The word to set these bits of an entry in, and the bits there.
+    pub(crate) fn in_word(self, at: PhysAddr, bits: u64) -> (PhysAddr, u64) {
+        if at == at.word() { (at, bits) } else { (at.word(), bits << 32) }
+    }
+
+    /// Whether an entry at `level` maps a page.
+    pub(crate) fn maps_page(self, entry: u64, level: u8) -> bool {
+        let large = entry & PS != 0 && self != Width::Four { pse: false };
+        level == 1 || (level < 4 && large)
+    }
+
+    /// The address of the page that an entry maps.
+    pub(crate) fn page(self, entry: u64, level: u8) -> u64 {
+        match (self, level) {
+            // Bits 31:22 and, in bits 20:13, bits 39:32.
+            (Width::Four { .. }, 2) => entry & span(31, 22) | (entry & span(20, 13)) << 19,
+            _ => address(entry, shift(level)),
+        }
+    }
 }
 
 /// Whether a present entry at `level` has a reserved bit set (SDM, tables "Format of ...").
 pub(crate) fn has_reserved(entry: u64, level: u8, control: &Control) -> bool {
+    if let PagingMode::Legacy32 { pse, .. } = control.mode {
+        let unused = match control.maxphyaddr {
+            32..40 => span(20, u32::from(control.maxphyaddr) - 19),
+            _ => 0,
+        };
+        return level == 2 && pse && entry & PS != 0 && entry & (1 << 21 | unused) != 0;
+    }
     let mut reserved = 0;
     if control.maxphyaddr < 52 {
         reserved |= span(51, u32::from(control.maxphyaddr));

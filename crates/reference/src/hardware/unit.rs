@@ -5,7 +5,7 @@ use umbra_paging::{Access, Gva, Pfec};
 
 use super::format::{A, D};
 use super::walk::{root, step};
-use super::{Caches, Control, End, PagingMode, Start, Translation, Visit, Walk, walk, walk_from};
+use super::{Caches, Control, End, Filter, PagingMode, Start, Translation, Visit, Walk, walk, walk_from};
 use crate::memory::{PhysAddr, PhysicalMemory};
 
 /// A page fault, as the CPU delivers it or exits with it.
@@ -35,17 +35,19 @@ pub struct Temper {
     pub forget: u8,
     /// To set accessed bits on the way to a fault, or where it speculates.
     pub mark: u8,
+    /// To keep, when a page fault exits, what one that is delivered invalidates.
+    pub keep: u8,
     /// The most addresses that it speculates about between two instructions.
     pub ahead: u8,
 }
 
 impl Temper {
     /// Keeps everything and uses it as long as it may.
-    pub const STICKY: Temper = Temper { cling: 255, fill: 255, forget: 0, mark: 128, ahead: 40 };
+    pub const STICKY: Temper = Temper { cling: 255, fill: 255, forget: 0, mark: 128, keep: 255, ahead: 40 };
     /// Any choice is as likely as the other.
-    pub const ERRATIC: Temper = Temper { cling: 128, fill: 128, forget: 16, mark: 128, ahead: 12 };
+    pub const ERRATIC: Temper = Temper { cling: 128, fill: 128, forget: 16, mark: 128, keep: 128, ahead: 12 };
     /// Walks most of the time, with a few old entries to surprise with.
-    pub const FORGETFUL: Temper = Temper { cling: 32, fill: 64, forget: 64, mark: 32, ahead: 3 };
+    pub const FORGETFUL: Temper = Temper { cling: 32, fill: 64, forget: 64, mark: 32, keep: 0, ahead: 3 };
 }
 
 /// What a paging unit did so far.
@@ -122,6 +124,22 @@ impl PagingUnit {
         gva: Gva,
         access: Access,
     ) -> Result<Reached, PageFault> {
+        self.attempt(memory, control, gva, access, &Filter::NONE)
+    }
+
+    /// As [`PagingUnit::translate`], in a guest whose page faults may exit.
+    ///
+    /// # Errors
+    /// The page fault. One that is delivered has invalidated what it must; one that exits may have left it: not all
+    /// CPUs do so before a VM exit.
+    pub fn attempt(
+        &mut self,
+        memory: &mut impl PhysicalMemory,
+        control: &Control,
+        gva: Gva,
+        access: Access,
+        filter: &Filter,
+    ) -> Result<Reached, PageFault> {
         if control.mode == PagingMode::Off {
             return Ok(Reached { at: PhysAddr::new(control.linear(gva).raw()) });
         }
@@ -157,8 +175,11 @@ impl PagingUnit {
         match outcome {
             Ok(at) => Ok(Reached { at }),
             Err(cause) => {
-                self.caches.page_fault(control.pcid, gva);
-                Err(PageFault { code: cause | control.access_code(access), gva })
+                let fault = PageFault { code: cause | control.access_code(access), gva };
+                if !filter.exits(fault.code) || !self.chance(temper.keep) {
+                    self.caches.page_fault(control.pcid, gva);
+                }
+                Err(fault)
             }
         }
     }
@@ -202,16 +223,17 @@ impl PagingUnit {
         }
         for visit in &found.visits {
             let mut wanted = A;
-            if outcome.is_ok() && access.is_write() && super::format::maps_page(visit.entry, visit.level) {
+            if outcome.is_ok() && access.is_write() && visit.page().is_some() {
                 wanted |= D;
             }
             // Read again: a table that maps itself is visited more than once.
-            if memory.read(visit.at) & wanted != wanted {
-                memory.set_bits(visit.at, wanted);
+            let (word, wanted) = visit.in_word(wanted);
+            if memory.read(word) & wanted != wanted {
+                memory.set_bits(word, wanted);
             }
         }
         for visit in &found.visits {
-            let marked = Visit { entry: memory.read(visit.at), ..*visit };
+            let marked = Visit { entry: visit.width.read(memory, visit.at), ..*visit };
             self.fill(control, gva, &marked);
         }
         outcome
@@ -227,7 +249,7 @@ impl PagingUnit {
                 let global = page.global && control.pge;
                 self.caches.insert_translation(control.pcid, global, gva, page);
             }
-            None => self.caches.insert_structure(control.pcid, gva, visit.next()),
+            None => self.caches.insert_structure(control.pcid, gva, visit),
         }
     }
 
@@ -253,7 +275,8 @@ impl PagingUnit {
                 if !self.chance(self.temper.mark / 8) {
                     return;
                 }
-                memory.set_bits(visit.at, A);
+                let (word, mark) = visit.in_word(A);
+                memory.set_bits(word, mark);
                 visit.entry |= A;
             }
             self.fill(control, gva, &visit);

@@ -3,7 +3,7 @@
 use arrayvec::ArrayVec;
 use umbra_paging::Gva;
 
-use super::format::{D, G, P, Rights, address, has_reserved, maps_page, shift};
+use super::format::{D, G, P, Rights, Width, address, has_reserved};
 use super::{Control, PagingMode};
 use crate::memory::{PhysAddr, PhysicalMemory};
 
@@ -29,9 +29,16 @@ pub struct Visit {
     pub entry: u64,
     /// The rights below it.
     pub rights: Rights,
+    /// The width of the entries of its structure.
+    pub width: Width,
 }
 
 impl Visit {
+    /// The word of memory that has these bits of the entry, and the bits there.
+    pub fn in_word(&self, bits: u64) -> (PhysAddr, u64) {
+        self.width.in_word(self.at, bits)
+    }
+
     /// Where a walk goes on that takes this entry from a paging-structure cache.
     pub fn next(&self) -> Start {
         Start { table: PhysAddr::new(address(self.entry, 12)), level: self.level - 1, rights: self.rights }
@@ -39,9 +46,10 @@ impl Visit {
 
     /// The page that this entry maps, if it maps one.
     pub fn page(&self) -> Option<Page> {
-        maps_page(self.entry, self.level).then(|| Page {
-            base: PhysAddr::new(address(self.entry, shift(self.level))),
+        self.width.maps_page(self.entry, self.level).then(|| Page {
+            base: PhysAddr::new(self.width.page(self.entry, self.level)),
             level: self.level,
+            width: self.width,
             rights: self.rights,
             dirty: self.entry & D != 0,
             global: self.entry & G != 0,
@@ -54,8 +62,10 @@ impl Visit {
 pub struct Page {
     /// Its first byte.
     pub base: PhysAddr,
-    /// The level of the entry that maps it: 1 for 4 KiB, 2 for 2 MiB, 3 for 1 GiB.
+    /// The level of the entry that maps it: 1 for 4 KiB, 2 for 2 MiB (4 MiB in 32-bit paging), 3 for 1 GiB.
     pub level: u8,
+    /// The width of that entry.
+    pub width: Width,
     /// Its rights.
     pub rights: Rights,
     /// D in the entry that maps it.
@@ -65,9 +75,14 @@ pub struct Page {
 }
 
 impl Page {
+    /// Bits of a linear address that are an offset in it.
+    pub fn shift(&self) -> u32 {
+        self.width.shift(self.level)
+    }
+
     /// Where in this page a linear address goes.
     pub fn place(&self, gva: Gva) -> PhysAddr {
-        PhysAddr::new(self.base.raw() + (gva.raw() & ((1 << shift(self.level)) - 1)))
+        PhysAddr::new(self.base.raw() + (gva.raw() & ((1 << self.shift()) - 1)))
     }
 }
 
@@ -107,6 +122,7 @@ pub(crate) fn root(control: &Control, gva: Gva) -> Option<Start> {
     match control.mode {
         PagingMode::Off => panic!("no walk takes place while paging is off"),
         PagingMode::Long4 { root } => Some(Start { table: root, level: 4, rights: Rights::FULL }),
+        PagingMode::Legacy32 { root, .. } => Some(Start { table: root, level: 2, rights: Rights::FULL }),
         PagingMode::Pae { pdptes } => {
             let pdpte = pdptes[(gva.raw() >> 30) as usize & 3];
             let table = PhysAddr::new(address(pdpte, 12));
@@ -141,23 +157,27 @@ pub(crate) fn step(
     gva: Gva,
     from: Start,
 ) -> Result<Visit, End> {
-    step_at(memory, control, gva.raw() >> shift(from.level) & 511, from)
+    step_to(memory, control, Width::of(control).place(from.table, gva, from.level), from)
 }
 
-/// Reads the entry of this index.
+/// Reads the entry of this index, of 8 bytes.
 pub(crate) fn step_at(
     memory: &impl PhysicalMemory,
     control: &Control,
     index: u64,
     from: Start,
 ) -> Result<Visit, End> {
-    let at = PhysAddr::new(from.table.raw() + 8 * index);
-    let entry = memory.read(at);
+    step_to(memory, control, PhysAddr::new(from.table.raw() + 8 * index), from)
+}
+
+fn step_to(memory: &impl PhysicalMemory, control: &Control, at: PhysAddr, from: Start) -> Result<Visit, End> {
+    let width = Width::of(control);
+    let entry = width.read(memory, at);
     if entry & P == 0 {
         return Err(End::NotPresent);
     }
     if has_reserved(entry, from.level, control) {
         return Err(End::Reserved);
     }
-    Ok(Visit { at, level: from.level, entry, rights: from.rights.below(entry) })
+    Ok(Visit { at, level: from.level, entry, rights: from.rights.below(entry), width })
 }

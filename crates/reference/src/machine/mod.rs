@@ -5,10 +5,11 @@ mod shadow;
 
 use std::rc::Rc;
 
+use arrayvec::ArrayVec;
 use umbra_paging::Access;
 
 pub use bare::Bare;
-pub use shadow::{Delivery, Shadow, ShadowConfig};
+pub use shadow::{Delivery, Protocol, Shadow, ShadowConfig};
 
 use crate::coverage::{Coverage, Moment};
 use crate::hardware::Temper;
@@ -42,6 +43,74 @@ pub struct Start {
 /// guest at memory that is not its own, or found its invariants broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken(pub String);
+
+/// What a CPU does while another one is at something.
+#[derive(Clone, Debug)]
+pub enum Deed {
+    /// As in [`Machine::access`].
+    Access {
+        /// How it goes about it.
+        access: Access,
+        /// Where.
+        pieces: ArrayVec<Piece, 2>,
+    },
+    /// As in [`Machine::execute`].
+    Execute {
+        /// Which instruction.
+        instruction: Privileged,
+        /// The registers that it leaves.
+        after: Registers,
+        /// What it must invalidate.
+        invalidation: Invalidation,
+    },
+}
+
+/// A step that another CPU may take while the next one is under way.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// Tells it from the others.
+    pub number: usize,
+    /// The CPU.
+    pub cpu: usize,
+    /// What it does.
+    pub deed: Deed,
+}
+
+/// When other CPUs get further while a step is under way. What they do must not need the hypervisor: then it waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preempt {
+    /// The moments.
+    pub when: When,
+    /// The other CPUs have not entered the guest when the step begins: they have only asked with what to.
+    pub entering: bool,
+}
+
+/// The moments at which other CPUs get further.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum When {
+    /// At the points of these numbers, counted from 1; once for each time that a number is named.
+    At(Vec<u32>),
+    /// At one in so many points, by chance.
+    Chance {
+        /// Seeds it.
+        seed: u64,
+        /// How rare it is.
+        one_in: u32,
+    },
+}
+
+/// A planned step that was taken.
+#[derive(Clone, Debug)]
+pub struct Interleaved {
+    /// Which.
+    pub number: usize,
+    /// What the step that was under way had changed by then, and has not been told yet.
+    pub before: Vec<Change>,
+    /// What the guest observed of it, if it was an access.
+    pub observed: Option<Observed>,
+    /// What it changed itself.
+    pub changes: Vec<Change>,
+}
 
 /// A machine with virtual CPUs that execute one step of a program at a time. The [kit](crate::conformance) runs
 /// programs on it.
@@ -83,6 +152,21 @@ pub trait Machine {
     fn host(&mut self, event: HostEvent) -> Result<(), Broken> {
         let _ = event;
         Ok(())
+    }
+
+    /// While the next step is under way other CPUs may take these, in their order on each CPU. A machine whose CPUs
+    /// take turns leaves this out.
+    fn race(&mut self, preempt: Preempt, steps: Vec<Planned>) {
+        let _ = (preempt, steps);
+    }
+
+    /// Which of the planned steps were taken, in order, and how many points there were at which some could have been.
+    /// The others are still to be taken. Asked for after each call that [`Machine::race`] came before.
+    ///
+    /// # Errors
+    /// See [`Broken`].
+    fn take_interleaved(&mut self) -> Result<(Vec<Interleaved>, u32), Broken> {
+        Ok((Vec::new(), 0))
     }
 
     /// Lets the CPUs speculate: call [`PagingUnit::speculate`](crate::hardware::PagingUnit::speculate) for each,

@@ -1,20 +1,26 @@
 //! The guest on shadow tables: a VMX hypervisor without EPT around `umbra_mmu`, reduced to what concerns
 //! memory. Its hardware walks the shadow tables in host-physical memory.
 
+mod cpu;
 mod dice;
 mod host;
+mod race;
 mod reach;
 mod targets;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
 
 use arrayvec::ArrayVec;
 use fastrand::Rng;
-use umbra_mmu::{Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, RootFormat, Work};
+use umbra_mmu::{
+    Config, Encodings, EntryState, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, RootFormat,
+    TranslateError, Work,
+};
 use umbra_paging::{Access, Cr3Value, Features, Gfn, Gpa, Gva, Mode, Paging, Pfec};
 
-use super::{Broken, Machine, Start};
+use super::{Broken, Interleaved, Machine, Planned, Preempt, Start};
 use crate::coverage::{Coverage, Moment};
 use crate::hardware::{Control, Filter, PageFault, PagingMode, PagingUnit};
 use crate::memory::{PhysAddr, PhysicalMemory};
@@ -22,9 +28,12 @@ use crate::oracle::{Change, Observed, Piece};
 use crate::program::HostEvent;
 use crate::registers::{Cpu, Invalidation, Privileged, Registers};
 use crate::universe::{HOT, Universe, hot, used};
+pub use cpu::Protocol;
+use cpu::{Attempt, Entry, Presence};
 use dice::Dice;
 use host::Host;
-use targets::Targets;
+use race::{Busy, Race};
+use targets::{Targets, operand};
 
 /// An access that exits more often than this makes no progress (I6).
 const MAX_EXITS: usize = 64;
@@ -51,6 +60,8 @@ pub struct ShadowConfig {
     pub targets: usize,
     /// MAXPHYADDR of the real CPU: not less than the guest's.
     pub host_maxphyaddr: u8,
+    /// How a CPU enters the guest.
+    pub protocol: Protocol,
 }
 
 impl ShadowConfig {
@@ -68,6 +79,7 @@ impl ShadowConfig {
             eager: false,
             targets: 0,
             host_maxphyaddr: 40,
+            protocol: Protocol::PublishFirst,
         }
     }
 }
@@ -96,11 +108,10 @@ pub struct Shadow {
     model: Cpu,
     mmu: Mmu<Dice>,
     host: Host,
-    registers: Vec<Registers>,
     /// The CR3-target values of each CPU.
     targets: Vec<Targets>,
-    /// The CPU has left the guest since its last entry.
-    exited: Vec<bool>,
+    /// What other CPUs do meanwhile.
+    race: Option<Race>,
     universe: Rc<Universe>,
     random: Rng,
     /// What happened since it was last asked for.
@@ -126,38 +137,36 @@ impl Shadow {
         let Start { model, cpus, registers, memory, universe, temper, seed } = start;
         let mut random = Rng::with_seed(seed);
         let units = (0..cpus).map(|_| PagingUnit::new(random.u64(..), temper)).collect();
-        let mut host = Host::new(&memory, config.frames, config.targets > 0, units, random.u64(..));
+        let mut host =
+            Host::new(&memory, config.frames, config.targets > 0, units, registers, random.u64(..));
         let features = Features::new(model.maxphyaddr, model.gib_pages);
         let encodings = if config.bypass {
             Encodings::reserved(config.host_maxphyaddr).expect("bypass is tested with MAXPHYADDR below 52")
         } else {
             Encodings::not_present(config.host_maxphyaddr)
         };
-        let mmu_config = Config {
-            features,
-            encodings,
-            filter: config.filter,
-            loadable_roots: config.targets,
-            eager: random.u8(..8) != 0 || config.eager,
-            ahead: seed % 4 == 0,
-            vcpus: cpus,
-            log_changes: true,
-        };
+        let mut mmu_config = Config::new(features, encodings);
+        mmu_config.filter = config.filter;
+        mmu_config.loadable_roots = config.targets;
+        mmu_config.eager = random.u8(..8) != 0 || config.eager;
+        mmu_config.prefetch_tables = seed % 4 == 0;
+        mmu_config.prefetch_accessed = seed % 8 != 1;
+        mmu_config.shadow_walk = seed % 8 != 2;
+        mmu_config.vcpus = cpus;
+        mmu_config.log_changes = true;
         let dice = Dice::new(random.u64(..), config.detach);
         let mut mmu = Mmu::with_policy(mmu_config, &mut host, dice)
             .expect("the test asks for a possible configuration");
-        let registers = vec![registers; cpus];
-        for (cpu, registers) in registers.iter().enumerate() {
-            mmu.load_paging(&mut host, cpu, paging(registers));
+        for cpu in 0..cpus {
+            mmu.load_paging(&mut host, cpu, paging(&registers));
         }
         Shadow {
             config,
             model,
             mmu,
             host,
-            registers,
             targets: vec![Targets::new(config.targets); cpus],
-            exited: vec![true; cpus],
+            race: None,
             universe,
             random,
             moment: Moment::default(),
@@ -176,11 +185,11 @@ impl Shadow {
     }
 
     /// What the MMU does in `call` is counted under the name of its entry point where it reclaims, splits or zaps.
-    fn call<T>(&mut self, entry: EntryPoint, call: impl FnOnce(&mut Mmu<Dice>, &mut Host) -> T) -> T {
+    fn call<T>(&mut self, entry: EntryPoint, call: impl FnOnce(&mut Mmu<Dice>, &mut Busy) -> T) -> T {
         let (before, seen) = (self.mmu.counters(), self.host.seen());
         let loose = self.mmu.has_loose_tables();
         let withdrawn = self.mmu.roots_changed();
-        let result = call(&mut self.mmu, &mut self.host);
+        let result = call(&mut self.mmu, &mut Busy::new(&mut self.host, self.race.as_mut()));
         let after = self.mmu.counters();
         if after.reclaimed != before.reclaimed {
             self.moment.note(entry.reclaims());
@@ -222,31 +231,95 @@ impl Shadow {
         result
     }
 
-    /// VM entry: pays what flushes are owed, and loads the registers that the hardware walks by.
-    fn enter(&mut self, cpu: usize) -> Result<Control, Broken> {
-        self.host.pay_flush(cpu);
-        if std::mem::take(&mut self.exited[cpu]) && !self.config.vpid {
-            // SDM, "Invalidation Caching", operations: VM entries and exits without VPID drop everything.
-            self.host.unit(cpu).caches_mut().clear();
+    /// What a CPU has to enter the guest with, asked for now. What it has loaded by itself is told first.
+    fn ask(&mut self, cpu: usize) -> Result<Entry, Broken> {
+        self.tell_root(cpu)?;
+        let epoch = self.host.epoch();
+        let EntryState { guest_faults, flushes_exit, .. } = self.mmu.entry_state(&self.host, cpu);
+        let filter = match guest_faults {
+            GuestFaults::Trap => Filter::TRAP,
+            GuestFaults::Present => Filter::PRESENT,
+            GuestFaults::User => Filter::USER,
+        };
+        let control = self.loaded(cpu)?;
+        Ok(Entry { epoch, control, filter, flushes_exit, targets: self.targets[cpu].values().to_vec() })
+    }
+
+    /// Tells the MMU which root a CPU has loaded by itself: after it has left the guest, before anything else.
+    fn tell_root(&mut self, cpu: usize) -> Result<(), Broken> {
+        let Some(root) = self.host.cpu_mut(cpu).loaded.take() else { return Ok(()) };
+        if self.mmu.paging(cpu).root == root {
+            return Ok(());
         }
-        self.loaded(cpu)
+        if !self.mmu.is_loadable(cpu, root) {
+            return Err(Broken(format!(
+                "CPU {cpu} runs on {root:?}, which was withdrawn before it was stopped"
+            )));
+        }
+        self.mmu.switched(cpu, root);
+        Ok(())
+    }
+
+    /// A CPU comes into the guest, if it is not there.
+    fn enter(&mut self, cpu: usize) -> Result<(), Broken> {
+        while !matches!(self.host.cpu(cpu).presence, Presence::Inside(_)) {
+            if self.host.cpu(cpu).is_out() {
+                let entry = self.ask(cpu)?;
+                let unit = self.host.cpu_mut(cpu);
+                unit.presence = Presence::Asked(entry);
+                if !self.config.vpid {
+                    // SDM, "Invalidation Caching", operations: VM entries and exits without VPID drop everything.
+                    unit.unit.caches_mut().clear();
+                }
+            }
+            let epoch = self.host.epoch();
+            self.host.cpu_mut(cpu).proceed(self.config.protocol, epoch);
+        }
+        Ok(())
+    }
+
+    /// A CPU leaves the guest, if it is there, and asks what to enter it with again.
+    fn begin_entry(&mut self, cpu: usize) -> Result<(), Broken> {
+        self.leave(cpu)?;
+        let entry = self.ask(cpu)?;
+        self.host.cpu_mut(cpu).presence = Presence::Asked(entry);
+        Ok(())
+    }
+
+    /// A CPU leaves the guest, and what it has loaded is told.
+    fn leave(&mut self, cpu: usize) -> Result<(), Broken> {
+        self.host.cpu_mut(cpu).presence = Presence::Out;
+        self.tell_root(cpu)
+    }
+
+    /// A hypervisor with one CPU does nothing while the guest runs.
+    fn leave_if_alone(&mut self) -> Result<(), Broken> {
+        if self.host.cpus().len() == 1 { self.leave(0) } else { Ok(()) }
+    }
+
+    /// All CPUs have left the guest, and what they have loaded is told: before the host changes what lies behind
+    /// guest frames, or which roots a CPU may load.
+    fn stop_all(&mut self) -> Result<(), Broken> {
+        self.host.stop_all();
+        self.host.cpus().try_for_each(|cpu| self.tell_root(cpu))
     }
 
     /// The registers that the hardware walks by when it enters the guest now.
     fn loaded(&self, cpu: usize) -> Result<Control, Broken> {
         let root = self.mmu.root(&self.host, cpu);
         let table = PhysAddr::new(root.hpa.raw());
-        let own = self.registers[cpu].root;
+        let registers = self.host.cpu(cpu).registers;
+        let own = registers.root;
         if self.mmu.is_loadable(cpu, own) && table.raw() != own.base().raw() {
             return Err(Broken(format!(
                 "the guest's CR3 names {own:?}, and its loadable root is at {table:?}"
             )));
         }
-        if *self.mmu.paging(cpu) != paging(&self.registers[cpu]) {
+        if *self.mmu.paging(cpu) != paging(&registers) {
             let found = self.mmu.paging(cpu);
-            return Err(Broken(format!("the guest runs as {found:?} with {:?}", self.registers[cpu])));
+            return Err(Broken(format!("the guest runs as {found:?} with {registers:?}")));
         }
-        let guest = self.registers[cpu].control(&self.model);
+        let guest = registers.control(&self.model);
         // The real WP is always set: tracking would be void without it.
         let real = Control { wp: true, maxphyaddr: self.config.host_maxphyaddr, ..guest };
         match root.format {
@@ -264,79 +337,57 @@ impl Shadow {
         }
     }
 
-    /// One attempt of the real CPU at an instruction.
-    fn attempt(
-        &mut self,
-        cpu: usize,
-        access: Access,
-        pieces: &[Piece],
-    ) -> Result<Result<ArrayVec<PhysAddr, 2>, PageFault>, Broken> {
-        let exited = self.exited[cpu];
-        let control = self.enter(cpu)?;
-        if exited {
-            self.host.speculate(cpu, &control, self.universe.pages());
-        }
-        let mut places: ArrayVec<PhysAddr, 2> = ArrayVec::new();
-        for piece in pieces {
-            let gva = control.linear(piece.gva);
-            match self.host.translate(cpu, &control, gva, access) {
-                Ok(at) => places.push(at),
-                // CR2 is compared with the address that the program used.
-                Err(fault) => return Ok(Err(PageFault { gva: piece.gva, ..fault })),
-            }
-        }
-        let mut guest = ArrayVec::new();
-        for &at in &places {
-            guest.push(self.host.guest_address(at, access.is_write()).map_err(Broken)?);
-        }
-        for (piece, &at) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty()) {
-            self.host.native_write(at, &piece.bytes);
-        }
-        Ok(Ok(guest))
-    }
-
     /// Carries an instruction out as an instruction emulator does.
-    fn emulate(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Option<Observed> {
+    fn emulate(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Result<Option<Observed>, Broken> {
         let mut places: ArrayVec<Gpa, 2> = ArrayVec::new();
         for piece in pieces {
             let translated =
                 self.call(EntryPoint::Other, |mmu, host| mmu.translate(host, cpu, piece.gva, access));
-            if self.swap_in_wanted() {
-                return None;
+            if self.swap_in_wanted()? {
+                return Ok(None);
             }
             match translated {
                 Ok(gpa) => places.push(gpa),
-                Err(fault) => {
-                    return Some(Observed::Fault(PageFault { code: fault.pfec, gva: fault.gva }));
+                Err(TranslateError::Fault(fault)) => {
+                    return Ok(Some(Observed::Fault(PageFault { code: fault.pfec, gva: fault.gva })));
                 }
+                Err(TranslateError::Raced) => return Ok(None),
             }
         }
-        if access.is_write() && places.iter().any(|gpa| self.restore(gpa.gfn())) {
-            return None;
+        for &gpa in places.iter().filter(|_| access.is_write()) {
+            if self.restore(gpa.gfn())? {
+                return Ok(None);
+            }
         }
         for (piece, &gpa) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty()) {
             self.call(EntryPoint::Other, |mmu, host| mmu.write_guest(host, gpa, &piece.bytes));
         }
-        Some(Observed::Done(places.iter().map(|gpa| PhysAddr::new(gpa.raw())).collect()))
+        Ok(Some(Observed::Done(places.iter().map(|gpa| PhysAddr::new(gpa.raw())).collect())))
     }
 
     /// Gives a frame back to the guest that was swapped out or write-protected.
-    fn restore(&mut self, gfn: Gfn) -> bool {
+    fn restore(&mut self, gfn: Gfn) -> Result<bool, Broken> {
         if !self.host.is_withheld(gfn) {
-            return false;
+            return Ok(false);
         }
         self.moment.note("host: frames given back");
-        self.change_backing(gfn, Host::give_back);
-        true
+        self.change_backing(gfn, Host::give_back)?;
+        Ok(true)
     }
 
     /// Pages that the MMU's walk found swapped out come back, and the walk is to be repeated.
-    fn swap_in_wanted(&mut self) -> bool {
+    fn swap_in_wanted(&mut self) -> Result<bool, Broken> {
         let mut restored = false;
         for gfn in self.host.take_wanted() {
-            restored |= self.restore(gfn);
+            restored |= self.restore(gfn)?;
         }
-        restored
+        Ok(restored)
+    }
+
+    /// As often as it takes.
+    fn swap_in_all(&mut self) -> Result<(), Broken> {
+        while self.swap_in_wanted()? {}
+        Ok(())
     }
 
     /// Whether the guest executes the instruction without an exit; if so, it has.
@@ -347,59 +398,42 @@ impl Shadow {
         after: &Registers,
         invalidation: Invalidation,
     ) -> Result<bool, Broken> {
-        let native = match instruction {
-            Privileged::Invlpg(_)
-            | Privileged::InvpcidAddress { .. }
-            | Privileged::InvpcidContext(_)
-            | Privileged::InvpcidAllButGlobals
-            | Privileged::FlushAll => !self.mmu.has_loose_tables(),
-            Privileged::LoadCr3 { root, pcid, no_flush } => {
-                let pcid = if after.pcide { pcid } else { 0 };
-                let value = Cr3Value { root, pcid, no_flush: after.pcide && no_flush };
-                after.paging && self.targets[cpu].contains(value)
-            }
-            _ => false,
-        };
+        self.enter(cpu)?;
+        let native = self.host.execute(cpu, instruction, after, invalidation);
         if native {
-            self.enter(cpu)?;
             self.moment.note(match instruction {
-                Privileged::LoadCr3 { root, .. } => {
-                    self.mmu.switched(cpu, root);
-                    "shadow: CR3 loaded without exit"
-                }
+                Privileged::LoadCr3 { .. } => "shadow: CR3 loaded without exit",
                 _ => "shadow: flushes without exit",
             });
-            self.registers[cpu] = *after;
-            self.host.set_pcid(cpu, after.pcid);
-            invalidation.apply(self.host.unit(cpu).caches_mut(), after.pcid);
         }
         Ok(native)
     }
 
     /// The CPU may load this value by itself from now on, if the MMU allows it for its root, which is current.
-    fn list(&mut self, cpu: usize, value: Cr3Value) {
-        if !self.registers[cpu].paging || self.config.targets == 0 {
-            return;
+    fn list(&mut self, cpu: usize, value: Cr3Value) -> Result<(), Broken> {
+        if !self.host.cpu(cpu).registers.paging || self.config.targets == 0 {
+            return Ok(());
         }
         self.make_room(cpu);
         if self.call(EntryPoint::Other, |mmu, host| mmu.offer_root(host, cpu)) {
             self.targets[cpu].insert(value);
         }
         if self.random.u8(..4) == 0 {
-            self.list_other(cpu);
+            self.list_other(cpu)?;
         }
+        Ok(())
     }
 
     /// The CPU may load a root that it does not run on, if the MMU allows it.
-    fn list_other(&mut self, cpu: usize) {
+    fn list_other(&mut self, cpu: usize) -> Result<(), Broken> {
         let root =
             hot(if self.random.bool() { 8 * self.random.usize(..2) } else { self.random.usize(..HOT.len()) });
-        let pcide = self.registers[cpu].pcide;
+        let pcide = self.host.cpu(cpu).registers.pcide;
         let pcid = if pcide { self.random.u16(..3) } else { 0 };
         let value = Cr3Value { root, pcid, no_flush: pcide && self.random.bool() };
         self.make_room(cpu);
         let offered = self.call(EntryPoint::Other, |mmu, host| mmu.offer_other_root(host, cpu, root));
-        while self.swap_in_wanted() {}
+        self.swap_in_all()?;
         // Not if it was withdrawn for the frames that were given back.
         if offered && self.mmu.is_loadable(cpu, root) {
             self.moment.note("shadow: offers a root that is not in use");
@@ -407,6 +441,7 @@ impl Shadow {
                 self.mmu.withdraw_root(cpu, root);
             }
         }
+        Ok(())
     }
 
     fn make_room(&mut self, cpu: usize) {
@@ -418,26 +453,27 @@ impl Shadow {
     }
 
     /// Lists what the CPU has in CR3 now.
-    fn offer(&mut self, cpu: usize) {
-        let Registers { root, pcid, pcide, .. } = self.registers[cpu];
+    fn offer(&mut self, cpu: usize) -> Result<(), Broken> {
+        let Registers { root, pcid, pcide, .. } = self.host.cpu(cpu).registers;
         let value = Cr3Value { root, pcid, no_flush: pcide && self.random.bool() };
         // Nothing is loaded: what the PCID holds is of this root.
         self.targets[cpu].mixes(value);
-        self.list(cpu, value);
+        self.list(cpu, value)
     }
 
-    fn change_backing(&mut self, gfn: Gfn, change: impl Fn(&mut Host, Gfn)) {
-        self.change_range(gfn..gfn + 1, change);
+    fn change_backing(&mut self, gfn: Gfn, change: impl Fn(&mut Host, Gfn)) -> Result<(), Broken> {
+        self.change_range(gfn..gfn + 1, change)
     }
 
     /// Of all frames of a range only the hot ones change: programs touch no others.
-    fn change_range(&mut self, gfns: Range<Gfn>, change: impl Fn(&mut Host, Gfn)) {
+    fn change_range(&mut self, gfns: Range<Gfn>, change: impl Fn(&mut Host, Gfn)) -> Result<(), Broken> {
         self.moment.note("host: revokes");
+        self.stop_all()?;
         let range = gfns.clone();
         self.call(EntryPoint::Other, |mmu, host| mmu.revoke(host, range));
         used().filter(|gfn| gfns.contains(gfn)).for_each(|gfn| change(&mut self.host, gfn));
         // What the revocation itself read of other frames.
-        while self.swap_in_wanted() {}
+        self.swap_in_all()
     }
 }
 
@@ -447,25 +483,25 @@ impl Machine for Shadow {
         let origin = Origin::at(Gva::new(0x1000 + 8 * self.random.u64(..4)));
         self.delivery = None;
         loop {
-            let fault = match self.attempt(cpu, access, pieces)? {
-                Ok(places) => return Ok(Observed::Done(places)),
-                Err(fault) => fault,
-            };
-            // What the hypervisor wrote into the VMCS before this entry.
-            let filter = match self.mmu.guest_faults() {
-                GuestFaults::Trap => Filter::TRAP,
-                GuestFaults::Present => Filter::PRESENT,
-                GuestFaults::User => Filter::USER,
-            };
-            if !filter.exits(fault.code) {
-                self.moment.note(match fault.code.contains(Pfec::PRESENT) {
-                    true => "shadow: protection faults delivered natively",
-                    false => "shadow: faults delivered natively",
-                });
-                self.delivery = Some(Delivery::Native);
-                return Ok(Observed::Fault(fault));
+            let out = self.host.cpu(cpu).is_out();
+            self.enter(cpu)?;
+            if out {
+                self.host.speculate(cpu, self.universe.pages());
             }
-            self.exited[cpu] = true;
+            let fault = match self.host.attempt(cpu, access, pieces).map_err(Broken)? {
+                Attempt::Done(places) => return Ok(Observed::Done(places)),
+                Attempt::Delivered(fault) => {
+                    self.moment.note(match fault.code.contains(Pfec::PRESENT) {
+                        true => "shadow: protection faults delivered natively",
+                        false => "shadow: faults delivered natively",
+                    });
+                    self.delivery = Some(Delivery::Native);
+                    return Ok(Observed::Fault(fault));
+                }
+                Attempt::Exits(fault) => fault,
+            };
+            self.leave(cpu)?;
+            let bypasses = self.mmu.guest_faults() == GuestFaults::Present;
             if exits.len() == MAX_EXITS {
                 let last = exits[MAX_EXITS - 4..].join(", ");
                 return Err(Broken(format!("no progress after {MAX_EXITS} exits, the last are {last} (I6)")));
@@ -474,8 +510,10 @@ impl Machine for Shadow {
             let outcome = self.call(EntryPoint::PageFault, |mmu, host| {
                 mmu.page_fault(host, cpu, fault.gva, access, &origin)
             });
-            exits.push(format!("{outcome:?}"));
-            if self.swap_in_wanted() {
+            if outcome != FaultOutcome::Resume(Work::Raced) {
+                exits.push(format!("{outcome:?}"));
+            }
+            if self.swap_in_wanted()? {
                 continue;
             }
             let emulated = match outcome {
@@ -486,6 +524,7 @@ impl Machine for Shadow {
                         Work::Dirty => "shadow: exits, Dirty",
                         Work::Accessed => "shadow: exits, Accessed",
                         Work::Install => "shadow: exits, Install",
+                        Work::Raced => "shadow: exits, Raced",
                     });
                     None
                 }
@@ -496,20 +535,20 @@ impl Machine for Shadow {
                     }
                     self.moment.note(match guest.pfec.contains(Pfec::PRESENT) {
                         true => "shadow: exits, injected",
-                        false if filter == Filter::PRESENT => {
-                            "shadow: exits, injected, not present, although bypass"
-                        }
+                        false if bypasses => "shadow: exits, injected, not present, although bypass",
                         false => "shadow: exits, injected, not present",
                     });
                     Some(Observed::Fault(PageFault { code: guest.pfec, gva: guest.gva }))
                 }
-                FaultOutcome::Mmio { gpa } if self.restore(gpa.gfn()) => None,
                 FaultOutcome::Mmio { gpa } => {
+                    if self.restore(gpa.gfn())? {
+                        continue;
+                    }
                     if self.host.is_ram(gpa.gfn()) {
                         return Err(Broken(format!("{gpa:?} is reported as MMIO, and it is RAM")));
                     }
                     self.moment.note("shadow: exits, MMIO");
-                    self.emulate(cpu, access, pieces)
+                    self.emulate(cpu, access, pieces)?
                 }
                 FaultOutcome::TableWrite { ticket, .. } => {
                     self.moment.note("shadow: exits, TableWrite");
@@ -518,12 +557,12 @@ impl Machine for Shadow {
                         self.call(EntryPoint::Other, |mmu, host| mmu.release(host, ticket));
                         None
                     } else {
-                        self.emulate(cpu, access, pieces)
+                        self.emulate(cpu, access, pieces)?
                     }
                 }
                 FaultOutcome::Override { .. } => {
                     self.moment.note("shadow: exits, Override");
-                    self.emulate(cpu, access, pieces)
+                    self.emulate(cpu, access, pieces)?
                 }
             };
             if let Some(observed) = emulated {
@@ -545,9 +584,8 @@ impl Machine for Shadow {
         if self.executes_natively(cpu, instruction, after, invalidation)? {
             return Ok(());
         }
-        self.exited[cpu] = true;
-        let before = std::mem::replace(&mut self.registers[cpu], *after);
-        self.host.set_pcid(cpu, after.pcid);
+        self.leave(cpu)?;
+        let before = std::mem::replace(&mut self.host.cpu_mut(cpu).registers, *after);
         if paging(&before) != paging(after) || matches!(instruction, Privileged::LoadCr3 { .. }) {
             let roles = |registers: &Registers| Paging { root: Gfn::new(0), ..paging(registers) };
             if roles(&before) != roles(after) {
@@ -556,13 +594,9 @@ impl Machine for Shadow {
             self.call(EntryPoint::LoadPaging, |mmu, host| mmu.load_paging(host, cpu, paging(after)));
         }
         if let Privileged::LoadCr3 { root, pcid, no_flush } = instruction {
-            let value = Cr3Value {
-                root,
-                pcid: if after.pcide { pcid } else { 0 },
-                no_flush: after.pcide && no_flush,
-            };
+            let value = operand(after, root, pcid, no_flush);
             let mixes = self.targets[cpu].mixes(value);
-            self.list(cpu, value);
+            self.list(cpu, value)?;
             if mixes && invalidation == Invalidation::Nothing {
                 self.moment.note("shadow: another root under a PCID that is kept");
                 self.call(EntryPoint::Other, |mmu, host| mmu.flush_guest(host));
@@ -581,44 +615,80 @@ impl Machine for Shadow {
                 self.call(EntryPoint::Other, |mmu, host| mmu.flush_guest(host));
             }
         }
-        while self.swap_in_wanted() {}
-        Ok(())
+        self.swap_in_all()
     }
 
     fn device_write(&mut self, at: PhysAddr, bytes: &[u8]) -> Result<(), Broken> {
+        self.leave_if_alone()?;
         let gpa = Gpa::new(at.raw());
-        self.restore(gpa.gfn());
+        self.restore(gpa.gfn())?;
         self.call(EntryPoint::Other, |mmu, host| mmu.write_guest(host, gpa, bytes));
-        while self.swap_in_wanted() {}
-        Ok(())
+        self.swap_in_all()
     }
 
     fn host(&mut self, event: HostEvent) -> Result<(), Broken> {
+        self.leave_if_alone()?;
         match event {
-            HostEvent::Remap(gfn) => self.change_backing(gfn, Host::remap),
-            HostEvent::WriteProtect(gfn) => self.change_backing(gfn, Host::write_protect),
-            HostEvent::SwapOut(gfn) => self.change_backing(gfn, Host::swap_out),
-            HostEvent::RemapRange(start, end) => self.change_range(start..end, Host::remap),
-            HostEvent::WriteProtectRange(start, end) => self.change_range(start..end, Host::write_protect),
-            HostEvent::SwapOutRange(start, end) => self.change_range(start..end, Host::swap_out),
+            HostEvent::Remap(gfn) => self.change_backing(gfn, Host::remap)?,
+            HostEvent::WriteProtect(gfn) => self.change_backing(gfn, Host::write_protect)?,
+            HostEvent::SwapOut(gfn) => self.change_backing(gfn, Host::swap_out)?,
+            HostEvent::RemapRange(start, end) => self.change_range(start..end, Host::remap)?,
+            HostEvent::WriteProtectRange(start, end) => self.change_range(start..end, Host::write_protect)?,
+            HostEvent::SwapOutRange(start, end) => self.change_range(start..end, Host::swap_out)?,
             HostEvent::ZapAll => self.call(EntryPoint::Other, |mmu, host| mmu.zap_all(host)),
             HostEvent::Release(gfn) => self.call(EntryPoint::Other, |mmu, host| mmu.release_frame(host, gfn)),
-            HostEvent::Offer => (0..self.registers.len()).for_each(|cpu| self.offer(cpu)),
+            HostEvent::Offer => {
+                self.stop_all()?;
+                self.host.cpus().try_for_each(|cpu| self.offer(cpu))?;
+            }
             HostEvent::Withdraw(gfn) => {
+                self.stop_all()?;
                 for (cpu, targets) in self.targets.iter_mut().enumerate() {
                     targets.retain(|root| root != gfn);
                     self.mmu.withdraw_root(cpu, gfn);
                 }
             }
         }
-        while self.swap_in_wanted() {}
-        Ok(())
+        self.swap_in_all()
+    }
+
+    fn race(&mut self, preempt: Preempt, steps: Vec<Planned>) {
+        let Preempt { when, entering } = preempt;
+        let cpus: BTreeSet<usize> = steps.iter().map(|planned| planned.cpu).collect();
+        let mut race = Race::new(when, self.config.protocol, steps);
+        for cpu in cpus {
+            let ready = if entering { self.begin_entry(cpu) } else { self.enter(cpu) };
+            if let Err(Broken(why)) = ready {
+                race.fail(why);
+            }
+        }
+        self.race = Some(race);
+    }
+
+    fn take_interleaved(&mut self) -> Result<(Vec<Interleaved>, u32), Broken> {
+        let Some(mut race) = self.race.take() else { return Ok((Vec::new(), 0)) };
+        match race.take() {
+            (_, Some(broken)) => Err(Broken(format!("while another CPU was in the hypervisor: {broken}"))),
+            (done, None) => {
+                if !done.is_empty() {
+                    self.moment.note("race: another CPU gets further while the MMU works");
+                }
+                Ok((done, race.points()))
+            }
+        }
     }
 
     fn speculate(&mut self) {
-        for cpu in 0..self.registers.len() {
-            let Ok(control) = self.enter(cpu) else { continue };
-            self.host.speculate(cpu, &control, self.universe.pages());
+        for cpu in self.host.cpus() {
+            // Some CPUs stay out for a while, others are on their way in.
+            if self.host.cpu(cpu).is_out() {
+                match self.random.u8(..8) {
+                    0..4 => _ = self.enter(cpu),
+                    4 => _ = self.begin_entry(cpu),
+                    _ => (),
+                }
+            }
+            self.host.speculate(cpu, self.universe.pages());
         }
     }
 
@@ -631,8 +701,14 @@ impl Machine for Shadow {
         self.host.take_wanted();
         verdict.map_err(|violation| Broken(format!("the auditor says: {violation}")))?;
         if full {
-            for cpu in 0..self.registers.len() {
-                reach::check(&self.host, cpu, &self.loaded(cpu)?).map_err(Broken)?;
+            for cpu in self.host.cpus() {
+                match self.host.cpu(cpu).entry(self.host.epoch()) {
+                    Some(entry) => reach::check(&self.host, cpu, &entry.control).map_err(Broken)?,
+                    None => {
+                        self.tell_root(cpu)?;
+                        reach::check(&self.host, cpu, &self.loaded(cpu)?).map_err(Broken)?;
+                    }
+                }
             }
         }
         Ok(())
@@ -654,8 +730,8 @@ impl Machine for Shadow {
         coverage.add("mmu: shadow pages reclaimed", counters.reclaimed);
         coverage.add("mmu: splits", counters.splits);
         coverage.add("mmu: flushes", counters.flushes);
-        for cpu in 0..self.registers.len() {
-            coverage.unit("shadow", self.host.unit_counters(cpu));
+        for cpu in self.host.cpus() {
+            coverage.unit("shadow", self.host.cpu(cpu).unit.counters());
         }
     }
 }

@@ -7,7 +7,7 @@ use umbra_paging::{Access, Gva, Pfec};
 
 use super::{Change, Oracle};
 use crate::hardware::{
-    A, D, Page, PageFault, PagingMode, Rights, Start, Walk, judge, maps_page, step_at, walk, walk_from,
+    A, D, Page, PageFault, PagingMode, Rights, Start, Walk, judge, step_at, walk, walk_from,
 };
 use crate::memory::{PhysAddr, PhysicalMemory, Ram, overlay};
 
@@ -41,9 +41,9 @@ pub struct Candidate {
 }
 
 /// Bits of words that are set, or may be.
-type Bits = BTreeMap<PhysAddr, u64>;
+pub(super) type Bits = BTreeMap<PhysAddr, u64>;
 
-fn join(bits: &mut Bits, more: impl IntoIterator<Item = (PhysAddr, u64)>) {
+pub(super) fn join(bits: &mut Bits, more: impl IntoIterator<Item = (PhysAddr, u64)>) {
     for (at, set) in more {
         *bits.entry(at).or_default() |= set;
     }
@@ -66,7 +66,7 @@ impl Oracle {
             let result = judge(control, gva, access, &found).map_err(full);
             let mut required = ArrayVec::new();
             for visit in found.visits.iter().filter(|_| result.is_ok()) {
-                let dirty = access.is_write() && maps_page(visit.entry, visit.level);
+                let dirty = access.is_write() && visit.page().is_some();
                 required.push((visit.at, if dirty { A | D } else { A }));
             }
             Candidate { result, required, passed: found.visits.iter().map(|visit| visit.at).collect() }
@@ -192,7 +192,7 @@ impl Oracle {
         Ok(())
     }
 
-    fn adopt(&mut self, changes: &[Change]) {
+    pub(super) fn adopt(&mut self, changes: &[Change]) {
         if changes.is_empty() {
             return;
         }
@@ -204,7 +204,7 @@ impl Oracle {
     }
 
     /// Whether memory is what it was, with the bits in `must` and perhaps some in `may`, then with `data`.
-    fn explain(
+    pub(super) fn explain(
         &self,
         must: &Bits,
         may: &Bits,
@@ -285,7 +285,7 @@ impl Oracle {
     }
 }
 
-fn describe(allowed: &[Vec<Candidate>]) -> String {
+pub(super) fn describe(allowed: &[Vec<Candidate>]) -> String {
     let mut text = String::from("bare hardware allows");
     for (piece, candidates) in allowed.iter().enumerate() {
         let mut results: Vec<String> = Vec::new();

@@ -6,12 +6,14 @@
 
 mod allowed;
 mod possible;
+mod raced;
 
 use std::rc::Rc;
 
 use umbra_paging::Gva;
 
 pub use allowed::{Candidate, Observed, Piece};
+pub use raced::{Open, Step};
 
 use crate::hardware::{Control, PagingMode};
 use crate::memory::{PhysAddr, PhysicalMemory, Ram};

@@ -64,7 +64,7 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME", default_value = "penryn", value_parser = str::parse::<Machine>)]
     pub machine: Machine,
 
-    /// Guest memory in MiB, or with M or G
+    /// Guest memory in MiB, or with M, G or T
     #[arg(
         long,
         value_name = "SIZE",

@@ -65,7 +65,7 @@ fn options(arguments: &Arguments, contestant: &Contestant, command_line: &str) -
     if let Some(timeout) = arguments.timeout {
         add("--timeout", timeout.as_secs().to_string().as_ref());
     }
-    if arguments.machine.bochs_model().is_some() {
+    if arguments.machine.is_emulated() {
         options.push("--fixed-time".into());
     }
     options

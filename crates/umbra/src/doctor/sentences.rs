@@ -76,7 +76,7 @@ fn svm(svm: Option<&Svm>) -> String {
     let Some(Svm { nested_paging, next_rip, asids, disabled }) = svm else { return String::from("no") };
     let off = if *disabled == Some(true) { ", but the firmware has disabled it" } else { "" };
     format!(
-        "yes{off}; NPT: {}; next RIP: {}; ASIDs: {asids}; Umbra's hypervisor does not use it",
+        "yes{off}; NPT: {}; next RIP: {}; ASIDs: {asids}; Umbra's hypervisor uses it without NPT",
         yes(*nested_paging),
         yes(*next_rip)
     )

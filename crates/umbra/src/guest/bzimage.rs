@@ -2,12 +2,14 @@
 
 use umbra_bzimage::{HEADER_SPAN, HeaderError, SetupHeader};
 
-/// A Linux kernel, or another program, for the 64-bit boot protocol.
+/// A Linux kernel, or another program, for the Linux boot protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BzImage {
     /// What the kernel calls itself, such as `6.1.0-44-amd64 (...) #1 SMP ...` or `Memtest86+
     /// v6.10`.
     pub version: Option<String>,
+    /// Whether it has a 64-bit entry point.
+    pub entry_64: bool,
     /// Where it wants to run, in guest-physical bytes.
     pub preferred_address: u64,
     /// Bytes of memory that it needs from there on.
@@ -28,6 +30,7 @@ impl BzImage {
         let header = SetupHeader::parse(head, file.len() as u64)?;
         Ok(header.map(|header| BzImage {
             version: umbra_bzimage::version(file).map(String::from),
+            entry_64: header.entry_64,
             preferred_address: header.preferred_address,
             memory_size: header.memory_size,
             command_line_limit: header.command_line_limit.into(),
@@ -64,6 +67,7 @@ pub(crate) mod tests {
     fn a_64_bit_kernel() {
         let expected = BzImage {
             version: Some("6.1.0-test (someone) #1".into()),
+            entry_64: true,
             preferred_address: 0x100_0000,
             memory_size: 0x200_0000,
             command_line_limit: 2047,

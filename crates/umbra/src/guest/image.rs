@@ -89,13 +89,10 @@ impl fmt::Display for ImageError {
                 match error {
                     HeaderError::OldProtocol(version) => write!(
                         f,
-                        "uses Linux boot protocol {}.{:02} all the same, and 64-bit entry needs 2.12; give a build \
-                         of it that has it",
+                        "uses Linux boot protocol {}.{:02} all the same, and at least 2.12 is needed; give a \
+                         build of it that has it",
                         version >> 8,
                         version & 0xff
-                    ),
-                    HeaderError::Not64Bit => f.write_str(
-                        "follows its boot protocol, without a 64-bit entry point; give its 64-bit build",
                     ),
                     error => error.fmt(f),
                 }
@@ -146,7 +143,6 @@ pub(crate) mod tests {
                 &[7, 2],
                 "is iPXE 1.21.1, which is no Linux kernel but uses",
             ),
-            (b"Memtest86+ v6.10\0", 0x236, &[4, 0], "64-bit build"),
             (b"MEMDISK 6.04\0", 0x1f4, &[0xff, 0xff], "truncated"),
         ] {
             let sentence = named(name, at, bytes).unwrap_err().to_string();

@@ -1,15 +1,17 @@
 //! Whether guest and hypervisor fit into a machine.
 
 use umbra_multiboot::{Guest, Kernel, LoadError, Region};
-use umbra_telemetry::memory::{CONVENTIONAL_END, MIN_GUEST_MIB, MIN_SHADOW_FRAMES, reserve_mib};
+use umbra_telemetry::memory::{
+    CONVENTIONAL_END, HOLE_START_MIB, MIN_GUEST_MIB, MIN_SHADOW_FRAMES, reserve_mib,
+};
 
 use super::{BzImage, Image, Module};
 use crate::error::Error;
 
 const MIB: u64 = 1 << 20;
 
-/// Where the PCI hole of the emulated machine starts: guest and hypervisor lie below it.
-const PCI_HOLE_MIB: u64 = 3072;
+/// The most memory that a machine gets. It is backed by a file as it is touched.
+const MOST_MACHINE_MIB: u64 = 64 << 10;
 
 /// Room beside kernel and initrd: boot parameters, page tables, and what a kernel allocates before it knows all
 /// of its memory.
@@ -53,26 +55,45 @@ fn too_few(memory: u64, least: u64) -> Error {
 /// The machine's memory in MiB, for a guest that needs `least`.
 fn machine_memory(memory_mib: u32, shadow_frames: Option<u32>, least: u64) -> Result<u32, Error> {
     let memory = u64::from(memory_mib);
-    let machine = memory + reserve_mib(memory_mib, shadow_frames);
-    if machine > PCI_HOLE_MIB {
-        return Err(Error::Input(match most_memory(shadow_frames).filter(|&most| most >= least) {
-            Some(most) => format!(
-                "{memory} MiB of guest memory and the hypervisor do not fit below the PCI hole at {PCI_HOLE_MIB} MiB; \
-                 give --memory {most} or less"
-            ),
-            None => format!(
-                "so many --shadow-frames do not fit below the PCI hole at {PCI_HOLE_MIB} MiB; give fewer"
-            ),
-        }));
+    if fits(memory_mib, shadow_frames, least) {
+        // At most MOST_MACHINE_MIB.
+        return Ok((memory + reserve_mib(memory_mib, shadow_frames)) as u32);
     }
-    // At most 3072.
-    Ok(machine as u32)
+    Err(Error::Input(match most_memory(shadow_frames, least) {
+        Some(most) => format!(
+            "{memory} MiB of guest memory and the hypervisor do not fit into a machine, which has at most \
+             {MOST_MACHINE_MIB} MiB; give --memory {most} or less"
+        ),
+        None => format!(
+            "so many --shadow-frames do not fit below the PCI hole at {HOLE_START_MIB} MiB; give fewer"
+        ),
+    }))
 }
 
-/// The largest guest that fits into a machine, in MiB: what the hypervisor needs grows with the guest.
-fn most_memory(shadow_frames: Option<u32>) -> Option<u64> {
-    let fits = |&mib: &u32| u64::from(mib) + reserve_mib(mib, shadow_frames) <= PCI_HOLE_MIB;
-    (0..PCI_HOLE_MIB as u32).rev().find(fits).map(u64::from)
+/// Whether a guest fits into a machine. The hypervisor lies below the PCI hole, and so do the guest's files and
+/// what boots it, which need `least`.
+fn fits(memory_mib: u32, shadow_frames: Option<u32>, least: u64) -> bool {
+    let (memory, reserve) = (u64::from(memory_mib), reserve_mib(memory_mib, shadow_frames));
+    memory + reserve <= MOST_MACHINE_MIB && least.min(memory) + reserve <= HOLE_START_MIB
+}
+
+/// The largest guest that fits into a machine, in MiB, if it has `least` below the PCI hole.
+fn most_memory(shadow_frames: Option<u32>, least: u64) -> Option<u64> {
+    // What the hypervisor needs grows with the guest, so those that fit come first.
+    let sizes = 0..MOST_MACHINE_MIB as u32;
+    let (mut from, mut to) = (sizes.start, sizes.end);
+    while from < to {
+        let middle = from + (to - from) / 2;
+        if fits(middle, shadow_frames, least) { from = middle + 1 } else { to = middle }
+    }
+    from.checked_sub(1).map(u64::from).filter(|&most| most >= least)
+}
+
+/// The most that kernel, initrd and modules may need.
+fn most_for_files() -> u64 {
+    let reserve = reserve_mib(MIN_GUEST_MIB, Some(MIN_SHADOW_FRAMES));
+    // A guest as large as that has the frames of the hole on top.
+    HOLE_START_MIB.saturating_sub(reserve_mib((HOLE_START_MIB - reserve) as u32, Some(MIN_SHADOW_FRAMES)))
 }
 
 /// What a Linux kernel needs, in MiB, if there is as much.
@@ -81,7 +102,7 @@ fn least_for_linux(memory: u64, linux: &BzImage, initrd_bytes: u64) -> Result<u6
     let kernel_end = linux.preferred_address.saturating_add(linux.memory_size);
     let least = (kernel_end.div_ceil(MIB) + initrd_mib + SLACK_MIB).max(u64::from(MIN_GUEST_MIB));
     // With the fewest shadow frames: no advice to give more memory may lead here again.
-    let most = most_memory(Some(MIN_SHADOW_FRAMES)).unwrap_or(0);
+    let most = most_for_files();
     if least > most {
         return Err(Error::Input(format!(
             "this kernel and initrd need {least} MiB of guest memory, and a guest here has at most {most}; give a \
@@ -121,9 +142,9 @@ fn least_for_multiboot(memory: u64, kernel: &Kernel, modules: &[Module]) -> Resu
         kernel,
         command_line: "",
         modules: &modules,
-        memory: &[usable(0..CONVENTIONAL_END), usable(MIB..memory * MIB)],
+        memory: &[usable(0..CONVENTIONAL_END), usable(MIB..memory.min(HOLE_START_MIB) * MIB)],
     };
-    let most = most_memory(Some(MIN_SHADOW_FRAMES)).unwrap_or(0);
+    let most = most_for_files();
     match umbra_multiboot::place(&guest) {
         Ok(_) => Ok(least),
         Err(LoadError::TooLittleMemory { need, .. }) if need > most => Err(Error::Input(format!(
@@ -160,11 +181,15 @@ mod tests {
 
     #[test]
     fn the_most_memory_is_named_and_fits() {
-        let sentence = refuse(3072, None, 0);
+        let sentence = refuse(1 << 20, None, 0);
+        assert!(sentence.contains("1048576 MiB") && sentence.contains("at most 65536 MiB"), "{sentence}");
         let most = sentence.split("--memory ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
-        assert!(check_memory(most, None, &image(), 0, &[]).unwrap() <= 3072);
+        assert!(check_memory(most, None, &image(), 0, &[]).unwrap() <= 65536);
         assert!(check_memory(most + 1, None, &image(), 0, &[]).is_err());
-        assert!(refuse(u32::MAX, None, 0).contains("PCI hole"));
+        for memory in [2900, 2953, 3072, 4096, 5120, 20_000] {
+            let machine = check_memory(memory, None, &image(), 0, &[]).unwrap();
+            assert!(machine > memory + 70, "{memory}: {machine}");
+        }
     }
 
     #[test]
@@ -173,8 +198,13 @@ mod tests {
             let sentence = refuse(192, None, initrd_mib);
             assert!(sentence.contains("at most") && !sentence.contains("--memory"), "{sentence}");
         }
-        let damaged =
-            BzImage { version: None, preferred_address: u64::MAX, memory_size: 9, command_line_limit: 0 };
+        let damaged = BzImage {
+            version: None,
+            entry_64: true,
+            preferred_address: u64::MAX,
+            memory_size: 9,
+            command_line_limit: 0,
+        };
         let sentence = check_memory(192, None, &Image::Linux(damaged), 0, &[]).unwrap_err().to_string();
         assert!(sentence.contains("damaged"), "{sentence}");
     }
@@ -184,7 +214,8 @@ mod tests {
         let check = |memory, frames| check_machine_memory(memory, frames).map_err(|error| error.to_string());
         check(192, None).unwrap();
         assert!(check(3, None).unwrap_err().contains("--memory 16 or more"));
-        assert!(check(4096, None).unwrap_err().contains("PCI hole"));
+        check(4096, None).unwrap();
+        assert!(check(1 << 20, None).unwrap_err().contains("--memory 6"));
         assert!(check(192, Some(u32::MAX)).unwrap_err().contains("--shadow-frames"));
     }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use serde::{Deserialize, Deserializer};
 use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
 use umbra_telemetry::{GuestFaults, Mechanism};
 
@@ -43,7 +44,7 @@ pub struct Options {
     #[arg(long)]
     pub screen: bool,
 
-    /// Guest memory in MiB, or with M or G
+    /// Guest memory in MiB, or with M, G or T
     #[arg(
         long,
         value_name = "SIZE",
@@ -149,12 +150,16 @@ pub fn mechanisms() -> impl TypedValueParser<Value = Mechanism> {
             Mechanism::Cr3 => "address-space switches to known roots make no exit",
             Mechanism::Invlpg => "INVLPG and INVPCID make no exit",
             Mechanism::Eager => "tables are filled whole when they are linked",
-            Mechanism::Quick => "exits of table writes take a short path",
-            Mechanism::Ahead => {
+            Mechanism::FastEmulation => "a fast path emulates plain instructions that write tables",
+            Mechanism::PrefetchTables => {
                 "tables of an address space that comes into use are linked before they are used"
             }
+            Mechanism::PrefetchAccessed => {
+                "where write faults come entry after entry, A is set in the next entries"
+            }
+            Mechanism::ShadowWalk => "an exit is told from the shadow alone where it can be",
         };
-        PossibleValue::new(mechanism.name()).help(about)
+        PossibleValue::new(mechanism.name()).help(about).aliases(mechanism.alias())
     });
     PossibleValuesParser::new(values)
         .map(|name| Mechanism::from_name(&name).expect("only names of mechanisms are let through"))
@@ -170,19 +175,34 @@ pub fn names(given: &[Mechanism]) -> Vec<Untrusted> {
     in_order(given).into_iter().map(|mechanism| mechanism.name().into()).collect()
 }
 
-/// MiB, `NM` or `NG`.
+/// Reads such names; those that mechanisms had before are replaced.
+///
+/// # Errors
+/// It is no list of texts.
+pub fn read_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Untrusted>, D::Error> {
+    let mut names = Vec::<Untrusted>::deserialize(deserializer)?;
+    for name in &mut names {
+        if let Some(mechanism) = Mechanism::from_name(name.as_str()) {
+            *name = mechanism.name().into();
+        }
+    }
+    Ok(names)
+}
+
+/// MiB, `NM`, `NG` or `NT`.
 ///
 /// # Errors
 /// Anything else.
 pub fn parse_memory(text: &str) -> Result<u32, String> {
-    let (digits, unit) = match text.strip_suffix(['G', 'g']) {
-        Some(digits) => (digits, 1024),
-        None => (text.strip_suffix(['M', 'm']).unwrap_or(text), 1),
-    };
+    const UNITS: [([char; 2], u32); 3] = [(['M', 'm'], 1), (['G', 'g'], 1 << 10), (['T', 't'], 1 << 20)];
+    let (digits, unit) = UNITS
+        .into_iter()
+        .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, unit)))
+        .unwrap_or((text, 1));
     let number: Option<u32> = digits.parse().ok();
     number
         .and_then(|number| number.checked_mul(unit))
-        .ok_or_else(|| String::from("give a number of MiB, or one with M or G, such as 192, 192M or 1G"))
+        .ok_or_else(|| String::from("give a number of MiB, or one with M, G or T, such as 192, 192M or 1G"))
 }
 
 #[cfg(test)]
@@ -213,10 +233,10 @@ mod tests {
 
     #[test]
     fn memory_has_suffixes() {
-        for (text, mib) in [("64", 64), ("64M", 64), ("1G", 1024), ("2g", 2048)] {
+        for (text, mib) in [("64", 64), ("64M", 64), ("1G", 1024), ("2g", 2048), ("1T", 1 << 20)] {
             assert_eq!(parse_memory(text), Ok(mib));
         }
-        for text in ["", "M", "-1", "1T", "1.5G", "4194304G"] {
+        for text in ["", "M", "-1", "1P", "1.5G", "4194304G", "4096T"] {
             assert!(parse_memory(text).is_err(), "{text}");
         }
     }
@@ -246,7 +266,10 @@ mod tests {
     #[test]
     fn mechanisms_are_named_once_and_in_order() {
         let without = |given: &[&str]| parse(given).map(|options| names(&options.without));
-        assert_eq!(without(&["--without", "quick,cr3", "--without", "cr3"]).unwrap(), ["cr3", "quick"]);
+        assert_eq!(
+            without(&["--without", "quick,cr3", "--without", "cr3"]).unwrap(),
+            ["cr3", "fast_emulation"]
+        );
         for wrong in ["", "CR3", "cr3,", "all", "cr3 quick"] {
             assert!(without(&["--without", wrong]).is_err(), "{wrong}");
         }

@@ -61,13 +61,15 @@ fn how_to_boot(image: &Path, size: u64, machine_mib: u32, trace: bool) -> String
     let trace = if trace { " --trace trace" } else { "" };
     let (image, size_mib) = (image.display(), size as f64 / f64::from(1 << 20));
     format!(
-        "umbra: {image}: {size_mib:.1} MiB; it boots by a BIOS as a CD, a disk or a USB stick, on a 64-bit Intel CPU with \
-         VMX and {machine_mib} MiB of memory or more
+        "umbra: {image}: {size_mib:.1} MiB; it boots by a BIOS as a CD, a disk or a USB stick, on a 64-bit CPU with VMX or \
+         SVM and {machine_mib} MiB of memory or more
 Bochs:     ata0-master: type=disk, mode=flat, path=\"{image}\"
            memory: guest={machine_mib}, host={machine_mib}
            cpu: model=core2_penryn_t9600
            port_e9_hack: enabled=1
-QEMU:      qemu-system-x86_64 -enable-kvm -cpu host -m {machine_mib} -cdrom {image} -no-reboot
+QEMU:      qemu-system-x86_64 -cpu EPYC,+svm -icount shift=0,sleep=off -m {machine_mib} -cdrom {image} -no-reboot
+             -debugcon file:messages -device isa-debug-exit,iobase=0x8900,iosize=1
+with KVM:  qemu-system-x86_64 -enable-kvm -cpu host -m {machine_mib} -cdrom {image} -no-reboot
              -debugcon file:messages -device isa-debug-exit,iobase=0x8900,iosize=1
            (needs KVM's nested virtualization; not tested: `umbra doctor` says what this host can do)
 USB stick: dd if={image} of=/dev/sdX bs=4M conv=fsync

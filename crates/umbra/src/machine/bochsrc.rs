@@ -4,11 +4,10 @@ use std::path::Path;
 use std::process::Command;
 use std::{fs, io};
 
-use super::boot_image::IMAGE;
-use super::programs::{Bochs, Settings};
+use super::settings::{Bochs, IMAGE, Settings};
 
 /// Bochs backs this much of the machine with host memory, and the rest with a file.
-const HOST_MEMORY_LIMIT_MIB: u32 = 2048;
+pub(super) const HOST_MEMORY_LIMIT_MIB: u32 = 2048;
 
 /// Bochs's log, in the folder that it runs in.
 pub(super) const LOG: &str = "bochs.log";

@@ -13,6 +13,7 @@ use cpio::newc::{Builder, ModeFileType, trailer};
 use umbra_telemetry::{BootConfig, Message, module_name};
 
 use super::ImageTools;
+use super::settings::IMAGE;
 use crate::error::Error;
 use crate::guest::Module;
 use crate::signals::Signals;
@@ -28,9 +29,6 @@ const HYPERVISOR: &[u8] = &[];
 
 /// How often it is looked for a signal.
 const POLL: Duration = Duration::from_millis(10);
-
-/// The image, in the folder that it is built in.
-pub const IMAGE: &str = "boot.iso";
 
 /// What GRUB starts.
 #[derive(Clone, Copy, Debug)]

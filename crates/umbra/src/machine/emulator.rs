@@ -12,12 +12,22 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::Programs;
-use super::programs::{STDERR, Settings};
+use super::bochsrc::HOST_MEMORY_LIMIT_MIB;
+use super::programs::STDERR;
+use super::settings::Settings;
 use crate::error::Error;
 use crate::signals::Signals;
 
-/// How long an emulator may take to start; it has connected COM1 by then.
+/// How long an emulator with little memory may take to start; it has connected COM1 by then.
 const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long an emulator may take to start. Memory that Bochs does not take from the host makes it slow: 3 GiB of it
+/// took 20 s of CPU time.
+fn start_limit(memory_mib: u32) -> Duration {
+    const MIB_IN_A_SECOND: u32 = 10;
+    let beyond = memory_mib.saturating_sub(HOST_MEMORY_LIMIT_MIB);
+    START_LIMIT + Duration::from_secs(u64::from(beyond / MIB_IN_A_SECOND))
+}
 
 const POLL: Duration = Duration::from_millis(10);
 
@@ -82,7 +92,7 @@ impl<'a> Emulator<'a> {
         let messages = child.stdout.take().expect("standard output is piped");
         signals.set_child(Some(child.id()));
         let mut emulator = Emulator { child, signals, log: folder.join(log), started, peak_memory_kib: 0 };
-        let console = emulator.accept(&listener);
+        let console = emulator.accept(&listener, start_limit(settings.memory_mib));
         signals.check()?;
         let console = console.map_err(|error| {
             let stderr = fs::read_to_string(folder.join(STDERR)).unwrap_or_default();
@@ -95,8 +105,8 @@ impl<'a> Emulator<'a> {
     }
 
     /// Waits until COM1 is connected.
-    fn accept(&mut self, listener: &TcpListener) -> io::Result<TcpStream> {
-        while self.started.elapsed() < START_LIMIT && self.signals.status().is_none() {
+    fn accept(&mut self, listener: &TcpListener, limit: Duration) -> io::Result<TcpStream> {
+        while self.started.elapsed() < limit && self.signals.status().is_none() {
             match listener.accept() {
                 Ok((stream, _)) => {
                     stream.set_nonblocking(false)?;

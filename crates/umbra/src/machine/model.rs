@@ -9,7 +9,11 @@ pub enum Machine {
     Penryn,
     /// Intel Skylake-X: EPT and VPID, PCID, SMEP, SMAP; EPT is not used.
     Skylake,
-    /// Another CPU, by its name in Bochs (`bochs --help cpu`). It must be an Intel CPU with 64-bit mode and VMX.
+    /// AMD Ryzen in Bochs, with SVM; nested paging is not used.
+    Ryzen,
+    /// AMD EPYC in QEMU's own emulation of a CPU, with SVM: fast, and less exact.
+    QemuSvm,
+    /// Another CPU, by its name in Bochs (`bochs --help cpu`). It must have 64-bit mode, and VMX or SVM.
     Bochs(String),
     /// This host's own CPU, in QEMU with KVM and nested VMX. Experimental.
     Kvm,
@@ -25,6 +29,8 @@ impl Machine {
             Machine::Penryn => "penryn".into(),
             Machine::Skylake => "skylake".into(),
             Machine::Bochs(model) => format!("{BOCHS}{model}"),
+            Machine::Ryzen => "ryzen".into(),
+            Machine::QemuSvm => "qemu-svm".into(),
             Machine::Kvm => "kvm".into(),
         }
     }
@@ -35,13 +41,20 @@ impl Machine {
             Machine::Penryn => Some("core2_penryn_t9600"),
             Machine::Skylake => Some("corei7_skylake_x"),
             Machine::Bochs(model) => Some(model),
-            Machine::Kvm => None,
+            Machine::Ryzen => Some("ryzen"),
+            Machine::QemuSvm | Machine::Kvm => None,
         }
     }
 
-    /// Whether its time-stamp counter counts instructions: Bochs's does with `clock: sync=none`.
+    /// Whether an emulator runs its CPU, and not this host's.
+    pub fn is_emulated(&self) -> bool {
+        *self != Machine::Kvm
+    }
+
+    /// Whether its time-stamp counter counts instructions: Bochs's does with `clock: sync=none`, and QEMU's with
+    /// `-icount shift=0`.
     pub fn ticks_are_instructions(&self) -> bool {
-        self.bochs_model().is_some()
+        self.is_emulated()
     }
 }
 
@@ -52,6 +65,8 @@ impl FromStr for Machine {
         match (name, name.strip_prefix(BOCHS)) {
             ("penryn", _) => Ok(Machine::Penryn),
             ("skylake", _) => Ok(Machine::Skylake),
+            ("ryzen", _) => Ok(Machine::Ryzen),
+            ("qemu-svm", _) => Ok(Machine::QemuSvm),
             ("kvm", _) => Ok(Machine::Kvm),
             // It goes into Bochs's configuration as it is.
             (_, Some(model))
@@ -59,9 +74,9 @@ impl FromStr for Machine {
             {
                 Ok(Machine::Bochs(model.into()))
             }
-            _ => {
-                Err(format!("give penryn, skylake, kvm, or {BOCHS}MODEL with a model of `bochs --help cpu`"))
-            }
+            _ => Err(format!(
+                "give penryn, skylake, ryzen, qemu-svm, kvm, or {BOCHS}MODEL with a model of `bochs --help cpu`"
+            )),
         }
     }
 }
@@ -72,7 +87,7 @@ mod tests {
 
     #[test]
     fn names_go_both_ways() {
-        for name in ["penryn", "skylake", "kvm", "bochs:corei7_sandy_bridge_2600k"] {
+        for name in ["penryn", "skylake", "ryzen", "qemu-svm", "kvm", "bochs:corei7_sandy_bridge_2600k"] {
             assert_eq!(name.parse::<Machine>().unwrap().name(), name);
         }
         for name in ["", "Penryn", "core2_penryn_t9600", "bochs:", "bochs:a,b", "bochs:a b", "bochs:\n"] {

@@ -6,7 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::kvm::{Host, Kvm};
+use super::kvm::Host;
+use super::settings::{Bochs, Settings};
 use super::{Machine, bochsrc, qemu};
 use crate::error::Error;
 
@@ -22,20 +23,11 @@ pub struct ImageTools {
     setpriv: Option<PathBuf>,
 }
 
-/// Bochs, and a CPU in it.
-#[derive(Clone, Debug)]
-pub(super) struct Bochs {
-    pub program: PathBuf,
-    pub bios: PathBuf,
-    pub vga_bios: PathBuf,
-    pub model: String,
-}
-
-/// QEMU, on a host where it can run a hypervisor.
+/// QEMU, and what runs its CPU.
 #[derive(Debug)]
 pub(super) struct Qemu {
     pub program: PathBuf,
-    pub kvm: Kvm,
+    pub cpu: qemu::Cpu,
 }
 
 /// What a machine runs in.
@@ -87,17 +79,6 @@ impl ImageTools {
     }
 }
 
-/// What varies between runs of an emulator.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// The machine's memory.
-    pub memory_mib: u32,
-    /// Whether model-specific registers that the CPU lacks read as zero: Linux on the bare machine wants some. (Bochs.)
-    pub ignore_bad_msrs: bool,
-    /// Whether the machine's clock starts at the same time in every run, and not at this host's. (Bochs.)
-    pub fixed_time: bool,
-}
-
 impl Programs {
     /// Looks for all that a machine needs.
     ///
@@ -112,13 +93,21 @@ impl Programs {
     pub(super) fn find_on(machine: &Machine, host: impl FnOnce() -> Host) -> Result<Programs, Error> {
         let mut missing = Missing::default();
         let Some(model) = machine.bochs_model() else {
-            let host = host();
-            let nested = host.facts.check()?;
-            let program = missing.program_in(&host.search, qemu::PROGRAM, qemu::PACKAGE);
+            let (search, kvm) = match machine {
+                Machine::Kvm => {
+                    let host = host();
+                    (host.search, Some((host.facts.check()?, host.device)))
+                }
+                _ => (std::env::var_os("PATH").unwrap_or_default(), None),
+            };
+            let program = missing.program_in(&search, qemu::PROGRAM, qemu::PACKAGE);
             let image_tools = ImageTools::look(&mut missing);
             missing.check()?;
-            let kvm = nested.open(&host.device)?;
-            return Ok(Programs { image_tools, emulator: EmulatorProgram::Qemu(Qemu { program, kvm }) });
+            let cpu = match kvm {
+                Some((nested, device)) => qemu::Cpu::Host(nested.open(&device)?),
+                None => qemu::Cpu::Emulated,
+            };
+            return Ok(Programs { image_tools, emulator: EmulatorProgram::Qemu(Qemu { program, cpu }) });
         };
         let share = bochs_share();
         let bochs = Bochs {
@@ -162,9 +151,9 @@ impl Programs {
                 bochsrc::prepare(&mut command, folder, bochs, settings, console_port)?;
                 Ok((command, bochsrc::LOG))
             }
-            EmulatorProgram::Qemu(Qemu { program, kvm }) => {
+            EmulatorProgram::Qemu(Qemu { program, cpu }) => {
                 let mut command = self.image_tools.command(program);
-                command.args(qemu::arguments(kvm, settings.memory_mib, console_port));
+                command.args(qemu::arguments(cpu, settings, console_port));
                 Ok((command, STDERR))
             }
         }

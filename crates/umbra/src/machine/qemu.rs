@@ -1,7 +1,7 @@
-//! The command line of QEMU, which runs the machine `kvm`.
+//! The command line of QEMU, which runs the machines `kvm` and `qemu-svm`.
 
-use super::boot_image::IMAGE;
 use super::kvm::Kvm;
+use super::settings::{IMAGE, Settings};
 
 /// The program.
 pub(super) const PROGRAM: &str = "qemu-system-x86_64";
@@ -12,18 +12,47 @@ pub(super) const PACKAGE: &str = "qemu-system-x86";
 /// The hypervisor ends the machine by the text `Shutdown` to this port. The device there ends QEMU at its first byte.
 const EXIT_PORT: u16 = 0x8900;
 
-/// Arguments for the folder with the boot image. That [`Kvm`] could be opened is a condition.
+/// The clock of a machine that does the same in every run: Bochs's `FIXED_TIME`, and from then on the
+/// time of the machine.
+const FIXED_CLOCK: &str = "base=2026-01-01T00:00:00,clock=vm";
+
+/// What runs the machine's CPU.
+#[derive(Debug)]
+pub(super) enum Cpu {
+    /// This host's, by KVM. That [`Kvm`] could be opened is a condition.
+    Host(Kvm),
+    /// QEMU itself.
+    Emulated,
+}
+
+impl Cpu {
+    /// What runs it, which model it is, and how its time runs.
+    ///
+    /// A real CPU is the host's, with as many physical address bits: Pending entries have all bits
+    /// above them set, and the real CPU must find these reserved.
+    ///
+    /// QEMU's emulation leaves out what it lacks of EPYC, with a warning on standard error. By
+    /// `-icount` its time-stamp counter counts instructions, as Bochs's does: runs are repeatable, and
+    /// timers do not outrun a guest that an emulator slows down. While the CPU sleeps its timers do
+    /// not.
+    fn arguments(&self) -> Vec<(&'static str, String)> {
+        let arguments: &[(&str, &str)] = match self {
+            Cpu::Host(_) => &[("-accel", "kvm"), ("-cpu", "host,host-phys-bits=on")],
+            Cpu::Emulated => &[("-accel", "tcg"), ("-cpu", "EPYC,+svm"), ("-icount", "shift=0,sleep=off")],
+        };
+        arguments.iter().map(|(option, value)| (*option, String::from(*value))).collect()
+    }
+}
+
+/// Arguments for the folder with the boot image.
 ///
-/// The CPU is the host's, with as many physical address bits: Pending entries have all bits above them set, and the real
-/// CPU must find these reserved. As with Bochs, COM1 is the console's input and a client of this program's socket, and
-/// port 0xe9 is standard output. A triple fault ends QEMU.
-pub(super) fn arguments(_: &Kvm, memory_mib: u32, console_port: u16) -> Vec<String> {
+/// As with Bochs, COM1 is the console's input and a client of this program's socket, and port 0xe9
+/// is standard output. A triple fault ends QEMU.
+pub(super) fn arguments(cpu: &Cpu, settings: &Settings, console_port: u16) -> Vec<String> {
     let values = [
         ("-machine", "pc".into()),
-        ("-accel", "kvm".into()),
-        ("-cpu", "host,host-phys-bits=on".into()),
         ("-smp", "1".into()),
-        ("-m", memory_mib.to_string()),
+        ("-m", settings.memory_mib.to_string()),
         ("-display", "none".into()),
         ("-drive", format!("file={IMAGE},format=raw,if=ide,media=cdrom")),
         ("-chardev", "file,id=messages,path=/dev/stdout".into()),
@@ -32,8 +61,10 @@ pub(super) fn arguments(_: &Kvm, memory_mib: u32, console_port: u16) -> Vec<Stri
         ("-serial", "chardev:console".into()),
         ("-device", format!("isa-debug-exit,iobase={EXIT_PORT:#x},iosize=1")),
     ];
+    let clock = settings.fixed_time.then(|| ("-rtc", FIXED_CLOCK.into()));
     let alone = ["-nodefaults", "-no-user-config", "-no-reboot"].map(String::from).into_iter();
-    alone.chain(values.into_iter().flat_map(|(option, value)| [String::from(option), value])).collect()
+    let pairs = cpu.arguments().into_iter().chain(values).chain(clock);
+    alone.chain(pairs.flat_map(|(option, value)| [String::from(option), value])).collect()
 }
 
 #[cfg(test)]
@@ -55,20 +86,32 @@ mod tests {
 
     #[test]
     fn the_whole_command_line() {
-        let expected = "-nodefaults -no-user-config -no-reboot -machine pc -accel kvm -cpu host,host-phys-bits=on \
-                        -smp 1 -m 224 -display none -drive file=boot.iso,format=raw,if=ide,media=cdrom \
-                        -chardev file,id=messages,path=/dev/stdout \
-                        -device isa-debugcon,iobase=0xe9,chardev=messages \
-                        -chardev socket,id=console,host=127.0.0.1,port=4321 -serial chardev:console \
-                        -device isa-debug-exit,iobase=0x8900,iosize=1";
-        assert_eq!(arguments(&opened(), 224, 4321).join(" "), expected);
+        let expected = |cpu: &str| {
+            format!(
+                "-nodefaults -no-user-config -no-reboot {cpu} -machine pc -smp 1 -m 224 -display none -drive file=boot.iso,format=raw,if=ide,media=cdrom \
+                 -chardev file,id=messages,path=/dev/stdout \
+                 -device isa-debugcon,iobase=0xe9,chardev=messages \
+                 -chardev socket,id=console,host=127.0.0.1,port=4321 -serial chardev:console \
+                 -device isa-debug-exit,iobase=0x8900,iosize=1"
+            )
+        };
+        let given = |cpu: &Cpu, fixed_time| arguments(cpu, &settings(224, fixed_time), 4321).join(" ");
+        let kvm = expected("-accel kvm -cpu host,host-phys-bits=on");
+        assert_eq!(given(&Cpu::Host(opened()), false), kvm);
+        let fixed = expected("-accel tcg -cpu EPYC,+svm -icount shift=0,sleep=off")
+            + " -rtc base=2026-01-01T00:00:00,clock=vm";
+        assert_eq!(given(&Cpu::Emulated, true), fixed);
     }
 
-    /// The same wiring with QEMU's own emulation of a CPU, which has no VMX: the image boots, the hypervisor's messages
+    fn settings(memory_mib: u32, fixed_time: bool) -> Settings {
+        Settings { memory_mib, ignore_bad_msrs: false, fixed_time }
+    }
+
+    /// The same wiring with a CPU that has no SVM: the image boots, the hypervisor's messages
     /// arrive, COM1 is connected, and the machine ends.
     #[test]
     #[ignore = "needs qemu-system-x86; run `cargo test -p umbra --lib -- --ignored`"]
-    fn the_wiring_without_kvm() {
+    fn a_cpu_without_svm() {
         #[derive(clap::Parser)]
         struct Test {
             #[command(flatten)]
@@ -87,12 +130,13 @@ mod tests {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let instead = |argument: String| match argument.as_str() {
-            "kvm" => String::from("tcg"),
-            "host,host-phys-bits=on" => String::from("qemu64"),
+            "EPYC,+svm" => String::from("EPYC,-svm"),
             _ => argument,
         };
         let mut qemu = Command::new(PROGRAM)
-            .args(arguments(&opened(), guest.machine_mib, port).into_iter().map(instead))
+            .args(
+                arguments(&Cpu::Emulated, &settings(guest.machine_mib, false), port).into_iter().map(instead),
+            )
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -107,6 +151,6 @@ mod tests {
         let mut said = Vec::new();
         Decoder::default().push(&stream, |message| said.push(message), |noise| panic!("{noise:?}"));
         let Some(Message::Failure(sentence)) = said.last() else { panic!("{said:?}") };
-        assert!(sentence.contains("no VMX"), "{sentence}");
+        assert!(sentence.contains("no SVM"), "{sentence}");
     }
 }

@@ -29,14 +29,22 @@ pub struct Host {
 /// Checks what a peer cannot boot.
 ///
 /// # Errors
-/// A kernel that is not Linux.
+/// A kernel that is not Linux, or has no 64-bit entry point.
 pub fn check_image(arguments: &Arguments, image: &Image) -> Result<(), Error> {
-    if arguments.hypervisor == Hypervisor::Kvm && matches!(image, Image::Multiboot(_)) {
-        return Err(Error::Input(
-            "--hypervisor kvm boots Linux only, and this is a multiboot kernel; give a bzImage".into(),
-        ));
+    if arguments.hypervisor != Hypervisor::Kvm {
+        return Ok(());
     }
-    Ok(())
+    match image {
+        Image::Linux(linux) if linux.entry_64 => Ok(()),
+        Image::Linux(_) => Err(Error::Input(
+            "--hypervisor kvm boots 64-bit kernels only, and this is a 32-bit one; leave --hypervisor out, or \
+             give a 64-bit kernel"
+                .into(),
+        )),
+        Image::Multiboot(_) => Err(Error::Input(
+            "--hypervisor kvm boots Linux only, and this is a multiboot kernel; give a bzImage".into(),
+        )),
+    }
 }
 
 /// Checks what a peer cannot do.

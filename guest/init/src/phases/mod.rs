@@ -17,7 +17,8 @@ use anyhow::{Context, Result};
 
 use self::crowd::Crowd;
 use crate::console;
-use crate::marks::{Marks, PhaseId};
+use crate::marks::Marks;
+use crate::phase_id::PhaseId;
 
 /// Rounds of a repeated phase before its mark: they bring in what only the first round pays for.
 const WARM_UP_ROUNDS: usize = 3;

@@ -33,3 +33,45 @@ unpaged_exchange:
     popq %rbp
     popq %rbx
     ret
+
+# fn unpaged_read_under(address: u32, cr3: u32, cr4_off: u32) -> u32: turns paging off, loads CR3, clears bits of CR4, reads
+# a word, and puts all back.
+.global unpaged_read_under
+unpaged_read_under:
+    pushq %rbx
+    pushq %rbp
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, %rbp
+    pushq $0x18
+    leaq 1f(%rip), %rax
+    pushq %rax
+    lretq
+.code32
+1:  movl %cr0, %ecx
+    movl %ecx, %ebx
+    andl $0x7fffffff, %ebx                            # PG
+    movl %ebx, %cr0
+    movl %cr3, %ebx
+    movl %esi, %cr3
+    movl %cr4, %esi
+    notl %edx
+    andl %esi, %edx
+    movl %edx, %cr4
+    movl (%edi), %eax
+    movl %esi, %cr4
+    movl %ebx, %cr3
+    movl %ecx, %cr0
+    ljmp $0x8, $2f
+.code64
+2:  movl %eax, %eax
+    movl %ebp, %esp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbp
+    popq %rbx
+    ret

@@ -13,11 +13,11 @@ use umbra_vcpu::event::Event;
 use umbra_vcpu::isolation::{Page, Rights, Space};
 
 use crate::hw::cpu;
+use crate::hw::interrupts::MACHINE_BROKEN;
 use crate::hw::phys::HostPage;
 use crate::telemetry;
 use crate::vcpu::Vcpu;
 use crate::vcpu::emulation::Emulated;
-use crate::vcpu::run::MACHINE_CHECK;
 
 /// Pages for the code, operands and tables of one instruction: two pages of code and eight elements of a gather, all
 /// far from each other, with a page table, directory and pointer table each, and the root.
@@ -66,12 +66,12 @@ impl<B: Backend> Vcpu<B> {
     /// Carries out the instruction at RIP, which starts with `bytes`, if the CPU can do so on copies. None
     /// otherwise: then nothing has changed.
     pub(in crate::vcpu) fn run_natively(&mut self, bytes: &[u8]) -> Option<Emulated> {
-        let has_avx = self.xcr0 & xcr0::AVX != 0;
+        let has_avx = self.cpu.xcr0() & xcr0::AVX != 0;
         let vector = |number| has_avx.then(|| cpu::ymm(number));
-        let native = Native::decode(self, bytes, self.cpuid.xsave_area(self.xcr0), vector)?;
+        let native = Native::decode(self, bytes, self.cpu.cpuid().xsave_area(self.cpu.xcr0()), vector)?;
         let (rip, rflags) = (self.backend.rip(), self.backend.rflags());
         let next = self.next_rip(native.length as u64);
-        self.sandbox.space.reset(self.root.format);
+        self.sandbox.space.reset(self.space.root_format());
         self.map_code(&bytes[..native.length])?;
         if let Err(stopped) = self.fill_code_pages(&native) {
             return self.stopped(stopped);
@@ -89,8 +89,8 @@ impl<B: Backend> Vcpu<B> {
         };
         self.write_back(&touched);
         self.backend.set_rip(next);
-        self.backend.retire(self.met);
-        self.progress.made();
+        self.backend.retire(self.instruction.met());
+        self.faults.progress_made();
         Some(Emulated::Done)
     }
 
@@ -157,7 +157,7 @@ impl<B: Backend> Vcpu<B> {
                 Exit::Interrupt => cpu::take_interrupts(),
                 Exit::Nmi => cpu::end_nmi(),
                 Exit::Nothing => (),
-                Exit::MachineCheck => telemetry::fail(MACHINE_CHECK),
+                Exit::MachineCheck => telemetry::fail(MACHINE_BROKEN),
                 _ => return Err(Stopped::Refused),
             }
         }

@@ -1,7 +1,7 @@
 //! A write policy by chance: any answer must be right.
 
 use fastrand::Rng;
-use umbra_mmu::{Answer, TableWrite, WritePolicy};
+use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
 
 pub(super) struct Dice {
     random: Rng,

@@ -4,14 +4,19 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use arrayvec::ArrayVec;
 use fastrand::Rng;
-use umbra_mmu::{Backing, GuestMemory, ShadowFrames, Tlb};
+use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrames, Shadowed, Tlb};
 use umbra_paging::{Access, ENTRIES, Gfn, Gpa, Gva, Hfn, Hpa, Tables};
 
-use crate::hardware::{Control, PageFault, PagingUnit, UnitCounters};
+use crate::hardware::{PageFault, PagingMode, PagingUnit};
 use crate::memory::{PhysAddr, PhysicalMemory, Ram, overlay};
-use crate::oracle::Change;
+use crate::oracle::{Change, Piece};
+use crate::registers::{Invalidation, Privileged, Registers};
 use crate::universe::{END, HIGH_FRAMES, HOLE};
+
+use super::cpu::{Attempt, Presence, RealCpu};
+use super::targets::operand;
 
 /// How host memory is laid out.
 struct Places {
@@ -57,13 +62,18 @@ pub(super) struct Host {
     places: &'static Places,
     /// Where each shadow frame lies.
     shadow: Vec<u64>,
-    units: Vec<PagingUnit>,
-    owed: Vec<bool>,
+    cpus: Vec<RealCpu>,
+    /// Counts the times that vCPUs were made to leave the guest.
+    epoch: u64,
     /// What changed in guest memory and was not asked for yet.
     changes: Result<Vec<Change>, String>,
-    /// The PCID that each CPU runs under.
-    pcids: Vec<u16>,
     random: Rng,
+    /// The guest table of each shadow frame, as long as the CPUs may have cached that it is one.
+    tables: Vec<Option<Gfn>>,
+    /// The shadow frame that was filled last.
+    filled: u32,
+    /// Guest tables whose writes are not seen, as the MMU says.
+    loose: Vec<Gfn>,
     /// Calls that tell what the MMU is at.
     seen: Seen,
 }
@@ -108,6 +118,7 @@ impl Host {
         shadow_frames: u32,
         identity: bool,
         units: Vec<PagingUnit>,
+        registers: Registers,
         seed: u64,
     ) -> Host {
         let places = if identity { &SAME } else { &APART };
@@ -127,11 +138,13 @@ impl Host {
             wanted: RefCell::new(Vec::new()),
             places,
             shadow,
-            owed: vec![false; units.len()],
+            cpus: units.into_iter().map(|unit| RealCpu::new(unit, registers)).collect(),
+            epoch: 0,
             changes: Ok(Vec::new()),
-            pcids: vec![0; units.len()],
-            units,
             random: Rng::with_seed(seed),
+            tables: vec![None; shadow_frames as usize],
+            filled: 0,
+            loose: Vec::new(),
             seen: Seen::default(),
         };
         for gfn in memory.pieces().flatten() {
@@ -159,17 +172,27 @@ impl Host {
         &self.ram
     }
 
-    pub(super) fn unit(&mut self, cpu: usize) -> &mut PagingUnit {
-        &mut self.units[cpu]
+    pub(super) fn cpu(&self, cpu: usize) -> &RealCpu {
+        &self.cpus[cpu]
     }
 
-    pub(super) fn unit_of(&self, cpu: usize) -> &PagingUnit {
-        &self.units[cpu]
+    pub(super) fn cpu_mut(&mut self, cpu: usize) -> &mut RealCpu {
+        &mut self.cpus[cpu]
     }
 
-    /// Whether everything that the CPU has cached will be dropped before its next instruction.
-    pub(super) fn owes_flush(&self, cpu: usize) -> bool {
-        self.owed[cpu]
+    pub(super) fn cpus(&self) -> Range<usize> {
+        0..self.cpus.len()
+    }
+
+    /// Makes every CPU leave the guest that has published that it enters, or has entered. One that has only asked what
+    /// to enter with will find another epoch.
+    pub(super) fn stop_all(&mut self) {
+        self.epoch += 1;
+        self.cpus.iter_mut().for_each(RealCpu::kick);
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// Whether there is a shadow frame at this address.
@@ -177,48 +200,98 @@ impl Host {
         self.shadow.contains(&(at.raw() >> 12))
     }
 
-    pub(super) fn unit_counters(&self, cpu: usize) -> UnitCounters {
-        self.units[cpu].counters()
+    /// What a CPU does between two instructions of the guest, if it is inside.
+    pub(super) fn speculate(&mut self, cpu: usize, pages: &[Gva]) {
+        let RealCpu { unit, presence, .. } = &mut self.cpus[cpu];
+        if let Presence::Inside(entry) = presence {
+            unit.speculate(&mut self.ram, &entry.control, pages);
+        }
     }
 
-    pub(super) fn translate(
+    /// A CPU that is in the guest attempts an access: all of it takes place, or it faults.
+    ///
+    /// # Errors
+    /// It got at what is not the guest's.
+    pub(super) fn attempt(
         &mut self,
         cpu: usize,
-        control: &Control,
-        gva: Gva,
         access: Access,
-    ) -> Result<PhysAddr, PageFault> {
-        self.units[cpu].translate(&mut self.ram, control, gva, access).map(|reached| reached.at)
-    }
-
-    pub(super) fn speculate(&mut self, cpu: usize, control: &Control, pages: &[Gva]) {
-        self.units[cpu].speculate(&mut self.ram, control, pages);
-    }
-
-    pub(super) fn set_pcid(&mut self, cpu: usize, pcid: u16) {
-        self.pcids[cpu] = pcid;
-    }
-
-    pub(super) fn pay_flush(&mut self, cpu: usize) {
-        if std::mem::take(&mut self.owed[cpu]) {
-            self.units[cpu].caches_mut().clear();
+        pieces: &[Piece],
+    ) -> Result<Attempt, String> {
+        let RealCpu { unit, presence, .. } = &mut self.cpus[cpu];
+        let Presence::Inside(entry) = presence else {
+            unreachable!("only a CPU in the guest accesses memory")
+        };
+        let mut places: ArrayVec<PhysAddr, 2> = ArrayVec::new();
+        for piece in pieces {
+            let gva = entry.control.linear(piece.gva);
+            match unit.attempt(&mut self.ram, &entry.control, gva, access, &entry.filter) {
+                Ok(reached) => places.push(reached.at),
+                Err(fault) => {
+                    // CR2 is compared with the address that the program used.
+                    let seen = PageFault { gva: piece.gva, ..fault };
+                    if entry.filter.exits(fault.code) {
+                        *presence = Presence::Out;
+                        return Ok(Attempt::Exits(seen));
+                    }
+                    return Ok(Attempt::Delivered(seen));
+                }
+            }
         }
+        let mut guest = ArrayVec::new();
+        for &at in &places {
+            guest.push(self.guest_address(at, access.is_write())?);
+        }
+        for (piece, &at) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty()) {
+            self.ram.write_bytes(at, &piece.bytes);
+        }
+        Ok(Attempt::Done(guest))
+    }
+
+    /// A CPU that is in the guest executes an instruction that leaves these registers, if it does so without an exit.
+    pub(super) fn execute(
+        &mut self,
+        cpu: usize,
+        instruction: Privileged,
+        after: &Registers,
+        invalidation: Invalidation,
+    ) -> bool {
+        let RealCpu { unit, presence, registers, loaded, .. } = &mut self.cpus[cpu];
+        let Presence::Inside(entry) = presence else { return false };
+        let native = match instruction {
+            Privileged::Invlpg(_)
+            | Privileged::InvpcidAddress { .. }
+            | Privileged::InvpcidContext(_)
+            | Privileged::InvpcidAllButGlobals
+            | Privileged::FlushAll => !entry.flushes_exit,
+            Privileged::LoadCr3 { root, pcid, no_flush } => {
+                let value = operand(after, root, pcid, no_flush);
+                let passes = after.paging && entry.targets.contains(&value);
+                if passes {
+                    entry.control.mode = PagingMode::Long4 { root: PhysAddr::new(root.base().raw()) };
+                    entry.control.pcid = after.pcid;
+                    *loaded = Some(root);
+                }
+                passes
+            }
+            _ => false,
+        };
+        if native {
+            *registers = *after;
+            invalidation.apply(unit.caches_mut(), after.pcid);
+        }
+        native
     }
 
     /// The guest-physical address of what the hardware reached, if the guest may be there.
     pub(super) fn guest_address(&self, at: PhysAddr, write: bool) -> Result<PhysAddr, String> {
-        let owner = self.owners.get(host_place(at.raw() >> 12)).copied().flatten();
-        let Some(gfn) = owner else {
+        let Some(gfn) = self.owner(at.raw() >> 12) else {
             return Err(format!("the guest reached host memory that is not its own, at {at:?}"));
         };
         if write && !self.slot(gfn).is_some_and(|slot| slot.writable) {
             return Err(format!("the guest wrote {gfn:?}, which the host has made read-only"));
         }
         Ok(PhysAddr::new(gfn.base().raw() + at.raw() % 4096))
-    }
-
-    pub(super) fn native_write(&mut self, at: PhysAddr, bytes: &[u8]) {
-        self.ram.write_bytes(at, bytes);
     }
 
     fn slot(&self, gfn: Gfn) -> Option<Slot> {
@@ -317,10 +390,46 @@ impl Host {
         }
     }
 
+    /// Checks that an entry which is stored now does not let the guest write one of its tables while a CPU may still
+    /// walk its shadow: the protection goes after what is cached (I5).
+    fn check_protection(&mut self, entry: u64) {
+        const MAPPED_WRITABLE: u64 = 0b11;
+        let hfn = (entry & 0x000f_ffff_ffff_f000) >> 12;
+        if entry & MAPPED_WRITABLE != MAPPED_WRITABLE || self.owner(hfn).is_none() {
+            return;
+        }
+        let frames = if entry & 1 << 7 != 0 { 512 } else { 1 };
+        let opened = |gfn: Gfn| (hfn..hfn + frames).any(|hfn| self.owner(hfn) == Some(gfn));
+        for cpu in self.cpus.iter().filter(|cpu| !cpu.owed) {
+            for cached in cpu.unit.caches().structures() {
+                let frame = self.shadow.iter().position(|&hfn| hfn == cached.next.table.raw() >> 12);
+                let table =
+                    frame.and_then(|frame| self.tables[frame]).filter(|gfn| !self.loose.contains(gfn));
+                if let Some(gfn) = table.filter(|&gfn| opened(gfn)) {
+                    self.changes =
+                        Err(format!("the table {gfn:?} may be written while its shadow is cached (I5)"));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn owner(&self, hfn: u64) -> Option<Gfn> {
+        self.owners.get(host_place(hfn)).copied().flatten()
+    }
+
     /// What changed in guest memory. Shadow frames are the MMU's own.
     pub(super) fn take_changes(&mut self) -> Result<Vec<Change>, String> {
         self.note_changes();
         std::mem::replace(&mut self.changes, Ok(Vec::new()))
+    }
+
+    /// The opposite of [`Host::take_changes`].
+    pub(super) fn give_changes(&mut self, mut changes: Vec<Change>) {
+        if let Ok(later) = &mut self.changes {
+            changes.append(later);
+            *later = changes;
+        }
     }
 
     /// Notes what changed so far, while it is known whose memory it was.
@@ -423,6 +532,23 @@ impl ShadowFrames for Host {
 
     fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
         self.ram.write_silently(word(self.shadow[frame as usize], index), value);
+        self.check_protection(value);
+    }
+
+    fn fill_shadow(&mut self, frame: u32, value: u64) {
+        self.filled = frame;
+        (0..ENTRIES).for_each(|index| self.write_shadow(frame, index, value));
+    }
+
+    fn observe(&mut self, event: Event) {
+        match event {
+            // A page is filled when it is opened, and no other before it is built.
+            Event::Built(Shadowed::Table { gfn, .. }) => self.tables[self.filled as usize] = Some(gfn),
+            Event::Built(Shadowed::Identity { .. }) => self.tables[self.filled as usize] = None,
+            Event::Loosened(gfn) => self.loose.push(gfn),
+            Event::Tightened(gfn) => self.loose.retain(|&other| other != gfn),
+            _ => (),
+        }
     }
 
     fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {
@@ -446,22 +572,31 @@ impl ShadowFrames for Host {
 
 impl Tlb for Host {
     fn flush(&mut self) {
-        for cpu in 0..self.units.len() {
+        for cpu in 0..self.cpus.len() {
             // Now, or just before the CPU's next instruction.
-            self.owed[cpu] = true;
+            self.cpus[cpu].owed = true;
             if self.random.bool() {
-                self.pay_flush(cpu);
+                self.cpus[cpu].pay_flush();
             }
         }
+        self.stop_all();
+    }
+
+    fn kick(&mut self) {
+        self.stop_all();
+    }
+
+    fn take_loaded_root(&mut self, vcpu: usize) -> Option<Gfn> {
+        self.cpus[vcpu].loaded.take()
     }
 
     fn flush_page(&mut self, vcpu: usize, gva: Gva) {
-        let pcid = self.pcids[vcpu];
-        self.units[vcpu].caches_mut().invlpg(pcid, gva);
+        let RealCpu { unit, registers, .. } = &mut self.cpus[vcpu];
+        unit.caches_mut().invlpg(registers.pcid, gva);
     }
 
     fn flush_fault(&mut self, vcpu: usize, gva: Gva) {
-        let pcid = self.pcids[vcpu];
-        self.units[vcpu].caches_mut().page_fault(pcid, gva);
+        let RealCpu { unit, registers, .. } = &mut self.cpus[vcpu];
+        unit.caches_mut().page_fault(registers.pcid, gva);
     }
 }

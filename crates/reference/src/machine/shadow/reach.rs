@@ -16,8 +16,8 @@ pub(super) fn check(host: &Host, cpu: usize, control: &Control) -> Result<(), St
     let (mut pages, mut seen) = (Vec::new(), BTreeSet::new());
     let mut tables = roots(control);
     // What is cached counts as well, unless a flush comes before the CPU's next instruction.
-    if !host.owes_flush(cpu) {
-        let caches = host.unit_of(cpu).caches();
+    if !host.cpu(cpu).owed {
+        let caches = host.cpu(cpu).unit.caches();
         tables.extend(caches.structures().iter().map(|entry| entry.next));
         pages.extend(caches.translations().iter().map(|entry| entry.page));
     }
@@ -81,6 +81,7 @@ fn roots(control: &Control) -> Vec<Start> {
     match control.mode {
         PagingMode::Off => Vec::new(),
         PagingMode::Long4 { root } => vec![Start { table: root, level: 4, rights: Rights::FULL }],
+        PagingMode::Legacy32 { .. } => unreachable!("shadow tables have entries of 8 bytes"),
         PagingMode::Pae { pdptes } => pdptes
             .iter()
             .filter(|&pdpte| pdpte & 1 != 0)

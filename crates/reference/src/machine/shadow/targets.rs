@@ -4,6 +4,14 @@
 use fastrand::Rng;
 use umbra_paging::{Cr3Value, Gfn};
 
+use crate::registers::Registers;
+
+/// The operand as it counts with these registers: the PCID and bit 63 only while CR4.PCIDE is set.
+pub(super) fn operand(registers: &Registers, root: Gfn, pcid: u16, no_flush: bool) -> Cr3Value {
+    let pcide = registers.pcide;
+    Cr3Value { root, pcid: if pcide { pcid } else { 0 }, no_flush: pcide && no_flush }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Targets {
     values: Vec<Cr3Value>,
@@ -19,6 +27,11 @@ impl Targets {
 
     pub(super) fn contains(&self, value: Cr3Value) -> bool {
         self.values.contains(&value)
+    }
+
+    /// What is listed.
+    pub(super) fn values(&self) -> &[Cr3Value] {
+        &self.values
     }
 
     pub(super) fn has_root(&self, root: Gfn) -> bool {

@@ -41,9 +41,6 @@ pub fn exceptions(_: &mut Setting, report: &mut Report) {
         let mut start = snippets::read().in_ring(user);
         start.rdi = NOT_CANONICAL;
         expect(report, "a read of a non-canonical address", &start, &traps::run(&start), (vector::GP, 0, 0));
-        let mut start = snippets::read_by_rbp().in_ring(user);
-        start.rbp = NOT_CANONICAL;
-        expect(report, "a non-canonical address by RBP", &start, &traps::run(&start), (vector::SS, 0, 0));
         let start = snippets::syscall().in_ring(user);
         expect(report, "SYSCALL while EFER.SCE is clear", &start, &traps::run(&start), (vector::UD, 0, 0));
         let mut start = snippets::software_interrupt().in_ring(user);
@@ -69,6 +66,15 @@ pub fn exceptions(_: &mut Setting, report: &mut Report) {
     }
     let trap = traps::run(&snippets::overflow().kernel());
     check!(report, trap.vector == vector::OF, "INTO in 32-bit code: {trap:x?}");
+}
+
+/// A non-canonical address by way of the stack's segment is #SS.
+pub fn stack_fault(_: &mut Setting, report: &mut Report) {
+    for user in [false, true] {
+        let mut start = snippets::read_by_rbp().in_ring(user);
+        start.rbp = NOT_CANONICAL;
+        expect(report, "a non-canonical address by RBP", &start, &traps::run(&start), (vector::SS, 0, 0));
+    }
 }
 
 /// INT1 is a trap of its own: the handler returns behind it, and DR6 stays (SDM, "INT n/INTO/INT3/INT1").

@@ -37,10 +37,12 @@ mod stepping;
 #[cfg(target_os = "none")]
 mod tasks;
 #[cfg(target_os = "none")]
+mod tests;
+#[cfg(target_os = "none")]
 mod timers;
 
 #[cfg(target_os = "none")]
-guest_kernels::kernel!(setting::main);
+guest_kernels::kernel!(tests::main);
 
 #[cfg(not(target_os = "none"))]
 fn main() {

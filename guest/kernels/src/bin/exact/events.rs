@@ -26,6 +26,13 @@ fn cases(source: usize, prefix: Prefix, user: bool) -> impl Iterator<Item = Case
     })
 }
 
+/// Whether `shown` is the name of a line, with `_` for blanks.
+fn is_shown(shown: &str, source: &str, prefix: &str, ring: &str) -> bool {
+    let name = [source, prefix, "ring", ring].into_iter();
+    let mut words = name.flat_map(str::split_ascii_whitespace);
+    shown.split('_').eq(&mut words)
+}
+
 /// Prints a line for each instruction, prefix and ring: the hashes of its cases. With the option `show=line`, words.
 pub fn run(pool: &mut Pool, options: &Options<'_>) -> u64 {
     let mut stage = Stage::new(pool);
@@ -33,10 +40,9 @@ pub fn run(pool: &mut Pool, options: &Options<'_>) -> u64 {
     for (index, source) in SOURCES.iter().enumerate() {
         for prefix in Prefix::ALL {
             for user in [false, true] {
-                lines += 1;
-                let show = options.number("show").ok().flatten();
-                if let Some(shown) = show {
-                    if shown == lines - 1 {
+                let ring = if user { "3" } else { "0" };
+                if let Some(shown) = options.value("show") {
+                    if is_shown(shown, source.name, prefix.name(), ring) {
                         for case in cases(index, prefix, user) {
                             say!("case {case:?}");
                             stage.run(&case, &mut Observer::Words);
@@ -44,7 +50,7 @@ pub fn run(pool: &mut Pool, options: &Options<'_>) -> u64 {
                     }
                     continue;
                 }
-                let ring = if user { 3 } else { 0 };
+                lines += 1;
                 console::print(format_args!("events: {} {} ring {ring} =", source.name, prefix.name()));
                 for case in cases(index, prefix, user) {
                     let mut observer = Observer::Hash(0);

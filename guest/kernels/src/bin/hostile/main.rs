@@ -10,6 +10,8 @@ mod delivery;
 #[cfg(target_os = "none")]
 mod descriptor_tables;
 #[cfg(target_os = "none")]
+mod extensions;
+#[cfg(target_os = "none")]
 mod garbage;
 #[cfg(target_os = "none")]
 mod nowhere;
@@ -27,9 +29,11 @@ mod stores;
 mod switches;
 #[cfg(target_os = "none")]
 mod tangle;
+#[cfg(target_os = "none")]
+mod tests;
 
 #[cfg(target_os = "none")]
-guest_kernels::kernel!(setting::main);
+guest_kernels::kernel!(tests::main);
 
 #[cfg(not(target_os = "none"))]
 fn main() {

@@ -14,16 +14,16 @@ impl<B: Backend> Vcpu<B> {
     pub(super) fn dynamic(&self) -> Dynamic {
         Dynamic {
             osxsave: self.backend.cr4() & cr4_more::OSXSAVE != 0,
-            xcr0: self.xcr0,
+            xcr0: self.cpu.xcr0(),
             apic: self.platform.lapic_page().is_some(),
-            misc_enable: self.msrs.value(IA32_MISC_ENABLE),
+            misc_enable: self.cpu.msrs().value(IA32_MISC_ENABLE),
         }
     }
 
     pub(super) fn cpuid_exit(&mut self) -> ExitCause {
         let dynamic = self.dynamic();
         let (leaf, subleaf) = (self.backend.gpr(0) as u32, self.backend.gpr(1) as u32);
-        let result = self.cpuid.read(leaf, subleaf, dynamic);
+        let result = self.cpu.cpuid().read(leaf, subleaf, dynamic);
         for (gpr, value) in [(0, result.eax), (3, result.ebx), (1, result.ecx), (2, result.edx)] {
             self.backend.set_gpr(gpr, value.into());
         }
@@ -34,9 +34,8 @@ impl<B: Backend> Vcpu<B> {
     pub(super) fn xsetbv_exit(&mut self) -> ExitCause {
         let value = self.backend.gpr(2) << 32 | self.backend.gpr(0) & 0xffff_ffff;
         let is_xcr0 = self.backend.gpr(1) as u32 == 0;
-        if self.backend.cpl() == 0 && is_xcr0 && self.cpuid.allows_xcr0(value) {
+        if self.backend.cpl() == 0 && is_xcr0 && self.cpu.cpuid().allows_xcr0(value) {
             self.backend.set_xcr0(value);
-            self.xcr0 = value;
             self.skip();
         } else {
             self.raise(Event::general_protection());

@@ -1,0 +1,206 @@
+//! What the guest runs on: the shadow root, the roots that it may load without an exit, and which of its page faults and
+//! flushes exit.
+
+use umbra_mmu::{GuestFaults, Root, RootFormat};
+use umbra_paging::{Gfn, Gpa, Hpa};
+use umbra_telemetry::GuestExit;
+use umbra_vcpu::backend::Backend;
+use umbra_vcpu::control::Controls;
+use umbra_vcpu::cr3_targets::{self, Targets};
+
+use super::Vcpu;
+
+/// The state of the MMU that is in force for this virtual CPU: what the backend was told last.
+pub struct AddressSpace {
+    /// The shadow root that the backend runs on.
+    root: Root,
+    /// The guest's own CR3 is the right one for that root.
+    root_is_loadable: bool,
+    /// The values of CR3 that the guest may load without an exit.
+    targets: Targets,
+    /// The CPU is yet to be told of them.
+    targets_stale: bool,
+    /// [`EntryState::loadable_epoch`](umbra_mmu::EntryState) when the targets were last looked through.
+    loadable_epoch: u64,
+    /// Which page faults the guest gets without an exit.
+    guest_faults: GuestFaults,
+    /// Whether flushes of the guest exit.
+    flushes_exit: bool,
+}
+
+impl AddressSpace {
+    /// On this root, with room for so many loadable roots; everything exits.
+    pub fn new(root: Root, loadable_roots: usize) -> AddressSpace {
+        AddressSpace {
+            root,
+            root_is_loadable: false,
+            targets: Targets::new(loadable_roots),
+            targets_stale: false,
+            loadable_epoch: 0,
+            guest_faults: GuestFaults::Trap,
+            flushes_exit: true,
+        }
+    }
+
+    /// The format of the tables that the guest runs on.
+    pub fn root_format(&self) -> RootFormat {
+        self.root.format
+    }
+
+    /// The name of what is left to the guest of its page faults, in reports.
+    pub fn filter_name(&self) -> &'static str {
+        match self.guest_faults {
+            GuestFaults::Trap => "trap",
+            GuestFaults::Present => "present",
+            GuestFaults::User => "user",
+        }
+    }
+}
+
+impl<B: Backend> Vcpu<B> {
+    /// Makes new control registers the guest's.
+    pub(super) fn load_controls(&mut self, new: Controls) {
+        *self.cpu.controls_mut() = new;
+        match new.paging() {
+            Ok(paging) => {
+                if *self.mmu.paging(0) != paging {
+                    self.mmu.load_paging(&mut self.env, 0, paging);
+                }
+                let space = &mut self.space;
+                space.root = self.mmu.root(&self.env, 0);
+                space.root_is_loadable = self.mmu.is_loadable(0, paging.root);
+                self.backend.set_controls(&new, space.root, space.root_is_loadable);
+                // Whether CR3 can be read without an exit depends on it.
+                space.targets_stale = space.targets.has_room();
+            }
+            Err(unsupported) => self.end = Some(GuestExit::Unsupported(alloc::format!("{unsupported}"))),
+        }
+    }
+
+    /// The guest may have loaded another root without an exit: follows that. First thing after every exit.
+    pub(super) fn follow_cr3(&mut self) {
+        if !self.space.root_is_loadable {
+            return;
+        }
+        let (cr3, before) = (self.backend.cr3(), self.cpu.controls().cr3);
+        if cr3 == before {
+            return;
+        }
+        let root = cr3_targets::root(cr3);
+        if root != cr3_targets::root(before) {
+            self.mmu.switched(0, frame(root));
+            self.space.root.hpa = Hpa::new(root);
+        }
+        self.cpu.controls_mut().cr3 = cr3;
+        self.space.targets.seen(cr3);
+    }
+
+    /// The guest has loaded `value` (the operand, with bit 63) into CR3 by an exit, where `before` was. Lists
+    /// it, and its sibling. Returns whether the CPU may hold translations of another root for its PCID.
+    pub(super) fn follow_cr3_write(&mut self, before: u64, value: u64) -> bool {
+        let mixes = self.space.targets.mixes(value);
+        self.space.targets.follows(before, value);
+        self.list_root(value);
+        self.list_twin(false);
+        mixes
+    }
+
+    /// The guest runs on the root of `value` now: lets it load that without an exit from now on, if that can be.
+    fn list_root(&mut self, value: u64) {
+        if !self.space.targets.has_room() || self.end.is_some() || value == 0 {
+            return;
+        }
+        self.space.targets_stale = true;
+        let root = frame(cr3_targets::root(value));
+        if self.space.targets.contains(value) && self.mmu.is_loadable(0, root) {
+            return;
+        }
+        self.make_room(None);
+        if self.mmu.offer_root(&mut self.env, 0) {
+            self.space.targets.insert(value);
+        }
+    }
+
+    /// Lists the other root of the process that the guest runs in, if that is known. Its shadow is not up to date before the
+    /// first tables are linked into this one; until then it is only listed if it is from before.
+    pub(super) fn list_twin(&mut self, complete: bool) {
+        let own = self.cpu.controls().cr3;
+        let Some(twin) = self.space.targets.twin(own) else { return };
+        let root = frame(cr3_targets::root(twin));
+        if !self.mmu.may_offer(&self.env, 0, root) || !complete && !self.mmu.knows_root(0, root) {
+            return;
+        }
+        self.space.targets.mixes(twin);
+        self.make_room(Some(own));
+        self.space.targets_stale = true;
+        if self.mmu.offer_other_root(&mut self.env, 0, root) {
+            self.space.targets.expect(twin);
+        }
+    }
+
+    fn make_room(&mut self, kept: Option<u64>) {
+        self.space.targets.make_room(kept);
+        while let Some(root) = self.space.targets.take_unlisted_root() {
+            self.mmu.withdraw_root(0, frame(root));
+        }
+    }
+
+    /// Tells the CPU what has changed of all that: before every entry.
+    pub(super) fn prepare_address_space(&mut self) {
+        let space = &mut self.space;
+        let entry = self.mmu.entry_state(&self.env, 0);
+        let guest_faults = entry.guest_faults;
+        if guest_faults != space.guest_faults {
+            space.guest_faults = guest_faults;
+            self.backend.set_guest_faults(guest_faults);
+        }
+        let flushes_exit = !self.settings.native_flushes || entry.flushes_exit;
+        if flushes_exit != space.flushes_exit {
+            space.flushes_exit = flushes_exit;
+            self.backend.set_flush_exits(flushes_exit);
+        }
+        if entry.loadable_epoch != space.loadable_epoch {
+            space.loadable_epoch = entry.loadable_epoch;
+            let mmu = &self.mmu;
+            space.targets.retain(|root| mmu.is_loadable(0, frame(root)));
+            space.targets_stale = true;
+        }
+        // All that may change the root says so.
+        if space.targets_stale {
+            self.refresh_root(entry.root);
+            self.refresh_targets();
+        }
+    }
+
+    fn refresh_root(&mut self, root: Root) {
+        let loadable = self.mmu.is_loadable(0, self.mmu.paging(0).root);
+        if (root, loadable) != (self.space.root, self.space.root_is_loadable) {
+            self.space.root = root;
+            self.space.root_is_loadable = loadable;
+            self.refresh_controls();
+            self.backend.set_controls(self.cpu.controls(), root, loadable);
+        }
+    }
+
+    fn refresh_targets(&mut self) {
+        let space = &mut self.space;
+        if !space.targets.has_room() {
+            return;
+        }
+        space.targets_stale = false;
+        let mut values = [0; 4];
+        let mut count = 0;
+        // While the current root lies elsewhere, what the guest reads from CR3 must be emulated: then nothing passes.
+        if space.root_is_loadable {
+            for (place, value) in values.iter_mut().zip(space.targets.listed()) {
+                *place = value;
+                count += 1;
+            }
+        }
+        self.backend.set_cr3_targets(&values[..count], space.root_is_loadable);
+    }
+}
+
+fn frame(root: u64) -> Gfn {
+    Gpa::new(root).gfn()
+}

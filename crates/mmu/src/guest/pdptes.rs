@@ -1,0 +1,34 @@
+//! The PDPTE registers of a vCPU that runs on PAE tables.
+//!
+//! A PDPTE can be Mapped or not present, never Pending: the CPU loads all four with CR3 and refuses
+//! reserved bits (SDM, "PDPTE Registers"). So each vCPU has one page for them, which is written when
+//! its guest loads CR3, and the pages behind them are pinned as roots are. The guest's PDPTEs are
+//! those of its last load, whatever its memory says now.
+
+use crate::format::Source;
+
+#[derive(Default)]
+pub(super) struct PdpteRegisters {
+    /// The shadow page that holds them.
+    page: Option<u32>,
+    directories: [Option<Source>; 4],
+}
+
+impl PdpteRegisters {
+    pub(super) fn page(&self) -> Option<u32> {
+        self.page
+    }
+
+    pub(super) fn page_mut(&mut self) -> &mut Option<u32> {
+        &mut self.page
+    }
+
+    /// What this one references: nothing, if it is not present or none of the four.
+    pub(super) fn directory(&self, index: usize) -> Option<Source> {
+        *self.directories.get(index)?
+    }
+
+    pub(super) fn load(&mut self, directories: [Option<Source>; 4]) {
+        self.directories = directories;
+    }
+}

@@ -1,0 +1,99 @@
+//! What a hypervisor has to offer so that programs can run on it.
+//!
+//! Implement [`Driver`] for yours, in whatever process can make guests there; `guest/kvm-trial` of
+//! this repository is the one for KVM. [`run`] does the rest.
+
+use crate::image::Image;
+use crate::layout::{RESULTS, RESULTS_SIZE, STATE, State, direct};
+use crate::program::{HostEvent, Program, Step};
+use crate::record::{End, Record};
+use crate::stub::PORT_END;
+
+/// Why the guest stands still.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It wrote this to the port [`crate::stub::PORT`].
+    Called(u32),
+    /// It had a triple fault.
+    TripleFault,
+    /// The hypervisor cannot go on, and says why.
+    GaveUp(String),
+    /// It ran for longer than any step takes.
+    Hung,
+}
+
+/// A hypervisor, as far as a program needs it. One guest at a time, with one virtual CPU.
+pub trait Driver {
+    /// Makes a guest of this image, ready to run: the arena in three slots of
+    /// [`REGION`](crate::layout::REGION) bytes, the stub's memory, nothing else but a monitor that
+    /// answers reads of no memory with ones. The CPU is in 64-bit mode with the image's control
+    /// registers and the stub's descriptor tables.
+    ///
+    /// # Errors
+    /// The hypervisor refuses something that every program needs.
+    fn start(&mut self, program: &Program, image: &Image) -> Result<(), String>;
+
+    /// Runs the guest until it stops.
+    fn resume(&mut self) -> Stop;
+
+    /// Does what the host does in this step. Returns the frames that a dirty log names.
+    ///
+    /// # Errors
+    /// The hypervisor refuses.
+    fn host(&mut self, event: &HostEvent) -> Result<Vec<u64>, String>;
+
+    /// Reads the guest's memory.
+    fn read(&self, gpa: u64, bytes: &mut [u8]);
+
+    /// Words of the arena that are not what the image has there: address and value. Watched words
+    /// may be left out.
+    fn changed(&self, image: &Image) -> Vec<(u64, u64)>;
+}
+
+/// At most so many stray words are reported.
+const STRAYS: usize = 8;
+
+/// Runs a program.
+///
+/// # Errors
+/// The driver's: nothing is wrong with the hypervisor, but it cannot be tried this way.
+pub fn run(driver: &mut impl Driver, program: &Program) -> Result<Record, String> {
+    let image = Image::new(program, false);
+    driver.start(program, &image)?;
+    let mut harvests = Vec::new();
+    let end = loop {
+        match driver.resume() {
+            Stop::Called(PORT_END) => break End::Complete,
+            Stop::Called(step) => {
+                let step = step as usize;
+                let Some(Step::Host(event)) = program.steps.get(step) else {
+                    break End::GaveUp(format!(
+                        "the guest asks for a host event in step {step}, which has none"
+                    ));
+                };
+                let frames = driver.host(event)?;
+                if let HostEvent::Harvest { .. } = event {
+                    harvests.push((step, frames));
+                }
+            }
+            Stop::TripleFault => break End::TripleFault,
+            Stop::GaveUp(why) => break End::GaveUp(why),
+            Stop::Hung => break End::Hung,
+        }
+    };
+    let mut strays = driver.changed(&image);
+    strays.retain(|&(gpa, _)| Image::is_quiet(gpa));
+    strays.truncate(STRAYS);
+    Ok(Record { results: results(driver), end, harvests, strays })
+}
+
+/// The results that the stub has written so far.
+fn results(driver: &impl Driver) -> Vec<u8> {
+    let mut word = [0; 8];
+    driver.read(STATE + State::RESULT, &mut word);
+    let length = u64::from_le_bytes(word).saturating_sub(direct(RESULTS).raw());
+    // A guest that went astray may have left anything there.
+    let mut bytes = vec![0; length.min(RESULTS_SIZE) as usize];
+    driver.read(RESULTS, &mut bytes);
+    bytes
+}

@@ -1,0 +1,30 @@
+//! KVM's modules.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+
+use anyhow::{Context, Result, ensure};
+use nix::kmod::{ModuleInitFlags, finit_module};
+
+/// Names of files and their parameters, a line each, in the order of their dependencies.
+const LIST: &str = "/modules/list";
+
+/// Where KVM says whether it has nested paging.
+const NPT: &str = "/sys/module/kvm_amd/parameters/npt";
+
+/// Loads them.
+///
+/// # Errors
+/// The kernel refuses one, or KVM keeps nested paging on.
+pub fn load() -> Result<()> {
+    for line in fs::read_to_string(LIST).context(LIST)?.lines() {
+        let (name, parameters) = line.split_once(' ').unwrap_or((line, ""));
+        let path = format!("/modules/{name}");
+        let file = File::open(&path).with_context(|| path.clone())?;
+        finit_module(file, &CString::new(parameters)?, ModuleInitFlags::empty())
+            .with_context(|| format!("the kernel refuses its module {name} {parameters}"))?;
+    }
+    let npt = fs::read_to_string(NPT).context("kvm-amd does not tell whether nested paging is off")?;
+    ensure!(matches!(npt.trim(), "N" | "0"), "kvm-amd keeps nested paging on although npt=0 was given");
+    Ok(())
+}

@@ -1,0 +1,24 @@
+//! `cargo xtask schedule`: two CPUs in every order.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::process;
+
+/// Run small programs for two CPUs through the shadow MMU in every order with up to two preemptions (needs nothing but
+/// the Rust toolchain).
+///
+/// The options are those of the example `schedule`; `cargo xtask schedule -- --help` explains them.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Options of the schedule.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    options: Vec<String>,
+}
+
+/// Builds with optimization, but with the MMU's assertions on, and runs.
+pub fn run(Arguments { options }: &Arguments) -> Result<ExitCode> {
+    process::show(process::reference_example("schedule").args(options))?;
+    Ok(ExitCode::SUCCESS)
+}

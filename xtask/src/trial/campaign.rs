@@ -1,0 +1,295 @@
+//! Random programs, one after the other, for as long as one likes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use umbra_trial::judge::Tally;
+use umbra_trial::program::Program;
+
+use super::finding;
+use super::minimize::minimize;
+use super::suspect::{Found, Outcome, Suspect};
+
+/// How often the user hears of it.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+/// When a campaign ends.
+pub struct Limits {
+    /// After so long, without what making programs short takes.
+    pub time: Duration,
+    /// After so many programs.
+    pub programs: Option<u64>,
+    /// How long one program may be made short.
+    pub shorten: Duration,
+    /// At the first finding.
+    pub first: bool,
+}
+
+/// What is known so far: the report, and where the next run goes on.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct State {
+    /// The package on trial.
+    pub kernel: String,
+    /// The emulated CPU.
+    pub cpu: String,
+    /// The number of the first program.
+    pub seed: u64,
+    /// Programs that have run.
+    pub programs: u64,
+    /// Steps that they took, and what of it was judged.
+    pub steps: u64,
+    /// Accesses that were judged.
+    pub judged: u64,
+    /// Accesses that were not, as the host had done what the hypervisor cannot see.
+    pub excused: u64,
+    /// Page faults among the judged.
+    pub faults: u64,
+    /// Known defects of the emulator that the control met.
+    pub defects: u64,
+    /// Seconds that all of this took.
+    pub seconds: f64,
+    /// What was found, by symptom.
+    pub findings: Vec<Finding>,
+}
+
+/// Something that was found.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Finding {
+    /// What tells it from others.
+    pub symptom: String,
+    /// What was seen and expected with the shortest program.
+    pub detail: String,
+    /// The program that found it.
+    pub seed: u64,
+    /// So many programs had run before.
+    pub after_programs: u64,
+    /// So many seconds had gone.
+    pub after_seconds: f64,
+    /// So many programs have shown it.
+    pub times: u64,
+    /// Steps of the shortest program.
+    pub length: usize,
+    /// No single step of it can be left out.
+    pub minimal: bool,
+}
+
+/// A campaign on one kernel.
+pub struct Campaign {
+    folder: PathBuf,
+    state: State,
+}
+
+impl Campaign {
+    /// Goes on with the campaign of these options, or begins one.
+    ///
+    /// # Errors
+    /// What an earlier run has left cannot be read, or is another campaign's.
+    pub fn open(root: &Path, kernel: &str, seed: u64, cpu: &str) -> Result<Campaign> {
+        let folder = root.join(format!("seed-{seed}"));
+        fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+        let report = folder.join("report.json");
+        let state = if report.exists() {
+            let text = fs::read_to_string(&report).with_context(|| report.display().to_string())?;
+            let state: State = serde_json::from_str(&text).with_context(|| {
+                format!("{} is no report of a trial; remove its folder to begin anew", report.display())
+            })?;
+            ensure!(
+                state.cpu == cpu && state.seed == seed,
+                "{} is of CPU {}; remove its folder to begin anew",
+                report.display(),
+                state.cpu
+            );
+            state
+        } else {
+            State {
+                kernel: String::from(kernel),
+                cpu: String::from(cpu),
+                seed,
+                programs: 0,
+                steps: 0,
+                judged: 0,
+                excused: 0,
+                faults: 0,
+                defects: 0,
+                seconds: 0.0,
+                findings: Vec::new(),
+            }
+        };
+        Ok(Campaign { folder, state })
+    }
+
+    /// Runs programs until a limit is reached. Returns how many findings there are.
+    ///
+    /// # Errors
+    /// The suspect's, or a report cannot be written.
+    pub fn run(
+        mut self,
+        suspect: &mut impl Suspect,
+        limits: &Limits,
+        program: impl Fn(u64) -> Program,
+    ) -> Result<usize> {
+        if self.state.programs > 0 {
+            eprintln!("xtask: going on behind program {} of {}", self.state.programs, self.folder.display());
+        }
+        let (before, start) = (self.state.seconds, Instant::now());
+        let first = self.state.programs;
+        let mut told = Instant::now();
+        let mut shortening = Duration::ZERO;
+        loop {
+            let spent = start.elapsed().saturating_sub(shortening);
+            let enough = limits.programs.is_some_and(|programs| self.state.programs - first >= programs);
+            if spent >= limits.time || enough || limits.first && !self.state.findings.is_empty() {
+                break;
+            }
+            let program = program(self.state.seed.wrapping_add(self.state.programs));
+            let outcome = suspect.run(&program)?;
+            self.state.seconds = before + spent.as_secs_f64();
+            match outcome {
+                Outcome::Clean(tally) => self.count(&tally),
+                Outcome::Found(found) => {
+                    let begun = Instant::now();
+                    self.found(suspect, limits, &program, &found)?;
+                    shortening += begun.elapsed();
+                    self.state.steps += found.step.unwrap_or(0) as u64;
+                }
+            }
+            self.state.programs += 1;
+            if told.elapsed() > PROGRESS {
+                told = Instant::now();
+                self.save()?;
+                eprintln!(
+                    "xtask: {}, {:.0} s left",
+                    self.line(),
+                    (limits.time - spent.min(limits.time)).as_secs_f64()
+                );
+            }
+        }
+        self.save()?;
+        println!("{}", self.line());
+        for (number, finding) in (1..).zip(&self.state.findings) {
+            println!(
+                "finding {number}: {}, by program {}, {} steps of it suffice, seen {} times",
+                finding.symptom, finding.seed, finding.length, finding.times
+            );
+        }
+        println!("report: {}", self.folder.join("report.txt").display());
+        Ok(self.state.findings.len())
+    }
+
+    fn line(&self) -> String {
+        let State { kernel, programs, steps, judged, seconds, findings, .. } = &self.state;
+        let rate = *steps as f64 / seconds.max(0.001);
+        format!(
+            "{kernel}: {programs} programs, {steps} steps ({rate:.0} a second), {judged} accesses judged, {} findings",
+            findings.len()
+        )
+    }
+
+    fn count(&mut self, tally: &Tally) {
+        self.state.steps += tally.steps;
+        self.state.judged += tally.judged;
+        self.state.excused += tally.excused;
+        self.state.faults += tally.faults;
+        self.state.defects += tally.defects;
+    }
+
+    fn found(
+        &mut self,
+        suspect: &mut impl Suspect,
+        limits: &Limits,
+        program: &Program,
+        found: &Found,
+    ) -> Result<()> {
+        if let Some(known) = self.state.findings.iter_mut().find(|known| known.symptom == found.symptom) {
+            known.times += 1;
+            return Ok(());
+        }
+        eprintln!("xtask: program {} finds: {}", program.seed, found.symptom);
+        let mut told = Instant::now();
+        let progress = |steps: usize| {
+            if told.elapsed() > PROGRESS {
+                told = Instant::now();
+                eprintln!("xtask: {steps} steps of it suffice so far");
+            }
+        };
+        let (short, last, minimal) = minimize(suspect, program, found, limits.shorten, progress)?;
+        let finding = Finding {
+            symptom: found.symptom.clone(),
+            detail: last.detail.clone(),
+            seed: program.seed,
+            after_programs: self.state.programs,
+            after_seconds: self.state.seconds,
+            times: 1,
+            length: short.steps.len(),
+            minimal,
+        };
+        let number = self.state.findings.len() + 1;
+        finding::write(&self.folder, number, &self.state, &finding, &short, &last)?;
+        self.state.findings.push(finding);
+        self.save()
+    }
+
+    fn save(&self) -> Result<()> {
+        finding::put(&self.folder.join("report.json"), &serde_json::to_string_pretty(&self.state)?)?;
+        finding::put(&self.folder.join("report.txt"), &finding::report(&self.state))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use umbra_reference::hardware::Temper;
+    use umbra_reference::machine::Bare;
+    use umbra_trial::judge::judge;
+    use umbra_trial::{generate, simulated};
+
+    use super::*;
+
+    /// A hypervisor on the reference machine that dies of a step, and else is as bare hardware.
+    struct Dies(u64);
+
+    impl Suspect for Dies {
+        fn run(&mut self, program: &Program) -> Result<Outcome> {
+            let deadly = program.seed % self.0 == 0 && program.steps.len() > 10;
+            if deadly {
+                let (detail, log) = (String::from("BUG: x"), String::from("[ 1.0] BUG: x\n"));
+                return Ok(Outcome::Found(Found { symptom: "host: BUG: x".into(), detail, step: None, log }));
+            }
+            let start = simulated::start(program, Temper::STICKY);
+            Ok(Outcome::Clean(judge(program, &simulated::run(Bare::new(start), program)).unwrap()))
+        }
+    }
+
+    fn limits(programs: u64) -> Limits {
+        let time = Duration::from_secs(600);
+        Limits { time, programs: Some(programs), shorten: time, first: false }
+    }
+
+    #[test]
+    fn a_campaign_reports_and_goes_on() {
+        let root = tempfile::tempdir().unwrap();
+        let run = |programs| {
+            let campaign = Campaign::open(root.path(), "linux-image-x", 1, "EPYC").unwrap();
+            campaign.run(&mut Dies(4), &limits(programs), |seed| generate::program(seed, 60)).unwrap()
+        };
+        assert_eq!(run(3), 0);
+        assert_eq!(run(6), 1);
+        let folder = root.path().join("seed-1");
+        let report = fs::read_to_string(folder.join("report.json")).unwrap();
+        let state: State = serde_json::from_str(&report).unwrap();
+        assert_eq!((state.programs, state.findings.len()), (9, 1));
+        let finding = &state.findings[0];
+        assert_eq!((finding.seed, finding.times, finding.after_programs), (4, 2, 3));
+        assert_eq!((finding.length, finding.minimal), (11, true));
+        let page = fs::read_to_string(folder.join("finding-1.txt")).unwrap();
+        for part in ["host: BUG: x", "--replay", "guest: ", "linux-image-x", "[ 1.0] BUG: x"] {
+            assert!(page.contains(part), "{part} is missing: {page}");
+        }
+        let again = super::super::read_program(&folder.join("finding-1.json")).unwrap();
+        assert_eq!(again.steps.len(), 11);
+        let other = Campaign::open(root.path(), "linux-image-x", 1, "Opteron_G4").err().unwrap();
+        assert!(other.to_string().contains("is of CPU EPYC"), "{other}");
+    }
+}

@@ -1,0 +1,215 @@
+//! `cargo xtask trial`: a Linux kernel's KVM, judged by what a guest observes of its memory.
+//!
+//! [`kernel`] fetches the kernel on trial, [`machine`] runs it in an emulator, [`campaign`] goes
+//! through random programs and [`minimize`] makes those short that find something; [`finding`] is
+//! what is written about it. [`bare`] is the control: the emulator without a hypervisor.
+
+mod bare;
+mod campaign;
+mod finding;
+mod kernel;
+mod machine;
+mod minimize;
+mod suspect;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use umbra_trial::generate;
+use umbra_trial::judge::Tally;
+use umbra_trial::program::Program;
+
+use crate::report::Report;
+use crate::{paths, setup};
+use campaign::{Campaign, Limits};
+use machine::Machine;
+use suspect::{Outcome, Suspect};
+
+/// The exit status if something was found.
+const FOUND: u8 = 10;
+
+/// Put the KVM of a Debian kernel on trial, in an emulator.
+///
+/// Random programs run as guest code under the kernel's KVM with shadow paging (kvm-amd with
+/// npt=0), inside QEMU without hardware virtualization: no KVM device of this machine is opened.
+/// What the guest observes is compared with bare hardware; a BUG or WARNING of the kernel is a
+/// finding, too. A program that finds something is made short. The exit status is 0 if nothing was
+/// found, 10 if something was, and 1 on errors. The folder with the report is named at the end; the
+/// same command goes on where the last one has stopped.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --minutes 10
+  cargo xtask trial --kernel ./linux-image-7.2.deb --seed 1000 --minutes 60
+  cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --replay finding-1.json
+  cargo xtask trial --control --minutes 2")]
+pub struct Arguments {
+    /// A package of a Debian kernel, or a file of one (.deb)
+    #[arg(long, value_name = "PACKAGE|FILE", required_unless_present = "control")]
+    kernel: Option<String>,
+    /// Go through programs for so long; a program is made short in addition to it
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    minutes: u64,
+    /// Stop after so many programs
+    #[arg(long, value_name = "N")]
+    programs: Option<u64>,
+    /// The number of the first program
+    #[arg(long, default_value_t = generate::FIRST_SEED)]
+    seed: u64,
+    /// The emulated CPU, as QEMU names it
+    #[arg(long, default_value = "EPYC,+svm")]
+    cpu: String,
+    /// Take so many minutes at most to make a program short
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    shorten: u64,
+    /// Stop at the first finding
+    #[arg(long)]
+    first: bool,
+    /// Run one program again, as a finding names it (.json)
+    #[arg(long, value_name = "FILE", conflicts_with = "programs")]
+    replay: Option<PathBuf>,
+    /// Run the programs on the emulator itself, without a hypervisor: nothing may be found
+    #[arg(long, conflicts_with = "kernel")]
+    control: bool,
+    /// With --control: what is known to be wrong with the emulator is a finding, too
+    #[arg(long, requires = "control")]
+    strict: bool,
+}
+
+/// Fetches, boots, runs.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    // Before anything is fetched.
+    let replay = arguments.replay.as_deref().map(read_program).transpose()?;
+    ensure!(
+        !arguments.cpu.is_empty() && !arguments.cpu.contains(char::is_whitespace),
+        "--cpu takes a model of QEMU's with its features, such as EPYC,+svm"
+    );
+    let root = paths::target_dir()?.join("trial");
+    setup::need_program(machine::PROGRAM, machine::PACKAGE)?;
+    let limits = Limits {
+        time: Duration::from_secs(60 * arguments.minutes),
+        programs: arguments.programs,
+        shorten: Duration::from_secs(60 * arguments.shorten),
+        first: arguments.first,
+    };
+    if arguments.control {
+        let folder = root.join(if arguments.strict { "control-strict" } else { "control" });
+        let mut suspect = bare::Bare::new(&folder, arguments.strict)?;
+        if let Some(program) = replay {
+            return show_replay(&mut suspect, &program);
+        }
+        let campaign = Campaign::open(&folder, "control", arguments.seed, &arguments.cpu)?;
+        return finish(campaign.run(&mut suspect, &limits, bare_program)?);
+    }
+    let Some(name) = &arguments.kernel else { bail!("--kernel is missing") };
+    let kernel = kernel::fetch(name, &root)?;
+    let folder = root.join(&kernel.name);
+    let mut suspect = Machine::new(&kernel, &folder, &arguments.cpu)?;
+    if let Some(program) = replay {
+        return show_replay(&mut suspect, &program);
+    }
+    let campaign = Campaign::open(&folder, name, arguments.seed, &arguments.cpu)?;
+    finish(campaign.run(&mut suspect, &limits, |seed| generate::program(seed, generate::STEPS))?)
+}
+
+/// A boot costs as much as a thousand steps of the bare emulator.
+const BARE_STEPS: usize = 2000;
+
+/// Programs of the sample in `cargo xtask test`.
+const SAMPLE: u64 = 20;
+
+/// The control, as far as it is part of all tests: the first programs on the bare emulator.
+///
+/// # Errors
+/// QEMU is not there and cannot be installed.
+pub fn sample(report: &mut Report) -> Result<()> {
+    setup::need_program(machine::PROGRAM, machine::PACKAGE)?;
+    let mut suspect = bare::Bare::new(&paths::target_dir()?.join("trial/test"), false)?;
+    report.step("trial: the judge does not convict the bare emulator", || {
+        let mut total = Tally::default();
+        for seed in generate::FIRST_SEED..generate::FIRST_SEED + SAMPLE {
+            match suspect.run(&bare_program(seed))? {
+                Outcome::Clean(tally) => total.add(&tally),
+                Outcome::Found(found) => {
+                    bail!("program {seed}, step {:?}: {}\n{}", found.step, found.symptom, found.detail);
+                }
+            }
+        }
+        ensure!(total.judged > 1000 * SAMPLE, "too little was judged: {total:?}");
+        Ok(format!("{} steps, {} accesses judged", total.steps, total.judged))
+    });
+    Ok(())
+}
+
+/// The program of a number, as far as a machine without a hypervisor can run it.
+fn bare_program(seed: u64) -> Program {
+    generate::for_bare(generate::program(seed, BARE_STEPS))
+}
+
+fn finish(findings: usize) -> Result<ExitCode> {
+    Ok(if findings == 0 { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
+}
+
+/// Reads a program from the file that a finding left.
+fn read_program(file: &Path) -> Result<Program> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    let program: Program = serde_json::from_str(&text).map_err(|error| {
+        let what = if error.is_eof() { "is cut off" } else { "is no program of a finding" };
+        anyhow::anyhow!("{} {what}, at line {}", file.display(), error.line())
+    })?;
+    program.check().with_context(|| format!("{} cannot be run", file.display()))?;
+    Ok(program)
+}
+
+fn show_replay(suspect: &mut impl Suspect, program: &Program) -> Result<ExitCode> {
+    print!("{program}");
+    match suspect.run(program)? {
+        Outcome::Clean(tally) => {
+            println!("nothing: {} steps, {} accesses judged", tally.steps, tally.judged);
+            finish(0)
+        }
+        Outcome::Found(found) => {
+            println!("{}\n{}", found.symptom, found.detail);
+            if !found.log.is_empty() {
+                println!("\n{}", found.log.trim_end());
+            }
+            finish(1)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sentence(text: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("finding-1.json");
+        std::fs::write(&file, text).unwrap();
+        let error = read_program(&file).unwrap_err();
+        format!("{error:#}").replace(&*file.to_string_lossy(), "F")
+    }
+
+    #[test]
+    fn a_bad_replay_file_is_one_sentence() {
+        let good = serde_json::to_string_pretty(&generate::program(1, 20)).unwrap();
+        assert_eq!(sentence(&good[..good.len() / 2]).lines().count(), 1);
+        assert!(sentence(&good[..good.len() / 2]).starts_with("F is cut off, at line "));
+        assert!(sentence("").starts_with("F is cut off"));
+        assert_eq!(sentence("[1]"), "F is no program of a finding, at line 1");
+        let wild = good.replacen("\"maxphyaddr\": ", "\"maxphyaddr\": 1", 1);
+        assert!(sentence(&wild).starts_with("F cannot be run: MAXPHYADDR is 1"), "{}", sentence(&wild));
+        let missing = read_program(Path::new("/nowhere/x.json")).unwrap_err();
+        assert_eq!(format!("{missing:#}"), "reading /nowhere/x.json: No such file or directory (os error 2)");
+    }
+
+    #[test]
+    fn a_good_one_is_read() {
+        let program = generate::program(7, 50);
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x");
+        std::fs::write(&file, serde_json::to_string(&program).unwrap()).unwrap();
+        assert_eq!(read_program(&file).unwrap(), program);
+    }
+}

@@ -1,0 +1,35 @@
+//! Whatever is on trial.
+
+use anyhow::Result;
+use umbra_trial::judge::Tally;
+use umbra_trial::program::Program;
+
+/// Runs programs, each on a guest of its own.
+pub trait Suspect {
+    /// Runs a program and judges it.
+    ///
+    /// # Errors
+    /// The program could not be run: nothing is known about the suspect.
+    fn run(&mut self, program: &Program) -> Result<Outcome>;
+}
+
+/// How a program went.
+pub enum Outcome {
+    /// As on bare hardware.
+    Clean(Tally),
+    /// Not so.
+    Found(Found),
+}
+
+/// Something is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What tells this finding from others: the same in each run.
+    pub symptom: String,
+    /// What was seen, and what was expected.
+    pub detail: String,
+    /// The step, if it is known. No later one is needed.
+    pub step: Option<usize>,
+    /// What the kernel printed.
+    pub log: String,
+}
