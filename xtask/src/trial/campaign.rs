@@ -252,7 +252,7 @@ mod tests {
 
     impl Suspect for Dies {
         fn run(&mut self, program: &Program) -> Result<Outcome> {
-            let deadly = program.seed % self.0 == 0 && program.steps.len() > 10;
+            let deadly = program.seed.is_multiple_of(self.0) && program.steps.len() > 10;
             if deadly {
                 let (detail, log) = (String::from("BUG: x"), String::from("[ 1.0] BUG: x\n"));
                 return Ok(Outcome::Found(Found { symptom: "host: BUG: x".into(), detail, step: None, log }));
