@@ -1,8 +1,8 @@
 //! Changes of the MMU that a review made and that no other test here noticed.
 
 use crate::common::*;
-use umbra_mmu::{FaultOutcome, FilterPolicy, GuestFaults, MIN_FRAMES_PER_VCPU, Mmu};
-use umbra_paging::{Access, Gfn, Paging, bits};
+use umbra_mmu::{FaultOutcome, FilterPolicy, GuestFaults, MIN_FRAMES_PER_VCPU, Mmu, ShadowFrames};
+use umbra_paging::{Access, Features, Gfn, Hpa, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
 
@@ -80,4 +80,36 @@ fn one_vcpu_with_wp_clear_is_enough_against_the_user_filter() {
     assert_eq!(mmu.entry_state(&machine, 0).guest_faults, GuestFaults::User);
     mmu.load_paging(&mut machine, 1, wp_clear());
     assert_eq!(mmu.entry_state(&machine, 0).guest_faults, GuestFaults::Present);
+}
+
+#[test]
+fn what_is_remembered_of_one_root_is_not_said_of_another() {
+    let mut machine = Machine::new(256, 64);
+    machine.chain();
+    machine.holes.extend([100, 101]);
+    machine.poke(4, 5, 100 << 12 | ALL);
+    for table in 10..13 {
+        machine.poke(table, 0, (table + 1) << 12 | ALL);
+    }
+    machine.poke(13, 5, 101 << 12 | ALL);
+    let mut mmu = start(&mut machine, paging(1));
+    for (root, hole) in [(1, 100), (10, 101), (1, 100), (10, 101)] {
+        mmu.load_paging(&mut machine, 0, paging(root));
+        let outcome = fault(&mut machine, &mut mmu, 0x5000, Access::user_read());
+        assert_eq!(outcome, FaultOutcome::Mmio { gpa: Gfn::new(hole).base() }, "root {root}");
+    }
+}
+
+#[test]
+fn nx_of_a_gib_page_stands_in_its_link() {
+    let mut machine = Machine::new(1024, 64);
+    machine.chain();
+    machine.poke(2, 1, ALL | bits::PS | bits::NX);
+    let config = config_with(|config| config.features = Features::new(40, true));
+    let mut mmu = Mmu::new(config, &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    settle(&mut machine, &mut mmu, 1 << 30 | 0x20_0000, Access::user_read());
+    let root = machine.frame_at(mmu.entry_state(&machine, 0).root.hpa);
+    let below = machine.frame_at(Hpa::new(machine.read_shadow(root, 0) & bits::ADDRESS));
+    assert_eq!(machine.read_shadow(below, 1) & (P | bits::NX), P | bits::NX);
 }
