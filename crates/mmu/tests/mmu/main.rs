@@ -18,4 +18,5 @@ mod roots;
 mod several_vcpus;
 mod shadow;
 mod space;
+mod survivors;
 mod terminal_fault;
