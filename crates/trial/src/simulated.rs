@@ -1,7 +1,6 @@
 //! Programs on a [`Machine`]: a hypervisor that stands on the reference machine's paging unit.
 //!
-//! With it the judge itself is put to the test, and a hypervisor that runs no code of a guest, as
-//! a test's.
+//! With it the judge itself is put to the test, and a hypervisor that runs no code of a guest.
 
 use std::collections::BTreeMap;
 
