@@ -1,7 +1,6 @@
 //! Programs on a [`Machine`]: a hypervisor that stands on the reference machine's paging unit.
 //!
-//! With it the judge itself is put to the test, and a hypervisor that runs no code of a guest, as
-//! the one in `examples/`.
+//! With it the judge itself is put to the test, and the toy in `examples/`, which runs no code.
 
 use std::collections::BTreeMap;
 
