@@ -13,7 +13,7 @@ mod host;
 use std::rc::Rc;
 
 use arrayvec::ArrayVec;
-use umbra_mmu::{Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, RootFormat};
+use umbra_mmu::{Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, RootFormat, TranslateError};
 use umbra_paging::{Access, Features, Gpa, Gva, Mode, Paging};
 use umbra_reference::hardware::{Control, Filter, PageFault, PagingMode, PagingUnit};
 use umbra_reference::machine::{Broken, Machine, Start};
@@ -79,7 +79,7 @@ impl Toy {
     fn real_control(&self, cpu: usize) -> Control {
         let guest = self.registers[cpu].control(&self.model);
         // The root may be another one after any call of the MMU.
-        let root = self.mmu.root(&self.host, cpu);
+        let root = self.mmu.entry_state(&self.host, cpu).root;
         let table = PhysAddr::new(root.hpa.raw());
         let wp = self.host.mistake != Some(Mistake::LetsTablesBeWritten) || guest.wp;
         match root.format {
@@ -124,7 +124,11 @@ impl Toy {
         for piece in pieces {
             match self.mmu.translate(&mut self.host, cpu, piece.gva, access) {
                 Ok(gpa) => places.push(gpa),
-                Err(fault) => return Observed::Fault(PageFault { code: fault.pfec, gva: fault.gva }),
+                Err(TranslateError::Fault(fault)) => {
+                    return Observed::Fault(PageFault { code: fault.pfec, gva: fault.gva });
+                }
+                // With CPUs that run at the same time, the guest would execute the instruction again.
+                Err(TranslateError::Raced) => unreachable!("the CPUs of this hypervisor take turns"),
             }
         }
         for (piece, &gpa) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty()) {
@@ -140,7 +144,7 @@ impl Machine for Toy {
     fn access(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Result<Observed, Broken> {
         for _ in 0..MAX_EXITS {
             // Goes into the VMCS, before each entry anew.
-            let filter = match self.mmu.guest_faults() {
+            let filter = match self.mmu.entry_state(&self.host, cpu).guest_faults {
                 GuestFaults::Present | GuestFaults::User => Filter::PRESENT,
                 GuestFaults::Trap => Filter::TRAP,
             };

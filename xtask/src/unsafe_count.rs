@@ -26,6 +26,8 @@ const LAYER: &[&str] = &[
     "guest/kernels/src/kit",
     "guest/init/src/sys",
     "guest/kvm-peer/src/sys.rs",
+    "guest/kvm-trial/src/backing.rs",
+    "guest/kvm-trial/src/ports.rs",
 ];
 
 /// What `unsafe` stands before.

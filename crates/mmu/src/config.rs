@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use umbra_paging::{Features, Gfn, Hpa, Pfec};
+use umbra_paging::{Features, Gfn, Hfn, Hpa, Pfec};
 
 use crate::Encodings;
 
@@ -108,7 +108,13 @@ pub struct Config {
     pub eager: bool,
     /// Whether the tables of an address space that comes into use are linked before they are used:
     /// saves an exit for each that is, and costs time for each that is not.
-    pub ahead: bool,
+    pub prefetch_tables: bool,
+    /// Whether A is set in entries that the guest is likely to write through next, where its write
+    /// faults come entry after entry: each saves an exit.
+    pub prefetch_accessed: bool,
+    /// Whether an exit is told from the shadow alone where it can be: saves a walk of the guest's
+    /// tables. There is no reason to switch it off but to see what it is worth.
+    pub shadow_walk: bool,
     /// Virtual CPUs.
     pub vcpus: usize,
     /// Whether [`Mmu::audit_changed`](crate::Mmu::audit_changed) will be called: keeps a log of
@@ -127,7 +133,9 @@ impl Config {
             filter: FilterPolicy::Auto,
             loadable_roots: 0,
             eager: true,
-            ahead: true,
+            prefetch_tables: true,
+            prefetch_accessed: true,
+            shadow_walk: true,
             vcpus: 1,
             log_changes: false,
         }
@@ -166,6 +174,16 @@ pub enum ConfigError {
         /// Where it lies.
         hpa: Hpa,
     },
+    /// Two guest frames have the same host frame. Writes are seen by guest frame, so a table could be
+    /// written by way of the other.
+    SharedFrame {
+        /// One of them.
+        gfn: Gfn,
+        /// The other.
+        other: Gfn,
+        /// Where both lie.
+        hfn: Hfn,
+    },
     /// The guest's MAXPHYADDR is above the real CPU's, which would refuse addresses that the guest
     /// may use.
     WiderThanHost {
@@ -188,6 +206,13 @@ impl fmt::Display for ConfigError {
             ConfigError::TooMuchMemory { end } => {
                 write!(f, "guest memory up to {:#x} is too much: at most 4 TiB are supported", end.base())
             }
+            ConfigError::SharedFrame { gfn, other, hfn } => write!(
+                f,
+                "the guest frames {:#x} and {:#x} have the same host frame {:#x}: give each its own",
+                gfn.raw(),
+                other.raw(),
+                hfn.raw()
+            ),
             ConfigError::WiderThanHost { guest, host } => write!(
                 f,
                 "the guest's MAXPHYADDR {guest} is above the real CPU's {host}: show the guest at most {host}"

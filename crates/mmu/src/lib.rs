@@ -6,7 +6,7 @@
 //! | when | call |
 //! |---|---|
 //! | CR0, CR3, CR4 or EFER of the guest change | [`Mmu::load_paging`] |
-//! | before the guest runs | [`Mmu::root`], for the real CR3; [`Mmu::has_loose_tables`], for what has to exit |
+//! | before the guest runs | [`Mmu::entry_state`], for the real CR3 and what has to exit |
 //! | #PF exit | [`Mmu::page_fault`] |
 //! | an instruction is emulated | [`Mmu::translate`] for its accesses, [`Mmu::write_guest`] for its writes |
 //! | a write to a table cannot be emulated | [`Mmu::release`], with the ticket of the write |
@@ -15,13 +15,13 @@
 //! | the guest may load its current root by itself from now on | [`Mmu::offer_root`] |
 //! | it is likely to load another one soon | [`Mmu::offer_other_root`], if it [may be offered](Mmu::may_offer) |
 //! | it has loaded one by itself | [`Mmu::switched`], before any other call |
-//! | before the guest runs, if it may load roots | [`Mmu::roots_changed`]: whether some may not be loaded any more |
+//! | before the guest runs, if it may load roots | [`EntryState::loadable_epoch`]: whether some may not be loaded any more |
 //!
 //! What the real CPU must be set to while the guest runs: CR0.PG, CR0.WP and CR4.PAE set; EFER.NXE,
 //! CR4.SMEP, CR4.SMAP and CR4.PGE equal to the guest's (SMEP and SMAP clear while the guest's
 //! paging is off; NXE clear while it uses 32-bit paging, which would not report fetches); EFER.LMA as
 //! the root's format says; page faults intercepted as
-//! [`Mmu::guest_faults`] says, asked before each entry. The guest's PAT, PCD and PWT bits are not
+//! [`Mmu::entry_state`] says, asked before each entry. The guest's PAT, PCD and PWT bits are not
 //! shadowed: all of its memory is write-back.
 //!
 //! A page-fault exit, with a host that has the three traits (the README shows it whole):
@@ -41,7 +41,8 @@
 //!     FaultOutcome::Override { .. } => "emulate the instruction",
 //! };
 //! assert_eq!(answer, "enter the guest again");
-//! let (root, filter) = (mmu.root(&host, 0), mmu.guest_faults().pfec_filter());
+//! let entry = mmu.entry_state(&host, 0);
+//! let (root, filter) = (entry.root, entry.guest_faults.pfec_filter());
 //! assert!(root.hpa.raw() != 0 && filter.bitmap_bit, "for the real CR3 and the VMCS");
 //! # }
 //! ```
@@ -57,7 +58,7 @@
 //!
 //! | call | at most | because of |
 //! |---|---|---|
-//! | [`Mmu::page_fault`] | 26 E + 80,000 | two rounds of a walk of 4 entries, each followed in S shadows; up to 8 loose frames refreshed, if a reference is made, or tracked again, if the guest has faulted (11 E); 4 tables built or attached, for each of which a 16th of the pool (at most 16 pages) is reclaimed or its shadows of other roles zapped (6 E), and all that maps its frame protected (9 E); up to 12 more tables below the root, while no table is loose; or up to 32 tables detached, whose parents are unlinked; or, for a fault of the guest that builds nothing, A set in 32 entries ahead, each followed in S shadows (2 E), and a change of the filter |
+//! | [`Mmu::page_fault`] | 26 E + 80,000 | four rounds of a walk of 4 entries, each followed in S shadows; up to 8 loose frames refreshed, if a reference is made, or tracked again, if the guest has faulted (11 E); 4 tables built or attached, for each of which a 16th of the pool (at most 16 pages) is reclaimed or its shadows of other roles zapped (6 E), and all that maps its frame protected (9 E); up to 12 more tables below the root, while no table is loose; or up to 32 tables detached, whose parents are unlinked; or, for a fault of the guest that builds nothing, A set in 32 entries ahead, each followed in S shadows (2 E), and a change of the filter |
 //! | [`Mmu::load_paging`] | 26 E + 80,000 | the same, with 5 tables |
 //! | [`Mmu::translate`], [`Mmu::invlpg`], [`Mmu::flush_guest`] | 11 E + 30,000 | 8 loose frames tracked again: every page zapped at most once, every entry unlinked or protected at most once |
 //! | [`Mmu::release`], [`Mmu::release_frame`] | 12 E + 30,000 | one loose frame tracked again, one zapped |
@@ -105,7 +106,7 @@ pub use env::{Backing, Env, GuestMemory, ShadowFrames, Tlb};
 pub use event::{Counters, Event, Shadowed};
 pub use format::Encodings;
 pub use mmu::Mmu;
-pub use outcome::{FaultOutcome, Root, RootFormat, TableTicket, Work};
+pub use outcome::{EntryState, FaultOutcome, Root, RootFormat, TableTicket, TranslateError, Work};
 pub use policy::Origin;
 
 /// Makes the example in the read-me a test.

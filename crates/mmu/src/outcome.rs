@@ -2,6 +2,8 @@
 
 use umbra_paging::{Gfn, Gpa, GuestFault, Hpa};
 
+use crate::GuestFaults;
+
 /// The paging format of a shadow root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RootFormat {
@@ -22,6 +24,33 @@ pub struct Root {
     pub format: RootFormat,
 }
 
+/// What a vCPU enters the guest with. It stays in force until the vCPU leaves the guest: see
+/// [`Tlb`](crate::Tlb) for several vCPUs.
+#[must_use = "a CPU that enters with something else lets the guest see what it must not"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct EntryState {
+    /// What the real CR3 must hold.
+    pub root: Root,
+    /// Which page faults must exit.
+    pub guest_faults: GuestFaults,
+    /// Whether the guest's flushes must exit: INVLPG, INVPCID, MOV to CR3 and the rest.
+    pub flushes_exit: bool,
+    /// Changes whenever the MMU has withdrawn a root that a vCPU may load without an exit, or moved
+    /// it: then the CPU's list of them must be looked through
+    /// ([`Mmu::is_loadable`](crate::Mmu::is_loadable)).
+    pub loadable_epoch: u64,
+}
+
+/// Why [`Mmu::translate`](crate::Mmu::translate) does not say where an access goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TranslateError {
+    /// The access raises this fault.
+    Fault(GuestFault),
+    /// Others change the guest's entries all the time: let the guest execute the instruction again.
+    Raced,
+}
+
 /// The work that a host fault made necessary. Where several apply, the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
@@ -36,6 +65,9 @@ pub enum Work {
     Accessed,
     /// A shadow leaf entry was installed, or found installed already.
     Install,
+    /// None: others changed the guest's entries again and again. Let the guest execute the
+    /// instruction again, and do not count this exit as one without progress.
+    Raced,
 }
 
 /// The write of an instruction to a tracked page table: on which vCPU, to which table.

@@ -11,7 +11,7 @@ const LAYERS: &[Layer] = &[
     ("policy", &[]),
     ("format", &[]),
     ("config", &["format"]),
-    ("outcome", &[]),
+    ("outcome", &["config"]),
     ("event", &["config", "format"]),
     ("env", &["event"]),
     ("tables", &["config", "env", "event", "format"]),

@@ -19,7 +19,7 @@ use crate::Session;
 use crate::hardware::Temper;
 use crate::machine::{Preempt, Protocol, Shadow, ShadowConfig, Start, When};
 use crate::memory::{PhysAddr, Ram};
-use crate::program::Op;
+use crate::program::{HostEvent, Op};
 use crate::registers::{Cpu, Privileged, Registers};
 use crate::universe::{END, HOLE, Universe, WINDOW, WINDOW_SLOT};
 
@@ -208,6 +208,14 @@ impl Small {
                 others: vec![load(1, second + 0x1000, true), set(1, SECOND, 5, DATA << 12 | ALL)],
             },
             Small {
+                name: "the host moves a table while it is walked",
+                shadow: plain,
+                tables: link(),
+                setup: and(ready(), vec![load(0, second, true), load(1, second, true)]),
+                step: Op::Host(HostEvent::Remap(Gfn::new(SECOND))),
+                others: vec![set(1, SECOND, 5, DATA << 12 | ALL), load(1, second + 0x5000, true)],
+            },
+            Small {
                 name: "a page becomes narrow under the user filter",
                 shadow: user,
                 tables: vec![(FIRST, 1, DATA << 12 | P | W | U | A)],
@@ -225,7 +233,7 @@ impl Small {
             },
             Small {
                 name: "a root is withdrawn while it is loaded",
-                shadow: targets,
+                shadow: ShadowConfig { detach: 255, ..targets },
                 tables: vec![
                     (OTHER_ROOT, 0, 0x14 << 12 | ALL),
                     (OTHER_ROOT, WINDOW_SLOT, 0x11 << 12 | P | W | A),

@@ -15,9 +15,9 @@ use umbra_paging::{
 use umbra_reference::hardware::{self, Control, End, Filter, PagingMode, PagingUnit, Temper};
 use umbra_reference::memory::{PhysAddr, PhysicalMemory, Ram};
 
-/// Guest frames: two regions of 2 MiB, whose host memory begins here.
+/// Guest frames: four regions of 2 MiB, whose host memory begins here. Tables lie in the first.
 const GUEST: u64 = 0x400;
-const GUEST_FRAMES: u64 = 0x400;
+const GUEST_FRAMES: u64 = 0x800;
 const SHADOW: u64 = 0x100;
 const SHADOW_FRAMES: u64 = 96;
 const FEATURES: Features = Features::new(36, false);
@@ -349,15 +349,26 @@ impl Machine {
         self.mmu.flush_guest(&mut self.host);
     }
 
+    /// A change of CR0.WP or EFER.NXE, which flushes nothing.
+    fn toggle(&mut self) {
+        if self.random.bool() {
+            self.paging.wp = !self.paging.wp;
+        } else {
+            self.paging.nxe = !self.paging.nxe;
+        }
+        self.mmu.load_paging(&mut self.host, 0, self.paging);
+    }
+
     fn step(&mut self) {
         match self.random.u8(..) {
             0..4 => self.load(),
             4 => self.mmu.zap_all(&mut self.host),
-            5 => {
+            5..9 => self.toggle(),
+            9 => {
                 let gfn = Gfn::new(self.random.u64(TABLES));
                 self.mmu.revoke(&mut self.host, gfn..gfn + 1);
             }
-            6..80 => self.write(),
+            10..80 => self.write(),
             _ => {
                 let gva = pick(&mut self.random, &self.addresses);
                 let kind = pick(&mut self.random, &[AccessKind::Read, AccessKind::Write, AccessKind::Fetch]);
@@ -376,9 +387,9 @@ impl Machine {
 fn random_entry(random: &mut Rng, directory: bool) -> u64 {
     let large = directory && random.u8(..3) == 0;
     let frame = match large {
-        true => pick(random, &[0, 0x200]),
+        true => pick(random, &[0, 0x200, 0x400, 0x400, 0x800]),
         false if directory => random.u64(TABLES),
-        false => pick(random, &[1, 2, 3, 9, 0x1ff, 0x200, 0x3ff, 0x400]),
+        false => pick(random, &[1, 2, 3, 9, 0x1ff, 0x200, 0x3ff, 0x800]),
     };
     let entry = frame << 12 | 0x67 | if large { 0x80 } else { 0 };
     match random.u8(..8) {

@@ -12,7 +12,7 @@ fn orders_with_one_preemption_are_as_on_bare_hardware() {
         let orders =
             program.explore(Protocol::PublishFirst, 1, 1, POINTS).unwrap_or_else(|wrong| panic!("{wrong}"));
         println!("{orders:6} orders: {}", program.name);
-        assert!(orders > 10, "{}: the step never enters the MMU", program.name);
+        assert!(orders > 2, "{}: the step never enters the MMU", program.name);
     }
 }
 

@@ -91,7 +91,7 @@ fn two_levels(
         };
         let size = if legacy32 { 4 } else { 8 };
         ram.write(
-            PhysAddr::new(table << 12 | index * size & !7),
+            PhysAddr::new(table << 12 | (index * size) & !7),
             if legacy32 { word << 32 | word & 0xffff_ffff } else { word },
         );
     }

@@ -41,11 +41,19 @@ pub enum Mechanism {
     Invlpg,
     /// Tables are filled whole when they are linked.
     Eager,
-    /// Exits of table writes take the short path.
-    Quick,
+    /// Instructions that write tables are emulated by a fast path for the plain ones.
+    FastEmulation,
     /// Tables of an address space that comes into use are linked before they are used.
-    Ahead,
+    PrefetchTables,
+    /// Where a guest's write faults come entry after entry, A is set in the next entries.
+    PrefetchAccessed,
+    /// An exit is told from the shadow alone where it can be, without a walk of the guest's tables.
+    ShadowWalk,
 }
+
+/// Names that options and results had before, and what they are called now.
+const ALIASES: [(&str, Mechanism); 2] =
+    [("quick", Mechanism::FastEmulation), ("ahead", Mechanism::PrefetchTables)];
 
 impl Mechanism {
     /// All of them.
@@ -54,8 +62,10 @@ impl Mechanism {
         Mechanism::Cr3,
         Mechanism::Invlpg,
         Mechanism::Eager,
-        Mechanism::Quick,
-        Mechanism::Ahead,
+        Mechanism::FastEmulation,
+        Mechanism::PrefetchTables,
+        Mechanism::PrefetchAccessed,
+        Mechanism::ShadowWalk,
     ];
 
     /// The name in options and results.
@@ -65,14 +75,22 @@ impl Mechanism {
             Mechanism::Cr3 => "cr3",
             Mechanism::Invlpg => "invlpg",
             Mechanism::Eager => "eager",
-            Mechanism::Quick => "quick",
-            Mechanism::Ahead => "ahead",
+            Mechanism::FastEmulation => "fast_emulation",
+            Mechanism::PrefetchTables => "prefetch_tables",
+            Mechanism::PrefetchAccessed => "prefetch_accessed",
+            Mechanism::ShadowWalk => "shadow_walk",
         }
     }
 
-    /// The mechanism with this name.
+    /// The name that it had before, if it had another.
+    pub fn alias(self) -> Option<&'static str> {
+        ALIASES.iter().find(|(_, mechanism)| *mechanism == self).map(|(alias, _)| *alias)
+    }
+
+    /// The mechanism with this name, or that had it before.
     pub fn from_name(name: &str) -> Option<Mechanism> {
-        Mechanism::ALL.iter().copied().find(|mechanism| mechanism.name() == name)
+        let named = |mechanism: &Mechanism| mechanism.name() == name || mechanism.alias() == Some(name);
+        Mechanism::ALL.iter().copied().find(named)
     }
 }
 
@@ -141,7 +159,9 @@ mod tests {
     fn names_lead_back() {
         for &mechanism in Mechanism::ALL {
             assert_eq!(Mechanism::from_name(mechanism.name()), Some(mechanism));
+            assert!(mechanism.alias().is_none_or(|alias| Mechanism::from_name(alias) == Some(mechanism)));
         }
+        assert_eq!(Mechanism::from_name("quick"), Some(Mechanism::FastEmulation));
         assert_eq!(Mechanism::from_name("all"), None);
     }
 }

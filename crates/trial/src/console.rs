@@ -54,15 +54,13 @@ fn symptom(line: &str) -> String {
         if std::mem::take(&mut skip) || bare.starts_with("CPU#") {
             continue;
         }
+        let is = |digit: fn(&char) -> bool| bare.chars().all(|c| digit(&c));
+        let address = bare.len() >= 12 && is(char::is_ascii_hexdigit);
+        let number = bare.starts_with("0x") || is(char::is_ascii_digit);
         match bare {
             "CPU" | "PID" => skip = true,
-            _ if bare.starts_with("0x")
-                || bare.len() >= 12 && bare.chars().all(|c| c.is_ascii_hexdigit()) =>
-            {
-                ()
-            }
-            _ if bare.chars().all(|c| c.is_ascii_digit()) => (),
-            _ => words.push(word.split("+0x").next().unwrap_or(word)),
+            _ if !address && !number => words.push(word.split("+0x").next().unwrap_or(word)),
+            _ => (),
         }
     }
     words.join(" ")

@@ -5,7 +5,7 @@ use umbra_reference::universe::tree_page;
 
 use crate::image::{A, D, P, PS, U, W};
 use crate::judge::CODE_OFFSET;
-use crate::layout::{ARENA, HOLE, HOT, PAGE, REGIONS, ROOTS, WORDS, direct};
+use crate::layout::{ARENA, HOLE, HOT, LARGE, PAGE, REGIONS, ROOTS, WORDS, direct};
 use crate::program::{HostEvent, Program, Step, slot};
 
 const G: u64 = 1 << 8;
@@ -18,8 +18,8 @@ const RESERVED_LARGE: u64 = 1 << 13;
 /// How long a random program is.
 pub const STEPS: usize = 400;
 
-/// The number of the first program, unless another one is asked for. It and the weights below were
-/// chosen before any kernel was tried.
+/// The number of the first program, unless another one is asked for. It and what is below were
+/// committed before the kernels that the book names were tried.
 pub const FIRST_SEED: u64 = 1;
 
 /// The weights of the kinds of steps in a program, of any sum.
@@ -206,8 +206,9 @@ impl Generator<'_> {
     fn entry(&mut self) -> u64 {
         let mut entry = match self.random.u32(..16) {
             0 | 1 => return self.random.u64(..) & 0xffe,
-            2..6 => PS | self.pick(&[0, 0x200, 0x200, 0x400, 0x400, HOLE]) * PAGE,
-            6 => PS | HOLE * PAGE,
+            2..6 => PS | (self.pick(&LARGE) * PAGE),
+            6 => PS | (HOLE * PAGE),
+            7 | 8 => self.pick(&LARGE) * PAGE,
             _ => self.pick(&HOT) * PAGE,
         };
         entry |= P;
@@ -256,7 +257,7 @@ impl Generator<'_> {
         let data = self.pick(&HOT[ROOTS..]);
         for (table, to) in [(root, pdpt), (pdpt, pd), (pd, pt), (pt, data)] {
             let gva = direct(table * PAGE + slot(self.random.usize(..2)) * 8).raw();
-            let value = to * PAGE | P | W | U | A;
+            let value = (to * PAGE) | P | W | U | A;
             self.steps.push(Step::Write { gva, size: 8, user: false, ac: false, value });
         }
     }

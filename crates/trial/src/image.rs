@@ -6,8 +6,8 @@ use umbra_reference::memory::{PhysAddr, PhysicalMemory, Ram};
 use umbra_reference::registers::{Cpu, Privileged, Registers};
 
 use crate::layout::{
-    ARENA, CODE_WORD, COMMANDS, DIRECT_PD, DIRECT_PDPT, END, HOT, PAGE, REGION, REGIONS, ROOTS, STATE, STUB,
-    STUB_SLOT, State, USER, WATCH_COPY, WATCH_LIST, WORDS, direct, reached_frames, watched,
+    ARENA, CODE_WORD, COMMANDS, DIRECT_PD, DIRECT_PDPT, END, HOT, LARGE, PAGE, REGION, REGIONS, ROOTS, STATE,
+    STUB, STUB_SLOT, State, USER, WATCH_COPY, WATCH_LIST, WORDS, direct, reached_frames, watched,
 };
 use crate::program::{Program, Step};
 use crate::stub::{Command, Stub};
@@ -129,12 +129,12 @@ fn direct_map(ram: &mut Ram) {
     }
     ram.write(PhysAddr::new(DIRECT_PDPT), DIRECT_PD | all | U);
     for region in (0..REGIONS).chain([STUB / REGION]) {
-        ram.write(PhysAddr::new(DIRECT_PD + region * 8), region * REGION | all | PS);
+        ram.write(PhysAddr::new(DIRECT_PD + region * 8), (region * REGION) | all | PS);
     }
     ram.write(PhysAddr::new(DIRECT_PD + USER / REGION * 8), USER | all | U | PS);
 }
 
-/// Two roots above two tables of each level, linked at random.
+/// Two roots above two tables of each level, linked at random, and tables where large pages begin.
 fn tables(program: &Program, ram: &mut Ram) {
     let mut random = Rng::with_seed(program.tables);
     let mut put = |frame: u64, index: u64, entry: u64| {
@@ -145,7 +145,7 @@ fn tables(program: &Program, ram: &mut Ram) {
         let frame = frames[random.usize(..frames.len())];
         let dirty = if random.bool() { D } else { 0 };
         let user = if random.u8(..8) == 0 { 0 } else { U };
-        frame * PAGE | P | W | A | user | dirty
+        (frame * PAGE) | P | W | A | user | dirty
     };
     for root in [root_a, root_b] {
         put(root, 0, entry(&[pdpt_a, pdpt_a, pdpt_b]));
@@ -157,11 +157,15 @@ fn tables(program: &Program, ram: &mut Ram) {
     }
     for pd in [pd_a, pd_b] {
         put(pd, 0, entry(&[pt_a, pt_b]));
-        put(pd, 1, entry(&[0, 0x200, 0x400]) | PS);
+        put(pd, 1, entry(&LARGE) | PS);
     }
     for pt in [pt_a, pt_b] {
         put(pt, 0, entry(&HOT));
         put(pt, 1, entry(&HOT[ROOTS..]));
+    }
+    for large in LARGE {
+        put(large, 0, entry(&HOT[ROOTS..]));
+        put(large, 1, entry(&HOT[ROOTS..]));
     }
 }
 
@@ -169,7 +173,7 @@ fn tables(program: &Program, ram: &mut Ram) {
 pub fn describe_tables(program: &Program) -> String {
     let ram = arena(program);
     let mut text = String::new();
-    for &frame in &HOT[..ROOTS] {
+    for &frame in HOT[..ROOTS].iter().chain(&LARGE) {
         for slot in crate::layout::SLOTS {
             let entry = ram.read(PhysAddr::new(frame * PAGE + slot * 8));
             if entry & P != 0 {
@@ -265,7 +269,8 @@ mod tests {
         let ram = arena(&program);
         for gpa in watched() {
             let word = ram.read(PhysAddr::new(gpa));
-            let table = HOT[..ROOTS].contains(&(gpa / PAGE)) || gpa / PAGE == DIRECT_PD / PAGE;
+            let frame = gpa / PAGE;
+            let table = HOT[..ROOTS].contains(&frame) || LARGE.contains(&frame);
             assert!(word & P == 0 || table, "{gpa:#x} holds {word:#x}");
         }
     }

@@ -27,7 +27,8 @@ const DATA: u64 = 0x210;
 /// A program in which the page at 0 is mapped by `page` in PT A, before `steps`.
 fn mapped(page: u64, steps: &[Step]) -> Program {
     let [root, pdpt, pd, pt] = [0, 2, 4, 6].map(|at| HOT[at]);
-    let links = [(root, pdpt * PAGE | OPEN), (pdpt, pd * PAGE | OPEN), (pd, pt * PAGE | OPEN), (pt, page)];
+    let links =
+        [(root, (pdpt * PAGE) | OPEN), (pdpt, (pd * PAGE) | OPEN), (pd, (pt * PAGE) | OPEN), (pt, page)];
     let edits = links.map(|(table, value)| edit(table, value));
     let flush = [Step::Cr3 { frame: root }];
     let steps = edits.iter().chain(&flush).chain(steps).copied().collect();
@@ -76,7 +77,7 @@ fn fault(error: u32) -> impl Fn(&mut Seen) {
 
 #[test]
 fn each_thing_that_a_guest_sees_is_judged() {
-    let reads = mapped(DATA * PAGE | OPEN, &[READ]);
+    let reads = mapped((DATA * PAGE) | OPEN, &[READ]);
     assert!(verdict(&reads, |_| ()).is_ok());
     assert_eq!(convicted(&reads, |seen| seen.value ^= 1 << 40), Kind::Place);
     assert_eq!(convicted(&reads, |seen| seen.changes.push((0x1_6000, 0))), Kind::Memory);
@@ -91,32 +92,32 @@ fn each_thing_that_a_guest_sees_is_judged() {
     assert_eq!(convicted(&refused, |seen| seen.vector = DONE), Kind::NoFault);
 
     // The accessed bit must be set, and D by a write.
-    let fresh = mapped(DATA * PAGE | OPEN & !0x20, &[READ]);
+    let fresh = mapped((DATA * PAGE) | (OPEN & !0x20), &[READ]);
     assert!(verdict(&fresh, |seen| assert_eq!(seen.changes.len(), 1)).is_ok());
     assert_eq!(convicted(&fresh, |seen| seen.changes.clear()), Kind::Memory);
     let write = Step::Write { gva: AT, size: 8, user: true, ac: false, value: 2 };
-    let writes = mapped(DATA * PAGE | OPEN, &[write]);
+    let writes = mapped((DATA * PAGE) | OPEN, &[write]);
     assert!(verdict(&writes, |_| ()).is_ok());
     assert_eq!(convicted(&writes, |seen| seen.changes.retain(|&(at, _)| at / PAGE == DATA)), Kind::Memory);
     assert_eq!(convicted(&writes, |seen| seen.changes.retain(|&(at, _)| at / PAGE != DATA)), Kind::Memory);
 
-    let fetches = mapped(DATA * PAGE | OPEN, &[Step::Fetch { gva: CODE, user: true }]);
+    let fetches = mapped((DATA * PAGE) | OPEN, &[Step::Fetch { gva: CODE, user: true }]);
     assert!(verdict(&fetches, |_| ()).is_ok());
     assert_eq!(convicted(&fetches, |seen| seen.value = 0x211), Kind::Place);
 }
 
 #[test]
 fn a_step_that_is_no_access_is_quiet() {
-    let program = mapped(DATA * PAGE | OPEN, &[Step::Wp(false)]);
+    let program = mapped((DATA * PAGE) | OPEN, &[Step::Wp(false)]);
     assert_eq!(convicted(&program, |seen| seen.vector = 13), Kind::Exception);
     assert_eq!(convicted(&program, |seen| seen.changes.push((DATA * PAGE, 4))), Kind::Memory);
-    let discard = mapped(DATA * PAGE | OPEN, &[Step::Host(HostEvent::Discard { frame: DATA })]);
+    let discard = mapped((DATA * PAGE) | OPEN, &[Step::Host(HostEvent::Discard { frame: DATA })]);
     assert_eq!(convicted(&discard, |seen| seen.changes.push((DATA * PAGE, 0))), Kind::Memory);
 }
 
 #[test]
 fn the_end_is_judged() {
-    let program = mapped(DATA * PAGE | OPEN, &[READ]);
+    let program = mapped((DATA * PAGE) | OPEN, &[READ]);
     for end in [End::TripleFault, End::Hung, End::GaveUp("no".into())] {
         let ended = Record { end, ..record(&program) };
         assert_eq!(judge(&program, &ended).unwrap_err().kind, Kind::Ended);
@@ -135,7 +136,7 @@ fn a_page_that_the_dirty_log_misses() {
     let log = Step::Host(HostEvent::Log { region, on: true });
     let harvest = Step::Host(HostEvent::Harvest { region });
     let write = Step::Write { gva: AT, size: 8, user: true, ac: false, value: 2 };
-    let program = mapped(DATA * PAGE | OPEN, &[log, write, harvest, harvest]);
+    let program = mapped((DATA * PAGE) | OPEN, &[log, write, harvest, harvest]);
     let full = record(&program);
     assert!(judge(&program, &full).is_ok());
     let mut missed = full.clone();
@@ -152,7 +153,7 @@ fn tables_that_the_host_writes() {
     let write = |word: u64| Step::Host(HostEvent::Write { gpa: HOT[6] * PAGE + word * 8, value: 0 });
     let cycle = Step::Host(HostEvent::Cycle { region: 0, read_only: false });
     let wrong = |seen: &mut Seen| seen.value ^= 2;
-    let page = DATA * PAGE | OPEN;
+    let page = (DATA * PAGE) | OPEN;
     assert!(excused(&mapped(page, &[write(1), READ]), wrong));
     assert_eq!(convicted(&mapped(page, &[write(2), READ]), wrong), Kind::Place);
     assert_eq!(convicted(&mapped(page, &[write(1), cycle, READ]), wrong), Kind::Place);
@@ -162,42 +163,42 @@ fn tables_that_the_host_writes() {
 fn a_region_that_is_read_only() {
     let cycle = |read_only| Step::Host(HostEvent::Cycle { region: 1, read_only });
     let wrong = |seen: &mut Seen| seen.value ^= 2;
-    let page = DATA * PAGE | OPEN;
+    let page = (DATA * PAGE) | OPEN;
     assert!(excused(&mapped(page, &[cycle(true), READ]), wrong));
     assert_eq!(convicted(&mapped(page, &[cycle(true), cycle(false), READ]), wrong), Kind::Place);
 }
 
 #[test]
 fn a_table_where_no_memory_is() {
-    let program = mapped(DATA * PAGE | OPEN, &[edit(HOT[4], HOLE * PAGE | OPEN), READ]);
+    let program = mapped((DATA * PAGE) | OPEN, &[edit(HOT[4], (HOLE * PAGE) | OPEN), READ]);
     assert!(verdict(&program, fault(0xd)).is_ok());
     assert!(excused(&program, fault(4)));
     assert_eq!(convicted(&program, fault(5)), Kind::Fault);
     assert_eq!(convicted(&program, fault(6)), Kind::Fault);
-    let inside = mapped(DATA * PAGE | OPEN | 1 << 51, &[READ]);
+    let inside = mapped((DATA * PAGE) | OPEN | 1 << 51, &[READ]);
     assert_eq!(convicted(&inside, fault(4)), Kind::Fault);
 }
 
 #[test]
 fn an_access_where_no_memory_is() {
-    let program = mapped(HOLE * PAGE | OPEN, &[READ]);
+    let program = mapped((HOLE * PAGE) | OPEN, &[READ]);
     let entry = HOT[6] * PAGE;
     assert!(verdict(&program, |seen| assert_eq!(seen.value, u64::MAX)).is_ok());
-    assert!(excused(&program, |seen| seen.changes.push((entry, HOLE * PAGE | OPEN | D))));
-    assert_eq!(convicted(&program, |seen| seen.changes.push((entry, HOLE * PAGE | 5))), Kind::Memory);
+    assert!(excused(&program, |seen| seen.changes.push((entry, (HOLE * PAGE) | OPEN | D))));
+    assert_eq!(convicted(&program, |seen| seen.changes.push((entry, (HOLE * PAGE) | 5))), Kind::Memory);
     assert_eq!(convicted(&program, |seen| seen.value = 0), Kind::Place);
-    let inside = mapped(DATA * PAGE | OPEN, &[READ]);
-    assert_eq!(convicted(&inside, |seen| seen.changes.push((entry, DATA * PAGE | OPEN | D))), Kind::Memory);
+    let inside = mapped((DATA * PAGE) | OPEN, &[READ]);
+    assert_eq!(convicted(&inside, |seen| seen.changes.push((entry, (DATA * PAGE) | OPEN | D))), Kind::Memory);
 }
 
 #[test]
 fn code_where_no_memory_is() {
     let fetch = Step::Fetch { gva: CODE, user: true };
     let undefined = |seen: &mut Seen| (seen.vector, seen.error, seen.rip) = (6, 0, CODE);
-    let program = mapped(HOLE * PAGE | OPEN, &[fetch]);
+    let program = mapped((HOLE * PAGE) | OPEN, &[fetch]);
     assert!(excused(&program, undefined));
     assert_eq!(convicted(&program, |seen| (seen.vector, seen.rip) = (6, CODE + 1)), Kind::Exception);
-    let inside = mapped(DATA * PAGE | OPEN, &[fetch]);
+    let inside = mapped((DATA * PAGE) | OPEN, &[fetch]);
     assert_eq!(convicted(&inside, undefined), Kind::Exception);
     let mut gave_up = record(&program);
     gave_up.results = unparse(&parse(&gave_up.results).unwrap()[..program.steps.len() - 1]);
@@ -211,7 +212,7 @@ fn code_where_no_memory_is() {
 
 #[test]
 fn nx_that_is_forced() {
-    let page = DATA * PAGE | OPEN | NX;
+    let page = (DATA * PAGE) | OPEN | NX;
     let flush = Step::Cr3 { frame: HOT[0] };
     let program = mapped(page, &[Step::Nxe(false), flush, READ]);
     let word = image::arena(&program).read(PhysAddr::new(DATA * PAGE + AT));
@@ -225,7 +226,7 @@ fn nx_that_is_forced() {
 
 #[test]
 fn a_reserved_bit_on_qemu() {
-    let program = mapped(DATA * PAGE | OPEN | 1 << 51, &[READ]);
+    let program = mapped((DATA * PAGE) | OPEN | 1 << 51, &[READ]);
     let bare =
         |error| judge_bare(&program, &tampered(&program, fault(error))).map_err(|conviction| conviction.kind);
     assert_eq!(convicted(&program, fault(0xc)), Kind::Fault);

@@ -52,7 +52,7 @@ impl Backing {
 
     /// The word at an offset, a multiple of 8.
     pub fn read(&self, offset: u64) -> u64 {
-        assert!(offset % 8 == 0 && offset < REGION);
+        assert!(offset.is_multiple_of(8) && offset < REGION);
         // SAFETY: within the mapping and aligned; the guest stands still, and volatile holds back
         // the compiler.
         unsafe { self.start.add(offset as usize).cast::<u64>().read_volatile() }
@@ -60,7 +60,7 @@ impl Backing {
 
     /// Writes the word at an offset, a multiple of 8.
     pub fn write(&self, offset: u64, value: u64) {
-        assert!(offset % 8 == 0 && offset < REGION);
+        assert!(offset.is_multiple_of(8) && offset < REGION);
         // SAFETY: as in `read`.
         unsafe { self.start.add(offset as usize).cast::<u64>().write_volatile(value) }
     }

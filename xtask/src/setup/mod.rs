@@ -4,6 +4,7 @@ mod debian;
 mod guest_kernel;
 mod initramfs;
 mod lock;
+mod step;
 mod tiny;
 
 use std::fs;
@@ -13,6 +14,7 @@ use anyhow::{Context, Result};
 
 use crate::{paths, process};
 pub use debian::{Apt, exists as package_exists};
+use step::step;
 
 /// A machine with all packages, on which the rest can be built.
 pub struct Setup {
@@ -40,7 +42,7 @@ impl Setup {
     /// Something is missing that cannot be installed here: it is named.
     pub fn new() -> Result<Setup> {
         let mut apt = Apt::new();
-        debian::install_missing(&mut apt)?;
+        step("installing Debian packages", || debian::install_missing(&mut apt))?;
         let folder = paths::guest_dir()?;
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         Ok(Setup { apt, folder })
@@ -70,13 +72,16 @@ impl Setup {
 
     /// Debian's kernel.
     pub fn kernel(&mut self) -> Result<PathBuf> {
-        Ok(guest_kernel::fetch(&mut self.apt, &self.folder)?.image)
+        let fetch = || guest_kernel::fetch(&mut self.apt, &self.folder);
+        Ok(step("fetching the guest's kernel", fetch)?.image)
     }
 
     /// The KVM peer's host: a kernel and an initramfs with its modules and our `/init`.
     pub fn kvm_peer(&mut self) -> Result<KvmPeer> {
-        let host = guest_kernel::fetch_with_modules(&mut self.apt, &self.folder)?;
-        let init = umbra_build::kvm_peer(paths::workspace(), &self.folder.join("build"))?;
+        let fetch = || guest_kernel::fetch_with_modules(&mut self.apt, &self.folder);
+        let host = step("fetching the kernel of KVM's host and its modules", fetch)?;
+        let build = || umbra_build::kvm_peer(paths::workspace(), &self.folder.join("build"));
+        let init = step("building the program of KVM's host", build)?;
         let modules = guest_kernel::MODULES.iter().map(|&name| Ok((name, read(&host.module(name))?)));
         let archive = initramfs::build_peer(&read(&init)?, modules.collect::<Result<Vec<_>>>()?)?;
         let initrd = self.folder.join("kvm-peer.cpio.gz");
@@ -86,19 +91,22 @@ impl Setup {
 
     /// Our initramfs.
     pub fn initrd(&self) -> Result<PathBuf> {
-        build_initramfs(&self.folder)
+        step("building the guest's initramfs", || build_initramfs(&self.folder))
     }
 
     /// The folder with the small kernels of `guest/kernels`, built.
     pub fn small_kernels(&self) -> Result<PathBuf> {
         let folder = self.folder.join("kernels");
-        umbra_build::guest_kernels(paths::workspace(), &paths::target_dir()?.join("bare-metal"), &folder)?;
+        let target = paths::target_dir()?.join("bare-metal");
+        step("building the small guest kernels", || {
+            umbra_build::guest_kernels(paths::workspace(), &target, &folder)
+        })?;
         Ok(folder)
     }
 
     /// The `umbra` tool, built in release, with the hypervisor in it.
     pub fn umbra(&self) -> Result<PathBuf> {
-        build_umbra()
+        step("building umbra and the hypervisor in it, which takes minutes the first time", build_umbra)
     }
 }
 

@@ -18,8 +18,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use umbra_trial::generate;
+use umbra_trial::judge::Tally;
 use umbra_trial::program::Program;
 
+use crate::report::Report;
 use crate::{paths, setup};
 use campaign::{Campaign, Limits};
 use machine::Machine;
@@ -113,6 +115,32 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// A boot costs as much as a thousand steps of the bare emulator.
 const BARE_STEPS: usize = 2000;
+
+/// Programs of the sample in `cargo xtask test`.
+const SAMPLE: u64 = 20;
+
+/// The control, as far as it is part of all tests: the first programs on the bare emulator.
+///
+/// # Errors
+/// QEMU is not there and cannot be installed.
+pub fn sample(report: &mut Report) -> Result<()> {
+    setup::need_program(machine::PROGRAM, machine::PACKAGE)?;
+    let mut suspect = bare::Bare::new(&paths::target_dir()?.join("trial/test"), false)?;
+    report.step("trial: the judge does not convict the bare emulator", || {
+        let mut total = Tally::default();
+        for seed in generate::FIRST_SEED..generate::FIRST_SEED + SAMPLE {
+            match suspect.run(&bare_program(seed))? {
+                Outcome::Clean(tally) => total.add(&tally),
+                Outcome::Found(found) => {
+                    bail!("program {seed}, step {:?}: {}\n{}", found.step, found.symptom, found.detail);
+                }
+            }
+        }
+        ensure!(total.judged > 1000 * SAMPLE, "too little was judged: {total:?}");
+        Ok(format!("{} steps, {} accesses judged", total.steps, total.judged))
+    });
+    Ok(())
+}
 
 /// The program of a number, as far as a machine without a hypervisor can run it.
 fn bare_program(seed: u64) -> Program {

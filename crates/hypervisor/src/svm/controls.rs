@@ -1,7 +1,7 @@
 //! Control and model-specific registers.
 
 use umbra_mmu::{Root, RootFormat};
-use umbra_paging::{Gva, cr4, efer};
+use umbra_paging::{Gva, cr0, cr4, efer};
 use umbra_vcpu::backend::ControlRegisters;
 use umbra_vcpu::control::{Controls, cr0_more, efer_more};
 use umbra_vcpu::svm::failure::SVME;
@@ -50,17 +50,22 @@ impl ControlRegisters for Svm {
     }
 
     fn set_controls(&mut self, controls: &Controls, root: Root, loadable: bool) {
-        let paging_off = root.format == RootFormat::Pae;
+        // A guest with PAE or 32-bit paging runs on PAE tables, as one with paging off does.
+        let pae_root = root.format == RootFormat::Pae;
+        let paging_off = controls.cr0 & cr0::PG == 0;
         let without = if paging_off { cr4::SMEP | cr4::SMAP | cr4::PCIDE } else { 0 };
-        let pcid = if paging_off { 0 } else { controls.pcid() };
-        let long = if paging_off { 0 } else { efer_more::LME | efer::LMA };
-        const OWN: u64 = efer_more::SCE | efer::NXE;
+        let pcid = if pae_root { 0 } else { controls.pcid() };
+        let long = if pae_root { 0 } else { efer_more::LME | efer::LMA };
+        // CR4.PAE is always set in the real CPU. A guest without it must not see fetches reported in
+        // error codes, nor has it NX.
+        let legacy32 = !paging_off && controls.cr4 & cr4::PAE == 0;
+        let own = if legacy32 { efer_more::SCE } else { efer_more::SCE | efer::NXE };
         debug_assert!(!loadable, "the guest loads no root by itself");
         let save = &mut self.vmcb.save;
         save.cr0 = controls.cr0 & !CR0_NOT_REAL | CR0_REAL;
         save.cr4 = controls.cr4 & !without | CR4_REAL;
         save.cr3 = root.hpa.raw() | pcid;
-        save.efer = controls.efer & OWN | long | SVME;
+        save.efer = controls.efer & own | long | SVME;
         let mut reads = CR_READS;
         if save.cr0 != controls.cr0 {
             reads |= 1 << 0;

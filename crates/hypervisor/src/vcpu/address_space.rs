@@ -20,8 +20,8 @@ pub struct AddressSpace {
     targets: Targets,
     /// The CPU is yet to be told of them.
     targets_stale: bool,
-    /// [`Mmu::roots_changed`](umbra_mmu::Mmu::roots_changed) when the targets were last looked through.
-    roots_changed: u64,
+    /// [`EntryState::loadable_epoch`](umbra_mmu::EntryState) when the targets were last looked through.
+    loadable_epoch: u64,
     /// Which page faults the guest gets without an exit.
     guest_faults: GuestFaults,
     /// Whether flushes of the guest exit.
@@ -36,7 +36,7 @@ impl AddressSpace {
             root_is_loadable: false,
             targets: Targets::new(loadable_roots),
             targets_stale: false,
-            roots_changed: 0,
+            loadable_epoch: 0,
             guest_faults: GuestFaults::Trap,
             flushes_exit: true,
         }
@@ -148,32 +148,31 @@ impl<B: Backend> Vcpu<B> {
     /// Tells the CPU what has changed of all that: before every entry.
     pub(super) fn prepare_address_space(&mut self) {
         let space = &mut self.space;
-        let guest_faults = self.mmu.guest_faults();
+        let entry = self.mmu.entry_state(&self.env, 0);
+        let guest_faults = entry.guest_faults;
         if guest_faults != space.guest_faults {
             space.guest_faults = guest_faults;
             self.backend.set_guest_faults(guest_faults);
         }
-        let flushes_exit = !self.settings.native_flushes || self.mmu.has_loose_tables();
+        let flushes_exit = !self.settings.native_flushes || entry.flushes_exit;
         if flushes_exit != space.flushes_exit {
             space.flushes_exit = flushes_exit;
             self.backend.set_flush_exits(flushes_exit);
         }
-        let roots_changed = self.mmu.roots_changed();
-        if roots_changed != space.roots_changed {
-            space.roots_changed = roots_changed;
+        if entry.loadable_epoch != space.loadable_epoch {
+            space.loadable_epoch = entry.loadable_epoch;
             let mmu = &self.mmu;
             space.targets.retain(|root| mmu.is_loadable(0, frame(root)));
             space.targets_stale = true;
         }
         // All that may change the root says so.
         if space.targets_stale {
-            self.refresh_root();
+            self.refresh_root(entry.root);
             self.refresh_targets();
         }
     }
 
-    fn refresh_root(&mut self) {
-        let root = self.mmu.root(&self.env, 0);
+    fn refresh_root(&mut self, root: Root) {
         let loadable = self.mmu.is_loadable(0, self.mmu.paging(0).root);
         if (root, loadable) != (self.space.root, self.space.root_is_loadable) {
             self.space.root = root;

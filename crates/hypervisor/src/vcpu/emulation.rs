@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::arch::x86_64::CpuidResult;
 
 use umbra_emulator::{Cpu, Error, Feature, Gpr, Mode, Outcome, Segment, SegmentRegister, emulate};
-use umbra_mmu::{Backing, GuestMemory};
+use umbra_mmu::{Backing, GuestMemory, TranslateError};
 use umbra_paging::{Access, AccessKind, Gpa, GuestFault, Gva, PAGE_SIZE};
 use umbra_telemetry::ExitCause;
 use umbra_vcpu::backend::{Backend, CodeMode, rflags};
@@ -115,7 +115,18 @@ impl<B: Backend> Vcpu<B> {
     /// Where the guest's tables lead, for an access by the instruction at RIP.
     pub(super) fn translate(&mut self, gva: u64, kind: AccessKind) -> Result<Gpa, GuestFault> {
         let access = self.access(kind);
-        self.mmu.translate(&mut self.env, 0, Gva::new(gva), access)
+        self.translate_as(gva, access)
+    }
+
+    fn translate_as(&mut self, gva: u64, access: Access) -> Result<Gpa, GuestFault> {
+        loop {
+            match self.mmu.translate(&mut self.env, 0, Gva::new(gva), access) {
+                Ok(gpa) => return Ok(gpa),
+                Err(TranslateError::Fault(fault)) => return Err(fault),
+                // Only another vCPU can change entries meanwhile, and there is none.
+                Err(TranslateError::Raced) => (),
+            }
+        }
     }
 
     /// Whether memory lies at `gpa`.
@@ -131,13 +142,13 @@ impl<B: Backend> Vcpu<B> {
         access: Access,
     ) -> Result<[(Gpa, usize); 2], GuestFault> {
         let first = ((PAGE_SIZE - gva % PAGE_SIZE) as usize).min(length);
-        let gpa = self.mmu.translate(&mut self.env, 0, Gva::new(gva), access)?;
+        let gpa = self.translate_as(gva, access)?;
         let mut pieces = [(gpa, first), (gpa, 0)];
         if first < length {
             let next = gva.wrapping_add(first as u64);
             // Compatibility mode has its descriptor tables above 4 GiB, where nothing wraps.
             let next = if gva >> 32 == 0 { self.linear(next) } else { next };
-            pieces[1] = (self.mmu.translate(&mut self.env, 0, Gva::new(next), access)?, length - first);
+            pieces[1] = (self.translate_as(next, access)?, length - first);
         }
         Ok(pieces)
     }

@@ -38,6 +38,11 @@ impl<B: Backend> Vcpu<B> {
                 Work::Install => ExitCause::HostFaultInstall,
                 Work::Dirty => ExitCause::HostFaultDirty,
                 Work::Accessed => ExitCause::HostFaultAccessed,
+                Work::Raced => {
+                    // Not the instruction's fault: it gets further once the other vCPU lets go.
+                    self.faults.progress_made();
+                    ExitCause::HostFaultAccessed
+                }
             },
             FaultOutcome::Guest(fault) => self.guest_fault(fault),
             FaultOutcome::Mmio { gpa } => {

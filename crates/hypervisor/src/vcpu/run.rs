@@ -64,7 +64,7 @@ pub struct Settings {
     /// Whether flushes of the guest need not exit while no table is loose.
     pub native_flushes: bool,
     /// Whether simple instructions are carried out the short way.
-    pub quick_stores: bool,
+    pub fast_emulation: bool,
 }
 
 /// The virtual CPU and everything that it uses. Each field's state is private to the file of its subject.

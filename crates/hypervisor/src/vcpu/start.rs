@@ -69,7 +69,9 @@ fn prepare<B: Backend>(machine: Machine, new_backend: NewBackend<B>) -> Result<V
     };
     mmu_config.loadable_roots = loadable_roots;
     mmu_config.eager = on(Mechanism::Eager);
-    mmu_config.ahead = on(Mechanism::Ahead);
+    mmu_config.prefetch_tables = on(Mechanism::PrefetchTables);
+    mmu_config.prefetch_accessed = on(Mechanism::PrefetchAccessed);
+    mmu_config.shadow_walk = on(Mechanism::ShadowWalk);
     mmu_config.log_changes = config.audit.is_some();
     let policy = match on(Mechanism::Detach) {
         true => Writes::Predict(Box::default()),
@@ -84,7 +86,7 @@ fn prepare<B: Backend>(machine: Machine, new_backend: NewBackend<B>) -> Result<V
     let settings = Settings {
         guest_faults,
         native_flushes: capabilities.native_flushes && on(Mechanism::Invlpg),
-        quick_stores: on(Mechanism::Quick),
+        fast_emulation: on(Mechanism::FastEmulation),
     };
     let auditor = config.audit.map(Auditor::new);
     let tracer = config.trace.then(Tracer::default);

@@ -36,6 +36,9 @@ impl PrefetchAccessed {
         root: PageId,
         fault: GuestFault,
     ) -> Option<impl Iterator<Item = Slot> + use<E>> {
+        if !view.config().prefetch_accessed {
+            return None;
+        }
         let refused = Pfec::PRESENT | Pfec::WRITE | Pfec::USER;
         if fault.pfec != refused || view.config().filter == FilterPolicy::Present {
             return None;

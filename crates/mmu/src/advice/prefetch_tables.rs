@@ -56,7 +56,7 @@ impl PrefetchTables {
         let pool = view.tables().pool();
         // Nothing is reclaimed for a guess.
         let room = pool.live() + 2 * MAX_TABLES <= pool.count();
-        if !room || !view.config().ahead || view.guest().has_loose() {
+        if !room || !view.config().prefetch_tables || view.guest().has_loose() {
             return None;
         }
         let is_table = |frame: &u32| matches!(view.tables().source(*frame).role, Role::Guest { .. });

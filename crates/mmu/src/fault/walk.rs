@@ -3,18 +3,27 @@
 use umbra_paging::{Access, GuestFault, Gva, Pfec, Walk, bits};
 
 use crate::lifecycle::{Cx, Shadow};
-use crate::{Env, GuestFaults, Work};
+use crate::{Env, GuestFaults, TranslateError, Work};
+
+/// So often a walk is begun again because another vCPU has changed an entry on its way.
+const ROUNDS: u32 = 4;
 
 /// Walks the guest's tables and sets the accessed and dirty bits, through the door.
+///
+/// Another vCPU may store to the entries meanwhile, for as long as they are not tracked. Before the
+/// last round it is made to leave the guest; who still changes them then is no vCPU.
 pub(crate) fn walk<E: Env>(
     cx: &mut Cx<'_, E>,
     vcpu: usize,
     gva: Gva,
     access: Access,
-) -> Result<(Walk, Option<Work>), GuestFault> {
+) -> Result<(Walk, Option<Work>), TranslateError> {
     let paging = *cx.shadow().roots().paging(vcpu);
     let mut work: Option<Work> = None;
-    'again: loop {
+    'again: for round in 1..=ROUNDS {
+        if round == ROUNDS {
+            cx.env().kick();
+        }
         let view = cx.view();
         let walk = match umbra_paging::walk(view.env(), &paging, &view.config().features, gva, access) {
             Ok(walk) => walk,
@@ -23,7 +32,7 @@ pub(crate) fn walk<E: Env>(
                 // Invalidate TLBs and Paging-Structure Caches"), so loose tables must not keep it.
                 cx.tighten_all();
                 cx.env().flush_fault(vcpu, gva);
-                return Err(fault);
+                return Err(TranslateError::Fault(fault));
             }
         };
         let Some(format) = paging.mode.format() else { return Ok((walk, work)) };
@@ -31,8 +40,6 @@ pub(crate) fn walk<E: Env>(
             let Some(new) = step.update(access) else { continue };
             let old = step.entry.raw();
             if cx.entries().update_entry(format, step.at, old, new).is_err() {
-                // Another vCPU changed the entry. Each round follows a change of the guest's own
-                // making.
                 continue 'again;
             }
             let dirty = (new ^ old) & bits::D != 0;
@@ -41,6 +48,7 @@ pub(crate) fn walk<E: Env>(
         }
         return Ok((walk, work));
     }
+    Err(TranslateError::Raced)
 }
 
 /// Whether the CPU itself can deliver this fault once the tables on the way are linked: it exited

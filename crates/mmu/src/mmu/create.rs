@@ -1,12 +1,14 @@
 //! Creation.
 
-use umbra_paging::{Gfn, Mode, Paging};
+use alloc::vec::Vec;
+
+use umbra_paging::{Gfn, Hfn, Mode, Paging};
 
 use super::{Mmu, Vcpu};
 use crate::advice::{Predictor, Regret};
 use crate::lifecycle::Shadow;
 use crate::policy::WritePolicy;
-use crate::{Config, ConfigError, Env, MIN_FRAMES_PER_VCPU};
+use crate::{Backing, Config, ConfigError, Env, MIN_FRAMES_PER_VCPU};
 
 impl Mmu {
     /// An MMU that predicts bursts of writes to tables: see [`Mmu::with_policy`].
@@ -45,6 +47,7 @@ impl<P: WritePolicy> Mmu<P> {
         if let Some(hpa) = (0..frames).map(|frame| env.hpa(frame)).find(|hpa| hpa.raw() >= 1 << 32) {
             return Err(ConfigError::FrameAbove4G { hpa });
         }
+        shared_frame(env)?;
         // Pinned roots are not there to be reclaimed: what one instruction needs comes first.
         let loadable = ((frames - needed) as usize / config.vcpus.max(1)).min(config.loadable_roots);
         let mut mmu = Mmu {
@@ -66,5 +69,36 @@ impl<P: WritePolicy> Mmu<P> {
             mmu.shadow.with(env).add_vcpu(&mut mmu.policy, off);
         }
         Ok(mmu)
+    }
+}
+
+impl<P> Mmu<P> {
+    /// Checks that no two guest frames have the same host frame, as [`Mmu::with_policy`] does: for
+    /// an embedder that has changed the gpa->hpa map. Asks for the backing of every frame.
+    ///
+    /// # Errors
+    /// Two that have: [`ConfigError::SharedFrame`].
+    pub fn check_backing(&self, env: &impl Env) -> Result<(), ConfigError> {
+        shared_frame(env)
+    }
+}
+
+/// Writes are seen by guest frame: two with the same host frame would hide one another's.
+fn shared_frame(env: &impl Env) -> Result<(), ConfigError> {
+    let frames = || {
+        (0..env.end().raw()).map(Gfn::new).filter_map(|gfn| match env.backing(gfn) {
+            Backing::Ram { hfn, .. } => Some((hfn.raw(), gfn)),
+            Backing::None => None,
+        })
+    };
+    // Mostly they lie in order.
+    if frames().is_sorted_by(|(before, _), (after, _)| before < after) {
+        return Ok(());
+    }
+    let mut all: Vec<(u64, Gfn)> = frames().collect();
+    all.sort_unstable();
+    match all.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some(&[(hfn, gfn), (_, other)]) => Err(ConfigError::SharedFrame { gfn, other, hfn: Hfn::new(hfn) }),
+        _ => Ok(()),
     }
 }

@@ -11,12 +11,12 @@ mod writes;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use umbra_paging::{Access, Gfn, Gpa, GuestFault, Gva, Hpa, Paging};
+use umbra_paging::{Access, Gfn, Gpa, Gva, Hpa, Paging};
 
 use crate::advice::{InactiveSpaces, Predictor, PrefetchAccessed, Regret};
 use crate::fault::{self, Detaches, WalkCache};
 use crate::lifecycle::Shadow;
-use crate::{Counters, Env, GuestFaults};
+use crate::{Counters, EntryState, Env, GuestFaults, TranslateError};
 
 /// One guest's shadow MMU.
 ///
@@ -86,6 +86,34 @@ impl<P> Mmu<P> {
         self.shadow.guest_faults()
     }
 
+    /// What a vCPU enters the guest with: asked for before each entry. While other vCPUs run, it may
+    /// be out of date before the vCPU has entered: see [`Tlb`](crate::Tlb).
+    ///
+    /// ```
+    /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+    /// # fn main() {
+    /// use umbra_mmu::GuestFaults;
+    ///
+    /// let (mut host, mut mmu) = start();
+    /// let entry = mmu.entry_state(&host, 0);
+    /// assert_eq!((entry.guest_faults, entry.flushes_exit), (GuestFaults::Present, false));
+    /// mmu.release_frame(&mut host, Gfn::new(1));
+    /// let entry = mmu.entry_state(&host, 0);
+    /// assert_eq!((entry.guest_faults, entry.flushes_exit), (GuestFaults::Trap, true));
+    /// # }
+    /// ```
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn entry_state(&self, env: &impl Env, vcpu: usize) -> EntryState {
+        EntryState {
+            root: self.root(env, vcpu),
+            guest_faults: self.guest_faults(),
+            flushes_exit: self.has_loose_tables(),
+            loadable_epoch: self.roots_changed(),
+        }
+    }
+
     /// Whether any table is loose. Then all page faults must exit (see [`Mmu::guest_faults`]), and
     /// all instructions of the guest that flush: INVLPG, INVPCID, MOV to CR3 and the rest.
     pub fn has_loose_tables(&self) -> bool {
@@ -105,7 +133,7 @@ impl<P> Mmu<P> {
     /// ```
     ///
     /// # Errors
-    /// The page fault that it raises.
+    /// The page fault that it raises, or that the guest's tables do not hold still.
     ///
     /// # Panics
     /// If there is no such vCPU.
@@ -115,7 +143,7 @@ impl<P> Mmu<P> {
         vcpu: usize,
         gva: Gva,
         access: Access,
-    ) -> Result<Gpa, GuestFault> {
+    ) -> Result<Gpa, TranslateError> {
         fault::walk(&mut self.shadow.with(env), vcpu, gva, access).map(|(walk, _)| walk.gpa())
     }
 

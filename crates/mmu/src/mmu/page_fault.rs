@@ -6,7 +6,7 @@ use super::{Mmu, Vcpu};
 use crate::advice::{PrefetchTables, Step, call_site, tables_of_space, unaccessed};
 use crate::fault::{self, Known, Mapped};
 use crate::policy::{Answer, Origin, Place, TableWrite, WritePolicy};
-use crate::{Backing, Env, FaultOutcome, TableTicket, Work};
+use crate::{Backing, Env, FaultOutcome, TableTicket, TranslateError, Work};
 
 impl<P: WritePolicy> Mmu<P> {
     /// Handles a #PF exit of the instruction at `origin`, whose `access` to `gva` raised it. Of the
@@ -41,14 +41,18 @@ impl<P: WritePolicy> Mmu<P> {
     ) -> FaultOutcome {
         let Vcpu { detaches, walks, .. } = &mut self.vcpus[vcpu];
         detaches.fault(origin.rip);
-        match walks.known(self.shadow.view(env), self.shadow.roots(), vcpu, gva, access) {
+        let (view, roots) = (self.shadow.view(env), self.shadow.roots());
+        let known =
+            if view.config().shadow_walk { walks.known(view, roots, vcpu, gva, access) } else { None };
+        match known {
             Some(Known::Mmio(gpa)) => return FaultOutcome::Mmio { gpa },
             Some(Known::TableWrite(gpa)) => return self.table_write(env, vcpu, gpa, origin),
             None => (),
         }
         let (walk, updated) = match fault::walk(&mut self.shadow.with(env), vcpu, gva, access) {
             Ok(found) => found,
-            Err(fault) => return self.guest_fault(env, vcpu, access, fault),
+            Err(TranslateError::Fault(fault)) => return self.guest_fault(env, vcpu, access, fault),
+            Err(TranslateError::Raced) => return FaultOutcome::Resume(Work::Raced),
         };
         let gpa = walk.gpa();
         let is_ram = match env.backing(gpa.gfn()) {

@@ -136,9 +136,9 @@ impl<P> Mmu<P> {
         self.shadow.roots().changes()
     }
 
-    /// The vCPU has loaded one of its loadable roots by itself. Where there are several vCPUs, all
-    /// are stopped, and what each has loaded is told here, before another call that takes the MMU
-    /// `&mut` may withdraw a root.
+    /// The vCPU has loaded one of its loadable roots by itself, and has left the guest: told before
+    /// any other call for this vCPU. A call for another vCPU asks for it where it matters
+    /// ([`Tlb::take_loaded_root`](crate::Tlb::take_loaded_root)).
     ///
     /// # Panics
     /// If it is not loadable, or there is no such vCPU.

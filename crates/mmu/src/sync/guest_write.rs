@@ -64,8 +64,9 @@ impl<E: Env> Entries<'_, E> {
         let slot = Slot::new(frame, gpa.page_offset() as usize / 8);
         let old = self.basis.tables().read(self.env, slot);
         let absent = self.basis.tables().encodings().absent();
+        let is_present = new != absent;
         // Another vCPU that sees what is written must not find the entry Absent any more (I1).
-        let becomes_present = new != absent && self.basis.config().vcpus > 1;
+        let becomes_present = is_present && self.basis.config().vcpus > 1;
         if old != absent || becomes_present {
             self.basis.tables().hide(self.env, slot);
         }
@@ -73,7 +74,7 @@ impl<E: Env> Entries<'_, E> {
         if old != new {
             self.basis.tables_mut().relist(self.env, slot, old, new, list);
             self.basis.tables_mut().store(self.env, slot, new);
-        } else if new != absent {
+        } else if is_present {
             self.basis.tables_mut().store(self.env, slot, new);
         }
         true

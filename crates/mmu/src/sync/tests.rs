@@ -104,7 +104,9 @@ impl Setting {
             filter: FilterPolicy::Auto,
             loadable_roots: 0,
             eager: true,
-            ahead: true,
+            prefetch_tables: true,
+            prefetch_accessed: true,
+            shadow_walk: true,
             vcpus: 1,
             log_changes: false,
         };

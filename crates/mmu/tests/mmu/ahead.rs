@@ -1,19 +1,23 @@
 //! Accessed bits set ahead: only where faults come in order, and only in entries like those at fault.
 
 use crate::common::*;
-use umbra_mmu::{FaultOutcome, FilterPolicy, Mmu};
+use umbra_mmu::{Config, FaultOutcome, FilterPolicy, Mmu};
 use umbra_paging::{Access, bits};
 
 /// A page of a forked process: of user mode, read-only, not accessed since.
 const FORKED: u64 = P | U;
 
 fn start(filter: FilterPolicy, fill: impl Fn(u64) -> u64) -> (Machine, Mmu) {
+    start_with(|config| config.filter = filter, fill)
+}
+
+fn start_with(change: impl FnOnce(&mut Config), fill: impl Fn(u64) -> u64) -> (Machine, Mmu) {
     let mut machine = Machine::new(2048, 64);
     machine.chain();
     // The first page of a table links it.
     machine.poke(4, 0, 100 << 12 | P | U | A);
     (1..512).for_each(|n| machine.poke(4, n as usize, fill(n)));
-    let mut mmu = Mmu::new(config_with(|config| config.filter = filter), &mut machine).unwrap();
+    let mut mmu = Mmu::new(config_with(change), &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     (machine, mmu)
@@ -50,6 +54,13 @@ fn the_third_fault_in_order_marks_what_follows() {
     assert_eq!(hardware(&machine, &mmu, 36 << 12), Seen::Reserved);
     // The next fault that exits comes behind them.
     assert_eq!(marked(&mut machine, &mut mmu, user_write(), [36]), (4..36).chain(37..69).collect::<Vec<_>>());
+}
+
+#[test]
+fn nothing_is_marked_if_that_is_switched_off() {
+    let off = |config: &mut Config| (config.filter, config.prefetch_accessed) = (FilterPolicy::Auto, false);
+    let (mut machine, mut mmu) = start_with(off, forked);
+    assert_eq!(marked(&mut machine, &mut mmu, user_write(), 1..20), []);
 }
 
 #[test]

@@ -83,7 +83,7 @@ fn all_tables_below_a_root_are_linked_ahead() {
         machine.poke(14, n as usize, (16 + n) << 12 | ALL);
         (0..512).for_each(|index| machine.poke(16 + n, index, (16 + index as u64 % 16) << 12 | ALL));
     }
-    let mut mmu = Mmu::new(config_with(|config| config.ahead = true), &mut machine).unwrap();
+    let mut mmu = Mmu::new(config_with(|config| config.prefetch_tables = true), &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     let before = mmu.counters().built;
     let done = read(&mut machine, &mut mmu, 0);
@@ -109,7 +109,7 @@ fn what_is_linked_already_is_not_looked_through_without_end() {
     machine.poke(61, 0, 9 << 12 | ALL);
     let mut mmu = Mmu::new(
         config_with(|config| {
-            config.ahead = true;
+            config.prefetch_tables = true;
             config.log_changes = false;
         }),
         &mut machine,

@@ -46,6 +46,16 @@ pub struct Machine {
     pub before_flush: Option<(u64, usize, u64)>,
     /// The shadow frames as they were when guest memory was last written.
     pub shadow_at_write: Vec<[u64; 512]>,
+    /// The flushes before guest memory was last written.
+    pub flushes_at_write: u64,
+    /// How often vCPUs were made to leave the guest, beside flushes.
+    pub kicks: u64,
+    /// The shadow frames as they were when that last happened.
+    pub shadow_at_kick: Vec<[u64; 512]>,
+    /// The root that a vCPU has loaded, which the MMU has not been told yet.
+    pub loaded_root: Option<(usize, Gfn)>,
+    /// How often another vCPU stores to an entry, each time just before it is compared.
+    pub racing_stores: u64,
     /// A guest table to look at.
     pub watched: Option<u64>,
     /// It has just been zapped.
@@ -69,6 +79,11 @@ impl Machine {
             work: Cell::new(0),
             before_flush: None,
             shadow_at_write: Vec::new(),
+            flushes_at_write: 0,
+            kicks: 0,
+            shadow_at_kick: Vec::new(),
+            loaded_root: None,
+            racing_stores: 0,
             watched: None,
             zapped: false,
             writable_at_flush: None,
@@ -124,6 +139,21 @@ impl Machine {
         GuestEntry::new(self.read_entry(Gfn::new(table).entry(index)))
     }
 
+    /// The shadow frame of the page table in this guest frame, which the addresses from 0 on go through.
+    pub fn frame_of_table<Q>(&self, table: u64, mmu: &Mmu<Q>) -> usize {
+        assert_eq!(self.peek(3, 0).frame(), Gfn::new(table));
+        let mut hpa = mmu.root(self, 0).hpa;
+        for _ in 0..3 {
+            hpa = Hpa::new(self.read_shadow(self.frame_at(hpa), 0) & bits::ADDRESS);
+        }
+        self.frame_at(hpa) as usize
+    }
+
+    /// Guest frame `gfn` lies where guest frame `other` would.
+    pub fn share(&mut self, other: u64, gfn: u64) {
+        self.moved.insert(gfn, other + self.offset);
+    }
+
     /// A shadow entry that maps a guest frame by a 4 KiB page.
     pub fn mapping_of(&self, gfn: u64) -> Option<u64> {
         let page = Gfn::new(self.hfn(gfn)).base().raw();
@@ -170,6 +200,11 @@ impl GuestMemory for Machine {
     }
 
     fn compare_exchange_entry(&mut self, gpa: Gpa, old: u64, new: u64) -> Result<(), u64> {
+        if self.racing_stores > 0 {
+            // Another entry each time, as far as the walk is concerned the same.
+            self.racing_stores -= 1;
+            *self.memory.entry(gpa.raw()).or_default() ^= 1 << 52;
+        }
         let now = self.read_entry(gpa);
         if now != old {
             return Err(now);
@@ -181,6 +216,7 @@ impl GuestMemory for Machine {
     fn write(&mut self, gpa: Gpa, bytes: &[u8]) {
         self.count();
         self.shadow_at_write.clone_from(&self.shadow);
+        self.flushes_at_write = self.flushes;
         for (n, &byte) in bytes.iter().enumerate() {
             let at = gpa.raw() + n as u64;
             let word = self.memory.entry(at & !7).or_default();
@@ -236,12 +272,20 @@ impl Tlb for Machine {
             self.poke(table, index, entry);
         }
     }
+    fn kick(&mut self) {
+        self.count();
+        self.kicks += 1;
+        self.shadow_at_kick.clone_from(&self.shadow);
+    }
+    fn take_loaded_root(&mut self, vcpu: usize) -> Option<Gfn> {
+        self.loaded_root.take_if(|(loader, _)| *loader == vcpu).map(|(_, root)| root)
+    }
     fn flush_page(&mut self, _: usize, _: Gva) {}
 }
 
 pub fn config() -> Config {
     let mut config = Config::new(FEATURES, Encodings::reserved(FEATURES.maxphyaddr).unwrap());
-    (config.filter, config.ahead, config.log_changes) = (FilterPolicy::Present, false, true);
+    (config.filter, config.prefetch_tables, config.log_changes) = (FilterPolicy::Present, false, true);
     config
 }
 

@@ -204,7 +204,7 @@ fn tables_of_a_process_are_linked_ahead() {
         }
         let mode = if legacy32 { legacy(2, false) } else { pae([0x2001, 0, 0x2001, 0]) };
         let mut ahead = config();
-        ahead.ahead = true;
+        ahead.prefetch_tables = true;
         let mut mmu = Mmu::with_policy(ahead, &mut machine, EmulateReachable).unwrap();
         mmu.load_paging(&mut machine, 0, mode);
         settle(&mut machine, &mut mmu, 0, Access::user_read());
@@ -525,7 +525,7 @@ fn random_address(paging: &Paging, random: &mut fastrand::Rng) -> u64 {
         gva |= (random_index(random) * 2 + random.u64(..2)) << format.shift(level);
     }
     match format {
-        Format::Long4 => ((gva << 16).cast_signed() >> 16).cast_unsigned(),
+        Format::Long4 => ((gva << 16) as i64 >> 16) as u64,
         _ => gva & 0xffff_ffff,
     }
 }

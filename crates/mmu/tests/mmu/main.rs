@@ -15,6 +15,7 @@ mod order;
 mod predict;
 mod quick;
 mod roots;
+mod several_vcpus;
 mod shadow;
 mod space;
 mod terminal_fault;

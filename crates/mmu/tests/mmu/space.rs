@@ -80,7 +80,7 @@ fn tables_of_a_space_that_comes_into_use_are_linked_ahead() {
         machine.poke(OTHER + 1, 9, (OTHER + 2) << 12 | ALL);
         machine.poke(OTHER + 2, 0, 100 << 12 | ALL);
         machine.poke(1, 300, OTHER << 12 | ALL);
-        let mut mmu = Mmu::new(config_with(|config| config.ahead = ahead), &mut machine).unwrap();
+        let mut mmu = Mmu::new(config_with(|config| config.prefetch_tables = ahead), &mut machine).unwrap();
         mmu.load_paging(&mut machine, 0, paging(1));
         settle(&mut machine, &mut mmu, 0, Access::user_read());
         mmu.audit(&machine).unwrap();
@@ -103,7 +103,7 @@ fn nothing_is_reclaimed_for_tables_linked_ahead() {
         machine.poke(1, 1 + n, OTHER << 12 | ALL);
         machine.poke(OTHER, n, (300 + n as u64) << 12 | ALL);
     }
-    let mut mmu = Mmu::new(config_with(|config| config.ahead = true), &mut machine).unwrap();
+    let mut mmu = Mmu::new(config_with(|config| config.prefetch_tables = true), &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     assert_eq!(mmu.counters().reclaimed, 0);

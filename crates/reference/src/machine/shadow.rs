@@ -14,7 +14,10 @@ use std::rc::Rc;
 
 use arrayvec::ArrayVec;
 use fastrand::Rng;
-use umbra_mmu::{Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, RootFormat, Work};
+use umbra_mmu::{
+    Config, Encodings, EntryState, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, RootFormat,
+    TranslateError, Work,
+};
 use umbra_paging::{Access, Cr3Value, Features, Gfn, Gpa, Gva, Mode, Paging, Pfec};
 
 use super::{Broken, Interleaved, Machine, Planned, Preempt, Start};
@@ -146,7 +149,9 @@ impl Shadow {
         mmu_config.filter = config.filter;
         mmu_config.loadable_roots = config.targets;
         mmu_config.eager = random.u8(..8) != 0 || config.eager;
-        mmu_config.ahead = seed % 4 == 0;
+        mmu_config.prefetch_tables = seed % 4 == 0;
+        mmu_config.prefetch_accessed = seed % 8 != 1;
+        mmu_config.shadow_walk = seed % 8 != 2;
         mmu_config.vcpus = cpus;
         mmu_config.log_changes = true;
         let dice = Dice::new(random.u64(..), config.detach);
@@ -230,12 +235,13 @@ impl Shadow {
     fn ask(&mut self, cpu: usize) -> Result<Entry, Broken> {
         self.tell_root(cpu)?;
         let epoch = self.host.epoch();
-        let filter = match self.mmu.guest_faults() {
+        let EntryState { guest_faults, flushes_exit, .. } = self.mmu.entry_state(&self.host, cpu);
+        let filter = match guest_faults {
             GuestFaults::Trap => Filter::TRAP,
             GuestFaults::Present => Filter::PRESENT,
             GuestFaults::User => Filter::USER,
         };
-        let (control, flushes_exit) = (self.loaded(cpu)?, self.mmu.has_loose_tables());
+        let control = self.loaded(cpu)?;
         Ok(Entry { epoch, control, filter, flushes_exit, targets: self.targets[cpu].values().to_vec() })
     }
 
@@ -342,9 +348,10 @@ impl Shadow {
             }
             match translated {
                 Ok(gpa) => places.push(gpa),
-                Err(fault) => {
+                Err(TranslateError::Fault(fault)) => {
                     return Ok(Some(Observed::Fault(PageFault { code: fault.pfec, gva: fault.gva })));
                 }
+                Err(TranslateError::Raced) => return Ok(None),
             }
         }
         for &gpa in places.iter().filter(|_| access.is_write()) {
@@ -503,7 +510,9 @@ impl Machine for Shadow {
             let outcome = self.call(EntryPoint::PageFault, |mmu, host| {
                 mmu.page_fault(host, cpu, fault.gva, access, &origin)
             });
-            exits.push(format!("{outcome:?}"));
+            if outcome != FaultOutcome::Resume(Work::Raced) {
+                exits.push(format!("{outcome:?}"));
+            }
             if self.swap_in_wanted()? {
                 continue;
             }
@@ -515,6 +524,7 @@ impl Machine for Shadow {
                         Work::Dirty => "shadow: exits, Dirty",
                         Work::Accessed => "shadow: exits, Accessed",
                         Work::Install => "shadow: exits, Install",
+                        Work::Raced => "shadow: exits, Raced",
                     });
                     None
                 }

@@ -1,52 +1,93 @@
-//! What the user sees until the guest speaks.
+//! A line on a terminal that stays where it is: what is being waited for.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-use super::message;
-use super::message::control;
+use indicatif::{ProgressBar, ProgressStyle};
 
-const SPINNER: &[char] = &['|', '/', '-', '\\'];
+use super::message::message;
 
-/// One line on standard error that says what is being waited for; animated on a terminal.
-#[derive(Debug)]
-pub struct Progress {
+/// Lines on standard error that the next ones take the place of. Without a terminal there are none.
+struct InPlace {
+    bar: ProgressBar,
     animated: bool,
+}
+
+impl InPlace {
+    /// Nothing yet. The template is indicatif's.
+    fn new(template: &str) -> InPlace {
+        let bar = ProgressBar::new_spinner();
+        // It is this program's own, and the tests use each.
+        bar.set_style(ProgressStyle::with_template(template).expect("the template is well-formed"));
+        InPlace { bar, animated: io::stderr().is_terminal() }
+    }
+
+    fn show(&self, text: String) {
+        if self.animated {
+            if self.bar.is_finished() {
+                self.bar.reset();
+            }
+            self.bar.set_message(text);
+            self.bar.tick();
+        }
+    }
+
+    fn clear(&self) {
+        if self.animated && !self.bar.is_finished() {
+            self.bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for InPlace {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// Says that something takes a while. Without a terminal it is said once.
+pub struct Progress {
+    line: InPlace,
     text: String,
-    frame: usize,
-    shown: bool,
 }
 
 impl Progress {
     /// Says what is being waited for.
     pub fn start(text: String) -> Progress {
-        let animated = io::stderr().is_terminal();
-        if !animated {
+        let line = InPlace::new("{spinner} {msg}");
+        if !line.animated {
             message(format_args!("umbra: {text}\n"));
         }
-        Progress { animated, text, frame: 0, shown: false }
+        Progress { line, text }
     }
 
     /// Shows that it still goes on.
     pub fn tick(&mut self, elapsed: Duration) {
-        if self.animated {
-            self.frame = (self.frame + 1) % SPINNER.len();
-            self.shown = true;
-            let (spinner, seconds) = (SPINNER[self.frame], elapsed.as_secs());
-            control(format_args!("\r\x1b[K{spinner} {} ({seconds} s)", self.text));
-        }
+        self.line.show(format!("{} ({} s)", self.text, elapsed.as_secs()));
     }
 
     /// Takes the line away, so that something else can be printed.
     pub fn clear(&mut self) {
-        if std::mem::replace(&mut self.shown, false) {
-            control(format_args!("\r\x1b[K"));
-        }
+        self.line.clear();
     }
 }
 
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.clear();
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_cleared_is_shown_again() {
+        let mut progress = Progress::start("loading".into());
+        // A terminal only in name, so that the bar is really driven.
+        progress.line.bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+        progress.line.animated = true;
+        for _ in 0..2 {
+            progress.tick(Duration::from_secs(3));
+            assert_eq!(progress.line.bar.message(), "loading (3 s)");
+            assert!(!progress.line.bar.is_finished());
+            progress.clear();
+            assert!(progress.line.bar.is_finished());
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use serde::{Deserialize, Deserializer};
 use umbra_telemetry::memory::MIN_SHADOW_FRAMES;
 use umbra_telemetry::{GuestFaults, Mechanism};
 
@@ -149,12 +150,16 @@ pub fn mechanisms() -> impl TypedValueParser<Value = Mechanism> {
             Mechanism::Cr3 => "address-space switches to known roots make no exit",
             Mechanism::Invlpg => "INVLPG and INVPCID make no exit",
             Mechanism::Eager => "tables are filled whole when they are linked",
-            Mechanism::Quick => "exits of table writes take a short path",
-            Mechanism::Ahead => {
+            Mechanism::FastEmulation => "a fast path emulates plain instructions that write tables",
+            Mechanism::PrefetchTables => {
                 "tables of an address space that comes into use are linked before they are used"
             }
+            Mechanism::PrefetchAccessed => {
+                "where write faults come entry after entry, A is set in the next entries"
+            }
+            Mechanism::ShadowWalk => "an exit is told from the shadow alone where it can be",
         };
-        PossibleValue::new(mechanism.name()).help(about)
+        PossibleValue::new(mechanism.name()).help(about).aliases(mechanism.alias())
     });
     PossibleValuesParser::new(values)
         .map(|name| Mechanism::from_name(&name).expect("only names of mechanisms are let through"))
@@ -168,6 +173,20 @@ pub fn in_order(given: &[Mechanism]) -> Vec<Mechanism> {
 /// The names of mechanisms in results.
 pub fn names(given: &[Mechanism]) -> Vec<Untrusted> {
     in_order(given).into_iter().map(|mechanism| mechanism.name().into()).collect()
+}
+
+/// Reads such names; those that mechanisms had before are replaced.
+///
+/// # Errors
+/// It is no list of texts.
+pub fn read_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Untrusted>, D::Error> {
+    let mut names = Vec::<Untrusted>::deserialize(deserializer)?;
+    for name in &mut names {
+        if let Some(mechanism) = Mechanism::from_name(name.as_str()) {
+            *name = mechanism.name().into();
+        }
+    }
+    Ok(names)
 }
 
 /// MiB, `NM`, `NG` or `NT`.
@@ -247,7 +266,10 @@ mod tests {
     #[test]
     fn mechanisms_are_named_once_and_in_order() {
         let without = |given: &[&str]| parse(given).map(|options| names(&options.without));
-        assert_eq!(without(&["--without", "quick,cr3", "--without", "cr3"]).unwrap(), ["cr3", "quick"]);
+        assert_eq!(
+            without(&["--without", "quick,cr3", "--without", "cr3"]).unwrap(),
+            ["cr3", "fast_emulation"]
+        );
         for wrong in ["", "CR3", "cr3,", "all", "cr3 quick"] {
             assert!(without(&["--without", wrong]).is_err(), "{wrong}");
         }

@@ -30,7 +30,7 @@ pub struct Statistics {
     /// `bypass`, `present`, `user` or `trap`: what was in force, not what was asked for.
     pub guest_faults: Untrusted,
     /// What was switched off.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::guest::read_names")]
     pub without: Vec<Untrusted>,
     /// The page-fault filter in force at the end.
     pub filter: Option<Untrusted>,
@@ -291,6 +291,10 @@ pub(in crate::report) mod tests {
     #[test]
     fn a_result_of_an_older_version_does_not_know_everything() {
         let mut old = serde_json::to_value(statistics()).unwrap();
+        let mut renamed = old.clone();
+        renamed["without"] = serde_json::json!(["cr3", "quick", "ahead", "another"]);
+        let renamed: Statistics = serde_json::from_value(renamed).unwrap();
+        assert_eq!(renamed.without, ["cr3", "fast_emulation", "prefetch_tables", "another"]);
         old.as_object_mut().unwrap().remove("without");
         old["mmu"] = serde_json::json!({"built": 1, "zapped": 2, "reclaimed": 3, "splits": 4, "flushes": 5});
         let old: Statistics = serde_json::from_value(old).unwrap();

@@ -38,6 +38,7 @@ pub struct Head {
     /// `bypass`, `present`, `user` or `trap`, as it was asked for.
     pub guest_faults: Untrusted,
     /// What was switched off.
+    #[serde(deserialize_with = "crate::guest::read_names")]
     pub without: Vec<Untrusted>,
 }
 

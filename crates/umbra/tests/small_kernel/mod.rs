@@ -1,4 +1,4 @@
-//! A multiboot kernel that checks what it was given and what it finds (`emulators.md`, "The least a guest finds").
+//! A multiboot kernel that checks what it was given and what it finds.
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;

@@ -105,7 +105,8 @@ mod tests {
     fn each_check_has_its_words() {
         assert_eq!(reasons(&sound()).count(), 0);
         assert!(describe(&sound()).contains("a reserved bit"));
-        let cases: [(fn(&mut Vmcb), &str); 10] = [
+        type Change = fn(&mut Vmcb);
+        let cases: [(Change, &str); 10] = [
             (|v| v.save.efer &= !SVME, "EFER.SVME is clear"),
             (|v| v.save.cr0 |= NW, "CR0.NW without CD"),
             (|v| v.save.cr0 |= 1 << 32, "CR0 has upper bits"),

@@ -183,7 +183,7 @@ impl GuestMemory for Busy<'_> {
 
 impl ShadowFrames for Busy<'_> {
     fn count(&self) -> u32 {
-        self.constant(|host| ShadowFrames::count(host))
+        self.constant(ShadowFrames::count)
     }
 
     fn hpa(&self, frame: u32) -> Hpa {
