@@ -34,9 +34,11 @@ const IMAGE_ROOM: u64 = 8 << 20;
 const FRAME: u64 = 4096;
 const MIB: u64 = 1 << 20;
 
-/// Where a PC's hole for devices starts, in MiB. It ends at 4 GiB, and memory goes on there.
+/// Where a PC's hole for devices starts, in MiB.
 pub const HOLE_START_MIB: u64 = 3072;
-const HOLE_END_MIB: u64 = 4096;
+
+/// Where it ends, in MiB, and memory goes on.
+pub const HOLE_END_MIB: u64 = 4096;
 
 /// Bytes of the heap for a guest whose highest frame ends at `guest_end`, with `shadow_frames` in the pool. The frames
 /// of the hole count.

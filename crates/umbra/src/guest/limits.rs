@@ -2,7 +2,7 @@
 
 use umbra_multiboot::{Guest, Kernel, LoadError, Region};
 use umbra_telemetry::memory::{
-    CONVENTIONAL_END, HOLE_START_MIB, MIN_GUEST_MIB, MIN_SHADOW_FRAMES, reserve_mib,
+    CONVENTIONAL_END, HOLE_END_MIB, HOLE_START_MIB, MIN_GUEST_MIB, MIN_SHADOW_FRAMES, reserve_mib,
 };
 
 use super::{BzImage, Image, Module};
@@ -57,7 +57,7 @@ fn machine_memory(memory_mib: u32, shadow_frames: Option<u32>, least: u64) -> Re
     let memory = u64::from(memory_mib);
     if fits(memory_mib, shadow_frames, least) {
         // At most MOST_MACHINE_MIB.
-        return Ok((memory + reserve_mib(memory_mib, shadow_frames)) as u32);
+        return Ok(machine_mib(memory_mib, shadow_frames) as u32);
     }
     Err(Error::Input(match most_memory(shadow_frames, least) {
         Some(most) => format!(
@@ -70,11 +70,18 @@ fn machine_memory(memory_mib: u32, shadow_frames: Option<u32>, least: u64) -> Re
     }))
 }
 
+/// The memory in MiB that the machine of a guest has. In Bochs the hole for devices hides what lies behind it.
+fn machine_mib(memory_mib: u32, shadow_frames: Option<u32>) -> u64 {
+    let needed = u64::from(memory_mib) + reserve_mib(memory_mib, shadow_frames);
+    if needed > HOLE_START_MIB { needed + HOLE_END_MIB - HOLE_START_MIB } else { needed }
+}
+
 /// Whether a guest fits into a machine. The hypervisor lies below the PCI hole, and so do the guest's files and
 /// what boots it, which need `least`.
 fn fits(memory_mib: u32, shadow_frames: Option<u32>, least: u64) -> bool {
     let (memory, reserve) = (u64::from(memory_mib), reserve_mib(memory_mib, shadow_frames));
-    memory + reserve <= MOST_MACHINE_MIB && least.min(memory) + reserve <= HOLE_START_MIB
+    machine_mib(memory_mib, shadow_frames) <= MOST_MACHINE_MIB
+        && least.min(memory) + reserve <= HOLE_START_MIB
 }
 
 /// The largest guest that fits into a machine, in MiB, if it has `least` below the PCI hole.
@@ -189,6 +196,7 @@ mod tests {
         for memory in [2900, 2953, 3072, 4096, 5120, 20_000] {
             let machine = check_memory(memory, None, &image(), 0, &[]).unwrap();
             assert!(machine > memory + 70, "{memory}: {machine}");
+            assert!(machine <= 3072 || machine > memory + 1024 + 70, "the hole hides memory: {machine}");
         }
     }
 
