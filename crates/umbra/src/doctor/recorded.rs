@@ -200,7 +200,7 @@ fn ryzen_has_svm() {
     assert_eq!(said(&facts, "VMX"), "no: Umbra's hypervisor runs here in an emulator only");
     assert_eq!(
         said(&facts, "SVM"),
-        "yes; NPT: yes; next RIP: yes; ASIDs: 32768; Umbra's hypervisor does not use it"
+        "yes; NPT: yes; next RIP: yes; ASIDs: 32768; Umbra's hypervisor uses it without NPT"
     );
 }
 
