@@ -13,7 +13,9 @@ mod host;
 use std::rc::Rc;
 
 use arrayvec::ArrayVec;
-use umbra_mmu::{Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, RootFormat, TranslateError};
+use umbra_mmu::{
+    Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, RootFormat, TranslateError,
+};
 use umbra_paging::{Access, Features, Gpa, Gva, Mode, Paging};
 use umbra_reference::hardware::{Control, Filter, PageFault, PagingMode, PagingUnit};
 use umbra_reference::machine::{Broken, Machine, Start};
@@ -63,7 +65,8 @@ impl Toy {
         let features = Features::new(model.maxphyaddr, model.gib_pages);
         // Reserved bits tell host faults from guest faults. With MAXPHYADDR = 52 there are none, and every page
         // fault has to exit. On real hardware, also try `Encodings::probes` on the CPU first.
-        let encodings = Encodings::reserved(features.maxphyaddr).unwrap_or_else(|| Encodings::not_present(features.maxphyaddr));
+        let encodings = Encodings::reserved(features.maxphyaddr)
+            .unwrap_or_else(|| Encodings::not_present(features.maxphyaddr));
         let mut config = Config::new(features, encodings);
         config.filter = FilterPolicy::Present;
         config.vcpus = cpus;

@@ -16,7 +16,7 @@ impl RamLayout {
     }
 }
 
-/// What a [`Platform`] is made from.
+/// What a [`Platform`](crate::Platform) is made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlatformConfig {
     /// Guest memory.

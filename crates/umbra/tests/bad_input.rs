@@ -532,6 +532,6 @@ fn peers_that_cannot_run() {
     assert!(
         refused(&["--hypervisor", "none", "--guest-faults", "trap"]).contains("--guest-faults is for Umbra")
     );
-    assert!(refused(&["--machine", "kvm", "--fixed-time"]).contains("--fixed-time is for machines in Bochs"));
+    assert!(refused(&["--machine", "kvm", "--fixed-time"]).contains("--fixed-time is for emulated machines"));
     assert!(refused(&["--hypervisor", "none", "--append", "a=\"b c\""]).contains("quotes"));
 }
