@@ -135,7 +135,7 @@ mod tests {
         for (command, wrong) in [
             ("run", &["--guest-faults", "no"][..]),
             ("run", &["--memroy", "64"]),
-            ("run", &["--memory", "4G"]),
+            ("run", &["--memory", "1T"]),
             ("run", &["--fixed-time", "--machine", "kvm"]),
             ("run", &["--hypervisor", "none", "--trace", "t"]),
             ("run", &["--append", "a\nb"]),

@@ -144,7 +144,7 @@ fn wrong_input_gets_the_sentence_of_a_run() {
     let (absent, image) = (guest.path("absent").display().to_string(), guest.path("out.iso"));
     for options in [
         ["--memory", "8"],
-        ["--memory", "3072"],
+        ["--memory", "1T"],
         ["--initrd", &absent],
         ["--module", &absent],
         ["--append", "a\nb"],
