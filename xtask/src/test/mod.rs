@@ -16,7 +16,7 @@ use crate::exact;
 use crate::forms;
 use crate::guests::{self, Amount};
 use crate::report::Report;
-use crate::setup::Setup;
+use crate::setup::{Setup, need_program};
 use crate::trial;
 
 /// Install what is missing and run all tests, boots of Linux included.
@@ -31,6 +31,8 @@ pub struct Arguments {}
 
 /// Runs all tests.
 pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
+    // The machine `qemu-svm`, and the trial's control.
+    need_program("qemu-system-x86_64", "qemu-system-x86")?;
     let mut setup = Setup::new()?;
     let kernels = setup.small_kernels()?;
     let built = setup.everything()?;
