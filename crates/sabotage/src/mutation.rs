@@ -85,6 +85,16 @@ impl TryFrom<String> for Catcher {
     }
 }
 
+impl Catcher {
+    /// The file of tests, if it is a test.
+    pub fn target(&self) -> Option<&str> {
+        match self {
+            Catcher::RandomPrograms => None,
+            Catcher::Test { target, .. } => Some(target),
+        }
+    }
+}
+
 impl std::fmt::Display for Catcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -147,6 +147,10 @@ fn bits_52_to_62_and_nx_are_reserved_as_the_guest_has_it() {
         }
         if nxe {
             settle(&mut machine, &mut mmu, 0x2000, user_write());
+            // The others were filled with it.
+            for gva in [0, 0x1000] {
+                assert_eq!(hardware(&machine, &mmu, gva), Seen::Reserved, "{gva:#x}");
+            }
         } else {
             let outcome = fault(&mut machine, &mut mmu, 0x2000, Access::user_read());
             assert_eq!(pfec(outcome), Pfec::PRESENT | Pfec::RSVD | Pfec::USER);

@@ -274,6 +274,23 @@ fn a_small_pool_reclaims_and_never_fails() {
     assert!(mmu.counters().reclaimed > 400);
 }
 
+/// No fault leads through the root of a vCPU that does not run: it is the oldest page of all.
+#[test]
+fn the_root_of_an_idle_vcpu_is_not_reclaimed() {
+    let mut machine = Machine::new(4096, 96);
+    machine.chain();
+    for n in 0..256 {
+        machine.poke(3, n as usize, (16 + n) << 12 | P | W | U | A);
+        machine.poke(16 + n, 0, 0x9000 | P | U | A);
+    }
+    let mut mmu = Mmu::new(config_with(|config| config.vcpus = 2), &mut machine).unwrap();
+    let idle = mmu.load_paging(&mut machine, 1, paging(5));
+    mmu.load_paging(&mut machine, 0, paging(1));
+    (0..256).for_each(|n| settle(&mut machine, &mut mmu, n << 21, Access::user_read()));
+    assert!(mmu.counters().reclaimed > 100);
+    assert_eq!(mmu.root(&machine, 1), idle);
+}
+
 #[test]
 fn trapping_leaves_nothing_to_the_cpu() {
     let mut machine = Machine::new(64, 64);
