@@ -24,6 +24,7 @@ mod setup;
 mod test;
 mod tool;
 mod trial;
+mod umbra_run;
 mod unsafe_count;
 
 use std::io::{self, Write};

@@ -1,15 +1,15 @@
 //! Runs the kernel.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
 use umbra_msrs::{Cpu, Vendor};
 
 use super::lines::Lines;
 use super::rows::NOT_BARE;
 use crate::report::last_lines;
+use crate::umbra_run::{self, Machine, Policy, name};
 
 /// Memory of the guest, in MiB.
 const MEMORY: &str = "64";
@@ -18,41 +18,14 @@ const TIMEOUT: &str = "600";
 /// How much of a difference is shown.
 const SHOWN_LINES: usize = 30;
 
-/// `--machine` of `umbra run`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Machine {
-    Penryn,
-    Skylake,
-}
-
-/// `--guest-faults` of `umbra run`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Policy {
-    Trap,
-    Present,
-    User,
-    Auto,
-}
-
-fn word(value: &impl ValueEnum) -> String {
-    value.to_possible_value().expect("no value is hidden").get_name().into()
-}
-
-impl Machine {
-    /// Machine, and what is on it.
-    pub fn name(self, policy: Option<Policy>) -> String {
-        let policy = policy.as_ref().map_or_else(|| "bare".into(), word);
-        format!("{} {policy}", word(&self))
-    }
-
-    /// The CPU that a guest sees on it, as its registers depend on it. Bochs's time-stamp counter has 1 GHz.
-    pub fn cpu(self) -> Cpu {
-        let model = match self {
-            Machine::Penryn => 0x17,
-            Machine::Skylake => 0x55,
-        };
-        Cpu { vendor: Vendor::Intel, family: 6, model, maxphyaddr: 40, ratio: 10 }
-    }
+/// The CPU that a guest sees on a machine, as its registers depend on it. Bochs's time-stamp counter
+/// has 1 GHz.
+pub fn cpu(machine: Machine) -> Cpu {
+    let model = match machine {
+        Machine::Penryn => 0x17,
+        Machine::Skylake => 0x55,
+    };
+    Cpu { vendor: Vendor::Intel, family: 6, model, maxphyaddr: 40, ratio: 10 }
 }
 
 /// What both kernels print.
@@ -99,7 +72,7 @@ impl Kernels<'_> {
         let append = format!("only=events show={}", line.replace(' ', "_"));
         let bare = self.start("exact", machine, None, &append)?;
         let found = self.start("exact", machine, Some(policy), &append)?;
-        let mut words = format!("{}, {line}\n", machine.name(Some(policy)));
+        let mut words = format!("{}, {line}\n", name(machine, Some(policy)));
         let mut case = "";
         for (right, other) in bare.lines().zip(found.lines()) {
             if right.starts_with("case ") {
@@ -117,21 +90,16 @@ impl Kernels<'_> {
 
     /// Runs a kernel.
     fn start(&self, kernel: &str, machine: Machine, policy: Option<Policy>, append: &str) -> Result<String> {
-        let mut command = Command::new(self.umbra);
-        command.arg("run").arg("--kernel").arg(self.folder.join(kernel).with_extension("elf"));
+        let path = self.folder.join(kernel).with_extension("elf");
+        let mut command = umbra_run::command(self.umbra, &path, machine, policy);
         command.args(["--memory", MEMORY, "--timeout", TIMEOUT, "--append", append]);
-        command.args(["--machine", &word(&machine)]);
-        match &policy {
-            Some(policy) => command.args(["--guest-faults", &word(policy)]),
-            None => command.args(["--hypervisor", "none"]),
-        };
         let output = command.stdin(Stdio::null()).output().context("starting umbra")?;
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         let ended = ["END: ", "PASSED: ", "FAILED: "];
         ensure!(
             ended.iter().any(|word| stdout.contains(&format!("{kernel} {word}"))),
             "{}: the kernel {kernel} did not come to its end\n{}\n{}",
-            machine.name(policy),
+            name(machine, policy),
             last_lines(&stdout, 8),
             last_lines(&String::from_utf8_lossy(&output.stderr), 8)
         );

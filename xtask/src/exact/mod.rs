@@ -15,7 +15,8 @@ use clap::ValueEnum;
 
 use crate::report::Report;
 use crate::setup::Setup;
-use machine::{Kernels, Machine, Policy};
+use crate::umbra_run::{self, Machine, Policy};
+use machine::Kernels;
 use table::{Column, Table};
 
 /// Print what must be as on bare hardware as a table: the bare machine and Umbra beside each other.
@@ -67,9 +68,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 pub fn sample(report: &mut Report, umbra: &Path, folder: &Path) -> Result<()> {
     let kernels = Kernels { umbra, folder };
     for (machine, policy) in [(Machine::Penryn, Policy::Trap), (Machine::Skylake, Policy::Auto)] {
-        report.step(&format!("observations of a guest, {}", machine.name(Some(policy))), || {
+        report.step(&format!("observations of a guest, {}", umbra_run::name(machine, Some(policy))), || {
             let (bare, found) = (kernels.lines(machine, None)?, kernels.lines(machine, Some(policy))?);
-            let msrs = msrs::compare(&machine.cpu(), &bare, &found);
+            let msrs = msrs::compare(&machine::cpu(machine), &bare, &found);
             let events = events::compare(&bare, &found);
             if !msrs.wrong.is_empty() || !events.wrong.is_empty() {
                 bail!("{msrs}\n{events}");

@@ -5,9 +5,10 @@ use std::fmt;
 use anyhow::Result;
 
 use super::lines::Lines;
-use super::machine::{Machine, Observed, Policy};
+use super::machine::{Observed, cpu};
 use super::rows::{ROWS, Shown};
 use super::{events, msrs, rows};
+use crate::umbra_run::{Machine, Policy, name};
 
 /// What one run has shown.
 pub struct Column {
@@ -33,7 +34,7 @@ impl Column {
     /// The output cannot be read.
     pub fn bare(machine: Machine, bare: &Observed) -> Result<Column> {
         Lines::read(&bare.exact)?;
-        Ok(Column::new(machine.name(None), bare, None, String::new()))
+        Ok(Column::new(name(machine, None), bare, None, String::new()))
     }
 
     /// Umbra's.
@@ -41,11 +42,11 @@ impl Column {
     /// # Errors
     /// The output cannot be read.
     pub fn umbra(machine: Machine, policy: Policy, bare: &Observed, found: &Observed) -> Result<Column> {
-        let cpu = machine.cpu();
+        let cpu = cpu(machine);
         let (right, other) = (Lines::read(&bare.exact)?, Lines::read(&found.exact)?);
         let compared =
             Compared { msrs: msrs::compare(&cpu, &right, &other), events: events::compare(&right, &other) };
-        let name = machine.name(Some(policy));
+        let name = name(machine, Some(policy));
         let reasons = format!(
             "{name}: {}\n{}{}\n{}",
             compared.msrs,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -12,31 +12,12 @@ use umbra_forms::generate::Entry;
 
 use super::fuzz::Program;
 use super::{output, records, words, write};
+use crate::umbra_run::{self, Machine, Policy, word};
 
 /// Memory of the guest, in MiB.
 const MEMORY: &str = "32";
 /// Seconds that all cases take at most.
 const TIMEOUT: &str = "900";
-
-/// `--machine` of `umbra run`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Machine {
-    Penryn,
-    Skylake,
-}
-
-/// `--guest-faults` of `umbra run`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Policy {
-    Trap,
-    Present,
-    User,
-    Auto,
-}
-
-fn name(value: &impl ValueEnum) -> String {
-    value.to_possible_value().expect("no value is hidden").get_name().into()
-}
 
 /// An option of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -71,13 +52,12 @@ pub struct How<'a> {
 impl How<'_> {
     /// Machine and policy.
     pub fn name(&self) -> String {
-        let policy = self.policy.as_ref().map_or_else(|| "bare".into(), name);
-        format!("{} {policy} {}", name(&self.machine), self.with_name()).trim_end().into()
+        format!("{} {}", umbra_run::name(self.machine, self.policy), self.with_name()).trim_end().into()
     }
 
     /// The kernel's option.
     pub fn with_name(&self) -> String {
-        self.with.as_ref().map(name).unwrap_or_default()
+        self.with.as_ref().map(word).unwrap_or_default()
     }
 }
 
@@ -214,16 +194,14 @@ impl Runner<'_> {
         let path = |what: &str| self.folder.join(what);
         write(&path("table"), &records(self.table))?;
         write(&path("cases"), &words(cases))?;
-        let mut command = Command::new(if how.policy.is_some() { self.umbra } else { self.bare });
-        command.arg("run").arg("--kernel").arg(self.kernel);
+        let umbra = if how.policy.is_some() { self.umbra } else { self.bare };
+        let mut command = umbra_run::command(umbra, self.kernel, how.machine, how.policy);
         command.arg("--module").arg(path("table")).arg("--module").arg(path("cases"));
         let append = format!("{append} {}", how.with_name());
         command.args(["--append", append.trim(), "--memory", MEMORY, "--timeout", TIMEOUT]);
-        command.args(["--machine", &name(&how.machine)]);
-        match &how.policy {
-            Some(policy) => command.args(["--guest-faults", &name(policy)]).args(how.options),
-            None => command.args(["--hypervisor", "none"]),
-        };
+        if how.policy.is_some() {
+            command.args(how.options);
+        }
         let output = command.stdin(Stdio::null()).output().context("starting umbra")?;
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -19,9 +19,10 @@ use umbra_forms::generate::{self, Entry};
 use crate::paths;
 use crate::report::{Report, last_lines};
 use crate::setup::Setup;
+use crate::umbra_run::{Machine, Policy};
 use compare::Comparison;
 use exceptions::Exceptions;
-use measure::{Alike, How, Machine, Policy, Runner, With};
+use measure::{Alike, How, Runner, With};
 use select::Selection;
 use umbra::number::whole;
 

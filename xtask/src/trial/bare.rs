@@ -16,7 +16,7 @@ use umbra_trial::program::Program;
 use umbra_trial::record::{End, Record};
 
 use super::machine::PROGRAM;
-use super::suspect::{Found, Outcome, Suspect};
+use super::suspect::{Outcome, Suspect};
 
 /// How long a program may take, boot included.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -71,14 +71,6 @@ impl Suspect for Bare {
         }
         let record = Record { results, end, harvests: Vec::new(), strays: Vec::new() };
         let verdict = if self.strict { judge(program, &record) } else { judge_bare(program, &record) };
-        Ok(match verdict {
-            Ok(tally) => Outcome::Clean(tally),
-            Err(conviction) => Outcome::Found(Found {
-                symptom: format!("guest: {}", conviction.kind.name()),
-                detail: format!("seen: {}\nexpected: {}", conviction.seen, conviction.expected),
-                step: Some(conviction.step),
-                log: String::new(),
-            }),
-        })
+        Ok(verdict.into())
     }
 }

@@ -259,14 +259,6 @@ impl Suspect for Machine {
                 log,
             }));
         }
-        Ok(match judge(program, &record) {
-            Ok(tally) => Outcome::Clean(tally),
-            Err(conviction) => Outcome::Found(Found {
-                symptom: format!("guest: {}", conviction.kind.name()),
-                detail: format!("seen: {}\nexpected: {}", conviction.seen, conviction.expected),
-                step: Some(conviction.step),
-                log: String::new(),
-            }),
-        })
+        Ok(judge(program, &record).into())
     }
 }

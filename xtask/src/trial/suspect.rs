@@ -1,7 +1,7 @@
 //! Whatever is on trial.
 
 use anyhow::Result;
-use umbra_trial::judge::Tally;
+use umbra_trial::judge::{Conviction, Tally};
 use umbra_trial::program::Program;
 
 /// Runs programs, each on a guest of its own.
@@ -19,6 +19,21 @@ pub enum Outcome {
     Clean(Tally),
     /// Not so.
     Found(Found),
+}
+
+impl From<Result<Tally, Box<Conviction>>> for Outcome {
+    /// What the judge says of a program.
+    fn from(verdict: Result<Tally, Box<Conviction>>) -> Outcome {
+        match verdict {
+            Ok(tally) => Outcome::Clean(tally),
+            Err(conviction) => Outcome::Found(Found {
+                symptom: format!("guest: {}", conviction.kind.name()),
+                detail: format!("seen: {}\nexpected: {}", conviction.seen, conviction.expected),
+                step: Some(conviction.step),
+                log: String::new(),
+            }),
+        }
+    }
 }
 
 /// Something is wrong.

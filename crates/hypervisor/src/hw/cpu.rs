@@ -3,6 +3,22 @@
 use core::arch::{asm, global_asm};
 
 use x86::controlregs::{Cr0, Cr4};
+use x86::msr;
+
+/// MSRs that mean nothing to the hypervisor, which uses neither SYSCALL nor SWAPGS: the guest has the
+/// real ones. (FS and GS bases are switched with the segments.)
+pub const PASSED_MSRS: &[u32] = &[
+    msr::IA32_STAR,
+    msr::IA32_LSTAR,
+    msr::IA32_CSTAR,
+    msr::IA32_FMASK,
+    msr::IA32_KERNEL_GSBASE,
+    msr::IA32_FS_BASE,
+    msr::IA32_GS_BASE,
+    msr::IA32_SYSENTER_CS,
+    msr::IA32_SYSENTER_ESP,
+    msr::IA32_SYSENTER_EIP,
+];
 
 /// Reads a model-specific register. It must exist: otherwise the machine ends with a host exception.
 pub fn read_msr(msr: u32) -> u64 {

@@ -6,6 +6,7 @@ pub mod apic;
 pub mod console;
 pub mod cpu;
 pub mod descriptors;
+pub mod gprs;
 pub mod heap;
 pub mod heartbeat;
 pub mod image;

@@ -39,20 +39,6 @@ const CPUID_RDTSCP: u32 = 1 << 27;
 /// no line for the other way.
 pub(super) const CR0_REAL: u64 = cr0::PE | cr0::PG | cr0::WP | 1 << 5;
 
-/// MSRs that mean nothing to the hypervisor: VMLOAD and VMSAVE, or VMRUN, switch them.
-const PASSED_MSRS: &[u32] = &[
-    msr::IA32_STAR,
-    msr::IA32_LSTAR,
-    msr::IA32_CSTAR,
-    msr::IA32_FMASK,
-    msr::IA32_KERNEL_GSBASE,
-    msr::IA32_FS_BASE,
-    msr::IA32_GS_BASE,
-    msr::IA32_SYSENTER_CS,
-    msr::IA32_SYSENTER_ESP,
-    msr::IA32_SYSENTER_EIP,
-];
-
 /// Exceptions that exit: #DB, #GP, #PF, #AC, #MC. A guest can make delivery of #DB and #AC raise them
 /// anew without end (CVE-2015-5307, CVE-2015-8104). #GP is what user mode gets of SVM's own
 /// instructions, where a guest without SVM has #UD.
@@ -181,7 +167,7 @@ impl Svm {
         interrupts::ignore_debug_traps();
         let (host_save, host) = (HostPage::new(), HostPage::new());
         let (mut msrs, mut ports) = (zeroed::<MSR_MAP>(), zeroed::<IO_MAP>());
-        msr_map(PASSED_MSRS, &mut msrs.0);
+        msr_map(cpu::PASSED_MSRS, &mut msrs.0);
         ports.0.fill(0xff);
         // SAFETY: SVME and the page change nothing for compiled code; the page is the CPU's from now on.
         unsafe {

@@ -47,23 +47,12 @@ impl Registers for Svm {
 
     fn code_mode(&self) -> CodeMode {
         let attributes = self.vmcb.save.cs.attributes;
-        if attributes & LONG != 0 && self.is_long_mode() {
-            CodeMode::Bits64
-        } else if attributes & DEFAULT_32 != 0 {
-            CodeMode::Bits32
-        } else {
-            CodeMode::Bits16
-        }
+        CodeMode::of(attributes & LONG != 0 && self.is_long_mode(), attributes & DEFAULT_32 != 0)
     }
 
     fn stack_mode(&self) -> CodeMode {
-        if self.code_mode() == CodeMode::Bits64 {
-            CodeMode::Bits64
-        } else if self.vmcb.save.ss.attributes & DEFAULT_32 != 0 {
-            CodeMode::Bits32
-        } else {
-            CodeMode::Bits16
-        }
+        let long = self.code_mode() == CodeMode::Bits64;
+        CodeMode::of(long, self.vmcb.save.ss.attributes & DEFAULT_32 != 0)
     }
 
     fn segment(&self, segment: Segment) -> SegmentRegister {

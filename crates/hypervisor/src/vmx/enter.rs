@@ -5,6 +5,8 @@ use core::mem::offset_of;
 
 use x86::vmx::vmcs::host;
 
+use crate::hw::gprs::{load_guest, pop_preserved, push_preserved, store_guest};
+
 /// The guest's general-purpose registers while the hypervisor runs, by their numbers in instruction encodings;
 /// RSP (number 4) is in the VMCS instead.
 #[repr(C)]
@@ -34,12 +36,7 @@ impl GeneralRegisters {
 #[unsafe(naked)]
 pub unsafe extern "sysv64" fn enter(registers: *mut GeneralRegisters, launched: bool) -> u64 {
     naked_asm!(
-        "push rbx",
-        "push rbp",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
+        push_preserved!(),
         "push rdi",
         "cmp [rdi + {host_rsp}], rsp",
         "je 1f",
@@ -49,20 +46,7 @@ pub unsafe extern "sysv64" fn enter(registers: *mut GeneralRegisters, launched: 
         "1:",
         "test sil, sil",
         "mov rax, [rdi]",
-        "mov rcx, [rdi + 8]",
-        "mov rdx, [rdi + 16]",
-        "mov rbx, [rdi + 24]",
-        "mov rbp, [rdi + 40]",
-        "mov rsi, [rdi + 48]",
-        "mov r8, [rdi + 64]",
-        "mov r9, [rdi + 72]",
-        "mov r10, [rdi + 80]",
-        "mov r11, [rdi + 88]",
-        "mov r12, [rdi + 96]",
-        "mov r13, [rdi + 104]",
-        "mov r14, [rdi + 112]",
-        "mov r15, [rdi + 120]",
-        "mov rdi, [rdi + 56]",
+        load_guest!(),
         "jnz 2f",
         // Interrupts stay blocked by STI until the guest runs. A guest with IF=0 is left for an interrupt too; Bochs
         // finds that out only where IF changes.
@@ -85,29 +69,11 @@ pub unsafe extern "sysv64" fn enter(registers: *mut GeneralRegisters, launched: 
         "push rdi",
         "mov rdi, [rsp + 8]",
         "mov [rdi], rax",
-        "mov [rdi + 8], rcx",
-        "mov [rdi + 16], rdx",
-        "mov [rdi + 24], rbx",
-        "mov [rdi + 40], rbp",
-        "mov [rdi + 48], rsi",
-        "mov [rdi + 64], r8",
-        "mov [rdi + 72], r9",
-        "mov [rdi + 80], r10",
-        "mov [rdi + 88], r11",
-        "mov [rdi + 96], r12",
-        "mov [rdi + 104], r13",
-        "mov [rdi + 112], r14",
-        "mov [rdi + 120], r15",
-        "pop qword ptr [rdi + 56]",
+        store_guest!(),
         "add rsp, 8",
         "xor eax, eax",
         "4:",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbp",
-        "pop rbx",
+        pop_preserved!(),
         "ret",
         host_rsp = const offset_of!(GeneralRegisters, host_rsp),
         field = const host::RSP,

@@ -154,7 +154,7 @@ impl Vmx {
         // SAFETY: CR0 and CR4 have the bits that VMX fixes, and this is the one call.
         let mut vmcs =
             unsafe { Vmcs::load(&capabilities) }.map_err(|e| format!("VMX cannot be switched on: {e}"))?;
-        let msr_bitmap = vmcs::msr_bitmap(setup::PASSED_MSRS);
+        let msr_bitmap = vmcs::msr_bitmap(cpu::PASSED_MSRS);
         setup::write_controls(&mut vmcs, &capabilities, msr_bitmap.hpa().raw());
         setup::write_host_state(&mut vmcs, tables);
         setup::write_guest_state(&mut vmcs, entry);

@@ -46,23 +46,12 @@ impl Registers for Vmx {
 
     fn code_mode(&self) -> CodeMode {
         let access = self.vmcs.read(guest::CS_ACCESS_RIGHTS);
-        if access & rights::LONG != 0 && self.long_mode {
-            CodeMode::Bits64
-        } else if access & rights::DEFAULT_32 != 0 {
-            CodeMode::Bits32
-        } else {
-            CodeMode::Bits16
-        }
+        CodeMode::of(access & rights::LONG != 0 && self.long_mode, access & rights::DEFAULT_32 != 0)
     }
 
     fn stack_mode(&self) -> CodeMode {
-        if self.code_mode() == CodeMode::Bits64 {
-            CodeMode::Bits64
-        } else if self.vmcs.read(guest::SS_ACCESS_RIGHTS) & rights::DEFAULT_32 != 0 {
-            CodeMode::Bits32
-        } else {
-            CodeMode::Bits16
-        }
+        let long = self.code_mode() == CodeMode::Bits64;
+        CodeMode::of(long, self.vmcs.read(guest::SS_ACCESS_RIGHTS) & rights::DEFAULT_32 != 0)
     }
 
     fn segment(&self, segment: Segment) -> SegmentRegister {

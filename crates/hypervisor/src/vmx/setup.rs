@@ -1,7 +1,6 @@
 //! The VMCS before the first VM entry.
 
 use umbra_vcpu::entry::{Entry, Mode};
-use x86::msr;
 use x86::vmx::vmcs::control::{PrimaryControls, SecondaryControls};
 use x86::vmx::vmcs::{control, guest, host};
 
@@ -14,21 +13,6 @@ use crate::hw::descriptors::{CODE, DATA, TSS, Tables};
 
 /// Nothing but the bit that is always set.
 pub const RFLAGS_AT_START: u64 = 1 << 1;
-
-/// MSRs that mean nothing to the hypervisor, which uses neither SYSCALL nor SWAPGS: the guest has the real ones. FS
-/// and GS bases are in the VMCS.
-pub const PASSED_MSRS: &[u32] = &[
-    msr::IA32_STAR,
-    msr::IA32_LSTAR,
-    msr::IA32_CSTAR,
-    msr::IA32_FMASK,
-    msr::IA32_KERNEL_GSBASE,
-    msr::IA32_FS_BASE,
-    msr::IA32_GS_BASE,
-    msr::IA32_SYSENTER_CS,
-    msr::IA32_SYSENTER_ESP,
-    msr::IA32_SYSENTER_EIP,
-];
 
 /// What exits, and what VM entries and exits load and save.
 pub fn write_controls(vmcs: &mut Vmcs, capabilities: &Capabilities, msr_bitmap: u64) {

@@ -9,7 +9,7 @@ use super::Basis;
 use crate::format::{Role, ShadowEntry, Source, TableFormat, Wp};
 use crate::guest::GuestFrames;
 use crate::tables::{Slot, Tables};
-use crate::{Backing, Config, Encodings, FilterPolicy, GuestMemory, ShadowFrames, Tlb};
+use crate::{Backing, Config, Encodings, GuestMemory, ShadowFrames, Tlb};
 
 /// The guest's frames: 0 is a hole, 1 can only be read, the rest is RAM.
 const FRAMES: u64 = 8;
@@ -86,18 +86,7 @@ struct Setting {
 
 impl Setting {
     fn new(encodings: Encodings, features: Features) -> Setting {
-        let config = Config {
-            features,
-            encodings,
-            filter: FilterPolicy::Auto,
-            loadable_roots: 0,
-            eager: true,
-            prefetch_tables: true,
-            prefetch_accessed: true,
-            shadow_walk: true,
-            vcpus: 1,
-            log_changes: false,
-        };
+        let config = Config::new(features, encodings);
         let host = Host { entry: 0, pool: vec![[0; ENTRIES]; 64] };
         let tables = Tables::new(&config, 64, host.end(), 64);
         Setting { host, basis: Basis::new(tables, GuestFrames::new(Gfn::new(FRAMES), 1), config) }

@@ -10,7 +10,7 @@ use crate::derive::Basis;
 use crate::format::{Role, ShadowEntry, Source, TableFormat, Wp};
 use crate::guest::GuestFrames;
 use crate::tables::{List, Slot, Tables};
-use crate::{Backing, Config, Encodings, FilterPolicy, GuestMemory, ShadowFrames, Tlb};
+use crate::{Backing, Config, Encodings, GuestMemory, ShadowFrames, Tlb};
 
 /// The guest's frames: 0 is a hole, 1 can only be read, the rest is RAM.
 const FRAMES: u64 = 4;
@@ -98,18 +98,8 @@ impl Setting {
     /// A tracked page table with one shadow.
     fn new() -> Setting {
         let features = Features::new(40, true);
-        let config = Config {
-            features,
-            encodings: Encodings::reserved(features.maxphyaddr).expect("there are reserved bits"),
-            filter: FilterPolicy::Auto,
-            loadable_roots: 0,
-            eager: true,
-            prefetch_tables: true,
-            prefetch_accessed: true,
-            shadow_walk: true,
-            vcpus: 1,
-            log_changes: false,
-        };
+        let encodings = Encodings::reserved(features.maxphyaddr).expect("there are reserved bits");
+        let config = Config::new(features, encodings);
         let mut host = Host { entry: 0, pool: vec![[0; ENTRIES]; 2] };
         let mut tables = Tables::new(&config, 2, host.end(), 2);
         let mut guest = GuestFrames::new(host.end(), config.vcpus);

@@ -13,6 +13,17 @@ pub enum CodeMode {
     Bits64,
 }
 
+impl CodeMode {
+    /// What the bits of a segment's attributes make of it: L, which counts in long mode only, and D/B.
+    pub const fn of(long: bool, default_32: bool) -> CodeMode {
+        match (long, default_32) {
+            (true, _) => CodeMode::Bits64,
+            (false, true) => CodeMode::Bits32,
+            (false, false) => CodeMode::Bits16,
+        }
+    }
+}
+
 /// RFLAGS bits (SDM, "EFLAGS Register").
 pub mod rflags {
     /// Trap flag.

@@ -97,3 +97,23 @@ pub fn write(gva: Gva, value: u64) -> Result<(), Fault> {
     let kind = AccessKind::Write;
     access(Access { smap_override: true, kind, user: false }, gva, value).map(|_| ())
 }
+
+/// Reads a model-specific register.
+///
+/// # Errors
+/// The fault that it raises.
+pub fn read_msr(msr: u32) -> Result<u64, Fault> {
+    let mut context = snippets::read_msr().kernel();
+    context.rcx = msr.into();
+    run(&context).map(|end| end.rdx << 32 | end.rax & 0xffff_ffff)
+}
+
+/// Writes a model-specific register.
+///
+/// # Errors
+/// The fault that it raises.
+pub fn write_msr(msr: u32, value: u64) -> Result<(), Fault> {
+    let mut context = snippets::write_msr().kernel();
+    (context.rcx, context.rax, context.rdx) = (msr.into(), value & 0xffff_ffff, value >> 32);
+    run(&context).map(|_| ())
+}

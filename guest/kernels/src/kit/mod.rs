@@ -14,6 +14,7 @@ pub mod cpu;
 pub mod descriptors;
 pub mod frames;
 pub mod ioapic;
+mod long_mode;
 pub mod observe;
 pub mod oracle;
 pub mod pic;

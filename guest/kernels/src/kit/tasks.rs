@@ -1,10 +1,6 @@
 //! Hardware task switches, outside of long mode.
 
-use core::arch::global_asm;
-
 use super::descriptors;
-
-global_asm!(include_str!("tasks.s"), options(att_syntax));
 
 unsafe extern "C" {
     fn hardware_tasks();

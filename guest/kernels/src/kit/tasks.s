@@ -53,23 +53,10 @@ tasks_cr0: .long 0
 .text
 .global hardware_tasks
 hardware_tasks:
-    # Upper halves of registers do not survive 32-bit code (SDM vol. 1, "General-Purpose Registers
-    # in 64-Bit Mode").
     pushfq
     cli
-    pushq %rbx
-    pushq %rbp
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
-    movq %rsp, %rbp
-    pushq $0x18
-    leaq 1f(%rip), %rax
-    pushq %rax
-    lretq
-.code32
-1:  movl %cr0, %ecx
+    leave_long_mode
+    movl %cr0, %ecx
     movl %ecx, tasks_cr0
     andl $0x7fffffff, %ecx                            # PG
     movl %ecx, %cr0
@@ -181,12 +168,6 @@ task_3:
     ljmp $0x20, $0
 
 .code64
-3:  movl %ebp, %esp
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbp
-    popq %rbx
+3:  restore_registers
     popfq
     ret

@@ -1,10 +1,6 @@
 //! Out of long mode and back.
 
-use core::arch::global_asm;
-
 use super::frames::Frame;
-
-global_asm!(include_str!("unpaged.s"), options(att_syntax));
 
 unsafe extern "C" {
     fn unpaged_exchange(address: u32, value: u32) -> u32;

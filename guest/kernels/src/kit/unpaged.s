@@ -2,21 +2,8 @@
 .text
 .global unpaged_exchange
 unpaged_exchange:
-    # Upper halves of registers do not survive 32-bit code (SDM vol. 1, "General-Purpose Registers in 64-Bit Mode").
-    pushq %rbx
-    pushq %rbp
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
-    movq %rsp, %rbp
-    # SDM, "Exiting IA-32e Mode": first to compatibility mode.
-    pushq $0x18
-    leaq 1f(%rip), %rax
-    pushq %rax
-    lretq
-.code32
-1:  movl %cr0, %ecx
+    leave_long_mode
+    movl %cr0, %ecx
     movl %ecx, %edx
     andl $0x7fffffff, %edx                            # PG
     movl %edx, %cr0
@@ -25,32 +12,15 @@ unpaged_exchange:
     ljmp $0x8, $2f
 .code64
 2:  movl %esi, %eax
-    movl %ebp, %esp
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbp
-    popq %rbx
+    restore_registers
     ret
 
 # fn unpaged_read_under(address: u32, cr3: u32, cr4_off: u32) -> u32: turns paging off, loads CR3, clears bits of CR4, reads
 # a word, and puts all back.
 .global unpaged_read_under
 unpaged_read_under:
-    pushq %rbx
-    pushq %rbp
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
-    movq %rsp, %rbp
-    pushq $0x18
-    leaq 1f(%rip), %rax
-    pushq %rax
-    lretq
-.code32
-1:  movl %cr0, %ecx
+    leave_long_mode
+    movl %cr0, %ecx
     movl %ecx, %ebx
     andl $0x7fffffff, %ebx                            # PG
     movl %ebx, %cr0
@@ -67,11 +37,5 @@ unpaged_read_under:
     ljmp $0x8, $2f
 .code64
 2:  movl %eax, %eax
-    movl %ebp, %esp
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbp
-    popq %rbx
+    restore_registers
     ret

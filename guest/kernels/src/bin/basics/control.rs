@@ -159,11 +159,7 @@ pub fn efer(setting: &mut Setting, report: &mut Report) {
     const LMA: u64 = 1 << 10;
     const NXE: u64 = 1 << 11;
     let before = cpu::read_msr(cpu::EFER);
-    let write = |value: u64| {
-        let mut context = snippets::write_msr().kernel();
-        (context.rcx, context.rax, context.rdx) = (cpu::EFER.into(), value & 0xffff_ffff, value >> 32);
-        access::run(&context).map(|_| ())
-    };
+    let write = |value: u64| access::write_msr(cpu::EFER, value);
     check!(report, before & (LME | LMA) == LME | LMA, "EFER is {before:#x} in long mode");
     let outcome = write(before & !LME);
     check!(report, outcome == Err(GP), "LME off while paging: {outcome:x?}");

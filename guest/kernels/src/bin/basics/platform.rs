@@ -183,9 +183,7 @@ pub fn apic_moved(setting: &mut Setting, report: &mut Report) {
     apic::init();
     for bit in u32::from(setting.cpu.features.maxphyaddr)..64 {
         let value = before | 1 << bit;
-        let mut context = snippets::write_msr().kernel();
-        (context.rcx, context.rax, context.rdx) = (apic::BASE_MSR.into(), value & 0xffff_ffff, value >> 32);
-        let outcome = access::run(&context).map(|_| ());
+        let outcome = access::write_msr(apic::BASE_MSR, value);
         check!(report, outcome == Err(Fault::general_protection(0)), "base bit {bit}: {outcome:x?}");
     }
 }

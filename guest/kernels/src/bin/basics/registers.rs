@@ -1,26 +1,13 @@
 //! Model-specific registers: what may be written to them, and that those that are not there raise #GP.
 
 use guest_kernels::check;
-use guest_kernels::kit::access::{self, Fault};
+use guest_kernels::kit::access::{Fault, read_msr as read, write_msr as write};
 use guest_kernels::kit::cpu;
 use guest_kernels::kit::report::Report;
-use guest_kernels::kit::snippets;
 
 use crate::setting::Setting;
 
 const GP: Fault = Fault::general_protection(0);
-
-fn read(msr: u32) -> Result<u64, Fault> {
-    let mut context = snippets::read_msr().kernel();
-    context.rcx = msr.into();
-    access::run(&context).map(|end| end.rdx << 32 | end.rax & 0xffff_ffff)
-}
-
-fn write(msr: u32, value: u64) -> Result<(), Fault> {
-    let mut context = snippets::write_msr().kernel();
-    (context.rcx, context.rax, context.rdx) = (msr.into(), value & 0xffff_ffff, value >> 32);
-    access::run(&context).map(|_| ())
-}
 
 /// Registers that hold an address: canonical ones are kept, others refused.
 pub fn addresses(_: &mut Setting, report: &mut Report) {

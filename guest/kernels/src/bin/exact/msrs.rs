@@ -2,9 +2,8 @@
 
 use core::ops::RangeInclusive;
 
-use guest_kernels::kit::access::{self, Fault};
+use guest_kernels::kit::access::{read_msr as read, write_msr as write};
 use guest_kernels::kit::cpu;
-use guest_kernels::kit::snippets;
 use guest_kernels::say;
 
 /// Where vendors have registers: Intel's, hypervisors' first ones, AMD64's, AMD's.
@@ -22,18 +21,6 @@ const COUNTERS: [u32; 4] = [0x10, 0xe7, 0xe8, 0x6e0];
 /// Registers that are read only here: the APIC's base and commands (it would go, or send), loading of
 /// microcode.
 const NOT_WRITTEN: [RangeInclusive<u32>; 3] = [0x1b..=0x1b, 0x79..=0x79, 0x800..=0x8ff];
-
-fn read(msr: u32) -> Result<u64, Fault> {
-    let mut context = snippets::read_msr().kernel();
-    context.rcx = msr.into();
-    access::run(&context).map(|end| end.rdx << 32 | end.rax & 0xffff_ffff)
-}
-
-fn write(msr: u32, value: u64) -> Result<(), Fault> {
-    let mut context = snippets::write_msr().kernel();
-    (context.rcx, context.rax, context.rdx) = (msr.into(), value & 0xffff_ffff, value >> 32);
-    access::run(&context).map(|_| ())
-}
 
 /// What flipping single bits of a register does.
 #[derive(Default)]
