@@ -11,7 +11,8 @@ use crate::Mistake;
 /// Shadow frames lie above the guest's: guest frame X is host frame X, as in Umbra's own hypervisor.
 const SHADOW: u64 = END;
 
-/// How many there are: the least for three virtual CPUs, so the MMU has to reclaim some now and then.
+/// How many there are: the least for three virtual CPUs, so the MMU has to reclaim some now and
+/// then.
 const FRAMES: u32 = 3 * MIN_FRAMES_PER_VCPU;
 
 /// Host-physical memory: the guest's, and above it the shadow tables.

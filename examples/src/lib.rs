@@ -130,7 +130,8 @@ impl Toy {
                 Err(TranslateError::Fault(fault)) => {
                     return Observed::Fault(PageFault { code: fault.pfec, gva: fault.gva });
                 }
-                // With CPUs that run at the same time, the guest would execute the instruction again.
+                // With CPUs that run at the same time, the guest would execute the instruction
+                // again.
                 Err(TranslateError::Raced) => unreachable!("the CPUs of this hypervisor take turns"),
             }
         }

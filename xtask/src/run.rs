@@ -57,9 +57,9 @@ pub fn expanded(command: &str, options: &[OsString]) -> Result<Vec<OsString>, Ex
     Ok(Cli::expand(line.collect())?.split_off(2))
 }
 
-/// Becomes `umbra COMMAND` with these options, with what `more` adds first, and with kernel and initramfs if the user
-/// brings none. What is wrong with the options is said first: what follows takes minutes. `made` are the options
-/// whose files are made.
+/// Becomes `umbra COMMAND` with these options, with what `more` adds first, and with kernel and
+/// initramfs if the user brings none. What is wrong with the options is said first: what follows
+/// takes minutes. `made` are the options whose files are made.
 pub fn become_umbra(
     command: &str,
     options: &[OsString],
@@ -88,7 +88,8 @@ pub fn become_umbra(
     Err(umbra.exec()).with_context(|| format!("starting {}", program.display()))
 }
 
-/// The command line that is going to be, with stand-ins for the files of `made` that the user does not give.
+/// The command line that is going to be, with stand-ins for the files of `made` that the user does
+/// not give.
 fn prospect(command: &str, options: &[OsString], made: &[&str]) -> Vec<OsString> {
     let mut line: Vec<OsString> = vec!["umbra".into(), command.into()];
     for option in made.iter().filter(|option| !is_given(options, option)) {

@@ -6,8 +6,8 @@ use anyhow::Result;
 
 use crate::process;
 
-/// Run small programs for two CPUs through the shadow MMU in every order with up to two preemptions (needs nothing but
-/// the Rust toolchain).
+/// Run small programs for two CPUs through the shadow MMU in every order with up to two preemptions
+/// (needs nothing but the Rust toolchain).
 ///
 /// The options are those of the example `schedule`; `cargo xtask schedule -- --help` explains them.
 #[derive(clap::Args)]

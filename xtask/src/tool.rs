@@ -34,8 +34,8 @@ impl CargoTool {
             root.display()
         );
         let mut cargo = process::cargo();
-        // Optimizing it takes minutes and gains seconds. What was compiled is kept: an installation that was ended goes
-        // on where it was, and another version compiles what has changed.
+        // Optimizing it takes minutes and gains seconds. What was compiled is kept: an installation
+        // that was ended goes on where it was, and another version compiles what has changed.
         cargo.args(["install", "--debug", "--locked", "--version", self.version, self.name]);
         cargo.arg("--root").arg(&root).arg("--target-dir").arg(root.join("build"));
         process::show(&mut cargo)?;

@@ -68,8 +68,8 @@ impl IoApic {
         }
     }
 
-    /// A local APIC has ended the level-triggered interrupt `vector` of this pin, if it is one: asserted
-    /// still, the pin asks again.
+    /// A local APIC has ended the level-triggered interrupt `vector` of this pin, if it is one:
+    /// asserted still, the pin asks again.
     pub(crate) fn end_of_interrupt(&mut self, pin: u8, vector: u8) -> Option<Message> {
         let entry = &mut self.entries[usize::from(pin)];
         if *entry & ENTRY_REMOTE_IRR == 0 || *entry as u8 != vector {
@@ -93,7 +93,8 @@ impl IoApic {
         }
     }
 
-    /// A store to the page; the message that a pin sends then. IOREGSEL takes any size, IOWIN 32 bits.
+    /// A store to the page; the message that a pin sends then. IOREGSEL takes any size, IOWIN 32
+    /// bits.
     pub(crate) fn mmio_write(&mut self, offset: u16, size: u8, value: u32) -> Option<Message> {
         match (offset, size) {
             (0x00, _) => {

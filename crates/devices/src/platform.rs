@@ -292,8 +292,8 @@ impl Platform {
         self.interrupts.lapic.nmi_pending()
     }
 
-    /// Whether an NMI can come while the guest does nothing. The line of a device must be an NMI, and
-    /// the device must have a running timer or wait for console input.
+    /// Whether an NMI can come while the guest does nothing. The line of a device must be an NMI,
+    /// and the device must have a running timer or wait for console input.
     pub fn nmi_can_come(&self) -> bool {
         let is_nmi = |irq| self.interrupts.is_nmi(irq);
         (is_nmi(Irq::TIMER) && self.pit.next_interrupt().is_some())

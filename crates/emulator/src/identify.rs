@@ -37,8 +37,8 @@ pub enum Operation {
     Invalidation,
     /// INT n, INT1, INT3 or INTO.
     SoftwareInterrupt,
-    /// An instruction of a virtualization extension that user mode may raise #GP with: VMRUN, VMMCALL,
-    /// VMLOAD, VMSAVE, STGI, CLGI, SKINIT, INVLPGA, INVLPGB or TLBSYNC.
+    /// An instruction of a virtualization extension that user mode may raise #GP with: VMRUN,
+    /// VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, INVLPGA, INVLPGB or TLBSYNC.
     Virtualization,
     /// Anything else.
     Other,

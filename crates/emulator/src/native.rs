@@ -65,8 +65,9 @@ impl Native {
     /// and only general-purpose, x87 and vector registers and status flags change. `xsave_area` is the size of
     /// the area of XSAVE with all components that are enabled.
     ///
-    /// The addresses of a gather lie in a vector register: `vector` gives YMM registers by their numbers, or none
-    /// where AVX is off. The bytes in memory may be others than those that the processor has fetched.
+    /// The addresses of a gather lie in a vector register: `vector` gives YMM registers by their
+    /// numbers, or none where AVX is off. The bytes in memory may be others than those that the
+    /// processor has fetched.
     pub fn decode<C: Cpu>(
         cpu: &C,
         bytes: &[u8],

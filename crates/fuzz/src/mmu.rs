@@ -9,8 +9,8 @@ use crate::input::Input;
 /// Longer programs are slow and find no more.
 const MAX_STEPS: usize = 512;
 
-/// Bytes are a configuration, then a program ([`Program::from_bytes`]). Every outcome is judged, and the auditor looks
-/// after every step.
+/// Bytes are a configuration, then a program ([`Program::from_bytes`]). Every outcome is judged,
+/// and the auditor looks after every step.
 ///
 /// # Panics
 /// A divergence, or a violation.

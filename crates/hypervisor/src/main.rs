@@ -1,8 +1,10 @@
 //! The Umbra type-1 hypervisor: one multiboot2 ELF that moves itself to the top of physical memory and runs
 //! one guest below it.
 //!
-//! `boot` leads from GRUB to Rust, `startup` is the order of what comes then: `handover` reads what GRUB left and moves
-//! the image, `guest` loads the guest, `vcpu` runs it by way of `vmx` or `svm`. `hw` is the CPU and physical memory. Whatever is pure logic, and is tested on the host, lies in `umbra_machine` and `umbra_vcpu`.
+//! `boot` leads from GRUB to Rust, `startup` is the order of what comes then: `handover` reads what
+//! GRUB left and moves the image, `guest` loads the guest, `vcpu` runs it by way of `vmx` or `svm`.
+//! `hw` is the CPU and physical memory. Whatever is pure logic, and is tested on the host, lies in
+//! `umbra_machine` and `umbra_vcpu`.
 //!
 //! There is nothing to build for the host but a word to whoever starts it there.
 #![cfg_attr(target_os = "none", no_std, no_main)]

@@ -32,7 +32,8 @@ pub struct File {
 }
 
 impl Modules {
-    /// Reads the modules in `folder` of the sources of a crate (`""` is the root), which lie at `source`.
+    /// Reads the modules in `folder` of the sources of a crate (`""` is the root), which lie at
+    /// `source`.
     ///
     /// # Panics
     /// There is no such folder, or something in it is not readable.

@@ -15,8 +15,9 @@ pub const FRAME: u64 = 4096;
 
 const MIB: u64 = 1 << 20;
 
-/// Guest RAM below 1 MiB, frames included that are only partly reported as RAM. It is backed out of the hypervisor's
-/// reserve: the machine's own firmware keeps data there, and nobody knows how much.
+/// Guest RAM below 1 MiB, frames included that are only partly reported as RAM. It is backed out of
+/// the hypervisor's reserve: the machine's own firmware keeps data there, and nobody knows how
+/// much.
 pub const CONVENTIONAL: Range<u64> = 0..0xa0000;
 
 /// Where a PC has its video memory. It is plain RAM here, out of the hypervisor's reserve: a guest
@@ -69,9 +70,9 @@ pub enum LayoutError {
 /// Where memory goes on above the hole for devices.
 const ABOVE: u64 = 4 << 30;
 
-/// The physical memory map: `[0, guest_end)` for the guest (with the holes of a PC), the hypervisor above it. What lies
-/// between the areas above, and behind them, is nobody's. A guest that does not fit there has the rest of its memory from
-/// 4 GiB up.
+/// The physical memory map: `[0, guest_end)` for the guest (with the holes of a PC), the hypervisor
+/// above it. What lies between the areas above, and behind them, is nobody's. A guest that does not
+/// fit there has the rest of its memory from 4 GiB up.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Layout {
     guest_end: u64,
@@ -111,8 +112,8 @@ impl Layout {
         let heap = |guest_end| heap_bytes(guest_end, pool / FRAME).next_multiple_of(FRAME);
         let reserve = |guest_end| upper + image + pool + heap(guest_end) + 5 * GUARD;
         let (mut guest_end, mut end) = (guest, guest);
-        // What the hypervisor needs grows with the guest's end, and takes more of the guest's memory up there. A frame
-        // costs a 64th of itself, so this comes to its end.
+        // What the hypervisor needs grows with the guest's end, and takes more of the guest's
+        // memory up there. A frame costs a 64th of itself, so this comes to its end.
         while guest_end + reserve(end) > ram_end {
             guest_end = ram_end.saturating_sub(reserve(end)) / (ALIGN_MIB * MIB) * (ALIGN_MIB * MIB);
             end = ABOVE + (guest - guest_end);
@@ -238,7 +239,8 @@ impl GuestMap {
         start >= end || end <= self.frames.len() as u64 && (start..end).all(own)
     }
 
-    /// What the guest's e820 map calls RAM below 4 GiB. Upper memory and the extended BIOS data area are not.
+    /// What the guest's e820 map calls RAM below 4 GiB. Upper memory and the extended BIOS data
+    /// area are not.
     pub fn reported_ram(&self) -> [Range<u64>; 2] {
         [REPORTED_CONVENTIONAL, MIB..self.guest_end]
     }
@@ -254,8 +256,8 @@ impl GuestMap {
     }
 }
 
-/// The memory map around RAM below and above 1 MiB and from 4 GiB up: areas, and whether they are RAM for the guest to
-/// use.
+/// The memory map around RAM below and above 1 MiB and from 4 GiB up: areas, and whether they are
+/// RAM for the guest to use.
 pub fn memory_map([low, high]: &[Range<u64>; 2], above: &Range<u64>) -> Vec<(Range<u64>, bool)> {
     let below =
         [(low.clone(), true), (low.end..CONVENTIONAL.end, false), (FIRMWARE, false), (high.clone(), true)];

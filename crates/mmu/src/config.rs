@@ -45,8 +45,8 @@ impl GuestFaults {
 
 /// Which page faults exit, by their error code (SDM, "Exceptions" in "Other Causes of VM Exits").
 ///
-/// Those whose error code, as far as `mask` says, is `matched` exit if `bitmap_bit` is set; if it is
-/// clear, all others do.
+/// Those whose error code, as far as `mask` says, is `matched` exit if `bitmap_bit` is set; if it
+/// is clear, all others do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PfecFilter {
     /// Bit 14 of the exception bitmap.
@@ -91,10 +91,12 @@ pub enum FilterPolicy {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// The CPU that the guest sees. Its MAXPHYADDR is at most the real CPU's, which the encodings know.
+    /// The CPU that the guest sees. Its MAXPHYADDR is at most the real CPU's, which the encodings
+    /// know.
     pub features: Features,
-    /// How Pending entries look to the real CPU. [`Encodings::reserved`], once tested on the real CPU, if guest
-    /// faults may go around the hypervisor, [`Encodings::not_present`] for [`GuestFaults::Trap`].
+    /// How Pending entries look to the real CPU. [`Encodings::reserved`], once tested on the real
+    /// CPU, if guest faults may go around the hypervisor, [`Encodings::not_present`] for
+    /// [`GuestFaults::Trap`].
     pub encodings: Encodings,
     /// Which page faults may go straight to the guest, if the encodings allow any to do so.
     pub filter: FilterPolicy,
@@ -174,8 +176,8 @@ pub enum ConfigError {
         /// Where it lies.
         hpa: Hpa,
     },
-    /// Two guest frames have the same host frame. Writes are seen by guest frame, so a table could be
-    /// written by way of the other.
+    /// Two guest frames have the same host frame. Writes are seen by guest frame, so a table could
+    /// be written by way of the other.
     SharedFrame {
         /// One of them.
         gfn: Gfn,
@@ -229,8 +231,8 @@ mod tests {
     use super::*;
 
     /// Host faults are those on Pending entries (RSVD), on tracked tables and on clean pages (P and
-    /// W, of a supervisor or, without I4, of user mode), and those of a supervisor where a walk must
-    /// tell. All of them exit.
+    /// W, of a supervisor or, without I4, of user mode), and those of a supervisor where a walk
+    /// must tell. All of them exit.
     #[test]
     fn the_filters_for_every_error_code() {
         for raw in 0..64 {

@@ -105,10 +105,11 @@ pub trait ShadowFrames {
 /// The CPUs: their TLBs and paging-structure caches, and what they have latched at VM entry.
 ///
 /// # Several vCPUs
-/// A CPU that is in the guest goes by what it has latched at its VM entry ([`EntryState`]). So before
-/// that becomes wrong, the MMU makes the other vCPUs leave, by [`Tlb::flush`] or [`Tlb::kick`]. When
-/// either returns, every vCPU has left the guest, and asks [`Mmu::entry_state`] before it enters
-/// again: after the call of the MMU that is under way, which has the MMU to itself.
+/// A CPU that is in the guest goes by what it has latched at its VM entry ([`EntryState`]). So
+/// before that becomes wrong, the MMU makes the other vCPUs leave, by [`Tlb::flush`] or
+/// [`Tlb::kick`]. When either returns, every vCPU has left the guest, and asks [`Mmu::entry_state`]
+/// before it enters again: after the call of the MMU that is under way, which has the MMU to
+/// itself.
 ///
 /// A vCPU that has asked already and has not entered yet must ask again. So the embedder keeps a
 /// number that each flush and kick changes, and a vCPU enters like this (KVM: `IN_GUEST_MODE` and
@@ -119,8 +120,8 @@ pub trait ShadowFrames {
 /// 3. if the number is another one now, it takes back 2. and begins again;
 /// 4. it enters.
 ///
-/// Who flushes or kicks changes the number, executes a full fence, and then waits for every vCPU that
-/// has published. Whoever looks before it publishes, enters with what is out of date.
+/// Who flushes or kicks changes the number, executes a full fence, and then waits for every vCPU
+/// that has published. Whoever looks before it publishes, enters with what is out of date.
 ///
 /// [`EntryState`]: crate::EntryState
 /// [`Mmu::entry_state`]: crate::Mmu::entry_state
@@ -136,9 +137,9 @@ pub trait Tlb {
         self.flush();
     }
 
-    /// The root that a vCPU, which has left the guest, has loaded without an exit, if the MMU has not
-    /// been told of it by [`Mmu::switched`](crate::Mmu::switched): now it has. By default there is
-    /// none, as without [`Config::loadable_roots`](crate::Config).
+    /// The root that a vCPU, which has left the guest, has loaded without an exit, if the MMU has
+    /// not been told of it by [`Mmu::switched`](crate::Mmu::switched): now it has. By default there
+    /// is none, as without [`Config::loadable_roots`](crate::Config).
     fn take_loaded_root(&mut self, vcpu: usize) -> Option<Gfn> {
         let _ = vcpu;
         None

@@ -19,10 +19,9 @@
 //!
 //! What the real CPU must be set to while the guest runs: CR0.PG, CR0.WP and CR4.PAE set; EFER.NXE,
 //! CR4.SMEP, CR4.SMAP and CR4.PGE equal to the guest's (SMEP and SMAP clear while the guest's
-//! paging is off; NXE clear while it uses 32-bit paging, which would not report fetches); EFER.LMA as
-//! the root's format says; page faults intercepted as
-//! [`Mmu::entry_state`] says, asked before each entry. The guest's PAT, PCD and PWT bits are not
-//! shadowed: all of its memory is write-back.
+//! paging is off; NXE clear while it uses 32-bit paging, which would not report fetches); EFER.LMA
+//! as the root's format says; page faults intercepted as [`Mmu::entry_state`] says, asked before
+//! each entry. The guest's PAT, PCD and PWT bits are not shadowed: all of its memory is write-back.
 //!
 //! A page-fault exit, with a host that has the three traits (the README shows it whole):
 //!

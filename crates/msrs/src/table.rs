@@ -79,7 +79,8 @@ const ONE_CORE: &str = "the ratio of a CPU whose frequency is that of the time-s
 
 /// IA32_MISC_ENABLE at reset: fast strings; no branch trace storage, no PEBS.
 const MISC_ENABLE: u64 = 1 << 0 | 1 << 11 | 1 << 12;
-/// Fast strings, thermal control, prefetchers, TM2, SpeedStep, MONITOR, the limit of CPUID, xTPR, XD, turbo.
+/// Fast strings, thermal control, prefetchers, TM2, SpeedStep, MONITOR, the limit of CPUID, xTPR,
+/// XD, turbo.
 const MISC_ENABLE_WRITABLE: u64 = 1 << 0
     | 1 << 3
     | 1 << 9

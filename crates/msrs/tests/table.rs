@@ -40,7 +40,8 @@ fn each_register_of_a_cpu_has_one_row_and_the_lookup_finds_it() {
     }
 }
 
-/// Each writable bit of a stored register holds, unless what it makes is refused; no other bit can be changed.
+/// Each writable bit of a stored register holds, unless what it makes is refused; no other bit can
+/// be changed.
 #[test]
 fn stored_registers_keep_what_may_be_written() {
     for cpu in CPUS {

@@ -1,7 +1,8 @@
 //! x86 paging as a guest programs it: address types, page-table entries, error codes and the walk.
 //!
-//! Everything here is pure: a walk reads entries through [`Tables`] and says what it found; it changes
-//! nothing. 32-bit, PAE and 4-level paging differ by [`Format`] only. The sections of the Intel SDM cited are those of volume 3, chapter "Paging".
+//! Everything here is pure: a walk reads entries through [`Tables`] and says what it found; it
+//! changes nothing. 32-bit, PAE and 4-level paging differ by [`Format`] only. The sections of the
+//! Intel SDM cited are those of volume 3, chapter "Paging".
 //!
 //! ```
 //! use umbra_paging::{Access, Features, Gpa, Gva, Paging, Tables, walk};

@@ -23,7 +23,8 @@ struct Arguments {
     /// Only programs whose name has this in it.
     #[arg(long, value_name = "TEXT", default_value = "")]
     program: String,
-    /// Run the programs in one order only: the points at which the other CPU gets further, such as 5,5,9.
+    /// Run the programs in one order only: the points at which the other CPU gets further, such as
+    /// 5,5,9.
     #[arg(long, value_name = "POINTS", value_delimiter = ',')]
     at: Option<Vec<u32>>,
     /// With --at: the other CPU is on its way into the guest.

@@ -47,8 +47,8 @@ pub enum Op {
         /// What is written.
         bytes: ArrayVec<u8, 8>,
     },
-    /// A loop that stores entries one after the other, as supervisor with RFLAGS.AC set; each names the frame
-    /// behind that of the one before.
+    /// A loop that stores entries one after the other, as supervisor with RFLAGS.AC set; each names
+    /// the frame behind that of the one before.
     Stores {
         /// Which virtual CPU does it.
         cpu: usize,
@@ -137,7 +137,8 @@ impl fmt::Display for Program {
     }
 }
 
-/// Takes random choices out of a word, lowest bits first. Exhausted, it makes more of the same word.
+/// Takes random choices out of a word, lowest bits first. Exhausted, it makes more of the same
+/// word.
 struct Bits {
     now: u64,
     left: u32,
@@ -468,7 +469,8 @@ fn host_event(bits: &mut Bits) -> HostEvent {
     }
 }
 
-/// What the host does to a range of frames: some that lie side by side, a region and more, or all there are.
+/// What the host does to a range of frames: some that lie side by side, a region and more, or all
+/// there are.
 fn host_range(bits: &mut Bits) -> HostEvent {
     let first = used_frame(bits).raw();
     let first = first.saturating_sub([0, 1, 4, first % 512][bits.take(2) as usize]);
@@ -546,7 +548,8 @@ impl Op {
         }
     }
 
-    /// Whether a CPU may take it while another one is in the hypervisor: if it is one instruction that need not exit.
+    /// Whether a CPU may take it while another one is in the hypervisor: if it is one instruction
+    /// that need not exit.
     pub fn may_interleave(&self) -> bool {
         match self {
             Op::Load { .. } | Op::Store { .. } => true,

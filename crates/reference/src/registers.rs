@@ -53,7 +53,8 @@ pub enum Privileged {
     },
     /// INVPCID of all contexts, globals included (type 2).
     FlushAll,
-    /// INVPCID of one address (type 0). Its PCID counts as 0 while CR4.PCIDE is clear, or it would be #GP.
+    /// INVPCID of one address (type 0). Its PCID counts as 0 while CR4.PCIDE is clear, or it would
+    /// be #GP.
     InvpcidAddress {
         /// The PCID in the descriptor.
         pcid: u16,

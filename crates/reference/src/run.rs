@@ -169,7 +169,8 @@ pub fn run_on(machine: impl Machine, program: &Program, config: &Config) -> Resu
 /// Nobody gets further.
 const NEVER: Preempt = Preempt { when: When::At(Vec::new()), entering: false };
 
-/// The next steps of a program that other CPUs may take while this one is under way: each CPU's in order.
+/// The next steps of a program that other CPUs may take while this one is under way: each CPU's in
+/// order.
 fn ahead(program: &Program, done: &[bool], step: usize, cpus: usize) -> Vec<usize> {
     let mut blocked = vec![false; cpus];
     if let Some(cpu) = program.ops[step].cpu() {
@@ -270,8 +271,8 @@ impl<M: Machine> Session<M> {
         self.step_among(op, &[], NEVER, full).map(drop)
     }
 
-    /// As [`Session::step`], while other CPUs may take these steps, which have numbers: says which they took. Those of
-    /// each CPU are in order, and none is of the CPU that takes `op`.
+    /// As [`Session::step`], while other CPUs may take these steps, which have numbers: says which
+    /// they took. Those of each CPU are in order, and none is of the CPU that takes `op`.
     ///
     /// # Errors
     /// As [`Session::step`].
@@ -336,7 +337,8 @@ impl<M: Machine> Session<M> {
         others.iter().filter_map(&mut plan).collect()
     }
 
-    /// Calls the machine. If other CPUs got further meanwhile they are judged, and the step is still to be closed.
+    /// Calls the machine. If other CPUs got further meanwhile they are judged, and the step is
+    /// still to be closed.
     fn call<T>(
         &mut self,
         step: Step,

@@ -1,12 +1,15 @@
-//! Small programs for two CPUs, in every order: what one of them does while the other is in the hypervisor.
+//! Small programs for two CPUs, in every order: what one of them does while the other is in the
+//! hypervisor.
 //!
-//! Each [`Small`] program has a step that enters the MMU, and some steps of another CPU. They are run with the other
-//! CPU getting further at every point of the MMU's way, once (it does one thing, or two, or all), and twice (some of
-//! it at one point, the rest at a later one). A point is a call of the embedder's traits. Getting further is an access,
-//! an instruction, or a step on the way into the guest ([`Protocol`]). Whatever is left over takes place afterwards;
-//! then each CPU looks at every page.
+//! Each [`Small`] program has a step that enters the MMU, and some steps of another CPU. They are
+//! run with the other CPU getting further at every point of the MMU's way, once (it does one thing,
+//! or two, or all), and twice (some of it at one point, the rest at a later one). A point is a call
+//! of the embedder's traits. Getting further is an access, an instruction, or a step on the way
+//! into the guest ([`Protocol`]). Whatever is left over takes place afterwards; then each CPU looks
+//! at every page.
 //!
-//! Beyond two preemptions and small programs there are random ones: [`Config::races`](crate::Config).
+//! Beyond two preemptions and small programs there are random ones:
+//! [`Config::races`](crate::Config).
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -358,8 +361,8 @@ impl Small {
         verdict.map_err(|why| Wrong { name: self.name, order, why })
     }
 
-    /// Runs the program in every order with at most so many preemptions, one or two, and says in how many. The first
-    /// preemption is at no more than `most` points, spread over all there are.
+    /// Runs the program in every order with at most so many preemptions, one or two, and says in
+    /// how many. The first preemption is at no more than `most` points, spread over all there are.
     ///
     /// # Errors
     /// The first order in which something goes wrong.

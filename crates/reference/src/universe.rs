@@ -54,8 +54,8 @@ pub struct Universe {
 }
 
 impl Universe {
-    /// The pages of random programs: both choices of index at each level, some of their neighbours, and the
-    /// window onto [`HOT`] and [`HIGH`].
+    /// The pages of random programs: both choices of index at each level, some of their neighbours,
+    /// and the window onto [`HOT`] and [`HIGH`].
     pub fn of_programs() -> Universe {
         let tree = (0..16).map(tree_page).chain((0..ADJACENT).map(adjacent_page));
         let window = HOT.iter().chain(&HIGH).map(|gfn| Gva::new(WINDOW + gfn * 4096));
@@ -122,8 +122,8 @@ pub fn tree_page(n: u64) -> Gva {
 /// How many pages there are that lie side by side.
 pub const ADJACENT: u64 = 12;
 
-/// One of the pages that lie side by side: the first eight of a page table, then the first of each of the next page
-/// tables.
+/// One of the pages that lie side by side: the first eight of a page table, then the first of each
+/// of the next page tables.
 pub fn adjacent_page(n: u64) -> Gva {
     let n = n % ADJACENT;
     Gva::new(if n < 8 { n << 12 } else { (n - 7) << 21 })

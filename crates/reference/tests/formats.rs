@@ -1,7 +1,8 @@
 //! Guests of 32-bit and PAE paging on the shadow MMU, with the hostile paging unit in front of the
-//! shadow tables. The guest flushes as it must and no more: after each change of a table it executes
-//! one INVLPG for each page that it had mapped, at any address within it. So every access must give
-//! what a walk of the guest's own tables gives, which the reference machine's own walk says.
+//! shadow tables. The guest flushes as it must and no more: after each change of a table it
+//! executes one INVLPG for each page that it had mapped, at any address within it. So every access
+//! must give what a walk of the guest's own tables gives, which the reference machine's own walk
+//! says.
 
 use fastrand::Rng;
 use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};

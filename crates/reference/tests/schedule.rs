@@ -1,4 +1,5 @@
-//! Two CPUs, one of them in the hypervisor: orders with one preemption. `cargo xtask schedule` has all with two.
+//! Two CPUs, one of them in the hypervisor: orders with one preemption. `cargo xtask schedule` has
+//! all with two.
 
 use umbra_reference::machine::Protocol;
 use umbra_reference::schedule::Small;

@@ -70,7 +70,8 @@ proptest! {
     }
 }
 
-/// Both walk from a directory in frame 1 and a table in frame 2, of 4-byte entries or of 8-byte ones.
+/// Both walk from a directory in frame 1 and a table in frame 2, of 4-byte entries or of 8-byte
+/// ones.
 fn two_levels(
     words: [u64; 2],
     legacy32: bool,

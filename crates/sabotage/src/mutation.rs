@@ -36,7 +36,8 @@ pub enum Catcher {
         target: String,
         /// The test's path in there.
         test: String,
-        /// What it must print when it fails, where that matters: the auditor's sentence, for example.
+        /// What it must print when it fails, where that matters: the auditor's sentence, for
+        /// example.
         says: Option<String>,
     },
 }

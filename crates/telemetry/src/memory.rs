@@ -40,14 +40,15 @@ pub const HOLE_START_MIB: u64 = 3072;
 /// Where it ends, in MiB, and memory goes on.
 pub const HOLE_END_MIB: u64 = 4096;
 
-/// Bytes of the heap for a guest whose highest frame ends at `guest_end`, with `shadow_frames` in the pool. The frames
-/// of the hole count.
+/// Bytes of the heap for a guest whose highest frame ends at `guest_end`, with `shadow_frames` in
+/// the pool. The frames of the hole count.
 pub fn heap_bytes(guest_end: u64, shadow_frames: u64) -> u64 {
     HEAP_BASE + guest_end.div_ceil(FRAME) * HEAP_PER_GUEST_FRAME + shadow_frames * HEAP_PER_SHADOW_FRAME
 }
 
-/// The memory in MiB that a machine needs beside the guest's `memory_mib`, with `shadow_frames` in the pool. The
-/// hypervisor lies below the hole, and what it takes from the guest there the guest has above 4 GiB.
+/// The memory in MiB that a machine needs beside the guest's `memory_mib`, with `shadow_frames` in
+/// the pool. The hypervisor lies below the hole, and what it takes from the guest there the guest
+/// has above 4 GiB.
 pub fn reserve_mib(memory_mib: u32, shadow_frames: Option<u32>) -> u64 {
     let shadow_frames = u64::from(shadow_frames.unwrap_or(DEFAULT_SHADOW_FRAMES));
     let with_end = |end_mib: u64| {

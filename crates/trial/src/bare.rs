@@ -1,8 +1,8 @@
 //! A program as a kernel of its own, for a machine without a hypervisor.
 //!
 //! A multiboot image (version 1, with the addresses in its header): 32-bit code puts the program's
-//! memory in its place and turns long mode on by tables of its own; a few instructions in the stub's
-//! memory, which both roots map, load the program's root.
+//! memory in its place and turns long mode on by tables of its own; a few instructions in the
+//! stub's memory, which both roots map, load the program's root.
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::{

@@ -127,7 +127,8 @@ pub enum Excuse {
     /// bits; KVM cannot read the table, and its walk ends as at an entry that is not present.
     TableOutsideMemory,
     /// Code is executed where no memory is. KVM, Documentation/virt/kvm/api.rst,
-    /// KVM_CAP_EXIT_ON_EMULATION_FAILURE: what KVM cannot emulate ends the guest's run or gives #UD.
+    /// KVM_CAP_EXIT_ON_EMULATION_FAILURE: what KVM cannot emulate ends the guest's run or gives
+    /// #UD.
     CodeOutsideMemory,
     /// An access reaches no memory: the monitor carries it out, and which accessed and dirty bits
     /// are set on the way is not judged.
@@ -176,8 +177,8 @@ pub fn judge(program: &Program, record: &Record) -> Result<Tally, Box<Conviction
 ///
 /// - A page fault for a reserved bit has P = 0 in its error code (0x8, 0xa, 0xc and so on). SDM,
 ///   "Page-Fault Exceptions": RSVD is 1 only with P = 1. The fault is judged as if P were set.
-/// - It sets the accessed bit in the very entry that has the reserved bit, if that maps a large page.
-///   SDM, "Accessed and Dirty Flags": a flag is set when an entry is used for a translation.
+/// - It sets the accessed bit in the very entry that has the reserved bit, if that maps a large
+///   page. SDM, "Accessed and Dirty Flags": a flag is set when an entry is used for a translation.
 /// - A page fault leaves cached translations of its address in place. SDM, "Operations that
 ///   Invalidate TLBs and Paging-Structure Caches": it invalidates them.
 /// - Reads where no memory is give zeros, which is as good as ones.
@@ -487,8 +488,8 @@ impl Judge<'_> {
         again.is_ok().then_some(Excuse::ForcedNx)
     }
 
-    /// Whether a page fault is one of QEMU's: as on bare hardware, but for what [`judge_bare`] says.
-    /// The oracle does not hear that it was delivered, so it forgets no translations.
+    /// Whether a page fault is one of QEMU's: as on bare hardware, but for what [`judge_bare`]
+    /// says. The oracle does not hear that it was delivered, so it forgets no translations.
     fn explains_fault(&mut self, gva: Gva, access: Access, fault: PageFault, changes: &[Change]) -> bool {
         let candidates = self.oracle.candidates(0, gva, access);
         let reserved = self.reserved_entry(gva);

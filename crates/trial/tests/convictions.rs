@@ -1,5 +1,5 @@
-//! A guest that sees something else than bare hardware shows is a conviction; what is excused, is so
-//! in one case only, and its neighbours are not.
+//! A guest that sees something else than bare hardware shows is a conviction; what is excused, is
+//! so in one case only, and its neighbours are not.
 
 use umbra_paging::Gva;
 use umbra_reference::hardware::Temper;

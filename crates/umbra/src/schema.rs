@@ -35,7 +35,8 @@ mod tests {
     use crate::report::Statistics;
     use crate::report::tests::statistics;
 
-    /// As the types have it. What older versions did not write is not required: the reader takes their results.
+    /// As the types have it. What older versions did not write is not required: the reader takes
+    /// their results.
     fn generated() -> String {
         let schema = SchemaSettings::draft2020_12().for_deserialize().into_generator();
         let mut schema = schema.into_root_schema_for::<Statistics>();

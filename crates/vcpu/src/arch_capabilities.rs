@@ -10,7 +10,8 @@ use raw_cpuid::{CpuId, CpuIdReader, CpuIdResult};
 /// The register's number.
 pub const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
 
-/// Bits of the register (SDM, "IA32_ARCH_CAPABILITIES MSR", and Intel's pages on the vulnerabilities).
+/// Bits of the register (SDM, "IA32_ARCH_CAPABILITIES MSR", and Intel's pages on the
+/// vulnerabilities).
 mod bit {
     pub const RDCL_NO: u64 = 1 << 0;
     pub const RSBA: u64 = 1 << 2;

@@ -149,8 +149,8 @@ mod bit {
         pub const FXSR: u32 = 1 << 24;
         pub const SSE: u32 = 1 << 25;
         pub const SSE2: u32 = 1 << 26;
-        /// Those that the guest finds, where the CPU has them. There are no banks of machine checks, and
-        /// MTRRs have no effect: guest memory is write-back always.
+        /// Those that the guest finds, where the CPU has them. There are no banks of machine
+        /// checks, and MTRRs have no effect: guest memory is write-back always.
         pub const SHOWN: u32 = FPU
             | VME
             | DE
@@ -251,8 +251,8 @@ mod bit {
     }
     /// Leaf 0xd, subleaf 1, EAX: XSAVEOPT, XSAVEC, XGETBV with ECX = 1. Not XSAVES.
     pub const FD1A_SHOWN: u32 = 0b111;
-    /// Leaf 80000001, ECX: LAHF in 64-bit mode, LZCNT, PREFETCHW; of AMD, SSE4A and SSE on misaligned
-    /// operands, too. Not SVM and SKINIT.
+    /// Leaf 80000001, ECX: LAHF in 64-bit mode, LZCNT, PREFETCHW; of AMD, SSE4A and SSE on
+    /// misaligned operands, too. Not SVM and SKINIT.
     pub const X1C_SHOWN: u32 = 1 << 0 | 1 << 5 | 1 << 8;
     pub const X1C_AMD: u32 = 1 << 6 | 1 << 7;
     /// Leaf 80000001, EDX.
@@ -343,9 +343,11 @@ impl Cpuid {
             0x8000_0000 => CpuidResult { eax: self.max_extended, ..real() },
             0x8000_0001..=MAX_EXTENDED if leaf <= self.max_extended => self.extended(leaf, dynamic),
             1..=MAX_BASIC if leaf <= self.highest(dynamic) => self.basic(leaf, subleaf, dynamic),
-            // Leaves in the hypervisor's range are this one's to define: there are none but the first.
+            // Leaves in the hypervisor's range are this one's to define: there are none but the
+            // first.
             0x4000_0001..=HYPERVISOR_END => NOTHING,
-            // SDM, "CPUID": beyond the highest leaves Intel's CPUs give the data of the highest basic one, AMD's zeros.
+            // SDM, "CPUID": beyond the highest leaves Intel's CPUs give the data of the highest
+            // basic one, AMD's zeros.
             _ if self.vendor == Vendor::Intel => self.basic(self.highest(dynamic), subleaf, dynamic),
             _ => NOTHING,
         }

@@ -108,14 +108,14 @@ impl Event {
         self.kind == EventKind::Exception && self.vector == FPU_ERROR
     }
 
-    /// Whether its delivery may raise it again, without end: a benign exception is never promoted. On the CPU, too, a
-    /// handler of #AC on a misaligned stack of user mode leads to #AC for ever.
+    /// Whether its delivery may raise it again, without end: a benign exception is never promoted.
+    /// On the CPU, too, a handler of #AC on a misaligned stack of user mode leads to #AC for ever.
     pub fn may_recur(self) -> bool {
         self.kind == EventKind::Exception && matches!(self.class(), Class::Benign)
     }
 
-    /// How far the return address lies behind the instruction at RIP: behind an instruction that has
-    /// raised the event on purpose.
+    /// How far the return address lies behind the instruction at RIP: behind an instruction that
+    /// has raised the event on purpose.
     pub fn instruction_length(self) -> u8 {
         match self.kind {
             EventKind::Software { length, .. } => length,

@@ -3,7 +3,8 @@
 //! [`backend`] is what a vendor's virtualization extension does for one virtual CPU: the hypervisor
 //! implements it once per vendor. The other modules decide what the guest's CPU does, without
 //! touching one: what its CPUID shows, what a write to a control register does, which of its loads
-//! of CR3 need no exit. [`svm`] is the part of a backend that touches no CPU. All of them are tested on the host.
+//! of CR3 need no exit. [`svm`] is the part of a backend that touches no CPU. All of them are
+//! tested on the host.
 
 #![no_std]
 #![forbid(unsafe_code)]

@@ -1,8 +1,8 @@
-//! The list of CR3 targets against a CPU with PCIDs: by whatever loads, no PCID ever holds translations of
-//! two roots.
+//! The list of CR3 targets against a CPU with PCIDs: by whatever loads, no PCID ever holds
+//! translations of two roots.
 //!
-//! The CPU here knows nothing of the list but the values: loads of these do not exit. It keeps what it has
-//! cached for each PCID as long as the manual lets it.
+//! The CPU here knows nothing of the list but the values: loads of these do not exit. It keeps what
+//! it has cached for each PCID as long as the manual lets it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -12,7 +12,8 @@ const PAGES: usize = 2048;
 /// Page frames below 4 GiB.
 const LOW_FRAMES: u64 = (4 << 30) / PAGE_SIZE as u64;
 
-/// Touches fresh pages, most of which Linux takes from above 4 GiB if there is memory, and checks what they hold.
+/// Touches fresh pages, most of which Linux takes from above 4 GiB if there is memory, and checks
+/// what they hold.
 ///
 /// # Errors
 /// No page lies above 4 GiB, or one does not hold what was written.

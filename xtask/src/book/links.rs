@@ -1,7 +1,8 @@
 //! A preprocessor of mdBook: mentions of files become links to them.
 //!
-//! Chapters name files by their paths from the top of the checkout, and include documents that do. Written as links
-//! they would have to go up from each page, and an included document lies elsewhere than the page that it becomes.
+//! Chapters name files by their paths from the top of the checkout, and include documents that do.
+//! Written as links they would have to go up from each page, and an included document lies
+//! elsewhere than the page that it becomes.
 
 use std::io::{self, Read, Write};
 use std::path::{Component, Path};

@@ -20,7 +20,8 @@ pub struct Arguments {}
 /// Builds it; a warning is a failure.
 pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
     let mut mdbook = Command::new(MDBOOK.install()?);
-    // Mentions of files become links. The book's own settings do not have it: mdBook alone makes the book, too.
+    // Mentions of files become links. The book's own settings do not have it: mdBook alone makes
+    // the book, too.
     let this = env::current_exe().context("finding this program")?;
     mdbook.env("MDBOOK_PREPROCESSOR__SOURCES__COMMAND", format!("'{}' book-links", this.display()));
     mdbook.env("MDBOOK_PREPROCESSOR__SOURCES__AFTER", "[\"links\"]");

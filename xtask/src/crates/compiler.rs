@@ -28,7 +28,8 @@ pub fn check_oldest_compiler(setup: &mut Setup, published: &Published) -> Result
     Ok(format!("compiled by {}", compiler.version()?))
 }
 
-/// Debian's compiler in a folder: its packages exclude those of another version, so they are not installed.
+/// Debian's compiler in a folder: its packages exclude those of another version, so they are not
+/// installed.
 struct Compiler {
     program: PathBuf,
     libraries: PathBuf,
@@ -68,7 +69,8 @@ impl Compiler {
     }
 }
 
-/// The package of libLLVM, by what the dynamic linker says of a program: `libLLVM.so.19.1 => not found`.
+/// The package of libLLVM, by what the dynamic linker says of a program: `libLLVM.so.19.1 => not
+/// found`.
 fn llvm_package(needed: &str) -> Option<String> {
     let major = needed.split_once("libLLVM.so.")?.1.split(['.', ' ']).next()?;
     Some(format!("libllvm{major}"))

@@ -15,9 +15,9 @@ pub use published::Published;
 
 /// Check the published crates as a registry would: package, oldest compiler, licences and sources.
 ///
-/// Runs `cargo publish --dry-run` of all of them in one call, `cargo check` with the oldest compiler that they
-/// promise (Debian's, unpacked into target/), and `cargo deny check licenses bans sources` (installs cargo-deny).
-/// Nothing is published.
+/// Runs `cargo publish --dry-run` of all of them in one call, `cargo check` with the oldest
+/// compiler that they promise (Debian's, unpacked into target/), and `cargo deny check licenses
+/// bans sources` (installs cargo-deny). Nothing is published.
 #[derive(clap::Args)]
 pub struct Arguments {}
 
@@ -32,8 +32,8 @@ pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// They depend on each other's new versions, so a registry must see them together. What is tried out need not be
-/// committed.
+/// They depend on each other's new versions, so a registry must see them together. What is tried
+/// out need not be committed.
 fn dry_run(published: &Published) -> Command {
     let mut cargo = process::cargo();
     cargo.current_dir(paths::workspace()).args(["publish", "--dry-run", "--locked", "--allow-dirty"]);
@@ -41,8 +41,8 @@ fn dry_run(published: &Published) -> Command {
     cargo
 }
 
-/// Licences, duplicates and origins of all dependencies, by deny.toml. (Advisories need a database that is not part
-/// of the registry.)
+/// Licences, duplicates and origins of all dependencies, by deny.toml. (Advisories need a database
+/// that is not part of the registry.)
 fn deny() -> Result<()> {
     let program = CargoTool { name: "cargo-deny", version: "^0.18" }.install()?;
     let mut deny = Command::new(program);

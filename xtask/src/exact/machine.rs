@@ -18,8 +18,8 @@ const TIMEOUT: &str = "600";
 /// How much of a difference is shown.
 const SHOWN_LINES: usize = 30;
 
-/// The CPU that a guest sees on a machine, as its registers depend on it. Bochs's time-stamp counter
-/// has 1 GHz.
+/// The CPU that a guest sees on a machine, as its registers depend on it. Bochs's time-stamp
+/// counter has 1 GHz.
 pub fn cpu(machine: Machine) -> Cpu {
     let model = match machine {
         Machine::Penryn => 0x17,

@@ -21,10 +21,11 @@ use table::{Column, Table};
 
 /// Print what must be as on bare hardware as a table: the bare machine and Umbra beside each other.
 ///
-/// Two guest kernels run on each machine, bare and under each treatment of page faults. `exact` has no
-/// opinion: it reads every model-specific register and flips each of its bits, and runs 9600 cases of event
-/// delivery. What differs from the bare machine needs a reason: in the table of registers (`crates/msrs`), or
-/// in xtask's list. `basics` knows what is right. Every difference is printed with its reason.
+/// Two guest kernels run on each machine, bare and under each treatment of page faults. `exact` has
+/// no opinion: it reads every model-specific register and flips each of its bits, and runs 9600
+/// cases of event delivery. What differs from the bare machine needs a reason: in the table of
+/// registers (`crates/msrs`), or in xtask's list. `basics` knows what is right. Every difference is
+/// printed with its reason.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Only on this machine [default: both]

@@ -1,5 +1,5 @@
-//! Model-specific registers: what a guest finds under Umbra is what the table says, and where that is not what it finds on
-//! the bare machine, the table has the reason.
+//! Model-specific registers: what a guest finds under Umbra is what the table says, and where that
+//! is not what it finds on the bare machine, the table has the reason.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
@@ -50,7 +50,8 @@ impl fmt::Display for Comparison {
     }
 }
 
-/// What a guest finds of a register that is no more than a value, or that is not there; nothing of others.
+/// What a guest finds of a register that is no more than a value, or that is not there; nothing of
+/// others.
 fn expected(registers: &mut Registers, msr: u32) -> Option<Option<String>> {
     let value = match registers.read(msr) {
         Ok(Answer::Ask(_)) => return None,

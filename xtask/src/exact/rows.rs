@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 pub enum Shown {
     /// Every model-specific register, compared with the table and the bare machine.
     Registers,
-    /// Every case of event delivery, compared with the bare machine, and tests of the kernel `basics`.
+    /// Every case of event delivery, compared with the bare machine, and tests of the kernel
+    /// `basics`.
     Events(&'static [&'static str]),
     /// Tests of the kernel `basics`, which know what is right.
     Basics(&'static [&'static str]),

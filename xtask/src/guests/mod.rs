@@ -17,9 +17,9 @@ use run::{Kernel, Run};
 
 /// Run the small guest kernels under Umbra: what each finds must be as on bare hardware.
 ///
-/// Builds them, runs them on the emulated machines with the bypass and without (with `--full`: under every treatment
-/// of page faults), as many at a time as there are CPUs,
-/// and prints a line for each: what was checked, how much of it was wrong, how long it took. What they print is kept
+/// Builds them, runs them on the emulated machines with the bypass and without (with `--full`:
+/// under every treatment of page faults), as many at a time as there are CPUs, and prints a line
+/// for each: what was checked, how much of it was wrong, how long it took. What they print is kept
 /// in `target/guest/kernels`.
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -31,7 +31,8 @@ pub struct Arguments {
     #[arg(long)]
     machine: Option<Machine>,
 
-    /// Only with this treatment of the guest's page faults [default: bypass and trap; with --full all]
+    /// Only with this treatment of the guest's page faults [default: bypass and trap; with --full
+    /// all]
     #[arg(long)]
     guest_faults: Option<GuestFaults>,
 

@@ -85,7 +85,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Every kernel on every machine in every mode that it has, or in one mode. The hostile one is always whole with the bypass.
+    /// Every kernel on every machine in every mode that it has, or in one mode. The hostile one is
+    /// always whole with the bypass.
     pub fn all(amount: Amount, only: Option<GuestFaults>) -> impl Iterator<Item = Run> {
         /// What a sample is run in: the two that differ most.
         const SAMPLE: &[GuestFaults] = &[GuestFaults::Bypass, GuestFaults::Trap];

@@ -39,8 +39,8 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// Copies the tree, weaves the mutations in, and builds what catches them. The copy stays in the
-    /// target directory with what was built of it, so that the next one is built sooner.
+    /// Copies the tree, weaves the mutations in, and builds what catches them. The copy stays in
+    /// the target directory with what was built of it, so that the next one is built sooner.
     pub fn build(mutations: &[Mutation]) -> Result<Copy> {
         let folder = paths::target_dir()?.join("sabotage");
         let tree = folder.join("tree");
@@ -57,8 +57,8 @@ impl Copy {
         Ok(Copy { folder, programs })
     }
 
-    /// Sees to it that all of these pass while no rule is broken, and so do the tests beside them: the
-    /// copy does what the tree does.
+    /// Sees to it that all of these pass while no rule is broken, and so do the tests beside them:
+    /// the copy does what the tree does.
     pub fn check_intact<'a>(&self, catchers: impl Iterator<Item = &'a Catcher>) -> Result<()> {
         let catchers = catchers.collect::<BTreeSet<_>>();
         for catcher in &catchers {

@@ -38,8 +38,8 @@ pub fn build_peer<'a>(init: &[u8], modules: impl IntoIterator<Item = (&'a str, V
     archive.finish()
 }
 
-/// Packs the trial's `/init`, a kernel's modules (file names, parameters, contents), and the list of
-/// both that it reads.
+/// Packs the trial's `/init`, a kernel's modules (file names, parameters, contents), and the list
+/// of both that it reads.
 ///
 /// # Errors
 /// A file that is too large for the format.

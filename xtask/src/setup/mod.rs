@@ -48,7 +48,8 @@ impl Setup {
         Ok(Setup { apt, folder })
     }
 
-    /// Unpacks a Debian package, such as `rustc-web` or `rustc-web=1.85.0`, into a folder, without installing it.
+    /// Unpacks a Debian package, such as `rustc-web` or `rustc-web=1.85.0`, into a folder, without
+    /// installing it.
     ///
     /// # Errors
     /// It cannot be downloaded or unpacked.

@@ -10,7 +10,8 @@ const QUIET: Duration = Duration::from_secs(2);
 /// How often it is said that it still goes on.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// Does one step. If that takes a while, the user is told what is done, that it still goes on, and how long it took.
+/// Does one step. If that takes a while, the user is told what is done, that it still goes on, and
+/// how long it took.
 pub fn step<T>(what: &str, body: impl FnOnce() -> T) -> T {
     timed(what, [QUIET, AGAIN], |text| eprintln!("xtask: {text}"), body)
 }

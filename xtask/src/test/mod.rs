@@ -21,11 +21,13 @@ use crate::trial;
 
 /// Install what is missing and run all tests, boots of Linux included.
 ///
-/// Formatting, lints, unit and differential tests, documentation; the embedder in `examples` and the
-/// book's links; the oldest compiler of the published crates; the small guest kernels (as `cargo xtask guests` runs them, also with a small shadow pool and
-/// audited); a sample of the memory forms of instructions (`cargo xtask forms`) and of the trial's control; then Linux with the quick exercise on the emulated machines, with the bypass and without, with a
-/// small shadow pool, and audited. Ends with the line
-/// `N passed, N failed`. What guests leave (console, exit table) is kept in `target/guest/test`.
+/// Formatting, lints, unit and differential tests, documentation; the embedder in `examples` and
+/// the book's links; the oldest compiler of the published crates; the small guest kernels (as
+/// `cargo xtask guests` runs them, also with a small shadow pool and audited); a sample of the
+/// memory forms of instructions (`cargo xtask forms`) and of the trial's control; then Linux with
+/// the quick exercise on the emulated machines, with the bypass and without, with a small shadow
+/// pool, and audited. Ends with the line `N passed, N failed`. What guests leave (console, exit
+/// table) is kept in `target/guest/test`.
 #[derive(clap::Args)]
 pub struct Arguments {}
 

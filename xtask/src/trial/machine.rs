@@ -29,8 +29,8 @@ const BOOT: Duration = Duration::from_secs(180);
 /// How long a program may take: the driver itself ends a guest after 20 seconds.
 const ANSWER: Duration = Duration::from_secs(90);
 
-/// Any bad page or lock is the end, and the end of the kernel is that of the machine. Warnings go to
-/// the console. COM2 is the driver's own.
+/// Any bad page or lock is the end, and the end of the kernel is that of the machine. Warnings go
+/// to the console. COM2 is the driver's own.
 const APPEND: &str = "console=ttyS0 loglevel=5 panic=-1 oops=panic softlockup_panic=1 \
                       mitigations=off";
 

@@ -1,5 +1,5 @@
-//! Random instructions, events and task switches with random descriptor tables. None panics, and each ends in a state
-//! that VM entry takes: at once, or when what it raised has been delivered.
+//! Random instructions, events and task switches with random descriptor tables. None panics, and
+//! each ends in a state that VM entry takes: at once, or when what it raised has been delivered.
 
 use std::collections::BTreeMap;
 
@@ -211,8 +211,8 @@ impl Random {
     }
 }
 
-/// What the hypervisor makes of an exception that the delivery of `first` raised (SDM volume 3, "Interrupt 8—Double
-/// Fault Exception"); none is a shutdown.
+/// What the hypervisor makes of an exception that the delivery of `first` raised (SDM volume 3,
+/// "Interrupt 8—Double Fault Exception"); none is a shutdown.
 fn combine(first: Option<Event>, raised: &Error<PageFault>, machine: &Machine) -> Option<Event> {
     let exception = match raised {
         Error::Fault(_) => Exception { vector: 14, error_code: Some(2) },

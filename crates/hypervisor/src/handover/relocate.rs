@@ -74,8 +74,9 @@ impl Tables<'_> {
     }
 }
 
-/// Moves the image to `to`, with page tables from the start of `free`; returns what is left of `free`. The direct map
-/// then reaches to `end`, and to 4 GiB in any case: RAM, and devices below that.
+/// Moves the image to `to`, with page tables from the start of `free`; returns what is left of
+/// `free`. The direct map then reaches to `end`, and to 4 GiB in any case: RAM, and devices below
+/// that.
 ///
 /// The old image is wiped, as the guest gets its memory.
 pub fn relocate(map: &DirectMap, to: Range<u64>, free: Range<u64>, end: u64) -> Range<u64> {

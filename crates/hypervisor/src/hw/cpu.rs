@@ -5,8 +5,8 @@ use core::arch::{asm, global_asm};
 use x86::controlregs::{Cr0, Cr4};
 use x86::msr;
 
-/// MSRs that mean nothing to the hypervisor, which uses neither SYSCALL nor SWAPGS: the guest has the
-/// real ones. (FS and GS bases are switched with the segments.)
+/// MSRs that mean nothing to the hypervisor, which uses neither SYSCALL nor SWAPGS: the guest has
+/// the real ones. (FS and GS bases are switched with the segments.)
 pub const PASSED_MSRS: &[u32] = &[
     msr::IA32_STAR,
     msr::IA32_LSTAR,
@@ -59,8 +59,8 @@ pub(super) fn msr_fixup(rip: u64) -> Option<u64> {
 /// Reads a model-specific register that may not exist. The host's descriptor tables are loaded.
 pub fn try_read_msr(msr: u32) -> Option<u64> {
     let mut value = 0;
-    // SAFETY: reading changes nothing that Rust relies on; the #GP of a register that does not exist
-    // is caught (`interrupts`).
+    // SAFETY: reading changes nothing that Rust relies on; the #GP of a register that does not
+    // exist is caught (`interrupts`).
     let there = unsafe { try_rdmsr(msr, &mut value) };
     (there != 0).then_some(value)
 }
@@ -94,16 +94,17 @@ pub fn cr4() -> u64 {
     value
 }
 
-/// Sets the control registers as the hypervisor runs: caches on, no FPU traps; PAE and machine checks in CR4.
+/// Sets the control registers as the hypervisor runs: caches on, no FPU traps; PAE and machine
+/// checks in CR4.
 pub fn normalize_control_registers() {
     let cr0 = Cr0::CR0_PROTECTED_MODE
         | Cr0::CR0_EXTENSION_TYPE
         | Cr0::CR0_NUMERIC_ERROR
         | Cr0::CR0_WRITE_PROTECT
         | Cr0::CR0_ENABLE_PAGING;
-    // SAFETY: the modes that the compiled code needs (protected, paging, PAE) stay on; the hypervisor uses no
-    // FPU and no feature of CR4 beside PAE; vector 18 has a handler from `interrupts::load` on, and without MCE
-    // a machine check shuts the machine down anyway.
+    // SAFETY: the modes that the compiled code needs (protected, paging, PAE) stay on; the
+    // hypervisor uses no FPU and no feature of CR4 beside PAE; vector 18 has a handler from
+    // `interrupts::load` on, and without MCE a machine check shuts the machine down anyway.
     unsafe {
         x86::controlregs::cr0_write(cr0);
         x86::controlregs::cr4_write(Cr4::CR4_ENABLE_PAE | Cr4::CR4_ENABLE_MACHINE_CHECK);
@@ -129,7 +130,8 @@ pub fn xcr0() -> u64 {
 
 /// Sets XCR0, the guest's, to a value that was checked against CPUID.
 pub fn set_xcr0(value: u64) {
-    // SAFETY: the hypervisor uses no extended state, and CR4.OSXSAVE is set if there is XSETBV at all.
+    // SAFETY: the hypervisor uses no extended state, and CR4.OSXSAVE is set if there is XSETBV at
+    // all.
     unsafe {
         asm!(
             "xsetbv",
@@ -200,12 +202,13 @@ pub fn end_nmi() {
     unsafe { asm!("int 2", options(nostack)) };
 }
 
-/// A YMM register of the guest, by its number, while the hypervisor runs. The caller has seen AVX in XCR0,
-/// which is the guest's.
+/// A YMM register of the guest, by its number, while the hypervisor runs. The caller has seen AVX
+/// in XCR0, which is the guest's.
 pub fn ymm(number: usize) -> [u8; 32] {
     let mut all = [[0; 32]; 16];
     // SAFETY: the registers are stored, within the array; none changes. XCR0 has AVX, says the
-    // caller; CR4.OSXSAVE of the hypervisor is set where there is XCR0, and CR0.TS of the hypervisor is clear.
+    // caller; CR4.OSXSAVE of the hypervisor is set where there is XCR0, and CR0.TS of the
+    // hypervisor is clear.
     unsafe {
         asm!(
             "vmovdqu [{0}], ymm0", "vmovdqu [{0} + 32], ymm1",

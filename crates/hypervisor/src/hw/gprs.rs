@@ -1,5 +1,6 @@
-//! Instructions that every way into the guest has: the general-purpose registers, by their numbers in
-//! instruction encodings in an array at RDI. RAX and RSP, which vendors keep elsewhere, are left out.
+//! Instructions that every way into the guest has: the general-purpose registers, by their numbers
+//! in instruction encodings in an array at RDI. RAX and RSP, which vendors keep elsewhere, are left
+//! out.
 
 /// Pushes the registers that a function preserves.
 macro_rules! push_preserved {

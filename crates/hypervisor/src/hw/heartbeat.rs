@@ -46,7 +46,8 @@ pub fn start(map: &DirectMap) {
         return;
     }
     let write = |register: u32, value: u32| {
-        // SAFETY: as above; all entries are masked but that of pin 2, which sends an NMI: it has a handler.
+        // SAFETY: as above; all entries are masked but that of pin 2, which sends an NMI: it has a
+        // handler.
         unsafe {
             ptr::write_volatile(registers.wrapping_add(SELECT).cast::<u32>(), register);
             ptr::write_volatile(registers.wrapping_add(WINDOW).cast::<u32>(), value);

@@ -21,7 +21,8 @@ const MEASURE: u16 = (PIT_HZ / 100) as u16;
 
 /// How often.
 const SAMPLES: usize = 3;
-/// Ticks of the TSC to wait for the end of a sample: a second of the fastest machines, a few of slow ones.
+/// Ticks of the TSC to wait for the end of a sample: a second of the fastest machines, a few of
+/// slow ones.
 const PATIENCE: u64 = 1 << 32;
 
 const PIT_CHANNEL_2: u16 = 0x42;
@@ -40,7 +41,8 @@ const OUTPUT_2: u8 = 1 << 5;
 pub fn calibrate() -> Result<u64, &'static str> {
     apic::write(Register::Divide, DIVIDE_BY_1);
     apic::write(Register::LvtTimer, u32::from(TIMER));
-    // System management may take time out of a sample, and never puts any in: the shortest is the best.
+    // System management may take time out of a sample, and never puts any in: the shortest is the
+    // best.
     let samples = (0..SAMPLES).map_while(|_| sample());
     let (tsc, apic) = samples.min().filter(|(tsc, apic)| *tsc > 0 && *apic > 0).ok_or(
         "the machine's clocks (8254, TSC, local APIC timer) do not run; choose another machine model",

@@ -39,14 +39,14 @@ const CPUID_RDTSCP: u32 = 1 << 27;
 /// no line for the other way.
 pub(super) const CR0_REAL: u64 = cr0::PE | cr0::PG | cr0::WP | 1 << 5;
 
-/// Exceptions that exit: #DB, #GP, #PF, #AC, #MC. A guest can make delivery of #DB and #AC raise them
-/// anew without end (CVE-2015-5307, CVE-2015-8104). #GP is what user mode gets of SVM's own
+/// Exceptions that exit: #DB, #GP, #PF, #AC, #MC. A guest can make delivery of #DB and #AC raise
+/// them anew without end (CVE-2015-5307, CVE-2015-8104). #GP is what user mode gets of SVM's own
 /// instructions, where a guest without SVM has #UD.
 pub(super) const EXCEPTIONS: u32 = 1 << 1 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 18;
 
-/// Always intercepted: what belongs to the host, and what the virtual CPU does itself. A task switch
-/// loads CR3 from the TSS. Of INT n whose delivery page-faults Bochs 2.7 leaves another event in
-/// EXITINTINFO, so the emulator carries it out.
+/// Always intercepted: what belongs to the host, and what the virtual CPU does itself. A task
+/// switch loads CR3 from the TSS. Of INT n whose delivery page-faults Bochs 2.7 leaves another
+/// event in EXITINTINFO, so the emulator carries it out.
 const INTERCEPTS_1: u32 = intercept1::INTR
     | intercept1::NMI
     | intercept1::SMI
@@ -64,8 +64,8 @@ const INTERCEPTS_1: u32 = intercept1::INTR
     | intercept1::MSR
     | intercept1::TASK_SWITCH
     | intercept1::SHUTDOWN;
-/// EFER.SVME is set under VMRUN, so every instruction of SVM is live unless it is intercepted: VMLOAD
-/// and VMSAVE take host-physical addresses, CLGI would hang the host.
+/// EFER.SVME is set under VMRUN, so every instruction of SVM is live unless it is intercepted:
+/// VMLOAD and VMSAVE take host-physical addresses, CLGI would hang the host.
 const INTERCEPTS_2: u32 = intercept2::VMRUN
     | intercept2::VMMCALL
     | intercept2::VMLOAD
@@ -127,7 +127,8 @@ pub struct Svm {
     /// Exits are asked for as soon as the guest can take an interrupt.
     pub(super) interrupt_window: bool,
     pub(super) nmis_blocked: bool,
-    /// Bits of DR6 for the #DB that comes before the next instruction: the VMCB has no place for it.
+    /// Bits of DR6 for the #DB that comes before the next instruction: the VMCB has no place for
+    /// it.
     pub(super) pending_debug: u64,
     /// The last instruction carried out has loaded SS.
     pub(super) held_by_mov_ss: bool,
@@ -152,8 +153,8 @@ impl Svm {
         is_candidate(|leaf| cpu::cpuid(leaf, 0))
     }
 
-    /// Switches SVM on and prepares a guest that starts at `entry`. Its control registers must be set
-    /// before it runs.
+    /// Switches SVM on and prepares a guest that starts at `entry`. Its control registers must be
+    /// set before it runs.
     ///
     /// # Errors
     /// A sentence: this CPU's SVM cannot.
@@ -162,14 +163,15 @@ impl Svm {
         if cpu::cpuid(1, 0).ecx & CPUID_1_ECX_XSAVE != 0 {
             cpu::allow_xsetbv();
         }
-        // If an instruction exits that the guest has stepped on, Bochs 2.7 keeps the trap that was due
-        // behind it, and raises it in the host.
+        // If an instruction exits that the guest has stepped on, Bochs 2.7 keeps the trap that was
+        // due behind it, and raises it in the host.
         interrupts::ignore_debug_traps();
         let (host_save, host) = (HostPage::new(), HostPage::new());
         let (mut msrs, mut ports) = (zeroed::<MSR_MAP>(), zeroed::<IO_MAP>());
         msr_map(cpu::PASSED_MSRS, &mut msrs.0);
         ports.0.fill(0xff);
-        // SAFETY: SVME and the page change nothing for compiled code; the page is the CPU's from now on.
+        // SAFETY: SVME and the page change nothing for compiled code; the page is the CPU's from
+        // now on.
         unsafe {
             cpu::write_msr(msr::IA32_EFER, cpu::read_msr(msr::IA32_EFER) | SVME);
             cpu::write_msr(VM_HSAVE_PA, host_save.hpa().raw());
@@ -319,10 +321,11 @@ impl Backend for Svm {
         self.vmcb.control.clean = if self.capabilities.clean_bits { part::ALL & !self.changed } else { 0 };
         self.changed = 0;
         self.check();
-        // SAFETY: `new` set SVME, VM_HSAVE_PA and the host's page up, and the VMCB lies where it says.
-        // CR3 is a root of the shadow MMU (`set_controls`) or of a sandbox (`isolate`): both map memory
-        // of their own only. `check` has seen that paging is on, that no instruction of SVM and no load
-        // of CR3 goes without an exit. The MSR map passes only MSRs that are switched.
+        // SAFETY: `new` set SVME, VM_HSAVE_PA and the host's page up, and the VMCB lies where it
+        // says. CR3 is a root of the shadow MMU (`set_controls`) or of a sandbox (`isolate`): both
+        // map memory of their own only. `check` has seen that paging is on, that no instruction of
+        // SVM and no load of CR3 goes without an exit. The MSR map passes only MSRs that are
+        // switched.
         unsafe { enter(&raw mut self.registers, &raw mut *self.vmcb) };
         let control = &mut self.vmcb.control;
         control.event = 0;

@@ -11,8 +11,8 @@ use x86::msr;
 use super::backend::{CR_READS, CR0_REAL, EXCEPTIONS, Svm};
 use crate::hw::cpu;
 
-/// The real CR4 always has these: PAE for the shadow tables, MCE for the hypervisor, which a machine
-/// check must not shut down without a word.
+/// The real CR4 always has these: PAE for the shadow tables, MCE for the hypervisor, which a
+/// machine check must not shut down without a word.
 const CR4_REAL: u64 = cr4::PAE | 1 << 6;
 /// #MF exits while the guest's CR0.NE is clear: it does not get it then, but an interrupt.
 const FPU_ERROR: u32 = 1 << 16;
@@ -56,8 +56,8 @@ impl ControlRegisters for Svm {
         let without = if paging_off { cr4::SMEP | cr4::SMAP | cr4::PCIDE } else { 0 };
         let pcid = if pae_root { 0 } else { controls.pcid() };
         let long = if pae_root { 0 } else { efer_more::LME | efer::LMA };
-        // CR4.PAE is always set in the real CPU. A guest without it must not see fetches reported in
-        // error codes, nor has it NX.
+        // CR4.PAE is always set in the real CPU. A guest without it must not see fetches reported
+        // in error codes, nor has it NX.
         let legacy32 = !paging_off && controls.cr4 & cr4::PAE == 0;
         let own = if legacy32 { efer_more::SCE } else { efer_more::SCE | efer::NXE };
         debug_assert!(!loadable, "the guest loads no root by itself");

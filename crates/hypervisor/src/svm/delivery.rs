@@ -37,8 +37,8 @@ impl Events for Svm {
     }
 
     fn set_windows(&mut self, windows: Windows) {
-        // IRET exits while NMIs are blocked. An interrupt shadow lasts one instruction, behind which the
-        // next exit, of the heartbeat at the latest, finds it gone.
+        // IRET exits while NMIs are blocked. An interrupt shadow lasts one instruction, behind
+        // which the next exit, of the heartbeat at the latest, finds it gone.
         self.interrupt_window = windows.interrupt;
     }
 }

@@ -111,8 +111,8 @@ impl Svm {
         self.inject(Event::debug());
     }
 
-    /// Why a #DB came of which DR6 says nothing. The CPU changes DR6 before the intercept (APM, "#DB
-    /// (Debug)"), but Bochs 2.7 does not: which data was met is lost there.
+    /// Why a #DB came of which DR6 says nothing. The CPU changes DR6 before the intercept (APM,
+    /// "#DB (Debug)"), but Bochs 2.7 does not: which data was met is lost there.
     fn missing_reasons(&self) -> u64 {
         const REASONS: u64 = DR6_HIT | DR6_BD | DR6_BS | DR6_BT;
         let save = &self.vmcb.save;

@@ -1,5 +1,5 @@
-//! What the guest runs on: the shadow root, the roots that it may load without an exit, and which of its page faults and
-//! flushes exit.
+//! What the guest runs on: the shadow root, the roots that it may load without an exit, and which
+//! of its page faults and flushes exit.
 
 use umbra_mmu::{GuestFaults, Root, RootFormat};
 use umbra_paging::{Gfn, Gpa, Hpa};
@@ -77,7 +77,8 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// The guest may have loaded another root without an exit: follows that. First thing after every exit.
+    /// The guest may have loaded another root without an exit: follows that. First thing after
+    /// every exit.
     pub(super) fn follow_cr3(&mut self) {
         if !self.space.root_is_loadable {
             return;
@@ -95,8 +96,9 @@ impl<B: Backend> Vcpu<B> {
         self.space.targets.seen(cr3);
     }
 
-    /// The guest has loaded `value` (the operand, with bit 63) into CR3 by an exit, where `before` was. Lists
-    /// it, and its sibling. Returns whether the CPU may hold translations of another root for its PCID.
+    /// The guest has loaded `value` (the operand, with bit 63) into CR3 by an exit, where `before`
+    /// was. Lists it, and its sibling. Returns whether the CPU may hold translations of another
+    /// root for its PCID.
     pub(super) fn follow_cr3_write(&mut self, before: u64, value: u64) -> bool {
         let mixes = self.space.targets.mixes(value);
         self.space.targets.follows(before, value);
@@ -105,7 +107,8 @@ impl<B: Backend> Vcpu<B> {
         mixes
     }
 
-    /// The guest runs on the root of `value` now: lets it load that without an exit from now on, if that can be.
+    /// The guest runs on the root of `value` now: lets it load that without an exit from now on, if
+    /// that can be.
     fn list_root(&mut self, value: u64) {
         if !self.space.targets.has_room() || self.end.is_some() || value == 0 {
             return;
@@ -121,8 +124,9 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// Lists the other root of the process that the guest runs in, if that is known. Its shadow is not up to date before the
-    /// first tables are linked into this one; until then it is only listed if it is from before.
+    /// Lists the other root of the process that the guest runs in, if that is known. Its shadow is
+    /// not up to date before the first tables are linked into this one; until then it is only
+    /// listed if it is from before.
     pub(super) fn list_twin(&mut self, complete: bool) {
         let own = self.cpu.controls().cr3;
         let Some(twin) = self.space.targets.twin(own) else { return };
@@ -190,7 +194,8 @@ impl<B: Backend> Vcpu<B> {
         space.targets_stale = false;
         let mut values = [0; 4];
         let mut count = 0;
-        // While the current root lies elsewhere, what the guest reads from CR3 must be emulated: then nothing passes.
+        // While the current root lies elsewhere, what the guest reads from CR3 must be emulated:
+        // then nothing passes.
         if space.root_is_loadable {
             for (place, value) in values.iter_mut().zip(space.targets.listed()) {
                 *place = value;

@@ -12,8 +12,8 @@ use super::Vcpu;
 use crate::hw::console as line;
 use crate::telemetry;
 
-/// Console input that waits for the guest to read it. What comes beyond is lost, as on a real line: the host's
-/// commands come the same way, and must not wait for a guest that never reads.
+/// Console input that waits for the guest to read it. What comes beyond is lost, as on a real line:
+/// the host's commands come the same way, and must not wait for a guest that never reads.
 const MAX_TYPED: usize = 64 << 10;
 
 /// Input that waits for the guest, and the times at which its output and its screen are shown.
@@ -34,8 +34,8 @@ impl Console {
         line::has_input() || !self.typed.is_empty()
     }
 
-    /// Takes what came on the line, and gives the guest as much as it has room for. True if the host
-    /// asks for the guest's end.
+    /// Takes what came on the line, and gives the guest as much as it has room for. True if the
+    /// host asks for the guest's end.
     pub fn hand_over(&mut self, platform: &mut Platform) -> bool {
         let mut finish = false;
         if line::has_input() {

@@ -12,8 +12,8 @@ impl<B: Backend> Vcpu<B> {
     /// Notes the length of the instruction that exited, which the CPU tells or the decoder.
     ///
     /// # Errors
-    /// The instruction cannot be fetched any more: the guest has changed its tables without a flush,
-    /// and gets the fault that the CPU raises without its cached translation.
+    /// The instruction cannot be fetched any more: the guest has changed its tables without a
+    /// flush, and gets the fault that the CPU raises without its cached translation.
     pub(super) fn measure_instruction(&mut self) -> Result<(), GuestFault> {
         let length = match self.backend.instruction_length() {
             Some(length) => length,

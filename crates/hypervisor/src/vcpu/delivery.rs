@@ -29,7 +29,8 @@ impl<B: Backend> Vcpu<B> {
             }
             self.events.replace(event);
             cause = self.fail_delivery(result).or(cause);
-            // One exit does bounded work. #AC is about a stack segment, so all segments are such as VM entry takes.
+            // One exit does bounded work. #AC is about a stack segment, so all segments are such as
+            // VM entry takes.
             if self.events.pending().is_some_and(Event::may_recur) {
                 break;
             }
@@ -57,9 +58,9 @@ impl<B: Backend> Vcpu<B> {
         self.deliver_by_software().or(cause).unwrap_or(ExitCause::Other)
     }
 
-    /// An instruction that the hypervisor carried out has raised what is pending. If that was behind the commit point
-    /// of a task switch, the exception is delivered at once: no VM entry takes the segments that it left. Returns the
-    /// cause of the exit, if that was a page fault.
+    /// An instruction that the hypervisor carried out has raised what is pending. If that was
+    /// behind the commit point of a task switch, the exception is delivered at once: no VM entry
+    /// takes the segments that it left. Returns the cause of the exit, if that was a page fault.
     pub(super) fn leave_half_loaded_task(&mut self) -> Option<ExitCause> {
         let unusable = |segment| self.segment(segment).rights.is_unusable();
         let half_loaded =

@@ -327,7 +327,8 @@ impl<B: Backend> Cpu for Vcpu<B> {
     }
 
     fn trap_due(&self) -> bool {
-        // MOV SS may have held back a trap, to behind the first iteration. A write to a port may end the guest.
+        // MOV SS may have held back a trap, to behind the first iteration. A write to a port may
+        // end the guest.
         self.instruction.met() != 0 || self.backend.debug_trap_due() || self.end.is_some()
     }
 }

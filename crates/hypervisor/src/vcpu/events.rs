@@ -51,9 +51,11 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// Raises a fault: of the instruction at RIP, or within the delivery of the event that the exit interrupted.
+    /// Raises a fault: of the instruction at RIP, or within the delivery of the event that the exit
+    /// interrupted.
     pub(super) fn raise(&mut self, fault: Event) {
-        // Faults push RF set (SDM, "Instruction-Breakpoint Exception Condition"), and injection leaves that to us.
+        // Faults push RF set (SDM, "Instruction-Breakpoint Exception Condition"), and injection
+        // leaves that to us.
         self.backend.set_rflags(self.backend.rflags() | rflags::RF);
         self.deliver(fault);
     }
@@ -67,7 +69,8 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// Delivers an event at the next entry, if one waits that the guest can take, and waits for those that it cannot.
+    /// Delivers an event at the next entry, if one waits that the guest can take, and waits for
+    /// those that it cannot.
     pub(super) fn prepare_events(&mut self) {
         // Mostly there is nothing to deliver or to wait for.
         let waits = self.events.under_way() || self.platform.has_event();

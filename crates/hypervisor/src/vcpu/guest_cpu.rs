@@ -17,7 +17,8 @@ pub struct GuestCpu {
 }
 
 impl GuestCpu {
-    /// A CPU that CPUID shows so, with these control registers, and a time-stamp counter that ticks so often in a second.
+    /// A CPU that CPUID shows so, with these control registers, and a time-stamp counter that ticks
+    /// so often in a second.
     pub fn new(cpuid: Cpuid, tsc_hz: u64, controls: Controls) -> GuestCpu {
         GuestCpu {
             known: cpuid.known(Dynamic::AT_RESET),

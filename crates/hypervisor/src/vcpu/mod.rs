@@ -1,8 +1,9 @@
 //! The virtual CPU: runs the guest and answers its exits.
 //!
-//! `umbra_vcpu` has the pure logic, and the interface to a vendor's extension (`backend`). `Vcpu::run`
-//! is the loop. One file per subject: `page_fault` decides on a #PF (and behind it `umbra_mmu`),
-//! `control_exits` answers accesses to control registers, `decode` what the CPU tells nothing of.
+//! `umbra_vcpu` has the pure logic, and the interface to a vendor's extension (`backend`).
+//! `Vcpu::run` is the loop. One file per subject: `page_fault` decides on a #PF (and behind it
+//! `umbra_mmu`), `control_exits` answers accesses to control registers, `decode` what the CPU tells
+//! nothing of.
 
 pub mod sandbox;
 

@@ -109,8 +109,9 @@ impl<B: Backend> Vcpu<B> {
         self.raise(Event::page_fault(fault.pfec));
     }
 
-    /// Carries out the instruction at RIP, or the delivery under way, whatever it is. An instruction
-    /// that neither the emulator nor the sandbox knows is undefined: the book's limits list these.
+    /// Carries out the instruction at RIP, or the delivery under way, whatever it is. An
+    /// instruction that neither the emulator nor the sandbox knows is undefined: the book's limits
+    /// list these.
     fn carry_out(&mut self, own: ExitCause) -> ExitCause {
         if self.events.under_way() {
             return self.deliver_by_software().unwrap_or(own);

@@ -46,23 +46,23 @@ impl<B: Backend> Vcpu<B> {
         self.skip();
         self.flush_output();
         if self.backend.debug_trap_due() {
-            // It ends HLT as soon as it begins (SDM, "HLT"): a single step, or a breakpoint on what MOV SS has read,
-            // which came first.
+            // It ends HLT as soon as it begins (SDM, "HLT"): a single step, or a breakpoint on what
+            // MOV SS has read, which came first.
             return ExitCause::Hlt;
         }
         self.wait_for_event();
         ExitCause::Hlt
     }
 
-    /// Whether the guest has CR0.NE clear: the x87 FPU reports errors by a line to the PICs, as in a PC/AT. The real
-    /// CR0.NE is always set, as the extension wants it.
+    /// Whether the guest has CR0.NE clear: the x87 FPU reports errors by a line to the PICs, as in
+    /// a PC/AT. The real CR0.NE is always set, as the extension wants it.
     pub(super) fn reports_fpu_errors_by_line(&self) -> bool {
         self.backend.cr0() & cr0_more::NE == 0
     }
 
-    /// An error of the x87 FPU, reported by its line. The instruction that has met it waits for an interrupt, and
-    /// begins anew (SDM vol. 1, "MS-DOS Compatibility Sub-mode"). IGNNE#, which would let it pass, is not
-    /// modelled: nothing tells when the guest has cleared the error.
+    /// An error of the x87 FPU, reported by its line. The instruction that has met it waits for an
+    /// interrupt, and begins anew (SDM vol. 1, "MS-DOS Compatibility Sub-mode"). IGNNE#, which
+    /// would let it pass, is not modelled: nothing tells when the guest has cleared the error.
     pub(super) fn fpu_error_exit(&mut self) -> ExitCause {
         self.faults.progress_made();
         self.platform.report_fpu_error();

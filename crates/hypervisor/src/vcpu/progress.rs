@@ -2,8 +2,8 @@
 
 use umbra_paging::Gva;
 
-/// The guest has run for a short time if it was fewer ticks than these: a kernel that walks a table spends some hundred
-/// instructions on an entry, and some thousand on a page fault.
+/// The guest has run for a short time if it was fewer ticks than these: a kernel that walks a table
+/// spends some hundred instructions on an entry, and some thousand on a page fault.
 const SOON: u64 = 1500;
 
 /// The last page faults that exited.
@@ -32,8 +32,8 @@ impl FaultHistory {
         self.repeats
     }
 
-    /// Whether it came soon after the last exit, with no page fault of the guest's own since the last
-    /// fault that exited: `cr2` is the guest's.
+    /// Whether it came soon after the last exit, with no page fault of the guest's own since the
+    /// last fault that exited: `cr2` is the guest's.
     pub fn is_back_to_back(&mut self, cr2: u64) -> bool {
         let same_fault = core::mem::replace(&mut self.cr2, cr2) == cr2;
         same_fault && self.ran < SOON

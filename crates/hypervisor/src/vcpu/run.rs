@@ -67,7 +67,8 @@ pub struct Settings {
     pub fast_emulation: bool,
 }
 
-/// The virtual CPU and everything that it uses. Each field's state is private to the file of its subject.
+/// The virtual CPU and everything that it uses. Each field's state is private to the file of its
+/// subject.
 pub struct Vcpu<B: Backend> {
     pub(super) backend: B,
     pub(super) mmu: Mmu<Writes>,

@@ -1,11 +1,13 @@
-//! The guest's time, and the machine's one-shot timer that brings the guest back when something is due.
+//! The guest's time, and the machine's one-shot timer that brings the guest back when something is
+//! due.
 
 use umbra_vcpu::backend::Backend;
 
 use super::Vcpu;
 use crate::hw::{cpu, timer};
 
-/// The machine's time-stamp counter as the guest gets it: from zero on, without the time of audits and of tracing.
+/// The machine's time-stamp counter as the guest gets it: from zero on, without the time of audits
+/// and of tracing.
 struct Clock {
     /// The machine's TSC at the guest's zero.
     zero: u64,
@@ -18,7 +20,8 @@ struct Clock {
 struct Alarm {
     /// The platform's own deadline when it was set.
     device: Option<u64>,
-    /// The time of the platform that it is set to: [`NOT_SET`](Alarm::NOT_SET), or [`NEVER`](Alarm::NEVER).
+    /// The time of the platform that it is set to: [`NOT_SET`](Alarm::NOT_SET), or
+    /// [`NEVER`](Alarm::NEVER).
     set_to: u64,
 }
 

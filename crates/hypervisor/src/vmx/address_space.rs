@@ -70,15 +70,16 @@ pub struct VmxTlb {
 
 impl Tlb for VmxTlb {
     fn flush(&mut self) {
-        // Without VPIDs every VM entry and exit flushes everything, globals included (SDM, "Operations that
-        // Invalidate TLBs and Paging-Structure Caches").
+        // Without VPIDs every VM entry and exit flushes everything, globals included (SDM,
+        // "Operations that Invalidate TLBs and Paging-Structure Caches").
         if self.has_vpid {
             Vmcs::invalidate(VPID);
         }
     }
 
     fn flush_page(&mut self, _vcpu: usize, _gva: Gva) {
-        // No type of INVVPID drops the intermediate entries of other addresses, but those that drop everything.
+        // No type of INVVPID drops the intermediate entries of other addresses, but those that drop
+        // everything.
         self.flush();
     }
 

@@ -11,12 +11,14 @@ use x86::vmx::vmcs::{control, guest};
 use super::{DEBUGCTL_BTF, DEBUGCTL_LBR, FPU_ERROR, Vmx};
 use crate::hw::cpu;
 
-/// CR0 bits that the guest changes without an exit: MP, EM, TS and AM mean the same for the real CPU.
+/// CR0 bits that the guest changes without an exit: MP, EM, TS and AM mean the same for the real
+/// CPU.
 pub const CR0_GUEST: u64 = cr0_more::MP | cr0_more::EM | cr0_more::TS | cr0_more::AM;
-/// The real CR4 always has these: PAE for the shadow tables, MCE for the hypervisor, which a machine check must
-/// not shut down without a word.
+/// The real CR4 always has these: PAE for the shadow tables, MCE for the hypervisor, which a
+/// machine check must not shut down without a word.
 const CR4_REAL: u64 = cr4::PAE | 1 << 6;
-/// CR4 bits that the guest changes without an exit: TSD, DE, OSFXSR and OSXMMEXCPT, which every 64-bit CPU has.
+/// CR4 bits that the guest changes without an exit: TSD, DE, OSFXSR and OSXMMEXCPT, which every
+/// 64-bit CPU has.
 pub const CR4_GUEST: u64 = cr4_more::TSD | cr4_more::DE | cr4_more::OSFXSR | cr4_more::OSXMMEXCPT;
 /// The real CR0 of a guest always has these: NE for VMX, WP for the tracking of guest page tables.
 const CR0_REAL: u64 = cr0::PE | cr0::PG | cr0::WP | cr0_more::NE;
@@ -78,12 +80,13 @@ impl ControlRegisters for Vmx {
         self.update(guest::CR4, real_cr4);
         self.update(guest::CR3, cr3);
         self.update(control::VMENTRY_CONTROLS, entry);
-        // LMA and LME of the guest come from "IA-32e mode guest", those of the host from "host address-space
-        // size" (SDM, "Loading Guest Control Registers, Debug Registers, and MSRs"); the rest is real.
+        // LMA and LME of the guest come from "IA-32e mode guest", those of the host from "host
+        // address-space size" (SDM, "Loading Guest Control Registers, Debug Registers, and MSRs");
+        // the rest is real.
         const OWN: u64 = efer_more::SCE | efer::NXE;
         let real = cpu::read_msr(msr::IA32_EFER);
-        // CR4.PAE is always set in the real CPU. A guest without it must not see fetches reported in
-        // error codes (SDM, "Page-Fault Exceptions", I/D), nor has it NX.
+        // CR4.PAE is always set in the real CPU. A guest without it must not see fetches reported
+        // in error codes (SDM, "Page-Fault Exceptions", I/D), nor has it NX.
         let legacy32 = !paging_off && controls.cr4 & cr4::PAE == 0;
         let own = if legacy32 { controls.efer & OWN & !efer::NXE } else { controls.efer & OWN };
         let wanted = real & !OWN | own;

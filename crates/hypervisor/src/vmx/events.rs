@@ -14,8 +14,8 @@ impl Events for Vmx {
     }
 
     fn inject(&mut self, event: Event) {
-        // Delivery ends what STI and MOV SS block; VM entry refuses the state otherwise if RFLAGS.TF is set (SDM,
-        // "Checks on Guest Non-Register State", pending debug exceptions).
+        // Delivery ends what STI and MOV SS block; VM entry refuses the state otherwise if
+        // RFLAGS.TF is set (SDM, "Checks on Guest Non-Register State", pending debug exceptions).
         self.clear(guest::INTERRUPTIBILITY_STATE, BLOCKED_BY_STI_OR_MOV_SS);
         let mut field =
             info::VALID | exits::event_type(event.kind) << info::TYPE_SHIFT | u64::from(event.vector);

@@ -10,7 +10,8 @@ use x86::vmx::vmcs::guest;
 use super::{BLOCKED_BY_MOV_SS, BLOCKED_BY_STI_OR_MOV_SS, DEBUGCTL_BTF, Vmx};
 use crate::hw::cpu;
 
-/// Pending debug exceptions: a breakpoint on data or a port that is enabled was met; bits 0 to 3 say which.
+/// Pending debug exceptions: a breakpoint on data or a port that is enabled was met; bits 0 to 3
+/// say which.
 const PENDING_ENABLED_BREAKPOINT: u64 = 1 << 12;
 /// Pending debug exceptions: single step.
 const PENDING_SINGLE_STEP: u64 = 1 << 14;

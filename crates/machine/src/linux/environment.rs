@@ -1,5 +1,6 @@
-//! What the kernel finds at its entry point: a GDT, its command line, a stack; at the 64-bit one page tables, too
-//! (boot.rst, "64-bit Boot Protocol", "32-bit Boot Protocol"). All of it lies in conventional memory.
+//! What the kernel finds at its entry point: a GDT, its command line, a stack; at the 64-bit one
+//! page tables, too (boot.rst, "64-bit Boot Protocol", "32-bit Boot Protocol"). All of it lies in
+//! conventional memory.
 
 use alloc::vec::Vec;
 

@@ -1,4 +1,5 @@
-//! Loads a Linux bzImage by the 64-bit or the 32-bit boot protocol (Linux, Documentation/arch/x86/boot.rst).
+//! Loads a Linux bzImage by the 64-bit or the 32-bit boot protocol (Linux,
+//! Documentation/arch/x86/boot.rst).
 //!
 //! Pure planning: [`plan`] looks at the kernel's setup header and says what goes where and how the guest
 //! starts; the caller moves the bytes, in the order that [`order`](crate::move_plan::order) gives.

@@ -45,7 +45,8 @@ fn is_followed_by_alike<E: Env>(view: View<'_, E>, gpa: Gpa) -> bool {
 
 /// How an instruction was reached, as far as its stack tells: the first return addresses there.
 /// They lie in the same 2 GiB of code as the instruction, or 16 MiB if the guest is not in long
-/// mode: 32-bit kernels have their data next to their code. (What is the address of a page is none.)
+/// mode: 32-bit kernels have their data next to their code. (What is the address of a page is
+/// none.)
 fn callers<E: Env>(
     view: View<'_, E>,
     roots: &Roots,

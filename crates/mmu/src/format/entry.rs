@@ -38,8 +38,8 @@ pub struct Encodings {
 }
 
 impl Encodings {
-    /// Pending entries are present with all of MAXPHYADDR..51 set, on a real CPU of this MAXPHYADDR.
-    /// `None` if it is 52: then there is no such bit (SDM, "4-Level Paging").
+    /// Pending entries are present with all of MAXPHYADDR..51 set, on a real CPU of this
+    /// MAXPHYADDR. `None` if it is 52: then there is no such bit (SDM, "4-Level Paging").
     ///
     /// Whoever builds on this tries [`Encodings::probes`] on the real CPU first.
     ///

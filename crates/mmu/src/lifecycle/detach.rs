@@ -82,9 +82,9 @@ impl<E: Env> Cx<'_, E> {
         cached
     }
 
-    /// Tracks the frame of `source` again, which is detached, and brings its shadows of that role up
-    /// to date: one, or the parts of a table of 32-bit paging. Its shadows of other roles go: most
-    /// of them are of an earlier life of the frame.
+    /// Tracks the frame of `source` again, which is detached, and brings its shadows of that role
+    /// up to date: one, or the parts of a table of 32-bit paging. Its shadows of other roles go:
+    /// most of them are of an earlier life of the frame.
     pub(super) fn attach(&mut self, policy: &mut dyn WritePolicy, source: Source) {
         let gfn = source.gfn;
         let mut next = self.first_shadow(gfn);

@@ -31,7 +31,8 @@ impl Shadow {
     /// The shadow of a guest whose memory ends at `end`, in so many shadow frames, of which each
     /// vCPU may have so many roots loadable. There are no vCPUs yet.
     pub(crate) fn new(config: Config, frames: u32, end: Gfn, loadable: usize) -> Shadow {
-        // With that many pages every instruction gets through, as in the smallest pool there can be.
+        // With that many pages every instruction gets through, as in the smallest pool there can
+        // be.
         let reserve = config.vcpus * (MIN_FRAMES_PER_VCPU as usize + loadable);
         Shadow {
             roots: Roots::new(config.vcpus, loadable),

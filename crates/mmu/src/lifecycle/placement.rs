@@ -51,8 +51,8 @@ impl Shadow {
 }
 
 impl<E: Env> Cx<'_, E> {
-    /// Learns what every vCPU runs on, before a root may be withdrawn: another vCPU may load it until
-    /// it has left the guest, and one that has loaded it runs on it.
+    /// Learns what every vCPU runs on, before a root may be withdrawn: another vCPU may load it
+    /// until it has left the guest, and one that has loaded it runs on it.
     pub(super) fn follow_roots(&mut self) {
         let Shadow { basis, roots, .. } = &*self.shadow;
         if basis.config().vcpus == 1 || !roots.any_loadable() {

@@ -86,8 +86,8 @@ impl<P> Mmu<P> {
         self.shadow.guest_faults()
     }
 
-    /// What a vCPU enters the guest with: asked for before each entry. While other vCPUs run, it may
-    /// be out of date before the vCPU has entered: see [`Tlb`](crate::Tlb).
+    /// What a vCPU enters the guest with: asked for before each entry. While other vCPUs run, it
+    /// may be out of date before the vCPU has entered: see [`Tlb`](crate::Tlb).
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));

@@ -68,8 +68,8 @@ pub(crate) struct Tables {
 
 /// What is there.
 impl Tables {
-    /// The tables of a pool of so many frames, for a guest whose memory ends at `end`. So many pages
-    /// can live whatever becomes of the heap.
+    /// The tables of a pool of so many frames, for a guest whose memory ends at `end`. So many
+    /// pages can live whatever becomes of the heap.
     pub(crate) fn new(config: &Config, frames: u32, end: Gfn, reserve: usize) -> Tables {
         let gfns = end.raw() as usize;
         Tables {

@@ -119,8 +119,8 @@ pub(crate) struct Rmap {
 }
 
 impl Rmap {
-    /// A map with room for so many pages from the start. Frame numbers must stay below 2^20 and gfns
-    /// below 2^30 (checked by the MMU's configuration).
+    /// A map with room for so many pages from the start. Frame numbers must stay below 2^20 and
+    /// gfns below 2^30 (checked by the MMU's configuration).
     pub(super) fn new(frames: u32, gfns: usize, regions: usize, reserve: usize) -> Rmap {
         let mut spare = Vec::with_capacity(reserve.max(MAX_SPARE));
         spare.resize_with(reserve, || Box::new([Links::UNLISTED; ENTRIES]));

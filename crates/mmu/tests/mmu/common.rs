@@ -109,8 +109,8 @@ impl Machine {
         self.work.set(self.work.get() + 1);
     }
 
-    /// Whether a shadow entry that maps nothing names this host frame on a CPU of this MAXPHYADDR: a terminal
-    /// fault may use it nevertheless.
+    /// Whether a shadow entry that maps nothing names this host frame on a CPU of this MAXPHYADDR:
+    /// a terminal fault may use it nevertheless.
     pub fn hints_at(&self, hfn: u64, maxphyaddr: u8) -> bool {
         let features = Features::new(maxphyaddr, false);
         let named = |entry: u64| (entry & bits::ADDRESS & !features.address_reserved()) >> 12;
@@ -139,7 +139,8 @@ impl Machine {
         GuestEntry::new(self.read_entry(Gfn::new(table).entry(index)))
     }
 
-    /// The shadow frame of the page table in this guest frame, which the addresses from 0 on go through.
+    /// The shadow frame of the page table in this guest frame, which the addresses from 0 on go
+    /// through.
     pub fn frame_of_table<Q>(&self, table: u64, mmu: &Mmu<Q>) -> usize {
         assert_eq!(self.peek(3, 0).frame(), Gfn::new(table));
         let mut hpa = mmu.root(self, 0).hpa;

@@ -1,5 +1,5 @@
-//! What another vCPU does by what it has latched at its VM entry, or while the MMU works. Each of these was found by the
-//! small programs of `umbra_reference::schedule`, or by random ones.
+//! What another vCPU does by what it has latched at its VM entry, or while the MMU works. Each of
+//! these was found by the small programs of `umbra_reference::schedule`, or by random ones.
 
 use crate::common::*;
 use umbra_mmu::{
@@ -10,7 +10,8 @@ use umbra_paging::{Access, Gfn, Gva, Hfn, bits};
 const ALL: u64 = P | W | U | A | D;
 const POOL: usize = 2 * MIN_FRAMES_PER_VCPU as usize + 8;
 
-/// Root 1, tables 2 and 3, page table 4, which maps frame 100, a clean page of frame 101, and nothing.
+/// Root 1, tables 2 and 3, page table 4, which maps frame 100, a clean page of frame 101, and
+/// nothing.
 fn start(vcpus: usize) -> (Machine, Mmu) {
     let mut machine = Machine::identical(2048, POOL);
     machine.chain();

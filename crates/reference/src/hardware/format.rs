@@ -24,8 +24,8 @@ pub(crate) const fn address(entry: u64, shift: u32) -> u64 {
     entry & span(51, shift)
 }
 
-/// Bits of a linear address below those that select the entry at `level` (1: page table, 4: PML4 table), where entries
-/// have 8 bytes.
+/// Bits of a linear address below those that select the entry at `level` (1: page table, 4: PML4
+/// table), where entries have 8 bytes.
 pub(crate) const fn shift(level: u8) -> u32 {
     12 + 9 * (level as u32 - 1)
 }

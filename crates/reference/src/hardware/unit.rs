@@ -66,8 +66,8 @@ pub struct UnitCounters {
 /// A paging unit whose caches are as hostile as the SDM allows: a seeded random source decides what is kept,
 /// dropped and refilled, and which of several possible entries is used.
 ///
-/// Cached are only entries with P = 1, no reserved bit and A = 1. On the way to a fault, and where it speculates, it
-/// may set accessed bits that no access of the guest needs ([`Temper::mark`]).
+/// Cached are only entries with P = 1, no reserved bit and A = 1. On the way to a fault, and where
+/// it speculates, it may set accessed bits that no access of the guest needs ([`Temper::mark`]).
 #[derive(Clone, Debug)]
 pub struct PagingUnit {
     caches: Caches,
@@ -130,8 +130,8 @@ impl PagingUnit {
     /// As [`PagingUnit::translate`], in a guest whose page faults may exit.
     ///
     /// # Errors
-    /// The page fault. One that is delivered has invalidated what it must; one that exits may have left it: not all
-    /// CPUs do so before a VM exit.
+    /// The page fault. One that is delivered has invalidated what it must; one that exits may have
+    /// left it: not all CPUs do so before a VM exit.
     pub fn attempt(
         &mut self,
         memory: &mut impl PhysicalMemory,

@@ -62,7 +62,8 @@ impl Visit {
 pub struct Page {
     /// Its first byte.
     pub base: PhysAddr,
-    /// The level of the entry that maps it: 1 for 4 KiB, 2 for 2 MiB (4 MiB in 32-bit paging), 3 for 1 GiB.
+    /// The level of the entry that maps it: 1 for 4 KiB, 2 for 2 MiB (4 MiB in 32-bit paging), 3
+    /// for 1 GiB.
     pub level: u8,
     /// The width of that entry.
     pub width: Width,

@@ -28,8 +28,9 @@ pub struct Start {
     /// What all of them have in their registers.
     pub registers: Registers,
     /// Guest memory, in [pieces](Ram::pieces): [`END`](crate::universe::END) frames, of which
-    /// [`HOLE`](crate::universe::HOLE) is no memory, and perhaps [`HIGH_FRAMES`](crate::universe::HIGH_FRAMES). Only
-    /// the frames in [`HOT`](crate::universe::HOT) and [`HIGH`](crate::universe::HIGH) are not all zero.
+    /// [`HOLE`](crate::universe::HOLE) is no memory, and perhaps
+    /// [`HIGH_FRAMES`](crate::universe::HIGH_FRAMES). Only the frames in
+    /// [`HOT`](crate::universe::HOT) and [`HIGH`](crate::universe::HIGH) are not all zero.
     pub memory: Ram,
     /// The linear pages that will be accessed.
     pub universe: Rc<Universe>,
@@ -76,12 +77,14 @@ pub struct Planned {
     pub deed: Deed,
 }
 
-/// When other CPUs get further while a step is under way. What they do must not need the hypervisor: then it waits.
+/// When other CPUs get further while a step is under way. What they do must not need the
+/// hypervisor: then it waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preempt {
     /// The moments.
     pub when: When,
-    /// The other CPUs have not entered the guest when the step begins: they have only asked with what to.
+    /// The other CPUs have not entered the guest when the step begins: they have only asked with
+    /// what to.
     pub entering: bool,
 }
 
@@ -154,14 +157,15 @@ pub trait Machine {
         Ok(())
     }
 
-    /// While the next step is under way other CPUs may take these, in their order on each CPU. A machine whose CPUs
-    /// take turns leaves this out.
+    /// While the next step is under way other CPUs may take these, in their order on each CPU. A
+    /// machine whose CPUs take turns leaves this out.
     fn race(&mut self, preempt: Preempt, steps: Vec<Planned>) {
         let _ = (preempt, steps);
     }
 
-    /// Which of the planned steps were taken, in order, and how many points there were at which some could have been.
-    /// The others are still to be taken. Asked for after each call that [`Machine::race`] came before.
+    /// Which of the planned steps were taken, in order, and how many points there were at which
+    /// some could have been. The others are still to be taken. Asked for after each call that
+    /// [`Machine::race`] came before.
     ///
     /// # Errors
     /// See [`Broken`].

@@ -231,7 +231,8 @@ impl Shadow {
         result
     }
 
-    /// What a CPU has to enter the guest with, asked for now. What it has loaded by itself is told first.
+    /// What a CPU has to enter the guest with, asked for now. What it has loaded by itself is told
+    /// first.
     fn ask(&mut self, cpu: usize) -> Result<Entry, Broken> {
         self.tell_root(cpu)?;
         let epoch = self.host.epoch();
@@ -245,7 +246,8 @@ impl Shadow {
         Ok(Entry { epoch, control, filter, flushes_exit, targets: self.targets[cpu].values().to_vec() })
     }
 
-    /// Tells the MMU which root a CPU has loaded by itself: after it has left the guest, before anything else.
+    /// Tells the MMU which root a CPU has loaded by itself: after it has left the guest, before
+    /// anything else.
     fn tell_root(&mut self, cpu: usize) -> Result<(), Broken> {
         let Some(root) = self.host.cpu_mut(cpu).loaded.take() else { return Ok(()) };
         if self.mmu.paging(cpu).root == root {
@@ -268,7 +270,8 @@ impl Shadow {
                 let unit = self.host.cpu_mut(cpu);
                 unit.presence = Presence::Asked(entry);
                 if !self.config.vpid {
-                    // SDM, "Invalidation Caching", operations: VM entries and exits without VPID drop everything.
+                    // SDM, "Invalidation Caching", operations: VM entries and exits without VPID
+                    // drop everything.
                     unit.unit.caches_mut().clear();
                 }
             }
@@ -297,8 +300,8 @@ impl Shadow {
         if self.host.cpus().len() == 1 { self.leave(0) } else { Ok(()) }
     }
 
-    /// All CPUs have left the guest, and what they have loaded is told: before the host changes what lies behind
-    /// guest frames, or which roots a CPU may load.
+    /// All CPUs have left the guest, and what they have loaded is told: before the host changes
+    /// what lies behind guest frames, or which roots a CPU may load.
     fn stop_all(&mut self) -> Result<(), Broken> {
         self.host.stop_all();
         self.host.cpus().try_for_each(|cpu| self.tell_root(cpu))

@@ -257,10 +257,10 @@ impl PhysicalMemory for Changed<'_> {
 }
 
 impl Oracle {
-    /// The entries in which a CPU may set A though no access of the program goes through them: those on the way to
-    /// any address that it might speculate about (SDM, "Accessed and Dirty Flags" and "Details of TLB Use"). The way
-    /// goes on below an entry only if its own A is set, for the CPU sets the flags from the root down. D is set by
-    /// writes alone.
+    /// The entries in which a CPU may set A though no access of the program goes through them:
+    /// those on the way to any address that it might speculate about (SDM, "Accessed and Dirty
+    /// Flags" and "Details of TLB Use"). The way goes on below an entry only if its own A is set,
+    /// for the CPU sets the flags from the root down. D is set by writes alone.
     fn speculation_marks(&self, changed: &BTreeMap<PhysAddr, u64>) -> BTreeSet<PhysAddr> {
         let memory = Changed { memory: &self.memory, words: changed };
         let mut marks = BTreeSet::new();

@@ -1,8 +1,9 @@
 //! Judging a step during which other CPUs got further.
 //!
-//! The hypervisor carries a step out in pieces: it sets accessed bits, another CPU stores, and then the instruction is
-//! executed again. So the step may end as it could at any of the moments in between, and what it has changed up to one
-//! of them must be a part of what it may change. Words that another CPU has stored to meanwhile are that CPU's affair.
+//! The hypervisor carries a step out in pieces: it sets accessed bits, another CPU stores, and then
+//! the instruction is executed again. So the step may end as it could at any of the moments in
+//! between, and what it has changed up to one of them must be a part of what it may change. Words
+//! that another CPU has stored to meanwhile are that CPU's affair.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -55,8 +55,8 @@ pub struct Arguments {
 
     /// Measure what each way around exits is worth
     ///
-    /// Runs Umbra whole, then once without each of the ways around exits; writes the results as JSON into this folder,
-    /// and compares.
+    /// Runs Umbra whole, then once without each of the ways around exits; writes the results as
+    /// JSON into this folder, and compares.
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["against", "stats", "without", "hypervisor"])]
     pub ablation: Option<PathBuf>,
 
@@ -76,13 +76,15 @@ pub struct Arguments {
 
     /// Show only this phase; more than one may be given
     ///
-    /// The workload ends with the last of them: all phases before it run, too, for they change what it costs.
+    /// The workload ends with the last of them: all phases before it run, too, for they change what
+    /// it costs.
     #[arg(long = "phase", value_name = "NAME", value_delimiter = ',')]
     pub phases: Vec<String>,
 
     /// Run it so often, and take medians
     ///
-    /// Each phase is that of the run with the median of instructions; the result tells how far apart the runs were.
+    /// Each phase is that of the run with the median of instructions; the result tells how far
+    /// apart the runs were.
     #[arg(long, value_name = "N", default_value = "1", value_parser = whole::<u32>(1..=10_000), allow_negative_numbers = true)]
     pub repeat: u32,
 

@@ -78,8 +78,8 @@ struct RunOptions {
     run: run::Arguments,
 }
 
-/// Finds out by `check` whether a measurement could start: what its run would be refused for, before
-/// one of the others is over.
+/// Finds out by `check` whether a measurement could start: what its run would be refused for,
+/// before one of the others is over.
 ///
 /// # Errors
 /// It could not.

@@ -2,9 +2,9 @@
 
 use crate::report::{Phase, Spread, Statistics};
 
-/// The run with the median of instructions, each of its phases replaced by that of the run where the phase had the
-/// median of instructions: so every number was measured, and causes add up. Of two in the middle the smaller one. What
-/// is lost by that, the spread of each phase tells.
+/// The run with the median of instructions, each of its phases replaced by that of the run where
+/// the phase had the median of instructions: so every number was measured, and causes add up. Of
+/// two in the middle the smaller one. What is lost by that, the spread of each phase tells.
 ///
 /// # Panics
 /// If there is no run.

@@ -1,7 +1,8 @@
 //! `--config FILE`: options in a file.
 //!
-//! The file is TOML, and its keys are the names of the options. What it says is put before the command line as
-//! options, unless the command line has the same option: so there is one parser, with one set of messages.
+//! The file is TOML, and its keys are the names of the options. What it says is put before the
+//! command line as options, unless the command line has the same option: so there is one parser,
+//! with one set of messages.
 
 use std::ffi::OsString;
 use std::fs;
@@ -20,8 +21,9 @@ use crate::untrusted::shown;
 pub struct ConfigOptions {
     /// Take options from a TOML file, too
     ///
-    /// --print-config prints such a file. Its keys are the names of the options without `--`, such as `memory = 256`. Options that may be given more than
-    /// once are arrays. The command line comes first. Paths are as on the command line.
+    /// --print-config prints such a file. Its keys are the names of the options without `--`, such
+    /// as `memory = 256`. Options that may be given more than once are arrays. The command line
+    /// comes first. Paths are as on the command line.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 

@@ -16,8 +16,8 @@ const WHAT: &str = "a page of the manual";
 
 /// Write the pages of the manual into a folder.
 ///
-/// They are umbra.1 and one for each command, such as umbra-run.1. In a folder `man1` within `~/.local/share/man`,
-/// `man umbra-run` finds them.
+/// They are umbra.1 and one for each command, such as umbra-run.1. In a folder `man1` within
+/// `~/.local/share/man`, `man umbra-run` finds them.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The folder; it is made if it is not there

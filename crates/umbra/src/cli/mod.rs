@@ -44,8 +44,8 @@ enum Command {
 }
 
 impl Cli {
-    /// Takes the options of this program. If it is not to run with them, the user has been told why, or shown the
-    /// help or the options that were asked for.
+    /// Takes the options of this program. If it is not to run with them, the user has been told
+    /// why, or shown the help or the options that were asked for.
     ///
     /// # Errors
     /// The exit status that it is to end with.
@@ -93,8 +93,9 @@ impl Cli {
         expanded.map(|expanded| expanded.arguments).map_err(|error| told(&error))
     }
 
-    /// Finds out what is wrong with the command line of `run` or `bench` before all of its files are there: those
-    /// that are to be made have the name [`TO_BE_MADE`]. If something is, the user has been told.
+    /// Finds out what is wrong with the command line of `run` or `bench` before all of its files
+    /// are there: those that are to be made have the name [`TO_BE_MADE`]. If something is, the user
+    /// has been told.
     ///
     /// # Errors
     /// The exit status of that command line.

@@ -42,7 +42,8 @@ pub enum Format {
     Table,
     /// one table in Markdown: exits for memory, and instructions
     Markdown,
-    /// a line for each figure of each phase of each result; `crates/umbra/SCHEMA.md` has the columns
+    /// a line for each figure of each phase of each result; `crates/umbra/SCHEMA.md` has the
+    /// columns
     Csv,
     /// the same figures, what the results are, and how they differ
     Json,

@@ -4,7 +4,8 @@ use std::fmt;
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, presets};
 
-/// Rows of cells without rules: names to the left, figures to the right, each column as wide as what it holds.
+/// Rows of cells without rules: names to the left, figures to the right, each column as wide as
+/// what it holds.
 pub struct Table {
     inner: comfy_table::Table,
     /// Columns from the left that hold names.
@@ -33,7 +34,8 @@ impl Table {
         self.inner.add_row(cells.into_iter().map(|cell| cell.to_string()));
     }
 
-    /// Makes the first column at least this wide, so that tables below each other have theirs alike.
+    /// Makes the first column at least this wide, so that tables below each other have theirs
+    /// alike.
     pub fn indent(mut self, width: u16) -> Table {
         let constraint = ColumnConstraint::LowerBoundary(comfy_table::Width::Fixed(width));
         if let Some(column) = self.inner.column_mut(0) {

@@ -36,7 +36,8 @@ pub fn check_memory(
     machine_memory(memory_mib, shadow_frames, least)
 }
 
-/// Checks `--memory` against what every guest needs and against the machine, before it is known what is to boot.
+/// Checks `--memory` against what every guest needs and against the machine, before it is known
+/// what is to boot.
 ///
 /// # Errors
 /// As [`check_memory`].
@@ -70,14 +71,15 @@ fn machine_memory(memory_mib: u32, shadow_frames: Option<u32>, least: u64) -> Re
     }))
 }
 
-/// The memory in MiB that the machine of a guest has. In Bochs the hole for devices hides what lies behind it.
+/// The memory in MiB that the machine of a guest has. In Bochs the hole for devices hides what lies
+/// behind it.
 fn machine_mib(memory_mib: u32, shadow_frames: Option<u32>) -> u64 {
     let needed = u64::from(memory_mib) + reserve_mib(memory_mib, shadow_frames);
     if needed > HOLE_START_MIB { needed + HOLE_END_MIB - HOLE_START_MIB } else { needed }
 }
 
-/// Whether a guest fits into a machine. The hypervisor lies below the PCI hole, and so do the guest's files and
-/// what boots it, which need `least`.
+/// Whether a guest fits into a machine. The hypervisor lies below the PCI hole, and so do the
+/// guest's files and what boots it, which need `least`.
 fn fits(memory_mib: u32, shadow_frames: Option<u32>, least: u64) -> bool {
     let (memory, reserve) = (u64::from(memory_mib), reserve_mib(memory_mib, shadow_frames));
     machine_mib(memory_mib, shadow_frames) <= MOST_MACHINE_MIB

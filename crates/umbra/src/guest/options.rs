@@ -32,15 +32,16 @@ pub struct Options {
 
     /// The kernel's command line
     ///
-    /// For Linux it is `console=ttyS0` without this option. A multiboot kernel gets its name before it.
+    /// For Linux it is `console=ttyS0` without this option. A multiboot kernel gets its name before
+    /// it.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub append: Option<String>,
 
     /// Show the text on the guest's screen (VGA)
     ///
-    /// The screen has 80 columns and 25 rows. It is shown at the guest's end, and before that whenever it has changed
-    /// and then rested for a second of the machine's time; every two seconds if it never rests. For kernels and memory
-    /// testers that write there only.
+    /// The screen has 80 columns and 25 rows. It is shown at the guest's end, and before that
+    /// whenever it has changed and then rested for a second of the machine's time; every two
+    /// seconds if it never rests. For kernels and memory testers that write there only.
     #[arg(long)]
     pub screen: bool,
 

@@ -1,4 +1,5 @@
-//! The page's drawings as files of their own, for papers and slides: wide, light, and with their legends.
+//! The page's drawings as files of their own, for papers and slides: wide, light, and with their
+//! legends.
 
 use maud::{Markup, PreEscaped, html};
 

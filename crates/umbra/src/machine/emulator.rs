@@ -21,8 +21,8 @@ use crate::signals::Signals;
 /// How long an emulator with little memory may take to start; it has connected COM1 by then.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// How long an emulator may take to start. Memory that Bochs does not take from the host makes it slow: 3 GiB of it
-/// took 20 s of CPU time.
+/// How long an emulator may take to start. Memory that Bochs does not take from the host makes it
+/// slow: 3 GiB of it took 20 s of CPU time.
 fn start_limit(memory_mib: u32) -> Duration {
     const MIB_IN_A_SECOND: u32 = 10;
     let beyond = memory_mib.saturating_sub(HOST_MEMORY_LIMIT_MIB);

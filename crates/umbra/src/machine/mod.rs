@@ -1,4 +1,5 @@
-//! The machine that the hypervisor runs on: Bochs, or QEMU alone or with KVM, and the image that it boots from.
+//! The machine that the hypervisor runs on: Bochs, or QEMU alone or with KVM, and the image that it
+//! boots from.
 
 mod bochsrc;
 mod boot_image;

@@ -13,7 +13,8 @@ pub enum Machine {
     Ryzen,
     /// AMD EPYC in QEMU's own emulation of a CPU, with SVM: fast, and less exact.
     QemuSvm,
-    /// Another CPU, by its name in Bochs (`bochs --help cpu`). It must have 64-bit mode, and VMX or SVM.
+    /// Another CPU, by its name in Bochs (`bochs --help cpu`). It must have 64-bit mode, and VMX or
+    /// SVM.
     Bochs(String),
     /// This host's own CPU, in QEMU with KVM and nested VMX. Experimental.
     Kvm,
@@ -51,8 +52,8 @@ impl Machine {
         *self != Machine::Kvm
     }
 
-    /// Whether its time-stamp counter counts instructions: Bochs's does with `clock: sync=none`, and QEMU's with
-    /// `-icount shift=0`.
+    /// Whether its time-stamp counter counts instructions: Bochs's does with `clock: sync=none`,
+    /// and QEMU's with `-icount shift=0`.
     pub fn ticks_are_instructions(&self) -> bool {
         self.is_emulated()
     }

@@ -12,8 +12,8 @@ pub(super) const PACKAGE: &str = "qemu-system-x86";
 /// The hypervisor ends the machine by the text `Shutdown` to this port. The device there ends QEMU at its first byte.
 const EXIT_PORT: u16 = 0x8900;
 
-/// The clock of a machine that does the same in every run: Bochs's `FIXED_TIME`, and from then on the
-/// time of the machine.
+/// The clock of a machine that does the same in every run: Bochs's `FIXED_TIME`, and from then on
+/// the time of the machine.
 const FIXED_CLOCK: &str = "base=2026-01-01T00:00:00,clock=vm";
 
 /// What runs the machine's CPU.
@@ -32,9 +32,9 @@ impl Cpu {
     /// above them set, and the real CPU must find these reserved.
     ///
     /// QEMU's emulation leaves out what it lacks of EPYC, with a warning on standard error. By
-    /// `-icount` its time-stamp counter counts instructions, as Bochs's does: runs are repeatable, and
-    /// timers do not outrun a guest that an emulator slows down. While the CPU sleeps its timers do
-    /// not.
+    /// `-icount` its time-stamp counter counts instructions, as Bochs's does: runs are repeatable,
+    /// and timers do not outrun a guest that an emulator slows down. While the CPU sleeps its
+    /// timers do not.
     fn arguments(&self) -> Vec<(&'static str, String)> {
         let arguments: &[(&str, &str)] = match self {
             Cpu::Host(_) => &[("-accel", "kvm"), ("-cpu", "host,host-phys-bits=on")],

@@ -19,7 +19,8 @@ pub(super) struct Bochs {
 pub struct Settings {
     /// The machine's memory.
     pub memory_mib: u32,
-    /// Whether model-specific registers that the CPU lacks read as zero: Linux on the bare machine wants some. (Bochs.)
+    /// Whether model-specific registers that the CPU lacks read as zero: Linux on the bare machine
+    /// wants some. (Bochs.)
     pub ignore_bad_msrs: bool,
     /// Whether the machine's clock starts at the same time in every run, and not at this host's.
     pub fixed_time: bool,

@@ -20,7 +20,8 @@ pub struct Spread {
     pub tsc: Range,
 }
 
-/// Five of the values in ascending order, each of which was measured: of two in the middle the smaller one.
+/// Five of the values in ascending order, each of which was measured: of two in the middle the
+/// smaller one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Range {

@@ -27,11 +27,12 @@ pub struct Arguments {
 
     /// The machine: penryn, skylake, bochs:MODEL or kvm
     ///
-    /// The CPU that is emulated: `penryn` (Intel Core 2 T9600: no EPT, no VPID, open to Meltdown), `skylake` (Intel
-    /// Skylake-X: VPID, PCID, SMEP, SMAP; its EPT is not used), `ryzen` (AMD Ryzen 1700: SVM, of which nested paging
-    /// is not used), `bochs:MODEL` for another 64-bit CPU with VMX or SVM (`bochs --help cpu` lists the models),
-    /// `qemu-svm` (AMD EPYC with SVM in QEMU: several times as fast as Bochs, and less exact), or `kvm`: this host's
-    /// own CPU, in QEMU with KVM and nested VMX (experimental: only its start has been tested)
+    /// The CPU that is emulated: `penryn` (Intel Core 2 T9600: no EPT, no VPID, open to Meltdown),
+    /// `skylake` (Intel Skylake-X: VPID, PCID, SMEP, SMAP; its EPT is not used), `ryzen` (AMD Ryzen
+    /// 1700: SVM, of which nested paging is not used), `bochs:MODEL` for another 64-bit CPU with
+    /// VMX or SVM (`bochs --help cpu` lists the models), `qemu-svm` (AMD EPYC with SVM in QEMU:
+    /// several times as fast as Bochs, and less exact), or `kvm`: this host's own CPU, in QEMU with
+    /// KVM and nested VMX (experimental: only its start has been tested)
     #[arg(long, value_name = "NAME", default_value = "penryn", value_parser = str::parse::<Machine>)]
     pub machine: Machine,
 

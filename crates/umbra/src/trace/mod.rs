@@ -59,8 +59,8 @@ pub struct Arguments {
 
     /// Name addresses by the guest's System.map or kallsyms
     ///
-    /// The file is System.map, or what `cat /proc/kallsyms` says in the guest as root (with kernel address space
-    /// randomization, of the same run); `-` is standard input.
+    /// The file is System.map, or what `cat /proc/kallsyms` says in the guest as root (with kernel
+    /// address space randomization, of the same run); `-` is standard input.
     #[arg(long, value_name = "FILE")]
     symbols: Option<PathBuf>,
 

@@ -32,7 +32,8 @@ impl Summary {
         *self.events.entry(event.kind()).or_default() += 1;
     }
 
-    /// The tables; `top` instructions are listed, with the names of their places if there are symbols.
+    /// The tables; `top` instructions are listed, with the names of their places if there are
+    /// symbols.
     pub fn text(mut self, top: usize, symbols: Option<&Symbols>) -> String {
         let total: usize = self.causes.values().map(Vec::len).sum();
         let mut table =

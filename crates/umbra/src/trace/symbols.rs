@@ -22,8 +22,8 @@ pub struct Place<'a> {
 }
 
 impl Symbols {
-    /// Reads a list of symbols; `-` is standard input. Lines of another form are passed over, so that the output of a
-    /// guest's console with `cat /proc/kallsyms` will do.
+    /// Reads a list of symbols; `-` is standard input. Lines of another form are passed over, so
+    /// that the output of a guest's console with `cat /proc/kallsyms` will do.
     ///
     /// # Errors
     /// It cannot be read, has no symbols, or hides their addresses.
@@ -64,7 +64,8 @@ impl Symbols {
                         the kernel's debug symbols; give that, or what `cat /proc/kallsyms` says in the guest",
             );
         }
-        // Offsets into per-CPU areas stand between the symbols of a 64-bit kernel, and are no addresses.
+        // Offsets into per-CPU areas stand between the symbols of a 64-bit kernel, and are no
+        // addresses.
         let upper = symbols.iter().any(|&(address, _)| is_upper(address));
         symbols.retain(|&(address, _)| address > 0 && (!upper || is_upper(address)));
         symbols.sort_by_key(|&(address, _)| address);

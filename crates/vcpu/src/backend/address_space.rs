@@ -15,8 +15,9 @@ pub trait AddressSpace {
     /// [`Capabilities::fault_filter`](super::Capabilities::fault_filter).
     fn set_guest_faults(&mut self, guest_faults: GuestFaults);
 
-    /// The guest may load these values into CR3 without an exit, no others; and read CR3 if `reads`. There are no
-    /// more than [`Capabilities::cr3_targets`](super::Capabilities::cr3_targets).
+    /// The guest may load these values into CR3 without an exit, no others; and read CR3 if
+    /// `reads`. There are no more than
+    /// [`Capabilities::cr3_targets`](super::Capabilities::cr3_targets).
     fn set_cr3_targets(&mut self, values: &[u64], reads: bool);
 
     /// Whether INVLPG, INVPCID and changes of CR4.PGE must exit. They may exit if not: see

@@ -17,13 +17,14 @@ pub trait ControlRegisters {
     fn cr3(&self) -> u64;
     /// CR4 as the guest reads it; it may have changed parts of it without an exit.
     fn cr4(&self) -> u64;
-    /// Gives the guest new control registers, which run on the shadow `root`. It is loadable if the guest's own CR3 is
-    /// the right one for it.
+    /// Gives the guest new control registers, which run on the shadow `root`. It is loadable if the
+    /// guest's own CR3 is the right one for it.
     fn set_controls(&mut self, controls: &Controls, root: Root, loadable: bool);
 
     /// Reads an MSR that hardware keeps for the guest; none if this is no such MSR.
     fn read_msr(&self, msr: u32) -> Option<u64>;
-    /// Writes an MSR that hardware keeps for the guest; false if it is none or does not take the value.
+    /// Writes an MSR that hardware keeps for the guest; false if it is none or does not take the
+    /// value.
     fn write_msr(&mut self, msr: u32, value: u64) -> bool;
     /// Sets an extended control register to a value that was checked.
     fn set_xcr0(&mut self, value: u64);

@@ -20,7 +20,8 @@ pub trait Events {
     fn interrupted_event(&self) -> Option<Event>;
     /// Delivers an event at the next entry.
     fn inject(&mut self, event: Event);
-    /// Whether the guest could take an interrupt at the next instruction. A debug trap comes before it.
+    /// Whether the guest could take an interrupt at the next instruction. A debug trap comes before
+    /// it.
     fn interruptible(&self) -> bool;
     /// Whether the guest could take an NMI at the next instruction. A debug trap comes before it.
     fn nmi_ready(&self) -> bool;

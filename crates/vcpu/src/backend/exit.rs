@@ -17,8 +17,8 @@ pub enum Exit {
         /// The error code's raw bits.
         error_code: u32,
     },
-    /// An exception that is the guest's, to be delivered: intercepted because a guest that raises it within its own
-    /// delivery would never leave (#DB and #AC).
+    /// An exception that is the guest's, to be delivered: intercepted because a guest that raises
+    /// it within its own delivery would never leave (#DB and #AC).
     Reflect(Event),
     /// #MC: the physical machine is broken.
     MachineCheck,
@@ -104,7 +104,8 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// Whether answering it ends with the instruction behind the one at RIP: then its length matters.
+    /// Whether answering it ends with the instruction behind the one at RIP: then its length
+    /// matters.
     pub fn skips_instruction(&self) -> bool {
         match self {
             Exit::Cpuid

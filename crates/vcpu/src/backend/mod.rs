@@ -48,8 +48,8 @@ pub struct Capabilities {
     /// Page faults exit by their error code, as any [`umbra_mmu::GuestFaults`] wants it. Without it
     /// only [`umbra_mmu::GuestFaults::Trap`] is possible: all page faults exit.
     pub fault_filter: bool,
-    /// How many values of CR3 the guest can be allowed to load without an exit; zero if its reads of
-    /// CR3 cannot be allowed as well.
+    /// How many values of CR3 the guest can be allowed to load without an exit; zero if its reads
+    /// of CR3 cannot be allowed as well.
     pub cr3_targets: usize,
     /// INVLPG and INVPCID can be left to the CPU. Changes of CR4.PGE may exit even so.
     pub native_flushes: bool,

@@ -14,7 +14,8 @@ pub enum CodeMode {
 }
 
 impl CodeMode {
-    /// What the bits of a segment's attributes make of it: L, which counts in long mode only, and D/B.
+    /// What the bits of a segment's attributes make of it: L, which counts in long mode only, and
+    /// D/B.
     pub const fn of(long: bool, default_32: bool) -> CodeMode {
         match (long, default_32) {
             (true, _) => CodeMode::Bits64,

@@ -63,8 +63,8 @@ pub fn decode(control: &Control, assists: bool) -> Exit {
         code::TASK_SWITCH => task_switch(control),
         code::SHUTDOWN => Exit::TripleFault,
         0x8d => Exit::Xsetbv,
-        // RSM, INVLPGA, VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, MONITOR, MWAIT, RDPRU, INVLPGB,
-        // MCOMMIT, TLBSYNC.
+        // RSM, INVLPGA, VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, MONITOR, MWAIT, RDPRU,
+        // INVLPGB, MCOMMIT, TLBSYNC.
         0x73 | 0x7a | 0x80..=0x86 | 0x8a..=0x8c | 0x8e | 0xa0 | 0xa1 | 0xa3 | 0xa4 => Exit::Undefined,
         other => Exit::Unexpected(other),
     }

@@ -2,8 +2,8 @@
 
 # Saves what the ABI wants kept, and goes on in compatibility mode.
 .macro leave_long_mode
-    # Upper halves of registers do not survive 32-bit code (SDM vol. 1, "General-Purpose Registers in
-    # 64-Bit Mode").
+    # Upper halves of registers do not survive 32-bit code (SDM vol. 1, "General-Purpose Registers
+    # in 64-Bit Mode").
     pushq %rbx
     pushq %rbp
     pushq %r12

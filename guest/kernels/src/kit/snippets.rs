@@ -221,7 +221,8 @@ snippets! {
     copy_by_x87 = "snippet_copy_by_x87": "fninit" "fildl (%rdi)" "fistpl (%rsi)";
     /// The x87 instruction pointer after FILD from RDI is stored at RSI + 8 by FNSTENV.
     store_environment = "snippet_store_environment": "fninit" "fildl (%rdi)" "fnstenv (%rsi)";
-    /// x87: 1 / 0 with the exception unmasked by the control word at RDI, then FWAIT, which meets the error.
+    /// x87: 1 / 0 with the exception unmasked by the control word at RDI, then FWAIT, which meets
+    /// the error.
     divide_by_zero = "snippet_divide_by_zero":
         "fninit" "fldcw (%rdi)" "fld1" "fldz" "fdivrp %st, %st(1)" "fwait" "nop" "fninit";
     /// MOVAPS from RDI.

@@ -21,7 +21,7 @@ pub fn exchange(frame: Frame, index: usize, value: u32) -> u32 {
 /// the physical address `address`; then all is as it was.
 pub fn read_under(address: u32, cr3: u32, pae: bool) -> u32 {
     const PAE: u32 = 1 << 5;
-    // SAFETY: image and stack lie at their physical addresses, where nothing needs CR3 while paging is off; CR3, CR4
-    // and CR0 come back before the return. The word is only read.
+    // SAFETY: image and stack lie at their physical addresses, where nothing needs CR3 while paging
+    // is off; CR3, CR4 and CR0 come back before the return. The word is only read.
     unsafe { unpaged_read_under(address, cr3, if pae { 0 } else { PAE }) }
 }

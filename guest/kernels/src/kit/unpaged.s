@@ -15,8 +15,8 @@ unpaged_exchange:
     restore_registers
     ret
 
-# fn unpaged_read_under(address: u32, cr3: u32, cr4_off: u32) -> u32: turns paging off, loads CR3, clears bits of CR4, reads
-# a word, and puts all back.
+# fn unpaged_read_under(address: u32, cr3: u32, cr4_off: u32) -> u32: turns paging off, loads CR3,
+# clears bits of CR4, reads a word, and puts all back.
 .global unpaged_read_under
 unpaged_read_under:
     leave_long_mode

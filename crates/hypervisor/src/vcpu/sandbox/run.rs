@@ -122,8 +122,8 @@ impl<B: Backend> Vcpu<B> {
         Some(())
     }
 
-    /// Copies what the instruction may read in the pages of its own code, which are mapped already: it reads there
-    /// without a fault.
+    /// Copies what the instruction may read in the pages of its own code, which are mapped already:
+    /// it reads there without a fault.
     fn fill_code_pages(&mut self, native: &Native) -> Result<(), Stopped> {
         for part in native.operands.iter().flat_map(parts).filter(|part| part.read || part.conditional) {
             if self.sandbox.space.bytes(part.gva).is_none() {
@@ -235,7 +235,8 @@ impl<B: Backend> Vcpu<B> {
 /// A part of an operand, within one page, that has a copy.
 struct Touched {
     gva: u64,
-    /// Where it lay when the instruction touched it. Its own writes may change the tables that say so.
+    /// Where it lay when the instruction touched it. Its own writes may change the tables that say
+    /// so.
     gpa: Gpa,
     length: usize,
     written: bool,

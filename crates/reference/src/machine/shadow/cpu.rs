@@ -1,9 +1,10 @@
 //! A real CPU, and what it has latched at its last VM entry.
 //!
-//! What a CPU enters the guest with it keeps until it exits: the page-fault filter, the CR3-target values, which
-//! instructions exit, the control registers. On several CPUs another one may change what they should be meanwhile. So
-//! a vCPU enters in three steps, as KVM's do (`IN_GUEST_MODE` and requests): it asks the MMU what to enter with,
-//! publishes that it enters, and looks whether it was asked to leave since it asked; then it asks again.
+//! What a CPU enters the guest with it keeps until it exits: the page-fault filter, the CR3-target
+//! values, which instructions exit, the control registers. On several CPUs another one may change
+//! what they should be meanwhile. So a vCPU enters in three steps, as KVM's do (`IN_GUEST_MODE` and
+//! requests): it asks the MMU what to enter with, publishes that it enters, and looks whether it
+//! was asked to leave since it asked; then it asks again.
 
 use arrayvec::ArrayVec;
 use umbra_paging::{Cr3Value, Gfn};

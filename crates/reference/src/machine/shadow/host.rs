@@ -22,12 +22,14 @@ use super::targets::operand;
 struct Places {
     /// Where the shadow frames begin.
     shadow: u64,
-    /// The 2 MiB regions of guest memory, that above 4 GiB last: the second is shuffled, the others are in one piece.
+    /// The 2 MiB regions of guest memory, that above 4 GiB last: the second is shuffled, the others
+    /// are in one piece.
     homes: [u64; 4],
 }
 
-/// The shadow frames stand where the guest's hot frames would stand if gpa and hpa were the same: whoever confuses the
-/// two hits them. Some guest frames lie above 4 GiB that the guest believes below it, and the other way round.
+/// The shadow frames stand where the guest's hot frames would stand if gpa and hpa were the same:
+/// whoever confuses the two hits them. Some guest frames lie above 4 GiB that the guest believes
+/// below it, and the other way round.
 const APART: Places = Places { shadow: 0x10, homes: [0x400, 0x10_0400, 0x10_0200, 0xa00] };
 /// Guest frames lie where their gpa says, as roots that the guest loads by itself need it.
 const SAME: Places = Places { shadow: 0x800, homes: [0, 0x200, 0x400, HIGH_FRAMES.start] };
@@ -184,8 +186,8 @@ impl Host {
         0..self.cpus.len()
     }
 
-    /// Makes every CPU leave the guest that has published that it enters, or has entered. One that has only asked what
-    /// to enter with will find another epoch.
+    /// Makes every CPU leave the guest that has published that it enters, or has entered. One that
+    /// has only asked what to enter with will find another epoch.
     pub(super) fn stop_all(&mut self) {
         self.epoch += 1;
         self.cpus.iter_mut().for_each(RealCpu::kick);
@@ -248,7 +250,8 @@ impl Host {
         Ok(Attempt::Done(guest))
     }
 
-    /// A CPU that is in the guest executes an instruction that leaves these registers, if it does so without an exit.
+    /// A CPU that is in the guest executes an instruction that leaves these registers, if it does
+    /// so without an exit.
     pub(super) fn execute(
         &mut self,
         cpu: usize,
@@ -390,8 +393,8 @@ impl Host {
         }
     }
 
-    /// Checks that an entry which is stored now does not let the guest write one of its tables while a CPU may still
-    /// walk its shadow: the protection goes after what is cached (I5).
+    /// Checks that an entry which is stored now does not let the guest write one of its tables
+    /// while a CPU may still walk its shadow: the protection goes after what is cached (I5).
     fn check_protection(&mut self, entry: u64) {
         const MAPPED_WRITABLE: u64 = 0b11;
         let hfn = (entry & 0x000f_ffff_ffff_f000) >> 12;

@@ -1,7 +1,9 @@
-//! What other CPUs do while the MMU works: at every call of the embedder's traits some of them may get further.
+//! What other CPUs do while the MMU works: at every call of the embedder's traits some of them may
+//! get further.
 //!
-//! The MMU takes `&mut self`, so what runs at the same time is hardware: a CPU that is in the guest translates, stores,
-//! sets bits, delivers faults and loads roots by what it has latched, until it exits or is made to leave.
+//! The MMU takes `&mut self`, so what runs at the same time is hardware: a CPU that is in the guest
+//! translates, stores, sets bits, delivers faults and loads roots by what it has latched, until it
+//! exits or is made to leave.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

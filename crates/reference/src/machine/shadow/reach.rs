@@ -51,8 +51,8 @@ pub(super) fn check(host: &Host, cpu: usize, control: &Control) -> Result<(), St
     Ok(())
 }
 
-/// Checks that an entry chooses the memory type write-back, whatever the guest's says: all of its memory is that (SDM,
-/// "Memory Type Range Registers and Page Attribute Table").
+/// Checks that an entry chooses the memory type write-back, whatever the guest's says: all of its
+/// memory is that (SDM, "Memory Type Range Registers and Page Attribute Table").
 fn write_back(visit: &Visit) -> Result<(), String> {
     const PWT_PCD: u64 = 0b11 << 3;
     let pat = match (visit.level, visit.page()) {

@@ -30,8 +30,9 @@ fn note(_: &mut Context) {
     pic::end_of_slave_interrupt();
 }
 
-/// With CR0.NE an error is #MF at the next instruction that waits for the FPU. Without it, line 13 rises, and the
-/// program goes on once the handler has cleared the error (SDM vol. 1, "MS-DOS Compatibility Sub-mode").
+/// With CR0.NE an error is #MF at the next instruction that waits for the FPU. Without it, line 13
+/// rises, and the program goes on once the handler has cleared the error (SDM vol. 1, "MS-DOS
+/// Compatibility Sub-mode").
 pub fn error(setting: &mut Setting, report: &mut Report) {
     let targets = setting.targets();
     let written = access::write(targets.plain, UNMASKED);

@@ -95,7 +95,8 @@ pub fn vector(setting: &mut Setting, report: &mut Report) {
     }
 }
 
-/// An operand half of which lies in the page of its own instruction, the other half where there is nothing.
+/// An operand half of which lies in the page of its own instruction, the other half where there is
+/// nothing.
 pub fn beside_code(setting: &mut Setting, report: &mut Report) {
     /// MOVUPS from (%rdi), and to (%rsi).
     const CODE: [u8; 8] = [0x0f, 0x10, 0x07, 0x0f, 0x11, 0x06, 0xcd, 0x80];

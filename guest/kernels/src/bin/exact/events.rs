@@ -1,8 +1,8 @@
 //! Events of every kind, in every state that decides what becomes of them.
 //!
-//! A case is an instruction that raises something, or after which something comes, behind MOV SS or STI or neither; with
-//! and without a single step and breakpoints; in ring 0 and 3; with a stack that is memory, a page table or nothing.
-//! What handlers saw, and how it ended, makes a hash.
+//! A case is an instruction that raises something, or after which something comes, behind MOV SS or
+//! STI or neither; with and without a single step and breakpoints; in ring 0 and 3; with a stack
+//! that is memory, a page table or nothing. What handlers saw, and how it ended, makes a hash.
 
 mod source;
 mod stage;
@@ -33,7 +33,8 @@ fn is_shown(shown: &str, source: &str, prefix: &str, ring: &str) -> bool {
     shown.split('_').eq(&mut words)
 }
 
-/// Prints a line for each instruction, prefix and ring: the hashes of its cases. With the option `show=line`, words.
+/// Prints a line for each instruction, prefix and ring: the hashes of its cases. With the option
+/// `show=line`, words.
 pub fn run(pool: &mut Pool, options: &Options<'_>) -> u64 {
     let mut stage = Stage::new(pool);
     let mut lines = 0;

@@ -1,4 +1,5 @@
-//! What a machine does, in lines that can be compared: the same on the bare machine and under Umbra.
+//! What a machine does, in lines that can be compared: the same on the bare machine and under
+//! Umbra.
 //!
 //! The kernel has no opinion. Each line is `row: name = value`; `cargo xtask exact` runs it on both
 //! and compares line by line. What differs for a reason stands in the table of MSRs (`umbra-msrs`)

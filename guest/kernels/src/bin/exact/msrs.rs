@@ -18,8 +18,8 @@ const RANGES: [RangeInclusive<u32>; 5] = [
 /// Registers that count: their value is another at each read.
 const COUNTERS: [u32; 4] = [0x10, 0xe7, 0xe8, 0x6e0];
 
-/// Registers that are read only here: the APIC's base and commands (it would go, or send), loading of
-/// microcode.
+/// Registers that are read only here: the APIC's base and commands (it would go, or send), loading
+/// of microcode.
 const NOT_WRITTEN: [RangeInclusive<u32>; 3] = [0x1b..=0x1b, 0x79..=0x79, 0x800..=0x8ff];
 
 /// What flipping single bits of a register does.

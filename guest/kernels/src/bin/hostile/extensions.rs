@@ -65,8 +65,8 @@ pub fn instructions(setting: &mut Setting, space: &Space, report: &mut Report) {
     }
 }
 
-/// The registers that switch the extensions on, or hold their state, are not there, and EFER takes no
-/// bit of theirs.
+/// The registers that switch the extensions on, or hold their state, are not there, and EFER takes
+/// no bit of theirs.
 pub fn registers(setting: &mut Setting, _: &Space, report: &mut Report) {
     /// VM_CR, IGNNE, SMM_CTL, VM_HSAVE_PA, SVM_KEY; IA32_VMX_BASIC and IA32_VMX_MISC.
     const MSRS: [u32; 7] = [0xc001_0114, 0xc001_0115, 0xc001_0116, 0xc001_0117, 0xc001_0118, 0x480, 0x485];

@@ -123,7 +123,8 @@ const NOT_CANONICAL: u64 = 1 << 47;
 /// The last entry of the table is in use: no stack goes there.
 const STACK_TOP: u64 = 4096 - 64;
 const VECTOR: u8 = 0x51;
-/// So many events end single steps and breakpoints: an instruction that raises one for ever must come to an end.
+/// So many events end single steps and breakpoints: an instruction that raises one for ever must
+/// come to an end.
 const PATIENCE: u64 = 12;
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -135,7 +136,8 @@ fn note(vector: u8, context: &Context) {
     // The kit's own instructions can be interrupted, too, and lie elsewhere in every build.
     let place = if place < 4096 { place } else { u64::MAX };
     let dr6 = if vector == vector::DB { cpu::dr6() } else { 0 };
-    // Between two iterations RF is pushed set (SDM, "RF (resume) flag"). Bochs leaves it clear for ports.
+    // Between two iterations RF is pushed set (SDM, "RF (resume) flag"). Bochs leaves it clear for
+    // ports.
     let flags = context.rflags & (rflags::TF | rflags::IF);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     for (at, value) in [(0, u64::from(vector) | place << 16), (1, dr6 | flags << 32)] {
