@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use arrayvec::ArrayVec;
 use umbra_mmu::{
-    Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, RootFormat, TranslateError,
+    Config, Encodings, FaultContext, FaultOutcome, FilterPolicy, GuestFaults, Mmu, RootFormat, TranslateError,
 };
 use umbra_paging::{Access, Features, Gpa, Gva, Mode, Paging};
 use umbra_reference::hardware::{Control, Filter, PageFault, PagingMode, PagingUnit};
@@ -159,7 +159,8 @@ impl Machine for Toy {
                 Err(fault) => fault,
             };
             // A #PF exit. The instruction pointer would tell the write policy who writes.
-            match self.mmu.page_fault(&mut self.host, cpu, fault.gva, access, &Origin::at(Gva::new(0))) {
+            match self.mmu.page_fault(&mut self.host, cpu, fault.gva, access, &FaultContext::at(Gva::new(0)))
+            {
                 // A host fault, dealt with: enter again.
                 FaultOutcome::Resume(_) => (),
                 // The guest's own fault: inject it. The error code is the MMU's, not the one of the exit.

@@ -79,8 +79,8 @@ impl<T> ShadowFrames for Env<T> {
         self.pool.fill(frame, value);
     }
 
-    fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {
-        self.pool.exchange(frame, &mut self.ram, gfn)
+    fn swap_frames(&mut self, frame: u32, gfn: Gfn) -> bool {
+        self.pool.swap_frames(frame, &mut self.ram, gfn)
     }
 
     fn observe(&mut self, event: Event) {

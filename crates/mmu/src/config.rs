@@ -94,16 +94,16 @@ pub struct Config {
     /// The CPU that the guest sees. Its MAXPHYADDR is at most the real CPU's, which the encodings
     /// know.
     pub features: Features,
-    /// How Pending entries look to the real CPU. [`Encodings::reserved`], once tested on the real
+    /// How Trapping entries look to the real CPU. [`Encodings::reserved`], once tested on the real
     /// CPU, if guest faults may go around the hypervisor, [`Encodings::not_present`] for
     /// [`GuestFaults::Trap`].
     pub encodings: Encodings,
     /// Which page faults may go straight to the guest, if the encodings allow any to do so.
     pub filter: FilterPolicy,
     /// How many roots each vCPU may load without an exit, beside its current one: see
-    /// [`Mmu::offer_root`]. Zero if CR3 loads all exit.
+    /// [`Mmu::allow_native_load`]. Zero if CR3 loads all exit.
     ///
-    /// [`Mmu::offer_root`]: crate::Mmu::offer_root
+    /// [`Mmu::allow_native_load`]: crate::Mmu::allow_native_load
     pub loadable_roots: usize,
     /// Whether a table's translations are all made when it is built or attached, and not one by one
     /// as they are used: there is no reason to switch it off but to see what it is worth.
@@ -230,7 +230,7 @@ impl core::error::Error for ConfigError {}
 mod tests {
     use super::*;
 
-    /// Host faults are those on Pending entries (RSVD), on tracked tables and on clean pages (P and
+    /// Host faults are those on Trapping entries (RSVD), on tracked tables and on clean pages (P and
     /// W, of a supervisor or, without I4, of user mode), and those of a supervisor where a walk
     /// must tell. All of them exit.
     #[test]

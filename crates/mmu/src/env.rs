@@ -63,7 +63,7 @@ pub trait ShadowFrames {
     /// How many frames there are. Constant.
     fn count(&self) -> u32;
 
-    /// Where frame `frame` lies in host memory. Constant, but for [`ShadowFrames::exchange`].
+    /// Where frame `frame` lies in host memory. Constant, but for [`ShadowFrames::swap_frames`].
     fn hpa(&self, frame: u32) -> Hpa;
 
     /// The inverse of [`ShadowFrames::hpa`], for frames that lie where they lay at first.
@@ -93,7 +93,7 @@ pub trait ShadowFrames {
     ///
     /// False, if that cannot be done: then nothing has changed. By default it cannot. An exchange
     /// is never refused that takes the last one of the same two frames back.
-    fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {
+    fn swap_frames(&mut self, frame: u32, gfn: Gfn) -> bool {
         let _ = (frame, gfn);
         false
     }

@@ -6,8 +6,8 @@ use std::alloc::System;
 
 use cap::Cap;
 use umbra_mmu::{
-    Backing, Config, Encodings, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu, Origin, ShadowFrames,
-    Tlb,
+    Backing, Config, Encodings, FaultContext, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu,
+    ShadowFrames, Tlb,
 };
 use umbra_paging::{Access, ENTRIES, Features, Gfn, Gpa, Gva, Hfn, Hpa, Paging, Tables};
 
@@ -103,11 +103,11 @@ fn start() -> (Host, Mmu) {
 
 /// The guest uses each of its tables, and then frees some and makes new ones of them.
 fn work(host: &mut Host, mmu: &mut Mmu) {
-    let origin = Origin::at(Gva::new(0x1000));
+    let context = FaultContext::at(Gva::new(0x1000));
     for round in 0..3 {
         for n in 0..TABLES {
             let (gva, access) = (Gva::new(n << 21), Access::user_read());
-            let outcome = mmu.page_fault(host, 0, gva, access, &origin);
+            let outcome = mmu.page_fault(host, 0, gva, access, &context);
             assert!(matches!(outcome, FaultOutcome::Resume(_)), "{round} {n}: {outcome:?}");
             if n % 3 == round {
                 let (link, page) = (Gfn::new(3).entry(n as usize), Gfn::new(FIRST_TABLE + n).entry(0));

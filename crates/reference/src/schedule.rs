@@ -227,7 +227,7 @@ impl Small {
                 others: vec![user_store(1, 0x1000)],
             },
             Small {
-                name: "a root becomes loose",
+                name: "a root becomes unsync",
                 shadow: released,
                 tables: vec![(FIRST, 1, DATA << 12 | ALL)],
                 setup: and(ready(), vec![load(1, 0x1000, true)]),

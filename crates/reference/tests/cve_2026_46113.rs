@@ -2,7 +2,7 @@
 //! valid, and something still leads to its frame when that holds another page.
 //!
 //! Here a role is never changed: another role is another page. A zapped page is unlinked from all its parents, and
-//! its frame waits in limbo for a flush (`crates/mmu/src/lifecycle/zap.rs`,
+//! its frame waits in quarantine for a flush (`crates/mmu/src/lifecycle/zap.rs`,
 //! `tables/pool.rs`); handles carry a generation, and a root
 //! in use is pinned (`tables/pool.rs`, `roots/mod.rs`).
 

@@ -94,7 +94,7 @@ fn the_shadow_mmu_does_what_bare_hardware_may_do() {
             "mmu: reclaims in load_paging",
             "mmu: reclaims in page_fault",
             "mmu: splits a large page",
-            "mmu: tracks loose tables again",
+            "mmu: tracks unsync tables again",
             "host: frames given back",
             "mmu: shadow pages reclaimed",
             "shadow: exits, Accessed",
@@ -113,7 +113,7 @@ fn the_shadow_mmu_does_what_bare_hardware_may_do() {
             "state: CR0.WP clear",
             "state: guest faults bypassed",
             "state: guest faults trapped",
-            "state: guest faults trapped while a table is loose",
+            "state: guest faults trapped while a table is unsync",
         ],
     );
     let nothing_built = "mmu: reclaims in a call that builds nothing";

@@ -7,7 +7,7 @@
 use fastrand::Rng;
 use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
 use umbra_mmu::{
-    Backing, Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, GuestMemory, Mmu, Origin,
+    Backing, Config, Encodings, FaultContext, FaultOutcome, FilterPolicy, GuestFaults, GuestMemory, Mmu,
     RootFormat, ShadowFrames, Tlb,
 };
 use umbra_paging::{
@@ -243,8 +243,8 @@ impl Machine {
                 self.outcomes.native += 1;
                 return;
             }
-            let origin = Origin::at(Gva::new(self.random.u64(..4)));
-            match self.mmu.page_fault(&mut self.host, 0, gva, access, &origin) {
+            let context = FaultContext::at(Gva::new(self.random.u64(..4)));
+            match self.mmu.page_fault(&mut self.host, 0, gva, access, &context) {
                 FaultOutcome::Resume(_) => (),
                 FaultOutcome::Guest(fault) => {
                     assert_eq!(expected, Err(fault.pfec), "{gva:?} {access:?} {:?}", self.paging);
@@ -274,7 +274,7 @@ impl Machine {
             let within = before.iter().filter(|(other, _)| other.raw() >> shift == gva.raw() >> shift);
             let within: Vec<Gva> = within.map(|&(other, _)| other).collect();
             let gva = pick(&mut self.random, &within);
-            if self.mmu.has_loose_tables() {
+            if self.mmu.has_unsync_tables() {
                 self.mmu.invlpg(&mut self.host, 0, gva);
             } else {
                 self.host.unit.caches_mut().invlpg(0, gva);

@@ -48,7 +48,7 @@ fn passes(config: &Config, setup: u64, ops: &[Op]) {
 }
 
 #[test]
-fn a_fault_drops_what_a_loose_table_kept() {
+fn a_fault_drops_what_an_unsync_table_kept() {
     // The frame 0x12, a page directory, is given up and then made its own page table, with NX. The fetch must
     // fault, and after the fault nothing of the old large page may serve.
     let ops = [
@@ -135,9 +135,9 @@ fn a_user_link_to_an_identity_page_goes_when_the_region_may_hold_writes_back() {
 }
 
 #[test]
-fn what_a_loose_table_kept_serves_no_address_that_it_never_served() {
+fn what_an_unsync_table_kept_serves_no_address_that_it_never_served() {
     // The guest makes a page table that maps itself its own page directory entry, by a store that the hypervisor does not
-    // emulate. The old entry of the loose frame then stands below a new reference.
+    // emulate. The old entry of the unsync frame then stands below a new reference.
     let shadow = ShadowConfig { release: 255, ..ShadowConfig::plain(true, 64) };
     let config = Config { shadow: Some(shadow), ..config() };
     let read = |gva, length| {
@@ -156,7 +156,7 @@ fn what_a_loose_table_kept_serves_no_address_that_it_never_served() {
 
 #[test]
 fn a_lazy_fill_leaves_what_is_in_use() {
-    // The two pages of one access are mapped by a table that is loose, which is brought up to date at each fault: what the
+    // The two pages of one access are mapped by a table that is unsync, which is brought up to date at each fault: what the
     // first fault had installed was gone after the second, for ever.
     let shadow = ShadowConfig {
         release: 128,

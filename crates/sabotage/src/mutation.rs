@@ -11,7 +11,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Mutation {
-    /// Its name, for example `Limbo`.
+    /// Its name, for example `Quarantine`.
     pub name: String,
     /// The rule that is broken, with the invariant it belongs to.
     pub rule: String,

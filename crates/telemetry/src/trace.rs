@@ -62,12 +62,12 @@ pub enum MmuEvent {
     /// Everything that the CPUs had cached was flushed.
     Flushed,
     /// Writes to this guest table are not seen until the guest's next flush.
-    Loosened(
+    Unsynced(
         /// The guest frame.
         u64,
     ),
     /// Writes to this guest table are seen again.
-    Tightened(
+    Resynced(
         /// The guest frame.
         u64,
     ),
@@ -127,8 +127,8 @@ impl MmuEvent {
             MmuEvent::Zapped { reclaimed: true, .. } => "reclaimed",
             MmuEvent::Split(_) => "split",
             MmuEvent::Flushed => "flushed",
-            MmuEvent::Loosened(_) => "loosened",
-            MmuEvent::Tightened(_) => "tightened",
+            MmuEvent::Unsynced(_) => "loosened",
+            MmuEvent::Resynced(_) => "tightened",
             MmuEvent::Detached(_) => "detached",
             MmuEvent::Attached { .. } => "attached",
             MmuEvent::RootMoved(_) => "root_moved",

@@ -126,7 +126,7 @@ mod tests {
     }
 
     /// All kinds of supervisor access, and whether RFLAGS.AC lets them touch user pages. It makes no difference
-    /// whether the shadow entry is Pending, and by which encoding.
+    /// whether the shadow entry is Trapping, and by which encoding.
     #[test]
     fn implicit_accesses() {
         let (read, write) = (Pfec::empty(), Pfec::WRITE);

@@ -51,8 +51,8 @@ impl EventLog {
             }
             Event::RootMoved(gfn) => MmuEvent::RootMoved(gfn.raw()),
             Event::Filter(filter) => MmuEvent::Filter(filter as u8),
-            Event::Loosened(gfn) => MmuEvent::Loosened(gfn.raw()),
-            Event::Tightened(gfn) => MmuEvent::Tightened(gfn.raw()),
+            Event::Unsynced(gfn) => MmuEvent::Unsynced(gfn.raw()),
+            Event::Resynced(gfn) => MmuEvent::Resynced(gfn.raw()),
             // The trace format has no name for it.
             _ => return,
         };

@@ -17,7 +17,7 @@ use copy::{Copy, Outcome};
 /// Break every rule of the shadow MMU in turn and show what catches it, and after how many steps.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Only this rule, for example `Limbo`.
+    /// Only this rule, for example `Quarantine`.
     #[arg(long, value_name = "RULE")]
     rule: Option<String>,
 }

@@ -299,7 +299,7 @@ impl FramePool {
     }
 
     /// Exchanges the places, and the contents, of a shadow frame and of a guest frame. False if that one is no RAM.
-    pub fn exchange(&mut self, frame: u32, ram: &mut GuestRam, gfn: Gfn) -> bool {
+    pub fn swap_frames(&mut self, frame: u32, ram: &mut GuestRam, gfn: Gfn) -> bool {
         let Backing::Ram { hfn: guest, .. } = ram.map.backing(gfn) else { return false };
         let shadow = self.hpa(frame);
         let (a, b) = (pointer(shadow.raw()).cast::<u64>(), pointer(guest.base().raw()).cast::<u64>());

@@ -92,7 +92,7 @@ pub enum ProbeFailure {
     },
 }
 
-/// Tests that an access through each Pending entry of `encodings`, at each level, raises a page fault that the
+/// Tests that an access through each Trapping entry of `encodings`, at each level, raises a page fault that the
 /// CPU reports as one of reserved bits.
 ///
 /// # Errors

@@ -13,10 +13,10 @@ pub enum Writes {
 }
 
 impl WritePolicy for Writes {
-    fn needs_place(&self, write: &TableWrite) -> bool {
+    fn needs_site(&self, write: &TableWrite) -> bool {
         match self {
-            Writes::Predict(policy) => policy.needs_place(write),
-            Writes::Emulate(policy) => policy.needs_place(write),
+            Writes::Predict(policy) => policy.needs_site(write),
+            Writes::Emulate(policy) => policy.needs_site(write),
         }
     }
 

@@ -141,7 +141,7 @@ fn check_options(config: &BootConfig, capabilities: Capabilities) -> Result<(), 
     Ok(())
 }
 
-/// Pending entries as the user wants them, if the CPU takes them.
+/// Trapping entries as the user wants them, if the CPU takes them.
 fn choose_encodings(wanted: GuestFaults, features: Features, capabilities: Capabilities) -> Encodings {
     let off = Encodings::not_present(features.maxphyaddr);
     if wanted == GuestFaults::Trap {
@@ -162,7 +162,7 @@ fn choose_encodings(wanted: GuestFaults, features: Features, capabilities: Capab
         Ok(()) => encodings,
         Err(failure) => {
             warning!(
-                "guest faults are trapped: the test of the Pending entries failed: {}",
+                "guest faults are trapped: the test of the Trapping entries failed: {}",
                 failure.to_string()
             );
             off

@@ -7,7 +7,7 @@ use umbra_paging::{ENTRIES, Features, Gfn, Gpa, Gva, Hfn, Hpa, Level, bits};
 
 use super::{Entries, FaultFilter};
 use crate::derive::Basis;
-use crate::format::{Role, ShadowEntry, Source, TableFormat, Wp};
+use crate::format::{Role, ShadowEntry, ShadowKey, TableFormat, Wp};
 use crate::guest::GuestFrames;
 use crate::tables::{List, Slot, Tables};
 use crate::{Backing, Config, Encodings, GuestMemory, ShadowFrames, Tlb};
@@ -104,10 +104,10 @@ impl Setting {
         let mut tables = Tables::new(&config, 2, host.end(), 2);
         let mut guest = GuestFrames::new(host.end(), config.vcpus);
         let format = TableFormat::LONG4;
-        let source =
-            Source { role: Role::Guest { level: Level::L1, format, nxe: true, wp: Wp::On }, gfn: TABLE };
-        let page = tables.allocate(source).expect("the pool is large enough");
-        guest.insert(&mut tables, source, page);
+        let key =
+            ShadowKey { role: Role::Guest { level: Level::L1, format, nxe: true, wp: Wp::On }, gfn: TABLE };
+        let page = tables.allocate(key).expect("the pool is large enough");
+        guest.insert(&mut tables, key, page);
         tables.open(&mut host, page, true);
         let filter = FaultFilter::new(config.filter);
         Setting { host, basis: Basis::new(tables, guest, config), filter, slot: Slot::new(page, INDEX) }

@@ -3,7 +3,7 @@
 
 use crate::common::*;
 use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
-use umbra_mmu::{Config, FilterPolicy, MIN_FRAMES_PER_VCPU, Mmu, Origin};
+use umbra_mmu::{Config, FaultContext, FilterPolicy, MIN_FRAMES_PER_VCPU, Mmu};
 use umbra_paging::{Access, AccessKind, Gfn, Gpa, Gva, Mode, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
@@ -35,7 +35,7 @@ fn work(machine: &mut Machine, call: impl FnOnce(&mut Machine)) -> u64 {
 fn read(machine: &mut Machine, mmu: &mut Mmu, gva: u64) -> u64 {
     let access = Access::user_read();
     work(machine, |machine| {
-        mmu.page_fault(machine, 0, Gva::new(gva), access, &Origin::at(Gva::new(0)));
+        mmu.page_fault(machine, 0, Gva::new(gva), access, &FaultContext::at(Gva::new(0)));
     })
 }
 
@@ -139,7 +139,7 @@ fn a_frame_that_all_entries_map_is_attached_again() {
     assert!(done <= WRITE, "{done}");
     assert_eq!(mmu.counters().detached, 1);
     for gva in (0..(POOL - 8) << 21).step_by(4096) {
-        mmu.page_fault(&mut machine, 0, Gva::new(gva), user_write(), &Origin::at(Gva::new(gva)));
+        mmu.page_fault(&mut machine, 0, Gva::new(gva), user_write(), &FaultContext::at(Gva::new(gva)));
     }
     let done = link(&mut machine, &mut mmu, 9 << 12 | ALL);
     assert!(done <= WRITE, "{done}");
@@ -159,7 +159,7 @@ fn a_frame_that_all_entries_map_becomes_a_loadable_root() {
         one_frame_everywhere(Machine::identical(FRAMES, POOL as usize + 2), config, ALL & !W);
     mmu.load_paging(&mut machine, 0, paging(9));
     let mut offered = false;
-    let done = work(&mut machine, |machine| offered = mmu.offer_root(machine, 0));
+    let done = work(&mut machine, |machine| offered = mmu.allow_native_load(machine, 0));
     assert!(offered && done <= OFFER_ROOT, "{done}");
     assert!(done >= ENTRIES, "the guest is not as hostile as it should be: {done}");
     mmu.audit(&machine).unwrap();
@@ -192,7 +192,13 @@ fn the_filter_is_changed() {
         }
         for page in 256..260 {
             let done = work(&mut machine, |machine| {
-                mmu.page_fault(machine, 0, Gva::new(page << 12), user_write(), &Origin::at(Gva::new(0)));
+                mmu.page_fault(
+                    machine,
+                    0,
+                    Gva::new(page << 12),
+                    user_write(),
+                    &FaultContext::at(Gva::new(0)),
+                );
             });
             most = most.max(done);
         }
@@ -241,10 +247,10 @@ fn all_entries_link_one_table_that_is_given_up() {
     assert!(done <= FLUSH, "{done}");
 }
 
-/// Eight frames that are tables of every level of each other, and loose: a fault that may add references to them brings
+/// Eight frames that are tables of every level of each other, and unsync: a fault that may add references to them brings
 /// all their shadows up to date before.
 #[test]
-fn all_shadows_are_of_loose_frames() {
+fn all_shadows_are_of_unsync_frames() {
     const LOOSE: u64 = 8;
     let mut machine = Machine::new(FRAMES, POOL as usize);
     for table in 1..=LOOSE {
@@ -267,7 +273,7 @@ fn all_shadows_are_of_loose_frames() {
         }
         most = most.max(read(&mut machine, &mut mmu, gva));
     }
-    assert!(mmu.has_loose_tables());
+    assert!(mmu.has_unsync_tables());
     assert!(most <= PAGE_FAULT, "{most}");
     assert!(most >= 2 * ENTRIES, "the guest is not as hostile as it should be: {most}");
     let done = work(&mut machine, |machine| mmu.invlpg(machine, 0, Gva::new(0)));
@@ -301,7 +307,7 @@ fn entries_are_marked_ahead_in_a_table_of_every_level_and_role() {
     let mut most = 0;
     for page in 1..=3 {
         let done = work(&mut machine, |machine| {
-            mmu.page_fault(machine, 0, Gva::new(page << 12), user_write(), &Origin::at(Gva::new(0)));
+            mmu.page_fault(machine, 0, Gva::new(page << 12), user_write(), &FaultContext::at(Gva::new(0)));
         });
         most = most.max(done);
     }
@@ -376,8 +382,8 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
         let (one, other) = (random.below(512), random.below(8));
         let done = work(&mut machine, |machine| match which {
             0 => {
-                let origin = Origin::at(Gva::new(other)).with_soon(one % 4 != 0);
-                mmu.page_fault(machine, 0, gva, access, &origin);
+                let context = FaultContext::at(Gva::new(other)).with_back_to_back(one % 4 != 0);
+                mmu.page_fault(machine, 0, gva, access, &context);
             }
             1 => {
                 let mode = if other == 0 && one < 64 { Mode::Off } else { Mode::Long4 };
@@ -395,8 +401,8 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
             4 => mmu.release_frame(machine, gfn),
             5 => mmu.revoke(machine, gfn..gfn + 1),
             6 => mmu.zap_all(machine),
-            7 => offered += u64::from(mmu.offer_root(machine, 0)),
-            9 => offered += u64::from(mmu.offer_other_root(machine, 0, gfn)),
+            7 => offered += u64::from(mmu.allow_native_load(machine, 0)),
+            9 => offered += u64::from(mmu.allow_native_load_of(machine, 0, gfn)),
             _ => {
                 let loadable = (1..64).map(Gfn::new).find(|&root| root >= gfn && mmu.is_loadable(0, root));
                 match loadable {

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 
 use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
 use umbra_mmu::{
-    Backing, Config, Encodings, Event, FaultOutcome, FilterPolicy, GuestMemory, Mmu, Origin, RootFormat,
-    ShadowFrames, Shadowed, Tlb,
+    Backing, Config, Encodings, Event, FaultContext, FaultOutcome, FilterPolicy, GuestMemory, Mmu,
+    RootFormat, ShadowFrames, Shadowed, Tlb,
 };
 use umbra_paging::{
     Access, AccessKind, Features, Format, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, Mode, Paging, Pdptes,
@@ -245,7 +245,7 @@ impl ShadowFrames for Machine {
         self.count();
         self.shadow[frame as usize][index] = value;
     }
-    fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {
+    fn swap_frames(&mut self, frame: u32, gfn: Gfn) -> bool {
         self.count();
         let Backing::Ram { hfn, .. } = self.backing(gfn) else { return false };
         self.flushes_at_exchange = Some(self.flushes);
@@ -402,7 +402,7 @@ pub fn exit_at<Q: WritePolicy>(
     gva: u64,
     access: Access,
 ) -> FaultOutcome {
-    mmu.page_fault(machine, 0, Gva::new(gva), access, &Origin::at(Gva::new(rip)))
+    mmu.page_fault(machine, 0, Gva::new(gva), access, &FaultContext::at(Gva::new(rip)))
 }
 
 pub fn user_write() -> Access {

@@ -131,7 +131,7 @@ fn present_is_for_good() {
     assert_eq!(mmu.counters().filter_switches, 0);
 }
 
-/// More narrow pages than are remembered: some are Pending then, all are once the filter is on.
+/// More narrow pages than are remembered: some are Trapping then, all are once the filter is on.
 #[test]
 fn narrow_pages_are_gone_when_the_filter_is_turned_on() {
     let (mut machine, mut mmu) = start(FilterPolicy::User);

@@ -65,13 +65,13 @@ fn a_write_to_a_page_directory_is_followed_and_never_detaches_it() {
     settle(&mut machine, &mut mmu, 0x1000, Access::user_read());
     let outcome = fault(&mut machine, &mut mmu, 0x1008, user_write());
     let FaultOutcome::TableWrite { gpa, ticket } = outcome else { panic!("{outcome:?}") };
-    assert_eq!(gpa, Gpa::new(0x2008), "both PDPTEs name it: nothing above could be Pending");
+    assert_eq!(gpa, Gpa::new(0x2008), "both PDPTEs name it: nothing above could be Trapping");
     store(&mut machine, &mut mmu, 2, 1, 0x3000 | ALL);
     settle(&mut machine, &mut mmu, GIB + 0x20_0000, Access::user_read());
     // If the write cannot be emulated, the directory is out of step until the next flush.
     mmu.release(&mut machine, ticket);
     mmu.audit(&machine).unwrap();
-    assert!(mmu.has_loose_tables());
+    assert!(mmu.has_unsync_tables());
     machine.poke(2, 2, 0x3000 | ALL);
     mmu.flush_guest(&mut machine);
     mmu.audit(&machine).unwrap();

@@ -2,7 +2,7 @@
 //! flushed, and read entries while what they follow is written.
 
 use crate::common::*;
-use umbra_mmu::{MIN_FRAMES_PER_VCPU, Mmu, Origin};
+use umbra_mmu::{FaultContext, MIN_FRAMES_PER_VCPU, Mmu};
 use umbra_paging::{Access, Gfn, Gva};
 
 fn start() -> (Machine, Mmu) {
@@ -18,9 +18,9 @@ fn start() -> (Machine, Mmu) {
 /// that ends such stores. What the hardware sees of it then.
 fn attach(mut machine: Machine, mut mmu: Mmu) -> Seen {
     machine.poke(3, 1, 20 << 12 | P | W | U | A);
-    mmu.page_fault(&mut machine, 0, Gva::new(0x1000), Access::user_read(), &Origin::at(Gva::new(0)));
+    mmu.page_fault(&mut machine, 0, Gva::new(0x1000), Access::user_read(), &FaultContext::at(Gva::new(0)));
     machine.before_flush = Some((20, 5, 0xa000 | P | U | A));
-    mmu.page_fault(&mut machine, 0, Gva::new(0x20_0000), Access::user_read(), &Origin::at(Gva::new(0)));
+    mmu.page_fault(&mut machine, 0, Gva::new(0x20_0000), Access::user_read(), &FaultContext::at(Gva::new(0)));
     assert!(machine.before_flush.is_none(), "protection is followed by a flush");
     hardware(&machine, &mmu, 0x20_5000)
 }
@@ -34,7 +34,7 @@ fn attach_again(mut machine: Machine, mut mmu: Mmu) -> Seen {
     assert_eq!(mmu.counters().detached, 1);
     store(&mut machine, &mut mmu, 3, 1, 20 << 12 | P | W | U | A);
     machine.before_flush = Some((20, 5, 0xa000 | P | U | A));
-    mmu.page_fault(&mut machine, 0, Gva::new(0x20_0000), Access::user_read(), &Origin::at(Gva::new(0)));
+    mmu.page_fault(&mut machine, 0, Gva::new(0x20_0000), Access::user_read(), &FaultContext::at(Gva::new(0)));
     assert_eq!((mmu.counters().attached, machine.before_flush), (1, None));
     hardware(&machine, &mmu, 0x20_5000)
 }
@@ -56,7 +56,7 @@ fn writable_while_cached(mut machine: Machine, mut mmu: Mmu) -> Option<bool> {
 
 /// Whether any shadow entry still translates to frame 9 at the moment when the guest's entry for it is replaced.
 fn translated_while_written(mut machine: Machine, mut mmu: Mmu) -> bool {
-    mmu.page_fault(&mut machine, 0, Gva::new(0), Access::user_read(), &Origin::at(Gva::new(0)));
+    mmu.page_fault(&mut machine, 0, Gva::new(0), Access::user_read(), &FaultContext::at(Gva::new(0)));
     let Seen::Page { gfn: 9, .. } = hardware(&machine, &mmu, 0) else { panic!("not mapped") };
     let old = machine.mapping_of(9).expect("some entry maps the frame");
     mmu.write_guest(&mut machine, Gfn::new(4).entry(0), &(0xa000 | P | W | U | A | D).to_le_bytes());

@@ -77,7 +77,7 @@ fn what_a_vcpu_has_loaded_is_learned_before_a_root_is_withdrawn() {
     let (mut machine, mut mmu) = start(2);
     machine.poke(10, 0, 2 << 12 | ALL);
     mmu.load_paging(&mut machine, 1, paging(10));
-    assert!(mmu.offer_root(&mut machine, 1));
+    assert!(mmu.allow_native_load(&mut machine, 1));
     mmu.load_paging(&mut machine, 1, paging(1));
     assert!(mmu.is_loadable(1, Gfn::new(10)));
     // It loads root 10 without an exit; then the other vCPU writes to that.

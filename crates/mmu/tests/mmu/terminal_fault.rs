@@ -1,7 +1,7 @@
 //! Entries that map nothing, and what a terminal fault may make of them (L1TF).
 
 use crate::common::*;
-use umbra_mmu::{Encodings, FaultOutcome, Mmu, Origin};
+use umbra_mmu::{Encodings, FaultContext, FaultOutcome, Mmu};
 use umbra_paging::{Access, Gfn, Gva};
 
 /// A host frame that is not the guest's: the first of the shadow pages, for example.
@@ -31,8 +31,13 @@ fn leaves_a_hint(machine: Machine, mmu: Mmu) -> bool {
 
 fn leaves_a_hint_on(maxphyaddr: u8, mut machine: Machine, mut mmu: Mmu) -> bool {
     for _ in 0..2 {
-        let outcome =
-            mmu.page_fault(&mut machine, 0, Gva::new(0x5000), Access::user_read(), &Origin::at(Gva::new(0)));
+        let outcome = mmu.page_fault(
+            &mut machine,
+            0,
+            Gva::new(0x5000),
+            Access::user_read(),
+            &FaultContext::at(Gva::new(0)),
+        );
         assert!(matches!(outcome, FaultOutcome::Mmio { .. }), "{outcome:?}");
     }
     machine.hints_at(SECRET, maxphyaddr)

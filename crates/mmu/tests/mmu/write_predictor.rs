@@ -1,7 +1,7 @@
 //! What writes to tables cost in exits: the MMU with its predictor, and a guest that writes and uses tables.
 
 use crate::common::*;
-use umbra_mmu::{FaultOutcome, Mmu, Origin, Work};
+use umbra_mmu::{FaultContext, FaultOutcome, Mmu, Work};
 use umbra_paging::{Access, Gva};
 
 const ALL: u64 = P | W | U | A | D;
@@ -45,7 +45,7 @@ impl Guest {
     }
 
     /// Sets an entry of page table n by the instruction at `rip`.
-    fn write(&mut self, rip: u64, soon: bool, n: usize, index: u64, entry: u64) {
+    fn write(&mut self, rip: u64, back_to_back: bool, n: usize, index: u64, entry: u64) {
         let gva = ((SHOWN + n as u64) << 12) | (index * 8);
         loop {
             match hardware(&self.machine, &self.mmu, gva) {
@@ -57,9 +57,9 @@ impl Guest {
             }
             self.exits += 1;
             assert!(self.exits < 100_000, "no progress");
-            let origin = Origin::at(Gva::new(rip)).with_soon(soon);
+            let context = FaultContext::at(Gva::new(rip)).with_back_to_back(back_to_back);
             let outcome =
-                self.mmu.page_fault(&mut self.machine, 0, Gva::new(gva), supervisor_write(), &origin);
+                self.mmu.page_fault(&mut self.machine, 0, Gva::new(gva), supervisor_write(), &context);
             self.mmu.audit(&self.machine).unwrap();
             if let FaultOutcome::TableWrite { .. } = outcome {
                 return store(&mut self.machine, &mut self.mmu, TABLES[n], index as usize, entry);
@@ -84,7 +84,7 @@ impl Guest {
         }
     }
 
-    /// `length` writes to page table n from entry `first` on, one soon after the other; then all are used.
+    /// `length` writes to page table n from entry `first` on, one back_to_back after the other; then all are used.
     fn burst(&mut self, rip: u64, n: usize, first: u64, length: u64) -> u32 {
         // Other pages each time.
         self.bursts += 1;
@@ -120,10 +120,10 @@ fn a_burst_costs_two_exits_once_it_is_known() {
 fn a_lone_write_costs_one_exit() {
     let mut guest = Guest::new(true);
     for round in 0..40u64 {
-        for (rip, soon) in [(0x1000, false), (0x1100, true)] {
+        for (rip, back_to_back) in [(0x1000, false), (0x1100, true)] {
             let n = (round % 3) as usize;
             let cost = guest.exits(|guest| {
-                guest.write(rip, soon, n, 8 + round, (200 + round) << 12 | ALL);
+                guest.write(rip, back_to_back, n, 8 + round, (200 + round) << 12 | ALL);
                 guest.read(n, 8 + round);
             });
             assert_eq!(cost, 1, "round {round}");
@@ -186,9 +186,9 @@ fn a_table_that_maps_the_write_to_it_is_not_detached_again_and_again() {
         let gva = ((SHOWN + 3) << 12) | (index * 8);
         let mut exits = 0;
         loop {
-            let origin = Origin::at(Gva::new(0x1000)).with_soon(index > 300);
+            let context = FaultContext::at(Gva::new(0x1000)).with_back_to_back(index > 300);
             let outcome =
-                guest.mmu.page_fault(&mut guest.machine, 0, Gva::new(gva), supervisor_write(), &origin);
+                guest.mmu.page_fault(&mut guest.machine, 0, Gva::new(gva), supervisor_write(), &context);
             guest.mmu.audit(&guest.machine).unwrap();
             exits += 1;
             assert!(exits < 8, "{outcome:?}");

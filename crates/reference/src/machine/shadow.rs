@@ -15,7 +15,7 @@ use std::rc::Rc;
 use arrayvec::ArrayVec;
 use fastrand::Rng;
 use umbra_mmu::{
-    Config, Encodings, EntryState, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, RootFormat,
+    Config, Encodings, EntryState, FaultContext, FaultOutcome, FilterPolicy, GuestFaults, Mmu, RootFormat,
     TranslateError, Work,
 };
 use umbra_paging::{Access, Cr3Value, Features, Gfn, Gpa, Gva, Mode, Paging, Pfec};
@@ -187,14 +187,14 @@ impl Shadow {
     /// What the MMU does in `call` is counted under the name of its entry point where it reclaims, splits or zaps.
     fn call<T>(&mut self, entry: EntryPoint, call: impl FnOnce(&mut Mmu<Dice>, &mut Busy) -> T) -> T {
         let (before, seen) = (self.mmu.counters(), self.host.seen());
-        let loose = self.mmu.has_loose_tables();
+        let unsync = self.mmu.has_unsync_tables();
         let withdrawn = self.mmu.roots_changed();
         let result = call(&mut self.mmu, &mut Busy::new(&mut self.host, self.race.as_mut()));
         let after = self.mmu.counters();
         if after.reclaimed != before.reclaimed {
             self.moment.note(entry.reclaims());
-            if loose {
-                self.moment.note("mmu: reclaims while a table is loose");
+            if unsync {
+                self.moment.note("mmu: reclaims while a table is unsync");
             }
         }
         // A walk takes three tables below the root.
@@ -209,8 +209,8 @@ impl Shadow {
         if after.splits != before.splits {
             self.moment.note("mmu: splits a large page");
         }
-        if loose && !self.mmu.has_loose_tables() {
-            self.moment.note("mmu: tracks loose tables again");
+        if unsync && !self.mmu.has_unsync_tables() {
+            self.moment.note("mmu: tracks unsync tables again");
         }
         for (what, now, before) in [
             ("mmu: detaches a table", after.detached, before.detached),
@@ -418,7 +418,7 @@ impl Shadow {
             return Ok(());
         }
         self.make_room(cpu);
-        if self.call(EntryPoint::Other, |mmu, host| mmu.offer_root(host, cpu)) {
+        if self.call(EntryPoint::Other, |mmu, host| mmu.allow_native_load(host, cpu)) {
             self.targets[cpu].insert(value);
         }
         if self.random.u8(..4) == 0 {
@@ -435,7 +435,7 @@ impl Shadow {
         let pcid = if pcide { self.random.u16(..3) } else { 0 };
         let value = Cr3Value { root, pcid, no_flush: pcide && self.random.bool() };
         self.make_room(cpu);
-        let offered = self.call(EntryPoint::Other, |mmu, host| mmu.offer_other_root(host, cpu, root));
+        let offered = self.call(EntryPoint::Other, |mmu, host| mmu.allow_native_load_of(host, cpu, root));
         self.swap_in_all()?;
         // Not if it was withdrawn for the frames that were given back.
         if offered && self.mmu.is_loadable(cpu, root) {
@@ -483,7 +483,7 @@ impl Shadow {
 impl Machine for Shadow {
     fn access(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Result<Observed, Broken> {
         let mut exits: Vec<String> = Vec::new();
-        let origin = Origin::at(Gva::new(0x1000 + 8 * self.random.u64(..4)));
+        let context = FaultContext::at(Gva::new(0x1000 + 8 * self.random.u64(..4)));
         self.delivery = None;
         loop {
             let out = self.host.cpu(cpu).is_out();
@@ -511,7 +511,7 @@ impl Machine for Shadow {
             }
             let updates = self.host.seen().updates;
             let outcome = self.call(EntryPoint::PageFault, |mmu, host| {
-                mmu.page_fault(host, cpu, fault.gva, access, &origin)
+                mmu.page_fault(host, cpu, fault.gva, access, &context)
             });
             if outcome != FaultOutcome::Resume(Work::Raced) {
                 exits.push(format!("{outcome:?}"));
@@ -718,10 +718,10 @@ impl Machine for Shadow {
     }
 
     fn take_moment(&mut self) -> Moment {
-        self.moment.note(match (self.config.bypass, self.mmu.has_loose_tables()) {
+        self.moment.note(match (self.config.bypass, self.mmu.has_unsync_tables()) {
             (false, _) => "state: guest faults trapped",
             (true, false) => "state: guest faults bypassed",
-            (true, true) => "state: guest faults trapped while a table is loose",
+            (true, true) => "state: guest faults trapped while a table is unsync",
         });
         std::mem::take(&mut self.moment)
     }

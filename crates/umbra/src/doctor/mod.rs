@@ -23,7 +23,7 @@ use crate::machine::{KvmFacts, Machine, Programs};
 
 /// Say what this host can do, and what is missing.
 ///
-/// That is the CPU, virtualization, what is left for Pending entries, emulators and toolchains.
+/// That is the CPU, virtualization, what is left for Trapping entries, emulators and toolchains.
 ///
 /// The exit status is 0 if `umbra run` can work here, and 1 if something is missing, which is named with the command
 /// that brings it.

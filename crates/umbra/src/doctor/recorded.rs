@@ -163,7 +163,7 @@ fn penryn_has_vmx_without_ept() {
     assert_eq!(said(&facts, "SVM"), "no");
     assert_eq!(said(&facts, "MAXPHYADDR"), "40");
     assert!(
-        said(&facts, "Pending").starts_with("address bits 40..51 of every entry; PS=1 leaves bits 13..20")
+        said(&facts, "Trapping").starts_with("address bits 40..51 of every entry; PS=1 leaves bits 13..20")
     );
 }
 
@@ -215,7 +215,7 @@ fn with_52_bits_no_address_bit_is_left() {
     let facts = facts(wide.cpu());
     assert_eq!(facts.cpu.reserved_address_bits, None);
     assert_eq!(said(&facts, "MAXPHYADDR"), "52");
-    assert!(said(&facts, "Pending").starts_with("no address bit is reserved, so no PTE can be Pending"));
+    assert!(said(&facts, "Trapping").starts_with("no address bit is reserved, so no PTE can be Trapping"));
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn a_virtual_machine_says_under_what() {
     let facts = facts(EPYC_GUEST.cpu());
     assert!(said(&facts, "virtual").starts_with("yes, under KVM: what CPUID says"));
     assert!(said(&facts, "VMX").starts_with("no: the hypervisor below does not offer it"));
-    assert!(said(&facts, "Pending").starts_with("address bits 48..51"));
+    assert!(said(&facts, "Trapping").starts_with("address bits 48..51"));
 }
 
 #[test]

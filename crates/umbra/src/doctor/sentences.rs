@@ -10,7 +10,7 @@ pub fn report(facts: &Facts) -> String {
     line(&mut text, "VMX", &vmx(&facts.cpu));
     line(&mut text, "SVM", &svm(facts.cpu.svm.as_ref()));
     line(&mut text, "MAXPHYADDR", &facts.cpu.maxphyaddr.to_string());
-    line(&mut text, "Pending", &pending(&facts.cpu));
+    line(&mut text, "Trapping", &pending(&facts.cpu));
     text += "\nEmulators and tools\n";
     for program in &facts.tools.programs {
         line(&mut text, program.name, &presence(program));
@@ -87,7 +87,7 @@ fn pending(cpu: &Cpu) -> String {
     match cpu.reserved_address_bits {
         Some([first, last]) => format!("address bits {first}..{last} of every entry; {large}"),
         None => format!(
-            "no address bit is reserved, so no PTE can be Pending and every page fault exits; {large}"
+            "no address bit is reserved, so no PTE can be Trapping and every page fault exits; {large}"
         ),
     }
 }

@@ -28,7 +28,7 @@ pub(super) enum Cpu {
 impl Cpu {
     /// What runs it, which model it is, and how its time runs.
     ///
-    /// A real CPU is the host's, with as many physical address bits: Pending entries have all bits
+    /// A real CPU is the host's, with as many physical address bits: Trapping entries have all bits
     /// above them set, and the real CPU must find these reserved.
     ///
     /// QEMU's emulation leaves out what it lacks of EPYC, with a warning on standard error. By

@@ -60,8 +60,8 @@ pub fn describe(event: MmuEvent) -> String {
         MmuEvent::Zapped { table, level, reclaimed: true } => format!("reclaimed {}", page(table, level)),
         MmuEvent::Split(gfn) => format!("split the large page at {:#x}", gfn << 12),
         MmuEvent::Flushed => "flushed everything".into(),
-        MmuEvent::Loosened(gfn) => format!("let table {:#x} loose", gfn << 12),
-        MmuEvent::Tightened(gfn) => format!("tracks table {:#x} again", gfn << 12),
+        MmuEvent::Unsynced(gfn) => format!("table {:#x} goes unsync", gfn << 12),
+        MmuEvent::Resynced(gfn) => format!("tracks table {:#x} again", gfn << 12),
         MmuEvent::Detached(gfn) => format!("detached table {:#x}", gfn << 12),
         MmuEvent::Attached { table, level, changed } => {
             format!("attached {}, {changed} entries had changed", page(table, level))

@@ -75,7 +75,7 @@ pub(super) struct Host {
     /// The shadow frame that was filled last.
     filled: u32,
     /// Guest tables whose writes are not seen, as the MMU says.
-    loose: Vec<Gfn>,
+    unsync_frames: Vec<Gfn>,
     /// Calls that tell what the MMU is at.
     seen: Seen,
 }
@@ -146,7 +146,7 @@ impl Host {
             random: Rng::with_seed(seed),
             tables: vec![None; shadow_frames as usize],
             filled: 0,
-            loose: Vec::new(),
+            unsync_frames: Vec::new(),
             seen: Seen::default(),
         };
         for gfn in memory.pieces().flatten() {
@@ -406,8 +406,9 @@ impl Host {
         for cpu in self.cpus.iter().filter(|cpu| !cpu.owed) {
             for cached in cpu.unit.caches().structures() {
                 let frame = self.shadow.iter().position(|&hfn| hfn == cached.next.table.raw() >> 12);
-                let table =
-                    frame.and_then(|frame| self.tables[frame]).filter(|gfn| !self.loose.contains(gfn));
+                let table = frame
+                    .and_then(|frame| self.tables[frame])
+                    .filter(|gfn| !self.unsync_frames.contains(gfn));
                 if let Some(gfn) = table.filter(|&gfn| opened(gfn)) {
                     self.changes =
                         Err(format!("the table {gfn:?} may be written while its shadow is cached (I5)"));
@@ -548,13 +549,13 @@ impl ShadowFrames for Host {
             // A page is filled when it is opened, and no other before it is built.
             Event::Built(Shadowed::Table { gfn, .. }) => self.tables[self.filled as usize] = Some(gfn),
             Event::Built(Shadowed::Identity { .. }) => self.tables[self.filled as usize] = None,
-            Event::Loosened(gfn) => self.loose.push(gfn),
-            Event::Tightened(gfn) => self.loose.retain(|&other| other != gfn),
+            Event::Unsynced(gfn) => self.unsync_frames.push(gfn),
+            Event::Resynced(gfn) => self.unsync_frames.retain(|&other| other != gfn),
             _ => (),
         }
     }
 
-    fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {
+    fn swap_frames(&mut self, frame: u32, gfn: Gfn) -> bool {
         let Some(Slot { hfn: Some(guest), writable }) = self.slot(gfn) else { return false };
         let shadow = self.shadow[frame as usize];
         // A host may refuse to let a root lie elsewhere, but not to take it back.
