@@ -1,4 +1,5 @@
-//! What the shadow MMU works on: guest memory, shadow frames and the TLB, as the one type it asks for.
+//! What the shadow MMU works on: guest memory, shadow frames and the TLB, as the one type it asks
+//! for.
 
 use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrames, Tlb};
 use umbra_paging::{Gfn, Gpa, Gva, Hpa, Tables};

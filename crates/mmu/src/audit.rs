@@ -105,7 +105,8 @@ impl<'a, E: Env> Auditor<'a, E> {
         let live = tables.pool().frame_of(roots.current(vcpu));
         let live = live.filter(|&root| tables.pool().is_pinned(root));
         if live.map(|root| tables.key(root)) != Some(expected) {
-            let detail = alloc::format!("the root {expected:?} of a vCPU is not what it has loaded");
+            let detail =
+                alloc::format!("the root {expected:?} of a vCPU is not what it has loaded");
             return Err(violation(Invariant::Lifetime, detail));
         }
         if let Some(index) = (0..4).find(|&index| !self.is_right_pdpte(vcpu, index)) {
@@ -113,7 +114,9 @@ impl<'a, E: Env> Auditor<'a, E> {
             return Err(violation(Invariant::Lifetime, detail));
         }
         if self.shadow.guest().has_unsync() && !roots.loadable(vcpu).is_empty() {
-            let detail = String::from("a vCPU may load a root, and so flush, unseen while a table is unsync");
+            let detail = String::from(
+                "a vCPU may load a root, and so flush, unseen while a table is unsync",
+            );
             return Err(violation(Invariant::NeverStale, detail));
         }
         match roots.loadable(vcpu).iter().find_map(|&id| self.audit_loadable(vcpu, id)) {
@@ -140,7 +143,9 @@ impl<'a, E: Env> Auditor<'a, E> {
                     && tables.pool().is_pinned(child)
                     && (key == ShadowKey::NOWHERE && expected.is_some() || expected == Some(key))
             }
-            (None, None) => expected.is_none() && tables.state(self.view().read(slot)) == State::NotPresent,
+            (None, None) => {
+                expected.is_none() && tables.state(self.view().read(slot)) == State::NotPresent
+            }
             _ => false,
         }
     }
@@ -160,7 +165,9 @@ impl<'a, E: Env> Auditor<'a, E> {
         let expected = self.shadow.roots().key(vcpu, key.gfn);
         let in_place = self.env.hpa(root).raw() == key.gfn.base().raw();
         (key != expected || !in_place || !self.shadow.guest().is_tracked(key.gfn)).then(|| {
-            alloc::format!("the loadable root {key:?} is not in its place, tracked, and as {expected:?}")
+            alloc::format!(
+                "the loadable root {key:?} is not in its place, tracked, and as {expected:?}"
+            )
         })
     }
 
@@ -175,7 +182,8 @@ impl<'a, E: Env> Auditor<'a, E> {
         {
             None => Ok(()),
             Some(gfn) => {
-                let detail = alloc::format!("{gfn:?} lost its protection while its shadow may be cached");
+                let detail =
+                    alloc::format!("{gfn:?} lost its protection while its shadow may be cached");
                 Err(violation(Invariant::Lifetime, detail))
             }
         }
@@ -188,13 +196,19 @@ impl<'a, E: Env> Auditor<'a, E> {
         if self.shadow.guest().lists(key)
             && !self.shadow.guest().is_listed(self.shadow.tables().pool(), key, frame)
         {
-            return Err(violation(Invariant::Lifetime, alloc::format!("{key:?} is not found in its place")));
+            return Err(violation(
+                Invariant::Lifetime,
+                alloc::format!("{key:?} is not found in its place"),
+            ));
         }
         if self.shadow.guest().is_detached(key)
             && (self.shadow.tables().pool().is_pinned(frame)
                 || self.shadow.tables().rmap().first(List::Parents(frame)).is_some())
         {
-            return Err(violation(Invariant::NeverStale, alloc::format!("{key:?} is detached and in use")));
+            return Err(violation(
+                Invariant::NeverStale,
+                alloc::format!("{key:?} is detached and in use"),
+            ));
         }
         if !matches!(key.role, Role::Guest { .. }) || !self.shadow.guest().is_tracked(key.gfn) {
             return Ok(());
@@ -216,14 +230,18 @@ impl<'a, E: Env> Auditor<'a, E> {
 
     fn audit_entry(self, slot: Slot) -> Result<(), Violation> {
         let Some(key) = self.shadow.tables().pool().live_key(slot.frame()) else {
-            return Err(violation(Invariant::Lifetime, alloc::format!("{slot:?} is in no live page")));
+            return Err(violation(
+                Invariant::Lifetime,
+                alloc::format!("{slot:?} is in no live page"),
+            ));
         };
         let entry = self.view().read(slot);
         let state = self.shadow.tables().state(entry);
         if state != State::NotPresent
             && !self.shadow.tables().pool().is_busy(slot.frame(), slot.index() / GROUP)
         {
-            let detail = alloc::format!("{slot:?} is {state:?} among entries that count as NotPresent");
+            let detail =
+                alloc::format!("{slot:?} is {state:?} among entries that count as NotPresent");
             return Err(violation(Invariant::Lifetime, detail));
         }
         let listed = self.shadow.tables().rmap().list_of(slot);
@@ -246,8 +264,9 @@ impl<'a, E: Env> Auditor<'a, E> {
         let wanted = self.view().target(slot, false);
         let wrong = |invariant| {
             let raw = entry.raw();
-            let detail =
-                alloc::format!("{slot:?} of {key:?} is {raw:#x}, its guest entry asks for {wanted:?}");
+            let detail = alloc::format!(
+                "{slot:?} of {key:?} is {raw:#x}, its guest entry asks for {wanted:?}"
+            );
             Err(violation(invariant, detail))
         };
         match state {
@@ -260,7 +279,9 @@ impl<'a, E: Env> Auditor<'a, E> {
             }
             // Trapping is always right: the hypervisor looks.
             State::Trap => Ok(()),
-            State::Mmio { generation, .. } if generation != self.shadow.guest().generation() => Ok(()),
+            State::Mmio { generation, .. } if generation != self.shadow.guest().generation() => {
+                Ok(())
+            }
             State::Mmio { gfn, rights, .. } => match wanted {
                 Target::Mmio(wanted_gfn, wanted)
                     if gfn == wanted_gfn
@@ -296,7 +317,8 @@ impl<'a, E: Env> Auditor<'a, E> {
                     let same = entry.hpa() == hfn.base()
                         && entry.is_large() == (level != Level::L1)
                         && entry.is_global() == global;
-                    let within = entry.rights().within(rights) || self.is_override(slot, entry.rights(), key);
+                    let within = entry.rights().within(rights)
+                        || self.is_override(slot, entry.rights(), key);
                     if !same || !within {
                         return wrong(Invariant::NeverWider);
                     }
@@ -314,7 +336,8 @@ impl<'a, E: Env> Auditor<'a, E> {
     /// An entry may still lead to the identity page of a region that a large page could map again
     /// by now: whether that link is right. The page's own entries are audited by themselves.
     fn audit_split(self, slot: Slot, first: Gfn, listed: Option<List>) -> bool {
-        let Some(child) = self.shadow.guest().find(self.shadow.tables(), ShadowKey::direct(Level::L1, first))
+        let Some(child) =
+            self.shadow.guest().find(self.shadow.tables(), ShadowKey::direct(Level::L1, first))
         else {
             return false;
         };
@@ -341,8 +364,9 @@ impl<'a, E: Env> Auditor<'a, E> {
             Some(List::Gfn(gfn)) => is_backed(self.env, u64::from(gfn), hpa),
             Some(List::Region(region)) => {
                 let frames = crate::guest::REGION;
-                (0..frames)
-                    .all(|n| is_backed(self.env, u64::from(region) * frames + n, (hpa.hfn() + n).base()))
+                (0..frames).all(|n| {
+                    is_backed(self.env, u64::from(region) * frames + n, (hpa.hfn() + n).base())
+                })
             }
             None => false,
         };
@@ -359,9 +383,9 @@ impl<'a, E: Env> Auditor<'a, E> {
     fn is_override(self, slot: Slot, rights: Rights, key: ShadowKey) -> bool {
         let Role::Guest { wp: Wp::Off { .. }, .. } = key.role else { return false };
         match self.view().target(slot, true) {
-            Target::Page { rights: wanted, .. } | Target::Link(_, wanted) | Target::Mmio(_, wanted) => {
-                rights.within(wanted)
-            }
+            Target::Page { rights: wanted, .. }
+            | Target::Link(_, wanted)
+            | Target::Mmio(_, wanted) => rights.within(wanted),
             _ => false,
         }
     }

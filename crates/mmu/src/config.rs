@@ -36,9 +36,11 @@ impl GuestFaults {
             GuestFaults::Present => {
                 PfecFilter { bitmap_bit: true, mask: Pfec::PRESENT, matched: Pfec::PRESENT }
             }
-            GuestFaults::User => {
-                PfecFilter { bitmap_bit: false, mask: Pfec::USER.union(Pfec::RSVD), matched: Pfec::USER }
-            }
+            GuestFaults::User => PfecFilter {
+                bitmap_bit: false,
+                mask: Pfec::USER.union(Pfec::RSVD),
+                matched: Pfec::USER,
+            },
         }
     }
 }
@@ -206,7 +208,11 @@ impl fmt::Display for ConfigError {
                 write!(f, "{frames} shadow frames are too many: at most 2^20 are supported")
             }
             ConfigError::TooMuchMemory { end } => {
-                write!(f, "guest memory up to {:#x} is too much: at most 4 TiB are supported", end.base())
+                write!(
+                    f,
+                    "guest memory up to {:#x} is too much: at most 4 TiB are supported",
+                    end.base()
+                )
             }
             ConfigError::SharedFrame { gfn, other, hfn } => write!(
                 f,
@@ -219,7 +225,9 @@ impl fmt::Display for ConfigError {
                 f,
                 "the guest's MAXPHYADDR {guest} is above the real CPU's {host}: show the guest at most {host}"
             ),
-            ConfigError::FrameAbove4G { hpa } => write!(f, "the shadow frame at {hpa:#x} lies above 4 GiB"),
+            ConfigError::FrameAbove4G { hpa } => {
+                write!(f, "the shadow frame at {hpa:#x} lies above 4 GiB")
+            }
         }
     }
 }
@@ -230,8 +238,8 @@ impl core::error::Error for ConfigError {}
 mod tests {
     use super::*;
 
-    /// Host faults are those on Trapping entries (RSVD), on tracked tables and on clean pages (P and
-    /// W, of a supervisor or, without I4, of user mode), and those of a supervisor where a walk
+    /// Host faults are those on Trapping entries (RSVD), on tracked tables and on clean pages (P
+    /// and W, of a supervisor or, without I4, of user mode), and those of a supervisor where a walk
     /// must tell. All of them exit.
     #[test]
     fn the_filters_for_every_error_code() {

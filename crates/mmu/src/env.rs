@@ -42,7 +42,8 @@ pub trait GuestMemory: Tables {
     /// Which groups of 8 entries of the table in the frame `gfn`, which is RAM, are not as in
     /// `known`: a bit for each. Each entry is read as by [`Tables::read_entry`].
     fn compare_table(&self, gfn: Gfn, known: &[[u64; 8]; ENTRIES / 8]) -> u64 {
-        let differs = |(group, known): (usize, &[u64; 8])| self.read_entries(gfn, group * 8) != *known;
+        let differs =
+            |(group, known): (usize, &[u64; 8])| self.read_entries(gfn, group * 8) != *known;
         known.iter().enumerate().rev().fold(0, |all, group| all << 1 | u64::from(differs(group)))
     }
 

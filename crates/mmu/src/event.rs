@@ -68,7 +68,9 @@ impl From<ShadowKey> for Shadowed {
         let (gfn, level) = (key.gfn, key.role.level());
         match key.role {
             Role::Guest { .. } => Shadowed::Table { gfn, level },
-            Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => Shadowed::Identity { gfn, level },
+            Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => {
+                Shadowed::Identity { gfn, level }
+            }
         }
     }
 }

@@ -50,10 +50,11 @@
 //! exhaustive. What it fills in or only reads may grow, and is `#[non_exhaustive]`.
 //!
 //! # The work in one call
-//! A guest can map one frame, or link one table, from every entry that there is, and then make the MMU visit them all.
-//! So the bound of every call is a multiple of E = 512 x shadow frames, whatever the guest's tables look like. One
-//! unit of work is one call of the embedder's traits. S is the number of shadows of one guest frame: at most one for
-//! each role, 136, and never more than there are shadow frames. Beside each unit there is a search among S pages at most.
+//! A guest can map one frame, or link one table, from every entry that there is, and then make the
+//! MMU visit them all. So the bound of every call is a multiple of E = 512 x shadow frames,
+//! whatever the guest's tables look like. One unit of work is one call of the embedder's traits. S
+//! is the number of shadows of one guest frame: at most one for each role, 136, and never more than
+//! there are shadow frames. Beside each unit there is a search among S pages at most.
 //!
 //! | call | at most | because of |
 //! |---|---|---|

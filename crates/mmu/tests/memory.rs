@@ -94,7 +94,8 @@ fn start() -> (Host, Mmu) {
     }
     let mut host = Host { memory, shadow: vec![[0; ENTRIES]; SHADOW_FRAMES] };
     let features = Features::new(40, true);
-    let config = Config::new(features, Encodings::reserved(40).expect("40 bits leave reserved ones"));
+    let config =
+        Config::new(features, Encodings::reserved(40).expect("40 bits leave reserved ones"));
     let mut mmu = Mmu::new(config, &mut host).expect("there are enough frames");
     let paging = Paging::from_registers(0x8001_0001, 0x1000, 0x20, 0x500).expect("4-level paging");
     mmu.load_paging(&mut host, 0, paging);
@@ -110,7 +111,8 @@ fn work(host: &mut Host, mmu: &mut Mmu) {
             let outcome = mmu.page_fault(host, 0, gva, access, &context);
             assert!(matches!(outcome, FaultOutcome::Resume(_)), "{round} {n}: {outcome:?}");
             if n % 3 == round {
-                let (link, page) = (Gfn::new(3).entry(n as usize), Gfn::new(FIRST_TABLE + n).entry(0));
+                let (link, page) =
+                    (Gfn::new(3).entry(n as usize), Gfn::new(FIRST_TABLE + n).entry(0));
                 mmu.write_guest(host, link, &[0; 8]);
                 mmu.write_guest(host, page, &(10 << 12 | ALL).to_le_bytes());
                 mmu.write_guest(host, link, &((FIRST_TABLE + n) << 12 | ALL).to_le_bytes());

@@ -1,14 +1,17 @@
-//! The values of CR3 that the guest may load without an exit: a small list, kept up to date by hand.
+//! The values of CR3 that the guest may load without an exit: a small list, kept up to date by
+//! hand.
 //!
-//! A value passes as a whole: root, PCID and bit 63 (keep the PCID's translations). What the guest really loads is not
-//! seen, but what it loads that is not listed is, and where it is when it exits. So each value has a score: it rises
-//! when the value had to be listed (anew) and when the guest is seen under it, and falls with time; the lowest gives way.
+//! A value passes as a whole: root, PCID and bit 63 (keep the PCID's translations). What the guest
+//! really loads is not seen, but what it loads that is not listed is, and where it is when it
+//! exits. So each value has a score: it rises when the value had to be listed (anew) and when the
+//! guest is seen under it, and falls with time; the lowest gives way.
 
 use umbra_paging::Cr3Value;
 
 /// Bit 63 of the operand of MOV to CR3: keep the PCID's translations.
 pub const NO_FLUSH: u64 = Cr3Value::NO_FLUSH;
-/// With page-table isolation Linux has two roots for each process, in neighbouring frames: the upper one is for user mode.
+/// With page-table isolation Linux has two roots for each process, in neighbouring frames: the
+/// upper one is for user mode.
 const SIBLING: u64 = 0x1000;
 const PCID: u64 = Cr3Value::PCID;
 
@@ -25,8 +28,8 @@ const MISSED: u32 = 128;
 const SEEN: u32 = 1;
 const TOP: u32 = 1 << 16;
 
-/// Evidence that the guest has siblings: what one pair of loads counts; as much and no more is remembered. Each sibling that was listed
-/// ahead counts one, for or against.
+/// Evidence that the guest has siblings: what one pair of loads counts; as much and no more is
+/// remembered. Each sibling that was listed ahead counts one, for or against.
 const PAIR: u8 = 8;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,7 +49,8 @@ struct Value {
 pub struct Targets {
     known: [Value; KNOWN],
     room: usize,
-    /// By PCID: (PCID + 1, root) of what was loaded last; none if it may have been one of several, without an exit.
+    /// By PCID: (PCID + 1, root) of what was loaded last; none if it may have been one of several,
+    /// without an exit.
     owners: [(u64, u64); PCIDS],
     /// Evidence that the guest has siblings.
     siblings: u8,
@@ -97,16 +101,17 @@ impl Targets {
         }
     }
 
-    /// Notes an exit that loads `value`, and says whether what its PCID holds may be of another root. Listed values of
-    /// another root under the same PCID go if one of the two keeps translations: the CPU would load one after the other
-    /// without telling.
+    /// Notes an exit that loads `value`, and says whether what its PCID holds may be of another
+    /// root. Listed values of another root under the same PCID go if one of the two keeps
+    /// translations: the CPU would load one after the other without telling.
     pub fn mixes(&mut self, value: u64) -> bool {
         let pcid = value & PCID;
         for other in self.known.iter_mut().filter(|other| other.listed) {
             let foreign = other.raw & PCID == pcid && root(other.raw) != root(value);
             other.listed = !foreign || (other.raw | value) & NO_FLUSH == 0;
         }
-        // Where values of other roots stay listed, each flushes; but then which was the last is not seen.
+        // Where values of other roots stay listed, each flushes; but then which was the last is not
+        // seen.
         let alone = self.listed().all(|other| other & PCID != pcid || root(other) == root(value));
         let owner = &mut self.owners[(pcid ^ pcid >> 7) as usize % PCIDS];
         let new = (pcid + 1, root(value));
@@ -140,8 +145,9 @@ impl Targets {
         }
     }
 
-    /// What the guest is likely to load next that runs on `own` now, if it is not listed: to be listed with its root, it will be
-    /// loaded without an exit. (With PCIDs it has several values, and which of them is next is not known.)
+    /// What the guest is likely to load next that runs on `own` now, if it is not listed: to be
+    /// listed with its root, it will be loaded without an exit. (With PCIDs it has several values,
+    /// and which of them is next is not known.)
     pub fn pti_sibling(&self, own: u64) -> Option<u64> {
         let lower = own & (PCID | NO_FLUSH | SIBLING) == 0;
         let sibling = own | SIBLING;
@@ -149,8 +155,9 @@ impl Targets {
         (likely && self.contains(own) && !self.contains(sibling)).then_some(sibling)
     }
 
-    /// Lists a value that the guest has not loaded. Before room is made for it, [`Targets::mixes`] must know of it: with another
-    /// root listed for the same PCID it is not known any more which it holds.
+    /// Lists a value that the guest has not loaded. Before room is made for it, [`Targets::mixes`]
+    /// must know of it: with another root listed for the same PCID it is not known any more which
+    /// it holds.
     pub fn expect(&mut self, value: u64) {
         let at = self.place(value);
         let score = self.known[at].score.max(NEW);
@@ -183,7 +190,8 @@ impl Targets {
     fn place(&mut self, value: u64) -> usize {
         self.known.iter().position(|known| known.raw == value).unwrap_or_else(|| {
             let worst = self.known.iter().enumerate().filter(|(_, known)| !known.listed);
-            let (at, _) = worst.min_by_key(|(_, known)| known.score).expect("more are known than listed");
+            let (at, _) =
+                worst.min_by_key(|(_, known)| known.score).expect("more are known than listed");
             self.known[at] = Value::default();
             at
         })
@@ -224,8 +232,8 @@ mod tests {
     #[test]
     fn two_hot_values_stay_while_others_come_and_go() {
         let mut targets = Targets::new(4);
-        let loads =
-            (0..100u64).flat_map(|n| [0x1000, 0x2000, 0x10_0000 + 0x2000 * n, 0x10_1000 + 0x2000 * n]);
+        let loads = (0..100u64)
+            .flat_map(|n| [0x1000, 0x2000, 0x10_0000 + 0x2000 * n, 0x10_1000 + 0x2000 * n]);
         let mut hot = 0;
         for value in loads {
             let listed = targets.listed().any(|listed| listed == value);
@@ -301,7 +309,8 @@ mod tests {
         assert!(targets.mixes(0x2000));
     }
 
-    /// Processes come and go, each with a sibling that the guest is seen to use or not: how many were expected.
+    /// Processes come and go, each with a sibling that the guest is seen to use or not: how many
+    /// were expected.
     fn expected(used: impl Fn(u64) -> bool) -> usize {
         let mut targets = Targets::new(4);
         targets.follows(0x2000, 0x3000);
@@ -351,7 +360,8 @@ mod tests {
             list(&mut targets, value);
         }
         assert_eq!(targets.listed().count(), 2);
-        // The guest loads the first again, without an exit; then the second, and keeps what the PCID holds.
+        // The guest loads the first again, without an exit; then the second, and keeps what the
+        // PCID holds.
         assert!(targets.mixes(0x2001 | NO_FLUSH));
         assert_eq!(targets.listed().collect::<Vec<_>>(), [0x2001]);
         assert!(!targets.mixes(0x2001 | NO_FLUSH));

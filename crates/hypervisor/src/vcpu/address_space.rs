@@ -20,7 +20,8 @@ pub struct AddressSpace {
     targets: Targets,
     /// The CPU is yet to be told of them.
     targets_stale: bool,
-    /// [`EntryState::loadable_epoch`](umbra_mmu::EntryState) when the targets were last looked through.
+    /// [`EntryState::loadable_epoch`](umbra_mmu::EntryState) when the targets were last looked
+    /// through.
     loadable_epoch: u64,
     /// Which page faults the guest gets without an exit.
     guest_faults: GuestFaults,
@@ -73,7 +74,9 @@ impl<B: Backend> Vcpu<B> {
                 // Whether CR3 can be read without an exit depends on it.
                 space.targets_stale = space.targets.has_room();
             }
-            Err(unsupported) => self.end = Some(GuestExit::Unsupported(alloc::format!("{unsupported}"))),
+            Err(unsupported) => {
+                self.end = Some(GuestExit::Unsupported(alloc::format!("{unsupported}")))
+            }
         }
     }
 
@@ -131,7 +134,9 @@ impl<B: Backend> Vcpu<B> {
         let own = self.cpu.controls().cr3;
         let Some(sibling) = self.space.targets.pti_sibling(own) else { return };
         let root = frame(cr3_targets::root(sibling));
-        if !self.mmu.may_allow_native_load(&self.env, 0, root) || !complete && !self.mmu.knows_root(0, root) {
+        if !self.mmu.may_allow_native_load(&self.env, 0, root)
+            || !complete && !self.mmu.knows_root(0, root)
+        {
             return;
         }
         self.space.targets.mixes(sibling);

@@ -11,7 +11,8 @@ use umbra_vcpu::event::Event;
 use super::Vcpu;
 use super::emulation::{Emulated, MAX_INSTRUCTION};
 
-/// Exits by the same fault of the same instruction that are allowed in a row: a bound for what I6 rules out.
+/// Exits by the same fault of the same instruction that are allowed in a row: a bound for what I6
+/// rules out.
 const MAX_REPEATS: u32 = 64;
 
 impl<B: Backend> Vcpu<B> {
@@ -57,15 +58,17 @@ impl<B: Backend> Vcpu<B> {
                 if self.simple_table_write(gva, gpa) {
                     return ExitCause::HostFaultTableWrite;
                 }
-                // An event under way has no instruction to emulate. Mostly the CPU can write what it pushes once the
-                // table is released.
+                // An event under way has no instruction to emulate. Mostly the CPU can write what
+                // it pushes once the table is released.
                 if self.events.under_way() && repeats > 0 {
                     return self.deliver_by_software().unwrap_or(ExitCause::HostFaultTableWrite);
                 }
                 if !self.events.under_way() {
                     match self.emulate() {
                         Emulated::Done => return ExitCause::HostFaultTableWrite,
-                        Emulated::Faulted(cause) => return cause.unwrap_or(ExitCause::HostFaultTableWrite),
+                        Emulated::Faulted(cause) => {
+                            return cause.unwrap_or(ExitCause::HostFaultTableWrite);
+                        }
                         Emulated::Unsupported(_) => (),
                     }
                 }
@@ -159,7 +162,11 @@ pub fn cause(pfec: Pfec) -> ExitCause {
     if pfec.contains(Pfec::RSVD) {
         ExitCause::GuestFaultReserved
     } else if pfec.contains(Pfec::PRESENT) {
-        if user { ExitCause::GuestFaultProtectionUser } else { ExitCause::GuestFaultProtectionKernel }
+        if user {
+            ExitCause::GuestFaultProtectionUser
+        } else {
+            ExitCause::GuestFaultProtectionKernel
+        }
     } else if user {
         ExitCause::GuestFaultNotPresentUser
     } else {

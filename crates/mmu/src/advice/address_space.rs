@@ -80,7 +80,8 @@ impl InactiveAddressSpaces {
         if (known, when, under) == (number, links, root) {
             return inactive;
         }
-        let inactive = !is_in_use_by_newest(view, roots, gfn) && inactive_above(view, roots, gfn).is_some();
+        let inactive =
+            !is_in_use_by_newest(view, roots, gfn) && inactive_above(view, roots, gfn).is_some();
         self.0[place] = Remembered { gfn: number, links, root, inactive };
         inactive
     }
@@ -117,7 +118,8 @@ impl AddressSpaceTables {
 fn is_in_use_by_newest<E: Env>(view: View<'_, E>, roots: &Roots, gfn: Gfn) -> bool {
     let rmap = view.tables().rmap();
     let newest = |&frame: &u32| rmap.first(List::Parents(frame)).map(Slot::frame);
-    core::iter::successors(view.guest().first(gfn), newest).any(|frame| is_in_use(view, roots, frame))
+    core::iter::successors(view.guest().first(gfn), newest)
+        .any(|frame| is_in_use(view, roots, frame))
 }
 
 /// The shadows of this frame and all pages that lead to them, if no vCPU runs on one of these, and
@@ -142,8 +144,8 @@ fn inactive_above<E: Env>(view: View<'_, E>, roots: &Roots, gfn: Gfn) -> Option<
     Some(space)
 }
 
-/// Whether a vCPU runs on this root, or on its PTI sibling: with page-table isolation each process has
-/// two, and Linux keeps them in neighbouring frames.
+/// Whether a vCPU runs on this root, or on its PTI sibling: with page-table isolation each process
+/// has two, and Linux keeps them in neighbouring frames.
 #[inline]
 fn is_in_use<E: Env>(view: View<'_, E>, roots: &Roots, frame: u32) -> bool {
     let ShadowKey { role, gfn } = view.tables().key(frame);

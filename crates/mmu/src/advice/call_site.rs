@@ -30,16 +30,19 @@ pub(crate) fn call_site<E: Env>(
     }
 }
 
-/// [`CallSite::same_presence`] of the entry at `gpa`, as far as the first shadow of its table tells.
+/// [`CallSite::same_presence`] of the entry at `gpa`, as far as the first shadow of its table
+/// tells.
 fn is_followed_by_same_presence<E: Env>(view: View<'_, E>, gpa: Gpa) -> bool {
     let (tables, first) = (view.tables(), gpa.page_offset() as usize);
-    let is_not_present = |frame, index| tables.state(view.read(Slot::new(frame, index))) == State::NotPresent;
+    let is_not_present =
+        |frame, index| tables.state(view.read(Slot::new(frame, index))) == State::NotPresent;
     let same_presence = view.shadows(gpa.gfn()).find_map(|frame| {
         let Role::Guest { level, format, .. } = tables.key(frame).role else { return None };
         let index = format.indexes(level, first..first + 1);
         let next = index.end;
-        (!index.is_empty())
-            .then(|| next < ENTRIES && is_not_present(frame, index.start) == is_not_present(frame, next))
+        (!index.is_empty()).then(|| {
+            next < ENTRIES && is_not_present(frame, index.start) == is_not_present(frame, next)
+        })
     });
     same_presence.unwrap_or(false)
 }

@@ -73,9 +73,13 @@ fn at_fault<E: Env>(view: View<'_, E>, root: PageId, fault: GuestFault) -> Optio
 
 /// The guest's entry at `slot`, if A may be set there: the format of its table, where it lies, and
 /// its value.
-pub(crate) fn unaccessed<E: Env>(view: View<'_, E>, slot: Slot) -> Option<(Format, Gpa, GuestEntry)> {
+pub(crate) fn unaccessed<E: Env>(
+    view: View<'_, E>,
+    slot: Slot,
+) -> Option<(Format, Gpa, GuestEntry)> {
     let guest = view.guest_entry(slot).filter(|guest| is_unaccessed(*guest))?;
-    let ShadowKey { role: Role::Guest { format, nxe, .. }, gfn: table } = view.tables().key(slot.frame())
+    let ShadowKey { role: Role::Guest { format, nxe, .. }, gfn: table } =
+        view.tables().key(slot.frame())
     else {
         return None;
     };

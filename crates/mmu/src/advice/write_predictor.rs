@@ -8,12 +8,13 @@
 //! if there are any, and with whether the next entry is like the one that is written. What the
 //! table says is never needed for correctness, and it may be cleared at any time.
 //!
-//! A *burst* is a number of writes to entries of one table, each [back to back](crate::FaultContext::back_to_back) after
-//! the one before; its site is that of the first. (Writes to one entry again and again count as
-//! one: kernels map a page for a moment so.) While they are emulated the predictor counts them; but
-//! the guest may have used the table between them. When a table that was detached is used again,
-//! the number of entries that have changed tells what the detach has spared. Where it did not pay,
-//! the next trials are put off, the longer the more often.
+//! A *burst* is a number of writes to entries of one table, each [back to
+//! back](crate::FaultContext::back_to_back) after the one before; its site is that of the first.
+//! (Writes to one entry again and again count as one: kernels map a page for a moment so.) While
+//! they are emulated the predictor counts them; but the guest may have used the table between them.
+//! When a table that was detached is used again, the number of entries that have changed tells what
+//! the detach has spared. Where it did not pay, the next trials are put off, the longer the more
+//! often.
 
 use umbra_paging::{Gfn, PAGE_SIZE};
 
@@ -107,7 +108,10 @@ impl Predictor {
     /// Whether the write goes on with the burst under way.
     fn continues(&self, write: &TableWrite) -> bool {
         let Burst { gpa, length, .. } = self.bursts[write.vcpu % BURSTS];
-        write.back_to_back && !write.inactive && length != 0 && gpa / PAGE_SIZE == write.gpa.gfn().raw()
+        write.back_to_back
+            && !write.inactive
+            && length != 0
+            && gpa / PAGE_SIZE == write.gpa.gfn().raw()
     }
 
     fn detach(&mut self, vcpu: usize, gfn: u64, site: CallSite) -> Answer {
@@ -195,7 +199,13 @@ mod tests {
 
     /// Writes of these sites in turn to entries of frame 7: how many were answered by a detach.
     /// The table is used again after `burst` writes.
-    fn writes(predictor: &mut Predictor, rips: &[u64], times: u32, back_to_back: bool, burst: u32) -> usize {
+    fn writes(
+        predictor: &mut Predictor,
+        rips: &[u64],
+        times: u32,
+        back_to_back: bool,
+        burst: u32,
+    ) -> usize {
         let (mut detached, mut unseen) = (0, None::<u32>);
         for n in 0..times {
             for &rip in rips {
@@ -306,8 +316,14 @@ mod tests {
     fn a_space_that_nobody_runs_in_is_let_go_of_unless_that_did_not_pay() {
         let mut predictor = Predictor::default();
         let gpa = Gfn::new(7).entry(0);
-        let write =
-            TableWrite { vcpu: 0, gpa, site: site(1), reachable: true, inactive: true, back_to_back: false };
+        let write = TableWrite {
+            vcpu: 0,
+            gpa,
+            site: site(1),
+            reachable: true,
+            inactive: true,
+            back_to_back: false,
+        };
         assert_eq!(predictor.answer(&write), Answer::Detach);
         predictor.attached(Gfn::new(7), 1);
         // The next ones are not believed in, fewer and fewer.

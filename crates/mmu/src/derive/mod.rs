@@ -110,7 +110,8 @@ impl<'a, E: Env> View<'a, E> {
     /// The guest's entry that the one at `slot` shadows, as it is now; `None` in pages without a
     /// guest table. One of 32-bit paging comes as PAE paging would say it.
     pub(crate) fn guest_entry(self, slot: Slot) -> Option<GuestEntry> {
-        let ShadowKey { role: Role::Guest { level, format, .. }, gfn } = self.basis.tables.key(slot.frame())
+        let ShadowKey { role: Role::Guest { level, format, .. }, gfn } =
+            self.basis.tables.key(slot.frame())
         else {
             return None;
         };
@@ -125,7 +126,8 @@ impl<'a, E: Env> View<'a, E> {
     /// Whether the hardware can reach a shadow of the table in this frame.
     pub(crate) fn is_reachable(self, gfn: Gfn) -> bool {
         let (pool, rmap) = (self.basis.tables.pool(), self.basis.tables.rmap());
-        self.shadows(gfn).any(|frame| pool.is_pinned(frame) || rmap.first(List::Parents(frame)).is_some())
+        self.shadows(gfn)
+            .any(|frame| pool.is_pinned(frame) || rmap.first(List::Parents(frame)).is_some())
     }
 
     /// The page of exactly this key.
@@ -144,7 +146,10 @@ impl<'a, E: Env> View<'a, E> {
     /// Whether a large page may be cached by smaller ones at or below this entry.
     pub(crate) fn may_be_split(self, slot: Slot) -> bool {
         if let Some(child) = self.child(slot) {
-            return !matches!(self.basis.tables.key(child).role, Role::Guest { level: Level::L1, .. });
+            return !matches!(
+                self.basis.tables.key(child).role,
+                Role::Guest { level: Level::L1, .. }
+            );
         }
         // A large page that is not mapped whole now may have been mapped by smaller ones before.
         // (One that is was flushed for when it was installed.) One of 4 MiB is always in two

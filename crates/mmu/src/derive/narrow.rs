@@ -27,7 +27,9 @@ impl<E: Env> View<'_, E> {
     pub(crate) fn would_be_narrow(self, slot: Slot, target: Target) -> bool {
         match target {
             _ if self.basis.config.filter == FilterPolicy::Present => false,
-            Target::Page { rights, held, .. } => rights.user && held != Held::Nothing && self.is_guests(slot),
+            Target::Page { rights, held, .. } => {
+                rights.user && held != Held::Nothing && self.is_guests(slot)
+            }
             Target::Link(child, _) => self.is_narrow_link(slot, child),
             _ => false,
         }

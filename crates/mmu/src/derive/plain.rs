@@ -17,7 +17,11 @@ impl<E: Env> View<'_, E> {
     /// whose guest rights can all be given, or a table. In others `None`; then [`View::target`]
     /// knows. (The auditor compares with that, too.)
     #[inline(always)]
-    pub(crate) fn plain(self, role: Role, guest: GuestEntry) -> Option<(ShadowEntry, Option<List>)> {
+    pub(crate) fn plain(
+        self,
+        role: Role,
+        guest: GuestEntry,
+    ) -> Option<(ShadowEntry, Option<List>)> {
         const KEPT: u64 = bits::W | bits::U | bits::G | bits::NX;
         let raw = guest.raw();
         if raw & bits::P == 0 {
@@ -71,7 +75,8 @@ impl<E: Env> View<'_, E> {
         if odd || self.basis.guest.has_unsync() {
             return None;
         }
-        let key = ShadowKey { role: Role::Guest { level: level.below()?, format, nxe, wp: Wp::On }, gfn };
+        let key =
+            ShadowKey { role: Role::Guest { level: level.below()?, format, nxe, wp: Wp::On }, gfn };
         let found = self.basis.guest.find(&self.basis.tables, key);
         match found.filter(|_| guest.accessed() && !self.basis.guest.is_detached(key)) {
             Some(child) => {

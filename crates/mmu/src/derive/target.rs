@@ -83,13 +83,22 @@ impl<E: Env> View<'_, E> {
         match level {
             Level::L1 => self.page_target(page),
             Level::L2 => self.region_target(page),
-            _ if self.basis.guest.knows(gfn) => self.found(ShadowKey::direct(Level::L2, gfn), rights),
+            _ if self.basis.guest.knows(gfn) => {
+                self.found(ShadowKey::direct(Level::L2, gfn), rights)
+            }
             _ => Target::Mmio(gfn, rights),
         }
     }
 
     /// `format` is that of the table, or of its part.
-    fn table_target(self, entry: GuestEntry, level: Level, format: TableFormat, nxe: bool, wp: Wp) -> Target {
+    fn table_target(
+        self,
+        entry: GuestEntry,
+        level: Level,
+        format: TableFormat,
+        nxe: bool,
+        wp: Wp,
+    ) -> Target {
         let level = level.below().expect("an entry of a page table is a leaf");
         let gfn = entry.frame();
         if !self.basis.guest.can_hold_table(self.env, gfn) {
@@ -120,7 +129,14 @@ impl<E: Env> View<'_, E> {
                     true if untracked => Held::TrackedWrite,
                     true => Held::Write,
                 };
-                Target::Page { level: Level::L1, gfn, hfn, rights: Rights { write, ..rights }, global, held }
+                Target::Page {
+                    level: Level::L1,
+                    gfn,
+                    hfn,
+                    rights: Rights { write, ..rights },
+                    global,
+                    held,
+                }
             }
             _ => Target::Mmio(gfn, rights),
         }
@@ -132,10 +148,19 @@ impl<E: Env> View<'_, E> {
         let Some(region) = self.basis.guest.region(gfn) else { return Target::Mmio(gfn, rights) };
         match self.basis.guest.region_backing(self.env, region) {
             RegionBacking::Empty => Target::Mmio(gfn, rights),
-            RegionBacking::Whole { hfn, writable } if !self.basis.guest.region_is_tracked(region) => {
+            RegionBacking::Whole { hfn, writable }
+                if !self.basis.guest.region_is_tracked(region) =>
+            {
                 let write = rights.write && writable;
                 let held = if writes && !write { Held::Write } else { Held::Nothing };
-                Target::Page { level: Level::L2, gfn, hfn, rights: Rights { write, ..rights }, global, held }
+                Target::Page {
+                    level: Level::L2,
+                    gfn,
+                    hfn,
+                    rights: Rights { write, ..rights },
+                    global,
+                    held,
+                }
             }
             // The rights of the large page stand in the link; the pages of the identity map allow
             // all.
@@ -151,10 +176,12 @@ impl<E: Env> View<'_, E> {
         match role {
             Role::Direct { level: Level::L1 } => self.page_target(Page::identity(gfn + index)),
             Role::Direct { .. } => self.region_target(Page::identity(gfn + index * REGION)),
-            Role::Pdptes { vcpu } => match self.basis.guest.directory(usize::from(vcpu), slot.index()) {
-                Some(directory) => self.found(directory, Rights::ALL),
-                None => Target::NotPresent,
-            },
+            Role::Pdptes { vcpu } => {
+                match self.basis.guest.directory(usize::from(vcpu), slot.index()) {
+                    Some(directory) => self.found(directory, Rights::ALL),
+                    None => Target::NotPresent,
+                }
+            }
             Role::Nowhere => Target::Trap,
             Role::Guest { .. } => unreachable!("a shadow of a guest table has guest entries"),
         }

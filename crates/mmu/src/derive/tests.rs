@@ -134,8 +134,9 @@ fn entries() -> impl Iterator<Item = u64> {
         // Reserved in PAE paging.
         1 << 55,
     ];
-    let flags = (0..1u32 << BITS.len())
-        .map(|set| (0..BITS.len()).filter(move |n| set & 1 << n != 0).fold(0, |all, n| all | BITS[n]));
+    let flags = (0..1u32 << BITS.len()).map(|set| {
+        (0..BITS.len()).filter(move |n| set & 1 << n != 0).fold(0, |all, n| all | BITS[n])
+    });
     flags.flat_map(|flags| (0..FRAMES + 1).map(move |gfn| flags | gfn << 12))
 }
 
@@ -153,9 +154,10 @@ fn tables() -> impl Iterator<Item = (TableFormat, Level, bool)> {
 #[test]
 fn the_short_way_gives_what_the_general_one_gives() {
     let features = Features::new(40, true);
-    for encodings in
-        [Encodings::reserved(features.maxphyaddr).unwrap(), Encodings::not_present(features.maxphyaddr)]
-    {
+    for encodings in [
+        Encodings::reserved(features.maxphyaddr).unwrap(),
+        Encodings::not_present(features.maxphyaddr),
+    ] {
         for (format, level, nxe) in tables() {
             let mut setting = Setting::new(encodings, features);
             let page = setting.page(format, level, nxe, TABLE);
@@ -174,7 +176,10 @@ fn the_short_way_gives_what_the_general_one_gives() {
                 known += u32::from(plain.is_some());
                 of += 1;
             }
-            assert!(known * 2 > of, "{format:?} {level:?}: the short way knows only {known} of {of}");
+            assert!(
+                known * 2 > of,
+                "{format:?} {level:?}: the short way knows only {known} of {of}"
+            );
             // While a table is unsync the short way knows of no links.
             setting.basis.guest.unsync(TABLE);
             for raw in entries().filter(|raw| raw & bits::P != 0 && level != Level::L1) {

@@ -49,7 +49,14 @@ struct LastTable {
 impl Default for LastTable {
     fn default() -> LastTable {
         // No number is so large.
-        LastTable { number: u64::MAX, root: 0, links: 0, frame: 0, level: Level::L1, rights: Rights::ALL }
+        LastTable {
+            number: u64::MAX,
+            root: 0,
+            links: 0,
+            frame: 0,
+            level: Level::L1,
+            rights: Rights::ALL,
+        }
     }
 }
 
@@ -71,7 +78,8 @@ impl WalkCache {
         match view.tables().state(entry) {
             State::Mapped => {
                 let leaf = Rights { write: true, ..entry.rights() };
-                let held = level == Level::L1 && access.is_write() && entry.held() == Held::TrackedWrite;
+                let held =
+                    level == Level::L1 && access.is_write() && entry.held() == Held::TrackedWrite;
                 if !held
                     || !rights.write
                     || view.guest().has_unsync()
@@ -130,7 +138,13 @@ impl WalkCache {
     /// Walks the shadow as the hardware does, rights aside; as far as the last table by what was
     /// found before.
     #[inline]
-    fn walk<E: Env>(&mut self, view: View<'_, E>, roots: &Roots, vcpu: usize, gva: Gva) -> Option<End> {
+    fn walk<E: Env>(
+        &mut self,
+        view: View<'_, E>,
+        roots: &Roots,
+        vcpu: usize,
+        gva: Gva,
+    ) -> Option<End> {
         let number = gva.raw() >> Level::L2.shift();
         let (root, links) = (roots.current(vcpu).frame(), view.tables().links());
         let at = number as usize % REMEMBERED;

@@ -81,7 +81,8 @@ impl Encodings {
         [
             self.trap_entry().raw(),
             self.mmio(Gfn::new(0), rights, 0).raw(),
-            self.mmio(Gfn::new(0xfee00), Rights { execute: false, ..rights }, GENERATIONS - 1).raw(),
+            self.mmio(Gfn::new(0xfee00), Rights { execute: false, ..rights }, GENERATIONS - 1)
+                .raw(),
         ]
     }
 
@@ -105,7 +106,9 @@ impl Encodings {
         let reserved = self.address_reserved();
         let inverted = !(gfn.raw() << 12) & bits::ADDRESS & !reserved;
         let generation = u64::from(generation % GENERATIONS) << GENERATION_SHIFT;
-        ShadowEntry(self.present | TRAPPING | MMIO | rights_bits(rights) | reserved | inverted | generation)
+        ShadowEntry(
+            self.present | TRAPPING | MMIO | rights_bits(rights) | reserved | inverted | generation,
+        )
     }
 
     /// Whether the entry is [`State::Mapped`].
@@ -177,7 +180,13 @@ impl ShadowEntry {
     }
 
     /// A translation. A and D are set from the start, so that the CPU never writes a shadow page.
-    pub(crate) fn page(level: Level, page: Hpa, rights: Rights, global: bool, held: Held) -> ShadowEntry {
+    pub(crate) fn page(
+        level: Level,
+        page: Hpa,
+        rights: Rights,
+        global: bool,
+        held: Held,
+    ) -> ShadowEntry {
         let mut raw = bits::P | bits::A | bits::D | rights_bits(rights) | page.raw();
         raw |= match held {
             Held::Nothing => 0,
@@ -211,7 +220,11 @@ impl ShadowEntry {
     }
 
     pub(crate) const fn rights(self) -> Rights {
-        Rights { write: self.0 & bits::W != 0, user: self.0 & bits::U != 0, execute: self.0 & bits::NX == 0 }
+        Rights {
+            write: self.0 & bits::W != 0,
+            user: self.0 & bits::U != 0,
+            execute: self.0 & bits::NX == 0,
+        }
     }
 
     /// The entry of a page when its frame becomes tracked: the right to write is held back.
@@ -256,7 +269,9 @@ mod tests {
     #[test]
     fn states_are_told_apart_for_every_maxphyaddr() {
         for width in 32..=52 {
-            for encodings in Encodings::reserved(width).into_iter().chain([Encodings::not_present(width)]) {
+            for encodings in
+                Encodings::reserved(width).into_iter().chain([Encodings::not_present(width)])
+            {
                 assert_eq!(encodings.state(encodings.not_present_entry()), State::NotPresent);
                 assert_eq!(encodings.state(encodings.trap_entry()), State::Trap);
                 assert!(
@@ -268,14 +283,25 @@ mod tests {
                         let gfn = Gfn::new(1 << shift);
                         for generation in [0, 1, GENERATIONS - 1] {
                             let entry = encodings.mmio(gfn, rights, generation);
-                            assert_eq!(encodings.state(entry), State::Mmio { gfn, rights, generation });
+                            assert_eq!(
+                                encodings.state(entry),
+                                State::Mmio { gfn, rights, generation }
+                            );
                         }
                     }
-                    let mapped =
-                        ShadowEntry::page(Level::L1, Hpa::new(0x1000), rights, true, Held::TrackedWrite);
+                    let mapped = ShadowEntry::page(
+                        Level::L1,
+                        Hpa::new(0x1000),
+                        rights,
+                        true,
+                        Held::TrackedWrite,
+                    );
                     assert_eq!(encodings.state(mapped), State::Mapped);
                     assert!(encodings.is_mapped(mapped));
-                    assert_eq!(encodings.state(ShadowEntry::link(Hpa::new(0x1000), rights)), State::Mapped);
+                    assert_eq!(
+                        encodings.state(ShadowEntry::link(Hpa::new(0x1000), rights)),
+                        State::Mapped
+                    );
                 }
             }
         }
@@ -313,7 +339,11 @@ mod tests {
             for gfn in [0, 1, 0xfee, last / 2, last / 2 + 1, last - 1, last] {
                 let raw = encodings.mmio(Gfn::new(gfn), Rights::ALL, 0).raw();
                 let named = raw & bits::ADDRESS & ((1 << width) - 1);
-                assert_eq!(encodings.can_hide(Gfn::new(gfn)), named >> (width - 1) == 1, "{width}: {gfn:#x}");
+                assert_eq!(
+                    encodings.can_hide(Gfn::new(gfn)),
+                    named >> (width - 1) == 1,
+                    "{width}: {gfn:#x}"
+                );
             }
         }
     }

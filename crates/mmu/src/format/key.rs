@@ -68,9 +68,9 @@ impl ShadowKey {
             Mode::Off => core::array::from_fn(|n| {
                 Some(ShadowKey::direct(Level::L2, Gfn::new(n as u64 * Level::L3.pages())))
             }),
-            Mode::Legacy32 { pse } => {
-                core::array::from_fn(|part| Some(table(TableFormat::legacy32(pse, part), paging.root)))
-            }
+            Mode::Legacy32 { pse } => core::array::from_fn(|part| {
+                Some(table(TableFormat::legacy32(pse, part), paging.root))
+            }),
             Mode::Pae { pdptes } => {
                 pdptes.directories().map(|gfn| gfn.map(|gfn| table(TableFormat::PAE, gfn)))
             }
@@ -144,7 +144,12 @@ impl Wp {
 
     /// The rights of the shadow entry for the page that `entry` maps, tracking aside.
     /// `supervisor_writes` asks for the form in which the supervisor may write it despite W.
-    pub(crate) fn page_rights(self, entry: GuestEntry, nxe: bool, supervisor_writes: bool) -> Rights {
+    pub(crate) fn page_rights(
+        self,
+        entry: GuestEntry,
+        nxe: bool,
+        supervisor_writes: bool,
+    ) -> Rights {
         let own = Rights::ALL.under(entry, nxe);
         let Wp::Off { above_writes, above_user, smep, .. } = self else {
             return Rights { write: own.write && entry.dirty(), ..own };
@@ -164,7 +169,11 @@ impl Wp {
     /// Whether an access that the guest's tables allow needs the form in which only the supervisor
     /// may write.
     pub(crate) fn overrides(self, rights: Rights, access: Access) -> bool {
-        self != Wp::On && access.kind == AccessKind::Write && !access.user && rights.user && !rights.write
+        self != Wp::On
+            && access.kind == AccessKind::Write
+            && !access.user
+            && rights.user
+            && !rights.write
     }
 
     /// Whether that form would let accesses pass that the guest's SMEP or SMAP refuse: then such a

@@ -110,7 +110,8 @@ impl GuestFrames {
         matches!(key.role, Role::Guest { .. }) && self.tracking(key.gfn) == Tracking::Unsync
     }
 
-    /// Whether every write to the page's guest table is seen, so that its entries may be NotPresent.
+    /// Whether every write to the page's guest table is seen, so that its entries may be
+    /// NotPresent.
     pub(crate) fn is_seen(&self, memory: &impl GuestMemory, key: ShadowKey) -> bool {
         matches!(key.role, Role::Guest { .. })
             && self.is_tracked(key.gfn)
@@ -137,7 +138,11 @@ impl GuestFrames {
     pub(crate) fn resync(&mut self, gfn: Gfn) {
         self.unsync_frames.retain(|&other| other != gfn);
         let tracked = self.first(gfn).is_some();
-        self.change(gfn, Tracking::Unsync, if tracked { Tracking::Tracked } else { Tracking::Untracked });
+        self.change(
+            gfn,
+            Tracking::Unsync,
+            if tracked { Tracking::Tracked } else { Tracking::Untracked },
+        );
     }
 
     fn change(&mut self, gfn: Gfn, from: Tracking, to: Tracking) {
@@ -232,7 +237,11 @@ impl GuestFrames {
     }
 
     /// The shadows of `gfn`.
-    pub(crate) fn shadows<'a>(&'a self, pool: &'a Pool, gfn: Gfn) -> impl Iterator<Item = u32> + 'a {
+    pub(crate) fn shadows<'a>(
+        &'a self,
+        pool: &'a Pool,
+        gfn: Gfn,
+    ) -> impl Iterator<Item = u32> + 'a {
         core::iter::successors(self.first(gfn), |&frame| pool.next_of_gfn(frame))
     }
 
@@ -324,14 +333,16 @@ impl GuestFrames {
         } else {
             let mut before = first;
             while tables.pool().next_of_gfn(before) != Some(frame) {
-                before =
-                    tables.pool().next_of_gfn(before).expect("a shadow page is listed under its guest frame");
+                before = tables
+                    .pool()
+                    .next_of_gfn(before)
+                    .expect("a shadow page is listed under its guest frame");
             }
             tables.set_next_of_gfn(before, next);
         }
         let tracking = word.tracking();
-        // An unsync frame stays unsync without shadows: the write that it was released for is yet to
-        // come.
+        // An unsync frame stays unsync without shadows: the write that it was released for is yet
+        // to come.
         if word.first().is_some() || tracking == Tracking::Unsync {
             return false;
         }

@@ -1,9 +1,9 @@
 //! The PDPTE registers of a vCPU that runs on PAE tables.
 //!
-//! A PDPTE can be Mapped or not present, never Trapping: the CPU loads all four with CR3 and refuses
-//! reserved bits (SDM, "PDPTE Registers"). So each vCPU has one page for them, which is written
-//! when its guest loads CR3, and the pages behind them are pinned as roots are. The guest's PDPTEs
-//! are those of its last load, whatever its memory says now.
+//! A PDPTE can be Mapped or not present, never Trapping: the CPU loads all four with CR3 and
+//! refuses reserved bits (SDM, "PDPTE Registers"). So each vCPU has one page for them, which is
+//! written when its guest loads CR3, and the pages behind them are pinned as roots are. The guest's
+//! PDPTEs are those of its last load, whatever its memory says now.
 
 use crate::format::ShadowKey;
 

@@ -23,7 +23,12 @@ impl<E: Env> Cx<'_, E> {
     }
 
     /// Lets the vCPU run on the root of another paging state.
-    pub(crate) fn load_paging(&mut self, policy: &mut dyn WritePolicy, vcpu: usize, paging: Paging) {
+    pub(crate) fn load_paging(
+        &mut self,
+        policy: &mut dyn WritePolicy,
+        vcpu: usize,
+        paging: Paging,
+    ) {
         let roots = &self.shadow.roots;
         let old = Pinned { root: roots.current(vcpu), directories: roots.directories(vcpu) };
         let changed = changes_role(roots.paging(vcpu), &paging);
@@ -41,7 +46,12 @@ impl<E: Env> Cx<'_, E> {
         }
     }
 
-    fn pinned_root(&mut self, policy: &mut dyn WritePolicy, vcpu: usize, paging: &Paging) -> Pinned {
+    fn pinned_root(
+        &mut self,
+        policy: &mut dyn WritePolicy,
+        vcpu: usize,
+        paging: &Paging,
+    ) -> Pinned {
         // The old PDPTEs stay, with what they reference, until all that the new ones need is there.
         let keys = ShadowKey::directories(paging).map(|key| key.map(|key| self.held_by(key)));
         let directories = keys.map(|key| key.map(|key| self.pinned(policy, key)));

@@ -3,8 +3,8 @@
 //! If the shadow of the root in guest frame X lies at host-physical X (an *identity root*), the
 //! value that the guest loads into CR3 is the right one for the real CR3, and reading CR3 back
 //! gives what was written. The guest frame gives way: it exchanges its place with the shadow frame
-//! ([`ShadowFrames::swap_frames`](crate::ShadowFrames::swap_frames)). The page moves back when it is
-//! zapped, so free shadow frames lie where they always lay.
+//! ([`ShadowFrames::swap_frames`](crate::ShadowFrames::swap_frames)). The page moves back when it
+//! is zapped, so free shadow frames lie where they always lay.
 //!
 //! A loadable root is pinned, tracked, and built for the control bits that the vCPU has now. It is
 //! withdrawn as soon as one of these ends: when the control bits change, when a table becomes
@@ -39,8 +39,8 @@ impl Shadow {
 
     /// Whether another root can be expected to become loadable once there is a place for it.
     pub(crate) fn may_allow_native_load(&self, env: &impl Env, vcpu: usize, root: Gfn) -> bool {
-        // One that is free or in quarantine is enough, so that none is reclaimed; another is left for
-        // what the guest needs next.
+        // One that is free or in quarantine is enough, so that none is reclaimed; another is left
+        // for what the guest needs next.
         let pool = self.basis.tables().pool();
         let room = pool.live() + 2 <= pool.count() || self.knows_root(vcpu, root);
         self.roots.can_load(vcpu)
@@ -73,7 +73,12 @@ impl<E: Env> Cx<'_, E> {
     }
 
     /// Lets a vCPU load the root in this guest frame by itself.
-    pub(crate) fn allow_other(&mut self, policy: &mut dyn WritePolicy, vcpu: usize, root: Gfn) -> bool {
+    pub(crate) fn allow_other(
+        &mut self,
+        policy: &mut dyn WritePolicy,
+        vcpu: usize,
+        root: Gfn,
+    ) -> bool {
         let Shadow { basis, roots, .. } = &*self.shadow;
         let full = roots.loadable(vcpu).len() == roots.capacity();
         if !self.shadow.may_allow_native_load(self.env, vcpu, root)
@@ -98,7 +103,8 @@ impl<E: Env> Cx<'_, E> {
     /// by the vCPU.
     fn becomes_identity_root(&mut self, vcpu: usize, root: u32) -> bool {
         let gfn = self.shadow.basis.tables().key(root).gfn;
-        let followed = self.shadow.basis.guest().is_tracked(gfn) && !self.shadow.basis.guest().has_unsync();
+        let followed =
+            self.shadow.basis.guest().is_tracked(gfn) && !self.shadow.basis.guest().has_unsync();
         if !self.shadow.roots.can_load(vcpu) || !followed {
             return false;
         }
@@ -110,7 +116,8 @@ impl<E: Env> Cx<'_, E> {
             return false;
         }
         self.make_room(gfn);
-        let at_home = |backing| matches!(backing, Backing::Ram { hfn, .. } if hfn.raw() == gfn.raw());
+        let at_home =
+            |backing| matches!(backing, Backing::Ram { hfn, .. } if hfn.raw() == gfn.raw());
         at_home(self.env.backing(gfn)) && self.swap_frames(root, gfn, true)
     }
 
@@ -138,7 +145,8 @@ impl<E: Env> Cx<'_, E> {
     pub(super) fn move_roots_home(&mut self, gfn: Gfn) {
         loop {
             let pool = self.shadow.basis.tables().pool();
-            let moved = self.shadow.basis.guest().shadows(pool, gfn).find(|&frame| pool.is_moved(frame));
+            let moved =
+                self.shadow.basis.guest().shadows(pool, gfn).find(|&frame| pool.is_moved(frame));
             let Some(frame) = moved else { return };
             self.move_home(frame, self.shadow.basis.tables().key(frame));
             self.shadow.roots.changed();
@@ -149,11 +157,15 @@ impl<E: Env> Cx<'_, E> {
     fn swap_frames(&mut self, frame: u32, gfn: Gfn, away: bool) -> bool {
         let list = List::Gfn(gfn.raw() as u32);
         let mut mappings = [None; EAGER];
-        for (mapping, slot) in mappings.iter_mut().zip(self.shadow.basis.tables().rmap().iter(list)) {
+        for (mapping, slot) in mappings.iter_mut().zip(self.shadow.basis.tables().rmap().iter(list))
+        {
             *mapping = Some(slot);
         }
         self.shadow.basis.tables_mut().look_all(self.env, list);
-        self.shadow.basis.tables_mut().look_all(self.env, List::Region((gfn.raw() / REGION) as u32));
+        self.shadow
+            .basis
+            .tables_mut()
+            .look_all(self.env, List::Region((gfn.raw() / REGION) as u32));
         // Roots in use, or loaded a while ago, may be cached by themselves.
         self.flush();
         if !self.env.swap_frames(frame, gfn) {
@@ -174,7 +186,8 @@ impl<E: Env> Cx<'_, E> {
     /// Makes an entry anew that was Mapped just now, if nothing has to be built for it.
     fn map_again(&mut self, slot: Slot) {
         let ShadowKey { role, gfn } = self.shadow.basis.tables().key(slot.frame());
-        let detached = matches!(role, Role::Guest { .. }) && !self.shadow.basis.guest().is_tracked(gfn);
+        let detached =
+            matches!(role, Role::Guest { .. }) && !self.shadow.basis.guest().is_tracked(gfn);
         if !detached {
             self.entries().refresh_now(slot);
         }

@@ -9,8 +9,8 @@ use crate::policy::{Answer, CallSite, FaultContext, TableWrite, WritePolicy};
 use crate::{Backing, Env, FaultOutcome, TableTicket, TranslateError, Work};
 
 impl<P: WritePolicy> Mmu<P> {
-    /// Handles a #PF exit of the instruction at `context`, whose `access` to `gva` raised it. Of the
-    /// exit's error code only what describes the access is taken (in `access`); whether it is a
+    /// Handles a #PF exit of the instruction at `context`, whose `access` to `gva` raised it. Of
+    /// the exit's error code only what describes the access is taken (in `access`); whether it is a
     /// guest fault, and its error code, come from a walk of the guest's own tables (I3).
     ///
     /// ```
@@ -42,8 +42,11 @@ impl<P: WritePolicy> Mmu<P> {
         let Vcpu { detaches, walks, .. } = &mut self.vcpus[vcpu];
         detaches.fault(context.rip);
         let (view, roots) = (self.shadow.view(env), self.shadow.roots());
-        let known =
-            if view.config().shadow_walk { walks.known(view, roots, vcpu, gva, access) } else { None };
+        let known = if view.config().shadow_walk {
+            walks.known(view, roots, vcpu, gva, access)
+        } else {
+            None
+        };
         match known {
             Some(Answered::Mmio(gpa)) => return FaultOutcome::Mmio { gpa },
             Some(Answered::TableWrite(gpa)) => return self.table_write(env, vcpu, gpa, context),
@@ -136,7 +139,14 @@ impl<P: WritePolicy> Mmu<P> {
         }
     }
 
-    fn map(&mut self, env: &mut impl Env, vcpu: usize, gva: Gva, rights: Rights, access: Access) -> Mapped {
+    fn map(
+        &mut self,
+        env: &mut impl Env,
+        vcpu: usize,
+        gva: Gva,
+        rights: Rights,
+        access: Access,
+    ) -> Mapped {
         let mut cx = self.shadow.with(env);
         let mapped = fault::map(&mut cx, &mut self.policy, vcpu, gva, rights, access);
         if mapped.has_linked_below_root() {

@@ -8,7 +8,8 @@ use crate::{Env, Root, RootFormat};
 
 impl<P> Mmu<P> {
     /// What the real CR3 of a vCPU must hold. Changes with [`Mmu::load_paging`],
-    /// [`Mmu::allow_native_load`], [`Mmu::allow_native_load_of`], [`Mmu::switched`] and [`Mmu::revoke`].
+    /// [`Mmu::allow_native_load`], [`Mmu::allow_native_load_of`], [`Mmu::switched`] and
+    /// [`Mmu::revoke`].
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
@@ -91,8 +92,8 @@ impl<P> Mmu<P> {
         self.shadow.with(env).allow_other(&mut self.policy, vcpu, root)
     }
 
-    /// Whether [`Mmu::allow_native_load_of`] can be expected to do it once another root is withdrawn,
-    /// if need be.
+    /// Whether [`Mmu::allow_native_load_of`] can be expected to do it once another root is
+    /// withdrawn, if need be.
     ///
     /// # Panics
     /// If there is no such vCPU.

@@ -35,7 +35,12 @@ impl Roots {
 
     /// Adds a vCPU, which runs on a root that is pinned for it, as the directories of that are.
     pub(crate) fn add(&mut self, paging: Paging, root: PageId, directories: [Option<PageId>; 4]) {
-        self.vcpus.push(Vcpu { paging, root, directories, loadable: Vec::with_capacity(self.capacity) });
+        self.vcpus.push(Vcpu {
+            paging,
+            root,
+            directories,
+            loadable: Vec::with_capacity(self.capacity),
+        });
     }
 
     pub(crate) fn vcpus(&self) -> core::ops::Range<usize> {
@@ -64,7 +69,8 @@ impl Roots {
     /// Whether a vCPU runs on this page as its root, or as what a PDPTE register references: no
     /// entry in memory that could be Trapping leads there.
     pub(crate) fn is_current(&self, frame: u32) -> bool {
-        let directory = |vcpu: &Vcpu| vcpu.directories.iter().flatten().any(|id| id.frame() == frame);
+        let directory =
+            |vcpu: &Vcpu| vcpu.directories.iter().flatten().any(|id| id.frame() == frame);
         self.vcpus.iter().any(|vcpu| vcpu.root.frame() == frame || directory(vcpu))
     }
 
@@ -88,7 +94,8 @@ impl Roots {
 
     /// The vCPU has loaded one of its loadable roots by itself.
     pub(crate) fn switched(&mut self, tables: &mut Tables, vcpu: usize, root: Gfn) {
-        let new = self.find_loadable(tables, vcpu, root).expect("the CPU loads only what it was offered");
+        let new =
+            self.find_loadable(tables, vcpu, root).expect("the CPU loads only what it was offered");
         let old = core::mem::replace(&mut self.vcpus[vcpu].root, new);
         self.vcpus[vcpu].paging.root = root;
         tables.pin(new.frame());
@@ -172,7 +179,12 @@ impl Roots {
     }
 
     /// A vCPU may not load these roots any more.
-    pub(crate) fn withdraw_from(&mut self, tables: &mut Tables, vcpu: usize, which: impl Fn(Gfn) -> bool) {
+    pub(crate) fn withdraw_from(
+        &mut self,
+        tables: &mut Tables,
+        vcpu: usize,
+        which: impl Fn(Gfn) -> bool,
+    ) {
         let Roots { vcpus, changes, .. } = self;
         vcpus[vcpu].loadable.retain(|id| {
             let keep = !which(tables.key(id.frame()).gfn);

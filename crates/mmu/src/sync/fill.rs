@@ -57,7 +57,13 @@ impl<E: Env> Entries<'_, E> {
 
     /// Makes a group of entries what it should be, of which the guest's entries are `all`.
     #[inline]
-    fn fill_group(&mut self, frame: u32, group: usize, all: &[u64; GROUP], changed: &mut u32) -> OwedFlush {
+    fn fill_group(
+        &mut self,
+        frame: u32,
+        group: usize,
+        all: &[u64; GROUP],
+        changed: &mut u32,
+    ) -> OwedFlush {
         let (role, first) = (self.basis.tables().key(frame).role, group * GROUP);
         let mut owed = OwedFlush::NONE;
         let shadow = match self.basis.tables().pool().is_busy(frame, group) {

@@ -37,7 +37,11 @@ pub(crate) struct FaultFilter {
 impl FaultFilter {
     pub(crate) fn new(policy: FilterPolicy) -> FaultFilter {
         FaultFilter {
-            filter: if policy == FilterPolicy::User { GuestFaults::User } else { GuestFaults::Present },
+            filter: if policy == FilterPolicy::User {
+                GuestFaults::User
+            } else {
+                GuestFaults::Present
+            },
             narrow: Vec::with_capacity(MAX_NARROW),
             oldest: 0,
         }
@@ -53,7 +57,12 @@ impl FaultFilter {
     }
 
     /// Which page faults must exit when the guest runs next.
-    pub(crate) fn guest_faults(&self, tables: &Tables, guest: &GuestFrames, roots: &Roots) -> GuestFaults {
+    pub(crate) fn guest_faults(
+        &self,
+        tables: &Tables,
+        guest: &GuestFrames,
+        roots: &Roots,
+    ) -> GuestFaults {
         if !tables.encodings().separates_guest_faults() || guest.has_unsync() {
             return GuestFaults::Trap;
         }

@@ -19,7 +19,9 @@ impl<E: Env> Entries<'_, E> {
         if !matches!(self.env.backing(gfn), Backing::Ram { writable: true, .. }) {
             return None;
         }
-        if self.basis.guest().first(gfn).is_none() || self.basis.guest().tracking(gfn) == Tracking::Detached {
+        if self.basis.guest().first(gfn).is_none()
+            || self.basis.guest().tracking(gfn) == Tracking::Detached
+        {
             self.env.write(gpa, bytes);
             return None;
         }
@@ -53,14 +55,17 @@ impl<E: Env> Entries<'_, E> {
             return false;
         };
         let key = self.basis.tables().key(frame);
-        let ShadowKey { role: Role::Guest { level: Level::L1, format, wp: Wp::On, .. }, gfn } = key else {
+        let ShadowKey { role: Role::Guest { level: Level::L1, format, wp: Wp::On, .. }, gfn } = key
+        else {
             return false;
         };
         let lone = self.next_shadow(frame).is_none() && !format.is_legacy();
         if gpa.raw() % 8 != 0 || !lone || !self.basis.guest().is_tracked(gfn) {
             return false;
         }
-        let Some((new, list)) = self.view().plain(key.role, GuestEntry::new(value)) else { return false };
+        let Some((new, list)) = self.view().plain(key.role, GuestEntry::new(value)) else {
+            return false;
+        };
         let slot = Slot::new(frame, gpa.page_offset() as usize / 8);
         let old = self.basis.tables().read(self.env, slot);
         let absent = self.basis.tables().encodings().not_present_entry();
@@ -113,7 +118,13 @@ impl<E: Env> Entries<'_, E> {
     ///
     /// # Errors
     /// It is something else by now: walk again.
-    pub(crate) fn update_entry(&mut self, format: Format, at: Gpa, old: u64, new: u64) -> Result<(), u64> {
+    pub(crate) fn update_entry(
+        &mut self,
+        format: Format,
+        at: Gpa,
+        old: u64,
+        new: u64,
+    ) -> Result<(), u64> {
         let (gfn, first) = (at.gfn(), at.page_offset() as usize);
         if self.env.backing(gfn) == Backing::None {
             return Ok(());
@@ -171,7 +182,12 @@ impl<E: Env> Entries<'_, E> {
         owed
     }
 
-    fn each_shadow(&mut self, gfn: Gfn, place: &Range<usize>, mut action: impl FnMut(&mut Self, Slot)) {
+    fn each_shadow(
+        &mut self,
+        gfn: Gfn,
+        place: &Range<usize>,
+        mut action: impl FnMut(&mut Self, Slot),
+    ) {
         debug_assert!(place.end <= PAGE_SIZE as usize);
         let mut next = self.first_shadow(gfn);
         while let Some(frame) = next {

@@ -47,7 +47,9 @@ impl<'a, E: Env> Entries<'a, E> {
         let target = view.target(slot, false);
         let target = match target {
             // Only a fault leads there anew: see `Entries::refresh_unsync`.
-            Target::Link(child, _) if !view.is_current(child) && view.child(slot) != Some(child) => {
+            Target::Link(child, _)
+                if !view.is_current(child) && view.child(slot) != Some(child) =>
+            {
                 Target::Trap
             }
             _ => self.without_narrow(slot, target),

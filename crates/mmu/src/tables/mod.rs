@@ -158,8 +158,8 @@ impl Tables {
             let group = groups.trailing_zeros() as usize;
             *groups &= *groups - 1;
             let entries = env.read_shadow_entries(frame, group * GROUP);
-            let found =
-                (0..GROUP).fold(0, |all, n| all | u8::from(wanted(ShadowEntry::new(entries[n]))) << n);
+            let found = (0..GROUP)
+                .fold(0, |all, n| all | u8::from(wanted(ShadowEntry::new(entries[n]))) << n);
             if found != 0 {
                 return Some((group, found));
             }
@@ -291,7 +291,8 @@ impl Tables {
     fn unlist_all(&mut self, env: &impl Env, frame: u32) {
         let links = self.key(frame).role.level() != Level::L1;
         let mut groups = self.pool.busy(frame);
-        while let Some((group, mapped)) = self.next_of(env, frame, &mut groups, |entry| self.is_mapped(entry))
+        while let Some((group, mapped)) =
+            self.next_of(env, frame, &mut groups, |entry| self.is_mapped(entry))
         {
             for slot in slots(frame, group, mapped) {
                 let child = if links { self.child(env, slot) } else { None };
@@ -336,7 +337,8 @@ impl Tables {
     /// Gives a new page its entries: all NotPresent, or all Trapping.
     pub(crate) fn open(&mut self, env: &mut impl Env, frame: u32, absent: bool) {
         self.rmap.open(frame);
-        let empty = if absent { self.encodings.not_present_entry() } else { self.encodings.trap_entry() };
+        let empty =
+            if absent { self.encodings.not_present_entry() } else { self.encodings.trap_entry() };
         env.fill_shadow(frame, empty.raw());
         self.pool.set_all_busy(frame, !absent);
         self.links += 1;

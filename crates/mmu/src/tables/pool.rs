@@ -53,8 +53,8 @@ struct Frame {
     cached_until: u64,
     /// Other shadows of the same guest frame.
     next_of_gfn: Option<u32>,
-    /// Live pages: the order in which they were last linked. Free and quarantine frames: `newer` chains
-    /// them.
+    /// Live pages: the order in which they were last linked. Free and quarantine frames: `newer`
+    /// chains them.
     older: Option<u32>,
     newer: Option<u32>,
 }
@@ -129,7 +129,8 @@ impl Pool {
     /// The frame of a page, if it still lives.
     pub(crate) fn frame_of(&self, id: PageId) -> Option<u32> {
         let frame = &self.frames[id.frame as usize];
-        (matches!(frame.state, FrameState::Live(_)) && frame.generation == id.generation).then_some(id.frame)
+        (matches!(frame.state, FrameState::Live(_)) && frame.generation == id.generation)
+            .then_some(id.frame)
     }
 
     pub(crate) fn live_key(&self, frame: u32) -> Option<ShadowKey> {
@@ -157,7 +158,10 @@ impl Pool {
         let slot = &mut self.frames[frame as usize];
         self.free = slot.newer.take();
         debug_assert!(slot.state == FrameState::Free && slot.pins == 0 && !slot.moved);
-        debug_assert!(slot.cached_until <= self.flushes, "a frame that may be cached is not used again");
+        debug_assert!(
+            slot.cached_until <= self.flushes,
+            "a frame that may be cached is not used again"
+        );
         slot.state = FrameState::Live(key);
         slot.cached_until = 0;
         slot.refers = key.role.level() != Level::L1;
@@ -166,8 +170,8 @@ impl Pool {
         Some(self.id(frame))
     }
 
-    /// Ends a page. Its frame goes to quarantine if anything of it may be cached, else it is free at
-    /// once. `protected` is the guest frame whose writes were seen as long as the page lived.
+    /// Ends a page. Its frame goes to quarantine if anything of it may be cached, else it is free
+    /// at once. `protected` is the guest frame whose writes were seen as long as the page lived.
     pub(super) fn retire(&mut self, frame: u32, cached: bool, protected: Option<Gfn>) {
         self.key(frame);
         self.unchain(frame);
@@ -183,7 +187,8 @@ impl Pool {
 
     /// The guest frames that must stay protected until the next flush: for the auditor.
     pub(crate) fn quarantined_frames(&self) -> impl Iterator<Item = Gfn> + '_ {
-        let waiting = core::iter::successors(self.quarantine, |&frame| self.frames[frame as usize].newer);
+        let waiting =
+            core::iter::successors(self.quarantine, |&frame| self.frames[frame as usize].newer);
         waiting.filter_map(|frame| match self.frames[frame as usize].state {
             FrameState::Quarantine(protected) => protected,
             FrameState::Free | FrameState::Live(_) => None,

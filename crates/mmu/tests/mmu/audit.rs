@@ -135,7 +135,10 @@ fn an_entry_and_its_list_that_do_not_agree() {
     let entry = good.machine.read_shadow(mapped.0, mapped.1);
     for none in [0, trap_entry()] {
         let sentence = good.refuses(mapped, |_| none, Invariant::Lifetime);
-        assert!(sentence.starts_with("I5 (lifetime): ") && sentence.contains("stands in"), "{sentence}");
+        assert!(
+            sentence.starts_with("I5 (lifetime): ") && sentence.contains("stands in"),
+            "{sentence}"
+        );
     }
     good.refuses(absent, |_| entry, Invariant::Lifetime);
     // Trapping is always right.
@@ -222,7 +225,11 @@ fn a_unsync_table_that_leads_to_memory_that_is_gone() {
         good.settle(gva, Access::user_read());
         good.mmu.release_frame(&mut good.machine, Gfn::new(table));
         good.settle(gva, Access::user_read());
-        good.machine.poke(table, Gva::new(gva).index(if table == 4 { Level::L1 } else { Level::L2 }), 0);
+        good.machine.poke(
+            table,
+            Gva::new(gva).index(if table == 4 { Level::L1 } else { Level::L2 }),
+            0,
+        );
         good.mmu.audit(&good.machine).expect("what a TLB may keep, an unsync table may keep");
         good.machine.holes.push(frame);
         let sentence = good.violation(Invariant::NeverWider);
@@ -307,7 +314,13 @@ mod broken {
         });
         fault(&mut good.machine, &mut good.mmu, 0x40_0000, Access::user_read());
         let context = FaultContext::at(Gva::new(0));
-        good.mmu.page_fault(&mut good.machine, 0, Gva::new(0x20_0000), Access::user_read(), &context);
+        good.mmu.page_fault(
+            &mut good.machine,
+            0,
+            Gva::new(0x20_0000),
+            Access::user_read(),
+            &context,
+        );
         good.mmu.audit(&good.machine).unwrap();
     }
 

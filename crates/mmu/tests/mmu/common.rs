@@ -1,5 +1,5 @@
-//! A small embedder: guest memory at an offset, shadow frames, a TLB that only counts its flushes, and a
-//! walk of the shadow tables as the hardware would do it.
+//! A small embedder: guest memory at an offset, shadow frames, a TLB that only counts its flushes,
+//! and a walk of the shadow tables as the hardware would do it.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -10,8 +10,8 @@ use umbra_mmu::{
     RootFormat, ShadowFrames, Shadowed, Tlb,
 };
 use umbra_paging::{
-    Access, AccessKind, Features, Format, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, Mode, Paging, Pdptes,
-    Tables, bits,
+    Access, AccessKind, Features, Format, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, Mode, Paging,
+    Pdptes, Tables, bits,
 };
 
 pub const FEATURES: Features = Features::new(40, false);
@@ -90,7 +90,8 @@ impl Machine {
         }
     }
 
-    /// A machine whose guest frames lie where their gpa says, so that roots can be loaded without an exit.
+    /// A machine whose guest frames lie where their gpa says, so that roots can be loaded without
+    /// an exit.
     pub fn identical(frames: u64, pool: usize) -> Machine {
         Machine { offset: 0, ..Machine::new(frames, pool) }
     }
@@ -101,8 +102,10 @@ impl Machine {
 
     /// The shadow frame that lies at this address, wherever it is.
     pub fn frame_at(&self, hpa: Hpa) -> u32 {
-        self.places.iter().position(|&place| place == hpa.hfn().raw()).expect("a shadow frame lies there")
-            as u32
+        self.places
+            .iter()
+            .position(|&place| place == hpa.hfn().raw())
+            .expect("a shadow frame lies there") as u32
     }
 
     fn count(&self) {
@@ -286,7 +289,8 @@ impl Tlb for Machine {
 
 pub fn config() -> Config {
     let mut config = Config::new(FEATURES, Encodings::reserved(FEATURES.maxphyaddr).unwrap());
-    (config.filter, config.prefetch_tables, config.log_changes) = (FilterPolicy::Present, false, true);
+    (config.filter, config.prefetch_tables, config.log_changes) =
+        (FilterPolicy::Present, false, true);
     config
 }
 
@@ -319,7 +323,10 @@ pub fn hardware<P>(machine: &Machine, mmu: &Mmu<P>, gva: u64) -> Seen {
         RootFormat::Long4 => (root.hpa, Level::L4, Format::Long4),
         RootFormat::Pae => {
             let raw = machine.read_shadow(machine.frame_at(root.hpa), (gva >> 30) as usize & 3);
-            assert!(Pdptes::checked([raw, 0, 0, 0], &FEATURES).is_ok(), "VM entry would fail: {raw:#x}");
+            assert!(
+                Pdptes::checked([raw, 0, 0, 0], &FEATURES).is_ok(),
+                "VM entry would fail: {raw:#x}"
+            );
             if raw & P == 0 {
                 return Seen::NotPresent;
             }
@@ -328,7 +335,9 @@ pub fn hardware<P>(machine: &Machine, mmu: &Mmu<P>, gva: u64) -> Seen {
     };
     let of_host = |hfn: u64| {
         let mut moved = machine.moved.iter();
-        moved.find(|(_, place)| **place == hfn).map_or(hfn.wrapping_sub(machine.offset), |(&gfn, _)| gfn)
+        moved
+            .find(|(_, place)| **place == hfn)
+            .map_or(hfn.wrapping_sub(machine.offset), |(&gfn, _)| gfn)
     };
     let (mut user, mut write) = (true, true);
     loop {
@@ -343,10 +352,16 @@ pub fn hardware<P>(machine: &Machine, mmu: &Mmu<P>, gva: u64) -> Seen {
         user &= entry.user();
         write &= entry.writable();
         match level.below() {
-            Some(below) if !entry.is_leaf(level) => (table, level) = (entry.frame().base_hpa(), below),
+            Some(below) if !entry.is_leaf(level) => {
+                (table, level) = (entry.frame().base_hpa(), below)
+            }
             _ => {
                 let offset = gva >> 12 & (level.pages() - 1);
-                return Seen::Page { gfn: of_host(entry.leaf_frame(level).raw() + offset), user, write };
+                return Seen::Page {
+                    gfn: of_host(entry.leaf_frame(level).raw() + offset),
+                    user,
+                    write,
+                };
             }
         }
     }

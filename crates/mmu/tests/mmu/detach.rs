@@ -19,7 +19,8 @@ fn another_vcpus_faults_are_no_progress_of_this_one() {
         machine.poke(t, 0, (t + 1) << 12 | ALL);
     }
     machine.poke(24, 2, 102 << 12 | ALL & !W);
-    let mut mmu = Mmu::with_policy(config_with(|config| config.vcpus = 2), &mut machine, Detach).unwrap();
+    let mut mmu =
+        Mmu::with_policy(config_with(|config| config.vcpus = 2), &mut machine, Detach).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     mmu.load_paging(&mut machine, 1, paging(21));
     for round in 0..40 {
@@ -39,8 +40,8 @@ fn another_vcpus_faults_are_no_progress_of_this_one() {
     panic!("no progress");
 }
 
-/// Two vCPUs are about to emulate writes, and cannot: each table is detached for its own write, in whatever order they
-/// are released. None becomes unsync.
+/// Two vCPUs are about to emulate writes, and cannot: each table is detached for its own write, in
+/// whatever order they are released. None becomes unsync.
 #[test]
 fn a_release_is_of_its_own_write_whatever_happens_on_another_vcpu() {
     for order in [[0, 1], [1, 0]] {
@@ -75,7 +76,8 @@ fn a_release_is_of_its_own_write_whatever_happens_on_another_vcpu() {
     }
 }
 
-/// Where an emulated instruction's stack lies is read for hints only; an unsync table may map it to a device by now.
+/// Where an emulated instruction's stack lies is read for hints only; an unsync table may map it to
+/// a device by now.
 #[test]
 fn a_stack_that_an_unsync_table_maps_is_no_ram_any_more() {
     let mut machine = Machine::new(2048, 64);
@@ -97,7 +99,8 @@ fn a_stack_that_an_unsync_table_maps_is_no_ram_any_more() {
     mmu.page_fault(&mut machine, 0, Gva::new(1 << 21), supervisor_write(), &context);
 }
 
-/// While a table is unsync all faults exit: what its entries were made from may be narrower than what the guest's say now.
+/// While a table is unsync all faults exit: what its entries were made from may be narrower than
+/// what the guest's say now.
 #[test]
 fn a_unsync_table_may_be_narrower_than_the_guests() {
     let mut machine = Machine::new(2048, 64);
@@ -119,8 +122,8 @@ fn a_unsync_table_may_be_narrower_than_the_guests() {
     mmu.audit(&machine).unwrap();
 }
 
-/// A new reference to a table that is followed leads to an unsync one below it: what that one kept is old for the addresses
-/// that the reference adds.
+/// A new reference to a table that is followed leads to an unsync one below it: what that one kept
+/// is old for the addresses that the reference adds.
 #[test]
 fn what_an_unsync_table_kept_serves_no_new_address_over_another_table() {
     let mut machine = Machine::new(2048, 64);

@@ -2,7 +2,8 @@
 
 use crate::common::*;
 use umbra_mmu::{
-    Backing, ConfigError, Encodings, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu, ShadowFrames, Tlb,
+    Backing, ConfigError, Encodings, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu,
+    ShadowFrames, Tlb,
 };
 use umbra_paging::{Access, Gfn, Gpa, Gva, Hfn, Hpa, Tables, bits};
 
@@ -122,7 +123,9 @@ fn an_embedder_that_cannot_swap_frames_need_not_say_so() {
 #[test]
 fn the_size_of_the_metadata_follows_the_pages_in_use() {
     const LINKS: usize = 512 * 8;
-    let bytes = |memory, pool| Mmu::new(config(), &mut Machine::new(memory, pool)).unwrap().metadata_bytes();
+    let bytes = |memory, pool| {
+        Mmu::new(config(), &mut Machine::new(memory, pool)).unwrap().metadata_bytes()
+    };
     // A frame without a page takes little; a guest frame, two words.
     let frames = bytes(64, 1064) - bytes(64, 64);
     assert!((8 * 1000..128 * 1000).contains(&frames), "{frames}");
@@ -170,7 +173,8 @@ fn only_so_many_tables_are_unsync_at_once() {
         mmu.audit(&machine).unwrap();
         settle(&mut machine, &mut mmu, gva(n), Access::user_read());
     }
-    // What the guest wrote into the first of them since is seen; an unsync table shows what was built last.
+    // What the guest wrote into the first of them since is seen; an unsync table shows what was
+    // built last.
     let entry = 0xa000 | P | U | A;
     store(&mut machine, &mut mmu, 0x10, 0, entry);
     settle(&mut machine, &mut mmu, gva(0), Access::user_read());

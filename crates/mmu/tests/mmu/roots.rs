@@ -1,4 +1,5 @@
-//! Roots that a vCPU loads without an exit: what the MMU offers, what it withdraws, and where the frames lie.
+//! Roots that a vCPU loads without an exit: what the MMU offers, what it withdraws, and where the
+//! frames lie.
 
 use crate::common::*;
 use umbra_mmu::{FilterPolicy, Mmu};
@@ -6,7 +7,8 @@ use umbra_paging::{Access, Gfn, Gva, Mode, Paging};
 
 const READ: Access = Access::user_read();
 
-/// Roots in frames 1 and 10 that share everything below, page tables in 4 and 5. Frame 9 is data, and mapped.
+/// Roots in frames 1 and 10 that share everything below, page tables in 4 and 5. Frame 9 is data,
+/// and mapped.
 fn start(loadable_roots: usize) -> (Machine, Mmu) {
     let mut machine = Machine::identical(2048, 64);
     machine.chain();
@@ -60,7 +62,10 @@ fn the_guest_switches_between_two_roots() {
         assert_eq!(mmu.paging(0).root, Gfn::new(root));
         settle(&mut machine, &mut mmu, 0, READ);
     }
-    assert_eq!((mmu.counters().built, mmu.counters().flushes), (before.built + 3, before.flushes + 3));
+    assert_eq!(
+        (mmu.counters().built, mmu.counters().flushes),
+        (before.built + 3, before.flushes + 3)
+    );
 }
 
 #[test]
@@ -83,11 +88,15 @@ fn there_is_room_for_so_many() {
         mmu.withdraw_root(0, Gfn::new(1));
         assert_eq!(mmu.roots_changed(), before, "the embedder knows");
         assert_eq!(offer(&mut machine, &mut mmu), room > 0);
-        assert_eq!((mmu.is_loadable(0, Gfn::new(1)), mmu.is_loadable(0, Gfn::new(10))), (false, room > 0));
+        assert_eq!(
+            (mmu.is_loadable(0, Gfn::new(1)), mmu.is_loadable(0, Gfn::new(10))),
+            (false, room > 0)
+        );
     }
 }
 
-/// What happens to the root in frame 1, which is loadable, while the guest runs on 10 or on 1: whether it stays so.
+/// What happens to the root in frame 1, which is loadable, while the guest runs on 10 or on 1:
+/// whether it stays so.
 fn after(current: u64, event: impl FnOnce(&mut Machine, &mut Mmu)) -> bool {
     let (mut machine, mut mmu) = start(2);
     assert!(offer(&mut machine, &mut mmu));
@@ -135,7 +144,8 @@ fn a_root_is_withdrawn_as_soon_as_it_is_not_what_the_guest_would_load() {
     }
 }
 
-/// A freed root is used as data: its writes are seen as long as it is loadable, then it is detached.
+/// A freed root is used as data: its writes are seen as long as it is loadable, then it is
+/// detached.
 #[test]
 fn a_freed_root_is_withdrawn_before_it_is_written_freely() {
     let (mut machine, mut mmu) = start(2);
@@ -226,7 +236,10 @@ fn a_root_that_was_never_loaded_is_switched_to() {
     store(&mut machine, &mut mmu, 10, 0, 0);
     mmu.switched(0, Gfn::new(10));
     assert_eq!(hardware(&machine, &mmu, 0), Seen::NotPresent);
-    assert!(allow_other(&mut machine, &mut mmu, 10) && allow_other(&mut machine, &mut mmu, 1), "again");
+    assert!(
+        allow_other(&mut machine, &mut mmu, 10) && allow_other(&mut machine, &mut mmu, 1),
+        "again"
+    );
 }
 
 #[test]
@@ -268,8 +281,8 @@ fn another_root_that_is_detached_is_attached() {
     assert_eq!(hardware(&machine, &mmu, 0), Seen::NotPresent);
 }
 
-/// What the CPUs have cached of a frame, and of the shadow page that takes its place, is flushed before they change
-/// places: the flushes up to then, from when nothing maps the frame any more.
+/// What the CPUs have cached of a frame, and of the shadow page that takes its place, is flushed
+/// before they change places: the flushes up to then, from when nothing maps the frame any more.
 fn flushes_before_a_move(mut machine: Machine, mut mmu: Mmu) -> u64 {
     settle(&mut machine, &mut mmu, 0x1000, READ);
     machine.flushes = 0;

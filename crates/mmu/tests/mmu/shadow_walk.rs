@@ -121,17 +121,27 @@ fn what_the_shadow_tells_is_what_the_guests_tables_tell() {
         machine.chain();
         machine.poke(4, 0, 4 << 12 | ALL);
         machine.poke(4, 1, 0xfee00 << 12 | ALL);
-        let mut mmu = Mmu::new(config_with(|config| config.shadow_walk = shadow_walk), &mut machine).unwrap();
+        let mut mmu =
+            Mmu::new(config_with(|config| config.shadow_walk = shadow_walk), &mut machine).unwrap();
         mmu.load_paging(&mut machine, 0, paging(1));
         settle(&mut machine, &mut mmu, 0, Access::user_read());
         fault(&mut machine, &mut mmu, 0x1000, Access::user_read());
         machine.work.set(0);
         let mut exit = |gva, access| exit_at(&mut machine, &mut mmu, 0x1234, gva, access);
         let (write, device) = (exit(8, user_write()), exit(0x1008, Access::user_read()));
-        assert!(matches!(write, FaultOutcome::TableWrite { gpa, .. } if gpa.raw() == 0x4008), "{write:?}");
-        assert!(matches!(device, FaultOutcome::Mmio { gpa } if gpa.raw() == 0xfee0_0008), "{device:?}");
+        assert!(
+            matches!(write, FaultOutcome::TableWrite { gpa, .. } if gpa.raw() == 0x4008),
+            "{write:?}"
+        );
+        assert!(
+            matches!(device, FaultOutcome::Mmio { gpa } if gpa.raw() == 0xfee0_0008),
+            "{device:?}"
+        );
         machine.work.get()
     };
     let (with, without) = (told(true), told(false));
-    assert!(with < without, "{with} calls of the embedder, and {without} without the walk of the shadow");
+    assert!(
+        with < without,
+        "{with} calls of the embedder, and {without} without the walk of the shadow"
+    );
 }

@@ -19,7 +19,8 @@ fn start_on(maxphyaddr: u8) -> (Machine, Mmu) {
     let gfn = !SECRET & ((1 << (FEATURES.maxphyaddr - 12)) - 1);
     machine.poke(4, 5, Gfn::new(gfn).base().raw() | P | W | U | A | D);
     let encodings = Encodings::reserved(maxphyaddr).unwrap();
-    let mut mmu = Mmu::new(config_with(|config| config.encodings = encodings), &mut machine).unwrap();
+    let mut mmu =
+        Mmu::new(config_with(|config| config.encodings = encodings), &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     (machine, mmu)
 }
