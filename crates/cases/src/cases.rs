@@ -1,8 +1,8 @@
 //! Which combinations of entry bits at two adjacent levels make a case.
 //!
 //! An entry is chosen by ten bits ([`choice`]). Of the 2^20 pairs, those are always taken in which
-//! every chosen bit takes part in the walk; of those in which some cannot matter (below an entry
-//! that is not present, say) one in `spare` is, at random, to see that they do not.
+//! every chosen bit takes part in the walk; where some cannot matter (below an entry that is not
+//! present, say), one in `spare` is, at random, to see that they do not.
 
 use core::array;
 
