@@ -14,6 +14,7 @@ mod exhaustive;
 mod forms;
 mod fuzz;
 mod guests;
+mod mutants;
 mod paths;
 mod process;
 mod report;
@@ -23,6 +24,7 @@ mod schedule;
 mod setup;
 mod test;
 mod tool;
+mod tree;
 mod trial;
 mod umbra_run;
 mod unsafe_count;
@@ -53,6 +55,7 @@ enum Command {
     Exhaustive(exhaustive::Arguments),
     Schedule(schedule::Arguments),
     Sabotage(sabotage::Arguments),
+    Mutants(mutants::Arguments),
     Fuzz(fuzz::Arguments),
     Coverage(coverage::Arguments),
     Crates(crates::Arguments),
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Command::Exhaustive(arguments) => exhaustive::run(&arguments),
         Command::Schedule(arguments) => schedule::run(&arguments),
         Command::Sabotage(arguments) => sabotage::run(&arguments),
+        Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Coverage(arguments) => coverage::run(&arguments),
         Command::Crates(arguments) => crates::run(&arguments),
