@@ -28,12 +28,22 @@ const STAGES: [(&str, &str, &[&str]); 3] = [
     (
         "tests of the reference machine",
         "umbra-reference",
-        &["--test", "regressions", "--test", "formats", "--test", "hostile", "--test", "exhaustive"],
+        &[
+            "--test",
+            "regressions",
+            "--test",
+            "formats",
+            "--test",
+            "hostile",
+            "--test",
+            "exhaustive",
+        ],
     ),
     ("fixed programs", "umbra-reference", &["--test", "fixed"]),
 ];
 
-/// Change the shadow MMU's source at random, and show which changes no test notices (installs cargo-mutants).
+/// Change the shadow MMU's source at random, and show which changes no test notices (installs
+/// cargo-mutants).
 ///
 /// A fixed sample of the mutants that cargo-mutants makes of crates/mmu, without the auditor and
 /// what only prints. Each runs through the MMU's tests; a survivor through the reference machine's,
@@ -57,7 +67,9 @@ pub struct Arguments {
 
 fn shard(text: &str) -> Result<(usize, usize), &'static str> {
     let numbers = text.split_once('/').and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
-    numbers.filter(|&(k, n)| k < n).ok_or("give two whole numbers such as 0/4, the first one smaller")
+    numbers
+        .filter(|&(k, n)| k < n)
+        .ok_or("give two whole numbers such as 0/4, the first one smaller")
 }
 
 /// Runs the mutants.
@@ -70,7 +82,9 @@ pub fn run(Arguments { sample, shard: (first, of), file, list }: &Arguments) -> 
     }
     let mut mutants = known(&program, &tree)?;
     match file {
-        Some(part) => mutants.retain(|name| name.split(':').next().is_some_and(|path| path.contains(part))),
+        Some(part) => {
+            mutants.retain(|name| name.split(':').next().is_some_and(|path| path.contains(part)))
+        }
         None => mutants = chosen(mutants, *sample),
     }
     let mutants: Vec<String> = mutants.into_iter().skip(*first).step_by(*of).collect();
@@ -97,7 +111,14 @@ pub fn run(Arguments { sample, shard: (first, of), file, list }: &Arguments) -> 
 /// All mutants, by the names that cargo-mutants gives them.
 fn known(program: &Path, tree: &Path) -> Result<Vec<String>> {
     let mut command = Command::new(program);
-    command.current_dir(tree).args(["mutants", "--list", "--package", "umbra-mmu", "--exclude-re", PRINTS]);
+    command.current_dir(tree).args([
+        "mutants",
+        "--list",
+        "--package",
+        "umbra-mmu",
+        "--exclude-re",
+        PRINTS,
+    ]);
     command.args(LEFT_OUT.iter().flat_map(|file| ["--exclude", file]));
     Ok(process::capture(&mut command)?.lines().map(str::to_owned).collect())
 }
@@ -130,8 +151,17 @@ fn judge(program: &Path, tree: &Path, folder: &Path, name: &str) -> Result<Strin
     for (stage, package, tests) in STAGES {
         let output = folder.join("output");
         let mut command = Command::new(program);
-        command.current_dir(tree).args(["mutants", "--in-place", "--baseline", "skip", "--timeout", "900"]);
-        command.args(["--package", "umbra-mmu", "--test-package", package, "--output"]).arg(&output);
+        command.current_dir(tree).args([
+            "mutants",
+            "--in-place",
+            "--baseline",
+            "skip",
+            "--timeout",
+            "900",
+        ]);
+        command
+            .args(["--package", "umbra-mmu", "--test-package", package, "--output"])
+            .arg(&output);
         command.arg("--re").arg(format!("^{}$", escaped(name)));
         command.args(["--cargo-arg", "--target-dir", "--cargo-arg"]).arg(folder.join("build"));
         command.arg("--").args(tests).env("UMBRA_FIXED_PROGRAMS", "240");
@@ -192,7 +222,8 @@ struct Summary {
 
 impl Summary {
     fn of<'a>(verdicts: impl Iterator<Item = (&'a String, &'a String)>) -> Summary {
-        let mut summary = Summary { compiled: 0, survivors: Vec::new(), by_verdict: BTreeMap::new() };
+        let mut summary =
+            Summary { compiled: 0, survivors: Vec::new(), by_verdict: BTreeMap::new() };
         for (name, verdict) in verdicts {
             *summary.by_verdict.entry(verdict.clone()).or_default() += 1;
             summary.compiled += usize::from(verdict != "does not compile");
@@ -224,7 +255,9 @@ mod tests {
     fn a_sample_is_fixed_and_does_not_depend_on_lines() {
         let names = |line: u32| -> Vec<String> {
             (0..50)
-                .map(|n| format!("crates/mmu/src/a.rs:{}:9: replace f{n} -> bool with true", line + n))
+                .map(|n| {
+                    format!("crates/mmu/src/a.rs:{}:9: replace f{n} -> bool with true", line + n)
+                })
                 .collect()
         };
         let functions = |line| -> Vec<String> {

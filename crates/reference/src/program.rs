@@ -8,8 +8,8 @@ use umbra_paging::{Access, AccessKind, Format, Gfn, Gpa, Gva};
 use crate::memory::{PhysAddr, Ram};
 use crate::registers::{Privileged, Registers};
 use crate::universe::{
-    END, HIGH, HIGH_FRAMES, HOLE, HOT, NARROW_SLOTS, SLOTS, WINDOW_SLOT, adjacent_page, hot, tree_page,
-    window,
+    END, HIGH, HIGH_FRAMES, HOLE, HOT, NARROW_SLOTS, SLOTS, WINDOW_SLOT, adjacent_page, hot,
+    tree_page, window,
 };
 
 const P: u64 = 1 << 0;
@@ -85,7 +85,8 @@ pub enum Op {
         /// What.
         bytes: ArrayVec<u8, 8>,
     },
-    /// A device sets the window and the start of the tree up again, below the current root of this virtual CPU.
+    /// A device sets the window and the start of the tree up again, below the current root of this
+    /// virtual CPU.
     Repair {
         /// Which virtual CPU.
         cpu: usize,
@@ -183,15 +184,17 @@ impl Program {
     }
 
     fn of_words(setup: u64, seed: u64, words: impl Iterator<Item = u64>) -> Program {
-        let op = |(n, word)| first_step(n, word, setup).unwrap_or_else(|| Op::from_word(word, setup));
+        let op =
+            |(n, word)| first_step(n, word, setup).unwrap_or_else(|| Op::from_word(word, setup));
         Program { setup, seed, ops: words.enumerate().map(op).collect() }
     }
 
-    /// A program of any bytes: 8 for the setup, 8 for the seed, then 8 for each step. What is missing is zero,
-    /// an incomplete step is left out.
+    /// A program of any bytes: 8 for the setup, 8 for the seed, then 8 for each step. What is
+    /// missing is zero, an incomplete step is left out.
     pub fn from_bytes(bytes: &[u8]) -> Program {
-        let mut words =
-            bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+        let mut words = bytes
+            .chunks_exact(8)
+            .map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
         let setup = words.next().unwrap_or(0);
         let seed = words.next().unwrap_or(0);
         Program::of_words(setup, seed, words)
@@ -202,10 +205,12 @@ impl Program {
         Program::random_with(seed, steps, |setup| setup)
     }
 
-    /// A program of `steps` steps that needs as many shadow pages as possible: many roots, and tables that
-    /// lead to each other.
+    /// A program of `steps` steps that needs as many shadow pages as possible: many roots, and
+    /// tables that lead to each other.
     pub fn random_crowded(seed: u64, steps: usize) -> Program {
-        Program::random_with(seed, steps, |setup| setup & !(7 << THEME_SHIFT) | CROWDED << THEME_SHIFT | 1)
+        Program::random_with(seed, steps, |setup| {
+            setup & !(7 << THEME_SHIFT) | CROWDED << THEME_SHIFT | 1
+        })
     }
 
     fn random_with(seed: u64, steps: usize, choose: impl Fn(u64) -> u64) -> Program {
@@ -237,7 +242,8 @@ impl Program {
             put(root, WINDOW_SLOT, to(1, P | W | A | if bits.flag() { U } else { 0 }));
         }
         put(1, 0, to(2, all));
-        let pages = P | W | marked | if bits.flag() { U } else { 0 } | if bits.flag() { G } else { 0 };
+        let pages =
+            P | W | marked | if bits.flag() { U } else { 0 } | if bits.flag() { G } else { 0 };
         for region in 0..3 {
             put(2, region, (region as u64) << 21 | PS | pages);
         }
@@ -278,8 +284,8 @@ impl Program {
         ram
     }
 
-    /// Makes every frame but those of the window a table of every level, each leading to any others, and a root
-    /// that has the window.
+    /// Makes every frame but those of the window a table of every level, each leading to any
+    /// others, and a root that has the window.
     fn entangle(&self, ram: &mut Ram) {
         let mut random = fastrand::Rng::with_seed(self.setup);
         for table in (0..HOT.len()).filter(|table| !(1..=3).contains(table)) {
@@ -342,7 +348,8 @@ impl Program {
     pub fn repair(registers: &Registers) -> Vec<(Gpa, u64)> {
         let root = registers.root;
         let all = P | W | U | A;
-        let of = |frame: usize| move |(index, entry): (usize, u64)| (hot(frame).entry(index), entry);
+        let of =
+            |frame: usize| move |(index, entry): (usize, u64)| (hot(frame).entry(index), entry);
         let large = |region: usize| (region as u64) << 21 | PS | P | W | A | D;
         match registers.format() {
             None | Some(Format::Long4) => {
@@ -357,8 +364,9 @@ impl Program {
                 let window = [(root.entry(NARROW_WINDOW_WORD), pair(low, high))];
                 let flags = P | W | A | D;
                 let tables = narrow_window_tables();
-                let tables =
-                    tables.map(|(table, word, entry)| (hot(table).entry(word), entry | pair(flags, flags)));
+                let tables = tables.map(|(table, word, entry)| {
+                    (hot(table).entry(word), entry | pair(flags, flags))
+                });
                 let tree = [(root.entry(0), pair(to(6, all), to(7, all)))];
                 window.into_iter().chain(tables.filter(|_| !pse)).chain(tree).collect()
             }
@@ -696,8 +704,8 @@ fn host_range(bits: &mut Bits) -> HostEvent {
 /// How many kinds of steps there are.
 const STEPS: usize = 13;
 
-/// What a program is mostly made of: weights of the kinds of steps, of 64 in all, in the order of the match in
-/// [`Op::from_word`].
+/// What a program is mostly made of: weights of the kinds of steps, of 64 in all, in the order of
+/// the match in [`Op::from_word`].
 struct Theme {
     name: &'static str,
     weights: [u8; STEPS],
@@ -786,8 +794,8 @@ impl Op {
         }
     }
 
-    /// The step that a random word stands for in a program with this [`Program::setup`]. Every word stands for
-    /// one.
+    /// The step that a random word stands for in a program with this [`Program::setup`]. Every word
+    /// stands for one.
     pub fn from_word(word: u64, setup: u64) -> Op {
         let formats = Formats::of(setup);
         let bits = &mut Bits::new(word);
@@ -829,7 +837,10 @@ impl Op {
                 let at = used_frame(bits).base().raw() + offset(bits, formats);
                 let value = entry_in(bits, formats).to_le_bytes();
                 let room = (4096 - at % 4096).min(8) as usize;
-                Op::DeviceWrite { gpa: Gpa::new(at), bytes: value[..room].iter().copied().collect() }
+                Op::DeviceWrite {
+                    gpa: Gpa::new(at),
+                    bytes: value[..room].iter().copied().collect(),
+                }
             }
             6 => Op::Repair { cpu },
             7 => Op::Host(host_event(bits)),
@@ -839,7 +850,9 @@ impl Op {
             11 => Op::Host(host_range(bits)),
             _ => Op::Host(match bits.flag() {
                 true => HostEvent::Offer,
-                false => HostEvent::Withdraw([hot(0), hot(8), used_frame(bits)][bits.take(2) as usize % 3]),
+                false => HostEvent::Withdraw(
+                    [hot(0), hot(8), used_frame(bits)][bits.take(2) as usize % 3],
+                ),
             }),
         }
     }

@@ -86,7 +86,8 @@ pub enum Privileged {
     Wp(bool),
     /// CR4.PGE.
     Pge(bool),
-    /// CR4.PCIDE. Setting it is left out where it would be #GP: while the PCID in CR3 is not 0 or paging is off.
+    /// CR4.PCIDE. Setting it is left out where it would be #GP: while the PCID in CR3 is not 0 or
+    /// paging is off.
     Pcide(bool),
     /// CR4.SMEP.
     Smep(bool),
@@ -108,8 +109,8 @@ pub enum Privileged {
     },
 }
 
-/// What an instruction must at least invalidate (SDM, "Operations that Invalidate TLBs and Paging-Structure
-/// Caches").
+/// What an instruction must at least invalidate (SDM, "Operations that Invalidate TLBs and
+/// Paging-Structure Caches").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Invalidation {
     /// Nothing.
@@ -238,7 +239,10 @@ impl Registers {
         if loads && after.format() == Some(Format::Pae) {
             let table = after.root.base().raw();
             after.pdptes = [0, 8, 16, 24].map(|at| memory.read(PhysAddr::new(table + at)));
-            if after.pdptes.iter().any(|&pdpte| pdpte & 1 != 0 && pdpte & pdpte_reserved(cpu.maxphyaddr) != 0)
+            if after
+                .pdptes
+                .iter()
+                .any(|&pdpte| pdpte & 1 != 0 && pdpte & pdpte_reserved(cpu.maxphyaddr) != 0)
             {
                 return None;
             }
@@ -345,11 +349,18 @@ mod tests {
         // A bit that is reserved: whatever loads the registers faults, and changes nothing.
         ram.write(PhysAddr::new(0x1010), 0xa003);
         let load = Privileged::LoadCr3 { root, pcid: 0, no_flush: false };
-        for refused in [load, enter, Privileged::Pge(false), Privileged::Pse(true), Privileged::Smep(false)] {
+        for refused in
+            [load, enter, Privileged::Pge(false), Privileged::Pse(true), Privileged::Smep(false)]
+        {
             let mut after = guest;
-            assert_eq!((after.execute_on(refused, &ram, &cpu), after), (None, guest), "{refused:?}");
+            assert_eq!(
+                (after.execute_on(refused, &ram, &cpu), after),
+                (None, guest),
+                "{refused:?}"
+            );
         }
-        for taken in [Privileged::Smap(false), Privileged::Nxe(false), Privileged::Wp(false), enter] {
+        for taken in [Privileged::Smap(false), Privileged::Nxe(false), Privileged::Wp(false), enter]
+        {
             let mut after = if taken == enter { before } else { guest };
             let is_load = taken == enter;
             assert_eq!(after.execute_on(taken, &ram, &cpu).is_none(), is_load, "{taken:?}");
@@ -370,7 +381,11 @@ mod tests {
     fn modes_change_as_the_manual_allows() {
         let root = Gfn::new(0x10_0001);
         let mut guest = Registers { pcide: true, pcid: 2, ..Registers::long_mode(root) };
-        assert_eq!(guest.execute(Privileged::Pae(false)), Invalidation::Nothing, "#GP in IA-32e mode");
+        assert_eq!(
+            guest.execute(Privileged::Pae(false)),
+            Invalidation::Nothing,
+            "#GP in IA-32e mode"
+        );
         assert_eq!(guest.format(), Some(Format::Long4));
         let legacy = Privileged::Enter { format: Format::Legacy32 { pse: false }, root };
         assert_eq!(guest.execute(legacy), Invalidation::All);
@@ -389,7 +404,10 @@ mod tests {
         assert_eq!(of(base, Privileged::Pge(true)), Invalidation::Nothing);
         assert_eq!(of(base, Privileged::Paging(false)), Invalidation::All);
         assert_eq!(of(base, Privileged::Smep(false)), Invalidation::Nothing);
-        assert_eq!(of(Registers { smep: false, ..base }, Privileged::Smep(true)), Invalidation::Context);
+        assert_eq!(
+            of(Registers { smep: false, ..base }, Privileged::Smep(true)),
+            Invalidation::Context
+        );
         assert_eq!(of(base, Privileged::Smap(false)), Invalidation::Nothing);
         assert_eq!(of(base, Privileged::Wp(false)), Invalidation::Nothing);
         assert_eq!(of(base, Privileged::Pcide(true)), Invalidation::Nothing);

@@ -1,4 +1,5 @@
-//! The small world that random programs live in: few frames and few linear addresses, so that things collide.
+//! The small world that random programs live in: few frames and few linear addresses, so that
+//! things collide.
 
 use std::ops::Range;
 
@@ -9,8 +10,10 @@ use crate::hardware::{PagingMode, Width};
 
 /// Frames that programs use as tables and as data. There is more RAM, but only
 /// these frames are touched. The last ones lie in other 2 MiB regions.
-pub const HOT: [u64; 16] =
-    [0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x1b, 0x210, 0x211, 0x410, 0x411];
+pub const HOT: [u64; 16] = [
+    0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x1b, 0x210, 0x211, 0x410,
+    0x411,
+];
 
 /// One past the highest frame of the guest RAM that every program has: three regions of 2 MiB.
 pub const END: u64 = 0x600;
@@ -24,8 +27,8 @@ pub const HIGH_FRAMES: Range<u64> = 0x10_0000..0x10_0200;
 /// A frame below [`END`] with a device in place of memory.
 pub const HOLE: u64 = 0x251;
 
-/// The PML4 slot of the *window*, through which programs normally reach their tables: gpa 0 stands at
-/// [`WINDOW`].
+/// The PML4 slot of the *window*, through which programs normally reach their tables: gpa 0 stands
+/// at [`WINDOW`].
 pub const WINDOW_SLOT: usize = 256;
 
 /// Where the window begins.
@@ -169,7 +172,11 @@ impl Universe {
 
     /// How many nodes the largest tree has.
     pub(crate) fn most_nodes(&self) -> usize {
-        [&self.long, &self.pae, &self.legacy].map(|tree| tree.nodes.len()).into_iter().max().unwrap_or(0)
+        [&self.long, &self.pae, &self.legacy]
+            .map(|tree| tree.nodes.len())
+            .into_iter()
+            .max()
+            .unwrap_or(0)
     }
 
     /// Whether the page of an address is accessed in 4-level paging.
@@ -236,8 +243,9 @@ mod tests {
         assert!(narrow.iter().all(|gva| gva.raw() >> 32 == 0));
         // The tree takes every PDPTE, both halves of a 4 MiB page, and neighbours in a table.
         let of_tree: BTreeSet<Gva> = (0..16).map(tree_page).map(super::narrow).collect();
-        let numbers =
-            |shift: u32| of_tree.iter().map(|gva| gva.raw() >> shift).collect::<BTreeSet<_>>().len();
+        let numbers = |shift: u32| {
+            of_tree.iter().map(|gva| gva.raw() >> shift).collect::<BTreeSet<_>>().len()
+        };
         assert_eq!([30, 22, 21, 12].map(numbers), [4, 4, 8, 16]);
     }
 }

@@ -1,5 +1,5 @@
-//! The short way for instructions with one operand, of which the page fault has told where it is: no walk of the guest's
-//! tables, no decoder proper.
+//! The short way for instructions with one operand, of which the page fault has told where it is:
+//! no walk of the guest's tables, no decoder proper.
 
 use umbra_emulator::{Effect, Gpr, Recent, Segment, Simple};
 use umbra_paging::{Gpa, Gva, Mode};
@@ -8,11 +8,13 @@ use umbra_vcpu::backend::{Backend, CodeMode};
 use super::Vcpu;
 
 impl<B: Backend> Vcpu<B> {
-    /// Carries out a write to the tracked table at `gpa`, behind `gva`, if the instruction at RIP is a simple one. An
-    /// event under way has none.
+    /// Carries out a write to the tracked table at `gpa`, behind `gva`, if the instruction at RIP
+    /// is a simple one. An event under way has none.
     pub(super) fn simple_table_write(&mut self, gva: Gva, gpa: Gpa) -> bool {
         let Some(bytes) = self.plain_code() else { return false };
-        let Some(simple) = simple(&mut self.recent, &self.backend, bytes, gva) else { return false };
+        let Some(simple) = simple(&mut self.recent, &self.backend, bytes, gva) else {
+            return false;
+        };
         if !simple.writes() {
             return false;
         }
@@ -37,12 +39,15 @@ impl<B: Backend> Vcpu<B> {
         // One reads what was there, as in clearing an entry.
         for _ in 0..2 {
             let Some(bytes) = self.flat_code() else { return };
-            let Some(simple) = Simple::decode_32(&bytes.to_le_bytes(), self.backend.rip()) else { return };
+            let Some(simple) = Simple::decode_32(&bytes.to_le_bytes(), self.backend.rip()) else {
+                return;
+            };
             if simple.width() != 4 || !simple.is_at(gva, |gpr| self.backend.gpr(gpr as u8)) {
                 return;
             }
             let word = self.env.ram.read_entry(Gpa::new(gpa.raw() & !7));
-            let effect = effect(&simple, &self.backend, word >> (8 * (gpa.raw() & 4)) & 0xffff_ffff);
+            let effect =
+                effect(&simple, &self.backend, word >> (8 * (gpa.raw() & 4)) & 0xffff_ffff);
             if simple.writes() {
                 self.mmu.write_guest(&mut self.env, gpa, &(effect.memory as u32).to_le_bytes());
             }
@@ -53,8 +58,8 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// The bytes of the instruction at RIP, if it is one of a kernel's in flat 32-bit code under PAE
-    /// paging, and nothing stands against the short way.
+    /// The bytes of the instruction at RIP, if it is one of a kernel's in flat 32-bit code under
+    /// PAE paging, and nothing stands against the short way.
     fn flat_code(&mut self) -> Option<u128> {
         let pae = matches!(self.mmu.paging(0).mode, Mode::Pae { .. });
         let code = self.backend.code_mode() == CodeMode::Bits32 && self.backend.cpl() == 0;
@@ -79,7 +84,9 @@ impl<B: Backend> Vcpu<B> {
             return false;
         }
         let Some(bytes) = self.plain_code() else { return false };
-        let Some(simple) = simple(&mut self.recent, &self.backend, bytes, gva) else { return false };
+        let Some(simple) = simple(&mut self.recent, &self.backend, bytes, gva) else {
+            return false;
+        };
         if simple.writes() != write {
             return false;
         }
@@ -123,9 +130,15 @@ impl<B: Backend> Vcpu<B> {
     }
 }
 
-/// The instruction at RIP, which starts with `bytes`, if it is a simple one whose operand lies at `gva`.
+/// The instruction at RIP, which starts with `bytes`, if it is a simple one whose operand lies at
+/// `gva`.
 #[inline(always)]
-fn simple<'a>(recent: &'a mut Recent, backend: &impl Backend, bytes: u128, gva: Gva) -> Option<&'a Simple> {
+fn simple<'a>(
+    recent: &'a mut Recent,
+    backend: &impl Backend,
+    bytes: u128,
+    gva: Gva,
+) -> Option<&'a Simple> {
     let simple = recent.decode(bytes, backend.rip())?;
     simple.is_at(gva.raw(), |gpr| backend.gpr(gpr as u8)).then_some(simple)
 }

@@ -47,7 +47,7 @@ impl Copies {
     }
 
     /// Gives a page a copy; says which, and what page had it before. It tells nothing of the `busy`
-    /// groups yet; the others are all Absent, as what is made from nothing.
+    /// groups yet; the others are all NotPresent, as what is made from nothing.
     pub(super) fn give(&mut self, frame: u32, busy: u64) -> (u8, Option<u32>) {
         let at = self.next;
         self.next = (at + 1) % COPIES as u8;
@@ -112,7 +112,11 @@ mod tests {
         let mut copies = Copies::new();
         let (copy, before) = copies.give(5, 0b10);
         assert_eq!(before, None);
-        assert_eq!(copies.changed_in(Some(copy), 0, ZEROS), 0, "Absent, as what is made from nothing");
+        assert_eq!(
+            copies.changed_in(Some(copy), 0, ZEROS),
+            0,
+            "NotPresent, as what is made from nothing"
+        );
         assert_eq!(copies.changed_in(Some(copy), 1, ZEROS), u8::MAX);
         copies.note(copy, 1, &[7; GROUP]);
         assert_eq!(copies.changed_in(Some(copy), 1, &[7, 7, 0, 7, 7, 7, 7, 1]), 0b1000_0100);
@@ -126,9 +130,12 @@ mod tests {
         let mut copies = Copies::new();
         let (first, _) = copies.give(5, 0);
         copies.note(first, 3, &[7; GROUP]);
-        let given: Vec<_> = (6..6 + COPIES as u32).map(|frame| copies.give(frame, 1 << 3)).collect();
+        let given: Vec<_> =
+            (6..6 + COPIES as u32).map(|frame| copies.give(frame, 1 << 3)).collect();
         assert_eq!(given[COPIES - 1], (first, Some(5)), "its owner is told");
-        assert!(given[..COPIES - 1].iter().all(|(copy, before)| *copy != first && before.is_none()));
+        assert!(
+            given[..COPIES - 1].iter().all(|(copy, before)| *copy != first && before.is_none())
+        );
         assert_eq!(copies.changed_in(Some(first), 3, &[7; GROUP]), u8::MAX);
         assert_eq!(copies.changed_in(Some(first), 2, ZEROS), 0);
         copies.take(first);

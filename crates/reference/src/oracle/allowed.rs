@@ -98,8 +98,8 @@ impl Oracle {
         candidates
     }
 
-    /// Judges an access: what was observed and every word of guest memory that changed. On agreement the
-    /// oracle goes on with the machine's choice.
+    /// Judges an access: what was observed and every word of guest memory that changed. On
+    /// agreement the oracle goes on with the machine's choice.
     ///
     /// # Errors
     /// Bare hardware does not allow this. The text says what it allows.
@@ -117,7 +117,8 @@ impl Oracle {
         for candidate in allowed.iter().flatten() {
             join(&mut may, candidate.passed.iter().copied());
         }
-        // Each way to choose one candidate per piece that explains the observation: the bits it requires.
+        // Each way to choose one candidate per piece that explains the observation: the bits it
+        // requires.
         let mut explanations: Vec<Bits> = Vec::new();
         match observed {
             Observed::Done(places) => {
@@ -142,7 +143,10 @@ impl Oracle {
                         explanations.push(Bits::new());
                     } else {
                         // The other piece may have got as far as setting its dirty bit.
-                        join(&mut may, candidates.iter().flat_map(|other| other.required.iter().copied()));
+                        join(
+                            &mut may,
+                            candidates.iter().flat_map(|other| other.required.iter().copied()),
+                        );
                     }
                 }
             }
@@ -152,8 +156,12 @@ impl Oracle {
         }
         let mut data = BTreeMap::new();
         if let Observed::Done(places) = observed {
-            for (piece, &place) in pieces.iter().zip(places).filter(|(piece, _)| !piece.bytes.is_empty()) {
-                data.extend(overlay(place, &piece.bytes).map(|(at, mask, value)| (at, (mask, value))));
+            for (piece, &place) in
+                pieces.iter().zip(places).filter(|(piece, _)| !piece.bytes.is_empty())
+            {
+                data.extend(
+                    overlay(place, &piece.bytes).map(|(at, mask, value)| (at, (mask, value))),
+                );
             }
         }
         let mut refusal = String::new();
@@ -165,8 +173,9 @@ impl Oracle {
             }
         };
         let Some(must) = explanations.iter().find(fits) else { return Err(refusal) };
-        // Between the walk and the store a CPU may cache entries with their new accessed and dirty bits.
-        // (Also where the store leaves these bits alone and changes others of the same entry.)
+        // Between the walk and the store a CPU may cache entries with their new accessed and dirty
+        // bits. (Also where the store leaves these bits alone and changes others of the same
+        // entry.)
         for &at in data.keys() {
             let bits = must.get(&at).unwrap_or(&0) | may.get(&at).unwrap_or(&0);
             if self.memory.contains(at) && bits != 0 {
@@ -184,11 +193,17 @@ impl Oracle {
         Ok(())
     }
 
-    /// Judges a write by a device or the hypervisor, or (with no bytes) something that changes no memory.
+    /// Judges a write by a device or the hypervisor, or (with no bytes) something that changes no
+    /// memory.
     ///
     /// # Errors
     /// Memory is not what it must be.
-    pub fn judge_write(&mut self, at: PhysAddr, bytes: &[u8], changes: &[Change]) -> Result<(), String> {
+    pub fn judge_write(
+        &mut self,
+        at: PhysAddr,
+        bytes: &[u8],
+        changes: &[Change],
+    ) -> Result<(), String> {
         let mut data = BTreeMap::new();
         if !bytes.is_empty() {
             data.extend(overlay(at, bytes).map(|(at, mask, value)| (at, (mask, value))));
@@ -209,7 +224,8 @@ impl Oracle {
         self.learn();
     }
 
-    /// Whether memory is what it was, with the bits in `must` and perhaps some in `may`, then with `data`.
+    /// Whether memory is what it was, with the bits in `must` and perhaps some in `may`, then with
+    /// `data`.
     pub(super) fn explain(
         &self,
         must: &Bits,
@@ -271,10 +287,13 @@ impl Oracle {
     fn speculation_marks(&self, changed: &BTreeMap<PhysAddr, u64>) -> Bits {
         let memory = Changed { memory: &self.memory, words: changed };
         let mut marks = Bits::new();
-        for (control, possible) in self.cpus.iter().filter(|(control, _)| control.mode != PagingMode::Off) {
+        for (control, possible) in
+            self.cpus.iter().filter(|(control, _)| control.mode != PagingMode::Off)
+        {
             let width = Width::of(control);
             // Those of PAE paging are one for each GiB.
-            let mut starts: Vec<Start> = (0..4).filter_map(|n| root(control, Gva::new(n << 30))).collect();
+            let mut starts: Vec<Start> =
+                (0..4).filter_map(|n| root(control, Gva::new(n << 30))).collect();
             starts.extend(possible.all_structures(control.pcid));
             let mut seen = BTreeSet::new();
             while let Some(start) = starts.pop() {
@@ -282,7 +301,9 @@ impl Oracle {
                     continue;
                 }
                 let entries = 0..width.entries();
-                for visit in entries.filter_map(|index| step_at(&memory, control, index, start).ok()) {
+                for visit in
+                    entries.filter_map(|index| step_at(&memory, control, index, start).ok())
+                {
                     join(&mut marks, [visit.in_word(A)]);
                     if visit.entry & A != 0 && visit.page().is_none() {
                         starts.push(visit.next());
