@@ -15,6 +15,7 @@ mod exhaustive;
 mod forms;
 mod fuzz;
 mod guests;
+mod mutants;
 mod paths;
 mod process;
 mod report;
@@ -24,6 +25,7 @@ mod schedule;
 mod setup;
 mod test;
 mod tool;
+mod tree;
 mod trial;
 mod umbra_run;
 mod unsafe_count;
@@ -54,6 +56,7 @@ enum Command {
     Exhaustive(exhaustive::Arguments),
     Schedule(schedule::Arguments),
     Sabotage(sabotage::Arguments),
+    Mutants(mutants::Arguments),
     Fuzz(fuzz::Arguments),
     Coverage(coverage::Arguments),
     Crates(crates::Arguments),
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Command::Exhaustive(arguments) => exhaustive::run(&arguments),
         Command::Schedule(arguments) => schedule::run(&arguments),
         Command::Sabotage(arguments) => sabotage::run(&arguments),
+        Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Coverage(arguments) => coverage::run(&arguments),
         Command::Crates(arguments) => crates::run(&arguments),
