@@ -196,7 +196,12 @@ impl<'a, E: Env> Auditor<'a, E> {
                 alloc::format!("{source:?} is detached and in use"),
             ));
         }
-        if !matches!(source.role, Role::Guest { .. }) || !self.shadow.guest().is_tracked(source.gfn) {
+        let Role::Guest { level, .. } = source.role else { return Ok(()) };
+        if self.shadow.guest().is_unsync_leaf(source.gfn) && level != Level::L1 {
+            let detail = alloc::format!("{source:?} is unsync, and leads to other tables");
+            return Err(violation(Invariant::NeverStale, detail));
+        }
+        if !self.shadow.guest().is_tracked(source.gfn) {
             return Ok(());
         }
         let gfn = source.gfn.raw() as u32;

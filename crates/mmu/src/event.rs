@@ -95,6 +95,8 @@ pub struct Counters {
     pub roots_moved: u64,
     /// Changes between [`GuestFaults::Present`] and [`GuestFaults::User`].
     pub filter_switches: u64,
+    /// Guest tables whose writes were not seen for a while.
+    pub unsynced: u64,
 }
 
 impl Counters {
@@ -109,7 +111,8 @@ impl Counters {
             Event::Attached { .. } => self.attached += 1,
             Event::RootMoved(_) => self.roots_moved += 1,
             Event::Filter(_) => self.filter_switches += 1,
-            Event::Loosened(_) | Event::Tightened(_) => (),
+            Event::Loosened(_) => self.unsynced += 1,
+            Event::Tightened(_) => (),
         }
     }
 }

@@ -14,10 +14,20 @@
 //! the guest may have used the table between them. When a table that was detached is used again,
 //! the number of entries that have changed tells what the detach has spared. Where it did not pay,
 //! the next trials are put off, the longer the more often.
+//!
+//! # Unsync
+//! Some places clear an entry, set it, and flush its address, again and again (the protection of a
+//! page that is changed). Emulation costs two exits for that, and one while the table is unsync,
+//! that of the flush. But then every flush of an address exits, whatever it is for. So the
+//! predictor keeps an account for each place: an exit spared for a flush of an entry that has
+//! changed, none for one that was cleared (what sets it again is seen as a fault), an exit lost for
+//! any other flush, and for each time that the table becomes unsync. What does not pay ends, and is
+//! put off as above. Where page faults or loads of roots pass by without an exit, that would cost
+//! more, and it is not tried.
 
 use umbra_paging::{Gfn, PAGE_SIZE};
 
-use crate::policy::{Answer, Place, TableWrite, WritePolicy};
+use crate::policy::{Answer, Place, TableWrite, Unsync, UnsyncFlush, WritePolicy};
 
 /// Places remembered: direct-mapped.
 const PLACES: usize = 256;
@@ -41,6 +51,12 @@ const MAX_FAILURES: u8 = 10;
 /// row that did not pay.
 const LONG: u32 = 8;
 const MAX_LONGER: u8 = 4;
+/// After so many pairs of writes to an entry, unsync is tried.
+const PAIRS: u8 = 2;
+/// The most that an account of unsync holds.
+const MAX_GAIN: i8 = 4;
+/// After so many flushes in a row that spared nothing, tables are tracked again.
+const MAX_USELESS: u8 = 4;
 /// vCPUs of which the burst is known: direct-mapped.
 const BURSTS: usize = 16;
 
@@ -56,6 +72,25 @@ struct Known {
     failures: u8,
     /// Bursts to let pass before the next trial.
     wait: u16,
+    /// Pairs of writes to one entry that were seen, up to [`PAIRS`].
+    pairs: u8,
+    /// Exits that unsync has spared, less those that it has cost.
+    gain: i8,
+    /// Trials of unsync in a row that did not pay.
+    unsync_failures: u8,
+    /// Pairs to let pass before the next trial of unsync.
+    unsync_wait: u16,
+}
+
+/// The tables that are unsync because of one place.
+#[derive(Clone, Copy, Default)]
+struct UnsyncTables {
+    place: Place,
+    /// Flushes in a row that spared nothing.
+    useless: u8,
+    /// The guest's entry that was flushed last, and how many in a row lay behind each other.
+    last: u64,
+    run: u32,
 }
 
 /// The burst under way on a vCPU.
@@ -75,6 +110,7 @@ pub struct Predictor {
     detached: [(u64, Place); DETACHED],
     /// By vCPU.
     bursts: [Burst; BURSTS],
+    unsync: UnsyncTables,
 }
 
 impl Default for Predictor {
@@ -83,6 +119,7 @@ impl Default for Predictor {
             places: [Known::default(); PLACES],
             detached: [(0, Place::default()); DETACHED],
             bursts: [Burst::default(); BURSTS],
+            unsync: UnsyncTables::default(),
         }
     }
 }
@@ -117,6 +154,42 @@ impl Predictor {
     }
 }
 
+impl Predictor {
+    /// Two writes of a place went to one entry: there may be a flush for them.
+    fn pair(&mut self, place: Place) {
+        let known = self.known(place);
+        known.pairs = (known.pairs + 1).min(PAIRS);
+        known.unsync_wait = known.unsync_wait.saturating_sub(1);
+    }
+
+    /// Whether a first write at this place is to be answered by unsync.
+    fn tries_unsync(&mut self, write: &TableWrite) -> bool {
+        let known = self.known(write.place);
+        if write.unsync != Unsync::OnlyFlushes || known.pairs < PAIRS || known.unsync_wait > 0 {
+            return false;
+        }
+        if known.gain <= 0 {
+            known.unsync_failures = (known.unsync_failures + 1).min(MAX_FAILURES);
+            known.unsync_wait = 1 << known.unsync_failures;
+        }
+        known.gain = (known.gain - 1).max(-1);
+        self.unsync = UnsyncTables { place: write.place, ..UnsyncTables::default() };
+        true
+    }
+
+    /// Counts exits spared (or lost) by tables that are unsync: whether they stay so.
+    fn account(&mut self, gain: i8) -> bool {
+        self.unsync.useless = if gain > 0 { 0 } else { self.unsync.useless + 1 };
+        let useless = self.unsync.useless;
+        let known = self.known(self.unsync.place);
+        known.gain = (known.gain + gain).clamp(-MAX_GAIN, MAX_GAIN);
+        if known.gain > 0 {
+            (known.unsync_failures, known.unsync_wait) = (0, 0);
+        }
+        known.gain > -MAX_GAIN && useless < MAX_USELESS
+    }
+}
+
 impl WritePolicy for Predictor {
     fn needs_place(&self, write: &TableWrite) -> bool {
         write.reachable && !self.continues(write)
@@ -141,6 +214,9 @@ impl WritePolicy for Predictor {
         if self.continues(write) {
             self.bursts[write.vcpu % BURSTS].gpa = write.gpa.raw();
             if gpa == write.gpa.raw() {
+                if length == 1 {
+                    self.pair(last);
+                }
                 return Answer::Emulate;
             }
             let length = length + 1;
@@ -163,6 +239,10 @@ impl WritePolicy for Predictor {
         if self.known(place).confidence >= CONFIDENT {
             return self.detach(write.vcpu, gfn, place);
         }
+        if self.tries_unsync(write) {
+            self.bursts[write.vcpu % BURSTS] = Burst::default();
+            return Answer::Unsync;
+        }
         self.bursts[write.vcpu % BURSTS] = Burst { place, gpa: write.gpa.raw(), length: 1 };
         Answer::Emulate
     }
@@ -183,10 +263,30 @@ impl WritePolicy for Predictor {
             known.wait = 1 << known.failures;
         }
     }
+
+    fn flushed(&mut self, flush: UnsyncFlush) -> bool {
+        let (gain, at) = match flush {
+            UnsyncFlush::Elsewhere => return self.account(-1),
+            UnsyncFlush::Unchanged(at) => (-1, at),
+            UnsyncFlush::Cleared(at) => (0, at),
+            UnsyncFlush::Changed(at) => (1, at),
+        };
+        let UnsyncTables { place, last, run, .. } = self.unsync;
+        let run = if at.raw() == last + 8 { run + 1 } else { 1 };
+        (self.unsync.last, self.unsync.run) = (at.raw(), run);
+        if run == WORTH {
+            // A burst: without unsync it would have been two exits in all.
+            self.learn(place, run);
+            return false;
+        }
+        self.account(gain)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use umbra_paging::Gpa;
+
     use super::*;
 
     fn place(rip: u64) -> Place {
@@ -214,6 +314,7 @@ mod tests {
                     place: place(rip),
                     reachable: true,
                     idle: false,
+                    unsync: Unsync::Impossible,
                     soon: soon && !used,
                 };
                 if predictor.answer(&write) == Answer::Detach {
@@ -239,6 +340,7 @@ mod tests {
             place: place(1),
             reachable: true,
             idle: false,
+            unsync: Unsync::Impossible,
             soon: false,
         };
         assert_eq!(predictor.answer(&first), Answer::Detach);
@@ -259,6 +361,7 @@ mod tests {
                 place: place(1),
                 reachable: true,
                 idle: false,
+                unsync: Unsync::Impossible,
                 soon: n > 0,
             };
             assert_eq!(predictor.answer(&write), Answer::Emulate);
@@ -287,6 +390,7 @@ mod tests {
                     place: place(rip),
                     reachable: true,
                     idle: false,
+                    unsync: Unsync::Impossible,
                     soon,
                 })
             };
@@ -306,7 +410,15 @@ mod tests {
     fn a_space_that_nobody_runs_in_is_let_go_of_unless_that_did_not_pay() {
         let mut predictor = Predictor::default();
         let gpa = Gfn::new(7).entry(0);
-        let write = TableWrite { vcpu: 0, gpa, place: place(1), reachable: true, idle: true, soon: false };
+        let write = TableWrite {
+            vcpu: 0,
+            gpa,
+            place: place(1),
+            reachable: true,
+            idle: true,
+            unsync: Unsync::Impossible,
+            soon: false,
+        };
         assert_eq!(predictor.answer(&write), Answer::Detach);
         predictor.attached(Gfn::new(7), 1);
         // The next ones are not believed in, fewer and fewer.
@@ -326,8 +438,15 @@ mod tests {
         let burst = |predictor: &mut Predictor, changed| {
             for n in 0..3 {
                 let gpa = Gfn::new(7).entry(n);
-                let write =
-                    TableWrite { vcpu: 0, gpa, place: place(1), reachable: true, idle: false, soon: n > 0 };
+                let write = TableWrite {
+                    vcpu: 0,
+                    gpa,
+                    place: place(1),
+                    reachable: true,
+                    idle: false,
+                    unsync: Unsync::Impossible,
+                    soon: n > 0,
+                };
                 if predictor.answer(&write) == Answer::Detach {
                     predictor.attached(Gfn::new(7), changed);
                     return true;
@@ -352,6 +471,7 @@ mod tests {
                 place,
                 reachable: true,
                 idle: false,
+                unsync: Unsync::Impossible,
                 soon,
             })
         };
@@ -366,6 +486,7 @@ mod tests {
                 place,
                 reachable: true,
                 idle: false,
+                unsync: Unsync::Impossible,
                 soon: false,
             })
         };
@@ -380,10 +501,88 @@ mod tests {
         for n in 0..100 {
             for vcpu in 0..2 {
                 let gpa = Gfn::new(7).entry(vcpu);
-                let write =
-                    TableWrite { vcpu, gpa, place: place(1), reachable: true, idle: false, soon: n > 0 };
+                let write = TableWrite {
+                    vcpu,
+                    gpa,
+                    place: place(1),
+                    reachable: true,
+                    idle: false,
+                    unsync: Unsync::Impossible,
+                    soon: n > 0,
+                };
                 assert_eq!(predictor.answer(&write), Answer::Emulate);
             }
         }
+    }
+
+    /// Pairs of writes to one entry, each followed by a flush that finds this; unsync or emulated.
+    /// The guest loads another root after `each` of them. How many exits that takes.
+    fn pairs(predictor: &mut Predictor, times: u32, each: u32, flush: fn(Gpa) -> UnsyncFlush) -> u32 {
+        let (mut exits, mut unsync) = (0, false);
+        let gpa = Gfn::new(7).entry(3);
+        for n in 0..times {
+            unsync &= n % each != 0;
+            for (rip, soon) in [(1, false), (2, true)] {
+                let write = TableWrite {
+                    place: place(rip),
+                    soon,
+                    unsync: Unsync::OnlyFlushes,
+                    ..TableWrite::new(0, gpa)
+                };
+                if !unsync {
+                    exits += 1;
+                    unsync = predictor.answer(&write) == Answer::Unsync;
+                }
+            }
+            if unsync {
+                exits += 1;
+                unsync = predictor.flushed(flush(gpa));
+            }
+        }
+        exits
+    }
+
+    #[test]
+    fn an_entry_that_is_changed_and_flushed_again_and_again_costs_one_exit() {
+        let exits = pairs(&mut Predictor::default(), 1000, u32::MAX, UnsyncFlush::Changed);
+        assert!((1000..1008).contains(&exits), "{exits}");
+    }
+
+    #[test]
+    fn unsync_that_does_not_pay_is_tried_more_and_more_rarely() {
+        for (each, flush) in [
+            (1, UnsyncFlush::Changed as fn(Gpa) -> UnsyncFlush),
+            (u32::MAX, UnsyncFlush::Cleared),
+            (u32::MAX, UnsyncFlush::Unchanged),
+            (u32::MAX, |_| UnsyncFlush::Elsewhere),
+        ] {
+            let exits = pairs(&mut Predictor::default(), 10_000, each, flush);
+            assert!(exits < 20_020, "{exits} for {each}");
+        }
+    }
+
+    #[test]
+    fn unsync_is_not_tried_where_it_switches_something_off() {
+        let mut predictor = Predictor::default();
+        for unsync in [Unsync::SwitchesOff, Unsync::Impossible] {
+            for n in 0..1000 {
+                let write = TableWrite {
+                    place: place(n % 2),
+                    soon: n % 2 == 1,
+                    unsync,
+                    ..TableWrite::new(0, Gfn::new(7).entry(3))
+                };
+                assert_eq!(predictor.answer(&write), Answer::Emulate);
+            }
+        }
+    }
+
+    /// Flushes of one entry after the other are a burst, which a detach answers better.
+    #[test]
+    fn a_burst_of_flushes_ends_unsync() {
+        let mut predictor = Predictor::default();
+        pairs(&mut predictor, 8, u32::MAX, UnsyncFlush::Changed);
+        let flushes = (10..20).map(|n| predictor.flushed(UnsyncFlush::Changed(Gfn::new(7).entry(n))));
+        assert_eq!(flushes.take_while(|&stays| stays).count(), 2);
     }
 }

@@ -26,7 +26,7 @@ use tracking::Shadows;
 pub(crate) const REGION: u64 = Level::L2.pages();
 /// Frames that a `Direct` page of `L2` covers.
 const GIB: u64 = Level::L3.pages();
-/// How many frames may be loose at a time. Only writes that cannot be emulated need any.
+/// How many frames may be loose at a time: all of them are looked at when the guest flushes.
 const MAX_LOOSE: usize = 8;
 
 #[derive(Default)]
@@ -50,6 +50,8 @@ pub(crate) struct GuestFrames {
     nowhere: Option<u32>,
     /// The frames that are [`Tracking::Unsync`], the first of them first.
     loose: Vec<Gfn>,
+    /// All shadows of all of these are of the lowest level: see `lifecycle/unsync.rs`.
+    only_leaves: bool,
     /// Of the gpa->hpa map: MMIO entries of another generation count as Look.
     generation: u32,
 }
@@ -64,6 +66,7 @@ impl GuestFrames {
             pdptes: (0..vcpus).map(|_| PdpteRegisters::default()).collect(),
             nowhere: None,
             loose: Vec::with_capacity(MAX_LOOSE),
+            only_leaves: true,
             generation: 0,
         }
     }
@@ -127,10 +130,13 @@ impl GuestFrames {
         self.change(gfn, Tracking::Detached, Tracking::Tracked);
     }
 
-    /// Ends the tracking of a frame; its shadows stay listed.
-    pub(crate) fn loosen(&mut self, gfn: Gfn) {
+    /// Ends the tracking of a frame; its shadows stay listed. `leaf` tells whether all of them are
+    /// of the lowest level: frames of both kinds do not go together.
+    pub(crate) fn loosen(&mut self, gfn: Gfn, leaf: bool) {
+        debug_assert!(self.loose.is_empty() || self.only_leaves == leaf);
         self.change(gfn, Tracking::Tracked, Tracking::Unsync);
         self.loose.push(gfn);
+        self.only_leaves = leaf;
     }
 
     /// The opposite of [`GuestFrames::loosen`]: without shadows there is nothing to track.
@@ -156,6 +162,16 @@ impl GuestFrames {
 
     pub(crate) fn has_loose(&self) -> bool {
         !self.loose.is_empty()
+    }
+
+    /// Whether what leads to the leaf tables may be out of date, too.
+    pub(crate) fn has_unsync_above_leaves(&self) -> bool {
+        self.has_loose() && !self.only_leaves
+    }
+
+    /// Whether the frame is a loose one of which all shadows are leaf tables.
+    pub(crate) fn is_unsync_leaf(&self, gfn: Gfn) -> bool {
+        self.only_leaves && self.tracking(gfn) == Tracking::Unsync
     }
 
     pub(crate) fn loose_is_full(&self) -> bool {
@@ -330,10 +346,16 @@ impl GuestFrames {
             tables.set_next_of_gfn(before, next);
         }
         let tracking = word.tracking();
-        // A loose frame stays loose without shadows: the write that it was released for is yet to
-        // come.
-        if word.first().is_some() || tracking == Tracking::Unsync {
+        if word.first().is_some() {
             return false;
+        }
+        if tracking == Tracking::Unsync {
+            // It stays loose without shadows: the write that it was released for is yet to come.
+            // One of leaf tables is writable already.
+            if !self.only_leaves {
+                return false;
+            }
+            self.loose.retain(|&other| other != source.gfn);
         }
         self.change(source.gfn, tracking, Tracking::Untracked);
         tracking == Tracking::Tracked

@@ -1,7 +1,7 @@
 //! Building shadow pages: protect the guest's table, flush, read it, fill the shadow.
 
 use super::Cx;
-use crate::format::Source;
+use crate::format::{Role, Source};
 use crate::policy::WritePolicy;
 use crate::{Env, Event};
 
@@ -10,6 +10,9 @@ impl<E: Env> Cx<'_, E> {
     pub(crate) fn provide(&mut self, policy: &mut dyn WritePolicy, source: Source) -> u32 {
         if self.shadow.basis.guest().is_detached(source) {
             self.attach(policy, source);
+        }
+        if self.shadow.basis.guest().is_unsync_leaf(source.gfn) && matches!(source.role, Role::Guest { .. }) {
+            self.resync_leaf(source.gfn);
         }
         match self.view().find(source) {
             Some(frame) => frame,

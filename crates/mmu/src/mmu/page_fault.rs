@@ -5,7 +5,8 @@ use umbra_paging::{Access, Gfn, Gpa, GuestFault, Gva, Pfec, Rights, bits};
 use super::{Mmu, Vcpu};
 use crate::advice::{PrefetchTables, Step, call_site, tables_of_space, unaccessed};
 use crate::fault::{self, Known, Mapped};
-use crate::policy::{Answer, Origin, Place, TableWrite, WritePolicy};
+use crate::lifecycle::Shadow;
+use crate::policy::{Answer, Origin, Place, TableWrite, Unsync, WritePolicy};
 use crate::{Backing, Env, FaultOutcome, TableTicket, TranslateError, Work};
 
 impl<P: WritePolicy> Mmu<P> {
@@ -60,6 +61,9 @@ impl<P: WritePolicy> Mmu<P> {
             Backing::Ram { writable, .. } => writable || !access.is_write(),
         };
         if is_ram && access.is_write() && self.shadow.guest().is_tracked(gpa.gfn()) {
+            if fault::resync_leaf_entry(&mut self.shadow.with(env), vcpu, gva).is_some() {
+                env.flush_fault(vcpu, gva);
+            }
             return self.table_write(env, vcpu, gpa, origin);
         }
         let mapped = self.map(env, vcpu, gva, walk.rights(), access);
@@ -100,13 +104,22 @@ impl<P: WritePolicy> Mmu<P> {
         let Vcpu { walks, spaces, .. } = &mut self.vcpus[vcpu];
         let reachable = view.is_reachable(gfn);
         let idle = reachable && spaces.is_idle(view, roots, vcpu, gfn);
-        let mut write = TableWrite { vcpu, gpa, place: Place::default(), soon: origin.soon, reachable, idle };
+        let unsync = unsync(&self.shadow, gfn);
+        let place = Place::default();
+        let mut write = TableWrite { vcpu, gpa, place, soon: origin.soon, reachable, idle, unsync };
         if self.policy.needs_place(&write) {
             write.place = call_site(view, roots, walks, vcpu, origin, gpa);
         }
-        if self.policy.answer(&write) == Answer::Detach && self.may_detach(vcpu, gfn) {
-            self.detach_space(env, gfn);
-            return FaultOutcome::Resume(Work::Detach);
+        match self.policy.answer(&write) {
+            Answer::Detach if self.may_detach(vcpu, gfn) => {
+                self.detach_space(env, gfn);
+                return FaultOutcome::Resume(Work::Detach);
+            }
+            Answer::Unsync if unsync != Unsync::Impossible => {
+                self.shadow.with(env).unsync_leaf(gfn);
+                return FaultOutcome::Resume(Work::Detach);
+            }
+            Answer::Emulate | Answer::Detach | Answer::Unsync => (),
         }
         FaultOutcome::TableWrite { gpa, ticket: TableTicket::new(vcpu, gfn) }
     }
@@ -165,4 +178,17 @@ impl<P: WritePolicy> Mmu<P> {
             self.shadow.with(env).entries().choose(filter);
         }
     }
+}
+
+/// What an answer to a write to this frame by [`Answer::Unsync`] comes to.
+fn unsync(shadow: &Shadow, gfn: Gfn) -> Unsync {
+    if !shadow.can_unsync(gfn) {
+        return Unsync::Impossible;
+    }
+    let roots = shadow.roots();
+    let loads = roots.vcpus().any(|vcpu| !roots.loadable(vcpu).is_empty());
+    if loads || shadow.tables().encodings().separates_guest_faults() {
+        return Unsync::SwitchesOff;
+    }
+    Unsync::OnlyFlushes
 }

@@ -20,3 +20,4 @@ mod shadow;
 mod space;
 mod survivors;
 mod terminal_fault;
+mod unsync;
