@@ -75,7 +75,9 @@ fn plain(bytes: &[u8]) -> Option<Identity> {
         0x20 if is_cr => Operation::MovFromCr { cr: reg, gpr },
         0x22 if is_cr => Operation::MovToCr { cr: reg, gpr },
         // With 4 and 5 more bytes follow.
-        0x01 if modrm >> 6 == 0 && reg & 7 == 7 && !matches!(rm & 7, 4 | 5) => Operation::Invlpg { gpr },
+        0x01 if modrm >> 6 == 0 && reg & 7 == 7 && !matches!(rm & 7, 4 | 5) => {
+            Operation::Invlpg { gpr }
+        }
         _ => return None,
     };
     Some(Identity { length: if rex == 0 { 3 } else { 4 }, operation })
@@ -87,7 +89,9 @@ fn identify_any(bytes: &[u8], mode: Mode) -> Option<Identity> {
         Mnemonic::Mov => control_register_move(&instruction).unwrap_or(Operation::Other),
         Mnemonic::Clts | Mnemonic::Lmsw | Mnemonic::Smsw => Operation::MachineStatusWord,
         Mnemonic::Invlpg | Mnemonic::Invpcid => Operation::Invalidation,
-        Mnemonic::Int | Mnemonic::Int1 | Mnemonic::Int3 | Mnemonic::Into => Operation::SoftwareInterrupt,
+        Mnemonic::Int | Mnemonic::Int1 | Mnemonic::Int3 | Mnemonic::Into => {
+            Operation::SoftwareInterrupt
+        }
         Mnemonic::Vmrun
         | Mnemonic::Vmmcall
         | Mnemonic::Vmload
@@ -130,15 +134,21 @@ mod tests {
     fn the_short_way_is_the_decoders() {
         let mut known = 0;
         for rex in [None].into_iter().chain((0x40..=0x4f).map(Some)) {
-            for (second, modrm) in (0..=0xff).flat_map(|second| (0..=0xff).map(move |modrm| (second, modrm)))
+            for (second, modrm) in
+                (0..=0xff).flat_map(|second| (0..=0xff).map(move |modrm| (second, modrm)))
             {
-                let bytes: Vec<u8> = rex.into_iter().chain([0x0f, second, modrm, 0, 0, 0, 0, 0, 0]).collect();
+                let bytes: Vec<u8> =
+                    rex.into_iter().chain([0x0f, second, modrm, 0, 0, 0, 0, 0, 0]).collect();
                 let Some(mut identity) = plain(&bytes) else { continue };
                 known += 1;
                 if let Operation::Invlpg { gpr } = identity.operation {
                     let instruction = decode::<()>(&bytes, Mode::Bits64, 0).unwrap();
                     let base = instruction.memory_base();
-                    assert_eq!((base.is_gpr64(), base.number()), (true, gpr as usize), "{bytes:x?}");
+                    assert_eq!(
+                        (base.is_gpr64(), base.number()),
+                        (true, gpr as usize),
+                        "{bytes:x?}"
+                    );
                     let alone = instruction.memory_index() == Register::None;
                     assert!(alone && instruction.memory_displacement64() == 0, "{bytes:x?}");
                     identity.operation = Operation::Invalidation;

@@ -9,7 +9,8 @@ use raw_cpuid::CpuId;
 
 /// In the order of their dependencies, with their parameters. What the guest reads beyond KVM's
 /// model-specific registers reads as zero.
-const COMMON: [(&str, &CStr); 2] = [("irqbypass", c""), ("kvm", c"ignore_msrs=1 report_ignored_msrs=0")];
+const COMMON: [(&str, &CStr); 2] =
+    [("irqbypass", c""), ("kvm", c"ignore_msrs=1 report_ignored_msrs=0")];
 
 /// The vendor's: without EPT or NPT, as on the CPUs that Umbra is for.
 const INTEL: (&str, &CStr) = ("kvm-intel", c"ept=0");

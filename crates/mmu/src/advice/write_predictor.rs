@@ -1,25 +1,26 @@
 //! The predictor: which instructions write tables in bursts.
 //!
 //! A burst of writes costs an exit each if they are emulated, and two in all if the table is
-//! detached at the first of them; a lone write costs one and two. Guests have few places in their
+//! detached at the first of them; a lone write costs one and two. Guests have few sites in their
 //! code that write tables, and what one of them did the last times is what it does the next time:
-//! so there is a small table, indexed by the place. Kernels write all entries by one small
-//! function; so the place is the instruction together with the first return addresses on the stack,
+//! so there is a small table, indexed by the site. Kernels write all entries by one small
+//! function; so the site is the instruction together with the first return addresses on the stack,
 //! if there are any, and with whether the next entry is like the one that is written. What the
 //! table says is never needed for correctness, and it may be cleared at any time.
 //!
-//! A *burst* is a number of writes to entries of one table, each [soon](crate::Origin::soon) after
-//! the one before; its place is that of the first. (Writes to one entry again and again count as
-//! one: kernels map a page for a moment so.) While they are emulated the predictor counts them; but
-//! the guest may have used the table between them. When a table that was detached is used again,
-//! the number of entries that have changed tells what the detach has spared. Where it did not pay,
-//! the next trials are put off, the longer the more often.
+//! A *burst* is a number of writes to entries of one table, each [back to
+//! back](crate::FaultContext::back_to_back) after the one before; its site is that of the first.
+//! (Writes to one entry again and again count as one: kernels map a page for a moment so.) While
+//! they are emulated the predictor counts them; but the guest may have used the table between them.
+//! When a table that was detached is used again, the number of entries that have changed tells what
+//! the detach has spared. Where it did not pay, the next trials are put off, the longer the more
+//! often.
 //!
 //! # Unsync
-//! Some places clear an entry, set it, and flush its address, again and again (the protection of a
+//! Some sites clear an entry, set it, and flush its address, again and again (the protection of a
 //! page that is changed). Emulation costs two exits for that, and one while the table is unsync,
 //! that of the flush. But then every flush of an address exits, whatever it is for. So the
-//! predictor keeps an account for each place: an exit spared for a flush of an entry that has
+//! predictor keeps an account for each site: an exit spared for a flush of an entry that has
 //! changed, none for one that was cleared (what sets it again is seen as a fault), an exit lost for
 //! any other flush, and for each time that the table becomes unsync. What does not pay ends, and is
 //! put off as above. Where page faults or loads of roots pass by without an exit, that would cost
@@ -27,20 +28,20 @@
 
 use umbra_paging::{Gfn, PAGE_SIZE};
 
-use crate::policy::{Answer, Place, TableWrite, Unsync, UnsyncFlush, WritePolicy};
+use crate::policy::{Answer, CallSite, TableWrite, Unsync, UnsyncFlush, WritePolicy};
 
-/// Places remembered: direct-mapped.
-const PLACES: usize = 256;
-/// Detached frames of which the place is remembered: direct-mapped.
+/// CallSites remembered: direct-mapped.
+const SITES: usize = 256;
+/// Detached frames of which the site is remembered: direct-mapped.
 const DETACHED: usize = 64;
 /// A burst is worth a detach from this length on: two exits, and the work of attaching again.
 const WORTH: u32 = 3;
 /// Exits that a detach costs: the one by which it is done, and the one by which the table is
 /// attached again.
 const COST: i8 = 2;
-/// Good detaches of a place make up for so many exits lost by later ones.
+/// Good detaches of a site make up for so many exits lost by later ones.
 const MAX_BALANCE: i8 = 6;
-/// A burst of a place of which nothing good is known yet is believed in from this write on.
+/// A burst of a site of which nothing good is known yet is believed in from this write on.
 const BELIEF: u32 = 3;
 /// From here on the first write of a burst detaches.
 const CONFIDENT: i8 = 1;
@@ -60,10 +61,10 @@ const MAX_USELESS: u8 = 4;
 /// vCPUs of which the burst is known: direct-mapped.
 const BURSTS: usize = 16;
 
-/// What is known of one place.
+/// What is known of one site.
 #[derive(Clone, Copy, Default)]
-struct Known {
-    place: Place,
+struct History {
+    site: CallSite,
     /// Whether its last bursts were long (positive) or short (negative).
     confidence: i8,
     /// Exits that its last detaches have spared, less those that they have cost.
@@ -82,10 +83,10 @@ struct Known {
     unsync_wait: u16,
 }
 
-/// The tables that are unsync because of one place.
+/// The tables that are unsync because of one site.
 #[derive(Clone, Copy, Default)]
 struct UnsyncTables {
-    place: Place,
+    site: CallSite,
     /// Flushes in a row that spared nothing.
     useless: u8,
     /// The guest's entry that was flushed last, and how many in a row lay behind each other.
@@ -96,7 +97,7 @@ struct UnsyncTables {
 /// The burst under way on a vCPU.
 #[derive(Clone, Copy, Default)]
 struct Burst {
-    place: Place,
+    site: CallSite,
     /// The entry written last.
     gpa: u64,
     /// Entries written by writes that were emulated.
@@ -105,9 +106,9 @@ struct Burst {
 
 /// The [`WritePolicy`] that predicts bursts.
 pub struct Predictor {
-    places: [Known; PLACES],
-    /// (frame + 1, place) of what was detached.
-    detached: [(u64, Place); DETACHED],
+    sites: [History; SITES],
+    /// (frame + 1, site) of what was detached.
+    detached: [(u64, CallSite); DETACHED],
     /// By vCPU.
     bursts: [Burst; BURSTS],
     unsync: UnsyncTables,
@@ -116,8 +117,8 @@ pub struct Predictor {
 impl Default for Predictor {
     fn default() -> Predictor {
         Predictor {
-            places: [Known::default(); PLACES],
-            detached: [(0, Place::default()); DETACHED],
+            sites: [History::default(); SITES],
+            detached: [(0, CallSite::default()); DETACHED],
             bursts: [Burst::default(); BURSTS],
             unsync: UnsyncTables::default(),
         }
@@ -125,18 +126,18 @@ impl Default for Predictor {
 }
 
 impl Predictor {
-    fn known(&mut self, place: Place) -> &mut Known {
-        let code = place.rip ^ place.rip >> 8 ^ place.callers ^ place.callers >> 8 ^ place.callers >> 32;
-        let hash = code ^ u64::from(place.alike) << 7;
-        let known = &mut self.places[hash as usize % PLACES];
-        if known.place != place {
-            *known = Known { place, ..Known::default() };
+    fn known(&mut self, site: CallSite) -> &mut History {
+        let code = site.rip ^ site.rip >> 8 ^ site.callers ^ site.callers >> 8 ^ site.callers >> 32;
+        let hash = code ^ u64::from(site.same_presence) << 7;
+        let known = &mut self.sites[hash as usize % SITES];
+        if known.site != site {
+            *known = History { site, ..History::default() };
         }
         known
     }
 
-    fn learn(&mut self, place: Place, length: u32) {
-        let known = self.known(place);
+    fn learn(&mut self, site: CallSite, length: u32) {
+        let known = self.known(site);
         let step = if length >= WORTH { 1 } else { -1 };
         known.confidence = (known.confidence + step).clamp(-MAX_CONFIDENCE, MAX_CONFIDENCE);
     }
@@ -144,27 +145,30 @@ impl Predictor {
     /// Whether the write goes on with the burst under way.
     fn continues(&self, write: &TableWrite) -> bool {
         let Burst { gpa, length, .. } = self.bursts[write.vcpu % BURSTS];
-        write.soon && !write.idle && length != 0 && gpa / PAGE_SIZE == write.gpa.gfn().raw()
+        write.back_to_back
+            && !write.inactive
+            && length != 0
+            && gpa / PAGE_SIZE == write.gpa.gfn().raw()
     }
 
-    fn detach(&mut self, vcpu: usize, gfn: u64, place: Place) -> Answer {
-        self.detached[gfn as usize % DETACHED] = (gfn + 1, place);
+    fn detach(&mut self, vcpu: usize, gfn: u64, site: CallSite) -> Answer {
+        self.detached[gfn as usize % DETACHED] = (gfn + 1, site);
         self.bursts[vcpu % BURSTS] = Burst::default();
         Answer::Detach
     }
 }
 
 impl Predictor {
-    /// Two writes of a place went to one entry: there may be a flush for them.
-    fn pair(&mut self, place: Place) {
-        let known = self.known(place);
+    /// Two writes of a site went to one entry: there may be a flush for them.
+    fn pair(&mut self, site: CallSite) {
+        let known = self.known(site);
         known.pairs = (known.pairs + 1).min(PAIRS);
         known.unsync_wait = known.unsync_wait.saturating_sub(1);
     }
 
-    /// Whether a first write at this place is to be answered by unsync.
+    /// Whether a first write at this site is to be answered by unsync.
     fn tries_unsync(&mut self, write: &TableWrite) -> bool {
-        let known = self.known(write.place);
+        let known = self.known(write.site);
         if write.unsync != Unsync::OnlyFlushes || known.pairs < PAIRS || known.unsync_wait > 0 {
             return false;
         }
@@ -173,7 +177,7 @@ impl Predictor {
             known.unsync_wait = 1 << known.unsync_failures;
         }
         known.gain = (known.gain - 1).max(-1);
-        self.unsync = UnsyncTables { place: write.place, ..UnsyncTables::default() };
+        self.unsync = UnsyncTables { site: write.site, ..UnsyncTables::default() };
         true
     }
 
@@ -181,7 +185,7 @@ impl Predictor {
     fn account(&mut self, gain: i8) -> bool {
         self.unsync.useless = if gain > 0 { 0 } else { self.unsync.useless + 1 };
         let useless = self.unsync.useless;
-        let known = self.known(self.unsync.place);
+        let known = self.known(self.unsync.site);
         known.gain = (known.gain + gain).clamp(-MAX_GAIN, MAX_GAIN);
         if known.gain > 0 {
             (known.unsync_failures, known.unsync_wait) = (0, 0);
@@ -191,26 +195,26 @@ impl Predictor {
 }
 
 impl WritePolicy for Predictor {
-    fn needs_place(&self, write: &TableWrite) -> bool {
+    fn needs_site(&self, write: &TableWrite) -> bool {
         write.reachable && !self.continues(write)
     }
 
     fn answer(&mut self, write: &TableWrite) -> Answer {
-        let (place, gfn) = (write.place, write.gpa.gfn().raw());
+        let (site, gfn) = (write.site, write.gpa.gfn().raw());
         if !write.reachable {
             // Nobody will attach it for what is written now: most likely it is no table any more.
             return Answer::Detach;
         }
-        if write.idle {
-            // Another place than the same one in the address space in use.
-            let place = Place { callers: !place.callers, ..place };
-            let known = self.known(place);
+        if write.inactive {
+            // Another site than the same one in the address space in use.
+            let site = CallSite { callers: !site.callers, ..site };
+            let known = self.known(site);
             if known.wait == 0 {
-                return self.detach(write.vcpu, gfn, place);
+                return self.detach(write.vcpu, gfn, site);
             }
             known.wait -= 1;
         }
-        let Burst { place: last, gpa, length } = self.bursts[write.vcpu % BURSTS];
+        let Burst { site: last, gpa, length } = self.bursts[write.vcpu % BURSTS];
         if self.continues(write) {
             self.bursts[write.vcpu % BURSTS].gpa = write.gpa.raw();
             if gpa == write.gpa.raw() {
@@ -236,24 +240,24 @@ impl WritePolicy for Predictor {
         if length != 0 && length < WORTH {
             self.learn(last, length);
         }
-        if self.known(place).confidence >= CONFIDENT {
-            return self.detach(write.vcpu, gfn, place);
+        if self.known(site).confidence >= CONFIDENT {
+            return self.detach(write.vcpu, gfn, site);
         }
         if self.tries_unsync(write) {
             self.bursts[write.vcpu % BURSTS] = Burst::default();
             return Answer::Unsync;
         }
-        self.bursts[write.vcpu % BURSTS] = Burst { place, gpa: write.gpa.raw(), length: 1 };
+        self.bursts[write.vcpu % BURSTS] = Burst { site, gpa: write.gpa.raw(), length: 1 };
         Answer::Emulate
     }
 
     fn attached(&mut self, gfn: Gfn, changed: u32) {
-        let (detached, place) = core::mem::take(&mut self.detached[gfn.raw() as usize % DETACHED]);
+        let (detached, site) = core::mem::take(&mut self.detached[gfn.raw() as usize % DETACHED]);
         if detached != gfn.raw() + 1 {
             return;
         }
-        self.learn(place, changed);
-        let known = self.known(place);
+        self.learn(site, changed);
+        let known = self.known(site);
         let spared = changed.min(MAX_BALANCE as u32) as i8 - COST;
         known.balance = (known.balance + spared).clamp(-1, MAX_BALANCE);
         if known.balance >= 0 {
@@ -271,12 +275,12 @@ impl WritePolicy for Predictor {
             UnsyncFlush::Cleared(at) => (0, at),
             UnsyncFlush::Changed(at) => (1, at),
         };
-        let UnsyncTables { place, last, run, .. } = self.unsync;
+        let UnsyncTables { site, last, run, .. } = self.unsync;
         let run = if at.raw() == last + 8 { run + 1 } else { 1 };
         (self.unsync.last, self.unsync.run) = (at.raw(), run);
         if run == WORTH {
             // A burst: without unsync it would have been two exits in all.
-            self.learn(place, run);
+            self.learn(site, run);
             return false;
         }
         self.account(gain)
@@ -289,13 +293,19 @@ mod tests {
 
     use super::*;
 
-    fn place(rip: u64) -> Place {
-        Place { rip, callers: 0, alike: true }
+    fn site(rip: u64) -> CallSite {
+        CallSite { rip, callers: 0, same_presence: true }
     }
 
-    /// Writes of these places in turn to entries of frame 7: how many were answered by a detach.
+    /// Writes of these sites in turn to entries of frame 7: how many were answered by a detach.
     /// The table is used again after `burst` writes.
-    fn writes(predictor: &mut Predictor, rips: &[u64], times: u32, soon: bool, burst: u32) -> usize {
+    fn writes(
+        predictor: &mut Predictor,
+        rips: &[u64],
+        times: u32,
+        back_to_back: bool,
+        burst: u32,
+    ) -> usize {
         let (mut detached, mut unseen) = (0, None::<u32>);
         for n in 0..times {
             for &rip in rips {
@@ -311,11 +321,11 @@ mod tests {
                 let write = TableWrite {
                     vcpu: 0,
                     gpa,
-                    place: place(rip),
+                    site: site(rip),
                     reachable: true,
-                    idle: false,
+                    inactive: false,
                     unsync: Unsync::Impossible,
-                    soon: soon && !used,
+                    back_to_back: back_to_back && !used,
                 };
                 if predictor.answer(&write) == Answer::Detach {
                     detached += 1;
@@ -337,11 +347,11 @@ mod tests {
         let first = TableWrite {
             vcpu: 0,
             gpa: Gfn::new(9).entry(0),
-            place: place(1),
+            site: site(1),
             reachable: true,
-            idle: false,
+            inactive: false,
             unsync: Unsync::Impossible,
-            soon: false,
+            back_to_back: false,
         };
         assert_eq!(predictor.answer(&first), Answer::Detach);
     }
@@ -358,11 +368,11 @@ mod tests {
             let write = TableWrite {
                 vcpu: 0,
                 gpa: Gfn::new(7).entry(3),
-                place: place(1),
+                site: site(1),
                 reachable: true,
-                idle: false,
+                inactive: false,
                 unsync: Unsync::Impossible,
-                soon: n > 0,
+                back_to_back: n > 0,
             };
             assert_eq!(predictor.answer(&write), Answer::Emulate);
         }
@@ -382,16 +392,16 @@ mod tests {
     fn pairs_of_writes_are_no_burst() {
         let mut predictor = Predictor::default();
         for n in 0..1000 {
-            let mut write = |rip, soon| {
+            let mut write = |rip, back_to_back| {
                 let gpa = Gfn::new(7).entry(n % 512);
                 predictor.answer(&TableWrite {
                     vcpu: 0,
                     gpa,
-                    place: place(rip),
+                    site: site(rip),
                     reachable: true,
-                    idle: false,
+                    inactive: false,
                     unsync: Unsync::Impossible,
-                    soon,
+                    back_to_back,
                 })
             };
             assert_eq!([write(1, false), write(2, true)], [Answer::Emulate; 2]);
@@ -413,11 +423,11 @@ mod tests {
         let write = TableWrite {
             vcpu: 0,
             gpa,
-            place: place(1),
+            site: site(1),
             reachable: true,
-            idle: true,
+            inactive: true,
             unsync: Unsync::Impossible,
-            soon: false,
+            back_to_back: false,
         };
         assert_eq!(predictor.answer(&write), Answer::Detach);
         predictor.attached(Gfn::new(7), 1);
@@ -441,11 +451,11 @@ mod tests {
                 let write = TableWrite {
                     vcpu: 0,
                     gpa,
-                    place: place(1),
+                    site: site(1),
                     reachable: true,
-                    idle: false,
+                    inactive: false,
                     unsync: Unsync::Impossible,
-                    soon: n > 0,
+                    back_to_back: n > 0,
                 };
                 if predictor.answer(&write) == Answer::Detach {
                     predictor.attached(Gfn::new(7), changed);
@@ -463,31 +473,31 @@ mod tests {
     #[test]
     fn one_function_called_from_two_places_is_two_places() {
         let mut predictor = Predictor::default();
-        let mut write = |n, caller, soon| {
-            let place = Place { rip: 1, callers: caller, alike: true };
+        let mut write = |n, caller, back_to_back| {
+            let site = CallSite { rip: 1, callers: caller, same_presence: true };
             predictor.answer(&TableWrite {
                 vcpu: 0,
                 gpa: Gfn::new(7).entry(n),
-                place,
+                site,
                 reachable: true,
-                idle: false,
+                inactive: false,
                 unsync: Unsync::Impossible,
-                soon,
+                back_to_back,
             })
         };
         let bursts: [Answer; 3] = core::array::from_fn(|n| write(n, 5, n > 0));
         assert_eq!(bursts, [Answer::Emulate, Answer::Emulate, Answer::Detach]);
         predictor.attached(Gfn::new(7), 9);
         let mut first = |caller| {
-            let place = Place { rip: 1, callers: caller, alike: true };
+            let site = CallSite { rip: 1, callers: caller, same_presence: true };
             predictor.answer(&TableWrite {
                 vcpu: 0,
                 gpa: Gfn::new(7).entry(0),
-                place,
+                site,
                 reachable: true,
-                idle: false,
+                inactive: false,
                 unsync: Unsync::Impossible,
-                soon: false,
+                back_to_back: false,
             })
         };
         assert_eq!([first(6), first(5)], [Answer::Emulate, Answer::Detach]);
@@ -504,11 +514,11 @@ mod tests {
                 let write = TableWrite {
                     vcpu,
                     gpa,
-                    place: place(1),
+                    site: site(1),
                     reachable: true,
-                    idle: false,
+                    inactive: false,
                     unsync: Unsync::Impossible,
-                    soon: n > 0,
+                    back_to_back: n > 0,
                 };
                 assert_eq!(predictor.answer(&write), Answer::Emulate);
             }
@@ -517,15 +527,20 @@ mod tests {
 
     /// Pairs of writes to one entry, each followed by a flush that finds this; unsync or emulated.
     /// The guest loads another root after `each` of them. How many exits that takes.
-    fn pairs(predictor: &mut Predictor, times: u32, each: u32, flush: fn(Gpa) -> UnsyncFlush) -> u32 {
+    fn pairs(
+        predictor: &mut Predictor,
+        times: u32,
+        each: u32,
+        flush: fn(Gpa) -> UnsyncFlush,
+    ) -> u32 {
         let (mut exits, mut unsync) = (0, false);
         let gpa = Gfn::new(7).entry(3);
         for n in 0..times {
             unsync &= n % each != 0;
-            for (rip, soon) in [(1, false), (2, true)] {
+            for (rip, back_to_back) in [(1, false), (2, true)] {
                 let write = TableWrite {
-                    place: place(rip),
-                    soon,
+                    site: site(rip),
+                    back_to_back,
                     unsync: Unsync::OnlyFlushes,
                     ..TableWrite::new(0, gpa)
                 };
@@ -567,8 +582,8 @@ mod tests {
         for unsync in [Unsync::SwitchesOff, Unsync::Impossible] {
             for n in 0..1000 {
                 let write = TableWrite {
-                    place: place(n % 2),
-                    soon: n % 2 == 1,
+                    site: site(n % 2),
+                    back_to_back: n % 2 == 1,
                     unsync,
                     ..TableWrite::new(0, Gfn::new(7).entry(3))
                 };
@@ -582,7 +597,8 @@ mod tests {
     fn a_burst_of_flushes_ends_unsync() {
         let mut predictor = Predictor::default();
         pairs(&mut predictor, 8, u32::MAX, UnsyncFlush::Changed);
-        let flushes = (10..20).map(|n| predictor.flushed(UnsyncFlush::Changed(Gfn::new(7).entry(n))));
+        let flushes =
+            (10..20).map(|n| predictor.flushed(UnsyncFlush::Changed(Gfn::new(7).entry(n))));
         assert_eq!(flushes.take_while(|&stays| stays).count(), 2);
     }
 }

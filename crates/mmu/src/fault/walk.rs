@@ -27,16 +27,18 @@ pub(crate) fn walk<E: Env>(
             cx.env().kick();
         }
         let view = cx.view();
-        let walk = match umbra_paging::walk(view.env(), &paging, &view.config().features, gva, access) {
-            Ok(walk) => walk,
-            Err(fault) => {
-                // A page fault invalidates what is cached for its address (SDM, "Operations that
-                // Invalidate TLBs and Paging-Structure Caches"), so loose tables must not keep it.
-                resync_address(cx, vcpu, gva);
-                cx.env().flush_fault(vcpu, gva);
-                return Err(TranslateError::Fault(fault));
-            }
-        };
+        let walk =
+            match umbra_paging::walk(view.env(), &paging, &view.config().features, gva, access) {
+                Ok(walk) => walk,
+                Err(fault) => {
+                    // A page fault invalidates what is cached for its address (SDM, "Operations
+                    // that Invalidate TLBs and Paging-Structure Caches"), so unsync tables must not
+                    // keep it.
+                    resync_address(cx, vcpu, gva);
+                    cx.env().flush_fault(vcpu, gva);
+                    return Err(TranslateError::Fault(fault));
+                }
+            };
         let Some(format) = paging.mode.format() else { return Ok((walk, work)) };
         for step in walk.steps() {
             let Some(new) = step.update(access) else { continue };
@@ -55,16 +57,24 @@ pub(crate) fn walk<E: Env>(
 
 /// The guest has flushed this address on a vCPU, or it has faulted there: what tables that are out
 /// of date hold for it is brought up to date. Of a leaf table only that is, and it is told.
-pub(crate) fn resync_address<E: Env>(cx: &mut Cx<'_, E>, vcpu: usize, gva: Gva) -> Option<Resynced> {
+pub(crate) fn resync_address<E: Env>(
+    cx: &mut Cx<'_, E>,
+    vcpu: usize,
+    gva: Gva,
+) -> Option<Resynced> {
     if cx.shadow().guest().has_unsync_above_leaves() {
-        cx.tighten_all();
+        cx.resync_all();
     }
     resync_leaf_entry(cx, vcpu, gva)
 }
 
 /// Brings the entry of this address up to date, if it is one of an unsync leaf table.
-pub(crate) fn resync_leaf_entry<E: Env>(cx: &mut Cx<'_, E>, vcpu: usize, gva: Gva) -> Option<Resynced> {
-    if !cx.shadow().guest().has_loose() || cx.shadow().guest().has_unsync_above_leaves() {
+pub(crate) fn resync_leaf_entry<E: Env>(
+    cx: &mut Cx<'_, E>,
+    vcpu: usize,
+    gva: Gva,
+) -> Option<Resynced> {
+    if !cx.shadow().guest().has_unsync() || cx.shadow().guest().has_unsync_above_leaves() {
         return None;
     }
     let slot = last_slot(cx.view(), cx.shadow().roots(), vcpu, gva)?;

@@ -1,7 +1,7 @@
-//! Loose frames: guest tables whose writes are not seen for a while.
+//! Unsync frames: guest tables whose writes are not seen for a while.
 //!
 //! What is Mapped in their shadows behaves like a TLB: it may be older than the table, which the
-//! architecture allows until the guest flushes. They hold no Absent entry, so nothing relies on
+//! architecture allows until the guest flushes. They hold no NotPresent entry, so nothing relies on
 //! seeing the guest set P. There are two kinds, of which only one exists at a time.
 //!
 //! # Leaf tables
@@ -23,22 +23,24 @@
 //! # Released tables
 //! Some writes to a table can be neither emulated nor allowed by detaching it: the table is the
 //! root in use, or it maps the very instruction, stack or operand of the write. Such a frame
-//! becomes loose whatever its level: its shadows are rebuilt as they are needed. They are refreshed
-//! before a new reference to one of them is made. At the guest's next flush of any kind the frame
-//! is tracked again and its shadows are brought up to date.
+//! becomes unsync whatever its level: its shadows are rebuilt as they are needed. They are
+//! refreshed before a new reference to one of them is made. At the guest's next flush of any kind
+//! the frame is tracked again and its shadows are brought up to date.
 
 use umbra_paging::{Gfn, Level};
 
 use super::{Cx, Shadow};
-use crate::format::{Role, Source};
+use crate::format::{Role, ShadowKey};
 use crate::{Env, Event};
 
 impl Shadow {
     /// Whether the tracked frame can be an unsync leaf table.
     pub(crate) fn can_unsync(&self, gfn: Gfn) -> bool {
         let (pool, guest) = (self.basis.tables().pool(), self.basis.guest());
-        let is_leaf = |frame| matches!(pool.source(frame).role, Role::Guest { level: Level::L1, .. });
-        guest.is_tracked(gfn) && !guest.has_unsync_above_leaves() && guest.shadows(pool, gfn).all(is_leaf)
+        let is_leaf = |frame| matches!(pool.key(frame).role, Role::Guest { level: Level::L1, .. });
+        guest.is_tracked(gfn)
+            && !guest.has_unsync_above_leaves()
+            && guest.shadows(pool, gfn).all(is_leaf)
     }
 }
 
@@ -46,13 +48,13 @@ impl Shadow {
 impl<E: Env> Cx<'_, E> {
     /// Lets the guest write a leaf table unseen, until it flushes more than an address.
     pub(crate) fn unsync_leaf(&mut self, gfn: Gfn) {
-        if self.shadow.basis.guest().loose_is_full() {
-            let oldest = self.shadow.basis.guest().loose()[0];
+        if self.shadow.basis.guest().unsync_is_full() {
+            let oldest = self.shadow.basis.guest().unsync_frames()[0];
             self.resync_leaf(oldest);
         }
         self.load_no_roots();
-        self.shadow.guest_mut().loosen(gfn, true);
-        self.happened(Event::Loosened(gfn));
+        self.shadow.guest_mut().unsync(gfn, true);
+        self.happened(Event::Unsynced(gfn));
         let mut next = self.first_shadow(gfn);
         while let Some(frame) = next {
             next = self.next_shadow(frame);
@@ -60,7 +62,7 @@ impl<E: Env> Cx<'_, E> {
         }
         // Every vCPU comes back with what an unsync table needs. A zapped shadow of it that is
         // still cached goes first.
-        if self.shadow.basis.tables().pool().has_limbo() {
+        if self.shadow.basis.tables().pool().has_quarantine() {
             self.flush();
         } else if self.shadow.basis.config().vcpus > 1 {
             self.env.kick();
@@ -70,8 +72,8 @@ impl<E: Env> Cx<'_, E> {
 
     /// Tracks an unsync leaf table again, and brings its shadows up to date.
     pub(crate) fn resync_leaf(&mut self, gfn: Gfn) {
-        self.shadow.guest_mut().tighten(gfn);
-        self.happened(Event::Tightened(gfn));
+        self.shadow.guest_mut().resync(gfn);
+        self.happened(Event::Resynced(gfn));
         self.entries().protect_now(gfn);
         let mut next = self.first_shadow(gfn);
         while let Some(frame) = next {
@@ -84,14 +86,16 @@ impl<E: Env> Cx<'_, E> {
     /// or changed, and after the guest's own reference was read.
     pub(crate) fn before_link(&mut self, child: u32) {
         let guest = self.shadow.basis.guest();
-        if !guest.has_loose() || guest.has_unsync_above_leaves() {
+        if !guest.has_unsync() || guest.has_unsync_above_leaves() {
             return;
         }
-        let Source { role: Role::Guest { level, .. }, gfn } = self.shadow.basis.tables().source(child) else {
+        let ShadowKey { role: Role::Guest { level, .. }, gfn } =
+            self.shadow.basis.tables().key(child)
+        else {
             return;
         };
         if level != Level::L1 {
-            self.tighten_all();
+            self.resync_all();
         } else if guest.is_unsync_leaf(gfn) {
             self.resync_leaf(gfn);
         }
@@ -105,28 +109,28 @@ impl<E: Env> Cx<'_, E> {
         self.shadow.roots.withdraw_all(self.shadow.basis.tables_mut());
     }
 
-    /// Makes a tracked frame loose until the guest's next flush.
-    pub(crate) fn loosen(&mut self, gfn: Gfn) {
+    /// Makes a tracked frame unsync until the guest's next flush.
+    pub(crate) fn unsync(&mut self, gfn: Gfn) {
         if !self.shadow.basis.guest().has_unsync_above_leaves() {
-            self.tighten_all();
+            self.resync_all();
         }
-        if self.shadow.basis.guest().loose_is_full() {
-            let oldest = self.shadow.basis.guest().loose()[0];
-            self.tighten(oldest);
+        if self.shadow.basis.guest().unsync_is_full() {
+            let oldest = self.shadow.basis.guest().unsync_frames()[0];
+            self.resync(oldest);
         }
         self.load_no_roots();
-        self.shadow.guest_mut().loosen(gfn, false);
-        self.happened(Event::Loosened(gfn));
+        self.shadow.guest_mut().unsync(gfn, false);
+        self.happened(Event::Unsynced(gfn));
         self.zap_tables(gfn);
         self.flush();
         self.entries().unprotect(gfn);
     }
 
-    /// Tracks a loose frame again.
-    fn tighten(&mut self, gfn: Gfn) {
+    /// Tracks an unsync frame again.
+    fn resync(&mut self, gfn: Gfn) {
         self.zap_tables(gfn);
-        self.shadow.guest_mut().tighten(gfn);
-        self.happened(Event::Tightened(gfn));
+        self.shadow.guest_mut().resync(gfn);
+        self.happened(Event::Resynced(gfn));
         if self.shadow.basis.guest().is_tracked(gfn) {
             self.entries().protect(gfn).ignore("a flush follows in any case");
         }
@@ -140,13 +144,13 @@ impl<E: Env> Cx<'_, E> {
         }
     }
 
-    /// Tracks all loose frames again: at every flush of the guest.
-    pub(crate) fn tighten_all(&mut self) {
-        while let Some(&gfn) = self.shadow.basis.guest().loose().first() {
+    /// Tracks all unsync frames again: at every flush of the guest.
+    pub(crate) fn resync_all(&mut self) {
+        while let Some(&gfn) = self.shadow.basis.guest().unsync_frames().first() {
             if self.shadow.basis.guest().is_unsync_leaf(gfn) {
                 self.resync_leaf(gfn);
             } else {
-                self.tighten(gfn);
+                self.resync(gfn);
             }
         }
     }

@@ -61,7 +61,7 @@ fn writes_are_not_seen_and_invlpg_brings_its_entry_up_to_date() {
     assert_eq!(hardware(&machine, &mmu, PAGE), page(102));
     assert_eq!(hardware(&machine, &mmu, 0x7000), Seen::Reserved, "what nobody has asked for waits");
     assert_eq!((machine.flushes, machine.page_flushes), (before.0, before.1 + 1));
-    assert!(mmu.has_loose_tables());
+    assert!(mmu.has_unsync_tables());
     mmu.audit(&machine).unwrap();
 }
 
@@ -70,7 +70,7 @@ fn a_larger_flush_tracks_the_table_again() {
     let (mut machine, mut mmu) = start(1, ALL);
     machine.poke(4, 5, 102 << 12 | ALL);
     mmu.flush_guest(&mut machine);
-    assert!(!mmu.has_loose_tables() && !mmu.entry_state(&machine, 0).flushes_exit);
+    assert!(!mmu.has_unsync_tables() && !mmu.entry_state(&machine, 0).flushes_exit);
     assert_eq!(hardware(&machine, &mmu, PAGE), page(102));
     assert_eq!(hardware(&machine, &mmu, SHOWN), Seen::Page { gfn: 4, user: false, write: false });
     mmu.audit(&machine).unwrap();
@@ -83,7 +83,7 @@ fn a_table_that_is_also_a_directory_is_tracked() {
     machine.poke(101, 0, 105 << 12 | ALL);
     store(&mut machine, &mut mmu, 2, 1, 4 << 12 | ALL);
     settle(&mut machine, &mut mmu, 1 << 30 | 5 << 21, READ);
-    assert!(!mmu.has_loose_tables());
+    assert!(!mmu.has_unsync_tables());
     let outcome = fault(&mut machine, &mut mmu, SHOWN, supervisor_write());
     assert!(matches!(outcome, FaultOutcome::TableWrite { .. }), "{outcome:?}");
 }
@@ -122,7 +122,7 @@ fn a_host_fault_drops_what_is_cached_of_the_old_entry() {
     let outcome = fault(&mut machine, &mut mmu, PAGE, supervisor_write());
     assert_eq!(outcome, FaultOutcome::Resume(Work::Install));
     assert_eq!((hardware(&machine, &mmu, PAGE), machine.page_flushes), (page(102), before + 1));
-    assert!(mmu.has_loose_tables());
+    assert!(mmu.has_unsync_tables());
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn a_guest_fault_brings_its_address_up_to_date() {
     let outcome = fault(&mut machine, &mut mmu, PAGE, user_write());
     assert!(matches!(outcome, FaultOutcome::Guest(_)), "{outcome:?}");
     assert_eq!(hardware(&machine, &mmu, PAGE), Seen::Page { gfn: 102, user: true, write: false });
-    assert!(machine.page_flushes > before && mmu.has_loose_tables());
+    assert!(machine.page_flushes > before && mmu.has_unsync_tables());
     assert_eq!(hardware(&machine, &mmu, 0x6000), Seen::Page { gfn: 6, user: true, write: false });
 }
 
@@ -162,7 +162,7 @@ fn nothing_is_told_from_an_unsync_shadow_alone() {
 fn tables_that_are_zapped_are_not_unsync_any_more() {
     let (mut machine, mut mmu) = start(1, ALL);
     mmu.zap_all(&mut machine);
-    assert!(!mmu.has_loose_tables());
+    assert!(!mmu.has_unsync_tables());
     mmu.audit(&machine).unwrap();
     settle(&mut machine, &mut mmu, PAGE, READ);
 }
