@@ -65,17 +65,20 @@ pub struct Part {
 pub enum Mode {
     /// None.
     Trap,
+    /// None, and writes to page tables are not seen.
+    Unsync,
     /// Those that this policy of the MMU lets through.
     Bypass(FilterPolicy),
 }
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Mode; 4] = [
+    pub const ALL: [Mode; 5] = [
         Mode::Bypass(FilterPolicy::Auto),
         Mode::Bypass(FilterPolicy::User),
         Mode::Bypass(FilterPolicy::Present),
         Mode::Trap,
+        Mode::Unsync,
     ];
 }
 
@@ -258,12 +261,13 @@ impl Bench {
             temper: Temper { ahead: 2, ..Temper::STICKY },
             seed: part.offset,
         };
-        let (bypass, filter) = match part.mode {
-            Mode::Trap => (false, FilterPolicy::Present),
-            Mode::Bypass(filter) => (true, filter),
+        let (bypass, filter, unsync) = match part.mode {
+            Mode::Trap => (false, FilterPolicy::Present, 0),
+            Mode::Unsync => (false, FilterPolicy::Present, 255),
+            Mode::Bypass(filter) => (true, filter, 0),
         };
         let plain = ShadowConfig::plain(bypass, MIN_FRAMES_PER_VCPU);
-        let config = ShadowConfig { filter, eager: true, ..plain };
+        let config = ShadowConfig { filter, unsync, eager: true, ..plain };
         let machine = Shadow::new(config, start);
         Bench {
             session: Session::new(machine, universe, memory, MODEL, vec![registers]),

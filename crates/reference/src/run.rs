@@ -69,6 +69,7 @@ impl Config {
                     FilterPolicy::Auto,
                 ][pick(2, 17)],
                 detach: [0, 64, 128, 255][pick(2, 19)],
+                unsync: [0, 64, 255, 255][pick(2, 33)],
                 eager: false,
                 targets: [0, 2, 4, 4][pick(2, 21)],
                 host_maxphyaddr: host,

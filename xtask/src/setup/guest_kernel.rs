@@ -10,8 +10,8 @@ use super::debian::{self, Apt};
 /// The package that depends on the current kernel for virtual machines.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 
-/// KVM's modules, in the order in which they are loaded.
-pub const MODULES: &[&str] = &["irqbypass", "kvm", "kvm-intel"];
+/// KVM's modules, those of both vendors.
+pub const MODULES: &[&str] = &["irqbypass", "kvm", "kvm-intel", "kvm-amd"];
 
 /// Debian's kernel, and modules that belong to it.
 pub struct Kernel {

@@ -105,7 +105,7 @@ impl<B: Backend> Vcpu<B> {
 
     /// The bytes of the instruction at RIP, if nothing stands against the short way.
     #[inline(always)]
-    fn plain_code(&mut self) -> Option<u128> {
+    pub(super) fn plain_code(&mut self) -> Option<u128> {
         if !self.settings.fast_emulation || self.events.under_way() || !self.is_plain() {
             return None;
         }

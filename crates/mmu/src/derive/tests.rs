@@ -197,7 +197,7 @@ fn the_short_way_gives_what_the_general_one_gives() {
                 "{format:?} {level:?}: the short way knows only {known} of {of}"
             );
             // While a table is unsync the short way knows of no links.
-            setting.basis.guest.unsync(TABLE);
+            setting.basis.guest.unsync(TABLE, false);
             for raw in entries().filter(|raw| raw & bits::P != 0 && level != Level::L1) {
                 assert_eq!(setting.both_ways(page, raw).0, None);
             }

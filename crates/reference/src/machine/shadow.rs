@@ -54,6 +54,8 @@ pub struct ShadowConfig {
     pub filter: FilterPolicy,
     /// Of 256 writes to tables in use, so many are answered by detaching the frame.
     pub detach: u8,
+    /// Of 256 other writes to page tables, so many are answered by making the table unsync.
+    pub unsync: u8,
     /// Tables are filled when they are built, always; else mostly.
     pub eager: bool,
     /// CR3-target values that each CPU has. If there are any, guest frames lie at the same place in
@@ -78,6 +80,7 @@ impl ShadowConfig {
             release: 0,
             filter,
             detach: 0,
+            unsync: 0,
             eager: false,
             targets: 0,
             host_maxphyaddr: 40,
@@ -158,7 +161,7 @@ impl Shadow {
         mmu_config.shadow_walk = seed % 8 != 2;
         mmu_config.vcpus = cpus;
         mmu_config.log_changes = true;
-        let dice = Dice::new(random.u64(..), config.detach);
+        let dice = Dice::new(random.u64(..), config.detach, config.unsync);
         let mut mmu = Mmu::with_policy(mmu_config, &mut host, dice)
             .expect("the test asks for a possible configuration");
         for cpu in 0..cpus {
@@ -225,6 +228,7 @@ impl Shadow {
         for (what, now, before) in [
             ("mmu: detaches a table", after.detached, before.detached),
             ("mmu: attaches a table", after.attached, before.attached),
+            ("mmu: tables become unsync", after.unsynced, before.unsynced),
             ("mmu: moves a root", after.roots_moved, before.roots_moved),
             ("mmu: changes the filter", after.filter_switches, before.filter_switches),
         ] {
