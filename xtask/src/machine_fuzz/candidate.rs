@@ -46,7 +46,7 @@ impl<'a> Generator<'a> {
 
 impl Candidate {
     fn set_breakpoints(&mut self, random: &mut Random) {
-        if !random.one_in(5) {
+        if self.start.quiet || !random.one_in(3) {
             return;
         }
         let (arena, origin) = (self.start.arena, self.start.setting.origin);

@@ -59,6 +59,10 @@ pub struct Arguments {
     #[arg(long, value_name = "N", default_value = "3", value_parser = whole::<usize>(0..=u32::MAX.into()), allow_negative_numbers = true)]
     show: usize,
 
+    /// Make them short in at most this many rounds
+    #[arg(long, value_name = "N", default_value = "12", value_parser = whole::<usize>(0..=u32::MAX.into()), allow_negative_numbers = true)]
+    rounds: usize,
+
     /// Judge the Umbra in this tool [default: the one that is built from this checkout]
     #[arg(long, value_name = "FILE")]
     umbra: Option<PathBuf>,
@@ -117,11 +121,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                 for candidate in &new {
                     println!("  seed {}: {}", candidate.seed, candidate.start.mode.name);
                 }
-                alike &= new.is_empty();
-                for candidate in new.into_iter().take(arguments.show.saturating_sub(shown)) {
-                    shown += 1;
-                    show(&runner, candidate, policy)?;
+                for candidate in &known {
+                    let why = known::reason(candidate).unwrap_or_default();
+                    println!("  by Bochs: seed {}: {why}", candidate.seed);
                 }
+                alike &= new.is_empty();
+                let count = new.len().min(arguments.show.saturating_sub(shown));
+                shown += count;
+                show(&runner, &new[..count], policy, arguments.rounds)?;
             }
         }
     }
@@ -131,7 +138,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Runs a sample as steps of a greater whole; where it begins depends on the day.
 pub fn sample(report: &mut Report, umbra: &Path, kernels: &Path) -> Result<()> {
-    const PROGRAMS: u64 = 1000;
+    const PROGRAMS: u64 = 600;
     const DAY: u64 = 86_400;
     let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
     let first = seconds / DAY * PROGRAMS;
@@ -184,27 +191,50 @@ fn different<'a>(
     Ok(different.map(|((candidate, _), _)| *candidate).collect())
 }
 
-/// Makes a program short that differs, and prints it with what it did differently.
-fn show(runner: &Runner<'_>, candidate: &Candidate, policy: Policy) -> Result<()> {
-    let short = shorten(runner, candidate, policy)?;
-    println!("{}", short.words());
-    let (right, found) = (runner.words(&short, None)?, runner.words(&short, Some(policy))?);
-    let first = right.iter().zip(&found).take_while(|(right, found)| right == found).count();
-    for (name, lines) in [("bare ", &right), ("umbra", &found)] {
-        lines.iter().skip(first).take(SHOWN_LINES).for_each(|line| println!("    {name} {line}"));
+/// Makes programs short that differ, and prints them with what they did differently.
+fn show(runner: &Runner<'_>, candidates: &[&Candidate], policy: Policy, rounds: usize) -> Result<()> {
+    if candidates.is_empty() {
+        return Ok(());
+    }
+    let short = shorten(runner, candidates, policy, rounds)?;
+    let all: Vec<_> = short.iter().collect();
+    let (right, found) = (runner.words(&all, None)?, runner.words(&all, Some(policy))?);
+    for ((candidate, right), found) in short.iter().zip(&right).zip(&found) {
+        println!("{}", candidate.words());
+        let first = right.iter().zip(found).take_while(|(right, found)| right == found).count();
+        let event = right[..first].iter().rposition(|line| line.starts_with("vector")).unwrap_or(0);
+        let events = right[..first].iter().filter(|line| line.starts_with("vector")).count();
+        println!("    the same up to event {events}: {}", right[event..first.min(event + 5)].join(", "));
+        for (name, lines) in [("bare ", right), ("umbra", found)] {
+            lines.iter().skip(first).take(SHOWN_LINES).for_each(|line| println!("    {name} {line}"));
+        }
     }
     Ok(())
 }
 
-/// The shortest program that still differs.
-fn shorten(runner: &Runner<'_>, candidate: &Candidate, policy: Policy) -> Result<Candidate> {
-    let mut best = candidate.clone();
-    loop {
-        let simpler = best.simpler();
+/// The shortest programs that still differ. All of them have their next ones run at once.
+fn shorten(
+    runner: &Runner<'_>,
+    candidates: &[&Candidate],
+    policy: Policy,
+    rounds: usize,
+) -> Result<Vec<Candidate>> {
+    let mut best: Vec<Candidate> = candidates.iter().map(|&candidate| candidate.clone()).collect();
+    for _ in 0..rounds {
+        let simpler: Vec<_> = best.iter().flat_map(Candidate::simpler).collect();
         let judged = judge(runner, &simpler)?;
-        match different(runner, &judged, policy)?.first() {
-            Some(&candidate) => best = candidate.clone(),
-            None => return Ok(best),
+        let different = different(runner, &judged, policy)?;
+        let mut changed = false;
+        for candidate in &mut best {
+            let next = different.iter().find(|other| other.seed == candidate.seed);
+            if let Some(&next) = next {
+                *candidate = next.clone();
+                changed = true;
+            }
+        }
+        if !changed {
+            break;
         }
     }
+    Ok(best)
 }

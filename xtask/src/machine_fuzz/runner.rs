@@ -13,7 +13,10 @@ use crate::umbra_run::{self, Machine, Policy};
 /// Memory of the guest, in MiB.
 const MEMORY: &str = "32";
 /// Seconds of the machine that all programs take at most.
-const TIMEOUT: &str = "120";
+const TIMEOUT: &str = "900";
+
+/// Bytes of the module that programs are in.
+const MODULE: usize = 4 << 20;
 
 /// What a program did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +57,7 @@ impl Runner<'_> {
             found.extend(outcomes.into_iter().map(Some));
             if found.len() < programs.len() {
                 let name = umbra_run::name(self.machine, policy);
-                println!("{name}: ended by seed {}: {reason}", programs[found.len()].seed);
+                println!("{name}: ended, {reason}, by {}", programs[found.len()].words());
                 found.push(None);
             }
         }
@@ -62,13 +65,22 @@ impl Runner<'_> {
         Ok(found)
     }
 
-    /// What the kernel says of one program in words.
+    /// What the kernel says of each program in words.
     ///
     /// # Errors
     /// The kernel did not start.
-    pub fn words(&self, program: &Candidate, policy: Option<Policy>) -> Result<Vec<String>> {
-        let stdout = self.start(&[program], policy, "show")?.0;
-        Ok(stdout.lines().filter_map(|line| line.strip_prefix("  ")).map(str::to_owned).collect())
+    pub fn words(&self, programs: &[&Candidate], policy: Option<Policy>) -> Result<Vec<Vec<String>>> {
+        let stdout = self.start(programs, policy, "show")?.0;
+        let mut words: Vec<Vec<String>> = Vec::new();
+        for line in stdout.lines() {
+            if line.starts_with("program ") {
+                words.push(Vec::new());
+            } else if let (Some(line), Some(last)) = (line.strip_prefix("  "), words.last_mut()) {
+                last.push(line.to_owned());
+            }
+        }
+        words.resize(programs.len(), Vec::new());
+        Ok(words)
     }
 
     /// Starts the machine; returns the kernel's output, and the sentence about its end.
@@ -85,6 +97,9 @@ impl Runner<'_> {
             let (words, count) = program.program().to_words();
             bytes.extend(words[..count].iter().flat_map(|word| word.to_le_bytes()));
         }
+        // The kernel's own memory begins behind the module: always at the same address.
+        ensure!(bytes.len() < MODULE, "so many programs do not fit: choose a smaller --chunk");
+        bytes.resize(MODULE, 0);
         fs::write(&file, bytes).with_context(|| file.display().to_string())?;
         let mut command = umbra_run::command(self.umbra, self.kernel, self.machine, policy);
         command.arg("--module").arg(&file);

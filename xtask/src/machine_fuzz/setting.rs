@@ -51,6 +51,8 @@ pub struct Start {
     pub segments: [Segment; 6],
     /// The linear address of the arena.
     pub arena: u64,
+    /// Nothing traps between instructions: neither RFLAGS.TF nor breakpoints are ever set.
+    pub quiet: bool,
 }
 
 /// A descriptor of a segment.
@@ -80,6 +82,7 @@ impl Start {
         let mut start = Start {
             mode,
             arena,
+            quiet: random.one_in(2),
             segments: [Segment { selector: 0, base: 0, limit: None }; 6],
             setting: Setting {
                 world: mode.world(),
@@ -119,6 +122,12 @@ impl Start {
             start.setting.stack = arena_address(random);
         }
         start
+    }
+
+    /// Whether a trap between two iterations of INS or OUTS would leave its frame in the arena. RF is
+    /// set there (SDM vol. 3, "Instruction-Breakpoint Exception Condition"); Bochs leaves it clear.
+    pub fn shows_resume_flag(&self) -> bool {
+        !self.quiet && (self.mode.ring == 0 || self.setting.stack != 0)
     }
 
     /// The stack pointer at the start.
@@ -216,7 +225,9 @@ impl Start {
                 flags |= bits;
             }
         };
-        sometimes(flag::TF, 7);
+        if !self.quiet {
+            sometimes(flag::TF, 3);
+        }
         sometimes(flag::AC, 5);
         sometimes(flag::NT, 30);
         sometimes(flag::IF, 4);
@@ -286,8 +297,8 @@ fn pages(random: &mut Random, ring: u8) -> [Page; PAGES] {
     }
     let plain = Page { target: Target::Ram, bits: ALL | own };
     pages[STACK as usize] = plain;
-    // Mostly code can go on where it crosses a border.
-    if !random.one_in(4) {
+    // Mostly code can go on where it crosses a border. No table is code: that would lead anywhere.
+    if !random.one_in(4) || pages[1].target == Target::Table {
         pages[1] = plain;
     }
     if random.one_in(3) {

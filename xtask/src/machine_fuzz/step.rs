@@ -114,11 +114,12 @@ impl Maker<'_> {
                 set(register::AX, random.below(0x4000));
                 set(register::DX, random.below(0x40));
             }
-            Registers::Port => set(register::DX, [0x80, 0x150, 0x151, 0x1ff][random.index(4)]),
+            Registers::Port => set(register::DX, [0x150, 0x151, 0x1ff][random.index(3)]),
             _ => (),
         }
         if matches!(form.role, Role::Source | Role::Destination | Role::Both) {
-            set(register::CX, random.below(5));
+            let one = form.registers == Registers::Port && self.start.shows_resume_flag();
+            set(register::CX, random.below(if one { 2 } else { 5 }));
         }
         let scratch = self.start.arena + STACK * 4096 + 0x400;
         match form.role {
@@ -274,6 +275,7 @@ impl Maker<'_> {
             1 => random.below(0x300),
             _ => random.below(12),
         };
+        let count = if ports && self.start.shows_resume_flag() { count.min(1) } else { count };
         let bytes = count << log;
         let (mut code, mut words) = (Vec::new(), String::new());
         if matches!(opcode, 0xa4 | 0xa6) {
@@ -288,7 +290,9 @@ impl Maker<'_> {
         self.set(&mut code, pointer, self.start.offset(segment, linear));
         self.set(&mut code, register::CX, count);
         if ports {
-            self.set(&mut code, register::DX, [0x80, 0x150][random.index(2)]);
+            // What port 0x80 gives is the machine's own.
+            let port = if opcode == 0x6e && random.one_in(2) { 0x80 } else { 0x150 };
+            self.set(&mut code, register::DX, port);
         }
         code.push(if down { 0xfd } else { 0xfc });
         // 16-bit code with addresses of 32 bits, 64-bit code with such.
@@ -439,8 +443,8 @@ impl Maker<'_> {
 
     fn random_flags(&self, random: &mut Random) -> u64 {
         let mut flags = self.start.setting.flags & !flag::TF & !flag::VM;
-        for (bit, n) in [(flag::TF, 3), (flag::AC, 4), (flag::NT, 12), (flag::IF, 3), (0x400, 8), (0x3000, 3)]
-        {
+        let trap = if self.start.quiet { 0 } else { flag::TF };
+        for (bit, n) in [(trap, 3), (flag::AC, 4), (flag::NT, 12), (flag::IF, 3), (0x400, 8), (0x3000, 3)] {
             if random.one_in(n) {
                 flags ^= bit;
             }
@@ -599,6 +603,7 @@ impl Maker<'_> {
         let value = match number {
             0..=3 => self.start.arena + random.below(SIZE) / 4 * 4,
             4 | 6 => 0xffff_0ff0 | random.below(16),
+            _ if self.start.quiet => 0x400,
             _ => control(random),
         };
         self.set(&mut code, register::AX, value);
@@ -657,7 +662,7 @@ impl Maker<'_> {
                     if self.start.mode.ring == 3 { &[0x0f, 0x00, 0xd8] } else { &[0x0f, 0x00, 0xe0] },
                 )
             }
-            _ => ("monitor, rdpmc of none".into(), &[0x0f, 0x33]),
+            _ => ("mov dr6, eax".into(), &[0x0f, 0x23, 0xf0]),
         };
         code.extend(bytes);
         (name, code)

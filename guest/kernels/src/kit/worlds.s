@@ -327,16 +327,16 @@ legacy_event:
     popl W_FS
     popl W_GS
     jmp legacy_home
-2:  movl %es, W_ES
-    movl %fs, W_FS
-    movl %gs, W_GS
+2:  movw %es, W_ES
+    movw %fs, W_FS
+    movw %gs, W_GS
     testl $3, W_CS
     jz 3f
     popl W_RSP
     popl W_SS
     jmp legacy_home
 3:  movl %esp, W_RSP
-    movl %ss, W_SS
+    movw %ss, W_SS
 legacy_home:
     movl $0x10, %eax
     movl %eax, %ss

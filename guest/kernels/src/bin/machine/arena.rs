@@ -18,8 +18,10 @@ const HOLE: u64 = 0xd000_0000;
 const RESERVED: u64 = 1 << 51;
 /// What TPR is before each program.
 const PRIORITY: u32 = 0x20;
-/// How much of physical memory the tables outside of long mode map, from 0.
+/// Where the kit's memory ends.
 const IDENTITY: u64 = 64 << 20;
+/// The first page of the kit.
+const FIRST: usize = 256;
 /// Identity, for ring 0.
 const KIT: u64 = bits::P | bits::W | bits::A | bits::D;
 
@@ -172,10 +174,17 @@ fn restore(name: &str, first: usize, frame: Frame, except: Option<usize>, observ
     }
 }
 
-/// Four levels: as the kit's, with the arena in the gigabyte that is the test's.
+/// Four levels. The first MiB has no memory: what firmware left there is the machine's own.
 fn long(pool: &mut Pool, table: Frame) -> Map {
     let space = Space::new(pool);
     space.open_low(pool);
+    let [kit, low] = core::array::from_fn(|_| pool.frame());
+    (FIRST..512).for_each(|index| low.write(index, (index as u64 * 4096) | KIT));
+    kit.write(0, low.address() | TABLE);
+    (1..IDENTITY >> 21).for_each(|index| kit.write(index as usize, index << 21 | bits::PS | KIT));
+    let gigabytes = space.table(pool, Gva::new(0), Level::L3);
+    [kit.address() | TABLE, 0].into_iter().enumerate().for_each(|(at, entry)| gigabytes.write(at, entry));
+    gigabytes.write(3, 0);
     let arena = space.table(pool, Gva::new(ARENA), Level::L1);
     space.map(pool, Gva::new(MAPPED_BY_TABLE), Level::L2, table.address() | TABLE);
     Map { root: space.root(), arena, low: None }
@@ -186,7 +195,7 @@ fn pae(pool: &mut Pool, table: Frame) -> Map {
     let [root, kit, upper, low, arena] = core::array::from_fn(|_| pool.frame());
     root.write(0, kit.address() | bits::P);
     root.write(2, upper.address() | bits::P);
-    (0..512).for_each(|index| low.write(index, (index as u64 * 4096) | KIT));
+    (FIRST..512).for_each(|index| low.write(index, (index as u64 * 4096) | KIT));
     kit.write(0, low.address() | TABLE);
     let large = bits::PS | KIT;
     (1..IDENTITY >> 21).for_each(|index| kit.write(index as usize, index << 21 | large));
@@ -202,7 +211,7 @@ fn bits32(pool: &mut Pool, table: Frame) -> Map {
     let put = |frame: Frame, index: u64, entry: u64| {
         frame.write_bytes(4 * index as usize, &(entry as u32).to_le_bytes());
     };
-    (0..1024).for_each(|index| put(low, index, (index * 4096) | KIT));
+    (FIRST as u64..1024).for_each(|index| put(low, index, (index * 4096) | KIT));
     put(root, 0, low.address() | TABLE);
     (1..IDENTITY >> 22).for_each(|index| put(root, index, index << 22 | bits::PS | KIT));
     for (address, below) in [(ARENA, arena), (MAPPED_BY_TABLE, table)] {

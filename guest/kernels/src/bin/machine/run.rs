@@ -59,6 +59,10 @@ pub fn main(mut boot: Boot) -> u8 {
     let mut count = 0;
     while let Some((first, behind)) = rest.split_first() {
         let length = u64::from_le_bytes(*first) as usize;
+        // The rest of the module is empty.
+        if length == 0 {
+            break;
+        }
         let (words, next) = behind.split_at(length.min(behind.len()));
         rest = next;
         let mut buffer = [0; umbra_forms::program::WORDS];
@@ -266,7 +270,9 @@ fn observe(setting: &Setting, ended: &State, observer: &mut Observer) {
     observer.see("rip", 0, ended.rip);
     // SDM vol. 1, "General-Purpose Registers in 64-Bit Mode": upper halves are undefined outside of it.
     let (mask, count) = if wide { (u64::MAX, 16) } else { (u32::MAX.into(), 8) };
-    observer.see("flags", 0, ended.flags & u64::from(setting.defined));
+    // Between two iterations RF is pushed set (SDM, "RF (resume) flag"). Bochs leaves it clear.
+    let resume = if ended.vector == u64::from(exception::DB) { rflags::RF } else { 0 };
+    observer.see("flags", 0, ended.flags & u64::from(setting.defined) & !resume);
     for (index, register) in ended.registers.iter().take(count).enumerate() {
         observer.see("register", index, register & mask);
     }
