@@ -51,6 +51,9 @@ struct Place {
     label: String,
 }
 
+/// Makes a step: its name, and its code.
+type Make = fn(&Maker<'_>, &mut Random) -> (String, Vec<u8>);
+
 impl Maker<'_> {
     /// A random step.
     pub fn step(&self, random: &mut Random) -> Step {
@@ -220,7 +223,7 @@ impl Maker<'_> {
 
     /// An instruction without an operand in the table, or one that goes with a state.
     fn special(&self, random: &mut Random) -> Step {
-        let kinds: [fn(&Self, &mut Random) -> (String, Vec<u8>); 22] = [
+        let kinds: [Make; 22] = [
             Self::interrupt,
             Self::interrupt,
             Self::exception,

@@ -310,7 +310,7 @@ impl Shadow {
     /// The registers that the hardware walks by when it enters the guest now.
     fn loaded(&self, cpu: usize) -> Result<Control, Broken> {
         let root = self.mmu.root(&self.host, cpu);
-        let table = PhysAddr::new(root.hpa.raw());
+        let table = PhysAddr::new(root.hpa().raw());
         let registers = self.host.cpu(cpu).registers;
         let own = registers.root;
         if self.mmu.is_loadable(cpu, own) && table.raw() != own.base().raw() {
@@ -325,7 +325,7 @@ impl Shadow {
         let guest = registers.control(&self.model);
         // The real WP is always set: tracking would be void without it.
         let real = Control { wp: true, maxphyaddr: self.config.host_maxphyaddr, ..guest };
-        match root.format {
+        match root.format() {
             RootFormat::Long4 => Ok(Control { mode: PagingMode::Long4 { root: table }, ..real }),
             RootFormat::Pae => {
                 let mut pdptes = [0; 4];
