@@ -16,9 +16,9 @@ pub const APPEND: &str = "console=ttyS0 printk.time=0 nokaslr panic=-1";
 
 /// Boot Debian's kernel under Umbra, on a machine where nothing is set up yet.
 ///
-/// Does what `cargo xtask build` does, then calls `umbra run` with Debian's kernel and an initramfs that
-/// exercises memory (fork, exec, mmap, copy-on-write, a shell pipeline), checks itself, shows the guest's own
-/// counters and powers off. The exit status is that of `umbra run`.
+/// Does what `cargo xtask build` does, then calls `umbra run` with Debian's kernel and an initramfs
+/// that exercises memory (fork, exec, mmap, copy-on-write, a shell pipeline), checks itself, shows
+/// the guest's own counters and powers off. The exit status is that of `umbra run`.
 #[derive(clap::Args)]
 #[command(after_long_help = "Examples:
   cargo xtask run                                  the whole exercise
@@ -30,7 +30,11 @@ The initramfs knows: umbra.shell, umbra.quick (a tenth of the work), umbra.phase
 ends behind the last of these phases).")]
 pub struct Arguments {
     /// Options of `umbra run`; --kernel, --initrd and --append replace what is given otherwise
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS OF umbra run")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "OPTIONS OF umbra run"
+    )]
     options: Vec<OsString>,
 }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::nested::Build;
 use crate::{Error, Toolchain};
 
-/// Builds `guest/init` of the checkout at `workspace` as a static Linux program with the active toolchain, and
-/// says where it is.
+/// Builds `guest/init` of the checkout at `workspace` as a static Linux program with the active
+/// toolchain, and says where it is.
 ///
 /// # Errors
 /// Cargo cannot be started, or fails.
@@ -30,7 +30,11 @@ pub fn kvm_trial(workspace: &Path, target_dir: &Path) -> Result<PathBuf, Error> 
     static_program("umbra-kvm-trial", workspace, target_dir)
 }
 
-fn static_program(package: &'static str, workspace: &Path, target_dir: &Path) -> Result<PathBuf, Error> {
+fn static_program(
+    package: &'static str,
+    workspace: &Path,
+    target_dir: &Path,
+) -> Result<PathBuf, Error> {
     Build {
         toolchain: &Toolchain::Active,
         workspace,

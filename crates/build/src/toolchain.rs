@@ -86,7 +86,8 @@ mod tests {
     use super::*;
 
     fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("umbra-build-{}-{name}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("umbra-build-{}-{name}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         folder
     }

@@ -367,7 +367,8 @@ mod tests {
         program.push(&[0x90]).unwrap();
         program.push(&[0x0f, 0x0b]).unwrap();
         let start = ARENA + 0x100;
-        let steps = [start - 1, start, start + 1, start + 2, start + 3].map(|rip| program.step(rip));
+        let steps =
+            [start - 1, start, start + 1, start + 2, start + 3].map(|rip| program.step(rip));
         assert_eq!(steps, [None, Some(0), Some(1), Some(1), None]);
         assert_eq!((program.behind(0), program.behind(1)), (Some(start + 1), None));
     }

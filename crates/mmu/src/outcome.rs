@@ -17,9 +17,10 @@ pub enum RootFormat {
 
 /// What the real CR3 must hold (the PCID aside) when a vCPU runs.
 ///
-/// Only the MMU makes one, so whoever has one may rest on its contract: a CPU that translates through
-/// it, with CR0.WP set and as long as no later answer of the MMU says otherwise, reaches the memory
-/// that the embedder's [`Env`](crate::Env) backs the guest with, and no other (invariant I2).
+/// Only the MMU makes one, so whoever has one may rest on its contract: a CPU that translates
+/// through it, with CR0.WP set and as long as no later answer of the MMU says otherwise, reaches
+/// the memory that the embedder's [`Env`](crate::Env) backs the guest with, and no other (invariant
+/// I2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Root {
     hpa: Hpa,
@@ -42,9 +43,9 @@ impl Root {
     }
 }
 
-/// A root that a vCPU may load by itself: the guest's own address of it is the right one for the real
-/// CR3. Only the MMU makes one ([`Mmu::loadable`](crate::Mmu::loadable)); [`Root`] says what that
-/// means. It counts until [`EntryState::loadable_epoch`] changes, or the root is withdrawn.
+/// A root that a vCPU may load by itself: the guest's own address of it is the right one for the
+/// real CR3. Only the MMU makes one ([`Mmu::loadable`](crate::Mmu::loadable)); [`Root`] says what
+/// that means. It counts until [`EntryState::loadable_epoch`] changes, or the root is withdrawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadableRoot(Gfn);
 

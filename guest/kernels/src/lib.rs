@@ -1,10 +1,11 @@
 //! Small kernels that check the machine they run on, and the kit that they are made of.
 //!
-//! They are multiboot-1 programs (32-bit entry, paging off) and know nothing of a hypervisor: what they expect is
-//! what bare hardware does. The programs are in `src/bin`: `exhaustive`, `hostile` and `basics`.
+//! They are multiboot-1 programs (32-bit entry, paging off) and know nothing of a hypervisor: what
+//! they expect is what bare hardware does. The programs are in `src/bin`: `exhaustive`, `hostile`
+//! and `basics`.
 //!
-//! `kit` is the CPU and its devices. All unsafe code is there, and exists only for bare metal; the other modules
-//! are pure and tested on the host.
+//! `kit` is the CPU and its devices. All unsafe code is there, and exists only for bare metal; the
+//! other modules are pure and tested on the host.
 #![cfg_attr(target_os = "none", no_std)]
 
 pub mod options;

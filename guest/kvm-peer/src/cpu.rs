@@ -26,7 +26,8 @@ const EFER_LME_LMA: u64 = 1 << 8 | 1 << 10;
 /// Bit 1 of RFLAGS is always set.
 const RFLAGS: u64 = 1 << 1;
 
-/// Bits of CPUID leaf 1 that the hypervisor hides too: x2APIC, TSC deadline, VMX in ECX; MCE, MTRR, MCA in EDX.
+/// Bits of CPUID leaf 1 that the hypervisor hides too: x2APIC, TSC deadline, VMX in ECX; MCE, MTRR,
+/// MCA in EDX.
 const HIDDEN_1_ECX: u32 = 1 << 21 | 1 << 24 | 1 << 5;
 const HIDDEN_1_EDX: u32 = 1 << 7 | 1 << 12 | 1 << 14;
 /// The leaf that counters of performance are described in.
@@ -39,7 +40,8 @@ const HYPERVISOR_LEAVES: core::ops::RangeInclusive<u32> = 0x4000_0000..=0x4000_f
 /// # Errors
 /// KVM's.
 pub fn prepare(kvm: &Kvm, vcpu: &VcpuFd, entry: &Entry) -> Result<()> {
-    let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("KVM_GET_SUPPORTED_CPUID")?;
+    let mut cpuid =
+        kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("KVM_GET_SUPPORTED_CPUID")?;
     cpuid.retain(|leaf| !HYPERVISOR_LEAVES.contains(&leaf.function));
     for leaf in cpuid.as_mut_slice() {
         match leaf.function {
@@ -73,7 +75,12 @@ pub fn prepare(kvm: &Kvm, vcpu: &VcpuFd, entry: &Entry) -> Result<()> {
     (sregs.cr0, sregs.cr3, sregs.cr4) = (CR0_PE_PG, entry.cr3, CR4_PAE);
     sregs.efer = EFER_LME_LMA;
     vcpu.set_sregs(&sregs).context("KVM_SET_SREGS")?;
-    let registers =
-        kvm_regs { rip: entry.rip, rsp: entry.rsp, rsi: entry.rsi, rflags: RFLAGS, ..kvm_regs::default() };
+    let registers = kvm_regs {
+        rip: entry.rip,
+        rsp: entry.rsp,
+        rsi: entry.rsi,
+        rflags: RFLAGS,
+        ..kvm_regs::default()
+    };
     vcpu.set_regs(&registers).context("KVM_SET_REGS")
 }

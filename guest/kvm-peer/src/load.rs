@@ -1,5 +1,6 @@
-//! Puts the guest into memory: kernel, initrd, boot parameters, firmware tables, page tables and GDT, laid out as the
-//! hypervisor does it (Linux: Documentation/arch/x86/boot.rst, "64-bit Boot Protocol").
+//! Puts the guest into memory: kernel, initrd, boot parameters, firmware tables, page tables and
+//! GDT, laid out as the hypervisor does it (Linux: Documentation/arch/x86/boot.rst, "64-bit Boot
+//! Protocol").
 
 use std::fs::File;
 use std::io::Read;
@@ -86,7 +87,8 @@ pub fn load(
     ];
     let mut table = parameters.e820_table;
     for (entry, (range, kind)) in table.iter_mut().zip(&regions) {
-        *entry = boot_e820_entry { addr: range.start, size: range.end - range.start, r#type: *kind };
+        *entry =
+            boot_e820_entry { addr: range.start, size: range.end - range.start, r#type: *kind };
     }
     parameters.e820_table = table;
     parameters.e820_entries = regions.len() as u8;

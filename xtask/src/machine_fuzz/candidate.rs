@@ -124,7 +124,8 @@ impl Candidate {
             words += &format!(", DR {:x?}", setting.debug);
         }
         words += &format!("\n  at {:#x}", setting.rip);
-        for (name, segment) in ["es", "cs", "ss", "ds", "fs", "gs"].iter().zip(&self.start.segments) {
+        for (name, segment) in ["es", "cs", "ss", "ds", "fs", "gs"].iter().zip(&self.start.segments)
+        {
             words += &format!(", {name} {:#x}", segment.selector);
             if segment.base != 0 {
                 words += &format!(" from {:#x}", segment.base);

@@ -43,7 +43,8 @@ impl Coverage {
 }
 
 fn event_name(event: u32) -> String {
-    let known = ["#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "9", "#TS", "#NP", "#SS"];
+    let known =
+        ["#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "9", "#TS", "#NP", "#SS"];
     match event {
         NONE => "-".into(),
         13 => "#GP".into(),
@@ -55,7 +56,9 @@ fn event_name(event: u32) -> String {
         0x51 => "INTR".into(),
         0x80 => "end".into(),
         0x108 => "task".into(),
-        other => known.get(other as usize).map_or_else(|| format!("{other:#x}"), |name| (*name).into()),
+        other => {
+            known.get(other as usize).map_or_else(|| format!("{other:#x}"), |name| (*name).into())
+        }
     }
 }
 
@@ -73,11 +76,17 @@ impl fmt::Display for Coverage {
             columns.insert(event);
         }
         for (title, rows) in [("operand", &by_operand), ("mode", &by_mode)] {
-            writeln!(f, "| {title} | {} |", columns.iter().cloned().collect::<Vec<_>>().join(" | "))?;
+            writeln!(
+                f,
+                "| {title} | {} |",
+                columns.iter().cloned().collect::<Vec<_>>().join(" | ")
+            )?;
             writeln!(f, "|---|{}", "---|".repeat(columns.len()))?;
             for (row, counts) in rows {
-                let cells: Vec<_> =
-                    columns.iter().map(|column| counts.get(column).unwrap_or(&0).to_string()).collect();
+                let cells: Vec<_> = columns
+                    .iter()
+                    .map(|column| counts.get(column).unwrap_or(&0).to_string())
+                    .collect();
                 writeln!(f, "| {row} | {} |", cells.join(" | "))?;
             }
             writeln!(f)?;

@@ -1,7 +1,7 @@
 //! Where Bochs differs from the manual, which wins.
 //!
-//! Two places are not here: the kernel `machine` hides RF of a debug exception, and programs that could
-//! leave it in memory repeat no INS or OUTS ([`Start::shows_resume_flag`]).
+//! Two places are not here: the kernel `machine` hides RF of a debug exception, and programs that
+//! could leave it in memory repeat no INS or OUTS ([`Start::shows_resume_flag`]).
 //!
 //! [`Start::shows_resume_flag`]: super::setting::Start::shows_resume_flag
 
@@ -23,8 +23,10 @@ const REASONS: &[Reason] = &[
     Reason {
         why: "a fault restores the status flags (SDM vol. 2, REP); Bochs leaves those of the last iteration",
         applies: |step| {
-            is_named(step, &["rep scas", "rep cmps", "repe scas", "repe cmps", "repne scas", "repne cmps"])
-                && step.operand != "ram"
+            is_named(
+                step,
+                &["rep scas", "rep cmps", "repe scas", "repe cmps", "repne scas", "repne cmps"],
+            ) && step.operand != "ram"
         },
     },
     Reason {
@@ -63,6 +65,8 @@ mod tests {
         assert!(known(&step("rep scas of 2 bytes, 4 times", "table+none")));
         assert!(!known(&step("rep scas of 2 bytes, 4 times", "ram")));
         assert!(!known(&step("scas of 2 bytes, 4 times", "table")));
-        assert!(known(&step("sidt [rbx+10h]", "ram+none")) && !known(&step("sidt [rbx+10h]", "table")));
+        assert!(
+            known(&step("sidt [rbx+10h]", "ram+none")) && !known(&step("sidt [rbx+10h]", "table"))
+        );
     }
 }

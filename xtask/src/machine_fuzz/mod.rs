@@ -28,11 +28,11 @@ use runner::{Outcome, Runner};
 /// Run random programs on the bare machine and under Umbra: both must do the same.
 ///
 /// A program is several instructions in 64-, 32- or 16-bit code of ring 0 or 3 or in virtual-8086
-/// mode, in long mode, under PAE or under 32-bit paging. Its operands lie in memory, in page tables,
-/// in devices and nowhere, across pages and limits; its events are exceptions, software interrupts,
-/// single steps, breakpoints and interrupts. A guest kernel runs hundreds a start, each from the same
-/// state, and makes a hash of every event, register and word of memory. A difference is made as short
-/// as it gets, and printed.
+/// mode, in long mode, under PAE or under 32-bit paging. Its operands lie in memory, in page
+/// tables, in devices and nowhere, across pages and limits; its events are exceptions, software
+/// interrupts, single steps, breakpoints and interrupts. A guest kernel runs hundreds a start, each
+/// from the same state, and makes a hash of every event, register and word of memory. A difference
+/// is made as short as it gets, and printed.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Only on this machine [default: both]
@@ -96,7 +96,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         let folder = folder(arguments.seed)?;
         let kernel = kernels.join("machine.elf");
-        let runner = Runner { umbra: &umbra, kernel: &kernel, folder: &folder, starts: STARTS, machine };
+        let runner =
+            Runner { umbra: &umbra, kernel: &kernel, folder: &folder, starts: STARTS, machine };
         let mut shown = 0;
         let end = arguments.seed + arguments.programs;
         for first in (arguments.seed..end).step_by(arguments.chunk as usize) {
@@ -145,7 +146,8 @@ pub fn sample(report: &mut Report, umbra: &Path, kernels: &Path) -> Result<()> {
     let (folder, table) = (folder(first)?, generate::table());
     let generator = Generator::new(&table);
     let kernel = kernels.join("machine.elf");
-    let candidates: Vec<_> = (first..first + PROGRAMS).map(|seed| generator.candidate(seed)).collect();
+    let candidates: Vec<_> =
+        (first..first + PROGRAMS).map(|seed| generator.candidate(seed)).collect();
     for (machine, policy) in [(Machine::Penryn, Policy::Trap), (Machine::Skylake, Policy::Auto)] {
         let runner = Runner { umbra, kernel: &kernel, folder: &folder, starts: STARTS, machine };
         let name = format!("random programs, {}", umbra_run::name(machine, Some(policy)));
@@ -153,11 +155,18 @@ pub fn sample(report: &mut Report, umbra: &Path, kernels: &Path) -> Result<()> {
             let judged = judge(&runner, &candidates)?;
             ensure!(!judged.is_empty(), "the bare machine judged none");
             let different = different(&runner, &judged, policy)?;
-            let new: Vec<_> =
-                different.into_iter().filter(|candidate| known::reason(candidate).is_none()).collect();
+            let new: Vec<_> = different
+                .into_iter()
+                .filter(|candidate| known::reason(candidate).is_none())
+                .collect();
             if !new.is_empty() {
                 let words: Vec<_> = new.iter().map(|candidate| candidate.words()).collect();
-                bail!("{} of {} differ\n{}", new.len(), judged.len(), last_lines(&words.join("\n"), 40));
+                bail!(
+                    "{} of {} differ\n{}",
+                    new.len(),
+                    judged.len(),
+                    last_lines(&words.join("\n"), 40)
+                );
             }
             Ok(format!("{} agree, from seed {first}", judged.len()))
         });
@@ -172,10 +181,17 @@ fn folder(seed: u64) -> Result<PathBuf> {
 }
 
 /// Those that the bare machine ran, with what they did.
-fn judge<'a>(runner: &Runner<'_>, candidates: &'a [Candidate]) -> Result<Vec<(&'a Candidate, Outcome)>> {
+fn judge<'a>(
+    runner: &Runner<'_>,
+    candidates: &'a [Candidate],
+) -> Result<Vec<(&'a Candidate, Outcome)>> {
     let all: Vec<_> = candidates.iter().collect();
     let outcomes = runner.run(&all, None)?;
-    Ok(all.into_iter().zip(outcomes).filter_map(|(candidate, found)| Some((candidate, found?))).collect())
+    Ok(all
+        .into_iter()
+        .zip(outcomes)
+        .filter_map(|(candidate, found)| Some((candidate, found?)))
+        .collect())
 }
 
 /// Those that did something else under Umbra.
@@ -192,7 +208,12 @@ fn different<'a>(
 }
 
 /// Makes programs short that differ, and prints them with what they did differently.
-fn show(runner: &Runner<'_>, candidates: &[&Candidate], policy: Policy, rounds: usize) -> Result<()> {
+fn show(
+    runner: &Runner<'_>,
+    candidates: &[&Candidate],
+    policy: Policy,
+    rounds: usize,
+) -> Result<()> {
     if candidates.is_empty() {
         return Ok(());
     }
@@ -204,9 +225,16 @@ fn show(runner: &Runner<'_>, candidates: &[&Candidate], policy: Policy, rounds: 
         let first = right.iter().zip(found).take_while(|(right, found)| right == found).count();
         let event = right[..first].iter().rposition(|line| line.starts_with("vector")).unwrap_or(0);
         let events = right[..first].iter().filter(|line| line.starts_with("vector")).count();
-        println!("    the same up to event {events}: {}", right[event..first.min(event + 5)].join(", "));
+        println!(
+            "    the same up to event {events}: {}",
+            right[event..first.min(event + 5)].join(", ")
+        );
         for (name, lines) in [("bare ", right), ("umbra", found)] {
-            lines.iter().skip(first).take(SHOWN_LINES).for_each(|line| println!("    {name} {line}"));
+            lines
+                .iter()
+                .skip(first)
+                .take(SHOWN_LINES)
+                .for_each(|line| println!("    {name} {line}"));
         }
     }
     Ok(())

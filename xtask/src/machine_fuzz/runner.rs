@@ -39,12 +39,16 @@ pub struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// Runs programs, bare or under a treatment of page faults. One that ends the guest has no outcome;
-    /// the machine starts again behind it.
+    /// Runs programs, bare or under a treatment of page faults. One that ends the guest has no
+    /// outcome; the machine starts again behind it.
     ///
     /// # Errors
     /// The kernel did not start.
-    pub fn run(&self, programs: &[&Candidate], policy: Option<Policy>) -> Result<Vec<Option<Outcome>>> {
+    pub fn run(
+        &self,
+        programs: &[&Candidate],
+        policy: Option<Policy>,
+    ) -> Result<Vec<Option<Outcome>>> {
         let mut found = Vec::new();
         for _ in 0..self.starts {
             let rest = &programs[found.len()..];
@@ -69,7 +73,11 @@ impl Runner<'_> {
     ///
     /// # Errors
     /// The kernel did not start.
-    pub fn words(&self, programs: &[&Candidate], policy: Option<Policy>) -> Result<Vec<Vec<String>>> {
+    pub fn words(
+        &self,
+        programs: &[&Candidate],
+        policy: Option<Policy>,
+    ) -> Result<Vec<Vec<String>>> {
         let stdout = self.start(programs, policy, "show")?.0;
         let mut words: Vec<Vec<String>> = Vec::new();
         for line in stdout.lines() {

@@ -2,7 +2,8 @@
 
 use umbra_cases::random::Random;
 use umbra_forms::program::{
-    ARENA, DESCRIPTORS, FIRST_SELECTOR, LOW_ARENA, PAGES, Page, Setting, Target, World, page, selector,
+    ARENA, DESCRIPTORS, FIRST_SELECTOR, LOW_ARENA, PAGES, Page, Setting, Target, World, page,
+    selector,
 };
 
 use super::mode::Mode;
@@ -124,8 +125,9 @@ impl Start {
         start
     }
 
-    /// Whether a trap between two iterations of INS or OUTS would leave its frame in the arena. RF is
-    /// set there (SDM vol. 3, "Instruction-Breakpoint Exception Condition"); Bochs leaves it clear.
+    /// Whether a trap between two iterations of INS or OUTS would leave its frame in the arena. RF
+    /// is set there (SDM vol. 3, "Instruction-Breakpoint Exception Condition"); Bochs leaves it
+    /// clear.
     pub fn shows_resume_flag(&self) -> bool {
         !self.quiet && (self.mode.ring == 0 || self.setting.stack != 0)
     }
@@ -207,7 +209,8 @@ impl Start {
             };
             let accessed = if random.one_in(8) { 0 } else { 1 };
             let big = if index != CS && random.one_in(8) { 1 - big } else { big };
-            self.setting.descriptors[index] = descriptor(base, limit, PRESENT | dpl | kind | accessed, big);
+            self.setting.descriptors[index] =
+                descriptor(base, limit, PRESENT | dpl | kind | accessed, big);
             segment.selector = FIRST_SELECTOR + 8 * index as u16 + ring as u16;
             if index != CS && index != SS && random.one_in(6) {
                 // The same in the LDT.
@@ -264,8 +267,8 @@ fn toggled(random: &mut Random, bits: &[(u32, u64)]) -> u64 {
     bits.iter().filter(|&&(_, n)| random.one_in(n)).fold(0, |word, (bit, _)| word | 1 << bit)
 }
 
-/// A descriptor of any kind, mostly one that some instruction refuses. Call gates and TSSs would lead
-/// anywhere, so they are not present; code has no byte that can run.
+/// A descriptor of any kind, mostly one that some instruction refuses. Call gates and TSSs would
+/// lead anywhere, so they are not present; code has no byte that can run.
 fn wild(random: &mut Random) -> u64 {
     let kind = random.below(32) | random.below(4) << 5;
     let system = kind & 0x10 == 0;

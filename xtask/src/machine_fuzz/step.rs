@@ -100,8 +100,10 @@ impl Maker<'_> {
             Role::Both => ES,
             _ => DS,
         };
-        let overridable = !matches!(form.role, Role::Push | Role::Pop | Role::Destination | Role::Both);
-        let prefix = (overridable && random.one_in(4)).then(|| [ES, CS, SS, FS, GS][random.index(5)]);
+        let overridable =
+            !matches!(form.role, Role::Push | Role::Pop | Role::Destination | Role::Both);
+        let prefix =
+            (overridable && random.one_in(4)).then(|| [ES, CS, SS, FS, GS][random.index(5)]);
         let segment = match prefix {
             // Long mode knows FS and GS alone.
             Some(other) if self.bits() != 64 || other >= FS => other,
@@ -111,7 +113,8 @@ impl Maker<'_> {
         let one = size == 4 && matches!(form.role, Role::Base | Role::Absolute);
         let place = self.place(random, segment, size, one);
         let operand = self.start.offset(segment, place.linear);
-        let mut set = |register, value: u64| self.set(&mut code, register, value & width(self.bits()));
+        let mut set =
+            |register, value: u64| self.set(&mut code, register, value & width(self.bits()));
         match form.registers {
             Registers::Small => {
                 set(register::AX, random.below(0x4000));
@@ -317,7 +320,11 @@ impl Maker<'_> {
         }
         code.push(opcode | u8::from(log > 0));
         code.push(0xfc);
-        words += &format!("{name} of {} bytes, {count} times{}", 1 << log, if down { ", down" } else { "" });
+        words += &format!(
+            "{name} of {} bytes, {count} times{}",
+            1 << log,
+            if down { ", down" } else { "" }
+        );
         Step { name: words, operand: place.label, code, defined: !0 }
     }
 
@@ -350,7 +357,10 @@ impl Maker<'_> {
             ("mov al, 0x7f; add al, al; into", &[0xb0, 0x7f, 0x00, 0xc0, 0xce]),
             ("xor cl, cl; div cl", &[0x30, 0xc9, 0xf6, 0xf1]),
             ("aam 0", &[0xd4, 0]),
-            ("hlt in ring 3, else ud2", if self.start.mode.ring == 3 { &[0xf4] } else { &[0x0f, 0x0b] }),
+            (
+                "hlt in ring 3, else ud2",
+                if self.start.mode.ring == 3 { &[0xf4] } else { &[0x0f, 0x0b] },
+            ),
             ("nop", &[0x90]),
             ("fwait", &[0x9b]),
             ("fninit", &[0xdb, 0xe3]),
@@ -378,7 +388,8 @@ impl Maker<'_> {
         }
     }
 
-    /// A selector for a far transfer. Code segments other than the program's own would lead anywhere.
+    /// A selector for a far transfer. Code segments other than the program's own would lead
+    /// anywhere.
     fn far_selector(&self, random: &mut Random) -> u64 {
         const CODE: [u16; 4] =
             [selector::CODE, selector::CODE_32, selector::USER_CODE, selector::USER_CODE_32];
@@ -399,14 +410,23 @@ impl Maker<'_> {
         let mut code = Vec::new();
         self.set(&mut code, register::AX, selector);
         code.extend([0x8e, 0xc0 | register << 3]);
-        (format!("mov {}, {selector:#x}", ["es", "cs", "ss", "ds", "fs", "gs"][usize::from(register)]), code)
+        (
+            format!(
+                "mov {}, {selector:#x}",
+                ["es", "cs", "ss", "ds", "fs", "gs"][usize::from(register)]
+            ),
+            code,
+        )
     }
 
     /// Behind MOV SS or POP SS comes an instruction that raises something.
     fn load_stack_segment(&self, random: &mut Random) -> (String, Vec<u8>) {
         let good = u64::from(self.start.setting.selectors[SS]);
-        let selector =
-            if random.one_in(4) && !self.start.mode.virtual_8086 { self.selector(random) } else { good };
+        let selector = if random.one_in(4) && !self.start.mode.virtual_8086 {
+            self.selector(random)
+        } else {
+            good
+        };
         let mut code = Vec::new();
         self.set(&mut code, register::AX, selector);
         code.extend([0x8e, 0xd0]);
@@ -447,7 +467,9 @@ impl Maker<'_> {
     fn random_flags(&self, random: &mut Random) -> u64 {
         let mut flags = self.start.setting.flags & !flag::TF & !flag::VM;
         let trap = if self.start.quiet { 0 } else { flag::TF };
-        for (bit, n) in [(trap, 3), (flag::AC, 4), (flag::NT, 12), (flag::IF, 3), (0x400, 8), (0x3000, 3)] {
+        for (bit, n) in
+            [(trap, 3), (flag::AC, 4), (flag::NT, 12), (flag::IF, 3), (0x400, 8), (0x3000, 3)]
+        {
             if random.one_in(n) {
                 flags ^= bit;
             }
@@ -472,7 +494,8 @@ impl Maker<'_> {
         let flags = self.random_flags(random);
         let good = u64::from(self.start.setting.selectors[CS]);
         let virtual_8086 = self.start.mode.virtual_8086;
-        let code_segment = if random.one_in(6) && !virtual_8086 { self.far_selector(random) } else { good };
+        let code_segment =
+            if random.one_in(6) && !virtual_8086 { self.far_selector(random) } else { good };
         let mut code = Vec::new();
         self.set_stack(&mut code);
         let push = |code: &mut Vec<u8>, value| {
@@ -494,7 +517,8 @@ impl Maker<'_> {
     fn far_return(&self, random: &mut Random) -> (String, Vec<u8>) {
         let good = u64::from(self.start.setting.selectors[CS]);
         let virtual_8086 = self.start.mode.virtual_8086;
-        let code_segment = if random.one_in(3) && !virtual_8086 { self.far_selector(random) } else { good };
+        let code_segment =
+            if random.one_in(3) && !virtual_8086 { self.far_selector(random) } else { good };
         let mut code = Vec::new();
         self.set(&mut code, register::AX, code_segment);
         code.push(0x50);
@@ -549,8 +573,10 @@ impl Maker<'_> {
 
     /// Reads and writes of control registers.
     fn control(&self, random: &mut Random) -> (String, Vec<u8>) {
-        let move_to = |code: &mut Vec<u8>, number: u8| code.extend([0x0f, 0x22, 0xc0 | number << 3]);
-        let move_from = |code: &mut Vec<u8>, number: u8| code.extend([0x0f, 0x20, 0xc0 | number << 3]);
+        let move_to =
+            |code: &mut Vec<u8>, number: u8| code.extend([0x0f, 0x22, 0xc0 | number << 3]);
+        let move_from =
+            |code: &mut Vec<u8>, number: u8| code.extend([0x0f, 0x20, 0xc0 | number << 3]);
         let mut code = Vec::new();
         let mut invert = |number: u8, bit: u32| {
             move_from(&mut code, number);
@@ -662,7 +688,11 @@ impl Maker<'_> {
                 self.set(&mut code, register::AX, self.selector(random));
                 (
                     "ltr".into(),
-                    if self.start.mode.ring == 3 { &[0x0f, 0x00, 0xd8] } else { &[0x0f, 0x00, 0xe0] },
+                    if self.start.mode.ring == 3 {
+                        &[0x0f, 0x00, 0xd8]
+                    } else {
+                        &[0x0f, 0x00, 0xe0]
+                    },
                 )
             }
             _ => ("mov dr6, eax".into(), &[0x0f, 0x23, 0xf0]),
@@ -700,8 +730,14 @@ impl Maker<'_> {
         let (name, code): (_, &[u8]) = [
             ("syscall", &[0x0f_u8, 0x05] as &[u8]),
             ("sysenter", &[0x0f, 0x34]),
-            ("sysexit in ring 3, else nop", if self.start.mode.ring == 3 { &[0x0f, 0x35] } else { &[0x90] }),
-            ("sysret in ring 3, else nop", if self.start.mode.ring == 3 { &[0x0f, 0x07] } else { &[0x90] }),
+            (
+                "sysexit in ring 3, else nop",
+                if self.start.mode.ring == 3 { &[0x0f, 0x35] } else { &[0x90] },
+            ),
+            (
+                "sysret in ring 3, else nop",
+                if self.start.mode.ring == 3 { &[0x0f, 0x07] } else { &[0x90] },
+            ),
         ][random.index(4)];
         (name.into(), code.to_vec())
     }
@@ -713,13 +749,16 @@ impl Maker<'_> {
             (
                 "15 prefixes",
                 &[
-                    0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
-                    0x90,
+                    0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
+                    0x66, 0x66, 0x90,
                 ],
             ),
             (
                 "14 prefixes",
-                &[0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x90],
+                &[
+                    0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
+                    0x66, 0x90,
+                ],
             ),
             ("mov cs, ax", &[0x8e, 0xc8]),
             ("push es, pop ss", &[0x06, 0x17]),
@@ -727,7 +766,10 @@ impl Maker<'_> {
         ][random.index(6)];
         let mut bytes = code.to_vec();
         if name.starts_with("enter") {
-            bytes.splice(0..0, if self.bits() == 64 { vec![0x48, 0x89, 0xe5] } else { vec![0x89, 0xe5] });
+            bytes.splice(
+                0..0,
+                if self.bits() == 64 { vec![0x48, 0x89, 0xe5] } else { vec![0x89, 0xe5] },
+            );
             self.set_stack(&mut bytes);
         }
         (name.into(), bytes)
@@ -739,7 +781,8 @@ pub fn control(random: &mut Random) -> u64 {
     let mut control = 0x400;
     for number in 0..4 {
         if random.one_in(2) {
-            let (kind, length) = [(0, 0), (1, 0), (1, 1), (1, 3), (3, 0), (3, 1), (3, 3)][random.index(7)];
+            let (kind, length) =
+                [(0, 0), (1, 0), (1, 1), (1, 3), (3, 0), (3, 1), (3, 3)][random.index(7)];
             control |= 1 << (2 * number) | (kind | length << 2) << (16 + 4 * number);
         }
     }
@@ -758,5 +801,8 @@ fn is_free(form: &Form) -> bool {
 
 /// The forms of the table for each width of code.
 pub fn by_width(table: &[Entry], bits: u32) -> Vec<&Entry> {
-    table.iter().filter(|entry| generate::bits(entry.form.mode) == bits && is_free(&entry.form)).collect()
+    table
+        .iter()
+        .filter(|entry| generate::bits(entry.form.mode) == bits && is_free(&entry.form))
+        .collect()
 }

@@ -57,7 +57,10 @@ pub fn install_missing(apt: &mut Apt) -> Result<()> {
             missing.join(" ")
         );
     }
-    ensure!(is_root(), "packages are missing and only root can install them; run this first: {command}");
+    ensure!(
+        is_root(),
+        "packages are missing and only root can install them; run this first: {command}"
+    );
     apt.install(&missing)
 }
 
@@ -76,9 +79,13 @@ pub fn install(packages: &[&str]) -> Result<()> {
 /// # Errors
 /// This is not Debian.
 pub fn exists(package: &str) -> Result<bool> {
-    ensure!(is_debian(), "packages of kernels are fetched on Debian only; give the file of one instead");
+    ensure!(
+        is_debian(),
+        "packages of kernels are fetched on Debian only; give the file of one instead"
+    );
     Apt::new().freshen_lists()?;
-    let known = Command::new("apt-cache").args(["show", "--no-all-versions", "--", package]).output();
+    let known =
+        Command::new("apt-cache").args(["show", "--no-all-versions", "--", package]).output();
     Ok(known.context("starting apt-cache")?.status.success())
 }
 
@@ -100,15 +107,18 @@ fn not_installed() -> Result<Vec<&'static str>> {
         .output()
         .context("starting dpkg-query")?;
     let known = String::from_utf8_lossy(&output.stdout);
-    let installed = |name: &str| known.lines().any(|line| line.split_once(' ') == Some((name, "installed")));
+    let installed =
+        |name: &str| known.lines().any(|line| line.split_once(' ') == Some((name, "installed")));
     Ok(PACKAGES.iter().map(|package| package.name).filter(|name| !installed(name)).collect())
 }
 
 /// The packages whose program is not found.
 fn not_in_path() -> Vec<&'static str> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = |program: &str| std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
-    let missing = PACKAGES.iter().filter(|package| package.program.is_some_and(|program| !found(program)));
+    let found =
+        |program: &str| std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    let missing =
+        PACKAGES.iter().filter(|package| package.program.is_some_and(|program| !found(program)));
     missing.map(|package| package.name).collect()
 }
 
@@ -125,14 +135,19 @@ impl Apt {
     fn install(&mut self, packages: &[&str]) -> Result<()> {
         self.freshen_lists()?;
         eprintln!("xtask: installing Debian packages: {}", packages.join(" "));
-        lock::run(apt_get().args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(packages))
+        lock::run(
+            apt_get()
+                .args(["install", "--yes", "--quiet", "--no-install-recommends"])
+                .args(packages),
+        )
     }
 
     /// The package that `package` depends on alone.
     pub fn dependency(&mut self, package: &str) -> Result<String> {
         self.freshen_lists()?;
         let text = process::capture(Command::new("apt-cache").args(["depends", package]))?;
-        let mut dependencies = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+        let mut dependencies =
+            text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
         match (dependencies.next(), dependencies.next()) {
             (Some(name), None) => Ok(String::from(name)),
             _ => bail!("apt-cache names no single dependency of {package}: {text}"),
@@ -147,7 +162,10 @@ impl Apt {
         let mut matching = versions.filter(|version| {
             version.strip_prefix(wanted).is_some_and(|rest| rest.starts_with(['.', '+', '-']))
         });
-        matching.next().map(str::to_owned).with_context(|| format!("apt knows no {package} {wanted}"))
+        matching
+            .next()
+            .map(str::to_owned)
+            .with_context(|| format!("apt knows no {package} {wanted}"))
     }
 
     /// Downloads a package into an empty folder and unpacks it into another.
@@ -155,7 +173,8 @@ impl Apt {
         self.freshen_lists()?;
         lock::run(apt_get().args(["download", "--quiet", package]).current_dir(download))?;
         let mut entries = std::fs::read_dir(download)?;
-        let file = entries.next().with_context(|| format!("apt-get left no file of {package}"))??.path();
+        let file =
+            entries.next().with_context(|| format!("apt-get left no file of {package}"))??.path();
         process::show(Command::new("dpkg-deb").arg("--extract").arg(file).arg(into))
     }
 

@@ -15,7 +15,8 @@ use crate::{paths, process, run};
 /// After so many seconds a machine is ended as failed.
 const TIMEOUT_SECONDS: u32 = 600;
 
-/// The guest itself must have counted so many page faults, or a run without injected faults says nothing.
+/// The guest itself must have counted so many page faults, or a run without injected faults says
+/// nothing.
 const LEAST_GUEST_FAULTS: u64 = 2000;
 
 /// How much of a failed boot's output is shown.
@@ -43,8 +44,10 @@ const PENRYN_BYPASS: Boot = Boot {
 };
 const PENRYN_TRAP: Boot = Boot { name: "penryn-trap", guest_faults: "trap", ..PENRYN_BYPASS };
 const PENRYN_AUDIT: Boot = Boot { name: "penryn-audit", audit: true, ..PENRYN_BYPASS };
-const PENRYN_64_FRAMES: Boot = Boot { name: "penryn-64-frames", shadow_frames: Some(64), ..PENRYN_BYPASS };
-const PENRYN_PRESENT: Boot = Boot { name: "penryn-present", guest_faults: "present", ..PENRYN_BYPASS };
+const PENRYN_64_FRAMES: Boot =
+    Boot { name: "penryn-64-frames", shadow_frames: Some(64), ..PENRYN_BYPASS };
+const PENRYN_PRESENT: Boot =
+    Boot { name: "penryn-present", guest_faults: "present", ..PENRYN_BYPASS };
 const QEMU_SVM_TRAP: Boot = Boot { name: "qemu-svm-trap", machine: "qemu-svm", ..PENRYN_TRAP };
 const SKYLAKE_BYPASS: Boot = Boot { name: "skylake-bypass", machine: "skylake", ..PENRYN_BYPASS };
 const SKYLAKE_5_GIB: Boot = Boot { name: "skylake-5-gib", memory: Some("5G"), ..SKYLAKE_BYPASS };
@@ -61,8 +64,8 @@ const BOOTS: &[Boot] = &[
     QEMU_SVM_TRAP,
 ];
 
-/// Phases in which every operation is one access to a page that is missing, and no process runs but the one that
-/// makes them: the bypass saves one exit per operation.
+/// Phases in which every operation is one access to a page that is missing, and no process runs but
+/// the one that makes them: the bypass saves one exit per operation.
 const FAULTING_PHASES: [&str; 2] = ["demand", "zero_read"];
 
 /// Boots them all, as many at a time as there are CPUs, and compares.
@@ -76,7 +79,8 @@ pub fn run(report: &mut Report, built: &Everything) -> Result<()> {
 
     report.steps(BOOTS, |boot| format!("boot {}", boot.name), |boot| boot.run(built, &folder));
     report.step("the guest sees the same with bypass and trap", || {
-        let [bypass, trap] = [PENRYN_BYPASS, PENRYN_TRAP].map(|boot| (boot.name, boot.console(&folder)));
+        let [bypass, trap] =
+            [PENRYN_BYPASS, PENRYN_TRAP].map(|boot| (boot.name, boot.console(&folder)));
         let lines = console::compare((bypass.0, &bypass.1?), (trap.0, &trap.1?))?;
         Ok(format!("{lines} lines"))
     });
@@ -91,9 +95,9 @@ pub fn run(report: &mut Report, built: &Everything) -> Result<()> {
 
 /// The bypass saves the exits that it is there for.
 ///
-/// Only exits that memory work costs are compared, and only in [phases](FAULTING_PHASES) where all else is the same
-/// in both runs: over a whole run, the time at which the timer interrupts and the console is ready weighs as much as
-/// what is saved.
+/// Only exits that memory work costs are compared, and only in [phases](FAULTING_PHASES) where all
+/// else is the same in both runs: over a whole run, the time at which the timer interrupts and the
+/// console is ready weighs as much as what is saved.
 fn saved(bypass: &Stats, trap: &Stats) -> Result<String> {
     let mut remarks = Vec::new();
     for phase in FAULTING_PHASES {
@@ -120,7 +124,10 @@ impl Boot {
         }
         let mut umbra = Command::new("timeout");
         // A guard in case that the tool itself hangs; its own time-out ends the machine properly.
-        umbra.args(["--kill-after=10", &(TIMEOUT_SECONDS + 60).to_string()]).arg(&built.umbra).arg("run");
+        umbra
+            .args(["--kill-after=10", &(TIMEOUT_SECONDS + 60).to_string()])
+            .arg(&built.umbra)
+            .arg("run");
         umbra.arg("--kernel").arg(&built.kernel).arg("--initrd").arg(&built.initrd);
         let high = if self.memory.is_some() { " umbra.high" } else { "" };
         umbra.arg("--append").arg(format!("{} umbra.quick{high}", run::APPEND));
@@ -164,7 +171,8 @@ impl Boot {
         stats.expect("machine", self.machine)?;
         stats.expect("guest_faults", self.guest_faults)?;
         for line in console.lines().filter_map(|line| line.strip_prefix("phase ")) {
-            let (name, ops) = line.trim_end().split_once(" ops ").with_context(|| format!("phase {line}"))?;
+            let (name, ops) =
+                line.trim_end().split_once(" ops ").with_context(|| format!("phase {line}"))?;
             let counted = stats.phase_ops(name)?;
             ensure!(
                 ops == counted.to_string(),
@@ -178,8 +186,11 @@ impl Boot {
         let injected = user + stats.exits("guest_fault_not_present_kernel")?;
         let links = stats.exits("host_fault_link")?;
         match self.guest_faults {
-            "present" => ensure!(injected == 0, "{injected} not-present guest faults reached the hypervisor"),
-            // While the filter `user` is chosen, the kernel's own not-present faults exit: there must be few.
+            "present" => {
+                ensure!(injected == 0, "{injected} not-present guest faults reached the hypervisor")
+            }
+            // While the filter `user` is chosen, the kernel's own not-present faults exit: there
+            // must be few.
             "bypass" => ensure!(
                 user == 0 && injected * 20 < guests,
                 "{user} not-present faults of user mode and {injected} in all reached the hypervisor"
@@ -203,7 +214,9 @@ impl Boot {
         let path = self.file(folder, "stdout");
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let start = text.find("Linux version").context("Linux said nothing")?;
-        let Some(length) = text[start..].find("reboot: Power down") else { bail!("Linux did not power off") };
+        let Some(length) = text[start..].find("reboot: Power down") else {
+            bail!("Linux did not power off")
+        };
         Ok(String::from(&text[start..start + length]))
     }
 
@@ -215,5 +228,7 @@ impl Boot {
 /// The page faults that the guest itself counted.
 fn guest_faults(console: &str) -> Result<u64> {
     let count = console.lines().find_map(|line| line.strip_prefix("vmstat: pgfault "));
-    count.and_then(|count| count.trim_end().parse().ok()).context("the guest did not print its counters")
+    count
+        .and_then(|count| count.trim_end().parse().ok())
+        .context("the guest did not print its counters")
 }

@@ -19,7 +19,8 @@ static HEAP: TalcLock<spin::Mutex<()>, Claim> =
 pub fn add(map: &DirectMap, memory: Unused) {
     let range = memory.into_range();
     // SAFETY: the memory is nobody's, and the heap has it from now on.
-    let claimed = unsafe { HEAP.lock().claim(map.pointer(range.start), (range.end - range.start) as usize) };
+    let claimed =
+        unsafe { HEAP.lock().claim(map.pointer(range.start), (range.end - range.start) as usize) };
     assert!(claimed.is_some(), "a range for the heap is large enough to be one");
 }
 

@@ -44,10 +44,13 @@ impl Isolation for Vmx {
             (control::PAGE_FAULT_ERR_CODE_MASK, 0),
             (control::PAGE_FAULT_ERR_CODE_MATCH, 0),
         ];
-        // SAFETY: CR3 is the root of a space of pages that are its own (`Space`); no other guarded field
-        // changes.
-        isolated.into_iter().for_each(|(field, value)| unsafe { self.vmcs.write_guarded(field, value) });
-        self.before_isolation = Some(Saved { fields, primary: self.primary, trap: self.rflags & rflags::TF });
+        // SAFETY: CR3 is the root of a space of pages that are its own (`Space`); no other guarded
+        // field changes.
+        isolated
+            .into_iter()
+            .for_each(|(field, value)| unsafe { self.vmcs.write_guarded(field, value) });
+        self.before_isolation =
+            Some(Saved { fields, primary: self.primary, trap: self.rflags & rflags::TF });
         self.switch_primary(WINDOWS, false);
         self.set_rflags(self.rflags & !(rflags::TF | rflags::RF));
         if let Some(translations) = self.translations {

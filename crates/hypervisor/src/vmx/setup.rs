@@ -35,8 +35,8 @@ pub fn write_controls(vmcs: &mut Vmcs, capabilities: &Capabilities, msr_bitmap: 
         (control::CR4_GUEST_HOST_MASK, !CR4_GUEST),
         (guest::LINK_PTR_FULL, u64::MAX),
     ];
-    // SAFETY: no memory is reached without CR3, which `set_controls` gives; every load of CR3 exits, and
-    // the MSR bitmap passes only MSRs that the hypervisor does not use.
+    // SAFETY: no memory is reached without CR3, which `set_controls` gives; every load of CR3
+    // exits, and the MSR bitmap passes only MSRs that the hypervisor does not use.
     fields.into_iter().for_each(|(field, value)| unsafe { vmcs.write_guarded(field, value) });
     if capabilities.primary & PrimaryControls::SECONDARY_CONTROLS.bits() != 0 {
         let secondary = capabilities.secondary;

@@ -59,9 +59,9 @@ impl Vmcs {
     /// Writes any field.
     ///
     /// # Safety
-    /// With the value, VM entries still run a guest that reaches no memory but its own, whose changes
-    /// of CR0, CR3 and CR4 exit as far as they could change that; and VM exits come back to the
-    /// hypervisor as it is.
+    /// With the value, VM entries still run a guest that reaches no memory but its own, whose
+    /// changes of CR0, CR3 and CR4 exit as far as they could change that; and VM exits come back to
+    /// the hypervisor as it is.
     ///
     /// # Panics
     /// The CPU does not have it.
@@ -77,8 +77,8 @@ impl Vmcs {
     }
 }
 
-/// Whether a field decides what memory guest or host reach, or where the host goes on: all host state,
-/// the guest's CR0, CR3 and CR4, and controls but those of events, read shadows and time.
+/// Whether a field decides what memory guest or host reach, or where the host goes on: all host
+/// state, the guest's CR0, CR3 and CR4, and controls but those of events, read shadows and time.
 const fn is_guarded(field: u32) -> bool {
     const CONTROL: u32 = 0;
     const HOST: u32 = 3;

@@ -5,7 +5,8 @@ use umbra_paging::Cr3Value;
 
 use crate::cr3_targets;
 
-/// A value of CR3 that the guest may load without an exit: a loadable root, and its PCID and bit 63.
+/// A value of CR3 that the guest may load without an exit: a loadable root, and its PCID and bit
+/// 63.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cr3Target(u64);
 

@@ -18,8 +18,8 @@ pub trait ControlRegisters {
     /// CR4 as the guest reads it; it may have changed parts of it without an exit.
     fn cr4(&self) -> u64;
     /// Gives the guest new control registers, which run on the shadow `root`. It is loadable if the
-    /// guest's own CR3 is the right one for it. What the guest reaches follows from these two types,
-    /// which only the MMU makes.
+    /// guest's own CR3 is the right one for it. What the guest reaches follows from these two
+    /// types, which only the MMU makes.
     ///
     /// # Panics
     /// `loadable` is another root than that of `controls`.

@@ -123,7 +123,10 @@ impl Arena {
                     table.update(first / 2 + index, pair[0] | pair[1] << 32);
                 }
             } else {
-                entries.into_iter().enumerate().for_each(|(at, entry)| table.update(first + at, entry));
+                entries
+                    .into_iter()
+                    .enumerate()
+                    .for_each(|(at, entry)| table.update(first + at, entry));
             }
         }
         for (index, &byte) in program.code().iter().enumerate() {
@@ -183,7 +186,10 @@ fn long(pool: &mut Pool, table: Frame) -> Map {
     kit.write(0, low.address() | TABLE);
     (1..IDENTITY >> 21).for_each(|index| kit.write(index as usize, index << 21 | bits::PS | KIT));
     let gigabytes = space.table(pool, Gva::new(0), Level::L3);
-    [kit.address() | TABLE, 0].into_iter().enumerate().for_each(|(at, entry)| gigabytes.write(at, entry));
+    [kit.address() | TABLE, 0]
+        .into_iter()
+        .enumerate()
+        .for_each(|(at, entry)| gigabytes.write(at, entry));
     gigabytes.write(3, 0);
     let arena = space.table(pool, Gva::new(ARENA), Level::L1);
     space.map(pool, Gva::new(MAPPED_BY_TABLE), Level::L2, table.address() | TABLE);

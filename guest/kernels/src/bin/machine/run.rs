@@ -49,8 +49,14 @@ pub fn main(mut boot: Boot) -> u8 {
     arena::set_priority();
     let arena = Arena::new(&mut boot.pool, cpu.nx);
     let tables = Tables::new(&mut boot.pool);
-    let mut stage =
-        Stage { arena, tables, cpu, format, vectors: vectors(), after: Vectors { words: [0; WORDS] } };
+    let mut stage = Stage {
+        arena,
+        tables,
+        cpu,
+        format,
+        vectors: vectors(),
+        after: Vectors { words: [0; WORDS] },
+    };
     cpu::set_system_calls();
     let show = boot.options.has("show");
     let (words, _) = module.as_chunks::<8>();
@@ -95,7 +101,8 @@ type Events = [Option<(u64, usize)>; PATIENCE];
 /// Vector registers, as a program finds them.
 fn vectors() -> Vectors {
     let mut words: [u64; WORDS] = core::array::from_fn(|word| scramble(word as u64));
-    // SDM vol. 1, "FXSAVE Area": masked exceptions, four of eight x87 registers in use, no instruction yet.
+    // SDM vol. 1, "FXSAVE Area": masked exceptions, four of eight x87 registers in use, no
+    // instruction yet.
     words[0] = 0x037f | 0x2000 << 16 | 0xf0 << 32;
     (words[1], words[2], words[3]) = (0, 0, 0x1f80);
     for register in 0..8 {
@@ -204,7 +211,8 @@ impl Stage {
         if setting.world == World::Bits32 { cr4 & !PAE | PSE } else { cr4 }
     }
 
-    /// Where the program goes on: behind a fault with the next step, with the segments of the start.
+    /// Where the program goes on: behind a fault with the next step, with the segments of the
+    /// start.
     fn next(&self, program: &Program, ended: &State, step: Option<usize>) -> Option<State> {
         const TRAPS: [u64; 4] = [1, 2, 3, 4];
         let setting = &program.setting;
@@ -260,15 +268,16 @@ impl Stage {
 
 /// Tells what an event found.
 fn observe(setting: &Setting, ended: &State, observer: &mut Observer) {
-    let wide =
-        setting.world == World::Long && [selector::CODE, selector::USER_CODE].contains(&(ended.cs as u16));
+    let wide = setting.world == World::Long
+        && [selector::CODE, selector::USER_CODE].contains(&(ended.cs as u16));
     observer.see("vector", 0, ended.vector);
     observer.see("error", 0, ended.error);
     if ended.vector == u64::from(exception::PF) {
         observer.see("cr2", 0, cpu::cr2());
     }
     observer.see("rip", 0, ended.rip);
-    // SDM vol. 1, "General-Purpose Registers in 64-Bit Mode": upper halves are undefined outside of it.
+    // SDM vol. 1, "General-Purpose Registers in 64-Bit Mode": upper halves are undefined outside of
+    // it.
     let (mask, count) = if wide { (u64::MAX, 16) } else { (u32::MAX.into(), 8) };
     // Between two iterations RF is pushed set (SDM, "RF (resume) flag"). Bochs leaves it clear.
     let resume = if ended.vector == u64::from(exception::DB) { rflags::RF } else { 0 };

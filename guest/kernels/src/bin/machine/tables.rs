@@ -46,7 +46,11 @@ fn system(base: u64, limit: u64, kind: u64) -> u64 {
 
 /// The lower word of a gate.
 fn gate(offset: u64, selector: u16, low: u64, kind: u64) -> u64 {
-    offset & 0xffff | u64::from(selector) << 16 | low << 32 | kind << 40 | (offset >> 16 & 0xffff) << 48
+    offset & 0xffff
+        | u64::from(selector) << 16
+        | low << 32
+        | kind << 40
+        | (offset >> 16 & 0xffff) << 48
 }
 
 /// The frames of the tables.
@@ -99,7 +103,10 @@ impl Tables {
             word(self.task, 14, self.stack(2));
             let data = u64::from(selector::DATA);
             let segments = [data, selector::CODE_32.into(), data, data, 0, 0];
-            segments.into_iter().enumerate().for_each(|(index, value)| word(self.task, 18 + index, value));
+            segments
+                .into_iter()
+                .enumerate()
+                .for_each(|(index, value)| word(self.task, 18 + index, value));
             word(self.task, 25, (MAP as u64) << 16);
         }
         self.tss.write_bytes(MAP - 2, &(MAP as u16).to_le_bytes());
@@ -170,8 +177,8 @@ impl Tables {
         self.gdt.write(at, self.gdt.read(at) & !(1 << 41));
     }
 
-    /// Words of the GDT from a program's own descriptors on, and of the TSS: what a program may have
-    /// changed.
+    /// Words of the GDT from a program's own descriptors on, and of the TSS: what a program may
+    /// have changed.
     pub fn changed(&self) -> impl Iterator<Item = (&'static str, usize, u64)> {
         let gdt = (0..GDT).map(|index| ("gdt", index, self.gdt.read(index)));
         let tss = (0..MAP / 8).map(|index| ("tss", index, self.tss.read(index)));
