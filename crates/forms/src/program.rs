@@ -1,7 +1,7 @@
 //! A program for the whole machine: what it starts with, and its code.
 //!
-//! It lives in an arena of [`PAGES`] pages, at [`ARENA`], and again at [`LOW_ARENA`] for
-//! virtual-8086 mode. The host makes programs; the kernel `machine` gets them as words, and runs
+//! It lives in an arena of [`PAGES`] pages, at [`ARENA`], and once more at [`LOW_ARENA`]
+//! for virtual-8086 mode or, in long mode, at [`HIGH_ARENA`]. The host makes programs; the kernel `machine` gets them as words, and runs
 //! each from the same state.
 
 /// Pages of the arena.
@@ -10,6 +10,8 @@ pub const PAGES: usize = 16;
 pub const ARENA: u64 = 0x9000_0000;
 /// Where it begins for virtual-8086 mode.
 pub const LOW_ARENA: u64 = 0x2_0000;
+/// Where it begins so that it ends with the canonical addresses of the lower half, in long mode.
+pub const HIGH_ARENA: u64 = (1 << 47) - (PAGES as u64) * 4096;
 /// Descriptors that a program brings; the first has selector [`FIRST_SELECTOR`].
 pub const DESCRIPTORS: usize = 16;
 /// The selector of a program's first descriptor in the GDT. In the LDT it has index 0.

@@ -4,7 +4,7 @@ use umbra_cases::random::{Random, scramble};
 use umbra_forms::generate::Entry;
 use umbra_forms::program::Program;
 
-use super::setting::{Start, flag};
+use super::setting::{SIZE, Start, flag};
 use super::step::{self, Maker, Step};
 
 /// The most steps of a random program.
@@ -46,7 +46,7 @@ impl<'a> Generator<'a> {
 
 impl Candidate {
     fn set_breakpoints(&mut self, random: &mut Random) {
-        if self.start.quiet || !random.one_in(3) {
+        if self.start.quiet || self.start.high || !random.one_in(3) {
             return;
         }
         let (arena, origin) = (self.start.arena, self.start.setting.origin);
@@ -73,8 +73,14 @@ impl Candidate {
                 break;
             }
         }
-        // The end; without it, where the code ends.
-        let _ = program.push(&[0xcd, umbra_forms::program::vector::STOP]);
+        if self.start.high {
+            // What is behind the last instruction is no address.
+            program.setting.origin = SIZE - program.code().len() as u64;
+            program.setting.rip = program.setting.base + program.setting.origin;
+        } else {
+            // The end; without it, where the code ends.
+            let _ = program.push(&[0xcd, umbra_forms::program::vector::STOP]);
+        }
         program
     }
 
@@ -114,6 +120,9 @@ impl Candidate {
             "seed {}: {}, RFLAGS {:#x}, CR0 ^ {:#x}, CR4 ^ {:#x}",
             self.seed, self.start.mode.name, setting.flags, setting.cr0, setting.cr4
         );
+        if self.start.high {
+            words += ", ending with the canonical addresses";
+        }
         if setting.interrupt {
             words += ", an interrupt is pending";
         }

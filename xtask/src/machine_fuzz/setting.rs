@@ -2,8 +2,8 @@
 
 use umbra_cases::random::Random;
 use umbra_forms::program::{
-    ARENA, DESCRIPTORS, FIRST_SELECTOR, LOW_ARENA, PAGES, Page, Setting, Target, World, page,
-    selector,
+    ARENA, DESCRIPTORS, FIRST_SELECTOR, HIGH_ARENA, LOW_ARENA, PAGES, Page, Setting, Target, World,
+    page, selector,
 };
 
 use super::mode::Mode;
@@ -54,6 +54,8 @@ pub struct Start {
     pub arena: u64,
     /// Nothing traps between instructions: neither RFLAGS.TF nor breakpoints are ever set.
     pub quiet: bool,
+    /// The code ends where canonical addresses end.
+    pub high: bool,
 }
 
 /// A descriptor of a segment.
@@ -77,13 +79,19 @@ impl Start {
     /// A random one.
     pub fn random(random: &mut Random) -> Start {
         let mode = super::mode::MODES[random.index(super::mode::MODES.len())];
-        let arena = if mode.virtual_8086 { LOW_ARENA } else { ARENA };
+        let high = mode.bits == 64 && random.one_in(6);
+        let arena = match mode {
+            _ if high => HIGH_ARENA,
+            _ if mode.virtual_8086 => LOW_ARENA,
+            _ => ARENA,
+        };
         let mut descriptors = [0; DESCRIPTORS];
         descriptors[6..].fill_with(|| wild(random));
         let mut start = Start {
             mode,
             arena,
             quiet: random.one_in(2),
+            high,
             segments: [Segment { selector: 0, base: 0, limit: None }; 6],
             setting: Setting {
                 world: mode.world(),
@@ -299,7 +307,9 @@ fn pages(random: &mut Random, ring: u8) -> [Page; PAGES] {
         }
     }
     let plain = Page { target: Target::Ram, bits: ALL | own };
-    pages[STACK as usize] = plain;
+    for index in [STACK as usize, PAGES - 2, PAGES - 1] {
+        pages[index] = plain;
+    }
     // Mostly code can go on where it crosses a border. No table is code: that would lead anywhere.
     if !random.one_in(4) || pages[1].target == Target::Table {
         pages[1] = plain;

@@ -188,7 +188,8 @@ impl Maker<'_> {
         }
         loop {
             // Not the code.
-            let page = 2 + random.below(PAGES as u64 - 2);
+            let code = if start.high { 2 } else { 0 };
+            let page = 2 + random.below(PAGES as u64 - 2 - code);
             let border = (page + 1) * 4096;
             let limit = start.segments[segment].limit.map(|limit| limit.wrapping_sub(start.arena));
             let at = match random.below(16) {

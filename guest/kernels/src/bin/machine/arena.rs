@@ -5,7 +5,9 @@ use guest_kernels::kit::apic::{self, register};
 use guest_kernels::kit::frames::{Frame, Pool};
 use guest_kernels::kit::observe::Observer;
 use guest_kernels::kit::space::Space;
-use umbra_forms::program::{ARENA, LOW_ARENA, PAGES, Page, Program, Target, World, page};
+use umbra_forms::program::{
+    ARENA, HIGH_ARENA, LOW_ARENA, PAGES, Page, Program, Target, World, page,
+};
 use umbra_paging::{Gva, Level, bits};
 
 /// What the page table in use maps.
@@ -35,8 +37,8 @@ struct Map {
     root: Frame,
     /// What maps the arena.
     arena: Frame,
-    /// What maps the first pages of memory, and there the arena once more.
-    low: Option<Frame>,
+    /// What maps the arena once more, and at which entry.
+    again: (Frame, usize),
 }
 
 /// Frames and tables.
@@ -116,8 +118,7 @@ impl Arena {
         let map = self.map(world);
         let entries: [u64; PAGES] =
             core::array::from_fn(|index| self.entry(index, setting.pages[index], world));
-        let low = map.low.map(|table| (table, LOW_ARENA as usize / 4096));
-        for (table, first) in [(map.arena, 0)].into_iter().chain(low) {
+        for (table, first) in [(map.arena, 0), map.again] {
             if world == World::Bits32 {
                 for (index, pair) in entries.chunks(2).enumerate() {
                     table.update(first / 2 + index, pair[0] | pair[1] << 32);
@@ -143,8 +144,8 @@ impl Arena {
         restore("table", 0, self.table, Some(ENTRY), observer);
         let map = self.map(world);
         let words = if world == World::Bits32 { PAGES / 2 } else { PAGES };
-        let low = map.low.map(|table| (table, if world == World::Bits32 { 16 } else { 32 }));
-        for (table, first) in [(map.arena, 0)].into_iter().chain(low) {
+        for (table, first) in [(map.arena, 0), map.again] {
+            let first = if world == World::Bits32 { first / 2 } else { first };
             let dirty = if world == World::Bits32 { bits::D | bits::D << 32 } else { bits::D };
             for index in first..first + words {
                 observer.see("dirty", index, table.read(index) & dirty);
@@ -193,7 +194,9 @@ fn long(pool: &mut Pool, table: Frame) -> Map {
     gigabytes.write(3, 0);
     let arena = space.table(pool, Gva::new(ARENA), Level::L1);
     space.map(pool, Gva::new(MAPPED_BY_TABLE), Level::L2, table.address() | TABLE);
-    Map { root: space.root(), arena, low: None }
+    let again = space.table(pool, Gva::new(HIGH_ARENA), Level::L1);
+    let first = Gva::new(HIGH_ARENA).index(Level::L1);
+    Map { root: space.root(), arena, again: (again, first) }
 }
 
 /// Three levels.
@@ -208,7 +211,7 @@ fn pae(pool: &mut Pool, table: Frame) -> Map {
     for (address, below) in [(ARENA, arena), (MAPPED_BY_TABLE, table)] {
         upper.write((address >> 21) as usize % 512, below.address() | TABLE);
     }
-    Map { root, arena, low: Some(low) }
+    Map { root, arena, again: (low, LOW_ARENA as usize / 4096) }
 }
 
 /// Two levels, of entries of 32 bits.
@@ -223,5 +226,5 @@ fn bits32(pool: &mut Pool, table: Frame) -> Map {
     for (address, below) in [(ARENA, arena), (MAPPED_BY_TABLE, table)] {
         put(root, address >> 22, below.address() | TABLE);
     }
-    Map { root, arena, low: Some(low) }
+    Map { root, arena, again: (low, LOW_ARENA as usize / 4096) }
 }
