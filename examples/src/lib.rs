@@ -91,9 +91,9 @@ impl Toy {
         let guest = self.registers[cpu].control(&self.model);
         // The root may be another one after any call of the MMU.
         let root = self.mmu.entry_state(&self.host, cpu).root;
-        let table = PhysAddr::new(root.hpa.raw());
+        let table = PhysAddr::new(root.hpa().raw());
         let wp = self.host.mistake != Some(Mistake::LetsTablesBeWritten) || guest.wp;
-        match root.format {
+        match root.format() {
             RootFormat::Long4 => Control { mode: PagingMode::Long4 { root: table }, wp, ..guest },
             // The guest uses PAE or 32-bit paging, or it has paging off: the CPU has not, it walks
             // an identity map of the MMU's making. Then there is no user mode to keep out, so SMEP

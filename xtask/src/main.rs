@@ -15,6 +15,7 @@ mod exhaustive;
 mod forms;
 mod fuzz;
 mod guests;
+mod machine_fuzz;
 mod mutants;
 mod paths;
 mod process;
@@ -64,6 +65,7 @@ enum Command {
     Guests(guests::Arguments),
     Forms(forms::Arguments),
     Exact(exact::Arguments),
+    MachineFuzz(machine_fuzz::Arguments),
     Trial(trial::Arguments),
 }
 
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
         Command::Guests(arguments) => guests::run(&arguments),
         Command::Forms(arguments) => forms::run(&arguments),
         Command::Exact(arguments) => exact::run(&arguments),
+        Command::MachineFuzz(arguments) => machine_fuzz::run(&arguments),
         Command::Trial(arguments) => trial::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {

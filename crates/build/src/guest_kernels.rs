@@ -9,7 +9,7 @@ use crate::toolchain::BARE_METAL_TARGET;
 use crate::{Error, Toolchain, bare_metal};
 
 /// The programs of the package.
-const KERNELS: [&str; 5] = ["exhaustive", "hostile", "basics", "forms", "exact"];
+const KERNELS: [&str; 6] = ["exhaustive", "hostile", "basics", "forms", "exact", "machine"];
 
 /// A multiboot-1 kernel is an ELF32 (QEMU refuses others); the compiler makes ELF64.
 const OBJCOPY: &str = "objcopy";

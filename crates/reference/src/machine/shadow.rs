@@ -330,7 +330,7 @@ impl Shadow {
     /// The registers that the hardware walks by when it enters the guest now.
     fn loaded(&self, cpu: usize) -> Result<Control, Broken> {
         let root = self.mmu.root(&self.host, cpu);
-        let table = PhysAddr::new(root.hpa.raw());
+        let table = PhysAddr::new(root.hpa().raw());
         let registers = self.host.cpu(cpu).registers;
         let own = registers.root;
         if self.mmu.is_loadable(cpu, own) && table.raw() != own.base().raw() {
@@ -347,7 +347,7 @@ impl Shadow {
         // by NXE with CR4.PAE only, which 32-bit paging has not.
         let nxe = guest.nxe && !matches!(guest.mode, PagingMode::Legacy32 { .. });
         let real = Control { wp: true, nxe, maxphyaddr: self.config.host_maxphyaddr, ..guest };
-        match root.format {
+        match root.format() {
             RootFormat::Long4 => Ok(Control { mode: PagingMode::Long4 { root: table }, ..real }),
             RootFormat::Pae => {
                 let mut pdptes = [0; 4];

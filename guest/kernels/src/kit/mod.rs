@@ -34,3 +34,4 @@ pub mod tasks;
 pub mod traps;
 pub mod unpaged;
 pub mod vectors;
+pub mod worlds;
