@@ -26,7 +26,7 @@ use crate::trial;
 /// `cargo xtask guests` runs them, also with a small shadow pool and audited); a sample of the
 /// memory forms of instructions (`cargo xtask forms`) and of the trial's control; then Linux with
 /// the quick exercise on the emulated machines, with the bypass and without, with a small shadow
-/// pool, and audited. Ends with the line `N passed, N failed`. What guests leave (console, exit
+/// pool, and audited, and 32-bit kernels with it. Ends with the line `N passed, N failed`. What guests leave (console, exit
 /// table) is kept in `target/guest/test`.
 #[derive(clap::Args)]
 pub struct Arguments {}
@@ -49,6 +49,6 @@ pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
     forms::sample(&mut report, &built.umbra, &kernels)?;
     exact::sample(&mut report, &built.umbra, &kernels)?;
     trial::sample(&mut report)?;
-    boots::run(&mut report, &built)?;
+    boots::run(&mut report, &mut setup, &built)?;
     Ok(report.finish())
 }
