@@ -8,6 +8,10 @@ use crate::Error;
 /// The target of the hypervisor: freestanding, soft float, no red zone.
 pub(crate) const BARE_METAL_TARGET: &str = "x86_64-unknown-none";
 
+/// The target of 32-bit kernels. There is none without an operating system; this one has no SSE, and what it takes for
+/// granted of Linux is in the standard library, which kernels do not use.
+pub(crate) const BARE_METAL_32_TARGET: &str = "i586-unknown-linux-gnu";
+
 /// The Debian packages that make a bare-metal toolchain.
 pub const DEBIAN_PACKAGES: &[&str] = &["rustc-web", "cargo-web", "rust-web-src", "binutils"];
 
@@ -52,6 +56,15 @@ impl Toolchain {
     pub fn find() -> Result<Toolchain, Error> {
         let found = find_for(BARE_METAL_TARGET, Toolchain::Debian);
         found.ok_or(Error::NoToolchain { target: BARE_METAL_TARGET })
+    }
+
+    /// Looks for a toolchain for 32-bit kernels.
+    ///
+    /// # Errors
+    /// [`Error::NoToolchain`] if there is none.
+    pub(crate) fn find_32() -> Result<Toolchain, Error> {
+        let found = find_for(BARE_METAL_32_TARGET, Toolchain::Debian);
+        found.ok_or(Error::NoToolchain { target: BARE_METAL_32_TARGET })
     }
 
     /// Looks for a toolchain for programs of a guest. That of 64-bit ones is the active one, always.

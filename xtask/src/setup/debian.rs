@@ -192,6 +192,23 @@ impl Apt {
         process::show(Command::new("dpkg-deb").arg("--extract").arg(file).arg(into))
     }
 
+    /// Unpacks a package into a folder below `folder`, lets `take` move what it wants, and removes the rest.
+    pub fn take(
+        &mut self,
+        package: &str,
+        folder: &Path,
+        take: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
+        let scratch = folder.join(format!("{package}-package"));
+        let (download, unpacked) = (scratch.join("download"), scratch.join("unpacked"));
+        // What an interrupted fetch left.
+        let _ = fs::remove_dir_all(&scratch);
+        fs::create_dir_all(&download).with_context(|| download.display().to_string())?;
+        self.unpack(package, &download, &unpacked)?;
+        take(&unpacked)?;
+        fs::remove_dir_all(&scratch).with_context(|| scratch.display().to_string())
+    }
+
     /// Package lists of a fresh machine are missing, and old ones name files that are gone.
     fn freshen_lists(&mut self) -> Result<()> {
         if self.lists_are_fresh {

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::debian::{self, Apt};
-use super::guest_package::unpack;
 
 /// The package that depends on the current kernel for virtual machines.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
@@ -68,7 +67,7 @@ fn fetch_package(apt: &mut Apt, folder: &Path, kernel: &Kernel) -> Result<()> {
     }
     let package = apt.dependency(META_PACKAGE)?;
     eprintln!("xtask: fetching the guest's kernel, {package} (it is not installed)");
-    unpack(apt, &package, folder, |unpacked| {
+    apt.take(&package, folder, |unpacked| {
         fs::create_dir_all(&kernel.modules)?;
         for name in MODULES {
             let file = find_below(&unpacked.join("lib/modules"), &format!("{name}.ko"))?;

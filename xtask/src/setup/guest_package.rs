@@ -59,7 +59,7 @@ impl GuestPackage {
         // Most names are those of packages that only depend on the current kernel.
         let package = apt.dependency(name).unwrap_or_else(|_| name.clone());
         eprintln!("xtask: fetching the guest's kernel, {package} (it is not installed)");
-        unpack(apt, &package, folder, |unpacked| {
+        apt.take(&package, folder, |unpacked| {
             fs::create_dir_all(kernel.parent().expect("it lies in a folder of its own"))?;
             fs::rename(guest_kernel::find(&unpacked.join("boot"))?, &kernel)
                 .context("moving the kernel to its place")
@@ -84,7 +84,7 @@ pub fn tools_32(folder: &Path) -> Result<PathBuf> {
         );
         let mut apt = apt_i386(folder)?;
         step("fetching a 32-bit busybox", || {
-            unpack(&mut apt, "busybox-static", folder, |unpacked| {
+            apt.take("busybox-static", folder, |unpacked| {
                 fs::rename(unpacked.join("bin/busybox"), &busybox).context("moving busybox to its place")
             })
         })?;
@@ -97,26 +97,6 @@ pub fn tools_32(folder: &Path) -> Result<PathBuf> {
 
 fn apt_i386(folder: &Path) -> Result<Apt> {
     Apt::foreign("i386", &folder.join("apt-i386"))
-}
-
-/// Unpacks a package, lets `take` move what it wants, and removes the rest.
-///
-/// # Errors
-/// Those of apt and of `take`.
-pub fn unpack(
-    apt: &mut Apt,
-    package: &str,
-    folder: &Path,
-    take: impl FnOnce(&Path) -> Result<()>,
-) -> Result<()> {
-    let scratch = folder.join(format!("{package}-package"));
-    let (download, unpacked) = (scratch.join("download"), scratch.join("unpacked"));
-    // What an interrupted fetch left.
-    let _ = fs::remove_dir_all(&scratch);
-    fs::create_dir_all(&download).with_context(|| download.display().to_string())?;
-    apt.unpack(package, &download, &unpacked)?;
-    take(&unpacked)?;
-    fs::remove_dir_all(&scratch).with_context(|| scratch.display().to_string())
 }
 
 #[cfg(test)]
