@@ -114,7 +114,7 @@ impl Setup {
         step("building the guest's initramfs", || build_initramfs(&self.folder, &busybox, arch))
     }
 
-    /// The folder with the small kernels of `guest/kernels`, built.
+    /// The folder with the small kernels of `guest/kernels` and `guest/legacy`, built.
     pub fn small_kernels(&self) -> Result<PathBuf> {
         let folder = self.folder.join("kernels");
         let target = paths::target_dir()?.join("bare-metal");
