@@ -90,10 +90,10 @@ pub fn walk(controls: &Controls, access: Access, read: impl Fn(u64, u64) -> Opti
         }
     }
     // One entry may serve at both levels.
-    if let [Some(upper), Some(leaf)] = &mut entries {
-        if upper.at == leaf.at {
-            upper.new |= leaf.new;
-        }
+    if let [Some(upper), Some(leaf)] = &mut entries
+        && upper.at == leaf.at
+    {
+        upper.new |= leaf.new;
     }
     Walk { outcome, entries }
 }
