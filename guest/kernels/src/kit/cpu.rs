@@ -5,7 +5,7 @@ use core::arch::x86_64::{__cpuid_count, CpuidResult};
 
 use umbra_paging::{Features, Gva, cr0, cr4, efer};
 
-use super::tsc::tsc;
+pub use super::tsc::tsc;
 
 /// Bits of RFLAGS.
 pub mod rflags {
