@@ -26,16 +26,23 @@ fn main() -> Result<(), Box<dyn Error>> {
             given
         }
         None => {
-            let package = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo names no package")?);
-            let workspace = package.ancestors().nth(2).ok_or("the umbra crate is not in its workspace")?;
-            let built = umbra_build::hypervisor(workspace, &umbra_build::shared_target_dir(&out_dir));
+            let package =
+                PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").ok_or("cargo names no package")?);
+            let workspace =
+                package.ancestors().nth(2).ok_or("the umbra crate is not in its workspace")?;
+            let built =
+                umbra_build::hypervisor(workspace, &umbra_build::shared_target_dir(&out_dir));
             let built = built.map_err(|error| error.to_string())?;
             for input in &built.inputs {
-                println!("cargo::rerun-if-changed={}", umbra_build::relative(input, &package).display());
+                println!(
+                    "cargo::rerun-if-changed={}",
+                    umbra_build::relative(input, &package).display()
+                );
             }
             built.elf
         }
     };
-    fs::copy(&elf, out_dir.join("umbra.elf")).map_err(|error| format!("{}: {error}", elf.display()))?;
+    fs::copy(&elf, out_dir.join("umbra.elf"))
+        .map_err(|error| format!("{}: {error}", elf.display()))?;
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! What the MMU asks of a hypervisor, in three traits on one type: guest memory, frames for shadow tables, TLBs.
+//! What the MMU asks of a hypervisor, in three traits on one type: guest memory, frames for shadow
+//! tables, TLBs.
 
 use umbra_mmu::{Backing, GuestMemory, MIN_FRAMES_PER_VCPU, ShadowFrames, Tlb};
 use umbra_paging::{Gfn, Gpa, Gva, Hfn, Hpa, Tables};
@@ -8,7 +9,8 @@ use umbra_reference::universe::END;
 
 use crate::Mistake;
 
-/// Shadow frames lie above the guest's: guest frame X is host frame X, as in Umbra's own hypervisor.
+/// Shadow frames lie above the guest's: guest frame X is host frame X, as in Umbra's own
+/// hypervisor.
 const SHADOW: u64 = END;
 
 /// How many there are: the least for three virtual CPUs, so the MMU has to reclaim some now and
@@ -44,7 +46,8 @@ impl Host {
     }
 }
 
-/// The address as the reference machine writes it. Guest-physical and host-physical are the same number here.
+/// The address as the reference machine writes it. Guest-physical and host-physical are the same
+/// number here.
 pub fn phys(gpa: Gpa) -> PhysAddr {
     PhysAddr::new(gpa.raw())
 }
@@ -71,7 +74,8 @@ impl GuestMemory for Host {
         Gfn::new(ends.max().expect("a guest has memory"))
     }
 
-    // For accessed and dirty bits. With CPUs that run at the same time, this is a locked instruction.
+    // For accessed and dirty bits. With CPUs that run at the same time, this is a locked
+    // instruction.
     fn compare_exchange_entry(&mut self, gpa: Gpa, old: u64, new: u64) -> Result<(), u64> {
         let found = self.memory.guest.read(phys(gpa));
         if found != old {

@@ -1,12 +1,15 @@
-//! A toy hypervisor that runs its guest on `umbra_mmu`, on the reference machine's paging unit as hardware.
+//! A toy hypervisor that runs its guest on `umbra_mmu`, on the reference machine's paging unit as
+//! hardware.
 //!
-//! A guest here is a series of memory accesses and privileged instructions, so what is left of a hypervisor is what
-//! concerns memory: [`Host`] is what the MMU asks of its embedder, [`Toy`] is when to call the MMU. Read them in
-//! this order. On real hardware `Toy::attempt` is a VM entry, and the rest is the handling of exits.
+//! A guest here is a series of memory accesses and privileged instructions, so what is left of a
+//! hypervisor is what concerns memory: [`Host`] is what the MMU asks of its embedder, [`Toy`] is
+//! when to call the MMU. Read them in this order. On real hardware `Toy::attempt` is a VM entry,
+//! and the rest is the handling of exits.
 //!
 //! The lines `ANCHOR` mark what the book shows (docs/book).
 //!
-//! `cargo test` puts it to the test; so it does with hypervisors that make a [`Mistake`], which must not pass.
+//! `cargo test` puts it to the test; so it does with hypervisors that make a [`Mistake`], which
+//! must not pass.
 
 mod host;
 
@@ -14,7 +17,8 @@ use std::rc::Rc;
 
 use arrayvec::ArrayVec;
 use umbra_mmu::{
-    Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, RootFormat, TranslateError,
+    Config, Encodings, FaultContext, FaultOutcome, FilterPolicy, GuestFaults, Mmu, RootFormat,
+    TranslateError,
 };
 use umbra_paging::{Access, Features, Gpa, Gva, Mode, Paging};
 use umbra_reference::hardware::{Control, Filter, PageFault, PagingMode, PagingUnit};
@@ -32,15 +36,17 @@ pub use host::{Host, Memory};
 const MAX_EXITS: usize = 64;
 
 // ANCHOR: mistakes
-/// What an embedder may get wrong. Each is one line, and each lets a guest see or do what it must not.
+/// What an embedder may get wrong. Each is one line, and each lets a guest see or do what it must
+/// not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mistake {
     /// `Tlb::flush` does nothing: the CPU goes on with what it has cached.
     ForgetsFlush,
-    /// Tracked tables stay writable: the real CR0.WP follows the guest's, so its kernel writes through read-only
-    /// shadow entries.
+    /// Tracked tables stay writable: the real CR0.WP follows the guest's, so its kernel writes
+    /// through read-only shadow entries.
     LetsTablesBeWritten,
-    /// Devices store to guest memory past the MMU, which does not see that they change a page table.
+    /// Devices store to guest memory past the MMU, which does not see that they change a page
+    /// table.
     StoresPastTheMmu,
 }
 // ANCHOR_END: mistakes
@@ -57,14 +63,16 @@ pub struct Toy {
 }
 
 impl Toy {
-    /// A hypervisor whose guest is in this state. `audited`: the MMU's own auditor is asked after every step.
+    /// A hypervisor whose guest is in this state. `audited`: the MMU's own auditor is asked after
+    /// every step.
     pub fn new(start: Start, audited: bool, mistake: Option<Mistake>) -> Toy {
         let Start { model, cpus, registers, memory, universe, temper, seed } = start;
         let units = (0..cpus as u64).map(|cpu| PagingUnit::new(seed ^ cpu, temper)).collect();
         let mut host = Host::new(memory, units, mistake);
         let features = Features::new(model.maxphyaddr, model.gib_pages);
-        // Reserved bits tell host faults from guest faults. With MAXPHYADDR = 52 there are none, and every page
-        // fault has to exit. On real hardware, also try `Encodings::probes` on the CPU first.
+        // Reserved bits tell host faults from guest faults. With MAXPHYADDR = 52 there are none,
+        // and every page fault has to exit. On real hardware, also try `Encodings::probes` on the
+        // CPU first.
         let encodings = Encodings::reserved(features.maxphyaddr)
             .unwrap_or_else(|| Encodings::not_present(features.maxphyaddr));
         let mut config = Config::new(features, encodings);
@@ -87,11 +95,19 @@ impl Toy {
         let wp = self.host.mistake != Some(Mistake::LetsTablesBeWritten) || guest.wp;
         match root.format {
             RootFormat::Long4 => Control { mode: PagingMode::Long4 { root: table }, wp, ..guest },
-            // The guest has paging off, the CPU has not: it walks an identity map of the MMU's making. There is no
-            // user mode to keep out, so SMEP and SMAP are off.
+            // The guest has paging off, the CPU has not: it walks an identity map of the MMU's
+            // making. There is no user mode to keep out, so SMEP and SMAP are off.
             RootFormat::Pae => {
-                let pdptes = [0, 8, 16, 24].map(|at| self.host.memory.read(PhysAddr::new(table.raw() + at)));
-                Control { mode: PagingMode::Pae { pdptes }, wp, pcid: 0, smep: false, smap: false, ..guest }
+                let pdptes =
+                    [0, 8, 16, 24].map(|at| self.host.memory.read(PhysAddr::new(table.raw() + at)));
+                Control {
+                    mode: PagingMode::Pae { pdptes },
+                    wp,
+                    pcid: 0,
+                    smep: false,
+                    smap: false,
+                    ..guest
+                }
             }
         }
     }
@@ -113,9 +129,12 @@ impl Toy {
             }
         }
         if let Some(at) = places.iter().find(|&&at| !self.host.memory.guest.contains(at)) {
-            return Err(Broken(format!("the guest reached host memory that is not its own, at {at:?}")));
+            return Err(Broken(format!(
+                "the guest reached host memory that is not its own, at {at:?}"
+            )));
         }
-        for (piece, &at) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty()) {
+        for (piece, &at) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty())
+        {
             self.host.memory.guest.write_bytes(at, &piece.bytes);
         }
         Ok(Ok(Observed::Done(places)))
@@ -132,10 +151,13 @@ impl Toy {
                 }
                 // With CPUs that run at the same time, the guest would execute the instruction
                 // again.
-                Err(TranslateError::Raced) => unreachable!("the CPUs of this hypervisor take turns"),
+                Err(TranslateError::Raced) => {
+                    unreachable!("the CPUs of this hypervisor take turns")
+                }
             }
         }
-        for (piece, &gpa) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty()) {
+        for (piece, &gpa) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty())
+        {
             // Never store to guest memory in another way: it may be a table that has shadows.
             self.mmu.write_guest(&mut self.host, gpa, &piece.bytes);
         }
@@ -159,10 +181,17 @@ impl Machine for Toy {
                 Err(fault) => fault,
             };
             // A #PF exit. The instruction pointer would tell the write policy who writes.
-            match self.mmu.page_fault(&mut self.host, cpu, fault.gva, access, &Origin::at(Gva::new(0))) {
+            match self.mmu.page_fault(
+                &mut self.host,
+                cpu,
+                fault.gva,
+                access,
+                &FaultContext::at(Gva::new(0)),
+            ) {
                 // A host fault, dealt with: enter again.
                 FaultOutcome::Resume(_) => (),
-                // The guest's own fault: inject it. The error code is the MMU's, not the one of the exit.
+                // The guest's own fault: inject it. The error code is the MMU's, not the one of the
+                // exit.
                 FaultOutcome::Guest(fault) => {
                     return Ok(Observed::Fault(PageFault { code: fault.pfec, gva: fault.gva }));
                 }
@@ -178,7 +207,8 @@ impl Machine for Toy {
     }
     // ANCHOR_END: page_fault
 
-    /// An exit of a privileged instruction: MOV to a control register, WRMSR of EFER, INVLPG, INVPCID.
+    /// An exit of a privileged instruction: MOV to a control register, WRMSR of EFER, INVLPG,
+    /// INVPCID.
     fn execute(
         &mut self,
         cpu: usize,
@@ -241,7 +271,8 @@ impl Machine for Toy {
     }
 }
 
-/// What the MMU has to know of the guest's registers. From raw values, `Paging::from_registers` makes it.
+/// What the MMU has to know of the guest's registers. From raw values, `Paging::from_registers`
+/// makes it.
 fn paging(registers: &Registers) -> Paging {
     let &Registers { paging, root, wp, smep, smap, pge, nxe, .. } = registers;
     Paging { mode: if paging { Mode::Long4 } else { Mode::Off }, root, wp, smep, smap, pge, nxe }

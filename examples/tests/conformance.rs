@@ -13,14 +13,16 @@ fn the_toy_conforms() {
 
 #[test]
 fn no_mistake_passes() {
-    for mistake in [Mistake::ForgetsFlush, Mistake::LetsTablesBeWritten, Mistake::StoresPastTheMmu] {
+    for mistake in [Mistake::ForgetsFlush, Mistake::LetsTablesBeWritten, Mistake::StoresPastTheMmu]
+    {
         // Without the auditor: what the guest sees is enough.
         let make = |case: &Case| Toy::new(case.start(), false, Some(mistake));
         let failed = Kit::default().run(make).expect_err("bare hardware does nothing of the kind");
         println!("{mistake:?}: {failed}");
         assert!(failed.shortest.program.ops.len() < 20, "{failed}");
 
-        let again = Kit::default().replay(failed.seed, make).expect_err("the seed is all that it takes");
+        let again =
+            Kit::default().replay(failed.seed, make).expect_err("the seed is all that it takes");
         assert_eq!(again, failed);
         let spared = Kit::default().replay(failed.seed, |case| Toy::new(case.start(), true, None));
         assert!(spared.is_ok(), "{spared:?}");

@@ -9,8 +9,8 @@ use crate::run::{MADE, become_umbra, expanded, is_given, values};
 
 /// Measure the workload, on a machine where nothing is set up yet.
 ///
-/// Does what `cargo xtask build` does, for the peer KVM also its host's initramfs, then calls `umbra bench` with
-/// Debian's kernel. The exit status is that of `umbra bench`.
+/// Does what `cargo xtask build` does, for the peer KVM also its host's initramfs, then calls
+/// `umbra bench` with Debian's kernel. The exit status is that of `umbra bench`.
 #[derive(clap::Args)]
 #[command(after_long_help = "Examples:
   cargo xtask bench --stats umbra.json             Umbra on a CPU without EPT
@@ -20,7 +20,11 @@ use crate::run::{MADE, become_umbra, expanded, is_given, values};
   cargo xtask bench --phase demand --phase pipe --repeat 3 --machine skylake")]
 pub struct Arguments {
     /// Options of `umbra bench`; --kernel and --initrd replace what is given otherwise
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS OF umbra bench")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "OPTIONS OF umbra bench"
+    )]
     options: Vec<OsString>,
 }
 

@@ -12,10 +12,12 @@ use crate::setup::install_packages;
 use crate::tool::CargoTool;
 use crate::{paths, process};
 
-/// Show which lines of crates/paging and crates/mmu the tests execute (installs cargo-llvm-cov, and LLVM's tools).
+/// Show which lines of crates/paging and crates/mmu the tests execute (installs cargo-llvm-cov, and
+/// LLVM's tools).
 ///
-/// Counted are the unit tests of both crates, and the differential and other tests of crates/reference. Prints a table by
-/// file, and every line that is not covered; docs/measurements.md explains those. Takes about five minutes.
+/// Counted are the unit tests of both crates, and the differential and other tests of
+/// crates/reference. Prints a table by file, and every line that is not covered;
+/// docs/measurements.md explains those. Takes about five minutes.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// How many steps the random programs take; more find no further lines
@@ -39,7 +41,10 @@ pub fn run(Arguments { steps }: &Arguments) -> Result<ExitCode> {
     let program = CargoTool { name: "cargo-llvm-cov", version: "^0.9" }.install()?;
     let result = paths::target_dir()?.join("coverage.lcov");
     let mut cargo = Command::new(program);
-    cargo.current_dir(paths::workspace()).args(["llvm-cov", "--lcov", "--output-path"]).arg(&result);
+    cargo
+        .current_dir(paths::workspace())
+        .args(["llvm-cov", "--lcov", "--output-path"])
+        .arg(&result);
     cargo
         .args(["--ignore-filename-regex", IGNORED])
         .args(PACKAGES.iter().flat_map(|name| ["--package", name]));
@@ -69,7 +74,9 @@ fn read(lcov: &str) -> Result<Files> {
             lines = Some(files.entry(path.into()).or_default());
         } else if let Some(data) = record.strip_prefix("DA:") {
             let mut numbers = data.split(',').map_while(|number| number.parse::<u64>().ok());
-            let (Some(lines), Some(line), Some(count)) = (&mut lines, numbers.next(), numbers.next()) else {
+            let (Some(lines), Some(line), Some(count)) =
+                (&mut lines, numbers.next(), numbers.next())
+            else {
                 bail!("llvm-cov wrote a record that is not understood: {record}");
             };
             *lines.entry(line as usize).or_insert(0) += count;
@@ -135,7 +142,8 @@ fn sources(files: &Files) -> Result<String> {
     Ok(text)
 }
 
-/// The folder with llvm-cov and llvm-profdata of the LLVM that rustc has: the toolchain's own component, or Debian's.
+/// The folder with llvm-cov and llvm-profdata of the LLVM that rustc has: the toolchain's own
+/// component, or Debian's.
 fn llvm_tools() -> Result<PathBuf> {
     let sysroot = process::capture(Command::new("rustc").args(["--print", "sysroot"]))?;
     let verbose = process::capture(Command::new("rustc").arg("-vV"))?;
@@ -144,14 +152,17 @@ fn llvm_tools() -> Result<PathBuf> {
     let major = version.split('.').next().unwrap_or(version);
     let component = Path::new(sysroot.trim()).join("lib/rustlib").join(host).join("bin");
     let debian = PathBuf::from(format!("/usr/lib/llvm-{major}/bin"));
-    let found =
-        || [&component, &debian].into_iter().find(|folder| folder.join("llvm-cov").is_file()).cloned();
+    let found = || {
+        [&component, &debian].into_iter().find(|folder| folder.join("llvm-cov").is_file()).cloned()
+    };
     if let Some(folder) = found() {
         return Ok(folder);
     }
     let package = format!("llvm-{major}");
     if let Err(error) = install_packages(&[&package]) {
-        bail!("llvm-cov {major} is missing; run this first: rustup component add llvm-tools ({error:#})");
+        bail!(
+            "llvm-cov {major} is missing; run this first: rustup component add llvm-tools ({error:#})"
+        );
     }
     found().with_context(|| format!("the package {package} has no llvm-cov"))
 }
@@ -166,16 +177,19 @@ mod tests {
 
     #[test]
     fn lines_are_read_and_summed_up() {
-        let lcov =
-            "SF:/a.rs\nFN:1,f\nDA:1,7\nDA:2,0\nDA:3,0\nDA:5,0\nDA:6,1\nend_of_record\nSF:/b.rs\nDA:9,1\n";
+        let lcov = "SF:/a.rs\nFN:1,f\nDA:1,7\nDA:2,0\nDA:3,0\nDA:5,0\nDA:6,1\nend_of_record\nSF:/b.rs\nDA:9,1\n";
         let files = read(lcov).unwrap();
         assert_eq!(ranges(&uncovered(&files[Path::new("/a.rs")])), "2 to 3, 5");
         let table = table(&files);
         assert!(
-            table.contains("| `/a.rs` | 5 | 3 | 2 to 3, 5 |\n| `/b.rs` | 1 | 0 |  |\n| all | 6 | 3 | |\n"),
+            table.contains(
+                "| `/a.rs` | 5 | 3 | 2 to 3, 5 |\n| `/b.rs` | 1 | 0 |  |\n| all | 6 | 3 | |\n"
+            ),
             "{table}"
         );
-        assert!(read("").is_err() && read("SF:/a.rs\nDA:x\n").is_err() && read("DA:1,1\n").is_err());
+        assert!(
+            read("").is_err() && read("SF:/a.rs\nDA:x\n").is_err() && read("DA:1,1\n").is_err()
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! `cargo xtask exhaustive`: all combinations of entry bits, control bits and accesses, on this machine.
+//! `cargo xtask exhaustive`: all combinations of entry bits, control bits and accesses, on this
+//! machine.
 
 use std::process::ExitCode;
 
@@ -6,9 +7,11 @@ use anyhow::Result;
 
 use crate::process;
 
-/// Run the exhaustive set through the shadow MMU against the reference machine (needs nothing but the Rust toolchain).
+/// Run the exhaustive set through the shadow MMU against the reference machine (needs nothing but
+/// the Rust toolchain).
 ///
-/// The options are those of the example `exhaustive`; `cargo xtask exhaustive -- --help` explains them.
+/// The options are those of the example `exhaustive`; `cargo xtask exhaustive -- --help` explains
+/// them.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Options of the exhaustive set.

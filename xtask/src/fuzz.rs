@@ -22,9 +22,10 @@ const TARGETS: &[(&str, u32)] = &[
 
 /// Fuzz a part of Umbra (needs a nightly toolchain and a C++ compiler; installs cargo-fuzz).
 ///
-/// Targets: walk (the guest walk against the reference machine), mmu (the whole MMU, audited after every step),
-/// instruction (the emulator of MMIO and table writes), loaders (kernel images and modules), telemetry, devices. What is
-/// found lies in fuzz/artifacts/TARGET. What was learned lies in fuzz/corpus/TARGET, and the next run starts from it.
+/// Targets: walk (the guest walk against the reference machine), mmu (the whole MMU, audited after
+/// every step), instruction (the emulator of MMIO and table writes), loaders (kernel images and
+/// modules), telemetry, devices. What is found lies in fuzz/artifacts/TARGET. What was learned lies
+/// in fuzz/corpus/TARGET, and the next run starts from it.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Only this target [default: all, one after the other].
@@ -37,7 +38,8 @@ pub struct Arguments {
 
 /// A length of time that libFuzzer takes: whole seconds, of which 0 is for ever.
 fn minutes(text: &str) -> Result<f64, &'static str> {
-    let minutes = text.parse().ok().filter(|minutes: &f64| (1.0..=1e6).contains(&(minutes * 60.0).ceil()));
+    let minutes =
+        text.parse().ok().filter(|minutes: &f64| (1.0..=1e6).contains(&(minutes * 60.0).ceil()));
     minutes.ok_or("give a number of minutes above 0 and below 16000, such as 5 or 0.5")
 }
 
@@ -46,7 +48,8 @@ pub fn run(Arguments { target, minutes }: &Arguments) -> Result<ExitCode> {
     let seconds = (minutes * 60.0).ceil();
     let nightly = nightly()?;
     let cargo_fuzz = CargoTool { name: "cargo-fuzz", version: "^0.13" }.install()?;
-    // Safe code does not need the address sanitizer; what can be found is a panic, a hang, or too much memory.
+    // Safe code does not need the address sanitizer; what can be found is a panic, a hang, or too
+    // much memory.
     let command = |what: &str| {
         let mut command = Command::new(&cargo_fuzz);
         command.current_dir(paths::workspace()).args([what, "--sanitizer", "none"]);
@@ -97,7 +100,9 @@ fn fuzz(command: &mut Command) -> Result<Result<u64, String>> {
     match (status.success(), executions(&text)) {
         (true, Some(executions)) => Ok(Ok(executions)),
         (false, Some(_)) => Ok(Err(finding(&text, &log))),
-        (_, None) => bail!("{line} did not get to fuzz ({status}); all that it said is in {}", log.display()),
+        (_, None) => {
+            bail!("{line} did not get to fuzz ({status}); all that it said is in {}", log.display())
+        }
     }
 }
 
@@ -109,10 +114,16 @@ fn executions(log: &str) -> Option<u64> {
 
 /// Where the reproducer lies, and what panicked.
 fn finding(log: &str, path: &Path) -> String {
-    let after = |mark: &str| log.lines().find_map(|line| line.split_once(mark).map(|(_, rest)| rest.trim()));
+    let after = |mark: &str| {
+        log.lines().find_map(|line| line.split_once(mark).map(|(_, rest)| rest.trim()))
+    };
     let reproducer = after("Test unit written to ").unwrap_or("(no file)");
-    let why =
-        log.lines().skip_while(|line| !line.contains("panicked at")).take(3).collect::<Vec<_>>().join(" ");
+    let why = log
+        .lines()
+        .skip_while(|line| !line.contains("panicked at"))
+        .take(3)
+        .collect::<Vec<_>>()
+        .join(" ");
     let why = if why.is_empty() { after("ERROR: libFuzzer:").unwrap_or("it failed") } else { &why };
     format!("1 finding, {why}\n  reproducer: {reproducer}\n  log: {}", path.display())
 }

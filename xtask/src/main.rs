@@ -1,6 +1,7 @@
 //! Umbra's automation: `cargo xtask COMMAND`.
 //!
-//! One file or folder per command; [`setup`] is what they share: it makes a fresh machine able to build and run.
+//! One file or folder per command; [`setup`] is what they share: it makes a fresh machine able to
+//! build and run.
 #![forbid(unsafe_code)]
 
 mod bench;

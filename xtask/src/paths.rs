@@ -12,7 +12,8 @@ use anyhow::{Context, Result};
 /// checkout, from which this one was copied together with its build folder.
 pub fn workspace() -> &'static Path {
     static WORKSPACE: LazyLock<PathBuf> = LazyLock::new(|| {
-        let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        let package =
+            env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
         Path::new(&package).parent().expect("xtask lies in the workspace").to_path_buf()
     });
     &WORKSPACE

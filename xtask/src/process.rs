@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 /// It cannot be started, or fails.
 pub fn show(command: &mut Command) -> Result<()> {
     let line = describe(command);
-    let status = command.stdin(Stdio::null()).status().with_context(|| format!("starting {line}"))?;
+    let status =
+        command.stdin(Stdio::null()).status().with_context(|| format!("starting {line}"))?;
     if !status.success() {
         bail!("{line} failed with {status}");
     }
@@ -23,9 +24,14 @@ pub fn show(command: &mut Command) -> Result<()> {
 /// It cannot be started, fails, or prints something that is not text.
 pub fn capture(command: &mut Command) -> Result<String> {
     let line = describe(command);
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting {line}"))?;
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("starting {line}"))?;
     if !output.status.success() {
-        bail!("{line} failed with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
+        bail!(
+            "{line} failed with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim_end()
+        );
     }
     String::from_utf8(output.stdout).with_context(|| format!("the output of {line}"))
 }
@@ -35,8 +41,8 @@ pub fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// A cargo that runs an example of the reference machine, optimized, but with the MMU's assertions on. What it takes
-/// as arguments from here on are those of the example.
+/// A cargo that runs an example of the reference machine, optimized, but with the MMU's assertions
+/// on. What it takes as arguments from here on are those of the example.
 pub fn reference_example(name: &str) -> Command {
     let mut cargo = cargo();
     cargo.args(["run", "--release", "--package", "umbra-reference", "--example", name]);

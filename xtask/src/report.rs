@@ -28,7 +28,8 @@ impl Report {
         self.record(name, start.elapsed(), outcome);
     }
 
-    /// Does one step for each item, as many at a time as there are CPUs, in the order in which they stand.
+    /// Does one step for each item, as many at a time as there are CPUs, in the order in which they
+    /// stand.
     pub fn steps<T: Sync>(
         &mut self,
         items: &[T],

@@ -17,9 +17,9 @@ pub const APPEND: &str = "console=ttyS0 printk.time=0 nokaslr panic=-1";
 
 /// Boot Debian's kernel under Umbra, on a machine where nothing is set up yet.
 ///
-/// Does what `cargo xtask build` does, then calls `umbra run` with Debian's kernel and an initramfs that
-/// exercises memory (fork, exec, mmap, copy-on-write, a shell pipeline), checks itself, shows the guest's own
-/// counters and powers off. The exit status is that of `umbra run`.
+/// Does what `cargo xtask build` does, then calls `umbra run` with Debian's kernel and an initramfs
+/// that exercises memory (fork, exec, mmap, copy-on-write, a shell pipeline), checks itself, shows
+/// the guest's own counters and powers off. The exit status is that of `umbra run`.
 #[derive(clap::Args)]
 #[command(after_long_help = "Examples:
   cargo xtask run                                  the whole exercise
@@ -34,7 +34,11 @@ The initramfs knows: umbra.shell, umbra.quick (a tenth of the work), umbra.phase
 ends behind the last of these phases).")]
 pub struct Arguments {
     /// Options of `umbra run`; --kernel, --initrd and --append replace what is given otherwise
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS OF umbra run")]
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "OPTIONS OF umbra run"
+    )]
     options: Vec<OsString>,
 }
 
@@ -105,8 +109,11 @@ fn without_package(options: &[OsString]) -> (Vec<OsString>, Option<GuestPackage>
     while let Some(option) = given.next() {
         let text = option.to_str().unwrap_or_default();
         let joined = text.strip_prefix("--kernel=");
-        let apart =
-            if text == "--kernel" { given.as_slice().first().and_then(|next| next.to_str()) } else { None };
+        let apart = if text == "--kernel" {
+            given.as_slice().first().and_then(|next| next.to_str())
+        } else {
+            None
+        };
         match joined.or(apart).and_then(GuestPackage::named) {
             Some(named) => {
                 package = Some(named);
@@ -198,12 +205,19 @@ mod tests {
         let split = |options: &[&str]| {
             let options: Vec<OsString> = options.iter().map(OsString::from).collect();
             let (rest, package) = without_package(&options);
-            (rest.iter().map(|option| option.to_str().unwrap().into()).collect::<Vec<String>>(), package)
+            (
+                rest.iter().map(|option| option.to_str().unwrap().into()).collect::<Vec<String>>(),
+                package,
+            )
         };
-        for given in
-            [&["--kernel", "linux-image-686", "--audit"][..], &["--kernel=linux-image-686", "--audit"]]
-        {
-            assert_eq!(split(given), (vec!["--audit".into()], GuestPackage::named("linux-image-686")));
+        for given in [
+            &["--kernel", "linux-image-686", "--audit"][..],
+            &["--kernel=linux-image-686", "--audit"],
+        ] {
+            assert_eq!(
+                split(given),
+                (vec!["--audit".into()], GuestPackage::named("linux-image-686"))
+            );
         }
         let file = ["--kernel", "/nowhere/linux-image-686", "--kernel"];
         assert_eq!(split(&file), (file.map(String::from).to_vec(), None));

@@ -24,7 +24,9 @@ impl CargoTool {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let root = paths::target_dir()?.join("tools");
         let folders = std::env::split_paths(&path).chain([root.join("bin")]);
-        if let Some(found) = folders.map(|folder| folder.join(self.name)).find(|program| program.is_file()) {
+        if let Some(found) =
+            folders.map(|folder| folder.join(self.name)).find(|program| program.is_file())
+        {
             return Ok(found);
         }
         eprintln!(
@@ -52,7 +54,9 @@ pub fn nightly() -> Result<String> {
     match installed.lines().find(|line| line.starts_with("nightly")) {
         Some(line) => Ok(String::from(line.split(' ').next().unwrap_or(line))),
         None => {
-            bail!("libFuzzer needs a nightly toolchain; run this first: rustup toolchain install nightly")
+            bail!(
+                "libFuzzer needs a nightly toolchain; run this first: rustup toolchain install nightly"
+            )
         }
     }
 }

@@ -73,7 +73,10 @@ pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
     let outside: Vec<&str> =
         folders.keys().map(String::as_str).filter(|folder| !LAYER.contains(folder)).collect();
     if !outside.is_empty() {
-        bail!("there is unsafe code outside the layer that touches CPU and memory: {}", outside.join(", "));
+        bail!(
+            "there is unsafe code outside the layer that touches CPU and memory: {}",
+            outside.join(", ")
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -156,8 +159,12 @@ mod tests {
     #[test]
     fn unsafe_code_is_in_the_layer_that_touches_cpu_and_memory() {
         let folders = by_folder().unwrap();
-        assert!(folders.contains_key("crates/hypervisor/src/vmx"), "nothing was counted: {folders:?}");
-        let outside: Vec<_> = folders.keys().filter(|folder| !LAYER.contains(&folder.as_str())).collect();
+        assert!(
+            folders.contains_key("crates/hypervisor/src/vmx"),
+            "nothing was counted: {folders:?}"
+        );
+        let outside: Vec<_> =
+            folders.keys().filter(|folder| !LAYER.contains(&folder.as_str())).collect();
         assert!(outside.is_empty(), "{outside:?}");
     }
 }

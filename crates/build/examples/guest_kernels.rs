@@ -1,4 +1,5 @@
-//! Builds the small guest kernels into a folder: `cargo run -p umbra-build --example guest_kernels -- FOLDER`.
+//! Builds the small guest kernels into a folder: `cargo run -p umbra-build --example guest_kernels
+//! -- FOLDER`.
 
 use std::path::Path;
 use std::process::ExitCode;

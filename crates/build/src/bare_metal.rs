@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-/// Flags for a program that `script` lays out. GNU ld is enough, and is there wherever Rust links programs for the
-/// host.
+/// Flags for a program that `script` lays out. GNU ld is enough, and is there wherever Rust links
+/// programs for the host.
 pub(crate) fn rustflags(script: &Path) -> Vec<String> {
     let mut flags: Vec<String> =
         ["-Clinker=ld", "-Clinker-flavor=ld", "-Crelocation-model=static", "-Cstrip=debuginfo"]

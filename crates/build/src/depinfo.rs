@@ -1,7 +1,7 @@
 //! Cargo's dep-info files: which sources a program was made from.
 //!
-//! One make rule, `program: source source ...`, with spaces in paths escaped by a backslash (The Cargo Book,
-//! "Build Cache", dep-info files). It names the sources of all path dependencies too.
+//! One make rule, `program: source source ...`, with spaces in paths escaped by a backslash (The
+//! Cargo Book, "Build Cache", dep-info files). It names the sources of all path dependencies too.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,11 @@ pub(crate) fn sources(text: &str) -> Vec<PathBuf> {
 /// The nearest `Cargo.toml` above each source.
 pub(crate) fn manifests(sources: &[PathBuf]) -> BTreeSet<PathBuf> {
     let manifest = |source: &PathBuf| {
-        source.ancestors().skip(1).map(|folder| folder.join("Cargo.toml")).find(|path| Path::is_file(path))
+        source
+            .ancestors()
+            .skip(1)
+            .map(|folder| folder.join("Cargo.toml"))
+            .find(|path| Path::is_file(path))
     };
     sources.iter().filter_map(manifest).collect()
 }
@@ -43,7 +47,10 @@ mod tests {
     #[test]
     fn paths_with_spaces_are_one_path() {
         let text = "/t/umbra-hypervisor: /a/b/main.rs /a/with\\ space/lib.rs\n";
-        assert_eq!(sources(text), [PathBuf::from("/a/b/main.rs"), PathBuf::from("/a/with space/lib.rs")]);
+        assert_eq!(
+            sources(text),
+            [PathBuf::from("/a/b/main.rs"), PathBuf::from("/a/with space/lib.rs")]
+        );
         assert!(sources("").is_empty());
     }
 

@@ -1,15 +1,21 @@
 //! Which variables a nested cargo may inherit.
 //!
-//! An outer cargo tells its build scripts about itself in variables (The Cargo Book, "Environment Variables"),
-//! many of which another cargo would take as orders.
+//! An outer cargo tells its build scripts about itself in variables (The Cargo Book, "Environment
+//! Variables"), many of which another cargo would take as orders.
 
 use std::ffi::OsStr;
 
 use crate::Toolchain;
 
 /// Cargo's variables that say how this machine reaches the world.
-const KEPT_PREFIXES: &[&str] =
-    &["CARGO_HOME", "CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTRY", "CARGO_REGISTRIES_", "CARGO_SOURCE_"];
+const KEPT_PREFIXES: &[&str] = &[
+    "CARGO_HOME",
+    "CARGO_NET_",
+    "CARGO_HTTP_",
+    "CARGO_REGISTRY",
+    "CARGO_REGISTRIES_",
+    "CARGO_SOURCE_",
+];
 
 /// Set for build scripts, without a prefix of cargo's.
 const SCRIPT_VARIABLES: &[&str] =
@@ -26,7 +32,9 @@ pub(crate) fn inherits(toolchain: &Toolchain, name: &OsStr) -> bool {
         "LD_LIBRARY_PATH" => *toolchain == Toolchain::Active,
         _ if name.starts_with("CARGO_") => KEPT_PREFIXES.iter().any(|kept| name.starts_with(kept)),
         _ if name.starts_with("RUSTUP_") => true,
-        _ if name.starts_with("RUSTC") || name.starts_with("RUSTDOC") || name == "RUSTFLAGS" => false,
+        _ if name.starts_with("RUSTC") || name.starts_with("RUSTDOC") || name == "RUSTFLAGS" => {
+            false
+        }
         _ => !SCRIPT_VARIABLES.contains(&name),
     }
 }
@@ -57,7 +65,9 @@ mod tests {
             ] {
                 assert!(!inherits(&toolchain, OsStr::new(name)), "{name}");
             }
-            for name in ["PATH", "HOME", "CARGO_HOME", "CARGO_NET_OFFLINE", "RUSTUP_HOME", "https_proxy"] {
+            for name in
+                ["PATH", "HOME", "CARGO_HOME", "CARGO_NET_OFFLINE", "RUSTUP_HOME", "https_proxy"]
+            {
                 assert!(inherits(&toolchain, OsStr::new(name)), "{name}");
             }
         }

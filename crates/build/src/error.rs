@@ -49,13 +49,21 @@ impl fmt::Display for Error {
                 DEBIAN_PACKAGES.join(" ")
             ),
             Error::Spawn { program, source } => {
-                write!(f, "cannot start {}: {source}; is it installed and in PATH?", program.display())
+                write!(
+                    f,
+                    "cannot start {}: {source}; is it installed and in PATH?",
+                    program.display()
+                )
             }
             Error::Cargo { package } => {
                 write!(f, "building {package} failed; cargo's messages above say why")
             }
             Error::Objcopy { path } => {
-                write!(f, "converting {} to ELF32 failed; objcopy's message above says why", path.display())
+                write!(
+                    f,
+                    "converting {} to ELF32 failed; objcopy's message above says why",
+                    path.display()
+                )
             }
             Error::Artifact { path, source } => {
                 write!(f, "the build left no {}: {source}", path.display())

@@ -12,14 +12,15 @@ use crate::{Error, Toolchain, bare_metal, depinfo};
 pub struct Hypervisor {
     /// The ELF.
     pub elf: PathBuf,
-    /// Everything it was made from, for `cargo::rerun-if-changed`: sources, manifests, linker script, lock file.
+    /// Everything it was made from, for `cargo::rerun-if-changed`: sources, manifests, linker
+    /// script, lock file.
     pub inputs: Vec<PathBuf>,
 }
 
 /// Builds `crates/hypervisor` of the checkout at `workspace` for bare metal.
 ///
-/// The linker script is `crates/hypervisor/link.ld`. The ELF keeps its symbols but no debug information, which
-/// GRUB would load, slowly, into the machine.
+/// The linker script is `crates/hypervisor/link.ld`. The ELF keeps its symbols but no debug
+/// information, which GRUB would load, slowly, into the machine.
 ///
 /// # Errors
 /// No toolchain can, or cargo fails.
@@ -36,7 +37,8 @@ pub fn hypervisor(workspace: &Path, target_dir: &Path) -> Result<Hypervisor, Err
     }
     .run()?;
     let depinfo = elf.with_extension("d");
-    let text = fs::read_to_string(&depinfo).map_err(|source| Error::Artifact { path: depinfo, source })?;
+    let text =
+        fs::read_to_string(&depinfo).map_err(|source| Error::Artifact { path: depinfo, source })?;
     let mut inputs = depinfo::sources(&text);
     inputs.extend(depinfo::manifests(&inputs));
     inputs.extend([script, workspace.join("Cargo.toml"), workspace.join("Cargo.lock")]);

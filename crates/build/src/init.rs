@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use crate::nested::Build;
 use crate::{Error, GuestArch, Toolchain};
 
-/// Builds `guest/init` of the checkout at `workspace` as a static Linux program, and says where it is.
+/// Builds `guest/init` of the checkout at `workspace` as a static Linux program, and says where it
+/// is.
 ///
 /// # Errors
 /// No toolchain builds for `arch`, or cargo cannot be started, or fails.

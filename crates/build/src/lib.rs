@@ -1,12 +1,12 @@
-//! Builds what cannot be built by a plain `cargo build` of the workspace: the bare-metal hypervisor, the small
-//! guest kernels, and the guest's static `/init`.
+//! Builds what cannot be built by a plain `cargo build` of the workspace: the bare-metal
+//! hypervisor, the small guest kernels, and the guest's static `/init`.
 //!
-//! Each runs a cargo of their own, with a target directory of their own, so they can be called from a build
-//! script (`umbra` embeds the hypervisor) and from an xtask.
+//! Each runs a cargo of their own, with a target directory of their own, so they can be called from
+//! a build script (`umbra` embeds the hypervisor) and from an xtask.
 //!
 //! Hypervisor and kernels need the target `x86_64-unknown-none`, the `/init` of 32-bit guests
-//! `i686-unknown-linux-gnu`. [`Toolchain`] takes the active toolchain if it has that target, else Debian's Rust
-//! packages with their library source; it never lets rustup download anything.
+//! `i686-unknown-linux-gnu`. [`Toolchain`] takes the active toolchain if it has that target, else
+//! Debian's Rust packages with their library source; it never lets rustup download anything.
 #![forbid(unsafe_code)]
 
 mod bare_metal;

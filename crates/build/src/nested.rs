@@ -51,10 +51,11 @@ impl Build<'_> {
     }
 }
 
-/// A target directory for nested builds that is shared by all profiles of the outer one, so that the bare-metal
-/// libraries are built once.
+/// A target directory for nested builds that is shared by all profiles of the outer one, so that
+/// the bare-metal libraries are built once.
 ///
-/// `out_dir` is a build script's `OUT_DIR`. Cargo marks the target directory above it with a `CACHEDIR.TAG`.
+/// `out_dir` is a build script's `OUT_DIR`. Cargo marks the target directory above it with a
+/// `CACHEDIR.TAG`.
 pub fn shared_target_dir(out_dir: &Path) -> PathBuf {
     let marked = out_dir.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists());
     marked.unwrap_or(out_dir).join("bare-metal")
@@ -68,7 +69,8 @@ mod tests {
 
     #[test]
     fn the_shared_folder_is_in_the_marked_one() {
-        let target = std::env::temp_dir().join(format!("umbra-build-{}-shared", std::process::id()));
+        let target =
+            std::env::temp_dir().join(format!("umbra-build-{}-shared", std::process::id()));
         let out = target.join("debug/build/umbra-0123/out");
         fs::create_dir_all(&out).unwrap();
         assert_eq!(shared_target_dir(&out), out.join("bare-metal"));

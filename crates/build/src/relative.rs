@@ -10,8 +10,10 @@ use std::path::{Component, Path, PathBuf};
 /// name the sources of the checkout that is built, and not those of the one that the build folder
 /// was copied from.
 pub fn relative(path: &Path, folder: &Path) -> PathBuf {
-    let common = path.components().zip(folder.components()).take_while(|(one, other)| one == other).count();
-    let is_plain = |path: &Path| path.is_absolute() && !path.components().any(|c| c == Component::ParentDir);
+    let common =
+        path.components().zip(folder.components()).take_while(|(one, other)| one == other).count();
+    let is_plain =
+        |path: &Path| path.is_absolute() && !path.components().any(|c| c == Component::ParentDir);
     // The root alone is no common folder: what lies elsewhere stays where it is when a checkout is
     // copied.
     if !is_plain(path) || !is_plain(folder) || common < 2 {

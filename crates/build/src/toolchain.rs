@@ -8,8 +8,8 @@ use crate::Error;
 /// The target of the hypervisor: freestanding, soft float, no red zone.
 pub(crate) const BARE_METAL_TARGET: &str = "x86_64-unknown-none";
 
-/// The target of 32-bit kernels. There is none without an operating system; this one has no SSE, and what it takes for
-/// granted of Linux is in the standard library, which kernels do not use.
+/// The target of 32-bit kernels. There is none without an operating system; this one has no SSE,
+/// and what it takes for granted of Linux is in the standard library, which kernels do not use.
 pub(crate) const BARE_METAL_32_TARGET: &str = "i586-unknown-linux-gnu";
 
 /// The Debian packages that make a bare-metal toolchain.
@@ -67,7 +67,8 @@ impl Toolchain {
         found.ok_or(Error::NoToolchain { target: BARE_METAL_32_TARGET })
     }
 
-    /// Looks for a toolchain for programs of a guest. That of 64-bit ones is the active one, always.
+    /// Looks for a toolchain for programs of a guest. That of 64-bit ones is the active one,
+    /// always.
     ///
     /// # Errors
     /// [`Error::NoToolchain`] if there is none.
@@ -125,7 +126,11 @@ fn sysroot(rustc: &Path) -> Option<PathBuf> {
     output.status.success().then(|| PathBuf::from(path.trim_end()))
 }
 
-fn choose(target: &str, active: Option<&Path>, debian: Option<(&Path, Toolchain)>) -> Option<Toolchain> {
+fn choose(
+    target: &str,
+    active: Option<&Path>,
+    debian: Option<(&Path, Toolchain)>,
+) -> Option<Toolchain> {
     let rustlib = |sysroot: &Path| sysroot.join("lib/rustlib");
     if active.is_some_and(|sysroot| rustlib(sysroot).join(target).is_dir()) {
         return Some(Toolchain::Active);
@@ -142,7 +147,8 @@ mod tests {
     use super::*;
 
     fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("umbra-build-{}-{name}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("umbra-build-{}-{name}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         folder
     }
@@ -162,7 +168,11 @@ mod tests {
         assert_eq!(choose(Some(&active), Some(&debian)), Some(Toolchain::DebianStd));
         assert_eq!(choose(None, Some(&debian)), Some(Toolchain::DebianStd));
         fs::create_dir_all(active.join("lib/rustlib").join(BARE_METAL_TARGET)).unwrap();
-        assert_eq!(choose(Some(&active), Some(&debian)), Some(Toolchain::DebianStd), "another target");
+        assert_eq!(
+            choose(Some(&active), Some(&debian)),
+            Some(Toolchain::DebianStd),
+            "another target"
+        );
         fs::create_dir_all(active.join("lib/rustlib").join(target)).unwrap();
         assert_eq!(choose(Some(&active), Some(&debian)), Some(Toolchain::Active));
         assert_eq!(choose(Some(&active), None), Some(Toolchain::Active));

@@ -11,7 +11,9 @@ pub enum HeaderError {
     )]
     OldProtocol(u16),
     /// The file is shorter than its header says.
-    #[error("is a truncated bzImage: it has {have} of at least {want} bytes; fetch or build it again")]
+    #[error(
+        "is a truncated bzImage: it has {have} of at least {want} bytes; fetch or build it again"
+    )]
     Truncated {
         /// Bytes there are.
         have: u64,
@@ -19,7 +21,9 @@ pub enum HeaderError {
         want: u64,
     },
     /// A place where no image runs here.
-    #[error("wants to run at {0:#x}, and images run between 1 MiB and 4 GiB here; give one built for that")]
+    #[error(
+        "wants to run at {0:#x}, and images run between 1 MiB and 4 GiB here; give one built for that"
+    )]
     Place(u64),
     /// Header fields that contradict each other.
     #[error("has a damaged setup header ({0}); fetch or build it again")]

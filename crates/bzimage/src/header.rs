@@ -63,8 +63,8 @@ pub struct SetupHeader<'a> {
 }
 
 impl<'a> SetupHeader<'a> {
-    /// Reads the header of a kernel file of `size` bytes from its `head`: the first [`HEADER_SPAN`] bytes, or all of a
-    /// shorter one. `None` if the file is no bzImage.
+    /// Reads the header of a kernel file of `size` bytes from its `head`: the first [`HEADER_SPAN`]
+    /// bytes, or all of a shorter one. `None` if the file is no bzImage.
     ///
     /// # Errors
     /// It is a bzImage, but not one that can be booted.
@@ -126,7 +126,8 @@ impl<'a> SetupHeader<'a> {
     }
 }
 
-/// Whether a file that starts with these [`HEADER_SPAN`] bytes, or is that short, is a bzImage, bootable or not.
+/// Whether a file that starts with these [`HEADER_SPAN`] bytes, or is that short, is a bzImage,
+/// bootable or not.
 pub fn is_bzimage(head: &[u8]) -> bool {
     u16_at(head, field::BOOT_FLAG) == Some(BOOT_FLAG) && array(head, field::MAGIC) == Some(MAGIC)
 }

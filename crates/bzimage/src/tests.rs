@@ -62,7 +62,10 @@ fn a_32_bit_kernel() {
 #[test]
 fn four_setup_sectors_are_written_as_none() {
     let image = with(field::SETUP_SECTS, &[0]);
-    assert_eq!(parse(&image), Err(HeaderError::Truncated { have: 5632, want: 5 * 512 + 4096 - 15 }));
+    assert_eq!(
+        parse(&image),
+        Err(HeaderError::Truncated { have: 5632, want: 5 * 512 + 4096 - 15 })
+    );
     let longer = [image, std::vec![0; 1024]].concat();
     assert_eq!(parse(&longer).unwrap().unwrap().payload_offset, 5 * 512);
 }
@@ -97,7 +100,8 @@ fn the_last_paragraph_may_be_short() {
 /// `init_size` is what the kernel needs, whatever is appended to its file.
 #[test]
 fn what_the_protocol_leaves_open_is_taken() {
-    let address = |bytes: &[u8]| parse(&with(field::PREF_ADDRESS, bytes)).unwrap().unwrap().preferred_address;
+    let address =
+        |bytes: &[u8]| parse(&with(field::PREF_ADDRESS, bytes)).unwrap().unwrap().preferred_address;
     assert_eq!(address(&[0; 8]), 1 << 20);
     assert_eq!(address(&[0x10]), 0x100_0010);
     let small = with(field::INIT_SIZE, &[0; 4]);

@@ -5,8 +5,8 @@ use super::header::{field, u16_at};
 /// A kernel version is a line; one that is longer is noise.
 const LIMIT: usize = 256;
 
-/// What a bzImage calls itself, such as `6.1.0-44-amd64 (...) #1 SMP ...`: the zero-terminated text at `kernel_version` +
-/// 0x200. `None` if it says nothing, or nothing printable.
+/// What a bzImage calls itself, such as `6.1.0-44-amd64 (...) #1 SMP ...`: the zero-terminated text
+/// at `kernel_version` + 0x200. `None` if it says nothing, or nothing printable.
 pub fn version(file: &[u8]) -> Option<&str> {
     let start = match u16_at(file, field::KERNEL_VERSION)? {
         0 => return None,

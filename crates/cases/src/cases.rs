@@ -1,8 +1,8 @@
 //! Which combinations of entry bits at two adjacent levels make a case.
 //!
-//! An entry is chosen by ten bits ([`choice`]). Of the 2^20 pairs, those are always taken in which every chosen bit
-//! takes part in the walk; of those in which some cannot matter (below an entry that is not present, say) one in
-//! `spare` is, at random, to see that they do not.
+//! An entry is chosen by ten bits ([`choice`]). Of the 2^20 pairs, those are always taken in which
+//! every chosen bit takes part in the walk; of those in which some cannot matter (below an entry
+//! that is not present, say) one in `spare` is, at random, to see that they do not.
 
 use core::array;
 
@@ -51,8 +51,15 @@ pub struct Targets {
     pub large: u64,
 }
 
-/// The entry that a choice makes. `salt` selects which of the bits from MAXPHYADDR on is set by [`choice::HIGH`].
-pub fn compose(level: Level, chosen: u16, targets: &Targets, features: &Features, salt: u64) -> u64 {
+/// The entry that a choice makes. `salt` selects which of the bits from MAXPHYADDR on is set by
+/// [`choice::HIGH`].
+pub fn compose(
+    level: Level,
+    chosen: u16,
+    targets: &Targets,
+    features: &Features,
+    salt: u64,
+) -> u64 {
     const PLACES: [(u16, u64); 8] = [
         (choice::P, bits::P),
         (choice::W, bits::W),
@@ -112,8 +119,8 @@ impl Pair {
 }
 
 impl Selection {
-    /// For entries of the level `upper` and the one below it, under EFER.NXE or not. Of the pairs with bits that cannot
-    /// matter one in `spare` is taken; `seed` selects which.
+    /// For entries of the level `upper` and the one below it, under EFER.NXE or not. Of the pairs
+    /// with bits that cannot matter one in `spare` is taken; `seed` selects which.
     pub fn new(upper: Level, nxe: bool, features: &Features, spare: u64, seed: u64) -> Selection {
         let lower = upper.below().unwrap_or(Level::L1);
         let targets = Targets { table: 0, large: 0 };
@@ -124,7 +131,9 @@ impl Selection {
         };
         // The twin's entry is not the chosen one.
         let leads_on = |chosen| {
-            plain(upper, chosen) && !entry(upper, chosen).is_leaf(upper) && chosen & choice::LOW == 0
+            plain(upper, chosen)
+                && !entry(upper, chosen).is_leaf(upper)
+                && chosen & choice::LOW == 0
         };
         Selection {
             leads_on: array::from_fn(|chosen| leads_on(chosen as u16)),
@@ -164,9 +173,15 @@ mod tests {
         assert_eq!(compose(Level::L2, choice::P | choice::PS, 0), 0x4000_0081);
         assert_eq!(compose(Level::L1, choice::P | choice::PS, 0), 0x10_0081);
         assert_eq!(compose(Level::L4, choice::PS | choice::LOW, 0), 0x10_2080);
-        assert_eq!(compose(Level::L1, choice::NX | choice::HIGH, 11), bits::NX | 1 << 51 | 0x10_0000);
+        assert_eq!(
+            compose(Level::L1, choice::NX | choice::HIGH, 11),
+            bits::NX | 1 << 51 | 0x10_0000
+        );
         assert_eq!(compose(Level::L1, choice::HIGH, 12), 1 << 40 | 0x10_0000);
-        assert_eq!(super::compose(Level::L1, choice::HIGH, &targets, &Features::new(52, true), 0), 0x10_0000);
+        assert_eq!(
+            super::compose(Level::L1, choice::HIGH, &targets, &Features::new(52, true), 0),
+            0x10_0000
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What the guest kernels and the reference machine test with alike: the combinations of entry bits of the exhaustive
-//! set, entries, and pseudo-random numbers.
+//! What the guest kernels and the reference machine test with alike: the combinations of entry bits
+//! of the exhaustive set, entries, and pseudo-random numbers.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -34,10 +34,11 @@ const OEM_REVISION: u32 = 1;
 /// Table header: signature to creator revision.
 const HEADER: u32 = 36;
 
-/// The tables as one image to be copied to `base`; the RSDP is its first bytes, less than 4 KiB follow.
+/// The tables as one image to be copied to `base`; the RSDP is its first bytes, less than 4 KiB
+/// follow.
 ///
-/// The guest's memory map must not show the image as usable memory. For the guest to find the RSDP by itself,
-/// `base` must be in 0xe0000..0xff000.
+/// The guest's memory map must not show the image as usable memory. For the guest to find the RSDP
+/// by itself, `base` must be in 0xe0000..0xff000.
 ///
 /// # Panics
 /// If `base` is not a multiple of 64 below 2 GiB.
@@ -163,7 +164,8 @@ const LOCAL_APIC_NMI: [u8; 6] = [4, 6, 0xff, 0, 0, 1];
 fn dsdt() -> impl Aml {
     let mut dsdt = Sdt::new(*b"DSDT", HEADER, 2, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     let mut aml = Vec::new();
-    Name::new("_S5_".into(), &Package::new(vec![&SLEEP_TYPE_S5, &0u8, &0u8, &0u8])).to_aml_bytes(&mut aml);
+    Name::new("_S5_".into(), &Package::new(vec![&SLEEP_TYPE_S5, &0u8, &0u8, &0u8]))
+        .to_aml_bytes(&mut aml);
     Scope::new(
         "_SB_".into(),
         vec![
@@ -226,7 +228,8 @@ mod tests {
         let xsdt = table(&image, number(&image[24..32]));
         let rsdt = table(&image, number(&image[16..20]));
         assert!(rsdt[36..].chunks(4).map(number).eq(xsdt[36..].chunks(8).map(number)));
-        let entries: Vec<&[u8]> = xsdt[36..].chunks(8).map(|entry| table(&image, number(entry))).collect();
+        let entries: Vec<&[u8]> =
+            xsdt[36..].chunks(8).map(|entry| table(&image, number(entry))).collect();
         assert_eq!(entries.iter().map(|entry| &entry[..4]).collect::<Vec<_>>(), [b"FACP", b"APIC"]);
         let fadt = entries[0];
         let facs = number(&fadt[36..40]);

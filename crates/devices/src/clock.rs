@@ -1,4 +1,5 @@
-//! Conversions between the platform's time, in TSC ticks, and the ticks of devices with clocks of their own.
+//! Conversions between the platform's time, in TSC ticks, and the ticks of devices with clocks of
+//! their own.
 
 /// The frequency of `now`.
 #[derive(Clone, Copy, Debug)]
@@ -8,7 +9,10 @@ pub(crate) struct Clock {
 
 impl Clock {
     pub(crate) fn new(tsc_hz: u64) -> Clock {
-        assert!(tsc_hz >= 1_000_000, "a time base of {tsc_hz} Hz is too coarse for the PIT and the PM timer");
+        assert!(
+            tsc_hz >= 1_000_000,
+            "a time base of {tsc_hz} Hz is too coarse for the PIT and the PM timer"
+        );
         Clock { tsc_hz }
     }
 

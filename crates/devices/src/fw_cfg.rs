@@ -1,7 +1,7 @@
 //! QEMU's firmware configuration device, as far as a guest asks it for memory and CPUs.
 //!
-//! The selector is a word at port 0x510, the data a stream of bytes at port 0x511 (QEMU, "QEMU Firmware
-//! Configuration (fw_cfg) Device"). There is no DMA interface and no file.
+//! The selector is a word at port 0x510, the data a stream of bytes at port 0x511 (QEMU, "QEMU
+//! Firmware Configuration (fw_cfg) Device"). There is no DMA interface and no file.
 
 use alloc::vec::Vec;
 
@@ -12,7 +12,8 @@ const KEY_ID: u16 = 0x01;
 const KEY_RAM_SIZE: u16 = 0x03;
 const KEY_CPU_COUNT: u16 = 0x05;
 const KEY_MAX_CPUS: u16 = 0x0f;
-/// The number of files in big endian, then their entries. Zero bytes, as for every unknown key, say it is empty.
+/// The number of files in big endian, then their entries. Zero bytes, as for every unknown key, say
+/// it is empty.
 #[cfg(test)]
 const KEY_FILE_DIRECTORY: u16 = 0x19;
 

@@ -73,14 +73,17 @@ impl Interrupts {
         self.set(irq, true);
     }
 
-    /// Whether an edge on the line could reach the CPU, or be latched where the guest can see it soon.
+    /// Whether an edge on the line could reach the CPU, or be latched where the guest can see it
+    /// soon.
     pub(crate) fn listens(&self, irq: Irq) -> bool {
-        self.ioapic.unmasked(irq.pin()) || self.pic.unmasked(irq.line()) && self.lapic.listens_to_lint0()
+        self.ioapic.unmasked(irq.pin())
+            || self.pic.unmasked(irq.line()) && self.lapic.listens_to_lint0()
     }
 
     /// Whether an edge on the line is an NMI to the CPU.
     pub(crate) fn is_nmi(&self, irq: Irq) -> bool {
-        self.ioapic.sends_nmi(irq.pin()) || self.pic.unmasked(irq.line()) && self.lapic.lint0_is_nmi()
+        self.ioapic.sends_nmi(irq.pin())
+            || self.pic.unmasked(irq.line()) && self.lapic.lint0_is_nmi()
     }
 
     /// Carries the 8259s' output to LINT0.
@@ -89,7 +92,13 @@ impl Interrupts {
     }
 
     /// A store to the local APIC's page. Its registers take aligned 32-bit stores only.
-    pub(crate) fn lapic_write(&mut self, now: u64, offset: u16, size: u8, value: u32) -> Option<Ipi> {
+    pub(crate) fn lapic_write(
+        &mut self,
+        now: u64,
+        offset: u16,
+        size: u8,
+        value: u32,
+    ) -> Option<Ipi> {
         if size != 4 || offset & 0xf != 0 {
             return None;
         }
@@ -113,9 +122,11 @@ impl Interrupts {
 
     /// Carries a message of the I/O APIC to the local APIC, if it is that one's.
     fn deliver(&mut self, message: Option<Message>) {
-        let Some(Message { pin, logical, destination, delivery, vector, level }) = message else { return };
-        let taken =
-            self.lapic.is_destination(logical, destination) && self.lapic.deliver(delivery, vector, level);
+        let Some(Message { pin, logical, destination, delivery, vector, level }) = message else {
+            return;
+        };
+        let taken = self.lapic.is_destination(logical, destination)
+            && self.lapic.deliver(delivery, vector, level);
         if taken && level {
             self.ioapic.accepted(pin);
         }
@@ -131,7 +142,11 @@ impl Interrupts {
 
     /// INTA. External interrupts do not go through the local APIC's priorities, and come first.
     pub(crate) fn acknowledge(&mut self) -> Option<u8> {
-        if self.external_pending() { Some(self.pic.acknowledge()) } else { self.lapic.acknowledge() }
+        if self.external_pending() {
+            Some(self.pic.acknowledge())
+        } else {
+            self.lapic.acknowledge()
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The I/O APIC: an 82093AA with 24 pins.
 //!
-//! Intel 82093AA data sheet, "Register Description". Pins are given as asserted or not, so that the polarity bit
-//! has no effect. As in the chip, an edge on a masked pin is lost.
+//! Intel 82093AA data sheet, "Register Description". Pins are given as asserted or not, so that the
+//! polarity bit has no effect. As in the chip, an edge on a masked pin is lost.
 
 use crate::lapic::Delivery;
 

@@ -1,8 +1,8 @@
 //! The virtual PC that a guest of one vCPU finds around its CPU and memory.
 //!
-//! [`Platform`] is a pure state machine: the embedder hands it port, MMIO and MSR accesses together with the
-//! time, asks it for interrupts, and copies what it prints. It never sees guest memory, keeps no clock of its
-//! own and does nothing by itself.
+//! [`Platform`] is a pure state machine: the embedder hands it port, MMIO and MSR accesses together
+//! with the time, asks it for interrupts, and copies what it prints. It never sees guest memory,
+//! keeps no clock of its own and does nothing by itself.
 //!
 //! What is there:
 //!

@@ -14,12 +14,14 @@ pub enum Mark {
     End {
         /// The phase.
         id: u32,
-        /// How many operations it did, as the guest said; zero if it said nothing since the last end.
+        /// How many operations it did, as the guest said; zero if it said nothing since the last
+        /// end.
         ops: u32,
     },
 }
 
-/// The write to port 0x5f0 that ends phase 0. It is odd, so no phase has this number's half as its id.
+/// The write to port 0x5f0 that ends phase 0. It is odd, so no phase has this number's half as its
+/// id.
 const BOOT_END: u32 = 0xb007;
 
 /// The ports 0x5f0 and 0x5f4.

@@ -64,7 +64,8 @@ mod tests {
 
     #[test]
     fn the_host_bridge_is_all_there_is() {
-        let class = [0x80_00_00_08, 0x80_00_00_0b].map(|address| [1, 2, 3].map(|byte| read(address, byte)));
+        let class =
+            [0x80_00_00_08, 0x80_00_00_0b].map(|address| [1, 2, 3].map(|byte| read(address, byte)));
         assert_eq!(class, [[0, 0, 6]; 2], "the two lowest bits of the address are zero");
         assert_eq!([0, 1].map(|byte| read(ENABLE, byte)), [0x36, 0x1b]);
         for function in 1..=0xffff {

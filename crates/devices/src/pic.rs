@@ -1,8 +1,9 @@
 //! The PC's two 8259A interrupt controllers.
 //!
-//! Intel 8259A data sheet, "Programming the 8259A"; the edge/level control registers are the PIIX4's (82371AB
-//! data sheet, "ELCR1, ELCR2"). An edge stays latched until it is acknowledged, also if its line falls again:
-//! the chip would turn that into a spurious interrupt, but no later PC chipset does.
+//! Intel 8259A data sheet, "Programming the 8259A"; the edge/level control registers are the
+//! PIIX4's (82371AB data sheet, "ELCR1, ELCR2"). An edge stays latched until it is acknowledged,
+//! also if its line falls again: the chip would turn that into a spurious interrupt, but no later
+//! PC chipset does.
 
 const ICW1_INITIALIZE: u8 = 1 << 4;
 const ICW1_SINGLE: u8 = 1 << 1;
@@ -97,8 +98,8 @@ impl Pic {
         None
     }
 
-    /// INTA: puts the pending request into service and returns it; with none pending the answer is spurious,
-    /// and nothing is in service.
+    /// INTA: puts the pending request into service and returns it; with none pending the answer is
+    /// spurious, and nothing is in service.
     fn acknowledge(&mut self) -> (u8, u8) {
         let Some(line) = self.pending() else {
             return (SPURIOUS_LEVEL, self.vector_base | SPURIOUS_LEVEL);
@@ -191,7 +192,8 @@ impl Pic {
 
     /// Non-specific EOI: ends the interrupt in service with the highest priority.
     fn end_highest(&mut self) -> Option<u8> {
-        let line = (0..8).map(|i| (self.highest + i) & 7).find(|line| self.in_service & 1 << line != 0)?;
+        let line =
+            (0..8).map(|i| (self.highest + i) & 7).find(|line| self.in_service & 1 << line != 0)?;
         self.in_service &= !(1 << line);
         Some(line)
     }
@@ -286,8 +288,8 @@ impl PicPair {
         if secondary { &mut self.secondary } else { &mut self.primary }
     }
 
-    /// Carries the secondary's output to the primary. The primary must not keep a request that the secondary
-    /// has withdrawn.
+    /// Carries the secondary's output to the primary. The primary must not keep a request that the
+    /// secondary has withdrawn.
     fn cascade(&mut self) {
         let output = self.secondary.pending().is_some();
         // A second interrupt of the secondary is a new edge: its output falls between the two.

@@ -1,8 +1,8 @@
 //! The 8254 timer and the port through which the guest reaches its channel 2.
 //!
-//! Intel 8254 data sheet, "Mode Definitions". A channel is not counted down: its count, its output and its
-//! next rising edge follow from when it was loaded. The one tick between the write of a count and its load is
-//! left out.
+//! Intel 8254 data sheet, "Mode Definitions". A channel is not counted down: its count, its output
+//! and its next rising edge follow from when it was loaded. The one tick between the write of a
+//! count and its load is left out.
 
 use crate::clock::Clock;
 
@@ -145,7 +145,9 @@ impl Channel {
                 _ => {}
             },
             _ => match self.run {
-                Run::Stopped(counted) if rose => self.run = Run::Since(tick.saturating_sub(counted)),
+                Run::Stopped(counted) if rose => {
+                    self.run = Run::Since(tick.saturating_sub(counted))
+                }
                 Run::Since(start) if fell => self.run = Run::Stopped(tick - start),
                 _ => {}
             },
@@ -178,7 +180,8 @@ impl Channel {
         let count = match (self.counted(tick), self.mode) {
             (None, _) => n,
             (Some(counted), 2) => n - counted % n,
-            // Mode 3 counts down by two, twice in a period, from the next even number below an odd count.
+            // Mode 3 counts down by two, twice in a period, from the next even number below an odd
+            // count.
             (Some(counted), 3) => {
                 let half = n.div_ceil(2);
                 let in_half = match counted % n {
@@ -298,8 +301,12 @@ pub(crate) struct Pit {
 impl Pit {
     /// As firmware leaves it: channel 0 at 18.2 Hz in mode 2, channel 2 stopped.
     pub(crate) fn new(clock: Clock) -> Pit {
-        let mut pit =
-            Pit { clock, channels: core::array::from_fn(|_| Channel::new()), speaker: 0, next_edge: None };
+        let mut pit = Pit {
+            clock,
+            channels: core::array::from_fn(|_| Channel::new()),
+            speaker: 0,
+            next_edge: None,
+        };
         pit.channels[SPEAKER].gate = false;
         pit.write(0, 3, 0x34);
         pit.write(0, 0, 0);
@@ -346,7 +353,8 @@ impl Pit {
             }
             return;
         }
-        // The read-back command: bits 5 and 4 low latch count and status of the channels in bits 1 to 3.
+        // The read-back command: bits 5 and 4 low latch count and status of the channels in bits 1
+        // to 3.
         for (i, channel) in self.channels.iter_mut().enumerate() {
             if value & 2 << i != 0 {
                 channel.settle(tick);
@@ -400,7 +408,8 @@ impl Pit {
 
     fn find_next_edge(&mut self, now: u64) {
         let timer = &self.channels[TIMER];
-        self.next_edge = timer.next_rise(self.tick(now)).map(|tick| self.clock.tsc_at(tick, PIT_HZ));
+        self.next_edge =
+            timer.next_rise(self.tick(now)).map(|tick| self.clock.tsc_at(tick, PIT_HZ));
     }
 }
 
@@ -478,7 +487,10 @@ mod tests {
     fn counts_go_down() {
         let mut pit = pit();
         load(&mut pit, 0, 0, 2 << 1, 1000);
-        assert_eq!([0, 1, 999, 1000, 1001].map(|now| count(&mut pit, now, 0)), [1000, 999, 1, 1000, 999]);
+        assert_eq!(
+            [0, 1, 999, 1000, 1001].map(|now| count(&mut pit, now, 0)),
+            [1000, 999, 1, 1000, 999]
+        );
         load(&mut pit, 0, 0, 3 << 1, 1000);
         assert_eq!(
             [0, 1, 499, 500, 999, 1000].map(|now| count(&mut pit, now, 0)),
@@ -494,7 +506,10 @@ mod tests {
     fn bcd_counts_in_decimal() {
         let mut pit = pit();
         load(&mut pit, 0, 0, 1, 0x1234);
-        assert_eq!([0, 1, 35, 1235].map(|now| count(&mut pit, now, 0)), [0x1234, 0x1233, 0x1199, 0x9999]);
+        assert_eq!(
+            [0, 1, 35, 1235].map(|now| count(&mut pit, now, 0)),
+            [0x1234, 0x1233, 0x1199, 0x9999]
+        );
         load(&mut pit, 0, 0, 1, 0);
         assert_eq!(count(&mut pit, 1, 0), 0x9999);
         load(&mut pit, 0, 0, 2 << 1 | 1, 0xffff);

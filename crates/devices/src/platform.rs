@@ -32,21 +32,25 @@ pub enum PlatformEvent {
 
 /// The platform of one guest.
 ///
-/// `now` is the time in ticks of [`PlatformConfig::tsc_hz`]: the guest's time-stamp counter as long as the guest
-/// does not write it ([`set_tsc_offset`](Platform::set_tsc_offset)). It must not go back; an earlier time than
-/// one already seen counts as that one. Every call that takes `now` runs the timers up to it first.
+/// `now` is the time in ticks of [`PlatformConfig::tsc_hz`]: the guest's time-stamp counter as long
+/// as the guest does not write it ([`set_tsc_offset`](Platform::set_tsc_offset)). It must not go
+/// back; an earlier time than one already seen counts as that one. Every call that takes `now` runs
+/// the timers up to it first.
 ///
 /// One round of the embedder's loop: emulate what the exit was for; feed
-/// [`console_input`](Platform::console_input); [`advance`](Platform::advance);
-/// deliver an NMI ([`take_nmi`](Platform::take_nmi)) or, if the guest can take interrupts and
-/// [`pending_interrupt`](Platform::pending_interrupt), the vector of [`acknowledge`](Platform::acknowledge);
-/// enter the guest, and be back by [`next_deadline`](Platform::next_deadline).
+/// [`console_input`](Platform::console_input); [`advance`](Platform::advance); deliver an NMI
+/// ([`take_nmi`](Platform::take_nmi)) or, if the guest can take interrupts and
+/// [`pending_interrupt`](Platform::pending_interrupt), the vector of
+/// [`acknowledge`](Platform::acknowledge); enter the guest, and be back by
+/// [`next_deadline`](Platform::next_deadline).
 ///
-/// At the start the devices are as PC firmware leaves them: the PICs at vectors 0x08 and 0x70 with everything
-/// masked, the PIT's channel 0 at 18.2 Hz, the local APIC enabled in virtual-wire mode, ACPI mode on.
+/// At the start the devices are as PC firmware leaves them: the PICs at vectors 0x08 and 0x70 with
+/// everything masked, the PIT's channel 0 at 18.2 Hz, the local APIC enabled in virtual-wire mode,
+/// ACPI mode on.
 ///
-/// The local APIC's timer counts at `tsc_hz` divided by its divide configuration. CPUID should show the APIC
-/// (leaf 1, EDX bit 9, while [`lapic_page`](Platform::lapic_page) is some) and must hide x2APIC (ECX bit 21).
+/// The local APIC's timer counts at `tsc_hz` divided by its divide configuration. CPUID should show
+/// the APIC (leaf 1, EDX bit 9, while [`lapic_page`](Platform::lapic_page) is some) and must hide
+/// x2APIC (ECX bit 21).
 pub struct Platform {
     clock: Clock,
     /// The latest time seen.
@@ -121,9 +125,9 @@ impl Platform {
             (0x600..=0x60b, _) => self.pm.read(self.now, port - 0x600, size),
             (_, 1) => u32::from(self.port_read_byte(port)),
             // The bus splits an access that is wider than the device into bytes.
-            _ => (0..4u16)
-                .take(usize::from(size))
-                .fold(0, |value, i| value | u32::from(self.port_read_byte(port.wrapping_add(i))) << (8 * i)),
+            _ => (0..4u16).take(usize::from(size)).fold(0, |value, i| {
+                value | u32::from(self.port_read_byte(port.wrapping_add(i))) << (8 * i)
+            }),
         };
         self.settle();
         value & size_mask(size)
@@ -132,7 +136,13 @@ impl Platform {
     /// OUT: the guest writes the low `size` bytes of `value` to `port`.
     ///
     /// `size` is 1, 2 or 4; any other writes 4.
-    pub fn port_write(&mut self, now: u64, port: u16, size: u8, value: u32) -> Option<PlatformEvent> {
+    pub fn port_write(
+        &mut self,
+        now: u64,
+        port: u16,
+        size: u8,
+        value: u32,
+    ) -> Option<PlatformEvent> {
         self.run_to(now);
         let value = value & size_mask(size);
         let event = match (port, size) {
@@ -170,7 +180,8 @@ impl Platform {
         matches!(port, 0x5f0 | 0x5f4)
     }
 
-    /// Whether a device answers at `gpa`, at present: the local APIC's page can move. It wins over memory there.
+    /// Whether a device answers at `gpa`, at present: the local APIC's page can move. It wins over
+    /// memory there.
     pub fn is_mmio(&self, gpa: u64) -> bool {
         let page = gpa & !0xfff;
         page == IOAPIC_GPA || Some(page) == self.lapic_page()
@@ -183,7 +194,8 @@ impl Platform {
         self.interrupts.lapic.page()
     }
 
-    /// The value of a load of `size` bytes (1, 2, 4 or 8) at `gpa`, all ones where no device answers.
+    /// The value of a load of `size` bytes (1, 2, 4 or 8) at `gpa`, all ones where no device
+    /// answers.
     pub fn mmio_read(&mut self, now: u64, gpa: u64, size: u8) -> u64 {
         self.run_to(now);
         let (page, offset) = (gpa & !0xfff, (gpa & 0xfff) as u16);
@@ -204,7 +216,13 @@ impl Platform {
     }
 
     /// A store of `size` bytes (1, 2, 4 or 8) at `gpa`.
-    pub fn mmio_write(&mut self, now: u64, gpa: u64, size: u8, value: u64) -> Option<PlatformEvent> {
+    pub fn mmio_write(
+        &mut self,
+        now: u64,
+        gpa: u64,
+        size: u8,
+        value: u64,
+    ) -> Option<PlatformEvent> {
         self.run_to(now);
         let (page, offset) = (gpa & !0xfff, (gpa & 0xfff) as u16);
         let ipi = if Some(page) == self.lapic_page() {
@@ -234,7 +252,8 @@ impl Platform {
     /// WRMSR of one of the platform's MSRs. May move [`lapic_page`](Platform::lapic_page).
     ///
     /// # Errors
-    /// The write raises #GP: the MSR is not the platform's, or hidden, or a reserved bit of `value` is set.
+    /// The write raises #GP: the MSR is not the platform's, or hidden, or a reserved bit of `value`
+    /// is set.
     pub fn msr_write(&mut self, now: u64, msr: u32, value: u64) -> Result<(), GeneralProtection> {
         self.run_to(now);
         let written = self.interrupts.lapic.msr_write(self.now, msr, value);
@@ -242,8 +261,8 @@ impl Platform {
         written
     }
 
-    /// The guest's time-stamp counter is `now + offset` (modulo 2^64) from here on; the offset is zero at the
-    /// start. Only the TSC-deadline timer looks at it.
+    /// The guest's time-stamp counter is `now + offset` (modulo 2^64) from here on; the offset is
+    /// zero at the start. Only the TSC-deadline timer looks at it.
     pub fn set_tsc_offset(&mut self, now: u64, offset: u64) {
         self.run_to(now);
         self.interrupts.lapic.set_tsc_offset(self.now, offset);
@@ -256,15 +275,16 @@ impl Platform {
         self.settle();
     }
 
-    /// The time by which [`advance`](Platform::advance) must be called again, `None` if no timer can interrupt
-    /// the guest. Always later than the last `now`; costs nothing.
+    /// The time by which [`advance`](Platform::advance) must be called again, `None` if no timer
+    /// can interrupt the guest. Always later than the last `now`; costs nothing.
     ///
     /// A periodic timer is served at most once in 10 µs, however short its period.
     pub fn next_deadline(&self) -> Option<u64> {
         self.next_deadline
     }
 
-    /// Whether the CPU would take an interrupt if RFLAGS.IF and its interruptibility allowed. Costs nothing.
+    /// Whether the CPU would take an interrupt if RFLAGS.IF and its interruptibility allowed. Costs
+    /// nothing.
     pub fn pending_interrupt(&self) -> bool {
         debug_assert_eq!(self.interrupt_pending, self.interrupts.pending());
         self.interrupt_pending
@@ -282,7 +302,8 @@ impl Platform {
         vector
     }
 
-    /// Whether the device on an ISA interrupt line asserts it. For an embedder with interrupt controllers of its own.
+    /// Whether the device on an ISA interrupt line asserts it. For an embedder with interrupt
+    /// controllers of its own.
     pub fn line(&self, irq: u8) -> bool {
         self.interrupts.line(irq)
     }
@@ -322,8 +343,8 @@ impl Platform {
         set
     }
 
-    /// Puts bytes into the UART's receiver and says how many it took: what does not fit must be offered again
-    /// later.
+    /// Puts bytes into the UART's receiver and says how many it took: what does not fit must be
+    /// offered again later.
     pub fn console_input(&mut self, bytes: &[u8]) -> usize {
         let taken = self.uart.receive(bytes);
         self.settle();
@@ -342,7 +363,8 @@ impl Platform {
         self.settle();
     }
 
-    /// Whether console or debug output should be taken now: a line is complete, or much has come together.
+    /// Whether console or debug output should be taken now: a line is complete, or much has come
+    /// together.
     pub fn output_due(&self) -> bool {
         self.uart.output.due() || self.debug_output.due()
     }
@@ -357,12 +379,14 @@ impl Platform {
         !self.uart.output.is_empty() || !self.debug_output.is_empty()
     }
 
-    /// Takes what the guest wrote to COM1 since the last call. At most 64 KiB are kept, more is lost.
+    /// Takes what the guest wrote to COM1 since the last call. At most 64 KiB are kept, more is
+    /// lost.
     pub fn take_console_output(&mut self) -> Vec<u8> {
         self.uart.output.take()
     }
 
-    /// Takes what the guest wrote to port 0xe9 since the last call. At most 64 KiB are kept, more is lost.
+    /// Takes what the guest wrote to port 0xe9 since the last call. At most 64 KiB are kept, more
+    /// is lost.
     pub fn take_debug_output(&mut self) -> Vec<u8> {
         self.debug_output.take()
     }
@@ -374,8 +398,8 @@ impl Platform {
             0x4d0 | 0x4d1 => self.interrupts.pic.level_triggered(port == 0x4d1),
             0x40..=0x43 => self.pit.read(now, port - 0x40),
             0x61 => self.pit.read_speaker_port(now),
-            // No keyboard controller to speak of: both buffers are always empty, so that a loop that waits to
-            // send the reset command ends.
+            // No keyboard controller to speak of: both buffers are always empty, so that a loop
+            // that waits to send the reset command ends.
             0x60 | 0x64 => 0,
             0x71 => {
                 let value = self.rtc.read(now);
@@ -424,8 +448,8 @@ impl Platform {
         reset.then_some(PlatformEvent::End(GuestExit::Reset))
     }
 
-    /// Lets every timer fire that is due at `now`. The interrupt controllers must see that before an access can
-    /// take it back.
+    /// Lets every timer fire that is due at `now`. The interrupt controllers must see that before
+    /// an access can take it back.
     fn run_to(&mut self, now: u64) {
         self.now = self.now.max(now);
         if self.pit.take_interrupt_edge(self.now) {
@@ -440,8 +464,8 @@ impl Platform {
         self.carry_outputs();
     }
 
-    /// Carries the clock's output to them. It changes with the time if the clock may interrupt, and with
-    /// the clock's registers.
+    /// Carries the clock's output to them. It changes with the time if the clock may interrupt, and
+    /// with the clock's registers.
     fn carry_clock(&mut self) {
         self.interrupts.set(Irq::RTC, self.rtc.interrupt());
     }
@@ -458,7 +482,8 @@ impl Platform {
     fn settle(&mut self) {
         self.carry_outputs();
         self.interrupt_pending = self.interrupts.pending();
-        let pit = if self.interrupts.listens(Irq::TIMER) { self.pit.next_interrupt() } else { None };
+        let pit =
+            if self.interrupts.listens(Irq::TIMER) { self.pit.next_interrupt() } else { None };
         let not_before = self.now.saturating_add(self.clock.tsc_ticks_in_10_us());
         let sources = [
             pit.map(|(at, periodic)| if periodic { at.max(not_before) } else { at }),

@@ -1,7 +1,7 @@
 //! The ACPI fixed hardware: PM1a event and control registers and the PM timer.
 //!
-//! ACPI Specification 6.5, 4.8.3 "Fixed Hardware Features" and 4.8.4 "Fixed Hardware Registers". The platform
-//! is in ACPI mode from the start, as the FADT says with its SMI_CMD of zero.
+//! ACPI Specification 6.5, 4.8.3 "Fixed Hardware Features" and 4.8.4 "Fixed Hardware Registers".
+//! The platform is in ACPI mode from the start, as the FADT says with its SMI_CMD of zero.
 
 use umbra_telemetry::GuestExit;
 
@@ -12,7 +12,8 @@ pub(crate) const PM1A_EVENT_PORT: u16 = 0x600;
 pub(crate) const PM1A_CONTROL_PORT: u16 = 0x604;
 pub(crate) const PM_TIMER_PORT: u16 = 0x608;
 
-/// The SLP_TYP of S5, for \_S5. Zero as on QEMU's PC, so that small kernels which know that find it here too.
+/// The SLP_TYP of S5, for \_S5. Zero as on QEMU's PC, so that small kernels which know that find it
+/// here too.
 pub(crate) const SLEEP_TYPE_S5: u8 = 0;
 
 const PM_TIMER_HZ: u64 = 3_579_545;
@@ -40,8 +41,13 @@ pub(crate) struct PowerManagement {
 
 impl PowerManagement {
     pub(crate) fn new(clock: Clock) -> PowerManagement {
-        let mut pm =
-            PowerManagement { clock, status: 0, enable: 0, control: CONTROL_SCI_ENABLE, next_toggle: 0 };
+        let mut pm = PowerManagement {
+            clock,
+            status: 0,
+            enable: 0,
+            control: CONTROL_SCI_ENABLE,
+            next_toggle: 0,
+        };
         pm.find_next_toggle(0);
         pm
     }
@@ -104,7 +110,8 @@ impl PowerManagement {
 
     /// When the timer will interrupt, in TSC ticks.
     pub(crate) fn next_interrupt(&self) -> Option<u64> {
-        (self.enable & ENABLE_TIMER != 0 && self.status & STATUS_TIMER == 0).then_some(self.next_toggle)
+        (self.enable & ENABLE_TIMER != 0 && self.status & STATUS_TIMER == 0)
+            .then_some(self.next_toggle)
     }
 
     fn ticks(&self, now: u64) -> u64 {

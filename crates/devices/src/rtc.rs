@@ -44,7 +44,8 @@ const D_VALID: u8 = 1 << 7;
 const DO_NOT_CARE: u8 = 0xc0;
 const HOURS_PM: u8 = 1 << 7;
 
-/// The update cycle, with the 244 µs before it during which the flag is up already (data sheet, "Update Cycle").
+/// The update cycle, with the 244 µs before it during which the flag is up already (data sheet,
+/// "Update Cycle").
 const UPDATE_NANOSECONDS: u64 = 244_000 + 1_984_000;
 const SECOND_NANOSECONDS: u64 = 1_000_000_000;
 const CRYSTAL_HZ: u64 = 32768;
@@ -120,7 +121,8 @@ impl Rtc {
             YEAR => self.encode(time.year().rem_euclid(100) as u8),
             CENTURY => self.encode((time.year() / 100).rem_euclid(100) as u8),
             STATUS_A => {
-                self.memory[usize::from(STATUS_A)] | if self.updating(now) { A_UPDATE_IN_PROGRESS } else { 0 }
+                self.memory[usize::from(STATUS_A)]
+                    | if self.updating(now) { A_UPDATE_IN_PROGRESS } else { 0 }
             }
             STATUS_C => {
                 self.run_to(now);
@@ -141,7 +143,9 @@ impl Rtc {
 
     fn write_register(&mut self, now: u64, value: u8) {
         match self.index {
-            SECONDS | MINUTES | HOURS | WEEKDAY | DAY | MONTH | YEAR | CENTURY => self.set_field(now, value),
+            SECONDS | MINUTES | HOURS | WEEKDAY | DAY | MONTH | YEAR | CENTURY => {
+                self.set_field(now, value)
+            }
             STATUS_A => {
                 self.memory[usize::from(STATUS_A)] = value & !A_UPDATE_IN_PROGRESS;
                 self.ticks_seen = self.periodic_ticks(now);
@@ -185,7 +189,9 @@ impl Rtc {
         let sources = [
             periodic.map(|hz| self.clock.tsc_at(self.periodic_ticks(now) + 1, hz)),
             (runs && enabled & UPDATE_ENDED != 0).then(|| self.clock.tsc_at(second + 1, 1)),
-            self.alarm_at.filter(|_| runs && enabled & ALARM != 0).map(|at| self.clock.tsc_at(at, 1)),
+            self.alarm_at
+                .filter(|_| runs && enabled & ALARM != 0)
+                .map(|at| self.clock.tsc_at(at, 1)),
         ];
         sources.into_iter().flatten().min()
     }
@@ -232,7 +238,8 @@ impl Rtc {
         let (hour, minute, second) = time.to_hms();
         let today = u32::from(hour) * 3600 + u32::from(minute) * 60 + u32::from(second);
         let (elapsed, _) = self.clock.seconds(now);
-        self.alarm_at = self.next_match(today).map(|seconds| elapsed.saturating_add(seconds.into()));
+        self.alarm_at =
+            self.next_match(today).map(|seconds| elapsed.saturating_add(seconds.into()));
     }
 
     /// Seconds from a second of the day to the next that the alarm bytes match; a day if it is that
@@ -244,7 +251,8 @@ impl Rtc {
         };
         let mut at = from + 1;
         while at <= from + DAY_SECONDS {
-            let [hour, minute, second] = [at / 3600 % 24, at / 60 % 60, at % 60].map(|part| part as u8);
+            let [hour, minute, second] =
+                [at / 3600 % 24, at / 60 % 60, at % 60].map(|part| part as u8);
             if !matches(HOURS_ALARM, self.encode_hour(hour)) {
                 at = (at / 3600 + 1) * 3600;
             } else if !matches(MINUTES_ALARM, self.encode(minute)) {
@@ -280,8 +288,8 @@ impl Rtc {
         self.held.is_none() && nanoseconds >= SECOND_NANOSECONDS - UPDATE_NANOSECONDS
     }
 
-    /// Changes one field of the time. What makes no date is moved to the nearest that is one; the day of the
-    /// week follows from the date.
+    /// Changes one field of the time. What makes no date is moved to the nearest that is one; the
+    /// day of the week follows from the date.
     fn set_field(&mut self, now: u64, value: u8) {
         let before = self.time(now);
         let (mut hour, mut minute, mut second) = before.to_hms();
@@ -292,8 +300,8 @@ impl Rtc {
             MINUTES => minute = number.min(59),
             HOURS if self.status_b() & B_24_HOURS != 0 => hour = number.min(23),
             HOURS => {
-                hour =
-                    self.decode(value & !HOURS_PM).min(12) % 12 + if value & HOURS_PM != 0 { 12 } else { 0 };
+                hour = self.decode(value & !HOURS_PM).min(12) % 12
+                    + if value & HOURS_PM != 0 { 12 } else { 0 };
             }
             DAY => day = number.max(1),
             MONTH => month = Month::try_from(number.clamp(1, 12)).unwrap_or(month),
@@ -359,7 +367,8 @@ mod tests {
     }
 
     fn clock_face(rtc: &mut Rtc, now: u64) -> [u8; 8] {
-        [CENTURY, YEAR, MONTH, DAY, HOURS, MINUTES, SECONDS, WEEKDAY].map(|index| read(rtc, now, index))
+        [CENTURY, YEAR, MONTH, DAY, HOURS, MINUTES, SECONDS, WEEKDAY]
+            .map(|index| read(rtc, now, index))
     }
 
     #[test]
@@ -393,7 +402,8 @@ mod tests {
     fn the_clock_stands_while_it_is_set() {
         let mut rtc = rtc();
         write(&mut rtc, 0, STATUS_B, B_SET | B_24_HOURS);
-        for (index, value) in [(MONTH, 0x02), (DAY, 0x29), (YEAR, 0x28), (DAY, 0x29), (HOURS, 0x07)] {
+        for (index, value) in [(MONTH, 0x02), (DAY, 0x29), (YEAR, 0x28), (DAY, 0x29), (HOURS, 0x07)]
+        {
             write(&mut rtc, 5 * HZ, index, value);
         }
         assert_eq!(read(&mut rtc, 6 * HZ - 1, STATUS_A), A_FIRMWARE);
@@ -446,7 +456,9 @@ mod tests {
             (0xc0, 0x58, 0x00, 3482),
         ] {
             let mut rtc = Rtc { clock: rtc.clock, memory: rtc.memory, ..self::rtc() };
-            for (index, value) in [(HOURS_ALARM, hours), (MINUTES_ALARM, minutes), (SECONDS_ALARM, seconds)] {
+            for (index, value) in
+                [(HOURS_ALARM, hours), (MINUTES_ALARM, minutes), (SECONDS_ALARM, seconds)]
+            {
                 write(&mut rtc, 0, index, value);
             }
             assert_eq!(read(&mut rtc, due * HZ - 1, STATUS_C) & ALARM, 0, "{due}");
@@ -495,7 +507,8 @@ mod tests {
     #[test]
     fn memory_sizes() {
         let mut rtc = rtc();
-        let mut word = |index| u16::from_le_bytes([read(&mut rtc, 0, index), read(&mut rtc, 0, index + 1)]);
+        let mut word =
+            |index| u16::from_le_bytes([read(&mut rtc, 0, index), read(&mut rtc, 0, index + 1)]);
         assert_eq!([0x15, 0x17, 0x30].map(&mut word), [640, 0xffff, 0xffff]);
         assert_eq!(u64::from(word(0x34)) << 16, RAM.below_4g - (16 << 20));
         for (above_4g, units) in [(0, 0), (5 << 30, 5 << 14), (u64::MAX, 0xff_ffff)] {

@@ -1,7 +1,8 @@
 //! A 16550A UART whose line takes bytes at once.
 //!
-//! National Semiconductor PC16550D data sheet, 8 "Registers". Timing is not modelled: a byte written is
-//! transmitted before the next instruction, and the receiver's character time-out has always passed.
+//! National Semiconductor PC16550D data sheet, 8 "Registers". Timing is not modelled: a byte
+//! written is transmitted before the next instruction, and the receiver's character time-out has
+//! always passed.
 
 use alloc::collections::VecDeque;
 
@@ -68,12 +69,17 @@ impl Uart {
     /// How many bytes from the line would not be lost.
     pub(crate) fn receive_room(&self) -> usize {
         // In loopback the receiver is cut off from the line.
-        if self.modem_control & MCR_LOOP != 0 { 0 } else { self.depth().saturating_sub(self.received.len()) }
+        if self.modem_control & MCR_LOOP != 0 {
+            0
+        } else {
+            self.depth().saturating_sub(self.received.len())
+        }
     }
 
     /// Whether a byte from the line would interrupt.
     pub(crate) fn listens(&self) -> bool {
-        self.modem_control & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2 && self.interrupt_enable & IER_RECEIVED != 0
+        self.modem_control & (MCR_OUT2 | MCR_LOOP) == MCR_OUT2
+            && self.interrupt_enable & IER_RECEIVED != 0
     }
 
     /// The level of the interrupt line. On a PC OUT2 gates it.
@@ -84,7 +90,9 @@ impl Uart {
 
     pub(crate) fn read(&mut self, register: u16) -> u8 {
         match register {
-            0 | 1 if self.line_control & LCR_DIVISOR_LATCH != 0 => self.divisor[usize::from(register)],
+            0 | 1 if self.line_control & LCR_DIVISOR_LATCH != 0 => {
+                self.divisor[usize::from(register)]
+            }
             0 => self.received.pop_front().unwrap_or(0),
             1 => self.interrupt_enable,
             2 => {
@@ -128,7 +136,8 @@ impl Uart {
                 self.transmitter_empty_pending = true;
             }
             1 => {
-                // Enabling the interrupt while the transmitter is empty raises it: drivers start sending so.
+                // Enabling the interrupt while the transmitter is empty raises it: drivers start
+                // sending so.
                 if value & !self.interrupt_enable & IER_TRANSMITTER_EMPTY != 0 {
                     self.transmitter_empty_pending = true;
                 }
@@ -136,7 +145,8 @@ impl Uart {
             }
             2 => {
                 // Switching the FIFOs on or off empties them.
-                if (value ^ self.fifo_control) & FCR_ENABLE != 0 || value & FCR_CLEAR_RECEIVER != 0 {
+                if (value ^ self.fifo_control) & FCR_ENABLE != 0 || value & FCR_CLEAR_RECEIVER != 0
+                {
                     self.received.clear();
                 }
                 // The other bits are only taken together with the enable bit.
@@ -158,7 +168,8 @@ impl Uart {
         }
     }
 
-    /// The modem status lines: in loopback DTR, RTS, OUT1 and OUT2 come back as DSR, CTS, RI and DCD.
+    /// The modem status lines: in loopback DTR, RTS, OUT1 and OUT2 come back as DSR, CTS, RI and
+    /// DCD.
     fn modem_lines(&self) -> u8 {
         if self.modem_control & MCR_LOOP == 0 {
             return MSR_CONNECTED;

@@ -1,4 +1,5 @@
-//! The platform as a guest and its hypervisor see it: devices, interrupt controllers and time together.
+//! The platform as a guest and its hypervisor see it: devices, interrupt controllers and time
+//! together.
 
 use umbra_devices::{
     IOAPIC_GPA, LAPIC_DEFAULT_GPA, Mark, Platform, PlatformConfig, PlatformEvent, RamLayout,
@@ -171,7 +172,9 @@ fn marks_are_32_bit_writes() {
     assert_eq!(out(0x5f4, 4, 1024), None);
     assert_eq!(out(0x5f0, 2, 6), None);
     assert_eq!(out(0x5f0, 4, 6), Some(PlatformEvent::Mark(Mark::End { id: 3, ops: 1024 })));
-    assert!([0x5f0, 0x5f4].into_iter().all(Platform::is_mark_port) && !Platform::is_mark_port(0x5f1));
+    assert!(
+        [0x5f0, 0x5f4].into_iter().all(Platform::is_mark_port) && !Platform::is_mark_port(0x5f1)
+    );
 }
 
 /// Linux's `pci_check_type1` and `pci_sanity_check`: the mechanism, then a host bridge.
@@ -198,7 +201,10 @@ fn the_pci_bus_has_a_host_bridge() {
     platform.port_write(0, 0xcfc, 4, 0x1234_5678);
     assert_eq!(platform.port_read(0, 0xcfc, 4), 0x0600_0000, "the bridge is read-only");
     platform.port_write(0, 0xcf8, 4, 0x8000_0800);
-    assert_eq!([1, 2, 4].map(|size| platform.port_read(0, 0xcfc, size)), [0xff, 0xffff, 0xffff_ffff]);
+    assert_eq!(
+        [1, 2, 4].map(|size| platform.port_read(0, 0xcfc, size)),
+        [0xff, 0xffff, 0xffff_ffff]
+    );
 }
 
 #[test]

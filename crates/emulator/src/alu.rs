@@ -1,7 +1,7 @@
 //! Arithmetic: results and the status flags they leave (SDM volume 1, "EFLAGS Cross-Reference").
 //!
-//! Where the manual calls a flag undefined, this is one of the permitted choices: AF is clear after logic and shifts,
-//! and shifts and rotations by any count set OF as those by one do.
+//! Where the manual calls a flag undefined, this is one of the permitted choices: AF is clear after
+//! logic and shifts, and shifts and rotations by any count set OF as those by one do.
 
 use crate::flags::{AF, CF, OF, PF, SF, STATUS, ZF};
 use crate::width::Width;
@@ -127,8 +127,8 @@ pub(crate) struct Product {
     pub(crate) rflags: u64,
 }
 
-/// The product. CF and OF say that the lower half is not all of it; the flags that are undefined follow the lower half,
-/// as in Bochs.
+/// The product. CF and OF say that the lower half is not all of it; the flags that are undefined
+/// follow the lower half, as in Bochs.
 pub(crate) fn multiply(width: Width, a: u64, b: u64, signed: bool, rflags: u64) -> Product {
     let (product, whole) = if signed {
         let [a, b] = [a, b].map(|value| i128::from(width.sign_extend(value) as i64));
@@ -143,7 +143,8 @@ pub(crate) fn multiply(width: Width, a: u64, b: u64, signed: bool, rflags: u64) 
     Product { low, high, rflags: logic_flags(width, low, rflags) | flag(!whole, CF | OF) }
 }
 
-/// Quotient and remainder of a dividend (high, low) of twice the width; none if the quotient does not fit.
+/// Quotient and remainder of a dividend (high, low) of twice the width; none if the quotient does
+/// not fit.
 pub(crate) fn divide(
     width: Width,
     (high, low): (u64, u64),
@@ -162,14 +163,16 @@ pub(crate) fn divide(
         let dividend = u128::from(width.truncate(high)) << bits | u128::from(width.truncate(low));
         let divisor = u128::from(width.truncate(divisor));
         let quotient = dividend.checked_div(divisor)?;
-        (quotient <= u128::from(width.mask())).then_some((quotient as u64, (dividend % divisor) as u64))
+        (quotient <= u128::from(width.mask()))
+            .then_some((quotient as u64, (dividend % divisor) as u64))
     }
 }
 
-/// SHLD (`left`) and SHRD: `a` is shifted, bits come from `b`; RFLAGS after it. None if the count is zero.
+/// SHLD (`left`) and SHRD: `a` is shifted, bits come from `b`; RFLAGS after it. None if the count
+/// is zero.
 ///
-/// With 16 bits and a count beyond that the manual leaves the result undefined: bits of `a` follow those of `b`, as on
-/// processors since the P6.
+/// With 16 bits and a count beyond that the manual leaves the result undefined: bits of `a` follow
+/// those of `b`, as on processors since the P6.
 pub(crate) fn double_shift(
     left: bool,
     width: Width,
@@ -206,8 +209,15 @@ fn shift_count(width: Width, count: u64) -> u32 {
     count as u32 & if width == Width::Qword { 0x3f } else { 0x1f }
 }
 
-/// The result of `shift` by the low bits of `count` and RFLAGS after it; none if nothing is shifted, which changes no flag.
-pub(crate) fn shift(operation: Shift, width: Width, a: u64, count: u64, rflags: u64) -> Option<(u64, u64)> {
+/// The result of `shift` by the low bits of `count` and RFLAGS after it; none if nothing is
+/// shifted, which changes no flag.
+pub(crate) fn shift(
+    operation: Shift,
+    width: Width,
+    a: u64,
+    count: u64,
+    rflags: u64,
+) -> Option<(u64, u64)> {
     let a = width.truncate(a);
     let bits = width.bits();
     let count = match operation {
@@ -259,14 +269,23 @@ pub(crate) fn shift(operation: Shift, width: Width, a: u64, count: u64, rflags: 
             let ring = (ring << left | ring >> (length - left)) & mask;
             let result = width.truncate(ring as u64);
             let carry = ring >> bits & 1 != 0;
-            let overflow =
-                if operation == Shift::Rcl { top(result) != carry } else { top(result) != below_top(result) };
+            let overflow = if operation == Shift::Rcl {
+                top(result) != carry
+            } else {
+                top(result) != below_top(result)
+            };
             (result, rotated_flags(carry, overflow, rflags))
         }
     })
 }
 
-fn shifted_flags(width: Width, result: u64, carry: bool, overflow: bool, rflags: u64) -> (u64, u64) {
+fn shifted_flags(
+    width: Width,
+    result: u64,
+    carry: bool,
+    overflow: bool,
+    rflags: u64,
+) -> (u64, u64) {
     (result, rflags & !STATUS | of_result(width, result) | flag(carry, CF) | flag(overflow, OF))
 }
 

@@ -11,7 +11,11 @@ use crate::{Cpu, Outcome};
 
 impl<C: Cpu> Step<'_, C> {
     /// ADD, ADC, SUB, SBB, AND, OR, XOR.
-    pub(crate) fn binary(&mut self, instruction: &Instruction, operation: Binary) -> Result<Outcome, C> {
+    pub(crate) fn binary(
+        &mut self,
+        instruction: &Instruction,
+        operation: Binary,
+    ) -> Result<Outcome, C> {
         let (to, from) = (self.operand(instruction, 0)?, self.operand(instruction, 1)?);
         let width = width::<C>(instruction, 0)?;
         let (a, b) = match from {
@@ -24,7 +28,11 @@ impl<C: Cpu> Step<'_, C> {
     }
 
     /// CMP (a subtraction), TEST (an AND).
-    pub(crate) fn compare(&mut self, instruction: &Instruction, operation: Binary) -> Result<Outcome, C> {
+    pub(crate) fn compare(
+        &mut self,
+        instruction: &Instruction,
+        operation: Binary,
+    ) -> Result<Outcome, C> {
         let (a, b) = (self.operand(instruction, 0)?, self.operand(instruction, 1)?);
         let width = width::<C>(instruction, 0)?;
         let (a, b) = (self.read(a, width)?, self.read(b, width)?);
@@ -33,7 +41,11 @@ impl<C: Cpu> Step<'_, C> {
     }
 
     /// INC, DEC, NEG, NOT.
-    pub(crate) fn unary(&mut self, instruction: &Instruction, operation: Unary) -> Result<Outcome, C> {
+    pub(crate) fn unary(
+        &mut self,
+        instruction: &Instruction,
+        operation: Unary,
+    ) -> Result<Outcome, C> {
         let to = self.operand(instruction, 0)?;
         let width = width::<C>(instruction, 0)?;
         let a = self.read_modify(to, width)?;
@@ -43,7 +55,11 @@ impl<C: Cpu> Step<'_, C> {
     }
 
     /// Shifts and rotations.
-    pub(crate) fn shift(&mut self, instruction: &Instruction, operation: Shift) -> Result<Outcome, C> {
+    pub(crate) fn shift(
+        &mut self,
+        instruction: &Instruction,
+        operation: Shift,
+    ) -> Result<Outcome, C> {
         let (to, count) = (self.operand(instruction, 0)?, self.operand(instruction, 1)?);
         let width = width::<C>(instruction, 0)?;
         let count = self.read(count, Width::Byte)?;
@@ -53,9 +69,16 @@ impl<C: Cpu> Step<'_, C> {
     }
 
     /// SHLD, SHRD.
-    pub(crate) fn double_shift(&mut self, instruction: &Instruction, left: bool) -> Result<Outcome, C> {
-        let (to, from, count) =
-            (self.operand(instruction, 0)?, self.operand(instruction, 1)?, self.operand(instruction, 2)?);
+    pub(crate) fn double_shift(
+        &mut self,
+        instruction: &Instruction,
+        left: bool,
+    ) -> Result<Outcome, C> {
+        let (to, from, count) = (
+            self.operand(instruction, 0)?,
+            self.operand(instruction, 1)?,
+            self.operand(instruction, 2)?,
+        );
         let width = width::<C>(instruction, 0)?;
         let (b, count) = (self.read(from, width)?, self.read(count, Width::Byte)?);
         let a = self.read_modify(to, width)?;
@@ -63,7 +86,8 @@ impl<C: Cpu> Step<'_, C> {
         self.write_shifted(to, width, a, shifted)
     }
 
-    /// Ends a shift. By nothing, it writes no memory, but clears the upper half of a 32-bit register.
+    /// Ends a shift. By nothing, it writes no memory, but clears the upper half of a 32-bit
+    /// register.
     fn write_shifted(
         &mut self,
         to: Operand,
@@ -86,7 +110,11 @@ impl<C: Cpu> Step<'_, C> {
 
     /// BT, BTS, BTR, BTC. A bit offset in a register is signed and reaches beyond a memory operand
     /// (SDM volume 2, "BT—Bit Test").
-    pub(crate) fn bit_test(&mut self, instruction: &Instruction, change: BitChange) -> Result<Outcome, C> {
+    pub(crate) fn bit_test(
+        &mut self,
+        instruction: &Instruction,
+        change: BitChange,
+    ) -> Result<Outcome, C> {
         let width = width::<C>(instruction, 0)?;
         let offset = self.operand(instruction, 1)?;
         let offset = self.read(offset, width)?;

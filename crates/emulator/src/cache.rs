@@ -7,8 +7,8 @@ use crate::step::{Result, Step};
 use crate::{Cpu, Outcome};
 
 impl<C: Cpu> Step<'_, C> {
-    /// CLFLUSH, CLFLUSHOPT, CLWB: checked as a read of a byte, except that code segments need not be
-    /// readable (SDM volume 2, "CLFLUSH"). Guest memory is coherent, so nothing else is to do.
+    /// CLFLUSH, CLFLUSHOPT, CLWB: checked as a read of a byte, except that code segments need not
+    /// be readable (SDM volume 2, "CLFLUSH"). Guest memory is coherent, so nothing else is to do.
     pub(crate) fn flush_line(&mut self, instruction: &Instruction) -> Result<Outcome, C> {
         let line = self.memory(instruction, 0)?;
         self.check(line, 1, Access::Flush)?;

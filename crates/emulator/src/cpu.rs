@@ -69,20 +69,22 @@ pub enum Feature {
 
 /// One virtual processor between two instructions.
 ///
-/// Registers are plain state. The memory accesses carry the guest's rights: each does the guest's page walk with the
-/// current privilege level and comes back with the fault to deliver; MMIO and writes to tracked page tables are
-/// dispatched behind them. An access may span two pages; it must check both before it changes anything. The segment has
-/// let it through: all its bytes have canonical addresses (of 32 bits outside 64-bit mode). It may wrap: behind the last
-/// address (of 32 bits outside 64-bit mode) comes 0.
-/// Data breakpoints are the implementer's.
+/// Registers are plain state. The memory accesses carry the guest's rights: each does the guest's
+/// page walk with the current privilege level and comes back with the fault to deliver; MMIO and
+/// writes to tracked page tables are dispatched behind them. An access may span two pages; it must
+/// check both before it changes anything. The segment has let it through: all its bytes have
+/// canonical addresses (of 32 bits outside 64-bit mode). It may wrap: behind the last address (of
+/// 32 bits outside 64-bit mode) comes 0. Data breakpoints are the implementer's.
 pub trait Cpu {
-    /// What a failed access comes back with, typically an exception to inject. This crate only passes it on.
+    /// What a failed access comes back with, typically an exception to inject. This crate only
+    /// passes it on.
     type Fault;
 
     /// The mode that CS gives.
     fn mode(&self) -> Mode;
 
-    /// The width of the stack pointer: 64 bits in 64-bit mode, else what SS.B says. By default as the code.
+    /// The width of the stack pointer: 64 bits in 64-bit mode, else what SS.B says. By default as
+    /// the code.
     fn stack_mode(&self) -> Mode {
         self.mode()
     }
@@ -123,27 +125,27 @@ pub trait Cpu {
     /// Reads `buf.len()` bytes (1 to 16) at a linear address.
     fn read(&mut self, gva: u64, buf: &mut [u8]) -> Result<(), Self::Fault>;
 
-    /// Reads as the first half of a read-modify-write: the rights asked for are those of a write, so that the
-    /// [`write`](Cpu::write) to the same bytes which follows finds them granted.
+    /// Reads as the first half of a read-modify-write: the rights asked for are those of a write,
+    /// so that the [`write`](Cpu::write) to the same bytes which follows finds them granted.
     fn read_modify(&mut self, gva: u64, buf: &mut [u8]) -> Result<(), Self::Fault>;
 
     /// Writes `buf.len()` bytes (1 to 16) at a linear address: all of them, or none and a fault.
     fn write(&mut self, gva: u64, buf: &[u8]) -> Result<(), Self::Fault>;
 
-    /// Checks an access to `length` bytes (1 to 16) as [`read`](Cpu::read) or [`write`](Cpu::write) would, without making
-    /// it: no device sees it, and it meets no breakpoint.
+    /// Checks an access to `length` bytes (1 to 16) as [`read`](Cpu::read) or [`write`](Cpu::write)
+    /// would, without making it: no device sees it, and it meets no breakpoint.
     fn check(&mut self, gva: u64, length: usize, write: bool) -> Result<(), Self::Fault>;
 
-    /// Reads `size` bytes (1, 2 or 4) from a port. That the guest may is checked: instructions that it
-    /// may not execute do not get here.
+    /// Reads `size` bytes (1, 2 or 4) from a port. That the guest may is checked: instructions that
+    /// it may not execute do not get here.
     fn port_read(&mut self, port: u16, size: u8) -> u32;
 
     /// Writes the low `size` bytes (1, 2 or 4) of `value` to a port, likewise.
     fn port_write(&mut self, port: u16, size: u8, value: u32);
 
-    /// Whether an access so far met a breakpoint on data or a port, so that a debug trap is due: a repeated string
-    /// instruction is then left after the iteration, as for single steps. An embedder that wants it left for another
-    /// reason says so here, too.
+    /// Whether an access so far met a breakpoint on data or a port, so that a debug trap is due: a
+    /// repeated string instruction is then left after the iteration, as for single steps. An
+    /// embedder that wants it left for another reason says so here, too.
     fn trap_due(&self) -> bool {
         false
     }

@@ -21,7 +21,9 @@ pub(crate) fn decode<F>(bytes: &[u8], mode: Mode, rip: u64) -> Result<Instructio
         DecoderError::None => Ok(instruction),
         DecoderError::NoMoreBytes => Err(Error::Truncated),
         // The decoder ran into the limit: #GP, before any #UD.
-        _ if decoder.position() == MAX_LENGTH => Err(Error::Exception(Exception::GENERAL_PROTECTION)),
+        _ if decoder.position() == MAX_LENGTH => {
+            Err(Error::Exception(Exception::GENERAL_PROTECTION))
+        }
         _ => Err(Error::Exception(Exception::INVALID_OPCODE)),
     }
 }

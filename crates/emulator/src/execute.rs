@@ -92,19 +92,32 @@ impl<C: SystemCpu> Step<'_, C> {
             M::Sets | M::Setns | M::Setp | M::Setnp | M::Setl | M::Setge | M::Setle | M::Setg => {
                 self.set_condition(instruction)
             }
-            M::Cmovo | M::Cmovno | M::Cmovb | M::Cmovae | M::Cmove | M::Cmovne | M::Cmovbe | M::Cmova => {
-                self.mov_conditional(instruction)
-            }
-            M::Cmovs | M::Cmovns | M::Cmovp | M::Cmovnp | M::Cmovl | M::Cmovge | M::Cmovle | M::Cmovg => {
-                self.mov_conditional(instruction)
-            }
+            M::Cmovo
+            | M::Cmovno
+            | M::Cmovb
+            | M::Cmovae
+            | M::Cmove
+            | M::Cmovne
+            | M::Cmovbe
+            | M::Cmova => self.mov_conditional(instruction),
+            M::Cmovs
+            | M::Cmovns
+            | M::Cmovp
+            | M::Cmovnp
+            | M::Cmovl
+            | M::Cmovge
+            | M::Cmovle
+            | M::Cmovg => self.mov_conditional(instruction),
 
             M::Xlatb => self.translate(instruction),
             M::Bound => self.bound(instruction),
             M::Clflush | M::Clflushopt | M::Clwb => self.flush_line(instruction),
-            M::Nop | M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchw => {
-                self.hint()
-            }
+            M::Nop
+            | M::Prefetchnta
+            | M::Prefetcht0
+            | M::Prefetcht1
+            | M::Prefetcht2
+            | M::Prefetchw => self.hint(),
             _ => Err(Error::Unsupported),
         }
     }

@@ -25,7 +25,8 @@ impl<C: Cpu> Step<'_, C> {
             _ => return Err(Error::Unsupported),
         };
         let bytes = width.bytes() as u64;
-        let (size, level) = (instruction.immediate16(), u64::from(instruction.immediate8_2nd() % 32));
+        let (size, level) =
+            (instruction.immediate16(), u64::from(instruction.immediate8_2nd() % 32));
         let pointer = self.stack_pointer();
         let old_frame = Register::new(Gpr::Rbp, pointer.width);
         // Slot 0 takes rBP, the last one the new frame's address, those between the display.
@@ -43,8 +44,8 @@ impl<C: Cpu> Step<'_, C> {
         }
         self.check(top, width.bytes(), Access::Write)?;
 
-        // The frame temporary is the whole of SP, ESP or RSP, as the operand size says; a 16-bit stack moves its
-        // low half alone (SDM volume 2, "ENTER").
+        // The frame temporary is the whole of SP, ESP or RSP, as the operand size says; a 16-bit
+        // stack moves its low half alone (SDM volume 2, "ENTER").
         let moved = pointer.width.mask();
         let frame = self.cpu.gpr(Gpr::Rsp) & !moved | slot(self, 0).offset;
         self.write(Operand::Memory(slot(self, 0)), width, self.cpu.gpr(Gpr::Rbp))?;
@@ -82,7 +83,8 @@ impl<C: Cpu> Step<'_, C> {
     /// PUSHA.
     pub(crate) fn push_all(&mut self, instruction: &Instruction) -> Result<Outcome, C> {
         let (pointer, width) = (self.stack_pointer(), all_width::<C>(instruction)?);
-        let slot = |step: &Self, number: usize| step.below(pointer, ((number + 1) * width.bytes()) as u64);
+        let slot =
+            |step: &Self, number: usize| step.below(pointer, ((number + 1) * width.bytes()) as u64);
         for number in 0..8 {
             self.check(slot(self, number), width.bytes(), Access::Write)?;
         }

@@ -51,7 +51,9 @@ pub fn identify(bytes: &[u8], mode: Mode) -> Option<Identity> {
         Mnemonic::Mov => control_register_move(&instruction).unwrap_or(Operation::Other),
         Mnemonic::Clts | Mnemonic::Lmsw | Mnemonic::Smsw => Operation::MachineStatusWord,
         Mnemonic::Invlpg | Mnemonic::Invpcid => Operation::Invalidation,
-        Mnemonic::Int | Mnemonic::Int1 | Mnemonic::Int3 | Mnemonic::Into => Operation::SoftwareInterrupt,
+        Mnemonic::Int | Mnemonic::Int1 | Mnemonic::Int3 | Mnemonic::Into => {
+            Operation::SoftwareInterrupt
+        }
         Mnemonic::Vmrun
         | Mnemonic::Vmmcall
         | Mnemonic::Vmload

@@ -10,7 +10,11 @@ use crate::{Cpu, Exception, Gpr, Outcome};
 
 impl<C: Cpu> Step<'_, C> {
     /// MUL and IMUL of one operand: the accumulator becomes the whole product.
-    pub(crate) fn multiply(&mut self, instruction: &Instruction, signed: bool) -> Result<Outcome, C> {
+    pub(crate) fn multiply(
+        &mut self,
+        instruction: &Instruction,
+        signed: bool,
+    ) -> Result<Outcome, C> {
         let factor = self.operand(instruction, 0)?;
         let width = width::<C>(instruction, 0)?;
         let factor = self.read(factor, width)?;

@@ -1,15 +1,16 @@
 //! Instructions that the processor can carry out on copies of their operands.
 //!
-//! What [`emulate`](crate::emulate) does not know is mostly arithmetic on x87, MMX, SSE and AVX registers.
-//! A hypervisor lets the processor itself execute such an instruction, in an address space that maps copies
-//! of its code and operands and nothing else. That is sound only if nothing but operands is accessed, and
-//! if neither control flow nor system state changes: [`Native::decode`] gives no other instruction.
+//! What [`emulate`](crate::emulate) does not know is mostly arithmetic on x87, MMX, SSE and AVX
+//! registers. A hypervisor lets the processor itself execute such an instruction, in an address
+//! space that maps copies of its code and operands and nothing else. That is sound only if nothing
+//! but operands is accessed, and if neither control flow nor system state changes:
+//! [`Native::decode`] gives no other instruction.
 
 use alloc::vec::Vec;
 
 use iced_x86::{
-    EncodingKind, FlowControl, Instruction, InstructionInfoFactory, MemorySize, Mnemonic, OpAccess, OpKind,
-    Register, RflagsBits, UsedMemory,
+    EncodingKind, FlowControl, Instruction, InstructionInfoFactory, MemorySize, Mnemonic, OpAccess,
+    OpKind, Register, RflagsBits, UsedMemory,
 };
 
 use crate::operand::register as gpr_of;
@@ -61,9 +62,9 @@ pub struct Native {
 }
 
 impl Native {
-    /// The instruction that starts with `bytes` at RIP, if nothing but the operands named is accessed,
-    /// and only general-purpose, x87 and vector registers and status flags change. `xsave_area` is the size of
-    /// the area of XSAVE with all components that are enabled.
+    /// The instruction that starts with `bytes` at RIP, if nothing but the operands named is
+    /// accessed, and only general-purpose, x87 and vector registers and status flags change.
+    /// `xsave_area` is the size of the area of XSAVE with all components that are enabled.
     ///
     /// The addresses of a gather lie in a vector register: `vector` gives YMM registers by their
     /// numbers, or none where AVX is off. The bytes in memory may be others than those that the
@@ -108,7 +109,10 @@ impl Native {
                 gva,
                 length,
                 read: whole
-                    && matches!(access, OpAccess::Read | OpAccess::ReadWrite | OpAccess::ReadCondWrite),
+                    && matches!(
+                        access,
+                        OpAccess::Read | OpAccess::ReadWrite | OpAccess::ReadCondWrite
+                    ),
                 written: whole && matches!(access, OpAccess::Write | OpAccess::ReadWrite),
             });
         }
@@ -116,19 +120,20 @@ impl Native {
     }
 }
 
-/// Whether the instruction that starts with `bytes` at RIP names an operand in memory at `gva`, the stack included.
-/// False of bytes that are no instruction.
+/// Whether the instruction that starts with `bytes` at RIP names an operand in memory at `gva`, the
+/// stack included. False of bytes that are no instruction.
 pub fn names_operand<C: Cpu>(cpu: &C, bytes: &[u8], gva: u64) -> bool {
     let mode = cpu.mode();
     let Ok(instruction) = decode::decode::<C::Fault>(bytes, mode, cpu.rip()) else { return false };
     let mut factory = InstructionInfoFactory::new();
     factory.info(&instruction).used_memory().iter().any(|used| {
-        address(cpu, mode, used).is_some_and(|at| gva.wrapping_sub(at) < used.memory_size().size() as u64)
+        address(cpu, mode, used)
+            .is_some_and(|at| gva.wrapping_sub(at) < used.memory_size().size() as u64)
     })
 }
 
-/// Whether the instruction goes on behind itself and changes no system state, and accesses no memory but
-/// what iced-x86 names. The stack and strings are the emulator's.
+/// Whether the instruction goes on behind itself and changes no system state, and accesses no
+/// memory but what iced-x86 names. The stack and strings are the emulator's.
 fn changes_registers_only(instruction: &Instruction) -> bool {
     instruction.flow_control() == FlowControl::Next
         && !instruction.is_privileged()
@@ -138,8 +143,8 @@ fn changes_registers_only(instruction: &Instruction) -> bool {
         && !is_about_the_system(instruction.mnemonic())
 }
 
-/// Instructions of any privilege level that use more than registers and operands: descriptor tables, ports,
-/// or what exits to the hypervisor.
+/// Instructions of any privilege level that use more than registers and operands: descriptor
+/// tables, ports, or what exits to the hypervisor.
 fn is_about_the_system(mnemonic: Mnemonic) -> bool {
     use Mnemonic as M;
     matches!(
@@ -178,18 +183,22 @@ fn is_about_the_system(mnemonic: Mnemonic) -> bool {
     )
 }
 
-/// Whether it depends on registers which parts of the operand are accessed, although iced-x86 names the whole.
+/// Whether it depends on registers which parts of the operand are accessed, although iced-x86 names
+/// the whole.
 fn has_parts(instruction: &Instruction, size: MemorySize) -> bool {
     matches!(size, MemorySize::Xsave | MemorySize::Xsave64)
-        || matches!(instruction.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu | Mnemonic::Vmaskmovdqu)
+        || matches!(
+            instruction.mnemonic(),
+            Mnemonic::Maskmovq | Mnemonic::Maskmovdqu | Mnemonic::Vmaskmovdqu
+        )
 }
 
 fn is_written(access: OpAccess) -> bool {
     !matches!(access, OpAccess::None | OpAccess::NoMemAccess | OpAccess::Read | OpAccess::CondRead)
 }
 
-/// The elements that a gather with VEX prefix reads: those whose mask is set (SDM volume 2, "VGATHERDPS/VGATHERDPD"
-/// and the like). None for one with EVEX prefix, and for scatters.
+/// The elements that a gather with VEX prefix reads: those whose mask is set (SDM volume 2,
+/// "VGATHERDPS/VGATHERDPD" and the like). None for one with EVEX prefix, and for scatters.
 fn gathered<C: Cpu>(
     cpu: &C,
     mode: Mode,
@@ -212,11 +221,12 @@ fn gathered<C: Cpu>(
     let used = (0..count).filter(|&n| element(&mask, n, length) < 0);
     used.map(|n| {
         let index = element(&indices, n, index_length) as u64;
-        let gva =
-            instruction.virtual_address(1, n, |register, _, _| match register.is_vector_register() {
+        let gva = instruction.virtual_address(1, n, |register, _, _| {
+            match register.is_vector_register() {
                 true => Some(index),
                 false => value(cpu, mode, register),
-            })?;
+            }
+        })?;
         let gva = if mode == Mode::Bits64 { gva } else { gva & 0xffff_ffff };
         Some(NativeOperand { gva, length, read: true, written: false })
     })

@@ -20,7 +20,9 @@ pub(crate) fn register(register: Iced) -> Option<Register> {
 /// Width of an operand that is a register or in memory.
 pub(crate) fn width<C: Cpu>(instruction: &Instruction, operand: u32) -> Result<Width, C> {
     let width = match instruction.op_kind(operand) {
-        OpKind::Register => register(instruction.op_register(operand)).map(|register| register.width),
+        OpKind::Register => {
+            register(instruction.op_register(operand)).map(|register| register.width)
+        }
         OpKind::Memory => Width::from_bytes(instruction.memory_size().size()),
         _ => None,
     };
@@ -31,11 +33,14 @@ impl<C: Cpu> Step<'_, C> {
     /// An operand, with its address computed if it is in memory.
     pub(crate) fn operand(&self, instruction: &Instruction, operand: u32) -> Result<Operand, C> {
         match instruction.op_kind(operand) {
-            OpKind::Register => {
-                register(instruction.op_register(operand)).map(Operand::Register).ok_or(Error::Unsupported)
-            }
+            OpKind::Register => register(instruction.op_register(operand))
+                .map(Operand::Register)
+                .ok_or(Error::Unsupported),
             OpKind::Memory => self.memory(instruction, 0).map(Operand::Memory),
-            _ => instruction.try_immediate(operand).map(Operand::Immediate).or(Err(Error::Unsupported)),
+            _ => instruction
+                .try_immediate(operand)
+                .map(Operand::Immediate)
+                .or(Err(Error::Unsupported)),
         }
     }
 
@@ -62,7 +67,8 @@ impl<C: Cpu> Step<'_, C> {
         Ok(self.place(segment, offset, uses_stack))
     }
 
-    /// The place at `offset` in a segment. `uses_stack` says whether the base register makes SS the default.
+    /// The place at `offset` in a segment. `uses_stack` says whether the base register makes SS the
+    /// default.
     pub(crate) fn place(&self, segment: Segment, offset: u64, uses_stack: bool) -> Memory {
         let segment = match (self.mode, segment) {
             // Prefixes that name these are ignored in 64-bit mode.

@@ -23,8 +23,8 @@ impl Slot {
     }
 }
 
-/// A direct-mapped cache of decoded instructions. It is asked with the bytes as they are now, so it needs no
-/// invalidation.
+/// A direct-mapped cache of decoded instructions. It is asked with the bytes as they are now, so it
+/// needs no invalidation.
 #[derive(Debug)]
 pub struct Recent(Box<[Slot; SLOTS]>);
 
@@ -34,7 +34,8 @@ impl Recent {
         Recent(Box::new([Slot::default(); SLOTS]))
     }
 
-    /// The instruction at `rip`, of which the first 16 bytes are given in memory order, if it is simple.
+    /// The instruction at `rip`, of which the first 16 bytes are given in memory order, if it is
+    /// simple.
     #[inline]
     pub fn decode(&mut self, bytes: u128, rip: u64) -> Option<&Simple> {
         let slot = &mut self.0[(rip ^ rip >> 6) as usize % SLOTS];
@@ -57,7 +58,8 @@ mod tests {
 
     #[test]
     fn changed_code_is_decoded_anew() {
-        let mov = |modrm: u8| u128::from_le_bytes(core::array::from_fn(|i| [0x48, 0x89, modrm][i % 3]));
+        let mov =
+            |modrm: u8| u128::from_le_bytes(core::array::from_fn(|i| [0x48, 0x89, modrm][i % 3]));
         let mut recent = Recent::new();
         let places = [0, 0x1000, 0x1040, u64::MAX - 16, 0xffff_ffff_8107_35d0];
         for (modrm, rip) in

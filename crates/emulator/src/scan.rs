@@ -36,7 +36,11 @@ impl<C: Cpu> Step<'_, C> {
     }
 
     /// TZCNT, LZCNT. Processors without them ignore the prefix, and find BSF and BSR.
-    pub(crate) fn count_zeros(&mut self, instruction: &Instruction, from: From) -> Result<Outcome, C> {
+    pub(crate) fn count_zeros(
+        &mut self,
+        instruction: &Instruction,
+        from: From,
+    ) -> Result<Outcome, C> {
         let feature = if from == From::Bottom { Feature::Tzcnt } else { Feature::Lzcnt };
         if !self.cpu.has(feature) {
             return self.bit_scan(instruction, from);

@@ -60,7 +60,8 @@ pub struct TableRegister {
     pub limit: u16,
 }
 
-/// Type and rights of a segment, at the places of SDM volume 3, "Guest Register State" (access rights).
+/// Type and rights of a segment, at the places of SDM volume 3, "Guest Register State" (access
+/// rights).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rights(pub u32);
 
@@ -118,7 +119,8 @@ impl Rights {
         self.0 & 1 << 13 != 0
     }
 
-    /// D/B: 32-bit code, a 32-bit stack pointer, 4 GiB as the upper bound of an expand-down segment.
+    /// D/B: 32-bit code, a 32-bit stack pointer, 4 GiB as the upper bound of an expand-down
+    /// segment.
     pub const fn is_32(self) -> bool {
         self.0 & 1 << 14 != 0
     }
@@ -137,11 +139,19 @@ mod tests {
     fn the_fields_of_usual_descriptors() {
         let [code_64, code_32, data, stack, tss, read_only, down] =
             [0xa09b, 0xc09b, 0xc093, 0xc0f7, 0x8b, 0xc091, 0x97].map(Rights);
-        assert!(code_64.is_code() && code_64.is_readable() && code_64.is_long() && !code_64.is_32());
-        assert!(code_32.is_code() && !code_32.is_long() && code_32.is_32() && !code_32.is_writable());
-        assert!(data.is_writable() && data.is_readable() && !data.is_code() && !data.is_expand_down());
+        assert!(
+            code_64.is_code() && code_64.is_readable() && code_64.is_long() && !code_64.is_32()
+        );
+        assert!(
+            code_32.is_code() && !code_32.is_long() && code_32.is_32() && !code_32.is_writable()
+        );
+        assert!(
+            data.is_writable() && data.is_readable() && !data.is_code() && !data.is_expand_down()
+        );
         assert!(stack.is_expand_down() && stack.dpl() == 3 && stack.is_present());
-        assert!(!tss.is_code_or_data() && !tss.is_readable() && !tss.is_writable() && tss.kind() == 11);
+        assert!(
+            !tss.is_code_or_data() && !tss.is_readable() && !tss.is_writable() && tss.kind() == 11
+        );
         assert!(read_only.is_readable() && !read_only.is_writable());
         assert!(down.is_expand_down() && !down.is_32() && !down.is_conforming());
         assert!(Rights(0x9e).is_conforming() && !Rights(0x99).is_readable());

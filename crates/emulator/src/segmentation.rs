@@ -1,9 +1,9 @@
-//! The checks that come before paging: limit, type, and canonical form (SDM volume 3, "Limit Checking",
-//! "Type Checking"; volume 1, "Canonical Addressing").
+//! The checks that come before paging: limit, type, and canonical form (SDM volume 3, "Limit
+//! Checking", "Type Checking"; volume 1, "Canonical Addressing").
 //!
-//! The manual leaves the processor a choice for accesses that wrap at the end of a segment of 4 GiB.
-//! Flat segments, which start at 0, take them, as does the end of the address space in 64-bit mode.
-//! All other segments refuse them.
+//! The manual leaves the processor a choice for accesses that wrap at the end of a segment of 4
+//! GiB. Flat segments, which start at 0, take them, as does the end of the address space in 64-bit
+//! mode. All other segments refuse them.
 
 use crate::flags::AC;
 use crate::step::{Result, Step};
@@ -51,9 +51,8 @@ impl<C: Cpu> Step<'_, C> {
                 self.cpu.segment(memory.segment).base.wrapping_add(memory.offset)
             }
             (Mode::Bits64, _) => memory.offset,
-            (Mode::Bits16 | Mode::Bits32, _) => {
-                Width::Dword.truncate(self.cpu.segment(memory.segment).base.wrapping_add(memory.offset))
-            }
+            (Mode::Bits16 | Mode::Bits32, _) => Width::Dword
+                .truncate(self.cpu.segment(memory.segment).base.wrapping_add(memory.offset)),
         }
     }
 
@@ -74,7 +73,12 @@ impl<C: Cpu> Step<'_, C> {
     ///
     /// #AC comes after a page fault (SDM volume 3, "Priority Among Concurrent Events"), but a
     /// misaligned access must not reach memory: there may be a device.
-    pub(crate) fn approach(&mut self, memory: Memory, length: usize, access: Access) -> Result<u64, C> {
+    pub(crate) fn approach(
+        &mut self,
+        memory: Memory,
+        length: usize,
+        access: Access,
+    ) -> Result<u64, C> {
         let gva = self.segmented(memory, length, access)?;
         // SDM volume 3, "Alignment Check Exception (#AC)": operands of up to 8 bytes, each at a
         // multiple of its own length. Larger ones have rules of their own.
@@ -96,7 +100,8 @@ impl<C: Cpu> Step<'_, C> {
         self.cpu.rflags() & AC != 0 && self.cpu.cr0() & ALIGNMENT_MASK != 0 && self.cpu.cpl() == 3
     }
 
-    /// Refuses the target of a near branch outside the code segment (SDM volume 2, "CALL", "JMP", "RET").
+    /// Refuses the target of a near branch outside the code segment (SDM volume 2, "CALL", "JMP",
+    /// "RET").
     pub(crate) fn check_target(&self, target: u64) -> Result<(), C> {
         let inside = match self.mode {
             Mode::Bits64 => is_canonical(target),

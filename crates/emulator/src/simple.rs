@@ -1,9 +1,11 @@
-//! A short way for the instructions that exit most: in 64-bit mode, with one operand in memory, and no prefix beside
-//! REX and one of LOCK and those that mean nothing. Page-table code and device drivers use little else, and finding that
-//! out takes the decoder proper several times as long. What is not plainly one of these is for [`emulate`](crate::emulate).
+//! A short way for the instructions that exit most: in 64-bit mode, with one operand in memory, and
+//! no prefix beside REX and one of LOCK and those that mean nothing. Page-table code and device
+//! drivers use little else, and finding that out takes the decoder proper several times as long.
+//! What is not plainly one of these is for [`emulate`](crate::emulate).
 //!
-//! Where the exit has told address and place of the operand already, nothing is left but to compute: the caller compares
-//! [`Simple::address`], reads and writes memory, and stores what [`Simple::effect`] says.
+//! Where the exit has told address and place of the operand already, nothing is left but to
+//! compute: the caller compares [`Simple::address`], reads and writes memory, and stores what
+//! [`Simple::effect`] says.
 
 use crate::Gpr;
 use crate::alu::{self, Binary, BitChange};
@@ -56,7 +58,8 @@ struct Place {
 /// What the instruction changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effect {
-    /// The operand's new value, in as many low bytes as it has: to be written, if the instruction [writes](Simple::writes).
+    /// The operand's new value, in as many low bytes as it has: to be written, if the instruction
+    /// [writes](Simple::writes).
     pub memory: u64,
     /// A register's new value.
     pub register: Option<(Gpr, u64)>,
@@ -67,12 +70,20 @@ pub struct Effect {
 impl Simple {
     /// The instruction at `rip` that starts with `bytes`, if it is one of the simple ones, whole.
     pub fn decode(bytes: &[u8], rip: u64) -> Option<Simple> {
-        const BINARY: [Binary; 7] =
-            [Binary::Add, Binary::Or, Binary::Adc, Binary::Sbb, Binary::And, Binary::Sub, Binary::Xor];
+        const BINARY: [Binary; 7] = [
+            Binary::Add,
+            Binary::Or,
+            Binary::Adc,
+            Binary::Sbb,
+            Binary::And,
+            Binary::Sub,
+            Binary::Xor,
+        ];
         let mut code = Code(bytes);
         let mut byte = code.byte()?;
         let lock = byte == 0xf0;
-        // ES, CS, SS or DS, which mean nothing in 64-bit mode: Linux has DS in place of each LOCK on a machine with one CPU.
+        // ES, CS, SS or DS, which mean nothing in 64-bit mode: Linux has DS in place of each LOCK
+        // on a machine with one CPU.
         if lock || matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e) {
             byte = code.byte()?;
         }
@@ -163,7 +174,8 @@ impl Simple {
             gva = gva.wrapping_add(gpr(index) << shift);
         }
         match (self.operation, self.other) {
-            // A bit offset in a register is signed and reaches beyond the operand (SDM volume 2, "BT - Bit Test").
+            // A bit offset in a register is signed and reaches beyond the operand (SDM volume 2,
+            // "BT - Bit Test").
             (Operation::Bit(_), Other::Register(offset)) => {
                 let offset = self.width.sign_extend(gpr(offset)) as i64;
                 let element = offset >> self.width.bits().trailing_zeros();
@@ -210,13 +222,19 @@ impl Simple {
             Operation::CompareExchange => {
                 let expected = width.truncate(gpr(Gpr::Rax));
                 let (_, rflags) = alu::binary(Binary::Sub, width, expected, old, rflags);
-                if old == expected { (other, None, rflags) } else { (old, Some((Gpr::Rax, old)), rflags) }
+                if old == expected {
+                    (other, None, rflags)
+                } else {
+                    (old, Some((Gpr::Rax, old)), rflags)
+                }
             }
             Operation::Binary(operation) => {
                 let (result, rflags) = alu::binary(operation, width, old, other, rflags);
                 (result, None, rflags)
             }
-            Operation::Compare => (old, None, alu::binary(Binary::Sub, width, old, other, rflags).1),
+            Operation::Compare => {
+                (old, None, alu::binary(Binary::Sub, width, old, other, rflags).1)
+            }
             Operation::Bit(change) => {
                 let bit = 1 << (other & u64::from(width.bits() - 1));
                 let carry = if old & bit != 0 { CF } else { 0 };
@@ -248,7 +266,8 @@ impl Code<'_> {
     }
 }
 
-/// What ModRM, SIB and displacement name (SDM volume 2, "Addressing-Mode Encoding of ModR/M and SIB Bytes").
+/// What ModRM, SIB and displacement name (SDM volume 2, "Addressing-Mode Encoding of ModR/M and SIB
+/// Bytes").
 fn place(code: &mut Code, modrm: u8, rex: u8) -> Option<Place> {
     let (mode, rm) = (modrm >> 6, modrm & 7);
     if mode == 3 {

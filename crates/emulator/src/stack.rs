@@ -18,7 +18,8 @@ impl<C: Cpu> Step<'_, C> {
     /// Writes `value` below the stack pointer, then moves that.
     pub(crate) fn push_value(&mut self, value: u64, width: Width) -> Result<(), C> {
         let pointer = self.stack_pointer();
-        let below = pointer.width.truncate(self.register(pointer).wrapping_sub(width.bytes() as u64));
+        let below =
+            pointer.width.truncate(self.register(pointer).wrapping_sub(width.bytes() as u64));
         let place = self.place(Segment::Ss, below, true);
         self.write(Operand::Memory(place), width, value)?;
         self.set_register(pointer, below);

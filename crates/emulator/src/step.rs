@@ -97,15 +97,17 @@ impl<C: Cpu> Step<'_, C> {
         }
     }
 
-    /// Writes an operand. An instruction that writes memory does so before it changes any register: the write may
-    /// fault.
+    /// Writes an operand. An instruction that writes memory does so before it changes any register:
+    /// the write may fault.
     pub(crate) fn write(&mut self, operand: Operand, width: Width, value: u64) -> Result<(), C> {
         match operand {
             Operand::Register(register) => {
                 self.set_register(register, value);
                 Ok(())
             }
-            Operand::Memory(memory) => self.write_bytes(memory, &value.to_le_bytes()[..width.bytes()]),
+            Operand::Memory(memory) => {
+                self.write_bytes(memory, &value.to_le_bytes()[..width.bytes()])
+            }
             Operand::Immediate(_) => Err(Error::Unsupported),
         }
     }

@@ -24,8 +24,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Iterations of one call: enough to make decoding cheap beside them, few enough for interrupts not to wait long.
-    /// Every call for a port costs an exit, every other one the fault of a page.
+    /// Iterations of one call: enough to make decoding cheap beside them, few enough for interrupts
+    /// not to wait long. Every call for a port costs an exit, every other one the fault of a page.
     fn batch(self) -> usize {
         if matches!(self, Kind::Ins | Kind::Outs) { 256 } else { 64 }
     }
@@ -82,12 +82,18 @@ impl<C: Cpu> Step<'_, C> {
                 break;
             }
         }
-        // The status flags stay as before the instruction until its end (SDM volume 2, "REP/REPE/REPZ/REPNE/REPNZ").
+        // The status flags stay as before the instruction until its end (SDM volume 2,
+        // "REP/REPE/REPZ/REPNE/REPNZ").
         self.cpu.set_rflags(rflags | RF);
         Ok(Outcome::Continue)
     }
 
-    fn string_step(&self, instruction: &Instruction, kind: Kind, rflags: u64) -> Result<StringStep, C> {
+    fn string_step(
+        &self,
+        instruction: &Instruction,
+        kind: Kind,
+        rflags: u64,
+    ) -> Result<StringStep, C> {
         let memory_operand = if instruction.op0_kind() == OpKind::Register { 1 } else { 0 };
         let address = match instruction.op_kind(memory_operand) {
             OpKind::MemorySegSI | OpKind::MemoryESDI => Width::Word,
@@ -96,7 +102,8 @@ impl<C: Cpu> Step<'_, C> {
             // MOVSD and CMPSD are SSE instructions as well.
             _ => return Err(Error::Unsupported),
         };
-        let width = Width::from_bytes(instruction.memory_size().size()).ok_or(Error::Unsupported)?;
+        let width =
+            Width::from_bytes(instruction.memory_size().size()).ok_or(Error::Unsupported)?;
         let source = match instruction.segment_prefix() {
             Iced::None => Segment::Ds,
             prefix => segment(prefix).ok_or(Error::Unsupported)?,
@@ -132,9 +139,12 @@ impl<C: Cpu> Step<'_, C> {
                 self.set_register(string.accumulator, value);
             }
             Kind::Scas => {
-                compared = Some((self.register(string.accumulator), self.read(destination, width)?));
+                compared =
+                    Some((self.register(string.accumulator), self.read(destination, width)?));
             }
-            Kind::Cmps => compared = Some((self.read(source, width)?, self.read(destination, width)?)),
+            Kind::Cmps => {
+                compared = Some((self.read(source, width)?, self.read(destination, width)?))
+            }
             Kind::Ins => {
                 // A read of a port has effects: the write must be possible before it.
                 self.check(to, width.bytes(), Access::Write)?;

@@ -35,7 +35,8 @@ impl<C: Cpu> Step<'_, C> {
         let [index, lower, upper] = [index, Operand::Memory(lower), Operand::Memory(upper)];
         let (index, lower) = (self.read(index, width)?, self.read(lower, width)?);
         let upper = self.read(upper, width)?;
-        let [index, lower, upper] = [index, lower, upper].map(|value| width.sign_extend(value) as i64);
+        let [index, lower, upper] =
+            [index, lower, upper].map(|value| width.sign_extend(value) as i64);
         if index < lower || index > upper {
             return Err(Exception::BOUND_RANGE.into());
         }
@@ -43,7 +44,11 @@ impl<C: Cpu> Step<'_, C> {
     }
 
     /// MOVZX, MOVSX, MOVSXD.
-    pub(crate) fn mov_extended(&mut self, instruction: &Instruction, signed: bool) -> Result<Outcome, C> {
+    pub(crate) fn mov_extended(
+        &mut self,
+        instruction: &Instruction,
+        signed: bool,
+    ) -> Result<Outcome, C> {
         let (to, from) = (self.operand(instruction, 0)?, self.operand(instruction, 1)?);
         let (to_width, from_width) = (width::<C>(instruction, 0)?, width::<C>(instruction, 1)?);
         let value = self.read(from, from_width)?;
@@ -53,7 +58,12 @@ impl<C: Cpu> Step<'_, C> {
     }
 
     /// MOVBE.
-    pub(crate) fn mov_swapped(&mut self, to: Operand, from: Operand, width: Width) -> Result<Outcome, C> {
+    pub(crate) fn mov_swapped(
+        &mut self,
+        to: Operand,
+        from: Operand,
+        width: Width,
+    ) -> Result<Outcome, C> {
         let value = self.read(from, width)?;
         self.write(to, width, value.swap_bytes() >> (64 - width.bits()))?;
         Ok(self.retire_unflagged())
@@ -62,16 +72,19 @@ impl<C: Cpu> Step<'_, C> {
     /// SETcc.
     pub(crate) fn set_condition(&mut self, instruction: &Instruction) -> Result<Outcome, C> {
         let to = self.operand(instruction, 0)?;
-        let condition = holds(instruction.condition_code(), self.cpu.rflags()).ok_or(Error::Unsupported)?;
+        let condition =
+            holds(instruction.condition_code(), self.cpu.rflags()).ok_or(Error::Unsupported)?;
         self.write(to, Width::Byte, condition.into())?;
         Ok(self.retire_unflagged())
     }
 
-    /// CMOVcc: reads its source, and clears the upper half of a 32-bit destination, whatever the condition.
+    /// CMOVcc: reads its source, and clears the upper half of a 32-bit destination, whatever the
+    /// condition.
     pub(crate) fn mov_conditional(&mut self, instruction: &Instruction) -> Result<Outcome, C> {
         let (to, from) = (self.operand(instruction, 0)?, self.operand(instruction, 1)?);
         let width = width::<C>(instruction, 0)?;
-        let condition = holds(instruction.condition_code(), self.cpu.rflags()).ok_or(Error::Unsupported)?;
+        let condition =
+            holds(instruction.condition_code(), self.cpu.rflags()).ok_or(Error::Unsupported)?;
         let value = self.read(from, width)?;
         let old = self.read(to, width)?;
         self.write(to, width, if condition { value } else { old })?;
@@ -87,7 +100,12 @@ impl<C: Cpu> Step<'_, C> {
     }
 
     /// XADD.
-    pub(crate) fn exchange_add(&mut self, to: Operand, from: Operand, width: Width) -> Result<Outcome, C> {
+    pub(crate) fn exchange_add(
+        &mut self,
+        to: Operand,
+        from: Operand,
+        width: Width,
+    ) -> Result<Outcome, C> {
         let (old, addend) = (self.read_modify(to, width)?, self.read(from, width)?);
         let (sum, rflags) = alu::binary(Binary::Add, width, old, addend, self.cpu.rflags());
         if matches!(to, Operand::Memory(_)) {
@@ -101,7 +119,8 @@ impl<C: Cpu> Step<'_, C> {
         Ok(self.retire(rflags))
     }
 
-    /// CMPXCHG. A destination in memory is written in any case, with what it held if the comparison fails.
+    /// CMPXCHG. A destination in memory is written in any case, with what it held if the comparison
+    /// fails.
     pub(crate) fn compare_exchange(
         &mut self,
         to: Operand,
@@ -132,7 +151,8 @@ impl<C: Cpu> Step<'_, C> {
         let [rax, rdx, rbx, rcx] =
             [Gpr::Rax, Gpr::Rdx, Gpr::Rbx, Gpr::Rcx].map(|gpr| Register::new(gpr, half));
         let pair = |step: &Self, low, high| {
-            let value = u128::from(step.register(high)) << half.bits() | u128::from(step.register(low));
+            let value =
+                u128::from(step.register(high)) << half.bits() | u128::from(step.register(low));
             value.to_le_bytes()
         };
         let (expected, new) = (pair(self, rax, rdx), pair(self, rbx, rcx));

@@ -90,21 +90,26 @@ fn segments_add_their_base() {
     assert_eq!(place(m(), |p| p.mov(byte_ptr(rbp).cs(), al)), 0x20);
 
     let wrapping = based(Mode::Bits32).with(Gpr::Rbx, 0x20).base(Segment::Ds, 0xffff_fff0);
-    assert_eq!(place(wrapping, |p| p.mov(byte_ptr(ebx), al)), 0x10, "linear addresses of 32 bits wrap");
+    assert_eq!(
+        place(wrapping, |p| p.mov(byte_ptr(ebx), al)),
+        0x10,
+        "linear addresses of 32 bits wrap"
+    );
 }
 
 #[test]
 fn bad_addresses_are_gp_or_ss() {
     let end = 0x8000_0000_0000u64;
-    let check = |machine: &Machine,
-                 expected,
-                 program: &dyn Fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>| {
-        let mut machine = machine.clone();
-        let before = machine.state.clone();
-        assert_eq!(machine.step(program), Err(expected));
-        assert_eq!(machine.state, before);
-        assert!(machine.accesses.is_empty());
-    };
+    let check =
+        |machine: &Machine,
+         expected,
+         program: &dyn Fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>| {
+            let mut machine = machine.clone();
+            let before = machine.state.clone();
+            assert_eq!(machine.step(program), Err(expected));
+            assert_eq!(machine.state, before);
+            assert!(machine.accesses.is_empty());
+        };
     let gp = Error::Exception(Exception::GENERAL_PROTECTION);
     let m = machine(Mode::Bits64).with(Gpr::Rbx, end).with(Gpr::Rbp, end).with(Gpr::Rsp, end);
     check(&m, gp, &|p| p.mov(byte_ptr(rbx), al));
@@ -115,7 +120,9 @@ fn bad_addresses_are_gp_or_ss() {
     check(&m, gp, &|p| p.mov(byte_ptr(rbp).fs(), al));
     check(&m, gp, &|p| p.mov(byte_ptr(rbx).ss(), al));
     check(&m, Error::Exception(Exception::STACK_FAULT), &|p| p.pop(rax));
-    check(&m.clone().with(Gpr::Rsp, end + 8), Error::Exception(Exception::STACK_FAULT), &|p| p.push(rax));
+    check(&m.clone().with(Gpr::Rsp, end + 8), Error::Exception(Exception::STACK_FAULT), &|p| {
+        p.push(rax)
+    });
     check(&m.clone().with(Gpr::Rdi, end), gp, &|p| p.stosb());
     check(&m.clone().with(Gpr::Rbx, 0xffff_7fff_ffff_ffff), gp, &|p| p.mov(word_ptr(rbx), ax));
 }

@@ -36,11 +36,19 @@ fn operands_at_multiples_of_their_length() {
                 let mut m = machine(mode, address);
                 let before = m.state.clone();
                 if address % alignment == 0 {
-                    assert_eq!(m.step(program), Ok(Outcome::Done), "program {number} at {address:#x}");
+                    assert_eq!(
+                        m.step(program),
+                        Ok(Outcome::Done),
+                        "program {number} at {address:#x}"
+                    );
                 } else {
                     assert_eq!(m.step(program), AC_RAISED, "program {number} at {address:#x}");
                     assert_eq!(m.state, before);
-                    assert!(m.accesses.iter().all(|access| !matches!(access.kind, Kind::Read | Kind::Write)));
+                    assert!(
+                        m.accesses
+                            .iter()
+                            .all(|access| !matches!(access.kind, Kind::Read | Kind::Write))
+                    );
                 }
             }
         }
@@ -57,7 +65,8 @@ fn the_linear_address_counts() {
 
 #[test]
 fn all_of_level_and_masks_are_needed() {
-    let off: [fn(&mut Machine); 3] = [|m| m.cpl = 2, |m| m.cr0 &= !(1 << 18), |m| m.state.rflags &= !AC];
+    let off: [fn(&mut Machine); 3] =
+        [|m| m.cpl = 2, |m| m.cr0 &= !(1 << 18), |m| m.state.rflags &= !AC];
     for off in off {
         let mut m = machine(Mode::Bits32, 0x7001);
         off(&mut m);
@@ -68,13 +77,18 @@ fn all_of_level_and_masks_are_needed() {
 #[test]
 fn page_faults_and_protection_come_first() {
     for mode in MODES {
-        for &(program, alignment, width) in PROGRAMS.iter().filter(|(_, alignment, _)| *alignment > 1) {
+        for &(program, alignment, width) in
+            PROGRAMS.iter().filter(|(_, alignment, _)| *alignment > 1)
+        {
             // The second page is the one that is missing.
             let mut m = machine(mode, 0x7fff);
             m.absent.insert(8);
             let verdict = m.step(program);
             let fault = *m.accesses.last().unwrap();
-            assert_eq!((verdict, fault.gva, fault.length), (Err(Error::Fault(fault)), 0x7fff, width));
+            assert_eq!(
+                (verdict, fault.gva, fault.length),
+                (Err(Error::Fault(fault)), 0x7fff, width)
+            );
             assert!(matches!(fault.kind, Kind::CheckRead | Kind::CheckWrite), "{alignment}");
         }
     }
@@ -105,7 +119,9 @@ fn the_stack_and_strings_are_checked() {
 #[test]
 fn cmpxchg16b_has_its_own_rule() {
     for address in 0x7000..0x7010 {
-        for m in [machine(Mode::Bits64, address), Machine::new(Mode::Bits64).with(Gpr::Rbx, address)] {
+        for m in
+            [machine(Mode::Bits64, address), Machine::new(Mode::Bits64).with(Gpr::Rbx, address)]
+        {
             let mut m = m;
             let expected = if address == 0x7000 {
                 Ok(Outcome::Done)

@@ -117,7 +117,10 @@ fn what_will_be_written_is_read_with_the_rights_of_a_write() {
         let mut m = machine();
         m.read_only.insert(7);
         assert!(
-            matches!(m.step(program), Err(Error::Fault(Access { kind: Kind::ReadModify, gva: 0x7000, .. }))),
+            matches!(
+                m.step(program),
+                Err(Error::Fault(Access { kind: Kind::ReadModify, gva: 0x7000, .. }))
+            ),
             "program {number}"
         );
         assert_eq!(m.state, machine().state, "program {number}");

@@ -117,15 +117,20 @@ fn modes() -> impl Strategy<Value = Mode> {
 fn address() -> impl Strategy<Value = u64> {
     prop_oneof![
         any::<u64>(),
-        (prop_oneof![Just(0u64), Just(1 << 31), Just(1 << 32), Just(1 << 47), Just(!0 << 47)], -20i64..20)
+        (
+            prop_oneof![Just(0u64), Just(1 << 31), Just(1 << 32), Just(1 << 47), Just(!0 << 47)],
+            -20i64..20
+        )
             .prop_map(|(end, near)| end.wrapping_add_signed(near)),
     ]
 }
 
-/// Opcodes of the emulated instructions with any prefixes before and anything behind, or any bytes at all.
+/// Opcodes of the emulated instructions with any prefixes before and anything behind, or any bytes
+/// at all.
 fn code() -> impl Strategy<Value = Vec<u8>> {
-    let prefix =
-        prop::sample::select(&[0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x2e, 0x36, 0x64, 0x65, 0x48, 0x41, 0x4f][..]);
+    let prefix = prop::sample::select(
+        &[0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x2e, 0x36, 0x64, 0x65, 0x48, 0x41, 0x4f][..],
+    );
     let opcode = prop_oneof![
         any::<u8>().prop_map(|opcode| vec![opcode]),
         any::<u8>().prop_map(|opcode| vec![0x0f, opcode]),
@@ -139,8 +144,8 @@ fn code() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100_000))]
 
-    /// Whatever the bytes and the state: no panic, bounded work, accesses within the address space (the machine checks
-    /// that), and an error leaves everything as it was.
+    /// Whatever the bytes and the state: no panic, bounded work, accesses within the address space
+    /// (the machine checks that), and an error leaves everything as it was.
     #[test]
     fn any_bytes_are_answered(
         mode in modes(), stack_mode in modes(), bytes in code(), gprs in prop::array::uniform16(address()),
@@ -166,7 +171,8 @@ proptest! {
             Err(error) => {
                 prop_assert_eq!(machine.state.rip, before.rip);
                 prop_assert_eq!(machine.state.rflags, before.rflags);
-                // More than one memory write: a repeated string instruction with iterations finished.
+                // More than one memory write: a repeated string instruction with iterations
+                // finished.
                 if machine.state != before {
                     prop_assert!(matches!(error, Error::Fault(_) | Error::Exception(_)));
                     prop_assert!(bytes.iter().any(|byte| matches!(byte, 0xf2 | 0xf3)));

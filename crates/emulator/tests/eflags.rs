@@ -27,11 +27,12 @@ fn machine(mode: Mode, cpl: u8, rflags: u64) -> Machine {
 
 /// RFLAGS after a POPF of 32 bits, or in 64-bit mode, of `image`.
 fn popped(cpl: u8, rflags: u64, image: u64) -> u64 {
-    let [long, narrow] = [(Mode::Bits64, Code::Popfq), (Mode::Bits32, Code::Popfd)].map(|(mode, code)| {
-        let mut m = machine(mode, cpl, rflags).poke64(STACK, image);
-        assert_eq!(run(&mut m, code), Ok(Outcome::Done));
-        m.state.rflags
-    });
+    let [long, narrow] =
+        [(Mode::Bits64, Code::Popfq), (Mode::Bits32, Code::Popfd)].map(|(mode, code)| {
+            let mut m = machine(mode, cpl, rflags).poke64(STACK, image);
+            assert_eq!(run(&mut m, code), Ok(Outcome::Done));
+            m.state.rflags
+        });
     assert_eq!(long, narrow);
     long
 }

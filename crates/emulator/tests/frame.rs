@@ -44,7 +44,8 @@ fn enter_copies_the_display() {
     assert_eq!([4, 8, 12].map(|below| m.peek(STACK - below, 4)), [STACK, STACK, STACK - 4]);
 }
 
-/// With 32-bit operands the frame pointer is the whole of ESP, of which a 16-bit stack moves the low half.
+/// With 32-bit operands the frame pointer is the whole of ESP, of which a 16-bit stack moves the
+/// low half.
 #[test]
 fn enter_on_a_16_bit_stack() {
     let mut m = machine(Mode::Bits16).with(Gpr::Rsp, 0x14_9000);
@@ -116,7 +117,10 @@ fn a_segment_register_is_pushed_as_a_word_or_zero_extended_to_64_bits() {
         m.segments[Segment::Fs as usize].selector = 0x33;
         m.run(|p| p.push(fs));
         assert_eq!((m.peek(STACK - moved, written), m.get(Gpr::Rsp)), (0x33, STACK - moved));
-        assert_eq!((m.accesses.len(), m.accesses[0].kind, m.accesses[0].length), (1, Kind::Write, written));
+        assert_eq!(
+            (m.accesses.len(), m.accesses[0].kind, m.accesses[0].length),
+            (1, Kind::Write, written)
+        );
         let m = &mut m.with(Gpr::Rdi, 0x7000);
         m.run(|p| p.mov(word_ptr(edi), fs));
         assert_eq!((m.peek(0x7000, 2), m.accesses[1].length), (0x33, 2));
@@ -133,7 +137,10 @@ fn ret_releases_parameters() {
     assert_eq!(m.step(|p| p.ret()), Err(Error::Exception(Exception::GENERAL_PROTECTION)));
     assert_eq!(m.state, before);
     let mut m = machine(Mode::Bits64).poke64(0x7000, 0x8000_0000_0000).with(Gpr::Rdi, 0x7000);
-    assert_eq!(m.step(|p| p.jmp(qword_ptr(rdi))), Err(Error::Exception(Exception::GENERAL_PROTECTION)));
+    assert_eq!(
+        m.step(|p| p.jmp(qword_ptr(rdi))),
+        Err(Error::Exception(Exception::GENERAL_PROTECTION))
+    );
 }
 
 #[test]
@@ -148,19 +155,24 @@ fn pop_to_memory_by_the_pointer_that_it_moves() {
 #[test]
 fn bounds_are_signed() {
     let new = || {
-        Machine::new(Mode::Bits32).with(Gpr::Rdi, 0x7000).poke(0x7000, &[0xfe, 0xff, 0xff, 0xff, 5, 0, 0, 0])
+        Machine::new(Mode::Bits32)
+            .with(Gpr::Rdi, 0x7000)
+            .poke(0x7000, &[0xfe, 0xff, 0xff, 0xff, 5, 0, 0, 0])
     };
     for (index, inside) in [(-3, false), (-2, true), (0, true), (5, true), (6, false)] {
         let mut m = new().with(Gpr::Rcx, u64::from(i32::cast_unsigned(index)));
-        let expected = if inside { Ok(Outcome::Done) } else { Err(Error::Exception(Exception::BOUND_RANGE)) };
+        let expected =
+            if inside { Ok(Outcome::Done) } else { Err(Error::Exception(Exception::BOUND_RANGE)) };
         assert_eq!(m.step(|p| p.bound(ecx, qword_ptr(edi))), expected);
     }
 }
 
 #[test]
 fn xlat_and_smsw_and_umip() {
-    let mut m =
-        Machine::new(Mode::Bits64).with(Gpr::Rbx, 0x7000).with(Gpr::Rax, 0x1180).poke(0x7080, &[0x5a]);
+    let mut m = Machine::new(Mode::Bits64)
+        .with(Gpr::Rbx, 0x7000)
+        .with(Gpr::Rax, 0x1180)
+        .poke(0x7080, &[0x5a]);
     m.run(|p| p.xlatb());
     assert_eq!(m.get(Gpr::Rax), 0x115a);
     let mut m = Machine::new(Mode::Bits64).with(Gpr::Rdi, 0x7000);

@@ -65,7 +65,8 @@ fn bytes_that_are_no_instruction_or_a_part_of_one() {
 #[test]
 fn instructions_of_a_virtualization_extension() {
     let is_one = |bytes: &[u8], mode| {
-        identify(bytes, mode).is_some_and(|identity| identity.operation == Operation::Virtualization)
+        identify(bytes, mode)
+            .is_some_and(|identity| identity.operation == Operation::Virtualization)
     };
     for mode in [Mode::Bits64, Mode::Bits32, Mode::Bits16] {
         for last in 0xd8..=0xdf {
@@ -77,7 +78,8 @@ fn instructions_of_a_virtualization_extension() {
         }
     }
     assert!(
-        is_one(&[0x48, 0x0f, 0x01, 0xda], Mode::Bits64) && is_one(&[0x67, 0x0f, 0x01, 0xd8], Mode::Bits64)
+        is_one(&[0x48, 0x0f, 0x01, 0xda], Mode::Bits64)
+            && is_one(&[0x67, 0x0f, 0x01, 0xd8], Mode::Bits64)
     );
     assert!(is_one(&[0x0f, 0x01, 0xfe], Mode::Bits64) && is_one(&[0x0f, 0x01, 0xff], Mode::Bits64));
     assert!(!is_one(&[0x0f, 0x01], Mode::Bits64));

@@ -45,7 +45,9 @@ const PROGRAMS: [[Program; 4]; 4] = [
 fn machine(width: usize, (high, part): (u64, u64), operand: u64) -> Machine {
     let machine = Machine::new(Mode::Bits64).with(Gpr::Rdi, PLACE).poke64(PLACE, operand);
     match width {
-        1 => machine.with(Gpr::Rax, FILL & !0xffff | low(1, high) << 8 | low(1, part)).with(Gpr::Rdx, FILL),
+        1 => machine
+            .with(Gpr::Rax, FILL & !0xffff | low(1, high) << 8 | low(1, part))
+            .with(Gpr::Rdx, FILL),
         _ => machine
             .with(Gpr::Rax, FILL & !low(width, u64::MAX) | low(width, part))
             .with(Gpr::Rdx, FILL & !low(width, u64::MAX) | low(width, high)),

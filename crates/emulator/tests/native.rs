@@ -95,7 +95,8 @@ fn what_changes_more_than_registers_is_refused() {
     }
 }
 
-/// YMM2 holds the indices 1, -1, 2, -2 as dwords, and YMM3 masks the first, third and fourth of them.
+/// YMM2 holds the indices 1, -1, 2, -2 as dwords, and YMM3 masks the first, third and fourth of
+/// them.
 fn vector(number: usize) -> Option<[u8; 32]> {
     let words: [u32; 8] = match number {
         2 => [1, u32::MAX, 2, u32::MAX - 1, 0, 0, 0, 0],
@@ -103,7 +104,10 @@ fn vector(number: usize) -> Option<[u8; 32]> {
         _ => [0; 8],
     };
     let mut bytes = [0; 32];
-    bytes.chunks_mut(4).zip(words).for_each(|(bytes, word)| bytes.copy_from_slice(&word.to_le_bytes()));
+    bytes
+        .chunks_mut(4)
+        .zip(words)
+        .for_each(|(bytes, word)| bytes.copy_from_slice(&word.to_le_bytes()));
     Some(bytes)
 }
 

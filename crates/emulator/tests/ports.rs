@@ -47,7 +47,10 @@ fn repeated_up_and_down() {
     m.run(|p| p.rep().insd());
     assert_eq!(registers(&m)[0], 0);
     assert_eq!(registers(&m)[2], 0x8ffc - 20);
-    assert_eq!([0, 1, 2, 3, 4].map(|n| m.peek(0x8ffc - 4 * n, 4)), [0, 1, 2, 3, 4].map(|n| 0xa1b2_c300 + n));
+    assert_eq!(
+        [0, 1, 2, 3, 4].map(|n| m.peek(0x8ffc - 4 * n, 4)),
+        [0, 1, 2, 3, 4].map(|n| 0xa1b2_c300 + n)
+    );
     let mut m = machine(Mode::Bits32).with(Gpr::Rsi, 0x7000).with(Gpr::Rcx, 0);
     m.run(|p| p.rep().outsb());
     assert!(m.ports.is_empty() && m.accesses.is_empty());
@@ -124,7 +127,8 @@ fn sixteen_bit_addresses_wrap_within_64_kib() {
         .with(Gpr::Rsi, 0x1234_fffe)
         .with(Gpr::Rcx, 0x9_0004)
         .base(Segment::Ds, 0x1_0000);
-    let mut m = m.segment(Segment::Ds, 0x3_ffff, 0x4093).poke(0x1_fffe, b"AABB").poke(0x1_0000, b"CCCC");
+    let mut m =
+        m.segment(Segment::Ds, 0x3_ffff, 0x4093).poke(0x1_fffe, b"AABB").poke(0x1_0000, b"CCCC");
     let code = [&[0x67], &common::assemble(Mode::Bits32, START, |p| p.rep().outsb())[..]].concat();
     assert_eq!(umbra_emulator::emulate(&mut m, &code), Ok(Outcome::Done));
     assert_eq!(values(&m), b"AACC".map(u32::from));
@@ -149,7 +153,8 @@ fn thirty_two_bit_addresses_wrap_at_4_gib() {
 
 #[test]
 fn outs_takes_a_segment_prefix_and_ins_does_not() {
-    let mut m = machine(Mode::Bits32).with(Gpr::Rsi, 0x10).with(Gpr::Rdi, 0x20).base(Segment::Fs, 0x5_0000);
+    let mut m =
+        machine(Mode::Bits32).with(Gpr::Rsi, 0x10).with(Gpr::Rdi, 0x20).base(Segment::Fs, 0x5_0000);
     for (prefixed, gva) in [([0x64, 0x6e], 0x5_0010), ([0x64, 0x6c], 0x20)] {
         assert_eq!(umbra_emulator::emulate(&mut m, &prefixed), Ok(Outcome::Done));
         assert_eq!(m.accesses.last().unwrap().gva, gva);

@@ -10,7 +10,11 @@ const PLACE: u64 = 0x7000;
 const RCX: u64 = 0x1122_3344_5566_7788;
 
 fn machine(value: u64) -> Machine {
-    Machine::new(Mode::Bits64).with(Gpr::Rdi, PLACE).with(Gpr::Rcx, RCX).poke64(PLACE, value).flags(STATUS)
+    Machine::new(Mode::Bits64)
+        .with(Gpr::Rdi, PLACE)
+        .with(Gpr::Rcx, RCX)
+        .poke64(PLACE, value)
+        .flags(STATUS)
 }
 
 #[test]
@@ -43,10 +47,16 @@ fn counts_of_zeros_and_ones() {
         };
         let mut m = new();
         m.run(|p| p.tzcnt(cx, word_ptr(rdi)));
-        assert_eq!((m.get(Gpr::Rcx), m.state.rflags), (RCX & !0xffff | tzcnt, expected(tzcnt, value == 0)));
+        assert_eq!(
+            (m.get(Gpr::Rcx), m.state.rflags),
+            (RCX & !0xffff | tzcnt, expected(tzcnt, value == 0))
+        );
         let mut m = new();
         m.run(|p| p.lzcnt(cx, word_ptr(rdi)));
-        assert_eq!((m.get(Gpr::Rcx), m.state.rflags), (RCX & !0xffff | lzcnt, expected(lzcnt, value == 0)));
+        assert_eq!(
+            (m.get(Gpr::Rcx), m.state.rflags),
+            (RCX & !0xffff | lzcnt, expected(lzcnt, value == 0))
+        );
         let mut m = new();
         m.run(|p| p.popcnt(cx, word_ptr(rdi)));
         let zero = if value == 0 { ZF } else { 0 };
@@ -66,7 +76,8 @@ fn counts_of_zeros_and_ones() {
 #[test]
 fn crc32_of_the_check_string() {
     // "123456789" has the CRC-32C e3069283; register and result are inverted.
-    let mut m = machine(u64::from_le_bytes(*b"12345678")).poke(PLACE + 8, b"9").with(Gpr::Rcx, 0xffff_ffff);
+    let mut m =
+        machine(u64::from_le_bytes(*b"12345678")).poke(PLACE + 8, b"9").with(Gpr::Rcx, 0xffff_ffff);
     m.run(|p| p.crc32(rcx, qword_ptr(rdi)));
     m.run(|p| p.crc32(ecx, byte_ptr(rdi + 8)));
     assert_eq!(!m.get(Gpr::Rcx) as u32, 0xe306_9283);

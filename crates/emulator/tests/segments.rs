@@ -22,7 +22,15 @@ struct Case {
 }
 
 const fn case(name: &'static str, rights: u32, limit: u32) -> Case {
-    Case { name, base: 0x10_0000, limit, rights, reads: true, writes: true, inside: Some(0..=limit) }
+    Case {
+        name,
+        base: 0x10_0000,
+        limit,
+        rights,
+        reads: true,
+        writes: true,
+        inside: Some(0..=limit),
+    }
 }
 
 const CASES: &[Case] = &[
@@ -36,16 +44,27 @@ const CASES: &[Case] = &[
     Case { inside: Some(0x1000..=u32::MAX), ..case("expand-down", 0xc097, 0xfff) },
     Case { inside: Some(0x1000..=0xffff), ..case("expand-down, 16-bit", 0x97, 0xfff) },
     Case { inside: Some(1..=0xffff), ..case("expand-down from 0", 0x97, 0) },
-    Case { inside: Some(u32::MAX..=u32::MAX), ..case("expand-down, one byte", 0xc097, u32::MAX - 1) },
+    Case {
+        inside: Some(u32::MAX..=u32::MAX),
+        ..case("expand-down, one byte", 0xc097, u32::MAX - 1)
+    },
     Case { inside: None, ..case("expand-down, empty", 0xc097, u32::MAX) },
     Case { inside: None, ..case("expand-down, 16-bit, empty", 0x97, 0xffff) },
-    Case { writes: false, inside: Some(0x1000..=u32::MAX), ..case("expand-down, read-only", 0xc095, 0xfff) },
+    Case {
+        writes: false,
+        inside: Some(0x1000..=u32::MAX),
+        ..case("expand-down, read-only", 0xc095, 0xfff)
+    },
     Case { writes: false, ..case("code that can be read", 0xc09b, 0xfff) },
     Case { writes: false, ..case("conforming code that can be read", 0xc09f, 0xfff) },
     Case { reads: false, writes: false, ..case("code", 0xc099, 0xfff) },
     Case { reads: false, writes: false, ..case("conforming code", 0xc09d, 0xfff) },
     Case { reads: false, writes: false, ..case("null", Rights::UNUSABLE.0, 0) },
-    Case { reads: false, writes: false, ..case("null, with what was loaded before", 0x1_c093, u32::MAX) },
+    Case {
+        reads: false,
+        writes: false,
+        ..case("null, with what was loaded before", 0x1_c093, u32::MAX)
+    },
 ];
 
 /// Mode, and RFLAGS.VM.
@@ -110,7 +129,9 @@ fn every_operand_is_checked_by_limit_and_type() {
             let new = || machine(case, mode, vm, segment).with(Gpr::Rbx, offset.into());
             let what = format!("{} by way of {segment:?}, {mode:?}, offset {offset:#x}", case.name);
             let check =
-                |length, right: bool, program: &dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>| {
+                |length,
+                 right: bool,
+                 program: &dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>| {
                     let allowed = right && inside(case, offset, length);
                     judge(new(), segment, allowed, |m| m.step(program), &what);
                 };
@@ -127,9 +148,9 @@ fn every_operand_is_checked_by_limit_and_type() {
 
 fn all() -> impl Iterator<Item = (&'static Case, (Mode, u64), Segment)> {
     CASES.iter().flat_map(|case| {
-        MODES
-            .into_iter()
-            .flat_map(move |mode| Segment::ALL.into_iter().map(move |segment| (case, mode, segment)))
+        MODES.into_iter().flat_map(move |mode| {
+            Segment::ALL.into_iter().map(move |segment| (case, mode, segment))
+        })
     })
 }
 
@@ -142,20 +163,27 @@ fn the_stack_is_checked_by_limit_and_type() {
                 for offset in offsets(case) {
                     let mask = if stack_mode == Mode::Bits16 { 0xffff } else { u32::MAX };
                     let new = |pointer: u32| {
-                        let mut m =
-                            machine(case, mode, vm, Segment::Ss).with(Gpr::Rsp, (pointer & mask).into());
+                        let mut m = machine(case, mode, vm, Segment::Ss)
+                            .with(Gpr::Rsp, (pointer & mask).into());
                         m.stack_mode = stack_mode;
                         m
                     };
                     let offset = offset & mask;
-                    let what = format!("{}, {mode:?}, stack {stack_mode:?}, offset {offset:#x}", case.name);
+                    let what = format!(
+                        "{}, {mode:?}, stack {stack_mode:?}, offset {offset:#x}",
+                        case.name
+                    );
                     let check =
                         |pointer, allowed, program: &dyn Fn(&mut CodeAssembler) -> Result<(), IcedError>| {
                             judge(new(pointer), Segment::Ss, allowed, |m| m.step(program), &what);
                         };
                     let (writes, reads) = (case.writes, case.reads);
-                    check(offset.wrapping_add(4), writes && inside(case, offset, 4), &|p| p.push(eax));
-                    check(offset.wrapping_add(2), writes && inside(case, offset, 2), &|p| p.push(ax));
+                    check(offset.wrapping_add(4), writes && inside(case, offset, 4), &|p| {
+                        p.push(eax)
+                    });
+                    check(offset.wrapping_add(2), writes && inside(case, offset, 2), &|p| {
+                        p.push(ax)
+                    });
                     check(offset, reads && inside(case, offset, 4), &|p| p.pop(ecx));
                     check(offset, reads && inside(case, offset, 2), &|p| p.pop(cx));
                     let near = if mode == Mode::Bits32 { 4 } else { 2 };
@@ -173,7 +201,9 @@ fn the_stack_is_checked_by_limit_and_type() {
 fn nothing_but_the_address_counts_in_64_bit_mode() {
     for case in CASES {
         for segment in Segment::ALL {
-            let mut m = machine(case, Mode::Bits64, 0, segment).with(Gpr::Rbx, 0x7000).with(Gpr::Rsp, 0x9000);
+            let mut m = machine(case, Mode::Bits64, 0, segment)
+                .with(Gpr::Rbx, 0x7000)
+                .with(Gpr::Rsp, 0x9000);
             m.run(|p| p.mov(qword_ptr(rbx).fs(), rax));
             m.run(|p| p.mov(rax, qword_ptr(rbx).ss()));
             m.run(|p| p.push(rax));
@@ -182,7 +212,8 @@ fn nothing_but_the_address_counts_in_64_bit_mode() {
     }
     // The base counts, too.
     for segment in [Segment::Fs, Segment::Gs] {
-        let mut m = Machine::new(Mode::Bits64).with(Gpr::Rbx, 0x7000).base(segment, 0x7fff_ffff_8ff9);
+        let mut m =
+            Machine::new(Mode::Bits64).with(Gpr::Rbx, 0x7000).base(segment, 0x7fff_ffff_8ff9);
         let verdict = match segment {
             Segment::Fs => m.step(|p| p.mov(qword_ptr(rbx).fs(), rax)),
             _ => m.step(|p| p.mov(qword_ptr(rbx).gs(), rax)),
@@ -203,7 +234,9 @@ fn branches_stay_in_the_code_segment() {
             let gp = Error::Exception(Exception::GENERAL_PROTECTION);
             let new = || {
                 let m = Machine::new(mode).with(Gpr::Rsp, 0x9000).with(Gpr::Rbx, 0x7000);
-                m.segment(Segment::Cs, 0xfff, 0xc09b).poke(0x7000, &low4(target)).poke(0x9000, &low4(target))
+                m.segment(Segment::Cs, 0xfff, 0xc09b)
+                    .poke(0x7000, &low4(target))
+                    .poke(0x9000, &low4(target))
             };
             type Program = fn(&mut CodeAssembler, u64) -> Result<(), IcedError>;
             let programs: [Program; 4] = [
@@ -217,7 +250,11 @@ fn branches_stay_in_the_code_segment() {
                 let before = m.state.clone();
                 let verdict = m.step(|p| program(p, target));
                 if inside {
-                    assert_eq!((verdict, m.state.rip), (Ok(Outcome::Done), target), "program {number}");
+                    assert_eq!(
+                        (verdict, m.state.rip),
+                        (Ok(Outcome::Done), target),
+                        "program {number}"
+                    );
                 } else {
                     assert_eq!(verdict, Err(gp), "program {number}");
                     assert_eq!(m.state, before, "program {number}");
@@ -246,7 +283,10 @@ fn a_target_of_16_bits_cuts_ip() {
     assert_eq!(m.state.rip, 0x1234);
     let mut m = new();
     assert_eq!(m.step(|p| p.call(word_ptr(ebx))), Ok(Outcome::Done));
-    assert_eq!((m.state.rip, m.get(Gpr::Rsp), m.peek(0x8ffe, 2)), (0x1234, 0x8ffe, (START + 3) & 0xffff));
+    assert_eq!(
+        (m.state.rip, m.get(Gpr::Rsp), m.peek(0x8ffe, 2)),
+        (0x1234, 0x8ffe, (START + 3) & 0xffff)
+    );
     let mut m = new().with(Gpr::Rsp, 0x7000);
     assert_eq!(m.step(|p| p.add_instruction(Instruction::with(Code::Retnw))), Ok(Outcome::Done));
     assert_eq!((m.state.rip, m.get(Gpr::Rsp)), (0x1234, 0x7002));

@@ -6,7 +6,8 @@ use common::{AF, CF, Machine, OF, ONE, PF, RF, SF, STATUS, ZF, low};
 use proptest::prelude::*;
 use umbra_emulator::{Gpr, Mode, Outcome, Simple, emulate};
 
-/// The opcodes of the short way, whether they take LOCK, and how many of the eight values of ModRM.reg.
+/// The opcodes of the short way, whether they take LOCK, and how many of the eight values of
+/// ModRM.reg.
 const OPCODES: &[(&[u8], bool, usize)] = &[
     (&[0x89], false, 8),
     (&[0x8b], false, 8),
@@ -73,12 +74,14 @@ fn compare(bytes: &[u8], before: &Machine) -> bool {
     true
 }
 
-/// All opcodes, REX and other prefixes and ModRM bytes, with all SIB bytes in turn, whole and cut at any length.
+/// All opcodes, REX and other prefixes and ModRM bytes, with all SIB bytes in turn, whole and cut
+/// at any length.
 #[test]
 fn every_encoding_is_as_the_long_way_has_it() {
     let mut taken = 0;
     let mut round = 0u8;
-    let prefixes = |opcode: &u16| matches!(opcode, 0x0f | 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0xf0);
+    let prefixes =
+        |opcode: &u16| matches!(opcode, 0x0f | 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0xf0);
     for opcode in (0..0x200u16).filter(|opcode| !prefixes(opcode)) {
         let opcode: &[u8] = if opcode < 0x100 { &[opcode as u8] } else { &[0x0f, opcode as u8] };
         let known = OPCODES.iter().find(|(known, ..)| *known == opcode);
@@ -89,12 +92,15 @@ fn every_encoding_is_as_the_long_way_has_it() {
                 let prefix = [None, Some(0xf0), Some(segment)][kind];
                 let lock = prefix == Some(0xf0);
                 let before = machine(round.into());
-                let rest = [modrm, round, 0x81, 0x92, 0xa3, 0x34, 0xc5, 0xd6, 0xe7, 0x19, 0x90, 0x90];
+                let rest =
+                    [modrm, round, 0x81, 0x92, 0xa3, 0x34, 0xc5, 0xd6, 0xe7, 0x19, 0x90, 0x90];
                 let before_opcode = prefix.into_iter().chain(rex);
-                let code: Vec<u8> = before_opcode.chain(opcode.iter().copied()).chain(rest).collect();
+                let code: Vec<u8> =
+                    before_opcode.chain(opcode.iter().copied()).chain(rest).collect();
                 let expected = known.is_some_and(|&(opcode, locks, groups)| {
                     let reg = usize::from(modrm >> 3 & 7);
-                    let in_group = if opcode == [0x0f, 0xba] { reg >= 8 - groups } else { reg < groups };
+                    let in_group =
+                        if opcode == [0x0f, 0xba] { reg >= 8 - groups } else { reg < groups };
                     let compares = reg == 7 && [0x80, 0x81, 0x83].contains(&opcode[0]);
                     modrm >> 6 != 3 && in_group && (locks && !compares || !lock)
                 });
@@ -105,7 +111,11 @@ fn every_encoding_is_as_the_long_way_has_it() {
                     let length = (simple.next_rip() - before.state.rip) as usize;
                     assert_eq!(Simple::decode(&code[..length], before.state.rip), Some(simple));
                     for length in 0..length {
-                        assert_eq!(Simple::decode(&code[..length], before.state.rip), None, "{code:02x?}");
+                        assert_eq!(
+                            Simple::decode(&code[..length], before.state.rip),
+                            None,
+                            "{code:02x?}"
+                        );
                     }
                 }
             }

@@ -32,8 +32,11 @@ fn push_of_registers_memory_and_immediates() {
 
 #[test]
 fn pop_to_registers_and_memory() {
-    let mut m =
-        machine().poke64(STACK, 1).poke64(STACK + 8, 2).poke64(STACK + 16, 3).poke64(STACK + 24, 0x1_2345);
+    let mut m = machine()
+        .poke64(STACK, 1)
+        .poke64(STACK + 8, 2)
+        .poke64(STACK + 16, 3)
+        .poke64(STACK + 24, 0x1_2345);
     m.run(|p| p.pop(rcx));
     assert_eq!((m.get(Gpr::Rcx), m.get(Gpr::Rsp)), (1, STACK + 8));
     m.run(|p| p.pop(qword_ptr(rdi)));
@@ -72,14 +75,20 @@ fn call_pushes_the_return_address() {
     assert_eq!((m.state.rip, m.peek64(STACK - 8)), (0xffff_8000_0000_1234, START + 2));
     let mut m = Machine::new(Mode::Bits32).with(Gpr::Rsp, STACK);
     assert_eq!(m.step(|p| p.call(START - 16)), Ok(Outcome::Done));
-    assert_eq!((m.state.rip, m.peek(STACK - 4, 4), m.get(Gpr::Rsp)), (START - 16, START + 5, STACK - 4));
+    assert_eq!(
+        (m.state.rip, m.peek(STACK - 4, 4), m.get(Gpr::Rsp)),
+        (START - 16, START + 5, STACK - 4)
+    );
 }
 
 #[test]
 fn call_to_an_address_that_is_not_canonical_changes_nothing() {
     let mut m = machine().poke64(0x7000, 0x8000_0000_0000);
     let before = m.state.clone();
-    assert_eq!(m.step(|p| p.call(qword_ptr(rdi))), Err(Error::Exception(Exception::GENERAL_PROTECTION)));
+    assert_eq!(
+        m.step(|p| p.call(qword_ptr(rdi))),
+        Err(Error::Exception(Exception::GENERAL_PROTECTION))
+    );
     assert_eq!(m.state, before);
     assert_eq!(m.accesses, [Access { kind: Kind::Read, gva: 0x7000, length: 8 }]);
 }

@@ -100,7 +100,11 @@ fn zero_iterations_do_nothing() {
 #[test]
 fn comparisons_stop_where_they_should() {
     // Equal for 100 bytes, then not.
-    let mut m = machine().with(Gpr::Rcx, 500).poke(FROM, &[7; 500]).poke(TO, &[7; 500]).poke(TO + 100, &[9]);
+    let mut m = machine()
+        .with(Gpr::Rcx, 500)
+        .poke(FROM, &[7; 500])
+        .poke(TO, &[7; 500])
+        .poke(TO + 100, &[9]);
     run(&mut m, |p| p.repe().cmpsb());
     assert_eq!(registers(&m), [399, FROM + 101, TO + 101]);
     assert_eq!(m.state.rflags & (CF | ZF), CF);
@@ -110,7 +114,11 @@ fn comparisons_stop_where_they_should() {
     assert_eq!(registers(&m), [0, FROM + 100, TO + 100]);
     assert_eq!(m.state.rflags & (CF | ZF), ZF);
     // Looking for a byte: the strlen of old.
-    let mut m = machine().with(Gpr::Rcx, u64::MAX).with(Gpr::Rax, 0).poke(TO, &[1; 200]).poke(TO + 200, &[0]);
+    let mut m = machine()
+        .with(Gpr::Rcx, u64::MAX)
+        .with(Gpr::Rax, 0)
+        .poke(TO, &[1; 200])
+        .poke(TO + 200, &[0]);
     run(&mut m, |p| p.repne().scasb());
     assert_eq!(registers(&m), [u64::MAX - 201, FROM, TO + 201]);
     assert_eq!(m.state.rflags & ZF, ZF);
@@ -168,18 +176,25 @@ fn a_data_breakpoint_is_seen_behind_its_iteration() {
 
 #[test]
 fn narrow_addresses() {
-    let mut m = machine().with(Gpr::Rcx, 0x5_0000_0002).with(Gpr::Rdi, 0x7_ffff_fffc).with(Gpr::Rax, 1);
+    let mut m =
+        machine().with(Gpr::Rcx, 0x5_0000_0002).with(Gpr::Rdi, 0x7_ffff_fffc).with(Gpr::Rax, 1);
     let bytes = common::assemble(Mode::Bits64, START, |p| p.rep().stosd());
     let narrow = [&[0x67], &bytes[..]].concat();
     assert_eq!(umbra_emulator::emulate(&mut m, &narrow), Ok(Outcome::Done));
     assert_eq!((m.peek(0xffff_fffc, 4), m.peek(0, 4)), (1, 1));
     assert_eq!(registers(&m), [0, FROM, 4], "ECX and EDI count, and are zero-extended");
 
-    let mut m =
-        Machine::new(Mode::Bits16).with(Gpr::Rcx, 0x1_0003).with(Gpr::Rdi, 0x2_fffe).with(Gpr::Rax, 0x1234);
+    let mut m = Machine::new(Mode::Bits16)
+        .with(Gpr::Rcx, 0x1_0003)
+        .with(Gpr::Rdi, 0x2_fffe)
+        .with(Gpr::Rax, 0x1234);
     m.segments[0].base = 0x4_0000;
     assert_eq!(m.step(|p| p.rep().stosw()), Ok(Outcome::Done));
-    assert_eq!(registers(&m), [0x1_0000, 0x6666_6666_6666_6666, 0x2_0004], "CX and DI alone change");
+    assert_eq!(
+        registers(&m),
+        [0x1_0000, 0x6666_6666_6666_6666, 0x2_0004],
+        "CX and DI alone change"
+    );
     assert_eq!((m.peek(0x4_fffe, 2), m.peek(0x4_0002, 2)), (0x1234, 0x1234));
 }
 
@@ -198,7 +213,10 @@ fn the_source_takes_a_segment_prefix_and_the_destination_does_not() {
 #[test]
 fn every_iteration_is_checked() {
     let new = |limit, rights| {
-        let m = Machine::new(Mode::Bits32).with(Gpr::Rdi, 0xff0).with(Gpr::Rcx, 100).with(Gpr::Rsi, FROM);
+        let m = Machine::new(Mode::Bits32)
+            .with(Gpr::Rdi, 0xff0)
+            .with(Gpr::Rcx, 100)
+            .with(Gpr::Rsi, FROM);
         m.segment(Segment::Es, limit, rights)
     };
     let gp = Err(Error::Exception(Exception::GENERAL_PROTECTION));

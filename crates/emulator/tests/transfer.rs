@@ -63,7 +63,9 @@ fn without_rex_four_to_seven_are_the_high_bytes_and_with_rex_the_low_ones() {
         m.run(|p| p.mov(byte_ptr(rdi + 5), byte));
         assert_eq!(m.peek(PLACE + 5, 1), 0x88);
     }
-    for (byte, gpr) in [(spl, Gpr::Rsp), (bpl, Gpr::Rbp), (sil, Gpr::Rsi), (r9b, Gpr::R9), (r15b, Gpr::R15)] {
+    for (byte, gpr) in
+        [(spl, Gpr::Rsp), (bpl, Gpr::Rbp), (sil, Gpr::Rsi), (r9b, Gpr::R9), (r15b, Gpr::R15)]
+    {
         let mut m = machine().with(gpr, 0x0102_0304_0506_0708);
         m.run(|p| p.mov(byte, byte_ptr(rdi)));
         assert_eq!(m.get(gpr), 0x0102_0304_0506_0788);
@@ -139,7 +141,11 @@ fn conditions_set_and_move() {
     m.run(|p| p.cmovne(rcx, qword_ptr(rdi)));
     assert_eq!(m.get(Gpr::Rcx), RCX);
     m.run(|p| p.cmovne(ecx, dword_ptr(rdi)));
-    assert_eq!(m.get(Gpr::Rcx), RCX & 0xffff_ffff, "a 32-bit destination is zero-extended even if not moved");
+    assert_eq!(
+        m.get(Gpr::Rcx),
+        RCX & 0xffff_ffff,
+        "a 32-bit destination is zero-extended even if not moved"
+    );
     m.run(|p| p.cmove(ecx, dword_ptr(rdi)));
     assert_eq!(m.get(Gpr::Rcx), 0x0100_0001);
     assert_eq!(
@@ -263,14 +269,24 @@ fn cmpxchg16b_must_be_aligned() {
 
 #[test]
 fn bits_in_a_register_reach_beyond_the_operand() {
-    for (offset, byte, bit) in
-        [(0i64, 0i64, 0), (63, 7, 7), (64, 8, 0), (1000, 125, 0), (-1, -1, 7), (-64, -8, 0), (-65, -9, 7)]
-    {
+    for (offset, byte, bit) in [
+        (0i64, 0i64, 0),
+        (63, 7, 7),
+        (64, 8, 0),
+        (1000, 125, 0),
+        (-1, -1, 7),
+        (-64, -8, 0),
+        (-65, -9, 7),
+    ] {
         let target = PLACE.wrapping_add_signed(byte);
         for set in [0x00, 0xff] {
             let expected = u64::from(set != 0);
-            let new =
-                || machine().with(Gpr::Rcx, offset as u64).poke(target, &[set]).flags(STATUS & !common::CF);
+            let new = || {
+                machine()
+                    .with(Gpr::Rcx, offset as u64)
+                    .poke(target, &[set])
+                    .flags(STATUS & !common::CF)
+            };
             let mut m = new();
             m.run(|p| p.bt(qword_ptr(rdi), rcx));
             assert_eq!(m.state.rflags & common::CF, expected, "{offset}");
@@ -301,7 +317,8 @@ fn bits_in_a_register_reach_beyond_the_operand() {
 
 #[test]
 fn bit_offsets_are_as_wide_as_the_operand() {
-    // -17 in 16 bits: two words down, the topmost bit. The upper part of the register does not count.
+    // -17 in 16 bits: two words down, the topmost bit. The upper part of the register does not
+    // count.
     let mut m = machine().with(Gpr::Rcx, 0x1234_ffef).poke(PLACE - 4, &[0, 0]);
     m.run(|p| p.bts(word_ptr(rdi), cx));
     assert_eq!(m.peek(PLACE - 4, 2), 0x8000);

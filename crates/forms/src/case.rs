@@ -21,7 +21,10 @@ pub struct Case(pub u32);
 impl Case {
     /// The case of form `form`.
     pub fn new(form: usize, kind: &Kind, ring: Ring) -> Case {
-        Case((form * Kind::COUNT + usize::from(kind.number)) as u32 * 2 + u32::from(ring == Ring::User))
+        Case(
+            (form * Kind::COUNT + usize::from(kind.number)) as u32 * 2
+                + u32::from(ring == Ring::User),
+        )
     }
 
     /// The form's place in the table.

@@ -189,8 +189,8 @@ impl Form {
         self.tail_length = tail.len() as u8;
     }
 
-    /// How much of the operand lies before the border of the two pages that it crosses. Operands that must be
-    /// aligned, and are large enough, stay so.
+    /// How much of the operand lies before the border of the two pages that it crosses. Operands
+    /// that must be aligned, and are large enough, stay so.
     pub fn before_border(&self) -> u64 {
         let size = u64::from(self.size);
         if size > 64 { 64 } else { size / 2 }

@@ -2,8 +2,8 @@
 
 use iced_x86::{
     Code, ConstantOffsets, CpuidFeature, Decoder, DecoderOptions, Encoder, EncodingKind, Formatter,
-    Instruction, InstructionInfoFactory, IntelFormatter, MemorySize, Mnemonic, OpAccess, OpCodeInfo,
-    OpCodeOperandKind as Operand, OpKind, Register, RflagsBits,
+    Instruction, InstructionInfoFactory, IntelFormatter, MemorySize, Mnemonic, OpAccess,
+    OpCodeInfo, OpCodeOperandKind as Operand, OpKind, Register, RflagsBits,
 };
 
 use crate::{Contents, DISPLACEMENT, Form, LANDING, Mode, ORIGIN, Registers, Role};
@@ -35,7 +35,8 @@ impl Entry {
         self.code.cpuid_features()
     }
 
-    /// Whether it works on x87 or vector registers, or came with an extension that has its own bit in CPUID.
+    /// Whether it works on x87 or vector registers, or came with an extension that has its own bit
+    /// in CPUID.
     pub fn is_extension(&self) -> bool {
         use CpuidFeature::*;
         let basic = [INTEL8086, INTEL186, INTEL286, INTEL386, INTEL486, X64];
@@ -57,7 +58,8 @@ pub fn bits(mode: Mode) -> u32 {
     }
 }
 
-/// Extensions that a CPU model here may show. Of others no form is made: what they do where they are not shown is
+/// Extensions that a CPU model here may show. Of others no form is made: what they do where they
+/// are not shown is
 /// #UD or nothing, and takes no operand.
 const FEATURES: &[CpuidFeature] = {
     use CpuidFeature::*;
@@ -112,8 +114,8 @@ const FEATURES: &[CpuidFeature] = {
 
 /// All forms.
 ///
-/// Left out are control transfers with operands of 16 bits outside 16-bit code: they lead to the first page of
-/// memory.
+/// Left out are control transfers with operands of 16 bits outside 16-bit code: they lead to the
+/// first page of memory.
 pub fn table() -> Vec<Entry> {
     let mut entries = Vec::new();
     for mode in [Mode::Bits64, Mode::Bits32, Mode::Bits16] {
@@ -196,7 +198,9 @@ fn plans(info: &OpCodeInfo) -> Vec<Plan> {
     if is_string && info.can_use_rep_prefix() {
         prefixes.push(Prefix::Rep);
     }
-    if is_string && matches!(info.mnemonic(), Cmpsb | Cmpsw | Cmpsd | Cmpsq | Scasb | Scasw | Scasd | Scasq) {
+    if is_string
+        && matches!(info.mnemonic(), Cmpsb | Cmpsw | Cmpsd | Cmpsq | Scasb | Scasw | Scasd | Scasq)
+    {
         prefixes.push(Prefix::Repne);
     }
     let segments: &[Register] = if has(Operand::seg_reg) {
@@ -253,7 +257,8 @@ impl Plan {
         let (size, writes) = self.operand(&decoded, form.word);
         (form.size, form.writes) = (size, writes);
         if self.role == Role::Absolute {
-            form.absolute = (offsets.displacement_offset() as u8, offsets.displacement_size() as u8);
+            form.absolute =
+                (offsets.displacement_offset() as u8, offsets.displacement_size() as u8);
         }
         match code.mnemonic() {
             Mnemonic::Lgdt => form.set_tail(tail(mode, 0, 2).as_slice()),
@@ -279,7 +284,13 @@ impl Plan {
         Some(instruction)
     }
 
-    fn set_operand(self, instruction: &mut Instruction, index: u32, kind: Operand, mode: Mode) -> Option<()> {
+    fn set_operand(
+        self,
+        instruction: &mut Instruction,
+        index: u32,
+        kind: Operand,
+        mode: Mode,
+    ) -> Option<()> {
         use Operand::*;
         if is_memory(kind) {
             let vsib = matches!(kind, mem_vsib32x | mem_vsib64x | mem_vsib32y | mem_vsib64y);
@@ -345,13 +356,24 @@ impl Plan {
             }
             seg_rBX_al => {
                 instruction.set_op_kind(index, OpKind::Memory);
-                instruction.set_memory_base(in_mode(mode, Register::BX, Register::EBX, Register::RBX));
+                instruction.set_memory_base(in_mode(
+                    mode,
+                    Register::BX,
+                    Register::EBX,
+                    Register::RBX,
+                ));
                 instruction.set_memory_index(Register::AL);
                 return Some(());
             }
-            seg_rSI => (in_mode(mode, OpKind::MemorySegSI, OpKind::MemorySegESI, OpKind::MemorySegRSI), 0),
-            es_rDI => (in_mode(mode, OpKind::MemoryESDI, OpKind::MemoryESEDI, OpKind::MemoryESRDI), 0),
-            seg_rDI => (in_mode(mode, OpKind::MemorySegDI, OpKind::MemorySegEDI, OpKind::MemorySegRDI), 0),
+            seg_rSI => {
+                (in_mode(mode, OpKind::MemorySegSI, OpKind::MemorySegESI, OpKind::MemorySegRSI), 0)
+            }
+            es_rDI => {
+                (in_mode(mode, OpKind::MemoryESDI, OpKind::MemoryESEDI, OpKind::MemoryESRDI), 0)
+            }
+            seg_rDI => {
+                (in_mode(mode, OpKind::MemorySegDI, OpKind::MemorySegEDI, OpKind::MemorySegRDI), 0)
+            }
             imm8 if instruction.code().mnemonic() == Mnemonic::Enter => (OpKind::Immediate8_2nd, 2),
             imm8 => (OpKind::Immediate8, 5),
             imm8_const_1 => (OpKind::Immediate8, 1),
@@ -364,7 +386,8 @@ impl Plan {
             br16_2 => (OpKind::NearBranch16, LANDING),
             br32_4 => (OpKind::NearBranch32, LANDING),
             br64_4 => (OpKind::NearBranch64, LANDING),
-            // Far branches have a selector of one ring; the rest belongs to extensions that are left out.
+            // Far branches have a selector of one ring; the rest belongs to extensions that are
+            // left out.
             _ => return Option::None,
         };
         instruction.set_op_kind(index, kind);
@@ -406,12 +429,15 @@ impl Plan {
         let writes = factory.info(instruction).used_memory().iter().any(|used| {
             matches!(
                 used.access(),
-                OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite
+                OpAccess::Write
+                    | OpAccess::CondWrite
+                    | OpAccess::ReadWrite
+                    | OpAccess::ReadCondWrite
             )
         });
         let size = match instruction.mnemonic() {
-            Xsave | Xsave64 | Xsavec | Xsavec64 | Xsaveopt | Xsaveopt64 | Xsaves | Xsaves64 | Xrstor
-            | Xrstor64 | Xrstors | Xrstors64 => 832,
+            Xsave | Xsave64 | Xsavec | Xsavec64 | Xsaveopt | Xsaveopt64 | Xsaves | Xsaves64
+            | Xrstor | Xrstor64 | Xrstors | Xrstors64 => 832,
             Bt | Bts | Btr | Btc if instruction.op1_kind() == OpKind::Register => 8,
             Pop => increment,
             _ if instruction.is_vsib() => 48,
@@ -508,7 +534,8 @@ fn word(code: Code, mode: Mode) -> u8 {
         info.op0_kind(),
         Operand::es | Operand::cs | Operand::ss | Operand::ds | Operand::fs | Operand::gs
     );
-    // SDM vol. 2, "PUSH": of a selector, recent CPUs write 16 bits, however far they move the stack pointer.
+    // SDM vol. 2, "PUSH": of a selector, recent CPUs write 16 bits, however far they move the stack
+    // pointer.
     if selector && info.mnemonic() == Mnemonic::Push && mode != Mode::Bits64 {
         return 2;
     }
@@ -523,7 +550,8 @@ fn word(code: Code, mode: Mode) -> u8 {
     }
 }
 
-/// Store the register that a load has changed at RSI, and load it from RDI: `0F 01 /store` and `0F 01 /load`.
+/// Store the register that a load has changed at RSI, and load it from RDI: `0F 01 /store` and `0F
+/// 01 /load`.
 fn tail(mode: Mode, store: u8, load: u8) -> Vec<u8> {
     let (source, destination) = if mode == Mode::Bits16 { (4, 5) } else { (6, 7) };
     vec![0x0f, 0x01, store << 3 | source, 0x0f, 0x01, load << 3 | destination]
@@ -540,7 +568,8 @@ fn defined_flags(instruction: &Instruction) -> u32 {
         (RflagsBits::PF, 1 << 2),
     ];
     let undefined = instruction.rflags_undefined();
-    let bits = FLAGS.iter().filter(|(flag, _)| undefined & flag != 0).fold(0, |bits, (_, bit)| bits | bit);
+    let bits =
+        FLAGS.iter().filter(|(flag, _)| undefined & flag != 0).fold(0, |bits, (_, bit)| bits | bit);
     !bits
 }
 
@@ -557,7 +586,8 @@ mod tests {
         let has = |bits: u32, text: &str| {
             table.iter().any(|entry| super::bits(entry.form.mode) == bits && entry.text() == text)
         };
-        // With another package of the workspace in the same build, iced-x86 may be built without VEX.
+        // With another package of the workspace in the same build, iced-x86 may be built without
+        // VEX.
         let vex = table.iter().any(|entry| entry.code.op_code().encoding() == EncodingKind::VEX);
         assert_eq!(has(64, "vpgatherdd xmm1,[rbx+xmm4+10h],xmm2"), vex);
         for (bits, text) in [
@@ -577,7 +607,8 @@ mod tests {
         ] {
             assert!(has(bits, text), "{bits} {text}");
         }
-        let mnemonics: BTreeSet<_> = table.iter().map(|entry| format!("{:?}", entry.mnemonic())).collect();
+        let mnemonics: BTreeSet<_> =
+            table.iter().map(|entry| format!("{:?}", entry.mnemonic())).collect();
         assert!(mnemonics.len() > if vex { 800 } else { 450 }, "{}", mnemonics.len());
     }
 

@@ -85,9 +85,10 @@ impl Kind {
 
     /// Whether the case makes sense.
     ///
-    /// The APIC defines accesses of 4 bytes only (SDM, "APIC Register Address Map"), and the emulator stops at
-    /// some others. One byte crosses nothing. CR0.WP says nothing of ring 3. An address that a device gives must
-    /// not lead 32-bit code of ring 0 to the kernel's own map of all memory.
+    /// The APIC defines accesses of 4 bytes only (SDM, "APIC Register Address Map"), and the
+    /// emulator stops at some others. One byte crosses nothing. CR0.WP says nothing of ring 3. An
+    /// address that a device gives must not lead 32-bit code of ring 0 to the kernel's own map of
+    /// all memory.
     pub fn fits(&self, form: &Form, ring: Ring) -> bool {
         let is = |page| self.first == page || self.second == Some(page);
         let on_stack = matches!(form.role, Role::Push | Role::Pop | Role::Frame);
@@ -120,10 +121,17 @@ mod tests {
         let mut form = Form::new(&[0xff, 0x23], Mode::Bits32);
         (form.contents, form.size) = (Contents::Near, 4);
         let fits = |name, ring| {
-            Kind::ALL.iter().find(|kind| kind.name == name).is_some_and(|kind| kind.fits(&form, ring))
+            Kind::ALL
+                .iter()
+                .find(|kind| kind.name == name)
+                .is_some_and(|kind| kind.fits(&form, ring))
         };
         assert!(fits("table", Ring::Kernel) && fits("hole", Ring::User));
-        assert!(!fits("hole", Ring::Kernel) && !fits("ram+hole", Ring::Kernel) && !fits("apic", Ring::User));
+        assert!(
+            !fits("hole", Ring::Kernel)
+                && !fits("ram+hole", Ring::Kernel)
+                && !fits("apic", Ring::User)
+        );
     }
 
     #[test]

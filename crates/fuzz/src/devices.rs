@@ -39,8 +39,8 @@ fn step(input: &mut Input<'_>) -> Step {
     }
 }
 
-/// Bytes are what a guest does to its devices, and when. Nothing panics, and a platform that is advanced at more times
-/// shows the guest the same.
+/// Bytes are what a guest does to its devices, and when. Nothing panics, and a platform that is
+/// advanced at more times shows the guest the same.
 ///
 /// # Panics
 /// One of that is not so.

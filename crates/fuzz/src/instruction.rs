@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use iced_x86::{
-    Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register, RflagsBits,
+    Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register,
+    RflagsBits,
 };
 use umbra_emulator::{
-    Cpu, DescriptorTable, Error, Exception, Feature, Gpr, Mode, Outcome, Privilege, Rights, Segment,
-    SegmentRegister, Simple, SystemCpu, SystemSegment, TableRegister, emulate,
+    Cpu, DescriptorTable, Error, Exception, Feature, Gpr, Mode, Outcome, Privilege, Rights,
+    Segment, SegmentRegister, Simple, SystemCpu, SystemSegment, TableRegister, emulate,
 };
 
 use crate::input::Input;
@@ -55,7 +56,9 @@ impl Machine {
             Mode::Bits64 => {
                 assert!([gva, last].into_iter().all(is_canonical), "{access:x?} is not canonical");
             }
-            Mode::Bits16 | Mode::Bits32 => assert!(gva <= u32::MAX.into(), "{access:x?} is beyond 4 GiB"),
+            Mode::Bits16 | Mode::Bits32 => {
+                assert!(gva <= u32::MAX.into(), "{access:x?} is beyond 4 GiB")
+            }
         }
         let may_fail = !self.checked.contains(&access);
         if may_fail && self.failing == self.accesses.len() { Err(access) } else { Ok(()) }
@@ -239,7 +242,12 @@ impl SystemCpu for Machine {
         Ok(())
     }
 
-    fn probe_write(&mut self, _privilege: Privilege, gva: u64, length: usize) -> Result<(), Access> {
+    fn probe_write(
+        &mut self,
+        _privilege: Privilege,
+        gva: u64,
+        length: usize,
+    ) -> Result<(), Access> {
         self.access(true, gva, length)
     }
 
@@ -278,16 +286,17 @@ fn segment(input: &mut Input<'_>, code: bool) -> SegmentRegister {
     SegmentRegister { selector: 8, base, limit, rights }
 }
 
-/// Bytes are the state, then the instruction. It takes effect or not at all, within bounds; what it touched is what
-/// iced-x86's tables say of it, and what the short way makes of it; and neither bytes behind it nor a prefix without
-/// meaning make a difference.
+/// Bytes are the state, then the instruction. It takes effect or not at all, within bounds; what it
+/// touched is what iced-x86's tables say of it, and what the short way makes of it; and neither
+/// bytes behind it nor a prefix without meaning make a difference.
 ///
 /// # Panics
 /// One of that is not so.
 pub fn instruction(data: &[u8]) {
     let mut input = Input::new(data);
     let bits = input.u8();
-    let mode = |bits: u8| [Mode::Bits64, Mode::Bits32, Mode::Bits16, Mode::Bits64][usize::from(bits & 3)];
+    let mode =
+        |bits: u8| [Mode::Bits64, Mode::Bits32, Mode::Bits16, Mode::Bits64][usize::from(bits & 3)];
     let (mode, stack_mode) = (mode(bits), mode(bits >> 2));
     let stack_mode = if mode == Mode::Bits64 { mode } else { stack_mode };
     let failing = if bits >> 7 != 0 { usize::from(bits >> 4 & 7) } else { usize::MAX };
@@ -346,13 +355,13 @@ pub fn instruction(data: &[u8]) {
     what_makes_no_difference(code, &before, verdict, &after);
 }
 
-/// Whether the instruction works on segments, descriptor tables, events or tasks: what the tables say of it depends
-/// on descriptors.
+/// Whether the instruction works on segments, descriptor tables, events or tasks: what the tables
+/// say of it depends on descriptors.
 fn is_system(code: &[u8], machine: &Machine) -> bool {
     use Mnemonic as M;
     let instruction = decode(code, machine);
-    let names_segment =
-        (0..instruction.op_count()).any(|operand| instruction.op_register(operand).is_segment_register());
+    let names_segment = (0..instruction.op_count())
+        .any(|operand| instruction.op_register(operand).is_segment_register());
     names_segment
         || instruction.is_call_far()
         || instruction.is_call_far_indirect()
@@ -419,7 +428,9 @@ fn compare_with_tables(code: &[u8], before: &Machine, after: &Machine) {
     }
     for gpr in Gpr::ALL {
         let written = info.used_registers().iter().any(|used| {
-            is_written(used.access()) && used.register().is_gpr() && number(used.register()) == gpr as usize
+            is_written(used.access())
+                && used.register().is_gpr()
+                && number(used.register()) == gpr as usize
         });
         assert!(
             written || after.gpr(gpr) == before.gpr(gpr),
@@ -429,13 +440,19 @@ fn compare_with_tables(code: &[u8], before: &Machine, after: &Machine) {
         );
     }
     let changed = (before.rflags ^ after.rflags) & !RF;
-    // A rotation through CF by more than 1 leaves OF undefined (SDM, "RCL/RCR/ROL/ROR"), by 9 or 17, too, which iced-x86
-    // takes for none.
-    let undefined = if matches!(instruction.mnemonic(), Mnemonic::Rcl | Mnemonic::Rcr) { 1 << 11 } else { 0 };
+    // A rotation through CF by more than 1 leaves OF undefined (SDM, "RCL/RCR/ROL/ROR"), by 9 or
+    // 17, too, which iced-x86 takes for none.
+    let undefined =
+        if matches!(instruction.mnemonic(), Mnemonic::Rcl | Mnemonic::Rcr) { 1 << 11 } else { 0 };
     // POPF changes flags that iced-x86 does not name.
-    let popped = matches!(instruction.mnemonic(), Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq);
+    let popped =
+        matches!(instruction.mnemonic(), Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq);
     let changed = if popped { 0 } else { changed & !undefined };
-    assert_eq!(changed & !rflags(instruction.rflags_modified()), 0, "{what:?} has changed {changed:#x}");
+    assert_eq!(
+        changed & !rflags(instruction.rflags_modified()),
+        0,
+        "{what:?} has changed {changed:#x}"
+    );
 
     if !tells_places(&instruction, before) {
         return;
@@ -443,7 +460,8 @@ fn compare_with_tables(code: &[u8], before: &Machine, after: &Machine) {
     for access in &after.accesses {
         let named = info.used_memory().iter().any(|used| {
             let gva = used.virtual_address(0, |register, _, _| value(register, before));
-            let gva = gva.map(|gva| if before.mode == Mode::Bits64 { gva } else { gva & 0xffff_ffff });
+            let gva =
+                gva.map(|gva| if before.mode == Mode::Bits64 { gva } else { gva & 0xffff_ffff });
             let right = if access.write { is_written(used.access()) } else { true };
             gva == Some(access.gva) && used.memory_size().size() == access.length && right
         });
@@ -454,23 +472,38 @@ fn compare_with_tables(code: &[u8], before: &Machine, after: &Machine) {
 /// Whether iced-x86 says where the accesses of the instruction are.
 fn tells_places(instruction: &Instruction, machine: &Machine) -> bool {
     let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
-    // A bit's number moves the access, and iced-x86 does not follow it; it takes the stack to be as wide as the code.
-    let bit_test =
-        matches!(instruction.mnemonic(), Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc);
+    // A bit's number moves the access, and iced-x86 does not follow it; it takes the stack to be as
+    // wide as the code.
+    let bit_test = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
+    );
     let foreign_stack = instruction.is_stack_instruction() && machine.mode != machine.stack_mode;
-    // It takes the two bounds of BOUND for one operand, and does not know that of a pushed selector nothing but 16 bits are
-    // written. Its places for ENTER are those of a stack without wrap.
+    // It takes the two bounds of BOUND for one operand, and does not know that of a pushed selector
+    // nothing but 16 bits are written. Its places for ENTER are those of a stack without wrap.
     let by_parts = matches!(instruction.mnemonic(), Mnemonic::Bound | Mnemonic::Enter);
-    let selector =
-        instruction.mnemonic() == Mnemonic::Push && instruction.op0_register().is_segment_register();
-    !(by_parts || selector || bit_test || foreign_stack || instruction.is_string_instruction() && repeated)
+    let selector = instruction.mnemonic() == Mnemonic::Push
+        && instruction.op0_register().is_segment_register();
+    !(by_parts
+        || selector
+        || bit_test
+        || foreign_stack
+        || instruction.is_string_instruction() && repeated)
 }
 
-/// Segments let through what is done, and #SS is about one that does not; judged byte by byte, of the operands as
-/// iced-x86's tables name them.
-fn judge_segments(code: &[u8], before: &Machine, after: &Machine, verdict: Result<Outcome, Error<Access>>) {
+/// Segments let through what is done, and #SS is about one that does not; judged byte by byte, of
+/// the operands as iced-x86's tables name them.
+fn judge_segments(
+    code: &[u8],
+    before: &Machine,
+    after: &Machine,
+    verdict: Result<Outcome, Error<Access>>,
+) {
     let instruction = decode(code, before);
-    if before.mode == Mode::Bits64 || instruction.is_invalid() || !tells_places(&instruction, before) {
+    if before.mode == Mode::Bits64
+        || instruction.is_invalid()
+        || !tells_places(&instruction, before)
+    {
         return;
     }
     let mut factory = InstructionInfoFactory::new();
@@ -482,7 +515,9 @@ fn judge_segments(code: &[u8], before: &Machine, after: &Machine, verdict: Resul
         let segment = before.segments[used.segment().number()];
         let size = used.memory_size().size() as u64;
         !matches!(used.access(), OpAccess::None | OpAccess::NoMemAccess)
-            && !(0..size).all(|byte| lets_through(segment, offset.unwrap() + byte, is_written(used.access())))
+            && !(0..size).all(|byte| {
+                lets_through(segment, offset.unwrap() + byte, is_written(used.access()))
+            })
             && size != 0
     };
     let mut refused = info.used_memory().iter().filter(refuses);
@@ -514,12 +549,15 @@ fn lets_through(segment: SegmentRegister, offset: u64, write: bool) -> bool {
 
 /// The short way, which only some instructions of 64-bit mode have.
 fn compare_with_short_way(code: &[u8], before: &Machine, after: &Machine) {
-    let Some(simple) = Simple::decode(code, before.rip).filter(|_| before.mode == Mode::Bits64) else {
+    let Some(simple) = Simple::decode(code, before.rip).filter(|_| before.mode == Mode::Bits64)
+    else {
         return;
     };
     let gpr = |gpr| before.gpr(gpr);
     let gva = simple.address(gpr);
-    assert!(after.accesses.iter().all(|access| (access.gva, access.length) == (gva, simple.width())));
+    assert!(
+        after.accesses.iter().all(|access| (access.gva, access.length) == (gva, simple.width()))
+    );
     assert_eq!(after.accesses.iter().any(|access| access.write), simple.writes());
     let mut old = [0; 8];
     before.load(gva, &mut old[..simple.width()]);
@@ -535,7 +573,10 @@ fn compare_with_short_way(code: &[u8], before: &Machine, after: &Machine) {
 }
 
 fn is_written(access: OpAccess) -> bool {
-    matches!(access, OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite)
+    matches!(
+        access,
+        OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite
+    )
 }
 
 fn number(register: Register) -> usize {
@@ -544,7 +585,8 @@ fn number(register: Register) -> usize {
 
 /// The value of a register for an address.
 fn value(register: Register, machine: &Machine) -> Option<u64> {
-    let segments = [Register::ES, Register::CS, Register::SS, Register::DS, Register::FS, Register::GS];
+    let segments =
+        [Register::ES, Register::CS, Register::SS, Register::DS, Register::FS, Register::GS];
     if let Some(segment) = segments.iter().position(|&segment| segment == register) {
         let flat = machine.mode == Mode::Bits64 && segment < 4;
         return Some(if flat { 0 } else { machine.segments[segment].base });
@@ -593,14 +635,17 @@ fn what_makes_no_difference(
             assert_eq!((other, machine.state()), (verdict, after.state()), "{code:02x?}");
         }
     }
-    // A DS prefix means nothing in 64-bit mode. RIP is moved, so that the instruction ends where it did.
+    // A DS prefix means nothing in 64-bit mode. RIP is moved, so that the instruction ends where it
+    // did.
     let plain = !matches!(verdict, Err(Error::Exception(_) | Error::Truncated));
     if before.mode == Mode::Bits64 && plain && code.len() < 15 {
         let prefixed: Vec<u8> = [0x3e].iter().chain(code).copied().collect();
         let (other, machine) = again(&prefixed, before.rip.wrapping_sub(1));
-        // One that is not decoded to its end (as vector instructions are not) may have become too long.
+        // One that is not decoded to its end (as vector instructions are not) may have become too
+        // long.
         let too_long = prefixed.len() == 15 && verdict == Err(Error::Unsupported);
-        let expected = if too_long && other == Err(Error::Exception(Exception::GENERAL_PROTECTION)) {
+        let expected = if too_long && other == Err(Error::Exception(Exception::GENERAL_PROTECTION))
+        {
             other
         } else {
             verdict

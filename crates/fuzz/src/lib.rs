@@ -1,7 +1,8 @@
 //! What the fuzz targets in `fuzz/` do with their bytes. A target panics if it finds something.
 //!
-//! The bodies are here, in the workspace, so that every build checks them and `cargo test` runs each on bytes of its own;
-//! `fuzz/` has only what binds them to libFuzzer. `cargo xtask fuzz` runs them.
+//! The bodies are here, in the workspace, so that every build checks them and `cargo test` runs
+//! each on bytes of its own; `fuzz/` has only what binds them to libFuzzer. `cargo xtask fuzz` runs
+//! them.
 #![forbid(unsafe_code)]
 
 mod devices;

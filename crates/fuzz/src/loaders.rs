@@ -12,8 +12,8 @@ use crate::input::Input;
 
 const MIB: u64 = 1 << 20;
 
-/// Bytes are a machine, then a kernel file: as it is, or a good file with changes. What is accepted keeps its promises:
-/// everything lies in the guest's RAM, and nothing on anything else.
+/// Bytes are a machine, then a kernel file: as it is, or a good file with changes. What is accepted
+/// keeps its promises: everything lies in the guest's RAM, and nothing on anything else.
 ///
 /// # Panics
 /// One of that is not so.
@@ -87,8 +87,9 @@ fn words(words: &[u32]) -> Vec<u8> {
 /// An ELF32 with two segments and a multiboot header.
 fn multiboot_elf() -> Vec<u8> {
     let mut file = vec![0; 0x400];
-    let segment =
-        |offset: u32, at: u32, size: u32, memory: u32| words(&[1, offset, at, at, size, memory, 7, 4096]);
+    let segment = |offset: u32, at: u32, size: u32, memory: u32| {
+        words(&[1, offset, at, at, size, memory, 7, 4096])
+    };
     put(
         &mut file,
         &[
@@ -108,8 +109,16 @@ fn multiboot_elf() -> Vec<u8> {
 fn multiboot_addresses() -> Vec<u8> {
     const FLAGS: u32 = 1 << 16;
     const START: u32 = 1 << 20;
-    let mut file =
-        words(&[0x1bad_b002, FLAGS, 0u32.wrapping_sub(0x1bad_b002 + FLAGS), START, START, 0, 0, START]);
+    let mut file = words(&[
+        0x1bad_b002,
+        FLAGS,
+        0u32.wrapping_sub(0x1bad_b002 + FLAGS),
+        START,
+        START,
+        0,
+        0,
+        START,
+    ]);
     file.resize(0x400, 0);
     file
 }
@@ -125,7 +134,10 @@ fn assert_placed(ranges: &[Range<u64>], ram: &[Range<u64>]) {
             ram.iter().any(|ram| ram.start <= range.start && range.end <= ram.end),
             "{range:x?} is no RAM"
         );
-        assert!(!ranges[..index].iter().any(|other| overlap(range, other)), "{range:x?} in {ranges:x?}");
+        assert!(
+            !ranges[..index].iter().any(|other| overlap(range, other)),
+            "{range:x?} in {ranges:x?}"
+        );
     }
 }
 
@@ -137,7 +149,9 @@ fn parse_linux(file: &[u8], size: u64, memory: u64, initrd_size: u64, command_li
     let head = &file[..file.len().min(HEADER_SPAN)];
     let size = if file.len() < HEADER_SPAN { file.len() as u64 } else { size };
     let version = umbra_bzimage::version(file);
-    assert!(version.is_none_or(|version| !version.is_empty() && !version.contains(char::is_control)));
+    assert!(
+        version.is_none_or(|version| !version.is_empty() && !version.contains(char::is_control))
+    );
     let header = match SetupHeader::parse(head, size) {
         Ok(Some(header)) => header,
         Ok(None) => return assert!(!is_bzimage(head)),
@@ -148,7 +162,10 @@ fn parse_linux(file: &[u8], size: u64, memory: u64, initrd_size: u64, command_li
     assert!(header.memory_size >= size + header.padding - header.payload_offset);
     let preferred = u64::from_le_bytes(*head[0x258..].first_chunk().unwrap());
     assert!([preferred, MIB].contains(&header.preferred_address));
-    assert_eq!(header.command_line_limit, u32::from_le_bytes(*head[0x238..].first_chunk().unwrap()));
+    assert_eq!(
+        header.command_line_limit,
+        u32::from_le_bytes(*head[0x238..].first_chunk().unwrap())
+    );
     assert_eq!(header.bytes.as_ptr_range().start, head[0x1f1..].as_ptr());
 
     let ram = [0..CONVENTIONAL_END, MIB..memory];
@@ -163,7 +180,8 @@ fn parse_linux(file: &[u8], size: u64, memory: u64, initrd_size: u64, command_li
     };
     let Ok(plan) = linux::plan(&guest) else { return };
     let kernel = range(plan.kernel, header.memory_size);
-    let mut ranges: Vec<_> = plan.writes.iter().map(|(at, bytes)| range(*at, bytes.len() as u64)).collect();
+    let mut ranges: Vec<_> =
+        plan.writes.iter().map(|(at, bytes)| range(*at, bytes.len() as u64)).collect();
     ranges.push(kernel.clone());
     ranges.extend(plan.initrd.map(|at| range(at, initrd_size)));
     assert_placed(&ranges, &ram);
@@ -171,7 +189,9 @@ fn parse_linux(file: &[u8], size: u64, memory: u64, initrd_size: u64, command_li
     assert_eq!(plan.payload, header.payload_offset..size);
     let payload_end = plan.kernel.raw() + (size - header.payload_offset);
     assert_eq!(plan.padding, payload_end..payload_end + header.padding);
-    assert!(kernel.contains(&plan.entry.rip) && plan.initrd.is_none_or(|at| at.raw() % PAGE_SIZE == 0));
+    assert!(
+        kernel.contains(&plan.entry.rip) && plan.initrd.is_none_or(|at| at.raw() % PAGE_SIZE == 0)
+    );
 }
 
 fn parse_multiboot(file: &[u8], memory: u64, sizes: &[u64], command_line: &str) {
@@ -183,7 +203,8 @@ fn parse_multiboot(file: &[u8], memory: u64, sizes: &[u64], command_line: &str) 
         assert!(segment.memory.end <= 1 << 32 && !segment.memory.is_empty());
         assert!(segment.file.end - segment.file.start <= segment.memory.end - segment.memory.start);
     }
-    let modules: Vec<_> = sizes.iter().map(|&size| Module { size, command_line: "module" }).collect();
+    let modules: Vec<_> =
+        sizes.iter().map(|&size| Module { size, command_line: "module" }).collect();
     let memory = memory.min(1 << 32);
     let above = memory.max(1 << 32)..memory.saturating_mul(2).max(1 << 32);
     let regions: Vec<_> = memory::memory_map(&[0..CONVENTIONAL_END, MIB..memory], &above)
@@ -196,12 +217,15 @@ fn parse_multiboot(file: &[u8], memory: u64, sizes: &[u64], command_line: &str) 
     assert!(modules.iter().all(|at| at.raw() % PAGE_SIZE == 0));
     let mut ranges: Vec<_> = kernel.segments.iter().map(|segment| segment.memory.clone()).collect();
     for zero in zeros {
-        assert!(ranges.iter().any(|segment| segment.start <= zero.start && zero.end <= segment.end));
+        assert!(
+            ranges.iter().any(|segment| segment.start <= zero.start && zero.end <= segment.end)
+        );
     }
     ranges.extend(modules.iter().zip(sizes).map(|(at, size)| range(*at, *size)));
     ranges.extend(writes.iter().map(|(at, bytes)| range(*at, bytes.len() as u64)));
     assert_placed(&ranges, &[0..CONVENTIONAL_END, MIB..memory]);
-    let written =
-        |at: u32| writes.iter().any(|(start, bytes)| range(*start, bytes.len() as u64).contains(&at.into()));
+    let written = |at: u32| {
+        writes.iter().any(|(start, bytes)| range(*start, bytes.len() as u64).contains(&at.into()))
+    };
     assert!(written(entry.ebx) && written(entry.esp - 1) && entry.eip == kernel.entry);
 }

@@ -5,8 +5,9 @@ use umbra_telemetry::{BootConfig, ExitCounts, Message};
 
 use crate::input::Input;
 
-/// Bytes are chunks of a stream: as they are, or put into a frame that is whole but for its contents. The chunks that
-/// the stream is cut into make no difference, nothing gets lost, and what is decoded is what would be encoded.
+/// Bytes are chunks of a stream: as they are, or put into a frame that is whole but for its
+/// contents. The chunks that the stream is cut into make no difference, nothing gets lost, and what
+/// is decoded is what would be encoded.
 ///
 /// # Panics
 /// One of that is not so.
@@ -60,7 +61,11 @@ fn frame(body: &[u8]) -> Vec<u8> {
 fn decode<'a>(parts: impl Iterator<Item = &'a [u8]>) -> (Vec<Message>, Vec<u8>) {
     let (mut decoder, mut messages, mut noise) = (Decoder::default(), Vec::new(), Vec::new());
     for part in parts {
-        decoder.push(part, |message| messages.push(message), |bytes| noise.extend_from_slice(bytes));
+        decoder.push(
+            part,
+            |message| messages.push(message),
+            |bytes| noise.extend_from_slice(bytes),
+        );
     }
     noise.extend_from_slice(decoder.rest());
     (messages, noise)

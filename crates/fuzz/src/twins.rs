@@ -61,7 +61,8 @@ pub enum Step {
     Output,
 }
 
-/// A platform whose time is advanced only when something is done, and one that may be advanced in between.
+/// A platform whose time is advanced only when something is done, and one that may be advanced in
+/// between.
 pub struct Twins {
     lazy: Platform,
     eager: Platform,
@@ -86,7 +87,8 @@ impl Twins {
         self.eager.advance(now);
     }
 
-    /// Carries out a step on both; all that can be seen of it, as text. `place` is named if that fails.
+    /// Carries out a step on both; all that can be seen of it, as text. `place` is named if that
+    /// fails.
     ///
     /// # Panics
     /// The two show different things, or something that they must never show.
@@ -108,9 +110,13 @@ fn observe(platform: &mut Platform, now: u64, step: Step) -> String {
             assert!(size == 4 || u64::from(value) < 1 << (8 * size), "{step:?} reads {value:#x}");
             format!("{value:#x}")
         }
-        Step::PortWrite(port, size, value) => format!("{:?}", platform.port_write(now, port, size, value)),
+        Step::PortWrite(port, size, value) => {
+            format!("{:?}", platform.port_write(now, port, size, value))
+        }
         Step::Load(gpa, size) => format!("{:#x}", platform.mmio_read(now, gpa, size)),
-        Step::Store(gpa, size, value) => format!("{:?}", platform.mmio_write(now, gpa, size, value)),
+        Step::Store(gpa, size, value) => {
+            format!("{:?}", platform.mmio_write(now, gpa, size, value))
+        }
         Step::Rdmsr(msr) => format!("{:?}", platform.msr_read(now, msr)),
         Step::Wrmsr(msr, value) => format!("{:?}", platform.msr_write(now, msr, value)),
         Step::TaskPriority(value) => format!("{:?}", platform.set_cr8(value)),

@@ -10,8 +10,9 @@ use umbra_reference::registers::{Cpu, Registers};
 
 use crate::input::Input;
 
-/// Memory whose words come out of the input when they are first read: so every table is one that the fuzzer chose,
-/// wherever it lies, and one that is met twice (a table that maps itself) is the same.
+/// Memory whose words come out of the input when they are first read: so every table is one that
+/// the fuzzer chose, wherever it lies, and one that is met twice (a table that maps itself) is the
+/// same.
 #[derive(Clone)]
 struct Lazy<'a> {
     words: RefCell<BTreeMap<u64, u64>>,
@@ -42,8 +43,8 @@ impl PhysicalMemory for Lazy<'_> {
     }
 }
 
-/// One access: outcome, rights, steps, accessed and dirty bits are those of the reference machine, and so is what was
-/// read.
+/// One access: outcome, rights, steps, accessed and dirty bits are those of the reference machine,
+/// and so is what was read.
 ///
 /// # Panics
 /// The two differ.
@@ -56,7 +57,9 @@ pub fn walk(data: &[u8]) {
     let on = if bit(0) { (cr0::PE | cr0::PG, cr4::PAE, efer::LMA) } else { (0, 0, 0) };
     let five_levels = if bit(0) { cr4::LA57 } else { 0 };
     let (cr0, cr4, efer) = (cr0 | on.0, (cr4 | on.1) & !five_levels, efer | on.2);
-    let Ok(paging) = Paging::from_registers(cr0, cr3, cr4, efer) else { return refused(cr0, cr4, efer) };
+    let Ok(paging) = Paging::from_registers(cr0, cr3, cr4, efer) else {
+        return refused(cr0, cr4, efer);
+    };
 
     let kind = [AccessKind::Read, AccessKind::Write, AccessKind::Fetch, AccessKind::Write]
         [usize::from(bits >> 1 & 3)];
@@ -75,7 +78,8 @@ pub fn walk(data: &[u8]) {
         nxe: efer >> 11 & 1 != 0,
         ..Registers::long_mode(Gfn::new(cr3 >> 12 & 0xff_ffff_ffff))
     };
-    let control = registers.control(&Cpu { maxphyaddr: features.maxphyaddr, gib_pages: features.gib_pages });
+    let control =
+        registers.control(&Cpu { maxphyaddr: features.maxphyaddr, gib_pages: features.gib_pages });
     let mut unit = PagingUnit::new(0, Temper { mark: 0, ..Temper::STICKY });
     let found = umbra_paging::walk(&memory, &paging, &features, gva, access);
     let read_only_once = memory.words.borrow().clone();
@@ -96,7 +100,12 @@ pub fn walk(data: &[u8]) {
     assert_eq!(memory.words, reference.words, "what was read, and accessed and dirty bits");
 }
 
-fn compare_steps(memory: &Lazy<'_>, control: &hardware::Control, gva: Gva, found: &umbra_paging::Walk) {
+fn compare_steps(
+    memory: &Lazy<'_>,
+    control: &hardware::Control,
+    gva: Gva,
+    found: &umbra_paging::Walk,
+) {
     if control.mode == hardware::PagingMode::Off {
         assert!(found.steps().is_empty());
         return;

@@ -1,7 +1,7 @@
 //! A guest that pokes at everything without plan.
 //!
-//! It must not bring the platform down, and the platform must not depend on how often it is called: a second
-//! platform that is advanced at many more times shows the guest exactly the same.
+//! It must not bring the platform down, and the platform must not depend on how often it is called:
+//! a second platform that is advanced at many more times shows the guest exactly the same.
 
 use umbra_devices::{IOAPIC_GPA, LAPIC_DEFAULT_GPA};
 use umbra_fuzz::twins::{PORTS, Step, Twins};
@@ -78,7 +78,10 @@ fn step(random: &mut Random) -> Step {
         14..18 => Step::Store(random.gpa(), random.one_of(&[1, 4, 4, 4, 8]), random.value()),
         18 => match random.below(8) {
             0 => Step::Rdmsr(msr),
-            1 => Step::Wrmsr(0x1b, random.one_of(&[0xfee0_0900, 0xfee0_0900, 0x1234_5900, 0xfee0_0100])),
+            1 => Step::Wrmsr(
+                0x1b,
+                random.one_of(&[0xfee0_0900, 0xfee0_0900, 0x1234_5900, 0xfee0_0100]),
+            ),
             2 => Step::Wrmsr(msr, random.value()),
             3 => Step::TscOffset(random.value()),
             _ => Step::TaskPriority(random.below(18)),
@@ -98,7 +101,8 @@ fn run(seed: u64, steps: u64, start: u64) -> u64 {
         let before = now;
         now = now.saturating_add(random.value() >> random.one_of(&[24, 36, 48, 60]));
         for _ in 0..random.below(4) {
-            let at = random.one_of(&[twins.next_deadline().unwrap_or(now), before + (now - before) / 2]);
+            let at =
+                random.one_of(&[twins.next_deadline().unwrap_or(now), before + (now - before) / 2]);
             twins.advance_one(at.min(now));
         }
         let step = step(&mut random);

@@ -1,4 +1,5 @@
-//! What the shadow MMU works on: guest memory, shadow frames and the TLB, as the one type it asks for.
+//! What the shadow MMU works on: guest memory, shadow frames and the TLB, as the one type it asks
+//! for.
 
 use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrames, Tlb};
 use umbra_paging::{Gfn, Gpa, Gva, Hpa, Tables};
@@ -79,8 +80,8 @@ impl<T> ShadowFrames for Env<T> {
         self.pool.fill(frame, value);
     }
 
-    fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {
-        self.pool.exchange(frame, &mut self.ram, gfn)
+    fn swap_frames(&mut self, frame: u32, gfn: Gfn) -> bool {
+        self.pool.swap_frames(frame, &mut self.ram, gfn)
     }
 
     fn observe(&mut self, event: Event) {

@@ -1,6 +1,8 @@
-//! Puts the guest into its memory: from where GRUB left the files to where the boot protocol wants them.
+//! Puts the guest into its memory: from where GRUB left the files to where the boot protocol wants
+//! them.
 //!
-//! The kernel's file says which protocol that is, as for the host tool: Linux if it is a bzImage, else multiboot.
+//! The kernel's file says which protocol that is, as for the host tool: Linux if it is a bzImage,
+//! else multiboot.
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -125,7 +127,8 @@ fn load_multiboot(
     command_line: &str,
 ) -> Result<Entry, Box<dyn Error>> {
     let regions = ram.map().regions().into_iter();
-    let regions: Vec<_> = regions.map(|(range, usable)| multiboot::Region { range, usable }).collect();
+    let regions: Vec<_> =
+        regions.map(|(range, usable)| multiboot::Region { range, usable }).collect();
     let modules: Vec<_> = files
         .modules
         .iter()
@@ -166,8 +169,9 @@ fn load_multiboot(
 
 fn shift(ram: &mut GuestRam, moves: &[Move]) -> Result<(), &'static str> {
     let [_, high] = ram.map().reported_ram();
-    let moves = move_plan::order(moves, high)
-        .ok_or("guest memory has no room to put the guest's files into order; give a larger --memory")?;
+    let moves = move_plan::order(moves, high).ok_or(
+        "guest memory has no room to put the guest's files into order; give a larger --memory",
+    )?;
     for step in moves {
         ram.shift(Gpa::new(step.from), Gpa::new(step.to), step.length);
     }

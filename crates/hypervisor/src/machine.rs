@@ -8,8 +8,8 @@ use umbra_vcpu::entry::Entry;
 use crate::hw::descriptors;
 use crate::hw::phys::{FramePool, GuestRam, SpareArea};
 
-/// Whether the guest has a TSC-deadline timer, which CPUID must show then: it needs one exit where the counting
-/// timer needs an emulated store.
+/// Whether the guest has a TSC-deadline timer, which CPUID must show then: it needs one exit where
+/// the counting timer needs an emulated store.
 pub const TSC_DEADLINE: bool = true;
 
 /// Everything that the virtual CPU needs.

@@ -1,5 +1,5 @@
-//! The Umbra type-1 hypervisor: one multiboot2 ELF that moves itself to the top of physical memory and runs
-//! one guest below it.
+//! The Umbra type-1 hypervisor: one multiboot2 ELF that moves itself to the top of physical memory
+//! and runs one guest below it.
 //!
 //! `boot` leads from GRUB to Rust, `startup` is the order of what comes then: `handover` reads what
 //! GRUB left and moves the image, `guest` loads the guest, `vcpu` runs it by way of `vmx` or `svm`.

@@ -24,6 +24,8 @@ fn panic(info: &PanicInfo<'_>) -> ! {
             at.file(),
             at.line()
         )),
-        None => telemetry::fail(format_args!("the hypervisor stopped at a bug of its own: {message}")),
+        None => {
+            telemetry::fail(format_args!("the hypervisor stopped at a bug of its own: {message}"))
+        }
     }
 }

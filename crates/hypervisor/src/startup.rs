@@ -48,7 +48,8 @@ fn boot(map: DirectMap, information: u32, magic: u32) -> Result<Machine, Box<dyn
     let config = read_config(&map, information.module("config", "config module")?)?;
     let cpu = cpu_name();
     telemetry::send(&Message::Setup { config: config.clone(), cpu: cpu.clone() });
-    let occupied: Vec<_> = information.modules.iter().map(|m| (m.name.as_str(), m.range.clone())).collect();
+    let occupied: Vec<_> =
+        information.modules.iter().map(|m| (m.name.as_str(), m.range.clone())).collect();
     let linked = image::virtual_range();
     let layout = Layout::new(
         &information.ram,
@@ -86,7 +87,8 @@ fn boot(map: DirectMap, information: u32, magic: u32) -> Result<Machine, Box<dyn
 
 fn files(information: &BootInformation, config: &BootConfig) -> Result<Files, LoaderError> {
     let modules = config.modules.iter().enumerate().map(|(index, string)| {
-        let place = information.module(&module_name(index), "module that the configuration names")?;
+        let place =
+            information.module(&module_name(index), "module that the configuration names")?;
         Ok((place, string.clone()))
     });
     Ok(Files {
@@ -137,6 +139,10 @@ fn describe(layout: &Layout, information: &BootInformation, cpu: &str, tsc_hz: u
         (layout.heap().end - layout.heap().start) >> 20
     );
     for module in &information.modules {
-        info!("module {}: {} KiB", module.name, (module.range.end - module.range.start).div_ceil(1024));
+        info!(
+            "module {}: {} KiB",
+            module.name,
+            (module.range.end - module.range.start).div_ceil(1024)
+        );
     }
 }

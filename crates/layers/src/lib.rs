@@ -40,7 +40,10 @@ impl Modules {
     pub fn read(source: &Path, folder: &str) -> Modules {
         let at = source.join(folder);
         let mut prefix = String::from("crate::");
-        folder.split('/').filter(|part| !part.is_empty()).for_each(|part| prefix += &format!("{part}::"));
+        folder
+            .split('/')
+            .filter(|part| !part.is_empty())
+            .for_each(|part| prefix += &format!("{part}::"));
         let mut files = BTreeMap::<String, Vec<File>>::new();
         let mut folders = vec![at.clone()];
         let mut root = String::new();
@@ -56,7 +59,8 @@ impl Modules {
                 }
                 let code = without_comments(&fs::read_to_string(&path).expect("a source file"));
                 let inside = path.strip_prefix(&at).expect("it lies below").with_extension("");
-                let mut parts: Vec<_> = inside.iter().map(|part| part.to_str().expect("text")).collect();
+                let mut parts: Vec<_> =
+                    inside.iter().map(|part| part.to_str().expect("text")).collect();
                 if parts.len() == 1 && ["mod", "lib", "main"].contains(&parts[0]) {
                     root = code;
                     continue;
@@ -73,14 +77,17 @@ impl Modules {
 
     /// All files, with the module that each belongs to.
     pub fn files(&self) -> impl Iterator<Item = (&str, &File)> {
-        self.files.iter().flat_map(|(module, files)| files.iter().map(move |file| (module.as_str(), file)))
+        self.files
+            .iter()
+            .flat_map(|(module, files)| files.iter().map(move |file| (module.as_str(), file)))
     }
 
     /// The other modules that a file of `module` uses.
     fn uses(&self, module: &str, file: &File) -> BTreeSet<String> {
         let mut names = names_behind(&file.code, &self.prefix);
         names.extend(names_behind_supers(&file.code, file.depth));
-        let modules = names.into_iter().map(|name| self.exports.get(&name).cloned().unwrap_or(name));
+        let modules =
+            names.into_iter().map(|name| self.exports.get(&name).cloned().unwrap_or(name));
         modules.filter(|used| used != module && self.files.contains_key(used)).collect()
     }
 
@@ -109,11 +116,13 @@ impl Modules {
             let mut all = BTreeSet::new();
             for file in &self.files[*module] {
                 let uses = self.uses(module, file);
-                let wrong: Vec<_> = uses.iter().filter(|used| !allowed.contains(&used.as_str())).collect();
+                let wrong: Vec<_> =
+                    uses.iter().filter(|used| !allowed.contains(&used.as_str())).collect();
                 assert!(wrong.is_empty(), "{} must not use {wrong:?}", file.path.display());
                 all.extend(uses);
             }
-            let unused: Vec<_> = allowed.iter().filter(|allowed| !all.contains(**allowed)).collect();
+            let unused: Vec<_> =
+                allowed.iter().filter(|allowed| !all.contains(**allowed)).collect();
             assert!(unused.is_empty(), "{module} may use {unused:?}, but does not");
         }
     }
@@ -147,7 +156,10 @@ pub fn circle(edges: &BTreeMap<String, BTreeSet<String>>) -> Vec<&str> {
 }
 
 fn without_comments(text: &str) -> String {
-    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The identifier that a text starts with, or an empty one.
@@ -212,7 +224,8 @@ mod tests {
     fn modules(root: &str, files: &[(&str, usize, &str)]) -> Modules {
         let mut all = BTreeMap::<String, Vec<File>>::new();
         for (module, depth, text) in files {
-            let file = File { path: PathBuf::from(module), depth: *depth, code: without_comments(text) };
+            let file =
+                File { path: PathBuf::from(module), depth: *depth, code: without_comments(text) };
             all.entry((*module).to_owned()).or_default().push(file);
         }
         Modules { exports: exports(root, all.keys()), prefix: "crate::".into(), files: all }
@@ -247,7 +260,10 @@ mod tests {
     #[test]
     fn comments_and_what_is_no_module_do_not_count() {
         assert!(found(1, "/// See [`crate::Mmu`].\n//! [`crate::fault`]").is_empty());
-        assert!(found(1, "use crate::tables::Slot; use crate::nothing; use super::super::sync;").is_empty());
+        assert!(
+            found(1, "use crate::tables::Slot; use crate::nothing; use super::super::sync;")
+                .is_empty()
+        );
     }
 
     #[test]
@@ -258,15 +274,20 @@ mod tests {
         };
         let line = [("a", 1, "use crate::b;"), ("b", 1, "use crate::c;"), ("c", 1, "")];
         assert!(circle_of(&line).is_empty());
-        let ring =
-            [("a", 1, "use crate::b;"), ("b", 1, "use crate::c;"), ("c", 1, "use super::b;"), ("d", 1, "")];
+        let ring = [
+            ("a", 1, "use crate::b;"),
+            ("b", 1, "use crate::c;"),
+            ("c", 1, "use super::b;"),
+            ("d", 1, ""),
+        ];
         assert_eq!(circle_of(&ring), ["b", "c"]);
     }
 
     #[test]
     #[should_panic(expected = "a must not use [\"b\"]")]
     fn a_use_that_the_table_does_not_allow_fails() {
-        modules("", &[("a", 1, "use crate::b;"), ("b", 1, "")]).assert_layers(&[("a", &[]), ("b", &[])]);
+        modules("", &[("a", 1, "use crate::b;"), ("b", 1, "")])
+            .assert_layers(&[("a", &[]), ("b", &[])]);
     }
 
     #[test]

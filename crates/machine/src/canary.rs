@@ -57,8 +57,9 @@ fn address(area: &impl Area, word: u64) -> Hpa {
     Hpa::new(area.start().raw() + word * WORD)
 }
 
-/// The value of a word: another one for each address, so that memory copied here from elsewhere shows too. (The
-/// output function of SplitMix64, which is a bijection and has no fixed point at the addresses in use.)
+/// The value of a word: another one for each address, so that memory copied here from elsewhere
+/// shows too. (The output function of SplitMix64, which is a bijection and has no fixed point at
+/// the addresses in use.)
 fn pattern(hpa: Hpa) -> u64 {
     let mut x = hpa.raw().wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

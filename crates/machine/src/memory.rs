@@ -33,7 +33,8 @@ pub const TEXT: Range<u64> = 0xb8000..0xc0000;
 /// Where a PC has its BIOS: plain RAM here, out of the hypervisor's reserve, for the ACPI tables.
 pub const FIRMWARE: Range<u64> = 0xe0000..0x100000;
 
-/// What the guest's e820 map calls RAM below 1 MiB: without the extended BIOS data area, as on a PC.
+/// What the guest's e820 map calls RAM below 1 MiB: without the extended BIOS data area, as on a
+/// PC.
 const REPORTED_CONVENTIONAL: Range<u64> = 0..CONVENTIONAL_END;
 
 /// Why memory cannot be laid out.
@@ -88,8 +89,8 @@ pub struct Layout {
 impl Layout {
     /// Lays out a machine.
     ///
-    /// `ram`: available memory as the loader reports it. `occupied`: what the loader has put into memory,
-    /// with a name for each. `image`: bytes of the hypervisor, a multiple of [`FRAME`].
+    /// `ram`: available memory as the loader reports it. `occupied`: what the loader has put into
+    /// memory, with a name for each. `image`: bytes of the hypervisor, a multiple of [`FRAME`].
     ///
     /// # Errors
     /// See [`LayoutError`].
@@ -103,7 +104,8 @@ impl Layout {
         if memory_mib < MIN_GUEST_MIB {
             return Err(LayoutError::GuestTooSmall(memory_mib));
         }
-        let below = ram.iter().find(|r| r.contains(&MIB)).ok_or(LayoutError::NoMemory)?.end.min(ABOVE);
+        let below =
+            ram.iter().find(|r| r.contains(&MIB)).ok_or(LayoutError::NoMemory)?.end.min(ABOVE);
         let ram_end = below / FRAME * FRAME;
         let room_above = ram.iter().find(|r| r.contains(&ABOVE)).map_or(0, |r| r.end - ABOVE);
         let guest = u64::from(memory_mib) * MIB;
@@ -115,7 +117,8 @@ impl Layout {
         // What the hypervisor needs grows with the guest's end, and takes more of the guest's
         // memory up there. A frame costs a 64th of itself, so this comes to its end.
         while guest_end + reserve(end) > ram_end {
-            guest_end = ram_end.saturating_sub(reserve(end)) / (ALIGN_MIB * MIB) * (ALIGN_MIB * MIB);
+            guest_end =
+                ram_end.saturating_sub(reserve(end)) / (ALIGN_MIB * MIB) * (ALIGN_MIB * MIB);
             end = ABOVE + (guest - guest_end);
             if end - ABOVE > room_above || guest_end < u64::from(MIN_GUEST_MIB) * MIB {
                 let end = if room_above == 0 { guest } else { end };
@@ -173,8 +176,11 @@ impl Layout {
     /// What is nobody's: before, between and behind the areas of the hypervisor.
     pub fn spare(&self) -> [Range<u64>; 5] {
         let areas = [&self.upper, &self.image, &self.pool, &self.heap];
-        let start = |gap: usize| gap.checked_sub(1).map_or(self.guest_end, |before| areas[before].end);
-        core::array::from_fn(|gap| start(gap)..areas.get(gap).map_or(self.ram_end, |behind| behind.start))
+        let start =
+            |gap: usize| gap.checked_sub(1).map_or(self.guest_end, |before| areas[before].end);
+        core::array::from_fn(|gap| {
+            start(gap)..areas.get(gap).map_or(self.ram_end, |behind| behind.start)
+        })
     }
 
     /// The guest's view.
@@ -235,7 +241,8 @@ impl GuestMap {
     pub fn is_plain(&self, range: &Range<u64>) -> bool {
         let Some(end) = range.end.checked_next_multiple_of(FRAME) else { return false };
         let (start, end) = (range.start / FRAME, end / FRAME);
-        let own = |gfn: u64| self.frames.get(gfn as usize).is_some_and(|&hfn| u64::from(hfn) == gfn);
+        let own =
+            |gfn: u64| self.frames.get(gfn as usize).is_some_and(|&hfn| u64::from(hfn) == gfn);
         start >= end || end <= self.frames.len() as u64 && (start..end).all(own)
     }
 
@@ -250,7 +257,8 @@ impl GuestMap {
         self.above.clone()
     }
 
-    /// The guest's memory map in ascending order: areas, and whether they are RAM for the guest to use.
+    /// The guest's memory map in ascending order: areas, and whether they are RAM for the guest to
+    /// use.
     pub fn regions(&self) -> Vec<(Range<u64>, bool)> {
         memory_map(&self.reported_ram(), &self.above)
     }
@@ -259,8 +267,12 @@ impl GuestMap {
 /// The memory map around RAM below and above 1 MiB and from 4 GiB up: areas, and whether they are
 /// RAM for the guest to use.
 pub fn memory_map([low, high]: &[Range<u64>; 2], above: &Range<u64>) -> Vec<(Range<u64>, bool)> {
-    let below =
-        [(low.clone(), true), (low.end..CONVENTIONAL.end, false), (FIRMWARE, false), (high.clone(), true)];
+    let below = [
+        (low.clone(), true),
+        (low.end..CONVENTIONAL.end, false),
+        (FIRMWARE, false),
+        (high.clone(), true),
+    ];
     let above = (!above.is_empty()).then(|| (above.clone(), true));
     below.into_iter().chain(above).collect()
 }
@@ -289,19 +301,26 @@ mod tests {
 
     #[test]
     fn nothing_overlaps_and_the_hypervisor_is_above_the_guest() {
-        for (machine, guest, frames) in [(384, 256, None), (256, 64, Some(1000)), (3328, 2944, Some(20_000))]
+        for (machine, guest, frames) in
+            [(384, 256, None), (256, 64, Some(1000)), (3328, 2944, Some(20_000))]
         {
             let layout = Layout::new(&ram(machine), &[], guest, IMAGE, frames).unwrap();
             assert_eq!(layout.guest_end(), u64::from(guest) * MIB);
             assert_eq!(layout.image().end - layout.image().start, IMAGE);
-            assert_eq!(layout.pool().end - layout.pool().start, u64::from(frames.unwrap_or(4096)) * FRAME);
+            assert_eq!(
+                layout.pool().end - layout.pool().start,
+                u64::from(frames.unwrap_or(4096)) * FRAME
+            );
             let spare = layout.spare();
             let areas = [layout.upper(), layout.image(), layout.pool(), layout.heap()];
             let mut parts: Vec<_> = areas.into_iter().chain(spare.clone()).collect();
             parts.sort_by_key(|part| part.start);
             let mut end = layout.guest_end();
             for part in parts {
-                assert!(part.start == end && part.end > part.start && part.start % FRAME == 0, "{part:x?}");
+                assert!(
+                    part.start == end && part.end > part.start && part.start % FRAME == 0,
+                    "{part:x?}"
+                );
                 end = part.end;
             }
             assert_eq!(end, machine * MIB - 0x10000);
@@ -316,18 +335,24 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_below_the_hole_goes_above_it() {
-        for (below, above, guest) in [(3072, 3072, 5120), (3072, 1024, 3072), (2048, 65536, 60_000)] {
+        for (below, above, guest) in [(3072, 3072, 5120), (3072, 1024, 3072), (2048, 65536, 60_000)]
+        {
             let layout = Layout::new(&large(below, above), &[], guest, IMAGE, None).unwrap();
             let (low, high) = (layout.guest_end(), layout.above());
             assert_eq!(low + (high.end - high.start), u64::from(guest) * MIB, "nothing is lost");
             assert!(low.is_multiple_of(2 * MIB) && high.start == 4096 * MIB && !high.is_empty());
-            assert!(layout.heap().end + GUARD <= below * MIB - 0x10000, "the hypervisor lies below the hole");
+            assert!(
+                layout.heap().end + GUARD <= below * MIB - 0x10000,
+                "the hypervisor lies below the hole"
+            );
             assert!(layout.heap().end - layout.heap().start >= heap_bytes(high.end, 4096));
             let map = layout.guest_map();
             assert_eq!(map.end().base().raw(), high.end);
             let last = high.end - FRAME;
             assert_eq!(map.backing(frame(last)), writable(Hpa::new(last).hfn()));
-            for hole in [low, layout.image().start, layout.heap().start, 4096 * MIB - FRAME, high.end] {
+            for hole in
+                [low, layout.image().start, layout.heap().start, 4096 * MIB - FRAME, high.end]
+            {
                 assert_eq!(map.backing(frame(hole)), Backing::None, "{hole:#x}");
             }
             assert_eq!(map.regions().last(), Some(&(high, true)));
@@ -336,10 +361,14 @@ mod tests {
 
     #[test]
     fn what_the_machine_has_not_is_refused_by_what_it_has() {
-        let refuse =
-            |guest| Layout::new(&large(3072, 2048), &[], guest, IMAGE, None).unwrap_err().to_string();
+        let refuse = |guest| {
+            Layout::new(&large(3072, 2048), &[], guest, IMAGE, None).unwrap_err().to_string()
+        };
         let sentence = refuse(1 << 20);
-        assert!(sentence.contains("1048576 MiB") && sentence.contains("2048 MiB above"), "{sentence}");
+        assert!(
+            sentence.contains("1048576 MiB") && sentence.contains("2048 MiB above"),
+            "{sentence}"
+        );
         assert!(Layout::new(&large(3072, 2048), &[], 5200, IMAGE, None).is_err());
         assert!(Layout::new(&large(3072, 2048), &[], 4900, IMAGE, None).is_ok());
     }
@@ -373,7 +402,10 @@ mod tests {
     fn upper_memory_is_no_ram_for_the_guest_to_use() {
         let map = Layout::new(&ram(128), &[], 32, IMAGE, Some(16)).unwrap().guest_map();
         for (range, usable) in map.regions() {
-            assert!(!usable || range.end <= VIDEO.start || range.start >= FIRMWARE.end, "{range:x?}");
+            assert!(
+                !usable || range.end <= VIDEO.start || range.start >= FIRMWARE.end,
+                "{range:x?}"
+            );
         }
     }
 

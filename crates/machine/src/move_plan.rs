@@ -28,15 +28,15 @@ fn overlap(a: &Range<u64>, b: &Range<u64>) -> bool {
     a.start.max(b.start) < a.end.min(b.end)
 }
 
-/// Moves that do what `moves` mean together, without one overwriting what another still has to read. Their targets do
-/// not overlap each other. Where each waits for another, one goes by way of free room within `ram`; `None` if there
-/// is no such room.
+/// Moves that do what `moves` mean together, without one overwriting what another still has to
+/// read. Their targets do not overlap each other. Where each waits for another, one goes by way of
+/// free room within `ram`; `None` if there is no such room.
 pub fn order(moves: &[Move], ram: Range<u64>) -> Option<Vec<Move>> {
     let mut waiting = moves.to_vec();
     let mut ordered = Vec::new();
     while let Some(last) = waiting.len().checked_sub(1) {
-        // From each move to one that must come before it: that leads to a move that can be made, or around a circle,
-        // where it is after as many steps as there are moves.
+        // From each move to one that must come before it: that leads to a move that can be made, or
+        // around a circle, where it is after as many steps as there are moves.
         let mut at = last;
         let ready = (0..=waiting.len()).any(|_| match blocker(&waiting, at) {
             Some(before) => {
@@ -59,12 +59,16 @@ pub fn order(moves: &[Move], ram: Range<u64>) -> Option<Vec<Move>> {
 /// A move whose source the move at `index` would overwrite.
 fn blocker(waiting: &[Move], index: usize) -> Option<usize> {
     let target = waiting[index].target();
-    waiting.iter().enumerate().position(|(other, m)| other != index && overlap(&m.source(), &target))
+    waiting
+        .iter()
+        .enumerate()
+        .position(|(other, m)| other != index && overlap(&m.source(), &target))
 }
 
 /// Where there are `length` bytes that are no move's target and that no waiting move reads.
 fn free_room(waiting: &[Move], all: &[Move], length: u64, ram: &Range<u64>) -> Option<u64> {
-    let taken: Vec<_> = all.iter().map(Move::target).chain(waiting.iter().map(Move::source)).collect();
+    let taken: Vec<_> =
+        all.iter().map(Move::target).chain(waiting.iter().map(Move::source)).collect();
     let starts = taken.iter().map(|range| range.end).chain([ram.start]);
     starts.filter(|start| *start >= ram.start).find(|start| {
         let room = *start..start.saturating_add(length);
@@ -84,8 +88,10 @@ mod tests {
         let mut all = Vec::new();
         for places in places(rest) {
             for place in 0..=SIZE - length {
-                let apart =
-                    places.iter().zip(rest).all(|(&p, &l)| !overlap(&(p..p + l), &(place..place + length)));
+                let apart = places
+                    .iter()
+                    .zip(rest)
+                    .all(|(&p, &l)| !overlap(&(p..p + l), &(place..place + length)));
                 if apart {
                     all.push(places.iter().copied().chain([place]).collect());
                 }
@@ -116,7 +122,11 @@ mod tests {
                 }
                 for step in &moves {
                     for offset in 0..step.length {
-                        assert_eq!(after[(step.to + offset) as usize], step.from + offset, "{moves:?}");
+                        assert_eq!(
+                            after[(step.to + offset) as usize],
+                            step.from + offset,
+                            "{moves:?}"
+                        );
                     }
                 }
             }
@@ -144,8 +154,14 @@ mod tests {
         ];
         let mut memory: Vec<u64> = (0..SIZE).collect();
         for step in order(&moves, 0..SIZE).unwrap() {
-            memory.copy_within(step.from as usize..(step.from + step.length) as usize, step.to as usize);
+            memory.copy_within(
+                step.from as usize..(step.from + step.length) as usize,
+                step.to as usize,
+            );
         }
-        assert_eq!((&memory[..3], &memory[5..7], &memory[8..]), (&[2, 3, 4][..], &[4, 5][..], &[0, 1][..]));
+        assert_eq!(
+            (&memory[..3], &memory[5..7], &memory[8..]),
+            (&[2, 3, 4][..], &[4, 5][..], &[0, 1][..])
+        );
     }
 }

@@ -30,7 +30,8 @@ pub fn blank() -> Vec<u8> {
 pub fn characters(memory: &[u8], shown: TextScreen) -> Vec<u8> {
     assert_eq!(memory.len(), TEXT_BYTES, "text memory has {CELLS} cells");
     let row = |row: usize| usize::from(shown.start) + row * usize::from(shown.pitch);
-    let cells = (0..SCREEN_ROWS).flat_map(|n| (0..SCREEN_COLUMNS).map(move |column| row(n) + column));
+    let cells =
+        (0..SCREEN_ROWS).flat_map(|n| (0..SCREEN_COLUMNS).map(move |column| row(n) + column));
     cells.map(|cell| memory[cell % CELLS * CELL]).collect()
 }
 
@@ -61,7 +62,14 @@ impl Screen {
     pub fn new(second: u64) -> Screen {
         let blank = alloc::vec![b' '; SCREEN_ROWS * SCREEN_COLUMNS];
         let next_look = second / LOOKS;
-        Screen { second, shown: blank.clone(), seen: blank, changed_at: 0, differs_since: None, next_look }
+        Screen {
+            second,
+            shown: blank.clone(),
+            seen: blank,
+            changed_at: 0,
+            differs_since: None,
+            next_look,
+        }
     }
 
     /// When to look again.

@@ -1,7 +1,7 @@
 // What the examples of the documentation run on: a guest of 64 frames, and shadow frames from
 // host-physical 1 MiB on.
 
-use umbra_mmu::{Backing, Config, Encodings, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu, Origin, ShadowFrames, Tlb};
+use umbra_mmu::{Backing, Config, Encodings, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu, FaultContext, ShadowFrames, Tlb};
 use umbra_paging::{Access, Features, Gfn, Gpa, Gva, Hfn, Hpa, Paging, Tables};
 
 struct Host {
@@ -64,7 +64,7 @@ impl ShadowFrames for Host {
         self.shadow[frame as usize][index] = value;
     }
 
-    fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {
+    fn swap_frames(&mut self, frame: u32, gfn: Gfn) -> bool {
         let (guest, shadow) = &mut self.places;
         std::mem::swap(&mut guest[gfn.raw() as usize], &mut shadow[frame as usize]);
         true

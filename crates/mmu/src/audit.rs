@@ -8,7 +8,7 @@ use umbra_paging::{ENTRIES, Gfn, Hpa, Level, Rights};
 use crate::derive::Target;
 use crate::derive::View;
 use crate::format::State;
-use crate::format::{Role, Source, Wp};
+use crate::format::{Role, ShadowKey, Wp};
 use crate::lifecycle::Shadow;
 use crate::tables::GROUP;
 use crate::tables::PageId;
@@ -30,7 +30,7 @@ pub struct Violation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Invariant {
-    /// I1: Absent only where the guest's entry is not present, in a tracked frame.
+    /// I1: NotPresent only where the guest's entry is not present, in a tracked frame.
     NeverStale,
     /// I2: nothing is mapped that is not the guest's, or with more rights than the guest gave.
     NeverWider,
@@ -86,7 +86,7 @@ impl<'a, E: Env> Auditor<'a, E> {
             }
             self.audit_page(frame)?;
         }
-        self.limbo()?;
+        self.quarantine()?;
         if let Some(detail) = self.shadow.guest().audit(self.env, self.shadow.tables().pool()) {
             return Err(violation(Invariant::Lifetime, detail));
         }
@@ -101,19 +101,22 @@ impl<'a, E: Env> Auditor<'a, E> {
 
     fn audit_roots(self, vcpu: usize) -> Result<(), Violation> {
         let (tables, roots) = (self.shadow.tables(), self.shadow.roots());
-        let expected = Source::root(roots.paging(vcpu), vcpu);
+        let expected = ShadowKey::root(roots.paging(vcpu), vcpu);
         let live = tables.pool().frame_of(roots.current(vcpu));
         let live = live.filter(|&root| tables.pool().is_pinned(root));
-        if live.map(|root| tables.source(root)) != Some(expected) {
-            let detail = alloc::format!("the root {expected:?} of a vCPU is not what it has loaded");
+        if live.map(|root| tables.key(root)) != Some(expected) {
+            let detail =
+                alloc::format!("the root {expected:?} of a vCPU is not what it has loaded");
             return Err(violation(Invariant::Lifetime, detail));
         }
         if let Some(index) = (0..4).find(|&index| !self.is_right_pdpte(vcpu, index)) {
             let detail = alloc::format!("PDPTE {index} of a vCPU is not what it has loaded");
             return Err(violation(Invariant::Lifetime, detail));
         }
-        if self.shadow.guest().has_loose() && !roots.loadable(vcpu).is_empty() {
-            let detail = String::from("a vCPU may load a root, and so flush, unseen while a table is loose");
+        if self.shadow.guest().has_unsync() && !roots.loadable(vcpu).is_empty() {
+            let detail = String::from(
+                "a vCPU may load a root, and so flush, unseen while a table is unsync",
+            );
             return Err(violation(Invariant::NeverStale, detail));
         }
         match roots.loadable(vcpu).iter().find_map(|&id| self.audit_loadable(vcpu, id)) {
@@ -127,20 +130,22 @@ impl<'a, E: Env> Auditor<'a, E> {
     fn is_right_pdpte(self, vcpu: usize, index: usize) -> bool {
         let (tables, roots) = (self.shadow.tables(), self.shadow.roots());
         let Some(root) =
-            tables.pool().frame_of(roots.current(vcpu)).filter(|&root| is_pdptes(tables.source(root)))
+            tables.pool().frame_of(roots.current(vcpu)).filter(|&root| is_pdptes(tables.key(root)))
         else {
             return roots.directories(vcpu)[index].is_none();
         };
         let slot = Slot::new(root, index);
-        let expected = Source::directories(roots.paging(vcpu))[index];
+        let expected = ShadowKey::directories(roots.paging(vcpu))[index];
         match (roots.directories(vcpu)[index], self.view().child(slot)) {
             (Some(id), Some(child)) => {
-                let source = tables.source(child);
+                let key = tables.key(child);
                 tables.pool().frame_of(id) == Some(child)
                     && tables.pool().is_pinned(child)
-                    && (source == Source::NOWHERE && expected.is_some() || expected == Some(source))
+                    && (key == ShadowKey::NOWHERE && expected.is_some() || expected == Some(key))
             }
-            (None, None) => expected.is_none() && tables.state(self.view().read(slot)) == State::Absent,
+            (None, None) => {
+                expected.is_none() && tables.state(self.view().read(slot)) == State::NotPresent
+            }
             _ => false,
         }
     }
@@ -156,73 +161,87 @@ impl<'a, E: Env> Auditor<'a, E> {
         else {
             return Some(alloc::format!("the loadable root {id:?} is gone"));
         };
-        let source = self.shadow.tables().source(root);
-        let expected = self.shadow.roots().source(vcpu, source.gfn);
-        let in_place = self.env.hpa(root).raw() == source.gfn.base().raw();
-        (source != expected || !in_place || !self.shadow.guest().is_tracked(source.gfn)).then(|| {
-            alloc::format!("the loadable root {source:?} is not in its place, tracked, and as {expected:?}")
+        let key = self.shadow.tables().key(root);
+        let expected = self.shadow.roots().key(vcpu, key.gfn);
+        let in_place = self.env.hpa(root).raw() == key.gfn.base().raw();
+        (key != expected || !in_place || !self.shadow.guest().is_tracked(key.gfn)).then(|| {
+            alloc::format!(
+                "the loadable root {key:?} is not in its place, tracked, and as {expected:?}"
+            )
         })
     }
 
     /// Checks that tables whose zapped shadows may still be cached are protected.
-    pub(crate) fn limbo(self) -> Result<(), Violation> {
-        match self.shadow.tables().pool().limbo_frames().find(|&gfn| !self.shadow.guest().is_tracked(gfn)) {
+    pub(crate) fn quarantine(self) -> Result<(), Violation> {
+        match self
+            .shadow
+            .tables()
+            .pool()
+            .quarantined_frames()
+            .find(|&gfn| !self.shadow.guest().is_tracked(gfn))
+        {
             None => Ok(()),
             Some(gfn) => {
-                let detail = alloc::format!("{gfn:?} lost its protection while its shadow may be cached");
+                let detail =
+                    alloc::format!("{gfn:?} lost its protection while its shadow may be cached");
                 Err(violation(Invariant::Lifetime, detail))
             }
         }
     }
 
     /// Checks what a page promises beside its entries: its frame is protected, and it is found by
-    /// its source.
+    /// its key.
     fn audit_page(self, frame: u32) -> Result<(), Violation> {
-        let source = self.shadow.tables().source(frame);
-        if self.shadow.guest().lists(source)
-            && !self.shadow.guest().is_listed(self.shadow.tables().pool(), source, frame)
+        let key = self.shadow.tables().key(frame);
+        if self.shadow.guest().lists(key)
+            && !self.shadow.guest().is_listed(self.shadow.tables().pool(), key, frame)
         {
             return Err(violation(
                 Invariant::Lifetime,
-                alloc::format!("{source:?} is not found in its place"),
+                alloc::format!("{key:?} is not found in its place"),
             ));
         }
-        if self.shadow.guest().is_detached(source)
+        if self.shadow.guest().is_detached(key)
             && (self.shadow.tables().pool().is_pinned(frame)
                 || self.shadow.tables().rmap().first(List::Parents(frame)).is_some())
         {
             return Err(violation(
                 Invariant::NeverStale,
-                alloc::format!("{source:?} is detached and in use"),
+                alloc::format!("{key:?} is detached and in use"),
             ));
         }
-        if !matches!(source.role, Role::Guest { .. }) || !self.shadow.guest().is_tracked(source.gfn) {
+        if !matches!(key.role, Role::Guest { .. }) || !self.shadow.guest().is_tracked(key.gfn) {
             return Ok(());
         }
-        let gfn = source.gfn.raw() as u32;
+        let gfn = key.gfn.raw() as u32;
         for slot in self.shadow.tables().rmap().iter(List::Gfn(gfn)) {
             if self.view().read(slot).rights().write {
-                let detail = alloc::format!("{slot:?} maps the table {:?} writable", source.gfn);
+                let detail = alloc::format!("{slot:?} maps the table {:?} writable", key.gfn);
                 return Err(violation(Invariant::NeverStale, detail));
             }
         }
-        let region = self.shadow.guest().region(source.gfn).expect("a tracked frame lies in a region");
+        let region = self.shadow.guest().region(key.gfn).expect("a tracked frame lies in a region");
         if self.shadow.tables().rmap().first(List::Region(region)).is_some() {
-            let detail = alloc::format!("a large page maps the table {:?}", source.gfn);
+            let detail = alloc::format!("a large page maps the table {:?}", key.gfn);
             return Err(violation(Invariant::NeverStale, detail));
         }
         Ok(())
     }
 
     fn audit_entry(self, slot: Slot) -> Result<(), Violation> {
-        let Some(source) = self.shadow.tables().pool().live_source(slot.frame()) else {
-            return Err(violation(Invariant::Lifetime, alloc::format!("{slot:?} is in no live page")));
+        let Some(key) = self.shadow.tables().pool().live_key(slot.frame()) else {
+            return Err(violation(
+                Invariant::Lifetime,
+                alloc::format!("{slot:?} is in no live page"),
+            ));
         };
         let entry = self.view().read(slot);
         let state = self.shadow.tables().state(entry);
-        if state != State::Absent && !self.shadow.tables().pool().is_busy(slot.frame(), slot.index() / GROUP)
+        if state != State::NotPresent
+            && !self.shadow.tables().pool().is_busy(slot.frame(), slot.index() / GROUP)
         {
-            let detail = alloc::format!("{slot:?} is {state:?} among entries that count as Absent");
+            let detail =
+                alloc::format!("{slot:?} is {state:?} among entries that count as NotPresent");
             return Err(violation(Invariant::Lifetime, detail));
         }
         let listed = self.shadow.tables().rmap().list_of(slot);
@@ -230,53 +249,56 @@ impl<'a, E: Env> Auditor<'a, E> {
             let detail = alloc::format!("{slot:?} is {state:?} and stands in {listed:?}");
             return Err(violation(Invariant::Lifetime, detail));
         }
-        if self.shadow.guest().is_detached(source) {
+        if self.shadow.guest().is_detached(key) {
             // Out of date, and nothing leads there; but what it references is followed, so that it
             // can come back.
-            return if state == State::Mapped { self.audit_loose(slot, listed) } else { Ok(()) };
+            return if state == State::Mapped { self.audit_unsync(slot, listed) } else { Ok(()) };
         }
-        let loose = self.shadow.guest().is_loose(source);
-        // While a table is loose all faults exit; its entries are refreshed when it is tracked
+        let unsync = self.shadow.guest().is_unsync(key);
+        // While a table is unsync all faults exit; its entries are refreshed when it is tracked
         // again.
-        if self.shadow.filter_is_user() && !loose && self.view().is_narrow(slot) {
-            let detail = alloc::format!("{slot:?} of {source:?} is {:#x}", entry.raw());
+        if self.shadow.filter_is_user() && !unsync && self.view().is_narrow(slot) {
+            let detail = alloc::format!("{slot:?} of {key:?} is {:#x}", entry.raw());
             return Err(violation(Invariant::NeverNarrower, detail));
         }
         let wanted = self.view().target(slot, false);
         let wrong = |invariant| {
             let raw = entry.raw();
-            let detail =
-                alloc::format!("{slot:?} of {source:?} is {raw:#x}, its guest entry asks for {wanted:?}");
+            let detail = alloc::format!(
+                "{slot:?} of {key:?} is {raw:#x}, its guest entry asks for {wanted:?}"
+            );
             Err(violation(invariant, detail))
         };
         match state {
-            State::Absent if wanted == Target::Absent => Ok(()),
-            State::Absent => wrong(Invariant::NeverStale),
-            State::Look | State::Mmio { .. }
-                if is_pdptes(source) && self.shadow.tables().pool().is_pinned(slot.frame()) =>
+            State::NotPresent if wanted == Target::NotPresent => Ok(()),
+            State::NotPresent => wrong(Invariant::NeverStale),
+            State::Trap | State::Mmio { .. }
+                if is_pdptes(key) && self.shadow.tables().pool().is_pinned(slot.frame()) =>
             {
                 wrong(Invariant::NeverStale)
             }
-            // Pending is always right: the hypervisor looks.
-            State::Look => Ok(()),
-            State::Mmio { generation, .. } if generation != self.shadow.guest().generation() => Ok(()),
+            // Trapping is always right: the hypervisor looks.
+            State::Trap => Ok(()),
+            State::Mmio { generation, .. } if generation != self.shadow.guest().generation() => {
+                Ok(())
+            }
             State::Mmio { gfn, rights, .. } => match wanted {
                 Target::Mmio(wanted_gfn, wanted)
                     if gfn == wanted_gfn
-                        && (rights.within(wanted) || self.is_override(slot, rights, source)) =>
+                        && (rights.within(wanted) || self.is_override(slot, rights, key)) =>
                 {
                     Ok(())
                 }
-                _ if loose => Ok(()),
+                _ if unsync => Ok(()),
                 _ => wrong(Invariant::NeverWider),
             },
-            State::Mapped if loose => self.audit_loose(slot, listed),
+            State::Mapped if unsync => self.audit_unsync(slot, listed),
             State::Mapped => match wanted {
                 Target::Link(child, rights) => {
                     let same = !entry.is_large() && entry.hpa() == self.env.hpa(child);
-                    let within = is_pdptes(source)
+                    let within = is_pdptes(key)
                         || entry.rights().within(rights)
-                        || self.is_override(slot, entry.rights(), source);
+                        || self.is_override(slot, entry.rights(), key);
                     if !same || !within {
                         return wrong(Invariant::NeverWider);
                     }
@@ -295,8 +317,8 @@ impl<'a, E: Env> Auditor<'a, E> {
                     let same = entry.hpa() == hfn.base()
                         && entry.is_large() == (level != Level::L1)
                         && entry.is_global() == global;
-                    let within =
-                        entry.rights().within(rights) || self.is_override(slot, entry.rights(), source);
+                    let within = entry.rights().within(rights)
+                        || self.is_override(slot, entry.rights(), key);
                     if !same || !within {
                         return wrong(Invariant::NeverWider);
                     }
@@ -314,35 +336,37 @@ impl<'a, E: Env> Auditor<'a, E> {
     /// An entry may still lead to the identity page of a region that a large page could map again
     /// by now: whether that link is right. The page's own entries are audited by themselves.
     fn audit_split(self, slot: Slot, first: Gfn, listed: Option<List>) -> bool {
-        let Some(child) = self.shadow.guest().find(self.shadow.tables(), Source::direct(Level::L1, first))
+        let Some(child) =
+            self.shadow.guest().find(self.shadow.tables(), ShadowKey::direct(Level::L1, first))
         else {
             return false;
         };
         let rights = self.view().read(slot).rights();
-        let source = self.shadow.tables().source(slot.frame());
-        let allowed = match (source.role, self.view().guest_entry(slot)) {
+        let key = self.shadow.tables().key(slot.frame());
+        let allowed = match (key.role, self.view().guest_entry(slot)) {
             (Role::Guest { nxe, wp, .. }, Some(entry)) => wp.page_rights(entry, nxe, false),
             _ => Rights::ALL,
         };
         self.view().child(slot) == Some(child)
             && listed == Some(List::Parents(child))
-            && (rights.within(allowed) || self.is_override(slot, rights, source))
+            && (rights.within(allowed) || self.is_override(slot, rights, key))
     }
 
-    /// A Mapped entry of a loose or detached table may be old, but what it leads to is live, and
+    /// A Mapped entry of an unsync or detached table may be old, but what it leads to is live, and
     /// this guest's.
-    fn audit_loose(self, slot: Slot, listed: Option<List>) -> Result<(), Violation> {
+    fn audit_unsync(self, slot: Slot, listed: Option<List>) -> Result<(), Violation> {
         let hpa = self.view().read(slot).hpa();
         let holds = match listed {
             Some(List::Parents(child)) => {
                 self.view().child(slot) == Some(child)
-                    && self.shadow.tables().pool().live_source(child).is_some()
+                    && self.shadow.tables().pool().live_key(child).is_some()
             }
             Some(List::Gfn(gfn)) => is_backed(self.env, u64::from(gfn), hpa),
             Some(List::Region(region)) => {
                 let frames = crate::guest::REGION;
-                (0..frames)
-                    .all(|n| is_backed(self.env, u64::from(region) * frames + n, (hpa.hfn() + n).base()))
+                (0..frames).all(|n| {
+                    is_backed(self.env, u64::from(region) * frames + n, (hpa.hfn() + n).base())
+                })
             }
             None => false,
         };
@@ -356,12 +380,12 @@ impl<'a, E: Env> Auditor<'a, E> {
     }
 
     /// Whether these are the rights of the form for a supervisor's write under CR0.WP = 0.
-    fn is_override(self, slot: Slot, rights: Rights, source: Source) -> bool {
-        let Role::Guest { wp: Wp::Off { .. }, .. } = source.role else { return false };
+    fn is_override(self, slot: Slot, rights: Rights, key: ShadowKey) -> bool {
+        let Role::Guest { wp: Wp::Off { .. }, .. } = key.role else { return false };
         match self.view().target(slot, true) {
-            Target::Page { rights: wanted, .. } | Target::Link(_, wanted) | Target::Mmio(_, wanted) => {
-                rights.within(wanted)
-            }
+            Target::Page { rights: wanted, .. }
+            | Target::Link(_, wanted)
+            | Target::Mmio(_, wanted) => rights.within(wanted),
             _ => false,
         }
     }
@@ -371,8 +395,8 @@ fn violation(invariant: Invariant, detail: String) -> Violation {
     Violation { invariant, detail }
 }
 
-fn is_pdptes(source: Source) -> bool {
-    matches!(source.role, Role::Pdptes { .. })
+fn is_pdptes(key: ShadowKey) -> bool {
+    matches!(key.role, Role::Pdptes { .. })
 }
 
 fn is_backed(env: &impl Env, gfn: u64, hpa: Hpa) -> bool {

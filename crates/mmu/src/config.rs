@@ -36,9 +36,11 @@ impl GuestFaults {
             GuestFaults::Present => {
                 PfecFilter { bitmap_bit: true, mask: Pfec::PRESENT, matched: Pfec::PRESENT }
             }
-            GuestFaults::User => {
-                PfecFilter { bitmap_bit: false, mask: Pfec::USER.union(Pfec::RSVD), matched: Pfec::USER }
-            }
+            GuestFaults::User => PfecFilter {
+                bitmap_bit: false,
+                mask: Pfec::USER.union(Pfec::RSVD),
+                matched: Pfec::USER,
+            },
         }
     }
 }
@@ -94,16 +96,16 @@ pub struct Config {
     /// The CPU that the guest sees. Its MAXPHYADDR is at most the real CPU's, which the encodings
     /// know.
     pub features: Features,
-    /// How Pending entries look to the real CPU. [`Encodings::reserved`], once tested on the real
+    /// How Trapping entries look to the real CPU. [`Encodings::reserved`], once tested on the real
     /// CPU, if guest faults may go around the hypervisor, [`Encodings::not_present`] for
     /// [`GuestFaults::Trap`].
     pub encodings: Encodings,
     /// Which page faults may go straight to the guest, if the encodings allow any to do so.
     pub filter: FilterPolicy,
     /// How many roots each vCPU may load without an exit, beside its current one: see
-    /// [`Mmu::offer_root`]. Zero if CR3 loads all exit.
+    /// [`Mmu::allow_native_load`]. Zero if CR3 loads all exit.
     ///
-    /// [`Mmu::offer_root`]: crate::Mmu::offer_root
+    /// [`Mmu::allow_native_load`]: crate::Mmu::allow_native_load
     pub loadable_roots: usize,
     /// Whether a table's translations are all made when it is built or attached, and not one by one
     /// as they are used: there is no reason to switch it off but to see what it is worth.
@@ -206,7 +208,11 @@ impl fmt::Display for ConfigError {
                 write!(f, "{frames} shadow frames are too many: at most 2^20 are supported")
             }
             ConfigError::TooMuchMemory { end } => {
-                write!(f, "guest memory up to {:#x} is too much: at most 4 TiB are supported", end.base())
+                write!(
+                    f,
+                    "guest memory up to {:#x} is too much: at most 4 TiB are supported",
+                    end.base()
+                )
             }
             ConfigError::SharedFrame { gfn, other, hfn } => write!(
                 f,
@@ -219,7 +225,9 @@ impl fmt::Display for ConfigError {
                 f,
                 "the guest's MAXPHYADDR {guest} is above the real CPU's {host}: show the guest at most {host}"
             ),
-            ConfigError::FrameAbove4G { hpa } => write!(f, "the shadow frame at {hpa:#x} lies above 4 GiB"),
+            ConfigError::FrameAbove4G { hpa } => {
+                write!(f, "the shadow frame at {hpa:#x} lies above 4 GiB")
+            }
         }
     }
 }
@@ -230,8 +238,8 @@ impl core::error::Error for ConfigError {}
 mod tests {
     use super::*;
 
-    /// Host faults are those on Pending entries (RSVD), on tracked tables and on clean pages (P and
-    /// W, of a supervisor or, without I4, of user mode), and those of a supervisor where a walk
+    /// Host faults are those on Trapping entries (RSVD), on tracked tables and on clean pages (P
+    /// and W, of a supervisor or, without I4, of user mode), and those of a supervisor where a walk
     /// must tell. All of them exit.
     #[test]
     fn the_filters_for_every_error_code() {

@@ -42,7 +42,8 @@ pub trait GuestMemory: Tables {
     /// Which groups of 8 entries of the table in the frame `gfn`, which is RAM, are not as in
     /// `known`: a bit for each. Each entry is read as by [`Tables::read_entry`].
     fn compare_table(&self, gfn: Gfn, known: &[[u64; 8]; ENTRIES / 8]) -> u64 {
-        let differs = |(group, known): (usize, &[u64; 8])| self.read_entries(gfn, group * 8) != *known;
+        let differs =
+            |(group, known): (usize, &[u64; 8])| self.read_entries(gfn, group * 8) != *known;
         known.iter().enumerate().rev().fold(0, |all, group| all << 1 | u64::from(differs(group)))
     }
 
@@ -63,7 +64,7 @@ pub trait ShadowFrames {
     /// How many frames there are. Constant.
     fn count(&self) -> u32;
 
-    /// Where frame `frame` lies in host memory. Constant, but for [`ShadowFrames::exchange`].
+    /// Where frame `frame` lies in host memory. Constant, but for [`ShadowFrames::swap_frames`].
     fn hpa(&self, frame: u32) -> Hpa;
 
     /// The inverse of [`ShadowFrames::hpa`], for frames that lie where they lay at first.
@@ -93,7 +94,7 @@ pub trait ShadowFrames {
     ///
     /// False, if that cannot be done: then nothing has changed. By default it cannot. An exchange
     /// is never refused that takes the last one of the same two frames back.
-    fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {
+    fn swap_frames(&mut self, frame: u32, gfn: Gfn) -> bool {
         let _ = (frame, gfn);
         false
     }

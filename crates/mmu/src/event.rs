@@ -3,7 +3,7 @@
 use umbra_paging::{Gfn, Level};
 
 use crate::GuestFaults;
-use crate::format::{Role, Source};
+use crate::format::{Role, ShadowKey};
 
 /// Something that the MMU did: for the embedder's trace
 /// ([`ShadowFrames::observe`](crate::ShadowFrames::observe)).
@@ -39,9 +39,9 @@ pub enum Event {
     /// This page-fault filter is in force from now on.
     Filter(GuestFaults),
     /// Writes to this guest table are not seen until the guest's next flush.
-    Loosened(Gfn),
+    Unsynced(Gfn),
     /// Writes to this guest table are seen again.
-    Tightened(Gfn),
+    Resynced(Gfn),
 }
 
 /// What a shadow page is a shadow of.
@@ -63,12 +63,14 @@ pub enum Shadowed {
     },
 }
 
-impl From<Source> for Shadowed {
-    fn from(source: Source) -> Shadowed {
-        let (gfn, level) = (source.gfn, source.role.level());
-        match source.role {
+impl From<ShadowKey> for Shadowed {
+    fn from(key: ShadowKey) -> Shadowed {
+        let (gfn, level) = (key.gfn, key.role.level());
+        match key.role {
             Role::Guest { .. } => Shadowed::Table { gfn, level },
-            Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => Shadowed::Identity { gfn, level },
+            Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => {
+                Shadowed::Identity { gfn, level }
+            }
         }
     }
 }
@@ -109,7 +111,7 @@ impl Counters {
             Event::Attached { .. } => self.attached += 1,
             Event::RootMoved(_) => self.roots_moved += 1,
             Event::Filter(_) => self.filter_switches += 1,
-            Event::Loosened(_) | Event::Tightened(_) => (),
+            Event::Unsynced(_) | Event::Resynced(_) => (),
         }
     }
 }

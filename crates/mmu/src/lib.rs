@@ -12,8 +12,8 @@
 //! | a write to a table cannot be emulated | [`Mmu::release`], with the ticket of the write |
 //! | INVLPG exit; other flushes of the guest | [`Mmu::invlpg`]; [`Mmu::flush_guest`] |
 //! | before the gpa->hpa map changes | [`Mmu::revoke`] |
-//! | the guest may load its current root by itself from now on | [`Mmu::offer_root`] |
-//! | it is likely to load another one soon | [`Mmu::offer_other_root`], if it [may be offered](Mmu::may_offer) |
+//! | the guest may load its current root by itself from now on | [`Mmu::allow_native_load`] |
+//! | it is likely to load another one soon | [`Mmu::allow_native_load_of`], if it [may be offered](Mmu::may_allow_native_load) |
 //! | it has loaded one by itself | [`Mmu::switched`], before any other call |
 //! | before the guest runs, if it may load roots | [`EntryState::loadable_epoch`]: whether some may not be loaded any more |
 //!
@@ -32,7 +32,7 @@
 //!
 //! let (mut host, mut mmu) = start();
 //! let (cr2, rip, access) = (Gva::new(0x123), Gva::new(0x1_0000), Access::supervisor_read());
-//! let answer = match mmu.page_fault(&mut host, 0, cr2, access, &Origin::at(rip)) {
+//! let answer = match mmu.page_fault(&mut host, 0, cr2, access, &FaultContext::at(rip)) {
 //!     FaultOutcome::Resume(_) => "enter the guest again",
 //!     FaultOutcome::Guest(_) => "inject the fault",
 //!     FaultOutcome::Mmio { .. } => "emulate an access to a device",
@@ -50,20 +50,21 @@
 //! exhaustive. What it fills in or only reads may grow, and is `#[non_exhaustive]`.
 //!
 //! # The work in one call
-//! A guest can map one frame, or link one table, from every entry that there is, and then make the MMU visit them all.
-//! So the bound of every call is a multiple of E = 512 x shadow frames, whatever the guest's tables look like. One
-//! unit of work is one call of the embedder's traits. S is the number of shadows of one guest frame: at most one for
-//! each role, 136, and never more than there are shadow frames. Beside each unit there is a search among S pages at most.
+//! A guest can map one frame, or link one table, from every entry that there is, and then make the
+//! MMU visit them all. So the bound of every call is a multiple of E = 512 x shadow frames,
+//! whatever the guest's tables look like. One unit of work is one call of the embedder's traits. S
+//! is the number of shadows of one guest frame: at most one for each role, 136, and never more than
+//! there are shadow frames. Beside each unit there is a search among S pages at most.
 //!
 //! | call | at most | because of |
 //! |---|---|---|
-//! | [`Mmu::page_fault`] | 26 E + 80,000 | four rounds of a walk of 4 entries, each followed in S shadows; up to 8 loose frames refreshed, if a reference is made, or tracked again, if the guest has faulted (11 E); 4 tables built or attached, for each of which a 16th of the pool (at most 16 pages) is reclaimed or its shadows of other roles zapped (6 E), and all that maps its frame protected (9 E); up to 12 more tables below the root, while no table is loose; or up to 32 tables detached, whose parents are unlinked; or, for a fault of the guest that builds nothing, A set in 32 entries ahead, each followed in S shadows (2 E), and a change of the filter |
+//! | [`Mmu::page_fault`] | 26 E + 80,000 | four rounds of a walk of 4 entries, each followed in S shadows; up to 8 unsync frames refreshed, if a reference is made, or tracked again, if the guest has faulted (11 E); 4 tables built or attached, for each of which a 16th of the pool (at most 16 pages) is reclaimed or its shadows of other roles zapped (6 E), and all that maps its frame protected (9 E); up to 12 more tables below the root, while no table is unsync; or up to 32 tables detached, whose parents are unlinked; or, for a fault of the guest that builds nothing, A set in 32 entries ahead, each followed in S shadows (2 E), and a change of the filter |
 //! | [`Mmu::load_paging`] | 26 E + 80,000 | the same, with 5 tables |
-//! | [`Mmu::translate`], [`Mmu::invlpg`], [`Mmu::flush_guest`] | 11 E + 30,000 | 8 loose frames tracked again: every page zapped at most once, every entry unlinked or protected at most once |
-//! | [`Mmu::release`], [`Mmu::release_frame`] | 12 E + 30,000 | one loose frame tracked again, one zapped |
+//! | [`Mmu::translate`], [`Mmu::invlpg`], [`Mmu::flush_guest`] | 11 E + 30,000 | 8 unsync frames tracked again: every page zapped at most once, every entry unlinked or protected at most once |
+//! | [`Mmu::release`], [`Mmu::release_frame`] | 12 E + 30,000 | one unsync frame tracked again, one zapped |
 //! | [`Mmu::write_guest`] | 32 S for each entry that the bytes touch, + 200 | each entry is followed in S shadows; a table that nothing leads to any more is detached |
-//! | [`Mmu::offer_root`] | 9 E + 30,000 | the root, and before it one of another role that lies in its place, moves: every entry that maps its frame is unlinked once, the first four are made anew |
-//! | [`Mmu::offer_other_root`] | 26 E + 80,000 | before that, its table is built or attached |
+//! | [`Mmu::allow_native_load`] | 9 E + 30,000 | the root, and before it one of another role that lies in its place, moves: every entry that maps its frame is unlinked once, the first four are made anew |
+//! | [`Mmu::allow_native_load_of`] | 26 E + 80,000 | before that, its table is built or attached |
 //! | [`Mmu::switched`], [`Mmu::withdraw_root`] | none | only numbers change |
 //! | [`Mmu::revoke`] of n frames | 9 E + 8 n + 30,000; every 2048th call 20 E | every entry is unlinked at most once; a wrap of the generation throws everything away |
 //! | [`Mmu::zap_all`] | 9 E + 10,000 | every page zapped, every entry unlinked |
@@ -106,7 +107,7 @@ pub use event::{Counters, Event, Shadowed};
 pub use format::Encodings;
 pub use mmu::Mmu;
 pub use outcome::{EntryState, FaultOutcome, Root, RootFormat, TableTicket, TranslateError, Work};
-pub use policy::Origin;
+pub use policy::FaultContext;
 
 /// Makes the example in the read-me a test.
 #[cfg(doctest)]

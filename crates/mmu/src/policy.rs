@@ -6,36 +6,36 @@ use umbra_paging::{Gfn, Gpa, Gva};
 /// be the same for as long as the guest gets no further.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct Origin {
+pub struct FaultContext {
     /// The guest instruction.
     pub rip: Gva,
     /// Its stack pointer, where return addresses may stand.
     pub rsp: Option<Gva>,
     /// The guest had run for a short time only since its last exit, some hundred instructions, and
     /// has met no page fault since then (also none that did not exit: its CR2 tells).
-    pub soon: bool,
+    pub back_to_back: bool,
 }
 
-impl Origin {
+impl FaultContext {
     /// Nothing but the instruction is known.
-    pub const fn at(rip: Gva) -> Origin {
-        Origin { rip, rsp: None, soon: false }
+    pub const fn at(rip: Gva) -> FaultContext {
+        FaultContext { rip, rsp: None, back_to_back: false }
     }
 
     /// Its stack pointer is known, too.
-    pub const fn with_stack(self, rsp: Gva) -> Origin {
-        Origin { rsp: Some(rsp), ..self }
+    pub const fn with_stack(self, rsp: Gva) -> FaultContext {
+        FaultContext { rsp: Some(rsp), ..self }
     }
 
-    /// So is whether it comes [soon](Origin::soon).
-    pub const fn with_soon(self, soon: bool) -> Origin {
-        Origin { soon, ..self }
+    /// So is whether it comes [back to back](FaultContext::back_to_back).
+    pub const fn with_back_to_back(self, back_to_back: bool) -> FaultContext {
+        FaultContext { back_to_back, ..self }
     }
 }
 
 /// A place in the guest's code that writes tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct CallSite {
     /// The instruction.
     pub rip: u64,
     /// What the first return addresses on its stack are, mixed; 0 if nothing there looks like one.
@@ -43,7 +43,7 @@ pub struct Place {
     /// Whether the entry behind the one that is written is present now as that is, or not present
     /// as that is. Bursts write entry after entry; where the next one is otherwise, what writes
     /// this one has less to do.
-    pub alike: bool,
+    pub same_presence: bool,
 }
 
 /// A write to a tracked frame.
@@ -55,24 +55,31 @@ pub struct TableWrite {
     /// Where it goes.
     pub gpa: Gpa,
     /// The guest's code that writes; nothing, if the policy does not
-    /// [need](WritePolicy::needs_place) it.
-    pub place: Place,
-    /// [`Origin::soon`].
-    pub soon: bool,
+    /// [need](WritePolicy::needs_site) it.
+    pub site: CallSite,
+    /// [`FaultContext::back_to_back`].
+    pub back_to_back: bool,
     /// Whether a shadow of the frame can be reached by the hardware: a parent links to it, or it is
     /// a root in use. Guests free page tables by clearing what references them, and then use the
     /// frame for data.
     pub reachable: bool,
-    /// Whether no root that a vCPU runs on (or its twin, with page-table isolation) leads there.
+    /// Whether no root that a vCPU runs on (or its PTI sibling) leads there.
     /// Guests that end a process write its tables from another address space. A detach is of all
     /// tables of the address space then.
-    pub idle: bool,
+    pub inactive: bool,
 }
 
 impl TableWrite {
     /// A write to a table in use of which nothing else is known.
     pub fn new(vcpu: usize, gpa: Gpa) -> TableWrite {
-        TableWrite { vcpu, gpa, place: Place::default(), soon: false, reachable: true, idle: false }
+        TableWrite {
+            vcpu,
+            gpa,
+            site: CallSite::default(),
+            back_to_back: false,
+            reachable: true,
+            inactive: false,
+        }
     }
 }
 
@@ -90,9 +97,9 @@ pub enum Answer {
 
 /// Decides how writes to tracked frames are answered. Any answer is correct; they differ in exits.
 pub trait WritePolicy {
-    /// Whether an answer to this write, whose place is not known yet, depends on its place: finding
+    /// Whether an answer to this write, whose site is not known yet, depends on its site: finding
     /// it out takes time.
-    fn needs_place(&self, write: &TableWrite) -> bool {
+    fn needs_site(&self, write: &TableWrite) -> bool {
         let _ = write;
         true
     }
@@ -111,7 +118,7 @@ pub trait WritePolicy {
 pub struct EmulateReachable;
 
 impl WritePolicy for EmulateReachable {
-    fn needs_place(&self, _: &TableWrite) -> bool {
+    fn needs_site(&self, _: &TableWrite) -> bool {
         false
     }
 

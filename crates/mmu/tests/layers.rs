@@ -21,15 +21,32 @@ const LAYERS: &[Layer] = &[
     ("sync", &["config", "derive", "env", "event", "format", "guest", "roots", "tables"]),
     (
         "lifecycle",
-        &["config", "derive", "env", "event", "format", "guest", "policy", "roots", "sync", "tables"],
+        &[
+            "config", "derive", "env", "event", "format", "guest", "policy", "roots", "sync",
+            "tables",
+        ],
     ),
     (
         "fault",
-        &["config", "derive", "env", "event", "format", "lifecycle", "outcome", "policy", "roots", "tables"],
+        &[
+            "config",
+            "derive",
+            "env",
+            "event",
+            "format",
+            "lifecycle",
+            "outcome",
+            "policy",
+            "roots",
+            "tables",
+        ],
     ),
     ("advice", &["config", "derive", "env", "fault", "format", "policy", "roots", "tables"]),
     ("audit", &["derive", "env", "format", "guest", "lifecycle", "tables"]),
-    ("mmu", &["advice", "audit", "config", "env", "event", "fault", "lifecycle", "outcome", "policy"]),
+    (
+        "mmu",
+        &["advice", "audit", "config", "env", "event", "fault", "lifecycle", "outcome", "policy"],
+    ),
 ];
 
 fn modules() -> Modules {

@@ -6,8 +6,8 @@ use std::alloc::System;
 
 use cap::Cap;
 use umbra_mmu::{
-    Backing, Config, Encodings, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu, Origin, ShadowFrames,
-    Tlb,
+    Backing, Config, Encodings, FaultContext, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu,
+    ShadowFrames, Tlb,
 };
 use umbra_paging::{Access, ENTRIES, Features, Gfn, Gpa, Gva, Hfn, Hpa, Paging, Tables};
 
@@ -94,7 +94,8 @@ fn start() -> (Host, Mmu) {
     }
     let mut host = Host { memory, shadow: vec![[0; ENTRIES]; SHADOW_FRAMES] };
     let features = Features::new(40, true);
-    let config = Config::new(features, Encodings::reserved(40).expect("40 bits leave reserved ones"));
+    let config =
+        Config::new(features, Encodings::reserved(40).expect("40 bits leave reserved ones"));
     let mut mmu = Mmu::new(config, &mut host).expect("there are enough frames");
     let paging = Paging::from_registers(0x8001_0001, 0x1000, 0x20, 0x500).expect("4-level paging");
     mmu.load_paging(&mut host, 0, paging);
@@ -103,14 +104,15 @@ fn start() -> (Host, Mmu) {
 
 /// The guest uses each of its tables, and then frees some and makes new ones of them.
 fn work(host: &mut Host, mmu: &mut Mmu) {
-    let origin = Origin::at(Gva::new(0x1000));
+    let context = FaultContext::at(Gva::new(0x1000));
     for round in 0..3 {
         for n in 0..TABLES {
             let (gva, access) = (Gva::new(n << 21), Access::user_read());
-            let outcome = mmu.page_fault(host, 0, gva, access, &origin);
+            let outcome = mmu.page_fault(host, 0, gva, access, &context);
             assert!(matches!(outcome, FaultOutcome::Resume(_)), "{round} {n}: {outcome:?}");
             if n % 3 == round {
-                let (link, page) = (Gfn::new(3).entry(n as usize), Gfn::new(FIRST_TABLE + n).entry(0));
+                let (link, page) =
+                    (Gfn::new(3).entry(n as usize), Gfn::new(FIRST_TABLE + n).entry(0));
                 mmu.write_guest(host, link, &[0; 8]);
                 mmu.write_guest(host, page, &(10 << 12 | ALL).to_le_bytes());
                 mmu.write_guest(host, link, &((FIRST_TABLE + n) << 12 | ALL).to_le_bytes());

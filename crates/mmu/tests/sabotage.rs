@@ -17,7 +17,10 @@ fn mutations() -> Vec<Mutation> {
 #[test]
 fn every_mutation_applies() {
     if let Err(error) = umbra_sabotage::weave(&folder().with_file_name("src"), &mutations()) {
-        panic!("{error:#}\n({} says how mutations are written)", folder().join("README.md").display());
+        panic!(
+            "{error:#}\n({} says how mutations are written)",
+            folder().join("README.md").display()
+        );
     }
 }
 

@@ -53,7 +53,8 @@ impl Registers {
             Entry { row, reset, writable: row.writable.on(cpu) }
         };
         let entries: Vec<_> = TABLE.iter().filter(|row| row.is_on(cpu)).map(entry).collect();
-        let stored = entries.iter().filter(|entry| matches!(entry.row.treatment, Treatment::Stored { .. }));
+        let stored =
+            entries.iter().filter(|entry| matches!(entry.row.treatment, Treatment::Stored { .. }));
         let count = stored.map(|entry| entry.row.registers().count()).sum();
         Registers { entries, written: Vec::with_capacity(count) }
     }
@@ -68,7 +69,8 @@ impl Registers {
 
     /// What a register holds that is stored or constant; zero for others.
     pub fn value(&self, msr: u32) -> u64 {
-        let written = self.written.iter().find(|(number, _)| *number == msr).map(|(_, value)| *value);
+        let written =
+            self.written.iter().find(|(number, _)| *number == msr).map(|(_, value)| *value);
         written.unwrap_or_else(|| self.entry(msr).map_or(0, |entry| entry.reset))
     }
 

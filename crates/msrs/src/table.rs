@@ -41,7 +41,13 @@ const fn shown(
     one(msr, name, models, Treatment::Shown(source), Bits::Are(writable), why)
 }
 
-const fn constant(msr: u32, name: &'static str, models: Models, value: u64, why: &'static str) -> Row {
+const fn constant(
+    msr: u32,
+    name: &'static str,
+    models: Models,
+    value: u64,
+    why: &'static str,
+) -> Row {
     one(msr, name, models, Treatment::Constant(Value::Is(value)), Bits::NONE, why)
 }
 
@@ -65,12 +71,18 @@ const fn checked(
     check: Check,
     why: &'static str,
 ) -> Row {
-    one(msr, name, All, Treatment::Stored { reset: Value::Is(reset), check, dropped: 0 }, writable, why)
+    one(
+        msr,
+        name,
+        All,
+        Treatment::Stored { reset: Value::Is(reset), check, dropped: 0 },
+        writable,
+        why,
+    )
 }
 
 const MTRR: &str = "memory is write-back whatever they say";
-const PMU: &str =
-    "CPUID.0AH shows no performance counters: their counts would be those of Umbra and guest together";
+const PMU: &str = "CPUID.0AH shows no performance counters: their counts would be those of Umbra and guest together";
 const LBR: &str = "no branch is recorded: Umbra's own would be among them";
 const RAPL: &str = "power is the machine's";
 const VMX: &str = "CPUID.1:ECX.VMX is clear: no nested guests";
@@ -101,16 +113,53 @@ const MISC_ENABLE_READ_ONLY: u64 = 1 << 7 | 1 << 11 | 1 << 12;
 pub const TABLE: &[Row] = &[
     constant(0x0, "IA32_P5_MC_ADDR", Intel, 0, "no machine check is reported to the guest"),
     constant(0x1, "IA32_P5_MC_TYPE", Intel, 0, "no machine check is reported to the guest"),
-    shown(0x10, "IA32_TIME_STAMP_COUNTER", All, Source::Tsc, u64::MAX, "the machine's plus an offset"),
+    shown(
+        0x10,
+        "IA32_TIME_STAMP_COUNTER",
+        All,
+        Source::Tsc,
+        u64::MAX,
+        "the machine's plus an offset",
+    ),
     constant(0x17, "IA32_PLATFORM_ID", Intel, 0, "microcode is the machine's business"),
-    shown(0x1b, "IA32_APIC_BASE", All, Source::Apic, 0xf_ffff_f800, "the local APIC's: base and enable"),
-    constant(0x3a, "IA32_FEATURE_CONTROL", Intel, 1, "locked without VMX, as firmware does without it"),
-    hidden(0x3b, "IA32_TSC_ADJUST", Intel, "CPUID.7:EBX[1] is clear: one CPU has nothing to adjust to"),
+    shown(
+        0x1b,
+        "IA32_APIC_BASE",
+        All,
+        Source::Apic,
+        0xf_ffff_f800,
+        "the local APIC's: base and enable",
+    ),
+    constant(
+        0x3a,
+        "IA32_FEATURE_CONTROL",
+        Intel,
+        1,
+        "locked without VMX, as firmware does without it",
+    ),
+    hidden(
+        0x3b,
+        "IA32_TSC_ADJUST",
+        Intel,
+        "CPUID.7:EBX[1] is clear: one CPU has nothing to adjust to",
+    ),
     constant(0x40, "MSR_LASTBRANCH_n_FROM_IP", Core2, 0, LBR).to(0x43, 1),
-    hidden(0x48, "IA32_SPEC_CTRL", All, "CPUID.7:EDX[26] is clear: speculation is the machine's business"),
+    hidden(
+        0x48,
+        "IA32_SPEC_CTRL",
+        All,
+        "CPUID.7:EDX[26] is clear: speculation is the machine's business",
+    ),
     hidden(0x49, "IA32_PRED_CMD", All, "CPUID.7:EDX[26] is clear"),
     constant(0x60, "MSR_LASTBRANCH_n_TO_IP", Core2, 0, LBR).to(0x63, 1),
-    one(0x79, "IA32_BIOS_UPDT_TRIG", Intel, Ignored, Bits::ALL, "microcode is the machine's business"),
+    one(
+        0x79,
+        "IA32_BIOS_UPDT_TRIG",
+        Intel,
+        Ignored,
+        Bits::ALL,
+        "microcode is the machine's business",
+    ),
     one(
         0x8b,
         "IA32_BIOS_SIGN_ID",
@@ -136,7 +185,14 @@ pub const TABLE: &[Row] = &[
         Bits::NONE,
         "100 MHz, which the ratios count in",
     ),
-    one(0xce, "MSR_PLATFORM_INFO", Intel, Treatment::Constant(Value::Ratio(&[8, 40])), Bits::NONE, ONE_CORE),
+    one(
+        0xce,
+        "MSR_PLATFORM_INFO",
+        Intel,
+        Treatment::Constant(Value::Ratio(&[8, 40])),
+        Bits::NONE,
+        ONE_CORE,
+    ),
     shown(
         0xe7,
         "IA32_MPERF",
@@ -163,7 +219,14 @@ pub const TABLE: &[Row] = &[
         "what the CPU is immune to, if anything",
     ),
     hidden(0x10b, "IA32_FLUSH_CMD", All, "CPUID.7:EDX[28] is clear"),
-    shown(0x174, "IA32_SYSENTER_CS", All, Source::Hardware, 0xffff_ffff, "the CPU keeps it for the guest"),
+    shown(
+        0x174,
+        "IA32_SYSENTER_CS",
+        All,
+        Source::Hardware,
+        0xffff_ffff,
+        "the CPU keeps it for the guest",
+    ),
     one(
         0x175,
         "IA32_SYSENTER_ESP",
@@ -184,7 +247,14 @@ pub const TABLE: &[Row] = &[
     stored(0x17a, "IA32_MCG_STATUS", All, 0, 0b111, "no machine check is reported to the guest"),
     hidden(0x17b, "IA32_MCG_CTL", All, "IA32_MCG_CAP.MCG_CTL_P is clear"),
     hidden(0x186, "IA32_PERFEVTSELn", Intel, PMU).to(0x18d, 1),
-    one(0x198, "IA32_PERF_STATUS", Intel, Treatment::Constant(Value::Ratio(&[8, 40])), Bits::NONE, ONE_CORE),
+    one(
+        0x198,
+        "IA32_PERF_STATUS",
+        Intel,
+        Treatment::Constant(Value::Ratio(&[8, 40])),
+        Bits::NONE,
+        ONE_CORE,
+    ),
     one(
         0x199,
         "IA32_PERF_CTL",
@@ -237,12 +307,31 @@ pub const TABLE: &[Row] = &[
     constant(0x1dd, "MSR_LER_FROM_LIP", Intel, 0, LBR),
     constant(0x1de, "MSR_LER_TO_LIP", Intel, 0, LBR),
     hidden(0x1fc, "MSR_POWER_CTL", Intel, RAPL),
-    checked(0x200, "IA32_MTRR_PHYSBASE0", HOLE, Bits::Physical(0xff), Check::MtrrType, HOLE_IS_UNCACHEABLE),
+    checked(
+        0x200,
+        "IA32_MTRR_PHYSBASE0",
+        HOLE,
+        Bits::Physical(0xff),
+        Check::MtrrType,
+        HOLE_IS_UNCACHEABLE,
+    ),
     Row {
-        treatment: Treatment::Stored { reset: Value::RangeMask(HOLE_SIZE), check: Check::Any, dropped: 0 },
-        ..checked(0x201, "IA32_MTRR_PHYSMASK0", 0, Bits::Physical(VALID), Check::Any, HOLE_IS_UNCACHEABLE)
+        treatment: Treatment::Stored {
+            reset: Value::RangeMask(HOLE_SIZE),
+            check: Check::Any,
+            dropped: 0,
+        },
+        ..checked(
+            0x201,
+            "IA32_MTRR_PHYSMASK0",
+            0,
+            Bits::Physical(VALID),
+            Check::Any,
+            HOLE_IS_UNCACHEABLE,
+        )
     },
-    checked(0x202, "IA32_MTRR_PHYSBASEn", 0, Bits::Physical(0xff), Check::MtrrType, MTRR).to(0x20e, 2),
+    checked(0x202, "IA32_MTRR_PHYSBASEn", 0, Bits::Physical(0xff), Check::MtrrType, MTRR)
+        .to(0x20e, 2),
     checked(0x203, "IA32_MTRR_PHYSMASKn", 0, Bits::Physical(VALID), Check::Any, MTRR).to(0x20f, 2),
     checked(0x250, "IA32_MTRR_FIX64K_00000", WRITE_BACK, Bits::ALL, Check::MtrrTypes, MTRR),
     checked(0x258, "IA32_MTRR_FIX16K_80000", WRITE_BACK, Bits::ALL, Check::MtrrTypes, MTRR),
@@ -262,8 +351,13 @@ pub const TABLE: &[Row] = &[
     hidden(0x345, "IA32_PERF_CAPABILITIES", Intel, "CPUID.1:ECX.PDCM is clear"),
     hidden(0x38d, "IA32_FIXED_CTR_CTRL and its like", Intel, PMU).to(0x390, 1),
     hidden(0x3f1, "MSR_PEBS_ENABLE", Intel, PMU),
-    hidden(0x400, "IA32_MCi_CTL, STATUS, ADDR, MISC", All, "IA32_MCG_CAP says that there are no banks")
-        .to(0x47f, 1),
+    hidden(
+        0x400,
+        "IA32_MCi_CTL, STATUS, ADDR, MISC",
+        All,
+        "IA32_MCG_CAP says that there are no banks",
+    )
+    .to(0x47f, 1),
     hidden(0x480, "IA32_VMX_BASIC and its like", Intel, VMX).to(0x491, 1),
     hidden(0x4c1, "IA32_A_PMCn", Intel, PMU).to(0x4c8, 1),
     hidden(0x570, "IA32_RTIT_CTL and its like", Intel, "CPUID.7:EBX[25] is clear").to(0x587, 1),
@@ -287,8 +381,13 @@ pub const TABLE: &[Row] = &[
     hidden(0xc80, "IA32_DEBUG_INTERFACE", Intel, "CPUID.1:ECX[11] is clear"),
     hidden(0xd90, "IA32_BNDCFGS", Intel, "CPUID.7:EBX[14] is clear"),
     hidden(0xda0, "IA32_XSS", All, "CPUID.0DH.1:EAX[3] is clear: XSAVES is hidden"),
-    hidden(0x4000_0000, "hypervisors' own", All, "Umbra has none: leaf 0x40000000 says that it is the last")
-        .to(0x4000_00ff, 1),
+    hidden(
+        0x4000_0000,
+        "hypervisors' own",
+        All,
+        "Umbra has none: leaf 0x40000000 says that it is the last",
+    )
+    .to(0x4000_00ff, 1),
     shown(
         0xc000_0080,
         "IA32_EFER",
@@ -301,9 +400,30 @@ pub const TABLE: &[Row] = &[
     shown(0xc000_0082, "IA32_LSTAR", All, Source::Hardware, u64::MAX, SYSCALL),
     shown(0xc000_0083, "IA32_CSTAR", All, Source::Hardware, u64::MAX, SYSCALL),
     shown(0xc000_0084, "IA32_FMASK", All, Source::Hardware, 0xffff_ffff, SYSCALL),
-    shown(0xc000_0100, "IA32_FS_BASE", All, Source::Hardware, u64::MAX, "the CPU keeps it for the guest"),
-    shown(0xc000_0101, "IA32_GS_BASE", All, Source::Hardware, u64::MAX, "the CPU keeps it for the guest"),
-    shown(0xc000_0102, "IA32_KERNEL_GS_BASE", All, Source::Hardware, u64::MAX, "Umbra does not use SWAPGS"),
+    shown(
+        0xc000_0100,
+        "IA32_FS_BASE",
+        All,
+        Source::Hardware,
+        u64::MAX,
+        "the CPU keeps it for the guest",
+    ),
+    shown(
+        0xc000_0101,
+        "IA32_GS_BASE",
+        All,
+        Source::Hardware,
+        u64::MAX,
+        "the CPU keeps it for the guest",
+    ),
+    shown(
+        0xc000_0102,
+        "IA32_KERNEL_GS_BASE",
+        All,
+        Source::Hardware,
+        u64::MAX,
+        "Umbra does not use SWAPGS",
+    ),
     shown(
         0xc000_0103,
         "IA32_TSC_AUX",
@@ -321,8 +441,22 @@ pub const TABLE: &[Row] = &[
     .to(0xc001_0007, 1),
     stored(0xc001_0010, "SYSCFG", Amd, 0, 0x7c_0000, MTRR),
     stored(0xc001_0015, "HWCR", Amd, 1 << 24, 0x104_0158, "bit 24: the TSC has one frequency"),
-    stored(0xc001_001f, "NB_CFG", Amd, 0, 1 << 46 | 1 << 54, "there is no northbridge to configure"),
-    one(0xc001_0020, "PATCH_LOADER", Amd, Ignored, Bits::ALL, "microcode is the machine's business"),
+    stored(
+        0xc001_001f,
+        "NB_CFG",
+        Amd,
+        0,
+        1 << 46 | 1 << 54,
+        "there is no northbridge to configure",
+    ),
+    one(
+        0xc001_0020,
+        "PATCH_LOADER",
+        Amd,
+        Ignored,
+        Bits::ALL,
+        "microcode is the machine's business",
+    ),
     constant(0xc001_0058, "MMIO_CFG_BASE", Amd, 0, "no configuration space in memory"),
     hidden(0xc001_0061, "PStateCurLim and its like", Amd, "CPUID.80000007H:EDX[7] is clear")
         .to(0xc001_006b, 1),
@@ -350,4 +484,5 @@ const VALID: u64 = 1 << 11;
 /// The hole for devices below 4 GiB, as firmware leaves it.
 const HOLE: u64 = 0xc000_0000;
 const HOLE_SIZE: u64 = 1 << 30;
-const HOLE_IS_UNCACHEABLE: &str = "the hole for devices below 4 GiB is uncacheable, as firmware leaves it";
+const HOLE_IS_UNCACHEABLE: &str =
+    "the hole for devices below 4 GiB is uncacheable, as firmware leaves it";

@@ -1,8 +1,11 @@
 //! The table holds together, and registers do what it says.
 
-use umbra_msrs::{Answer, Cpu, Markdown, Refused, Registers, Source, TABLE, Treatment, Vendor, row};
+use umbra_msrs::{
+    Answer, Cpu, Markdown, Refused, Registers, Source, TABLE, Treatment, Vendor, row,
+};
 
-const SKYLAKE: Cpu = Cpu { vendor: Vendor::Intel, family: 6, model: 0x55, maxphyaddr: 40, ratio: 20 };
+const SKYLAKE: Cpu =
+    Cpu { vendor: Vendor::Intel, family: 6, model: 0x55, maxphyaddr: 40, ratio: 20 };
 const PENRYN: Cpu = Cpu { model: 0x17, ..SKYLAKE };
 const RYZEN: Cpu = Cpu { vendor: Vendor::Amd, family: 0x17, model: 1, ..SKYLAKE };
 const CPUS: [Cpu; 3] = [SKYLAKE, PENRYN, RYZEN];
@@ -18,7 +21,8 @@ fn each_register_of_a_cpu_has_one_row_and_the_lookup_finds_it() {
     for cpu in CPUS {
         let mut registers = Registers::new(&cpu);
         for msr in numbers() {
-            let rows: Vec<_> = TABLE.iter().filter(|row| row.is_on(&cpu) && row.contains(msr)).collect();
+            let rows: Vec<_> =
+                TABLE.iter().filter(|row| row.is_on(&cpu) && row.contains(msr)).collect();
             assert!(rows.len() <= 1, "{msr:#x}: {rows:?}");
             let found = row(msr, &cpu).map(|row| row.treatment);
             assert_eq!(found, rows.first().map(|row| row.treatment));
@@ -32,9 +36,15 @@ fn each_register_of_a_cpu_has_one_row_and_the_lookup_finds_it() {
                     assert_eq!(read, Err(Refused), "{msr:#x}");
                     assert_eq!(registers.write(msr, 7), Ok(Answer::Done(())), "{msr:#x}");
                 }
-                Some(Treatment::Shown(source)) => assert_eq!(read, Ok(Answer::Ask(source)), "{msr:#x}"),
-                Some(Treatment::Constant(value)) => assert_eq!(read, Ok(Answer::Done(value.on(&cpu)))),
-                Some(Treatment::Stored { reset, .. }) => assert_eq!(read, Ok(Answer::Done(reset.on(&cpu)))),
+                Some(Treatment::Shown(source)) => {
+                    assert_eq!(read, Ok(Answer::Ask(source)), "{msr:#x}")
+                }
+                Some(Treatment::Constant(value)) => {
+                    assert_eq!(read, Ok(Answer::Done(value.on(&cpu))))
+                }
+                Some(Treatment::Stored { reset, .. }) => {
+                    assert_eq!(read, Ok(Answer::Done(reset.on(&cpu))))
+                }
             }
         }
     }
@@ -55,7 +65,9 @@ fn stored_registers_keep_what_may_be_written() {
                     let value = reset ^ bit;
                     let (wanted, after) = match bit {
                         _ if bit & dropped != 0 => (Ok(Answer::Done(())), reset),
-                        _ if bit & writable != 0 && check.allows(value) => (Ok(Answer::Done(())), value),
+                        _ if bit & writable != 0 && check.allows(value) => {
+                            (Ok(Answer::Done(())), value)
+                        }
                         _ => (Err(Refused), reset),
                     };
                     assert_eq!(registers.write(msr, value), wanted, "{row} bit {bit:#x}");
@@ -71,7 +83,11 @@ fn stored_registers_keep_what_may_be_written() {
 fn constants_take_no_other_value() {
     let mut registers = Registers::new(&SKYLAKE);
     assert_eq!(registers.write(0xfe, 0x508), Err(Refused), "IA32_MTRRCAP cannot be written");
-    assert_eq!(registers.write(0x8b, 0), Ok(Answer::Done(())), "reading the revision begins with it");
+    assert_eq!(
+        registers.write(0x8b, 0),
+        Ok(Answer::Done(())),
+        "reading the revision begins with it"
+    );
     assert_eq!(registers.read(0x8b), Ok(Answer::Done(1 << 32)));
     assert_eq!(registers.write(0x19c, 1 << 20), Err(Refused));
 }

@@ -9,7 +9,8 @@ pub enum LoadError {
          without"
     )]
     UnknownFlags(u32),
-    /// A multiboot header in a file that says neither as an ELF nor by address fields what goes where.
+    /// A multiboot header in a file that says neither as an ELF nor by address fields what goes
+    /// where.
     #[error(
         "has a multiboot header, but neither is it an ELF file for x86 nor does the header say where it goes; give an \
          ELF32 file"
@@ -35,7 +36,9 @@ pub enum LoadError {
         want: u64,
     },
     /// Two segments at one place.
-    #[error("has segments that overlap at {0:#x}; link it so that each has its own physical addresses")]
+    #[error(
+        "has segments that overlap at {0:#x}; link it so that each has its own physical addresses"
+    )]
     Overlap(u64),
     /// The entry point is not in a segment.
     #[error(

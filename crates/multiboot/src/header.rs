@@ -9,7 +9,8 @@ const MAGIC: u32 = 0x1bad_b002;
 
 /// Flags that a loader must know: 0 to 15.
 const REQUIRED: u32 = 0xffff;
-/// Modules at page boundaries, memory information, a video mode. QEMU, too, goes on without the last.
+/// Modules at page boundaries, memory information, a video mode. QEMU, too, goes on without the
+/// last.
 const KNOWN: u32 = 0b111;
 /// The address fields are there, and replace whatever else the file says.
 const ADDRESS_FIELDS: u32 = 1 << 16;
@@ -56,8 +57,9 @@ impl Header {
             return Err(LoadError::UnknownFlags(flags & REQUIRED & !KNOWN));
         }
         let field = |index: usize| {
-            word(at + 12 + 4 * index)
-                .ok_or(LoadError::Damaged("its multiboot header does not end within the first 8 KiB"))
+            word(at + 12 + 4 * index).ok_or(LoadError::Damaged(
+                "its multiboot header does not end within the first 8 KiB",
+            ))
         };
         let addresses = if flags & ADDRESS_FIELDS == 0 {
             None

@@ -1,4 +1,5 @@
-//! What the kernel is told (specification, "Boot information format"), and its first descriptor table.
+//! What the kernel is told (specification, "Boot information format"), and its first descriptor
+//! table.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -99,7 +100,9 @@ impl Contents<'_> {
 
     /// Strings in the order in which they lie in the block.
     fn strings(&self) -> impl Iterator<Item = &str> {
-        [LOADER_NAME, self.command_line].into_iter().chain(self.modules.iter().map(|(_, string)| *string))
+        [LOADER_NAME, self.command_line]
+            .into_iter()
+            .chain(self.modules.iter().map(|(_, string)| *string))
     }
 
     /// Bytes of the block.
@@ -109,8 +112,11 @@ impl Contents<'_> {
 
     /// KiB of memory from `start` up, without holes.
     fn memory_kib(&self, start: u64) -> u32 {
-        let region = self.memory.iter().find(|region| region.usable && region.range.contains(&start));
-        region.map_or(0, |region| u32::try_from((region.range.end - start) / 1024).unwrap_or(u32::MAX))
+        let region =
+            self.memory.iter().find(|region| region.usable && region.range.contains(&start));
+        region.map_or(0, |region| {
+            u32::try_from((region.range.end - start) / 1024).unwrap_or(u32::MAX)
+        })
     }
 
     /// The block at `start`. All of it must lie below 4 GiB.
@@ -138,7 +144,14 @@ impl Contents<'_> {
             put(layout.gdt + 8 * index, &halves(entry));
         }
         let information = [
-            (0, flag::MEMORY | flag::COMMAND_LINE | flag::MODULES | flag::MEMORY_MAP | flag::LOADER_NAME),
+            (
+                0,
+                flag::MEMORY
+                    | flag::COMMAND_LINE
+                    | flag::MODULES
+                    | flag::MEMORY_MAP
+                    | flag::LOADER_NAME,
+            ),
             (4, self.memory_kib(0)),
             (8, self.memory_kib(1 << 20)),
             (16, places[1]),
@@ -148,9 +161,14 @@ impl Contents<'_> {
             (48, at(layout.memory_map)),
             (64, places[0]),
         ];
-        information.into_iter().for_each(|(field, value)| put(layout.information + field, &[value]));
+        information
+            .into_iter()
+            .for_each(|(field, value)| put(layout.information + field, &[value]));
         for (((range, _), string), index) in self.modules.iter().zip(&places[2..]).zip(0..) {
-            put(layout.modules + MODULE * index, &[range.start as u32, range.end as u32, *string, 0]);
+            put(
+                layout.modules + MODULE * index,
+                &[range.start as u32, range.end as u32, *string, 0],
+            );
         }
         for (region, index) in self.memory.iter().zip(0..) {
             let [start_low, start_high] = halves(region.range.start);

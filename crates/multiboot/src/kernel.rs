@@ -35,7 +35,8 @@ impl Image for [u8] {
 pub struct Segment {
     /// This part of the file, which the file has, ...
     pub file: Range<u64>,
-    /// ... goes here, in guest-physical addresses below 4 GiB; what is longer than the file's part is zero.
+    /// ... goes here, in guest-physical addresses below 4 GiB; what is longer than the file's part
+    /// is zero.
     pub memory: Range<u64>,
 }
 
@@ -69,12 +70,16 @@ impl Kernel {
             return Err(LoadError::Damaged("it has no segment to load"));
         }
         segments.sort_by_key(|segment| segment.memory.start);
-        if let Some(pair) = segments.windows(2).find(|pair| pair[0].memory.end > pair[1].memory.start) {
+        if let Some(pair) =
+            segments.windows(2).find(|pair| pair[0].memory.end > pair[1].memory.start)
+        {
             return Err(LoadError::Overlap(pair[1].memory.start));
         }
         let entry = u32::try_from(entry)
             .ok()
-            .filter(|entry| segments.iter().any(|segment| segment.memory.contains(&u64::from(*entry))))
+            .filter(|entry| {
+                segments.iter().any(|segment| segment.memory.contains(&u64::from(*entry)))
+            })
             .ok_or(LoadError::Entry(entry))?;
         Ok(Some(Kernel { segments, entry }))
     }
@@ -86,7 +91,13 @@ impl Kernel {
 }
 
 /// A segment, if what the headers say of it can be true.
-fn segment(offset: u64, file_size: u64, gpa: u64, memory_size: u64, have: u64) -> Result<Segment, LoadError> {
+fn segment(
+    offset: u64,
+    file_size: u64,
+    gpa: u64,
+    memory_size: u64,
+    have: u64,
+) -> Result<Segment, LoadError> {
     // Linkers align the offset of a segment without bytes in the file: it may lie behind the file's
     // end.
     let offset = if file_size == 0 { 0 } else { offset };
@@ -104,7 +115,11 @@ fn segment(offset: u64, file_size: u64, gpa: u64, memory_size: u64, have: u64) -
     Ok(Segment { file: offset..want, memory: gpa..end })
 }
 
-fn by_addresses(addresses: &Addresses, header: u64, size: u64) -> Result<(Vec<Segment>, u64), LoadError> {
+fn by_addresses(
+    addresses: &Addresses,
+    header: u64,
+    size: u64,
+) -> Result<(Vec<Segment>, u64), LoadError> {
     const CONTRADICTION: LoadError =
         LoadError::Damaged("the address fields of its multiboot header contradict each other");
     let difference = |a: u32, b: u32| a.checked_sub(b).map(u64::from).ok_or(CONTRADICTION);
@@ -132,7 +147,9 @@ fn by_elf<I: Image + ?Sized>(head: &[u8], image: &I) -> Result<(Vec<Segment>, u6
         Class::ELF64 => (64, 56),
     };
     let have = image.size();
-    let tail = head.get(IDENT..header_size).ok_or(LoadError::Truncated { have, want: header_size as u64 })?;
+    let tail = head
+        .get(IDENT..header_size)
+        .ok_or(LoadError::Truncated { have, want: header_size as u64 })?;
     let header = FileHeader::parse_tail(ident, tail).map_err(|_| LoadError::NotElf)?;
     if !matches!(header.e_machine, EM_386 | EM_X86_64) {
         return Err(LoadError::NotElf);
@@ -157,13 +174,16 @@ fn by_elf<I: Image + ?Sized>(head: &[u8], image: &I) -> Result<(Vec<Segment>, u6
         .iter()
         .map(|entry| segment(entry.p_offset, entry.p_filesz, entry.p_paddr, entry.p_memsz, have))
         .collect();
-    // The entry point of a kernel that is linked to virtual addresses is one, too, and paging is off.
+    // The entry point of a kernel that is linked to virtual addresses is one, too, and paging is
+    // off.
     let entry = loaded
         .iter()
         .find(|entry| {
             let offset = header.e_entry.checked_sub(entry.p_vaddr);
             offset.is_some_and(|offset| offset < entry.p_memsz)
         })
-        .map_or(header.e_entry, |entry| (header.e_entry - entry.p_vaddr).saturating_add(entry.p_paddr));
+        .map_or(header.e_entry, |entry| {
+            (header.e_entry - entry.p_vaddr).saturating_add(entry.p_paddr)
+        });
     Ok((segments?, entry))
 }

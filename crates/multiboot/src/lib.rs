@@ -1,11 +1,12 @@
 //! Loads small kernels by the Multiboot specification, version 0.6.96.
 //!
-//! Pure planning: [`Kernel::parse`] looks at a kernel file, [`place()`] says what goes where in guest memory, what the
-//! kernel is told ([`Placement::writes`]) and how the CPU starts ([`Entry`]). The caller moves the bytes.
+//! Pure planning: [`Kernel::parse`] looks at a kernel file, [`place()`] says what goes where in
+//! guest memory, what the kernel is told ([`Placement::writes`]) and how the CPU starts
+//! ([`Entry`]). The caller moves the bytes.
 //!
-//! Where the specification leaves a choice this loader does as QEMU's `-kernel` does, because that is where small
-//! kernels are tested: the modules follow the kernel, and required information that a virtual machine without a
-//! screen does not have (a video mode) is no reason to refuse a kernel.
+//! Where the specification leaves a choice this loader does as QEMU's `-kernel` does, because that
+//! is where small kernels are tested: the modules follow the kernel, and required information that
+//! a virtual machine without a screen does not have (a video mode) is no reason to refuse a kernel.
 #![no_std]
 #![forbid(unsafe_code)]
 

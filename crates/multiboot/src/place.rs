@@ -12,8 +12,8 @@ use super::kernel::Kernel;
 /// Modules of a guest at most.
 pub const MAX_MODULES: usize = 64;
 
-/// Where the boot information may be: page 0 and what follows is the kernel's for real-mode code, and it ends below
-/// what a PC's BIOS takes.
+/// Where the boot information may be: page 0 and what follows is the kernel's for real-mode code,
+/// and it ends below what a PC's BIOS takes.
 const INFORMATION: Range<u64> = 0x1_0000..0x9_f000;
 
 const MIB: u64 = 1 << 20;
@@ -31,9 +31,9 @@ pub struct Guest<'a> {
     pub memory: &'a [Region],
 }
 
-/// The CPU at the first instruction (specification, "Machine state"): 32-bit protected mode without paging, with the
-/// selectors [`CODE_SELECTOR`](crate::CODE_SELECTOR) and [`DATA_SELECTOR`](crate::DATA_SELECTOR), EAX at
-/// [`MAGIC`](crate::MAGIC).
+/// The CPU at the first instruction (specification, "Machine state"): 32-bit protected mode without
+/// paging, with the selectors [`CODE_SELECTOR`](crate::CODE_SELECTOR) and
+/// [`DATA_SELECTOR`](crate::DATA_SELECTOR), EAX at [`MAGIC`](crate::MAGIC).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The first instruction.
@@ -49,7 +49,8 @@ pub struct Entry {
 /// What goes where, beside the kernel's segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
-    /// Where each module goes: at a page boundary, above the kernel, in the order in which they were given.
+    /// Where each module goes: at a page boundary, above the kernel, in the order in which they
+    /// were given.
     pub modules: Vec<Gpa>,
     /// What becomes zero once the segments' bytes of the file are in place.
     pub zeros: Vec<Range<u64>>,
@@ -91,8 +92,12 @@ pub fn place(guest: &Guest<'_>) -> Result<Placement, LoadError> {
     let block = place_information(guest, contents.size())?;
     let block_start = Gpa::new(block);
     let block = contents.build(block);
-    let entry =
-        Entry { eip: guest.kernel.entry, ebx: block.information, esp: block.stack_top, gdt: block.gdt };
+    let entry = Entry {
+        eip: guest.kernel.entry,
+        ebx: block.information,
+        esp: block.stack_top,
+        gdt: block.gdt,
+    };
     let zeros = guest.kernel.segments.iter().filter_map(|segment| {
         let start = segment.memory.start + (segment.file.end - segment.file.start);
         (start < segment.memory.end).then_some(start..segment.memory.end)
@@ -106,10 +111,14 @@ pub fn place(guest: &Guest<'_>) -> Result<Placement, LoadError> {
 }
 
 fn usable_at(memory: &[Region], gpa: u64) -> Option<&Range<u64>> {
-    memory.iter().find(|region| region.usable && region.range.contains(&gpa)).map(|region| &region.range)
+    memory
+        .iter()
+        .find(|region| region.usable && region.range.contains(&gpa))
+        .map(|region| &region.range)
 }
 
-/// Each module's range: behind the kernel, and above 1 MiB in any case. What has no room ends beyond all memory.
+/// Each module's range: behind the kernel, and above 1 MiB in any case. What has no room ends
+/// beyond all memory.
 fn place_modules(guest: &Guest<'_>) -> Vec<Range<u64>> {
     let mut free = guest.kernel.end().max(MIB);
     let place = |module: &Module<'_>| {
@@ -123,10 +132,13 @@ fn place_modules(guest: &Guest<'_>) -> Vec<Range<u64>> {
 /// The lowest place for `size` bytes that no segment takes.
 fn place_information(guest: &Guest<'_>, size: u64) -> Result<u64, LoadError> {
     let segments = &guest.kernel.segments;
-    let ends = segments.iter().filter_map(|segment| segment.memory.end.checked_next_multiple_of(PAGE_SIZE));
+    let ends = segments
+        .iter()
+        .filter_map(|segment| segment.memory.end.checked_next_multiple_of(PAGE_SIZE));
     let free = |start: u64| {
         let end = start.checked_add(size).filter(|end| *end <= INFORMATION.end)?;
-        let taken = segments.iter().any(|segment| segment.memory.start < end && start < segment.memory.end);
+        let taken =
+            segments.iter().any(|segment| segment.memory.start < end && start < segment.memory.end);
         let usable = usable_at(guest.memory, start).is_some_and(|region| end <= region.end);
         (start >= INFORMATION.start && usable && !taken).then_some(start)
     };

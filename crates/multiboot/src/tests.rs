@@ -14,8 +14,11 @@ const TEXT: &[u8] = b"text";
 /// (vaddr, paddr, bytes of the file, bytes of memory)
 type Part<'a> = (u64, u64, &'a [u8], u64);
 
-const GOOD: &[Part<'_>] =
-    &[(0xc010_0000, 0x10_0000, TEXT, 4), (0xc020_0000, 0x20_0000, b"data", 9000), (0, 0x30_0000, b"", 0)];
+const GOOD: &[Part<'_>] = &[
+    (0xc010_0000, 0x10_0000, TEXT, 4),
+    (0xc020_0000, 0x20_0000, b"data", 9000),
+    (0, 0x30_0000, b"", 0),
+];
 
 struct Elf<'a> {
     is_64: bool,
@@ -25,7 +28,8 @@ struct Elf<'a> {
     parts: &'a [Part<'a>],
 }
 
-const ELF: Elf<'_> = Elf { is_64: false, machine: EM_386, entry: 0xc010_0000, flags: 3, parts: GOOD };
+const ELF: Elf<'_> =
+    Elf { is_64: false, machine: EM_386, entry: 0xc010_0000, flags: 3, parts: GOOD };
 
 fn header(flags: u32) -> [u32; 3] {
     [0x1bad_b002, flags, 0u32.wrapping_sub(0x1bad_b002).wrapping_sub(flags)]
@@ -54,7 +58,9 @@ impl Elf<'_> {
             e_flags: Default::default(),
         };
         writer.write_file_header(&file_header).unwrap();
-        for ((p_vaddr, p_paddr, bytes, p_memsz), p_offset) in self.parts.iter().copied().zip(offsets) {
+        for ((p_vaddr, p_paddr, bytes, p_memsz), p_offset) in
+            self.parts.iter().copied().zip(offsets)
+        {
             let p_filesz = bytes.len() as u64;
             let p_type = PT_LOAD;
             let p_flags = Default::default();
@@ -107,10 +113,17 @@ fn an_elf_goes_where_its_physical_addresses_say() {
             .collect();
         assert_eq!(
             parts,
-            [(TEXT.to_vec(), 0x10_0000..0x10_0004), (b"data".to_vec(), 0x20_0000..0x20_0000 + 9000)]
+            [
+                (TEXT.to_vec(), 0x10_0000..0x10_0004),
+                (b"data".to_vec(), 0x20_0000..0x20_0000 + 9000)
+            ]
         );
     }
-    assert_eq!(Elf { entry: 0x10_0002, ..ELF }.parse().unwrap().entry, 0x10_0002, "a physical entry point");
+    assert_eq!(
+        Elf { entry: 0x10_0002, ..ELF }.parse().unwrap().entry,
+        0x10_0002,
+        "a physical entry point"
+    );
 }
 
 /// GNU ld gives a `.bss` of its own segment an aligned offset, which may lie behind the end of the
@@ -127,8 +140,9 @@ fn a_segment_without_bytes_has_no_place_in_the_file() {
 
 #[test]
 fn address_fields_replace_elf_headers() {
-    let parse =
-        |file: Vec<u8>| Kernel::parse(file.as_slice()).map(|kernel| kernel.expect("there is a header"));
+    let parse = |file: Vec<u8>| {
+        Kernel::parse(file.as_slice()).map(|kernel| kernel.expect("there is a header"))
+    };
     // The header is 16 bytes behind the start of the text: the text starts at 48 in the file.
     let whole = parse(by_addresses(0, 0, 0x10_0010)).unwrap();
     assert_eq!(whole.segments, [Segment { file: 48..256, memory: 0x10_0000..0x10_0000 + 208 }]);
@@ -174,7 +188,10 @@ fn images_that_cannot_be_loaded_are_refused_by_name() {
     let with = |parts: &[Part<'_>]| Elf { parts, ..ELF }.parse();
     assert_eq!(Elf { machine: EM_ARM, ..ELF }.parse(), Err(LoadError::NotElf));
     assert_eq!(Elf { entry: 0x30_0000, ..ELF }.parse(), Err(LoadError::Entry(0x30_0000)));
-    assert_eq!(Elf { entry: u64::MAX, is_64: true, ..ELF }.parse(), Err(LoadError::Entry(u64::MAX)));
+    assert_eq!(
+        Elf { entry: u64::MAX, is_64: true, ..ELF }.parse(),
+        Err(LoadError::Entry(u64::MAX))
+    );
     assert!(matches!(with(&[]), Err(LoadError::Damaged(_))));
     assert!(matches!(with(&[(0, MIB, TEXT, 3)]), Err(LoadError::Damaged(_))));
     let overlapping: &[Part<'_>] = &[(0, MIB, TEXT, 4), (0, MIB + 3, TEXT, 4)];
@@ -190,7 +207,8 @@ fn images_that_cannot_be_loaded_are_refused_by_name() {
     );
 }
 
-/// Every prefix, and every byte changed to each of a few values: an answer, and if it is a kernel, a sound one.
+/// Every prefix, and every byte changed to each of a few values: an answer, and if it is a kernel,
+/// a sound one.
 #[test]
 fn no_damage_is_too_much() {
     let sound = |file: &[u8]| {
@@ -198,13 +216,18 @@ fn no_damage_is_too_much() {
         let mut end = 0;
         for segment in &kernel.segments {
             assert!(segment.memory.start >= end && !segment.memory.is_empty());
-            assert!(segment.file.end <= file.len() as u64 && segment.file.start <= segment.file.end);
-            assert!(segment.file.end - segment.file.start <= segment.memory.end - segment.memory.start);
+            assert!(
+                segment.file.end <= file.len() as u64 && segment.file.start <= segment.file.end
+            );
+            assert!(
+                segment.file.end - segment.file.start <= segment.memory.end - segment.memory.start
+            );
             end = segment.memory.end;
         }
         assert!(end <= 1 << 32);
         // Nor is placing it in too little memory.
-        let _ = place(&Guest { kernel: &kernel, command_line: "", modules: &[], memory: &memory(2) });
+        let _ =
+            place(&Guest { kernel: &kernel, command_line: "", modules: &[], memory: &memory(2) });
         true
     };
     let (mut good, mut bad) = (0, 0);
@@ -236,13 +259,15 @@ fn placed(kernel: &Kernel, modules: &[Module<'_>], mib: u64) -> Result<Placement
 #[test]
 fn the_kernel_is_told_everything() {
     let kernel = ELF.parse().unwrap();
-    let modules = [Module { size: 5000, command_line: "m 0" }, Module { size: 0, command_line: "m 1" }];
+    let modules =
+        [Module { size: 5000, command_line: "m 0" }, Module { size: 0, command_line: "m 1" }];
     let plan = placed(&kernel, &modules, 16).unwrap();
     assert_eq!(plan.zeros.as_slice(), core::slice::from_ref(&(0x20_0004..0x20_0000 + 9000)));
     assert_eq!(plan.modules, [Gpa::new(0x20_3000), Gpa::new(0x20_5000)]);
     let [(start, block)] = plan.writes.as_slice() else { panic!("one block") };
     assert_eq!(start.raw(), 0x1_0000);
-    let word = |at: u32| u32::from_le_bytes(*block[(at - 0x1_0000) as usize..].first_chunk().unwrap());
+    let word =
+        |at: u32| u32::from_le_bytes(*block[(at - 0x1_0000) as usize..].first_chunk().unwrap());
     let string = |at: u32| {
         let text = &block[(at - 0x1_0000) as usize..];
         core::str::from_utf8(text.split(|byte| *byte == 0).next().unwrap()).unwrap()
@@ -261,11 +286,15 @@ fn the_kernel_is_told_everything() {
     let list = word(ebx + 24);
     assert_eq!((word(ebx + 20), list % 4), (2, 0));
     assert_eq!((word(list), word(list + 4), string(word(list + 8))), (0x20_3000, 0x20_4388, "m 0"));
-    assert_eq!((word(list + 16), word(list + 20), string(word(list + 24))), (0x20_5000, 0x20_5000, "m 1"));
+    assert_eq!(
+        (word(list + 16), word(list + 20), string(word(list + 24))),
+        (0x20_5000, 0x20_5000, "m 1")
+    );
     let map = word(ebx + 48);
     assert_eq!(word(ebx + 44), 3 * 24);
-    let entry =
-        |index: u32| core::array::from_fn::<_, 6, _>(|field| word(map + 24 * index + 4 * field as u32));
+    let entry = |index: u32| {
+        core::array::from_fn::<_, 6, _>(|field| word(map + 24 * index + 4 * field as u32))
+    };
     assert_eq!(entry(0), [20, 0, 0, 0x9_fc00, 0, 1]);
     assert_eq!(entry(1), [20, 0xe_0000, 0, 0x2_0000, 0, 2]);
     assert_eq!(entry(2), [20, 0x10_0000, 0, 0xf0_0000, 0, 1]);
@@ -275,7 +304,11 @@ fn the_kernel_is_told_everything() {
 fn the_information_makes_way_for_the_kernel() {
     let low: &[Part<'_>] = &[(0x8000, 0x8000, TEXT, 0xa000), (0x1_5000, 0x1_5000, TEXT, 0x1001)];
     let kernel = Elf { entry: 0x8000, parts: low, ..ELF }.parse().unwrap();
-    assert_eq!(placed(&kernel, &[], 16).unwrap().writes[0].0, Gpa::new(0x1_2000), "it fits between");
+    assert_eq!(
+        placed(&kernel, &[], 16).unwrap().writes[0].0,
+        Gpa::new(0x1_2000),
+        "it fits between"
+    );
     let line = &*std::string::String::from_utf8(vec![b'x'; 20_000]).unwrap();
     let guest = Guest { kernel: &kernel, command_line: line, modules: &[], memory: &memory(16) };
     assert_eq!(place(&guest).unwrap().writes[0].0, Gpa::new(0x1_7000), "it does not");
@@ -298,7 +331,10 @@ fn what_does_not_fit_is_refused() {
         placed(&kernel, &[module(u64::MAX), module(u64::MAX)], 16),
         Err(LoadError::TooLittleMemory { .. })
     ));
-    assert_eq!(placed(&kernel, &[module(1); 65], 16), Err(LoadError::TooManyModules { have: 65, limit: 64 }));
+    assert_eq!(
+        placed(&kernel, &[module(1); 65], 16),
+        Err(LoadError::TooManyModules { have: 65, limit: 64 })
+    );
     for (start, size) in [(0xb_8000, 4), (0x9_f000, 0x1000), (0xf_f000, 0x2000)] {
         let parts: &[Part<'_>] = &[(start, start, TEXT, size)];
         let kernel = Elf { entry: start, parts, ..ELF }.parse().unwrap();

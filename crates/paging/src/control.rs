@@ -156,7 +156,12 @@ impl Paging {
     ///
     /// # Errors
     /// The registers select another mode.
-    pub const fn from_registers(cr0: u64, cr3: u64, cr4: u64, efer: u64) -> Result<Paging, Unsupported> {
+    pub const fn from_registers(
+        cr0: u64,
+        cr3: u64,
+        cr4: u64,
+        efer: u64,
+    ) -> Result<Paging, Unsupported> {
         match Paging::with_pdptes(cr0, cr3, cr4, efer, Pdptes::NONE) {
             Ok(Paging { mode: Mode::Legacy32 { .. }, .. }) => Err(Unsupported::Legacy32),
             Ok(Paging { mode: Mode::Pae { .. }, .. }) => Err(Unsupported::Pae),
@@ -236,7 +241,10 @@ mod tests {
         assert_eq!(mode(cr0::PE, cr4::PAE, 0x100), Ok(Mode::Off));
         assert_eq!(mode(cr0::PE | cr0::PG, 0, 0), Err(Unsupported::Legacy32));
         assert_eq!(mode(cr0::PE | cr0::PG, cr4::PAE, 0), Err(Unsupported::Pae));
-        assert_eq!(mode(cr0::PE | cr0::PG, cr4::PAE | cr4::LA57, efer::LMA), Err(Unsupported::Long5));
+        assert_eq!(
+            mode(cr0::PE | cr0::PG, cr4::PAE | cr4::LA57, efer::LMA),
+            Err(Unsupported::Long5)
+        );
         assert_eq!(mode(cr0::PE | cr0::PG, cr4::PAE, efer::LMA), Ok(Mode::Long4));
     }
 

@@ -125,8 +125,8 @@ impl GuestEntry {
         self.has(bits::NX)
     }
 
-    /// Whether this entry, at `level`, maps a page rather than referencing a structure. Reserved bits are
-    /// not looked at: see [`GuestEntry::reserved`].
+    /// Whether this entry, at `level`, maps a page rather than referencing a structure. Reserved
+    /// bits are not looked at: see [`GuestEntry::reserved`].
     pub const fn is_leaf(self, level: Level) -> bool {
         match level {
             Level::L1 => true,
@@ -145,8 +145,8 @@ impl GuestEntry {
         Gfn::new(self.frame().raw() & !(level.pages() - 1))
     }
 
-    /// The reserved bits that are set (SDM, "4-Level Paging", "Reserved Bits" in the formats): a walk that
-    /// meets a present entry with one raises a reserved-bit fault.
+    /// The reserved bits that are set (SDM, "4-Level Paging", "Reserved Bits" in the formats): a
+    /// walk that meets a present entry with one raises a reserved-bit fault.
     pub const fn reserved(self, level: Level, nxe: bool, features: &Features) -> u64 {
         let mut reserved = features.address_reserved();
         if !nxe {
@@ -178,10 +178,21 @@ mod tests {
             }
         }
         for bit in 12..40 {
-            assert_eq!(of(bits::PS | 1 << bit, Level::L2) != 0, (13..21).contains(&bit), "PDE bit {bit}");
-            assert_eq!(of(bits::PS | 1 << bit, Level::L3) != 0, (13..30).contains(&bit), "PDPTE bit {bit}");
+            assert_eq!(
+                of(bits::PS | 1 << bit, Level::L2) != 0,
+                (13..21).contains(&bit),
+                "PDE bit {bit}"
+            );
+            assert_eq!(
+                of(bits::PS | 1 << bit, Level::L3) != 0,
+                (13..30).contains(&bit),
+                "PDPTE bit {bit}"
+            );
         }
-        assert_ne!(GuestEntry::new(bits::PS).reserved(Level::L3, true, &Features::new(40, false)), 0);
+        assert_ne!(
+            GuestEntry::new(bits::PS).reserved(Level::L3, true, &Features::new(40, false)),
+            0
+        );
         assert_ne!(GuestEntry::new(bits::NX).reserved(Level::L1, false, &features), 0);
         assert_eq!(GuestEntry::new(1 << 51).reserved(Level::L1, true, &Features::new(52, true)), 0);
     }

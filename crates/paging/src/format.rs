@@ -114,7 +114,13 @@ impl Format {
     /// The reserved bits that are set in an entry of `level` (SDM, "Reserved Bits" in the formats):
     /// a walk that meets a present entry with one raises a reserved-bit fault.
     #[inline]
-    pub const fn reserved(self, entry: GuestEntry, level: Level, nxe: bool, features: &Features) -> u64 {
+    pub const fn reserved(
+        self,
+        entry: GuestEntry,
+        level: Level,
+        nxe: bool,
+        features: &Features,
+    ) -> u64 {
         match self {
             Format::Legacy32 { .. } => {
                 if matches!(level, Level::L1) || !self.is_leaf(entry, level) {
@@ -171,8 +177,12 @@ mod tests {
 
     use super::*;
 
-    const FORMATS: [Format; 4] =
-        [Format::Legacy32 { pse: false }, Format::Legacy32 { pse: true }, Format::Pae, Format::Long4];
+    const FORMATS: [Format; 4] = [
+        Format::Legacy32 { pse: false },
+        Format::Legacy32 { pse: true },
+        Format::Pae,
+        Format::Long4,
+    ];
 
     /// The reserved bits of a present entry with these of its bits set, as a list of ranges, typed
     /// in from the SDM's tables "Format of ..." and nowhere shared with the code.
@@ -230,7 +240,11 @@ mod tests {
                         let reserved =
                             format.reserved(GuestEntry::new(raw), level, nxe, &features) >> bit & 1;
                         let expected = ranges.iter().any(|&(low, high)| low <= bit && bit <= high);
-                        assert_eq!(reserved != 0, expected, "{format:?} {level:?} bit {bit}, width {width}");
+                        assert_eq!(
+                            reserved != 0,
+                            expected,
+                            "{format:?} {level:?} bit {bit}, width {width}"
+                        );
                     }
                 }
             }
@@ -241,7 +255,8 @@ mod tests {
     fn a_large_page_lies_where_the_sdm_says() {
         let pse = Format::Legacy32 { pse: true };
         for high in 0..256u64 {
-            let entry = GuestEntry::new(0x1234_5fff & !(0xff << 13) & 0xffc0_1fff | high << 13 | bits::PS);
+            let entry =
+                GuestEntry::new(0x1234_5fff & !(0xff << 13) & 0xffc0_1fff | high << 13 | bits::PS);
             assert!(pse.is_leaf(entry, Level::L2));
             assert_eq!(pse.leaf_frame(entry, Level::L2).base().raw(), high << 32 | 0x1200_0000);
         }
@@ -288,16 +303,23 @@ mod tests {
     fn an_entry_of_32_bit_paging_says_the_same_as_one_of_pae() {
         for pse in [false, true] {
             let format = Format::Legacy32 { pse };
-            for (level, width) in
-                [(Level::L1, 36), (Level::L2, 32), (Level::L2, 36), (Level::L2, 40), (Level::L2, 52)]
-            {
+            for (level, width) in [
+                (Level::L1, 36),
+                (Level::L2, 32),
+                (Level::L2, 36),
+                (Level::L2, 40),
+                (Level::L2, 52),
+            ] {
                 let features = Features::new(width, false);
                 for n in 0..1u64 << 20 {
                     let entry = GuestEntry::new(n & 0x1ff | n >> 9 << 12 | 0x8a40_0000);
                     for upper in [false, true] {
                         let pae = format.as_pae(entry, level, upper, &features);
                         let reserved = format.reserved(entry, level, false, &features) != 0;
-                        assert_eq!(Format::Pae.reserved(pae, level, false, &features) != 0, reserved);
+                        assert_eq!(
+                            Format::Pae.reserved(pae, level, false, &features) != 0,
+                            reserved
+                        );
                         assert_eq!(pae.present(), entry.present());
                         if reserved || !entry.present() {
                             continue;
@@ -307,7 +329,8 @@ mod tests {
                         let meaning = |entry: GuestEntry| entry.raw() & 0x17f;
                         assert_eq!(meaning(pae), meaning(entry), "{entry:x?} {pae:x?}");
                         let half = if upper && level == Level::L2 && leaf { 512 } else { 0 };
-                        let frame = if leaf { format.leaf_frame(entry, level) } else { entry.frame() };
+                        let frame =
+                            if leaf { format.leaf_frame(entry, level) } else { entry.frame() };
                         let found = if leaf { pae.leaf_frame(level) } else { pae.frame() };
                         assert_eq!(found.raw(), frame.raw() + half, "{entry:x?} {pae:x?}");
                     }

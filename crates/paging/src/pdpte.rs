@@ -37,7 +37,11 @@ impl Pdptes {
     ///
     /// # Errors
     /// The first present entry with a reserved bit: #GP(0).
-    pub fn load(tables: &impl Tables, cr3: u64, features: &Features) -> Result<Pdptes, ReservedPdpte> {
+    pub fn load(
+        tables: &impl Tables,
+        cr3: u64,
+        features: &Features,
+    ) -> Result<Pdptes, ReservedPdpte> {
         // SDM, "Use of CR3 with PAE Paging": bits 5 to 31.
         let table = cr3 & 0xffff_ffe0;
         let read = |index: usize| tables.read_entry(Gpa::new(table + 8 * index as u64));
@@ -49,7 +53,8 @@ impl Pdptes {
     /// # Errors
     /// The first present entry with a reserved bit.
     pub fn checked(values: [u64; 4], features: &Features) -> Result<Pdptes, ReservedPdpte> {
-        let bad = |&(_, value): &(usize, u64)| value & bits::P != 0 && value & reserved(features) != 0;
+        let bad =
+            |&(_, value): &(usize, u64)| value & bits::P != 0 && value & reserved(features) != 0;
         match values.into_iter().enumerate().find(bad) {
             Some((index, value)) => Err(ReservedPdpte { index, value }),
             None => Ok(Pdptes(values)),
@@ -117,7 +122,8 @@ mod tests {
                 for index in 0..4 {
                     let mut values = [0x1000, 0, 0x3001, 0x4019];
                     values[index] = 1 | 1 << bit;
-                    let loaded = Pdptes::load(&Four(values), 0x1_2340 | 0x1f, &Features::new(width, false));
+                    let loaded =
+                        Pdptes::load(&Four(values), 0x1_2340 | 0x1f, &Features::new(width, false));
                     let expected = match reserved {
                         true => Err(ReservedPdpte { index, value: values[index] }),
                         false => Ok(Pdptes(values)),
@@ -125,7 +131,9 @@ mod tests {
                     assert_eq!(loaded, expected, "bit {bit}, width {width}");
                     // What is not present may say anything.
                     values[index] &= !1;
-                    assert!(bit == 0 || Pdptes::checked(values, &Features::new(width, false)).is_ok());
+                    assert!(
+                        bit == 0 || Pdptes::checked(values, &Features::new(width, false)).is_ok()
+                    );
                 }
             }
         }

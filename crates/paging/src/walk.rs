@@ -1,8 +1,8 @@
 //! The walk of the guest's own tables.
 
 use crate::{
-    Access, AccessKind, Features, Format, Gfn, Gpa, GuestEntry, GuestFault, Gva, Level, Mode, Paging, Pfec,
-    bits,
+    Access, AccessKind, Features, Format, Gfn, Gpa, GuestEntry, GuestFault, Gva, Level, Mode,
+    Paging, Pfec, bits,
 };
 
 /// Reads entries of guest paging structures.
@@ -38,7 +38,9 @@ impl Rights {
 
     /// Whether these allow nothing that the others do not.
     pub const fn within(self, others: Rights) -> bool {
-        (others.write || !self.write) && (others.user || !self.user) && (others.execute || !self.execute)
+        (others.write || !self.write)
+            && (others.user || !self.user)
+            && (others.execute || !self.execute)
     }
 
     /// What remains of these rights under an entry.
@@ -62,7 +64,9 @@ impl Rights {
         } else {
             match access.kind {
                 AccessKind::Fetch => self.execute && !(self.user && paging.smep),
-                AccessKind::Read | AccessKind::Write if self.user && paging.smap && !access.smap_override => {
+                AccessKind::Read | AccessKind::Write
+                    if self.user && paging.smap && !access.smap_override =>
+                {
                     false
                 }
                 AccessKind::Read => true,
@@ -86,8 +90,8 @@ pub struct Step {
 }
 
 impl Step {
-    /// What the entry must become for the access to take place (SDM, "Accessed and Dirty Flags"), or `None`
-    /// if it is so already.
+    /// What the entry must become for the access to take place (SDM, "Accessed and Dirty Flags"),
+    /// or `None` if it is so already.
     pub fn update(&self, access: Access) -> Option<u64> {
         let mut wanted = self.entry.raw() | bits::A;
         if access.is_write() && self.leaf {
@@ -150,17 +154,28 @@ pub fn walk(
         }
         Mode::Legacy32 { pse } => {
             let format = Format::Legacy32 { pse };
-            walk_from(tables, paging, features, format, Some(paging.root), format.linear(gva), access)
+            walk_from(
+                tables,
+                paging,
+                features,
+                format,
+                Some(paging.root),
+                format.linear(gva),
+                access,
+            )
         }
         Mode::Pae { pdptes } => {
             let (format, table) = (Format::Pae, pdptes.directory_for(gva));
             walk_from(tables, paging, features, format, table, format.linear(gva), access)
         }
-        Mode::Long4 => walk_from(tables, paging, features, Format::Long4, Some(paging.root), gva, access),
+        Mode::Long4 => {
+            walk_from(tables, paging, features, Format::Long4, Some(paging.root), gva, access)
+        }
     }
 }
 
-const UNUSED: Step = Step { level: Level::L1, at: Gpa::new(0), entry: GuestEntry::new(0), leaf: false };
+const UNUSED: Step =
+    Step { level: Level::L1, at: Gpa::new(0), entry: GuestEntry::new(0), leaf: false };
 
 /// The walk from the topmost structure in memory, of all formats: inlined, so that each has one of
 /// its own.
@@ -250,10 +265,12 @@ mod tests {
     fn a_reserved_bit_counts_before_a_missing_entry_below_it() {
         let mut tables = chain();
         (tables.0[1], tables.0[2]) = (tables.0[1] | 1 << 50, 0);
-        let fault = walk(&tables, &paging(), &FEATURES, Gva::new(0), Access::user_read()).unwrap_err();
+        let fault =
+            walk(&tables, &paging(), &FEATURES, Gva::new(0), Access::user_read()).unwrap_err();
         assert_eq!(fault.pfec, Pfec::PRESENT | Pfec::RSVD | Pfec::USER);
         tables.0[0] = 1 << 50;
-        let fault = walk(&tables, &paging(), &FEATURES, Gva::new(0), Access::user_read()).unwrap_err();
+        let fault =
+            walk(&tables, &paging(), &FEATURES, Gva::new(0), Access::user_read()).unwrap_err();
         assert_eq!(fault.pfec, Pfec::USER);
     }
 
@@ -261,8 +278,12 @@ mod tests {
     fn without_paging_there_are_no_entries_and_32_bits_of_address() {
         let paging = Paging { mode: Mode::Off, ..paging() };
         let found =
-            walk(&chain(), &paging, &FEATURES, Gva::new(1 << 32 | 0x1234), Access::user_read()).unwrap();
-        assert_eq!((found.gpa(), found.leaf(), found.rights()), (Gpa::new(0x1234), None, Rights::ALL));
+            walk(&chain(), &paging, &FEATURES, Gva::new(1 << 32 | 0x1234), Access::user_read())
+                .unwrap();
+        assert_eq!(
+            (found.gpa(), found.leaf(), found.rights()),
+            (Gpa::new(0x1234), None, Rights::ALL)
+        );
     }
 
     #[test]

@@ -36,13 +36,14 @@ impl Tables for Two {
 
 /// The subsets of some bits.
 fn subsets(of: &'static [u64]) -> impl Iterator<Item = u64> {
-    (0..1u32 << of.len()).map(move |n| (0..of.len()).filter(|i| n >> i & 1 != 0).map(|i| of[i]).sum())
+    (0..1u32 << of.len())
+        .map(move |n| (0..of.len()).filter(|i| n >> i & 1 != 0).map(|i| of[i]).sum())
 }
 
 fn accesses() -> impl Iterator<Item = Access> {
-    [AccessKind::Read, AccessKind::Write, AccessKind::Fetch]
-        .into_iter()
-        .flat_map(|kind| (0..4).map(move |n| Access { kind, user: n & 1 != 0, smap_override: n & 2 != 0 }))
+    [AccessKind::Read, AccessKind::Write, AccessKind::Fetch].into_iter().flat_map(|kind| {
+        (0..4).map(move |n| Access { kind, user: n & 1 != 0, smap_override: n & 2 != 0 })
+    })
 }
 
 /// What the SDM says of an access to a page with these entries on its way: the page fault, by the
@@ -154,7 +155,10 @@ fn every_combination_of_pae_paging() {
         let pdptes = Pdptes::checked([0, 0, 0, 0x1000 | u64::from(present)], &FEATURES).unwrap();
         for (pde, pte) in subsets(PDE).flat_map(|pde| subsets(PTE).map(move |pte| (pde, pte))) {
             let large = pde & bits::PS != 0;
-            if !large && pde & 1 << 13 != 0 || large && pte != 0 || !present && (pde | pte) & !1 != 0 {
+            if !large && pde & 1 << 13 != 0
+                || large && pte != 0
+                || !present && (pde | pte) & !1 != 0
+            {
                 continue;
             }
             let directory = if large { pde | 0x4_4460_0000 } else { pde | 0x2000 };
@@ -166,7 +170,8 @@ fn every_combination_of_pae_paging() {
             for paging in pagings(Mode::Pae { pdptes }) {
                 for access in accesses() {
                     let bad = |entry: u64, more: u64| {
-                        entry & (1 << 36 | 1 << 52 | 1 << 62 | more) != 0 || entry & NX != 0 && !paging.nxe
+                        entry & (1 << 36 | 1 << 52 | 1 << 62 | more) != 0
+                            || entry & NX != 0 && !paging.nxe
                     };
                     let way = [pde, pte];
                     let way = if large { &way[..1] } else { &way };

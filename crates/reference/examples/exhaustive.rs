@@ -83,8 +83,12 @@ mod tests {
             ("--jobs", "0", 1),
             ("--offset", "-1", 0),
         ] {
-            let refused = Arguments::try_parse_from(["exhaustive", option, wrong]).err().unwrap().to_string();
-            assert!(refused.contains(&format!("give a whole number, {least} or more")), "{refused}");
+            let refused =
+                Arguments::try_parse_from(["exhaustive", option, wrong]).err().unwrap().to_string();
+            assert!(
+                refused.contains(&format!("give a whole number, {least} or more")),
+                "{refused}"
+            );
         }
     }
 }

@@ -48,8 +48,11 @@ fn anything(seed: u64) -> (Program, Config) {
 fn crowded(seed: u64) -> (Program, Config) {
     let (_, mut config) = anything(seed);
     config.cpus = 1;
-    config.shadow =
-        config.shadow.map(|shadow| ShadowConfig { frames: MIN_FRAMES_PER_VCPU, vpid: true, ..shadow });
+    config.shadow = config.shadow.map(|shadow| ShadowConfig {
+        frames: MIN_FRAMES_PER_VCPU,
+        vpid: true,
+        ..shadow
+    });
     (Program::random_crowded(seed, STEPS), config)
 }
 

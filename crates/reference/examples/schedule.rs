@@ -43,12 +43,16 @@ fn main() -> ExitCode {
         for seed in 1..=arguments.seeds {
             let verdict = match &arguments.at {
                 Some(points) => {
-                    let order = Order { points: points.clone(), entering: arguments.entering, seed };
+                    let order =
+                        Order { points: points.clone(), entering: arguments.entering, seed };
                     program.judge(Protocol::PublishFirst, order).map(|_| 1)
                 }
-                None => {
-                    program.explore(Protocol::PublishFirst, arguments.preemptions, seed, arguments.points)
-                }
+                None => program.explore(
+                    Protocol::PublishFirst,
+                    arguments.preemptions,
+                    seed,
+                    arguments.points,
+                ),
             };
             match verdict {
                 Ok(count) => {
@@ -62,6 +66,9 @@ fn main() -> ExitCode {
             }
         }
     }
-    println!("{programs} programs, {orders} orders in {:.0} s, {wrong} wrong", start.elapsed().as_secs_f64());
+    println!(
+        "{programs} programs, {orders} orders in {:.0} s, {wrong} wrong",
+        start.elapsed().as_secs_f64()
+    );
     ExitCode::from(u8::from(wrong != 0 || programs == 0))
 }

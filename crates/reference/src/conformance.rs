@@ -1,19 +1,21 @@
-//! The conformance kit: puts a shadow MMU that is not ours, or another hypervisor around `umbra_mmu`, to the test.
+//! The conformance kit: puts a shadow MMU that is not ours, or another hypervisor around
+//! `umbra_mmu`, to the test.
 //!
 //! # What to implement
 //! [`Machine`]: a guest whose CPUs execute one step at a time. Behind it stands the
-//! hypervisor under test, and in the place of the real CPU a [`PagingUnit`](crate::hardware::PagingUnit) for
-//! each virtual CPU, which walks *your* tables in *your* memory
-//! ([`PhysicalMemory`](crate::memory::PhysicalMemory)). It keeps, drops and refills whatever the SDM lets a TLB
-//! keep, drop and refill, so a flush that is missing shows; no emulator does that.
+//! hypervisor under test, and in the place of the real CPU a
+//! [`PagingUnit`](crate::hardware::PagingUnit) for each virtual CPU, which walks *your* tables in
+//! *your* memory ([`PhysicalMemory`](crate::memory::PhysicalMemory)). It keeps, drops and refills
+//! whatever the SDM lets a TLB keep, drop and refill, so a flush that is missing shows; no emulator
+//! does that.
 //!
-//! [`Machine::audit`] is where an auditor of your own belongs, if there is one.
-//! [`Machine::host`] is for hypervisors that move, protect or swap guest memory.
-//! Both may stay empty. The folder `examples/` of Umbra's repository has a complete machine in two short files.
+//! [`Machine::audit`] is where an auditor of your own belongs, if there is one. [`Machine::host`]
+//! is for hypervisors that move, protect or swap guest memory. Both may stay empty. The folder
+//! `examples/` of Umbra's repository has a complete machine in two short files.
 //!
 //! # What is checked
-//! After every step, against an [`oracle`](crate::oracle) that knows the guest's tables and everything that a CPU
-//! may have cached of them since the last flush:
+//! After every step, against an [`oracle`](crate::oracle) that knows the guest's tables and
+//! everything that a CPU may have cached of them since the last flush:
 //! - an access reached a guest-physical address that bare hardware could have reached, or raised a page fault
 //!   with an error code and an address that bare hardware could have raised;
 //! - every word of guest memory is what bare hardware would have left, accessed and dirty bits included, and
@@ -31,17 +33,17 @@
 //! assert_eq!(passed.steps, 30 * 300);
 //! println!("{}", passed.coverage);
 //! ```
-//! A failing program is made as short as it gets, and [`Failed`] prints its steps, its configuration and its
-//! seed. [`Kit::replay`] runs the program of that seed again, alone.
+//! A failing program is made as short as it gets, and [`Failed`] prints its steps, its
+//! configuration and its seed. [`Kit::replay`] runs the program of that seed again, alone.
 //!
 //! # How much is enough
-//! Green means little if the programs have not met what is difficult. [`Passed::unmet`] names what they have
-//! not; with the default of 300 programs nothing remains for a machine that takes all steps. Umbra's own tests run
-//! 300,000 steps, and its campaigns as long as one likes.
+//! Green means little if the programs have not met what is difficult. [`Passed::unmet`] names what
+//! they have not; with the default of 300 programs nothing remains for a machine that takes all
+//! steps. Umbra's own tests run 300,000 steps, and its campaigns as long as one likes.
 //!
 //! # A machine that cannot do everything
-//! [`Kit::limits`] bends each case into what the machine can do (one CPU, no PCID, a fixed MAXPHYADDR), and
-//! [`Kit::takes`] leaves steps out. Say so beside the result.
+//! [`Kit::limits`] bends each case into what the machine can do (one CPU, no PCID, a fixed
+//! MAXPHYADDR), and [`Kit::takes`] leaves steps out. Say so beside the result.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -88,8 +90,8 @@ pub const MET_BY_GUESTS: &[&str] = &[
 pub struct Case {
     /// The program.
     pub program: Program,
-    /// The CPU that the guest sees, and how hostile its caches are. [`Config::shadow`] is `None`: it describes
-    /// the shadow MMU of this repository.
+    /// The CPU that the guest sees, and how hostile its caches are. [`Config::shadow`] is `None`:
+    /// it describes the shadow MMU of this repository.
     pub config: Config,
 }
 
@@ -194,7 +196,11 @@ impl Kit {
     ///
     /// # Errors
     /// It does not conform.
-    pub fn replay<M: Machine>(&self, seed: u64, make: impl Fn(&Case) -> M) -> Result<Coverage, Box<Failed>> {
+    pub fn replay<M: Machine>(
+        &self,
+        seed: u64,
+        make: impl Fn(&Case) -> M,
+    ) -> Result<Coverage, Box<Failed>> {
         let case = self.case(seed);
         let attempt = |case: &Case| {
             run_on(Guarded { machine: make(case), panicked: None }, &case.program, &case.config)
@@ -207,7 +213,8 @@ impl Kit {
             attempt(&self.limited(Case { program: program.clone(), config: *config })).map(drop)
         };
         let mut shortest = minimize(&case.program, &case.config, again).unwrap_or_else(|| {
-            // The machine decides by something that is not in the case: a clock, or randomness of its own.
+            // The machine decides by something that is not in the case: a clock, or randomness of
+            // its own.
             Failure { program: case.program, config: case.config, divergence: first.clone() }
         });
         (self.limits)(&mut shortest.config);

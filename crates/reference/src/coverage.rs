@@ -20,7 +20,8 @@ impl Moment {
         self.0.extend(other.0);
     }
 
-    /// A number for this set: the same on every machine and in every build (FNV-1a over the sorted names).
+    /// A number for this set: the same on every machine and in every build (FNV-1a over the sorted
+    /// names).
     pub fn key(&self) -> u64 {
         let bytes = self.0.iter().flat_map(|name| name.bytes().chain([0]));
         bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {

@@ -1,17 +1,19 @@
-//! All combinations of entry bits at two levels, under all settings of the control bits, for all kinds of access,
-//! through the shadow MMU: the twin of the guest kernel `exhaustive`, with whom it shares the enumeration
-//! ([`umbra_cases::cases`]).
+//! All combinations of entry bits at two levels, under all settings of the control bits, for all
+//! kinds of access, through the shadow MMU: the twin of the guest kernel `exhaustive`, with whom it
+//! shares the enumeration ([`umbra_cases::cases`]).
 //!
-//! For each case the guest stores the two entries through a window (so that the MMU follows table writes), executes
-//! INVLPG and does the access. The oracle judges error code, CR2, place and memory; beyond what it allows, a
-//! faulting access must leave the entries alone, and the fault must come the way that the mode promises. Where an
-//! entry was not present, P is then set without a flush and the access repeated: invariant I1.
+//! For each case the guest stores the two entries through a window (so that the MMU follows table
+//! writes), executes INVLPG and does the access. The oracle judges error code, CR2, place and
+//! memory; beyond what it allows, a faulting access must leave the entries alone, and the fault
+//! must come the way that the mode promises. Where an entry was not present, P is then set without
+//! a flush and the access repeated: invariant I1.
 //!
-//! The promise: the CPU delivers a fault past the hypervisor exactly if the filter in force lets it through (the guest's
-//! not-present faults; under the filter `user`, those and the protection faults of user mode, no others), A is set in all
-//! entries that the walk goes through, and, for a protection fault, the page is not one that the guest may write but has
-//! not (it would be narrower than the guest's own entry: I4). Such a fault comes to an installed page; so before it the
-//! guest reads there once, as supervisor.
+//! The promise: the CPU delivers a fault past the hypervisor exactly if the filter in force lets it
+//! through (the guest's not-present faults; under the filter `user`, those and the protection
+//! faults of user mode, no others), A is set in all entries that the walk goes through, and, for a
+//! protection fault, the page is not one that the guest may write but has not (it would be narrower
+//! than the guest's own entry: I4). Such a fault comes to an installed page; so before it the guest
+//! reads there once, as supervisor.
 
 use std::rc::Rc;
 
@@ -34,9 +36,11 @@ const MODEL: Cpu = Cpu { maxphyaddr: 40, gib_pages: true };
 
 /// The frame of the root. The window's two tables follow.
 const ROOT: u64 = 0x10;
-/// The frames of the tables of levels 3, 2 and 1 below the root, and of the page. [`TWIN`] further lie their twins.
+/// The frames of the tables of levels 3, 2 and 1 below the root, and of the page. [`TWIN`] further
+/// lie their twins.
 const BLOCKS: [u64; 4] = [0x14, 0x18, 0x1c, 0x20];
-/// The PML4 slot of the test's page. The low 30 bits of its address are its gpa, so that pages of all sizes lead to it.
+/// The PML4 slot of the test's page. The low 30 bits of its address are its gpa, so that pages of
+/// all sizes lead to it.
 const SLOT: usize = 2;
 
 /// A part of the whole: see [`Part::all`].
@@ -102,7 +106,9 @@ impl Counts {
 impl Part {
     /// The parts that make the whole: all modes at all pairs of levels.
     pub fn all(spare: u64, stride: u64, offset: u64) -> Vec<Part> {
-        let parts = |mode| LEVELS.iter().map(move |&(upper, _)| Part { mode, upper, spare, stride, offset });
+        let parts = |mode| {
+            LEVELS.iter().map(move |&(upper, _)| Part { mode, upper, spare, stride, offset })
+        };
         Mode::ALL.into_iter().flat_map(parts).collect()
     }
 
@@ -194,7 +200,8 @@ impl Bench {
         };
         let below = |level: Level| level.below().map_or(BLOCKS[3], block) << 12;
         let large = |level: Level| page & !((1 << level.shift()) - 1);
-        let place = |level: Level| PhysAddr::new(Gfn::new(block(level)).entry(gva.index(level)).raw());
+        let place =
+            |level: Level| PhysAddr::new(Gfn::new(block(level)).entry(gva.index(level)).raw());
         let levels = [part.upper, lower];
         let places = levels.map(place);
 
@@ -326,7 +333,10 @@ impl Bench {
             return Err(format!("{fault:x?} changed the entries to {before:x?}"));
         }
         if self.session.machine().delivery() != Some(promised) {
-            return Err(format!("{fault:x?} came {:?}, not {promised:?}", self.session.machine().delivery()));
+            return Err(format!(
+                "{fault:x?} came {:?}, not {promised:?}",
+                self.session.machine().delivery()
+            ));
         }
         match promised {
             Delivery::Native => self.counts.native += 1,
@@ -352,8 +362,8 @@ impl Bench {
     }
 }
 
-/// Whether the shadow of this entry, which maps a page, gives user mode less than the entry: it is clean, or a large page
-/// that holds the tables, which are write-protected.
+/// Whether the shadow of this entry, which maps a page, gives user mode less than the entry: it is
+/// clean, or a large page that holds the tables, which are write-protected.
 fn is_narrow(visit: &Visit) -> bool {
     let of_user = visit.entry & (bits::U | bits::W) == bits::U | bits::W;
     of_user && (visit.entry & bits::D == 0 || visit.level > 1)

@@ -1,7 +1,8 @@
-//! The reference machine: what an x86 paging unit may do, and a conformance kit that judges shadow MMUs by it.
+//! The reference machine: what an x86 paging unit may do, and a conformance kit that judges shadow
+//! MMUs by it.
 //!
-//! Start with [`conformance`]: it puts your embedding of `umbra_mmu`, or a shadow MMU of your own, to the test. You
-//! implement one trait, [`machine::Machine`].
+//! Start with [`conformance`]: it puts your embedding of `umbra_mmu`, or a shadow MMU of your own,
+//! to the test. You implement one trait, [`machine::Machine`].
 //!
 //! - [`hardware`] is the paging unit, with a TLB and paging-structure caches that keep, drop or refill by a seeded
 //!   random source whatever the SDM allows. It is written independently of `umbra_paging::walk`.

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::ops::Range;
 
-/// A physical address of the machine that a paging unit belongs to: guest-physical when the guest runs bare,
-/// host-physical when it runs on shadow tables.
+/// A physical address of the machine that a paging unit belongs to: guest-physical when the guest
+/// runs bare, host-physical when it runs on shadow tables.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PhysAddr(u64);
 
@@ -160,7 +160,10 @@ impl PhysicalMemory for Ram {
 }
 
 /// The aligned words that `bytes` at `at` touch: address, mask of the bits written, and these bits.
-pub(crate) fn overlay(at: PhysAddr, bytes: &[u8]) -> impl Iterator<Item = (PhysAddr, u64, u64)> + '_ {
+pub(crate) fn overlay(
+    at: PhysAddr,
+    bytes: &[u8],
+) -> impl Iterator<Item = (PhysAddr, u64, u64)> + '_ {
     let first = at.word().raw();
     let last = PhysAddr(at.raw() + bytes.len() as u64 - 1).word().raw();
     (first..=last).step_by(8).map(move |word| {
@@ -191,9 +194,13 @@ mod tests {
     #[test]
     fn memory_in_pieces_has_nothing_between_them() {
         let mut ram = Ram::new(2).with_hole(1).with_frames(1 << 20..(1 << 20) + 1);
-        for (at, there) in
-            [(0, true), (4096, false), (1 << 32, true), ((1 << 32) - 8, false), ((1 << 32) + 4096, false)]
-        {
+        for (at, there) in [
+            (0, true),
+            (4096, false),
+            (1 << 32, true),
+            ((1 << 32) - 8, false),
+            ((1 << 32) + 4096, false),
+        ] {
             ram.write(PhysAddr(at), at | 1);
             assert_eq!(ram.read(PhysAddr(at)), if there { at | 1 } else { u64::MAX });
         }

@@ -84,7 +84,8 @@ pub enum Op {
         /// What.
         bytes: ArrayVec<u8, 8>,
     },
-    /// A device sets the window and the start of the tree up again, below the current root of this virtual CPU.
+    /// A device sets the window and the start of the tree up again, below the current root of this
+    /// virtual CPU.
     Repair {
         /// Which virtual CPU.
         cpu: usize,
@@ -181,11 +182,12 @@ impl Program {
         Program { setup, seed, ops: words.iter().map(|&word| Op::from_word(word, setup)).collect() }
     }
 
-    /// A program of any bytes: 8 for the setup, 8 for the seed, then 8 for each step. What is missing is zero,
-    /// an incomplete step is left out.
+    /// A program of any bytes: 8 for the setup, 8 for the seed, then 8 for each step. What is
+    /// missing is zero, an incomplete step is left out.
     pub fn from_bytes(bytes: &[u8]) -> Program {
-        let mut words =
-            bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
+        let mut words = bytes
+            .chunks_exact(8)
+            .map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
         let setup = words.next().unwrap_or(0);
         let seed = words.next().unwrap_or(0);
         Program { setup, seed, ops: words.map(|word| Op::from_word(word, setup)).collect() }
@@ -196,10 +198,12 @@ impl Program {
         Program::random_with(seed, steps, |setup| setup)
     }
 
-    /// A program of `steps` steps that needs as many shadow pages as possible: many roots, and tables that
-    /// lead to each other.
+    /// A program of `steps` steps that needs as many shadow pages as possible: many roots, and
+    /// tables that lead to each other.
     pub fn random_crowded(seed: u64, steps: usize) -> Program {
-        Program::random_with(seed, steps, |setup| setup & !(7 << THEME_SHIFT) | CROWDED << THEME_SHIFT | 1)
+        Program::random_with(seed, steps, |setup| {
+            setup & !(7 << THEME_SHIFT) | CROWDED << THEME_SHIFT | 1
+        })
     }
 
     fn random_with(seed: u64, steps: usize, choose: impl Fn(u64) -> u64) -> Program {
@@ -232,7 +236,8 @@ impl Program {
             put(root, WINDOW_SLOT, to(1, P | W | A | if bits.flag() { U } else { 0 }));
         }
         put(1, 0, to(2, all));
-        let pages = P | W | marked | if bits.flag() { U } else { 0 } | if bits.flag() { G } else { 0 };
+        let pages =
+            P | W | marked | if bits.flag() { U } else { 0 } | if bits.flag() { G } else { 0 };
         for region in 0..3 {
             put(2, region, (region as u64) << 21 | PS | pages);
         }
@@ -270,8 +275,8 @@ impl Program {
         ram
     }
 
-    /// Makes every frame but those of the window a table of every level, each leading to any others, and a root
-    /// that has the window.
+    /// Makes every frame but those of the window a table of every level, each leading to any
+    /// others, and a root that has the window.
     fn entangle(&self, ram: &mut Ram) {
         let mut random = fastrand::Rng::with_seed(self.setup);
         for table in (0..HOT.len()).filter(|table| !(1..=3).contains(table)) {
@@ -291,9 +296,13 @@ impl Program {
     /// The writes that set the window and the start of the tree up again below `root`.
     pub fn repair(root: Gfn) -> impl Iterator<Item = (Gpa, u64)> {
         let to = |frame: usize| hot(frame).base().raw() | P | W | U | A;
-        let pages = (0..3).map(|region| (hot(2).entry(region), (region as u64) << 21 | PS | P | W | A | D));
+        let pages =
+            (0..3).map(|region| (hot(2).entry(region), (region as u64) << 21 | PS | P | W | A | D));
         let tree = [(root.entry(0), to(4)), (hot(4).entry(0), to(5)), (hot(5).entry(0), to(6))];
-        [(root.entry(WINDOW_SLOT), to(1)), (hot(1).entry(0), to(2))].into_iter().chain(pages).chain(tree)
+        [(root.entry(WINDOW_SLOT), to(1)), (hot(1).entry(0), to(2))]
+            .into_iter()
+            .chain(pages)
+            .chain(tree)
     }
 }
 
@@ -486,8 +495,8 @@ fn host_range(bits: &mut Bits) -> HostEvent {
 /// How many kinds of steps there are.
 const STEPS: usize = 13;
 
-/// What a program is mostly made of: weights of the kinds of steps, of 64 in all, in the order of the match in
-/// [`Op::from_word`].
+/// What a program is mostly made of: weights of the kinds of steps, of 64 in all, in the order of
+/// the match in [`Op::from_word`].
 struct Theme {
     name: &'static str,
     weights: [u8; STEPS],
@@ -566,8 +575,8 @@ impl Op {
         }
     }
 
-    /// The step that a random word stands for in a program with this [`Program::setup`]. Every word stands for
-    /// one.
+    /// The step that a random word stands for in a program with this [`Program::setup`]. Every word
+    /// stands for one.
     pub fn from_word(word: u64, setup: u64) -> Op {
         let bits = &mut Bits::new(word);
         let mut choice = bits.take(6) as u8;
@@ -598,7 +607,10 @@ impl Op {
                 let at = used_frame(bits).base().raw() + offset(bits);
                 let value = entry(bits).to_le_bytes();
                 let room = (4096 - at % 4096).min(8) as usize;
-                Op::DeviceWrite { gpa: Gpa::new(at), bytes: value[..room].iter().copied().collect() }
+                Op::DeviceWrite {
+                    gpa: Gpa::new(at),
+                    bytes: value[..room].iter().copied().collect(),
+                }
             }
             6 => Op::Repair { cpu },
             7 => Op::Host(host_event(bits)),
@@ -608,7 +620,9 @@ impl Op {
             11 => Op::Host(host_range(bits)),
             _ => Op::Host(match bits.flag() {
                 true => HostEvent::Offer,
-                false => HostEvent::Withdraw([hot(0), hot(8), used_frame(bits)][bits.take(2) as usize % 3]),
+                false => HostEvent::Withdraw(
+                    [hot(0), hot(8), used_frame(bits)][bits.take(2) as usize % 3],
+                ),
             }),
         }
     }

@@ -1,4 +1,5 @@
-//! What a run of a random program is made from, as bytes: to be kept, copied to another machine and mutated.
+//! What a run of a random program is made from, as bytes: to be kept, copied to another machine and
+//! mutated.
 
 use fastrand::Rng;
 
@@ -46,7 +47,8 @@ impl Recipe {
     /// The length is none of a recipe.
     pub fn from_bytes(bytes: &[u8]) -> Result<Recipe, NotARecipe> {
         let word = |chunk: &[u8]| chunk.try_into().map(u64::from_le_bytes);
-        let words = bytes.chunks(8).map(word).collect::<Result<Vec<u64>, _>>().map_err(|_| NotARecipe)?;
+        let words =
+            bytes.chunks(8).map(word).collect::<Result<Vec<u64>, _>>().map_err(|_| NotARecipe)?;
         match words[..] {
             [config, setup, seed, ref words @ ..] => {
                 Ok(Recipe { config, setup, seed, words: words.to_vec() })
@@ -79,7 +81,8 @@ impl Recipe {
         run_program(&self.program(), &self.config())
     }
 
-    /// A recipe like this one: a few changes, some of them with steps of `other`, and at most `most` steps.
+    /// A recipe like this one: a few changes, some of them with steps of `other`, and at most
+    /// `most` steps.
     pub fn mutated(&self, other: &Recipe, random: &mut Rng, most: usize) -> Recipe {
         let mut new = self.clone();
         for _ in 0..random.usize(1..=4) {

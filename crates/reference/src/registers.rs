@@ -71,7 +71,8 @@ pub enum Privileged {
     Wp(bool),
     /// CR4.PGE.
     Pge(bool),
-    /// CR4.PCIDE. Setting it is left out where it would be #GP: while the PCID in CR3 is not 0 or paging is off.
+    /// CR4.PCIDE. Setting it is left out where it would be #GP: while the PCID in CR3 is not 0 or
+    /// paging is off.
     Pcide(bool),
     /// CR4.SMEP.
     Smep(bool),
@@ -81,8 +82,8 @@ pub enum Privileged {
     Nxe(bool),
 }
 
-/// What an instruction must at least invalidate (SDM, "Operations that Invalidate TLBs and Paging-Structure
-/// Caches").
+/// What an instruction must at least invalidate (SDM, "Operations that Invalidate TLBs and
+/// Paging-Structure Caches").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Invalidation {
     /// Nothing.
@@ -189,7 +190,9 @@ impl Registers {
             Privileged::Smap(on) => self.smap = on,
             Privileged::Nxe(on) => self.nxe = on,
         }
-        let all = (before.paging && !self.paging) || before.pge != self.pge || (before.pcide && !self.pcide);
+        let all = (before.paging && !self.paging)
+            || before.pge != self.pge
+            || (before.pcide && !self.pcide);
         if all {
             Invalidation::All
         } else if self.smep && !before.smep {
@@ -212,7 +215,10 @@ mod tests {
         assert_eq!(of(base, Privileged::Pge(true)), Invalidation::Nothing);
         assert_eq!(of(base, Privileged::Paging(false)), Invalidation::All);
         assert_eq!(of(base, Privileged::Smep(false)), Invalidation::Nothing);
-        assert_eq!(of(Registers { smep: false, ..base }, Privileged::Smep(true)), Invalidation::Context);
+        assert_eq!(
+            of(Registers { smep: false, ..base }, Privileged::Smep(true)),
+            Invalidation::Context
+        );
         assert_eq!(of(base, Privileged::Smap(false)), Invalidation::Nothing);
         assert_eq!(of(base, Privileged::Wp(false)), Invalidation::Nothing);
         assert_eq!(of(base, Privileged::Pcide(true)), Invalidation::Nothing);

@@ -44,21 +44,30 @@ impl Config {
         let pick = |bits: u32, shift: u32| (word >> shift) as usize & ((1 << bits) - 1);
         let cpus = [1, 2, 2, 3][pick(2, 0)];
         // Half of the guests have one of the usual widths.
-        let width = if pick(1, 23) == 0 { [36, 40, 46, 39][pick(2, 2)] } else { 32 + pick(5, 24) as u8 % 21 };
+        let width = if pick(1, 23) == 0 {
+            [36, 40, 46, 39][pick(2, 2)]
+        } else {
+            32 + pick(5, 24) as u8 % 21
+        };
         // Host memory lies in the lower half of what the real CPU can address.
         let host = (width + [0, 0, 1, 12][pick(2, 29)]).clamp(34, 52);
         Config {
             model: Cpu { maxphyaddr: width, gib_pages: pick(2, 4) != 0 },
             cpus,
             pcid: pick(1, 6) != 0,
-            temper: [Temper::STICKY, Temper::ERRATIC, Temper::FORGETFUL, Temper::STICKY][pick(2, 7)],
+            temper: [Temper::STICKY, Temper::ERRATIC, Temper::FORGETFUL, Temper::STICKY]
+                [pick(2, 7)],
             shadow: shadow.then(|| ShadowConfig {
                 bypass: pick(2, 9) != 0 && host < 52,
                 frames: umbra_mmu::MIN_FRAMES_PER_VCPU * cpus as u32 + [0, 2, 16, 4][pick(2, 11)],
                 vpid: pick(2, 13) != 0,
                 release: [0, 0, 16, 128][pick(2, 15)],
-                filter: [FilterPolicy::Present, FilterPolicy::User, FilterPolicy::Auto, FilterPolicy::Auto]
-                    [pick(2, 17)],
+                filter: [
+                    FilterPolicy::Present,
+                    FilterPolicy::User,
+                    FilterPolicy::Auto,
+                    FilterPolicy::Auto,
+                ][pick(2, 17)],
                 detach: [0, 64, 128, 255][pick(2, 19)],
                 eager: false,
                 targets: [0, 2, 4, 4][pick(2, 21)],
@@ -127,7 +136,8 @@ impl std::error::Error for Divergence {}
 /// Runs a program.
 ///
 /// # Errors
-/// The first step whose outcome bare hardware does not allow, or after which the machine is [`Broken`].
+/// The first step whose outcome bare hardware does not allow, or after which the machine is
+/// [`Broken`].
 pub fn run_program(program: &Program, config: &Config) -> Result<Coverage, Divergence> {
     match config.shadow {
         None => run_on(config.bare(program), program, config),
@@ -139,7 +149,11 @@ pub fn run_program(program: &Program, config: &Config) -> Result<Coverage, Diver
 ///
 /// # Errors
 /// As [`run_program`].
-pub fn run_on(machine: impl Machine, program: &Program, config: &Config) -> Result<Coverage, Divergence> {
+pub fn run_on(
+    machine: impl Machine,
+    program: &Program,
+    config: &Config,
+) -> Result<Coverage, Divergence> {
     let universe = Rc::new(Universe::of_programs());
     let registers = vec![config.registers(); config.cpus];
     let mut session = Session::new(machine, universe, program.memory(), config.model, registers);
@@ -148,7 +162,8 @@ pub fn run_on(machine: impl Machine, program: &Program, config: &Config) -> Resu
         if done[step] {
             continue;
         }
-        let full = step % config.full_audit == config.full_audit - 1 || step == program.ops.len() - 1;
+        let full =
+            step % config.full_audit == config.full_audit - 1 || step == program.ops.len() - 1;
         let mut random = Rng::with_seed(program.seed ^ (step as u64 + 1) << 32);
         let (mut others, mut preempt) = (Vec::new(), NEVER);
         if random.u8(..) < config.races {
@@ -160,7 +175,9 @@ pub fn run_on(machine: impl Machine, program: &Program, config: &Config) -> Resu
         let others: Vec<(usize, &Op)> = others.iter().map(|&n| (n, &program.ops[n])).collect();
         match session.step_among(op, &others, preempt, full) {
             Ok(taken) => taken.into_iter().for_each(|n| done[n] = true),
-            Err(why) => return Err(Divergence { step, op: op.clone(), got: session.got.take(), why }),
+            Err(why) => {
+                return Err(Divergence { step, op: op.clone(), got: session.got.take(), why });
+            }
         }
     }
     Ok(session.finish())
@@ -213,8 +230,8 @@ pub struct Session<M> {
 }
 
 impl<M: Machine> Session<M> {
-    /// Judges a machine whose guest finds `memory`, has these `registers`, one set for each CPU of this `model`, and
-    /// accesses only pages of the `universe`.
+    /// Judges a machine whose guest finds `memory`, has these `registers`, one set for each CPU of
+    /// this `model`, and accesses only pages of the `universe`.
     pub fn new(
         machine: M,
         universe: Rc<Universe>,
@@ -222,7 +239,8 @@ impl<M: Machine> Session<M> {
         model: Cpu,
         registers: Vec<Registers>,
     ) -> Session<M> {
-        let controls: Vec<_> = registers.iter().map(|registers| registers.control(&model)).collect();
+        let controls: Vec<_> =
+            registers.iter().map(|registers| registers.control(&model)).collect();
         Session {
             machine,
             oracle: Oracle::new(universe.clone(), memory, &controls),
@@ -261,8 +279,9 @@ impl<M: Machine> Session<M> {
         self.got.as_ref()
     }
 
-    /// Does one step, and judges it: its outcome, all of guest memory, and the machine's own auditor, which looks at
-    /// everything if `full` and else at what changed. Then lets the CPUs speculate.
+    /// Does one step, and judges it: its outcome, all of guest memory, and the machine's own
+    /// auditor, which looks at everything if `full` and else at what changed. Then lets the CPUs
+    /// speculate.
     ///
     /// # Errors
     /// What bare hardware does not allow, or that the machine is [`Broken`].
@@ -322,8 +341,11 @@ impl<M: Machine> Session<M> {
                     Deed::Access { access: *access, pieces: self.pieces(*gva, *length, &[]) }
                 }
                 Op::Store { gva, user, ac, bytes, .. } => {
-                    let access =
-                        Access { kind: AccessKind::Write, user: *user, smap_override: *ac && !*user };
+                    let access = Access {
+                        kind: AccessKind::Write,
+                        user: *user,
+                        smap_override: *ac && !*user,
+                    };
                     Deed::Access { access, pieces: self.pieces(*gva, bytes.len(), bytes) }
                 }
                 Op::Execute { instruction, .. } => {
@@ -369,13 +391,17 @@ impl<M: Machine> Session<M> {
                 (Deed::Access { access, pieces }, Some(observed)) => {
                     self.oracle
                         .judge_access(cpu, access, &pieces, observed, &event.changes)
-                        .map_err(|why| format!("meanwhile step {number} gave {observed:x?}: {why}"))?;
+                        .map_err(|why| {
+                            format!("meanwhile step {number} gave {observed:x?}: {why}")
+                        })?;
                 }
                 (Deed::Execute { after, invalidation, .. }, _) => {
                     self.registers[cpu] = after;
                     self.oracle.executed(cpu, after.control(&self.model), invalidation);
                 }
-                (Deed::Access { .. }, None) => return Err(format!("step {number} is an access without end")),
+                (Deed::Access { .. }, None) => {
+                    return Err(format!("step {number} is an access without end"));
+                }
             }
             self.oracle.touched(&mut open, &event.changes);
             self.oracle.moment(&mut open);
@@ -424,7 +450,8 @@ impl<M: Machine> Session<M> {
             }
             Op::Store { cpu, gva, user, ac, bytes } => {
                 let pieces = self.pieces(*gva, bytes.len(), bytes);
-                let access = Access { kind: AccessKind::Write, user: *user, smap_override: *ac && !*user };
+                let access =
+                    Access { kind: AccessKind::Write, user: *user, smap_override: *ac && !*user };
                 self.access(*cpu, access, &pieces)
             }
             Op::Execute { cpu, instruction } => {
@@ -506,8 +533,9 @@ impl<M: Machine> Session<M> {
     fn pieces(&self, gva: Gva, length: usize, bytes: &[u8]) -> ArrayVec<Piece, 2> {
         let room = (4096 - gva.raw() % 4096) as usize;
         let head = length.min(room);
-        let part =
-            |range: std::ops::Range<usize>| bytes.get(range).unwrap_or_default().iter().copied().collect();
+        let part = |range: std::ops::Range<usize>| {
+            bytes.get(range).unwrap_or_default().iter().copied().collect()
+        };
         let mut pieces = ArrayVec::new();
         pieces.push(Piece { gva, bytes: part(0..head.min(bytes.len())) });
         let next = Gva::new(gva.raw().wrapping_add(head as u64));
@@ -598,7 +626,11 @@ fn class_of(code: Pfec) -> &'static str {
         return "guest: #PF, reserved bit";
     }
     if !code.contains(Pfec::PRESENT) {
-        return if user { "guest: #PF, not present, user" } else { "guest: #PF, not present, supervisor" };
+        return if user {
+            "guest: #PF, not present, user"
+        } else {
+            "guest: #PF, not present, supervisor"
+        };
     }
     match (user, code.contains(Pfec::WRITE), code.contains(Pfec::FETCH)) {
         (true, true, _) => "guest: #PF, protection, user write",

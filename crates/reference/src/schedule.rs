@@ -100,7 +100,13 @@ fn load(cpu: usize, gva: u64, user: bool) -> Op {
 
 /// A store by the supervisor, with RFLAGS.AC set.
 fn store(cpu: usize, gva: u64, bytes: &[u8]) -> Op {
-    Op::Store { cpu, gva: Gva::new(gva), user: false, ac: true, bytes: bytes.iter().copied().collect() }
+    Op::Store {
+        cpu,
+        gva: Gva::new(gva),
+        user: false,
+        ac: true,
+        bytes: bytes.iter().copied().collect(),
+    }
 }
 
 fn user_store(cpu: usize, gva: u64) -> Op {
@@ -129,7 +135,8 @@ fn load_root(cpu: usize, root: u64) -> Op {
 impl Small {
     /// All programs.
     pub fn all() -> Vec<Small> {
-        let plain = ShadowConfig { eager: true, ..ShadowConfig::plain(true, 2 * MIN_FRAMES_PER_VCPU + 4) };
+        let plain =
+            ShadowConfig { eager: true, ..ShadowConfig::plain(true, 2 * MIN_FRAMES_PER_VCPU + 4) };
         let user = ShadowConfig { filter: FilterPolicy::User, ..plain };
         let released = ShadowConfig { release: 255, ..plain };
         let targets = ShadowConfig { targets: 4, ..plain };
@@ -178,7 +185,11 @@ impl Small {
                 shadow: plain,
                 tables: link(),
                 setup: ready(),
-                step: store(0, WINDOW + (FIRST << 12) + 8, &((DATA << 12 | ALL) as u32).to_le_bytes()),
+                step: store(
+                    0,
+                    WINDOW + (FIRST << 12) + 8,
+                    &((DATA << 12 | ALL) as u32).to_le_bytes(),
+                ),
                 others: vec![load(1, 0x1000, true), load(1, 0x1000, true)],
             },
             Small {
@@ -227,7 +238,7 @@ impl Small {
                 others: vec![user_store(1, 0x1000)],
             },
             Small {
-                name: "a root becomes loose",
+                name: "a root becomes unsync",
                 shadow: released,
                 tables: vec![(FIRST, 1, DATA << 12 | ALL)],
                 setup: and(ready(), vec![load(1, 0x1000, true)]),
@@ -243,7 +254,12 @@ impl Small {
                 ],
                 setup: and(
                     ready(),
-                    vec![load_root(1, OTHER_ROOT), load(1, 0, true), load_root(1, ROOT), load(1, 0, true)],
+                    vec![
+                        load_root(1, OTHER_ROOT),
+                        load(1, 0, true),
+                        load_root(1, ROOT),
+                        load(1, 0, true),
+                    ],
                 ),
                 step: set(0, OTHER_ROOT, 3, 0x14 << 12 | ALL),
                 others: vec![load_root(1, OTHER_ROOT), load(1, 0, true), load(1, 3 << 39, true)],
@@ -257,7 +273,10 @@ impl Small {
                 ],
                 setup: and(ready(), vec![touch(1, OTHER_ROOT)]),
                 step: load_root(0, OTHER_ROOT),
-                others: vec![touch(1, OTHER_ROOT), load(1, WINDOW + (OTHER_ROOT << 12) + 0x800, false)],
+                others: vec![
+                    touch(1, OTHER_ROOT),
+                    load(1, WINDOW + (OTHER_ROOT << 12) + 0x800, false),
+                ],
             },
             Small {
                 name: "a large page changes that is mapped by smaller ones",
@@ -287,9 +306,11 @@ impl Small {
     }
 
     fn universe(&self) -> Universe {
-        let tree = (0..8).map(|n| n << 12).chain([0x20_0000, 0x20_1000, 0x20_5000, 0x40_0000, 0x41_b000]);
+        let tree =
+            (0..8).map(|n| n << 12).chain([0x20_0000, 0x20_1000, 0x20_5000, 0x40_0000, 0x41_b000]);
         let roots = [3 << 39, 5 << 39];
-        let window = [ROOT, 0x14, 0x15, FIRST, SECOND, OTHER_ROOT, DATA].map(|frame| WINDOW + (frame << 12));
+        let window =
+            [ROOT, 0x14, 0x15, FIRST, SECOND, OTHER_ROOT, DATA].map(|frame| WINDOW + (frame << 12));
         Universe::new(tree.chain(roots).chain(window).map(Gva::new).collect())
     }
 
@@ -336,7 +357,9 @@ impl Small {
         let preempt = Preempt { when: When::At(order.points.clone()), entering: order.entering };
         let taken = session.step_among(&self.step, &others, preempt, true)?;
         let points = session.points();
-        for op in self.others.iter().enumerate().filter(|(n, _)| !taken.contains(n)).map(|(_, op)| op) {
+        for op in
+            self.others.iter().enumerate().filter(|(n, _)| !taken.contains(n)).map(|(_, op)| op)
+        {
             session.step(op, false)?;
         }
         for cpu in 0..2 {
@@ -366,7 +389,13 @@ impl Small {
     ///
     /// # Errors
     /// The first order in which something goes wrong.
-    pub fn explore(&self, protocol: Protocol, preemptions: u32, seed: u64, most: u32) -> Result<u64, Wrong> {
+    pub fn explore(
+        &self,
+        protocol: Protocol,
+        preemptions: u32,
+        seed: u64,
+        most: u32,
+    ) -> Result<u64, Wrong> {
         let mut orders = 0;
         for entering in [false, true] {
             let mut run = |points: Vec<u32>| {

@@ -1,4 +1,5 @@
-//! The small world that random programs live in: few frames and few linear addresses, so that things collide.
+//! The small world that random programs live in: few frames and few linear addresses, so that
+//! things collide.
 
 use std::ops::Range;
 
@@ -8,8 +9,10 @@ use crate::hardware::shift;
 
 /// Frames that programs use as tables and as data. There is more RAM, but only
 /// these frames are touched. The last ones lie in other 2 MiB regions.
-pub const HOT: [u64; 16] =
-    [0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x1b, 0x210, 0x211, 0x410, 0x411];
+pub const HOT: [u64; 16] = [
+    0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x1b, 0x210, 0x211, 0x410,
+    0x411,
+];
 
 /// One past the highest frame of the guest RAM that every program has: three regions of 2 MiB.
 pub const END: u64 = 0x600;
@@ -23,8 +26,8 @@ pub const HIGH_FRAMES: Range<u64> = 0x10_0000..0x10_0200;
 /// A frame below [`END`] with a device in place of memory.
 pub const HOLE: u64 = 0x251;
 
-/// The PML4 slot of the *window*, through which programs normally reach their tables: gpa 0 stands at
-/// [`WINDOW`].
+/// The PML4 slot of the *window*, through which programs normally reach their tables: gpa 0 stands
+/// at [`WINDOW`].
 pub const WINDOW_SLOT: usize = 256;
 
 /// Where the window begins.
@@ -72,7 +75,8 @@ impl Universe {
             let mut parent = None;
             paths.push([4u8, 3, 2, 1].map(|level| {
                 let same = |node: &Node| {
-                    node.level == level && node.gva.raw() >> shift(level) == gva.raw() >> shift(level)
+                    node.level == level
+                        && node.gva.raw() >> shift(level) == gva.raw() >> shift(level)
                 };
                 let at = nodes.iter().position(same).unwrap_or_else(|| {
                     nodes.push(Node { level, gva, parent });

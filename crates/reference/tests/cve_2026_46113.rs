@@ -1,10 +1,10 @@
-//! CVE-2026-46113, use after free by a stale or invalid role: a shadow page is zapped, or its role is no longer
-//! valid, and something still leads to its frame when that holds another page.
+//! CVE-2026-46113, use after free by a stale or invalid role: a shadow page is zapped, or its role
+//! is no longer valid, and something still leads to its frame when that holds another page.
 //!
-//! Here a role is never changed: another role is another page. A zapped page is unlinked from all its parents, and
-//! its frame waits in limbo for a flush (`crates/mmu/src/lifecycle/zap.rs`,
-//! `tables/pool.rs`); handles carry a generation, and a root
-//! in use is pinned (`tables/pool.rs`, `roots/mod.rs`).
+//! Here a role is never changed: another role is another page. A zapped page is unlinked from all
+//! its parents, and its frame waits in quarantine for a flush (`crates/mmu/src/lifecycle/zap.rs`,
+//! `tables/pool.rs`); handles carry a generation, and a root in use is pinned (`tables/pool.rs`,
+//! `roots/mod.rs`).
 
 mod attack;
 
@@ -42,7 +42,8 @@ fn reuse() -> Judged {
         guest.store(at(1), &[1], false)?;
         guest.execute(Privileged::Wp(true))?;
         guest.store(at(1), &[2], false)?;
-        // Freed while it may be cached, its frame is data at once, and other pages need shadow frames.
+        // Freed while it may be cached, its frame is data at once, and other pages need shadow
+        // frames.
         guest.set(0x15, 0, 0)?;
         guest.poke(FIRST << 12, &(PAGES[1] << 12 | ALL).to_le_bytes())?;
         crowd(&mut guest)?;

@@ -1,9 +1,9 @@
-//! CVE-2026-64561, stale check before quota reclaim: a page is looked up and found valid, then pages are reclaimed to
-//! make room, and what was found is used although it is gone.
+//! CVE-2026-64561, stale check before quota reclaim: a page is looked up and found valid, then
+//! pages are reclaimed to make room, and what was found is used although it is gone.
 //!
-//! Here what a fault has gone through is made the newest before anything is reclaimed for it, and the entry's target
-//! is computed again afterwards (`crates/mmu/src/fault/map.rs`); roots are pinned before their children are
-//! built (`lifecycle/load.rs`).
+//! Here what a fault has gone through is made the newest before anything is reclaimed for it, and
+//! the entry's target is computed again afterwards (`crates/mmu/src/fault/map.rs`); roots are
+//! pinned before their children are built (`lifecycle/load.rs`).
 
 mod attack;
 
@@ -21,8 +21,8 @@ fn crowd() -> Judged {
     }
     let addresses: Vec<u64> = (0..TABLES).map(|n| gva(0, 0, n, 0)).collect();
     let mut guest = Attack::new(&tables, &addresses, [0x14, 0x15]);
-    // The tables on the way down were linked first and are not linked again, so they are the oldest when the pool is
-    // full: the next page table is built at their expense, if anything is.
+    // The tables on the way down were linked first and are not linked again, so they are the oldest
+    // when the pool is full: the next page table is built at their expense, if anything is.
     for _ in 0..3 {
         for &address in &addresses {
             guest.read(address, true)?;

@@ -1,8 +1,11 @@
-//! Random guest programs, bare and through the shadow MMU. `UMBRA_STEPS` sets how many steps each takes.
+//! Random guest programs, bare and through the shadow MMU. `UMBRA_STEPS` sets how many steps each
+//! takes.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::{Config as Settings, FileFailurePersistence, TestCaseError, TestRunner};
+use proptest::test_runner::{
+    Config as Settings, FileFailurePersistence, TestCaseError, TestRunner,
+};
 use umbra_reference::conformance::MET_BY_GUESTS;
 use umbra_reference::coverage::Coverage;
 use umbra_reference::minimize::minimize_plain;
@@ -12,7 +15,8 @@ use umbra_reference::{Config, run_program};
 const STEPS_PER_PROGRAM: u64 = 300;
 
 fn budget(default: u64) -> u64 {
-    std::env::var("UMBRA_STEPS").map_or(default, |steps| steps.parse().expect("UMBRA_STEPS is a number"))
+    std::env::var("UMBRA_STEPS")
+        .map_or(default, |steps| steps.parse().expect("UMBRA_STEPS is a number"))
 }
 
 fn explore(name: &str, steps: u64, shadow: bool) -> Coverage {
@@ -37,7 +41,8 @@ fn explore(name: &str, steps: u64, shadow: bool) -> Coverage {
             Err(divergence) => Err(TestCaseError::fail(divergence.to_string())),
         }
     });
-    if let Err(proptest::test_runner::TestError::Fail(why, (config, setup, seed, words))) = verdict {
+    if let Err(proptest::test_runner::TestError::Fail(why, (config, setup, seed, words))) = verdict
+    {
         let program = Program::new(setup, seed, &words);
         match minimize_plain(&program, &Config::from_word(config, shadow)) {
             Some(failure) => panic!("{name}: {failure}"),
@@ -94,7 +99,7 @@ fn the_shadow_mmu_does_what_bare_hardware_may_do() {
             "mmu: reclaims in load_paging",
             "mmu: reclaims in page_fault",
             "mmu: splits a large page",
-            "mmu: tracks loose tables again",
+            "mmu: tracks unsync tables again",
             "host: frames given back",
             "mmu: shadow pages reclaimed",
             "shadow: exits, Accessed",
@@ -113,7 +118,7 @@ fn the_shadow_mmu_does_what_bare_hardware_may_do() {
             "state: CR0.WP clear",
             "state: guest faults bypassed",
             "state: guest faults trapped",
-            "state: guest faults trapped while a table is loose",
+            "state: guest faults trapped while a table is unsync",
         ],
     );
     let nothing_built = "mmu: reclaims in a call that builds nothing";

@@ -7,11 +7,12 @@
 use fastrand::Rng;
 use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
 use umbra_mmu::{
-    Backing, Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, GuestMemory, Mmu, Origin,
-    RootFormat, ShadowFrames, Tlb,
+    Backing, Config, Encodings, FaultContext, FaultOutcome, FilterPolicy, GuestFaults, GuestMemory,
+    Mmu, RootFormat, ShadowFrames, Tlb,
 };
 use umbra_paging::{
-    Access, AccessKind, Features, Gfn, Gpa, Gva, Hfn, Hpa, Mode, PAGE_SIZE, Paging, Pdptes, Pfec, Tables,
+    Access, AccessKind, Features, Gfn, Gpa, Gva, Hfn, Hpa, Mode, PAGE_SIZE, Paging, Pdptes, Pfec,
+    Tables,
 };
 use umbra_reference::hardware::{self, Control, End, Filter, PagingMode, PagingUnit, Temper};
 use umbra_reference::memory::{PhysAddr, PhysicalMemory, Ram};
@@ -151,14 +152,18 @@ impl Machine {
     fn new(seed: u64) -> Machine {
         let mut random = Rng::with_seed(seed);
         let temper = pick(&mut random, &[Temper::STICKY, Temper::ERRATIC]);
-        let mut host =
-            Host { ram: Ram::new((GUEST + GUEST_FRAMES) as usize), unit: PagingUnit::new(seed, temper) };
+        let mut host = Host {
+            ram: Ram::new((GUEST + GUEST_FRAMES) as usize),
+            unit: PagingUnit::new(seed, temper),
+        };
         let encodings = Encodings::reserved(FEATURES.maxphyaddr).expect("there are reserved bits");
         let mut config = Config::new(FEATURES, encodings);
-        config.filter = pick(&mut random, &[FilterPolicy::Present, FilterPolicy::User, FilterPolicy::Auto]);
+        config.filter =
+            pick(&mut random, &[FilterPolicy::Present, FilterPolicy::User, FilterPolicy::Auto]);
         config.eager = random.bool();
         config.log_changes = true;
-        let mmu = Mmu::with_policy(config, &mut host, Dice(Rng::with_seed(seed))).expect("enough frames");
+        let mmu =
+            Mmu::with_policy(config, &mut host, Dice(Rng::with_seed(seed))).expect("enough frames");
         // Two addresses in each of some 4 MiB, across halves and GiB.
         let addresses =
             [0, 0x20_0000, 0x3f_f000, 0x40_1000, 0x60_0000, 0x4000_0000, 0x7fe0_0000, 0xffff_f000];
@@ -185,7 +190,17 @@ impl Machine {
             Mode::Pae { pdptes } => PagingMode::Pae { pdptes: pdptes.raw() },
             Mode::Long4 => PagingMode::Long4 { root },
         };
-        Control { mode, pcid: 0, wp, smep, smap, pge, nxe, maxphyaddr: FEATURES.maxphyaddr, gib_pages: false }
+        Control {
+            mode,
+            pcid: 0,
+            wp,
+            smep,
+            smap,
+            pge,
+            nxe,
+            maxphyaddr: FEATURES.maxphyaddr,
+            gib_pages: false,
+        }
     }
 
     /// That of the real CPU.
@@ -215,7 +230,9 @@ impl Machine {
         let cause = match hardware::walk(&Guest(&self.host.ram), &control, gva).end {
             End::NotPresent => Pfec::empty(),
             End::Reserved => Pfec::PRESENT | Pfec::RSVD,
-            End::Page(page) if page.rights.permit(access, &control) => return Ok(page.place(gva).raw()),
+            End::Page(page) if page.rights.permit(access, &control) => {
+                return Ok(page.place(gva).raw());
+            }
             End::Page(_) => Pfec::PRESENT,
         };
         Err(cause | control.access_code(access))
@@ -227,7 +244,11 @@ impl Machine {
             let control = self.real();
             let fault = match self.host.unit.translate(&mut self.host.ram, &control, gva, access) {
                 Ok(reached) => {
-                    assert_eq!(expected, Ok(reached.at.raw() - GUEST * PAGE_SIZE), "{gva:?} {access:?}");
+                    assert_eq!(
+                        expected,
+                        Ok(reached.at.raw() - GUEST * PAGE_SIZE),
+                        "{gva:?} {access:?}"
+                    );
                     self.outcomes.mapped += 1;
                     return;
                 }
@@ -243,8 +264,8 @@ impl Machine {
                 self.outcomes.native += 1;
                 return;
             }
-            let origin = Origin::at(Gva::new(self.random.u64(..4)));
-            match self.mmu.page_fault(&mut self.host, 0, gva, access, &origin) {
+            let context = FaultContext::at(Gva::new(self.random.u64(..4)));
+            match self.mmu.page_fault(&mut self.host, 0, gva, access, &context) {
                 FaultOutcome::Resume(_) => (),
                 FaultOutcome::Guest(fault) => {
                     assert_eq!(expected, Err(fault.pfec), "{gva:?} {access:?} {:?}", self.paging);
@@ -271,10 +292,11 @@ impl Machine {
             if !done.insert((gva.raw() >> shift, shift)) {
                 continue;
             }
-            let within = before.iter().filter(|(other, _)| other.raw() >> shift == gva.raw() >> shift);
+            let within =
+                before.iter().filter(|(other, _)| other.raw() >> shift == gva.raw() >> shift);
             let within: Vec<Gva> = within.map(|&(other, _)| other).collect();
             let gva = pick(&mut self.random, &within);
-            if self.mmu.has_loose_tables() {
+            if self.mmu.has_unsync_tables() {
                 self.mmu.invlpg(&mut self.host, 0, gva);
             } else {
                 self.host.unit.caches_mut().invlpg(0, gva);
@@ -317,7 +339,9 @@ impl Machine {
         let table = random.u64(TABLES);
         let entry = random_entry(random, directory);
         if legacy {
-            let pair = [entry as u32, random_entry(random, directory) as u32].map(u32::to_le_bytes).concat();
+            let pair = [entry as u32, random_entry(random, directory) as u32]
+                .map(u32::to_le_bytes)
+                .concat();
             let length = if index % 2 == 0 && random.u8(..4) == 0 { 8 } else { 4 };
             (table << 12 | index << 2, pair[..length].to_vec())
         } else {
@@ -334,9 +358,12 @@ impl Machine {
             0 => Mode::Off,
             1..8 => Mode::Legacy32 { pse: random.u8(..4) != 0 },
             _ => {
-                let pdpte = |random: &mut Rng| random.u64(TABLES) << 12 | u64::from(random.u8(..8) != 0);
+                let pdpte =
+                    |random: &mut Rng| random.u64(TABLES) << 12 | u64::from(random.u8(..8) != 0);
                 let values = core::array::from_fn(|_| pdpte(random));
-                Mode::Pae { pdptes: Pdptes::checked(values, &FEATURES).expect("no reserved bit is set") }
+                Mode::Pae {
+                    pdptes: Pdptes::checked(values, &FEATURES).expect("no reserved bit is set"),
+                }
             }
         };
         // Mostly a plain load of CR3.
@@ -372,8 +399,12 @@ impl Machine {
             10..80 => self.write(),
             _ => {
                 let gva = pick(&mut self.random, &self.addresses);
-                let kind = pick(&mut self.random, &[AccessKind::Read, AccessKind::Write, AccessKind::Fetch]);
-                let access = Access { kind, user: self.random.bool(), smap_override: self.random.bool() };
+                let kind = pick(
+                    &mut self.random,
+                    &[AccessKind::Read, AccessKind::Write, AccessKind::Fetch],
+                );
+                let access =
+                    Access { kind, user: self.random.bool(), smap_override: self.random.bool() };
                 let offset = self.random.u64(..0x1000) & !7;
                 self.access(Gva::new(gva.raw() & !0xfff | offset), access);
             }
@@ -410,7 +441,10 @@ fn guests_of_both_formats_see_what_their_tables_say() {
         for _ in 0..600 {
             machine.step();
         }
-        machine.mmu.audit(&machine.host).unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));
+        machine
+            .mmu
+            .audit(&machine.host)
+            .unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));
         let Outcomes { mapped, native, injected, emulated } = machine.outcomes;
         sums.mapped += mapped;
         sums.native += native;

@@ -1,5 +1,6 @@
-//! Hostile guests on the host: whatever they do to their tables, they see what bare hardware may show, the auditor is
-//! content after every step, and the hardware can reach no host frame that is not theirs.
+//! Hostile guests on the host: whatever they do to their tables, they see what bare hardware may
+//! show, the auditor is content after every step, and the hardware can reach no host frame that is
+//! not theirs.
 
 mod attack;
 
@@ -31,16 +32,24 @@ fn everything(guest: &mut Attack, addresses: &[u64]) -> Judged {
 #[test]
 fn a_root_that_is_its_own_table_at_every_level() {
     in_all_modes(|setting| {
-        let tables =
-            vec![(ROOT, 2, ROOT << 12 | P | W | U), (ROOT, 0, 0x14 << 12 | ALL), (0x14, 0, 0x15 << 12 | ALL)];
-        let addresses = [gva(2, 2, 2, 2), gva(2, 2, 2, 0), gva(2, 2, 0, 0), gva(2, 0, 0, 0), gva(0, 0, 0, 0)];
+        let tables = vec![
+            (ROOT, 2, ROOT << 12 | P | W | U),
+            (ROOT, 0, 0x14 << 12 | ALL),
+            (0x14, 0, 0x15 << 12 | ALL),
+        ];
+        let addresses =
+            [gva(2, 2, 2, 2), gva(2, 2, 2, 0), gva(2, 2, 0, 0), gva(2, 0, 0, 0), gva(0, 0, 0, 0)];
         let mut guest = Attack::with(&tables, &addresses, [ROOT, 0x14, 0x15], setting);
         for round in 0..4u64 {
             everything(&mut guest, &addresses)?;
             // Through itself it changes itself: the slot that leads here, and those beside it.
             guest.store(gva(2, 2, 2, 2) + 2 * 8, &(ROOT << 12 | P | W | U).to_le_bytes(), false)?;
             guest.store(gva(2, 2, 2, 2) + 3 * 8, &(0x14 << 12 | ALL).to_le_bytes(), true)?;
-            guest.store(gva(2, 2, 2, 2) + 2 * 8 + 4, &[0, 0, 0, if round == 2 { 0x80 } else { 0 }], true)?;
+            guest.store(
+                gva(2, 2, 2, 2) + 2 * 8 + 4,
+                &[0, 0, 0, if round == 2 { 0x80 } else { 0 }],
+                true,
+            )?;
             guest.set(ROOT, 2, ROOT << 12 | P | W | U)?;
             guest.invlpg(gva(2, 2, 2, 2))?;
         }
@@ -63,7 +72,8 @@ fn tables_in_a_circle_and_one_frame_at_three_levels() {
         let addresses: Vec<u64> = (0..8).map(|n| gva(0, n & 1, n >> 1 & 1, n >> 2)).collect();
         let mut guest = Attack::with(&tables, &addresses, 0x14..0x17, setting);
         for (frame, index) in [(0x14, 0), (0x15, 0), (0x16, 0), (0x15, 1), (0x16, 1), (0x14, 1)] {
-            for entry in [0, frame << 12 | ALL, 0x15 << 12 | P | W | U, PS | ALL, 0x14 << 12 | ALL] {
+            for entry in [0, frame << 12 | ALL, 0x15 << 12 | P | W | U, PS | ALL, 0x14 << 12 | ALL]
+            {
                 everything(&mut guest, &addresses)?;
                 guest.set(frame, index, entry)?;
             }
@@ -92,12 +102,14 @@ fn a_page_table_that_maps_itself_is_written_in_every_width_and_across_its_end() 
         let own = (0x16 << 12 | ALL).to_le_bytes();
         for width in [1, 2, 4, 8usize] {
             for offset in 0..9u64 {
-                // Over the entries that map the table itself and the next page; then they are put right again.
+                // Over the entries that map the table itself and the next page; then they are put
+                // right again.
                 guest.store(16 + offset, &[0xff; 8][..width], true)?;
                 everything(&mut guest, &addresses[1..])?;
                 guest.store(8 - offset.min(7), &[0x67; 8][..width], true)?;
                 everything(&mut guest, &addresses)?;
-                // The last bytes of the table and the first of the directory above it, in one store.
+                // The last bytes of the table and the first of the directory above it, in one
+                // store.
                 guest.store(4096 - offset, &[0x25; 8][..width], true)?;
                 everything(&mut guest, &addresses)?;
                 for (index, entry) in [0x16, 0x15, 0x1b].into_iter().enumerate() {
@@ -115,7 +127,8 @@ fn a_page_table_that_maps_itself_is_written_in_every_width_and_across_its_end() 
 #[test]
 fn tables_and_roots_in_device_memory_and_beyond_all_memory() {
     in_all_modes(|setting| {
-        let nowhere = [HOLE, END, END + 1, 0x700, 0xfee00, 1 << 20, (1 << 28) - 1, (1 << 28) - 8, 1 << 27];
+        let nowhere =
+            [HOLE, END, END + 1, 0x700, 0xfee00, 1 << 20, (1 << 28) - 1, (1 << 28) - 8, 1 << 27];
         let tables = vec![
             (ROOT, 0, 0x14 << 12 | ALL),
             (0x14, 0, 0x15 << 12 | ALL),
@@ -204,7 +217,8 @@ fn thousands_of_roots() {
 #[test]
 fn tables_are_rewritten_by_the_walk_that_reads_them() {
     in_all_modes(|setting| {
-        // The same entry on the way down, as a leaf, and as the word that the access writes; A and D clear.
+        // The same entry on the way down, as a leaf, and as the word that the access writes; A and
+        // D clear.
         let loose = P | W | U;
         let tables = vec![
             (ROOT, 0, ROOT << 12 | loose),
@@ -213,7 +227,8 @@ fn tables_are_rewritten_by_the_walk_that_reads_them() {
             (0x14, 0, 0x15 << 12 | loose),
             (0x15, 1, 0x15 << 12 | loose),
         ];
-        let addresses = [gva(0, 0, 0, 0), gva(1, 1, 1, 1), gva(1, 1, 1, 0), gva(1, 1, 0, 1), gva(1, 0, 1, 1)];
+        let addresses =
+            [gva(0, 0, 0, 0), gva(1, 1, 1, 1), gva(1, 1, 1, 0), gva(1, 1, 0, 1), gva(1, 0, 1, 1)];
         let mut guest = Attack::with(&tables, &addresses, [ROOT, 0x14, 0x15], setting);
         for &address in &addresses {
             for word in 0..3 {
@@ -287,7 +302,8 @@ fn two_roots() -> Tables {
     ]
 }
 
-/// What is cached of one root may be used under the other, page by page, but by no other root and after no flush.
+/// What is cached of one root may be used under the other, page by page, but by no other root and
+/// after no flush.
 #[test]
 fn a_pcid_that_is_kept_while_the_root_changes() {
     for seed in 0..16 {
@@ -313,8 +329,8 @@ fn a_pcid_that_is_kept_while_the_root_changes() {
     }
 }
 
-/// Three roots beside the first one, that map two addresses by different frames, so that every access tells which root
-/// it went through; and a frame that is none.
+/// Three roots beside the first one, that map two addresses by different frames, so that every
+/// access tells which root it went through; and a frame that is none.
 const ROOTS: [u64; 3] = [0x18, 0x19, 0x1a];
 const SEEN: [u64; 2] = [gva(0, 0, 0, 0), gva(0, 0, 0, 1)];
 
@@ -325,10 +341,16 @@ fn several_roots() -> Tables {
     tables.extend([(0x16, 0, 0x1b << 12 | ALL), (0x16, 1, 0x1c << 12 | ALL)]);
     for (n, root) in ROOTS.into_iter().enumerate() {
         let own = own_tables(n);
-        tables.extend([(root, WINDOW_SLOT, (ROOT + 1) << 12 | P | W | A), (root, 0, own << 12 | ALL)]);
+        tables.extend([
+            (root, WINDOW_SLOT, (ROOT + 1) << 12 | P | W | A),
+            (root, 0, own << 12 | ALL),
+        ]);
         tables.extend([(own, 0, (own + 1) << 12 | ALL), (own + 1, 0, (own + 2) << 12 | ALL)]);
         // Also of the supervisor, not writable, without A and D.
-        tables.extend([(own + 2, 0, (own + 3) << 12 | ALL), (own + 2, 1, (own + 4) << 12 | P | U | NX)]);
+        tables.extend([
+            (own + 2, 0, (own + 3) << 12 | ALL),
+            (own + 2, 1, (own + 4) << 12 | P | U | NX),
+        ]);
     }
     tables
 }
@@ -348,7 +370,8 @@ fn rootkit(setting: &Setting) -> Attack {
     guest
 }
 
-/// With and without PCIDs, on a hypervisor that lets CR3 loads pass. What was attempted must have happened.
+/// With and without PCIDs, on a hypervisor that lets CR3 loads pass. What was attempted must have
+/// happened.
 fn on_targets(least: u64, attack: impl Fn(&mut Attack, bool) -> Judged) {
     let mut passed = 0;
     for seed in 0..6 {
@@ -383,10 +406,23 @@ fn warm_up(guest: &mut Attack) -> Judged {
 fn roots_that_the_guest_was_not_given() {
     on_targets(50, |guest, _| {
         warm_up(guest)?;
-        for garbage in
-            [0, 1, 0x14, 0x16, 0x1b, own_tables(0), HOLE, END, END + 0x20, 0x800, 0x810, 0xe00, (1 << 28) - 1]
-        {
-            // Host frames of shadow tables and of others are no secret; as guest frames they are what they are.
+        for garbage in [
+            0,
+            1,
+            0x14,
+            0x16,
+            0x1b,
+            own_tables(0),
+            HOLE,
+            END,
+            END + 0x20,
+            0x800,
+            0x810,
+            0xe00,
+            (1 << 28) - 1,
+        ] {
+            // Host frames of shadow tables and of others are no secret; as guest frames they are
+            // what they are.
             guest.load_root(garbage)?;
             look(guest)?;
             guest.load_root(ROOTS[0])?;
@@ -402,9 +438,15 @@ fn operands_that_differ_in_a_pcid_or_in_bit_63_only() {
         warm_up(guest)?;
         for round in 0..3u64 {
             for (n, root) in [ROOT].into_iter().chain(ROOTS).enumerate() {
-                for (pcid, no_flush) in
-                    [(0, false), (1, true), (1, false), (2, false), (2, true), (0, true), (0, false)]
-                {
+                for (pcid, no_flush) in [
+                    (0, false),
+                    (1, true),
+                    (1, false),
+                    (2, false),
+                    (2, true),
+                    (0, true),
+                    (0, false),
+                ] {
                     guest.load_cr3(root, pcid, no_flush)?;
                     look(guest)?;
                     if round == 1 {
@@ -423,7 +465,8 @@ fn operands_that_differ_in_a_pcid_or_in_bit_63_only() {
     });
 }
 
-/// A root that may be loaded is freed, and its frame used as data, as a table of another level, and as a root again.
+/// A root that may be loaded is freed, and its frame used as data, as a table of another level, and
+/// as a root again.
 #[test]
 fn a_freed_root_is_rewritten_and_loaded() {
     on_targets(50, |guest, _| {
@@ -516,7 +559,8 @@ fn listed_roots_whose_frames_the_host_takes() {
     });
 }
 
-/// Flushes that do not exit flush: pages of all sizes, plain and global, also after their tables were detached.
+/// Flushes that do not exit flush: pages of all sizes, plain and global, also after their tables
+/// were detached.
 #[test]
 fn flushes_without_exit() {
     on_targets(20, |guest, pcide| {

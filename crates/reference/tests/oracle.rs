@@ -73,7 +73,8 @@ impl World {
         seen: Observed,
         changes: &[(PhysAddr, u64)],
     ) -> Result<(), String> {
-        let changes: Vec<Change> = changes.iter().map(|&(at, value)| Change { at, value }).collect();
+        let changes: Vec<Change> =
+            changes.iter().map(|&(at, value)| Change { at, value }).collect();
         let piece = Piece { gva, bytes: ArrayVec::new() };
         self.oracle.judge_access(0, access, &[piece], &seen, &changes)
     }
@@ -132,24 +133,38 @@ fn error_codes_are_exact() {
 
 #[test]
 fn accessed_bits_must_be_set_and_by_a_success_only_these() {
-    let unmarked = [0x2000 | P | W | U, 0x3000 | P | W | U, 0x4000 | P | W | U, 0x10000 | P | W | U];
-    let marks: Vec<(PhysAddr, u64)> = ENTRIES.into_iter().zip(unmarked.map(|entry| entry | A)).collect();
+    let unmarked =
+        [0x2000 | P | W | U, 0x3000 | P | W | U, 0x4000 | P | W | U, 0x10000 | P | W | U];
+    let marks: Vec<(PhysAddr, u64)> =
+        ENTRIES.into_iter().zip(unmarked.map(|entry| entry | A)).collect();
     let read = Access::user_read();
     assert!(world_with(unmarked).judge(PAGE, read, done(0x10000), &marks).is_ok());
     for missing in 0..4 {
         let mut marks = marks.clone();
         marks.remove(missing);
-        assert!(world_with(unmarked).judge(PAGE, read, done(0x10000), &marks).is_err(), "A of {missing}");
+        assert!(
+            world_with(unmarked).judge(PAGE, read, done(0x10000), &marks).is_err(),
+            "A of {missing}"
+        );
     }
     let mut dirty = marks.clone();
     dirty[3].1 |= D;
-    assert!(world_with(unmarked).judge(PAGE, read, done(0x10000), &dirty).is_err(), "a read sets no D");
+    assert!(
+        world_with(unmarked).judge(PAGE, read, done(0x10000), &dirty).is_err(),
+        "a read sets no D"
+    );
     let write = read.with_kind(AccessKind::Write);
-    assert!(world_with(unmarked).judge(PAGE, write, done(0x10000), &marks).is_err(), "a write sets D");
+    assert!(
+        world_with(unmarked).judge(PAGE, write, done(0x10000), &marks).is_err(),
+        "a write sets D"
+    );
     assert!(world_with(unmarked).judge(PAGE, write, done(0x10000), &dirty).is_ok());
     let mut stray = marks.clone();
     stray.push((PhysAddr::new(0x8000), 1));
-    assert!(world_with(unmarked).judge(PAGE, read, done(0x10000), &stray).is_err(), "nothing else changes");
+    assert!(
+        world_with(unmarked).judge(PAGE, read, done(0x10000), &stray).is_err(),
+        "nothing else changes"
+    );
 }
 
 #[test]
@@ -174,7 +189,8 @@ fn a_write_through_a_clean_translation_needs_the_entry_in_memory() {
 #[test]
 fn mov_cr3_spares_global_pages_only() {
     for (global, stays) in [(0, false), (G, true)] {
-        let mut world = world_with([0x2000 | ALL, 0x3000 | ALL, 0x4000 | ALL, 0x10000 | ALL | global]);
+        let mut world =
+            world_with([0x2000 | ALL, 0x3000 | ALL, 0x4000 | ALL, 0x10000 | ALL | global]);
         world.write(ENTRIES[3], 0);
         world.invalidate(Invalidation::Context);
         assert_eq!(world.allows(PAGE, done(0x10000)), stays);
@@ -246,7 +262,10 @@ fn what_is_written_is_what_changes() {
     let write = Access::user_read().with_kind(AccessKind::Write);
     let at = |at, value| Change { at: PhysAddr::new(at), value };
     let judge = |changes: &[Change]| {
-        world().oracle.judge_access(0, write, std::slice::from_ref(&piece), &done(0x10006), changes).is_ok()
+        world()
+            .oracle
+            .judge_access(0, write, std::slice::from_ref(&piece), &done(0x10006), changes)
+            .is_ok()
     };
     assert!(judge(&[at(0x10000, 0x0201 << 48), at(0x10008, 3)]));
     assert!(!judge(&[at(0x10000, 0x0201 << 48)]), "half a write");

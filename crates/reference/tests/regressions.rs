@@ -22,7 +22,12 @@ fn config() -> Config {
 }
 
 fn load(gva: u64, kind: AccessKind, user: bool) -> Op {
-    Op::Load { cpu: 0, gva: Gva::new(gva), access: Access { kind, user, smap_override: false }, length: 1 }
+    Op::Load {
+        cpu: 0,
+        gva: Gva::new(gva),
+        access: Access { kind, user, smap_override: false },
+        length: 1,
+    }
 }
 
 /// A supervisor's write with RFLAGS.AC set.
@@ -42,15 +47,16 @@ fn passes(config: &Config, setup: u64, ops: &[Op]) {
         let program = Program { setup, seed, ops: ops.to_vec() };
         for setup in [setup, setup | 1] {
             let program = Program { setup, ..program.clone() };
-            run_program(&program, config).unwrap_or_else(|divergence| panic!("{divergence}\n{program}"));
+            run_program(&program, config)
+                .unwrap_or_else(|divergence| panic!("{divergence}\n{program}"));
         }
     }
 }
 
 #[test]
-fn a_fault_drops_what_a_loose_table_kept() {
-    // The frame 0x12, a page directory, is given up and then made its own page table, with NX. The fetch must
-    // fault, and after the fault nothing of the old large page may serve.
+fn a_fault_drops_what_an_unsync_table_kept() {
+    // The frame 0x12, a page directory, is given up and then made its own page table, with NX. The
+    // fetch must fault, and after the fault nothing of the old large page may serve.
     let ops = [
         store(0xffff_8000_0001_9ff9, &[0x67, 0x50, 1, 0, 0, 0, 0, 0]),
         Op::Host(HostEvent::Release(Gfn::new(0x12))),
@@ -87,8 +93,8 @@ fn device_memory_is_written_with_wp_clear() {
 
 #[test]
 fn a_pcid_gets_another_root_without_a_flush() {
-    // The window is large pages, split in the shadow. Under the new root it is gone, but the PCID keeps it; after
-    // a fault at one of its pages the others may still serve.
+    // The window is large pages, split in the shadow. Under the new root it is gone, but the PCID
+    // keeps it; after a fault at one of its pages the others may still serve.
     let ops = [
         load(0x800, AccessKind::Fetch, true),
         store(0xffff_8000_0001_3000, &[0x67, 0x70, 1, 0, 0, 0, 0, 0x80]),
@@ -101,8 +107,8 @@ fn a_pcid_gets_another_root_without_a_flush() {
 
 #[test]
 fn a_store_into_the_large_page_entry_that_it_goes_through() {
-    // It sets A and D in the entry and then changes its address, in a table whose writes are not followed: the old
-    // address may serve until the guest flushes. The judge refused that.
+    // It sets A and D in the entry and then changes its address, in a table whose writes are not
+    // followed: the old address may serve until the guest flushes. The judge refused that.
     let ops = [store(0xffff_8000_0001_2003, &[0x21]), store(0xffff_8000_0001_7000, &[42, 10])];
     let shadow = Some(ShadowConfig { release: 128, ..ShadowConfig::plain(false, 48) });
     passes(&Config { shadow, ..config() }, 0x4fd_717b_db03_6031, &ops);
@@ -110,9 +116,10 @@ fn a_store_into_the_large_page_entry_that_it_goes_through() {
 
 #[test]
 fn a_user_link_to_an_identity_page_goes_when_the_region_may_hold_writes_back() {
-    // The filter lets user protection faults through while a large page of user mode, mapped by smaller ones, is linked;
-    // then the host write-protects a frame of its region.
-    let shadow = ShadowConfig { filter: FilterPolicy::Auto, targets: 2, ..ShadowConfig::plain(true, 50) };
+    // The filter lets user protection faults through while a large page of user mode, mapped by
+    // smaller ones, is linked; then the host write-protects a frame of its region.
+    let shadow =
+        ShadowConfig { filter: FilterPolicy::Auto, targets: 2, ..ShadowConfig::plain(true, 50) };
     let config = Config { shadow: Some(shadow), ..config() };
     let device_write = Op::DeviceWrite {
         gpa: Gpa::new(0x12000),
@@ -135,9 +142,10 @@ fn a_user_link_to_an_identity_page_goes_when_the_region_may_hold_writes_back() {
 }
 
 #[test]
-fn what_a_loose_table_kept_serves_no_address_that_it_never_served() {
-    // The guest makes a page table that maps itself its own page directory entry, by a store that the hypervisor does not
-    // emulate. The old entry of the loose frame then stands below a new reference.
+fn what_an_unsync_table_kept_serves_no_address_that_it_never_served() {
+    // The guest makes a page table that maps itself its own page directory entry, by a store that
+    // the hypervisor does not emulate. The old entry of the unsync frame then stands below a new
+    // reference.
     let shadow = ShadowConfig { release: 255, ..ShadowConfig::plain(true, 64) };
     let config = Config { shadow: Some(shadow), ..config() };
     let read = |gva, length| {
@@ -156,8 +164,8 @@ fn what_a_loose_table_kept_serves_no_address_that_it_never_served() {
 
 #[test]
 fn a_lazy_fill_leaves_what_is_in_use() {
-    // The two pages of one access are mapped by a table that is loose, which is brought up to date at each fault: what the
-    // first fault had installed was gone after the second, for ever.
+    // The two pages of one access are mapped by a table that is unsync, which is brought up to date
+    // at each fault: what the first fault had installed was gone after the second, for ever.
     let shadow = ShadowConfig {
         release: 128,
         filter: FilterPolicy::Auto,
@@ -177,7 +185,8 @@ fn a_lazy_fill_leaves_what_is_in_use() {
         access(1, 0x1000, AccessKind::Fetch, true, 2),
         access(1, 0xffff_8000_0001_1fff, AccessKind::Read, false, 2),
     ];
-    let program = Program { setup: 0x79c9_9789_69ef_e1f8, seed: 0x41a3_7d0c_751f_234e, ops: ops.to_vec() };
+    let program =
+        Program { setup: 0x79c9_9789_69ef_e1f8, seed: 0x41a3_7d0c_751f_234e, ops: ops.to_vec() };
     run_program(&program, &config).unwrap_or_else(|divergence| panic!("{divergence}\n{program}"));
     passes(&config, 0x79c9_9789_69ef_e1f8, &ops);
 }

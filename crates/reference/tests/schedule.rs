@@ -10,8 +10,9 @@ const POINTS: u32 = 60;
 #[test]
 fn orders_with_one_preemption_are_as_on_bare_hardware() {
     for program in Small::all() {
-        let orders =
-            program.explore(Protocol::PublishFirst, 1, 1, POINTS).unwrap_or_else(|wrong| panic!("{wrong}"));
+        let orders = program
+            .explore(Protocol::PublishFirst, 1, 1, POINTS)
+            .unwrap_or_else(|wrong| panic!("{wrong}"));
         println!("{orders:6} orders: {}", program.name);
         assert!(orders > 2, "{}: the step never enters the MMU", program.name);
     }

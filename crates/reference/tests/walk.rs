@@ -96,7 +96,8 @@ fn two_levels(
             if legacy32 { word << 32 | word & 0xffff_ffff } else { word },
         );
     }
-    let kind = [AccessKind::Read, AccessKind::Write, AccessKind::Fetch, AccessKind::Write][bits as usize & 3];
+    let kind = [AccessKind::Read, AccessKind::Write, AccessKind::Fetch, AccessKind::Write]
+        [bits as usize & 3];
     let access = Access { kind, user: bit(2), smap_override: bit(3) };
     let (wp, smep, smap, nxe, pse) = (bit(4), bit(5), bit(6), bit(7), bit(8));
     let features = Features::new(width, false);
@@ -128,12 +129,15 @@ fn two_levels(
             prop_assert_eq!(walk.gpa().raw(), reached.at.raw());
             for step in walk.steps() {
                 if let Some(new) = step.update(access) {
-                    let (word, shift) = (PhysAddr::new(step.at.raw()).word(), step.at.raw() % 8 * 8);
+                    let (word, shift) =
+                        (PhysAddr::new(step.at.raw()).word(), step.at.raw() % 8 * 8);
                     ram.write(word, ram.read(word) | new << shift);
                 }
             }
         }
-        (Err(theirs), Err(ours)) => prop_assert_eq!((theirs.pfec, theirs.gva), (ours.code, ours.gva)),
+        (Err(theirs), Err(ours)) => {
+            prop_assert_eq!((theirs.pfec, theirs.gva), (ours.code, ours.gva))
+        }
         (theirs, ours) => prop_assert!(false, "{theirs:x?} against {ours:x?}"),
     }
     for word in (0..6 * 4096).step_by(8).map(PhysAddr::new) {

@@ -11,7 +11,7 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Mutation {
-    /// Its name, for example `Limbo`.
+    /// Its name, for example `Quarantine`.
     pub name: String,
     /// The rule that is broken, with the invariant it belongs to.
     pub rule: String,
@@ -121,11 +121,16 @@ pub fn read(folder: &Path) -> Result<Vec<Mutation>> {
     files.sort();
     let (mut mutations, mut names) = (Vec::new(), BTreeSet::new());
     for file in files {
-        let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let text =
+            fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
         let group: Group = toml::from_str(&text).with_context(|| file.display().to_string())?;
         for mutation in group.mutation {
             let name = &mutation.name;
-            ensure!(names.insert(name.clone()), "{}: there are two mutations {name}", file.display());
+            ensure!(
+                names.insert(name.clone()),
+                "{}: there are two mutations {name}",
+                file.display()
+            );
             ensure!(!mutation.edits.is_empty(), "{}: {name} changes nothing", file.display());
             ensure!(!mutation.caught_by.is_empty(), "{}: nothing catches {name}", file.display());
             mutations.push(mutation);

@@ -28,7 +28,8 @@ pub fn weave(src: &Path, mutations: &[Mutation]) -> Result<BTreeMap<PathBuf, Str
     let mut files = BTreeMap::new();
     for (file, edits) in edits {
         let path = src.join(file);
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         let text = weave_file(&text, &edits).with_context(|| format!("in {}", path.display()))?;
         files.insert(file.to_path_buf(), text);
     }
@@ -94,7 +95,12 @@ fn weave_file(text: &str, edits: &[Numbered<'_>]) -> Result<String> {
 }
 
 /// Appends the text of a range, with the passages in it; those are taken from `rest`.
-fn emit(text: &str, range: Range<usize>, rest: &mut &[Passage<'_>], woven: &mut String) -> Result<()> {
+fn emit(
+    text: &str,
+    range: Range<usize>,
+    rest: &mut &[Passage<'_>],
+    woven: &mut String,
+) -> Result<()> {
     let mut at = range.start;
     while let Some((passage, others)) = rest.split_first()
         && passage.range.start < range.end
@@ -114,7 +120,10 @@ fn emit(text: &str, range: Range<usize>, rest: &mut &[Passage<'_>], woven: &mut 
             woven.push('(');
         }
         for Numbered { number, edit, .. } in edits {
-            woven.push_str(&format!("if crate::{MODULE}::breaks({number}) {{ {} }} else ", edit.broken));
+            woven.push_str(&format!(
+                "if crate::{MODULE}::breaks({number}) {{ {} }} else ",
+                edit.broken
+            ));
         }
         woven.push_str("{ ");
         emit(text, start..end, rest, woven)?;
@@ -138,7 +147,8 @@ fn code(text: &str) -> impl Iterator<Item = (usize, char)> + '_ {
         let end = line.match_indices("//").map(|(at, _)| at).find(is_comment).unwrap_or(line.len());
         Some((start, &line[..end]))
     });
-    let characters = lines.flat_map(|(start, line)| line.char_indices().map(move |(at, c)| (start + at, c)));
+    let characters =
+        lines.flat_map(|(start, line)| line.char_indices().map(move |(at, c)| (start + at, c)));
     characters.filter(|(_, c)| !c.is_whitespace())
 }
 
@@ -168,7 +178,9 @@ impl<'a> Squeezed<'a> {
             let range = self.places[at]..self.places[at + wanted.len() - 1] + 1;
             self.is_whole(&range).then_some(range)
         });
-        let Some(range) = found.next() else { bail!("this passage is not there:\n{}", passage.trim()) };
+        let Some(range) = found.next() else {
+            bail!("this passage is not there:\n{}", passage.trim())
+        };
         let others = found.count();
         ensure!(others == 0, "this passage is there {} times:\n{}", others + 1, passage.trim());
         Ok(range)
@@ -177,7 +189,8 @@ impl<'a> Squeezed<'a> {
     /// Whether the range begins and ends between words.
     fn is_whole(&self, range: &Range<usize>) -> bool {
         let is_word = |c: char| c.is_alphanumeric() || c == '_';
-        let splits = |at: usize| self.text[..at].ends_with(is_word) && self.text[at..].starts_with(is_word);
+        let splits =
+            |at: usize| self.text[..at].ends_with(is_word) && self.text[at..].starts_with(is_word);
         !splits(range.start) && !splits(range.end)
     }
 }
@@ -188,7 +201,12 @@ mod tests {
 
     fn mutation(name: &str, keep: &str, broken: &str) -> Mutation {
         let edit = Edit { file: "a.rs".into(), keep: keep.to_owned(), broken: broken.to_owned() };
-        Mutation { name: name.to_owned(), rule: String::new(), caught_by: Vec::new(), edits: vec![edit] }
+        Mutation {
+            name: name.to_owned(),
+            rule: String::new(),
+            caught_by: Vec::new(),
+            edits: vec![edit],
+        }
     }
 
     /// The text with these mutations in it, with `N?` for the question whether rule N is broken.
@@ -229,7 +247,8 @@ mod tests {
     #[test]
     fn a_passage_may_contain_another_or_be_the_same() {
         assert_eq!(
-            woven("x(); y();", &[("y();", ""), ("x(); y();", "y(); x();"), ("y();", "z();")]).unwrap(),
+            woven("x(); y();", &[("y();", ""), ("x(); y();", "y(); x();"), ("y();", "z();")])
+                .unwrap(),
             "if 2? { y(); x(); } else { x(); if 1? {  } else if 3? { z(); } else { y(); } }"
         );
     }
@@ -238,7 +257,10 @@ mod tests {
     fn a_passage_that_is_not_there_once_is_refused() {
         let why = |text, keep| format!("{:#}", woven(text, &[(keep, "")]).unwrap_err());
         assert_eq!(why("a(); b();", "c();"), "M1 does not apply: this passage is not there:\nc();");
-        assert_eq!(why("a(); a();", "a();"), "M1 does not apply: this passage is there 2 times:\na();");
+        assert_eq!(
+            why("a(); a();", "a();"),
+            "M1 does not apply: this passage is there 2 times:\na();"
+        );
         // Part of a word is none.
         assert!(why("is_cached", "cached").contains("not there"));
         assert!(why("a();", " ").contains("empty"));

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 macro_rules! causes {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// Why the guest left to the hypervisor. Every exit counts under exactly one cause; where several
-        /// would fit, the one that stands first here.
+        /// Why the guest left to the hypervisor. Every exit counts under exactly one cause; where
+        /// several would fit, the one that stands first here.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[repr(u8)]
         pub enum ExitCause { $($(#[$doc])* $variant,)* }

@@ -89,7 +89,8 @@ impl Mechanism {
 
     /// The mechanism with this name, or that had it before.
     pub fn from_name(name: &str) -> Option<Mechanism> {
-        let named = |mechanism: &Mechanism| mechanism.name() == name || mechanism.alias() == Some(name);
+        let named =
+            |mechanism: &Mechanism| mechanism.name() == name || mechanism.alias() == Some(name);
         Mechanism::ALL.iter().copied().find(named)
     }
 }
@@ -124,7 +125,8 @@ pub struct BootConfig {
     pub kernel: String,
     /// The guest kernel's command line, all of it: a multiboot kernel expects its own name first.
     pub append: String,
-    /// A multiboot kernel's modules: the string of each. Their bytes are boot modules, too ([`module_name`]).
+    /// A multiboot kernel's modules: the string of each. Their bytes are boot modules, too
+    /// ([`module_name`]).
     pub modules: Vec<String>,
 }
 
@@ -159,7 +161,11 @@ mod tests {
     fn names_lead_back() {
         for &mechanism in Mechanism::ALL {
             assert_eq!(Mechanism::from_name(mechanism.name()), Some(mechanism));
-            assert!(mechanism.alias().is_none_or(|alias| Mechanism::from_name(alias) == Some(mechanism)));
+            assert!(
+                mechanism
+                    .alias()
+                    .is_none_or(|alias| Mechanism::from_name(alias) == Some(mechanism))
+            );
         }
         assert_eq!(Mechanism::from_name("quick"), Some(Mechanism::FastEmulation));
         assert_eq!(Mechanism::from_name("all"), None);

@@ -1,7 +1,7 @@
 //! Frames: `00`, COBS of (postcard message, CRC-32 in little endian), `00`.
 //!
-//! The stream that carries them also carries text of the emulator; the leading zero ends such text, the
-//! CRC rejects what merely looks like a frame.
+//! The stream that carries them also carries text of the emulator; the leading zero ends such text,
+//! the CRC rejects what merely looks like a frame.
 
 use alloc::vec::Vec;
 
@@ -33,9 +33,14 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Takes the next bytes of the stream; calls `message` for each whole message and `noise` for each
-    /// stretch of bytes that is none.
-    pub fn push(&mut self, bytes: &[u8], mut message: impl FnMut(Message), mut noise: impl FnMut(&[u8])) {
+    /// Takes the next bytes of the stream; calls `message` for each whole message and `noise` for
+    /// each stretch of bytes that is none.
+    pub fn push(
+        &mut self,
+        bytes: &[u8],
+        mut message: impl FnMut(Message),
+        mut noise: impl FnMut(&[u8]),
+    ) {
         for &byte in bytes {
             if byte != 0 {
                 if self.partial.len() == MAX_FRAME {

@@ -1,6 +1,7 @@
 //! How much of the machine's memory is the hypervisor's.
 //!
-//! The tool makes the machine this much larger than the guest; the hypervisor lays itself out within it.
+//! The tool makes the machine this much larger than the guest; the hypervisor lays itself out
+//! within it.
 
 /// Shadow frames in the pool if the user does not say.
 pub const DEFAULT_SHADOW_FRAMES: u32 = 4096;
@@ -11,7 +12,8 @@ pub const MIN_SHADOW_FRAMES: u32 = 48;
 /// The least guest that boots anything, in MiB.
 pub const MIN_GUEST_MIB: u32 = 16;
 
-/// Guest RAM below 1 MiB ends here, as on a PC with an extended BIOS data area; the rest of it starts at 1 MiB.
+/// Guest RAM below 1 MiB ends here, as on a PC with an extended BIOS data area; the rest of it
+/// starts at 1 MiB.
 pub const CONVENTIONAL_END: u64 = 0x9fc00;
 
 /// Bytes of the heap for what the shadow MMU keeps for each guest frame.
@@ -23,12 +25,12 @@ pub const HEAP_PER_SHADOW_FRAME: u64 = 8192;
 /// Bytes of the heap for everything else.
 pub const HEAP_BASE: u64 = 16 << 20;
 
-/// Bytes of memory that stay unused before, between and, at least, behind the areas of the hypervisor. A pattern in
-/// them shows whether anybody has written there.
+/// Bytes of memory that stay unused before, between and, at least, behind the areas of the
+/// hypervisor. A pattern in them shows whether anybody has written there.
 pub const GUARD: u64 = 256 << 10;
 
-/// Room for the hypervisor's image, the guest's firmware area, the guards and what the machine's BIOS takes at the end
-/// of memory, in bytes. What is left over is guarded too.
+/// Room for the hypervisor's image, the guest's firmware area, the guards and what the machine's
+/// BIOS takes at the end of memory, in bytes. What is left over is guarded too.
 const IMAGE_ROOM: u64 = 8 << 20;
 
 const FRAME: u64 = 4096;
@@ -43,7 +45,9 @@ pub const HOLE_END_MIB: u64 = 4096;
 /// Bytes of the heap for a guest whose highest frame ends at `guest_end`, with `shadow_frames` in
 /// the pool. The frames of the hole count.
 pub fn heap_bytes(guest_end: u64, shadow_frames: u64) -> u64 {
-    HEAP_BASE + guest_end.div_ceil(FRAME) * HEAP_PER_GUEST_FRAME + shadow_frames * HEAP_PER_SHADOW_FRAME
+    HEAP_BASE
+        + guest_end.div_ceil(FRAME) * HEAP_PER_GUEST_FRAME
+        + shadow_frames * HEAP_PER_SHADOW_FRAME
 }
 
 /// The memory in MiB that a machine needs beside the guest's `memory_mib`, with `shadow_frames` in
@@ -52,7 +56,8 @@ pub fn heap_bytes(guest_end: u64, shadow_frames: u64) -> u64 {
 pub fn reserve_mib(memory_mib: u32, shadow_frames: Option<u32>) -> u64 {
     let shadow_frames = u64::from(shadow_frames.unwrap_or(DEFAULT_SHADOW_FRAMES));
     let with_end = |end_mib: u64| {
-        (IMAGE_ROOM + shadow_frames * FRAME + heap_bytes(end_mib * MIB, shadow_frames)).div_ceil(MIB)
+        (IMAGE_ROOM + shadow_frames * FRAME + heap_bytes(end_mib * MIB, shadow_frames))
+            .div_ceil(MIB)
     };
     let memory = u64::from(memory_mib);
     let mut reserve = with_end(memory);

@@ -17,7 +17,8 @@ pub enum Message {
         /// [`PROTOCOL`](crate::PROTOCOL) of the hypervisor.
         protocol: u32,
     },
-    /// What the hypervisor was told and where it runs: so that a stream of messages explains itself.
+    /// What the hypervisor was told and where it runs: so that a stream of messages explains
+    /// itself.
     Setup {
         /// What it was told.
         config: BootConfig,
@@ -99,7 +100,10 @@ pub enum GuestExit {
 impl GuestExit {
     /// Whether the guest ended the way a guest ends that has done its work.
     pub fn is_success(&self) -> bool {
-        matches!(self, GuestExit::AcpiOff | GuestExit::Shutdown | GuestExit::ExitPort { value: 0, .. })
+        matches!(
+            self,
+            GuestExit::AcpiOff | GuestExit::Shutdown | GuestExit::ExitPort { value: 0, .. }
+        )
     }
 }
 
@@ -225,7 +229,8 @@ pub struct Stats {
     pub guest_exit: GuestExit,
     /// What was really done about guest faults (a failed probe turns everything into `Trap`).
     pub guest_faults: GuestFaults,
-    /// The page-fault filter in force at the end: one of [`FILTER_NAMES`](crate::trace::FILTER_NAMES).
+    /// The page-fault filter in force at the end: one of
+    /// [`FILTER_NAMES`](crate::trace::FILTER_NAMES).
     pub filter: String,
     /// Exits by cause over the whole run.
     pub exits: ExitCounts,
@@ -239,8 +244,8 @@ pub struct Stats {
     pub phases: Vec<PhaseStats>,
     /// Violations checked for by the auditor: (per-exit checks, full checks), zero if it was off.
     pub audits: (u64, u64),
-    /// Bytes of host memory that are neither the guest's nor the hypervisor's, and that were found unchanged at the
-    /// end; `None` if they were not.
+    /// Bytes of host memory that are neither the guest's nor the hypervisor's, and that were found
+    /// unchanged at the end; `None` if they were not.
     pub canary: Option<u64>,
 }
 
@@ -250,7 +255,8 @@ mod tests {
 
     #[test]
     fn counts_are_differences_and_levels_are_not() {
-        let at = |detached, live_pages| MmuCounters { detached, live_pages, ..MmuCounters::default() };
+        let at =
+            |detached, live_pages| MmuCounters { detached, live_pages, ..MmuCounters::default() };
         let mut sum = at(5, 30).since(&at(2, 50));
         assert_eq!(sum, at(3, 30));
         sum.add(&at(9, 20).since(&at(8, 10)));

@@ -1,7 +1,8 @@
 //! Traces: every exit and every event of the shadow MMU, in chunks.
 //!
-//! A [`Chunk`] stands for itself: its records are differences to the one before, and the first one's to zero. A gap
-//! between the numbers of two chunks tells how many records were lost on the way.
+//! A [`Chunk`] stands for itself: its records are differences to the one before, and the first
+//! one's to zero. A gap between the numbers of two chunks tells how many records were lost on the
+//! way.
 
 use alloc::vec::Vec;
 
@@ -14,7 +15,8 @@ use crate::ExitCause;
 pub struct Exit {
     /// Ticks from guest entry to this exit, without the time of tracing and audits.
     pub time: u64,
-    /// Ticks that the hypervisor took until it was ready to enter the guest again; time asleep in HLT included.
+    /// Ticks that the hypervisor took until it was ready to enter the guest again; time asleep in
+    /// HLT included.
     pub ticks: u64,
     /// The virtual CPU.
     pub vcpu: u32,
@@ -34,8 +36,9 @@ pub struct Exit {
     pub delivers: Option<u8>,
 }
 
-/// What the shadow MMU did. `table` is the guest's table that a page shadows, or the first frame that an identity
-/// page maps (`level` then has [`MmuEvent::IDENTITY`] added); levels count from 1, the one of PTEs.
+/// What the shadow MMU did. `table` is the guest's table that a page shadows, or the first frame
+/// that an identity page maps (`level` then has [`MmuEvent::IDENTITY`] added); levels count from 1,
+/// the one of PTEs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MmuEvent {
     /// A shadow page was built.
@@ -62,12 +65,12 @@ pub enum MmuEvent {
     /// Everything that the CPUs had cached was flushed.
     Flushed,
     /// Writes to this guest table are not seen until the guest's next flush.
-    Loosened(
+    Unsynced(
         /// The guest frame.
         u64,
     ),
     /// Writes to this guest table are seen again.
-    Tightened(
+    Resynced(
         /// The guest frame.
         u64,
     ),
@@ -127,8 +130,8 @@ impl MmuEvent {
             MmuEvent::Zapped { reclaimed: true, .. } => "reclaimed",
             MmuEvent::Split(_) => "split",
             MmuEvent::Flushed => "flushed",
-            MmuEvent::Loosened(_) => "loosened",
-            MmuEvent::Tightened(_) => "tightened",
+            MmuEvent::Unsynced(_) => "loosened",
+            MmuEvent::Resynced(_) => "tightened",
             MmuEvent::Detached(_) => "detached",
             MmuEvent::Attached { .. } => "attached",
             MmuEvent::RootMoved(_) => "root_moved",
@@ -226,8 +229,8 @@ impl Writer {
         let wire = encode(record, &mut self.last);
         // Bytes are moved, not copied, and a growing vector takes everything.
         let bytes = core::mem::take(&mut self.chunk.bytes);
-        self.chunk.bytes =
-            postcard::to_extend(&wire, bytes).expect("a record always serializes into a growing vector");
+        self.chunk.bytes = postcard::to_extend(&wire, bytes)
+            .expect("a record always serializes into a growing vector");
         self.chunk.count += 1;
     }
 

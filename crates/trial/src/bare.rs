@@ -6,7 +6,8 @@
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::{
-    CodeAssembler, cr0, cr3, cr4, ds, dword_ptr, eax, ecx, edi, edx, es, esi, esp, ptr, rax, rdx, ss,
+    CodeAssembler, cr0, cr3, cr4, ds, dword_ptr, eax, ecx, edi, edx, es, esi, esp, ptr, rax, rdx,
+    ss,
 };
 
 use crate::image::{A, D, Image, P, PS, W};
@@ -40,8 +41,9 @@ pub fn multiboot(program: &Program) -> Vec<u8> {
     let mut image = Image::new(program, true);
     let boot = boot(&image).expect("the code is the same in every program");
     image.stub.push((BOOT, boot));
-    let pseudo =
-        |limit: u16, base: u64| [&limit.to_le_bytes()[..], &direct(base).raw().to_le_bytes()].concat();
+    let pseudo = |limit: u16, base: u64| {
+        [&limit.to_le_bytes()[..], &direct(base).raw().to_le_bytes()].concat()
+    };
     let mut descriptors = pseudo(GDT_LIMIT, GDT);
     descriptors.resize(16, 0);
     descriptors.extend(pseudo(IDT_LIMIT, IDT));

@@ -76,7 +76,9 @@ mod tests {
         let bug = |time: &str| of(&format!("[{time}] kernel BUG at arch/x86/kvm/mmu/mmu.c:876!"));
         assert_eq!(bug("   12.5"), Some("kernel BUG at arch/x86/kvm/mmu/mmu.c:876!".into()));
         assert_eq!(bug("    1.0"), bug("99.100000"));
-        let warn = |cpu| of(&format!("[ 1.0] WARNING: CPU: {cpu} PID: {cpu}7 at a/b.c:12 f+0x12/0x30 [kvm]"));
+        let warn = |cpu| {
+            of(&format!("[ 1.0] WARNING: CPU: {cpu} PID: {cpu}7 at a/b.c:12 f+0x12/0x30 [kvm]"))
+        };
         assert_eq!(warn(0), Some("WARNING: at a/b.c:12 f [kvm]".into()));
         assert_eq!(warn(0), warn(1));
         let oops = |at| of(&format!("BUG: unable to handle page fault for address: {at}"));

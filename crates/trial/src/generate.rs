@@ -122,8 +122,7 @@ pub fn for_bare(mut program: Program) -> Program {
     program.steps.retain(|step| !matches!(step, Step::Host(_)));
     // The bits of an entry between the flags and the one that is always reserved.
     let names = |value: u64, gva: u64| value << (gva % 8 * 8) >> 12 & 0x7f_ffff_ffff;
-    let outside =
-        |step: &Step| matches!(*step, Step::Write { gva, value, .. } if names(value, gva) >= ARENA / PAGE);
+    let outside = |step: &Step| matches!(*step, Step::Write { gva, value, .. } if names(value, gva) >= ARENA / PAGE);
     program.steps.retain(|step| !outside(step));
     program.maxphyaddr = 40;
     program
@@ -147,9 +146,21 @@ impl Generator<'_> {
     }
 
     fn next(&mut self) {
-        let Theme { read, write, fetch, edit, repair, invlpg, cr3, control, host_write, slots, backing } =
-            *self.theme;
-        let weights = [read, write, fetch, edit, repair, invlpg, cr3, control, host_write, slots, backing];
+        let Theme {
+            read,
+            write,
+            fetch,
+            edit,
+            repair,
+            invlpg,
+            cr3,
+            control,
+            host_write,
+            slots,
+            backing,
+        } = *self.theme;
+        let weights =
+            [read, write, fetch, edit, repair, invlpg, cr3, control, host_write, slots, backing];
         let mut choice = self.random.u32(..weights.iter().sum::<u32>());
         let mut kind = 0;
         while choice >= weights[kind] {
@@ -312,7 +323,11 @@ impl Generator<'_> {
             0..3 => HostEvent::Log { region, on: !self.one_in(4) },
             3..7 => HostEvent::Harvest { region },
             7..11 => HostEvent::Discard {
-                frame: if self.one_in(4) { self.random.u64(..ARENA / PAGE) } else { self.pick(&HOT) },
+                frame: if self.one_in(4) {
+                    self.random.u64(..ARENA / PAGE)
+                } else {
+                    self.pick(&HOT)
+                },
             },
             11 | 12 => HostEvent::DiscardRegion { region },
             13 | 14 => HostEvent::Protect { region },

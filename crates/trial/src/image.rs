@@ -6,8 +6,9 @@ use umbra_reference::memory::{PhysAddr, PhysicalMemory, Ram};
 use umbra_reference::registers::{Cpu, Privileged, Registers};
 
 use crate::layout::{
-    ARENA, CODE_WORD, COMMANDS, DIRECT_PD, DIRECT_PDPT, END, HOT, LARGE, PAGE, REGION, REGIONS, ROOTS, STATE,
-    STUB, STUB_SLOT, State, USER, WATCH_COPY, WATCH_LIST, WORDS, direct, reached_frames, watched,
+    ARENA, CODE_WORD, COMMANDS, DIRECT_PD, DIRECT_PDPT, END, HOT, LARGE, PAGE, REGION, REGIONS,
+    ROOTS, STATE, STUB, STUB_SLOT, State, USER, WATCH_COPY, WATCH_LIST, WORDS, direct,
+    reached_frames, watched,
 };
 use crate::program::{Program, Step};
 use crate::stub::{Command, Stub};
@@ -140,7 +141,8 @@ fn tables(program: &Program, ram: &mut Ram) {
     let mut put = |frame: u64, index: u64, entry: u64| {
         ram.write(PhysAddr::new(frame * PAGE + index * 8), entry);
     };
-    let [root_a, root_b, pdpt_a, pdpt_b, pd_a, pd_b, pt_a, pt_b] = [0, 1, 2, 3, 4, 5, 6, 7].map(|n| HOT[n]);
+    let [root_a, root_b, pdpt_a, pdpt_b, pd_a, pd_b, pt_a, pt_b] =
+        [0, 1, 2, 3, 4, 5, 6, 7].map(|n| HOT[n]);
     let mut entry = |frames: &[u64]| {
         let frame = frames[random.usize(..frames.len())];
         let dirty = if random.bool() { D } else { 0 };
@@ -189,7 +191,9 @@ pub fn describe_tables(program: &Program) -> String {
 pub fn privileged(step: &Step) -> Option<Privileged> {
     Some(match *step {
         Step::Invlpg { gva } => Privileged::Invlpg(umbra_paging::Gva::new(gva)),
-        Step::Cr3 { frame } => Privileged::LoadCr3 { root: Gfn::new(frame), pcid: 0, no_flush: false },
+        Step::Cr3 { frame } => {
+            Privileged::LoadCr3 { root: Gfn::new(frame), pcid: 0, no_flush: false }
+        }
         Step::Flush => Privileged::FlushAll,
         Step::Wp(on) => Privileged::Wp(on),
         Step::Smep(on) => Privileged::Smep(on),
@@ -239,7 +243,8 @@ impl Image {
             arena.extend(words.map(|gpa| (gpa, read(gpa))).filter(|&(_, value)| value != 0));
         }
         let value = |gpa: u64| ram.read(PhysAddr::new(gpa));
-        let bytes = |words: Vec<u64>| words.into_iter().flat_map(u64::to_le_bytes).collect::<Vec<u8>>();
+        let bytes =
+            |words: Vec<u64>| words.into_iter().flat_map(u64::to_le_bytes).collect::<Vec<u8>>();
         let mut state = [0; 4];
         state[(State::RESULT / 8) as usize] = direct(crate::layout::RESULTS).raw();
         state[(State::COMMAND / 8) as usize] = direct(COMMANDS).raw();

@@ -215,7 +215,12 @@ impl Judge<'_> {
         let seen = match parse(&record.results) {
             Ok(seen) => seen,
             Err(garbled) => {
-                return wrong(garbled.0, Kind::Memory, garbled.to_string(), "the stub's memory is its own");
+                return wrong(
+                    garbled.0,
+                    Kind::Memory,
+                    garbled.to_string(),
+                    "the stub's memory is its own",
+                );
             }
         };
         for (at, (step, seen)) in self.program.steps.iter().zip(&seen).enumerate() {
@@ -226,14 +231,31 @@ impl Judge<'_> {
         match &record.end {
             End::Complete if at == self.program.steps.len() => (),
             End::Complete => {
-                return wrong(at, Kind::Ended, "too few results".into(), "the stub writes one a step");
+                return wrong(
+                    at,
+                    Kind::Ended,
+                    "too few results".into(),
+                    "the stub writes one a step",
+                );
             }
             _ if self.ends_by_code_outside_memory(at) => self.tally.excused += 1,
             End::TripleFault => {
-                return wrong(at, Kind::Ended, "a triple fault".into(), "the stub and its tables are there");
+                return wrong(
+                    at,
+                    Kind::Ended,
+                    "a triple fault".into(),
+                    "the stub and its tables are there",
+                );
             }
             End::GaveUp(why) => return wrong(at, Kind::Ended, why.clone(), "the CPU goes on"),
-            End::Hung => return wrong(at, Kind::Ended, "a guest that does not return".into(), "a step ends"),
+            End::Hung => {
+                return wrong(
+                    at,
+                    Kind::Ended,
+                    "a guest that does not return".into(),
+                    "a step ends",
+                );
+            }
         }
         if let Some((gpa, value)) = record.strays.first() {
             let seen = format!("the word at {gpa:#x} is {value:#x} at the end");
@@ -252,10 +274,21 @@ impl Judge<'_> {
             || self.excuse.is_some()
     }
 
-    fn step(&mut self, at: usize, step: &Step, seen: &Seen, record: &Record) -> Result<(), Conviction> {
-        let changes: Vec<Change> =
-            seen.changes.iter().map(|&(gpa, value)| Change { at: PhysAddr::new(gpa), value }).collect();
-        let wrong = |kind, seen: String, expected: String| Err(Conviction { step: at, kind, seen, expected });
+    fn step(
+        &mut self,
+        at: usize,
+        step: &Step,
+        seen: &Seen,
+        record: &Record,
+    ) -> Result<(), Conviction> {
+        let changes: Vec<Change> = seen
+            .changes
+            .iter()
+            .map(|&(gpa, value)| Change { at: PhysAddr::new(gpa), value })
+            .collect();
+        let wrong = |kind, seen: String, expected: String| {
+            Err(Conviction { step: at, kind, seen, expected })
+        };
         let before = self.registers;
         match *step {
             Step::Read { .. } | Step::Write { .. } | Step::Fetch { .. } => {
@@ -276,7 +309,8 @@ impl Judge<'_> {
         }
         let plain = !matches!(step, Step::Read { .. } | Step::Write { .. } | Step::Fetch { .. });
         if plain && !seen.is_plain() {
-            let change = if before == self.registers { "" } else { ", which changes control registers" };
+            let change =
+                if before == self.registers { "" } else { ", which changes control registers" };
             let expected = format!("this step{change} raises nothing");
             return wrong(Kind::Exception, exception(seen), expected);
         }
@@ -323,8 +357,11 @@ impl Judge<'_> {
     fn adopt(&mut self, changes: &[Change]) {
         for change in changes {
             // A store of the whole word explains the change.
-            let explained =
-                self.oracle.judge_write(change.at, &change.value.to_le_bytes(), std::slice::from_ref(change));
+            let explained = self.oracle.judge_write(
+                change.at,
+                &change.value.to_le_bytes(),
+                std::slice::from_ref(change),
+            );
             debug_assert!(explained.is_ok());
         }
     }
@@ -343,14 +380,18 @@ impl Judge<'_> {
                     self.adopt(changes);
                 } else {
                     let bytes = value.to_le_bytes();
-                    self.oracle.judge_write(place, &bytes, changes).map_err(|why| memory(at, why))?;
+                    self.oracle
+                        .judge_write(place, &bytes, changes)
+                        .map_err(|why| memory(at, why))?;
                 }
                 if SLOTS.contains(&(gpa % PAGE / 8)) && self.excuse.is_none() {
                     self.excuse = Some(Excuse::HostWroteTables);
                 }
                 return Ok(());
             }
-            HostEvent::Cycle { region, .. } | HostEvent::Move { region } | HostEvent::Shift { region } => {
+            HostEvent::Cycle { region, .. }
+            | HostEvent::Move { region }
+            | HostEvent::Shift { region } => {
                 if let HostEvent::Cycle { read_only, .. } = event {
                     self.read_only[region as usize] = read_only;
                 }
@@ -379,7 +420,9 @@ impl Judge<'_> {
                             step: at,
                             kind: Kind::DirtyLog,
                             seen: format!("a dirty log that names the frames {named:x?}"),
-                            expected: format!("the guest has changed frame {frame:#x} since the last one"),
+                            expected: format!(
+                                "the guest has changed frame {frame:#x} since the last one"
+                            ),
                         });
                     }
                 }
@@ -412,8 +455,9 @@ impl Judge<'_> {
 
     /// Judges an access without leave for anything.
     fn attempt(&mut self, call: &Call, seen: &Seen, changes: &[Change]) -> Result<(), Conviction> {
-        let convict =
-            |kind, expected| Err(Conviction { step: call.step, kind, seen: exception(seen), expected });
+        let convict = |kind, expected| {
+            Err(Conviction { step: call.step, kind, seen: exception(seen), expected })
+        };
         let end = if call.access.kind == AccessKind::Fetch { BREAKPOINT } else { DONE };
         match seen.vector {
             PAGE_FAULT => {
@@ -458,21 +502,26 @@ impl Judge<'_> {
         let marks = |change: &Change| {
             let before = memory.read(change.at);
             let passed = candidates.iter().any(|candidate| candidate.passed.contains(&change.at));
-            passed && change.value & !(A | D) == before & !(A | D) && change.value & before == before
+            passed
+                && change.value & !(A | D) == before & !(A | D)
+                && change.value & before == before
         };
         let marked = changes.iter().all(marks);
         let fault = seen.vector == PAGE_FAULT && seen.rip == call.rip && seen.cr2 == gva.raw();
         let expected_error = self.oracle.control(0).access_code(access).bits();
         let reads = |&place: &PhysAddr| visible(u64::MAX, place, access, call.size) == seen.value;
-        let excuse = if marked && fault && seen.error == expected_error && self.table_outside_memory(gva) {
-            Some(Excuse::TableOutsideMemory)
-        } else if marked && access.kind == AccessKind::Fetch {
-            let undefined = seen.vector == INVALID_OPCODE && seen.rip == gva.raw() && !nowhere.is_empty();
-            undefined.then_some(Excuse::CodeOutsideMemory)
-        } else {
-            let done = seen.vector == DONE && nowhere.iter().any(|at| access.is_write() || reads(at));
-            (marked && done).then_some(Excuse::NoMemory)
-        };
+        let excuse =
+            if marked && fault && seen.error == expected_error && self.table_outside_memory(gva) {
+                Some(Excuse::TableOutsideMemory)
+            } else if marked && access.kind == AccessKind::Fetch {
+                let undefined =
+                    seen.vector == INVALID_OPCODE && seen.rip == gva.raw() && !nowhere.is_empty();
+                undefined.then_some(Excuse::CodeOutsideMemory)
+            } else {
+                let done =
+                    seen.vector == DONE && nowhere.iter().any(|at| access.is_write() || reads(at));
+                (marked && done).then_some(Excuse::NoMemory)
+            };
         if excuse.is_some() {
             self.adopt(changes);
             return excuse;
@@ -490,7 +539,13 @@ impl Judge<'_> {
 
     /// Whether a page fault is one of QEMU's: as on bare hardware, but for what [`judge_bare`]
     /// says. The oracle does not hear that it was delivered, so it forgets no translations.
-    fn explains_fault(&mut self, gva: Gva, access: Access, fault: PageFault, changes: &[Change]) -> bool {
+    fn explains_fault(
+        &mut self,
+        gva: Gva,
+        access: Access,
+        fault: PageFault,
+        changes: &[Change],
+    ) -> bool {
         let candidates = self.oracle.candidates(0, gva, access);
         let reserved = self.reserved_entry(gva);
         let mut marked = Vec::new();
@@ -502,7 +557,8 @@ impl Judge<'_> {
             marked.push(change.at);
         }
         self.tally.defects += u64::from(reserved.is_some_and(|at| marked.contains(&at)));
-        let passed = |at: &PhysAddr| candidates.iter().any(|candidate| candidate.passed.contains(at));
+        let passed =
+            |at: &PhysAddr| candidates.iter().any(|candidate| candidate.passed.contains(at));
         fault.gva == gva
             && candidates.iter().any(|candidate| candidate.result == Err(fault.code))
             && marked.iter().all(|at| passed(at) || reserved == Some(*at))
@@ -547,7 +603,8 @@ impl Judge<'_> {
                 }
             } else {
                 // The walk may have set bits in the very word that is read.
-                let now = changes.iter().find(|change| change.at == word).map(|change| change.value);
+                let now =
+                    changes.iter().find(|change| change.at == word).map(|change| change.value);
                 let now = now.unwrap_or_else(|| self.word(place));
                 if visible(now, place, access, size) != seen.value {
                     continue;
@@ -574,7 +631,9 @@ impl Judge<'_> {
             let text = match candidate.result {
                 Ok(at) if access.kind == AccessKind::Write => format!("the write to {at:?}"),
                 Ok(at) => format!("{:#x} from {at:?}", visible(self.word(at), at, access, size)),
-                Err(code) => format!("#PF with error code {:#x} and CR2 {:#x}", code.bits(), gva.raw()),
+                Err(code) => {
+                    format!("#PF with error code {:#x} and CR2 {:#x}", code.bits(), gva.raw())
+                }
             };
             if !all.contains(&text) {
                 all.push(text);
@@ -605,8 +664,14 @@ fn visible(word: u64, place: PhysAddr, access: Access, size: u8) -> u64 {
 }
 
 fn memory(step: usize, why: String) -> Conviction {
-    let (seen, expected) = why.split_once(": ").unwrap_or((&why, "bare hardware leaves memory as it was"));
-    Conviction { step, kind: Kind::Memory, seen: String::from(seen), expected: String::from(expected) }
+    let (seen, expected) =
+        why.split_once(": ").unwrap_or((&why, "bare hardware leaves memory as it was"));
+    Conviction {
+        step,
+        kind: Kind::Memory,
+        seen: String::from(seen),
+        expected: String::from(expected),
+    }
 }
 
 /// How an access ended, in words.
@@ -614,9 +679,14 @@ fn exception(seen: &Seen) -> String {
     match seen.vector {
         DONE | BREAKPOINT => format!("the value {:#x}", seen.value),
         PAGE_FAULT => {
-            format!("#PF with error code {:#x} and CR2 {:#x} at {:#x}", seen.error, seen.cr2, seen.rip)
+            format!(
+                "#PF with error code {:#x} and CR2 {:#x} at {:#x}",
+                seen.error, seen.cr2, seen.rip
+            )
         }
-        vector => format!("exception {vector} with error code {:#x} at {:#x}", seen.error, seen.rip),
+        vector => {
+            format!("exception {vector} with error code {:#x} at {:#x}", seen.error, seen.rip)
+        }
     }
 }
 

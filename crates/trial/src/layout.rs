@@ -17,7 +17,8 @@ pub const ARENA: u64 = REGION * REGIONS;
 
 /// The frames that entries name, and that are written as tables: eight in the first region, two in
 /// each other one.
-pub const HOT: [u64; 12] = [0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x210, 0x211, 0x410, 0x411];
+pub const HOT: [u64; 12] =
+    [0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x210, 0x211, 0x410, 0x411];
 
 /// The frames that large pages begin at. Entries name them as tables, too: a large page and a table
 /// in its first frame have one frame number.

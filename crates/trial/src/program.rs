@@ -186,7 +186,8 @@ impl Step {
     fn is_valid(&self) -> bool {
         let linear = |gva: u64| crate::judge::universe().contains(umbra_paging::Gva::new(gva));
         let watched = |at: u64| WORDS.contains(&(at % PAGE / 8));
-        let within = |at: u64, size: u8| matches!(size, 1 | 2 | 4 | 8) && at % 8 + u64::from(size) <= 8;
+        let within =
+            |at: u64, size: u8| matches!(size, 1 | 2 | 4 | 8) && at % 8 + u64::from(size) <= 8;
         match *self {
             Step::Read { gva, size, .. } => linear(gva) && watched(gva) && within(gva, size),
             // The direct map is written in words and at its own places only.
@@ -277,7 +278,12 @@ impl fmt::Display for Step {
             }
             Step::Write { gva, size, user, ac, value } => {
                 let what = if size == 8 { describe_entry(value) } else { format!("{value:#x}") };
-                write!(f, "guest: {} writes {what}, {size} bytes, to {}", who(user, ac), address(gva))
+                write!(
+                    f,
+                    "guest: {} writes {what}, {size} bytes, to {}",
+                    who(user, ac),
+                    address(gva)
+                )
             }
             Step::Fetch { gva, user } => {
                 write!(f, "guest: {} executes {}", who(user, false), address(gva))
@@ -307,16 +313,29 @@ impl fmt::Display for HostEvent {
                 write!(f, "deletes the memory slot of {} and makes it again", bytes(region))
             }
             HostEvent::Cycle { region, read_only: true } => {
-                write!(f, "deletes the memory slot of {} and makes it again, read-only", bytes(region))
+                write!(
+                    f,
+                    "deletes the memory slot of {} and makes it again, read-only",
+                    bytes(region)
+                )
             }
             HostEvent::Move { region } => {
-                write!(f, "deletes the memory slot of {} and makes it again on other memory", bytes(region))
+                write!(
+                    f,
+                    "deletes the memory slot of {} and makes it again on other memory",
+                    bytes(region)
+                )
             }
             HostEvent::Shift { region } => {
                 write!(f, "moves the memory slot of {} elsewhere and back", bytes(region))
             }
             HostEvent::Log { region, on } => {
-                write!(f, "turns the dirty log of {} {}", bytes(region), if on { "on" } else { "off" })
+                write!(
+                    f,
+                    "turns the dirty log of {} {}",
+                    bytes(region),
+                    if on { "on" } else { "off" }
+                )
             }
             HostEvent::Harvest { region } => write!(f, "takes the dirty log of {}", bytes(region)),
             HostEvent::Discard { frame } => {
@@ -338,7 +357,11 @@ impl fmt::Display for HostEvent {
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let backing = if self.huge { "huge pages, if there are any" } else { "small pages" };
-        writeln!(f, "seed {}, tables {:#x}, MAXPHYADDR {}", self.seed, self.tables, self.maxphyaddr)?;
+        writeln!(
+            f,
+            "seed {}, tables {:#x}, MAXPHYADDR {}",
+            self.seed, self.tables, self.maxphyaddr
+        )?;
         writeln!(f, "memory slots of {} KiB from 0 to {ARENA:#x}, on {backing}", REGION >> 10)?;
         self.steps.iter().enumerate().try_for_each(|(at, step)| writeln!(f, "{at:4}  {step}"))
     }

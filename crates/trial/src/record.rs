@@ -79,8 +79,10 @@ pub fn parse(results: &[u8]) -> Result<Vec<Seen>, Garbled> {
             return Err(garbled);
         }
         let (pairs, after) = after.split_at(2 * count);
-        let change = |pair: &[u64; 2]| Some((*addresses.get(usize::try_from(pair[0]).ok()?)?, pair[1]));
-        let changes: Option<Vec<(u64, u64)>> = pairs.as_chunks::<2>().0.iter().map(change).collect();
+        let change =
+            |pair: &[u64; 2]| Some((*addresses.get(usize::try_from(pair[0]).ok()?)?, pair[1]));
+        let changes: Option<Vec<(u64, u64)>> =
+            pairs.as_chunks::<2>().0.iter().map(change).collect();
         steps.push(Seen {
             vector: (header >> 16) as u8,
             error: (header >> 32) as u32,
@@ -100,7 +102,8 @@ pub fn unparse(steps: &[Seen]) -> Vec<u8> {
     let mut words = Vec::new();
     for (at, seen) in steps.iter().enumerate() {
         let count = seen.changes.len() as u64;
-        let header = at as u64 | u64::from(seen.vector) << 16 | count << 24 | u64::from(seen.error) << 32;
+        let header =
+            at as u64 | u64::from(seen.vector) << 16 | count << 24 | u64::from(seen.error) << 32;
         words.extend([header, seen.value, seen.cr2, seen.rip]);
         for &(gpa, value) in &seen.changes {
             let index = addresses.iter().position(|&at| at == gpa).unwrap_or(usize::MAX);

@@ -106,7 +106,14 @@ impl<M: Machine> Run<M> {
         Ok(seen)
     }
 
-    fn access(&mut self, access: Access, gva: u64, bytes: &[u8], size: u8, rip: u64) -> Result<Seen, Broken> {
+    fn access(
+        &mut self,
+        access: Access,
+        gva: u64,
+        bytes: &[u8],
+        size: u8,
+        rip: u64,
+    ) -> Result<Seen, Broken> {
         let piece = Piece { gva: Gva::new(gva), bytes: bytes.iter().copied().collect() };
         let observed = self.machine.access(0, access, &[piece])?;
         let mut seen = Seen { rip, ..plain() };
@@ -121,7 +128,8 @@ impl<M: Machine> Run<M> {
                 };
             }
             Observed::Fault(fault) => {
-                (seen.vector, seen.error, seen.cr2) = (PAGE_FAULT, fault.code.bits(), fault.gva.raw());
+                (seen.vector, seen.error, seen.cr2) =
+                    (PAGE_FAULT, fault.code.bits(), fault.gva.raw());
             }
         }
         Ok(seen)
@@ -156,7 +164,9 @@ fn host(machine: &mut impl Machine, event: HostEvent) -> Result<(), Broken> {
         (Gfn::new(first), Gfn::new(first + REGION / PAGE))
     };
     match event {
-        HostEvent::Write { gpa, value } => machine.device_write(PhysAddr::new(gpa), &value.to_le_bytes()),
+        HostEvent::Write { gpa, value } => {
+            machine.device_write(PhysAddr::new(gpa), &value.to_le_bytes())
+        }
         HostEvent::Cycle { .. } | HostEvent::Move { .. } | HostEvent::Shift { .. } => {
             machine.host(MachineEvent::ZapAll)
         }

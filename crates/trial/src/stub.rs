@@ -7,13 +7,13 @@
 
 use iced_x86::BlockEncoderOptions;
 use iced_x86::code_asm::{
-    CodeAssembler, CodeLabel, al, ax, byte_ptr, cr0, cr2, cr3, cr4, dword_ptr, dx, eax, ecx, edx, qword_ptr,
-    r15, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp, word_ptr,
+    CodeAssembler, CodeLabel, al, ax, byte_ptr, cr0, cr2, cr3, cr4, dword_ptr, dx, eax, ecx, edx,
+    qword_ptr, r15, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp, word_ptr,
 };
 
 use crate::layout::{
-    CODE, EVENT_STACK, GDT, IDT, RESULTS, STACK, STATE, State, TSS, USER, WATCH_COPY, WATCH_LIST, direct,
-    watched,
+    CODE, EVENT_STACK, GDT, IDT, RESULTS, STACK, STATE, State, TSS, USER, WATCH_COPY, WATCH_LIST,
+    direct, watched,
 };
 
 /// The interrupt by which an access that took place ends.
@@ -277,21 +277,27 @@ fn kernel() -> Result<Kernel, iced_x86::IcedError> {
     emit_record(&mut code, &mut record)?;
     emit_commands(&mut code, &mut next, plain)?;
 
-    let result =
-        code.assemble_options(direct(CODE).raw(), BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS)?;
+    let result = code.assemble_options(
+        direct(CODE).raw(),
+        BlockEncoderOptions::RETURN_NEW_INSTRUCTION_OFFSETS,
+    )?;
     let mut snippets = [[0; 4]; 2];
     for (ips, labels) in snippets.iter_mut().zip(&snippet_labels) {
         for (ip, label) in ips.iter_mut().zip(labels) {
             *ip = result.label_ip(label)?;
         }
     }
-    let vectors = vector_labels.iter().map(|label| result.label_ip(label)).collect::<Result<_, _>>()?;
+    let vectors =
+        vector_labels.iter().map(|label| result.label_ip(label)).collect::<Result<_, _>>()?;
     let entry = result.label_ip(&next)?;
     Ok(Kernel { entry, vectors, snippets, bytes: result.inner.code_buffer })
 }
 
 /// Writes down which watched words have changed; RSI is the result. Then falls into the commands.
-fn emit_record(code: &mut CodeAssembler, record: &mut CodeLabel) -> Result<(), iced_x86::IcedError> {
+fn emit_record(
+    code: &mut CodeAssembler,
+    record: &mut CodeLabel,
+) -> Result<(), iced_x86::IcedError> {
     let [mut word, mut same] = [(); 2].map(|()| code.create_label());
     code.set_label(record)?;
     code.lea(rdi, qword_ptr(rsi + 32))?;
@@ -411,7 +417,8 @@ fn emit_commands(
 /// Flat segments, and the task-state segment.
 fn gdt() -> Vec<u8> {
     let tss = direct(TSS).raw();
-    let low = u64::from(TSS_LIMIT) | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56;
+    let low =
+        u64::from(TSS_LIMIT) | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56;
     let entries = [
         0,
         0x00af_9b00_0000_ffff,
@@ -484,7 +491,8 @@ mod tests {
         let mut rest = bytes;
         move || {
             // Prefix 0x66 or REX.W, escape 0x0f; then the opcode.
-            let prefixes = rest.iter().take_while(|byte| matches!(byte, 0x66 | 0x48 | 0x0f)).count();
+            let prefixes =
+                rest.iter().take_while(|byte| matches!(byte, 0x66 | 0x48 | 0x0f)).count();
             let opcode = rest[prefixes];
             let (length, text) = match opcode {
                 0xcd => (2, "int 0x40"),

@@ -27,8 +27,12 @@ const DATA: u64 = 0x210;
 /// A program in which the page at 0 is mapped by `page` in PT A, before `steps`.
 fn mapped(page: u64, steps: &[Step]) -> Program {
     let [root, pdpt, pd, pt] = [0, 2, 4, 6].map(|at| HOT[at]);
-    let links =
-        [(root, (pdpt * PAGE) | OPEN), (pdpt, (pd * PAGE) | OPEN), (pd, (pt * PAGE) | OPEN), (pt, page)];
+    let links = [
+        (root, (pdpt * PAGE) | OPEN),
+        (pdpt, (pd * PAGE) | OPEN),
+        (pd, (pt * PAGE) | OPEN),
+        (pt, page),
+    ];
     let edits = links.map(|(table, value)| edit(table, value));
     let flush = [Step::Cr3 { frame: root }];
     let steps = edits.iter().chain(&flush).chain(steps).copied().collect();
@@ -98,8 +102,14 @@ fn each_thing_that_a_guest_sees_is_judged() {
     let write = Step::Write { gva: AT, size: 8, user: true, ac: false, value: 2 };
     let writes = mapped((DATA * PAGE) | OPEN, &[write]);
     assert!(verdict(&writes, |_| ()).is_ok());
-    assert_eq!(convicted(&writes, |seen| seen.changes.retain(|&(at, _)| at / PAGE == DATA)), Kind::Memory);
-    assert_eq!(convicted(&writes, |seen| seen.changes.retain(|&(at, _)| at / PAGE != DATA)), Kind::Memory);
+    assert_eq!(
+        convicted(&writes, |seen| seen.changes.retain(|&(at, _)| at / PAGE == DATA)),
+        Kind::Memory
+    );
+    assert_eq!(
+        convicted(&writes, |seen| seen.changes.retain(|&(at, _)| at / PAGE != DATA)),
+        Kind::Memory
+    );
 
     let fetches = mapped((DATA * PAGE) | OPEN, &[Step::Fetch { gva: CODE, user: true }]);
     assert!(verdict(&fetches, |_| ()).is_ok());
@@ -150,7 +160,8 @@ fn a_page_that_the_dirty_log_misses() {
 
 #[test]
 fn tables_that_the_host_writes() {
-    let write = |word: u64| Step::Host(HostEvent::Write { gpa: HOT[6] * PAGE + word * 8, value: 0 });
+    let write =
+        |word: u64| Step::Host(HostEvent::Write { gpa: HOT[6] * PAGE + word * 8, value: 0 });
     let cycle = Step::Host(HostEvent::Cycle { region: 0, read_only: false });
     let wrong = |seen: &mut Seen| seen.value ^= 2;
     let page = (DATA * PAGE) | OPEN;
@@ -185,10 +196,16 @@ fn an_access_where_no_memory_is() {
     let entry = HOT[6] * PAGE;
     assert!(verdict(&program, |seen| assert_eq!(seen.value, u64::MAX)).is_ok());
     assert!(excused(&program, |seen| seen.changes.push((entry, (HOLE * PAGE) | OPEN | D))));
-    assert_eq!(convicted(&program, |seen| seen.changes.push((entry, (HOLE * PAGE) | 5))), Kind::Memory);
+    assert_eq!(
+        convicted(&program, |seen| seen.changes.push((entry, (HOLE * PAGE) | 5))),
+        Kind::Memory
+    );
     assert_eq!(convicted(&program, |seen| seen.value = 0), Kind::Place);
     let inside = mapped((DATA * PAGE) | OPEN, &[READ]);
-    assert_eq!(convicted(&inside, |seen| seen.changes.push((entry, (DATA * PAGE) | OPEN | D))), Kind::Memory);
+    assert_eq!(
+        convicted(&inside, |seen| seen.changes.push((entry, (DATA * PAGE) | OPEN | D))),
+        Kind::Memory
+    );
 }
 
 #[test]
@@ -197,7 +214,10 @@ fn code_where_no_memory_is() {
     let undefined = |seen: &mut Seen| (seen.vector, seen.error, seen.rip) = (6, 0, CODE);
     let program = mapped((HOLE * PAGE) | OPEN, &[fetch]);
     assert!(excused(&program, undefined));
-    assert_eq!(convicted(&program, |seen| (seen.vector, seen.rip) = (6, CODE + 1)), Kind::Exception);
+    assert_eq!(
+        convicted(&program, |seen| (seen.vector, seen.rip) = (6, CODE + 1)),
+        Kind::Exception
+    );
     let inside = mapped((DATA * PAGE) | OPEN, &[fetch]);
     assert_eq!(convicted(&inside, undefined), Kind::Exception);
     let mut gave_up = record(&program);
@@ -227,8 +247,10 @@ fn nx_that_is_forced() {
 #[test]
 fn a_reserved_bit_on_qemu() {
     let program = mapped((DATA * PAGE) | OPEN | 1 << 51, &[READ]);
-    let bare =
-        |error| judge_bare(&program, &tampered(&program, fault(error))).map_err(|conviction| conviction.kind);
+    let bare = |error| {
+        judge_bare(&program, &tampered(&program, fault(error)))
+            .map_err(|conviction| conviction.kind)
+    };
     assert_eq!(convicted(&program, fault(0xc)), Kind::Fault);
     assert_eq!(bare(0xc).map(|tally| tally.defects), Ok(1));
     assert_eq!(bare(0xd).map(|tally| tally.defects), Ok(0));

@@ -11,8 +11,9 @@ pub fn whole<T: TryFrom<u64>>(
 ) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static {
     move |text| {
         let number = text.parse().ok().filter(|number| range.contains(number));
-        let number =
-            number.ok_or_else(|| format!("give a whole number from {} to {}", range.start(), range.end()))?;
+        let number = number.ok_or_else(|| {
+            format!("give a whole number from {} to {}", range.start(), range.end())
+        })?;
         Ok(T::try_from(number).ok().expect("the range is one of the type"))
     }
 }
@@ -26,7 +27,11 @@ mod tests {
         let parse = whole::<u32>(48..=u32::MAX.into());
         assert_eq!((parse("48"), parse("4294967295")), (Ok(48), Ok(u32::MAX)));
         for text in ["47", "4294967296", "-1", "", "many", "1.5", "99999999999999999999"] {
-            assert_eq!(parse(text).unwrap_err(), "give a whole number from 48 to 4294967295", "{text}");
+            assert_eq!(
+                parse(text).unwrap_err(),
+                "give a whole number from 48 to 4294967295",
+                "{text}"
+            );
         }
     }
 }

@@ -90,7 +90,9 @@ mod tests {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "json") {
                 let result: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-                schema.validate(&result).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+                schema
+                    .validate(&result)
+                    .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
                 checked += 1;
             }
         }

@@ -1,4 +1,5 @@
-//! Signals end the machine, not this program: it still has a report to write and a terminal to restore.
+//! Signals end the machine, not this program: it still has a report to write and a terminal to
+//! restore.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -41,8 +42,8 @@ impl Leftovers {
     }
 }
 
-/// The signals that end the machine. A second one, or one that finds the session stuck, ends this program at
-/// once, with nothing left behind.
+/// The signals that end the machine. A second one, or one that finds the session stuck, ends this
+/// program at once, with nothing left behind.
 #[derive(Debug)]
 pub struct Signals {
     received: Arc<AtomicI32>,
@@ -50,8 +51,8 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Catches signals from now on, but for those that whoever started this program has it ignore: `nohup` means
-    /// SIGHUP, and a shell's background job is not for Ctrl-C.
+    /// Catches signals from now on, but for those that whoever started this program has it ignore:
+    /// `nohup` means SIGHUP, and a shell's background job is not for Ctrl-C.
     ///
     /// # Errors
     /// The system refuses.
@@ -86,8 +87,8 @@ impl Signals {
         self.status().map_or(Ok(()), |status| Err(Error::User(status)))
     }
 
-    /// Ends this program if it has not ended by itself a while after `timeout`: a guest's output that nobody
-    /// reads must not keep the guest alive.
+    /// Ends this program if it has not ended by itself a while after `timeout`: a guest's output
+    /// that nobody reads must not keep the guest alive.
     pub fn limit(&self, timeout: Duration) {
         abort_after(&self.leftovers, timeout.saturating_add(LIMIT), status::TIMEOUT);
     }
@@ -97,8 +98,8 @@ impl Signals {
         self.update(|leftovers| leftovers.folder = folder.into());
     }
 
-    /// Names another program that has started, the leader of a process group of its own; `None` once it has been
-    /// reaped, for its number may become another process's.
+    /// Names another program that has started, the leader of a process group of its own; `None`
+    /// once it has been reaped, for its number may become another process's.
     pub fn set_child(&self, child: Option<u32>) {
         let child = child.and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         self.update(|leftovers| leftovers.child = child);
@@ -124,8 +125,8 @@ impl Signals {
     }
 }
 
-/// For commands that start nothing: from now on the first signal ends this program at once, and files that are not
-/// whole go with it.
+/// For commands that start nothing: from now on the first signal ends this program at once, and
+/// files that are not whole go with it.
 ///
 /// # Errors
 /// The system refuses.
@@ -146,8 +147,10 @@ pub fn end_at_the_first() -> Result<(), Error> {
 fn caught() -> Result<iterator::Signals, Error> {
     let own = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = ignored_in(&own);
-    let wanted = [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().filter(|s| ignored & 1 << (s - 1) == 0);
-    iterator::Signals::new(wanted).map_err(|error| Error::Machine(format!("cannot catch signals: {error}")))
+    let wanted =
+        [SIGHUP, SIGINT, SIGQUIT, SIGTERM].into_iter().filter(|s| ignored & 1 << (s - 1) == 0);
+    iterator::Signals::new(wanted)
+        .map_err(|error| Error::Machine(format!("cannot catch signals: {error}")))
 }
 
 /// `SigIgn` of proc_pid_status(5): bit n-1 is signal n.

@@ -66,7 +66,8 @@ fn is_abandoned(path: &Path, stem: &str) -> bool {
     let owner = path.file_name().and_then(|name| owner(name.to_str()?, stem));
     let is_gone = |owner: u32| !PathBuf::from(format!("/proc/{owner}")).exists();
     // A link is none of ours, and a pipe could be waited for for ever.
-    let is_ours = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir() || metadata.is_file());
+    let is_ours =
+        fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir() || metadata.is_file());
     owner.is_some_and(is_gone) && is_ours && File::open(path).is_ok_and(|file| lock(&file))
 }
 
@@ -112,7 +113,10 @@ mod tests {
         sweep(folder.path(), FOLDER);
         assert!(!abandoned.exists());
         assert!(kept.iter().all(|name| path(name).exists()));
-        assert!(path(&format!("umbra-{dead}-link")).exists() && path(&format!(".umbra-{dead}-d")).exists());
+        assert!(
+            path(&format!("umbra-{dead}-link")).exists()
+                && path(&format!(".umbra-{dead}-d")).exists()
+        );
         drop(used);
         sweep(folder.path(), FOLDER);
         assert!(!path(&kept[1]).exists());

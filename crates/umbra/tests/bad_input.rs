@@ -106,15 +106,27 @@ fn a_kernel_that_does_not_boot_here() {
     }
 }
 
-/// Before and behind the ends of the boot sector, the signature, the header and the setup code, and before
-/// that of the kernel, whose last paragraph may be short.
+/// Before and behind the ends of the boot sector, the signature, the header and the setup code, and
+/// before that of the kernel, whose last paragraph may be short.
 #[test]
 fn a_kernel_that_is_cut_off_anywhere() {
     let files = Files::new();
     let whole = kernel();
-    for length in
-        [1, 0x1fe, 0x200, 0x202, 0x205, 0x206, 0x208, 0x263, 0x264, 1023, 1024, 5000, whole.len() - 16]
-    {
+    for length in [
+        1,
+        0x1fe,
+        0x200,
+        0x202,
+        0x205,
+        0x206,
+        0x208,
+        0x263,
+        0x264,
+        1023,
+        1024,
+        5000,
+        whole.len() - 16,
+    ] {
         let sentence = files.refused(&files.write("short", &whole[..length]), &[]);
         let expected = if length < 0x206 { "neither a Linux bzImage" } else { "truncated bzImage" };
         assert!(sentence.contains(expected), "{length}: {sentence}");
@@ -154,10 +166,15 @@ fn a_command_line_that_the_kernel_cannot_take() {
 fn results_that_cannot_be_written() {
     let files = Files::new();
     let nowhere = files.path("no-folder/stats.json");
-    for path in
-        [nowhere.as_path(), files.folder.path(), Path::new("/dev/full"), Path::new("/proc/stats.json")]
-    {
-        for (option, what) in [("--stats", "the statistics"), ("--emulator-log", "the emulator's log")] {
+    for path in [
+        nowhere.as_path(),
+        files.folder.path(),
+        Path::new("/dev/full"),
+        Path::new("/proc/stats.json"),
+    ] {
+        for (option, what) in
+            [("--stats", "the statistics"), ("--emulator-log", "the emulator's log")]
+        {
             let sentence = files.refused(&files.path("kernel"), &[option, path.to_str().unwrap()]);
             assert!(sentence.contains(&format!("cannot write {what}")), "{sentence}");
             assert!(sentence.contains("give a file in a folder"), "{sentence}");
@@ -184,7 +201,8 @@ fn results_that_would_replace_something() {
     }
     let image = refused_command(&["image", "--kernel", &kernel, "--output", &kernel]);
     assert!(image.contains("the boot image would replace"), "{image}");
-    let bench = refused_command(&["bench", "--kernel", &kernel, "--initrd", &result, "--stats", &link]);
+    let bench =
+        refused_command(&["bench", "--kernel", &kernel, "--initrd", &result, "--stats", &link]);
     assert!(bench.contains("the result would replace"), "{bench}");
     let trace = refused_command(&["trace", &kernel, "--output", &link]);
     assert!(trace.contains("what the trace shows would replace"), "{trace}");
@@ -203,7 +221,8 @@ fn programs_that_are_missing_are_named_with_their_packages() {
     let files = Files::new();
     let mut command = files.command(&files.path("kernel"), &[]);
     let sentence = refused(command.env("PATH", files.folder.path()).env("BXSHARE", "/nonexistent"));
-    for expected in ["bochs", "grub-mkrescue", "xorriso", "mformat", "apt-get install", "mtools", "bochsbios"]
+    for expected in
+        ["bochs", "grub-mkrescue", "xorriso", "mformat", "apt-get install", "mtools", "bochsbios"]
     {
         assert!(sentence.contains(expected), "{expected}: {sentence}");
     }
@@ -215,8 +234,12 @@ fn a_program_that_is_missing_is_named_with_its_package() {
     let files = Files::new();
     let folder = files.path("bin");
     fs::create_dir(&folder).unwrap();
-    let programs =
-        [("bochs", "bochs"), ("grub-mkrescue", "grub-common"), ("xorriso", "xorriso"), ("mformat", "mtools")];
+    let programs = [
+        ("bochs", "bochs"),
+        ("grub-mkrescue", "grub-common"),
+        ("xorriso", "xorriso"),
+        ("mformat", "mtools"),
+    ];
     for (program, _) in programs {
         symlink("/bin/true", folder.join(program)).unwrap();
     }
@@ -229,7 +252,10 @@ fn a_program_that_is_missing_is_named_with_its_package() {
     }
     let mut command = files.command(&files.path("kernel"), &[]);
     let sentence = refused(command.env("PATH", &folder).env("LTDL_LIBRARY_PATH", &folder));
-    assert!(sentence.contains("display library sdl2") && sentence.contains("bochs-sdl"), "{sentence}");
+    assert!(
+        sentence.contains("display library sdl2") && sentence.contains("bochs-sdl"),
+        "{sentence}"
+    );
 }
 
 #[test]
@@ -252,8 +278,17 @@ fn a_temporary_folder_that_is_absent_or_too_small() {
             "mount -t tmpfs -o size={size} none \"$TMPDIR\" && {{ \"$@\"; status=$?; ls -A \"$TMPDIR\"; exit $status; }}"
         );
         let mut shell = Command::new("unshare");
-        shell.args(["--map-root-user", "--mount", "sh", "-c", &script, "sh", env!("CARGO_BIN_EXE_umbra")]);
-        let output = run.command_by(shell, &["--initrd", initrd.to_str().unwrap()]).output().unwrap();
+        shell.args([
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            &script,
+            "sh",
+            env!("CARGO_BIN_EXE_umbra"),
+        ]);
+        let output =
+            run.command_by(shell, &["--initrd", initrd.to_str().unwrap()]).output().unwrap();
         let sentence = failed(&output, "TMPDIR can name another folder");
         assert!(sentence.contains(expected), "{sentence}");
         run.nothing_is_left();
@@ -318,7 +353,8 @@ fn a_signal_that_is_ignored_stays_ignored() {
     shell.args(["-c", "trap '' HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_umbra")]);
     let mut command = run.command_by(shell, &[]);
     let started = run.path("started");
-    let script = format!("echo >{}; while [ -e {0} ]; do sleep 0.01; done; exit 7", started.display());
+    let script =
+        format!("echo >{}; while [ -e {0} ]; do sleep 0.01; done; exit 7", started.display());
     run.replace(&mut command, "grub-mkrescue", &script);
     let tool = command.spawn().unwrap();
     while !started.exists() {
@@ -382,7 +418,11 @@ fn options_that_do_not_exist() {
         let sentence = files.refused(&files.path("kernel"), options);
         assert!(sentence.contains(options[0].split('=').next().unwrap()), "{sentence}");
         // In words, and not as a type of the program's has it.
-        assert!(!sentence.contains("..=") && !sentence.contains("non-zero") && !sentence.contains("digit"));
+        assert!(
+            !sentence.contains("..=")
+                && !sentence.contains("non-zero")
+                && !sentence.contains("digit")
+        );
     }
 }
 
@@ -435,7 +475,8 @@ fn a_standard_output_that_takes_nothing() {
 fn phases_that_do_not_exist() {
     let files = Files::new();
     let kernel = files.path("kernel").display().to_string();
-    let sentence = refused_command(&["bench", "--kernel", &kernel, "--initrd", &kernel, "--phase", "nap"]);
+    let sentence =
+        refused_command(&["bench", "--kernel", &kernel, "--initrd", &kernel, "--phase", "nap"]);
     assert!(sentence.contains("phase nap is unknown"), "{sentence}");
     let result = published("penryn-bypass.json");
     let sentence = refused_command(&["compare", &result, &result, "--phase", "nap"]);
@@ -451,10 +492,14 @@ fn a_peer_that_lacks_something_is_refused_before_the_first_run() {
         refused_command(&[&["bench", "--kernel", &kernel, "--initrd", &kernel][..], more].concat())
     };
     assert!(bench(&["--against", "kvm"]).contains("--host-initrd"));
-    assert!(bench(&["--against", "kvm", "--host-initrd", "/nonexistent"]).contains("cannot read the initrd"));
+    assert!(
+        bench(&["--against", "kvm", "--host-initrd", "/nonexistent"])
+            .contains("cannot read the initrd")
+    );
     assert!(bench(&["--against", "trap", "--memory", "40"]).contains("give --memory 57 or more"));
     assert!(
-        bench(&["--hypervisor", "none", "--guest-faults", "trap"]).contains("--guest-faults is for Umbra")
+        bench(&["--hypervisor", "none", "--guest-faults", "trap"])
+            .contains("--guest-faults is for Umbra")
     );
     // Nor does a folder stay that was made for results.
     let nested = files.path("a/b").display().to_string();
@@ -470,7 +515,9 @@ fn a_dash_is_standard_input_where_one_file_is_read_and_nothing_else() {
     let kernel = files.path("kernel");
     let text = kernel.display().to_string();
     assert!(files.refused(&kernel, &["--initrd", "-"]).contains("./- is a file of that name"));
-    assert!(files.refused(&kernel, &["--stats", "-"]).contains("the statistics to standard output"));
+    assert!(
+        files.refused(&kernel, &["--stats", "-"]).contains("the statistics to standard output")
+    );
     assert!(
         refused_command(&["image", "--kernel", &text, "-o", "-"])
             .contains("the boot image to standard output")
@@ -498,7 +545,8 @@ fn results_with_control_characters_and_endless_names() {
     json["kernel"] = "k".repeat(5000).into();
     let strange = files.write("a\u{1b}[31m.json", json.to_string().as_bytes());
     let mut compare = Command::new(env!("CARGO_BIN_EXE_umbra"));
-    let output = compare.args(["compare", &published("penryn-bypass.json")]).arg(&strange).output().unwrap();
+    let output =
+        compare.args(["compare", &published("penryn-bypass.json")]).arg(&strange).output().unwrap();
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success());
     assert!(!table.contains(|c: char| c.is_control() && c != '\n'), "{table:?}");
@@ -527,11 +575,16 @@ fn peers_that_cannot_run() {
     assert!(refused(&["--host-initrd", "x"]).contains("--hypervisor kvm"));
     assert!(refused(&["--hypervisor", "none", "--audit"]).contains("--audit"));
     assert!(
-        refused(&["--hypervisor", "none", "--trace", "t"]).contains("--trace records the exits to Umbra")
+        refused(&["--hypervisor", "none", "--trace", "t"])
+            .contains("--trace records the exits to Umbra")
     );
     assert!(
-        refused(&["--hypervisor", "none", "--guest-faults", "trap"]).contains("--guest-faults is for Umbra")
+        refused(&["--hypervisor", "none", "--guest-faults", "trap"])
+            .contains("--guest-faults is for Umbra")
     );
-    assert!(refused(&["--machine", "kvm", "--fixed-time"]).contains("--fixed-time is for emulated machines"));
+    assert!(
+        refused(&["--machine", "kvm", "--fixed-time"])
+            .contains("--fixed-time is for emulated machines")
+    );
     assert!(refused(&["--hypervisor", "none", "--append", "a=\"b c\""]).contains("quotes"));
 }

@@ -65,7 +65,15 @@ fn the_bare_machine_gives_what_umbra_gives() {
     let module = path("module") + " x=1 $y";
     let run = |hypervisor: &str| {
         let output = Command::new(env!("CARGO_BIN_EXE_umbra"))
-            .args(["run", "--kernel", &path("kernel"), "--module", &module, "--append", "one two=$2"])
+            .args([
+                "run",
+                "--kernel",
+                &path("kernel"),
+                "--module",
+                &module,
+                "--append",
+                "one two=$2",
+            ])
             .args(["--hypervisor", hypervisor, "--memory", "32", "--timeout", "60"])
             .env("TMPDIR", folder.path())
             .stdin(Stdio::null())

@@ -9,7 +9,8 @@ use tempfile::TempDir;
 use umbra::trace::{Line, Reader};
 use umbra_telemetry::trace::{Exit, Record, Writer};
 use umbra_telemetry::{
-    BootConfig, ExitCause, GuestExit, GuestFaults, LogLevel, Mechanism, Message, PROTOCOL, Stats, frame,
+    BootConfig, ExitCause, GuestExit, GuestFaults, LogLevel, Mechanism, Message, PROTOCOL, Stats,
+    frame,
 };
 
 struct Files(TempDir);
@@ -126,7 +127,10 @@ fn a_capture_gives_the_results_of_a_run() {
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{stderr}");
     assert_eq!(output.stdout, b"hello\n");
-    assert!(stderr.contains("umbra: warning: it is warm") && stderr.contains("3 records in t"), "{stderr}");
+    assert!(
+        stderr.contains("umbra: warning: it is warm") && stderr.contains("3 records in t"),
+        "{stderr}"
+    );
     let stats = files.stats();
     for (key, expected) in [
         ("machine", Value::from("Some CPU @ 2 GHz")),
@@ -144,7 +148,10 @@ fn a_capture_gives_the_results_of_a_run() {
     assert_eq!((&stats["exits"]["cpuid"], &stats["without"][0]), (&3.into(), &"eager".into()));
     let (head, mut reader) = Reader::open(&files.path("t")).unwrap();
     assert!(head.cmdline == "quiet" && head.without == ["eager"]);
-    assert_eq!(reader.by_ref().map(Result::unwrap).filter(|line| matches!(line, Line::Record(_))).count(), 3);
+    assert_eq!(
+        reader.by_ref().map(Result::unwrap).filter(|line| matches!(line, Line::Record(_))).count(),
+        3
+    );
     assert_eq!(reader.tail().unwrap().guest_exit, "acpi_off");
 
     // From standard input, and from a machine whose ticks are instructions.
@@ -163,7 +170,10 @@ fn a_screen_in_a_capture_is_shown() {
     let mut said = messages(false);
     said.insert(5, Message::Screen(characters));
     let output = files.decode(&stream(&said), &[]);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "hello\n--- screen ---\n\na│b\n--------------\n");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "hello\n--- screen ---\n\na│b\n--------------\n"
+    );
 }
 
 #[test]
@@ -246,12 +256,15 @@ fn what_is_no_capture_is_named_for_what_it_is() {
         assert!(stderr.contains(expected), "{expected}: {stderr}");
         assert_eq!(fs::read(files.path("capture")).unwrap(), capture_given);
     }
-    for (name, expected) in [("absent", "cannot read the capture absent"), (".", "cannot read the capture .")]
+    for (name, expected) in
+        [("absent", "cannot read the capture absent"), (".", "cannot read the capture .")]
     {
         let sentence = files.refused(&files.command(&[name]).output().unwrap());
         assert!(sentence.contains(expected), "{sentence}");
     }
     assert!(
-        files.refused(&files.command(&["-"]).output().unwrap()).contains("standard input has no message")
+        files
+            .refused(&files.command(&["-"]).output().unwrap())
+            .contains("standard input has no message")
     );
 }

@@ -7,7 +7,9 @@ use std::process::{Child, Command};
 use std::{fs, thread};
 
 use iced_x86::IcedError;
-use iced_x86::code_asm::{CodeAssembler, al, cr0, cr3, cr4, dword_ptr, eax, ecx, esp, ss, word_ptr};
+use iced_x86::code_asm::{
+    CodeAssembler, al, cr0, cr3, cr4, dword_ptr, eax, ecx, esp, ss, word_ptr,
+};
 use run_of_umbra::{MEMORY_MIB, Run, ZEROS, kernel, signal};
 use rustix::process::Signal;
 use umbra::trace::Reader;
@@ -66,8 +68,8 @@ fn halt(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.hlt()
 }
 
-/// Activates IA-32e mode in a code segment with L=1 and D=1: #GP (SDM, "Initializing IA-32e Mode"), which has
-/// no handler here. VM entry would refuse the state that it asks for.
+/// Activates IA-32e mode in a code segment with L=1 and D=1: #GP (SDM, "Initializing IA-32e Mode"),
+/// which has no handler here. VM entry would refuse the state that it asks for.
 fn long_mode_in_long_code(a: &mut CodeAssembler) -> Result<(), IcedError> {
     const TABLES: i32 = 0x8000;
     const GDT: i32 = 0x7000;
@@ -182,7 +184,8 @@ fn a_console_that_is_closed_or_not_read() {
     }
 }
 
-/// Lets a guest that prints without end fill all that is between it and whoever does not read, and then sends signals.
+/// Lets a guest that prints without end fill all that is between it and whoever does not read, and
+/// then sends signals.
 fn interrupt_until_it_ends(tool: &mut Child) {
     tool.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     signal(tool, Signal::INT);
@@ -208,7 +211,11 @@ fn a_second_signal_takes_the_unfinished_trace_away() {
     assert_eq!(output.status.code(), Some(130), "{said}");
     assert_eq!(unfinished(), 0);
     if trace.exists() {
-        assert_eq!(Reader::open(&trace).unwrap().1.filter(Result::is_err).count(), 0, "it is whole");
+        assert_eq!(
+            Reader::open(&trace).unwrap().1.filter(Result::is_err).count(),
+            0,
+            "it is whole"
+        );
     }
 }
 
@@ -224,7 +231,8 @@ fn a_standard_error_that_is_closed_does_not_change_the_end() {
 
 #[test]
 fn a_cpu_that_cannot() {
-    for (model, expected) in [("pentium", "no 64-bit mode"), ("p4_prescott_celeron_336", "no VMX")] {
+    for (model, expected) in [("pentium", "no 64-bit mode"), ("p4_prescott_celeron_336", "no VMX")]
+    {
         let run = Run::new(&kernel(power_off));
         let output = run.command(&["--machine", &format!("bochs:{model}")]).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
@@ -253,12 +261,16 @@ fn a_disk_that_is_full_at_the_end() {
     let (stdout, stderr) =
         (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert_eq!(output.status.code(), Some(3), "{stderr}");
-    assert!(stderr.contains("cannot write the statistics to") && stderr.contains("make room"), "{stderr}");
+    assert!(
+        stderr.contains("cannot write the statistics to") && stderr.contains("make room"),
+        "{stderr}"
+    );
     assert_eq!(stdout, "filler\n");
     run.nothing_is_left();
 }
 
-/// Bochs's debugger changes memory that is nobody's while the guest runs: when it writes to its last megabyte.
+/// Bochs's debugger changes memory that is nobody's while the guest runs: when it writes to its
+/// last megabyte.
 #[test]
 fn memory_that_nobody_may_write_is_watched() {
     const TRIGGER: u32 = (MEMORY_MIB - 1) << 20;

@@ -58,13 +58,17 @@ impl Guest {
 
     fn image(&self, output: &Path, options: &[&str]) -> Command {
         let mut command = self.command("image", &["--memory", &MEMORY_MIB.to_string()]);
-        command.args(["--append", "hello world", "--module", &self.module(), "-o"]).arg(output).args(options);
+        command
+            .args(["--append", "hello world", "--module", &self.module(), "-o"])
+            .arg(output)
+            .args(options);
         command
     }
 
     fn nothing_temporary_is_left(&self) {
         assert_eq!(fs::read_dir(self.path("tmp")).unwrap().count(), 0);
-        let hidden = fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let hidden =
+            fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(hidden.filter(|name| name.to_string_lossy().starts_with('.')).count(), 0);
     }
 }
@@ -73,13 +77,18 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Boots the image in `folder` as a run does, and returns what it said, the guest's output in it, and the report.
+/// Boots the image in `folder` as a run does, and returns what it said, the guest's output in it,
+/// and the report.
 fn boot(folder: &Path, machine_mib: u32) -> (Vec<u8>, String, Stats) {
     let signals = Signals::catch().unwrap();
     let programs = Programs::find(&Machine::Penryn).unwrap();
-    let settings =
-        umbra::machine::Settings { memory_mib: machine_mib, ignore_bad_msrs: false, fixed_time: true };
-    let (mut emulator, mut outputs) = Emulator::start(&programs, folder, &settings, &signals).unwrap();
+    let settings = umbra::machine::Settings {
+        memory_mib: machine_mib,
+        ignore_bad_msrs: false,
+        fixed_time: true,
+    };
+    let (mut emulator, mut outputs) =
+        Emulator::start(&programs, folder, &settings, &signals).unwrap();
     let mut stream = Vec::new();
     outputs.messages.read_to_end(&mut stream).unwrap();
     emulator.kill();
@@ -100,7 +109,8 @@ fn it_boots_as_a_run_does_with_the_options_given() {
     let folder = guest.path("elsewhere");
     fs::create_dir(&folder).unwrap();
     let path = folder.join(IMAGE);
-    let output = guest.image(&path, &["--guest-faults", "trap", "--audit=1", "--trace"]).output().unwrap();
+    let output =
+        guest.image(&path, &["--guest-faults", "trap", "--audit=1", "--trace"]).output().unwrap();
     let said = stderr(&output);
     assert!(output.status.success(), "{said}");
     guest.nothing_temporary_is_left();
@@ -124,16 +134,24 @@ fn it_boots_as_a_run_does_with_the_options_given() {
     fs::write(guest.path("capture"), stream).unwrap();
     let [stats, trace] = ["stats.json", "trace"].map(|name| guest.path(name));
     let mut decode = Command::new(env!("CARGO_BIN_EXE_umbra"));
-    decode.arg("decode").arg(guest.path("capture")).args(["--machine", "penryn", "--stats"]).arg(&stats);
+    decode
+        .arg("decode")
+        .arg(guest.path("capture"))
+        .args(["--machine", "penryn", "--stats"])
+        .arg(&stats);
     let output = decode.arg("--trace").arg(&trace).stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(output.stdout, GREETING.as_bytes());
     let stats: Value = serde_json::from_slice(&fs::read(stats).unwrap()).unwrap();
     assert_eq!(stats["exits"]["total"], report.exits.total());
-    assert_eq!((&stats["instructions"], &stats["memory"]), (&report.tsc.into(), &MEMORY_MIB.into()));
+    assert_eq!(
+        (&stats["instructions"], &stats["memory"]),
+        (&report.tsc.into(), &MEMORY_MIB.into())
+    );
     assert_eq!((&stats["machine"], &stats["guest_faults"]), (&"penryn".into(), &"trap".into()));
     let (_, reader) = Reader::open(&trace).unwrap();
-    let counts = |line: &Line| matches!(line, Line::Record(Record::Exit(exit)) if exit.cause.is_some());
+    let counts =
+        |line: &Line| matches!(line, Line::Record(Record::Exit(exit)) if exit.cause.is_some());
     let traced = reader.map(Result::unwrap).filter(counts).count();
     assert_eq!(traced as u64, report.exits.total());
 }
@@ -156,7 +174,10 @@ fn wrong_input_gets_the_sentence_of_a_run() {
         };
         let (status, sentence) = refused(&mut guest.command("run", &options));
         assert_eq!((status, sentence.lines().count()), (Some(2), 1), "{sentence}");
-        assert_eq!(refused(guest.command("image", &options).arg("-o").arg(&image)), (status, sentence));
+        assert_eq!(
+            refused(guest.command("image", &options).arg("-o").arg(&image)),
+            (status, sentence)
+        );
         assert!(!image.exists());
     }
 }
@@ -173,8 +194,11 @@ fn an_image_that_cannot_be_built_or_written_leaves_what_was_there() {
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     let search = std::env::var_os("PATH").unwrap();
     let folders = std::iter::once(bin).chain(std::env::split_paths(&search));
-    let output =
-        guest.image(&path, &[]).env("PATH", std::env::join_paths(folders).unwrap()).output().unwrap();
+    let output = guest
+        .image(&path, &[])
+        .env("PATH", std::env::join_paths(folders).unwrap())
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(3));
     assert!(stderr(&output).contains("it is broken"), "{}", stderr(&output));
     assert_eq!(fs::read(&path).unwrap(), b"what was there");

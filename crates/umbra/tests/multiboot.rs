@@ -1,4 +1,5 @@
-//! Small kernels boot as the Multiboot specification says, on every machine and with each treatment of faults.
+//! Small kernels boot as the Multiboot specification says, on every machine and with each treatment
+//! of faults.
 
 mod small_kernel;
 
@@ -43,7 +44,15 @@ impl Guest {
             .arg("--kernel")
             .arg(&self.kernel)
             .args(self.modules.iter().flat_map(|module| ["--module", module]))
-            .args(["--append", append, "--memory", &MEMORY_MIB.to_string(), "--timeout", "100", "--audit=1"])
+            .args([
+                "--append",
+                append,
+                "--memory",
+                &MEMORY_MIB.to_string(),
+                "--timeout",
+                "100",
+                "--audit=1",
+            ])
             .args(options)
             .env("TMPDIR", self.folder.path())
             .stdin(Stdio::null())

@@ -141,7 +141,8 @@ fn the_drawings_are_files() {
     let output = files.report(&["a.json", "--trace", "boot.trace", "--svg", "drawings"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for name in ["exits-whole-run", "exits-0", "instructions-0", "boot", "regions"] {
-        let svg = fs::read_to_string(files.path("drawings").join(name).with_extension("svg")).unwrap();
+        let svg =
+            fs::read_to_string(files.path("drawings").join(name).with_extension("svg")).unwrap();
         assert!(svg.starts_with("<svg xmlns=") && svg.ends_with("</svg>"), "{name}");
     }
     for (options, expected) in [

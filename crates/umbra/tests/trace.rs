@@ -42,7 +42,8 @@ fn a_trace_is_whole_and_changes_no_memory_exit() {
     let [kernel, plain, traced, trace] =
         ["kernel", "plain.json", "traced.json", "trace"].map(|name| folder.path().join(name));
     let command_line = format!("{} hello world", kernel.display());
-    let small = SmallKernel { elf64: false, command_line: &command_line, modules: &[], memory_mib: 32 };
+    let small =
+        SmallKernel { elf64: false, command_line: &command_line, modules: &[], memory_mib: 32 };
     fs::write(&kernel, small.file()).unwrap();
     let text = |path: &Path| path.display().to_string();
     run(&kernel, &["--stats", &text(&plain)]);
@@ -50,7 +51,11 @@ fn a_trace_is_whole_and_changes_no_memory_exit() {
 
     let (plain, traced) = (exits(&plain), exits(&traced));
     let memory = |exits: &BTreeMap<String, u64>| {
-        exits.clone().into_iter().filter(|(cause, _)| !TIMED.contains(&cause.as_str())).collect::<Vec<_>>()
+        exits
+            .clone()
+            .into_iter()
+            .filter(|(cause, _)| !TIMED.contains(&cause.as_str()))
+            .collect::<Vec<_>>()
     };
     assert_eq!(memory(&plain), memory(&traced));
 
@@ -72,7 +77,8 @@ fn a_trace_is_whole_and_changes_no_memory_exit() {
             Line::Lost(records) => panic!("{records} records were lost"),
         }
     }
-    let expected: BTreeMap<String, u64> = traced.into_iter().filter(|&(_, count)| count > 0).collect();
+    let expected: BTreeMap<String, u64> =
+        traced.into_iter().filter(|&(_, count)| count > 0).collect();
     assert_eq!(counted, expected);
     assert!(built > 0);
 }
@@ -95,9 +101,17 @@ fn addresses_have_the_names_of_a_list_of_symbols() {
     let shown = |text: &str| {
         fs::write(&symbols, text).unwrap();
         let mut umbra = Command::new(env!("CARGO_BIN_EXE_umbra"));
-        umbra.arg("trace").arg(&path).arg("--symbols").arg(&symbols).stdin(Stdio::null()).output().unwrap()
+        umbra
+            .arg("trace")
+            .arg(&path)
+            .arg("--symbols")
+            .arg(&symbols)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
     };
-    let output = shown("ffffffff81000000 T fault\nffffffff82000000 D data\nffffffff83000000 B _end\n");
+    let output =
+        shown("ffffffff81000000 T fault\nffffffff82000000 D data\nffffffff83000000 B _end\n");
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("gva 0xffffffff82000004 (data+0x4)  by fault+0x10\n"), "{text}");
     let output = shown("no symbols\n");

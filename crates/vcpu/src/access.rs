@@ -8,8 +8,8 @@ const MAX_INSTRUCTION: u64 = 15;
 /// What is known about a #PF exit beside its address.
 #[derive(Clone, Copy, Debug)]
 pub struct Exit {
-    /// The exit's error code. Only what describes the access is taken from it: whether it is allowed is the
-    /// guest's tables' to say.
+    /// The exit's error code. Only what describes the access is taken from it: whether it is
+    /// allowed is the guest's tables' to say.
     pub pfec: Pfec,
     /// RFLAGS.AC, as it was when the instruction or the event began.
     pub alignment_check: bool,
@@ -29,15 +29,22 @@ pub trait Instruction {
 
 /// The access to `gva`.
 ///
-/// Under SMAP an explicit supervisor access may touch a user page while RFLAGS.AC is set, an implicit one may
-/// not (SDM, "Determination of Access Mode"), and the exit does not tell them apart. Implicit are the accesses to
-/// IDT, GDT, LDT and TSS. The IDT is only read, while an event is delivered, as is all else then but the
-/// stack, which is only written: a write during delivery is a push, unless it is the accessed or busy bit of a
-/// descriptor. Outside delivery an access to a table is explicit if the instruction names an operand there.
+/// Under SMAP an explicit supervisor access may touch a user page while RFLAGS.AC is set, an
+/// implicit one may not (SDM, "Determination of Access Mode"), and the exit does not tell them
+/// apart. Implicit are the accesses to IDT, GDT, LDT and TSS. The IDT is only read, while an event
+/// is delivered, as is all else then but the stack, which is only written: a write during delivery
+/// is a push, unless it is the accessed or busy bit of a descriptor. Outside delivery an access to
+/// a table is explicit if the instruction names an operand there.
 ///
-/// With EFER.NXE and CR4.SMEP both clear, error codes do not tell fetches from reads (SDM, "Page-Fault
-/// Exceptions"). The rights of the two then differ only by SMAP, which holds no fetch back.
-pub fn classify(exit: &Exit, paging: &Paging, gva: Gva, instruction: &mut impl Instruction) -> Access {
+/// With EFER.NXE and CR4.SMEP both clear, error codes do not tell fetches from reads (SDM,
+/// "Page-Fault Exceptions"). The rights of the two then differ only by SMAP, which holds no fetch
+/// back.
+pub fn classify(
+    exit: &Exit,
+    paging: &Paging,
+    gva: Gva,
+    instruction: &mut impl Instruction,
+) -> Access {
     let user = exit.pfec.contains(Pfec::USER);
     let kind = if exit.pfec.contains(Pfec::FETCH) {
         AccessKind::Fetch
@@ -50,14 +57,20 @@ pub fn classify(exit: &Exit, paging: &Paging, gva: Gva, instruction: &mut impl I
     };
     let smap_override = paging.smap && !user && exit.alignment_check && {
         let explicit = if exit.delivery { kind == AccessKind::Write } else { true };
-        explicit && (!instruction.is_in_system_table(gva) || (!exit.delivery && instruction.names(gva)))
+        explicit
+            && (!instruction.is_in_system_table(gva) || (!exit.delivery && instruction.names(gva)))
     };
     Access { kind, user, smap_override }
 }
 
-/// Whether a read is a fetch that the CPU does not report as one: at the instruction's first byte, or at the start
-/// of the page that it reaches into, where the instruction names no operand.
-fn is_unreported_fetch(exit: &Exit, paging: &Paging, gva: Gva, instruction: &mut impl Instruction) -> bool {
+/// Whether a read is a fetch that the CPU does not report as one: at the instruction's first byte,
+/// or at the start of the page that it reaches into, where the instruction names no operand.
+fn is_unreported_fetch(
+    exit: &Exit,
+    paging: &Paging,
+    gva: Gva,
+    instruction: &mut impl Instruction,
+) -> bool {
     let matters = !paging.nxe && !paging.smep && paging.smap && !exit.pfec.contains(Pfec::USER);
     if !matters || exit.delivery {
         return false;
@@ -85,7 +98,8 @@ mod tests {
         Exit { pfec, alignment_check: true, delivery }
     }
 
-    /// At [`RIP`], with an operand there or nowhere; the system tables are in the page of [`TABLE`].
+    /// At [`RIP`], with an operand there or nowhere; the system tables are in the page of
+    /// [`TABLE`].
     struct At(Option<Gva>);
 
     impl Instruction for At {
@@ -103,7 +117,8 @@ mod tests {
     #[test]
     fn a_fetch_that_the_cpu_does_not_report_is_not_held_back_by_smap() {
         let paging = paging(false, false, true);
-        let kind = |pfec, gva, operand| classify(&exit(pfec, false), &paging, gva, &mut At(operand)).kind;
+        let kind =
+            |pfec, gva, operand| classify(&exit(pfec, false), &paging, gva, &mut At(operand)).kind;
         for gva in [RIP, Gva::new(0x6000)] {
             assert_eq!(kind(Pfec::PRESENT, gva, None), AccessKind::Fetch);
             assert_eq!(kind(Pfec::PRESENT, gva, Some(gva)), AccessKind::Read);
@@ -125,8 +140,8 @@ mod tests {
         }
     }
 
-    /// All kinds of supervisor access, and whether RFLAGS.AC lets them touch user pages. It makes no difference
-    /// whether the shadow entry is Pending, and by which encoding.
+    /// All kinds of supervisor access, and whether RFLAGS.AC lets them touch user pages. It makes
+    /// no difference whether the shadow entry is Trapping, and by which encoding.
     #[test]
     fn implicit_accesses() {
         let (read, write) = (Pfec::empty(), Pfec::WRITE);

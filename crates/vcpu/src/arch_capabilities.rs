@@ -1,7 +1,7 @@
 //! IA32_ARCH_CAPABILITIES as the guest reads it: what the real CPU is immune to.
 //!
-//! A guest that sees a hypervisor believes in no immunity that it is not told of, and pays for a cure: Linux, for one, has
-//! all its functions return through a thunk for fear of ITS.
+//! A guest that sees a hypervisor believes in no immunity that it is not told of, and pays for a
+//! cure: Linux, for one, has all its functions return through a thunk for fear of ITS.
 
 use core::arch::x86_64::CpuidResult;
 
@@ -50,7 +50,8 @@ const SHOWN: u64 = bit::RDCL_NO
     | bit::RFDS_NO
     | ITS_NO;
 
-/// What the guest reads on a machine whose own register is `real` (0 if it has none), and whose CPUID is `query`.
+/// What the guest reads on a machine whose own register is `real` (0 if it has none), and whose
+/// CPUID is `query`.
 pub fn shown(real: u64, query: impl Fn(u32, u32) -> CpuidResult + Clone) -> u64 {
     let cpu = CpuId::with_cpuid_fn(move |leaf, subleaf| {
         let CpuidResult { eax, ebx, ecx, edx } = query(leaf, subleaf);
@@ -59,10 +60,12 @@ pub fn shown(real: u64, query: impl Fn(u32, u32) -> CpuidResult + Clone) -> u64 
     real & SHOWN | if is_immune_to_its(&cpu) { ITS_NO } else { 0 }
 }
 
-/// Whether it is known that this CPU does not mistake the targets of indirect branches in the lower half of a cache line
-/// (INTEL-SA-01153).
+/// Whether it is known that this CPU does not mistake the targets of indirect branches in the lower
+/// half of a cache line (INTEL-SA-01153).
 fn is_immune_to_its(cpu: &CpuId<impl CpuIdReader>) -> bool {
-    let (Some(vendor), Some(version)) = (cpu.get_vendor_info(), cpu.get_feature_info()) else { return false };
+    let (Some(vendor), Some(version)) = (cpu.get_vendor_info(), cpu.get_feature_info()) else {
+        return false;
+    };
     // A hypervisor below may say one CPU and run on another. Other vendors have neither the
     // vulnerability nor the register, and nobody asks their CPUs.
     if version.has_hypervisor() || vendor.as_str() != "GenuineIntel" {
@@ -85,7 +88,8 @@ fn is_immune_to_its(cpu: &CpuId<impl CpuIdReader>) -> bool {
 mod tests {
     use super::*;
 
-    const INTEL: CpuidResult = CpuidResult { eax: 0xd, ebx: 0x756e_6547, ecx: 0x6c65_746e, edx: 0x4965_6e69 };
+    const INTEL: CpuidResult =
+        CpuidResult { eax: 0xd, ebx: 0x756e_6547, ecx: 0x6c65_746e, edx: 0x4965_6e69 };
     const PENRYN: u32 = 0x1_067a;
     /// CPUID leaf 1, ECX.
     const HYPERVISOR: u32 = 1 << 31;

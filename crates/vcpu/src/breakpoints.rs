@@ -1,7 +1,8 @@
-//! Breakpoints on data and ports (SDM, "Debug Registers"), for instructions that the hypervisor carries out.
+//! Breakpoints on data and ports (SDM, "Debug Registers"), for instructions that the hypervisor
+//! carries out.
 //!
-//! Only where the CPU itself does the access does it look at DR0 to DR3. (Breakpoints on instructions are met before
-//! anything exits.)
+//! Only where the CPU itself does the access does it look at DR0 to DR3. (Breakpoints on
+//! instructions are met before anything exits.)
 
 /// What an instruction does that a breakpoint may wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,9 +117,14 @@ mod tests {
             let breakpoints = Breakpoints::new([AT, 0, 0, 0], dr7(0, 1, field), false);
             for length in [1, 2, 4, 8, 16] {
                 for address in AT - 20..AT + 20 {
-                    let common = (address..address + length).any(|byte| (AT..AT + covered).contains(&byte));
+                    let common =
+                        (address..address + length).any(|byte| (AT..AT + covered).contains(&byte));
                     let met = breakpoints.met(Watched::Write, address, length);
-                    assert_eq!(met, u8::from(common), "{length} bytes at {address:#x}, {covered} covered");
+                    assert_eq!(
+                        met,
+                        u8::from(common),
+                        "{length} bytes at {address:#x}, {covered} covered"
+                    );
                 }
             }
         }

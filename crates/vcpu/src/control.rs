@@ -106,7 +106,11 @@ impl Controls {
     ///
     /// # Errors
     /// #GP is due.
-    pub fn load_pdptes(self, memory: &impl Tables, known: &Known) -> Result<Controls, GeneralProtection> {
+    pub fn load_pdptes(
+        self,
+        memory: &impl Tables,
+        known: &Known,
+    ) -> Result<Controls, GeneralProtection> {
         if !self.pae_paging() {
             return Ok(self);
         }
@@ -184,7 +188,11 @@ impl Controls {
     ///
     /// # Errors
     /// #GP is due.
-    pub fn write_cr3(&self, value: u64, known: &Known) -> Result<(Controls, bool), GeneralProtection> {
+    pub fn write_cr3(
+        &self,
+        value: u64,
+        known: &Known,
+    ) -> Result<(Controls, bool), GeneralProtection> {
         let pcide = self.cr4 & cr4::PCIDE != 0;
         let keep = pcide && value & CR3_NO_FLUSH != 0;
         let value = if pcide { value & !CR3_NO_FLUSH } else { value };
@@ -209,8 +217,8 @@ impl Controls {
         if refused { Err(GeneralProtection) } else { Ok(Controls { cr4: value, ..*self }) }
     }
 
-    /// Whether MOV to CR4 from `self` to `new` flushes translations (SDM, "Operations that Invalidate TLBs and
-    /// Paging-Structure Caches").
+    /// Whether MOV to CR4 from `self` to `new` flushes translations (SDM, "Operations that
+    /// Invalidate TLBs and Paging-Structure Caches").
     pub fn cr4_write_flushes(&self, new: &Controls) -> bool {
         let changed = self.cr4 ^ new.cr4;
         changed & (cr4::PGE | cr4::PAE | cr4_more::PSE | cr4::SMEP | cr4::SMAP) != 0
@@ -276,7 +284,10 @@ mod tests {
         assert_eq!(on, long());
         assert_eq!(off().write_cr0(0x8005_0033, FLAT_64), Err(GeneralProtection));
         assert_eq!(off().write_cr0(0x8000_0000, FLAT_32), Err(GeneralProtection));
-        assert_eq!(Controls { cr4: 0, ..off() }.write_cr0(0x8005_0033, FLAT_32), Err(GeneralProtection));
+        assert_eq!(
+            Controls { cr4: 0, ..off() }.write_cr0(0x8005_0033, FLAT_32),
+            Err(GeneralProtection)
+        );
         assert_eq!(long().write_cr0(0x33, FLAT_64), Err(GeneralProtection));
         assert_eq!(long().write_cr0(0x33, FLAT_32).unwrap(), off());
     }

@@ -62,7 +62,8 @@ pub struct Dynamic {
 
 impl Dynamic {
     /// All off.
-    pub const AT_RESET: Dynamic = Dynamic { osxsave: false, xcr0: xcr0::X87, apic: false, misc_enable: 0 };
+    pub const AT_RESET: Dynamic =
+        Dynamic { osxsave: false, xcr0: xcr0::X87, apic: false, misc_enable: 0 };
 
     fn has(self, misc_enable: u64) -> bool {
         self.misc_enable & misc_enable != 0
@@ -311,7 +312,11 @@ pub struct Cpuid {
 
 impl Cpuid {
     /// Looks at the CPU; `read_arch_capabilities` reads IA32_ARCH_CAPABILITIES, if it is there.
-    pub fn new(query: Query, backing: Backing, read_arch_capabilities: impl FnOnce() -> u64) -> Cpuid {
+    pub fn new(
+        query: Query,
+        backing: Backing,
+        read_arch_capabilities: impl FnOnce() -> u64,
+    ) -> Cpuid {
         let max_basic = query(0, 0).eax.min(MAX_BASIC);
         let has_xsave = query(1, 0).ecx & bit::f1c::XSAVE != 0 && max_basic >= 0xd;
         let xcr0 = if has_xsave {
@@ -328,7 +333,15 @@ impl Cpuid {
         } else {
             0
         };
-        Cpuid { query, vendor: Vendor::of(query), backing, max_basic, max_extended, xcr0, arch_capabilities }
+        Cpuid {
+            query,
+            vendor: Vendor::of(query),
+            backing,
+            max_basic,
+            max_extended,
+            xcr0,
+            arch_capabilities,
+        }
     }
 
     /// What CPUID gives for `leaf` and `subleaf`.
@@ -337,7 +350,8 @@ impl Cpuid {
         match leaf {
             0 => CpuidResult { eax: self.highest(dynamic), ..real() },
             HYPERVISOR => {
-                let word = |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|b| SIGNATURE[4 * i + b]));
+                let word =
+                    |i: usize| u32::from_le_bytes([0, 1, 2, 3].map(|b| SIGNATURE[4 * i + b]));
                 CpuidResult { eax: HYPERVISOR, ebx: word(0), ecx: word(1), edx: word(2) }
             }
             0x8000_0000 => CpuidResult { eax: self.max_extended, ..real() },
@@ -348,7 +362,9 @@ impl Cpuid {
             0x4000_0001..=HYPERVISOR_END => NOTHING,
             // SDM, "CPUID": beyond the highest leaves Intel's CPUs give the data of the highest
             // basic one, AMD's zeros.
-            _ if self.vendor == Vendor::Intel => self.basic(self.highest(dynamic), subleaf, dynamic),
+            _ if self.vendor == Vendor::Intel => {
+                self.basic(self.highest(dynamic), subleaf, dynamic)
+            }
             _ => NOTHING,
         }
     }
@@ -468,7 +484,11 @@ impl Cpuid {
                 ecx: standard(self.xcr0),
                 edx: (self.xcr0 >> 32) as u32,
             },
-            1 => CpuidResult { eax: component(1).eax & bit::FD1A_SHOWN, ebx: compacted(xcr0), ..NOTHING },
+            1 => CpuidResult {
+                eax: component(1).eax & bit::FD1A_SHOWN,
+                ebx: compacted(xcr0),
+                ..NOTHING
+            },
             2..63 if self.xcr0 & 1 << subleaf != 0 => component(subleaf),
             _ => NOTHING,
         }
@@ -544,10 +564,16 @@ impl Cpuid {
             (f7.ebx & bit::f7b::SMAP, cr4::SMAP),
             (f7.ecx & bit::f7c::UMIP, UMIP),
         ];
-        let cr4 =
-            cr4.into_iter().filter(|(shown, _)| *shown != 0).fold(ALWAYS | cr4::PAE, |all, (_, b)| all | b);
+        let cr4 = cr4
+            .into_iter()
+            .filter(|(shown, _)| *shown != 0)
+            .fold(ALWAYS | cr4::PAE, |all, (_, b)| all | b);
         let nxe = if x1.edx & bit::x1d::NX != 0 { efer::NXE } else { 0 };
-        Known { cr4, efer: efer_more::SCE | efer_more::LME | nxe, maxphyaddr: self.features().maxphyaddr }
+        Known {
+            cr4,
+            efer: efer_more::SCE | efer_more::LME | nxe,
+            maxphyaddr: self.features().maxphyaddr,
+        }
     }
 
     /// IA32_ARCH_CAPABILITIES, if there is one.
@@ -565,7 +591,8 @@ impl Cpuid {
         value & !self.xcr0 == 0
             && value & xcr0::X87 != 0
             && (value & xcr0::AVX == 0 || value & xcr0::SSE != 0)
-            && (value & xcr0::AVX512 == 0 || (value & xcr0::AVX512 == xcr0::AVX512 && value & xcr0::AVX != 0))
+            && (value & xcr0::AVX512 == 0
+                || (value & xcr0::AVX512 == xcr0::AVX512 && value & xcr0::AVX != 0))
     }
 }
 
@@ -590,7 +617,9 @@ mod tests {
     const OFF: Dynamic = Dynamic::AT_RESET;
 
     fn all() -> Cpuid {
-        Cpuid::new(everything, Backing { rdtscp: true, invpcid: true, tsc_deadline: true }, || u64::MAX)
+        Cpuid::new(everything, Backing { rdtscp: true, invpcid: true, tsc_deadline: true }, || {
+            u64::MAX
+        })
     }
 
     #[test]
@@ -611,7 +640,8 @@ mod tests {
     fn leaves_beyond_the_highest() {
         let intel = |leaf, subleaf| match leaf {
             0 => {
-                let [ebx, edx, ecx] = [b"Genu", b"ineI", b"ntel"].map(|part| u32::from_le_bytes(*part));
+                let [ebx, edx, ecx] =
+                    [b"Genu", b"ineI", b"ntel"].map(|part| u32::from_le_bytes(*part));
                 CpuidResult { ebx, ecx, edx, ..everything(leaf, subleaf) }
             }
             _ => everything(leaf, subleaf),
@@ -641,7 +671,10 @@ mod tests {
         // SVM, EXTAPIC, CR8 by LOCK, OSVW, SKINIT, TOPOEXT; FFXSR.
         assert_eq!(x1.ecx & (1 << 2 | 1 << 3 | 1 << 4 | 1 << 9 | 1 << 12 | 1 << 22), 0);
         assert_eq!(x1.edx & 1 << 25, 0);
-        assert_eq!((x1.ecx & bit::X1C_AMD, x1.edx & bit::x1d::MMXEXT), (bit::X1C_AMD, bit::x1d::MMXEXT));
+        assert_eq!(
+            (x1.ecx & bit::X1C_AMD, x1.edx & bit::x1d::MMXEXT),
+            (bit::X1C_AMD, bit::x1d::MMXEXT)
+        );
         // What leaf 1 hides, or shows by the guest's state, is no different there.
         assert_eq!(x1.edx & bit::x1d::REPEATED, f1.edx & bit::x1d::REPEATED);
         assert_eq!(amd.read(0x8000_0008, 0, OFF).ebx, bit::X8B_AMD);
@@ -656,7 +689,8 @@ mod tests {
             let word = |n: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| name[4 * n + byte]));
             CpuidResult { eax: 1, ebx: word(0), edx: word(1), ecx: word(2) }
         }
-        let vendors = [named::<0>, named::<1>, named::<2>, named::<3>].map(|query: Query| Vendor::of(query));
+        let vendors =
+            [named::<0>, named::<1>, named::<2>, named::<3>].map(|query: Query| Vendor::of(query));
         assert_eq!(vendors, [Vendor::Intel, Vendor::Amd, Vendor::Amd, Vendor::Other]);
     }
 
@@ -670,8 +704,11 @@ mod tests {
 
     #[test]
     fn a_backend_without_rdtscp_and_invpcid() {
-        let cpuid =
-            Cpuid::new(everything, Backing { rdtscp: false, invpcid: false, tsc_deadline: false }, || 0);
+        let cpuid = Cpuid::new(
+            everything,
+            Backing { rdtscp: false, invpcid: false, tsc_deadline: false },
+            || 0,
+        );
         assert_eq!(cpuid.read(0x8000_0001, 0, OFF).edx & bit::x1d::RDTSCP, 0);
         assert_eq!(cpuid.read(7, 0, OFF).ebx & bit::f7b::INVPCID, 0);
         assert_eq!(cpuid.read(7, 0, OFF).ecx & bit::f7c::RDPID, 0);
@@ -682,7 +719,11 @@ mod tests {
         let shows = |cpuid: Cpuid| cpuid.read(7, 0, OFF).edx & bit::f7d::ARCH_CAPABILITIES != 0;
         assert!(shows(all()) && all().arch_capabilities().is_some());
         // `everything` is a hypervisor's, so that nothing is concluded from its model.
-        let none = Cpuid::new(everything, Backing { rdtscp: true, invpcid: true, tsc_deadline: true }, || 0);
+        let none = Cpuid::new(
+            everything,
+            Backing { rdtscp: true, invpcid: true, tsc_deadline: true },
+            || 0,
+        );
         assert!(!shows(none) && none.arch_capabilities().is_none());
     }
 
@@ -717,7 +758,8 @@ mod tests {
             (x1.edx & 1 << 20, 0xc000_0080),
             (x1.edx & 1 << 27, 0xc000_0103),
         ];
-        let model = umbra_msrs::Cpu { vendor: umbra_msrs::Vendor::Intel, ..all().model(1_000_000_000) };
+        let model =
+            umbra_msrs::Cpu { vendor: umbra_msrs::Vendor::Intel, ..all().model(1_000_000_000) };
         for (shown, msr) in features {
             let row = umbra_msrs::row(msr, &model);
             assert_eq!(row.is_some_and(|row| row.is_shown()), shown != 0, "{msr:#x}: {row:?}");

@@ -1,15 +1,18 @@
-//! The values of CR3 that the guest may load without an exit: a small list, kept up to date by hand.
+//! The values of CR3 that the guest may load without an exit: a small list, kept up to date by
+//! hand.
 //!
-//! A value passes as a whole: root, PCID and bit 63 (keep the PCID's translations). What the guest really loads is not
-//! seen, but what it loads that is not listed is, and where it is when it exits. So each value has a score: it rises
-//! when the value had to be listed (anew) and when the guest is seen under it, and falls with time; the lowest gives way.
+//! A value passes as a whole: root, PCID and bit 63 (keep the PCID's translations). What the guest
+//! really loads is not seen, but what it loads that is not listed is, and where it is when it
+//! exits. So each value has a score: it rises when the value had to be listed (anew) and when the
+//! guest is seen under it, and falls with time; the lowest gives way.
 
 use umbra_paging::Cr3Value;
 
 /// Bit 63 of the operand of MOV to CR3: keep the PCID's translations.
 pub const NO_FLUSH: u64 = Cr3Value::NO_FLUSH;
-/// With page-table isolation Linux has two roots for each process, in neighbouring frames: the upper one is for user mode.
-const TWIN: u64 = 0x1000;
+/// With page-table isolation Linux has two roots for each process, in neighbouring frames: the
+/// upper one is for user mode.
+const SIBLING: u64 = 0x1000;
 const PCID: u64 = Cr3Value::PCID;
 
 /// As many as a CPU has (SDM, "CR3-Target Controls").
@@ -25,8 +28,8 @@ const MISSED: u32 = 128;
 const SEEN: u32 = 1;
 const TOP: u32 = 1 << 16;
 
-/// Evidence that the guest has twins: what one pair of loads counts; as much and no more is remembered. Each twin that was listed
-/// ahead counts one, for or against.
+/// Evidence that the guest has siblings: what one pair of loads counts; as much and no more is
+/// remembered. Each sibling that was listed ahead counts one, for or against.
 const PAIR: u8 = 8;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,10 +49,11 @@ struct Value {
 pub struct Targets {
     known: [Value; KNOWN],
     room: usize,
-    /// By PCID: (PCID + 1, root) of what was loaded last; none if it may have been one of several, without an exit.
+    /// By PCID: (PCID + 1, root) of what was loaded last; none if it may have been one of several,
+    /// without an exit.
     owners: [(u64, u64); PCIDS],
-    /// Evidence that the guest has twins.
-    twins: u8,
+    /// Evidence that the guest has siblings.
+    siblings: u8,
 }
 
 /// The root that a value names: its address.
@@ -60,7 +64,12 @@ pub fn root(value: u64) -> u64 {
 impl Targets {
     /// An empty list with room for so many values.
     pub fn new(room: usize) -> Targets {
-        Targets { known: [Value::default(); KNOWN], room: room.min(MAX), owners: [(0, 0); PCIDS], twins: 0 }
+        Targets {
+            known: [Value::default(); KNOWN],
+            room: room.min(MAX),
+            owners: [(0, 0); PCIDS],
+            siblings: 0,
+        }
     }
 
     /// Whether anything can be listed at all.
@@ -87,21 +96,22 @@ impl Targets {
         for value in self.known.iter_mut().filter(same) {
             value.score = (value.score + SEEN).min(TOP);
             if core::mem::take(&mut value.expected) {
-                self.twins = (self.twins + 1).min(PAIR);
+                self.siblings = (self.siblings + 1).min(PAIR);
             }
         }
     }
 
-    /// Notes an exit that loads `value`, and says whether what its PCID holds may be of another root. Listed values of
-    /// another root under the same PCID go if one of the two keeps translations: the CPU would load one after the other
-    /// without telling.
+    /// Notes an exit that loads `value`, and says whether what its PCID holds may be of another
+    /// root. Listed values of another root under the same PCID go if one of the two keeps
+    /// translations: the CPU would load one after the other without telling.
     pub fn mixes(&mut self, value: u64) -> bool {
         let pcid = value & PCID;
         for other in self.known.iter_mut().filter(|other| other.listed) {
             let foreign = other.raw & PCID == pcid && root(other.raw) != root(value);
             other.listed = !foreign || (other.raw | value) & NO_FLUSH == 0;
         }
-        // Where values of other roots stay listed, each flushes; but then which was the last is not seen.
+        // Where values of other roots stay listed, each flushes; but then which was the last is not
+        // seen.
         let alone = self.listed().all(|other| other & PCID != pcid || root(other) == root(value));
         let owner = &mut self.owners[(pcid ^ pcid >> 7) as usize % PCIDS];
         let new = (pcid + 1, root(value));
@@ -118,7 +128,7 @@ impl Targets {
         while let Some(value) = self.known.iter_mut().find(|value| value.offered && !value.listed) {
             value.offered = false;
             if core::mem::take(&mut value.expected) {
-                self.twins = self.twins.saturating_sub(1);
+                self.siblings = self.siblings.saturating_sub(1);
             }
             let gone = root(value.raw);
             if !self.listed().any(|value| root(value) == gone) {
@@ -130,22 +140,24 @@ impl Targets {
 
     /// Notes that CR3 was `before` when the guest exited to load `value`.
     pub fn follows(&mut self, before: u64, value: u64) {
-        if before ^ value == TWIN {
-            self.twins = PAIR;
+        if before ^ value == SIBLING {
+            self.siblings = PAIR;
         }
     }
 
-    /// What the guest is likely to load next that runs on `own` now, if it is not listed: to be listed with its root, it will be
-    /// loaded without an exit. (With PCIDs it has several values, and which of them is next is not known.)
-    pub fn twin(&self, own: u64) -> Option<u64> {
-        let lower = own & (PCID | NO_FLUSH | TWIN) == 0;
-        let twin = own | TWIN;
-        let likely = self.twins > 0 && lower && self.room > 1;
-        (likely && self.contains(own) && !self.contains(twin)).then_some(twin)
+    /// What the guest is likely to load next that runs on `own` now, if it is not listed: to be
+    /// listed with its root, it will be loaded without an exit. (With PCIDs it has several values,
+    /// and which of them is next is not known.)
+    pub fn pti_sibling(&self, own: u64) -> Option<u64> {
+        let lower = own & (PCID | NO_FLUSH | SIBLING) == 0;
+        let sibling = own | SIBLING;
+        let likely = self.siblings > 0 && lower && self.room > 1;
+        (likely && self.contains(own) && !self.contains(sibling)).then_some(sibling)
     }
 
-    /// Lists a value that the guest has not loaded. Before room is made for it, [`Targets::mixes`] must know of it: with another
-    /// root listed for the same PCID it is not known any more which it holds.
+    /// Lists a value that the guest has not loaded. Before room is made for it, [`Targets::mixes`]
+    /// must know of it: with another root listed for the same PCID it is not known any more which
+    /// it holds.
     pub fn expect(&mut self, value: u64) {
         let at = self.place(value);
         let score = self.known[at].score.max(NEW);
@@ -178,7 +190,8 @@ impl Targets {
     fn place(&mut self, value: u64) -> usize {
         self.known.iter().position(|known| known.raw == value).unwrap_or_else(|| {
             let worst = self.known.iter().enumerate().filter(|(_, known)| !known.listed);
-            let (at, _) = worst.min_by_key(|(_, known)| known.score).expect("more are known than listed");
+            let (at, _) =
+                worst.min_by_key(|(_, known)| known.score).expect("more are known than listed");
             self.known[at] = Value::default();
             at
         })
@@ -219,8 +232,8 @@ mod tests {
     #[test]
     fn two_hot_values_stay_while_others_come_and_go() {
         let mut targets = Targets::new(4);
-        let loads =
-            (0..100u64).flat_map(|n| [0x1000, 0x2000, 0x10_0000 + 0x2000 * n, 0x10_1000 + 0x2000 * n]);
+        let loads = (0..100u64)
+            .flat_map(|n| [0x1000, 0x2000, 0x10_0000 + 0x2000 * n, 0x10_1000 + 0x2000 * n]);
         let mut hot = 0;
         for value in loads {
             let listed = targets.listed().any(|listed| listed == value);
@@ -276,27 +289,28 @@ mod tests {
     }
 
     #[test]
-    fn the_twin_is_expected_once_twins_were_seen() {
+    fn the_pti_sibling_is_expected_once_siblings_were_seen() {
         let mut targets = Targets::new(4);
         list(&mut targets, 0x2000);
-        assert_eq!(targets.twin(0x2000), None, "no twins were seen");
+        assert_eq!(targets.pti_sibling(0x2000), None, "no siblings were seen");
         targets.follows(0x2000, 0x4000);
         targets.follows(0x2000, 0x3001);
-        assert_eq!(targets.twin(0x2000), None);
+        assert_eq!(targets.pti_sibling(0x2000), None);
         targets.follows(0x2000, 0x3000);
-        assert_eq!(targets.twin(0x2000), Some(0x3000));
+        assert_eq!(targets.pti_sibling(0x2000), Some(0x3000));
         for other in [0x3000, 0x4000, 0x2001, 0x2000 | NO_FLUSH] {
-            assert_eq!(targets.twin(other), None, "{other:#x}");
+            assert_eq!(targets.pti_sibling(other), None, "{other:#x}");
         }
         targets.mixes(0x3000);
         targets.expect(0x3000);
-        assert_eq!(targets.twin(0x2000), None, "it is listed");
+        assert_eq!(targets.pti_sibling(0x2000), None, "it is listed");
         assert_eq!(targets.listed().collect::<Vec<_>>(), [0x2000, 0x3000]);
         // The guest may have loaded it without an exit.
         assert!(targets.mixes(0x2000));
     }
 
-    /// Processes come and go, each with a twin that the guest is seen to use or not: how many were expected.
+    /// Processes come and go, each with a sibling that the guest is seen to use or not: how many
+    /// were expected.
     fn expected(used: impl Fn(u64) -> bool) -> usize {
         let mut targets = Targets::new(4);
         targets.follows(0x2000, 0x3000);
@@ -305,16 +319,16 @@ mod tests {
                 let own = n * 0x10_0000;
                 list(&mut targets, own);
                 while targets.take_unlisted_root().is_some() {}
-                let twin = targets.twin(own);
-                if let Some(twin) = twin {
+                let sibling = targets.pti_sibling(own);
+                if let Some(sibling) = sibling {
                     targets.make_room(Some(own));
                     while targets.take_unlisted_root().is_some() {}
-                    targets.expect(twin);
+                    targets.expect(sibling);
                     if used(*n) {
-                        targets.seen(twin);
+                        targets.seen(sibling);
                     }
                 }
-                twin.is_some()
+                sibling.is_some()
             })
             .count()
     }
@@ -335,7 +349,7 @@ mod tests {
         let mut targets = Targets::new(1);
         targets.insert(0x2000);
         targets.follows(0x2000, 0x3000);
-        assert_eq!((targets.twin(0x2000), targets.make_room(Some(0x2000))), (None, None));
+        assert_eq!((targets.pti_sibling(0x2000), targets.make_room(Some(0x2000))), (None, None));
     }
 
     #[test]
@@ -346,7 +360,8 @@ mod tests {
             list(&mut targets, value);
         }
         assert_eq!(targets.listed().count(), 2);
-        // The guest loads the first again, without an exit; then the second, and keeps what the PCID holds.
+        // The guest loads the first again, without an exit; then the second, and keeps what the
+        // PCID holds.
         assert!(targets.mixes(0x2001 | NO_FLUSH));
         assert_eq!(targets.listed().collect::<Vec<_>>(), [0x2001]);
         assert!(!targets.mixes(0x2001 | NO_FLUSH));

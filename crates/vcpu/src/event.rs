@@ -127,9 +127,10 @@ impl Event {
         match (self.kind, self.vector) {
             (EventKind::Exception, DOUBLE_FAULT) => Class::DoubleFault,
             (EventKind::Exception, PAGE_FAULT | VIRTUALIZATION) => Class::PageFault,
-            (EventKind::Exception, DIVIDE_ERROR | INVALID_TSS..=GENERAL_PROTECTION | CONTROL_PROTECTION) => {
-                Class::Contributory
-            }
+            (
+                EventKind::Exception,
+                DIVIDE_ERROR | INVALID_TSS..=GENERAL_PROTECTION | CONTROL_PROTECTION,
+            ) => Class::Contributory,
             _ => Class::Benign,
         }
     }
@@ -156,7 +157,8 @@ enum Class {
 /// What comes of an exception that arises while another event is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Combined {
-    /// This is delivered. A benign first event is lost, as on the CPU: instructions that raise one are repeated.
+    /// This is delivered. A benign first event is lost, as on the CPU: instructions that raise one
+    /// are repeated.
     Deliver(Event),
     /// The CPU shuts down.
     TripleFault,
@@ -219,11 +221,13 @@ mod tests {
 
     #[test]
     fn deliveries_that_fail_come_to_an_end_or_to_an_event_that_may_recur() {
-        let mut events = alloc::vec![Event::interrupt(32), Event::nmi(), Event::debug(), page_fault()];
+        let mut events =
+            alloc::vec![Event::interrupt(32), Event::nmi(), Event::debug(), page_fault()];
         for failures in 0.. {
             assert!(failures <= 4, "{events:?}");
-            let combined =
-                events.iter().flat_map(|first| raised().map(|second| combine(Some(*first), second)));
+            let combined = events
+                .iter()
+                .flat_map(|first| raised().map(|second| combine(Some(*first), second)));
             let deliver = |combined| match combined {
                 Combined::Deliver(event) if !event.may_recur() => Some(event),
                 _ => None,
@@ -246,8 +250,10 @@ mod tests {
 
     #[test]
     fn a_software_interrupt_is_benign_whatever_its_vector() {
-        let int_14 =
-            Event { kind: EventKind::Software { raiser: Raiser::IntN, length: 2 }, ..Event::interrupt(14) };
+        let int_14 = Event {
+            kind: EventKind::Software { raiser: Raiser::IntN, length: 2 },
+            ..Event::interrupt(14)
+        };
         assert_eq!(combine(Some(int_14), page_fault()), Combined::Deliver(page_fault()));
     }
 }

@@ -33,8 +33,8 @@ pub struct Rights {
     pub user: bool,
 }
 
-/// Paging structures and pages, all of them taken from one set. No entry ever names anything else: that is
-/// what makes it safe to run a guest's instruction on them.
+/// Paging structures and pages, all of them taken from one set. No entry ever names anything else:
+/// that is what makes it safe to run a guest's instruction on them.
 pub struct Space<P> {
     pages: Vec<P>,
     /// Pages in use, from the first on; the first is the root.
@@ -79,8 +79,8 @@ impl<P: Page> Space<P> {
         self.mapped.iter().find(|(at, _)| *at == page).map(|(_, number)| *number)
     }
 
-    /// Maps a page of zeros at `gva`, or gives the one that is mapped there these rights. False if there are no pages
-    /// left.
+    /// Maps a page of zeros at `gva`, or gives the one that is mapped there these rights. False if
+    /// there are no pages left.
     pub fn map(&mut self, gva: u64, rights: Rights) -> bool {
         let page = gva & !(PAGE_SIZE - 1);
         let number = match self.find(gva) {
@@ -91,7 +91,8 @@ impl<P: Page> Space<P> {
                 number
             }
         };
-        let mut leaf = self.pages[number].hpa().raw() | bits::PRESENT | bits::ACCESSED | bits::DIRTY;
+        let mut leaf =
+            self.pages[number].hpa().raw() | bits::PRESENT | bits::ACCESSED | bits::DIRTY;
         for (right, bit) in [(rights.write, bits::WRITABLE), (rights.user, bits::USER)] {
             leaf |= if right { bit } else { 0 };
         }
@@ -109,7 +110,11 @@ impl<P: Page> Space<P> {
         let mut table = 0;
         for level in (2..=top).rev() {
             // PDPTEs of PAE paging have no rights (SDM, "PAE Paging").
-            let link = if level == top { link } else { link | bits::WRITABLE | bits::USER | bits::ACCESSED };
+            let link = if level == top {
+                link
+            } else {
+                link | bits::WRITABLE | bits::USER | bits::ACCESSED
+            };
             let entry = self.entry(table, index(gva, level));
             table = if entry & bits::PRESENT != 0 {
                 let hpa = Hpa::new(entry & !(PAGE_SIZE - 1));
@@ -210,7 +215,9 @@ mod tests {
             for (gva, write, user) in places {
                 let (hpa, rights) = follow(&space, gva).unwrap();
                 assert_eq!(rights, Rights { write, user });
-                assert!(space.pages.iter().any(|page| page.0 == hpa && page.1[0] == gva as u8 ^ 0x5a));
+                assert!(
+                    space.pages.iter().any(|page| page.0 == hpa && page.1[0] == gva as u8 ^ 0x5a)
+                );
             }
             for gva in [0, 0x3000, 0x20_1000, 0x4000_1000, far - 0x1000] {
                 assert_eq!(follow(&space, gva), None, "{gva:#x}");

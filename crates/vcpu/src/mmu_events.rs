@@ -51,8 +51,8 @@ impl EventLog {
             }
             Event::RootMoved(gfn) => MmuEvent::RootMoved(gfn.raw()),
             Event::Filter(filter) => MmuEvent::Filter(filter as u8),
-            Event::Loosened(gfn) => MmuEvent::Loosened(gfn.raw()),
-            Event::Tightened(gfn) => MmuEvent::Tightened(gfn.raw()),
+            Event::Unsynced(gfn) => MmuEvent::Unsynced(gfn.raw()),
+            Event::Resynced(gfn) => MmuEvent::Resynced(gfn.raw()),
             // The trace format has no name for it.
             _ => return,
         };
@@ -97,7 +97,9 @@ mod tests {
     fn reclaiming_shows_in_what_is_zapped_next() {
         let mut log = EventLog::new(true);
         let page = Shadowed::Identity { gfn: Gfn::new(512), level: Level::L1 };
-        [Event::Reclaimed, Event::Zapped(page), Event::Zapped(page)].into_iter().for_each(|e| log.push(e));
+        [Event::Reclaimed, Event::Zapped(page), Event::Zapped(page)]
+            .into_iter()
+            .for_each(|e| log.push(e));
         let zapped = |reclaimed| MmuEvent::Zapped { table: 512, level: 0x81, reclaimed };
         assert_eq!(log.take().0.collect::<Vec<_>>(), [zapped(true), zapped(false)]);
     }

@@ -57,7 +57,8 @@ impl Phases {
         match self.phases.iter_mut().find(|(phase, _)| phase.id == id) {
             Some((_, running)) => *running = Some(totals.clone()),
             None if room => {
-                self.phases.push((PhaseStats { id, ..PhaseStats::default() }, Some(totals.clone())));
+                self.phases
+                    .push((PhaseStats { id, ..PhaseStats::default() }, Some(totals.clone())));
             }
             None => (),
         }
@@ -75,8 +76,12 @@ impl Phases {
 
     /// At the end: phases that still run end here.
     pub fn finish(mut self, totals: &Totals) -> Vec<PhaseStats> {
-        let running: Vec<u32> =
-            self.phases.iter().filter(|(_, start)| start.is_some()).map(|(phase, _)| phase.id).collect();
+        let running: Vec<u32> = self
+            .phases
+            .iter()
+            .filter(|(_, start)| start.is_some())
+            .map(|(phase, _)| phase.id)
+            .collect();
         running.into_iter().for_each(|id| self.end(id, 0, totals));
         self.phases.into_iter().map(|(phase, _)| phase).collect()
     }

@@ -54,10 +54,10 @@ impl Machine {
         self.cr3 = value & !NO_FLUSH;
         self.make_room(None);
         self.targets.insert(value);
-        if let Some(twin) = self.targets.twin(self.cr3) {
-            self.targets.mixes(twin);
+        if let Some(sibling) = self.targets.pti_sibling(self.cr3) {
+            self.targets.mixes(sibling);
             self.make_room(Some(self.cr3));
-            self.targets.expect(twin);
+            self.targets.expect(sibling);
         }
         if flushes {
             self.cache = Cache::default();

@@ -1,5 +1,5 @@
-//! Without a hypervisor there is nobody to see the marks: the time of the phases is taken here, and told to the tool as
-//! a hypervisor would, by the machine's port 0xe9.
+//! Without a hypervisor there is nobody to see the marks: the time of the phases is taken here, and
+//! told to the tool as a hypervisor would, by the machine's port 0xe9.
 
 use std::num::NonZeroUsize;
 use std::sync::OnceLock;
@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
 use umbra_telemetry::{
-    ExitCounts, GuestExit, GuestFaults, Message, MmuCounters, PHASE_NAMES, PROTOCOL, PhaseStats, Stats, frame,
+    ExitCounts, GuestExit, GuestFaults, Message, MmuCounters, PHASE_NAMES, PROTOCOL, PhaseStats,
+    Stats, frame,
 };
 
 use crate::phase_id::PhaseId;
@@ -54,7 +55,9 @@ impl Journal {
     /// A phase ends in which `ops` operations were done.
     pub fn end(&self, phase: PhaseId, ops: u32) {
         let now = time::tsc();
-        let [started, ticks, operations] = self.of(phase) else { unreachable!("a phase has three numbers") };
+        let [started, ticks, operations] = self.of(phase) else {
+            unreachable!("a phase has three numbers")
+        };
         ticks.fetch_add(now - started.load(Ordering::Relaxed), Ordering::Relaxed);
         operations.fetch_add(ops.into(), Ordering::Relaxed);
     }
@@ -85,6 +88,8 @@ impl Journal {
     }
 
     fn send(&self, message: &Message) {
-        frame::encode(message).into_iter().for_each(|byte| self.ports.write_byte(Port::DEBUG_CONSOLE, byte));
+        frame::encode(message)
+            .into_iter()
+            .for_each(|byte| self.ports.write_byte(Port::DEBUG_CONSOLE, byte));
     }
 }

@@ -1,11 +1,12 @@
 //! `/init` of Umbra's guests: the work that shows what memory costs under a hypervisor.
 //!
-//! As process 1 of an initramfs it mounts what Linux expects, sets the mark that ends the phase `boot`, runs
-//! the [phases] between marks (see [marks]), checks everything that they leave behind, prints the guest's own
-//! counters and powers off. A failed check ends the machine by its failure port.
+//! As process 1 of an initramfs it mounts what Linux expects, sets the mark that ends the phase
+//! `boot`, runs the [phases] between marks (see [marks]), checks everything that they leave behind,
+//! prints the guest's own counters and powers off. A failed check ends the machine by its failure
+//! port.
 //!
-//! What it prints holds no times, addresses or process ids, so that two runs can be compared line by line
-//! (the guest's counters excepted: they depend on what the timer interrupted).
+//! What it prints holds no times, addresses or process ids, so that two runs can be compared line
+//! by line (the guest's counters excepted: they depend on what the timer interrupted).
 //!
 //! Options on the kernel's command line: see [options].
 
@@ -61,8 +62,8 @@ fn run() -> Result<()> {
     match options.mode {
         Mode::Shell => shell::run(),
         Mode::Exercise { scale, wanted, alive } => {
-            // In a child: process 1 is a special case for signals (Linux logs each SIGSEGV that it handles),
-            // and a phase that crashes must not take the machine down without a word.
+            // In a child: process 1 is a special case for signals (Linux logs each SIGSEGV that it
+            // handles), and a phase that crashes must not take the machine down without a word.
             let exercise = process::fork(|| phases::run(marks, scale, wanted.as_deref(), alive))?;
             process::wait_success(exercise)?;
             vmstat::print()?;

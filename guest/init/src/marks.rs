@@ -1,8 +1,9 @@
 //! Phase marks: how the guest tells where one kind of work begins and ends.
 //!
-//! A 32-bit write of `(id << 1) | 1` to port 0x5f0 starts phase `id`; the number of operations to port 0x5f4
-//! and then `id << 1` to port 0x5f0 ends it. 0xb007 to port 0x5f0 ends phase 0, `boot`, which starts at guest
-//! entry. Without a hypervisor the phases go to the [journal](crate::bare) instead.
+//! A 32-bit write of `(id << 1) | 1` to port 0x5f0 starts phase `id`; the number of operations to
+//! port 0x5f4 and then `id << 1` to port 0x5f0 ends it. 0xb007 to port 0x5f0 ends phase 0, `boot`,
+//! which starts at guest entry. Without a hypervisor the phases go to the [journal](crate::bare)
+//! instead.
 
 use crate::bare;
 use crate::phase_id::PhaseId;

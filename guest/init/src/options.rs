@@ -51,7 +51,9 @@ impl Options {
                 None if option == "quick" => scale = Scale::Quick,
                 Some(("phases", list)) => wanted = Some(parse_phases(list)?),
                 Some(("alive", count)) => {
-                    alive = count.parse().with_context(|| format!("{count} is no number of processes"))?;
+                    alive = count
+                        .parse()
+                        .with_context(|| format!("{count} is no number of processes"))?;
                 }
                 _ => {
                     bail!(
@@ -70,7 +72,10 @@ fn parse_phases(list: &str) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for name in list.split(',') {
         if !phases::names().any(|known| known == name) {
-            bail!("phase {name} is unknown: there are {}", phases::names().collect::<Vec<_>>().join(", "));
+            bail!(
+                "phase {name} is unknown: there are {}",
+                phases::names().collect::<Vec<_>>().join(", ")
+            );
         }
         names.push(String::from(name));
     }
@@ -107,7 +112,9 @@ mod tests {
     fn a_hypervisor_is_the_default() {
         assert!(!Options::parse("quiet").unwrap().bare);
         assert!(Options::parse("quiet umbra.bare").unwrap().bare);
-        assert!(Options::parse("umbra.high").unwrap().high && !Options::parse("quiet").unwrap().high);
+        assert!(
+            Options::parse("umbra.high").unwrap().high && !Options::parse("quiet").unwrap().high
+        );
     }
 
     #[test]

@@ -9,8 +9,8 @@ use umbra_telemetry::GuestExit;
 use crate::sys::ports::{Port, Ports};
 use crate::{bare, console};
 
-/// Powers the machine off (ACPI S5, but on the bare machine the emulator's own end): the end of a guest that has done its
-/// work.
+/// Powers the machine off (ACPI S5, but on the bare machine the emulator's own end): the end of a
+/// guest that has done its work.
 pub fn off() -> ! {
     console::drain();
     sync();

@@ -22,7 +22,8 @@ pub fn run() -> Result<()> {
         CString::from(c"PS1=umbra:\\w# "),
     ]);
     let child = process::fork(|| {
-        // A session of its own with the console as controlling terminal: job control and Ctrl-C need it.
+        // A session of its own with the console as controlling terminal: job control and Ctrl-C
+        // need it.
         setsid().context("setsid")?;
         let console = OpenOptions::new().read(true).write(true).open(CONSOLE).context(CONSOLE)?;
         terminal::make_controlling(&console).context(CONSOLE)?;

@@ -1,9 +1,10 @@
-//! The guest's own counters: what Linux says that it did, for comparison with what the hypervisor saw.
+//! The guest's own counters: what Linux says that it did, for comparison with what the hypervisor
+//! saw.
 
 use anyhow::{Context, Result, ensure};
 
-/// Counters shown, each the sum of all lines of `/proc/vmstat` whose name starts so (`pgalloc` has a line per
-/// zone).
+/// Counters shown, each the sum of all lines of `/proc/vmstat` whose name starts so (`pgalloc` has
+/// a line per zone).
 const SHOWN: &[&str] = &["pgfault", "pgmajfault", "pgalloc_", "pgfree"];
 
 /// Prints the counters as `vmstat: NAME N`.
@@ -19,7 +20,9 @@ fn sum(text: &str, name: &str) -> Result<u64> {
     let wanted = |key: &str| if name.ends_with('_') { key.starts_with(name) } else { key == name };
     let mut found = false;
     let mut sum = 0;
-    for (key, value) in text.lines().filter_map(|line| line.split_once(' ')).filter(|(key, _)| wanted(key)) {
+    for (key, value) in
+        text.lines().filter_map(|line| line.split_once(' ')).filter(|(key, _)| wanted(key))
+    {
         sum += value.parse::<u64>().with_context(|| format!("/proc/vmstat: {key} {value}"))?;
         found = true;
     }

@@ -14,7 +14,8 @@ pub struct BadValue<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// Wraps a command line. Its first word may be the kernel's own name: it is no option that anyone asks for.
+    /// Wraps a command line. Its first word may be the kernel's own name: it is no option that
+    /// anyone asks for.
     pub const fn new(line: &'a str) -> Options<'a> {
         Options(line)
     }

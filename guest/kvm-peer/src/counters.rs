@@ -1,5 +1,5 @@
-//! KVM's own counters, by file: a header, descriptions, and the values (Linux: Documentation/virt/kvm/api.rst,
-//! "KVM_GET_STATS_FD").
+//! KVM's own counters, by file: a header, descriptions, and the values (Linux:
+//! Documentation/virt/kvm/api.rst, "KVM_GET_STATS_FD").
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -50,8 +50,9 @@ impl Counters {
                 .context("reading KVM's counters")?;
             for (name, at) in &source.counters {
                 let bytes = source.data.get(*at..).and_then(<[u8]>::first_chunk);
-                values
-                    .push(u64::from_ne_bytes(*bytes.with_context(|| format!("counter {name} is cut off"))?));
+                values.push(u64::from_ne_bytes(
+                    *bytes.with_context(|| format!("counter {name} is cut off"))?,
+                ));
             }
         }
         Ok(values)
@@ -78,7 +79,8 @@ impl Source {
             end = end.max(at + 8 * usize::from(values));
             // Neither histograms nor levels.
             if flags & KVM_STATS_TYPE_MASK == KVM_STATS_TYPE_CUMULATIVE && values == 1 {
-                let name = description[DESCRIPTION..].split(|&byte| byte == 0).next().unwrap_or_default();
+                let name =
+                    description[DESCRIPTION..].split(|&byte| byte == 0).next().unwrap_or_default();
                 counters.push((String::from_utf8_lossy(name).into_owned(), at));
             }
         }
@@ -110,8 +112,11 @@ mod tests {
 
     #[test]
     fn cumulative_counters_are_read_from_their_places() {
-        let descriptions =
-            [description(0, 1, 8, "exits"), description(1, 1, 0, "pages_4k"), description(3, 2, 16, "hist")];
+        let descriptions = [
+            description(0, 1, 8, "exits"),
+            description(1, 1, 0, "pages_4k"),
+            description(3, 2, 16, "hist"),
+        ];
         let mut file = tempfile();
         let header = [0u32, 16, 3, 24, 24, 24 + 3 * 32];
         file.write_all(&header.map(u32::to_ne_bytes).concat()).unwrap();

@@ -6,7 +6,8 @@ use kvm_ioctls::{Kvm, VcpuFd};
 
 /// Where and how the guest starts: flat, interrupts off.
 pub struct Entry {
-    /// The page tables of a guest that starts in 64-bit mode. One without them starts in 32-bit mode, without paging.
+    /// The page tables of a guest that starts in 64-bit mode. One without them starts in 32-bit
+    /// mode, without paging.
     pub cr3: Option<u64>,
     /// The first instruction.
     pub rip: u64,
@@ -27,7 +28,8 @@ const EFER_LME_LMA: u64 = 1 << 8 | 1 << 10;
 /// Bit 1 of RFLAGS is always set.
 const RFLAGS: u64 = 1 << 1;
 
-/// Bits of CPUID leaf 1 that the hypervisor hides too: x2APIC, TSC deadline, VMX in ECX; MCE, MTRR, MCA in EDX.
+/// Bits of CPUID leaf 1 that the hypervisor hides too: x2APIC, TSC deadline, VMX in ECX; MCE, MTRR,
+/// MCA in EDX.
 const HIDDEN_1_ECX: u32 = 1 << 21 | 1 << 24 | 1 << 5;
 const HIDDEN_1_EDX: u32 = 1 << 7 | 1 << 12 | 1 << 14;
 /// The leaf that counters of performance are described in.
@@ -40,7 +42,8 @@ const HYPERVISOR_LEAVES: core::ops::RangeInclusive<u32> = 0x4000_0000..=0x4000_f
 /// # Errors
 /// KVM's.
 pub fn prepare(kvm: &Kvm, vcpu: &VcpuFd, entry: &Entry) -> Result<()> {
-    let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("KVM_GET_SUPPORTED_CPUID")?;
+    let mut cpuid =
+        kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("KVM_GET_SUPPORTED_CPUID")?;
     cpuid.retain(|leaf| !HYPERVISOR_LEAVES.contains(&leaf.function));
     for leaf in cpuid.as_mut_slice() {
         match leaf.function {
@@ -78,7 +81,12 @@ pub fn prepare(kvm: &Kvm, vcpu: &VcpuFd, entry: &Entry) -> Result<()> {
         None => (CR0_PE, 0, 0, 0),
     };
     vcpu.set_sregs(&sregs).context("KVM_SET_SREGS")?;
-    let registers =
-        kvm_regs { rip: entry.rip, rsp: entry.rsp, rsi: entry.rsi, rflags: RFLAGS, ..kvm_regs::default() };
+    let registers = kvm_regs {
+        rip: entry.rip,
+        rsp: entry.rsp,
+        rsi: entry.rsi,
+        rflags: RFLAGS,
+        ..kvm_regs::default()
+    };
     vcpu.set_regs(&registers).context("KVM_SET_REGS")
 }

@@ -1,5 +1,6 @@
-//! Puts the guest into memory: kernel, initrd, boot parameters, firmware tables, page tables and GDT, laid out as the
-//! hypervisor does it (Linux: Documentation/arch/x86/boot.rst, "64-bit Boot Protocol" and "32-bit Boot Protocol").
+//! Puts the guest into memory: kernel, initrd, boot parameters, firmware tables, page tables and
+//! GDT, laid out as the hypervisor does it (Linux: Documentation/arch/x86/boot.rst, "64-bit Boot
+//! Protocol" and "32-bit Boot Protocol").
 
 use std::fs::File;
 use std::io::Read;
@@ -25,7 +26,8 @@ const PAGE: u64 = 4096;
 const LARGE_PAGE: u64 = 2 << 20;
 const MIB: u64 = 1 << 20;
 
-/// The 64-bit entry point's distance from the start of the kernel. The 32-bit one lies at the start.
+/// The 64-bit entry point's distance from the start of the kernel. The 32-bit one lies at the
+/// start.
 const ENTRY_64_OFFSET: u64 = 0x200;
 /// XLF_KERNEL_64 of `xloadflags`: there is a 64-bit entry point.
 const KERNEL_64: u16 = 1 << 0;
@@ -94,7 +96,8 @@ pub fn load(
     ];
     let mut table = parameters.e820_table;
     for (entry, (range, kind)) in table.iter_mut().zip(&regions) {
-        *entry = boot_e820_entry { addr: range.start, size: range.end - range.start, r#type: *kind };
+        *entry =
+            boot_e820_entry { addr: range.start, size: range.end - range.start, r#type: *kind };
     }
     parameters.e820_table = table;
     parameters.e820_entries = regions.len() as u8;

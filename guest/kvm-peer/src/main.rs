@@ -1,10 +1,11 @@
-//! The peer: `/init` of a host Linux that runs the benchmark's guest under KVM's shadow MMU and reports as the
-//! hypervisor does.
+//! The peer: `/init` of a host Linux that runs the benchmark's guest under KVM's shadow MMU and
+//! reports as the hypervisor does.
 //!
-//! The host's initramfs holds this program and KVM's modules; the boot image adds the guest's kernel and initrd and
-//! the same configuration that the hypervisor gets ([`BootConfig`]). The guest finds the platform of
-//! `umbra_devices`, too, but for interrupt controllers and PIT, which are KVM's own. At the guest's phase marks
-//! KVM's counters are read. Messages leave by the machine's port 0xe9, as the hypervisor's do.
+//! The host's initramfs holds this program and KVM's modules; the boot image adds the guest's
+//! kernel and initrd and the same configuration that the hypervisor gets ([`BootConfig`]). The
+//! guest finds the platform of `umbra_devices`, too, but for interrupt controllers and PIT, which
+//! are KVM's own. At the guest's phase marks KVM's counters are read. Messages leave by the
+//! machine's port 0xe9, as the hypervisor's do.
 
 mod counters;
 mod cpu;
@@ -56,8 +57,13 @@ fn run(wire: &mut Wire) -> Result<Message> {
         .context("mounting /dev")?;
     modules::load()?;
     let config = fs::read(CONFIG).context(CONFIG)?;
-    let config = BootConfig::from_bytes(&config).with_context(|| format!("{CONFIG} is no configuration"))?;
-    ensure!(config.protocol == PROTOCOL, "{CONFIG} has protocol {} instead of {PROTOCOL}", config.protocol);
+    let config =
+        BootConfig::from_bytes(&config).with_context(|| format!("{CONFIG} is no configuration"))?;
+    ensure!(
+        config.protocol == PROTOCOL,
+        "{CONFIG} has protocol {} instead of {PROTOCOL}",
+        config.protocol
+    );
     let vm = vm::Vm::new(&config, KERNEL, INITRD)?;
     wire.send(&Message::GuestEntered);
     vm.run(wire).map(Message::End)

@@ -6,8 +6,8 @@ use std::fs::File;
 use anyhow::{Context, Result};
 use nix::kmod::{ModuleInitFlags, finit_module};
 
-/// In the order of their dependencies, with their parameters: no EPT, as on the CPUs that Umbra is for. What the
-/// guest reads beyond KVM's model-specific registers reads as zero.
+/// In the order of their dependencies, with their parameters: no EPT, as on the CPUs that Umbra is
+/// for. What the guest reads beyond KVM's model-specific registers reads as zero.
 const MODULES: &[(&str, &CStr)] =
     &[("irqbypass", c""), ("kvm", c"ignore_msrs=1 report_ignored_msrs=0"), ("kvm-intel", c"ept=0")];
 

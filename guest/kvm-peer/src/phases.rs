@@ -84,7 +84,8 @@ impl Phases {
 
     fn end(&mut self, id: u32, ops: u32, tsc: u64) -> Result<()> {
         let now = Totals { counters: self.counters.read()?, marks: self.marks, tsc };
-        let Some((phase, running)) = self.phases.iter_mut().find(|(phase, _)| phase.id == id) else {
+        let Some((phase, running)) = self.phases.iter_mut().find(|(phase, _)| phase.id == id)
+        else {
             return Ok(());
         };
         let Some(start) = running.take() else { return Ok(()) };
@@ -104,8 +105,12 @@ impl Phases {
     /// # Errors
     /// KVM's counters cannot be read.
     pub fn finish(mut self, tsc: u64) -> Result<Counted> {
-        let running: Vec<u32> =
-            self.phases.iter().filter(|(_, start)| start.is_some()).map(|(phase, _)| phase.id).collect();
+        let running: Vec<u32> = self
+            .phases
+            .iter()
+            .filter(|(_, start)| start.is_some())
+            .map(|(phase, _)| phase.id)
+            .collect();
         running.into_iter().try_for_each(|id| self.end(id, 0, tsc))?;
         let now = Totals { counters: self.counters.read()?, marks: self.marks, tsc };
         Ok(Counted {
@@ -116,7 +121,11 @@ impl Phases {
     }
 }
 
-fn difference<'a>(names: impl Iterator<Item = &'a str>, from: &Totals, to: &Totals) -> Vec<(String, u64)> {
+fn difference<'a>(
+    names: impl Iterator<Item = &'a str>,
+    from: &Totals,
+    to: &Totals,
+) -> Vec<(String, u64)> {
     let marks = to.marks - from.marks;
     let values = from.counters.iter().zip(&to.counters).map(|(from, to)| to - from);
     let counted = names.zip(values).map(|(name, value)| {

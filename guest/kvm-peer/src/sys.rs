@@ -1,6 +1,7 @@
 //! What Rust cannot check: I/O ports, the time-stamp counter, and two requests to KVM.
 
-// Opt-in to what the workspace denies: a monitor without them is none; no crate wraps KVM_GET_STATS_FD.
+// Opt-in to what the workspace denies: a monitor without them is none; no crate wraps
+// KVM_GET_STATS_FD.
 #![allow(unsafe_code)]
 
 use std::arch::asm;
@@ -65,14 +66,15 @@ pub fn give_memory(vm: &VmFd, memory: &'static GuestMemoryMmap) -> Result<()> {
             memory_size: region.len(),
             userspace_addr: region.as_ptr() as u64,
         };
-        // SAFETY: the region is mapped for good (`memory` is static), its slots do not overlap, and this program
-        // reaches it by `vm_memory`'s volatile accesses only.
+        // SAFETY: the region is mapped for good (`memory` is static), its slots do not overlap, and
+        // this program reaches it by `vm_memory`'s volatile accesses only.
         unsafe { vm.set_user_memory_region(region) }.context("KVM_SET_USER_MEMORY_REGION")?;
     }
     Ok(())
 }
 
-/// The file of counters of a VM or a virtual CPU (Linux: Documentation/virt/kvm/api.rst, "KVM_GET_STATS_FD").
+/// The file of counters of a VM or a virtual CPU (Linux: Documentation/virt/kvm/api.rst,
+/// "KVM_GET_STATS_FD").
 ///
 /// # Errors
 /// KVM's.

@@ -3,12 +3,14 @@
 use anyhow::{Context, Result, anyhow, bail};
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
-    kvm_irq_routing_irqchip, kvm_pit_config,
+    KVM_PIT_SPEAKER_DUMMY, KvmIrqRouting, kvm_irq_routing_entry,
+    kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip, kvm_pit_config,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use umbra_devices::{Platform, PlatformConfig, PlatformEvent, RamLayout};
-use umbra_telemetry::{BootConfig, ExitCounts, GuestExit, GuestFaults, Message, MmuCounters, Stats};
+use umbra_telemetry::{
+    BootConfig, ExitCounts, GuestExit, GuestFaults, Message, MmuCounters, Stats,
+};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::counters::Counters;
@@ -16,7 +18,8 @@ use crate::phases::Phases;
 use crate::wire::Wire;
 use crate::{cpu, load, sys};
 
-/// Three pages that KVM needs for real mode on CPUs without unrestricted guest, in the PC's reserved region.
+/// Three pages that KVM needs for real mode on CPUs without unrestricted guest, in the PC's
+/// reserved region.
 const TSS_ADDRESS: usize = 0xfffb_d000;
 
 const PAGE: usize = 4096;
@@ -171,22 +174,26 @@ impl Vm {
     }
 }
 
-/// Each interrupt line goes to its pin of the 8259s and of the I/O APIC, the timer's to pin 2 there, as the MADT says.
-/// (KVM's own table has pin 0.)
+/// Each interrupt line goes to its pin of the 8259s and of the I/O APIC, the timer's to pin 2
+/// there, as the MADT says. (KVM's own table has pin 0.)
 fn routing() -> Result<KvmIrqRouting> {
     const CHIPS: [u32; 3] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
     let entry = |line: u32, chip: u32, pin: u32| kvm_irq_routing_entry {
         gsi: line,
         type_: KVM_IRQ_ROUTING_IRQCHIP,
-        u: kvm_irq_routing_entry__bindgen_ty_1 { irqchip: kvm_irq_routing_irqchip { irqchip: chip, pin } },
+        u: kvm_irq_routing_entry__bindgen_ty_1 {
+            irqchip: kvm_irq_routing_irqchip { irqchip: chip, pin },
+        },
         ..kvm_irq_routing_entry::default()
     };
     let pics = (0..16).map(|line| entry(line, CHIPS[line as usize / 8], line % 8));
     // Line 2 is the 8259s' own cascade.
-    let ioapic =
-        (0..24).filter(|&line| line != 2).map(|line| entry(line, CHIPS[2], if line == 0 { 2 } else { line }));
+    let ioapic = (0..24)
+        .filter(|&line| line != 2)
+        .map(|line| entry(line, CHIPS[2], if line == 0 { 2 } else { line }));
     let entries: Vec<_> = pics.chain(ioapic).collect();
-    KvmIrqRouting::from_entries(&entries).map_err(|error| anyhow!("the table of interrupt lines: {error:?}"))
+    KvmIrqRouting::from_entries(&entries)
+        .map_err(|error| anyhow!("the table of interrupt lines: {error:?}"))
 }
 
 /// Sends what the guest has printed.

@@ -47,7 +47,8 @@ impl Backing {
     fn advise(&self, offset: usize, length: usize, advice: i32) -> Result<(), Errno> {
         assert!(offset + length <= REGION as usize);
         // SAFETY: the range lies within this mapping, which holds plain bytes; zero is one of them.
-        Errno::result(unsafe { libc::madvise(self.start.add(offset).cast(), length, advice) }).map(drop)
+        Errno::result(unsafe { libc::madvise(self.start.add(offset).cast(), length, advice) })
+            .map(drop)
     }
 
     /// The word at an offset, a multiple of 8.
@@ -87,7 +88,8 @@ impl Backing {
         let words = (offset..offset + length).step_by(8);
         let saved: Vec<(u64, u64)> =
             words.map(|at| (at, self.read(at))).filter(|&(_, value)| value != 0).collect();
-        self.advise(offset as usize, length as usize, libc::MADV_DONTNEED).context("MADV_DONTNEED")?;
+        self.advise(offset as usize, length as usize, libc::MADV_DONTNEED)
+            .context("MADV_DONTNEED")?;
         saved.into_iter().for_each(|(at, value)| self.write(at, value));
         Ok(())
     }
@@ -99,8 +101,10 @@ impl Backing {
     pub fn protect(&self) -> Result<()> {
         for protection in [libc::PROT_READ, libc::PROT_READ | libc::PROT_WRITE] {
             // SAFETY: the range is this mapping, and nobody writes it in between.
-            Errno::result(unsafe { libc::mprotect(self.start.cast(), REGION as usize, protection) })
-                .context("mprotect")?;
+            Errno::result(unsafe {
+                libc::mprotect(self.start.cast(), REGION as usize, protection)
+            })
+            .context("mprotect")?;
         }
         Ok(())
     }
@@ -119,8 +123,9 @@ impl Backing {
         };
         // SAFETY: the mapping is REGION bytes long, and the driver keeps it until the slot is
         // deleted or the VM is gone. This program reaches it by the methods above only.
-        unsafe { vm.set_user_memory_region(region) }
-            .with_context(|| format!("KVM_SET_USER_MEMORY_REGION of {size:#x} bytes with flags {flags:#x}"))
+        unsafe { vm.set_user_memory_region(region) }.with_context(|| {
+            format!("KVM_SET_USER_MEMORY_REGION of {size:#x} bytes with flags {flags:#x}")
+        })
     }
 
     /// The frames of this region, in pages.

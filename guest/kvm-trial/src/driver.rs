@@ -132,7 +132,8 @@ impl Guest {
         }
         let place = |gpa: u64| {
             let slot = slots.iter().find(|slot| (slot.gpa..slot.gpa + REGION).contains(&gpa));
-            slot.map(|slot| (&slot.backing, gpa - slot.gpa)).ok_or_else(|| anyhow!("no memory at {gpa:#x}"))
+            slot.map(|slot| (&slot.backing, gpa - slot.gpa))
+                .ok_or_else(|| anyhow!("no memory at {gpa:#x}"))
         };
         for &(gpa, value) in &image.arena {
             let (backing, offset) = place(gpa)?;
@@ -171,7 +172,9 @@ impl Guest {
             Ok(VcpuExit::MmioWrite(gpa, data)) => {
                 let data = data.to_vec();
                 // Into a read-only slot: the monitor writes for the guest. Else there is no memory.
-                if let Some(slot) = self.slot_of(gpa).filter(|slot| slot.flags & KVM_MEM_READONLY != 0) {
+                if let Some(slot) =
+                    self.slot_of(gpa).filter(|slot| slot.flags & KVM_MEM_READONLY != 0)
+                {
                     slot.backing.write_bytes(gpa - slot.gpa, &data);
                 }
                 return None;
@@ -203,7 +206,8 @@ impl Guest {
             HostEvent::Cycle { region, read_only } => {
                 let log = self.slots[region as usize].flags & KVM_MEM_LOG_DIRTY_PAGES;
                 self.set(region, 0, 0)?;
-                self.slots[region as usize].flags = log | if read_only { KVM_MEM_READONLY } else { 0 };
+                self.slots[region as usize].flags =
+                    log | if read_only { KVM_MEM_READONLY } else { 0 };
                 self.set(region, 0, REGION)?;
             }
             HostEvent::Move { region } => {
@@ -220,8 +224,8 @@ impl Guest {
             }
             HostEvent::Log { region, on } => {
                 let slot = &mut self.slots[region as usize];
-                let flags =
-                    slot.flags & !KVM_MEM_LOG_DIRTY_PAGES | if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
+                let flags = slot.flags & !KVM_MEM_LOG_DIRTY_PAGES
+                    | if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
                 if flags != slot.flags {
                     slot.flags = flags;
                     self.set(region, 0, REGION)?;
@@ -232,7 +236,9 @@ impl Guest {
                 let slot = self.slot_of(frame * PAGE).context("no memory is there")?;
                 slot.backing.discard(frame * PAGE - slot.gpa, PAGE)?;
             }
-            HostEvent::DiscardRegion { region } => self.slots[region as usize].backing.discard(0, REGION)?,
+            HostEvent::DiscardRegion { region } => {
+                self.slots[region as usize].backing.discard(0, REGION)?
+            }
             HostEvent::Protect { region } => self.slots[region as usize].backing.protect()?,
             HostEvent::Registers => {
                 let sregs = self.vcpu.get_sregs().context("KVM_GET_SREGS")?;
@@ -256,7 +262,8 @@ impl Guest {
         if self.slots[region as usize].flags & KVM_MEM_LOG_DIRTY_PAGES == 0 {
             return Ok(Vec::new());
         }
-        let words = self.vm.get_dirty_log(region as u32, REGION as usize).context("KVM_GET_DIRTY_LOG")?;
+        let words =
+            self.vm.get_dirty_log(region as u32, REGION as usize).context("KVM_GET_DIRTY_LOG")?;
         let set = |page: &u64| words[(page / 64) as usize] >> (page % 64) & 1 != 0;
         Ok((0..Backing::PAGES).filter(set).map(|page| region * Backing::PAGES + page).collect())
     }

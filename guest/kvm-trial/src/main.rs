@@ -23,11 +23,14 @@ use crate::wire::Wire;
 
 fn main() {
     if std::process::id() != 1 {
-        eprintln!("umbra-kvm-trial is the /init of a kernel on trial: `cargo xtask trial` boots it.");
+        eprintln!(
+            "umbra-kvm-trial is the /init of a kernel on trial: `cargo xtask trial` boots it."
+        );
         std::process::exit(2);
     }
     // The end of process 1 is a panic of the kernel: without ports nobody can be told otherwise.
-    let mut wire = ports::Ports::acquire().map(Wire::new).unwrap_or_else(|error| panic!("{error:#}"));
+    let mut wire =
+        ports::Ports::acquire().map(Wire::new).unwrap_or_else(|error| panic!("{error:#}"));
     if let Err(error) = serve(&mut wire) {
         wire.send(&Reply::Refused(format!("{error:#}")));
     }
@@ -44,7 +47,9 @@ fn serve(wire: &mut Wire) -> Result<()> {
     modules::load()?;
     let mut kvm = Kvm::new()?;
     let release = fs::read_to_string("/sys/module/kvm/version")
-        .or_else(|_| nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned()))
+        .or_else(|_| {
+            nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned())
+        })
         .context("the kernel's release")?;
     wire.send(&Reply::Ready(release));
     loop {

@@ -24,7 +24,11 @@ pub fn load() -> Result<()> {
         finit_module(file, &CString::new(parameters)?, ModuleInitFlags::empty())
             .with_context(|| format!("the kernel refuses its module {name} {parameters}"))?;
     }
-    let npt = fs::read_to_string(NPT).context("kvm-amd does not tell whether nested paging is off")?;
-    ensure!(matches!(npt.trim(), "N" | "0"), "kvm-amd keeps nested paging on although npt=0 was given");
+    let npt =
+        fs::read_to_string(NPT).context("kvm-amd does not tell whether nested paging is off")?;
+    ensure!(
+        matches!(npt.trim(), "N" | "0"),
+        "kvm-amd keeps nested paging on although npt=0 was given"
+    );
     Ok(())
 }

@@ -37,13 +37,17 @@ impl Ports {
 
     fn write(&self, port: u16, byte: u8) {
         // SAFETY: `self` proves that iopl was granted, and all ports of this module are COM2's.
-        unsafe { asm!("out dx, al", in("dx") port, in("al") byte, options(nomem, nostack, preserves_flags)) }
+        unsafe {
+            asm!("out dx, al", in("dx") port, in("al") byte, options(nomem, nostack, preserves_flags))
+        }
     }
 
     fn read(&self, port: u16) -> u8 {
         let byte;
         // SAFETY: as in `write`.
-        unsafe { asm!("in al, dx", in("dx") port, out("al") byte, options(nomem, nostack, preserves_flags)) }
+        unsafe {
+            asm!("in al, dx", in("dx") port, out("al") byte, options(nomem, nostack, preserves_flags))
+        }
         byte
     }
 

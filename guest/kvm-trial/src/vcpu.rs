@@ -20,7 +20,8 @@ const RFLAGS: u64 = 1 << 1;
 /// # Errors
 /// KVM's.
 pub fn prepare(kvm: &Kvm, vcpu: &VcpuFd, program: &Program, image: &Image) -> Result<()> {
-    let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("KVM_GET_SUPPORTED_CPUID")?;
+    let mut cpuid =
+        kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("KVM_GET_SUPPORTED_CPUID")?;
     for leaf in cpuid.as_mut_slice() {
         match leaf.function {
             0 | 0x8000_0000 => [leaf.ebx, leaf.edx, leaf.ecx] = VENDOR,
@@ -54,7 +55,8 @@ pub fn prepare(kvm: &Kvm, vcpu: &VcpuFd, program: &Program, image: &Image) -> Re
     };
     (sregs.gdt.base, sregs.gdt.limit) = (direct(GDT).raw(), GDT_LIMIT);
     (sregs.idt.base, sregs.idt.limit) = (direct(IDT).raw(), IDT_LIMIT);
-    (sregs.cr0, sregs.cr3, sregs.cr4) = (image.registers.cr0, image.registers.cr3, image.registers.cr4);
+    (sregs.cr0, sregs.cr3, sregs.cr4) =
+        (image.registers.cr0, image.registers.cr3, image.registers.cr4);
     sregs.efer = image.registers.efer;
     vcpu.set_sregs(&sregs).context("KVM_SET_SREGS")?;
     let registers = kvm_regs { rip: image.entry, rflags: RFLAGS, ..kvm_regs::default() };

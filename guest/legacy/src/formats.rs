@@ -1,4 +1,5 @@
-//! Random guests: entries of any bits in tables that both formats use, each access judged by the walk.
+//! Random guests: entries of any bits in tables that both formats use, each access judged by the
+//! walk.
 
 use guest_kernels::check;
 use guest_kernels::kit::report::Report;
@@ -6,7 +7,9 @@ use guest_kernels::kit::report::Report;
 use crate::kit::run::{self, Context};
 use crate::kit::{cpu, descriptors, memory};
 use crate::random::Random;
-use crate::space::{self, DATA, DIRECTORY_32, MODES, Mode, PDPT, Space, TABLE_COUNT, TABLES, WINDOW};
+use crate::space::{
+    self, DATA, DIRECTORY_32, MODES, Mode, PDPT, Space, TABLE_COUNT, TABLES, WINDOW,
+};
 use crate::walk::{self, Access, Format, Outcome, Walk, bit};
 
 const PAGE_FAULT: u32 = 14;
@@ -69,8 +72,11 @@ impl Program<'_> {
     fn place(&mut self) -> Place {
         let word = self.random.below(WORDS);
         let table = self.random.below(TABLE_COUNT + 1);
-        let first =
-            if table == TABLE_COUNT { DIRECTORY_32 + 4 * (WINDOW >> 22) } else { TABLES + PAGE * table };
+        let first = if table == TABLE_COUNT {
+            DIRECTORY_32 + 4 * (WINDOW >> 22)
+        } else {
+            TABLES + PAGE * table
+        };
         Place { at: first + 4 * word }
     }
 
@@ -104,7 +110,8 @@ impl Program<'_> {
         }
     }
 
-    /// Writes an entry, whole or in part, by the identity map, and flushes as the manual asks for it.
+    /// Writes an entry, whole or in part, by the identity map, and flushes as the manual asks for
+    /// it.
     fn change_entry(&mut self) {
         let place = self.place();
         let is_high = place.at & 4 != 0 && self.space.controls.format == Format::Pae;
@@ -114,7 +121,11 @@ impl Program<'_> {
             0 => memory::write_byte(place.at + self.random.below(4), value as u8),
             1 => memory::write_half(place.at + 2 * self.random.below(2), value as u16),
             2 => {
-                let half = if self.space.controls.format == Format::Pae { self.high() } else { self.low() };
+                let half = if self.space.controls.format == Format::Pae {
+                    self.high()
+                } else {
+                    self.low()
+                };
                 let registers = Context::kernel(run::write64());
                 Context { ecx: place.at & !7, ebx: value, esi: half, ..registers }.run();
             }
@@ -144,7 +155,9 @@ impl Program<'_> {
     }
 
     fn in_memory(&self) -> [u64; 4] {
-        core::array::from_fn(|index| memory::entry((PDPT + 8 * index as u32).into(), 8).unwrap_or(0))
+        core::array::from_fn(|index| {
+            memory::entry((PDPT + 8 * index as u32).into(), 8).unwrap_or(0)
+        })
     }
 
     fn access(&mut self) {
@@ -218,8 +231,13 @@ impl Program<'_> {
             descriptors::set(selector, descriptors::descriptor(BASE, 0xf_ffff, kind, true, true));
             let snippet = if access.write { run::write_fs() } else { run::through_fs() };
             let registers = ring(snippet);
-            return Context { ecx: linear.wrapping_sub(BASE), edx: value, fs: selector | 3, ..registers }
-                .run();
+            return Context {
+                ecx: linear.wrapping_sub(BASE),
+                edx: value,
+                fs: selector | 3,
+                ..registers
+            }
+            .run();
         }
         let snippet = match bytes {
             _ if !access.write => run::read(),
@@ -290,11 +308,13 @@ impl Program<'_> {
         }
     }
 
-    /// A and D: as they must be where the access was made. One that was not made may set A on its way.
+    /// A and D: as they must be where the access was made. One that was not made may set A on its
+    /// way.
     fn check_entries(&mut self, access: Access, walk: &Walk, made: bool) {
         for entry in walk.entries.iter().flatten() {
             let found = memory::entry(entry.at, entry.bytes).expect("tables are test memory");
-            let as_expected = if made { found == entry.new } else { found & !bit::A == entry.old & !bit::A };
+            let as_expected =
+                if made { found == entry.new } else { found & !bit::A == entry.old & !bit::A };
             check!(
                 self.report,
                 as_expected,

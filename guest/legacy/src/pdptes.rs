@@ -183,7 +183,12 @@ pub fn large_pages(space: &mut Space, report: &mut Report) {
         memory::write(entry, large.0 ^ 0xc0_0000 ^ 0x80_0000);
         cpu::invlpg(WINDOW + (round * 0x123 % 0x400) * PAGE);
         for page in [0, 0x3ff] {
-            expect(report, "another 4 MiB page", WINDOW + page * PAGE, name(0xc0_0000 + page * PAGE));
+            expect(
+                report,
+                "another 4 MiB page",
+                WINDOW + page * PAGE,
+                name(0xc0_0000 + page * PAGE),
+            );
         }
         memory::write(entry, large.0);
         let (wp, nxe) = (space.controls.wp, space.controls.nxe);
@@ -227,7 +232,12 @@ pub fn modes(space: &mut Space, report: &mut Report, rounds: u32) {
                 space.map(linear, frame);
                 expect(report, "in turn", linear, name(frame));
             }
-            expect(report, "identity", DATA + PAGE * (round % 512), name(DATA + PAGE * (round % 512)));
+            expect(
+                report,
+                "identity",
+                DATA + PAGE * (round % 512),
+                name(DATA + PAGE * (round % 512)),
+            );
         }
         // The format changes while the directory of one is the PDPT of the other.
         if round % 16 == 0 {
@@ -243,7 +253,8 @@ fn shared_root(space: &mut Space, report: &mut Report) {
     let pdptes: [u32; 8] = core::array::from_fn(|word| memory::read(PDPT + 4 * word as u32));
     space.controls.format = Format::Pae;
     space.map(linear, DATA + 7 * PAGE);
-    // Behind the identity map, which ends at 16 MiB: words 8 to 15 are another GiB's of 32-bit paging.
+    // Behind the identity map, which ends at 16 MiB: words 8 to 15 are another GiB's of 32-bit
+    // paging.
     let shared = DIRECTORY_32 + 0x20;
     for (word, pdpte) in (0..).zip(pdptes) {
         memory::write(shared + 4 * word, pdpte);
@@ -256,8 +267,8 @@ fn shared_root(space: &mut Space, report: &mut Report) {
     cpu::set_cr4(cpu::cr4() & !cpu::bit::CR4_PAE);
     cpu::set_cr3(DIRECTORY_32);
     cpu::set_cr0(cpu::cr0() | cpu::bit::CR0_PG);
-    // The PDPTE of the second GiB is the entry of the 40th MiB, and what was a directory is a table: the page is the
-    // table of the other format.
+    // The PDPTE of the second GiB is the entry of the 40th MiB, and what was a directory is a
+    // table: the page is the table of the other format.
     let ends = read(10 << 22);
     check!(
         report,

@@ -1,4 +1,5 @@
-//! What 32-bit kernels do with segments, gates and modes of 16 bits; the same with paging off and in both formats.
+//! What 32-bit kernels do with segments, gates and modes of 16 bits; the same with paging off and
+//! in both formats.
 
 use guest_kernels::check;
 use guest_kernels::kit::report::Report;
@@ -148,7 +149,8 @@ pub fn v86(report: &mut Report, mode: Mode) {
     }
     memory::write(V86_DATA + 0x20, 0xbeef);
     let start = |eip: u32, eflags: u32| {
-        let registers = Context { eip, cs: V86_CODE >> 4, eflags: 2 | VM | eflags, ..Context::default() };
+        let registers =
+            Context { eip, cs: V86_CODE >> 4, eflags: 2 | VM | eflags, ..Context::default() };
         let data = V86_DATA >> 4;
         let stack = Context { ss: 0xa00, esp: 0x100, ..registers };
         Context { ds: data, es: data, fs: 0x12, gs: 0x34, esi: 0x20, ..stack }.run()
@@ -156,7 +158,8 @@ pub fn v86(report: &mut Report, mode: Mode) {
     let ends = start(0, 0);
     check!(
         report,
-        (ends.vector, ends.error, ends.eip) == (GENERAL_PROTECTION, 0, 2) && ends.eax & 0xffff == 0xbeef,
+        (ends.vector, ends.error, ends.eip) == (GENERAL_PROTECTION, 0, 2)
+            && ends.eax & 0xffff == 0xbeef,
         "{mode:?}, PUSHF without IOPL 3: {ends:x?}"
     );
     check!(
@@ -167,7 +170,9 @@ pub fn v86(report: &mut Report, mode: Mode) {
     let ends = start(0, IOPL_3);
     check!(
         report,
-        ends.vector == run::INTERRUPT && ends.ebx & (IOPL_3 | 2) == IOPL_3 | 2 && ends.eflags & VM != 0,
+        ends.vector == run::INTERRUPT
+            && ends.ebx & (IOPL_3 | 2) == IOPL_3 | 2
+            && ends.eflags & VM != 0,
         "{mode:?}, INT n with IOPL 3: {ends:x?}"
     );
     let ends = start(0x100, IOPL_3);
@@ -208,7 +213,8 @@ pub fn sysenter(report: &mut Report, mode: Mode) {
     );
 }
 
-/// Descriptor tables in pages that are tables, too: what loads of segments write there is a table write.
+/// Descriptor tables in pages that are tables, too: what loads of segments write there is a table
+/// write.
 pub fn in_tables(space: &mut Space, report: &mut Report) {
     for mode in [Mode::Paged(Format::Bits32), Mode::Paged(Format::Pae)] {
         space.enter(mode);

@@ -16,13 +16,15 @@ pub const MODES: [Mode; 3] = [Mode::Unpaged, Mode::Paged(Format::Bits32), Mode::
 /// Tables that map the first 16 MiB to themselves, in either format.
 const IDENTITY_32: u32 = 0x40_0000;
 const IDENTITY_PAE: u32 = 0x41_0000;
-/// The directory of 32-bit paging, that of the first GiB of PAE paging, and the frame of the PDPTEs.
+/// The directory of 32-bit paging, that of the first GiB of PAE paging, and the frame of the
+/// PDPTEs.
 pub const DIRECTORY_32: u32 = 0x42_0000;
 const DIRECTORY_PAE: u32 = 0x42_1000;
 const PDPT_FRAME: u32 = 0x42_2000;
 /// The PDPTEs: not at the start of their page.
 pub const PDPT: u32 = PDPT_FRAME + 0x60;
-/// What the tests' tables are: of both formats, one after the other. The first is PAE's directory of the second GiB.
+/// What the tests' tables are: of both formats, one after the other. The first is PAE's directory
+/// of the second GiB.
 pub const TABLES: u32 = 0x60_0000;
 pub const TABLE_COUNT: u32 = 6;
 /// Data, to the end of test memory. Each frame starts with its name.
@@ -72,7 +74,8 @@ impl Space {
             memory::write(frame + 0x10, 0x9090_80cd);
         }
         let [highest, ..] = cpu::cpuid(0x8000_0000);
-        let maxphyaddr = if highest >= 0x8000_0008 { cpu::cpuid(0x8000_0008)[0] & 0xff } else { 36 };
+        let maxphyaddr =
+            if highest >= 0x8000_0008 { cpu::cpuid(0x8000_0008)[0] & 0xff } else { 36 };
         let controls = Controls {
             format: Format::Bits32,
             directory: DIRECTORY_32,
@@ -125,7 +128,8 @@ impl Space {
     /// What the PDPTEs are in memory now.
     pub fn sample(&mut self) {
         for (index, pdpte) in (0..).zip(&mut self.controls.pdptes) {
-            *pdpte = memory::entry((PDPT + 8 * index).into(), 8).expect("the PDPTEs are in test memory");
+            *pdpte =
+                memory::entry((PDPT + 8 * index).into(), 8).expect("the PDPTEs are in test memory");
         }
     }
 

@@ -1,5 +1,5 @@
-//! The walk of 32-bit and of PAE paging, as the manual has it (SDM, "32-Bit Paging" and "PAE Paging"): the judge of
-//! this kernel's accesses.
+//! The walk of 32-bit and of PAE paging, as the manual has it (SDM, "32-Bit Paging" and "PAE
+//! Paging"): the judge of this kernel's accesses.
 
 /// Bits of entries.
 pub mod bit {
@@ -210,7 +210,8 @@ mod tests {
         Access { linear, write: false, fetch: false, user: true }
     }
 
-    /// The walk of a directory at 0x1000 whose entry is this, with a table at 0x2000 whose entry is that.
+    /// The walk of a directory at 0x1000 whose entry is this, with a table at 0x2000 whose entry is
+    /// that.
     fn walked(controls: &Controls, access: Access, directory: u64, table: u64) -> Walk {
         walk(controls, access, |at, _| match at & !0xfff {
             0x1000 => Some(directory),
@@ -235,12 +236,16 @@ mod tests {
         let write = Access { write: true, ..access(0) };
         let walk = walk(&controls(Format::Pae), write, |_, _| Some(0x1000 | PAGE));
         assert_eq!(walk.outcome, Outcome::Page(0x1000));
-        assert!(walk.entries.iter().all(|entry| entry.unwrap().new == 0x1000 | PAGE | bit::A | bit::D));
+        assert!(
+            walk.entries.iter().all(|entry| entry.unwrap().new == 0x1000 | PAGE | bit::A | bit::D)
+        );
     }
 
     #[test]
     fn what_is_reserved_depends_on_the_format() {
-        let fault = |format, directory, table| walked(&controls(format), access(0), directory, table).outcome;
+        let fault = |format, directory, table| {
+            walked(&controls(format), access(0), directory, table).outcome
+        };
         let reserved = Outcome::Fault(code::P | code::RSVD | code::U);
         assert_eq!(fault(Format::Bits32, PAGE | bit::PS | 1 << 21, 0), reserved);
         assert_eq!(fault(Format::Pae, PAGE | bit::PS | 1 << 20, 0), reserved);
@@ -252,13 +257,17 @@ mod tests {
         assert_eq!(walked(&few_bits, access(0), PAGE | bit::PS | 1 << 17, 0).outcome, reserved);
         // Without PSE the bit is ignored.
         let plain = Controls { pse: false, ..controls(Format::Bits32) };
-        assert_eq!(walked(&plain, access(0), 0x2000 | PAGE | bit::PS, PAGE).outcome, Outcome::Page(0));
+        assert_eq!(
+            walked(&plain, access(0), 0x2000 | PAGE | bit::PS, PAGE).outcome,
+            Outcome::Page(0)
+        );
     }
 
     #[test]
     fn a_fetch_is_told_by_pae_with_nx_only() {
         let fetch = Access { fetch: true, ..access(0) };
-        let fault = |controls: &Controls, table| walked(controls, fetch, 0x2000 | PAGE, table).outcome;
+        let fault =
+            |controls: &Controls, table| walked(controls, fetch, 0x2000 | PAGE, table).outcome;
         assert_eq!(fault(&controls(Format::Bits32), 0), Outcome::Fault(code::U));
         assert_eq!(fault(&controls(Format::Pae), 0), Outcome::Fault(code::U | code::FETCH));
         assert_eq!(
@@ -278,10 +287,16 @@ mod tests {
                 walked(&controls, access, 0x2000 | directory, table).outcome
             };
             let read_only = bit::P | bit::U;
-            assert_eq!(write(true, false, read_only, PAGE), Outcome::Fault(code::P | code::W | code::U));
+            assert_eq!(
+                write(true, false, read_only, PAGE),
+                Outcome::Fault(code::P | code::W | code::U)
+            );
             assert_eq!(write(false, true, PAGE, read_only), Outcome::Fault(code::P | code::W));
             assert_eq!(write(false, false, read_only, read_only), Outcome::Page(0));
-            assert_eq!(write(true, true, PAGE, bit::P | bit::W), Outcome::Fault(code::P | code::W | code::U));
+            assert_eq!(
+                write(true, true, PAGE, bit::P | bit::W),
+                Outcome::Fault(code::P | code::W | code::U)
+            );
         }
     }
 }

@@ -91,7 +91,10 @@ mod tests {
         let top = paths::workspace();
         for (text, expected) in [
             ("see `README.md`.", "see [`README.md`](../../../README.md)."),
-            ("| a |\n|---|\n| `crates/mmu` |\n", "| a |\n|---|\n| [`crates/mmu`](../../../crates/mmu) |\n"),
+            (
+                "| a |\n|---|\n| `crates/mmu` |\n",
+                "| a |\n|---|\n| [`crates/mmu`](../../../crates/mmu) |\n",
+            ),
         ] {
             assert_eq!(linked(text, top), expected);
         }
@@ -111,6 +114,9 @@ mod tests {
             "sub_items": [{"Chapter": {"name": "b", "content": "`deny.toml`", "sub_items": []}}, "Separator"]}}]});
         link_chapters(&mut book, paths::workspace());
         let text = book.to_string();
-        assert!(text.contains("](../../../README.md)") && text.contains("](../../../deny.toml)"), "{text}");
+        assert!(
+            text.contains("](../../../README.md)") && text.contains("](../../../deny.toml)"),
+            "{text}"
+        );
     }
 }

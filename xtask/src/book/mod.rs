@@ -13,7 +13,8 @@ use crate::{paths, process};
 /// What makes the pages.
 const MDBOOK: CargoTool = CargoTool { name: "mdbook", version: "^0.5" };
 
-/// Build the book into docs/book/build (installs mdbook through cargo if it is missing, into target/tools).
+/// Build the book into docs/book/build (installs mdbook through cargo if it is missing, into
+/// target/tools).
 #[derive(clap::Args)]
 pub struct Arguments {}
 
@@ -28,8 +29,9 @@ pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
     mdbook.args(["build", "docs/book"]).current_dir(paths::workspace()).stdin(Stdio::null());
     let line = process::describe(&mdbook);
     let output = mdbook.output().with_context(|| format!("starting {line}"))?;
-    let said =
-        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    let said = [output.stdout, output.stderr]
+        .map(|text| String::from_utf8_lossy(&text).into_owned())
+        .concat();
     eprint!("{said}");
     ensure!(output.status.success(), "{line} failed with {}", output.status);
     ensure!(!said.contains("WARN"), "the book has warnings");

@@ -19,7 +19,12 @@ pub fn check_oldest_compiler(setup: &mut Setup, published: &Published) -> Result
     let folder = paths::target_dir()?.join("oldest-compiler");
     let compiler = Compiler::unpack(setup, wanted, &folder.join(wanted))?;
     let mut cargo = process::cargo();
-    cargo.current_dir(paths::workspace()).args(["check", "--locked", "--all-features", "--target-dir"]);
+    cargo.current_dir(paths::workspace()).args([
+        "check",
+        "--locked",
+        "--all-features",
+        "--target-dir",
+    ]);
     cargo.arg(folder.join("target")).args(published.names().flat_map(|name| ["--package", name]));
     // The compiler of a toolchain file or override would come before RUSTC.
     cargo.env("RUSTC", &compiler.program).env("LD_LIBRARY_PATH", &compiler.libraries);
@@ -43,7 +48,9 @@ impl Compiler {
             return Ok(compiler);
         }
         let version = setup.debian_version("rustc-web", wanted).with_context(|| {
-            format!("Debian has no rustc-web {wanted}; elsewhere: cargo +{wanted} check --package ...")
+            format!(
+                "Debian has no rustc-web {wanted}; elsewhere: cargo +{wanted} check --package ..."
+            )
         })?;
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         for name in ["rustc-web", "libstd-rust-web-dev", &format!("libstd-rust-web-{wanted}")] {
@@ -64,7 +71,8 @@ impl Compiler {
             bail!("{} is missing", self.program.display());
         }
         let mut rustc = Command::new(&self.program);
-        let said = process::capture(rustc.arg("--version").env("LD_LIBRARY_PATH", &self.libraries))?;
+        let said =
+            process::capture(rustc.arg("--version").env("LD_LIBRARY_PATH", &self.libraries))?;
         Ok(said.trim().to_owned())
     }
 }

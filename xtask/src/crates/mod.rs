@@ -36,7 +36,12 @@ pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
 /// out need not be committed.
 fn dry_run(published: &Published) -> Command {
     let mut cargo = process::cargo();
-    cargo.current_dir(paths::workspace()).args(["publish", "--dry-run", "--locked", "--allow-dirty"]);
+    cargo.current_dir(paths::workspace()).args([
+        "publish",
+        "--dry-run",
+        "--locked",
+        "--allow-dirty",
+    ]);
     cargo.args(published.names().flat_map(|name| ["--package", name]));
     cargo
 }

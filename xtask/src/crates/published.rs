@@ -25,7 +25,8 @@ impl Published {
 
     fn read(metadata: &str) -> Result<Published> {
         let metadata: Value = serde_json::from_str(metadata).context("reading `cargo metadata`")?;
-        let packages = metadata["packages"].as_array().context("`cargo metadata` lists no packages")?;
+        let packages =
+            metadata["packages"].as_array().context("`cargo metadata` lists no packages")?;
         // No list of registries means any; an empty list means that it is not to be published.
         let published = packages.iter().filter(|package| package["publish"].is_null());
         let mut names = Vec::new();
@@ -33,11 +34,17 @@ impl Published {
         for package in published {
             let name = package["name"].as_str().context("a package without a name")?;
             let version = package["rust_version"].as_str();
-            versions.push(version.with_context(|| format!("{name} states no rust-version"))?.to_owned());
+            versions.push(
+                version.with_context(|| format!("{name} states no rust-version"))?.to_owned(),
+            );
             names.push(name.to_owned());
         }
         versions.dedup();
-        ensure!(versions.len() == 1, "{} promise different compilers: {versions:?}", names.join(", "));
+        ensure!(
+            versions.len() == 1,
+            "{} promise different compilers: {versions:?}",
+            names.join(", ")
+        );
         Ok(Published { names, rust_version: versions.remove(0) })
     }
 
@@ -64,9 +71,13 @@ mod tests {
 
     #[test]
     fn only_what_may_go_anywhere_is_published() {
-        let packages =
-            [package("a", "null", "1.85"), package("b", "[]", "1.95"), package("c", "null", "1.85")];
-        let published = Published::read(&format!(r#"{{"packages":[{}]}}"#, packages.join(","))).unwrap();
+        let packages = [
+            package("a", "null", "1.85"),
+            package("b", "[]", "1.95"),
+            package("c", "null", "1.85"),
+        ];
+        let published =
+            Published::read(&format!(r#"{{"packages":[{}]}}"#, packages.join(","))).unwrap();
         assert_eq!(published.names().collect::<Vec<_>>(), ["a", "c"]);
         assert_eq!(published.rust_version(), "1.85");
     }
@@ -81,15 +92,24 @@ mod tests {
     #[test]
     fn each_has_licence_texts_a_read_me_and_all_metadata() {
         for name in Published::find().unwrap().names() {
-            let folder = paths::workspace().join("crates").join(name.strip_prefix("umbra-").unwrap());
+            let folder =
+                paths::workspace().join("crates").join(name.strip_prefix("umbra-").unwrap());
             for licence in ["LICENSE-MIT", "LICENSE-APACHE"] {
-                let text = fs::read_to_string(folder.join(licence)).unwrap_or_else(|e| panic!("{name}: {e}"));
-                assert_eq!(text, fs::read_to_string(paths::workspace().join(licence)).unwrap(), "{name}");
+                let text = fs::read_to_string(folder.join(licence))
+                    .unwrap_or_else(|e| panic!("{name}: {e}"));
+                assert_eq!(
+                    text,
+                    fs::read_to_string(paths::workspace().join(licence)).unwrap(),
+                    "{name}"
+                );
             }
             let read_me = fs::read_to_string(folder.join("README.md")).unwrap();
             assert!(read_me.contains("```rust"), "{name}: README.md has no example");
             let library = fs::read_to_string(folder.join("src/lib.rs")).unwrap();
-            assert!(library.contains("include_str!(\"../README.md\")"), "{name}: no test compiles README.md");
+            assert!(
+                library.contains("include_str!(\"../README.md\")"),
+                "{name}: no test compiles README.md"
+            );
             let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
             for key in ["description", "readme", "keywords", "categories", "documentation"] {
                 assert!(

@@ -57,14 +57,18 @@ const REASONS: &[Reason] = &[
         why: "MOV SS holds back a trap, and the next instruction exits by a page fault: Bochs 2.7 forgets the trap \
               then, which the VMCS should hold (SDM, \"Saving Non-Register State\")",
         applies: |place| {
-            place.line.contains("MOV SS ring") && place.breakpoint() == "first" && place.touches_memory()
+            place.line.contains("MOV SS ring")
+                && place.breakpoint() == "first"
+                && place.touches_memory()
         },
     },
     Reason {
         why: "a trap between two iterations pushes RF set (SDM, \"Instruction-Breakpoint Exception Condition\"), so \
               that the breakpoint on the instruction is not met again; Bochs leaves RF clear for ports",
         applies: |place| {
-            place.line.starts_with("rep outsb") && place.step() && place.breakpoint() == "instruction"
+            place.line.starts_with("rep outsb")
+                && place.step()
+                && place.breakpoint() == "instruction"
         },
     },
 ];
@@ -92,7 +96,11 @@ impl Comparison {
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let explained = self.explained();
-        write!(f, "{} events as on the bare machine, {explained} otherwise with a reason", self.alike)?;
+        write!(
+            f,
+            "{} events as on the bare machine, {explained} otherwise with a reason",
+            self.alike
+        )?;
         self.wrong.iter().take(SHOWN).try_for_each(|line| write!(f, "\n  wrong: {line}"))?;
         match self.wrong.len() {
             ..=SHOWN => Ok(()),
@@ -120,7 +128,8 @@ pub fn compare(bare: &Lines, found: &Lines) -> Comparison {
             let place = Place { line, index };
             if right.next() == other.next() {
                 comparison.alike += 1;
-            } else if let Some(reason) = REASONS.iter().position(|reason| (reason.applies)(&place)) {
+            } else if let Some(reason) = REASONS.iter().position(|reason| (reason.applies)(&place))
+            {
                 comparison.explained[reason] += 1;
             } else {
                 comparison.wrong.push(place.to_string());
@@ -137,7 +146,8 @@ mod tests {
 
     fn lines(name: &str, hashes: &[usize]) -> Lines {
         let hashes: Vec<_> = hashes.iter().map(|hash| format!("{hash:08x}")).collect();
-        Lines::read(&format!("events: {name} = {}\nexact END: 1 lines\n", hashes.join(" "))).unwrap()
+        Lines::read(&format!("events: {name} = {}\nexact END: 1 lines\n", hashes.join(" ")))
+            .unwrap()
     }
 
     #[test]
@@ -145,7 +155,9 @@ mod tests {
         let hashes: Vec<usize> = (0..CASES).collect();
         let mut other = hashes.clone();
         other[6] = 77;
-        for (name, wrong, explained) in [("load behind MOV SS ring 0", 0, 1), ("load alone ring 0", 1, 0)] {
+        for (name, wrong, explained) in
+            [("load behind MOV SS ring 0", 0, 1), ("load alone ring 0", 1, 0)]
+        {
             let comparison = compare(&lines(name, &hashes), &lines(name, &other));
             assert_eq!((comparison.alike, comparison.wrong.len()), (CASES - 1, wrong), "{name}");
             assert_eq!(comparison.explained.iter().sum::<usize>(), explained);

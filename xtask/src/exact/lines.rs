@@ -48,7 +48,8 @@ mod tests {
 
     #[test]
     fn lines_have_a_row_a_name_and_a_value() {
-        let lines = Lines::read("noise\nmsrs: 0x10 = counts\na: b c = d = e\nexact END: 2 lines\n").unwrap();
+        let lines = Lines::read("noise\nmsrs: 0x10 = counts\na: b c = d = e\nexact END: 2 lines\n")
+            .unwrap();
         assert_eq!(lines.get("msrs", "0x10"), Some("counts"));
         assert_eq!(lines.row("a").collect::<Vec<_>>(), [("b c", "d = e")]);
         assert_eq!(lines.get("a", "x"), None);

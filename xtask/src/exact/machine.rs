@@ -89,7 +89,13 @@ impl Kernels<'_> {
     }
 
     /// Runs a kernel.
-    fn start(&self, kernel: &str, machine: Machine, policy: Option<Policy>, append: &str) -> Result<String> {
+    fn start(
+        &self,
+        kernel: &str,
+        machine: Machine,
+        policy: Option<Policy>,
+        append: &str,
+    ) -> Result<String> {
         let path = self.folder.join(kernel).with_extension("elf");
         let mut command = umbra_run::command(self.umbra, &path, machine, policy);
         command.args(["--memory", MEMORY, "--timeout", TIMEOUT, "--append", append]);

@@ -69,16 +69,20 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 pub fn sample(report: &mut Report, umbra: &Path, folder: &Path) -> Result<()> {
     let kernels = Kernels { umbra, folder };
     for (machine, policy) in [(Machine::Penryn, Policy::Trap), (Machine::Skylake, Policy::Auto)] {
-        report.step(&format!("observations of a guest, {}", umbra_run::name(machine, Some(policy))), || {
-            let (bare, found) = (kernels.lines(machine, None)?, kernels.lines(machine, Some(policy))?);
-            let msrs = msrs::compare(&machine::cpu(machine), &bare, &found);
-            let events = events::compare(&bare, &found);
-            if !msrs.wrong.is_empty() || !events.wrong.is_empty() {
-                bail!("{msrs}\n{events}");
-            }
-            ensure!(msrs.alike > 0 && events.alike > 0, "nothing is as on the bare machine");
-            Ok(format!("{msrs}; {events}"))
-        });
+        report.step(
+            &format!("observations of a guest, {}", umbra_run::name(machine, Some(policy))),
+            || {
+                let (bare, found) =
+                    (kernels.lines(machine, None)?, kernels.lines(machine, Some(policy))?);
+                let msrs = msrs::compare(&machine::cpu(machine), &bare, &found);
+                let events = events::compare(&bare, &found);
+                if !msrs.wrong.is_empty() || !events.wrong.is_empty() {
+                    bail!("{msrs}\n{events}");
+                }
+                ensure!(msrs.alike > 0 && events.alike > 0, "nothing is as on the bare machine");
+                Ok(format!("{msrs}; {events}"))
+            },
+        );
     }
     Ok(())
 }

@@ -86,7 +86,9 @@ pub fn compare(cpu: &Cpu, bare: &Lines, found: &Lines) -> Comparison {
             false if reason => {
                 comparison.explained.insert(msr);
             }
-            false => comparison.wrong.push(format!("{name} is {found:?}, and {bare:?} on the bare machine")),
+            false => comparison
+                .wrong
+                .push(format!("{name} is {found:?}, and {bare:?} on the bare machine")),
         }
     }
     comparison
@@ -103,8 +105,8 @@ pub fn reasons(cpu: &Cpu, bare: &Lines, found: &Lines) -> String {
         }
         last = row;
         let other = DIFFERENT.iter().find(|(number, _)| *number == msr).map(|(_, why)| *why);
-        let (name, why) =
-            row.map_or((format!("{msr:#x}"), "it has no row: #GP"), |row| (row.to_string(), row.why));
+        let (name, why) = row
+            .map_or((format!("{msr:#x}"), "it has no row: #GP"), |row| (row.to_string(), row.why));
         let _ = writeln!(text, "  {name}: {}", other.unwrap_or(why));
     }
     text
@@ -116,7 +118,8 @@ mod tests {
 
     use super::*;
 
-    const CPU: Cpu = Cpu { vendor: Vendor::Intel, family: 6, model: 0x17, maxphyaddr: 40, ratio: 10 };
+    const CPU: Cpu =
+        Cpu { vendor: Vendor::Intel, family: 6, model: 0x17, maxphyaddr: 40, ratio: 10 };
 
     fn lines(text: &str) -> Lines {
         Lines::read(&format!("{text}\nexact END: {} lines\n", text.lines().count())).unwrap()
@@ -124,17 +127,22 @@ mod tests {
 
     #[test]
     fn the_table_is_the_judge_of_values_and_the_bare_machine_of_the_rest() {
-        let bare =
-            lines("msrs: 0x277 = 0x0\nmsrs: 0x480 = 0x1\nmsrs: 0xc0000081 = 0x0 kept 0xff refused 0x0");
+        let bare = lines(
+            "msrs: 0x277 = 0x0\nmsrs: 0x480 = 0x1\nmsrs: 0xc0000081 = 0x0 kept 0xff refused 0x0",
+        );
         // PAT as the table has it, VMX hidden, STAR as on the bare machine.
         let pat = expected(&mut Registers::new(&CPU), 0x277).flatten().unwrap();
-        let found = lines(&format!("msrs: 0x277 = {pat}\nmsrs: 0xc0000081 = 0x0 kept 0xff refused 0x0"));
+        let found =
+            lines(&format!("msrs: 0x277 = {pat}\nmsrs: 0xc0000081 = 0x0 kept 0xff refused 0x0"));
         let comparison = compare(&CPU, &bare, &found);
         assert_eq!((comparison.alike, comparison.wrong), (1, vec![]));
         assert_eq!(comparison.explained, BTreeSet::from([0x277, 0x480]));
         assert!(reasons(&CPU, &bare, &found).contains("IA32_VMX_BASIC"));
-        for wrong in ["msrs: 0x277 = 0x0", "msrs: 0xc0000081 = 0x0 kept 0x0 refused 0x0", "msrs: 0x480 = 0x1"]
-        {
+        for wrong in [
+            "msrs: 0x277 = 0x0",
+            "msrs: 0xc0000081 = 0x0 kept 0x0 refused 0x0",
+            "msrs: 0x480 = 0x1",
+        ] {
             assert!(!compare(&CPU, &bare, &lines(wrong)).wrong.is_empty(), "{wrong}");
         }
     }

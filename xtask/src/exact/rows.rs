@@ -45,11 +45,20 @@ pub const ROWS: &[Row] = &[
             "nmi",
         ])],
     ),
-    row("INS and OUTS", &[Shown::Basics(&["step-ports", "port-breakpoints", "string-breakpoints"])]),
+    row(
+        "INS and OUTS",
+        &[Shown::Basics(&["step-ports", "port-breakpoints", "string-breakpoints"])],
+    ),
     row("segments", &[Shown::Basics(&["segments", "compatibility", "compatibility-user"])]),
     row(
         "implicit supervisor accesses",
-        &[Shown::Basics(&["delivery-stack", "delivery-idt", "delivery-user-stack", "ist", "double-fault"])],
+        &[Shown::Basics(&[
+            "delivery-stack",
+            "delivery-idt",
+            "delivery-user-stack",
+            "ist",
+            "double-fault",
+        ])],
     ),
     row(
         "instructions that are not emulated",
@@ -82,10 +91,16 @@ pub const ROWS: &[Row] = &[
     ),
     row("PCI", &[Shown::Basics(&["pci"])]),
     row("VGA", &[Shown::Basics(&["vga"])]),
-    row("loading", &[Shown::Basics(&["modules"]), Shown::Elsewhere("`crates/umbra/tests/small_kernel`")]),
+    row(
+        "loading",
+        &[Shown::Basics(&["modules"]), Shown::Elsewhere("`crates/umbra/tests/small_kernel`")],
+    ),
     row(
         "memory",
-        &[Shown::Basics(&["page-0", "fw-cfg"]), Shown::Elsewhere("the boots of `cargo xtask test`")],
+        &[
+            Shown::Basics(&["page-0", "fw-cfg"]),
+            Shown::Elsewhere("the boots of `cargo xtask test`"),
+        ],
     ),
     row("packages", &[Shown::Elsewhere("`xtask/src/setup`")]),
 ];
@@ -104,7 +119,9 @@ pub fn verdicts(output: &str) -> BTreeMap<&str, (u64, u64)> {
     let mut verdicts = BTreeMap::new();
     for line in output.lines() {
         let Some((head, sums)) = line.split_once(": ") else { continue };
-        let Some(name) = head.strip_suffix(" ok").or_else(|| head.strip_suffix(" FAILED")) else { continue };
+        let Some(name) = head.strip_suffix(" ok").or_else(|| head.strip_suffix(" FAILED")) else {
+            continue;
+        };
         let mut numbers = sums.split(", ").filter_map(|part| part.split(' ').next()?.parse().ok());
         if let (Some(checks), Some(failures)) = (numbers.next(), numbers.next()) {
             verdicts.insert(name, (checks, failures));
@@ -147,8 +164,14 @@ mod tests {
         let verdicts = verdicts(OUTPUT);
         assert_eq!(verdicts["step"], (14, 0));
         assert_eq!(verdicts["pci"], (4, 2));
-        assert_eq!(sum(&verdicts, &["step", "step-halt"], true), ("14 checks, 1 not by Bochs".into(), true));
-        assert_eq!(sum(&verdicts, &["step", "step-halt"], false), ("**wrong**: step-halt".into(), false));
+        assert_eq!(
+            sum(&verdicts, &["step", "step-halt"], true),
+            ("14 checks, 1 not by Bochs".into(), true)
+        );
+        assert_eq!(
+            sum(&verdicts, &["step", "step-halt"], false),
+            ("**wrong**: step-halt".into(), false)
+        );
         assert!(!sum(&verdicts, &["pci"], true).1);
         assert!(!sum(&verdicts, &["vga"], true).1, "a test that did not run");
     }

@@ -41,11 +41,18 @@ impl Column {
     ///
     /// # Errors
     /// The output cannot be read.
-    pub fn umbra(machine: Machine, policy: Policy, bare: &Observed, found: &Observed) -> Result<Column> {
+    pub fn umbra(
+        machine: Machine,
+        policy: Policy,
+        bare: &Observed,
+        found: &Observed,
+    ) -> Result<Column> {
         let cpu = cpu(machine);
         let (right, other) = (Lines::read(&bare.exact)?, Lines::read(&found.exact)?);
-        let compared =
-            Compared { msrs: msrs::compare(&cpu, &right, &other), events: events::compare(&right, &other) };
+        let compared = Compared {
+            msrs: msrs::compare(&cpu, &right, &other),
+            events: events::compare(&right, &other),
+        };
         let name = name(machine, Some(policy));
         let reasons = format!(
             "{name}: {}\n{}{}\n{}",
@@ -57,7 +64,12 @@ impl Column {
         Ok(Column::new(name, found, Some(compared), reasons))
     }
 
-    fn new(name: String, observed: &Observed, compared: Option<Compared>, reasons: String) -> Column {
+    fn new(
+        name: String,
+        observed: &Observed,
+        compared: Option<Compared>,
+        reasons: String,
+    ) -> Column {
         let verdicts = rows::verdicts(&observed.basics);
         let bare = compared.is_none();
         let mut right = true;
@@ -92,7 +104,8 @@ impl Column {
             }
             (Shown::Elsewhere(where_), _) => format!("see {where_}"),
         };
-        let cells = ROWS.iter().map(|row| row.shown.iter().map(&mut cell).collect::<Vec<_>>().join("; "));
+        let cells =
+            ROWS.iter().map(|row| row.shown.iter().map(&mut cell).collect::<Vec<_>>().join("; "));
         let cells = cells.collect();
         let first_wrong_event = compared.and_then(|compared| compared.events.first_wrong);
         Column { name, cells, right, reasons, first_wrong_event }

@@ -116,7 +116,9 @@ impl<'a> Comparison<'a> {
     /// All cases that are not equal.
     pub fn list(&self) -> String {
         let mut text = String::new();
-        for (&case, verdict) in self.verdicts.iter().filter(|(_, verdict)| **verdict != Verdict::Equal) {
+        for (&case, verdict) in
+            self.verdicts.iter().filter(|(_, verdict)| **verdict != Verdict::Equal)
+        {
             let reason = self.reasons.get(&case).copied().unwrap_or_default();
             let _ = writeln!(text, "{verdict:?} {} {reason}", describe(self.table, case));
         }

@@ -6,7 +6,8 @@ use umbra_forms::generate::{self, Entry};
 
 use super::measure::How;
 
-/// The list: machine, kind of memory, bits of the code, `--with`, each or `*`; how the instruction begins; the reason.
+/// The list: machine, kind of memory, bits of the code, `--with`, each or `*`; how the instruction
+/// begins; the reason.
 const LIST: &str = include_str!("exceptions.txt");
 
 /// One line of the list.
@@ -50,9 +51,14 @@ fn parse(list: &'static str) -> Result<Vec<Exception>> {
         .map(|line| {
             let words: Vec<_> = line.split('|').map(str::trim).collect();
             let [machine, kind, bits, with, instruction, reason] = words[..] else {
-                bail!("an exception is machine, kind, bits, with, instruction and reason: {line:?}");
+                bail!(
+                    "an exception is machine, kind, bits, with, instruction and reason: {line:?}"
+                );
             };
-            ensure!(!instruction.is_empty() && !reason.is_empty(), "an exception has a reason: {line:?}");
+            ensure!(
+                !instruction.is_empty() && !reason.is_empty(),
+                "an exception has a reason: {line:?}"
+            );
             Ok(Exception { machine, kind, bits, with, instruction })
         })
         .collect()

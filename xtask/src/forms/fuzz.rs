@@ -12,7 +12,8 @@ use super::select::describe;
 /// Forms in a program, at most.
 const LENGTH: u64 = 8;
 
-/// A program: cases of one mode of code and one ring, and a seed for registers, by which it is known.
+/// A program: cases of one mode of code and one ring, and a seed for registers, by which it is
+/// known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
     pub seed: u32,
@@ -33,8 +34,8 @@ impl Program {
     }
 }
 
-/// What cases of one program have in common: mode of code and ring, CR0.WP and SMAP. In 16-bit code all operands lie in
-/// one segment, so they have one kind of memory.
+/// What cases of one program have in common: mode of code and ring, CR0.WP and SMAP. In 16-bit code
+/// all operands lie in one segment, so they have one kind of memory.
 fn setting(table: &[Entry], case: Case) -> (u8, bool, bool, Option<u8>) {
     let mode = table[case.form()].form.mode;
     let kind = case.kind();
@@ -43,7 +44,8 @@ fn setting(table: &[Entry], case: Case) -> (u8, bool, bool, Option<u8>) {
     (mode as u8, case.ring() == umbra_forms::Ring::User, has(Page::ReadOnly), place)
 }
 
-/// Whether a form does not depend on what single cases prepare: contents of memory, special registers.
+/// Whether a form does not depend on what single cases prepare: contents of memory, special
+/// registers.
 fn is_free(form: &Form) -> bool {
     matches!(form.contents, Contents::Pattern | Contents::Match)
         && matches!(form.registers, Registers::Plain | Registers::Index32)
@@ -52,9 +54,11 @@ fn is_free(form: &Form) -> bool {
 
 /// `count` programs of the chosen cases.
 pub fn programs(table: &[Entry], cases: &[Case], count: usize, seed: u64) -> Vec<Program> {
-    let mut cases: Vec<_> = cases.iter().copied().filter(|case| is_free(&table[case.form()].form)).collect();
+    let mut cases: Vec<_> =
+        cases.iter().copied().filter(|case| is_free(&table[case.form()].form)).collect();
     cases.sort_by_key(|&case| setting(table, case));
-    let settings: Vec<_> = cases.chunk_by(|&a, &b| setting(table, a) == setting(table, b)).collect();
+    let settings: Vec<_> =
+        cases.chunk_by(|&a, &b| setting(table, a) == setting(table, b)).collect();
     let mut random = Random::new(seed);
     let mut program = |index: usize| {
         let choice = settings[random.index(settings.len())];
@@ -65,7 +69,8 @@ pub fn programs(table: &[Entry], cases: &[Case], count: usize, seed: u64) -> Vec
     if settings.is_empty() { Vec::new() } else { (0..count).map(&mut program).collect() }
 }
 
-/// Runs programs bare and under Umbra, makes those short that differ, and prints them. Whether none differs.
+/// Runs programs bare and under Umbra, makes those short that differ, and prints them. Whether none
+/// differs.
 ///
 /// # Errors
 /// The kernel did not start.
@@ -84,7 +89,8 @@ pub fn run(
         for &case in &short.cases {
             println!("  {}", describe(runner.table, case));
         }
-        let (right, found) = (runner.program_words(&short, bare)?, runner.program_words(&short, how)?);
+        let (right, found) =
+            (runner.program_words(&short, bare)?, runner.program_words(&short, how)?);
         for line in right.iter().filter(|line| !found.contains(line)).take(SHOWN_LINES) {
             println!("    bare  {line}");
         }
@@ -111,7 +117,12 @@ fn different(
 }
 
 /// The shortest program that still differs, leaving out one case after the other.
-fn shorten(runner: &Runner<'_>, program: &Program, bare: &How<'_>, how: &How<'_>) -> Result<Program> {
+fn shorten(
+    runner: &Runner<'_>,
+    program: &Program,
+    bare: &How<'_>,
+    how: &How<'_>,
+) -> Result<Program> {
     let mut best = program.clone();
     while best.cases.len() > 1 {
         let shorter: Vec<_> = (0..best.cases.len()).map(|index| best.without(index)).collect();

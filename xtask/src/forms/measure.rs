@@ -52,7 +52,9 @@ pub struct How<'a> {
 impl How<'_> {
     /// Machine and policy.
     pub fn name(&self) -> String {
-        format!("{} {}", umbra_run::name(self.machine, self.policy), self.with_name()).trim_end().into()
+        format!("{} {}", umbra_run::name(self.machine, self.policy), self.with_name())
+            .trim_end()
+            .into()
     }
 
     /// The kernel's option.
@@ -89,7 +91,8 @@ pub struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// Runs the cases. When one ends the guest, those alike are left out, and the guest starts again with the rest.
+    /// Runs the cases. When one ends the guest, those alike are left out, and the guest starts
+    /// again with the rest.
     ///
     /// # Errors
     /// The kernel did not start, or says nothing.
@@ -104,7 +107,8 @@ impl Runner<'_> {
             let (stdout, reason) = self.start(&rest, how, "")?;
             let hashes = output::hashes(&stdout);
             ensure!(hashes.len() <= rest.len(), "the kernel ran more cases than it was given");
-            found.extend(rest.iter().zip(&hashes).map(|(&case, &hash)| (case, Outcome::Hash(hash))));
+            found
+                .extend(rest.iter().zip(&hashes).map(|(&case, &hash)| (case, Outcome::Hash(hash))));
             if hashes.len() == rest.len() {
                 rest.clear();
                 break;
@@ -115,7 +119,11 @@ impl Runner<'_> {
                 how.name()
             );
             let last = rest[hashes.len()];
-            println!("{}: ended by {}: {reason}", how.name(), super::select::describe(self.table, last));
+            println!(
+                "{}: ended by {}: {reason}",
+                how.name(),
+                super::select::describe(self.table, last)
+            );
             found.insert(last, Outcome::Ended(reason));
             ended.insert(self.likeness(last));
             rest.drain(..=hashes.len());
@@ -171,7 +179,11 @@ impl Runner<'_> {
             );
             found.extend(hashes.iter().map(|&hash| Some(Outcome::Hash(hash))));
             if hashes.len() < rest.len() {
-                println!("{}: ended by program {:#x}: {reason}", how.name(), rest[hashes.len()].seed);
+                println!(
+                    "{}: ended by program {:#x}: {reason}",
+                    how.name(),
+                    rest[hashes.len()].seed
+                );
                 found.push(Some(Outcome::Ended(reason)));
             }
         }

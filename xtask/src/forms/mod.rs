@@ -26,13 +26,14 @@ use measure::{Alike, How, Runner, With};
 use select::Selection;
 use umbra::number::whole;
 
-/// Run every memory form of instructions on every kind of memory, bare and under Umbra: both must agree.
+/// Run every memory form of instructions on every kind of memory, bare and under Umbra: both must
+/// agree.
 ///
-/// A guest kernel runs the forms of iced-x86's table in 64-, 32- and 16-bit code and in rings 0 and 3, each with its
-/// operand on memory, on no memory, on the APIC, on a page table in use, on a read-only page with CR0.WP clear, and
-/// across two of them. Registers, flags, exceptions and memory afterwards make a hash. Prints a table by mode of
-/// code and kind of memory, and what the first different cases did differently. All that differ are listed in
-/// `target/guest/forms`.
+/// A guest kernel runs the forms of iced-x86's table in 64-, 32- and 16-bit code and in rings 0 and
+/// 3, each with its operand on memory, on no memory, on the APIC, on a page table in use, on a
+/// read-only page with CR0.WP clear, and across two of them. Registers, flags, exceptions and
+/// memory afterwards make a hash. Prints a table by mode of code and kind of memory, and what the
+/// first different cases did differently. All that differ are listed in `target/guest/forms`.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Only on this machine [default: both]
@@ -55,7 +56,8 @@ pub struct Arguments {
     #[arg(long, value_enum)]
     with: Option<With>,
 
-    /// Run this many random programs of several forms instead of single ones; the seed is that of the sample
+    /// Run this many random programs of several forms instead of single ones; the seed is that of
+    /// the sample
     #[arg(long, value_name = "N", value_parser = whole::<usize>(1..=u32::MAX.into()), allow_negative_numbers = true)]
     programs: Option<usize>,
 
@@ -63,7 +65,8 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     umbra: Option<PathBuf>,
 
-    /// Start each machine at most this often: a guest that is ended is started again behind the case that ended it
+    /// Start each machine at most this often: a guest that is ended is started again behind the
+    /// case that ended it
     #[arg(long, value_name = "N", default_value = "20", value_parser = whole::<u32>(1..=u32::MAX.into()), allow_negative_numbers = true)]
     starts: u32,
 
@@ -89,8 +92,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     ensure!(!cases.is_empty(), "no case fits these options");
     let exceptions = Exceptions::read()?;
     println!("{} forms, {} cases", table.len(), cases.len());
-    let programs =
-        arguments.programs.map(|count| fuzz::programs(&table, &cases, count, arguments.selection.seed()));
+    let programs = arguments
+        .programs
+        .map(|count| fuzz::programs(&table, &cases, count, arguments.selection.seed()));
     let runner = Runner {
         bare: &umbra,
         umbra: arguments.umbra.as_deref().unwrap_or(&umbra),
@@ -106,7 +110,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             continue;
         }
         let bare = How { machine: *machine, policy: None, options: &[], with: arguments.with };
-        let judge = if programs.is_none() { runner.measure(&cases, &bare)? } else { Default::default() };
+        let judge =
+            if programs.is_none() { runner.measure(&cases, &bare)? } else { Default::default() };
         for &policy in Policy::value_variants() {
             if !arguments.guest_faults.is_empty() && !arguments.guest_faults.contains(&policy) {
                 continue;
@@ -134,7 +139,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if agree { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Runs a sample of the cases as steps of a greater whole: on each machine under one treatment of page faults.
+/// Runs a sample of the cases as steps of a greater whole: on each machine under one treatment of
+/// page faults.
 pub fn sample(report: &mut Report, umbra: &Path, kernels: &Path) -> Result<()> {
     /// A prime number of cases apart, so that all kinds of memory and instruction take their turn.
     const STRIDE: usize = 41;

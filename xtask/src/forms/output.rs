@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 
 use umbra_forms::Case;
 
-/// The hashes in the kernel's output, in the order of its cases. A last one that is cut off is left out.
+/// The hashes in the kernel's output, in the order of its cases. A last one that is cut off is left
+/// out.
 pub fn hashes(output: &str) -> Vec<u32> {
     let lines = output.lines().filter_map(|line| line.strip_prefix('@'));
     let words = lines.flat_map(|line| line.split_ascii_whitespace().skip(1));
-    words.filter(|word| word.len() == 8).map_while(|word| u32::from_str_radix(word, 16).ok()).collect()
+    words
+        .filter(|word| word.len() == 8)
+        .map_while(|word| u32::from_str_radix(word, 16).ok())
+        .collect()
 }
 
 /// What the kernel says of single cases.
@@ -38,7 +42,8 @@ mod tests {
 
     #[test]
     fn words_belong_to_their_case() {
-        let words = words("case 0x10\n  vector[0x0] = 0x80\n  cr0[0x0] = 0x1\ncase 0x11\nforms END\n");
+        let words =
+            words("case 0x10\n  vector[0x0] = 0x80\n  cr0[0x0] = 0x1\ncase 0x11\nforms END\n");
         assert_eq!(words[&Case(16)], ["vector[0x0] = 0x80", "cr0[0x0] = 0x1"]);
         assert!(words[&Case(17)].is_empty());
     }

@@ -66,7 +66,9 @@ impl Selection {
         let mut cases = Vec::new();
         for kind in Kind::ALL.iter().filter(|kind| listed(&self.kind, &kind.name.to_owned())) {
             for (index, entry) in table.iter().enumerate().filter(|(_, entry)| self.takes(entry)) {
-                let fit = [Ring::Kernel, Ring::User].into_iter().filter(|&ring| kind.fits(&entry.form, ring));
+                let fit = [Ring::Kernel, Ring::User]
+                    .into_iter()
+                    .filter(|&ring| kind.fits(&entry.form, ring));
                 cases.extend(fit.map(|ring| Case::new(index, kind, ring)));
             }
         }
@@ -130,7 +132,8 @@ mod tests {
         let table = generate::table();
         let all = Selection::all();
         let total = all.cases(&table).len();
-        let parts = (0..7).map(|seed| Selection { stride: 7, seed, ..all.clone() }.cases(&table).len());
+        let parts =
+            (0..7).map(|seed| Selection { stride: 7, seed, ..all.clone() }.cases(&table).len());
         assert_eq!(parts.sum::<usize>(), total);
         let one = Selection {
             kind: vec!["hole".into()],

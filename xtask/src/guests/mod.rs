@@ -88,7 +88,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             && arguments.machine.is_none_or(|machine| machine == run.machine)
     };
     let mut report = Report::new();
-    steps(&mut report, &umbra, &kernels, Run::all(amount, arguments.guest_faults).filter(chosen).collect())?;
+    steps(
+        &mut report,
+        &umbra,
+        &kernels,
+        Run::all(amount, arguments.guest_faults).filter(chosen).collect(),
+    )?;
     Ok(report.finish())
 }
 

@@ -39,22 +39,47 @@ struct Defect {
     fact: &'static str,
 }
 
-const fn defect(machine: Machine, kernel: Kernel, test: &'static str, fact: &'static str) -> Defect {
+const fn defect(
+    machine: Machine,
+    kernel: Kernel,
+    test: &'static str,
+    fact: &'static str,
+) -> Defect {
     Defect { machine, kernel, test, fact }
 }
 
 /// What is left out, and why. Bochs is 2.7, QEMU 7.2.
 const DEFECTS: &[Defect] = &[
-    defect(Machine::Ryzen, Kernel::Basics, "data-breakpoints", "an intercepted #DB leaves DR6 as it was"),
-    defect(Machine::Ryzen, Kernel::Basics, "string-breakpoints", "an intercepted #DB leaves DR6 as it was"),
-    defect(Machine::Ryzen, Kernel::Basics, "held-breakpoints", "an intercepted #DB leaves DR6 as it was"),
+    defect(
+        Machine::Ryzen,
+        Kernel::Basics,
+        "data-breakpoints",
+        "an intercepted #DB leaves DR6 as it was",
+    ),
+    defect(
+        Machine::Ryzen,
+        Kernel::Basics,
+        "string-breakpoints",
+        "an intercepted #DB leaves DR6 as it was",
+    ),
+    defect(
+        Machine::Ryzen,
+        Kernel::Basics,
+        "held-breakpoints",
+        "an intercepted #DB leaves DR6 as it was",
+    ),
     defect(
         Machine::Ryzen,
         Kernel::Basics,
         "instruction-breakpoints",
         "an intercepted #DB leaves DR6 as it was",
     ),
-    defect(Machine::QemuSvm, Kernel::Basics, "tasks", "task switches are not intercepted, and load CR3"),
+    defect(
+        Machine::QemuSvm,
+        Kernel::Basics,
+        "tasks",
+        "task switches are not intercepted, and load CR3",
+    ),
     defect(Machine::QemuSvm, Kernel::Basics, "int1", "INT1 is an undefined instruction"),
     defect(
         Machine::QemuSvm,
@@ -62,8 +87,18 @@ const DEFECTS: &[Defect] = &[
         "stack-fault",
         "a non-canonical address is #GP by way of SS, too",
     ),
-    defect(Machine::QemuSvm, Kernel::Basics, "msr-addresses", "MSRs take addresses that are not canonical"),
-    defect(Machine::QemuSvm, Kernel::Basics, "step", "REP traps once more behind its last iteration"),
+    defect(
+        Machine::QemuSvm,
+        Kernel::Basics,
+        "msr-addresses",
+        "MSRs take addresses that are not canonical",
+    ),
+    defect(
+        Machine::QemuSvm,
+        Kernel::Basics,
+        "step",
+        "REP traps once more behind its last iteration",
+    ),
     defect(
         Machine::QemuSvm,
         Kernel::Basics,
@@ -80,7 +115,12 @@ const DEFECTS: &[Defect] = &[
     defect(Machine::QemuSvm, Kernel::Legacy, "limits", "segment limits are not checked"),
     defect(Machine::QemuSvm, Kernel::Legacy, "formats-wide", "CMPXCHG8B faults as a read"),
     defect(Machine::QemuSvm, Kernel::Hostile, "stores", "RCL and RCR that page-fault lose CF"),
-    defect(Machine::QemuSvm, Kernel::Hostile, "gdt-table", "IRET sets no accessed bits in descriptors"),
+    defect(
+        Machine::QemuSvm,
+        Kernel::Hostile,
+        "gdt-table",
+        "IRET sets no accessed bits in descriptors",
+    ),
 ];
 
 /// One run.
@@ -107,8 +147,9 @@ impl Run {
         let modes = modes.iter().filter(move |mode| only.is_none_or(|only| only == **mode));
         let kernels = Kernel::value_variants().iter();
         let places = Machine::value_variants().iter().flat_map(move |&machine| {
-            let fits =
-                move |mode: &&GuestFaults| machine.filters_page_faults() || **mode == GuestFaults::Trap;
+            let fits = move |mode: &&GuestFaults| {
+                machine.filters_page_faults() || **mode == GuestFaults::Trap
+            };
             modes.clone().filter(fits).map(move |mode| (machine, *mode))
         });
         kernels.flat_map(move |&kernel| {
@@ -122,8 +163,8 @@ impl Run {
         })
     }
 
-    /// The hostile kernel where the shadow MMU has hardly any frames, and where it is audited, as is the 32-bit one;
-    /// the basics where all flushes exit.
+    /// The hostile kernel where the shadow MMU has hardly any frames, and where it is audited, as
+    /// is the 32-bit one; the basics where all flushes exit.
     pub fn special() -> impl Iterator<Item = Run> {
         [
             (Kernel::Hostile, Machine::Penryn, "--shadow-frames=64"),
@@ -141,7 +182,12 @@ impl Run {
 
     /// Kernel, machine, mode, and what else is special.
     pub fn name(&self) -> String {
-        let words = [value(&self.kernel), value(&self.machine), value(&self.guest_faults), self.more.into()];
+        let words = [
+            value(&self.kernel),
+            value(&self.machine),
+            value(&self.guest_faults),
+            self.more.into(),
+        ];
         words.join(" ").trim_end().into()
     }
 
@@ -171,7 +217,8 @@ impl Run {
             (Kernel::Hostile | Kernel::Legacy, Amount::Full) => "",
             (Kernel::Basics, _) => "fw_cfg",
         };
-        let here = |defect: &&Defect| defect.kernel == self.kernel && defect.machine == self.machine;
+        let here =
+            |defect: &&Defect| defect.kernel == self.kernel && defect.machine == self.machine;
         let left_out: Vec<&str> = DEFECTS.iter().filter(here).map(|defect| defect.test).collect();
         if left_out.is_empty() {
             options.into()
@@ -198,7 +245,12 @@ impl Run {
         command.args(["--kill-after=10", &(self.timeout() + 60).to_string()]).arg(umbra).arg("run");
         command.arg("--kernel").arg(kernels.join(value(&self.kernel)).with_extension("elf"));
         command.args(["--append", &self.options(), "--timeout", &self.timeout().to_string()]);
-        command.args(["--machine", &value(&self.machine), "--guest-faults", &value(&self.guest_faults)]);
+        command.args([
+            "--machine",
+            &value(&self.machine),
+            "--guest-faults",
+            &value(&self.guest_faults),
+        ]);
         command.args(self.more.split_whitespace()).stdin(Stdio::null());
         let start = Instant::now();
         let output = command.output().context("starting umbra")?;
@@ -213,9 +265,13 @@ impl Run {
             Ok(format!("{verdict}, {:.0} per second", verdict.checks as f64 / seconds))
         };
         check().with_context(|| {
-            let (stdout, stderr) = (last_lines(&stdout, SHOWN_LINES), last_lines(&stderr, SHOWN_LINES));
+            let (stdout, stderr) =
+                (last_lines(&stdout, SHOWN_LINES), last_lines(&stderr, SHOWN_LINES));
             let line = process::describe(&command);
-            format!("{line}\nall of it: {}\n{stdout}\n--- standard error\n{stderr}\n---", log.display())
+            format!(
+                "{line}\nall of it: {}\n{stdout}\n--- standard error\n{stderr}\n---",
+                log.display()
+            )
         })
     }
 }

@@ -19,9 +19,12 @@ impl Verdict {
     /// # Errors
     /// The kernel did not come to its end, found a difference, or checked nothing.
     pub fn read(output: &str, kernel: &str) -> Result<Verdict> {
-        let mut lines = output.lines().filter_map(|line| line.strip_prefix(kernel)?.strip_prefix(' '));
+        let mut lines =
+            output.lines().filter_map(|line| line.strip_prefix(kernel)?.strip_prefix(' '));
         let verdict = lines.next_back().context("the kernel did not come to its end")?;
-        let Some(sums) = verdict.strip_prefix("PASSED: ") else { bail!("the kernel says {verdict:?}") };
+        let Some(sums) = verdict.strip_prefix("PASSED: ") else {
+            bail!("the kernel says {verdict:?}")
+        };
         let mut words = sums.split_ascii_whitespace();
         let checks = words.next().and_then(|word| word.parse().ok());
         let checks = checks.with_context(|| format!("not understood: {verdict:?}"))?;
@@ -47,9 +50,11 @@ mod tests {
 
     #[test]
     fn both_forms_are_read() {
-        let exhaustive =
-            "exhaustive: Cpu { .. }\nexhaustive PASSED: 84 cases (2 faults), 0 mismatches, 0 early A\n";
-        assert_eq!(Verdict::read(exhaustive, "exhaustive").unwrap().to_string(), "84 cases, 0 mismatches");
+        let exhaustive = "exhaustive: Cpu { .. }\nexhaustive PASSED: 84 cases (2 faults), 0 mismatches, 0 early A\n";
+        assert_eq!(
+            Verdict::read(exhaustive, "exhaustive").unwrap().to_string(),
+            "84 cases, 0 mismatches"
+        );
         let basics = "noise\r\nbasics PASSED: 7 checks, 0 failures\n";
         assert_eq!(Verdict::read(basics, "basics").unwrap().checks, 7);
     }

@@ -72,7 +72,9 @@ impl Copy {
                 outcome => expect_pass(&catcher.to_string(), outcome)?,
             }
         }
-        for target in catchers.iter().filter_map(|catcher| catcher.target()).collect::<BTreeSet<_>>() {
+        for target in
+            catchers.iter().filter_map(|catcher| catcher.target()).collect::<BTreeSet<_>>()
+        {
             expect_pass(target, self.start(target, &[], 0)?)?;
         }
         Ok(())
@@ -81,15 +83,18 @@ impl Copy {
     /// Runs a catcher while the rule of this number is broken; 0 is none.
     pub fn run(&self, catcher: &Catcher, number: u32) -> Result<Outcome> {
         match catcher {
-            Catcher::RandomPrograms => {
-                self.start("hunt", &["--programs", if number == 0 { CONTROL } else { PROGRAMS }], number)
-            }
+            Catcher::RandomPrograms => self.start(
+                "hunt",
+                &["--programs", if number == 0 { CONTROL } else { PROGRAMS }],
+                number,
+            ),
             Catcher::Test { target, test, .. } => self.start(target, &["--exact", test], number),
         }
     }
 
     fn start(&self, target: &str, arguments: &[&str], number: u32) -> Result<Outcome> {
-        let program = self.programs.get(target).with_context(|| format!("cargo built no {target}"))?;
+        let program =
+            self.programs.get(target).with_context(|| format!("cargo built no {target}"))?;
         let log = self.folder.join("output.txt");
         let file = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
         let mut command = Command::new(program);
@@ -144,7 +149,11 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Builds all catchers; returns where they are.
-fn compile(tree: &Path, target: &Path, mutations: &[Mutation]) -> Result<BTreeMap<String, PathBuf>> {
+fn compile(
+    tree: &Path,
+    target: &Path,
+    mutations: &[Mutation],
+) -> Result<BTreeMap<String, PathBuf>> {
     let (mut packages, mut tests) = (BTreeSet::new(), BTreeSet::new());
     for catcher in mutations.iter().flat_map(|mutation| &mutation.caught_by) {
         if let Catcher::Test { package, target, .. } = catcher {

@@ -17,7 +17,7 @@ use copy::{Copy, Outcome};
 /// Break every rule of the shadow MMU in turn and show what catches it, and after how many steps.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Only this rule, for example `Limbo`.
+    /// Only this rule, for example `Quarantine`.
     #[arg(long, value_name = "RULE")]
     rule: Option<String>,
 }
@@ -47,7 +47,8 @@ pub fn run(Arguments { rule }: &Arguments) -> Result<ExitCode> {
             println!("{}: {text} ({:.1} s)", mutation.name, since.elapsed().as_secs_f64());
         }
     }
-    let random = chosen.iter().filter(|(_, mutation)| mutation.caught_by.contains(&Catcher::RandomPrograms));
+    let random =
+        chosen.iter().filter(|(_, mutation)| mutation.caught_by.contains(&Catcher::RandomPrograms));
     println!(
         "{} rules, {} of them hunted by random programs, the others by tests: {} not caught; {:.1} minutes",
         chosen.len(),
@@ -63,9 +64,15 @@ fn verdict(catcher: &Catcher, outcome: &Outcome) -> Result<String, String> {
     match (outcome, catcher) {
         (Outcome::Passes(_), _) => Err(format!("NOT caught by {catcher}")),
         (Outcome::Hangs, _) => Err(format!("NOT caught by {catcher}, which does not end")),
-        (Outcome::Fails(output), Catcher::RandomPrograms) => Ok(format!("caught by {}", output.trim_end())),
-        (Outcome::Fails(output), Catcher::Test { says: Some(text), .. }) if !output.contains(text) => {
-            Err(format!("NOT caught as it should be by {catcher}, which does not say {text:?}:\n{output}"))
+        (Outcome::Fails(output), Catcher::RandomPrograms) => {
+            Ok(format!("caught by {}", output.trim_end()))
+        }
+        (Outcome::Fails(output), Catcher::Test { says: Some(text), .. })
+            if !output.contains(text) =>
+        {
+            Err(format!(
+                "NOT caught as it should be by {catcher}, which does not say {text:?}:\n{output}"
+            ))
         }
         (Outcome::Fails(_), _) => Ok(format!("caught by {catcher}")),
     }

@@ -59,7 +59,10 @@ pub fn install_missing(apt: &mut Apt) -> Result<()> {
             missing.join(" ")
         );
     }
-    ensure!(is_root(), "packages are missing and only root can install them; run this first: {command}");
+    ensure!(
+        is_root(),
+        "packages are missing and only root can install them; run this first: {command}"
+    );
     apt.install(&missing)
 }
 
@@ -78,9 +81,13 @@ pub fn install(packages: &[&str]) -> Result<()> {
 /// # Errors
 /// This is not Debian.
 pub fn exists(package: &str) -> Result<bool> {
-    ensure!(is_debian(), "packages of kernels are fetched on Debian only; give the file of one instead");
+    ensure!(
+        is_debian(),
+        "packages of kernels are fetched on Debian only; give the file of one instead"
+    );
     Apt::new().freshen_lists()?;
-    let known = Command::new("apt-cache").args(["show", "--no-all-versions", "--", package]).output();
+    let known =
+        Command::new("apt-cache").args(["show", "--no-all-versions", "--", package]).output();
     Ok(known.context("starting apt-cache")?.status.success())
 }
 
@@ -102,15 +109,18 @@ fn not_installed() -> Result<Vec<&'static str>> {
         .output()
         .context("starting dpkg-query")?;
     let known = String::from_utf8_lossy(&output.stdout);
-    let installed = |name: &str| known.lines().any(|line| line.split_once(' ') == Some((name, "installed")));
+    let installed =
+        |name: &str| known.lines().any(|line| line.split_once(' ') == Some((name, "installed")));
     Ok(PACKAGES.iter().map(|package| package.name).filter(|name| !installed(name)).collect())
 }
 
 /// The packages whose program is not found.
 fn not_in_path() -> Vec<&'static str> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = |program: &str| std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
-    let missing = PACKAGES.iter().filter(|package| package.program.is_some_and(|program| !found(program)));
+    let found =
+        |program: &str| std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    let missing =
+        PACKAGES.iter().filter(|package| package.program.is_some_and(|program| !found(program)));
     missing.map(|package| package.name).collect()
 }
 
@@ -126,8 +136,8 @@ impl Apt {
         Apt { lists_are_fresh: false, private: None }
     }
 
-    /// For packages of another architecture, which are unpacked and never installed: the machine's own lists and
-    /// architectures stay as they are.
+    /// For packages of another architecture, which are unpacked and never installed: the machine's
+    /// own lists and architectures stay as they are.
     ///
     /// # Errors
     /// The folder cannot be made.
@@ -165,7 +175,8 @@ impl Apt {
     pub fn dependency(&mut self, package: &str) -> Result<String> {
         self.freshen_lists()?;
         let text = process::capture(self.apt_cache().args(["depends", package]))?;
-        let mut dependencies = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+        let mut dependencies =
+            text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
         match (dependencies.next(), dependencies.next()) {
             (Some(name), None) => Ok(String::from(name)),
             _ => bail!("apt-cache names no single dependency of {package}: {text}"),
@@ -180,7 +191,10 @@ impl Apt {
         let mut matching = versions.filter(|version| {
             version.strip_prefix(wanted).is_some_and(|rest| rest.starts_with(['.', '+', '-']))
         });
-        matching.next().map(str::to_owned).with_context(|| format!("apt knows no {package} {wanted}"))
+        matching
+            .next()
+            .map(str::to_owned)
+            .with_context(|| format!("apt knows no {package} {wanted}"))
     }
 
     /// Downloads a package into an empty folder and unpacks it into another.
@@ -188,11 +202,13 @@ impl Apt {
         self.freshen_lists()?;
         lock::run(self.apt_get().args(["download", "--quiet", package]).current_dir(download))?;
         let mut entries = fs::read_dir(download)?;
-        let file = entries.next().with_context(|| format!("apt-get left no file of {package}"))??.path();
+        let file =
+            entries.next().with_context(|| format!("apt-get left no file of {package}"))??.path();
         process::show(Command::new("dpkg-deb").arg("--extract").arg(file).arg(into))
     }
 
-    /// Unpacks a package into a folder below `folder`, lets `take` move what it wants, and removes the rest.
+    /// Unpacks a package into a folder below `folder`, lets `take` move what it wants, and removes
+    /// the rest.
     pub fn take(
         &mut self,
         package: &str,
@@ -218,7 +234,8 @@ impl Apt {
         update.args(["update", "--quiet"]);
         if self.private.is_some() {
             eprintln!("xtask: fetching Debian's package lists of another architecture");
-            // One suite may be out of step while a mirror is brought up to date. Another may have the package.
+            // One suite may be out of step while a mirror is brought up to date. Another may have
+            // the package.
             if let Err(error) = lock::run(&mut update) {
                 eprintln!("xtask: not all package lists could be fetched ({error:#})");
             }

@@ -17,7 +17,8 @@ pub const MODULES: &[&str] = &["irqbypass", "kvm", "kvm-intel"];
 pub struct Kernel {
     /// The bzImage.
     pub image: PathBuf,
-    /// The folder with [`MODULES`]; they may be missing beside a kernel that the user has put there.
+    /// The folder with [`MODULES`]; they may be missing beside a kernel that the user has put
+    /// there.
     pub modules: PathBuf,
 }
 
@@ -33,7 +34,8 @@ pub fn fetch(apt: &mut Apt, folder: &Path) -> Result<Kernel> {
     Ok(kernel)
 }
 
-/// The kernel in `folder` with its modules, both fetched if one is not there yet: modules fit one build only.
+/// The kernel in `folder` with its modules, both fetched if one is not there yet: modules fit one
+/// build only.
 ///
 /// # Errors
 /// As [`fetch`].
@@ -74,7 +76,8 @@ fn fetch_package(apt: &mut Apt, folder: &Path, kernel: &Kernel) -> Result<()> {
             let file = file.with_context(|| format!("{package} has no module {name}"))?;
             fs::rename(file, kernel.module(name)).context("moving a module to its place")?;
         }
-        fs::rename(find(&unpacked.join("boot"))?, &kernel.image).context("moving the kernel to its place")
+        fs::rename(find(&unpacked.join("boot"))?, &kernel.image)
+            .context("moving the kernel to its place")
     })
 }
 

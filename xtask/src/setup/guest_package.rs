@@ -1,5 +1,5 @@
-//! Debian's kernels by the names of their packages, 32-bit ones, too, and what those need beside them. Nothing of it
-//! is installed but the compiler's 32-bit libraries.
+//! Debian's kernels by the names of their packages, 32-bit ones, too, and what those need beside
+//! them. Nothing of it is installed but the compiler's 32-bit libraries.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,8 @@ pub struct GuestPackage(String);
 impl GuestPackage {
     /// The package that a user means, if it is no file and may be one.
     pub fn named(name: &str) -> Option<GuestPackage> {
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte);
+        let plain =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte);
         let is_name = name.starts_with(PREFIX) && name.bytes().all(plain);
         (is_name && !Path::new(name).exists()).then(|| GuestPackage(name.into()))
     }
@@ -68,7 +69,8 @@ impl GuestPackage {
     }
 }
 
-/// What the 32-bit initramfs is made with: the compiler's 32-bit libraries, and the busybox that is returned.
+/// What the 32-bit initramfs is made with: the compiler's 32-bit libraries, and the busybox that is
+/// returned.
 ///
 /// # Errors
 /// This is not Debian, or apt fails.
@@ -85,7 +87,8 @@ pub fn tools_32(folder: &Path) -> Result<PathBuf> {
         let mut apt = apt_i386(folder)?;
         step("fetching a 32-bit busybox", || {
             apt.take("busybox-static", folder, |unpacked| {
-                fs::rename(unpacked.join("bin/busybox"), &busybox).context("moving busybox to its place")
+                fs::rename(unpacked.join("bin/busybox"), &busybox)
+                    .context("moving busybox to its place")
             })
         })?;
     }
@@ -109,7 +112,9 @@ mod tests {
         assert_eq!(arch("linux-image-686"), Some(GuestArch::I386));
         assert_eq!(arch("linux-image-6.1.0-50-686-pae-unsigned"), Some(GuestArch::I386));
         assert_eq!(arch("linux-image-cloud-amd64"), Some(GuestArch::Amd64));
-        for file in ["vmlinuz", "./linux-image-686", "linux-image-686/vmlinuz", "linux-image-686 -o x"] {
+        for file in
+            ["vmlinuz", "./linux-image-686", "linux-image-686/vmlinuz", "linux-image-686 -o x"]
+        {
             assert_eq!(arch(file), None, "{file}");
         }
     }

@@ -1,4 +1,5 @@
-//! Initramfs of the guest and of the KVM peer's host: a compressed cpio archive (Linux: Documentation/driver-api/early-userspace/buffer-format).
+//! Initramfs of the guest and of the KVM peer's host: a compressed cpio archive (Linux:
+//! Documentation/driver-api/early-userspace/buffer-format).
 
 use std::io::Write;
 
@@ -31,7 +32,10 @@ pub fn build(init: &[u8], busybox: &[u8], arch: GuestArch) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// A file that is too large for the format.
-pub fn build_peer<'a>(init: &[u8], modules: impl IntoIterator<Item = (&'a str, Vec<u8>)>) -> Result<Vec<u8>> {
+pub fn build_peer<'a>(
+    init: &[u8],
+    modules: impl IntoIterator<Item = (&'a str, Vec<u8>)>,
+) -> Result<Vec<u8>> {
     let mut archive = Archive::new(&["dev", "guest", "modules"], init)?;
     for (name, module) in modules {
         archive.add(entry(&format!("modules/{name}.ko"), ModeFileType::Regular, 0o644), &module)?;
@@ -65,15 +69,20 @@ struct Archive {
 }
 
 impl Archive {
-    /// An archive with folders, what the kernel gives `/init` as standard input and output before devtmpfs is
-    /// mounted, and `/init`.
+    /// An archive with folders, what the kernel gives `/init` as standard input and output before
+    /// devtmpfs is mounted, and `/init`.
     fn new(folders: &[&str], init: &[u8]) -> Result<Archive> {
-        let mut archive = Archive { output: GzEncoder::new(Vec::new(), Compression::default()), inode: 0 };
+        let mut archive =
+            Archive { output: GzEncoder::new(Vec::new(), Compression::default()), inode: 0 };
         for folder in folders {
             archive.add(entry(folder, ModeFileType::Directory, 0o755), &[])?;
         }
-        archive.add(entry("dev/console", ModeFileType::Char, 0o600).rdev_major(5).rdev_minor(1), &[])?;
-        archive.add(entry("dev/null", ModeFileType::Char, 0o666).rdev_major(1).rdev_minor(3), &[])?;
+        archive.add(
+            entry("dev/console", ModeFileType::Char, 0o600).rdev_major(5).rdev_minor(1),
+            &[],
+        )?;
+        archive
+            .add(entry("dev/null", ModeFileType::Char, 0o666).rdev_major(1).rdev_minor(3), &[])?;
         archive.add(entry("init", ModeFileType::Regular, 0o755), init)?;
         Ok(archive)
     }

@@ -35,8 +35,9 @@ struct Attempt {
 
 /// Runs apt; the user sees what it says. While another process holds a lock, it is tried again.
 ///
-/// `DPkg::Lock::Timeout` makes apt itself wait, but only for dpkg's locks: `apt-get update` fails at once
-/// where the lock of the package lists is held, and `apt-get download` where that of its cache is.
+/// `DPkg::Lock::Timeout` makes apt itself wait, but only for dpkg's locks: `apt-get update` fails
+/// at once where the lock of the package lists is held, and `apt-get download` where that of its
+/// cache is.
 ///
 /// # Errors
 /// It cannot be started, or fails; or the lock was held all the time.
@@ -109,18 +110,23 @@ mod tests {
 
     use super::*;
 
-    const HELD: &str = "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 5 (apt-get)\n";
+    const HELD: &str =
+        "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 5 (apt-get)\n";
 
     fn failed(said: &str) -> Attempt {
         Attempt { succeeded: false, status: "exit status: 100".into(), said: said.into() }
     }
 
     fn succeeded() -> Attempt {
-        Attempt { succeeded: true, status: "exit status: 0".into(), said: "W: something else\n".into() }
+        Attempt {
+            succeeded: true,
+            status: "exit status: 0".into(),
+            said: "W: something else\n".into(),
+        }
     }
 
-    /// An apt whose tries end like that, one after the other, and the last one for ever. Returns how it
-    /// went, after how many tries, and after which time.
+    /// An apt whose tries end like that, one after the other, and the last one for ever. Returns
+    /// how it went, after how many tries, and after which time.
     fn try_with(ends: &[Attempt]) -> (Result<()>, usize, Duration) {
         let (tries, time) = (Cell::new(0), Cell::new(Duration::ZERO));
         let attempt = || {
@@ -128,13 +134,15 @@ mod tests {
             tries.set(tries.get() + 1);
             end.context("an apt that ends")
         };
-        let outcome = wait("apt-get update", attempt, || time.get(), |pause| time.set(time.get() + pause));
+        let outcome =
+            wait("apt-get update", attempt, || time.get(), |pause| time.set(time.get() + pause));
         (outcome, tries.get(), time.get())
     }
 
     #[test]
     fn a_lock_is_waited_for() {
-        let dpkg = failed("E: Unable to acquire the dpkg frontend lock (/var/lib/dpkg/lock-frontend)\n");
+        let dpkg =
+            failed("E: Unable to acquire the dpkg frontend lock (/var/lib/dpkg/lock-frontend)\n");
         let (outcome, tries, _) = try_with(&[failed(HELD), failed(HELD), dpkg, succeeded()]);
         assert!(outcome.is_ok());
         assert_eq!(tries, 4);
@@ -155,8 +163,7 @@ mod tests {
     #[test]
     fn another_failure_is_not_waited_for() {
         // Apt says this while it waits by itself.
-        let waited =
-            "Waiting for cache lock: Could not get lock /var/lib/dpkg/lock-frontend.\nE: No space left\n";
+        let waited = "Waiting for cache lock: Could not get lock /var/lib/dpkg/lock-frontend.\nE: No space left\n";
         for said in ["", "E: Unable to locate package nothing\n", waited] {
             let (outcome, tries, _) = try_with(&[failed(said), succeeded()]);
             let sentence = outcome.unwrap_err().to_string();
@@ -173,11 +180,15 @@ mod tests {
     fn a_program_is_run_again() {
         let folder = tempfile::tempdir().unwrap();
         let mut apt = Command::new("sh");
-        apt.current_dir(folder.path())
-            .args(["-c", "test -e done || { touch done; echo 'E: Unable to lock x' >&2; exit 100; }"]);
+        apt.current_dir(folder.path()).args([
+            "-c",
+            "test -e done || { touch done; echo 'E: Unable to lock x' >&2; exit 100; }",
+        ]);
         run(&mut apt).unwrap();
         let mut broken = Command::new("sh");
         broken.args(["-c", "echo 'E: broken' >&2; exit 100"]);
-        assert!(run(&mut broken).unwrap_err().to_string().ends_with("failed with exit status: 100"));
+        assert!(
+            run(&mut broken).unwrap_err().to_string().ends_with("failed with exit status: 100")
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Makes a machine able to build and run: packages, the guest's kernel, its initramfs, and the `umbra` tool.
+//! Makes a machine able to build and run: packages, the guest's kernel, its initramfs, and the
+//! `umbra` tool.
 
 mod debian;
 mod guest_kernel;
@@ -90,7 +91,8 @@ impl Setup {
         let host = step("fetching the kernel of KVM's host and its modules", fetch)?;
         let build = || umbra_build::kvm_peer(paths::workspace(), &self.folder.join("build"));
         let init = step("building the program of KVM's host", build)?;
-        let modules = guest_kernel::MODULES.iter().map(|&name| Ok((name, read(&host.module(name))?)));
+        let modules =
+            guest_kernel::MODULES.iter().map(|&name| Ok((name, read(&host.module(name))?)));
         let archive = initramfs::build_peer(&read(&init)?, modules.collect::<Result<Vec<_>>>()?)?;
         let initrd = self.folder.join("kvm-peer.cpio.gz");
         fs::write(&initrd, archive).with_context(|| initrd.display().to_string())?;
@@ -126,7 +128,10 @@ impl Setup {
 
     /// The `umbra` tool, built in release, with the hypervisor in it.
     pub fn umbra(&self) -> Result<PathBuf> {
-        step("building umbra and the hypervisor in it, which takes minutes the first time", build_umbra)
+        step(
+            "building umbra and the hypervisor in it, which takes minutes the first time",
+            build_umbra,
+        )
     }
 }
 

@@ -1,4 +1,5 @@
-//! The smallest program that exits: what is left of fork + exec when the program itself costs nothing.
+//! The smallest program that exits: what is left of fork + exec when the program itself costs
+//! nothing.
 
 use anyhow::Result;
 use iced_x86::code_asm::{CodeAssembler, eax, ebx, edi};

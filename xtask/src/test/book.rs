@@ -70,8 +70,9 @@ fn includes(from: &Path, text: &str) -> Result<usize> {
             target.split_once(':').map_or((target, None), |(file, anchor)| (file, Some(anchor)));
         let included = read(&from.with_file_name(file))
             .with_context(|| format!("{} includes what is not there", from.display()))?;
-        for mark in
-            anchor.iter().flat_map(|anchor| [format!("ANCHOR: {anchor}"), format!("ANCHOR_END: {anchor}")])
+        for mark in anchor
+            .iter()
+            .flat_map(|anchor| [format!("ANCHOR: {anchor}"), format!("ANCHOR_END: {anchor}")])
         {
             // In Markdown a mark is a comment.
             let is_mark = |line: &str| line.trim_end_matches(" -->").ends_with(&mark);
@@ -91,12 +92,21 @@ mod tests {
         let book = paths::workspace().join("docs/book/src");
         check(&book).unwrap();
         let page = book.join("README.md");
-        assert_eq!(links(&page, "[a](limits.md#x) [b](https://example.org) `[c](d.md)`").unwrap().len(), 1);
-        assert!(links(&page, "[a](nothing.md)").unwrap_err().to_string().contains("links to nothing.md"));
+        assert_eq!(
+            links(&page, "[a](limits.md#x) [b](https://example.org) `[c](d.md)`").unwrap().len(),
+            1
+        );
+        assert!(
+            links(&page, "[a](nothing.md)")
+                .unwrap_err()
+                .to_string()
+                .contains("links to nothing.md")
+        );
         assert!(includes(&page, "{{#include nothing.svg}}").is_err());
         assert_eq!(includes(&page, "{{#include ../../../examples/src/host.rs:tlb}}").unwrap(), 1);
         assert_eq!(includes(&page, "{{#include ../../measurements.md:conditions}}").unwrap(), 1);
-        let missing = includes(&page, "{{#include ../../../examples/src/host.rs:nothing}}").unwrap_err();
+        let missing =
+            includes(&page, "{{#include ../../../examples/src/host.rs:nothing}}").unwrap_err();
         assert!(missing.to_string().contains("has no line `ANCHOR: nothing`"));
     }
 }

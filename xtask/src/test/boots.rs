@@ -16,7 +16,8 @@ use crate::{paths, process, run};
 /// After so many seconds a machine is ended as failed.
 const TIMEOUT_SECONDS: u32 = 600;
 
-/// The guest itself must have counted so many page faults, or a run without injected faults says nothing.
+/// The guest itself must have counted so many page faults, or a run without injected faults says
+/// nothing.
 const LEAST_GUEST_FAULTS: u64 = 2000;
 
 /// How much of a failed boot's output is shown.
@@ -51,14 +52,21 @@ const PENRYN_BYPASS: Boot = Boot {
 };
 const PENRYN_TRAP: Boot = Boot { name: "penryn-trap", guest_faults: "trap", ..PENRYN_BYPASS };
 const PENRYN_AUDIT: Boot = Boot { name: "penryn-audit", audit: true, ..PENRYN_BYPASS };
-const PENRYN_64_FRAMES: Boot = Boot { name: "penryn-64-frames", shadow_frames: Some(64), ..PENRYN_BYPASS };
-const PENRYN_PRESENT: Boot = Boot { name: "penryn-present", guest_faults: "present", ..PENRYN_BYPASS };
+const PENRYN_64_FRAMES: Boot =
+    Boot { name: "penryn-64-frames", shadow_frames: Some(64), ..PENRYN_BYPASS };
+const PENRYN_PRESENT: Boot =
+    Boot { name: "penryn-present", guest_faults: "present", ..PENRYN_BYPASS };
 const QEMU_SVM_TRAP: Boot = Boot { name: "qemu-svm-trap", machine: "qemu-svm", ..PENRYN_TRAP };
 const SKYLAKE_BYPASS: Boot = Boot { name: "skylake-bypass", machine: "skylake", ..PENRYN_BYPASS };
 const SKYLAKE_5_GIB: Boot = Boot { name: "skylake-5-gib", memory: Some("5G"), ..SKYLAKE_BYPASS };
-const PAE_PRESENT: Boot =
-    Boot { name: "pae-penryn-present", package: Some(PACKAGE_PAE), guest_faults: "present", ..PENRYN_BYPASS };
-const I686_QEMU_SVM: Boot = Boot { name: "686-qemu-svm-trap", package: Some(PACKAGE_686), ..QEMU_SVM_TRAP };
+const PAE_PRESENT: Boot = Boot {
+    name: "pae-penryn-present",
+    package: Some(PACKAGE_PAE),
+    guest_faults: "present",
+    ..PENRYN_BYPASS
+};
+const I686_QEMU_SVM: Boot =
+    Boot { name: "686-qemu-svm-trap", package: Some(PACKAGE_686), ..QEMU_SVM_TRAP };
 
 /// The longest first.
 const BOOTS: &[Boot] = &[
@@ -74,8 +82,8 @@ const BOOTS: &[Boot] = &[
     QEMU_SVM_TRAP,
 ];
 
-/// Phases in which every operation is one access to a page that is missing, and no process runs but the one that
-/// makes them: the bypass saves one exit per operation.
+/// Phases in which every operation is one access to a page that is missing, and no process runs but
+/// the one that makes them: the bypass saves one exit per operation.
 const FAULTING_PHASES: [&str; 2] = ["demand", "zero_read"];
 
 /// Boots them all, as many at a time as there are CPUs, and compares.
@@ -85,14 +93,16 @@ const FAULTING_PHASES: [&str; 2] = ["demand", "zero_read"];
 pub fn run(report: &mut Report, setup: &mut Setup, built: &Everything) -> Result<()> {
     let folder = paths::guest_dir()?.join("test");
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let mut guests = vec![(None, Guest { kernel: built.kernel.clone(), initrd: built.initrd.clone() })];
+    let mut guests =
+        vec![(None, Guest { kernel: built.kernel.clone(), initrd: built.initrd.clone() })];
     let packages: BTreeSet<&str> = BOOTS.iter().filter_map(|boot| boot.package).collect();
     for name in packages {
         let package = GuestPackage::named(name).with_context(|| format!("{name} is no package"))?;
         let (kernel, initrd) = (setup.packaged_kernel(&package)?, setup.initrd(package.arch())?);
         guests.push((Some(name), Guest { kernel, initrd }));
     }
-    let guest = |boot: &Boot| guests.iter().find(|(name, _)| *name == boot.package).map(|(_, guest)| guest);
+    let guest =
+        |boot: &Boot| guests.iter().find(|(name, _)| *name == boot.package).map(|(_, guest)| guest);
     println!("     boots: {}", BOOTS.iter().map(|boot| boot.name).collect::<Vec<_>>().join(", "));
 
     report.steps(
@@ -101,7 +111,8 @@ pub fn run(report: &mut Report, setup: &mut Setup, built: &Everything) -> Result
         |boot| boot.run(&built.umbra, guest(boot).context("every boot's files are made")?, &folder),
     );
     report.step("the guest sees the same with bypass and trap", || {
-        let [bypass, trap] = [PENRYN_BYPASS, PENRYN_TRAP].map(|boot| (boot.name, boot.console(&folder)));
+        let [bypass, trap] =
+            [PENRYN_BYPASS, PENRYN_TRAP].map(|boot| (boot.name, boot.console(&folder)));
         let lines = console::compare((bypass.0, &bypass.1?), (trap.0, &trap.1?))?;
         Ok(format!("{lines} lines"))
     });
@@ -116,9 +127,9 @@ pub fn run(report: &mut Report, setup: &mut Setup, built: &Everything) -> Result
 
 /// The bypass saves the exits that it is there for.
 ///
-/// Only exits that memory work costs are compared, and only in [phases](FAULTING_PHASES) where all else is the same
-/// in both runs: over a whole run, the time at which the timer interrupts and the console is ready weighs as much as
-/// what is saved.
+/// Only exits that memory work costs are compared, and only in [phases](FAULTING_PHASES) where all
+/// else is the same in both runs: over a whole run, the time at which the timer interrupts and the
+/// console is ready weighs as much as what is saved.
 fn saved(bypass: &Stats, trap: &Stats) -> Result<String> {
     let mut remarks = Vec::new();
     for phase in FAULTING_PHASES {
@@ -151,7 +162,10 @@ impl Boot {
         }
         let mut command = Command::new("timeout");
         // A guard in case that the tool itself hangs; its own time-out ends the machine properly.
-        command.args(["--kill-after=10", &(TIMEOUT_SECONDS + 60).to_string()]).arg(umbra).arg("run");
+        command
+            .args(["--kill-after=10", &(TIMEOUT_SECONDS + 60).to_string()])
+            .arg(umbra)
+            .arg("run");
         command.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
         let high = if self.memory.is_some() { " umbra.high" } else { "" };
         command.arg("--append").arg(format!("{} umbra.quick{high}", run::APPEND));
@@ -195,7 +209,8 @@ impl Boot {
         stats.expect("machine", self.machine)?;
         stats.expect("guest_faults", self.guest_faults)?;
         for line in console.lines().filter_map(|line| line.strip_prefix("phase ")) {
-            let (name, ops) = line.trim_end().split_once(" ops ").with_context(|| format!("phase {line}"))?;
+            let (name, ops) =
+                line.trim_end().split_once(" ops ").with_context(|| format!("phase {line}"))?;
             let counted = stats.phase_ops(name)?;
             ensure!(
                 ops == counted.to_string(),
@@ -209,8 +224,11 @@ impl Boot {
         let injected = user + stats.exits("guest_fault_not_present_kernel")?;
         let links = stats.exits("host_fault_link")?;
         match self.guest_faults {
-            "present" => ensure!(injected == 0, "{injected} not-present guest faults reached the hypervisor"),
-            // While the filter `user` is chosen, the kernel's own not-present faults exit: there must be few.
+            "present" => {
+                ensure!(injected == 0, "{injected} not-present guest faults reached the hypervisor")
+            }
+            // While the filter `user` is chosen, the kernel's own not-present faults exit: there
+            // must be few.
             "bypass" => ensure!(
                 user == 0 && injected * 20 < guests,
                 "{user} not-present faults of user mode and {injected} in all reached the hypervisor"
@@ -234,7 +252,9 @@ impl Boot {
         let path = self.file(folder, "stdout");
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         let start = text.find("Linux version").context("Linux said nothing")?;
-        let Some(length) = text[start..].find("reboot: Power down") else { bail!("Linux did not power off") };
+        let Some(length) = text[start..].find("reboot: Power down") else {
+            bail!("Linux did not power off")
+        };
         Ok(String::from(&text[start..start + length]))
     }
 
@@ -246,5 +266,7 @@ impl Boot {
 /// The page faults that the guest itself counted.
 fn guest_faults(console: &str) -> Result<u64> {
     let count = console.lines().find_map(|line| line.strip_prefix("vmstat: pgfault "));
-    count.and_then(|count| count.trim_end().parse().ok()).context("the guest did not print its counters")
+    count
+        .and_then(|count| count.trim_end().parse().ok())
+        .context("the guest did not print its counters")
 }

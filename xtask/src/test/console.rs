@@ -20,8 +20,15 @@ const VARYING: &[&str] = &[
 ];
 
 /// Parts of lines by which Linux complains: of itself, or of the machine.
-const COMPLAINTS: &[&str] =
-    &["WARNING: CPU", "BUG:", "Oops", "Call Trace:", "unchecked MSR access", "[Firmware Bug]", "unexpected"];
+const COMPLAINTS: &[&str] = &[
+    "WARNING: CPU",
+    "BUG:",
+    "Oops",
+    "Call Trace:",
+    "unchecked MSR access",
+    "[Firmware Bug]",
+    "unexpected",
+];
 
 /// How lines begin that `/init` writes.
 const INIT: &[&str] = &["phase ", "umbra-init: ", "FAIL "];
@@ -38,8 +45,8 @@ pub fn check(console: &str) -> Result<()> {
 
 /// Compares two consoles, [lines that vary](VARYING) excepted, and returns how many lines agree.
 ///
-/// `/init` must have said the same in the same order. Linux must have said the same lines, but probes devices
-/// asynchronously: their order is not part of the comparison.
+/// `/init` must have said the same in the same order. Linux must have said the same lines, but
+/// probes devices asynchronously: their order is not part of the comparison.
 ///
 /// # Errors
 /// Names the first line that one of them lacks.
@@ -64,14 +71,17 @@ impl<'a> Said<'a> {
     fn new(console: &'a str) -> Said<'a> {
         let lines = console.lines().map(str::trim_end);
         let stable = lines.filter(|line| !VARYING.iter().any(|part| line.contains(part)));
-        let (init, linux) = stable.partition(|line| INIT.iter().any(|start| line.starts_with(start)));
+        let (init, linux) =
+            stable.partition(|line| INIT.iter().any(|start| line.starts_with(start)));
         Said { init, linux }
     }
 }
 
 fn equal(left: (&str, &[&str]), right: (&str, &[&str])) -> Result<usize> {
     for index in 0..left.1.len().max(right.1.len()) {
-        let line = |side: &[&str]| side.get(index).map_or(String::from("(ends)"), |line| format!("{line:?}"));
+        let line = |side: &[&str]| {
+            side.get(index).map_or(String::from("(ends)"), |line| format!("{line:?}"))
+        };
         let lines = (line(left.1), line(right.1));
         ensure!(
             lines.0 == lines.1,
@@ -98,16 +108,19 @@ mod tests {
             "Speculative Return Stack Overflow: WARNING: See https://kernel.org\nif needed, report a bug\n",
         )
         .unwrap();
-        for line in
-            ["WARNING: CPU: 0 PID: 0 at x.c", "[Firmware Bug]: TSC", "unchecked MSR access error: RDMSR"]
-        {
+        for line in [
+            "WARNING: CPU: 0 PID: 0 at x.c",
+            "[Firmware Bug]: TSC",
+            "unchecked MSR access error: RDMSR",
+        ] {
             assert!(check(&format!("Linux\n{line}\n")).unwrap_err().to_string().contains(line));
         }
     }
 
     #[test]
     fn calibration_and_the_order_of_linuxs_lines_may_differ() {
-        let right = ("right", "ACPI\nLinux\nphase demand ops 102\ntsc: 998 MHz\nphase pipe ops 50\n");
+        let right =
+            ("right", "ACPI\nLinux\nphase demand ops 102\ntsc: 998 MHz\nphase pipe ops 50\n");
         assert_eq!(compare(LEFT, right).unwrap(), 4);
     }
 

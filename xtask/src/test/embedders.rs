@@ -12,7 +12,10 @@ pub fn run(report: &mut Report) {
         let manifest = ["--manifest-path", "examples/Cargo.toml"];
         cargo(&["fmt", manifest[0], manifest[1], "--check"], &[])?;
         let shared = [manifest[0], manifest[1], "--locked", "--target-dir", &target];
-        cargo(&[&["clippy", "--all-targets"], &shared[..], &["--", "--deny", "warnings"]].concat(), &[])?;
+        cargo(
+            &[&["clippy", "--all-targets"], &shared[..], &["--", "--deny", "warnings"]].concat(),
+            &[],
+        )?;
         count_tests(&cargo(&[&["test"], &shared[..]].concat(), &[])?)
     });
 }
@@ -27,8 +30,9 @@ mod tests {
     fn the_map_names_each_crate_that_is_packaged_and_no_other() {
         let map = fs::read_to_string(paths::workspace().join("ARCHITECTURE.md")).unwrap();
         let sentence = map.split(". ").map(|sentence| sentence.replace('\n', " "));
-        let named =
-            sentence.filter(|sentence| sentence.contains(" are packaged for a registry")).collect::<String>();
+        let named = sentence
+            .filter(|sentence| sentence.contains(" are packaged for a registry"))
+            .collect::<String>();
         let mut packaged = 0;
         for entry in fs::read_dir(paths::workspace().join("crates")).unwrap() {
             let manifest = fs::read_to_string(entry.unwrap().path().join("Cargo.toml")).unwrap();

@@ -18,15 +18,17 @@ pub fn run(report: &mut Report) {
         cargo(&arguments, &[]).map(|_| String::new())
     });
     report.step("lints of bare-metal code", bare_metal_lints);
-    report.step("unit and differential tests", || count_tests(&cargo(&["test", "--workspace"], &[])?));
+    report.step("unit and differential tests", || {
+        count_tests(&cargo(&["test", "--workspace"], &[])?)
+    });
     report.step("documentation", || {
         let arguments = ["doc", "--workspace", "--no-deps", "--document-private-items"];
         cargo(&arguments, &[("RUSTDOCFLAGS", "--deny warnings")]).map(|_| String::new())
     });
 }
 
-/// Lints what exists only on the bare machine: for the host's own target with another name, so that no toolchain but
-/// the one in use is needed.
+/// Lints what exists only on the bare machine: for the host's own target with another name, so that
+/// no toolchain but the one in use is needed.
 fn bare_metal_lints() -> Result<String> {
     let folder = paths::target_dir()?.join("bare-metal-lints");
     let folder = folder.to_str().context("the target directory's name is not text")?;
@@ -45,12 +47,18 @@ pub fn cargo(arguments: &[&str], variables: &[(&str, &str)]) -> Result<String> {
     cargo.current_dir(paths::workspace()).args(arguments).envs(variables.iter().copied());
     let line = process::describe(&cargo);
     let output = cargo.output().with_context(|| format!("starting {line}"))?;
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (stdout, stderr) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if !output.status.success() {
         let log = paths::guest_dir()?.join(format!("{}.log", arguments[0]));
         fs::write(&log, format!("{stderr}{stdout}")).with_context(|| log.display().to_string())?;
         let ends = [stderr, stdout].map(|text| last_lines(&text, SHOWN_LINES));
-        bail!("{line} failed with {} (all of it: {}):\n{}", output.status, log.display(), ends.join("\n"));
+        bail!(
+            "{line} failed with {} (all of it: {}):\n{}",
+            output.status,
+            log.display(),
+            ends.join("\n")
+        );
     }
     Ok(stdout.into_owned())
 }
@@ -74,8 +82,7 @@ mod tests {
 
     #[test]
     fn tests_of_all_crates_are_summed_up() {
-        let output =
-            "test result: ok. 12 passed; 0 failed; 0 ignored\n\ntest result: ok. 3 passed; 0 failed\n";
+        let output = "test result: ok. 12 passed; 0 failed; 0 ignored\n\ntest result: ok. 3 passed; 0 failed\n";
         assert_eq!(count_tests(output).unwrap(), "15 tests");
         assert!(count_tests("test result: ok. 0 passed; 0 failed").is_err());
     }

@@ -26,8 +26,8 @@ use crate::trial;
 /// `cargo xtask guests` runs them, also with a small shadow pool and audited); a sample of the
 /// memory forms of instructions (`cargo xtask forms`) and of the trial's control; then Linux with
 /// the quick exercise on the emulated machines, with the bypass and without, with a small shadow
-/// pool, and audited, and 32-bit kernels with it. Ends with the line `N passed, N failed`. What guests leave (console, exit
-/// table) is kept in `target/guest/test`.
+/// pool, and audited, and 32-bit kernels with it. Ends with the line `N passed, N failed`. What
+/// guests leave (console, exit table) is kept in `target/guest/test`.
 #[derive(clap::Args)]
 pub struct Arguments {}
 

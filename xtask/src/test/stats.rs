@@ -17,11 +17,14 @@ impl Stats {
 
     /// The exits of one cause, or in `total`.
     pub fn exits(&self, cause: &str) -> Result<u64> {
-        self.0["exits"][cause].as_u64().with_context(|| format!("the statistics have no exits.{cause}"))
+        self.0["exits"][cause]
+            .as_u64()
+            .with_context(|| format!("the statistics have no exits.{cause}"))
     }
 
-    /// The exits that memory work costs, in the whole run: page faults (MMIO excepted), invalidations and writes or
-    /// reads of control registers. What timers and devices cost is not among them.
+    /// The exits that memory work costs, in the whole run: page faults (MMIO excepted),
+    /// invalidations and writes or reads of control registers. What timers and devices cost is not
+    /// among them.
     pub fn memory_exits(&self) -> Result<u64> {
         memory_exits(&self.0["exits"])
     }
@@ -33,15 +36,18 @@ impl Stats {
 
     /// What the shadow MMU counted under this name, in the whole run.
     pub fn mmu(&self, counter: &str) -> Result<u64> {
-        self.0["mmu"][counter].as_u64().with_context(|| format!("the statistics have no mmu.{counter}"))
+        self.0["mmu"][counter]
+            .as_u64()
+            .with_context(|| format!("the statistics have no mmu.{counter}"))
     }
 
-    /// Every exit has exactly one cause, in the whole run and in each phase; no phase has more than the run.
+    /// Every exit has exactly one cause, in the whole run and in each phase; no phase has more than
+    /// the run.
     pub fn check_partition(&self) -> Result<()> {
         let all = partition(&self.0["exits"]).context("exits")?;
         for phase in self.phases()? {
-            let total =
-                partition(&phase["exits"]).with_context(|| format!("exits of phase {}", phase["name"]))?;
+            let total = partition(&phase["exits"])
+                .with_context(|| format!("exits of phase {}", phase["name"]))?;
             ensure!(total <= all, "phase {} has {total} exits, the whole run {all}", phase["name"]);
         }
         Ok(())
@@ -79,14 +85,17 @@ fn is_memory(cause: &str) -> bool {
 fn memory_exits(exits: &Value) -> Result<u64> {
     let exits = exits.as_object().context("no table of exits")?;
     let counts = exits.iter().filter(|(cause, _)| is_memory(cause));
-    counts.map(|(cause, count)| count.as_u64().with_context(|| format!("no count of {cause}"))).sum()
+    counts
+        .map(|(cause, count)| count.as_u64().with_context(|| format!("no count of {cause}")))
+        .sum()
 }
 
 /// Checks that the causes add up to `total` and returns it.
 fn partition(exits: &Value) -> Result<u64> {
     let exits = exits.as_object().context("not a table")?;
-    let count =
-        |name: &str| exits.get(name).and_then(Value::as_u64).with_context(|| format!("no count of {name}"));
+    let count = |name: &str| {
+        exits.get(name).and_then(Value::as_u64).with_context(|| format!("no count of {name}"))
+    };
     let total = count("total")?;
     let mut sum = 0;
     for cause in exits.keys().filter(|&cause| cause != "total") {
@@ -122,8 +131,7 @@ mod tests {
             "guest_fault_reserved": 1, "host_fault_mmio": 2, "host_fault_link": 4, "invlpg": 8, "cr3_read": 16,
             "cr4": 32, "io": 64, "interrupt": 128, "hlt": 256, "total": 511,
         });
-        let phases =
-            json!([{ "id": 2, "name": "demand", "ops": 1, "exits": { "cr0": 3, "io": 5, "total": 8 } }]);
+        let phases = json!([{ "id": 2, "name": "demand", "ops": 1, "exits": { "cr0": 3, "io": 5, "total": 8 } }]);
         let stats = Stats(json!({ "exits": exits, "mmu": { "reclaimed": 7 }, "phases": phases }));
         assert_eq!(stats.memory_exits().unwrap(), 1 + 4 + 8 + 16 + 32);
         assert_eq!(stats.phase_memory_exits("demand").unwrap(), 3);

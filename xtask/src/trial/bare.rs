@@ -52,7 +52,11 @@ impl Suspect for Bare {
         qemu.args(["-no-user-config", "-display", "none", "-no-reboot", "-net", "none"]);
         qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         qemu.arg("-debugcon").arg(format!("file:{}", results.display()));
-        qemu.arg("-kernel").arg(&kernel).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        qemu.arg("-kernel")
+            .arg(&kernel)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let mut child = qemu.spawn().context("starting QEMU")?;
         let start = Instant::now();
         let end = loop {
@@ -70,7 +74,8 @@ impl Suspect for Bare {
             bail!("QEMU ends before the program of number {} does", program.seed);
         }
         let record = Record { results, end, harvests: Vec::new(), strays: Vec::new() };
-        let verdict = if self.strict { judge(program, &record) } else { judge_bare(program, &record) };
+        let verdict =
+            if self.strict { judge(program, &record) } else { judge_bare(program, &record) };
         Ok(verdict.into())
     }
 }

@@ -94,7 +94,10 @@ impl Campaign {
         let state = if report.exists() {
             let text = fs::read_to_string(&report).with_context(|| report.display().to_string())?;
             let state: State = serde_json::from_str(&text).with_context(|| {
-                format!("{} is no report of a trial; remove its folder to begin anew", report.display())
+                format!(
+                    "{} is no report of a trial; remove its folder to begin anew",
+                    report.display()
+                )
             })?;
             ensure!(
                 state.cpu == cpu && state.seed == seed,
@@ -132,7 +135,11 @@ impl Campaign {
         program: impl Fn(u64) -> Program,
     ) -> Result<usize> {
         if self.state.programs > 0 {
-            eprintln!("xtask: going on behind program {} of {}", self.state.programs, self.folder.display());
+            eprintln!(
+                "xtask: going on behind program {} of {}",
+                self.state.programs,
+                self.folder.display()
+            );
         }
         let (before, start) = (self.state.seconds, Instant::now());
         let first = self.state.programs;
@@ -140,7 +147,8 @@ impl Campaign {
         let mut shortening = Duration::ZERO;
         loop {
             let spent = start.elapsed().saturating_sub(shortening);
-            let enough = limits.programs.is_some_and(|programs| self.state.programs - first >= programs);
+            let enough =
+                limits.programs.is_some_and(|programs| self.state.programs - first >= programs);
             if spent >= limits.time || enough || limits.first && !self.state.findings.is_empty() {
                 break;
             }
@@ -203,7 +211,9 @@ impl Campaign {
         program: &Program,
         found: &Found,
     ) -> Result<()> {
-        if let Some(known) = self.state.findings.iter_mut().find(|known| known.symptom == found.symptom) {
+        if let Some(known) =
+            self.state.findings.iter_mut().find(|known| known.symptom == found.symptom)
+        {
             known.times += 1;
             return Ok(());
         }
@@ -233,7 +243,10 @@ impl Campaign {
     }
 
     fn save(&self) -> Result<()> {
-        finding::put(&self.folder.join("report.json"), &serde_json::to_string_pretty(&self.state)?)?;
+        finding::put(
+            &self.folder.join("report.json"),
+            &serde_json::to_string_pretty(&self.state)?,
+        )?;
         finding::put(&self.folder.join("report.txt"), &finding::report(&self.state))
     }
 }
@@ -255,7 +268,12 @@ mod tests {
             let deadly = program.seed.is_multiple_of(self.0) && program.steps.len() > 10;
             if deadly {
                 let (detail, log) = (String::from("BUG: x"), String::from("[ 1.0] BUG: x\n"));
-                return Ok(Outcome::Found(Found { symptom: "host: BUG: x".into(), detail, step: None, log }));
+                return Ok(Outcome::Found(Found {
+                    symptom: "host: BUG: x".into(),
+                    detail,
+                    step: None,
+                    log,
+                }));
             }
             let start = simulated::start(program, Temper::STICKY);
             Ok(Outcome::Clean(judge(program, &simulated::run(Bare::new(start), program)).unwrap()))
@@ -272,7 +290,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let run = |programs| {
             let campaign = Campaign::open(root.path(), "linux-image-x", 1, "EPYC").unwrap();
-            campaign.run(&mut Dies(4), &limits(programs), |seed| generate::program(seed, 60)).unwrap()
+            campaign
+                .run(&mut Dies(4), &limits(programs), |seed| generate::program(seed, 60))
+                .unwrap()
         };
         assert_eq!(run(3), 0);
         assert_eq!(run(6), 1);

@@ -68,8 +68,11 @@ fn page(
         replay.display(),
         found.detail,
     );
-    let _ =
-        write!(text, "\nThe program\n{program}\nTables at the start\n{}", image::describe_tables(program));
+    let _ = write!(
+        text,
+        "\nThe program\n{program}\nTables at the start\n{}",
+        image::describe_tables(program)
+    );
     let _ = write!(
         text,
         "\nA guest of one virtual CPU in 64-bit mode; CR0.WP, CR4.PGE, SMEP and SMAP, and EFER.NXE are\nset at the \
@@ -85,8 +88,19 @@ fn page(
 
 /// The report as text.
 pub fn report(state: &State) -> String {
-    let State { kernel, cpu, seed, programs, steps, judged, excused, faults, defects, seconds, findings } =
-        state;
+    let State {
+        kernel,
+        cpu,
+        seed,
+        programs,
+        steps,
+        judged,
+        excused,
+        faults,
+        defects,
+        seconds,
+        findings,
+    } = state;
     let mut text = format!(
         "{kernel} on trial\n\nCPU:      {cpu}\nprograms: {programs}, from number {seed} on\nsteps:    {steps}, in {seconds:.0} \
          seconds\naccesses: {judged} judged, {faults} of them page faults; {excused} not judged\n\n"

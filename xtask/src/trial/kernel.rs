@@ -29,7 +29,11 @@ pub struct Kernel {
 pub fn fetch(name: &str, root: &Path) -> Result<Kernel> {
     let file = Path::new(name);
     let is_file = name.contains('/') || name.ends_with(".deb");
-    let stem = if is_file { file.file_stem().map(|stem| stem.to_string_lossy().into_owned()) } else { None };
+    let stem = if is_file {
+        file.file_stem().map(|stem| stem.to_string_lossy().into_owned())
+    } else {
+        None
+    };
     let stem = stem.unwrap_or_else(|| String::from(name));
     let unpacked = root.join("kernels").join(&stem);
     if !unpacked.join("boot").exists() {
@@ -57,7 +61,9 @@ pub fn fetch(name: &str, root: &Path) -> Result<Kernel> {
     }
     let image = entries(&unpacked.join("boot"))?
         .into_iter()
-        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-")))
+        .find(|path| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
+        })
         .with_context(|| format!("{name} has no kernel"))?;
     // Debian 13 moves /lib to /usr/lib.
     let folders = ["lib/modules", "usr/lib/modules"].map(|folder| unpacked.join(folder));
@@ -70,8 +76,9 @@ pub fn fetch(name: &str, root: &Path) -> Result<Kernel> {
         bail!("{name} has no KVM for this trial: its module {} is missing", SUSPECT.0);
     }
     let parameters = |module: &str| if module == SUSPECT.0 { SUSPECT.1 } else { "" };
-    let modules =
-        order.into_iter().map(|(module, contents)| (format!("{module}.ko"), parameters(&module), contents));
+    let modules = order
+        .into_iter()
+        .map(|(module, contents)| (format!("{module}.ko"), parameters(&module), contents));
     let modules = modules.collect();
     Ok(Kernel { name: stem, image, modules })
 }
@@ -120,12 +127,14 @@ fn resolve(
 
 /// A module's ELF file.
 fn read_module(path: &Path) -> Result<Vec<u8>> {
-    let unpack = match path.extension().map(|extension| extension.to_string_lossy().into_owned()).as_deref() {
-        Some("xz") => "xz",
-        Some("zst") => "zstd",
-        Some("gz") => "gzip",
-        _ => return fs::read(path).with_context(|| path.display().to_string()),
-    };
+    let unpack =
+        match path.extension().map(|extension| extension.to_string_lossy().into_owned()).as_deref()
+        {
+            Some("xz") => "xz",
+            Some("zst") => "zstd",
+            Some("gz") => "gzip",
+            _ => return fs::read(path).with_context(|| path.display().to_string()),
+        };
     let output = Command::new(unpack)
         .args(["--decompress", "--stdout"])
         .arg(path)
@@ -138,7 +147,9 @@ fn read_module(path: &Path) -> Result<Vec<u8>> {
 /// The line `depends=` of a module's section `.modinfo`.
 fn dependencies(module: &[u8]) -> Vec<String> {
     const KEY: &[u8] = b"\0depends=";
-    let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else { return Vec::new() };
+    let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else {
+        return Vec::new();
+    };
     let value = module[at + KEY.len()..].split(|&byte| byte == 0).next().unwrap_or_default();
     let names = String::from_utf8_lossy(value);
     names.split(',').filter(|name| !name.is_empty()).map(String::from).collect()
@@ -184,6 +195,9 @@ mod tests {
         fs::create_dir_all(&boot).unwrap();
         assert_eq!(sentence("plain"), "plain has no kernel");
         fs::write(boot.join("vmlinuz-1"), "").unwrap();
-        assert_eq!(sentence("plain"), "plain has no KVM for this trial: its module kvm-amd is missing");
+        assert_eq!(
+            sentence("plain"),
+            "plain has no KVM for this trial: its module kvm-amd is missing"
+        );
     }
 }

@@ -93,13 +93,24 @@ impl Machine {
     }
 
     fn console_text(&self) -> String {
-        fs::read(self.console()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        fs::read(self.console())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     /// The emulator's command line.
     fn command(&self) -> Command {
         let mut qemu = Command::new(PROGRAM);
-        qemu.args(["-accel", "tcg", "-cpu", &self.cpu, "-m", "512", "-nodefaults", "-no-user-config"]);
+        qemu.args([
+            "-accel",
+            "tcg",
+            "-cpu",
+            &self.cpu,
+            "-m",
+            "512",
+            "-nodefaults",
+            "-no-user-config",
+        ]);
         qemu.args(["-display", "none", "-no-reboot"]);
         qemu.arg("-serial").arg(format!("file:{}", self.console().display()));
         qemu.args(["-chardev", "stdio,id=wire,signal=off", "-serial", "chardev:wire"]);
@@ -138,7 +149,9 @@ impl Machine {
             self.running = Some(match &self.saved {
                 Some(saved) => {
                     let mut command = self.command();
-                    self.start(command.arg("-incoming").arg(format!("exec:cat {}", saved.display())))?
+                    self.start(
+                        command.arg("-incoming").arg(format!("exec:cat {}", saved.display())),
+                    )?
                 }
                 None => self.boot()?,
             });
@@ -155,9 +168,11 @@ impl Machine {
             Ok(Reply::Ran(_)) => bail!("the driver answers before it is asked"),
             Err(silence) => {
                 let log = self.console_text();
-                let emulator = fs::read_to_string(self.folder.join("emulator.txt")).unwrap_or_default();
+                let emulator =
+                    fs::read_to_string(self.folder.join("emulator.txt")).unwrap_or_default();
                 let last = trouble(&log).map(|trouble| trouble.line);
-                let last = last.or_else(|| emulator.lines().last().map(String::from)).unwrap_or_default();
+                let last =
+                    last.or_else(|| emulator.lines().last().map(String::from)).unwrap_or_default();
                 let what = match silence {
                     Silence::Ended => "ended while it booted",
                     Silence::Late => "has not booted within three minutes",
@@ -244,7 +259,9 @@ impl Suspect for Machine {
         let reply = self.running()?.ask(program);
         let record = match reply {
             Ok(Reply::Ran(record)) => record,
-            Ok(Reply::Refused(why)) => bail!("the driver cannot run program {}: {why}", program.seed),
+            Ok(Reply::Refused(why)) => {
+                bail!("the driver cannot run program {}: {why}", program.seed)
+            }
             Ok(Reply::Ready(_)) => bail!("the driver starts anew"),
             Err(silence) => return Ok(Outcome::Found(self.death(silence))),
         };

@@ -101,7 +101,8 @@ mod tests {
         let (short, _, complete) = minimize(&mut suspect, &program, &found, time, |_| ()).unwrap();
         assert_eq!(short.steps, needed);
         assert!(complete);
-        let (long, _, complete) = minimize(&mut suspect, &program, &found, Duration::ZERO, |_| ()).unwrap();
+        let (long, _, complete) =
+            minimize(&mut suspect, &program, &found, Duration::ZERO, |_| ()).unwrap();
         assert!(!complete && long.steps.len() > needed.len());
     }
 }

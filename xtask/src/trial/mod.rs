@@ -132,7 +132,12 @@ pub fn sample(report: &mut Report) -> Result<()> {
             match suspect.run(&bare_program(seed))? {
                 Outcome::Clean(tally) => total.add(&tally),
                 Outcome::Found(found) => {
-                    bail!("program {seed}, step {:?}: {}\n{}", found.step, found.symptom, found.detail);
+                    bail!(
+                        "program {seed}, step {:?}: {}\n{}",
+                        found.step,
+                        found.symptom,
+                        found.detail
+                    );
                 }
             }
         }
@@ -153,7 +158,8 @@ fn finish(findings: usize) -> Result<ExitCode> {
 
 /// Reads a program from the file that a finding left.
 fn read_program(file: &Path) -> Result<Program> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     let program: Program = serde_json::from_str(&text).map_err(|error| {
         let what = if error.is_eof() { "is cut off" } else { "is no program of a finding" };
         anyhow::anyhow!("{} {what}, at line {}", file.display(), error.line())
@@ -199,9 +205,16 @@ mod tests {
         assert!(sentence("").starts_with("F is cut off"));
         assert_eq!(sentence("[1]"), "F is no program of a finding, at line 1");
         let wild = good.replacen("\"maxphyaddr\": ", "\"maxphyaddr\": 1", 1);
-        assert!(sentence(&wild).starts_with("F cannot be run: MAXPHYADDR is 1"), "{}", sentence(&wild));
+        assert!(
+            sentence(&wild).starts_with("F cannot be run: MAXPHYADDR is 1"),
+            "{}",
+            sentence(&wild)
+        );
         let missing = read_program(Path::new("/nowhere/x.json")).unwrap_err();
-        assert_eq!(format!("{missing:#}"), "reading /nowhere/x.json: No such file or directory (os error 2)");
+        assert_eq!(
+            format!("{missing:#}"),
+            "reading /nowhere/x.json: No such file or directory (os error 2)"
+        );
     }
 
     #[test]

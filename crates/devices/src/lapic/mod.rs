@@ -1,8 +1,9 @@
 //! The local APIC of the virtual CPU, in xAPIC mode.
 //!
 //! SDM volume 3, chapter "Advanced Programmable Interrupt Controller (APIC)". There is one CPU: an
-//! inter-processor interrupt either reaches it or nobody. SMIs are dropped. An LINT pin in fixed mode is
-//! edge-triggered whatever its trigger mode says. Nothing drives LINT1 and the thermal and performance entries.
+//! inter-processor interrupt either reaches it or nobody. SMIs are dropped. An LINT pin in fixed
+//! mode is edge-triggered whatever its trigger mode says. Nothing drives LINT1 and the thermal and
+//! performance entries.
 
 mod timer;
 mod vectors;
@@ -40,7 +41,8 @@ const FIRST_LEGAL_VECTOR: u8 = 16;
 const ICR_LOGICAL: u32 = 1 << 11;
 const ICR_ASSERT: u32 = 1 << 14;
 const ICR_LEVEL: u32 = 1 << 15;
-/// Vector, delivery and destination mode, level, trigger mode and shorthand; the delivery status is always idle.
+/// Vector, delivery and destination mode, level, trigger mode and shorthand; the delivery status is
+/// always idle.
 const ICR_LOW_WRITABLE: u32 = 0x000c_cfff;
 const ICR_HIGH_WRITABLE: u32 = 0xff00_0000;
 
@@ -49,8 +51,8 @@ const LVT_TIMER: usize = 0;
 const LVT_LINT0: usize = 3;
 const LVT_LINT1: usize = 4;
 const LVT_ERROR: usize = 5;
-/// What can be written to the entries for timer (without TSC-deadline mode), thermal sensor, performance
-/// counters, LINT0, LINT1 and error.
+/// What can be written to the entries for timer (without TSC-deadline mode), thermal sensor,
+/// performance counters, LINT0, LINT1 and error.
 const LVT_WRITABLE: [u32; 6] = [0x300ff, 0x107ff, 0x107ff, 0x1a7ff, 0x1a7ff, 0x100ff];
 const LVT_TIMER_TSC_DEADLINE: u32 = 1 << 18;
 
@@ -124,7 +126,8 @@ impl Lapic {
     /// As firmware leaves the bootstrap processor's: enabled, in virtual-wire mode (MultiProcessor
     /// Specification 1.4, 3.6.2.2).
     pub(crate) fn new(physical_address_bits: u8, tsc_deadline_shown: bool) -> Lapic {
-        let addresses = 1u64.checked_shl(physical_address_bits.into()).map_or(u64::MAX, |end| end - 1);
+        let addresses =
+            1u64.checked_shl(physical_address_bits.into()).map_or(u64::MAX, |end| end - 1);
         let mut lapic = Lapic {
             base: LAPIC_DEFAULT_GPA | BASE_FLAGS,
             base_reserved: !(addresses & !0xfff | BASE_FLAGS),
@@ -189,7 +192,12 @@ impl Lapic {
         }
     }
 
-    pub(crate) fn msr_write(&mut self, now: u64, msr: u32, value: u64) -> Result<(), GeneralProtection> {
+    pub(crate) fn msr_write(
+        &mut self,
+        now: u64,
+        msr: u32,
+        value: u64,
+    ) -> Result<(), GeneralProtection> {
         match msr {
             IA32_APIC_BASE if value & self.base_reserved == 0 => {
                 let was_enabled = self.hardware_enabled();
@@ -225,8 +233,8 @@ impl Lapic {
         Ok(())
     }
 
-    /// A load from the page. Registers are 32 bits wide and stand 16 bytes apart; what is between them reads
-    /// zero.
+    /// A load from the page. Registers are 32 bits wide and stand 16 bytes apart; what is between
+    /// them reads zero.
     pub(crate) fn mmio_read(&mut self, now: u64, offset: u16) -> u64 {
         let byte = offset & 0xf;
         if byte >= 4 {
@@ -318,10 +326,12 @@ impl Lapic {
         self.timer.fires_at().filter(|_| heard).map(|at| (at, self.timer.mode() == Mode::Periodic))
     }
 
-    /// Whether LINT0 hands the 8259s' interrupts through to the CPU. A disabled APIC leaves its pins connected.
+    /// Whether LINT0 hands the 8259s' interrupts through to the CPU. A disabled APIC leaves its
+    /// pins connected.
     pub(crate) fn passes_external_interrupts(&self) -> bool {
         let entry = self.lvt[LVT_LINT0];
-        !self.hardware_enabled() || entry & LVT_MASKED == 0 && Delivery::of(entry) == Delivery::ExtInt
+        !self.hardware_enabled()
+            || entry & LVT_MASKED == 0 && Delivery::of(entry) == Delivery::ExtInt
     }
 
     /// Whether LINT0 looks at the 8259s' output at all.
@@ -345,8 +355,8 @@ impl Lapic {
         }
     }
 
-    /// Takes an interrupt message, unless it is of a kind that ends elsewhere. Whether it is one that will be
-    /// ended by an EOI.
+    /// Takes an interrupt message, unless it is of a kind that ends elsewhere. Whether it is one
+    /// that will be ended by an EOI.
     pub(crate) fn deliver(&mut self, delivery: Delivery, vector: u8, level: bool) -> bool {
         match delivery {
             Delivery::Fixed => return self.accept(vector, level),
@@ -406,7 +416,11 @@ impl Lapic {
     /// The processor-priority register ("Task and Processor Priorities").
     fn processor_priority(&self) -> u8 {
         let in_service = self.in_service.highest().unwrap_or(0);
-        if self.task_priority >> 4 >= in_service >> 4 { self.task_priority } else { in_service & 0xf0 }
+        if self.task_priority >> 4 >= in_service >> 4 {
+            self.task_priority
+        } else {
+            in_service & 0xf0
+        }
     }
 
     /// The vector that the CPU would take.
@@ -540,8 +554,9 @@ mod tests {
         let mut lapic = lapic();
         lapic.write(0, ID, 3 << 24);
         lapic.write(0, LDR, 0x21 << 24);
-        let hits =
-            |lapic: &Lapic, logical| [3, 0, 0x20, 0x21, 0x12, 0xff].map(|d| lapic.is_destination(logical, d));
+        let hits = |lapic: &Lapic, logical| {
+            [3, 0, 0x20, 0x21, 0x12, 0xff].map(|d| lapic.is_destination(logical, d))
+        };
         assert_eq!(hits(&lapic, false), [true, false, false, false, false, true]);
         assert_eq!(hits(&lapic, true), [true, false, true, true, false, true]);
         lapic.write(0, DFR, 0);
@@ -643,7 +658,10 @@ mod tests {
         let mut lapic = lapic();
         assert_eq!(lapic.msr_read(IA32_APIC_BASE), Ok(0xfee0_0900));
         for reserved in [1 << 0, 1 << 9, 1 << 10, 1 << 40, 1 << 63] {
-            assert_eq!(lapic.msr_write(0, IA32_APIC_BASE, 0xfee0_0900 | reserved), Err(GeneralProtection));
+            assert_eq!(
+                lapic.msr_write(0, IA32_APIC_BASE, 0xfee0_0900 | reserved),
+                Err(GeneralProtection)
+            );
         }
         lapic.msr_write(0, IA32_APIC_BASE, 0x1234_5900).unwrap();
         assert_eq!(lapic.page(), Some(0x1234_5000));
@@ -654,13 +672,19 @@ mod tests {
         lapic.msr_write(0, IA32_APIC_BASE, 0xfee0_0900).unwrap();
         assert_eq!((lapic.read(0, SVR), lapic.read(0, LINT0)), (0xff, LVT_MASKED));
         for bits in [0, 36, 52, 64, 255] {
-            assert_eq!(Lapic::new(bits, false).msr_write(0, IA32_APIC_BASE, 1 << 10), Err(GeneralProtection));
+            assert_eq!(
+                Lapic::new(bits, false).msr_write(0, IA32_APIC_BASE, 1 << 10),
+                Err(GeneralProtection)
+            );
         }
     }
 
     #[test]
     fn registers_are_16_bytes_apart() {
         let mut lapic = lapic();
-        assert_eq!([0x30, 0x31, 0x32, 0x34, 0x3f].map(|o| lapic.mmio_read(0, o)), [0x5_0014, 0x500, 5, 0, 0]);
+        assert_eq!(
+            [0x30, 0x31, 0x32, 0x34, 0x3f].map(|o| lapic.mmio_read(0, o)),
+            [0x5_0014, 0x500, 5, 0, 0]
+        );
     }
 }

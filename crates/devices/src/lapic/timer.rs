@@ -51,7 +51,8 @@ impl Timer {
         self.mode
     }
 
-    /// Changes the mode. One-shot and periodic mode go on with the same count; every other change disarms.
+    /// Changes the mode. One-shot and periodic mode go on with the same count; every other change
+    /// disarms.
     pub(super) fn set_mode(&mut self, mode: Mode) {
         if mode != self.mode && !(mode.counts() && self.mode.counts()) {
             self.fires_at = None;
@@ -94,13 +95,14 @@ impl Timer {
         self.tsc_deadline
     }
 
-    /// Arms the timer for a value of the guest's time-stamp counter, or disarms it with zero. Ignored outside
-    /// TSC-deadline mode.
+    /// Arms the timer for a value of the guest's time-stamp counter, or disarms it with zero.
+    /// Ignored outside TSC-deadline mode.
     pub(super) fn set_tsc_deadline(&mut self, now: u64, deadline: u64) {
         if self.mode == Mode::TscDeadline {
             self.tsc_deadline = deadline;
             let tsc = now.wrapping_add(self.tsc_offset);
-            self.fires_at = (deadline != 0).then(|| now.saturating_add(deadline.saturating_sub(tsc)));
+            self.fires_at =
+                (deadline != 0).then(|| now.saturating_add(deadline.saturating_sub(tsc)));
         }
     }
 
@@ -144,8 +146,9 @@ mod tests {
 
     #[test]
     fn dividers() {
-        let dividers = [0, 1, 2, 3, 8, 9, 10, 11]
-            .map(|divide_configuration| Timer { divide_configuration, ..Timer::default() }.divider());
+        let dividers = [0, 1, 2, 3, 8, 9, 10, 11].map(|divide_configuration| {
+            Timer { divide_configuration, ..Timer::default() }.divider()
+        });
         assert_eq!(dividers, [2, 4, 8, 16, 32, 64, 128, 1]);
     }
 
@@ -153,7 +156,10 @@ mod tests {
     fn one_shot_counts_down_once() {
         let mut timer = Timer::default();
         timer.set_initial_count(1000, 100);
-        assert_eq!([1000, 1001, 1002, 1199, 1200].map(|now| timer.current_count(now)), [100, 100, 99, 1, 0]);
+        assert_eq!(
+            [1000, 1001, 1002, 1199, 1200].map(|now| timer.current_count(now)),
+            [100, 100, 99, 1, 0]
+        );
         assert!(!timer.take_expiry(1199));
         assert!(timer.take_expiry(1200));
         assert!(!timer.take_expiry(5000));

@@ -19,7 +19,9 @@ impl Vectors {
 
     /// The vector with the highest priority.
     pub(super) fn highest(&self) -> Option<u8> {
-        (0..8u8).rev().find_map(|i| self.0[usize::from(i)].checked_ilog2().map(|bit| i << 5 | bit as u8))
+        (0..8u8)
+            .rev()
+            .find_map(|i| self.0[usize::from(i)].checked_ilog2().map(|bit| i << 5 | bit as u8))
     }
 
     /// One of the eight registers.
@@ -43,7 +45,10 @@ mod tests {
             all.insert(vector);
             assert_eq!(all.highest(), Some(vector));
             one.remove(vector);
-            assert_eq!((one.highest(), one.contains(vector), all.contains(vector)), (None, false, true));
+            assert_eq!(
+                (one.highest(), one.contains(vector), all.contains(vector)),
+                (None, false, true)
+            );
         }
     }
 }

@@ -27,7 +27,11 @@ impl Code {
     }
 
     /// Whether it is a code segment at all. CS.L and CS.D both set are reserved in IA-32e mode.
-    fn check_type<C: SystemCpu>(cpu: &C, selector: Selector, descriptor: &Descriptor) -> Result<(), C> {
+    fn check_type<C: SystemCpu>(
+        cpu: &C,
+        selector: Selector,
+        descriptor: &Descriptor,
+    ) -> Result<(), C> {
         let long = is_long(cpu);
         let rights = descriptor.rights();
         let reserved = long && rights.is_long() && rights.is_32();
@@ -84,8 +88,11 @@ impl Code {
 
     /// Whether execution can start there.
     pub(crate) fn check_target<C: SystemCpu>(&self, cpu: &C, rip: u64) -> Result<(), C> {
-        let good =
-            if self.is_64(cpu) { is_canonical(rip) } else { rip <= u64::from(self.descriptor.limit()) };
+        let good = if self.is_64(cpu) {
+            is_canonical(rip)
+        } else {
+            rip <= u64::from(self.descriptor.limit())
+        };
         if good { Ok(()) } else { Err(Exception::GENERAL_PROTECTION.into()) }
     }
 

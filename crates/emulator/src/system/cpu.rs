@@ -1,6 +1,8 @@
 //! The processor state that system instructions, event delivery and task switches work on.
 
-use crate::{Cpu, DescriptorTable, Exception, Segment, SegmentRegister, SystemSegment, TableRegister};
+use crate::{
+    Cpu, DescriptorTable, Exception, Segment, SegmentRegister, SystemSegment, TableRegister,
+};
 
 /// Whose rights a memory access has (SDM volume 3, "Determination of Access Mode").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,20 +82,31 @@ pub trait SystemCpu: Cpu {
     ///
     /// # Errors
     /// The access faults.
-    fn read_as(&mut self, privilege: Privilege, gva: u64, buf: &mut [u8]) -> Result<(), Self::Fault>;
+    fn read_as(
+        &mut self,
+        privilege: Privilege,
+        gva: u64,
+        buf: &mut [u8],
+    ) -> Result<(), Self::Fault>;
 
     /// Whether a write of `length` bytes (1 to 16) would succeed; touches neither memory nor
     /// devices.
     ///
     /// # Errors
     /// The write would fault.
-    fn probe_write(&mut self, privilege: Privilege, gva: u64, length: usize) -> Result<(), Self::Fault>;
+    fn probe_write(
+        &mut self,
+        privilege: Privilege,
+        gva: u64,
+        length: usize,
+    ) -> Result<(), Self::Fault>;
 
     /// Writes `bytes` (1 to 16): all of them, or none and a fault.
     ///
     /// # Errors
     /// The access faults.
-    fn write_as(&mut self, privilege: Privilege, gva: u64, bytes: &[u8]) -> Result<(), Self::Fault>;
+    fn write_as(&mut self, privilege: Privilege, gva: u64, bytes: &[u8])
+    -> Result<(), Self::Fault>;
 
     /// Sets and clears bits of one byte of a descriptor in one locked access: accessed and busy
     /// bits.

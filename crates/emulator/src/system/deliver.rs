@@ -110,7 +110,8 @@ fn gate<C: SystemCpu>(cpu: &mut C, event: &Event) -> Result<Descriptor, C> {
     if long {
         gate.high = u64::from(table::read_u32(cpu, gva.wrapping_add(8), bad)?);
     }
-    let is_gate = matches!(gate.kind(long), Kind::TaskGate | Kind::InterruptGate(_) | Kind::TrapGate(_));
+    let is_gate =
+        matches!(gate.kind(long), Kind::TaskGate | Kind::InterruptGate(_) | Kind::TrapGate(_));
     let barred = event.kind == EventKind::Software && gate.rights().dpl() < cpu.cpl();
     if !is_gate || barred {
         return Err(bad.into());
@@ -247,8 +248,11 @@ pub(crate) fn redirect<C: SystemCpu>(cpu: &mut C, vector: u8, next_rip: u64) -> 
     cpu.read_as(Privilege::Explicit(3), at, &mut entry).map_err(Error::Fault)?;
     let [offset, selector] = [[entry[0], entry[1]], [entry[2], entry[3]]].map(u16::from_le_bytes);
     // VIF stands for IF, and the program sees IOPL 3.
-    let image =
-        if privileged { rflags } else { rflags & !IF | IOPL | if rflags & VIF != 0 { IF } else { 0 } };
+    let image = if privileged {
+        rflags
+    } else {
+        rflags & !IF | IOPL | if rflags & VIF != 0 { IF } else { 0 }
+    };
     let mut frame = Frame::new(Width::Word);
     frame.push_all(&[image, cpu.segment(Segment::Cs).selector.into(), next_rip]);
     let stack = Stack::current(cpu);

@@ -149,7 +149,10 @@ mod tests {
     #[test]
     fn the_fields_of_segment_descriptors() {
         let code = of(0x12cf_9a34_5678_ffff, 0);
-        assert_eq!((code.base(), code.limit(), code.rights().0), (0x1234_5678, 0xffff_ffff, 0xc09a));
+        assert_eq!(
+            (code.base(), code.limit(), code.rights().0),
+            (0x1234_5678, 0xffff_ffff, 0xc09a)
+        );
         assert_eq!(code.kind(true), Kind::Code);
         assert_eq!(code.register(Selector(0x1b)).rights.0, 0xc09b, "accessed");
         let small = of(0x0042_f200_0000_1234, 0);
@@ -166,15 +169,20 @@ mod tests {
         assert_eq!(gate.gate_offset(Width::Qword), 0xffff_8000_8899_aabb);
         assert_eq!(gate.gate_offset(Width::Dword), 0x8899_aabb);
         assert_eq!(gate.gate_offset(Width::Word), 0xaabb);
-        assert_eq!((gate.gate_selector(), gate.gate_stack(), gate.gate_parameters()), (Selector(16), 5, 5));
+        assert_eq!(
+            (gate.gate_selector(), gate.gate_stack(), gate.gate_parameters()),
+            (Selector(16), 5, 5)
+        );
         assert_eq!(gate.kind(true), Kind::InterruptGate(Width::Qword));
     }
 
     #[test]
     fn ia_32e_mode_has_no_16_bit_system_segments() {
-        let kinds = |long| (0..16).map(|kind| of(kind << 40, 0).kind(long)).collect::<alloc::vec::Vec<_>>();
+        let kinds =
+            |long| (0..16).map(|kind| of(kind << 40, 0).kind(long)).collect::<alloc::vec::Vec<_>>();
         let valid = |long: bool| {
-            let known = kinds(long).into_iter().enumerate().filter(|(_, kind)| *kind != Kind::Invalid);
+            let known =
+                kinds(long).into_iter().enumerate().filter(|(_, kind)| *kind != Kind::Invalid);
             known.map(|(number, _)| number).collect::<alloc::vec::Vec<_>>()
         };
         assert_eq!(valid(true), [2, 9, 11, 12, 14, 15]);

@@ -80,7 +80,8 @@ fn legacy_pointer<C: SystemCpu>(cpu: &mut C, dpl: u8) -> Result<(Selector, u64),
     let tr = cpu.system_segment(SystemSegment::Tr);
     let invalid = Exception::INVALID_TSS.with(Selector(tr.selector).error_code());
     let small = tr.rights.kind() == BUSY_16;
-    let (offset, size) = if small { (u64::from(dpl) * 4 + 2, 2) } else { (u64::from(dpl) * 8 + 4, 4) };
+    let (offset, size) =
+        if small { (u64::from(dpl) * 4 + 2, 2) } else { (u64::from(dpl) * 8 + 4, 4) };
     // The pointer, then the selector.
     if offset + size + 1 > u64::from(tr.limit) {
         return Err(invalid.into());

@@ -16,7 +16,9 @@ use crate::system::ret;
 use crate::system::stack::Stack;
 use crate::system::verify::{self, Question};
 use crate::width::Width;
-use crate::{DescriptorTable, Error, Exception, Mode, Outcome, Segment, SystemSegment, TableRegister};
+use crate::{
+    DescriptorTable, Error, Exception, Mode, Outcome, Segment, SystemSegment, TableRegister,
+};
 
 /// CR4.UMIP: user mode is not told of descriptor tables and control registers.
 const UMIP: u64 = 1 << 11;
@@ -146,13 +148,18 @@ impl<C: SystemCpu> Step<'_, C> {
     }
 
     /// A far pointer in memory: the offset, then the selector.
-    fn far_pointer(&mut self, instruction: &Instruction, width: Width) -> Result<(Selector, u64), C> {
+    fn far_pointer(
+        &mut self,
+        instruction: &Instruction,
+        width: Width,
+    ) -> Result<(Selector, u64), C> {
         let place = self.memory(instruction, 0)?;
         let mut bytes = [0; 10];
         let size = width.bytes();
         self.read_bytes(place, &mut bytes[..size + 2])?;
         let selector = u16::from_le_bytes([bytes[size], bytes[size + 1]]);
-        let offset = bytes[..size].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        let offset =
+            bytes[..size].iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
         Ok((Selector(selector), offset))
     }
 
@@ -167,7 +174,11 @@ impl<C: SystemCpu> Step<'_, C> {
         Ok(self.retire_unflagged())
     }
 
-    fn store_table(&mut self, instruction: &Instruction, table: DescriptorTable) -> Result<Outcome, C> {
+    fn store_table(
+        &mut self,
+        instruction: &Instruction,
+        table: DescriptorTable,
+    ) -> Result<Outcome, C> {
         let register = self.cpu.descriptor_table(table);
         let mut bytes = [0; 10];
         bytes[..2].copy_from_slice(&register.limit.to_le_bytes());
@@ -178,7 +189,11 @@ impl<C: SystemCpu> Step<'_, C> {
         Ok(self.retire_unflagged())
     }
 
-    fn load_table(&mut self, instruction: &Instruction, table: DescriptorTable) -> Result<Outcome, C> {
+    fn load_table(
+        &mut self,
+        instruction: &Instruction,
+        table: DescriptorTable,
+    ) -> Result<Outcome, C> {
         self.require_ring_0()?;
         let mut bytes = [0; 10];
         let length = if self.mode == Mode::Bits64 { 10 } else { 6 };
@@ -196,7 +211,11 @@ impl<C: SystemCpu> Step<'_, C> {
         Ok(self.retire_unflagged())
     }
 
-    fn store_system_segment(&mut self, instruction: &Instruction, from: SystemSegment) -> Result<Outcome, C> {
+    fn store_system_segment(
+        &mut self,
+        instruction: &Instruction,
+        from: SystemSegment,
+    ) -> Result<Outcome, C> {
         self.require_protected_mode()?;
         self.store_word(instruction, self.cpu.system_segment(from).selector.into())
     }
@@ -258,7 +277,11 @@ impl<C: SystemCpu> Step<'_, C> {
     }
 
     /// LAR, LSL: without an answer the register stays as it is.
-    fn load_of_descriptor(&mut self, instruction: &Instruction, question: Question) -> Result<Outcome, C> {
+    fn load_of_descriptor(
+        &mut self,
+        instruction: &Instruction,
+        question: Question,
+    ) -> Result<Outcome, C> {
         self.require_protected_mode()?;
         let selector = self.selector_operand(instruction, 1)?;
         let answer = verify::ask(self.cpu, question, selector)?;
@@ -290,8 +313,12 @@ impl<C: SystemCpu> Step<'_, C> {
     /// Far JMP and CALL; none if it is a near one.
     fn far_transfer(&mut self, instruction: &Instruction) -> Result<Option<Outcome>, C> {
         let width = match instruction.code() {
-            Iced::Jmp_ptr1616 | Iced::Call_ptr1616 | Iced::Jmp_m1616 | Iced::Call_m1616 => Width::Word,
-            Iced::Jmp_ptr1632 | Iced::Call_ptr1632 | Iced::Jmp_m1632 | Iced::Call_m1632 => Width::Dword,
+            Iced::Jmp_ptr1616 | Iced::Call_ptr1616 | Iced::Jmp_m1616 | Iced::Call_m1616 => {
+                Width::Word
+            }
+            Iced::Jmp_ptr1632 | Iced::Call_ptr1632 | Iced::Jmp_m1632 | Iced::Call_m1632 => {
+                Width::Dword
+            }
             Iced::Jmp_m1664 | Iced::Call_m1664 => Width::Qword,
             _ => return Ok(None),
         };
@@ -344,13 +371,18 @@ impl<C: SystemCpu> Step<'_, C> {
             Mnemonic::Into => (EventKind::Software, 4),
             _ => {
                 let vector = instruction.immediate8();
-                if self.cpu.rflags() & VM != 0 && deliver::redirect(self.cpu, vector, self.next_rip)? {
+                if self.cpu.rflags() & VM != 0
+                    && deliver::redirect(self.cpu, vector, self.next_rip)?
+                {
                     return Ok(Outcome::Transferred);
                 }
                 (EventKind::Software, vector)
             }
         };
-        deliver::deliver(self.cpu, Event { kind, vector, error_code: None, return_rip: self.next_rip })?;
+        deliver::deliver(
+            self.cpu,
+            Event { kind, vector, error_code: None, return_rip: self.next_rip },
+        )?;
         Ok(Outcome::Transferred)
     }
 

@@ -44,7 +44,9 @@ impl Stack {
     /// Makes the pointer RSP; what is beyond its width stays.
     pub(crate) fn load_pointer<C: SystemCpu>(&self, cpu: &mut C) {
         let whole = match self.width {
-            Width::Word | Width::Byte => cpu.gpr(Gpr::Rsp) & !0xffff | Width::Word.truncate(self.pointer),
+            Width::Word | Width::Byte => {
+                cpu.gpr(Gpr::Rsp) & !0xffff | Width::Word.truncate(self.pointer)
+            }
             Width::Dword | Width::Qword => self.width.truncate(self.pointer),
         };
         cpu.set_gpr(Gpr::Rsp, whole);
@@ -79,26 +81,39 @@ impl Stack {
     }
 
     /// Reads what lies `offset` above the pointer.
-    pub(crate) fn read<C: SystemCpu>(&self, cpu: &mut C, offset: u64, width: Width) -> Result<u64, C> {
+    pub(crate) fn read<C: SystemCpu>(
+        &self,
+        cpu: &mut C,
+        offset: u64,
+        width: Width,
+    ) -> Result<u64, C> {
         let gva = self.address::<C>(offset, width.bytes())?;
         self.check_alignment(cpu, gva, width)?;
         let mut bytes = [0; 8];
-        cpu.read_as(Privilege::Explicit(self.cpl), gva, &mut bytes[..width.bytes()]).map_err(Error::Fault)?;
+        cpu.read_as(Privilege::Explicit(self.cpl), gva, &mut bytes[..width.bytes()])
+            .map_err(Error::Fault)?;
         Ok(u64::from_le_bytes(bytes))
     }
 
     /// Writes at the pointer.
-    pub(crate) fn write<C: SystemCpu>(&self, cpu: &mut C, value: u64, width: Width) -> Result<(), C> {
+    pub(crate) fn write<C: SystemCpu>(
+        &self,
+        cpu: &mut C,
+        value: u64,
+        width: Width,
+    ) -> Result<(), C> {
         let gva = self.address::<C>(0, width.bytes())?;
         self.check_alignment(cpu, gva, width)?;
         let bytes = value.to_le_bytes();
-        cpu.write_as(Privilege::Explicit(self.cpl), gva, &bytes[..width.bytes()]).map_err(Error::Fault)
+        cpu.write_as(Privilege::Explicit(self.cpl), gva, &bytes[..width.bytes()])
+            .map_err(Error::Fault)
     }
 
     /// Whether `length` bytes above the pointer are inside.
     pub(crate) fn check_inside<C: SystemCpu>(&self, length: u64, width: Width) -> Result<(), C> {
         let step = width.bytes() as u64;
-        (0..length / step).try_for_each(|number| self.address::<C>(number * step, width.bytes()).map(drop))
+        (0..length / step)
+            .try_for_each(|number| self.address::<C>(number * step, width.bytes()).map(drop))
     }
 }
 
@@ -141,7 +156,8 @@ impl Frame {
 
     /// Whether the frame fits the segment.
     pub(crate) fn check_room<C: SystemCpu>(&self, stack: &Stack) -> Result<(), C> {
-        self.places().try_for_each(|(offset, _)| stack.address::<C>(offset, self.width.bytes()).map(drop))
+        self.places()
+            .try_for_each(|(offset, _)| stack.address::<C>(offset, self.width.bytes()).map(drop))
     }
 
     /// Whether the frame can be written.
@@ -149,7 +165,8 @@ impl Frame {
         for (offset, _) in self.places() {
             let gva = stack.address::<C>(offset, self.width.bytes())?;
             stack.check_alignment(cpu, gva, self.width)?;
-            cpu.probe_write(Privilege::Explicit(stack.cpl), gva, self.width.bytes()).map_err(Error::Fault)?;
+            cpu.probe_write(Privilege::Explicit(stack.cpl), gva, self.width.bytes())
+                .map_err(Error::Fault)?;
         }
         Ok(())
     }
@@ -160,7 +177,8 @@ impl Frame {
         for (offset, value) in self.places() {
             let gva = stack.address::<C>(offset, width)?;
             let bytes = value.to_le_bytes();
-            cpu.write_as(Privilege::Explicit(stack.cpl), gva, &bytes[..width]).map_err(Error::Fault)?;
+            cpu.write_as(Privilege::Explicit(stack.cpl), gva, &bytes[..width])
+                .map_err(Error::Fault)?;
         }
         Ok(stack.moved(((self.count * width) as u64).wrapping_neg()))
     }

@@ -16,7 +16,12 @@ pub(crate) fn is_long<C: SystemCpu>(cpu: &C) -> bool {
 
 /// Reads where the processor keeps its tables. `bad` is raised for an address that is not
 /// canonical.
-pub(crate) fn read<C: SystemCpu>(cpu: &mut C, gva: u64, buf: &mut [u8], bad: Exception) -> Result<(), C> {
+pub(crate) fn read<C: SystemCpu>(
+    cpu: &mut C,
+    gva: u64,
+    buf: &mut [u8],
+    bad: Exception,
+) -> Result<(), C> {
     for (gva, part) in parts(cpu, gva, buf.len(), bad)? {
         if !part.is_empty() {
             cpu.read_as(Privilege::Implicit, gva, &mut buf[part]).map_err(Error::Fault)?;
@@ -26,7 +31,12 @@ pub(crate) fn read<C: SystemCpu>(cpu: &mut C, gva: u64, buf: &mut [u8], bad: Exc
 }
 
 /// Checks that a later [`write()`] will succeed.
-pub(crate) fn probe<C: SystemCpu>(cpu: &mut C, gva: u64, length: usize, bad: Exception) -> Result<(), C> {
+pub(crate) fn probe<C: SystemCpu>(
+    cpu: &mut C,
+    gva: u64,
+    length: usize,
+    bad: Exception,
+) -> Result<(), C> {
     for (gva, part) in parts(cpu, gva, length, bad)? {
         if !part.is_empty() {
             cpu.probe_write(Privilege::Implicit, gva, part.len()).map_err(Error::Fault)?;
@@ -36,7 +46,12 @@ pub(crate) fn probe<C: SystemCpu>(cpu: &mut C, gva: u64, length: usize, bad: Exc
 }
 
 /// Writes there.
-pub(crate) fn write<C: SystemCpu>(cpu: &mut C, gva: u64, bytes: &[u8], bad: Exception) -> Result<(), C> {
+pub(crate) fn write<C: SystemCpu>(
+    cpu: &mut C,
+    gva: u64,
+    bytes: &[u8],
+    bad: Exception,
+) -> Result<(), C> {
     for (gva, part) in parts(cpu, gva, bytes.len(), bad)? {
         if !part.is_empty() {
             cpu.write_as(Privilege::Implicit, gva, &bytes[part]).map_err(Error::Fault)?;

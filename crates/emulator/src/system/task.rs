@@ -97,7 +97,11 @@ pub(crate) fn switch<C: SystemCpu>(
 }
 
 /// The new TSS, if it can be switched to.
-fn incoming<C: SystemCpu>(cpu: &mut C, selector: Selector, source: Source) -> Result<(Descriptor, Tss), C> {
+fn incoming<C: SystemCpu>(
+    cpu: &mut C,
+    selector: Selector,
+    source: Source,
+) -> Result<(Descriptor, Tss), C> {
     let returns = source == Source::Iret;
     let fault = if returns { TS } else { Exception::GENERAL_PROTECTION };
     let error_code = selector.error_code();

@@ -74,15 +74,22 @@ impl Tss {
         };
         let selector = |offset| Selector(field(offset, Width::Word) as u16);
         let wide = self.width == Width::Dword;
-        let register = |number| field(layout.rip + (2 + number) * layout.width.bytes(), layout.width);
+        let register =
+            |number| field(layout.rip + (2 + number) * layout.width.bytes(), layout.width);
         let segment = |number| {
-            if number < layout.segments { selector(layout.selector(number)) } else { Selector::NULL }
+            if number < layout.segments {
+                selector(layout.selector(number))
+            } else {
+                Selector::NULL
+            }
         };
         Ok(Task {
             rip: field(layout.rip, layout.width),
             rflags: field(layout.rip + layout.width.bytes(), layout.width) & FLAGS | 2,
             // A 16-bit TSS leaves ones in the upper halves.
-            gprs: core::array::from_fn(|number| register(number) | if wide { 0 } else { 0xffff_0000 }),
+            gprs: core::array::from_fn(|number| {
+                register(number) | if wide { 0 } else { 0xffff_0000 }
+            }),
             segments: core::array::from_fn(segment),
             ldt: selector(layout.ldt),
             cr3: wide.then(|| field(CR3, Width::Dword) as u32),

@@ -183,12 +183,16 @@ impl Machine {
     }
 
     /// Emulates the first instruction of what `program` assembles, as far as one call goes.
-    pub fn step(&mut self, program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Verdict {
+    pub fn step(
+        &mut self,
+        program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    ) -> Verdict {
         let bytes = assemble(self.mode, self.state.rip, program);
         umbra_emulator::emulate(self, &bytes)
     }
 
-    /// Emulates one instruction that must retire, and checks that RIP moved behind it and RF is clear.
+    /// Emulates one instruction that must retire, and checks that RIP moved behind it and RF is
+    /// clear.
     pub fn run(&mut self, program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) {
         let rip = self.state.rip;
         let bytes = assemble(self.mode, rip, program);
@@ -202,7 +206,9 @@ impl Machine {
         assert!((1..=16).contains(&length), "{access:x?}");
         let last = self.wrapped(gva.wrapping_add(length as u64 - 1));
         match self.mode {
-            Mode::Bits64 => assert!([gva, last].iter().all(|gva| (*gva as i64) << 16 >> 16 == *gva as i64)),
+            Mode::Bits64 => {
+                assert!([gva, last].iter().all(|gva| (*gva as i64) << 16 >> 16 == *gva as i64))
+            }
             Mode::Bits16 | Mode::Bits32 => assert!(gva <= u32::MAX.into()),
         }
         let failing = self.failing == Some(self.accesses.len());

@@ -2,8 +2,8 @@
 //! folder `system`.
 
 use umbra_emulator::{
-    Cpu, DescriptorTable, Exception, Privilege, Rights, Segment, SegmentRegister, SystemCpu, SystemSegment,
-    TableRegister,
+    Cpu, DescriptorTable, Exception, Privilege, Rights, Segment, SegmentRegister, SystemCpu,
+    SystemSegment, TableRegister,
 };
 
 use super::{Access, Kind, Machine};
@@ -63,7 +63,12 @@ impl SystemCpu for Machine {
         self.load(Kind::Read, gva, buf)
     }
 
-    fn probe_write(&mut self, _privilege: Privilege, gva: u64, length: usize) -> Result<(), Access> {
+    fn probe_write(
+        &mut self,
+        _privilege: Privilege,
+        gva: u64,
+        length: usize,
+    ) -> Result<(), Access> {
         self.access(Kind::ReadModify, gva, length)
     }
 

@@ -3,9 +3,9 @@
 use umbra_emulator::{Cpu, Error, Event, EventKind, Mode, Outcome, Privilege, Segment, deliver};
 
 use crate::machine::{
-    BEYOND, CODE, CODE_0, CODE_3, DATA_0, DATA_3, Entry, FREE, FREE_2, GDT, IDT, IF, IOPL_3, Machine, NT,
-    PageFault, RF, STACK_0, STACK_3, STACK_IST, TARGET, TF, TSS, TSS_SELECTOR, UNUSABLE, VM, code, code_64,
-    data, gate, gp, np, refuses, stack_fault, system, ts,
+    BEYOND, CODE, CODE_0, CODE_3, DATA_0, DATA_3, Entry, FREE, FREE_2, GDT, IDT, IF, IOPL_3,
+    Machine, NT, PageFault, RF, STACK_0, STACK_3, STACK_IST, TARGET, TF, TSS, TSS_SELECTOR,
+    UNUSABLE, VM, code, code_64, data, gate, gp, np, refuses, stack_fault, system, ts,
 };
 
 const VECTOR: u8 = 0x21;
@@ -55,11 +55,15 @@ fn to_an_inner_ring() {
         let mut machine = with_gate(Machine::protected(3), gate(kind, CODE_0, entry));
         assert_eq!(deliver(&mut machine, event(EventKind::Exception, Some(7))), Ok(()));
         let mask = if width == 4 { u64::MAX } else { 0xffff };
-        let frame = [7, CODE + 2, CODE_3.into(), 2 | IF, STACK_3, DATA_3.into()].map(|value| value & mask);
+        let frame =
+            [7, CODE + 2, CODE_3.into(), 2 | IF, STACK_3, DATA_3.into()].map(|value| value & mask);
         assert_eq!(machine.stack(width, 6), frame);
         assert_eq!(machine.gprs[4], STACK_0 - 6 * width as u64);
         assert_eq!((machine.cpl(), machine.rip, machine.rflags), (0, entry, 2));
-        assert_eq!((machine.selector(Segment::Cs), machine.selector(Segment::Ss)), (CODE_0, DATA_0));
+        assert_eq!(
+            (machine.selector(Segment::Cs), machine.selector(Segment::Ss)),
+            (CODE_0, DATA_0)
+        );
         assert!(machine.writes.iter().all(|(_, privilege)| *privilege == Privilege::Explicit(0)));
     }
 }
@@ -240,7 +244,11 @@ fn software_interrupts_as_instructions() {
         assert_eq!(machine.execute(bytes), Ok(Outcome::Transferred));
         assert_eq!(machine.rip, TARGET + vector);
         let flags = 2 | IF | 1 << 11;
-        assert_eq!(machine.stack(4, 3), [CODE + bytes.len() as u64, CODE_0.into(), flags], "RF is clear");
+        assert_eq!(
+            machine.stack(4, 3),
+            [CODE + bytes.len() as u64, CODE_0.into(), flags],
+            "RF is clear"
+        );
     }
     machine.rflags = 2;
     assert_eq!(machine.execute(&[0xce]), Ok(Outcome::Done), "INTO without overflow");

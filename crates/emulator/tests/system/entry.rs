@@ -81,7 +81,10 @@ fn data_segment(name: Segment, segment: &SegmentRegister) -> Result<(), String> 
     }
     require(rights.is_readable() && rights.kind() & 1 != 0, &format!("{name:?}: type"))?;
     let private = !rights.is_conforming();
-    require(!private || u16::from(rights.dpl()) >= segment.selector & 3, &format!("{name:?}: DPL"))?;
+    require(
+        !private || u16::from(rights.dpl()) >= segment.selector & 3,
+        &format!("{name:?}: DPL"),
+    )?;
     require(has_64_bit_base || segment.base >> 32 == 0, &format!("{name:?}: base"))?;
     present(segment, &format!("{name:?}"))
 }

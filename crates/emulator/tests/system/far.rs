@@ -3,9 +3,9 @@
 use umbra_emulator::{Cpu, Error, Exception, Gpr, Mode, Outcome, Privilege, Segment};
 
 use crate::machine::{
-    BEYOND, CODE, CODE_0, CODE_3, DATA, DATA_0, DATA_3, Entry, FREE, FREE_2, GATE, GDT, IF, Machine, NT,
-    OTHER, PageFault, STACK_0, STACK_3, TARGET, TSS, TSS_SELECTOR, Verdict, available_tss, code, code_64,
-    data, gate, gp, np, refuses, stack_fault, system, ts, v86,
+    BEYOND, CODE, CODE_0, CODE_3, DATA, DATA_0, DATA_3, Entry, FREE, FREE_2, GATE, GDT, IF,
+    Machine, NT, OTHER, PageFault, STACK_0, STACK_3, TARGET, TSS, TSS_SELECTOR, Verdict,
+    available_tss, code, code_64, data, gate, gp, np, refuses, stack_fault, system, ts, v86,
 };
 
 /// JMP or CALL by a far pointer of 32 bits in memory.
@@ -40,7 +40,8 @@ fn code_segments_at_every_privilege_level() {
                 for conforming in [false, true] {
                     for call in [false, true] {
                         let entry = if conforming { code(dpl).conforming() } else { code(dpl) };
-                        let allowed = if conforming { dpl <= cpl } else { rpl <= cpl && dpl == cpl };
+                        let allowed =
+                            if conforming { dpl <= cpl } else { rpl <= cpl && dpl == cpl };
                         let selector = FREE | u16::from(rpl);
                         let mut machine = Machine::protected(cpl);
                         machine.gdt(FREE, entry);
@@ -51,7 +52,11 @@ fn code_segments_at_every_privilege_level() {
                         let old = (machine.gprs[4], machine.selector(Segment::Cs));
                         assert_eq!(go(&mut machine, call, selector, TARGET), Ok(Outcome::Done));
                         assert_eq!((machine.rip, machine.cpl()), (TARGET, cpl));
-                        assert_eq!(machine.selector(Segment::Cs), FREE | u16::from(cpl), "RPL is CPL");
+                        assert_eq!(
+                            machine.selector(Segment::Cs),
+                            FREE | u16::from(cpl),
+                            "RPL is CPL"
+                        );
                         assert_eq!(machine.rights_in_gdt(FREE) & 1, 1);
                         if call {
                             assert_eq!(machine.stack(4, 2), [CODE + 6, old.1.into()]);
@@ -75,7 +80,8 @@ fn what_is_no_target() {
         let mut machine = Machine::protected(0);
         refused(&machine, gp(0), call, 3, TARGET);
         refused(&machine, gp(BEYOND), call, BEYOND, TARGET);
-        for entry in [data(0), system(2, 0, 7), gate(14, CODE_0, TARGET), gate(15, CODE_0, TARGET)] {
+        for entry in [data(0), system(2, 0, 7), gate(14, CODE_0, TARGET), gate(15, CODE_0, TARGET)]
+        {
             machine.gdt(FREE, entry);
             refused(&machine, gp(FREE), call, FREE, TARGET);
         }
@@ -159,18 +165,26 @@ fn call_gates_at_every_privilege_level() {
                             let mut machine = Machine::protected(cpl);
                             machine.gdt(
                                 FREE,
-                                if conforming { code(code_dpl).conforming() } else { code(code_dpl) },
+                                if conforming {
+                                    code(code_dpl).conforming()
+                                } else {
+                                    code(code_dpl)
+                                },
                             );
                             machine.gdt(GATE, gate(12, FREE, TARGET).dpl(gate_dpl));
                             let selector = GATE | u16::from(rpl);
-                            let reached = if call || conforming { code_dpl <= cpl } else { code_dpl == cpl };
+                            let reached =
+                                if call || conforming { code_dpl <= cpl } else { code_dpl == cpl };
                             if gate_dpl < cpl.max(rpl) {
                                 refused(&machine, gp(GATE), call, selector, 0);
                             } else if !reached {
                                 refused(&machine, gp(FREE), call, selector, 0);
                             } else if call && !conforming && code_dpl < cpl {
                                 if code_dpl == 0 {
-                                    assert_eq!(go(&mut machine, call, selector, 0), Ok(Outcome::Done));
+                                    assert_eq!(
+                                        go(&mut machine, call, selector, 0),
+                                        Ok(Outcome::Done)
+                                    );
                                     assert_eq!((machine.cpl(), machine.rip), (0, TARGET));
                                 } else {
                                     // The TSS has no stack for this ring.
@@ -206,7 +220,10 @@ fn a_call_gate_to_an_inner_ring_copies_parameters() {
     assert_eq!(machine.gprs[4], STACK_0 - 28);
     assert_eq!((machine.selector(Segment::Cs), machine.selector(Segment::Ss)), (FREE, DATA_0));
     let pushes = machine.writes.iter().filter(|(gva, _)| *gva >= STACK_0 - 28);
-    assert!(pushes.clone().count() == 7 && pushes.into_iter().all(|(_, who)| *who == Privilege::Explicit(0)));
+    assert!(
+        pushes.clone().count() == 7
+            && pushes.into_iter().all(|(_, who)| *who == Privilege::Explicit(0))
+    );
 
     let mut machine = with_gate(3, gate(4, FREE, 0x1234).with(2), code(0));
     machine.poke_all(STACK_3, 2, &[0x11, 0x22]);

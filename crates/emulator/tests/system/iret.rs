@@ -3,8 +3,9 @@
 use umbra_emulator::{Cpu, Error, Mode, Outcome, Privilege, Segment};
 
 use crate::machine::{
-    BEYOND, CODE_0, CODE_3, DATA_0, DATA_3, FREE, FREE_2, IF, IOPL_3, Machine, NT, PageFault, RF, STACK_0,
-    STACK_3, TARGET, TF, VM, Verdict, code, code_64, data, gp, np, refuses, stack_fault, v86,
+    BEYOND, CODE_0, CODE_3, DATA_0, DATA_3, FREE, FREE_2, IF, IOPL_3, Machine, NT, PageFault, RF,
+    STACK_0, STACK_3, TARGET, TF, VM, Verdict, code, code_64, data, gp, np, refuses, stack_fault,
+    v86,
 };
 
 /// IRETD, in 64-bit mode IRETQ.
@@ -108,10 +109,12 @@ fn code_of_64_bits_always_pops_its_stack() {
     let mut machine = returning(Machine::long(0), &[TARGET, CODE_0.into(), 2, 0xa000, 0]);
     assert_eq!(iret(&mut machine), Ok(Outcome::Transferred));
     assert_eq!((machine.gprs[4], machine.selector(Segment::Ss), machine.cpl()), (0xa000, 0, 0));
-    let mut machine = returning(Machine::long(0), &[TARGET, CODE_3.into(), 2, STACK_3, DATA_3.into()]);
+    let mut machine =
+        returning(Machine::long(0), &[TARGET, CODE_3.into(), 2, STACK_3, DATA_3.into()]);
     assert_eq!(iret(&mut machine), Ok(Outcome::Transferred));
     assert_eq!((machine.mode(), machine.cpl()), (Mode::Bits64, 3));
-    let mut machine = returning(Machine::long(0), &[TARGET, (FREE | 3).into(), 2, STACK_3, DATA_3.into()]);
+    let mut machine =
+        returning(Machine::long(0), &[TARGET, (FREE | 3).into(), 2, STACK_3, DATA_3.into()]);
     machine.gdt(FREE, code(3));
     assert_eq!(iret(&mut machine), Ok(Outcome::Transferred));
     assert_eq!(machine.mode(), Mode::Bits32);
@@ -129,7 +132,8 @@ fn code_of_64_bits_always_pops_its_stack() {
     let mut machine = returning(Machine::long(0), &[TARGET, CODE_0.into(), 2, 0xa000, 0]);
     machine.rflags |= NT;
     refuses(&machine, gp(0), iret);
-    let machine = returning(Machine::long(0), &[TARGET, CODE_3.into(), VM | 2, STACK_3, DATA_3.into()]);
+    let machine =
+        returning(Machine::long(0), &[TARGET, CODE_3.into(), VM | 2, STACK_3, DATA_3.into()]);
     let mut after = machine;
     assert_eq!(iret(&mut after), Ok(Outcome::Transferred));
     assert_eq!(after.rflags & VM, 0, "IA-32e mode has no virtual-8086 mode");
@@ -160,13 +164,17 @@ fn to_virtual_8086_mode() {
 
 #[test]
 fn within_virtual_8086_mode() {
-    let frame = |machine: &mut Machine, width, values: &[u64]| machine.poke_all(0x2800, width, values);
+    let frame =
+        |machine: &mut Machine, width, values: &[u64]| machine.poke_all(0x2800, width, values);
     let mut machine = Machine::virtual_8086();
     frame(&mut machine, 2, &[0x1234, 0x500, TF]);
     refuses(&machine, gp(0), |m| m.execute(&[0xcf]));
     machine.rflags |= IOPL_3;
     assert_eq!(machine.execute(&[0xcf]), Ok(Outcome::Transferred));
-    assert_eq!((machine.rip, machine.segment(Segment::Cs), machine.gprs[4]), (0x1234, v86(0x500), 0x806));
+    assert_eq!(
+        (machine.rip, machine.segment(Segment::Cs), machine.gprs[4]),
+        (0x1234, v86(0x500), 0x806)
+    );
     assert_eq!(machine.rflags, 2 | VM | IOPL_3 | TF, "IF is loaded, IOPL and VM stay");
 
     // With virtual-mode extensions IF goes to VIF.

@@ -8,8 +8,8 @@ use umbra_emulator::{
 
 use crate::machine::{
     BEYOND, CODE_3, DATA, DATA_0, DATA_3, Entry, FREE, GDT, IDT, LDT, LDT_SELECTOR, Machine, OTHER,
-    OTHER_TSS, PageFault, TSS_SELECTOR, UNUSABLE, Verdict, available_tss, code, data, gp, np, refuses,
-    stack_fault, system, v86,
+    OTHER_TSS, PageFault, TSS_SELECTOR, UNUSABLE, Verdict, available_tss, code, data, gp, np,
+    refuses, stack_fault, system, v86,
 };
 
 fn mov(machine: &mut Machine, segment: Segment, selector: u16) -> Verdict {
@@ -188,7 +188,10 @@ fn push_of_a_segment_register_writes_its_16_bits() {
     let top = machine.gprs[4];
     machine.poke(top - 4, &[0xff; 4]);
     assert_eq!(machine.step(|a| a.push(cs)), Ok(Outcome::Done));
-    assert_eq!((machine.gprs[4], machine.peek(top - 4, 4)), (top - 4, 0xffff_0000 | u64::from(CODE_3)));
+    assert_eq!(
+        (machine.gprs[4], machine.peek(top - 4, 4)),
+        (top - 4, 0xffff_0000 | u64::from(CODE_3))
+    );
     machine.segments[2].limit = top as u32 - 8;
     refuses(&machine, stack_fault(0), |m| m.step(|a| a.push(cs)));
     let mut machine = Machine::long(3);
@@ -216,9 +219,11 @@ fn lldt() {
         machine.step(|a| a.lldt(word_ptr(DATA)))
     };
     for mut machine in [Machine::protected(0), Machine::long(0)] {
-        for (entry, error) in
-            [(data(0), gp(FREE)), (available_tss(0), gp(FREE)), (system(2, LDT, 0x17).absent(), np(FREE))]
-        {
+        for (entry, error) in [
+            (data(0), gp(FREE)),
+            (available_tss(0), gp(FREE)),
+            (system(2, LDT, 0x17).absent(), np(FREE)),
+        ] {
             machine.gdt(FREE, entry);
             machine.poke(DATA, &FREE.to_le_bytes());
             refuses(&machine, error, |m| lldt(m, FREE));
@@ -230,7 +235,10 @@ fn lldt() {
         machine.gdt(FREE, system(2, 0x12345, 0x17));
         assert_eq!(lldt(&mut machine, FREE), Ok(Outcome::Done));
         let ldtr = machine.system_segment(SystemSegment::Ldtr);
-        assert_eq!((ldtr.base, ldtr.limit, ldtr.selector, ldtr.rights.0), (0x12345, 0x17, FREE, 0x82));
+        assert_eq!(
+            (ldtr.base, ldtr.limit, ldtr.selector, ldtr.rights.0),
+            (0x12345, 0x17, FREE, 0x82)
+        );
         assert_eq!(lldt(&mut machine, 0), Ok(Outcome::Done));
         assert!(machine.ldtr.rights.is_unusable());
     }
@@ -269,7 +277,10 @@ fn ltr() {
         refuses(&machine, np(OTHER), ltr);
         machine.gdt(OTHER, available_tss(OTHER_TSS));
         assert_eq!(ltr(&mut machine), Ok(Outcome::Done));
-        assert_eq!((machine.tr.base, machine.tr.rights.0, machine.tr.selector), (OTHER_TSS, 0x8b, OTHER));
+        assert_eq!(
+            (machine.tr.base, machine.tr.rights.0, machine.tr.selector),
+            (OTHER_TSS, 0x8b, OTHER)
+        );
         assert_eq!(machine.rights_in_gdt(OTHER), 0x8b, "busy");
     }
     let mut machine = Machine::long(0);
@@ -287,7 +298,11 @@ fn descriptor_tables() {
     let mut short = machine.clone();
     assert_eq!(machine.step(|a| a.lgdt(fword_ptr(DATA))), Ok(Outcome::Done));
     assert_eq!(machine.descriptor_table(DescriptorTable::Gdt), value);
-    assert_eq!(short.execute(&[0x66, 0x0f, 0x01, 0x1d, 0, 0, 3, 0]), Ok(Outcome::Done), "LIDT, 16 bits");
+    assert_eq!(
+        short.execute(&[0x66, 0x0f, 0x01, 0x1d, 0, 0, 3, 0]),
+        Ok(Outcome::Done),
+        "LIDT, 16 bits"
+    );
     assert_eq!(short.idtr, TableRegister { base: 0x34_5678, ..value });
     assert_eq!(machine.step(|a| a.sgdt(fword_ptr(DATA + 16))), Ok(Outcome::Done));
     assert_eq!(machine.peek(DATA + 16, 6), 0x1234_5678_abcd);
@@ -309,7 +324,8 @@ fn stores_of_selectors_and_the_machine_status_word() {
     assert_eq!(machine.step(|a| a.smsw(word_ptr(DATA + 16))), Ok(Outcome::Done));
     assert_eq!(machine.step(|a| a.mov(word_ptr(DATA + 24), cs)), Ok(Outcome::Done));
     let stored: Vec<u64> = (0..4).map(|number| machine.peek(DATA + 8 * number, 4)).collect();
-    let expected = [LDT_SELECTOR, TSS_SELECTOR, 1, CODE_3].map(|value| 0xffff_0000 | u64::from(value));
+    let expected =
+        [LDT_SELECTOR, TSS_SELECTOR, 1, CODE_3].map(|value| 0xffff_0000 | u64::from(value));
     assert_eq!(stored, expected, "16 bits each");
     let undefined = Error::Exception(Exception::INVALID_OPCODE);
     refuses(&Machine::virtual_8086(), undefined, |m| m.step(|a| a.str(word_ptr(0x20))));

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use iced_x86::IcedError;
 use iced_x86::code_asm::CodeAssembler;
 use umbra_emulator::{
-    Cpu, DescriptorTable, Error, Exception, Feature, Gpr, Mode, Outcome, Privilege, Rights, Segment,
-    SegmentRegister, SystemCpu, SystemSegment, TableRegister, emulate,
+    Cpu, DescriptorTable, Error, Exception, Feature, Gpr, Mode, Outcome, Privilege, Rights,
+    Segment, SegmentRegister, SystemCpu, SystemSegment, TableRegister, emulate,
 };
 
 pub const GDT: u64 = 0x1000;
@@ -139,7 +139,10 @@ impl Entry {
         let rights = (self.kind | u64::from(self.dpl) << 5 | u64::from(self.present) << 7) << 40;
         let (low, high) = match self.gate {
             Some((selector, offset, count)) => (
-                offset & 0xffff | u64::from(selector) << 16 | count << 32 | (offset & 0xffff_0000) << 32,
+                offset & 0xffff
+                    | u64::from(selector) << 16
+                    | count << 32
+                    | (offset & 0xffff_0000) << 32,
                 offset >> 32,
             ),
             None => (
@@ -296,7 +299,9 @@ impl Machine {
     pub fn virtual_8086() -> Machine {
         let mut machine = Machine::protected(3);
         machine.rflags |= VM;
-        for (segment, selector) in [0x100, 0x1000, 0x200, 0x300, 0x400, 0x500].into_iter().enumerate() {
+        for (segment, selector) in
+            [0x100, 0x1000, 0x200, 0x300, 0x400, 0x500].into_iter().enumerate()
+        {
             machine.segments[segment] = v86(selector);
         }
         machine.rip = 0x10;
@@ -305,7 +310,8 @@ impl Machine {
     }
 
     fn run_in(&mut self, cpl: u8, code: Entry, stack: Entry) {
-        let (cs, ss, rsp) = if cpl == 0 { (CODE_0, DATA_0, STACK_0) } else { (CODE_3, DATA_3, STACK_3) };
+        let (cs, ss, rsp) =
+            if cpl == 0 { (CODE_0, DATA_0, STACK_0) } else { (CODE_3, DATA_3, STACK_3) };
         self.segments = [stack.accessed().register(ss); 6];
         self.segments[Segment::Cs as usize] = code.accessed().register(cs);
         self.gprs[4] = rsp;
@@ -348,7 +354,9 @@ impl Machine {
     /// Values from the stack pointer up.
     pub fn stack(&self, width: usize, count: usize) -> Vec<u64> {
         let base = if self.mode() == Mode::Bits64 { 0 } else { self.segment(Segment::Ss).base };
-        (0..count).map(|number| self.peek(base + self.gprs[4] + (number * width) as u64, width)).collect()
+        (0..count)
+            .map(|number| self.peek(base + self.gprs[4] + (number * width) as u64, width))
+            .collect()
     }
 
     pub fn rights_in_gdt(&self, selector: u16) -> u64 {
@@ -360,7 +368,10 @@ impl Machine {
     }
 
     /// Emulates what `program` assembles.
-    pub fn step(&mut self, program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>) -> Verdict {
+    pub fn step(
+        &mut self,
+        program: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    ) -> Verdict {
         let bitness = match self.mode() {
             Mode::Bits16 => 16,
             Mode::Bits32 => 32,
@@ -377,13 +388,20 @@ impl Machine {
         emulate(self, bytes)
     }
 
-    fn access(&self, privilege: Privilege, gva: u64, length: usize, write: bool) -> Result<(), PageFault> {
+    fn access(
+        &self,
+        privilege: Privilege,
+        gva: u64,
+        length: usize,
+        write: bool,
+    ) -> Result<(), PageFault> {
         assert!((1..=16).contains(&length));
         // What lies beyond the memory is not present.
         let size = self.memory.len() as u64;
         for gva in [gva, gva.saturating_add(length as u64 - 1)] {
             let page = gva >> 12;
-            if gva >= size || self.absent.contains(&page) || write && self.read_only.contains(&page) {
+            if gva >= size || self.absent.contains(&page) || write && self.read_only.contains(&page)
+            {
                 return Err(PageFault { gva, write, privilege });
             }
         }
@@ -397,7 +415,12 @@ impl Machine {
 
 /// A segment register of virtual-8086 mode.
 pub fn v86(selector: u16) -> SegmentRegister {
-    SegmentRegister { selector, base: u64::from(selector) << 4, limit: 0xffff, rights: Rights(0xf3) }
+    SegmentRegister {
+        selector,
+        base: u64::from(selector) << 4,
+        limit: 0xffff,
+        rights: Rights(0xf3),
+    }
 }
 
 impl Cpu for Machine {
@@ -574,7 +597,12 @@ impl SystemCpu for Machine {
         Ok(())
     }
 
-    fn probe_write(&mut self, privilege: Privilege, gva: u64, length: usize) -> Result<(), PageFault> {
+    fn probe_write(
+        &mut self,
+        privilege: Privilege,
+        gva: u64,
+        length: usize,
+    ) -> Result<(), PageFault> {
         self.access(privilege, gva, length, true)
     }
 

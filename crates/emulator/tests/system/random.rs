@@ -50,10 +50,13 @@ impl Random {
     }
 
     fn address(&mut self) -> u64 {
-        let places = [GDT, LDT, TSS, OTHER_TSS, STACK_0, STACK_3, CODE, TARGET, DATA, 0xfff8, 0xffff_fff8];
+        let places =
+            [GDT, LDT, TSS, OTHER_TSS, STACK_0, STACK_3, CODE, TARGET, DATA, 0xfff8, 0xffff_fff8];
         match self.below(16) {
             0 => self.next() << 16 | self.next(),
-            1 => self.one_of(&[0x7fff_ffff_fff8, 0x8000_0000_0000, 0xffff_8000_0000_0000, u64::MAX]),
+            1 => {
+                self.one_of(&[0x7fff_ffff_fff8, 0x8000_0000_0000, 0xffff_8000_0000_0000, u64::MAX])
+            }
             _ => self.one_of(&places) + self.below(3) * 4 - self.below(2) * self.below(9),
         }
     }
@@ -72,11 +75,16 @@ impl Random {
         let entry = match self.below(4) {
             0 => {
                 let (selector, offset) = (self.selector(), self.address());
-                gate(self.one_of(&[4, 5, 6, 7, 12, 12, 14, 14, 15]), selector, offset).with(self.below(8))
+                gate(self.one_of(&[4, 5, 6, 7, 12, 12, 14, 14, 15]), selector, offset)
+                    .with(self.below(8))
             }
             1 => {
                 let base = self.one_of(&[TSS, OTHER_TSS, THIRD_TSS, LDT]);
-                system(self.one_of(&[1, 2, 3, 9, 9, 9, 11, 11]), base, self.one_of(&[0x67, 0xff, 0x2b, 0x20]))
+                system(
+                    self.one_of(&[1, 2, 3, 9, 9, 9, 11, 11]),
+                    base,
+                    self.one_of(&[0x67, 0xff, 0x2b, 0x20]),
+                )
             }
             2 => code(0),
             _ => data(0),
@@ -84,7 +92,8 @@ impl Random {
         let mut bytes = if self.one_in(8) { entry.absent() } else { entry }.dpl(dpl).bytes();
         if bytes[5] & 0x10 != 0 {
             bytes[5] = bytes[5] & !7 | self.one_of(&[0, 1, 2, 2, 3, 3, 3, 4, 6, 7]);
-            bytes[6] = bytes[6] & 0x1f | self.one_of(&[0xc0, 0xc0, 0xa0, 0xa0, 0xe0, 0x40, 0x80, 0]);
+            bytes[6] =
+                bytes[6] & 0x1f | self.one_of(&[0xc0, 0xc0, 0xa0, 0xa0, 0xe0, 0x40, 0x80, 0]);
         }
         bytes
     }
@@ -113,14 +122,18 @@ impl Random {
                 let known = table == GDT && entry <= u64::from(OTHER >> 3);
                 if self.one_in(if known { 24 } else { 2 }) {
                     let bytes = self.descriptor();
-                    machine.poke(table + 8 * entry, &bytes[..if long && self.one_in(2) { 16 } else { 8 }]);
+                    machine.poke(
+                        table + 8 * entry,
+                        &bytes[..if long && self.one_in(2) { 16 } else { 8 }],
+                    );
                 }
             }
         }
         for vector in 0..48 {
             let wild = self.one_in(4);
             let kind = if wild { self.one_of(&[15, 5, 5, 6, 12]) } else { 14 };
-            let selector = if wild { self.selector() } else { self.one_of(&[CODE_0, CODE_0, CODE_3]) };
+            let selector =
+                if wild { self.selector() } else { self.one_of(&[CODE_0, CODE_0, CODE_3]) };
             let target = if wild { self.address() } else { TARGET };
             let entry = gate(kind, selector, target).dpl(self.one_of(&[0, 3]));
             machine.idt(vector, entry.with(if long { self.below(3) } else { 0 }));
@@ -146,7 +159,10 @@ impl Random {
         machine.rflags |= self.flags();
         machine.cr4 |= self.below(2);
         machine.cr0 |= self.below(2) << 18;
-        machine.gprs.iter_mut().for_each(|gpr| *gpr = if self.one_in(2) { self.word() } else { *gpr });
+        machine
+            .gprs
+            .iter_mut()
+            .for_each(|gpr| *gpr = if self.one_in(2) { self.word() } else { *gpr });
         if self.one_in(4) {
             let rsp = self.one_of(&[0, 2, 7, 0xffff_fffc, STACK_3 - 3, u64::MAX]);
             machine.gprs[4] = rsp;
@@ -158,7 +174,9 @@ impl Random {
         let frame = [TARGET, self.selector().into(), self.word(), STACK_3, self.selector().into()];
         for place in [STACK_0, STACK_3, 0x2000 + 0x800, DATA] {
             machine.poke_all(place, step, &frame);
-            (0..6).for_each(|at| machine.poke_all(place + 5 * step as u64 + at * 4, 4, &[self.word()]));
+            (0..6).for_each(|at| {
+                machine.poke_all(place + 5 * step as u64 + at * 4, 4, &[self.word()])
+            });
         }
         if self.one_in(4) {
             machine.absent.insert(self.below(0x40));
@@ -298,7 +316,8 @@ fn act(seed: u64) -> Ended {
     let virtual_8086 = machine.rflags & VM != 0;
     let raised = match random.below(4) {
         0 => {
-            let kinds = [EventKind::Interrupt, EventKind::Nmi, EventKind::Exception, EventKind::Software];
+            let kinds =
+                [EventKind::Interrupt, EventKind::Nmi, EventKind::Exception, EventKind::Software];
             let error_code = random.one_in(2).then_some(0x1234_5678);
             let return_rip = random.address();
             let vector = random.below(50) as u8;
@@ -337,7 +356,8 @@ fn act(seed: u64) -> Ended {
 
 #[test]
 fn whatever_happens_vm_entry_takes_the_state() {
-    let acts = std::env::var("UMBRA_RANDOM_ACTS").map_or(100_000, |acts| acts.parse().expect("a number"));
+    let acts =
+        std::env::var("UMBRA_RANDOM_ACTS").map_or(100_000, |acts| acts.parse().expect("a number"));
     let mut endings = BTreeMap::new();
     for seed in 1..=acts {
         let ended = std::panic::catch_unwind(|| act(seed)).unwrap_or_else(|_| panic!("act {seed}"));

@@ -3,8 +3,8 @@
 use umbra_emulator::{Cpu, Error, Mode, Outcome, Privilege, Segment};
 
 use crate::machine::{
-    BEYOND, CODE, CODE_0, CODE_3, DATA_0, DATA_3, FREE, FREE_2, Machine, PageFault, STACK_0, STACK_3, TARGET,
-    Verdict, code, code_64, data, gp, np, refuses, stack_fault, v86,
+    BEYOND, CODE, CODE_0, CODE_3, DATA_0, DATA_3, FREE, FREE_2, Machine, PageFault, STACK_0,
+    STACK_3, TARGET, Verdict, code, code_64, data, gp, np, refuses, stack_fault, v86,
 };
 
 fn retf(machine: &mut Machine) -> Verdict {
@@ -27,7 +27,8 @@ fn code_segments_at_every_privilege_level() {
                     let entry = if conforming { code(dpl).conforming() } else { code(dpl) };
                     let selector = FREE | u16::from(rpl);
                     let outer = [0xb00, u64::from(FREE_2) | u64::from(rpl)];
-                    let mut machine = returning(cpl, &[TARGET, selector.into(), outer[0], outer[1]]);
+                    let mut machine =
+                        returning(cpl, &[TARGET, selector.into(), outer[0], outer[1]]);
                     machine.gdt(FREE, entry);
                     machine.gdt(FREE_2, data(rpl));
                     let fits = if conforming { dpl <= rpl } else { dpl == rpl };
@@ -164,7 +165,10 @@ fn virtual_8086_mode_and_page_faults() {
     let mut machine = Machine::virtual_8086();
     machine.poke_all(0x2800, 2, &[0x1234, 0x500]);
     assert_eq!(retf(&mut machine), Ok(Outcome::Done));
-    assert_eq!((machine.rip, machine.segment(Segment::Cs), machine.gprs[4]), (0x1234, v86(0x500), 0x804));
+    assert_eq!(
+        (machine.rip, machine.segment(Segment::Cs), machine.gprs[4]),
+        (0x1234, v86(0x500), 0x804)
+    );
     let mut machine = returning(3, &[TARGET, CODE_3.into()]);
     machine.absent.insert(STACK_3 >> 12);
     let fault = PageFault { gva: STACK_3 + 4, write: false, privilege: Privilege::Explicit(3) };

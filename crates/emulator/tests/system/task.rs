@@ -1,14 +1,15 @@
 //! Hardware task switches.
 
 use umbra_emulator::{
-    Cpu, Error, Event, EventKind, Outcome, Privilege, Segment, Source, SystemCpu, SystemSegment, deliver,
-    task_switch,
+    Cpu, Error, Event, EventKind, Outcome, Privilege, Segment, Source, SystemCpu, SystemSegment,
+    deliver, task_switch,
 };
 
 use crate::machine::{
     BEYOND, CODE, CODE_0, CODE_3, DATA, DATA_0, DATA_3, Entry, FREE, FREE_2, GATE, GDT, IF, LDT,
-    LDT_SELECTOR, Machine, NT, OTHER, OTHER_TSS, PageFault, RF, STACK_0, TARGET, TF, TSS, TSS_SELECTOR, VM,
-    Verdict, available_tss, code, data, gate, gp, np, refuses, stack_fault, system, ts, v86,
+    LDT_SELECTOR, Machine, NT, OTHER, OTHER_TSS, PageFault, RF, STACK_0, TARGET, TF, TSS,
+    TSS_SELECTOR, VM, Verdict, available_tss, code, data, gate, gp, np, refuses, stack_fault,
+    system, ts, v86,
 };
 
 const OTHER_STACK: u64 = 0xf000;
@@ -49,7 +50,11 @@ impl Task {
         machine.poke(OTHER_TSS, &self.link.to_le_bytes());
         machine.poke(OTHER_TSS + 28, &self.cr3.to_le_bytes());
         machine.poke_all(OTHER_TSS + 32, 4, &[self.eip, self.eflags]);
-        machine.poke_all(OTHER_TSS + 40, 4, &[0xa0, 0xa1, 0xa2, 0xa3, OTHER_STACK, 0xa5, 0xa6, 0xa7]);
+        machine.poke_all(
+            OTHER_TSS + 40,
+            4,
+            &[0xa0, 0xa1, 0xa2, 0xa3, OTHER_STACK, 0xa5, 0xa6, 0xa7],
+        );
         machine.poke_all(OTHER_TSS + 72, 4, &self.segments.map(u64::from));
         machine.poke(OTHER_TSS + 96, &self.ldt.to_le_bytes());
         machine.poke(OTHER_TSS + 100, &[u8::from(self.trap)]);
@@ -91,7 +96,11 @@ fn what_each_source_does_to_both_tasks() {
         assert_eq!(gprs, old.gprs[..8]);
         let segments = SEGMENTS.map(|segment| m.peek(TSS + 72 + 4 * segment as u64, 2));
         assert_eq!(segments, SEGMENTS.map(|segment| u64::from(old.selector(segment))));
-        assert_eq!(m.rights_in_gdt(TSS_SELECTOR), if nests { 0x8b } else { 0x89 }, "busy while it waits");
+        assert_eq!(
+            m.rights_in_gdt(TSS_SELECTOR),
+            if nests { 0x8b } else { 0x89 },
+            "busy while it waits"
+        );
         // The new one.
         assert_eq!((m.rip, m.rflags), (TARGET, 2 | IF | if nests { NT } else { 0 }));
         assert_eq!(m.gprs[..8], [0xa0, 0xa1, 0xa2, 0xa3, OTHER_STACK, 0xa5, 0xa6, 0xa7]);
@@ -190,7 +199,10 @@ fn segments_of_the_new_task_in_their_order() {
     let bad_stack = bad_data.with(Segment::Ss, BEYOND | 3);
     let bad_code = bad_stack.with(Segment::Cs, 3);
     fails_in_the_new_task(&machine(Task { ldt: BEYOND, ..bad_code }), ts(BEYOND));
-    fails_in_the_new_task(&machine(Task { ldt: LDT_SELECTOR | 4, ..bad_code }), ts(LDT_SELECTOR | 4));
+    fails_in_the_new_task(
+        &machine(Task { ldt: LDT_SELECTOR | 4, ..bad_code }),
+        ts(LDT_SELECTOR | 4),
+    );
     fails_in_the_new_task(&machine(Task { ldt: DATA_0, ..bad_code }), ts(DATA_0));
     let mut m = machine(Task { ldt: LDT_SELECTOR, ..bad_code });
     m.gdt(LDT_SELECTOR, system(2, LDT, 7).absent());
@@ -242,15 +254,24 @@ fn a_segment_that_was_not_loaded_is_unusable_and_the_ring_is_the_new_one() {
     let mut m = machine(Task::ring_0().with(Segment::Cs, CODE_3).with(Segment::Ss, DATA_0));
     assert_eq!(switch(&mut m, Source::Jmp), Err(ts(DATA_0)));
     assert_eq!((m.cpl(), m.selector(Segment::Cs), m.selector(Segment::Ss)), (3, CODE_3, DATA_0));
-    assert!(m.segment(Segment::Ss).rights.is_unusable() && m.segment(Segment::Ds).rights.is_unusable());
+    assert!(
+        m.segment(Segment::Ss).rights.is_unusable() && m.segment(Segment::Ds).rights.is_unusable()
+    );
     // A handler in ring 0 gets out of it.
     m.poke(OTHER_TSS + 4, &(STACK_0 as u32).to_le_bytes());
     m.poke(OTHER_TSS + 8, &DATA_0.to_le_bytes());
     m.idt(10, gate(14, CODE_0, TARGET + 1));
-    let event =
-        Event { kind: EventKind::Exception, vector: 10, error_code: Some(DATA_0.into()), return_rip: m.rip };
+    let event = Event {
+        kind: EventKind::Exception,
+        vector: 10,
+        error_code: Some(DATA_0.into()),
+        return_rip: m.rip,
+    };
     assert_eq!(deliver(&mut m, event), Ok(()));
-    assert_eq!(m.stack(4, 6), [DATA_0.into(), TARGET, CODE_3.into(), 2 | IF, OTHER_STACK, DATA_0.into()]);
+    assert_eq!(
+        m.stack(4, 6),
+        [DATA_0.into(), TARGET, CODE_3.into(), 2 | IF, OTHER_STACK, DATA_0.into()]
+    );
 }
 
 #[test]
@@ -273,7 +294,9 @@ fn tasks_of_16_bits() {
     assert_eq!(switch(&mut m, Source::Call), Ok(()));
     assert_eq!((m.rip, m.rflags, m.cr3), (0x1234, 2 | IF | NT, 0), "no CR3 in it");
     assert_eq!((m.gprs[0], m.gprs[7]), (0xffff_00a0, 0xffff_00a7));
-    assert!(m.segment(Segment::Fs).rights.is_unusable() && m.segment(Segment::Gs).rights.is_unusable());
+    assert!(
+        m.segment(Segment::Fs).rights.is_unusable() && m.segment(Segment::Gs).rights.is_unusable()
+    );
     assert_eq!((m.tr.rights.0, m.rights_in_gdt(OTHER)), (0x83, 0x83));
     // And back, as IRET does.
     m.rip = 0x1300;

@@ -4,8 +4,8 @@ use iced_x86::code_asm::*;
 use umbra_emulator::{Error, Exception, Outcome, Privilege};
 
 use crate::machine::{
-    BEYOND, DATA, DATA_0, FREE, GDT, LDT, Machine, PageFault, available_tss, code, data, gate, refuses,
-    system,
+    BEYOND, DATA, DATA_0, FREE, GDT, LDT, Machine, PageFault, available_tss, code, data, gate,
+    refuses, system,
 };
 
 const ZF: u64 = 1 << 6;

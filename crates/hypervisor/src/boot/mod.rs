@@ -11,8 +11,8 @@ global_asm!(include_str!("entry.s"), options(att_syntax));
 /// The first Rust function.
 ///
 /// # Safety
-/// Only the boot stub calls it, once: on the boot stack, with the first 4 GiB of physical memory at the direct
-/// map and the image at its linked address.
+/// Only the boot stub calls it, once: on the boot stack, with the first 4 GiB of physical memory at
+/// the direct map and the image at its linked address.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn boot_main(information: u32, magic: u32) -> ! {
     // SAFETY: the boot stub's tables provide the direct map; this is the only call.

@@ -43,13 +43,17 @@ impl BootInformation {
     ///
     /// # Errors
     /// Wrong magic, damaged information, or no memory map.
-    pub fn read(map: &DirectMap, information: u32, magic: u32) -> Result<BootInformation, LoaderError> {
+    pub fn read(
+        map: &DirectMap,
+        information: u32,
+        magic: u32,
+    ) -> Result<BootInformation, LoaderError> {
         if magic != multiboot2::MAGIC {
             return Err(LoaderError::Magic(magic));
         }
         let pointer = map.pointer(information.into()).cast();
-        // SAFETY: with this magic the register holds the address of boot information (specification, "Machine
-        // state"); nothing writes to it while it is borrowed.
+        // SAFETY: with this magic the register holds the address of boot information
+        // (specification, "Machine state"); nothing writes to it while it is borrowed.
         let information = unsafe { multiboot2::BootInformation::load(pointer) }
             .map_err(|e| LoaderError::Damaged(alloc::format!("{e:?}")))?;
         let ram = information

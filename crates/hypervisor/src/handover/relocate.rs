@@ -1,7 +1,7 @@
 //! Moves the image to its final place, under the final page tables.
 //!
-//! Virtual addresses do not change, so no pointer has to be adjusted: the image is copied, and loading CR3
-//! turns to the copy.
+//! Virtual addresses do not change, so no pointer has to be adjusted: the image is copied, and
+//! loading CR3 turns to the copy.
 
 use core::arch::asm;
 use core::ops::Range;
@@ -17,7 +17,8 @@ const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const LARGE_PAGE: u64 = 2 << 20;
 
-/// Page tables under construction. No entry has NX: EFER.NXE is the guest's while the hypervisor runs.
+/// Page tables under construction. No entry has NX: EFER.NXE is the guest's while the hypervisor
+/// runs.
 struct Tables<'a> {
     map: &'a DirectMap,
     free: Range<u64>,
@@ -83,7 +84,9 @@ pub fn relocate(map: &DirectMap, to: Range<u64>, free: Range<u64>, end: u64) -> 
     let mapped = end.max(BOOT_MAP_END).next_multiple_of(LARGE_PAGE);
     let mut tables = Tables { map, free, root: 0 };
     tables.root = tables.frame();
-    (0..mapped).step_by(LARGE_PAGE as usize).for_each(|hpa| tables.map_large(DIRECT_MAP + hpa, hpa));
+    (0..mapped)
+        .step_by(LARGE_PAGE as usize)
+        .for_each(|hpa| tables.map_large(DIRECT_MAP + hpa, hpa));
     let linked = image::virtual_range();
     for va in linked.clone().step_by(FRAME as usize).filter(|va| *va != image::stack_guard()) {
         let write = if image::is_writable(va) { WRITE } else { 0 };
@@ -91,8 +94,9 @@ pub fn relocate(map: &DirectMap, to: Range<u64>, free: Range<u64>, end: u64) -> 
     }
     let length = linked.end - linked.start;
     let from = image::physical_start()..image::physical_start() + length;
-    // SAFETY: `to` is unused memory above the guest (the layout), and the tables map the image's virtual
-    // addresses to it. Between copy and switch nothing is written: the copy includes this very stack.
+    // SAFETY: `to` is unused memory above the guest (the layout), and the tables map the image's
+    // virtual addresses to it. Between copy and switch nothing is written: the copy includes this
+    // very stack.
     unsafe {
         asm!(
             "rep movsb",
@@ -107,7 +111,8 @@ pub fn relocate(map: &DirectMap, to: Range<u64>, free: Range<u64>, end: u64) -> 
     image::set_physical_start(to.start);
     // SAFETY: the tables that were just loaded map as much.
     unsafe { phys::set_direct_map_end(mapped) };
-    // SAFETY: nothing refers to the old image any more: it was reachable through the old page tables only.
+    // SAFETY: nothing refers to the old image any more: it was reachable through the old page
+    // tables only.
     unsafe { map.zero(from) };
     tables.free
 }

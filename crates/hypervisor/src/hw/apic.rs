@@ -51,7 +51,9 @@ static REGISTERS: AtomicPtr<u8> = AtomicPtr::new(ptr::null_mut());
 pub fn init(map: &DirectMap) -> Result<(), &'static str> {
     let base = cpu::read_msr(IA32_APIC_BASE);
     if base & (ENABLE | X2APIC) != ENABLE {
-        return Err("the firmware left the local APIC off or in x2APIC mode; choose another machine model");
+        return Err(
+            "the firmware left the local APIC off or in x2APIC mode; choose another machine model",
+        );
     }
     REGISTERS.store(map.pointer(base & ADDRESS), Ordering::Relaxed);
     write(Register::TaskPriority, 0);

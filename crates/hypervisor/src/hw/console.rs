@@ -40,7 +40,8 @@ pub fn init() -> Result<(), &'static str> {
     Ok(())
 }
 
-/// COM1's interrupt handler. The line stays high until the bytes are read, and only its next rise interrupts.
+/// COM1's interrupt handler. The line stays high until the bytes are read, and only its next rise
+/// interrupts.
 pub(super) fn interrupt() {
     RECEIVED.store(true, Ordering::Relaxed);
 }

@@ -20,7 +20,8 @@ pub const PASSED_MSRS: &[u32] = &[
     msr::IA32_SYSENTER_EIP,
 ];
 
-/// Reads a model-specific register. It must exist: otherwise the machine ends with a host exception.
+/// Reads a model-specific register. It must exist: otherwise the machine ends with a host
+/// exception.
 pub fn read_msr(msr: u32) -> u64 {
     // SAFETY: reading changes nothing that Rust relies on.
     unsafe { x86::msr::rdmsr(msr) }
@@ -68,7 +69,8 @@ pub fn try_read_msr(msr: u32) -> Option<u64> {
 /// Writes a model-specific register.
 ///
 /// # Safety
-/// The value must keep the hypervisor's own execution state (SYSCALL bases and such are the guest's) intact.
+/// The value must keep the hypervisor's own execution state (SYSCALL bases and such are the
+/// guest's) intact.
 pub unsafe fn write_msr(msr: u32, value: u64) {
     // SAFETY: the caller's.
     unsafe { x86::msr::wrmsr(msr, value) }
@@ -89,7 +91,8 @@ pub fn cr3() -> u64 {
 /// CR4.
 pub fn cr4() -> u64 {
     let value;
-    // SAFETY: reading changes nothing. Not `x86::controlregs::cr4`, which panics on bits it does not know.
+    // SAFETY: reading changes nothing. Not `x86::controlregs::cr4`, which panics on bits it does
+    // not know.
     unsafe { asm!("mov {}, cr4", out(reg) value, options(nomem, nostack, preserves_flags)) };
     value
 }
@@ -191,8 +194,8 @@ pub fn tsc() -> u64 {
 
 /// Lets pending interrupts in for a moment; their handlers leave flags.
 pub fn take_interrupts() {
-    // SAFETY: handlers for all vectors are installed before anything calls this. Interrupts come after the
-    // instruction behind STI (SDM, "STI").
+    // SAFETY: handlers for all vectors are installed before anything calls this. Interrupts come
+    // after the instruction behind STI (SDM, "STI").
     unsafe { asm!("sti", "nop", "cli", options(nostack)) };
 }
 

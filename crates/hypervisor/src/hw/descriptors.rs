@@ -17,7 +17,8 @@ pub const TSS: SegmentSelector = SegmentSelector::new(3, Ring::Ring0);
 
 const IST_STACK: usize = 16 << 10;
 
-/// Vectors with a stack of their own: NMI can come at any instruction, the others when the stack is broken.
+/// Vectors with a stack of their own: NMI can come at any instruction, the others when the stack is
+/// broken.
 const IST_VECTORS: [usize; 3] = [2, 8, 18];
 
 /// Code, data, and a TSS of two entries (SDM, "TSS Descriptor in 64-bit mode").
@@ -60,11 +61,17 @@ pub fn load() -> Tables {
     let limit = size_of::<TaskStateSegment>() as u64 - 1;
     // Present, type 9: available 64-bit TSS.
     let tss_low = limit | (tss_base & 0xff_ffff) << 16 | 0x89 << 40 | (tss_base >> 24 & 0xff) << 56;
-    let gdt: &'static mut Gdt =
-        Box::leak(Box::new(Gdt([0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, tss_low, tss_base >> 32])));
-    let tables = Tables { gdt: (&raw const *gdt) as u64, idt: (&raw const *idt) as u64, tss: tss_base };
-    // SAFETY: the tables are leaked and well-formed; LTR writes the busy bit into the GDT, which nothing else
-    // refers to.
+    let gdt: &'static mut Gdt = Box::leak(Box::new(Gdt([
+        0,
+        0x00af_9b00_0000_ffff,
+        0x00cf_9300_0000_ffff,
+        tss_low,
+        tss_base >> 32,
+    ])));
+    let tables =
+        Tables { gdt: (&raw const *gdt) as u64, idt: (&raw const *idt) as u64, tss: tss_base };
+    // SAFETY: the tables are leaked and well-formed; LTR writes the busy bit into the GDT, which
+    // nothing else refers to.
     unsafe {
         lgdt(&DescriptorTablePointer::new(gdt));
         load_cs(CODE);

@@ -20,7 +20,8 @@ static HEAP: TalcLock<spin::Mutex<()>, Claim> =
 /// Adds physical memory to the heap.
 pub fn add(map: &DirectMap, range: Range<u64>) {
     // SAFETY: the layout gives this memory to the heap alone.
-    let claimed = unsafe { HEAP.lock().claim(map.pointer(range.start), (range.end - range.start) as usize) };
+    let claimed =
+        unsafe { HEAP.lock().claim(map.pointer(range.start), (range.end - range.start) as usize) };
     assert!(claimed.is_some(), "a range for the heap is large enough to be one");
 }
 

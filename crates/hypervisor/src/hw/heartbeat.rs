@@ -1,9 +1,10 @@
 //! An NMI a hundred times a second, so that the hypervisor gets a turn whatever the guest does.
 //!
-//! External interrupts exit whether RFLAGS.IF is set or not (SDM, "External-interrupt exiting"). Bochs 2.7
-//! notices them only where IF changes, so a guest that keeps interrupts off and does not exit would never
-//! be left: no key, no time-out and no report would reach the hypervisor. NMIs have no such fault, and a local
-//! APIC's timer cannot send one. So the 8254 does, through the I/O APIC.
+//! External interrupts exit whether RFLAGS.IF is set or not (SDM, "External-interrupt exiting").
+//! Bochs 2.7 notices them only where IF changes, so a guest that keeps interrupts off and does not
+//! exit would never be left: no key, no time-out and no report would reach the hypervisor. NMIs
+//! have no such fault, and a local APIC's timer cannot send one. So the 8254 does, through the I/O
+//! APIC.
 
 use core::ptr;
 
@@ -35,7 +36,8 @@ const PIT_PERIODIC: u8 = 0x34;
 pub fn start(map: &DirectMap) {
     let registers = map.pointer(IO_APIC);
     let read = |register: u32| {
-        // SAFETY: device registers below 4 GiB, which the direct map covers; reads of them have no effect.
+        // SAFETY: device registers below 4 GiB, which the direct map covers; reads of them have no
+        // effect.
         unsafe {
             ptr::write_volatile(registers.wrapping_add(SELECT).cast::<u32>(), register);
             ptr::read_volatile(registers.wrapping_add(WINDOW).cast::<u32>())

@@ -1,6 +1,9 @@
 //! The CPU, its devices and physical memory: all `unsafe` of boot and hardware is here, in `boot`
 //! and in `handover`, behind functions that are safe to call.
-#![allow(unsafe_code, reason = "instructions and physical memory that the compiler knows nothing of")]
+#![allow(
+    unsafe_code,
+    reason = "instructions and physical memory that the compiler knows nothing of"
+)]
 
 pub mod apic;
 pub mod console;

@@ -72,14 +72,18 @@ impl DirectMap {
     /// The range is RAM in no use.
     pub unsafe fn zero(&self, range: Range<u64>) {
         // SAFETY: the caller's.
-        unsafe { ptr::write_bytes(self.pointer(range.start), 0, (range.end - range.start) as usize) }
+        unsafe {
+            ptr::write_bytes(self.pointer(range.start), 0, (range.end - range.start) as usize)
+        }
     }
 
     /// Copies memory into the heap.
     pub fn copy(&self, range: Range<u64>) -> Vec<u8> {
         let mut bytes = alloc::vec![0; (range.end - range.start) as usize];
         // SAFETY: reading memory changes nothing, and the destination is new.
-        unsafe { ptr::copy_nonoverlapping(self.pointer(range.start), bytes.as_mut_ptr(), bytes.len()) };
+        unsafe {
+            ptr::copy_nonoverlapping(self.pointer(range.start), bytes.as_mut_ptr(), bytes.len())
+        };
         bytes
     }
 
@@ -99,7 +103,10 @@ impl DirectMap {
 }
 
 fn pointer(hpa: u64) -> *mut u8 {
-    assert!(hpa < DIRECT_MAP_END.load(Ordering::Relaxed), "the direct map reaches to all memory in use");
+    assert!(
+        hpa < DIRECT_MAP_END.load(Ordering::Relaxed),
+        "the direct map reaches to all memory in use"
+    );
     ptr::with_exposed_provenance_mut((DIRECT_MAP + hpa) as usize)
 }
 
@@ -108,8 +115,8 @@ pub(super) fn host_table(hpa: u64) -> *mut u64 {
     pointer(hpa & !(FRAME - 1)).cast()
 }
 
-/// The guest's memory. Reads and writes never leave what the map backs, and never make references to it: its
-/// bytes are the guest's, and may be anything at any time.
+/// The guest's memory. Reads and writes never leave what the map backs, and never make references
+/// to it: its bytes are the guest's, and may be anything at any time.
 pub struct GuestRam {
     map: GuestMap,
 }
@@ -136,7 +143,8 @@ impl GuestRam {
     fn entry(&self, gpa: Gpa) -> Option<&AtomicU64> {
         assert!(gpa.raw().is_multiple_of(8), "an entry is aligned");
         let pointer = self.pointer(gpa, 8, false)?;
-        // SAFETY: aligned, mapped for ever, and RAM that Rust sees through atomics and volatile accesses only.
+        // SAFETY: aligned, mapped for ever, and RAM that Rust sees through atomics and volatile
+        // accesses only.
         Some(unsafe { AtomicU64::from_ptr(pointer.cast()) })
     }
 
@@ -149,17 +157,25 @@ impl GuestRam {
     /// Reads 8 entries of the table in a frame, each in one piece. No memory reads as all ones.
     pub fn read_entries(&self, gfn: Gfn, first: usize) -> [u64; 8] {
         assert!(first + 8 <= 512, "a table has 512 entries");
-        let Some(table) = self.pointer(gfn.base(), FRAME as usize, false) else { return [u64::MAX; 8] };
+        let Some(table) = self.pointer(gfn.base(), FRAME as usize, false) else {
+            return [u64::MAX; 8];
+        };
         let at = table.cast::<u64>().wrapping_add(first);
-        // SAFETY: as in `entry`: aligned, within one frame of the guest's RAM, seen through atomics only.
-        core::array::from_fn(|n| unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed))
+        // SAFETY: as in `entry`: aligned, within one frame of the guest's RAM, seen through atomics
+        // only.
+        core::array::from_fn(|n| {
+            unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed)
+        })
     }
 
-    /// Which groups of 8 entries of the table in a frame are not as in `known`, a bit for each. Each entry is read in one piece.
-    /// No memory reads as all ones.
+    /// Which groups of 8 entries of the table in a frame are not as in `known`, a bit for each.
+    /// Each entry is read in one piece. No memory reads as all ones.
     pub fn compare_table(&self, gfn: Gfn, known: &[[u64; 8]; 64]) -> u64 {
         let Some(table) = self.pointer(gfn.base(), FRAME as usize, false) else {
-            return known.iter().rev().fold(0, |all, known| all << 1 | u64::from(*known != [u64::MAX; 8]));
+            return known
+                .iter()
+                .rev()
+                .fold(0, |all, known| all << 1 | u64::from(*known != [u64::MAX; 8]));
         };
         let table = table.cast::<u64>();
         let mut differs = 0;
@@ -167,31 +183,36 @@ impl GuestRam {
             let at = table.wrapping_add(8 * group);
             let mut bits = 0;
             for (n, known) in known.iter().enumerate() {
-                // SAFETY: as in `entry`: aligned, within one frame of the guest's RAM, seen through atomics only.
-                bits |= unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed) ^ known;
+                // SAFETY: as in `entry`: aligned, within one frame of the guest's RAM, seen through
+                // atomics only.
+                bits |= unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed)
+                    ^ known;
             }
             differs = differs << 1 | u64::from(bits != 0);
         }
         differs
     }
 
-    /// Replaces `old` by `new` in one piece at an 8-byte boundary: for accessed and dirty bits, which the CPU
-    /// sets in read-only memory too. Where there is no memory, the write is lost.
+    /// Replaces `old` by `new` in one piece at an 8-byte boundary: for accessed and dirty bits,
+    /// which the CPU sets in read-only memory too. Where there is no memory, the write is lost.
     ///
     /// # Errors
     /// What was there instead of `old`.
     pub fn compare_exchange_entry(&mut self, gpa: Gpa, old: u64, new: u64) -> Result<(), u64> {
         match self.entry(gpa) {
-            Some(entry) => entry.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).map(|_| ()),
+            Some(entry) => {
+                entry.compare_exchange(old, new, Ordering::SeqCst, Ordering::SeqCst).map(|_| ())
+            }
             None => Ok(()),
         }
     }
 
-    /// Writes within one page; an aligned word of 1, 2, 4 or 8 bytes in one piece. A write to no memory, or to
-    /// read-only memory, is lost.
+    /// Writes within one page; an aligned word of 1, 2, 4 or 8 bytes in one piece. A write to no
+    /// memory, or to read-only memory, is lost.
     pub fn write(&mut self, gpa: Gpa, bytes: &[u8]) {
         let Some(to) = self.pointer(gpa, bytes.len(), true) else { return };
-        // SAFETY: `pointer` checked the bounds; the casts are to words at which the address is aligned.
+        // SAFETY: `pointer` checked the bounds; the casts are to words at which the address is
+        // aligned.
         unsafe {
             match *bytes {
                 [a] => to.write_volatile(a),
@@ -213,20 +234,25 @@ impl GuestRam {
     pub fn read(&self, gpa: Gpa, bytes: &mut [u8]) {
         match self.pointer(gpa, bytes.len(), false) {
             // SAFETY: `pointer` checked the bounds, and guest memory is never `bytes`.
-            Some(from) => unsafe { ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) },
+            Some(from) => unsafe {
+                ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len())
+            },
             None => bytes.fill(0xff),
         }
     }
 
-    /// The 16 bytes of code at `hpa`, if they lie within one page, at its own place in the guest's memory.
+    /// The 16 bytes of code at `hpa`, if they lie within one page, at its own place in the guest's
+    /// memory.
     #[inline]
     pub fn code(&self, hpa: Hpa) -> Option<u128> {
         const LENGTH: u64 = size_of::<u128>() as u64;
         let own = Backing::Ram { hfn: hpa.hfn(), writable: true };
-        if hpa.raw() % FRAME > FRAME - LENGTH || self.map.backing(Gfn::new(hpa.hfn().raw())) != own {
+        if hpa.raw() % FRAME > FRAME - LENGTH || self.map.backing(Gfn::new(hpa.hfn().raw())) != own
+        {
             return None;
         }
-        // SAFETY: mapped for ever, and the guest's memory, as just checked; any bytes are a valid value.
+        // SAFETY: mapped for ever, and the guest's memory, as just checked; any bytes are a valid
+        // value.
         Some(unsafe { pointer(hpa.raw()).cast::<u128>().read_unaligned() })
     }
 
@@ -261,7 +287,8 @@ impl GuestRam {
 /// The shadow MMU's frames.
 pub struct FramePool {
     start: u64,
-    /// Where each lies: behind each other from `start` on, but for those that have changed places with a guest frame.
+    /// Where each lies: behind each other from `start` on, but for those that have changed places
+    /// with a guest frame.
     hpas: Vec<u64>,
 }
 
@@ -294,18 +321,21 @@ impl FramePool {
     fn entry(&self, frame: u32, index: usize) -> &AtomicU64 {
         assert!(index < 512, "a table has 512 entries");
         let pointer = pointer(self.hpa(frame).raw()).cast::<u64>().wrapping_add(index);
-        // SAFETY: aligned, mapped for ever, the pool's own; the CPU that walks the tables reads words too.
+        // SAFETY: aligned, mapped for ever, the pool's own; the CPU that walks the tables reads
+        // words too.
         unsafe { AtomicU64::from_ptr(pointer) }
     }
 
-    /// Exchanges the places, and the contents, of a shadow frame and of a guest frame. False if that one is no RAM.
-    pub fn exchange(&mut self, frame: u32, ram: &mut GuestRam, gfn: Gfn) -> bool {
+    /// Exchanges the places, and the contents, of a shadow frame and of a guest frame. False if
+    /// that one is no RAM.
+    pub fn swap_frames(&mut self, frame: u32, ram: &mut GuestRam, gfn: Gfn) -> bool {
         let Backing::Ram { hfn: guest, .. } = ram.map.backing(gfn) else { return false };
         let shadow = self.hpa(frame);
-        let (a, b) = (pointer(shadow.raw()).cast::<u64>(), pointer(guest.base().raw()).cast::<u64>());
+        let (a, b) =
+            (pointer(shadow.raw()).cast::<u64>(), pointer(guest.base().raw()).cast::<u64>());
         for word in 0..FRAME as usize / 8 {
-            // SAFETY: aligned, mapped for ever, and two different frames: the pool's own and the guest's. Both are
-            // borrowed exclusively, and the one CPU is not in the guest.
+            // SAFETY: aligned, mapped for ever, and two different frames: the pool's own and the
+            // guest's. Both are borrowed exclusively, and the one CPU is not in the guest.
             unsafe {
                 let (x, y) = (a.wrapping_add(word), b.wrapping_add(word));
                 let (of_a, of_b) = (x.read_volatile(), y.read_volatile());
@@ -328,7 +358,9 @@ impl FramePool {
         assert!(first + 8 <= 512, "a table has 512 entries");
         let at = pointer(self.hpa(frame).raw()).cast::<u64>().wrapping_add(first);
         // SAFETY: as in `entry`, and within the frame.
-        core::array::from_fn(|n| unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed))
+        core::array::from_fn(|n| {
+            unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed)
+        })
     }
 
     /// Writes all entries of a frame.
@@ -336,7 +368,8 @@ impl FramePool {
         let table = pointer(self.hpa(frame).raw()).cast::<u64>();
         for index in 0..512 {
             // SAFETY: as in `entry`, and within the frame.
-            unsafe { AtomicU64::from_ptr(table.wrapping_add(index)) }.store(value, Ordering::Relaxed);
+            unsafe { AtomicU64::from_ptr(table.wrapping_add(index)) }
+                .store(value, Ordering::Relaxed);
         }
     }
 
@@ -382,7 +415,11 @@ impl Area for SpareArea {
 pub fn hpa_of<T>(object: &T) -> Hpa {
     let va = (&raw const *object) as u64;
     let image = image::virtual_range();
-    Hpa::new(if image.contains(&va) { va - image.start + image::physical_start() } else { va - DIRECT_MAP })
+    Hpa::new(if image.contains(&va) {
+        va - image.start + image::physical_start()
+    } else {
+        va - DIRECT_MAP
+    })
 }
 
 /// A page of the hypervisor that the CPU gets to know by its physical address, such as a VMCS.

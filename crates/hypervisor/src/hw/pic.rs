@@ -1,4 +1,5 @@
-//! The physical 8259A PICs: moved away from the exceptions' vectors, masked but for the console's line.
+//! The physical 8259A PICs: moved away from the exceptions' vectors, masked but for the console's
+//! line.
 
 use super::port;
 use super::vectors::PIC_BASE;
@@ -14,7 +15,8 @@ const CASCADE: u8 = 2;
 /// OCW2: non-specific end of interrupt.
 const END_OF_INTERRUPT: u8 = 0x20;
 
-/// Initializes both PICs and unmasks one line of the master (8259A data sheet, "Initialization Command Words").
+/// Initializes both PICs and unmasks one line of the master (8259A data sheet, "Initialization
+/// Command Words").
 pub fn init(unmasked: u8) {
     for (command, data, base, wiring) in [
         (MASTER_COMMAND, MASTER_DATA, PIC_BASE, 1 << CASCADE),
@@ -34,8 +36,9 @@ pub fn end_of_interrupt() {
     port::write_u8(MASTER_COMMAND, END_OF_INTERRUPT);
 }
 
-/// An interrupt of a masked line: a PIC reports a request that went away as its line 7 (8259A data sheet,
-/// "Interrupt Sequence"). The PIC that did so expects no end of interrupt; behind the slave's, the master does.
+/// An interrupt of a masked line: a PIC reports a request that went away as its line 7 (8259A data
+/// sheet, "Interrupt Sequence"). The PIC that did so expects no end of interrupt; behind the
+/// slave's, the master does.
 pub fn spurious(line: u8) {
     if line >= 8 {
         port::write_u8(MASTER_COMMAND, END_OF_INTERRUPT);

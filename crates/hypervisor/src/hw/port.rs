@@ -4,7 +4,8 @@ use core::arch::asm;
 
 /// Reads a byte.
 pub fn read_u8(port: u16) -> u8 {
-    // SAFETY: no device of the machine does DMA at the hypervisor's behest; a port access changes device state only.
+    // SAFETY: no device of the machine does DMA at the hypervisor's behest; a port access changes
+    // device state only.
     unsafe { x86::io::inb(port) }
 }
 

@@ -1,5 +1,5 @@
-//! Tries page-table entries on the CPU: what MAXPHYADDR makes reserved is a promise that only an access can
-//! test, above all under another hypervisor.
+//! Tries page-table entries on the CPU: what MAXPHYADDR makes reserved is a promise that only an
+//! access can test, above all under another hypervisor.
 
 use alloc::boxed::Box;
 use core::arch::global_asm;
@@ -45,7 +45,8 @@ pub(super) fn fixup(rip: u64) -> Option<u64> {
     (rip == probe_access as *const () as u64).then_some(probe_faulted as *const () as u64)
 }
 
-/// The error code of a read through `entry` in a structure of `level`; `None` if the read went through.
+/// The error code of a read through `entry` in a structure of `level`; `None` if the read went
+/// through.
 fn read_through(level: Level, entry: u64) -> Option<u32> {
     let mut tables: [Box<HostPage>; 3] = core::array::from_fn(|_| HostPage::new());
     // From the top: the root, then as many of the tables as lie above the entry.
@@ -56,8 +57,8 @@ fn read_through(level: Level, entry: u64) -> Option<u32> {
         next = table.hpa().raw() | TABLE_ENTRY;
     }
     let root = host_table(cpu::cr3());
-    // SAFETY: the slot is unused, and so is the region below it; what the read may reach if no fault comes is
-    // thrown away.
+    // SAFETY: the slot is unused, and so is the region below it; what the read may reach if no
+    // fault comes is thrown away.
     let code = unsafe {
         root.add(slot).write_volatile(next);
         let code = probe_access(REGION);
@@ -92,8 +93,8 @@ pub enum ProbeFailure {
     },
 }
 
-/// Tests that an access through each Pending entry of `encodings`, at each level, raises a page fault that the
-/// CPU reports as one of reserved bits.
+/// Tests that an access through each Trapping entry of `encodings`, at each level, raises a page
+/// fault that the CPU reports as one of reserved bits.
 ///
 /// # Errors
 /// What the CPU did instead.
@@ -101,7 +102,8 @@ pub fn pending(encodings: &Encodings) -> Result<(), ProbeFailure> {
     let efer_before = cpu::read_msr(IA32_EFER);
     let nx = cpu::cpuid(0x8000_0001, 0).edx & CPUID_NX != 0;
     let efer_with_nx = efer_before | if nx { efer::NXE } else { 0 };
-    // SAFETY: no entry of the hypervisor's page tables has bit 63 set, so NXE changes nothing for it.
+    // SAFETY: no entry of the hypervisor's page tables has bit 63 set, so NXE changes nothing for
+    // it.
     unsafe { cpu::write_msr(IA32_EFER, efer_with_nx) };
     let result = encodings.probes().into_iter().try_for_each(|entry| {
         Level::ALL.into_iter().try_for_each(|level| match read_through(level, entry) {

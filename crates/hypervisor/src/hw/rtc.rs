@@ -27,7 +27,8 @@ fn read(register: u8) -> u8 {
     port::read_u8(DATA)
 }
 
-/// UTC in seconds since 1970, if the clock runs and is set. (It is taken to run in UTC, years 1970 to 2069.)
+/// UTC in seconds since 1970, if the clock runs and is set. (It is taken to run in UTC, years 1970
+/// to 2069.)
 pub fn unix_seconds() -> Option<u64> {
     // An update takes 2 ms; a port access at least a hundred ns.
     (0..100_000).any(|_| read(STATUS_A) & UPDATE_IN_PROGRESS == 0).then_some(())?;

@@ -73,8 +73,8 @@ fn sample() -> Option<(u64, u32)> {
     ended.then_some((tsc, apic))
 }
 
-/// Rings at a time of the TSC, or shortly afterwards; a time past rings at once. A time beyond the timer's
-/// 32 bits rings too early: look at the TSC, and arm again.
+/// Rings at a time of the TSC, or shortly afterwards; a time past rings at once. A time beyond the
+/// timer's 32 bits rings too early: look at the TSC, and arm again.
 pub fn arm(deadline_tsc: u64) {
     let delta = deadline_tsc.saturating_sub(cpu::tsc());
     let count = (u128::from(delta) * u128::from(RATIO.load(Ordering::Relaxed))) >> 32;

@@ -14,7 +14,9 @@ use umbra_vcpu::svm::capabilities::{Capabilities, VM_CR, is_candidate};
 use umbra_vcpu::svm::exits::{code, decode};
 use umbra_vcpu::svm::failure::{SVME, describe};
 use umbra_vcpu::svm::permissions::{IO_MAP, MSR_MAP, msr_map};
-use umbra_vcpu::svm::vmcb::{Register, Save, Vmcb, intercept1, intercept2, intercept3, interrupt, part};
+use umbra_vcpu::svm::vmcb::{
+    Register, Save, Vmcb, intercept1, intercept2, intercept3, interrupt, part,
+};
 use x86::msr;
 
 use super::controls::IA32_DEBUGCTL;
@@ -159,7 +161,8 @@ impl Svm {
     /// # Errors
     /// A sentence: this CPU's SVM cannot.
     pub fn new(_: &Tables, entry: &Entry) -> Result<Svm, String> {
-        let capabilities = Capabilities::find(|leaf| cpu::cpuid(leaf, 0), || cpu::try_read_msr(VM_CR))?;
+        let capabilities =
+            Capabilities::find(|leaf| cpu::cpuid(leaf, 0), || cpu::try_read_msr(VM_CR))?;
         if cpu::cpuid(1, 0).ecx & CPUID_1_ECX_XSAVE != 0 {
             cpu::allow_xsetbv();
         }
@@ -222,9 +225,15 @@ impl Svm {
     /// What keeps the guest in, whatever was written to the VMCB before.
     fn check(&self) {
         let (control, save) = (&self.vmcb.control, &self.vmcb.save);
-        assert!(save.cr0 & CR0_REAL == CR0_REAL, "a guest without paging would address the host's memory");
+        assert!(
+            save.cr0 & CR0_REAL == CR0_REAL,
+            "a guest without paging would address the host's memory"
+        );
         assert!(save.efer & SVME != 0 && control.asid != 0, "VMRUN wants SVME and a guest's ASID");
-        assert!(control.intercept1 & INTERCEPTS_1 | intercept1::INVLPG == INTERCEPTS_1, "intercepts are on");
+        assert!(
+            control.intercept1 & INTERCEPTS_1 | intercept1::INVLPG == INTERCEPTS_1,
+            "intercepts are on"
+        );
         assert!(control.intercept2 == INTERCEPTS_2, "instructions of SVM are intercepted");
         assert!(control.cr_writes == CR_WRITES, "no CR3 is loaded without an exit");
         assert!(control.exceptions & EXCEPTIONS == EXCEPTIONS, "page faults are intercepted");
@@ -268,7 +277,8 @@ fn write_guest_state(save: &mut Save, entry: &Entry) {
     const DATA: u16 = 0xc93;
     /// Busy TSS, present.
     const TSS: u16 = 0x8b;
-    let segment = |selector, attributes| Register { selector, attributes, limit: 0xffff_ffff, base: 0 };
+    let segment =
+        |selector, attributes| Register { selector, attributes, limit: 0xffff_ffff, base: 0 };
     let data = segment(entry.gdt.data, DATA);
     let code = match entry.mode {
         Mode::Long { .. } => CODE_64,
@@ -279,7 +289,11 @@ fn write_guest_state(save: &mut Save, entry: &Entry) {
         *register = data;
     }
     save.tr = Register { attributes: TSS, limit: 0xffff, ..Register::default() };
-    save.gdtr = Register { limit: entry.gdt.limit.into(), base: entry.gdt.base.raw(), ..Register::default() };
+    save.gdtr = Register {
+        limit: entry.gdt.limit.into(),
+        base: entry.gdt.base.raw(),
+        ..Register::default()
+    };
     save.rip = entry.rip;
     save.rsp = entry.rsp;
     save.rax = entry.rax;
@@ -315,10 +329,12 @@ impl Backend for Svm {
     fn enter(&mut self) -> Result<Exit, Refusal> {
         self.deliver_debug_trap();
         self.choose_flush();
-        let window = if self.interrupt_window && self.isolation.is_none() { interrupt::V_IRQ } else { 0 };
+        let window =
+            if self.interrupt_window && self.isolation.is_none() { interrupt::V_IRQ } else { 0 };
         self.vmcb.control.interrupt = interrupt::V_INTR_MASKING | interrupt::V_IGN_TPR | window;
         self.changed |= part::INTERRUPTS;
-        self.vmcb.control.clean = if self.capabilities.clean_bits { part::ALL & !self.changed } else { 0 };
+        self.vmcb.control.clean =
+            if self.capabilities.clean_bits { part::ALL & !self.changed } else { 0 };
         self.changed = 0;
         self.check();
         // SAFETY: `new` set SVME, VM_HSAVE_PA and the host's page up, and the VMCB lies where it
@@ -344,7 +360,8 @@ impl Backend for Svm {
             Exit::Reflect(Event { vector: DEBUG, .. }) => self.accept_debug_exception(),
             // A breakpoint on the instruction was reported already.
             Exit::PageFault { .. }
-                if self.interrupted_event().is_none() && Breakpoints::enabled(self.vmcb.save.dr7) =>
+                if self.interrupted_event().is_none()
+                    && Breakpoints::enabled(self.vmcb.save.dr7) =>
             {
                 self.vmcb.save.rflags |= rflags::RF;
             }

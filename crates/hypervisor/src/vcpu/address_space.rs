@@ -20,7 +20,8 @@ pub struct AddressSpace {
     targets: Targets,
     /// The CPU is yet to be told of them.
     targets_stale: bool,
-    /// [`EntryState::loadable_epoch`](umbra_mmu::EntryState) when the targets were last looked through.
+    /// [`EntryState::loadable_epoch`](umbra_mmu::EntryState) when the targets were last looked
+    /// through.
     loadable_epoch: u64,
     /// Which page faults the guest gets without an exit.
     guest_faults: GuestFaults,
@@ -73,7 +74,9 @@ impl<B: Backend> Vcpu<B> {
                 // Whether CR3 can be read without an exit depends on it.
                 space.targets_stale = space.targets.has_room();
             }
-            Err(unsupported) => self.end = Some(GuestExit::Unsupported(alloc::format!("{unsupported}"))),
+            Err(unsupported) => {
+                self.end = Some(GuestExit::Unsupported(alloc::format!("{unsupported}")))
+            }
         }
     }
 
@@ -103,7 +106,7 @@ impl<B: Backend> Vcpu<B> {
         let mixes = self.space.targets.mixes(value);
         self.space.targets.follows(before, value);
         self.list_root(value);
-        self.list_twin(false);
+        self.list_pti_sibling(false);
         mixes
     }
 
@@ -119,7 +122,7 @@ impl<B: Backend> Vcpu<B> {
             return;
         }
         self.make_room(None);
-        if self.mmu.offer_root(&mut self.env, 0) {
+        if self.mmu.allow_native_load(&mut self.env, 0) {
             self.space.targets.insert(value);
         }
     }
@@ -127,18 +130,20 @@ impl<B: Backend> Vcpu<B> {
     /// Lists the other root of the process that the guest runs in, if that is known. Its shadow is
     /// not up to date before the first tables are linked into this one; until then it is only
     /// listed if it is from before.
-    pub(super) fn list_twin(&mut self, complete: bool) {
+    pub(super) fn list_pti_sibling(&mut self, complete: bool) {
         let own = self.cpu.controls().cr3;
-        let Some(twin) = self.space.targets.twin(own) else { return };
-        let root = frame(cr3_targets::root(twin));
-        if !self.mmu.may_offer(&self.env, 0, root) || !complete && !self.mmu.knows_root(0, root) {
+        let Some(sibling) = self.space.targets.pti_sibling(own) else { return };
+        let root = frame(cr3_targets::root(sibling));
+        if !self.mmu.may_allow_native_load(&self.env, 0, root)
+            || !complete && !self.mmu.knows_root(0, root)
+        {
             return;
         }
-        self.space.targets.mixes(twin);
+        self.space.targets.mixes(sibling);
         self.make_room(Some(own));
         self.space.targets_stale = true;
-        if self.mmu.offer_other_root(&mut self.env, 0, root) {
-            self.space.targets.expect(twin);
+        if self.mmu.allow_native_load_of(&mut self.env, 0, root) {
+            self.space.targets.expect(sibling);
         }
     }
 

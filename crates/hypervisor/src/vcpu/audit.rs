@@ -1,4 +1,5 @@
-//! The live auditor: checks the shadow MMU's invariants while the guest runs, in time that the guest does not see.
+//! The live auditor: checks the shadow MMU's invariants while the guest runs, in time that the
+//! guest does not see.
 
 use umbra_mmu::Violation;
 use umbra_telemetry::{Audit, GuestExit};

@@ -72,8 +72,9 @@ impl<B: Backend> Vcpu<B> {
             Some((new, mut flushes)) => {
                 self.load_controls(new);
                 if cr == 3 {
-                    // What is cached for the same PCID under another root stays allowed, but a large page of it may be
-                    // cached by smaller ones, of which the guest's INVLPG would drop one.
+                    // What is cached for the same PCID under another root stays allowed, but a
+                    // large page of it may be cached by smaller ones, of which the guest's INVLPG
+                    // would drop one.
                     flushes |= self.follow_cr3_write(old.cr3, value);
                 }
                 if flushes {
@@ -144,8 +145,8 @@ impl<B: Backend> Vcpu<B> {
         ExitCause::Invlpg
     }
 
-    /// What INVPCID of this type does with this descriptor (SDM, "INVPCID - Invalidate Process-Context
-    /// Identifier"). False if it is refused.
+    /// What INVPCID of this type does with this descriptor (SDM, "INVPCID - Invalidate
+    /// Process-Context Identifier"). False if it is refused.
     pub(super) fn flush_pcid(&mut self, kind: u64, descriptor: [u8; 16]) -> bool {
         const INDIVIDUAL_ADDRESS: u64 = 0;
         const SINGLE_CONTEXT: u64 = 1;

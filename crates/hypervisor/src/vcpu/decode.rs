@@ -48,9 +48,8 @@ impl<B: Backend> Vcpu<B> {
             Some(Operation::MovFromCr { cr, gpr }) => return self.read_cr_exit(cr, gpr as u8),
             Some(Operation::MachineStatusWord) => ExitCause::Cr0,
             Some(Operation::Invalidation) => ExitCause::Invlpg,
-            Some(Operation::SoftwareInterrupt | Operation::Virtualization | Operation::Other) | None => {
-                ExitCause::Other
-            }
+            Some(Operation::SoftwareInterrupt | Operation::Virtualization | Operation::Other)
+            | None => ExitCause::Other,
         };
         match self.emulate() {
             Emulated::Done => cause,

@@ -1,7 +1,9 @@
 //! Events and task switches that the hypervisor carries out: where the CPU cannot do it on the
 //! guest's memory, or does not do it for a guest at all.
 
-use umbra_emulator::{Cpu, Error, EventKind as Kind, Segment, Source, SystemCpu, deliver, task_switch};
+use umbra_emulator::{
+    Cpu, Error, EventKind as Kind, Segment, Source, SystemCpu, deliver, task_switch,
+};
 use umbra_telemetry::ExitCause;
 use umbra_vcpu::backend::{Backend, rflags};
 use umbra_vcpu::event::{Event, EventKind, Raiser};
@@ -86,10 +88,18 @@ impl<B: Backend> Vcpu<B> {
             EventKind::Software { raiser: Raiser::Int1, .. } => Kind::PrivilegedSoftware,
         };
         let return_rip = self.rip().wrapping_add(event.instruction_length().into());
-        umbra_emulator::Event { kind, vector: event.vector, error_code: event.error_code, return_rip }
+        umbra_emulator::Event {
+            kind,
+            vector: event.vector,
+            error_code: event.error_code,
+            return_rip,
+        }
     }
 
-    fn fail_delivery(&mut self, result: Result<(), Error<<Self as Cpu>::Fault>>) -> Option<ExitCause> {
+    fn fail_delivery(
+        &mut self,
+        result: Result<(), Error<<Self as Cpu>::Fault>>,
+    ) -> Option<ExitCause> {
         match result {
             Err(Error::Fault(fault)) => Some(self.guest_fault(fault)),
             Err(Error::Exception(exception)) => {

@@ -68,7 +68,8 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// The instruction retired. A single-step trap is due if TF was set before it: POPF may have changed that.
+    /// The instruction retired. A single-step trap is due if TF was set before it: POPF may have
+    /// changed that.
     fn retire_emulated(&mut self, stepping: u64) {
         let flags = self.backend.rflags();
         if (flags ^ stepping) & rflags::TF == 0 {
@@ -80,7 +81,10 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// Fetches what can be fetched at RIP: how many bytes, and the fault that ended it early.
-    pub(super) fn fetch(&mut self, bytes: &mut [u8; MAX_INSTRUCTION]) -> (usize, Option<GuestFault>) {
+    pub(super) fn fetch(
+        &mut self,
+        bytes: &mut [u8; MAX_INSTRUCTION],
+    ) -> (usize, Option<GuestFault>) {
         let start = self.linear_rip();
         let first = (PAGE_SIZE - start % PAGE_SIZE).min(MAX_INSTRUCTION as u64) as usize;
         let mut have = 0;
@@ -107,7 +111,8 @@ impl<B: Backend> Vcpu<B> {
         if self.backend.code_mode() == CodeMode::Bits64 { address } else { address & 0xffff_ffff }
     }
 
-    /// RIP behind an instruction of `length` bytes: it is never cut to 16 bits, and 64-bit mode takes any value.
+    /// RIP behind an instruction of `length` bytes: it is never cut to 16 bits, and 64-bit mode
+    /// takes any value.
     pub(super) fn next_rip(&self, length: u64) -> u64 {
         self.linear(self.backend.rip().wrapping_add(length))
     }
@@ -164,7 +169,12 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// Reads at a linear address with these rights.
-    pub(super) fn read_with(&mut self, gva: u64, buf: &mut [u8], access: Access) -> Result<(), GuestFault> {
+    pub(super) fn read_with(
+        &mut self,
+        gva: u64,
+        buf: &mut [u8],
+        access: Access,
+    ) -> Result<(), GuestFault> {
         let pieces = self.pieces(gva, buf.len(), access)?;
         let (first, second) = buf.split_at_mut(pieces[0].1);
         for ((gpa, _), part) in pieces.into_iter().zip([first, second]) {
@@ -197,7 +207,12 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// Writes at a linear address with these rights: all or nothing.
-    pub(super) fn write_with(&mut self, gva: u64, bytes: &[u8], access: Access) -> Result<(), GuestFault> {
+    pub(super) fn write_with(
+        &mut self,
+        gva: u64,
+        bytes: &[u8],
+        access: Access,
+    ) -> Result<(), GuestFault> {
         let pieces = self.pieces(gva, bytes.len(), access)?;
         let (first, second) = bytes.split_at(pieces[0].1);
         for ((gpa, _), part) in pieces.into_iter().zip([first, second]) {
@@ -230,7 +245,9 @@ fn bus_accesses(gpa: u64, length: usize) -> impl Iterator<Item = (u64, usize)> {
     core::iter::from_fn(move || {
         let left = length - done;
         let at = gpa + done as u64;
-        let size = [8, 4, 2, 1].into_iter().find(|&size| size <= left && at.is_multiple_of(size as u64))?;
+        let size = [8, 4, 2, 1]
+            .into_iter()
+            .find(|&size| size <= left && at.is_multiple_of(size as u64))?;
         done += size;
         Some((at, size))
     })

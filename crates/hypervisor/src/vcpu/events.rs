@@ -88,8 +88,10 @@ impl<B: Backend> Vcpu<B> {
                 self.events.pending = self.platform.acknowledge().map(Event::interrupt);
             }
         }
-        let windows =
-            Windows { interrupt: self.platform.pending_interrupt(), nmi: self.platform.nmi_pending() };
+        let windows = Windows {
+            interrupt: self.platform.pending_interrupt(),
+            nmi: self.platform.nmi_pending(),
+        };
         if windows != self.events.windows {
             self.events.windows = windows;
             self.backend.set_windows(windows);

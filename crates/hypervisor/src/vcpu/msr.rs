@@ -64,7 +64,8 @@ impl<B: Backend> Vcpu<B> {
             }
             Source::Efer => {
                 self.refresh_controls();
-                let new = self.cpu.controls().write_efer(value, self.cpu.known()).map_err(|_| Refused)?;
+                let new =
+                    self.cpu.controls().write_efer(value, self.cpu.known()).map_err(|_| Refused)?;
                 self.load_controls(new);
             }
             Source::Apic => {

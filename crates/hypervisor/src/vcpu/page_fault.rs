@@ -1,7 +1,7 @@
 //! #PF exits.
 
 use umbra_emulator::{DescriptorTable, Gpr, SystemSegment};
-use umbra_mmu::{FaultOutcome, Origin, Work};
+use umbra_mmu::{FaultContext, FaultOutcome, Work};
 use umbra_paging::{Access, GuestFault, Gva, Pfec};
 use umbra_telemetry::{ExitCause, GuestExit};
 use umbra_vcpu::access::{Exit, Instruction, classify};
@@ -11,7 +11,8 @@ use umbra_vcpu::event::Event;
 use super::Vcpu;
 use super::emulation::{Emulated, MAX_INSTRUCTION};
 
-/// Exits by the same fault of the same instruction that are allowed in a row: a bound for what I6 rules out.
+/// Exits by the same fault of the same instruction that are allowed in a row: a bound for what I6
+/// rules out.
 const MAX_REPEATS: u32 = 64;
 
 impl<B: Backend> Vcpu<B> {
@@ -27,12 +28,12 @@ impl<B: Backend> Vcpu<B> {
         }
         let pfec = Pfec::from_bits_truncate(error_code);
         let access = self.fault_access(gva, pfec);
-        let origin = self.origin(rip);
-        match self.mmu.page_fault(&mut self.env, 0, gva, access, &origin) {
+        let fault_context = self.fault_context(rip);
+        match self.mmu.page_fault(&mut self.env, 0, gva, access, &fault_context) {
             FaultOutcome::Resume(work) => match work {
                 Work::Detach => ExitCause::HostFaultTableWrite,
                 Work::Link => {
-                    self.list_twin(true);
+                    self.list_pti_sibling(true);
                     ExitCause::HostFaultLink
                 }
                 Work::Install => ExitCause::HostFaultInstall,
@@ -57,15 +58,17 @@ impl<B: Backend> Vcpu<B> {
                 if self.simple_table_write(gva, gpa) {
                     return ExitCause::HostFaultTableWrite;
                 }
-                // An event under way has no instruction to emulate. Mostly the CPU can write what it pushes once the
-                // table is released.
+                // An event under way has no instruction to emulate. Mostly the CPU can write what
+                // it pushes once the table is released.
                 if self.events.under_way() && repeats > 0 {
                     return self.deliver_by_software().unwrap_or(ExitCause::HostFaultTableWrite);
                 }
                 if !self.events.under_way() {
                     match self.emulate() {
                         Emulated::Done => return ExitCause::HostFaultTableWrite,
-                        Emulated::Faulted(cause) => return cause.unwrap_or(ExitCause::HostFaultTableWrite),
+                        Emulated::Faulted(cause) => {
+                            return cause.unwrap_or(ExitCause::HostFaultTableWrite);
+                        }
                         Emulated::Unsupported(_) => (),
                     }
                 }
@@ -76,15 +79,15 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    fn origin(&mut self, rip: u64) -> Origin {
-        let soon = self.faults.is_back_to_back(self.backend.cr2());
-        let origin = Origin::at(Gva::new(rip)).with_soon(soon);
+    fn fault_context(&mut self, rip: u64) -> FaultContext {
+        let back_to_back = self.faults.is_back_to_back(self.backend.cr2());
+        let fault_context = FaultContext::at(Gva::new(rip)).with_back_to_back(back_to_back);
         let rsp = self.backend.gpr(Gpr::Rsp as u8);
         match self.backend.code_mode() {
-            CodeMode::Bits64 => origin.with_stack(Gva::new(rsp)),
+            CodeMode::Bits64 => fault_context.with_stack(Gva::new(rsp)),
             // Kernels that write page tables have flat segments.
-            CodeMode::Bits32 => origin.with_stack(Gva::new(rsp & 0xffff_ffff)),
-            CodeMode::Bits16 => origin,
+            CodeMode::Bits32 => fault_context.with_stack(Gva::new(rsp & 0xffff_ffff)),
+            CodeMode::Bits16 => fault_context,
         }
     }
 
@@ -159,7 +162,11 @@ pub fn cause(pfec: Pfec) -> ExitCause {
     if pfec.contains(Pfec::RSVD) {
         ExitCause::GuestFaultReserved
     } else if pfec.contains(Pfec::PRESENT) {
-        if user { ExitCause::GuestFaultProtectionUser } else { ExitCause::GuestFaultProtectionKernel }
+        if user {
+            ExitCause::GuestFaultProtectionUser
+        } else {
+            ExitCause::GuestFaultProtectionKernel
+        }
     } else if user {
         ExitCause::GuestFaultNotPresentUser
     } else {

@@ -4,7 +4,8 @@ use umbra_mmu::Predictor;
 use umbra_mmu::policy::{Answer, EmulateReachable, TableWrite, WritePolicy};
 use umbra_paging::Gfn;
 
-/// The MMU's predictor of bursts, or, with that switched off, emulation of every write to a table in use.
+/// The MMU's predictor of bursts, or, with that switched off, emulation of every write to a table
+/// in use.
 pub enum Writes {
     /// The predictor.
     Predict(alloc::boxed::Box<Predictor>),
@@ -13,10 +14,10 @@ pub enum Writes {
 }
 
 impl WritePolicy for Writes {
-    fn needs_place(&self, write: &TableWrite) -> bool {
+    fn needs_site(&self, write: &TableWrite) -> bool {
         match self {
-            Writes::Predict(policy) => policy.needs_place(write),
-            Writes::Emulate(policy) => policy.needs_place(write),
+            Writes::Predict(policy) => policy.needs_site(write),
+            Writes::Emulate(policy) => policy.needs_site(write),
         }
     }
 

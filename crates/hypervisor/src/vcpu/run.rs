@@ -61,7 +61,7 @@ pub struct Parts<B: Backend> {
 pub struct Settings {
     /// Which of its own page faults the guest gets without an exit.
     pub guest_faults: GuestFaults,
-    /// Whether flushes of the guest need not exit while no table is loose.
+    /// Whether flushes of the guest need not exit while no table is unsync.
     pub native_flushes: bool,
     /// Whether simple instructions are carried out the short way.
     pub fast_emulation: bool,

@@ -40,7 +40,8 @@ impl<B: Backend> Vcpu<B> {
         self.console.screen()?;
         let shown = self.platform.text_screen()?;
         let mut memory = alloc::vec![0; (TEXT.end - TEXT.start) as usize];
-        for (page, at) in memory.chunks_exact_mut(FRAME as usize).zip(TEXT.step_by(FRAME as usize)) {
+        for (page, at) in memory.chunks_exact_mut(FRAME as usize).zip(TEXT.step_by(FRAME as usize))
+        {
             self.env.ram.read(Gpa::new(at), page);
         }
         Some(characters(&memory, shown))

@@ -1,5 +1,5 @@
-//! The short way for instructions with one operand, of which the page fault has told where it is: no walk of the guest's
-//! tables, no decoder proper.
+//! The short way for instructions with one operand, of which the page fault has told where it is:
+//! no walk of the guest's tables, no decoder proper.
 
 use umbra_emulator::{Effect, Gpr, Recent, Simple};
 use umbra_paging::{Gpa, Gva};
@@ -8,11 +8,13 @@ use umbra_vcpu::backend::Backend;
 use super::Vcpu;
 
 impl<B: Backend> Vcpu<B> {
-    /// Carries out a write to the tracked table at `gpa`, behind `gva`, if the instruction at RIP is a simple one. An
-    /// event under way has none.
+    /// Carries out a write to the tracked table at `gpa`, behind `gva`, if the instruction at RIP
+    /// is a simple one. An event under way has none.
     pub(super) fn simple_table_write(&mut self, gva: Gva, gpa: Gpa) -> bool {
         let Some(bytes) = self.plain_code() else { return false };
-        let Some(simple) = simple(&mut self.recent, &self.backend, bytes, gva) else { return false };
+        let Some(simple) = simple(&mut self.recent, &self.backend, bytes, gva) else {
+            return false;
+        };
         if !simple.writes() {
             return false;
         }
@@ -36,7 +38,9 @@ impl<B: Backend> Vcpu<B> {
             return false;
         }
         let Some(bytes) = self.plain_code() else { return false };
-        let Some(simple) = simple(&mut self.recent, &self.backend, bytes, gva) else { return false };
+        let Some(simple) = simple(&mut self.recent, &self.backend, bytes, gva) else {
+            return false;
+        };
         if simple.writes() != write {
             return false;
         }
@@ -74,9 +78,15 @@ impl<B: Backend> Vcpu<B> {
     }
 }
 
-/// The instruction at RIP, which starts with `bytes`, if it is a simple one whose operand lies at `gva`.
+/// The instruction at RIP, which starts with `bytes`, if it is a simple one whose operand lies at
+/// `gva`.
 #[inline(always)]
-fn simple<'a>(recent: &'a mut Recent, backend: &impl Backend, bytes: u128, gva: Gva) -> Option<&'a Simple> {
+fn simple<'a>(
+    recent: &'a mut Recent,
+    backend: &impl Backend,
+    bytes: u128,
+    gva: Gva,
+) -> Option<&'a Simple> {
     let simple = recent.decode(bytes, backend.rip())?;
     simple.is_at(gva.raw(), |gpr| backend.gpr(gpr as u8)).then_some(simple)
 }

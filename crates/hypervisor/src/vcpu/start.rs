@@ -46,13 +46,20 @@ pub fn run<B: Backend>(machine: Machine, new_backend: NewBackend<B>) -> ! {
     }
 }
 
-fn prepare<B: Backend>(machine: Machine, new_backend: NewBackend<B>) -> Result<Vcpu<B>, Box<dyn Error>> {
+fn prepare<B: Backend>(
+    machine: Machine,
+    new_backend: NewBackend<B>,
+) -> Result<Vcpu<B>, Box<dyn Error>> {
     let Machine { config, ram, pool, canary, entry, platform, tsc_hz, tables } = machine;
     let backend = new_backend(&tables, &entry)?;
     let capabilities = backend.capabilities();
     let cpuid = Cpuid::new(
         cpu::cpuid,
-        Backing { rdtscp: capabilities.rdtscp, invpcid: capabilities.invpcid, tsc_deadline: TSC_DEADLINE },
+        Backing {
+            rdtscp: capabilities.rdtscp,
+            invpcid: capabilities.invpcid,
+            tsc_deadline: TSC_DEADLINE,
+        },
         || cpu::read_msr(IA32_ARCH_CAPABILITIES),
     );
     let features = cpuid.features();
@@ -120,13 +127,17 @@ fn controls(mode: Mode) -> Controls {
             pdptes: Pdptes::NONE,
         },
         // Multiboot specification, "Machine state"; boot.rst, "32-bit Boot Protocol".
-        Mode::Protected => Controls { cr0: cr0::PE | NE_ET, cr3: 0, cr4: 0, efer: 0, pdptes: Pdptes::NONE },
+        Mode::Protected => {
+            Controls { cr0: cr0::PE | NE_ET, cr3: 0, cr4: 0, efer: 0, pdptes: Pdptes::NONE }
+        }
     }
 }
 
 /// Refuses what this CPU has not.
 fn check_options(config: &BootConfig, capabilities: Capabilities) -> Result<(), &'static str> {
-    if !capabilities.fault_filter && matches!(config.guest_faults, GuestFaults::Present | GuestFaults::User) {
+    if !capabilities.fault_filter
+        && matches!(config.guest_faults, GuestFaults::Present | GuestFaults::User)
+    {
         return Err(
             "this CPU intercepts all page faults or none; leave --guest-faults out, or choose a machine whose CPU \
              filters them, such as penryn",
@@ -141,8 +152,12 @@ fn check_options(config: &BootConfig, capabilities: Capabilities) -> Result<(), 
     Ok(())
 }
 
-/// Pending entries as the user wants them, if the CPU takes them.
-fn choose_encodings(wanted: GuestFaults, features: Features, capabilities: Capabilities) -> Encodings {
+/// Trapping entries as the user wants them, if the CPU takes them.
+fn choose_encodings(
+    wanted: GuestFaults,
+    features: Features,
+    capabilities: Capabilities,
+) -> Encodings {
     let off = Encodings::not_present(features.maxphyaddr);
     if wanted == GuestFaults::Trap {
         info!("guest faults are trapped: chosen by the user");
@@ -162,7 +177,7 @@ fn choose_encodings(wanted: GuestFaults, features: Features, capabilities: Capab
         Ok(()) => encodings,
         Err(failure) => {
             warning!(
-                "guest faults are trapped: the test of the Pending entries failed: {}",
+                "guest faults are trapped: the test of the Trapping entries failed: {}",
                 failure.to_string()
             );
             off

@@ -1,7 +1,8 @@
 //! The virtual CPU's system registers, as the emulator sees them.
 
 use umbra_emulator::{
-    DescriptorTable, Exception, Privilege, Segment, SegmentRegister, SystemCpu, SystemSegment, TableRegister,
+    DescriptorTable, Exception, Privilege, Segment, SegmentRegister, SystemCpu, SystemSegment,
+    TableRegister,
 };
 use umbra_paging::{Access, AccessKind, GuestFault, Gva};
 use umbra_vcpu::backend::Backend;
@@ -104,11 +105,21 @@ impl<B: Backend> SystemCpu for Vcpu<B> {
         self.instruction.load_ss();
     }
 
-    fn read_as(&mut self, privilege: Privilege, gva: u64, buf: &mut [u8]) -> Result<(), GuestFault> {
+    fn read_as(
+        &mut self,
+        privilege: Privilege,
+        gva: u64,
+        buf: &mut [u8],
+    ) -> Result<(), GuestFault> {
         self.read_with(gva, buf, self.access_as(privilege, AccessKind::Read))
     }
 
-    fn probe_write(&mut self, privilege: Privilege, gva: u64, length: usize) -> Result<(), GuestFault> {
+    fn probe_write(
+        &mut self,
+        privilege: Privilege,
+        gva: u64,
+        length: usize,
+    ) -> Result<(), GuestFault> {
         self.pieces(gva, length, self.access_as(privilege, AccessKind::Write)).map(drop)
     }
 

@@ -1,4 +1,5 @@
-//! The trace: every exit, what the MMU did in answer to it, and the phases, in time that the guest does not see.
+//! The trace: every exit, what the MMU did in answer to it, and the phases, in time that the guest
+//! does not see.
 
 use umbra_telemetry::trace::{Exit, Record, Writer};
 use umbra_telemetry::{ExitCause, Message};
@@ -31,7 +32,8 @@ impl Tracer {
 }
 
 impl<B: Backend> Vcpu<B> {
-    /// An exit has come: records the one before it, whose answer is over, and starts this one's record.
+    /// An exit has come: records the one before it, whose answer is over, and starts this one's
+    /// record.
     pub(super) fn trace_exit(&mut self, exit: &backend::Exit) {
         if self.tracer.is_none() {
             return;
@@ -118,7 +120,9 @@ impl<B: Backend> Vcpu<B> {
     fn operands(&self, exit: &backend::Exit) -> (Option<u64>, Option<u64>) {
         let gpr = |gpr| self.backend.gpr(gpr);
         match *exit {
-            backend::Exit::PageFault { gva, error_code } => (Some(gva.raw()), Some(error_code.into())),
+            backend::Exit::PageFault { gva, error_code } => {
+                (Some(gva.raw()), Some(error_code.into()))
+            }
             backend::Exit::Io { port, input, .. } => {
                 (Some(port.into()), (!input).then(|| gpr(RAX) & 0xffff_ffff))
             }

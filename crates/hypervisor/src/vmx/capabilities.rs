@@ -47,7 +47,9 @@ impl Capabilities {
     /// A sentence: VMX is missing, off, or lacks something that there is no way around.
     pub fn read() -> Result<Capabilities, &'static str> {
         if cpu::cpuid(1, 0).ecx & CPUID_1_ECX_VMX == 0 {
-            return Err("this CPU has no VMX; choose a machine model with Intel VT-x, such as penryn");
+            return Err(
+                "this CPU has no VMX; choose a machine model with Intel VT-x, such as penryn",
+            );
         }
         let lock = cpu::read_msr(msr::IA32_FEATURE_CONTROL);
         let on = FEATURE_CONTROL_LOCK | FEATURE_CONTROL_VMX_OUTSIDE_SMX;
@@ -59,8 +61,10 @@ impl Capabilities {
             unsafe { cpu::write_msr(msr::IA32_FEATURE_CONTROL, lock | on) };
         }
         let basic = cpu::read_msr(msr::IA32_VMX_BASIC);
-        // TRUE controls let the default1 bits be cleared; none of those that we want clear is vital.
-        let true_or = |true_msr, plain| if basic & BASIC_TRUE_CONTROLS != 0 { true_msr } else { plain };
+        // TRUE controls let the default1 bits be cleared; none of those that we want clear is
+        // vital.
+        let true_or =
+            |true_msr, plain| if basic & BASIC_TRUE_CONTROLS != 0 { true_msr } else { plain };
         let pin = (PinbasedControls::EXTERNAL_INTERRUPT_EXITING
             | PinbasedControls::NMI_EXITING
             | PinbasedControls::VIRTUAL_NMIS)
@@ -77,17 +81,21 @@ impl Capabilities {
             | PrimaryControls::UNCOND_IO_EXITING
             | PrimaryControls::USE_MSR_BITMAPS
             | PrimaryControls::MONITOR_EXITING;
-        let pin = require(true_or(msr::IA32_VMX_TRUE_PINBASED_CTLS, msr::IA32_VMX_PINBASED_CTLS), pin)
-            .ok_or("this CPU's VMX has no virtual NMIs; choose a newer machine model")?;
+        let pin =
+            require(true_or(msr::IA32_VMX_TRUE_PINBASED_CTLS, msr::IA32_VMX_PINBASED_CTLS), pin)
+                .ok_or("this CPU's VMX has no virtual NMIs; choose a newer machine model")?;
         let primary_msr = true_or(msr::IA32_VMX_TRUE_PROCBASED_CTLS, msr::IA32_VMX_PROCBASED_CTLS);
         let mut primary = require(primary_msr, primary.bits()).ok_or(
             "this CPU's VMX lacks an intercept that shadow paging needs; choose a newer machine model",
         )?;
-        let reads_exit = cpu::read_msr(primary_msr) as u32 & PrimaryControls::CR3_STORE_EXITING.bits() != 0;
+        let reads_exit =
+            cpu::read_msr(primary_msr) as u32 & PrimaryControls::CR3_STORE_EXITING.bits() != 0;
         let cr3_targets = (cpu::read_msr(msr::IA32_VMX_MISC) >> 16 & 0x1ff) as usize;
         let mut secondary = SecondaryControls::empty();
         let mut invvpid_by_address = false;
-        if let Some(with) = require(primary_msr, primary | PrimaryControls::SECONDARY_CONTROLS.bits()) {
+        if let Some(with) =
+            require(primary_msr, primary | PrimaryControls::SECONDARY_CONTROLS.bits())
+        {
             let allowed = (cpu::read_msr(msr::IA32_VMX_PROCBASED_CTLS2) >> 32) as u32;
             let mut wanted = SecondaryControls::ENABLE_RDTSCP | SecondaryControls::ENABLE_INVPCID;
             if allowed & SecondaryControls::ENABLE_VPID.bits() != 0 {
@@ -125,8 +133,8 @@ impl Capabilities {
     }
 }
 
-/// The value of a control field with at least the bits `wanted`; `None` if one of them must be clear (SDM,
-/// "VM-Execution Controls": the low half of the MSR must be set, the high half may be).
+/// The value of a control field with at least the bits `wanted`; `None` if one of them must be
+/// clear (SDM, "VM-Execution Controls": the low half of the MSR must be set, the high half may be).
 fn require(capability_msr: u32, wanted: u32) -> Option<u32> {
     let capability = cpu::read_msr(capability_msr);
     let (must, may) = (capability as u32, (capability >> 32) as u32);

@@ -29,7 +29,8 @@ const IA32_DEBUGCTL: u32 = 0x1d9;
 
 impl ControlRegisters for Vmx {
     fn cr0(&self) -> u64 {
-        self.vmcs.read(control::CR0_READ_SHADOW) & !CR0_GUEST | self.vmcs.read(guest::CR0) & CR0_GUEST
+        self.vmcs.read(control::CR0_READ_SHADOW) & !CR0_GUEST
+            | self.vmcs.read(guest::CR0) & CR0_GUEST
     }
 
     fn cr2(&self) -> u64 {
@@ -55,7 +56,8 @@ impl ControlRegisters for Vmx {
         let pae_root = root.format == RootFormat::Pae;
         let paging_off = controls.cr0 & cr0::PG == 0;
         self.long_mode = !pae_root;
-        let real_cr0 = (controls.cr0 & !CR0_NOT_REAL | CR0_REAL | self.cr0_fixed.0) & self.cr0_fixed.1;
+        let real_cr0 =
+            (controls.cr0 & !CR0_NOT_REAL | CR0_REAL | self.cr0_fixed.0) & self.cr0_fixed.1;
         let without = if paging_off { cr4::SMEP | cr4::SMAP | cr4::PCIDE } else { 0 };
         let real_cr4 = (controls.cr4 & !without | CR4_REAL | self.cr4_fixed.0) & self.cr4_fixed.1;
         let entry = if pae_root {
@@ -65,7 +67,10 @@ impl ControlRegisters for Vmx {
         };
         let pcid = if pae_root { 0 } else { controls.pcid() };
         let cr3 = if loadable { controls.cr3 } else { root.hpa.raw() | pcid };
-        debug_assert!(!loadable || cr3 & !0xfff == root.hpa.raw(), "an identity root lies where CR3 says");
+        debug_assert!(
+            !loadable || cr3 & !0xfff == root.hpa.raw(),
+            "an identity root lies where CR3 says"
+        );
         if controls.pae_paging() != self.pae_paging {
             self.pae_paging = controls.pae_paging();
             self.cr4_flush = self.own_flush_bits();

@@ -7,8 +7,8 @@ use x86::vmx::vmcs::host;
 
 use crate::hw::gprs::{load_guest, pop_preserved, push_preserved, store_guest};
 
-/// The guest's general-purpose registers while the hypervisor runs, by their numbers in instruction encodings;
-/// RSP (number 4) is in the VMCS instead.
+/// The guest's general-purpose registers while the hypervisor runs, by their numbers in instruction
+/// encodings; RSP (number 4) is in the VMCS instead.
 #[repr(C)]
 pub struct GeneralRegisters {
     /// The registers.
@@ -24,15 +24,15 @@ impl GeneralRegisters {
     }
 }
 
-/// VMLAUNCH, or VMRESUME if `launched`. Returns 0 after a VM exit (also of a failed VM entry), 1 for VMfailInvalid, 2 for
-/// VMfailValid.
+/// VMLAUNCH, or VMRESUME if `launched`. Returns 0 after a VM exit (also of a failed VM entry), 1
+/// for VMfailInvalid, 2 for VMfailValid.
 ///
-/// Saves general-purpose registers only: the hypervisor is compiled without floating point, so that x87, SSE and
-/// AVX registers are the guest's all the time, as are DR0 to DR3, DR6, CR2 and XCR0.
+/// Saves general-purpose registers only: the hypervisor is compiled without floating point, so that
+/// x87, SSE and AVX registers are the guest's all the time, as are DR0 to DR3, DR6, CR2 and XCR0.
 ///
 /// # Safety
-/// The current VMCS is complete: its host state is that of the running hypervisor, host RIP is [`exit_address`], and its guest
-/// can reach no memory but its own.
+/// The current VMCS is complete: its host state is that of the running hypervisor, host RIP is
+/// [`exit_address`], and its guest can reach no memory but its own.
 #[unsafe(naked)]
 pub unsafe extern "sysv64" fn enter(registers: *mut GeneralRegisters, launched: bool) -> u64 {
     naked_asm!(
@@ -48,8 +48,8 @@ pub unsafe extern "sysv64" fn enter(registers: *mut GeneralRegisters, launched: 
         "mov rax, [rdi]",
         load_guest!(),
         "jnz 2f",
-        // Interrupts stay blocked by STI until the guest runs. A guest with IF=0 is left for an interrupt too; Bochs
-        // finds that out only where IF changes.
+        // Interrupts stay blocked by STI until the guest runs. A guest with IF=0 is left for an
+        // interrupt too; Bochs finds that out only where IF changes.
         "sti",
         "vmlaunch",
         "jmp 3f",

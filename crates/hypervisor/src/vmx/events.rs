@@ -17,8 +17,9 @@ impl Events for Vmx {
         // Delivery ends what STI and MOV SS block; VM entry refuses the state otherwise if
         // RFLAGS.TF is set (SDM, "Checks on Guest Non-Register State", pending debug exceptions).
         self.clear(guest::INTERRUPTIBILITY_STATE, BLOCKED_BY_STI_OR_MOV_SS);
-        let mut field =
-            info::VALID | exits::event_type(event.kind) << info::TYPE_SHIFT | u64::from(event.vector);
+        let mut field = info::VALID
+            | exits::event_type(event.kind) << info::TYPE_SHIFT
+            | u64::from(event.vector);
         if let Some(error_code) = event.error_code {
             field |= info::ERROR_CODE;
             self.vmcs.write(control::VMENTRY_EXCEPTION_ERR_CODE, error_code.into());
@@ -36,7 +37,8 @@ impl Events for Vmx {
     }
 
     fn nmi_ready(&self) -> bool {
-        self.vmcs.read(guest::INTERRUPTIBILITY_STATE) & (BLOCKED_BY_NMI | BLOCKED_BY_STI_OR_MOV_SS) == 0
+        self.vmcs.read(guest::INTERRUPTIBILITY_STATE) & (BLOCKED_BY_NMI | BLOCKED_BY_STI_OR_MOV_SS)
+            == 0
             && self.vmcs.read(guest::PENDING_DBG_EXCEPTIONS) == 0
     }
 

@@ -63,7 +63,9 @@ impl Vmx {
             reason::EXTERNAL_INTERRUPT => Exit::Interrupt,
             reason::TRIPLE_FAULT => Exit::TripleFault,
             // Signals to the machine, not to the guest.
-            reason::INIT_SIGNAL | reason::STARTUP_IPI | reason::IO_SMI | reason::OTHER_SMI => Exit::Nothing,
+            reason::INIT_SIGNAL | reason::STARTUP_IPI | reason::IO_SMI | reason::OTHER_SMI => {
+                Exit::Nothing
+            }
             reason::INTERRUPT_WINDOW => Exit::InterruptWindow,
             reason::NMI_WINDOW => Exit::NmiWindow,
             reason::TASK_SWITCH => task_switch(qualification()),
@@ -105,12 +107,15 @@ impl Vmx {
         }
     }
 
-    /// The linear address of a memory operand (SDM, "Format of the VM-Exit Instruction-Information Field as Used
-    /// for INVEPT, INVPCID, and INVVPID").
+    /// The linear address of a memory operand (SDM, "Format of the VM-Exit Instruction-Information
+    /// Field as Used for INVEPT, INVPCID, and INVVPID").
     fn memory_operand(&self, operand: u64, displacement: u64) -> Gva {
         let base = if operand & 1 << 27 == 0 { self.gpr((operand >> 23 & 0xf) as u8) } else { 0 };
-        let index =
-            if operand & 1 << 22 == 0 { self.gpr((operand >> 18 & 0xf) as u8) << (operand & 3) } else { 0 };
+        let index = if operand & 1 << 22 == 0 {
+            self.gpr((operand >> 18 & 0xf) as u8) << (operand & 3)
+        } else {
+            0
+        };
         let mask = match operand >> 7 & 7 {
             0 => 0xffff,
             1 => 0xffff_ffff,
@@ -141,7 +146,8 @@ impl Vmx {
 
     /// The event that an interruption-information field holds; its error code is in `error_code`.
     fn event(&self, information: u64, error_code: u32) -> Event {
-        let software = |raiser| EventKind::Software { raiser, length: self.exit_instruction_length() };
+        let software =
+            |raiser| EventKind::Software { raiser, length: self.exit_instruction_length() };
         let kind = match information >> info::TYPE_SHIFT & 7 {
             info::TYPE_INTERRUPT => EventKind::Interrupt,
             info::TYPE_NMI => EventKind::Nmi,
@@ -153,7 +159,8 @@ impl Vmx {
         Event {
             kind,
             vector: (information & info::VECTOR) as u8,
-            error_code: (information & info::ERROR_CODE != 0).then(|| self.vmcs.read(error_code) as u32),
+            error_code: (information & info::ERROR_CODE != 0)
+                .then(|| self.vmcs.read(error_code) as u32),
         }
     }
 
@@ -162,8 +169,8 @@ impl Vmx {
         self.vmcs.read(ro::VMEXIT_INSTRUCTION_LEN) as u8
     }
 
-    /// Does to the debug registers what delivery of #DB would have done (SDM, "Exit Qualification for Debug
-    /// Exceptions"): the exit leaves DR6, DR7 and IA32_DEBUGCTL as they were.
+    /// Does to the debug registers what delivery of #DB would have done (SDM, "Exit Qualification
+    /// for Debug Exceptions"): the exit leaves DR6, DR7 and IA32_DEBUGCTL as they were.
     pub(super) fn accept_debug_exception(&mut self) {
         /// B0 to B3, BD, BS.
         const REASONS: u64 = 0x600f;
@@ -181,8 +188,9 @@ impl Vmx {
         self.clear(guest::IA32_DEBUGCTL_FULL, DEBUGCTL_LBR | DEBUGCTL_BTF);
     }
 
-    /// Sets RF for the instruction that a page fault interrupted, as delivery would have pushed it (SDM, "Saving RIP,
-    /// RSP, RFLAGS, and SSP"): a breakpoint on it was reported already. Bochs 2.7 leaves that out.
+    /// Sets RF for the instruction that a page fault interrupted, as delivery would have pushed it
+    /// (SDM, "Saving RIP, RSP, RFLAGS, and SSP"): a breakpoint on it was reported already. Bochs
+    /// 2.7 leaves that out.
     pub(super) fn keep_resume_flag(&mut self) {
         if Breakpoints::enabled(self.vmcs.read(guest::DR7)) {
             self.set_rflags(self.rflags | rflags::RF);
@@ -197,11 +205,12 @@ impl Vmx {
         }
     }
 
-    /// Puts NMI blocking back that an IRET had lifted when its page fault exited (SDM, "Information for VM Exits Due
-    /// to Vectored Events"), and that an interrupted NMI delivery had not yet set.
+    /// Puts NMI blocking back that an IRET had lifted when its page fault exited (SDM, "Information
+    /// for VM Exits Due to Vectored Events"), and that an interrupted NMI delivery had not yet set.
     pub(super) fn repair_nmi_blocking(&mut self) {
         if self.vectoring & info::VALID != 0 {
-            // Injecting the NMI again needs NMIs unblocked (SDM, "Checks on Guest Non-Register State").
+            // Injecting the NMI again needs NMIs unblocked (SDM, "Checks on Guest Non-Register
+            // State").
             if self.vectoring >> info::TYPE_SHIFT & 7 == info::TYPE_NMI {
                 self.clear(guest::INTERRUPTIBILITY_STATE, BLOCKED_BY_NMI);
             }

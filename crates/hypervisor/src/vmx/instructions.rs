@@ -145,7 +145,8 @@ fn last_error() -> u32 {
 /// VMREAD of a field of the current VMCS.
 ///
 /// # Panics
-/// The field does not exist on this CPU, or there is no current VMCS: #UD, with the field in RDI (`hw/interrupts.rs`).
+/// The field does not exist on this CPU, or there is no current VMCS: #UD, with the field in RDI
+/// (`hw/interrupts.rs`).
 ///
 /// # Safety
 /// In VMX root operation.

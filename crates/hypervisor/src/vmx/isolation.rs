@@ -46,7 +46,8 @@ impl Isolation for Vmx {
             (control::PAGE_FAULT_ERR_CODE_MATCH, 0),
         ];
         isolated.into_iter().for_each(|(field, value)| self.vmcs.write(field, value));
-        self.before_isolation = Some(Saved { fields, primary: self.primary, trap: self.rflags & rflags::TF });
+        self.before_isolation =
+            Some(Saved { fields, primary: self.primary, trap: self.rflags & rflags::TF });
         self.switch_primary(WINDOWS, false);
         self.set_rflags(self.rflags & !(rflags::TF | rflags::RF));
         if self.has_vpid() {

@@ -1,8 +1,8 @@
 //! Intel VMX without EPT and without unrestricted guest.
 //!
-//! [`capabilities`] says what the CPU has, [`setup`] fills the VMCS, [`Vmx`] runs the guest by way of
-//! [`enter`], [`exits`] decodes why it came back, [`failure`] puts a refused VM entry into words. Each
-//! other file implements one trait of [`umbra_vcpu::backend`].
+//! [`capabilities`] says what the CPU has, [`setup`] fills the VMCS, [`Vmx`] runs the guest by way
+//! of [`enter`], [`exits`] decodes why it came back, [`failure`] puts a refused VM entry into
+//! words. Each other file implements one trait of [`umbra_vcpu::backend`].
 #![allow(unsafe_code, reason = "the VMX instructions and the way into the guest")]
 
 mod address_space;
@@ -52,8 +52,9 @@ const VPID: u16 = 1;
 /// No breakpoints; the bit that is always set.
 const DR7_AT_START: u64 = 0x400;
 
-/// Exceptions that exit: #DB, #PF (as the filter says), #AC, #MC. A guest can make delivery of #DB and #AC raise them
-/// anew without end (CVE-2015-5307, CVE-2015-8104), which only an intercept breaks.
+/// Exceptions that exit: #DB, #PF (as the filter says), #AC, #MC. A guest can make delivery of #DB
+/// and #AC raise them anew without end (CVE-2015-5307, CVE-2015-8104), which only an intercept
+/// breaks.
 const EXCEPTIONS: u64 =
     bit(event::DEBUG) | PAGE_FAULT | bit(event::ALIGNMENT_CHECK) | bit(event::MACHINE_CHECK);
 const PAGE_FAULT: u64 = bit(event::PAGE_FAULT);
@@ -126,7 +127,8 @@ pub struct Vmx {
     rflags: u64,
     /// IDT-vectoring information of the last exit.
     vectoring: u64,
-    /// VM-exit interruption information of the last exit; zero unless that was for an exception or an NMI.
+    /// VM-exit interruption information of the last exit; zero unless that was for an exception or
+    /// an NMI.
     interruption: u64,
     /// While an instruction runs in an address space of its own: what to put back after it.
     before_isolation: Option<Saved>,
@@ -134,8 +136,8 @@ pub struct Vmx {
 }
 
 impl Vmx {
-    /// Enters VMX root operation and prepares a guest that starts at `entry`. Its control registers must be
-    /// set before it runs.
+    /// Enters VMX root operation and prepares a guest that starts at `entry`. Its control registers
+    /// must be set before it runs.
     ///
     /// # Errors
     /// A sentence: this CPU's VMX cannot.
@@ -147,13 +149,15 @@ impl Vmx {
         if cr0 & cr0_fixed.0 != cr0_fixed.0 {
             return Err(format!("this CPU's VMX wants CR0 {:#x}, and it is {cr0:#x}", cr0_fixed.0));
         }
-        let xsave = if cpu::cpuid(1, 0).ecx & CPUID_1_ECX_XSAVE != 0 { cr4_more::OSXSAVE } else { 0 };
+        let xsave =
+            if cpu::cpuid(1, 0).ecx & CPUID_1_ECX_XSAVE != 0 { cr4_more::OSXSAVE } else { 0 };
         let cr4 = cpu::cr4() | cr4_fixed.0 | CR4_VMXE | xsave;
-        // SAFETY: VMXE allows VMXON and OSXSAVE allows XSETBV; neither changes how compiled code runs.
+        // SAFETY: VMXE allows VMXON and OSXSAVE allows XSETBV; neither changes how compiled code
+        // runs.
         unsafe { asm!("mov cr4, {}", in(reg) cr4, options(nostack, preserves_flags)) };
         // SAFETY: CR0 and CR4 have the bits that VMX fixes, and this is the one call.
-        let mut vmcs =
-            unsafe { Vmcs::load(&capabilities) }.map_err(|e| format!("VMX cannot be switched on: {e}"))?;
+        let mut vmcs = unsafe { Vmcs::load(&capabilities) }
+            .map_err(|e| format!("VMX cannot be switched on: {e}"))?;
         let msr_bitmap = vmcs::msr_bitmap(cpu::PASSED_MSRS);
         setup::write_controls(&mut vmcs, &capabilities, msr_bitmap.hpa().raw());
         setup::write_host_state(&mut vmcs, tables);
@@ -240,10 +244,17 @@ impl Backend for Vmx {
         // hypervisor does not use.
         let failed = unsafe { enter::enter(&raw mut self.registers, self.launched) };
         if failed != 0 {
-            let number = if failed == 1 { 0 } else { self.vmcs.read(ro::VM_INSTRUCTION_ERROR) as u32 };
-            let error =
-                if failed == 1 { instructions::VmFail::Invalid } else { instructions::VmFail::Valid(number) };
-            return Err(Refusal::Host(format!("VM entry failed: {error} ({})", failure::state(&self.vmcs))));
+            let number =
+                if failed == 1 { 0 } else { self.vmcs.read(ro::VM_INSTRUCTION_ERROR) as u32 };
+            let error = if failed == 1 {
+                instructions::VmFail::Invalid
+            } else {
+                instructions::VmFail::Valid(number)
+            };
+            return Err(Refusal::Host(format!(
+                "VM entry failed: {error} ({})",
+                failure::state(&self.vmcs)
+            )));
         }
         const ENTRY_FAILURE: u64 = 1 << 31;
         let reason = self.vmcs.read(ro::EXIT_REASON);
@@ -255,8 +266,11 @@ impl Backend for Vmx {
         self.rip = self.vmcs.read(guest::RIP);
         self.rflags = self.vmcs.read(guest::RFLAGS);
         self.vectoring = self.vmcs.read(ro::IDT_VECTORING_INFO);
-        self.interruption =
-            if basic == reason::EXCEPTION_OR_NMI { self.vmcs.read(ro::VMEXIT_INTERRUPTION_INFO) } else { 0 };
+        self.interruption = if basic == reason::EXCEPTION_OR_NMI {
+            self.vmcs.read(ro::VMEXIT_INTERRUPTION_INFO)
+        } else {
+            0
+        };
         let vectored = self.vectoring & info::VALID != 0;
         if vectored || self.interruption & info::NMI_UNBLOCKING != 0 {
             self.repair_nmi_blocking();

@@ -1,6 +1,8 @@
 //! The registers that instructions name, as the VMCS and the way into the guest keep them.
 
-use umbra_emulator::{DescriptorTable, Rights, Segment, SegmentRegister, SystemSegment, TableRegister};
+use umbra_emulator::{
+    DescriptorTable, Rights, Segment, SegmentRegister, SystemSegment, TableRegister,
+};
 use umbra_vcpu::backend::{CodeMode, Registers};
 use x86::vmx::vmcs::guest;
 
@@ -8,7 +10,11 @@ use super::{Vmx, rights};
 
 impl Registers for Vmx {
     fn gpr(&self, number: u8) -> u64 {
-        if number == 4 { self.vmcs.read(guest::RSP) } else { self.registers.gpr[usize::from(number & 15)] }
+        if number == 4 {
+            self.vmcs.read(guest::RSP)
+        } else {
+            self.registers.gpr[usize::from(number & 15)]
+        }
     }
 
     fn set_gpr(&mut self, number: u8, value: u64) {

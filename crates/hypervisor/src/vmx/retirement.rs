@@ -45,7 +45,8 @@ impl Retirement for Vmx {
         if met != 0 {
             due |= PENDING_ENABLED_BREAKPOINT | u64::from(met);
         }
-        if flags & rflags::TF != 0 && self.vmcs.read(guest::IA32_DEBUGCTL_FULL) & DEBUGCTL_BTF == 0 {
+        if flags & rflags::TF != 0 && self.vmcs.read(guest::IA32_DEBUGCTL_FULL) & DEBUGCTL_BTF == 0
+        {
             due |= PENDING_SINGLE_STEP;
         }
         if due != 0 {

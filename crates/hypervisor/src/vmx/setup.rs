@@ -37,7 +37,10 @@ pub fn write_controls(vmcs: &mut Vmcs, capabilities: &Capabilities, msr_bitmap: 
     ];
     fields.into_iter().for_each(|(field, value)| vmcs.write(field, value));
     if capabilities.primary & PrimaryControls::SECONDARY_CONTROLS.bits() != 0 {
-        vmcs.write(control::SECONDARY_PROCBASED_EXEC_CONTROLS, capabilities.secondary.bits().into());
+        vmcs.write(
+            control::SECONDARY_PROCBASED_EXEC_CONTROLS,
+            capabilities.secondary.bits().into(),
+        );
         if capabilities.secondary.contains(SecondaryControls::ENABLE_VPID) {
             vmcs.write(control::VPID, VPID.into());
         }

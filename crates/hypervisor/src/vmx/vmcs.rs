@@ -42,12 +42,14 @@ impl Vmcs {
         unsafe { instructions::vmread(field) }
     }
 
-    /// Writes a field. Only this folder calls it, and for what it writes see the SAFETY comments of `Vmx`.
+    /// Writes a field. Only this folder calls it, and for what it writes see the SAFETY comments of
+    /// `Vmx`.
     ///
     /// # Panics
     /// The CPU does not have it.
     pub fn write(&mut self, field: u32, value: u64) {
-        // SAFETY: in VMX root operation; VM entries, which give the value its effect, are `Vmx::enter`'s to justify.
+        // SAFETY: in VMX root operation; VM entries, which give the value its effect, are
+        // `Vmx::enter`'s to justify.
         unsafe { instructions::vmwrite(field, value) }
     }
 
@@ -58,7 +60,8 @@ impl Vmcs {
             .expect("the operand is valid and the type supported");
     }
 
-    /// Forgets what translates one address, which is canonical, under a VPID, on a CPU where that can be said.
+    /// Forgets what translates one address, which is canonical, under a VPID, on a CPU where that
+    /// can be said.
     pub fn invalidate_address(vpid: u16, gva: Gva) {
         // SAFETY: as above.
         unsafe { instructions::invvpid(instructions::Invvpid::Address(vpid, gva)) }

@@ -26,7 +26,12 @@ const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;
 
 /// Builds the page.
-pub fn build(header: &SetupHeader<'_>, guest: &Guest<'_>, initrd: Option<Gpa>, command_line: Gpa) -> Vec<u8> {
+pub fn build(
+    header: &SetupHeader<'_>,
+    guest: &Guest<'_>,
+    initrd: Option<Gpa>,
+    command_line: Gpa,
+) -> Vec<u8> {
     let mut page = alloc::vec![0; PAGE_SIZE as usize];
     let mut put = |at: usize, bytes: &[u8]| page[at..at + bytes.len()].copy_from_slice(bytes);
     put(HEADER_START, header.bytes);

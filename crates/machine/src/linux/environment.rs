@@ -44,7 +44,8 @@ pub fn build(header: &SetupHeader<'_>, command_line: &str) -> (Vec<(Gpa, Vec<u8>
     let code = if header.entry_64 { CODE_64 } else { CODE_32 };
     let mut command_line = command_line.as_bytes().to_vec();
     command_line.push(0);
-    let mut writes = alloc::vec![(Gpa::new(GDT), words(&[0, 0, code, DATA])), (COMMAND_LINE, command_line)];
+    let mut writes =
+        alloc::vec![(Gpa::new(GDT), words(&[0, 0, code, DATA])), (COMMAND_LINE, command_line)];
     if header.entry_64 {
         writes.push((Gpa::new(TABLES), words(&identity_tables())));
     }
@@ -55,7 +56,12 @@ pub fn build(header: &SetupHeader<'_>, command_line: &str) -> (Vec<(Gpa, Vec<u8>
         rax: 0,
         rbx: 0,
         rsi: BOOT_PARAMS,
-        gdt: Gdt { base: Gpa::new(GDT), limit: GDT_LIMIT, code: CODE_SELECTOR, data: DATA_SELECTOR },
+        gdt: Gdt {
+            base: Gpa::new(GDT),
+            limit: GDT_LIMIT,
+            code: CODE_SELECTOR,
+            data: DATA_SELECTOR,
+        },
     };
     (writes, entry)
 }

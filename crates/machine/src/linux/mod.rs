@@ -1,8 +1,9 @@
 //! Loads a Linux bzImage by the 64-bit or the 32-bit boot protocol (Linux,
 //! Documentation/arch/x86/boot.rst).
 //!
-//! Pure planning: [`plan`] looks at the kernel's setup header and says what goes where and how the guest
-//! starts; the caller moves the bytes, in the order that [`order`](crate::move_plan::order) gives.
+//! Pure planning: [`plan`] looks at the kernel's setup header and says what goes where and how the
+//! guest starts; the caller moves the bytes, in the order that [`order`](crate::move_plan::order)
+//! gives.
 
 mod boot_params;
 mod environment;
@@ -19,13 +20,17 @@ use umbra_vcpu::entry::Entry;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
     /// No bzImage at all.
-    #[error("the kernel is not a Linux bzImage; give --kernel an x86 bzImage such as /boot/vmlinuz-*")]
+    #[error(
+        "the kernel is not a Linux bzImage; give --kernel an x86 bzImage such as /boot/vmlinuz-*"
+    )]
     NotBzImage,
     /// A bzImage that cannot be booted.
     #[error("the kernel {0}")]
     Header(#[from] HeaderError),
     /// The command line is longer than the kernel takes.
-    #[error("the kernel command line has {have} bytes, and this kernel takes {limit}; shorten --append")]
+    #[error(
+        "the kernel command line has {have} bytes, and this kernel takes {limit}; shorten --append"
+    )]
     CommandLineTooLong {
         /// Bytes there are.
         have: usize,
@@ -43,7 +48,9 @@ pub enum LoadError {
         have: u64,
     },
     /// The kernel wants its initrd below the place where there is room for it.
-    #[error("the kernel takes its initrd below {0:#x} only, where it does not fit; give a smaller --initrd")]
+    #[error(
+        "the kernel takes its initrd below {0:#x} only, where it does not fit; give a smaller --initrd"
+    )]
     InitrdTooLarge(u64),
 }
 
@@ -66,7 +73,8 @@ pub struct Plan {
 
 /// The guest that [`plan`] is to load.
 pub struct Guest<'a> {
-    /// The first [`HEADER_SPAN`](umbra_bzimage::HEADER_SPAN) bytes of the kernel file, or all of a shorter one.
+    /// The first [`HEADER_SPAN`](umbra_bzimage::HEADER_SPAN) bytes of the kernel file, or all of a
+    /// shorter one.
     pub kernel_head: &'a [u8],
     /// Bytes of the kernel file.
     pub kernel_size: u64,
@@ -87,7 +95,8 @@ pub struct Guest<'a> {
 /// # Errors
 /// The kernel is none, or guest memory does not hold it. See [`LoadError`].
 pub fn plan(guest: &Guest<'_>) -> Result<Plan, LoadError> {
-    let header = SetupHeader::parse(guest.kernel_head, guest.kernel_size)?.ok_or(LoadError::NotBzImage)?;
+    let header =
+        SetupHeader::parse(guest.kernel_head, guest.kernel_size)?.ok_or(LoadError::NotBzImage)?;
     if guest.command_line.len() > header.command_line_limit as usize {
         return Err(LoadError::CommandLineTooLong {
             have: guest.command_line.len(),
@@ -103,14 +112,18 @@ pub fn plan(guest: &Guest<'_>) -> Result<Plan, LoadError> {
         let mib = 1 << 20;
         return Err(LoadError::TooLittleMemory { need: need.div_ceil(mib), have: ram_end / mib });
     }
-    let initrd_limit = ram_end.min(header.initrd_address_max.saturating_add(1)) / PAGE_SIZE * PAGE_SIZE;
+    let initrd_limit =
+        ram_end.min(header.initrd_address_max.saturating_add(1)) / PAGE_SIZE * PAGE_SIZE;
     let initrd = match guest.initrd_size {
         0 => None,
         _ if initrd_limit < need => return Err(LoadError::InitrdTooLarge(initrd_limit)),
         _ => Some(Gpa::new(initrd_limit - initrd_room)),
     };
     let (mut writes, entry) = environment::build(&header, guest.command_line);
-    writes.push((Gpa::new(entry.rsi), boot_params::build(&header, guest, initrd, environment::COMMAND_LINE)));
+    writes.push((
+        Gpa::new(entry.rsi),
+        boot_params::build(&header, guest, initrd, environment::COMMAND_LINE),
+    ));
     let payload = header.payload_offset..guest.kernel_size;
     let payload_end = header.preferred_address + (payload.end - payload.start);
     let padding = payload_end..payload_end + header.padding;

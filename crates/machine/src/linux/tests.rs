@@ -59,9 +59,14 @@ fn a_good_image_is_placed() {
     assert_eq!(u64_at(0x070), 0xe0000);
     assert_eq!((u32_at(0x218), u32_at(0x21c)), (64 * MIB as u32 - 8192, 5000));
     assert_eq!(zero_page[0x1e8], 4);
-    let e820: Vec<_> =
-        (0..4).map(|i| 0x2d0 + i * 20).map(|at| (u64_at(at), u64_at(at + 8), u32_at(at + 16))).collect();
-    assert_eq!(e820, [(0, 0x9fc00, 1), (0x9fc00, 0x400, 2), (0xe0000, 0x20000, 2), (MIB, 63 * MIB, 1)]);
+    let e820: Vec<_> = (0..4)
+        .map(|i| 0x2d0 + i * 20)
+        .map(|at| (u64_at(at), u64_at(at + 8), u32_at(at + 16)))
+        .collect();
+    assert_eq!(
+        e820,
+        [(0, 0x9fc00, 1), (0x9fc00, 0x400, 2), (0xe0000, 0x20000, 2), (MIB, 63 * MIB, 1)]
+    );
     let (_, line) = plan.writes.iter().find(|(at, _)| at.raw() == u32_at(0x228).into()).unwrap();
     assert_eq!(line, b"console=ttyS0\0");
 }
@@ -121,7 +126,10 @@ fn bad_images_are_refused() {
     assert_eq!(plan(&guest(b"\x1f\x8bgzip", "")), Err(LoadError::NotBzImage));
     assert_eq!(plan(&guest(b"", "")), Err(LoadError::NotBzImage));
     assert_eq!(with(0x202, b"MZ!!"), Err(LoadError::NotBzImage));
-    assert_eq!(with(0x206, &[0x09, 0x02]), Err(LoadError::Header(HeaderError::OldProtocol(0x0209))));
+    assert_eq!(
+        with(0x206, &[0x09, 0x02]),
+        Err(LoadError::Header(HeaderError::OldProtocol(0x0209)))
+    );
 }
 
 #[test]
@@ -144,12 +152,18 @@ fn every_cut_is_refused_without_a_panic() {
 fn limits_are_named() {
     let image = image();
     let line = "x".repeat(2048);
-    assert_eq!(plan(&guest(&image, &line)), Err(LoadError::CommandLineTooLong { have: 2048, limit: 2047 }));
+    assert_eq!(
+        plan(&guest(&image, &line)),
+        Err(LoadError::CommandLineTooLong { have: 2048, limit: 2047 })
+    );
     let small = Guest { ram: [0..0x9fc00, MIB..40 * MIB], ..guest(&image, "") };
     assert_eq!(plan(&small), Err(LoadError::TooLittleMemory { need: 47, have: 40 }));
     let huge = Guest { initrd_size: u64::MAX - 4096, ..guest(&image, "") };
     assert!(matches!(plan(&huge), Err(LoadError::TooLittleMemory { .. })));
-    assert_eq!(with(0x22c, &(40 * MIB as u32).to_le_bytes()), Err(LoadError::InitrdTooLarge(40 * MIB)));
+    assert_eq!(
+        with(0x22c, &(40 * MIB as u32).to_le_bytes()),
+        Err(LoadError::InitrdTooLarge(40 * MIB))
+    );
 }
 
 fn cr3(entry: &Entry) -> u64 {

@@ -8,7 +8,7 @@ use umbra_paging::{Gfn, Level, Paging};
 
 use crate::Env;
 use crate::derive::View;
-use crate::format::{Role, Source};
+use crate::format::{Role, ShadowKey};
 use crate::roots::Roots;
 use crate::tables::{List, Slot, slots};
 
@@ -20,16 +20,16 @@ const MAX_PAGES: usize = 32;
 const MAX_PARENTS: u32 = 128;
 /// A table with more references than these counts as one that others lead to as well.
 const MAX_SHARED: usize = 4;
-/// Tables of which is remembered whether they are idle.
+/// Tables of which is remembered whether they are inactive.
 const REMEMBERED: usize = 16;
 
 /// Shadow pages of one address space.
-struct Space {
+struct AddressSpace {
     pages: [u32; MAX_PAGES],
     len: usize,
 }
 
-impl Space {
+impl AddressSpace {
     fn contains(&self, frame: u32) -> bool {
         self.pages[..self.len].contains(&frame)
     }
@@ -52,21 +52,21 @@ impl Space {
 /// long as no reference between shadow pages changes
 /// ([`Tables::links`](crate::tables::Tables::links)), and the vCPU runs on that root.
 #[derive(Default)]
-pub(crate) struct InactiveSpaces([Answer; REMEMBERED]);
+pub(crate) struct InactiveAddressSpaces([Remembered; REMEMBERED]);
 
 #[derive(Clone, Copy, Default)]
-struct Answer {
+struct Remembered {
     /// The frame's number plus one.
     gfn: u64,
     links: u64,
     root: u32,
-    idle: bool,
+    inactive: bool,
 }
 
-impl InactiveSpaces {
+impl InactiveAddressSpaces {
     /// Whether no root that a vCPU runs on, or is likely to go on with, leads to a shadow of this
     /// frame.
-    pub(crate) fn is_idle<E: Env>(
+    pub(crate) fn is_inactive<E: Env>(
         &mut self,
         view: View<'_, E>,
         roots: &Roots,
@@ -76,34 +76,39 @@ impl InactiveSpaces {
         let (number, links) = (gfn.raw() + 1, view.tables().links());
         let root = roots.current(vcpu).frame();
         let place = number as usize % REMEMBERED;
-        let Answer { gfn: known, links: when, root: under, idle } = self.0[place];
+        let Remembered { gfn: known, links: when, root: under, inactive } = self.0[place];
         if (known, when, under) == (number, links, root) {
-            return idle;
+            return inactive;
         }
-        let idle = !is_in_use_by_newest(view, roots, gfn) && idle_above(view, roots, gfn).is_some();
-        self.0[place] = Answer { gfn: number, links, root, idle };
-        idle
+        let inactive =
+            !is_in_use_by_newest(view, roots, gfn) && inactive_above(view, roots, gfn).is_some();
+        self.0[place] = Remembered { gfn: number, links, root, inactive };
+        inactive
     }
 }
 
-/// The tables of the address space of this one, if that is idle: some of them more than once.
-pub(crate) fn tables_of_space<E: Env>(view: View<'_, E>, roots: &Roots, gfn: Gfn) -> Option<SpaceTables> {
-    let mut space = idle_above(view, roots, gfn)?;
+/// The tables of the address space of this one, if that is inactive: some of them more than once.
+pub(crate) fn tables_of_space<E: Env>(
+    view: View<'_, E>,
+    roots: &Roots,
+    gfn: Gfn,
+) -> Option<AddressSpaceTables> {
+    let mut space = inactive_above(view, roots, gfn)?;
     add_below(view, &mut space);
     let pool = view.tables().pool();
-    Some(SpaceTables {
-        gfns: space.pages.map(|frame| pool.live_source(frame).map_or(gfn, |source| source.gfn)),
+    Some(AddressSpaceTables {
+        gfns: space.pages.map(|frame| pool.live_key(frame).map_or(gfn, |key| key.gfn)),
         len: space.len,
     })
 }
 
 /// Guest tables of one address space.
-pub(crate) struct SpaceTables {
+pub(crate) struct AddressSpaceTables {
     gfns: [Gfn; MAX_PAGES],
     len: usize,
 }
 
-impl SpaceTables {
+impl AddressSpaceTables {
     pub(crate) fn gfns(&self) -> &[Gfn] {
         &self.gfns[..self.len]
     }
@@ -113,13 +118,14 @@ impl SpaceTables {
 fn is_in_use_by_newest<E: Env>(view: View<'_, E>, roots: &Roots, gfn: Gfn) -> bool {
     let rmap = view.tables().rmap();
     let newest = |&frame: &u32| rmap.first(List::Parents(frame)).map(Slot::frame);
-    core::iter::successors(view.guest().first(gfn), newest).any(|frame| is_in_use(view, roots, frame))
+    core::iter::successors(view.guest().first(gfn), newest)
+        .any(|frame| is_in_use(view, roots, frame))
 }
 
 /// The shadows of this frame and all pages that lead to them, if no vCPU runs on one of these, and
 /// they are referenced by a few entries only.
-fn idle_above<E: Env>(view: View<'_, E>, roots: &Roots, gfn: Gfn) -> Option<Space> {
-    let mut space = Space { pages: [0; MAX_PAGES], len: 0 };
+fn inactive_above<E: Env>(view: View<'_, E>, roots: &Roots, gfn: Gfn) -> Option<AddressSpace> {
+    let mut space = AddressSpace { pages: [0; MAX_PAGES], len: 0 };
     if !view.shadows(gfn).all(|frame| space.add(frame)) {
         return None;
     }
@@ -138,23 +144,23 @@ fn idle_above<E: Env>(view: View<'_, E>, roots: &Roots, gfn: Gfn) -> Option<Spac
     Some(space)
 }
 
-/// Whether a vCPU runs on this root, or on its twin: with page-table isolation each process has
-/// two, and Linux keeps them in neighbouring frames.
+/// Whether a vCPU runs on this root, or on its PTI sibling: with page-table isolation each process
+/// has two, and Linux keeps them in neighbouring frames.
 #[inline]
 fn is_in_use<E: Env>(view: View<'_, E>, roots: &Roots, frame: u32) -> bool {
-    let Source { role, gfn } = view.tables().source(frame);
-    let twin = |paging: &Paging| paging.root.raw() == gfn.raw() ^ 1;
-    role.level() == Level::L4 && roots.pagings().any(twin) || roots.is_current(frame)
+    let ShadowKey { role, gfn } = view.tables().key(frame);
+    let pti_sibling = |paging: &Paging| paging.root.raw() == gfn.raw() ^ 1;
+    role.level() == Level::L4 && roots.pagings().any(pti_sibling) || roots.is_current(frame)
 }
 
 /// Adds the shadows of tables to which nothing but the space leads, as long as there is room.
-fn add_below<E: Env>(view: View<'_, E>, space: &mut Space) {
+fn add_below<E: Env>(view: View<'_, E>, space: &mut AddressSpace) {
     let (tables, env) = (view.tables(), view.env());
     let mut at = 0;
     while at < space.len {
         let frame = space.pages[at];
         at += 1;
-        if tables.source(frame).role.level() == Level::L1 {
+        if tables.key(frame).role.level() == Level::L1 {
             continue;
         }
         let mut groups = tables.pool().busy(frame);
@@ -163,7 +169,7 @@ fn add_below<E: Env>(view: View<'_, E>, space: &mut Space) {
         {
             for slot in slots(frame, group, mapped) {
                 let Some(child) = view.child(slot) else { continue };
-                if space.contains(child) || !matches!(tables.source(child).role, Role::Guest { .. }) {
+                if space.contains(child) || !matches!(tables.key(child).role, Role::Guest { .. }) {
                     continue;
                 }
                 // What many entries reference is asked about by each of them.

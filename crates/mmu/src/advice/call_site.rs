@@ -5,7 +5,7 @@ use umbra_paging::{ENTRIES, Gpa, Gva, Mode, PAGE_SIZE};
 use crate::derive::View;
 use crate::fault::WalkCache;
 use crate::format::{Role, State};
-use crate::policy::{Origin, Place};
+use crate::policy::{CallSite, FaultContext};
 use crate::roots::Roots;
 use crate::tables::{GROUP, Slot};
 use crate::{Backing, Env};
@@ -14,33 +14,37 @@ use crate::{Backing, Env};
 /// more.
 const STACK_WORDS: usize = 8;
 
-/// The place of a write to a table at `gpa`.
+/// The site of a write to a table at `gpa`.
 pub(crate) fn call_site<E: Env>(
     view: View<'_, E>,
     roots: &Roots,
     walks: &mut WalkCache,
     vcpu: usize,
-    origin: &Origin,
+    context: &FaultContext,
     gpa: Gpa,
-) -> Place {
-    Place {
-        rip: origin.rip.raw(),
-        callers: callers(view, roots, walks, vcpu, origin),
-        alike: is_followed_by_alike(view, gpa),
+) -> CallSite {
+    CallSite {
+        rip: context.rip.raw(),
+        callers: callers(view, roots, walks, vcpu, context),
+        same_presence: is_followed_by_same_presence(view, gpa),
     }
 }
 
-/// [`Place::alike`] of the entry at `gpa`, as far as the first shadow of its table tells.
-fn is_followed_by_alike<E: Env>(view: View<'_, E>, gpa: Gpa) -> bool {
+/// [`CallSite::same_presence`] of the entry at `gpa`, as far as the first shadow of its table
+/// tells.
+fn is_followed_by_same_presence<E: Env>(view: View<'_, E>, gpa: Gpa) -> bool {
     let (tables, first) = (view.tables(), gpa.page_offset() as usize);
-    let is_absent = |frame, index| tables.state(view.read(Slot::new(frame, index))) == State::Absent;
-    let alike = view.shadows(gpa.gfn()).find_map(|frame| {
-        let Role::Guest { level, format, .. } = tables.source(frame).role else { return None };
+    let is_not_present =
+        |frame, index| tables.state(view.read(Slot::new(frame, index))) == State::NotPresent;
+    let same_presence = view.shadows(gpa.gfn()).find_map(|frame| {
+        let Role::Guest { level, format, .. } = tables.key(frame).role else { return None };
         let index = format.indexes(level, first..first + 1);
         let next = index.end;
-        (!index.is_empty()).then(|| next < ENTRIES && is_absent(frame, index.start) == is_absent(frame, next))
+        (!index.is_empty()).then(|| {
+            next < ENTRIES && is_not_present(frame, index.start) == is_not_present(frame, next)
+        })
     });
-    alike.unwrap_or(false)
+    same_presence.unwrap_or(false)
 }
 
 /// How an instruction was reached, as far as its stack tells: the first return addresses there.
@@ -52,20 +56,20 @@ fn callers<E: Env>(
     roots: &Roots,
     walks: &mut WalkCache,
     vcpu: usize,
-    origin: &Origin,
+    context: &FaultContext,
 ) -> u64 {
     let env = view.env();
     let long = roots.paging(vcpu).mode == Mode::Long4;
-    let top = origin.rsp.filter(|rsp| rsp.raw() % (if long { 8 } else { 4 }) == 0);
+    let top = context.rsp.filter(|rsp| rsp.raw() % (if long { 8 } else { 4 }) == 0);
     let Some(top) = top.and_then(|rsp| walks.mapped(view, roots, vcpu, rsp)) else { return 0 };
-    // What a loose table says now need not be what is mapped.
-    if view.guest().has_loose() || env.backing(top.gfn()) == Backing::None {
+    // What an unsync table says now need not be what is mapped.
+    if view.guest().has_unsync() || env.backing(top.gfn()) == Backing::None {
         return 0;
     }
     if !long {
-        return callers32(env, origin.rip, top);
+        return callers32(env, context.rip, top);
     }
-    let is_code = |&&word: &&u64| (word ^ origin.rip.raw()) >> 31 == 0 && word % PAGE_SIZE != 0;
+    let is_code = |&&word: &&u64| (word ^ context.rip.raw()) >> 31 == 0 && word % PAGE_SIZE != 0;
     let (mut callers, mut found) = (0u64, 0);
     let first = top.page_offset() as usize / 8;
     let end = (first + STACK_WORDS).min(ENTRIES);

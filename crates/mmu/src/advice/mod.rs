@@ -8,7 +8,7 @@ mod prefetch_accessed;
 mod prefetch_tables;
 mod write_predictor;
 
-pub(crate) use address_space::{InactiveSpaces, tables_of_space};
+pub(crate) use address_space::{InactiveAddressSpaces, tables_of_space};
 pub(crate) use call_site::call_site;
 pub(crate) use fault_filter::Regret;
 pub(crate) use prefetch_accessed::{PrefetchAccessed, unaccessed};

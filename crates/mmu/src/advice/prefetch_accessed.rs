@@ -1,6 +1,6 @@
 //! Accessed bits set ahead of their use.
 //!
-//! A page that is not accessed yet is Pending, so that the first access is seen. A write that the
+//! A page that is not accessed yet is Trapping, so that the first access is seen. A write that the
 //! guest's tables refuse exits there, too, only to be handed back: a forked process that writes its
 //! pages one after the other pays for each. The architecture allows the CPU to set A for what it
 //! walks speculatively (SDM, "Accessed and Dirty Flags"). So where such faults come in order, entry
@@ -10,7 +10,7 @@
 use umbra_paging::{ENTRIES, Format, Gpa, GuestEntry, GuestFault, Level, Pfec};
 
 use crate::derive::View;
-use crate::format::{Role, Source, Wp, index};
+use crate::format::{Role, ShadowKey, Wp, index};
 use crate::tables::{PageId, Slot};
 use crate::{Backing, Env, FilterPolicy};
 
@@ -57,11 +57,11 @@ impl PrefetchAccessed {
     }
 }
 
-/// The Pending entry of the fault, if it is of a tracked leaf table and would be mapped but for A.
+/// The Trapping entry of the fault, if it is of a tracked leaf table and would be mapped but for A.
 fn at_fault<E: Env>(view: View<'_, E>, root: PageId, fault: GuestFault) -> Option<Slot> {
     let mut frame = view.tables().pool().frame_of(root)?;
     loop {
-        let Source { role, gfn } = view.tables().source(frame);
+        let ShadowKey { role, gfn } = view.tables().key(frame);
         let slot = Slot::new(frame, index(role, fault.gva));
         if let Role::Guest { level: Level::L1, wp: Wp::On, .. } = role {
             let guest = view.guest_entry(slot)?;
@@ -73,9 +73,13 @@ fn at_fault<E: Env>(view: View<'_, E>, root: PageId, fault: GuestFault) -> Optio
 
 /// The guest's entry at `slot`, if A may be set there: the format of its table, where it lies, and
 /// its value.
-pub(crate) fn unaccessed<E: Env>(view: View<'_, E>, slot: Slot) -> Option<(Format, Gpa, GuestEntry)> {
+pub(crate) fn unaccessed<E: Env>(
+    view: View<'_, E>,
+    slot: Slot,
+) -> Option<(Format, Gpa, GuestEntry)> {
     let guest = view.guest_entry(slot).filter(|guest| is_unaccessed(*guest))?;
-    let Source { role: Role::Guest { format, nxe, .. }, gfn: table } = view.tables().source(slot.frame())
+    let ShadowKey { role: Role::Guest { format, nxe, .. }, gfn: table } =
+        view.tables().key(slot.frame())
     else {
         return None;
     };

@@ -11,7 +11,7 @@ use umbra_paging::{ENTRIES, Level};
 
 use crate::Env;
 use crate::derive::{Target, View};
-use crate::format::{Role, Source};
+use crate::format::{Role, ShadowKey};
 use crate::tables::{GROUP, PageId, Slot, slots};
 
 /// Tables that are linked ahead in one exit.
@@ -23,7 +23,7 @@ const DEPTH: usize = 3;
 /// What to do next.
 pub(crate) enum Step {
     /// This page is missing.
-    Provide(Source),
+    Provide(ShadowKey),
     /// The page that this entry references is there.
     Link(Slot),
 }
@@ -56,12 +56,12 @@ impl PrefetchTables {
         let pool = view.tables().pool();
         // Nothing is reclaimed for a guess.
         let room = pool.live() + 2 * MAX_TABLES <= pool.count();
-        if !room || !view.config().prefetch_tables || view.guest().has_loose() {
+        if !room || !view.config().prefetch_tables || view.guest().has_unsync() {
             return None;
         }
-        let is_table = |frame: &u32| matches!(view.tables().source(*frame).role, Role::Guest { .. });
+        let is_table = |frame: &u32| matches!(view.tables().key(*frame).role, Role::Guest { .. });
         let mut pages = [None; DEPTH];
-        match view.tables().source(root).role {
+        match view.tables().key(root).role {
             Role::Pdptes { .. } => {
                 for (index, page) in pages.iter_mut().enumerate() {
                     let directory = view.child(Slot::new(root, index)).filter(is_table);
@@ -95,13 +95,13 @@ impl PrefetchTables {
                 None => self.leave()?,
             }
         };
-        if let Target::Missing(source) = view.target(slot, false) {
-            if !matches!(source.role, Role::Guest { .. }) {
+        if let Target::Missing(key) = view.target(slot, false) {
+            if !matches!(key.role, Role::Guest { .. }) {
                 return None;
             }
             self.pay()?;
             self.provided = Some(slot);
-            return Some(Step::Provide(source));
+            return Some(Step::Provide(key));
         }
         self.linked = Some((slot, false));
         Some(Step::Link(slot))
@@ -111,7 +111,7 @@ impl PrefetchTables {
     /// look through.)
     fn descend<E: Env>(&mut self, view: View<'_, E>, slot: Slot, paid: bool) -> Option<()> {
         let Some(child) = view.child(slot) else { return Some(()) };
-        let role = view.tables().source(child).role;
+        let role = view.tables().key(child).role;
         if !matches!(role, Role::Guest { level, .. } if level != Level::L1) {
             return Some(());
         }
@@ -149,11 +149,11 @@ impl Page {
         Page { id: pool.id(frame), groups: pool.busy(frame) & groups, group: 0, pending: 0 }
     }
 
-    /// The next entry that was Pending when its group was reached.
+    /// The next entry that was Trapping when its group was reached.
     fn next_pending<E: Env>(&mut self, view: View<'_, E>) -> Option<Slot> {
         let frame = self.id.frame();
         if self.pending == 0 {
-            let look = view.tables().encodings().look();
+            let look = view.tables().encodings().trap_entry();
             let tables = view.tables();
             (self.group, self.pending) =
                 tables.next_of(view.env(), frame, &mut self.groups, |entry| entry == look)?;

@@ -1,36 +1,37 @@
 //! The predictor: which instructions write tables in bursts.
 //!
 //! A burst of writes costs an exit each if they are emulated, and two in all if the table is
-//! detached at the first of them; a lone write costs one and two. Guests have few places in their
+//! detached at the first of them; a lone write costs one and two. Guests have few sites in their
 //! code that write tables, and what one of them did the last times is what it does the next time:
-//! so there is a small table, indexed by the place. Kernels write all entries by one small
-//! function; so the place is the instruction together with the first return addresses on the stack,
+//! so there is a small table, indexed by the site. Kernels write all entries by one small
+//! function; so the site is the instruction together with the first return addresses on the stack,
 //! if there are any, and with whether the next entry is like the one that is written. What the
 //! table says is never needed for correctness, and it may be cleared at any time.
 //!
-//! A *burst* is a number of writes to entries of one table, each [soon](crate::Origin::soon) after
-//! the one before; its place is that of the first. (Writes to one entry again and again count as
-//! one: kernels map a page for a moment so.) While they are emulated the predictor counts them; but
-//! the guest may have used the table between them. When a table that was detached is used again,
-//! the number of entries that have changed tells what the detach has spared. Where it did not pay,
-//! the next trials are put off, the longer the more often.
+//! A *burst* is a number of writes to entries of one table, each [back to
+//! back](crate::FaultContext::back_to_back) after the one before; its site is that of the first.
+//! (Writes to one entry again and again count as one: kernels map a page for a moment so.) While
+//! they are emulated the predictor counts them; but the guest may have used the table between them.
+//! When a table that was detached is used again, the number of entries that have changed tells what
+//! the detach has spared. Where it did not pay, the next trials are put off, the longer the more
+//! often.
 
 use umbra_paging::{Gfn, PAGE_SIZE};
 
-use crate::policy::{Answer, Place, TableWrite, WritePolicy};
+use crate::policy::{Answer, CallSite, TableWrite, WritePolicy};
 
-/// Places remembered: direct-mapped.
-const PLACES: usize = 256;
-/// Detached frames of which the place is remembered: direct-mapped.
+/// CallSites remembered: direct-mapped.
+const SITES: usize = 256;
+/// Detached frames of which the site is remembered: direct-mapped.
 const DETACHED: usize = 64;
 /// A burst is worth a detach from this length on: two exits, and the work of attaching again.
 const WORTH: u32 = 3;
 /// Exits that a detach costs: the one by which it is done, and the one by which the table is
 /// attached again.
 const COST: i8 = 2;
-/// Good detaches of a place make up for so many exits lost by later ones.
+/// Good detaches of a site make up for so many exits lost by later ones.
 const MAX_BALANCE: i8 = 6;
-/// A burst of a place of which nothing good is known yet is believed in from this write on.
+/// A burst of a site of which nothing good is known yet is believed in from this write on.
 const BELIEF: u32 = 3;
 /// From here on the first write of a burst detaches.
 const CONFIDENT: i8 = 1;
@@ -44,10 +45,10 @@ const MAX_LONGER: u8 = 4;
 /// vCPUs of which the burst is known: direct-mapped.
 const BURSTS: usize = 16;
 
-/// What is known of one place.
+/// What is known of one site.
 #[derive(Clone, Copy, Default)]
-struct Known {
-    place: Place,
+struct History {
+    site: CallSite,
     /// Whether its last bursts were long (positive) or short (negative).
     confidence: i8,
     /// Exits that its last detaches have spared, less those that they have cost.
@@ -61,7 +62,7 @@ struct Known {
 /// The burst under way on a vCPU.
 #[derive(Clone, Copy, Default)]
 struct Burst {
-    place: Place,
+    site: CallSite,
     /// The entry written last.
     gpa: u64,
     /// Entries written by writes that were emulated.
@@ -70,9 +71,9 @@ struct Burst {
 
 /// The [`WritePolicy`] that predicts bursts.
 pub struct Predictor {
-    places: [Known; PLACES],
-    /// (frame + 1, place) of what was detached.
-    detached: [(u64, Place); DETACHED],
+    sites: [History; SITES],
+    /// (frame + 1, site) of what was detached.
+    detached: [(u64, CallSite); DETACHED],
     /// By vCPU.
     bursts: [Burst; BURSTS],
 }
@@ -80,26 +81,26 @@ pub struct Predictor {
 impl Default for Predictor {
     fn default() -> Predictor {
         Predictor {
-            places: [Known::default(); PLACES],
-            detached: [(0, Place::default()); DETACHED],
+            sites: [History::default(); SITES],
+            detached: [(0, CallSite::default()); DETACHED],
             bursts: [Burst::default(); BURSTS],
         }
     }
 }
 
 impl Predictor {
-    fn known(&mut self, place: Place) -> &mut Known {
-        let code = place.rip ^ place.rip >> 8 ^ place.callers ^ place.callers >> 8 ^ place.callers >> 32;
-        let hash = code ^ u64::from(place.alike) << 7;
-        let known = &mut self.places[hash as usize % PLACES];
-        if known.place != place {
-            *known = Known { place, ..Known::default() };
+    fn known(&mut self, site: CallSite) -> &mut History {
+        let code = site.rip ^ site.rip >> 8 ^ site.callers ^ site.callers >> 8 ^ site.callers >> 32;
+        let hash = code ^ u64::from(site.same_presence) << 7;
+        let known = &mut self.sites[hash as usize % SITES];
+        if known.site != site {
+            *known = History { site, ..History::default() };
         }
         known
     }
 
-    fn learn(&mut self, place: Place, length: u32) {
-        let known = self.known(place);
+    fn learn(&mut self, site: CallSite, length: u32) {
+        let known = self.known(site);
         let step = if length >= WORTH { 1 } else { -1 };
         known.confidence = (known.confidence + step).clamp(-MAX_CONFIDENCE, MAX_CONFIDENCE);
     }
@@ -107,37 +108,40 @@ impl Predictor {
     /// Whether the write goes on with the burst under way.
     fn continues(&self, write: &TableWrite) -> bool {
         let Burst { gpa, length, .. } = self.bursts[write.vcpu % BURSTS];
-        write.soon && !write.idle && length != 0 && gpa / PAGE_SIZE == write.gpa.gfn().raw()
+        write.back_to_back
+            && !write.inactive
+            && length != 0
+            && gpa / PAGE_SIZE == write.gpa.gfn().raw()
     }
 
-    fn detach(&mut self, vcpu: usize, gfn: u64, place: Place) -> Answer {
-        self.detached[gfn as usize % DETACHED] = (gfn + 1, place);
+    fn detach(&mut self, vcpu: usize, gfn: u64, site: CallSite) -> Answer {
+        self.detached[gfn as usize % DETACHED] = (gfn + 1, site);
         self.bursts[vcpu % BURSTS] = Burst::default();
         Answer::Detach
     }
 }
 
 impl WritePolicy for Predictor {
-    fn needs_place(&self, write: &TableWrite) -> bool {
+    fn needs_site(&self, write: &TableWrite) -> bool {
         write.reachable && !self.continues(write)
     }
 
     fn answer(&mut self, write: &TableWrite) -> Answer {
-        let (place, gfn) = (write.place, write.gpa.gfn().raw());
+        let (site, gfn) = (write.site, write.gpa.gfn().raw());
         if !write.reachable {
             // Nobody will attach it for what is written now: most likely it is no table any more.
             return Answer::Detach;
         }
-        if write.idle {
-            // Another place than the same one in the address space in use.
-            let place = Place { callers: !place.callers, ..place };
-            let known = self.known(place);
+        if write.inactive {
+            // Another site than the same one in the address space in use.
+            let site = CallSite { callers: !site.callers, ..site };
+            let known = self.known(site);
             if known.wait == 0 {
-                return self.detach(write.vcpu, gfn, place);
+                return self.detach(write.vcpu, gfn, site);
             }
             known.wait -= 1;
         }
-        let Burst { place: last, gpa, length } = self.bursts[write.vcpu % BURSTS];
+        let Burst { site: last, gpa, length } = self.bursts[write.vcpu % BURSTS];
         if self.continues(write) {
             self.bursts[write.vcpu % BURSTS].gpa = write.gpa.raw();
             if gpa == write.gpa.raw() {
@@ -160,20 +164,20 @@ impl WritePolicy for Predictor {
         if length != 0 && length < WORTH {
             self.learn(last, length);
         }
-        if self.known(place).confidence >= CONFIDENT {
-            return self.detach(write.vcpu, gfn, place);
+        if self.known(site).confidence >= CONFIDENT {
+            return self.detach(write.vcpu, gfn, site);
         }
-        self.bursts[write.vcpu % BURSTS] = Burst { place, gpa: write.gpa.raw(), length: 1 };
+        self.bursts[write.vcpu % BURSTS] = Burst { site, gpa: write.gpa.raw(), length: 1 };
         Answer::Emulate
     }
 
     fn attached(&mut self, gfn: Gfn, changed: u32) {
-        let (detached, place) = core::mem::take(&mut self.detached[gfn.raw() as usize % DETACHED]);
+        let (detached, site) = core::mem::take(&mut self.detached[gfn.raw() as usize % DETACHED]);
         if detached != gfn.raw() + 1 {
             return;
         }
-        self.learn(place, changed);
-        let known = self.known(place);
+        self.learn(site, changed);
+        let known = self.known(site);
         let spared = changed.min(MAX_BALANCE as u32) as i8 - COST;
         known.balance = (known.balance + spared).clamp(-1, MAX_BALANCE);
         if known.balance >= 0 {
@@ -189,13 +193,19 @@ impl WritePolicy for Predictor {
 mod tests {
     use super::*;
 
-    fn place(rip: u64) -> Place {
-        Place { rip, callers: 0, alike: true }
+    fn site(rip: u64) -> CallSite {
+        CallSite { rip, callers: 0, same_presence: true }
     }
 
-    /// Writes of these places in turn to entries of frame 7: how many were answered by a detach.
+    /// Writes of these sites in turn to entries of frame 7: how many were answered by a detach.
     /// The table is used again after `burst` writes.
-    fn writes(predictor: &mut Predictor, rips: &[u64], times: u32, soon: bool, burst: u32) -> usize {
+    fn writes(
+        predictor: &mut Predictor,
+        rips: &[u64],
+        times: u32,
+        back_to_back: bool,
+        burst: u32,
+    ) -> usize {
         let (mut detached, mut unseen) = (0, None::<u32>);
         for n in 0..times {
             for &rip in rips {
@@ -211,10 +221,10 @@ mod tests {
                 let write = TableWrite {
                     vcpu: 0,
                     gpa,
-                    place: place(rip),
+                    site: site(rip),
                     reachable: true,
-                    idle: false,
-                    soon: soon && !used,
+                    inactive: false,
+                    back_to_back: back_to_back && !used,
                 };
                 if predictor.answer(&write) == Answer::Detach {
                     detached += 1;
@@ -236,10 +246,10 @@ mod tests {
         let first = TableWrite {
             vcpu: 0,
             gpa: Gfn::new(9).entry(0),
-            place: place(1),
+            site: site(1),
             reachable: true,
-            idle: false,
-            soon: false,
+            inactive: false,
+            back_to_back: false,
         };
         assert_eq!(predictor.answer(&first), Answer::Detach);
     }
@@ -256,10 +266,10 @@ mod tests {
             let write = TableWrite {
                 vcpu: 0,
                 gpa: Gfn::new(7).entry(3),
-                place: place(1),
+                site: site(1),
                 reachable: true,
-                idle: false,
-                soon: n > 0,
+                inactive: false,
+                back_to_back: n > 0,
             };
             assert_eq!(predictor.answer(&write), Answer::Emulate);
         }
@@ -279,15 +289,15 @@ mod tests {
     fn pairs_of_writes_are_no_burst() {
         let mut predictor = Predictor::default();
         for n in 0..1000 {
-            let mut write = |rip, soon| {
+            let mut write = |rip, back_to_back| {
                 let gpa = Gfn::new(7).entry(n % 512);
                 predictor.answer(&TableWrite {
                     vcpu: 0,
                     gpa,
-                    place: place(rip),
+                    site: site(rip),
                     reachable: true,
-                    idle: false,
-                    soon,
+                    inactive: false,
+                    back_to_back,
                 })
             };
             assert_eq!([write(1, false), write(2, true)], [Answer::Emulate; 2]);
@@ -306,7 +316,14 @@ mod tests {
     fn a_space_that_nobody_runs_in_is_let_go_of_unless_that_did_not_pay() {
         let mut predictor = Predictor::default();
         let gpa = Gfn::new(7).entry(0);
-        let write = TableWrite { vcpu: 0, gpa, place: place(1), reachable: true, idle: true, soon: false };
+        let write = TableWrite {
+            vcpu: 0,
+            gpa,
+            site: site(1),
+            reachable: true,
+            inactive: true,
+            back_to_back: false,
+        };
         assert_eq!(predictor.answer(&write), Answer::Detach);
         predictor.attached(Gfn::new(7), 1);
         // The next ones are not believed in, fewer and fewer.
@@ -326,8 +343,14 @@ mod tests {
         let burst = |predictor: &mut Predictor, changed| {
             for n in 0..3 {
                 let gpa = Gfn::new(7).entry(n);
-                let write =
-                    TableWrite { vcpu: 0, gpa, place: place(1), reachable: true, idle: false, soon: n > 0 };
+                let write = TableWrite {
+                    vcpu: 0,
+                    gpa,
+                    site: site(1),
+                    reachable: true,
+                    inactive: false,
+                    back_to_back: n > 0,
+                };
                 if predictor.answer(&write) == Answer::Detach {
                     predictor.attached(Gfn::new(7), changed);
                     return true;
@@ -344,29 +367,29 @@ mod tests {
     #[test]
     fn one_function_called_from_two_places_is_two_places() {
         let mut predictor = Predictor::default();
-        let mut write = |n, caller, soon| {
-            let place = Place { rip: 1, callers: caller, alike: true };
+        let mut write = |n, caller, back_to_back| {
+            let site = CallSite { rip: 1, callers: caller, same_presence: true };
             predictor.answer(&TableWrite {
                 vcpu: 0,
                 gpa: Gfn::new(7).entry(n),
-                place,
+                site,
                 reachable: true,
-                idle: false,
-                soon,
+                inactive: false,
+                back_to_back,
             })
         };
         let bursts: [Answer; 3] = core::array::from_fn(|n| write(n, 5, n > 0));
         assert_eq!(bursts, [Answer::Emulate, Answer::Emulate, Answer::Detach]);
         predictor.attached(Gfn::new(7), 9);
         let mut first = |caller| {
-            let place = Place { rip: 1, callers: caller, alike: true };
+            let site = CallSite { rip: 1, callers: caller, same_presence: true };
             predictor.answer(&TableWrite {
                 vcpu: 0,
                 gpa: Gfn::new(7).entry(0),
-                place,
+                site,
                 reachable: true,
-                idle: false,
-                soon: false,
+                inactive: false,
+                back_to_back: false,
             })
         };
         assert_eq!([first(6), first(5)], [Answer::Emulate, Answer::Detach]);
@@ -380,8 +403,14 @@ mod tests {
         for n in 0..100 {
             for vcpu in 0..2 {
                 let gpa = Gfn::new(7).entry(vcpu);
-                let write =
-                    TableWrite { vcpu, gpa, place: place(1), reachable: true, idle: false, soon: n > 0 };
+                let write = TableWrite {
+                    vcpu,
+                    gpa,
+                    site: site(1),
+                    reachable: true,
+                    inactive: false,
+                    back_to_back: n > 0,
+                };
                 assert_eq!(predictor.answer(&write), Answer::Emulate);
             }
         }

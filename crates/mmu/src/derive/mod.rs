@@ -11,7 +11,7 @@ pub(crate) use target::Target;
 
 use umbra_paging::{Gfn, GuestEntry, Level};
 
-use crate::format::{Role, ShadowEntry, Source};
+use crate::format::{Role, ShadowEntry, ShadowKey};
 use crate::guest::GuestFrames;
 use crate::tables::{List, Slot, Tables};
 use crate::{Config, Env};
@@ -110,7 +110,8 @@ impl<'a, E: Env> View<'a, E> {
     /// The guest's entry that the one at `slot` shadows, as it is now; `None` in pages without a
     /// guest table. One of 32-bit paging comes as PAE paging would say it.
     pub(crate) fn guest_entry(self, slot: Slot) -> Option<GuestEntry> {
-        let Source { role: Role::Guest { level, format, .. }, gfn } = self.basis.tables.source(slot.frame())
+        let ShadowKey { role: Role::Guest { level, format, .. }, gfn } =
+            self.basis.tables.key(slot.frame())
         else {
             return None;
         };
@@ -125,31 +126,35 @@ impl<'a, E: Env> View<'a, E> {
     /// Whether the hardware can reach a shadow of the table in this frame.
     pub(crate) fn is_reachable(self, gfn: Gfn) -> bool {
         let (pool, rmap) = (self.basis.tables.pool(), self.basis.tables.rmap());
-        self.shadows(gfn).any(|frame| pool.is_pinned(frame) || rmap.first(List::Parents(frame)).is_some())
+        self.shadows(gfn)
+            .any(|frame| pool.is_pinned(frame) || rmap.first(List::Parents(frame)).is_some())
     }
 
-    /// The page of exactly this source.
-    pub(crate) fn find(self, source: Source) -> Option<u32> {
-        self.basis.guest.find(&self.basis.tables, source)
+    /// The page of exactly this key.
+    pub(crate) fn find(self, key: ShadowKey) -> Option<u32> {
+        self.basis.guest.find(&self.basis.tables, key)
     }
 
-    /// Whether a reference to the page may be added while tables may be loose, without their
-    /// shadows being refreshed before: not if it is one of a guest table while any is loose, as it
+    /// Whether a reference to the page may be added while tables may be unsync, without their
+    /// shadows being refreshed before: not if it is one of a guest table while any is unsync, as it
     /// may lead there over others.
     pub(crate) fn is_current(self, child: u32) -> bool {
-        let table = matches!(self.basis.tables.source(child).role, Role::Guest { .. });
-        !table || !self.basis.guest.has_loose()
+        let table = matches!(self.basis.tables.key(child).role, Role::Guest { .. });
+        !table || !self.basis.guest.has_unsync()
     }
 
     /// Whether a large page may be cached by smaller ones at or below this entry.
     pub(crate) fn may_be_split(self, slot: Slot) -> bool {
         if let Some(child) = self.child(slot) {
-            return !matches!(self.basis.tables.source(child).role, Role::Guest { level: Level::L1, .. });
+            return !matches!(
+                self.basis.tables.key(child).role,
+                Role::Guest { level: Level::L1, .. }
+            );
         }
         // A large page that is not mapped whole now may have been mapped by smaller ones before.
         // (One that is was flushed for when it was installed.) One of 4 MiB is always in two
         // pieces.
-        let role = self.basis.tables.source(slot.frame()).role;
+        let role = self.basis.tables.key(slot.frame()).role;
         let halved = matches!(role, Role::Guest { format, .. } if format.is_legacy());
         let large = |entry: GuestEntry| entry.present() && entry.is_leaf(role.level());
         role.level() != Level::L1

@@ -27,7 +27,9 @@ impl<E: Env> View<'_, E> {
     pub(crate) fn would_be_narrow(self, slot: Slot, target: Target) -> bool {
         match target {
             _ if self.basis.config.filter == FilterPolicy::Present => false,
-            Target::Page { rights, held, .. } => rights.user && held != Held::Nothing && self.is_guests(slot),
+            Target::Page { rights, held, .. } => {
+                rights.user && held != Held::Nothing && self.is_guests(slot)
+            }
             Target::Link(child, _) => self.is_narrow_link(slot, child),
             _ => false,
         }
@@ -35,14 +37,14 @@ impl<E: Env> View<'_, E> {
 
     /// Whether the page is one whose narrow entries matter: of a guest table, with CR0.WP set.
     pub(crate) fn is_guests(self, slot: Slot) -> bool {
-        matches!(self.basis.tables.source(slot.frame()).role, Role::Guest { wp: Wp::On, .. })
+        matches!(self.basis.tables.key(slot.frame()).role, Role::Guest { wp: Wp::On, .. })
     }
 
     /// Whether this links a large page of user mode, which the guest may write, to an identity
     /// page. Writes to any frame below may be held back, now or since long ago: the right is given
     /// back eagerly to some mappings only.
     fn is_narrow_link(self, slot: Slot, child: u32) -> bool {
-        matches!(self.basis.tables.source(child).role, Role::Direct { .. })
+        matches!(self.basis.tables.key(child).role, Role::Direct { .. })
             && self.is_guests(slot)
             && self.guest_entry(slot).is_some_and(|entry| entry.user() && entry.writable())
     }

@@ -4,7 +4,7 @@
 use umbra_paging::{GuestEntry, Level, bits};
 
 use super::View;
-use crate::format::{Role, ShadowEntry, Source, TableFormat, Wp};
+use crate::format::{Role, ShadowEntry, ShadowKey, TableFormat, Wp};
 use crate::tables::List;
 use crate::{Backing, Env};
 
@@ -17,11 +17,15 @@ impl<E: Env> View<'_, E> {
     /// whose guest rights can all be given, or a table. In others `None`; then [`View::target`]
     /// knows. (The auditor compares with that, too.)
     #[inline(always)]
-    pub(crate) fn plain(self, role: Role, guest: GuestEntry) -> Option<(ShadowEntry, Option<List>)> {
+    pub(crate) fn plain(
+        self,
+        role: Role,
+        guest: GuestEntry,
+    ) -> Option<(ShadowEntry, Option<List>)> {
         const KEPT: u64 = bits::W | bits::U | bits::G | bits::NX;
         let raw = guest.raw();
         if raw & bits::P == 0 {
-            return Some((self.basis.tables.encodings().absent(), None));
+            return Some((self.basis.tables.encodings().not_present_entry(), None));
         }
         let Role::Guest { level, format, nxe, wp: Wp::On } = role else { return None };
         if level != Level::L1 {
@@ -29,7 +33,7 @@ impl<E: Env> View<'_, E> {
         }
         if raw & bits::A == 0 {
             // Whatever else it says: all entries of a process that was just forked are so.
-            return Some((self.basis.tables.encodings().look(), None));
+            return Some((self.basis.tables.encodings().trap_entry(), None));
         }
         let reserved = self.basis.config.features.address_reserved()
             | if nxe { 0 } else { bits::NX }
@@ -68,17 +72,18 @@ impl<E: Env> View<'_, E> {
         let odd = guest.is_leaf(level)
             || format.reserved(guest, level, nxe, &self.basis.config.features) != 0
             || !self.basis.guest.can_hold_table(self.env, gfn);
-        if odd || self.basis.guest.has_loose() {
+        if odd || self.basis.guest.has_unsync() {
             return None;
         }
-        let source = Source { role: Role::Guest { level: level.below()?, format, nxe, wp: Wp::On }, gfn };
-        let found = self.basis.guest.find(&self.basis.tables, source);
-        match found.filter(|_| guest.accessed() && !self.basis.guest.is_detached(source)) {
+        let key =
+            ShadowKey { role: Role::Guest { level: level.below()?, format, nxe, wp: Wp::On }, gfn };
+        let found = self.basis.guest.find(&self.basis.tables, key);
+        match found.filter(|_| guest.accessed() && !self.basis.guest.is_detached(key)) {
             Some(child) => {
                 let entry = ShadowEntry::link(self.env.hpa(child), Wp::On.link_rights(guest, nxe));
                 Some((entry, Some(List::Parents(child))))
             }
-            None => Some((self.basis.tables.encodings().look(), None)),
+            None => Some((self.basis.tables.encodings().trap_entry(), None)),
         }
     }
 }

@@ -3,7 +3,7 @@
 use umbra_paging::{Gfn, GuestEntry, Hfn, Level, Rights};
 
 use super::View;
-use crate::format::{Held, Role, ShadowEntry, Source, TableFormat, Wp};
+use crate::format::{Held, Role, ShadowEntry, ShadowKey, TableFormat, Wp};
 use crate::guest::{REGION, RegionBacking};
 use crate::tables::{List, Slot};
 use crate::{Backing, Env};
@@ -12,11 +12,11 @@ use crate::{Backing, Env};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     /// The guest's entry is not present.
-    Absent,
+    NotPresent,
     /// The hypervisor must look: nothing that could be mapped now.
-    Look,
+    Trap,
     /// This page is not built yet.
-    Missing(Source),
+    Missing(ShadowKey),
     /// No memory: the first frame and this level's rights.
     Mmio(Gfn, Rights),
     /// A shadow page, by its frame in the pool.
@@ -54,20 +54,20 @@ impl<E: Env> View<'_, E> {
     }
 
     fn target_of(self, slot: Slot, entry: GuestEntry, supervisor_writes: bool) -> Target {
-        let source = self.basis.tables.source(slot.frame());
-        let Role::Guest { level, format, nxe, wp } = source.role else {
+        let key = self.basis.tables.key(slot.frame());
+        let Role::Guest { level, format, nxe, wp } = key.role else {
             unreachable!("only shadows of guest tables have guest entries");
         };
         if !entry.present() {
             // Only a table whose writes are seen can promise that an entry is not present (I1).
-            let seen = self.basis.guest.is_seen(self.env, source);
-            return if seen { Target::Absent } else { Target::Look };
+            let seen = self.basis.guest.is_seen(self.env, key);
+            return if seen { Target::NotPresent } else { Target::Trap };
         }
         if format.reserved(entry, level, nxe, &self.basis.config.features) != 0 {
-            return Target::Look;
+            return Target::Trap;
         }
         if !entry.accessed() {
-            return Target::Look;
+            return Target::Trap;
         }
         if !entry.is_leaf(level) {
             return self.table_target(entry, level, format.below(slot.index()), nxe, wp);
@@ -83,29 +83,38 @@ impl<E: Env> View<'_, E> {
         match level {
             Level::L1 => self.page_target(page),
             Level::L2 => self.region_target(page),
-            _ if self.basis.guest.knows(gfn) => self.found(Source::direct(Level::L2, gfn), rights),
+            _ if self.basis.guest.knows(gfn) => {
+                self.found(ShadowKey::direct(Level::L2, gfn), rights)
+            }
             _ => Target::Mmio(gfn, rights),
         }
     }
 
     /// `format` is that of the table, or of its part.
-    fn table_target(self, entry: GuestEntry, level: Level, format: TableFormat, nxe: bool, wp: Wp) -> Target {
+    fn table_target(
+        self,
+        entry: GuestEntry,
+        level: Level,
+        format: TableFormat,
+        nxe: bool,
+        wp: Wp,
+    ) -> Target {
         let level = level.below().expect("an entry of a page table is a leaf");
         let gfn = entry.frame();
         if !self.basis.guest.can_hold_table(self.env, gfn) {
-            return Target::Look;
+            return Target::Trap;
         }
-        let source = Source { role: Role::Guest { level, format, nxe, wp: wp.below(entry) }, gfn };
+        let key = ShadowKey { role: Role::Guest { level, format, nxe, wp: wp.below(entry) }, gfn };
         let rights = wp.link_rights(entry, nxe);
-        self.found(source, rights)
+        self.found(key, rights)
     }
 
-    fn found(self, source: Source, rights: Rights) -> Target {
-        match self.find(source) {
+    fn found(self, key: ShadowKey, rights: Rights) -> Target {
+        match self.find(key) {
             // Nothing may lead to a page that is out of date.
-            Some(_) if self.basis.guest.is_detached(source) => Target::Missing(source),
+            Some(_) if self.basis.guest.is_detached(key) => Target::Missing(key),
             Some(frame) => Target::Link(frame, rights),
-            None => Target::Missing(source),
+            None => Target::Missing(key),
         }
     }
 
@@ -120,7 +129,14 @@ impl<E: Env> View<'_, E> {
                     true if untracked => Held::TrackedWrite,
                     true => Held::Write,
                 };
-                Target::Page { level: Level::L1, gfn, hfn, rights: Rights { write, ..rights }, global, held }
+                Target::Page {
+                    level: Level::L1,
+                    gfn,
+                    hfn,
+                    rights: Rights { write, ..rights },
+                    global,
+                    held,
+                }
             }
             _ => Target::Mmio(gfn, rights),
         }
@@ -132,30 +148,41 @@ impl<E: Env> View<'_, E> {
         let Some(region) = self.basis.guest.region(gfn) else { return Target::Mmio(gfn, rights) };
         match self.basis.guest.region_backing(self.env, region) {
             RegionBacking::Empty => Target::Mmio(gfn, rights),
-            RegionBacking::Whole { hfn, writable } if !self.basis.guest.region_is_tracked(region) => {
+            RegionBacking::Whole { hfn, writable }
+                if !self.basis.guest.region_is_tracked(region) =>
+            {
                 let write = rights.write && writable;
                 let held = if writes && !write { Held::Write } else { Held::Nothing };
-                Target::Page { level: Level::L2, gfn, hfn, rights: Rights { write, ..rights }, global, held }
+                Target::Page {
+                    level: Level::L2,
+                    gfn,
+                    hfn,
+                    rights: Rights { write, ..rights },
+                    global,
+                    held,
+                }
             }
             // The rights of the large page stand in the link; the pages of the identity map allow
             // all.
             RegionBacking::Whole { .. } | RegionBacking::Pieces => {
-                self.found(Source::direct(Level::L1, gfn), rights)
+                self.found(ShadowKey::direct(Level::L1, gfn), rights)
             }
         }
     }
 
     fn direct_target(self, slot: Slot) -> Target {
-        let Source { role, gfn } = self.basis.tables.source(slot.frame());
+        let ShadowKey { role, gfn } = self.basis.tables.key(slot.frame());
         let index = slot.index() as u64;
         match role {
             Role::Direct { level: Level::L1 } => self.page_target(Page::identity(gfn + index)),
             Role::Direct { .. } => self.region_target(Page::identity(gfn + index * REGION)),
-            Role::Pdptes { vcpu } => match self.basis.guest.directory(usize::from(vcpu), slot.index()) {
-                Some(directory) => self.found(directory, Rights::ALL),
-                None => Target::Absent,
-            },
-            Role::Nowhere => Target::Look,
+            Role::Pdptes { vcpu } => {
+                match self.basis.guest.directory(usize::from(vcpu), slot.index()) {
+                    Some(directory) => self.found(directory, Rights::ALL),
+                    None => Target::NotPresent,
+                }
+            }
+            Role::Nowhere => Target::Trap,
             Role::Guest { .. } => unreachable!("a shadow of a guest table has guest entries"),
         }
     }
@@ -164,15 +191,15 @@ impl<E: Env> View<'_, E> {
     pub(crate) fn encode(self, slot: Slot, target: Target) -> (ShadowEntry, Option<List>) {
         let encodings = self.basis.tables.encodings();
         match target {
-            Target::Absent => (encodings.absent(), None),
-            Target::Look | Target::Missing(_) => (encodings.look(), None),
+            Target::NotPresent => (encodings.not_present_entry(), None),
+            Target::Trap | Target::Missing(_) => (encodings.trap_entry(), None),
             Target::Mmio(gfn, rights) if encodings.can_hide(gfn) => {
                 (encodings.mmio(gfn, rights, self.basis.guest.generation()), None)
             }
             // It is found out by a walk each time.
-            Target::Mmio(..) => (encodings.look(), None),
+            Target::Mmio(..) => (encodings.trap_entry(), None),
             Target::Link(child, rights) => {
-                let entry = match self.basis.tables.source(slot.frame()).role {
+                let entry = match self.basis.tables.key(slot.frame()).role {
                     Role::Pdptes { .. } => ShadowEntry::pdpte(self.env.hpa(child)),
                     _ => ShadowEntry::link(self.env.hpa(child), rights),
                 };

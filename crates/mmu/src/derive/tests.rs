@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use umbra_paging::{ENTRIES, Features, Gfn, Gpa, Gva, Hfn, Hpa, Level, bits};
 
 use super::Basis;
-use crate::format::{Role, ShadowEntry, Source, TableFormat, Wp};
+use crate::format::{Role, ShadowEntry, ShadowKey, TableFormat, Wp};
 use crate::guest::GuestFrames;
 use crate::tables::{Slot, Tables};
 use crate::{Backing, Config, Encodings, GuestMemory, ShadowFrames, Tlb};
@@ -93,10 +93,10 @@ impl Setting {
     }
 
     fn page(&mut self, format: TableFormat, level: Level, nxe: bool, gfn: Gfn) -> u32 {
-        let source = Source { role: Role::Guest { level, format, nxe, wp: Wp::On }, gfn };
+        let key = ShadowKey { role: Role::Guest { level, format, nxe, wp: Wp::On }, gfn };
         let Basis { tables, guest, .. } = &mut self.basis;
-        let frame = tables.allocate(source).expect("the pool is large enough");
-        guest.insert(tables, source, frame);
+        let frame = tables.allocate(key).expect("the pool is large enough");
+        guest.insert(tables, key, frame);
         tables.open(&mut self.host, frame, true);
         frame
     }
@@ -107,7 +107,7 @@ impl Setting {
         let view = self.basis.view(&self.host);
         let slot = Slot::new(page, 0);
         let guest = view.guest_entry(slot).expect("a table of the guest");
-        let plain = view.plain(self.basis.tables.source(page).role, guest);
+        let plain = view.plain(self.basis.tables.key(page).role, guest);
         let general = view.encode(slot, view.target(slot, false));
         if let Some((_, list)) = plain {
             assert_eq!(list, general.1, "{raw:#x}");
@@ -134,8 +134,9 @@ fn entries() -> impl Iterator<Item = u64> {
         // Reserved in PAE paging.
         1 << 55,
     ];
-    let flags = (0..1u32 << BITS.len())
-        .map(|set| (0..BITS.len()).filter(move |n| set & 1 << n != 0).fold(0, |all, n| all | BITS[n]));
+    let flags = (0..1u32 << BITS.len()).map(|set| {
+        (0..BITS.len()).filter(move |n| set & 1 << n != 0).fold(0, |all, n| all | BITS[n])
+    });
     flags.flat_map(|flags| (0..FRAMES + 1).map(move |gfn| flags | gfn << 12))
 }
 
@@ -153,9 +154,10 @@ fn tables() -> impl Iterator<Item = (TableFormat, Level, bool)> {
 #[test]
 fn the_short_way_gives_what_the_general_one_gives() {
     let features = Features::new(40, true);
-    for encodings in
-        [Encodings::reserved(features.maxphyaddr).unwrap(), Encodings::not_present(features.maxphyaddr)]
-    {
+    for encodings in [
+        Encodings::reserved(features.maxphyaddr).unwrap(),
+        Encodings::not_present(features.maxphyaddr),
+    ] {
         for (format, level, nxe) in tables() {
             let mut setting = Setting::new(encodings, features);
             let page = setting.page(format, level, nxe, TABLE);
@@ -174,9 +176,12 @@ fn the_short_way_gives_what_the_general_one_gives() {
                 known += u32::from(plain.is_some());
                 of += 1;
             }
-            assert!(known * 2 > of, "{format:?} {level:?}: the short way knows only {known} of {of}");
-            // While a table is loose the short way knows of no links.
-            setting.basis.guest.loosen(TABLE);
+            assert!(
+                known * 2 > of,
+                "{format:?} {level:?}: the short way knows only {known} of {of}"
+            );
+            // While a table is unsync the short way knows of no links.
+            setting.basis.guest.unsync(TABLE);
             for raw in entries().filter(|raw| raw & bits::P != 0 && level != Level::L1) {
                 assert_eq!(setting.both_ways(page, raw).0, None);
             }

@@ -47,14 +47,14 @@ pub(crate) fn map<E: Env>(
     rights: Rights,
     access: Access,
 ) -> Mapped {
-    cx.entries().refresh_loose();
+    cx.entries().refresh_unsync();
     let root = cx.shadow().roots().current(vcpu);
     let mut frame = cx.shadow().tables().pool().frame_of(root).expect("a root in use is pinned");
     let mut done = Mapped { linked: false, below_root: false, complete: false };
     let mut path = [frame; 4];
     for depth in 0.. {
         path[depth] = frame;
-        let role = cx.shadow().tables().source(frame).role;
+        let role = cx.shadow().tables().key(frame).role;
         let Some(overrides) = overrides(role, rights, access) else { return done };
         let slot = Slot::new(frame, index(role, gva));
         let target = provided(cx, policy, slot, role, overrides, &path[..=depth]);
@@ -69,11 +69,11 @@ pub(crate) fn map<E: Env>(
         let child = match target {
             Target::Link(child, _) => child,
             Target::Page { .. } | Target::Mmio(..) => return Mapped { complete: true, ..done },
-            Target::Absent | Target::Look | Target::Missing(_) => return done,
+            Target::NotPresent | Target::Trap | Target::Missing(_) => return done,
         };
         if old_child != Some(child) {
             done.linked = true;
-            let above = matches!(cx.shadow().tables().source(path[0]).role, Role::Pdptes { .. });
+            let above = matches!(cx.shadow().tables().key(path[0]).role, Role::Pdptes { .. });
             done.below_root |= depth == usize::from(above);
             cx.touch(child);
         }
@@ -104,11 +104,11 @@ fn provided<E: Env>(
     path: &[u32],
 ) -> Target {
     let target = cx.view().target(slot, overrides);
-    let Target::Missing(source) = target else { return target };
+    let Target::Missing(key) = target else { return target };
     path.iter().for_each(|&frame| cx.touch(frame));
-    cx.provide(policy, source);
-    if matches!((role, source.role), (Role::Guest { .. }, Role::Direct { .. })) {
-        cx.happened(Event::Split { gfn: source.gfn });
+    cx.provide(policy, key);
+    if matches!((role, key.role), (Role::Guest { .. }, Role::Direct { .. })) {
+        cx.happened(Event::Split { gfn: key.gfn });
     }
     cx.view().target(slot, overrides)
 }

@@ -7,5 +7,5 @@ mod walk;
 
 pub(crate) use map::{Mapped, map};
 pub(crate) use progress::Detaches;
-pub(crate) use shadow_walk::{Known, WalkCache};
+pub(crate) use shadow_walk::{Answered, WalkCache};
 pub(crate) use walk::{is_bypassed, walk};

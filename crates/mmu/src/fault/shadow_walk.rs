@@ -9,7 +9,7 @@ use crate::roots::Roots;
 use crate::tables::Slot;
 
 /// What the shadow knows of an access that exited.
-pub(crate) enum Known {
+pub(crate) enum Answered {
     /// It goes to no memory.
     Mmio(Gpa),
     /// The guest's tables allow it, all A and D bits are set, and only the tracking of the frame
@@ -49,12 +49,19 @@ struct LastTable {
 impl Default for LastTable {
     fn default() -> LastTable {
         // No number is so large.
-        LastTable { number: u64::MAX, root: 0, links: 0, frame: 0, level: Level::L1, rights: Rights::ALL }
+        LastTable {
+            number: u64::MAX,
+            root: 0,
+            links: 0,
+            frame: 0,
+            level: Level::L1,
+            rights: Rights::ALL,
+        }
     }
 }
 
 impl WalkCache {
-    /// Answers from the shadow alone if it can. The walk there is current (or, through a loose
+    /// Answers from the shadow alone if it can. The walk there is current (or, through an unsync
     /// table, one that a TLB might still hold), its A bits are set, and W stands in the entry only
     /// if D is.
     #[inline]
@@ -65,35 +72,36 @@ impl WalkCache {
         vcpu: usize,
         gva: Gva,
         access: Access,
-    ) -> Option<Known> {
+    ) -> Option<Answered> {
         let End { slot, entry, level, rights } = self.walk(view, roots, vcpu, gva)?;
         let paging = roots.paging(vcpu);
         match view.tables().state(entry) {
             State::Mapped => {
                 let leaf = Rights { write: true, ..entry.rights() };
-                let held = level == Level::L1 && access.is_write() && entry.held() == Held::TrackedWrite;
+                let held =
+                    level == Level::L1 && access.is_write() && entry.held() == Held::TrackedWrite;
                 if !held
                     || !rights.write
-                    || view.guest().has_loose()
+                    || view.guest().has_unsync()
                     || !rights.and(leaf).allow(access, paging)
                 {
                     return None;
                 }
                 let gfn = match view.guest_entry(slot) {
                     Some(guest) => guest.frame(),
-                    None => view.tables().source(slot.frame()).gfn + slot.index() as u64,
+                    None => view.tables().key(slot.frame()).gfn + slot.index() as u64,
                 };
                 let gpa = gfn.base() + gva.offset(Level::L1);
-                view.guest().is_tracked(gfn).then_some(Known::TableWrite(gpa))
+                view.guest().is_tracked(gfn).then_some(Answered::TableWrite(gpa))
             }
             State::Mmio { gfn, rights: leaf, generation } => {
                 let rights = rights.and(leaf);
                 let current = generation == view.guest().generation();
                 let allowed = rights.allow(access, paging) && (rights.write || !access.is_write());
                 let gpa = gfn.base() + gva.offset(level);
-                (current && allowed).then_some(Known::Mmio(gpa))
+                (current && allowed).then_some(Answered::Mmio(gpa))
             }
-            State::Absent | State::Look => None,
+            State::NotPresent | State::Trap => None,
         }
     }
 
@@ -121,7 +129,7 @@ impl WalkCache {
         let End { slot, entry, level, .. } = self.walk(view, roots, vcpu, gva)?;
         let first = match view.guest_entry(slot) {
             Some(guest) => guest.leaf_frame(level),
-            None => view.tables().source(slot.frame()).gfn + slot.index() as u64 * level.pages(),
+            None => view.tables().key(slot.frame()).gfn + slot.index() as u64 * level.pages(),
         };
         let gpa = first.base() + gva.offset(level);
         view.tables().is_mapped(entry).then_some(gpa)
@@ -130,7 +138,13 @@ impl WalkCache {
     /// Walks the shadow as the hardware does, rights aside; as far as the last table by what was
     /// found before.
     #[inline]
-    fn walk<E: Env>(&mut self, view: View<'_, E>, roots: &Roots, vcpu: usize, gva: Gva) -> Option<End> {
+    fn walk<E: Env>(
+        &mut self,
+        view: View<'_, E>,
+        roots: &Roots,
+        vcpu: usize,
+        gva: Gva,
+    ) -> Option<End> {
         let number = gva.raw() >> Level::L2.shift();
         let (root, links) = (roots.current(vcpu).frame(), view.tables().links());
         let at = number as usize % REMEMBERED;
@@ -162,7 +176,7 @@ fn last_table<E: Env>(
     let mut rights = Rights::ALL;
     if roots.paging(vcpu).mode != Mode::Long4 {
         // PDPTEs have no rights.
-        let slot = Slot::new(frame, index(tables.source(frame).role, gva));
+        let slot = Slot::new(frame, index(tables.key(frame).role, gva));
         frame = tables.child(env, slot)?;
         level = Level::L2;
     }

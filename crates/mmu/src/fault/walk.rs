@@ -25,16 +25,18 @@ pub(crate) fn walk<E: Env>(
             cx.env().kick();
         }
         let view = cx.view();
-        let walk = match umbra_paging::walk(view.env(), &paging, &view.config().features, gva, access) {
-            Ok(walk) => walk,
-            Err(fault) => {
-                // A page fault invalidates what is cached for its address (SDM, "Operations that
-                // Invalidate TLBs and Paging-Structure Caches"), so loose tables must not keep it.
-                cx.tighten_all();
-                cx.env().flush_fault(vcpu, gva);
-                return Err(TranslateError::Fault(fault));
-            }
-        };
+        let walk =
+            match umbra_paging::walk(view.env(), &paging, &view.config().features, gva, access) {
+                Ok(walk) => walk,
+                Err(fault) => {
+                    // A page fault invalidates what is cached for its address (SDM, "Operations
+                    // that Invalidate TLBs and Paging-Structure Caches"), so unsync tables must not
+                    // keep it.
+                    cx.resync_all();
+                    cx.env().flush_fault(vcpu, gva);
+                    return Err(TranslateError::Fault(fault));
+                }
+            };
         let Some(format) = paging.mode.format() else { return Ok((walk, work)) };
         for step in walk.steps() {
             let Some(new) = step.update(access) else { continue };

@@ -3,19 +3,19 @@
 //! | state | hardware sees | meaning |
 //! |---|---|---|
 //! | Mapped | P=1, no reserved bit | a translation |
-//! | Absent | P=0 | the guest's entry is not present now |
-//! | Pending | P=1 and a reserved bit set (or P=0, if guest faults are trapped) | the hypervisor must look |
+//! | NotPresent | P=0 | the guest's entry is not present now |
+//! | Trapping | P=1 and a reserved bit set (or P=0, if guest faults are trapped) | the hypervisor must look |
 //!
-//! Pending is either [`State::Look`] or [`State::Mmio`]. The address field of an entry that is not
+//! Trapping is either [`State::Trap`] or [`State::Mmio`]. The address field of an entry that is not
 //! Mapped names no cacheable memory: a terminal fault may use it speculatively (L1TF), and the
 //! guest chooses an MMIO gfn, so that one is stored inverted, or, where its inverse may be memory,
 //! not at all. Host memory must lie in the lower half of the physical address space.
 
 use umbra_paging::{Gfn, Hpa, Level, Rights, bits};
 
-/// Bit 9 is ignored by the CPU in every entry: set in Pending entries only.
-const PENDING: u64 = 1 << 9;
-/// Bit 10 is ignored by the CPU in every entry: set in Pending entries of MMIO.
+/// Bit 9 is ignored by the CPU in every entry: set in Trapping entries only.
+const TRAPPING: u64 = 1 << 9;
+/// Bit 10 is ignored by the CPU in every entry: set in Trapping entries of MMIO.
 const MMIO: u64 = 1 << 10;
 /// Bit 10 of a Mapped entry that has [`HELD`]: nothing but the tracking of the frame holds the
 /// right to write back.
@@ -28,17 +28,17 @@ const GENERATION_SHIFT: u32 = 52;
 /// Generations wrap at this value: bits 52..62.
 pub(crate) const GENERATIONS: u32 = 1 << 11;
 
-/// How Pending entries look to the CPU.
+/// How Trapping entries look to the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Encodings {
-    /// P for Pending entries with reserved bits, 0 for those that are not present.
+    /// P for Trapping entries with reserved bits, 0 for those that are not present.
     present: u64,
     /// MAXPHYADDR of the real CPU, which walks these entries. The guest's may be less.
     maxphyaddr: u8,
 }
 
 impl Encodings {
-    /// Pending entries are present with all of MAXPHYADDR..51 set, on a real CPU of this
+    /// Trapping entries are present with all of MAXPHYADDR..51 set, on a real CPU of this
     /// MAXPHYADDR. `None` if it is 52: then there is no such bit (SDM, "4-Level Paging").
     ///
     /// Whoever builds on this tries [`Encodings::probes`] on the real CPU first.
@@ -50,7 +50,7 @@ impl Encodings {
         (encodings.address_reserved() != 0).then_some(encodings)
     }
 
-    /// Pending entries are not present, on a real CPU of this MAXPHYADDR: the trick is off.
+    /// Trapping entries are not present, on a real CPU of this MAXPHYADDR: the trick is off.
     ///
     /// # Panics
     /// If `maxphyaddr` is not within 32..=52.
@@ -69,7 +69,7 @@ impl Encodings {
         bits::ADDRESS & !((1 << self.maxphyaddr) - 1)
     }
 
-    /// Whether not-present faults can be told from faults on Pending entries by the CPU.
+    /// Whether not-present faults can be told from faults on Trapping entries by the CPU.
     pub fn separates_guest_faults(&self) -> bool {
         self.present != 0
     }
@@ -79,18 +79,19 @@ impl Encodings {
     pub fn probes(&self) -> [u64; 3] {
         let rights = Rights::ALL;
         [
-            self.look().raw(),
+            self.trap_entry().raw(),
             self.mmio(Gfn::new(0), rights, 0).raw(),
-            self.mmio(Gfn::new(0xfee00), Rights { execute: false, ..rights }, GENERATIONS - 1).raw(),
+            self.mmio(Gfn::new(0xfee00), Rights { execute: false, ..rights }, GENERATIONS - 1)
+                .raw(),
         ]
     }
 
-    pub(crate) const fn absent(&self) -> ShadowEntry {
+    pub(crate) const fn not_present_entry(&self) -> ShadowEntry {
         ShadowEntry(bits::ADDRESS)
     }
 
-    pub(crate) const fn look(&self) -> ShadowEntry {
-        ShadowEntry(self.present | PENDING | bits::ADDRESS)
+    pub(crate) const fn trap_entry(&self) -> ShadowEntry {
+        ShadowEntry(self.present | TRAPPING | bits::ADDRESS)
     }
 
     /// Whether an MMIO entry may hold this gfn. Inverted, a gfn of the lower half of the physical
@@ -105,20 +106,22 @@ impl Encodings {
         let reserved = self.address_reserved();
         let inverted = !(gfn.raw() << 12) & bits::ADDRESS & !reserved;
         let generation = u64::from(generation % GENERATIONS) << GENERATION_SHIFT;
-        ShadowEntry(self.present | PENDING | MMIO | rights_bits(rights) | reserved | inverted | generation)
+        ShadowEntry(
+            self.present | TRAPPING | MMIO | rights_bits(rights) | reserved | inverted | generation,
+        )
     }
 
     /// Whether the entry is [`State::Mapped`].
     pub(crate) const fn is_mapped(&self, entry: ShadowEntry) -> bool {
-        entry.0 & (PENDING | bits::P) == bits::P
+        entry.0 & (TRAPPING | bits::P) == bits::P
     }
 
     pub(crate) fn state(&self, entry: ShadowEntry) -> State {
-        if entry.0 & PENDING == 0 {
-            return if entry.0 & bits::P == 0 { State::Absent } else { State::Mapped };
+        if entry.0 & TRAPPING == 0 {
+            return if entry.0 & bits::P == 0 { State::NotPresent } else { State::Mapped };
         }
         if entry.0 & MMIO == 0 {
-            return State::Look;
+            return State::Trap;
         }
         State::Mmio {
             gfn: Gfn::new((!entry.0 & bits::ADDRESS & !self.address_reserved()) >> 12),
@@ -145,8 +148,8 @@ fn rights_bits(rights: Rights) -> u64 {
 /// What a shadow entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    Absent,
-    Look,
+    NotPresent,
+    Trap,
     Mmio {
         /// The first frame behind the entry.
         gfn: Gfn,
@@ -177,7 +180,13 @@ impl ShadowEntry {
     }
 
     /// A translation. A and D are set from the start, so that the CPU never writes a shadow page.
-    pub(crate) fn page(level: Level, page: Hpa, rights: Rights, global: bool, held: Held) -> ShadowEntry {
+    pub(crate) fn page(
+        level: Level,
+        page: Hpa,
+        rights: Rights,
+        global: bool,
+        held: Held,
+    ) -> ShadowEntry {
         let mut raw = bits::P | bits::A | bits::D | rights_bits(rights) | page.raw();
         raw |= match held {
             Held::Nothing => 0,
@@ -211,7 +220,11 @@ impl ShadowEntry {
     }
 
     pub(crate) const fn rights(self) -> Rights {
-        Rights { write: self.0 & bits::W != 0, user: self.0 & bits::U != 0, execute: self.0 & bits::NX == 0 }
+        Rights {
+            write: self.0 & bits::W != 0,
+            user: self.0 & bits::U != 0,
+            execute: self.0 & bits::NX == 0,
+        }
     }
 
     /// The entry of a page when its frame becomes tracked: the right to write is held back.
@@ -256,23 +269,39 @@ mod tests {
     #[test]
     fn states_are_told_apart_for_every_maxphyaddr() {
         for width in 32..=52 {
-            for encodings in Encodings::reserved(width).into_iter().chain([Encodings::not_present(width)]) {
-                assert_eq!(encodings.state(encodings.absent()), State::Absent);
-                assert_eq!(encodings.state(encodings.look()), State::Look);
-                assert!(!encodings.is_mapped(encodings.absent()) && !encodings.is_mapped(encodings.look()));
+            for encodings in
+                Encodings::reserved(width).into_iter().chain([Encodings::not_present(width)])
+            {
+                assert_eq!(encodings.state(encodings.not_present_entry()), State::NotPresent);
+                assert_eq!(encodings.state(encodings.trap_entry()), State::Trap);
+                assert!(
+                    !encodings.is_mapped(encodings.not_present_entry())
+                        && !encodings.is_mapped(encodings.trap_entry())
+                );
                 for rights in all_rights() {
                     for shift in 0..width - 12 {
                         let gfn = Gfn::new(1 << shift);
                         for generation in [0, 1, GENERATIONS - 1] {
                             let entry = encodings.mmio(gfn, rights, generation);
-                            assert_eq!(encodings.state(entry), State::Mmio { gfn, rights, generation });
+                            assert_eq!(
+                                encodings.state(entry),
+                                State::Mmio { gfn, rights, generation }
+                            );
                         }
                     }
-                    let mapped =
-                        ShadowEntry::page(Level::L1, Hpa::new(0x1000), rights, true, Held::TrackedWrite);
+                    let mapped = ShadowEntry::page(
+                        Level::L1,
+                        Hpa::new(0x1000),
+                        rights,
+                        true,
+                        Held::TrackedWrite,
+                    );
                     assert_eq!(encodings.state(mapped), State::Mapped);
                     assert!(encodings.is_mapped(mapped));
-                    assert_eq!(encodings.state(ShadowEntry::link(Hpa::new(0x1000), rights)), State::Mapped);
+                    assert_eq!(
+                        encodings.state(ShadowEntry::link(Hpa::new(0x1000), rights)),
+                        State::Mapped
+                    );
                 }
             }
         }
@@ -288,7 +317,7 @@ mod tests {
                 assert_eq!(raw & reserved, reserved);
                 assert_eq!(raw & bits::PS, 0);
             }
-            assert_eq!(encodings.absent().raw() & bits::P, 0);
+            assert_eq!(encodings.not_present_entry().raw() & bits::P, 0);
         }
         assert!(Encodings::reserved(52).is_none());
     }
@@ -310,7 +339,11 @@ mod tests {
             for gfn in [0, 1, 0xfee, last / 2, last / 2 + 1, last - 1, last] {
                 let raw = encodings.mmio(Gfn::new(gfn), Rights::ALL, 0).raw();
                 let named = raw & bits::ADDRESS & ((1 << width) - 1);
-                assert_eq!(encodings.can_hide(Gfn::new(gfn)), named >> (width - 1) == 1, "{width}: {gfn:#x}");
+                assert_eq!(
+                    encodings.can_hide(Gfn::new(gfn)),
+                    named >> (width - 1) == 1,
+                    "{width}: {gfn:#x}"
+                );
             }
         }
     }

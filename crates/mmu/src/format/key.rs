@@ -6,7 +6,7 @@ use super::TableFormat;
 
 /// Everything beside the guest's table that decides the contents of its shadow. Two shadows of one
 /// table with different roles are different pages: a page is only ever found by its whole
-/// [`Source`].
+/// [`ShadowKey`].
 ///
 /// A role does not contain the rights of the levels above (the hardware combines the levels
 /// itself), except while CR0.WP is clear: see [`Wp::Off`].
@@ -20,7 +20,7 @@ pub(crate) enum Role {
     /// The four PDPTE registers of a vCPU that runs on PAE tables: its root while its guest has
     /// paging off, or uses PAE or 32-bit paging. What they reference is known by the vCPU.
     Pdptes { vcpu: u16 },
-    /// A page directory that is no memory: all of it is Pending, and every access through it is
+    /// A page directory that is no memory: all of it is Trapping, and every access through it is
     /// emulated.
     Nowhere,
 }
@@ -43,34 +43,34 @@ pub(crate) enum Wp {
 
 /// What a shadow page is built from: its identity in the shadow page cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Source {
+pub(crate) struct ShadowKey {
     pub role: Role,
     /// `Guest`: the frame of the table. `Direct`: the first frame mapped. Others: zero.
     pub gfn: Gfn,
 }
 
-impl Source {
+impl ShadowKey {
     /// The root for a vCPU in this paging state.
-    pub(crate) fn root(paging: &Paging, vcpu: usize) -> Source {
+    pub(crate) fn root(paging: &Paging, vcpu: usize) -> ShadowKey {
         match paging.mode {
-            Mode::Long4 => Source::table(paging, Level::L4, TableFormat::LONG4, paging.root),
+            Mode::Long4 => ShadowKey::table(paging, Level::L4, TableFormat::LONG4, paging.root),
             Mode::Off | Mode::Legacy32 { .. } | Mode::Pae { .. } => {
-                Source { role: Role::Pdptes { vcpu: vcpu as u16 }, gfn: Gfn::new(0) }
+                ShadowKey { role: Role::Pdptes { vcpu: vcpu as u16 }, gfn: Gfn::new(0) }
             }
         }
     }
 
     /// What the PDPTEs of a vCPU in this paging state reference; nothing if it has none.
-    pub(crate) fn directories(paging: &Paging) -> [Option<Source>; 4] {
-        let table = |format, gfn| Source::table(paging, Level::L2, format, gfn);
+    pub(crate) fn directories(paging: &Paging) -> [Option<ShadowKey>; 4] {
+        let table = |format, gfn| ShadowKey::table(paging, Level::L2, format, gfn);
         match paging.mode {
             Mode::Long4 => [None; 4],
             Mode::Off => core::array::from_fn(|n| {
-                Some(Source::direct(Level::L2, Gfn::new(n as u64 * Level::L3.pages())))
+                Some(ShadowKey::direct(Level::L2, Gfn::new(n as u64 * Level::L3.pages())))
             }),
-            Mode::Legacy32 { pse } => {
-                core::array::from_fn(|part| Some(table(TableFormat::legacy32(pse, part), paging.root)))
-            }
+            Mode::Legacy32 { pse } => core::array::from_fn(|part| {
+                Some(table(TableFormat::legacy32(pse, part), paging.root))
+            }),
             Mode::Pae { pdptes } => {
                 pdptes.directories().map(|gfn| gfn.map(|gfn| table(TableFormat::PAE, gfn)))
             }
@@ -78,32 +78,33 @@ impl Source {
     }
 
     /// A table that CR3 or a PDPTE register references.
-    fn table(paging: &Paging, level: Level, format: TableFormat, gfn: Gfn) -> Source {
+    fn table(paging: &Paging, level: Level, format: TableFormat, gfn: Gfn) -> ShadowKey {
         let wp = if paging.wp {
             Wp::On
         } else {
             Wp::Off { above_writes: true, above_user: true, smep: paging.smep, smap: paging.smap }
         };
         let nxe = paging.nxe && format.format().has_nx();
-        Source { role: Role::Guest { level, format, nxe, wp }, gfn }
+        ShadowKey { role: Role::Guest { level, format, nxe, wp }, gfn }
     }
 
     /// What stands in for a page directory that is no memory.
-    pub(crate) const NOWHERE: Source = Source { role: Role::Nowhere, gfn: Gfn::new(0) };
+    pub(crate) const NOWHERE: ShadowKey = ShadowKey { role: Role::Nowhere, gfn: Gfn::new(0) };
 
     /// Whether this is the same, or another part of the same table in the same role.
-    pub(crate) fn is_sibling(self, other: Source) -> bool {
+    pub(crate) fn is_sibling(self, other: ShadowKey) -> bool {
         let (Role::Guest { format, .. }, Role::Guest { format: others, level, nxe, wp }) =
             (self.role, other.role)
         else {
             return self == other;
         };
-        format.is_sibling(others) && self == Source { role: Role::Guest { level, format, nxe, wp }, ..other }
+        format.is_sibling(others)
+            && self == ShadowKey { role: Role::Guest { level, format, nxe, wp }, ..other }
     }
 
-    pub(crate) fn direct(level: Level, gfn: Gfn) -> Source {
+    pub(crate) fn direct(level: Level, gfn: Gfn) -> ShadowKey {
         let size = level.pages() * 512;
-        Source { role: Role::Direct { level }, gfn: Gfn::new(gfn.raw() & !(size - 1)) }
+        ShadowKey { role: Role::Direct { level }, gfn: Gfn::new(gfn.raw() & !(size - 1)) }
     }
 }
 
@@ -143,7 +144,12 @@ impl Wp {
 
     /// The rights of the shadow entry for the page that `entry` maps, tracking aside.
     /// `supervisor_writes` asks for the form in which the supervisor may write it despite W.
-    pub(crate) fn page_rights(self, entry: GuestEntry, nxe: bool, supervisor_writes: bool) -> Rights {
+    pub(crate) fn page_rights(
+        self,
+        entry: GuestEntry,
+        nxe: bool,
+        supervisor_writes: bool,
+    ) -> Rights {
         let own = Rights::ALL.under(entry, nxe);
         let Wp::Off { above_writes, above_user, smep, .. } = self else {
             return Rights { write: own.write && entry.dirty(), ..own };
@@ -163,7 +169,11 @@ impl Wp {
     /// Whether an access that the guest's tables allow needs the form in which only the supervisor
     /// may write.
     pub(crate) fn overrides(self, rights: Rights, access: Access) -> bool {
-        self != Wp::On && access.kind == AccessKind::Write && !access.user && rights.user && !rights.write
+        self != Wp::On
+            && access.kind == AccessKind::Write
+            && !access.user
+            && rights.user
+            && !rights.write
     }
 
     /// Whether that form would let accesses pass that the guest's SMEP or SMAP refuse: then such a

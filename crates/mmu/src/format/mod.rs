@@ -6,5 +6,5 @@ mod table;
 
 pub use entry::Encodings;
 pub(crate) use entry::{GENERATIONS, Held, ShadowEntry, State};
-pub(crate) use key::{Role, Source, Wp, index};
+pub(crate) use key::{Role, ShadowKey, Wp, index};
 pub(crate) use table::TableFormat;

@@ -65,7 +65,13 @@ impl TableFormat {
 
     /// The reserved bits of an entry as [`TableFormat::read`] gives it.
     #[inline]
-    pub(crate) fn reserved(self, entry: GuestEntry, level: Level, nxe: bool, features: &Features) -> u64 {
+    pub(crate) fn reserved(
+        self,
+        entry: GuestEntry,
+        level: Level,
+        nxe: bool,
+        features: &Features,
+    ) -> u64 {
         match self {
             TableFormat::LONG4 => entry.reserved(level, nxe, features),
             _ => Format::Pae.reserved(entry, level, nxe, features),
@@ -142,7 +148,9 @@ mod tests {
     fn formats(level: Level) -> impl Iterator<Item = TableFormat> {
         let parts = if level == Level::L1 { 0..2 } else { 0..4 };
         parts
-            .flat_map(|part| [TableFormat::legacy32(false, part), TableFormat::legacy32(true, part)])
+            .flat_map(|part| {
+                [TableFormat::legacy32(false, part), TableFormat::legacy32(true, part)]
+            })
             .chain([TableFormat::LONG4, TableFormat::PAE])
     }
 
@@ -169,13 +177,19 @@ mod tests {
         for level in [Level::L1, Level::L2] {
             for format in formats(level) {
                 let width = format.format().entry_bytes();
-                for start in (0..4096).step_by(1).filter(|start| start % 512 < 24 || start % 512 > 490) {
+                for start in
+                    (0..4096).step_by(1).filter(|start| start % 512 < 24 || start % 512 > 490)
+                {
                     for end in start + 1..=(start + 9).min(4096) {
                         let indexes = format.indexes(level, start..end);
                         for index in 0..ENTRIES {
                             let at = format.place(Gfn::new(0), level, index).raw();
                             let read = at < end as u64 && at + width > start as u64;
-                            assert_eq!(indexes.contains(&index), read, "{format:?} {start}..{end} {index}");
+                            assert_eq!(
+                                indexes.contains(&index),
+                                read,
+                                "{format:?} {start}..{end} {index}"
+                            );
                         }
                     }
                 }

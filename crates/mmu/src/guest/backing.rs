@@ -69,8 +69,12 @@ impl Remembered {
         let word = match backing {
             RegionBacking::Empty => Self::EMPTY,
             RegionBacking::Pieces => Self::PIECES,
-            RegionBacking::Whole { hfn, writable: false } => hfn.raw() << Self::KIND | Self::READ_ONLY,
-            RegionBacking::Whole { hfn, writable: true } => hfn.raw() << Self::KIND | Self::WRITABLE,
+            RegionBacking::Whole { hfn, writable: false } => {
+                hfn.raw() << Self::KIND | Self::READ_ONLY
+            }
+            RegionBacking::Whole { hfn, writable: true } => {
+                hfn.raw() << Self::KIND | Self::WRITABLE
+            }
         };
         self.0.store(word, Ordering::Relaxed);
     }

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 
 use umbra_paging::{Gfn, Level};
 
-use crate::format::{GENERATIONS, Role, Source};
+use crate::format::{GENERATIONS, Role, ShadowKey};
 use crate::tables::{Pool, Tables};
 use crate::{Backing, GuestMemory};
 
@@ -26,8 +26,8 @@ use tracking::Shadows;
 pub(crate) const REGION: u64 = Level::L2.pages();
 /// Frames that a `Direct` page of `L2` covers.
 const GIB: u64 = Level::L3.pages();
-/// How many frames may be loose at a time. Only writes that cannot be emulated need any.
-const MAX_LOOSE: usize = 8;
+/// How many frames may be unsync at a time. Only writes that cannot be emulated need any.
+const MAX_UNSYNC: usize = 8;
 
 #[derive(Default)]
 struct Region {
@@ -49,8 +49,8 @@ pub(crate) struct GuestFrames {
     /// The page of [`Role::Nowhere`].
     nowhere: Option<u32>,
     /// The frames that are [`Tracking::Unsync`], the first of them first.
-    loose: Vec<Gfn>,
-    /// Of the gpa->hpa map: MMIO entries of another generation count as Look.
+    unsync_frames: Vec<Gfn>,
+    /// Of the gpa->hpa map: MMIO entries of another generation count as Trap.
     generation: u32,
 }
 
@@ -63,7 +63,7 @@ impl GuestFrames {
             gibs: vec![None; end.div_ceil(GIB).max(4) as usize],
             pdptes: (0..vcpus).map(|_| PdpteRegisters::default()).collect(),
             nowhere: None,
-            loose: Vec::with_capacity(MAX_LOOSE),
+            unsync_frames: Vec::with_capacity(MAX_UNSYNC),
             generation: 0,
         }
     }
@@ -101,20 +101,21 @@ impl GuestFrames {
     }
 
     /// Whether the page is a shadow of a detached frame.
-    pub(crate) fn is_detached(&self, source: Source) -> bool {
-        matches!(source.role, Role::Guest { .. }) && self.tracking(source.gfn) == Tracking::Detached
+    pub(crate) fn is_detached(&self, key: ShadowKey) -> bool {
+        matches!(key.role, Role::Guest { .. }) && self.tracking(key.gfn) == Tracking::Detached
     }
 
-    /// Whether the page is a shadow of a loose frame.
-    pub(crate) fn is_loose(&self, source: Source) -> bool {
-        matches!(source.role, Role::Guest { .. }) && self.tracking(source.gfn) == Tracking::Unsync
+    /// Whether the page is a shadow of an unsync frame.
+    pub(crate) fn is_unsync(&self, key: ShadowKey) -> bool {
+        matches!(key.role, Role::Guest { .. }) && self.tracking(key.gfn) == Tracking::Unsync
     }
 
-    /// Whether every write to the page's guest table is seen, so that its entries may be Absent.
-    pub(crate) fn is_seen(&self, memory: &impl GuestMemory, source: Source) -> bool {
-        matches!(source.role, Role::Guest { .. })
-            && self.is_tracked(source.gfn)
-            && memory.backing(source.gfn) != Backing::None
+    /// Whether every write to the page's guest table is seen, so that its entries may be
+    /// NotPresent.
+    pub(crate) fn is_seen(&self, memory: &impl GuestMemory, key: ShadowKey) -> bool {
+        matches!(key.role, Role::Guest { .. })
+            && self.is_tracked(key.gfn)
+            && memory.backing(key.gfn) != Backing::None
     }
 
     /// Ends the tracking of a frame; its shadows stay listed, but nothing leads to them.
@@ -128,16 +129,20 @@ impl GuestFrames {
     }
 
     /// Ends the tracking of a frame; its shadows stay listed.
-    pub(crate) fn loosen(&mut self, gfn: Gfn) {
+    pub(crate) fn unsync(&mut self, gfn: Gfn) {
         self.change(gfn, Tracking::Tracked, Tracking::Unsync);
-        self.loose.push(gfn);
+        self.unsync_frames.push(gfn);
     }
 
-    /// The opposite of [`GuestFrames::loosen`]: without shadows there is nothing to track.
-    pub(crate) fn tighten(&mut self, gfn: Gfn) {
-        self.loose.retain(|&other| other != gfn);
+    /// The opposite of [`GuestFrames::unsync`]: without shadows there is nothing to track.
+    pub(crate) fn resync(&mut self, gfn: Gfn) {
+        self.unsync_frames.retain(|&other| other != gfn);
         let tracked = self.first(gfn).is_some();
-        self.change(gfn, Tracking::Unsync, if tracked { Tracking::Tracked } else { Tracking::Untracked });
+        self.change(
+            gfn,
+            Tracking::Unsync,
+            if tracked { Tracking::Tracked } else { Tracking::Untracked },
+        );
     }
 
     fn change(&mut self, gfn: Gfn, from: Tracking, to: Tracking) {
@@ -149,17 +154,17 @@ impl GuestFrames {
         region.tracked += u16::from(to == Tracking::Tracked);
     }
 
-    /// The loose frames, the first of them first.
-    pub(crate) fn loose(&self) -> &[Gfn] {
-        &self.loose
+    /// The unsync frames, the first of them first.
+    pub(crate) fn unsync_frames(&self) -> &[Gfn] {
+        &self.unsync_frames
     }
 
-    pub(crate) fn has_loose(&self) -> bool {
-        !self.loose.is_empty()
+    pub(crate) fn has_unsync(&self) -> bool {
+        !self.unsync_frames.is_empty()
     }
 
-    pub(crate) fn loose_is_full(&self) -> bool {
-        self.loose.len() == MAX_LOOSE
+    pub(crate) fn unsync_is_full(&self) -> bool {
+        self.unsync_frames.len() == MAX_UNSYNC
     }
 
     /// Whether any frame of the region is tracked: then no large page may map it.
@@ -171,12 +176,12 @@ impl GuestFrames {
 /// The PDPTE registers.
 impl GuestFrames {
     /// What a PDPTE of a vCPU references.
-    pub(crate) fn directory(&self, vcpu: usize, index: usize) -> Option<Source> {
+    pub(crate) fn directory(&self, vcpu: usize, index: usize) -> Option<ShadowKey> {
         self.pdptes[vcpu].directory(index)
     }
 
     /// The vCPU has loaded its PDPTE registers.
-    pub(crate) fn set_directories(&mut self, vcpu: usize, directories: [Option<Source>; 4]) {
+    pub(crate) fn set_directories(&mut self, vcpu: usize, directories: [Option<ShadowKey>; 4]) {
         self.pdptes[vcpu].load(directories);
     }
 }
@@ -232,23 +237,27 @@ impl GuestFrames {
     }
 
     /// The shadows of `gfn`.
-    pub(crate) fn shadows<'a>(&'a self, pool: &'a Pool, gfn: Gfn) -> impl Iterator<Item = u32> + 'a {
+    pub(crate) fn shadows<'a>(
+        &'a self,
+        pool: &'a Pool,
+        gfn: Gfn,
+    ) -> impl Iterator<Item = u32> + 'a {
         core::iter::successors(self.first(gfn), |&frame| pool.next_of_gfn(frame))
     }
 
-    /// The live page of exactly this source.
-    pub(crate) fn find(&self, tables: &Tables, source: Source) -> Option<u32> {
-        match source.role {
+    /// The live page of exactly this key.
+    pub(crate) fn find(&self, tables: &Tables, key: ShadowKey) -> Option<u32> {
+        match key.role {
             Role::Guest { .. } => {
-                self.shadows(tables.pool(), source.gfn).find(|&frame| tables.source(frame) == source)
+                self.shadows(tables.pool(), key.gfn).find(|&frame| tables.key(frame) == key)
             }
-            Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => self.identity(source),
+            Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => self.identity(key),
         }
     }
 
-    fn identity(&self, source: Source) -> Option<u32> {
-        let gfn = source.gfn.raw();
-        match source.role {
+    fn identity(&self, key: ShadowKey) -> Option<u32> {
+        let gfn = key.gfn.raw();
+        match key.role {
             Role::Direct { level: Level::L1 } => self.regions.get((gfn / REGION) as usize)?.direct,
             Role::Direct { .. } => *self.gibs.get((gfn / GIB) as usize)?,
             Role::Pdptes { vcpu } => self.pdptes[usize::from(vcpu)].page(),
@@ -257,9 +266,9 @@ impl GuestFrames {
         }
     }
 
-    fn set_identity(&mut self, source: Source, frame: Option<u32>) -> Option<u32> {
-        let gfn = source.gfn.raw();
-        let place = match source.role {
+    fn set_identity(&mut self, key: ShadowKey, frame: Option<u32>) -> Option<u32> {
+        let gfn = key.gfn.raw();
+        let place = match key.role {
             Role::Direct { level: Level::L1 } => &mut self.regions[(gfn / REGION) as usize].direct,
             Role::Direct { .. } => &mut self.gibs[(gfn / GIB) as usize],
             Role::Pdptes { vcpu } => self.pdptes[usize::from(vcpu)].page_mut(),
@@ -269,73 +278,75 @@ impl GuestFrames {
         core::mem::replace(place, frame)
     }
 
-    /// Whether a search for this source finds the page in `frame`: for the auditor.
-    pub(crate) fn is_listed(&self, pool: &Pool, source: Source, frame: u32) -> bool {
-        let found = match source.role {
-            Role::Guest { .. } => self.shadows(pool, source.gfn).find(|&at| pool.source(at) == source),
-            Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => self.identity(source),
+    /// Whether a search for this key finds the page in `frame`: for the auditor.
+    pub(crate) fn is_listed(&self, pool: &Pool, key: ShadowKey, frame: u32) -> bool {
+        let found = match key.role {
+            Role::Guest { .. } => self.shadows(pool, key.gfn).find(|&at| pool.key(at) == key),
+            Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => self.identity(key),
         };
         found == Some(frame)
     }
 
-    /// Whether pages of this source are listed, so that [`GuestFrames::find`] finds them. A root
+    /// Whether pages of this key are listed, so that [`GuestFrames::find`] finds them. A root
     /// that is no memory is not: there is nothing to follow.
-    pub(crate) fn lists(&self, source: Source) -> bool {
-        !matches!(source.role, Role::Guest { .. }) || self.knows(source.gfn)
+    pub(crate) fn lists(&self, key: ShadowKey) -> bool {
+        !matches!(key.role, Role::Guest { .. }) || self.knows(key.gfn)
     }
 
-    /// Lists a new page under its source. True if its guest frame is tracked only from now on.
-    pub(crate) fn insert(&mut self, tables: &mut Tables, source: Source, frame: u32) -> bool {
-        if !self.lists(source) {
+    /// Lists a new page under its key. True if its guest frame is tracked only from now on.
+    pub(crate) fn insert(&mut self, tables: &mut Tables, key: ShadowKey, frame: u32) -> bool {
+        if !self.lists(key) {
             return false;
         }
-        if !matches!(source.role, Role::Guest { .. }) {
-            let before = self.set_identity(source, Some(frame));
+        if !matches!(key.role, Role::Guest { .. }) {
+            let before = self.set_identity(key, Some(frame));
             debug_assert!(before.is_none());
             return false;
         }
-        debug_assert!(!self.is_detached(source));
-        let word = &mut self.frames[source.gfn.raw() as usize];
+        debug_assert!(!self.is_detached(key));
+        let word = &mut self.frames[key.gfn.raw() as usize];
         tables.set_next_of_gfn(frame, word.first());
         *word = word.with_first(Some(frame));
         let newly_tracked = word.tracking() == Tracking::Untracked;
         if newly_tracked {
-            self.change(source.gfn, Tracking::Untracked, Tracking::Tracked);
+            self.change(key.gfn, Tracking::Untracked, Tracking::Tracked);
         }
         newly_tracked
     }
 
-    /// Takes a page off the list of its source. True if its guest frame is no longer tracked from
+    /// Takes a page off the list of its key. True if its guest frame is no longer tracked from
     /// now on.
-    pub(crate) fn remove(&mut self, tables: &mut Tables, source: Source, frame: u32) -> bool {
-        if !self.lists(source) {
+    pub(crate) fn remove(&mut self, tables: &mut Tables, key: ShadowKey, frame: u32) -> bool {
+        if !self.lists(key) {
             return false;
         }
-        if !matches!(source.role, Role::Guest { .. }) {
-            self.set_identity(source, None);
+        if !matches!(key.role, Role::Guest { .. }) {
+            self.set_identity(key, None);
             return false;
         }
         let next = tables.pool().next_of_gfn(frame);
         tables.set_next_of_gfn(frame, None);
-        let word = &mut self.frames[source.gfn.raw() as usize];
+        let word = &mut self.frames[key.gfn.raw() as usize];
         let first = word.first().expect("a shadow page is listed under its guest frame");
         if first == frame {
             *word = word.with_first(next);
         } else {
             let mut before = first;
             while tables.pool().next_of_gfn(before) != Some(frame) {
-                before =
-                    tables.pool().next_of_gfn(before).expect("a shadow page is listed under its guest frame");
+                before = tables
+                    .pool()
+                    .next_of_gfn(before)
+                    .expect("a shadow page is listed under its guest frame");
             }
             tables.set_next_of_gfn(before, next);
         }
         let tracking = word.tracking();
-        // A loose frame stays loose without shadows: the write that it was released for is yet to
-        // come.
+        // An unsync frame stays unsync without shadows: the write that it was released for is yet
+        // to come.
         if word.first().is_some() || tracking == Tracking::Unsync {
             return false;
         }
-        self.change(source.gfn, tracking, Tracking::Untracked);
+        self.change(key.gfn, tracking, Tracking::Untracked);
         tracking == Tracking::Tracked
     }
 }
@@ -347,7 +358,7 @@ impl GuestFrames {
         let mut tracked = vec![0; self.regions.len()];
         for (gfn, word) in self.frames.iter().enumerate() {
             let gfn = Gfn::new(gfn as u64);
-            if word.first().is_some_and(|frame| pool.live_source(frame).is_none()) {
+            if word.first().is_some_and(|frame| pool.live_key(frame).is_none()) {
                 return Some(alloc::format!("{gfn:?} lists a page that is gone"));
             }
             let tracking = word.tracking();
@@ -356,7 +367,7 @@ impl GuestFrames {
                 Tracking::Tracked | Tracking::Detached => word.first().is_some(),
                 Tracking::Unsync => true,
             };
-            if !agrees || self.loose.contains(&gfn) != (tracking == Tracking::Unsync) {
+            if !agrees || self.unsync_frames.contains(&gfn) != (tracking == Tracking::Unsync) {
                 return Some(alloc::format!("{gfn:?} is {tracking:?}"));
             }
             tracked[(gfn.raw() / REGION) as usize] += u16::from(tracking == Tracking::Tracked);

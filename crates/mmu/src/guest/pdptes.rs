@@ -1,17 +1,17 @@
 //! The PDPTE registers of a vCPU that runs on PAE tables.
 //!
-//! A PDPTE can be Mapped or not present, never Pending: the CPU loads all four with CR3 and refuses
-//! reserved bits (SDM, "PDPTE Registers"). So each vCPU has one page for them, which is written
-//! when its guest loads CR3, and the pages behind them are pinned as roots are. The guest's PDPTEs
-//! are those of its last load, whatever its memory says now.
+//! A PDPTE can be Mapped or not present, never Trapping: the CPU loads all four with CR3 and
+//! refuses reserved bits (SDM, "PDPTE Registers"). So each vCPU has one page for them, which is
+//! written when its guest loads CR3, and the pages behind them are pinned as roots are. The guest's
+//! PDPTEs are those of its last load, whatever its memory says now.
 
-use crate::format::Source;
+use crate::format::ShadowKey;
 
 #[derive(Default)]
 pub(super) struct PdpteRegisters {
     /// The shadow page that holds them.
     page: Option<u32>,
-    directories: [Option<Source>; 4],
+    directories: [Option<ShadowKey>; 4],
 }
 
 impl PdpteRegisters {
@@ -24,11 +24,11 @@ impl PdpteRegisters {
     }
 
     /// What this one references: nothing, if it is not present or none of the four.
-    pub(super) fn directory(&self, index: usize) -> Option<Source> {
+    pub(super) fn directory(&self, index: usize) -> Option<ShadowKey> {
         *self.directories.get(index)?
     }
 
-    pub(super) fn load(&mut self, directories: [Option<Source>; 4]) {
+    pub(super) fn load(&mut self, directories: [Option<ShadowKey>; 4]) {
         self.directories = directories;
     }
 }

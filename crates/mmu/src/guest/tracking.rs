@@ -9,8 +9,8 @@ pub(crate) enum Tracking {
     Tracked,
     /// They are not, and nothing leads to its shadows.
     Detached,
-    /// They are not, and its shadows have no Absent entries. The frame may have no shadows, too:
-    /// the write that it was given up for is yet to come.
+    /// They are not, and its shadows have no NotPresent entries. The frame may have no shadows,
+    /// too: the write that it was given up for is yet to come.
     Unsync,
 }
 

@@ -1,55 +1,55 @@
 //! Building shadow pages: protect the guest's table, flush, read it, fill the shadow.
 
 use super::Cx;
-use crate::format::Source;
+use crate::format::ShadowKey;
 use crate::policy::WritePolicy;
 use crate::{Env, Event};
 
 impl<E: Env> Cx<'_, E> {
-    /// The page of `source`, up to date: built, or attached again, if need be.
-    pub(crate) fn provide(&mut self, policy: &mut dyn WritePolicy, source: Source) -> u32 {
-        if self.shadow.basis.guest().is_detached(source) {
-            self.attach(policy, source);
+    /// The page of `key`, up to date: built, or attached again, if need be.
+    pub(crate) fn provide(&mut self, policy: &mut dyn WritePolicy, key: ShadowKey) -> u32 {
+        if self.shadow.basis.guest().is_detached(key) {
+            self.attach(policy, key);
         }
-        match self.view().find(source) {
+        match self.view().find(key) {
             Some(frame) => frame,
-            None => self.build(source),
+            None => self.build(key),
         }
     }
 
-    /// Builds the page of `source`, reclaiming the frames of other ones if need be: none that is
+    /// Builds the page of `key`, reclaiming the frames of other ones if need be: none that is
     /// pinned or among the newest.
-    fn build(&mut self, source: Source) -> u32 {
-        let frame = self.allocate(source);
+    fn build(&mut self, key: ShadowKey) -> u32 {
+        let frame = self.allocate(key);
         let (tables, guest) = self.shadow.basis.both_mut();
         // Listed before it is filled: a table that maps itself must find itself tracked.
-        let newly_tracked = guest.insert(tables, source, frame);
-        let seen = guest.is_seen(self.env, source);
+        let newly_tracked = guest.insert(tables, key, frame);
+        let seen = guest.is_seen(self.env, key);
         tables.open(self.env, frame, seen);
         if newly_tracked {
-            self.entries().protect_now(source.gfn);
+            self.entries().protect_now(key.gfn);
         }
         self.entries().fill_now(frame);
-        self.happened(Event::Built(source.into()));
+        self.happened(Event::Built(key.into()));
         frame
     }
 
-    fn allocate(&mut self, source: Source) -> u32 {
-        if let Some(frame) = self.shadow.basis.tables_mut().allocate(source) {
+    fn allocate(&mut self, key: ShadowKey) -> u32 {
+        if let Some(frame) = self.shadow.basis.tables_mut().allocate(key) {
             return frame;
         }
-        // A page in limbo has left its links, so where they are short it has helped nobody.
+        // A page in quarantine has left its links, so where they are short it has helped nobody.
         let tables = self.shadow.basis.tables_mut();
-        if !tables.pool().has_limbo() || !tables.has_links() {
+        if !tables.pool().has_quarantine() || !tables.has_links() {
             self.reclaim();
         }
-        if self.shadow.basis.tables().pool().has_limbo() {
+        if self.shadow.basis.tables().pool().has_quarantine() {
             self.flush();
         }
         self.shadow
             .basis
             .tables_mut()
-            .allocate(source)
+            .allocate(key)
             .expect("a page was zapped and what was cached of it flushed")
     }
 

@@ -1,6 +1,6 @@
 //! Detached frames: guest tables that nothing leads to, so that the guest may write them freely.
 //!
-//! Every parent entry of all shadows of the frame becomes Pending, what is cached of them is
+//! Every parent entry of all shadows of the frame becomes Trapping, what is cached of them is
 //! flushed, and only then is the protection dropped. The shadows stay, out of date, until the first
 //! access through one of them: that exits, and the frame is *attached* again: protected, flushed,
 //! read, and what has changed since is rebuilt. A burst of writes costs two exits so, whatever its
@@ -11,7 +11,7 @@
 use umbra_paging::Gfn;
 
 use super::{Cx, Shadow};
-use crate::format::{Role, Source};
+use crate::format::{Role, ShadowKey};
 use crate::policy::WritePolicy;
 use crate::tables::{List, PageId};
 use crate::{Env, Event};
@@ -29,7 +29,7 @@ impl<E: Env> Cx<'_, E> {
     /// documentation.
     pub(crate) fn detach(&mut self, gfns: &[Gfn]) {
         self.follow_roots();
-        let mut cached = self.shadow.basis.tables().pool().has_limbo();
+        let mut cached = self.shadow.basis.tables().pool().has_quarantine();
         for &gfn in gfns {
             if self.shadow.can_detach(gfn) {
                 cached |= self.unlink(gfn);
@@ -61,9 +61,9 @@ impl<E: Env> Cx<'_, E> {
     /// and what it is used for next need not exit.
     pub(crate) fn let_go(&mut self, child: PageId) {
         let Some(frame) = self.shadow.basis.tables().pool().frame_of(child) else { return };
-        let Source { role, gfn } = self.shadow.basis.tables().source(frame);
+        let ShadowKey { role, gfn } = self.shadow.basis.tables().key(frame);
         let dead = matches!(role, Role::Guest { .. }) && !self.view().is_reachable(gfn);
-        if dead && self.shadow.can_detach(gfn) && !self.shadow.basis.guest().has_loose() {
+        if dead && self.shadow.can_detach(gfn) && !self.shadow.basis.guest().has_unsync() {
             self.detach(&[gfn]);
             self.age_shadows(gfn);
         }
@@ -82,15 +82,15 @@ impl<E: Env> Cx<'_, E> {
         cached
     }
 
-    /// Tracks the frame of `source` again, which is detached, and brings its shadows of that role
+    /// Tracks the frame of `key` again, which is detached, and brings its shadows of that role
     /// up to date: one, or the parts of a table of 32-bit paging. Its shadows of other roles go:
     /// most of them are of an earlier life of the frame.
-    pub(super) fn attach(&mut self, policy: &mut dyn WritePolicy, source: Source) {
-        let gfn = source.gfn;
+    pub(super) fn attach(&mut self, policy: &mut dyn WritePolicy, key: ShadowKey) {
+        let gfn = key.gfn;
         let mut next = self.first_shadow(gfn);
         while let Some(frame) = next {
             next = self.next_shadow(frame);
-            if !self.shadow.basis.tables().source(frame).is_sibling(source) {
+            if !self.shadow.basis.tables().key(frame).is_sibling(key) {
                 self.zap(frame);
             }
         }
@@ -109,6 +109,6 @@ impl<E: Env> Cx<'_, E> {
             changed += self.entries().fill_now(frame);
         }
         policy.attached(gfn, changed);
-        self.happened(Event::Attached { gfn, level: source.role.level(), changed });
+        self.happened(Event::Attached { gfn, level: key.role.level(), changed });
     }
 }

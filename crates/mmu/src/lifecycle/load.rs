@@ -4,7 +4,7 @@ use umbra_paging::Paging;
 
 use super::Cx;
 use crate::Env;
-use crate::format::{Role, Source};
+use crate::format::{Role, ShadowKey};
 use crate::policy::WritePolicy;
 use crate::tables::{PageId, Slot};
 
@@ -23,7 +23,12 @@ impl<E: Env> Cx<'_, E> {
     }
 
     /// Lets the vCPU run on the root of another paging state.
-    pub(crate) fn load_paging(&mut self, policy: &mut dyn WritePolicy, vcpu: usize, paging: Paging) {
+    pub(crate) fn load_paging(
+        &mut self,
+        policy: &mut dyn WritePolicy,
+        vcpu: usize,
+        paging: Paging,
+    ) {
         let roots = &self.shadow.roots;
         let old = Pinned { root: roots.current(vcpu), directories: roots.directories(vcpu) };
         let changed = changes_role(roots.paging(vcpu), &paging);
@@ -41,14 +46,19 @@ impl<E: Env> Cx<'_, E> {
         }
     }
 
-    fn pinned_root(&mut self, policy: &mut dyn WritePolicy, vcpu: usize, paging: &Paging) -> Pinned {
+    fn pinned_root(
+        &mut self,
+        policy: &mut dyn WritePolicy,
+        vcpu: usize,
+        paging: &Paging,
+    ) -> Pinned {
         // The old PDPTEs stay, with what they reference, until all that the new ones need is there.
-        let sources = Source::directories(paging).map(|source| source.map(|source| self.held_by(source)));
-        let directories = sources.map(|source| source.map(|source| self.pinned(policy, source)));
-        let source = Source::root(paging, vcpu);
-        let root = self.pinned(policy, source);
-        if matches!(source.role, Role::Pdptes { .. }) {
-            self.shadow.guest_mut().set_directories(vcpu, sources);
+        let keys = ShadowKey::directories(paging).map(|key| key.map(|key| self.held_by(key)));
+        let directories = keys.map(|key| key.map(|key| self.pinned(policy, key)));
+        let key = ShadowKey::root(paging, vcpu);
+        let root = self.pinned(policy, key);
+        if matches!(key.role, Role::Pdptes { .. }) {
+            self.shadow.guest_mut().set_directories(vcpu, keys);
             for index in 0..4 {
                 self.entries().refresh_now(Slot::new(root.frame(), index));
             }
@@ -57,14 +67,14 @@ impl<E: Env> Cx<'_, E> {
     }
 
     /// The page directory, or what stands in for one that is no memory.
-    fn held_by(&self, source: Source) -> Source {
-        let table = matches!(source.role, Role::Guest { .. });
-        let follows = !table || self.shadow.basis.guest().can_hold_table(self.env, source.gfn);
-        if follows { source } else { Source::NOWHERE }
+    fn held_by(&self, key: ShadowKey) -> ShadowKey {
+        let table = matches!(key.role, Role::Guest { .. });
+        let follows = !table || self.shadow.basis.guest().can_hold_table(self.env, key.gfn);
+        if follows { key } else { ShadowKey::NOWHERE }
     }
 
-    fn pinned(&mut self, policy: &mut dyn WritePolicy, source: Source) -> PageId {
-        let frame = self.provide(policy, source);
+    fn pinned(&mut self, policy: &mut dyn WritePolicy, key: ShadowKey) -> PageId {
+        let frame = self.provide(policy, key);
         let tables = self.shadow.basis.tables_mut();
         tables.pin(frame);
         tables.touch(frame);

@@ -3,12 +3,12 @@
 //! If the shadow of the root in guest frame X lies at host-physical X (an *identity root*), the
 //! value that the guest loads into CR3 is the right one for the real CR3, and reading CR3 back
 //! gives what was written. The guest frame gives way: it exchanges its place with the shadow frame
-//! ([`ShadowFrames::exchange`](crate::ShadowFrames::exchange)). The page moves back when it is
-//! zapped, so free shadow frames lie where they always lay.
+//! ([`ShadowFrames::swap_frames`](crate::ShadowFrames::swap_frames)). The page moves back when it
+//! is zapped, so free shadow frames lie where they always lay.
 //!
 //! A loadable root is pinned, tracked, and built for the control bits that the vCPU has now. It is
 //! withdrawn as soon as one of these ends: when the control bits change, when a table becomes
-//! loose, before its frame is detached, revoked or zapped. The embedder finds that out by
+//! unsync, before its frame is detached, revoked or zapped. The embedder finds that out by
 //! [`Mmu::roots_changed`](crate::Mmu::roots_changed) before the guest runs again, and must then
 //! tell the CPU which values still pass. What may be cached from a root that is withdrawn is
 //! flushed as for any page that something stops referring to (I5).
@@ -16,7 +16,7 @@
 use umbra_paging::Gfn;
 
 use super::{Cx, Shadow};
-use crate::format::{Role, Source};
+use crate::format::{Role, ShadowKey};
 use crate::guest::REGION;
 use crate::policy::WritePolicy;
 use crate::tables::{List, Slot};
@@ -30,22 +30,22 @@ impl Shadow {
     /// Whether the root in this guest frame has a shadow for the control bits that a vCPU has now,
     /// which is up to date.
     pub(crate) fn knows_root(&self, vcpu: usize, root: Gfn) -> bool {
-        let source = self.roots.source(vcpu, root);
-        matches!(source.role, Role::Guest { .. })
-            && !self.basis.guest().is_detached(source)
-            && self.basis.guest().lists(source)
-            && self.basis.guest().find(self.basis.tables(), source).is_some()
+        let key = self.roots.key(vcpu, root);
+        matches!(key.role, Role::Guest { .. })
+            && !self.basis.guest().is_detached(key)
+            && self.basis.guest().lists(key)
+            && self.basis.guest().find(self.basis.tables(), key).is_some()
     }
 
     /// Whether another root can be expected to become loadable once there is a place for it.
-    pub(crate) fn may_offer(&self, env: &impl Env, vcpu: usize, root: Gfn) -> bool {
-        // One that is free or in limbo is enough, so that none is reclaimed; another is left for
-        // what the guest needs next.
+    pub(crate) fn may_allow_native_load(&self, env: &impl Env, vcpu: usize, root: Gfn) -> bool {
+        // One that is free or in quarantine is enough, so that none is reclaimed; another is left
+        // for what the guest needs next.
         let pool = self.basis.tables().pool();
         let room = pool.live() + 2 <= pool.count() || self.knows_root(vcpu, root);
         self.roots.can_load(vcpu)
             && self.basis.guest().can_hold_table(env, root)
-            && !self.basis.guest().has_loose()
+            && !self.basis.guest().has_unsync()
             && room
     }
 }
@@ -67,16 +67,21 @@ impl<E: Env> Cx<'_, E> {
     }
 
     /// Lets a vCPU load its current root by itself.
-    pub(crate) fn offer_current(&mut self, vcpu: usize) -> bool {
+    pub(crate) fn allow_current(&mut self, vcpu: usize) -> bool {
         let root = self.shadow.basis.tables().pool().frame_of(self.shadow.roots.current(vcpu));
         root.is_some_and(|root| self.offer(vcpu, root))
     }
 
     /// Lets a vCPU load the root in this guest frame by itself.
-    pub(crate) fn offer_other(&mut self, policy: &mut dyn WritePolicy, vcpu: usize, root: Gfn) -> bool {
+    pub(crate) fn allow_other(
+        &mut self,
+        policy: &mut dyn WritePolicy,
+        vcpu: usize,
+        root: Gfn,
+    ) -> bool {
         let Shadow { basis, roots, .. } = &*self.shadow;
         let full = roots.loadable(vcpu).len() == roots.capacity();
-        if !self.shadow.may_offer(self.env, vcpu, root)
+        if !self.shadow.may_allow_native_load(self.env, vcpu, root)
             || full && roots.find_loadable(basis.tables(), vcpu, root).is_none()
         {
             return false;
@@ -85,7 +90,7 @@ impl<E: Env> Cx<'_, E> {
         if !self.shadow.knows_root(vcpu, root) && !self.shadow.basis.tables_mut().has_links() {
             return false;
         }
-        let root = self.provide(policy, self.shadow.roots.source(vcpu, root));
+        let root = self.provide(policy, self.shadow.roots.key(vcpu, root));
         self.offer(vcpu, root)
     }
 
@@ -97,8 +102,9 @@ impl<E: Env> Cx<'_, E> {
     /// Whether this root lies, or now comes to lie, where the guest's CR3 points, and may be loaded
     /// by the vCPU.
     fn becomes_identity_root(&mut self, vcpu: usize, root: u32) -> bool {
-        let gfn = self.shadow.basis.tables().source(root).gfn;
-        let followed = self.shadow.basis.guest().is_tracked(gfn) && !self.shadow.basis.guest().has_loose();
+        let gfn = self.shadow.basis.tables().key(root).gfn;
+        let followed =
+            self.shadow.basis.guest().is_tracked(gfn) && !self.shadow.basis.guest().has_unsync();
         if !self.shadow.roots.can_load(vcpu) || !followed {
             return false;
         }
@@ -110,8 +116,9 @@ impl<E: Env> Cx<'_, E> {
             return false;
         }
         self.make_room(gfn);
-        let at_home = |backing| matches!(backing, Backing::Ram { hfn, .. } if hfn.raw() == gfn.raw());
-        at_home(self.env.backing(gfn)) && self.exchange(root, gfn, true)
+        let at_home =
+            |backing| matches!(backing, Backing::Ram { hfn, .. } if hfn.raw() == gfn.raw());
+        at_home(self.env.backing(gfn)) && self.swap_frames(root, gfn, true)
     }
 
     /// Moves the shadow of another role back that lies in the place of its guest frame, if nothing
@@ -121,14 +128,14 @@ impl<E: Env> Cx<'_, E> {
         let idle = |&frame: &u32| pool.is_moved(frame) && !pool.is_pinned(frame);
         let moved = self.shadow.basis.guest().shadows(pool, gfn).find(idle);
         if let Some(frame) = moved {
-            self.exchange(frame, gfn, false);
+            self.swap_frames(frame, gfn, false);
         }
     }
 
     /// Moves a page that is about to be zapped back to where its frame lay.
-    pub(super) fn move_home(&mut self, frame: u32, source: Source) {
+    pub(super) fn move_home(&mut self, frame: u32, key: ShadowKey) {
         if self.shadow.basis.tables().pool().is_moved(frame) {
-            let back = self.exchange(frame, source.gfn, false);
+            let back = self.swap_frames(frame, key.gfn, false);
             assert!(back, "what was exchanged can be exchanged again");
         }
     }
@@ -138,25 +145,30 @@ impl<E: Env> Cx<'_, E> {
     pub(super) fn move_roots_home(&mut self, gfn: Gfn) {
         loop {
             let pool = self.shadow.basis.tables().pool();
-            let moved = self.shadow.basis.guest().shadows(pool, gfn).find(|&frame| pool.is_moved(frame));
+            let moved =
+                self.shadow.basis.guest().shadows(pool, gfn).find(|&frame| pool.is_moved(frame));
             let Some(frame) = moved else { return };
-            self.move_home(frame, self.shadow.basis.tables().source(frame));
+            self.move_home(frame, self.shadow.basis.tables().key(frame));
             self.shadow.roots.changed();
         }
     }
 
     /// Exchanges the places of a guest frame and of a shadow page of it.
-    fn exchange(&mut self, frame: u32, gfn: Gfn, away: bool) -> bool {
+    fn swap_frames(&mut self, frame: u32, gfn: Gfn, away: bool) -> bool {
         let list = List::Gfn(gfn.raw() as u32);
         let mut mappings = [None; EAGER];
-        for (mapping, slot) in mappings.iter_mut().zip(self.shadow.basis.tables().rmap().iter(list)) {
+        for (mapping, slot) in mappings.iter_mut().zip(self.shadow.basis.tables().rmap().iter(list))
+        {
             *mapping = Some(slot);
         }
         self.shadow.basis.tables_mut().look_all(self.env, list);
-        self.shadow.basis.tables_mut().look_all(self.env, List::Region((gfn.raw() / REGION) as u32));
+        self.shadow
+            .basis
+            .tables_mut()
+            .look_all(self.env, List::Region((gfn.raw() / REGION) as u32));
         // Roots in use, or loaded a while ago, may be cached by themselves.
         self.flush();
-        if !self.env.exchange(frame, gfn) {
+        if !self.env.swap_frames(frame, gfn) {
             return false;
         }
         self.shadow.basis.tables_mut().set_moved(frame, away);
@@ -173,8 +185,9 @@ impl<E: Env> Cx<'_, E> {
 
     /// Makes an entry anew that was Mapped just now, if nothing has to be built for it.
     fn map_again(&mut self, slot: Slot) {
-        let Source { role, gfn } = self.shadow.basis.tables().source(slot.frame());
-        let detached = matches!(role, Role::Guest { .. }) && !self.shadow.basis.guest().is_tracked(gfn);
+        let ShadowKey { role, gfn } = self.shadow.basis.tables().key(slot.frame());
+        let detached =
+            matches!(role, Role::Guest { .. }) && !self.shadow.basis.guest().is_tracked(gfn);
         if !detached {
             self.entries().refresh_now(slot);
         }

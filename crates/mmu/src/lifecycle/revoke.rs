@@ -18,7 +18,10 @@ impl<E: Env> Cx<'_, E> {
             self.zap_tables(gfn);
             self.move_roots_home(gfn);
             self.shadow.basis.tables_mut().look_all(self.env, List::Gfn(gfn.raw() as u32));
-            self.shadow.basis.tables_mut().look_all(self.env, List::Region((gfn.raw() / REGION) as u32));
+            self.shadow
+                .basis
+                .tables_mut()
+                .look_all(self.env, List::Region((gfn.raw() / REGION) as u32));
             gfn = gfn + 1;
         }
         // Identity pages and MMIO entries may say "no memory" where there is some now.

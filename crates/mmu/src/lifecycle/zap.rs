@@ -3,7 +3,7 @@
 use umbra_paging::Gfn;
 
 use super::Cx;
-use crate::format::{Role, Source};
+use crate::format::{Role, ShadowKey};
 use crate::tables::List;
 use crate::{Env, Event};
 
@@ -13,25 +13,25 @@ impl<E: Env> Cx<'_, E> {
     pub(super) fn zap(&mut self, frame: u32) {
         self.shadow.basis.tables_mut().look_all(self.env, List::Parents(frame));
         self.shadow.basis.tables_mut().close(self.env, frame);
-        let source = self.shadow.basis.tables().source(frame);
-        self.move_home(frame, source);
+        let key = self.shadow.basis.tables().key(frame);
+        self.move_home(frame, key);
         let (tables, guest) = self.shadow.basis.both_mut();
-        let tracked = matches!(source.role, Role::Guest { .. }) && guest.is_tracked(source.gfn);
-        let untracked = guest.remove(tables, source, frame);
+        let tracked = matches!(key.role, Role::Guest { .. }) && guest.is_tracked(key.gfn);
+        let untracked = guest.remove(tables, key, frame);
         let cached = tables.pool().may_be_cached(frame);
-        tables.retire(frame, cached, tracked.then_some(source.gfn));
-        self.happened(Event::Zapped(source.into()));
+        tables.retire(frame, cached, tracked.then_some(key.gfn));
+        self.happened(Event::Zapped(key.into()));
         if untracked {
             // Other shadows of the frame may have gone before this one, and wait for their flush.
-            if cached || self.shadow.basis.tables().pool().has_limbo() {
+            if cached || self.shadow.basis.tables().pool().has_quarantine() {
                 self.flush();
             }
-            self.entries().unprotect(source.gfn);
+            self.entries().unprotect(key.gfn);
         }
     }
 
     /// Zaps the shadows of a guest frame, but for roots that vCPUs run on: their entries become
-    /// Pending.
+    /// Trapping.
     pub(super) fn zap_tables(&mut self, gfn: Gfn) {
         self.follow_roots();
         self.withdraw_everywhere(gfn);
@@ -51,15 +51,15 @@ impl<E: Env> Cx<'_, E> {
     pub(crate) fn zap_all(&mut self) {
         for frame in 0..self.shadow.basis.tables().pool().count() {
             let pool = self.shadow.basis.tables().pool();
-            if pool.live_source(frame).is_some() && !pool.is_pinned(frame) {
+            if pool.live_key(frame).is_some() && !pool.is_pinned(frame) {
                 self.zap(frame);
             }
         }
         for frame in 0..self.shadow.basis.tables().pool().count() {
-            // What is left are roots in use. PDPTEs cannot be Pending; their pages are pinned with
+            // What is left are roots in use. PDPTEs cannot be Trapping; their pages are pinned with
             // them.
-            let keep = |source: Source| matches!(source.role, Role::Pdptes { .. });
-            if self.shadow.basis.tables().pool().live_source(frame).is_some_and(|source| !keep(source)) {
+            let keep = |key: ShadowKey| matches!(key.role, Role::Pdptes { .. });
+            if self.shadow.basis.tables().pool().live_key(frame).is_some_and(|key| !keep(key)) {
                 self.shadow.basis.tables_mut().look_everywhere(self.env, frame);
             }
         }

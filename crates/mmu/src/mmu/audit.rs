@@ -29,6 +29,6 @@ impl<P> Mmu<P> {
         while let Some(slot) = self.shadow.take_changed() {
             Auditor::new(&self.shadow, env).changed(slot)?;
         }
-        Auditor::new(&self.shadow, env).limbo()
+        Auditor::new(&self.shadow, env).quarantine()
     }
 }

@@ -28,9 +28,14 @@ impl<P: WritePolicy> Mmu<P> {
     ///
     /// # Errors
     /// The configuration and what `env` offers do not fit together.
-    pub fn with_policy(config: Config, env: &mut impl Env, policy: P) -> Result<Mmu<P>, ConfigError> {
+    pub fn with_policy(
+        config: Config,
+        env: &mut impl Env,
+        policy: P,
+    ) -> Result<Mmu<P>, ConfigError> {
         let (frames, end) = (env.count(), env.end());
-        let needed = MIN_FRAMES_PER_VCPU.saturating_mul(config.vcpus.try_into().unwrap_or(u32::MAX));
+        let needed =
+            MIN_FRAMES_PER_VCPU.saturating_mul(config.vcpus.try_into().unwrap_or(u32::MAX));
         if frames < needed {
             return Err(ConfigError::TooFewFrames { frames, needed });
         }
@@ -44,12 +49,14 @@ impl<P: WritePolicy> Mmu<P> {
         if guest > host {
             return Err(ConfigError::WiderThanHost { guest, host });
         }
-        if let Some(hpa) = (0..frames).map(|frame| env.hpa(frame)).find(|hpa| hpa.raw() >= 1 << 32) {
+        if let Some(hpa) = (0..frames).map(|frame| env.hpa(frame)).find(|hpa| hpa.raw() >= 1 << 32)
+        {
             return Err(ConfigError::FrameAbove4G { hpa });
         }
         shared_frame(env)?;
         // Pinned roots are not there to be reclaimed: what one instruction needs comes first.
-        let loadable = ((frames - needed) as usize / config.vcpus.max(1)).min(config.loadable_roots);
+        let loadable =
+            ((frames - needed) as usize / config.vcpus.max(1)).min(config.loadable_roots);
         let mut mmu = Mmu {
             shadow: Shadow::new(config, frames, end, loadable),
             policy,
@@ -98,7 +105,9 @@ fn shared_frame(env: &impl Env) -> Result<(), ConfigError> {
     let mut all: Vec<(u64, Gfn)> = frames().collect();
     all.sort_unstable();
     match all.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        Some(&[(hfn, gfn), (_, other)]) => Err(ConfigError::SharedFrame { gfn, other, hfn: Hfn::new(hfn) }),
+        Some(&[(hfn, gfn), (_, other)]) => {
+            Err(ConfigError::SharedFrame { gfn, other, hfn: Hfn::new(hfn) })
+        }
         _ => Ok(()),
     }
 }

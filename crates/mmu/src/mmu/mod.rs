@@ -13,7 +13,7 @@ use core::ops::Range;
 
 use umbra_paging::{Access, Gfn, Gpa, Gva, Hpa, Paging};
 
-use crate::advice::{InactiveSpaces, Predictor, PrefetchAccessed, Regret};
+use crate::advice::{InactiveAddressSpaces, Predictor, PrefetchAccessed, Regret};
 use crate::fault::{self, Detaches, WalkCache};
 use crate::lifecycle::Shadow;
 use crate::{Counters, EntryState, Env, GuestFaults, TranslateError};
@@ -35,7 +35,7 @@ pub struct Mmu<P = Predictor> {
 struct Vcpu {
     detaches: Detaches,
     walks: WalkCache,
-    spaces: InactiveSpaces,
+    spaces: InactiveAddressSpaces,
     accessed: PrefetchAccessed,
 }
 
@@ -67,7 +67,7 @@ impl<P> Mmu<P> {
     }
 
     /// Which page faults must exit when the guest runs next. May change with every call that takes
-    /// the MMU `&mut`: while a table is loose, a not-present fault below it may come from an old
+    /// the MMU `&mut`: while a table is unsync, a not-present fault below it may come from an old
     /// reference that the guest has replaced, which the CPU must not deliver again and again. So
     /// then every fault exits.
     ///
@@ -109,15 +109,15 @@ impl<P> Mmu<P> {
         EntryState {
             root: self.root(env, vcpu),
             guest_faults: self.guest_faults(),
-            flushes_exit: self.has_loose_tables(),
+            flushes_exit: self.has_unsync_tables(),
             loadable_epoch: self.roots_changed(),
         }
     }
 
-    /// Whether any table is loose. Then all page faults must exit (see [`Mmu::guest_faults`]), and
+    /// Whether any table is unsync. Then all page faults must exit (see [`Mmu::guest_faults`]), and
     /// all instructions of the guest that flush: INVLPG, INVPCID, MOV to CR3 and the rest.
-    pub fn has_loose_tables(&self) -> bool {
-        self.shadow.guest().has_loose()
+    pub fn has_unsync_tables(&self) -> bool {
+        self.shadow.guest().has_unsync()
     }
 
     /// Where an access of an emulated instruction goes. Sets accessed and dirty bits as the access
@@ -154,7 +154,7 @@ impl<P> Mmu<P> {
         self.vcpus[vcpu].walks.code(self.shadow.view(env), self.shadow.roots(), vcpu, gva)
     }
 
-    /// Carries out the guest's INVLPG. Only while [`Mmu::has_loose_tables`] must it exit: else no
+    /// Carries out the guest's INVLPG. Only while [`Mmu::has_unsync_tables`] must it exit: else no
     /// table that the CPU can reach is ever out of date, and what the instruction itself does is
     /// enough.
     ///
@@ -165,11 +165,11 @@ impl<P> Mmu<P> {
     /// mmu.release_frame(&mut host, Gfn::new(1));
     /// // The guest has changed the table, and says so.
     /// mmu.invlpg(&mut host, 0, Gva::new(0));
-    /// assert!(!mmu.has_loose_tables());
+    /// assert!(!mmu.has_unsync_tables());
     /// # }
     /// ```
     pub fn invlpg(&mut self, env: &mut impl Env, vcpu: usize, gva: Gva) {
-        self.shadow.with(env).tighten_all();
+        self.shadow.with(env).resync_all();
         env.flush_page(vcpu, gva);
     }
 
@@ -182,12 +182,12 @@ impl<P> Mmu<P> {
     /// let (mut host, mut mmu) = start();
     /// mmu.release_frame(&mut host, Gfn::new(1));
     /// mmu.flush_guest(&mut host);
-    /// assert!(!mmu.has_loose_tables() && host.flushes > 0);
+    /// assert!(!mmu.has_unsync_tables() && host.flushes > 0);
     /// # }
     /// ```
     pub fn flush_guest(&mut self, env: &mut impl Env) {
         let mut cx = self.shadow.with(env);
-        cx.tighten_all();
+        cx.resync_all();
         cx.flush();
     }
 

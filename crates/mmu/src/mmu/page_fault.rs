@@ -4,13 +4,13 @@ use umbra_paging::{Access, Gfn, Gpa, GuestFault, Gva, Pfec, Rights, bits};
 
 use super::{Mmu, Vcpu};
 use crate::advice::{PrefetchTables, Step, call_site, tables_of_space, unaccessed};
-use crate::fault::{self, Known, Mapped};
-use crate::policy::{Answer, Origin, Place, TableWrite, WritePolicy};
+use crate::fault::{self, Answered, Mapped};
+use crate::policy::{Answer, CallSite, FaultContext, TableWrite, WritePolicy};
 use crate::{Backing, Env, FaultOutcome, TableTicket, TranslateError, Work};
 
 impl<P: WritePolicy> Mmu<P> {
-    /// Handles a #PF exit of the instruction at `origin`, whose `access` to `gva` raised it. Of the
-    /// exit's error code only what describes the access is taken (in `access`); whether it is a
+    /// Handles a #PF exit of the instruction at `context`, whose `access` to `gva` raised it. Of
+    /// the exit's error code only what describes the access is taken (in `access`); whether it is a
     /// guest fault, and its error code, come from a walk of the guest's own tables (I3).
     ///
     /// ```
@@ -19,12 +19,12 @@ impl<P: WritePolicy> Mmu<P> {
     /// use umbra_mmu::{FaultOutcome, Work};
     ///
     /// let (mut host, mut mmu) = start();
-    /// let origin = Origin::at(Gva::new(0x1_0000));
+    /// let context = FaultContext::at(Gva::new(0x1_0000));
     /// // The shadow lacks what the guest's tables have: a host fault.
-    /// let outcome = mmu.page_fault(&mut host, 0, Gva::new(0x123), Access::supervisor_read(), &origin);
+    /// let outcome = mmu.page_fault(&mut host, 0, Gva::new(0x123), Access::supervisor_read(), &context);
     /// assert_eq!(outcome, FaultOutcome::Resume(Work::Link));
     /// // The guest's own tables map nothing there: a guest fault.
-    /// let outcome = mmu.page_fault(&mut host, 0, Gva::new(0x5000), Access::supervisor_read(), &origin);
+    /// let outcome = mmu.page_fault(&mut host, 0, Gva::new(0x5000), Access::supervisor_read(), &context);
     /// assert!(matches!(outcome, FaultOutcome::Guest(fault) if fault.gva == Gva::new(0x5000)));
     /// # }
     /// ```
@@ -37,16 +37,19 @@ impl<P: WritePolicy> Mmu<P> {
         vcpu: usize,
         gva: Gva,
         access: Access,
-        origin: &Origin,
+        context: &FaultContext,
     ) -> FaultOutcome {
         let Vcpu { detaches, walks, .. } = &mut self.vcpus[vcpu];
-        detaches.fault(origin.rip);
+        detaches.fault(context.rip);
         let (view, roots) = (self.shadow.view(env), self.shadow.roots());
-        let known =
-            if view.config().shadow_walk { walks.known(view, roots, vcpu, gva, access) } else { None };
+        let known = if view.config().shadow_walk {
+            walks.known(view, roots, vcpu, gva, access)
+        } else {
+            None
+        };
         match known {
-            Some(Known::Mmio(gpa)) => return FaultOutcome::Mmio { gpa },
-            Some(Known::TableWrite(gpa)) => return self.table_write(env, vcpu, gpa, origin),
+            Some(Answered::Mmio(gpa)) => return FaultOutcome::Mmio { gpa },
+            Some(Answered::TableWrite(gpa)) => return self.table_write(env, vcpu, gpa, context),
             None => (),
         }
         let (walk, updated) = match fault::walk(&mut self.shadow.with(env), vcpu, gva, access) {
@@ -60,7 +63,7 @@ impl<P: WritePolicy> Mmu<P> {
             Backing::Ram { writable, .. } => writable || !access.is_write(),
         };
         if is_ram && access.is_write() && self.shadow.guest().is_tracked(gpa.gfn()) {
-            return self.table_write(env, vcpu, gpa, origin);
+            return self.table_write(env, vcpu, gpa, context);
         }
         let mapped = self.map(env, vcpu, gva, walk.rights(), access);
         if !is_ram {
@@ -95,14 +98,27 @@ impl<P: WritePolicy> Mmu<P> {
     }
 
     /// A write to a tracked table.
-    fn table_write(&mut self, env: &mut impl Env, vcpu: usize, gpa: Gpa, origin: &Origin) -> FaultOutcome {
+    fn table_write(
+        &mut self,
+        env: &mut impl Env,
+        vcpu: usize,
+        gpa: Gpa,
+        context: &FaultContext,
+    ) -> FaultOutcome {
         let (view, roots, gfn) = (self.shadow.view(env), self.shadow.roots(), gpa.gfn());
         let Vcpu { walks, spaces, .. } = &mut self.vcpus[vcpu];
         let reachable = view.is_reachable(gfn);
-        let idle = reachable && spaces.is_idle(view, roots, vcpu, gfn);
-        let mut write = TableWrite { vcpu, gpa, place: Place::default(), soon: origin.soon, reachable, idle };
-        if self.policy.needs_place(&write) {
-            write.place = call_site(view, roots, walks, vcpu, origin, gpa);
+        let inactive = reachable && spaces.is_inactive(view, roots, vcpu, gfn);
+        let mut write = TableWrite {
+            vcpu,
+            gpa,
+            site: CallSite::default(),
+            back_to_back: context.back_to_back,
+            reachable,
+            inactive,
+        };
+        if self.policy.needs_site(&write) {
+            write.site = call_site(view, roots, walks, vcpu, context, gpa);
         }
         if self.policy.answer(&write) == Answer::Detach && self.may_detach(vcpu, gfn) {
             self.detach_space(env, gfn);
@@ -111,7 +127,7 @@ impl<P: WritePolicy> Mmu<P> {
         FaultOutcome::TableWrite { gpa, ticket: TableTicket::new(vcpu, gfn) }
     }
 
-    /// Detaches a frame, and if it is idle, all tables of its address space.
+    /// Detaches a frame, and if it is inactive, all tables of its address space.
     fn detach_space(&mut self, env: &mut impl Env, gfn: Gfn) {
         let Some(space) = tables_of_space(self.shadow.view(env), self.shadow.roots(), gfn) else {
             return self.shadow.with(env).detach(&[gfn]);
@@ -123,7 +139,14 @@ impl<P: WritePolicy> Mmu<P> {
         }
     }
 
-    fn map(&mut self, env: &mut impl Env, vcpu: usize, gva: Gva, rights: Rights, access: Access) -> Mapped {
+    fn map(
+        &mut self,
+        env: &mut impl Env,
+        vcpu: usize,
+        gva: Gva,
+        rights: Rights,
+        access: Access,
+    ) -> Mapped {
         let mut cx = self.shadow.with(env);
         let mapped = fault::map(&mut cx, &mut self.policy, vcpu, gva, rights, access);
         if mapped.has_linked_below_root() {
@@ -139,7 +162,7 @@ impl<P: WritePolicy> Mmu<P> {
         let Some(mut way) = PrefetchTables::below(cx.view(), root) else { return };
         while let Some(step) = way.next(cx.view()) {
             match step {
-                Step::Provide(source) => _ = cx.provide(&mut self.policy, source),
+                Step::Provide(key) => _ = cx.provide(&mut self.policy, key),
                 Step::Link(slot) => cx.entries().refresh_now(slot),
             }
         }

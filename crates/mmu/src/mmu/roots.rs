@@ -8,7 +8,8 @@ use crate::{Env, Root, RootFormat};
 
 impl<P> Mmu<P> {
     /// What the real CR3 of a vCPU must hold. Changes with [`Mmu::load_paging`],
-    /// [`Mmu::offer_root`], [`Mmu::offer_other_root`], [`Mmu::switched`] and [`Mmu::revoke`].
+    /// [`Mmu::allow_native_load`], [`Mmu::allow_native_load_of`], [`Mmu::switched`] and
+    /// [`Mmu::revoke`].
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
@@ -54,7 +55,7 @@ impl<P> Mmu<P> {
         P: WritePolicy,
     {
         let mut cx = self.shadow.with(env);
-        cx.tighten_all();
+        cx.resync_all();
         cx.load_paging(&mut self.policy, vcpu, paging);
         self.root(env, vcpu)
     }
@@ -66,15 +67,15 @@ impl<P> Mmu<P> {
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
     /// # fn main() {
     /// let (mut host, mut mmu) = start();
-    /// assert!(mmu.offer_root(&mut host, 0));
+    /// assert!(mmu.allow_native_load(&mut host, 0));
     /// assert_eq!(mmu.root(&host, 0).hpa.raw(), 0x1000, "as the guest's own CR3");
     /// # }
     /// ```
     ///
     /// # Panics
     /// If there is no such vCPU.
-    pub fn offer_root(&mut self, env: &mut impl Env, vcpu: usize) -> bool {
-        self.shadow.with(env).offer_current(vcpu)
+    pub fn allow_native_load(&mut self, env: &mut impl Env, vcpu: usize) -> bool {
+        self.shadow.with(env).allow_current(vcpu)
     }
 
     /// Lets a vCPU load the root in this guest frame by itself from now on, if that can be, though
@@ -84,20 +85,20 @@ impl<P> Mmu<P> {
     ///
     /// # Panics
     /// If there is no such vCPU.
-    pub fn offer_other_root(&mut self, env: &mut impl Env, vcpu: usize, root: Gfn) -> bool
+    pub fn allow_native_load_of(&mut self, env: &mut impl Env, vcpu: usize, root: Gfn) -> bool
     where
         P: WritePolicy,
     {
-        self.shadow.with(env).offer_other(&mut self.policy, vcpu, root)
+        self.shadow.with(env).allow_other(&mut self.policy, vcpu, root)
     }
 
-    /// Whether [`Mmu::offer_other_root`] can be expected to do it once another root is withdrawn,
-    /// if need be.
+    /// Whether [`Mmu::allow_native_load_of`] can be expected to do it once another root is
+    /// withdrawn, if need be.
     ///
     /// # Panics
     /// If there is no such vCPU.
-    pub fn may_offer(&self, env: &impl Env, vcpu: usize, root: Gfn) -> bool {
-        self.shadow.may_offer(env, vcpu, root)
+    pub fn may_allow_native_load(&self, env: &impl Env, vcpu: usize, root: Gfn) -> bool {
+        self.shadow.may_allow_native_load(env, vcpu, root)
     }
 
     /// Whether the root in this guest frame has a shadow for the control bits that a vCPU has now,
@@ -109,7 +110,7 @@ impl<P> Mmu<P> {
         self.shadow.knows_root(vcpu, root)
     }
 
-    /// The opposite of [`Mmu::offer_root`]: makes room for another root. Not for
+    /// The opposite of [`Mmu::allow_native_load`]: makes room for another root. Not for
     /// [`Mmu::roots_changed`] to tell.
     ///
     /// # Panics

@@ -34,7 +34,7 @@ impl<P> Mmu<P> {
     }
 
     /// Lets the guest carry out a write that cannot be emulated. Its table is detached if that can
-    /// help; else it is loose until the guest's next flush. (Each vCPU has its own ticket: what
+    /// help; else it is unsync until the guest's next flush. (Each vCPU has its own ticket: what
     /// happens on others meanwhile does not matter.)
     ///
     /// ```
@@ -47,9 +47,9 @@ impl<P> Mmu<P> {
     /// // The page at 0 is the guest's page table itself.
     /// host.memory[4][0] = 0x4003;
     /// let write = Access { kind: AccessKind::Write, ..Access::supervisor_read() };
-    /// let origin = Origin::at(Gva::new(0x1_0000));
+    /// let context = FaultContext::at(Gva::new(0x1_0000));
     /// loop {
-    ///     match mmu.page_fault(&mut host, 0, Gva::new(0), write, &origin) {
+    ///     match mmu.page_fault(&mut host, 0, Gva::new(0), write, &context) {
     ///         // Nobody can emulate the instruction.
     ///         FaultOutcome::TableWrite { ticket, .. } => break mmu.release(&mut host, ticket),
     ///         outcome => assert!(matches!(outcome, FaultOutcome::Resume(_))),
@@ -70,7 +70,7 @@ impl<P> Mmu<P> {
     /// no instruction's.
     pub fn release_frame(&mut self, env: &mut impl Env, gfn: Gfn) {
         if self.shadow.guest().is_tracked(gfn) {
-            self.shadow.with(env).loosen(gfn);
+            self.shadow.with(env).unsync(gfn);
         }
     }
 

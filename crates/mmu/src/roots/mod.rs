@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use umbra_paging::{Gfn, Mode, Paging};
 
-use crate::format::Source;
+use crate::format::ShadowKey;
 use crate::tables::{PageId, Tables};
 
 pub(crate) struct Roots {
@@ -35,7 +35,12 @@ impl Roots {
 
     /// Adds a vCPU, which runs on a root that is pinned for it, as the directories of that are.
     pub(crate) fn add(&mut self, paging: Paging, root: PageId, directories: [Option<PageId>; 4]) {
-        self.vcpus.push(Vcpu { paging, root, directories, loadable: Vec::with_capacity(self.capacity) });
+        self.vcpus.push(Vcpu {
+            paging,
+            root,
+            directories,
+            loadable: Vec::with_capacity(self.capacity),
+        });
     }
 
     pub(crate) fn vcpus(&self) -> core::ops::Range<usize> {
@@ -62,9 +67,10 @@ impl Roots {
     }
 
     /// Whether a vCPU runs on this page as its root, or as what a PDPTE register references: no
-    /// entry in memory that could be Pending leads there.
+    /// entry in memory that could be Trapping leads there.
     pub(crate) fn is_current(&self, frame: u32) -> bool {
-        let directory = |vcpu: &Vcpu| vcpu.directories.iter().flatten().any(|id| id.frame() == frame);
+        let directory =
+            |vcpu: &Vcpu| vcpu.directories.iter().flatten().any(|id| id.frame() == frame);
         self.vcpus.iter().any(|vcpu| vcpu.root.frame() == frame || directory(vcpu))
     }
 
@@ -88,7 +94,8 @@ impl Roots {
 
     /// The vCPU has loaded one of its loadable roots by itself.
     pub(crate) fn switched(&mut self, tables: &mut Tables, vcpu: usize, root: Gfn) {
-        let new = self.find_loadable(tables, vcpu, root).expect("the CPU loads only what it was offered");
+        let new =
+            self.find_loadable(tables, vcpu, root).expect("the CPU loads only what it was offered");
         let old = core::mem::replace(&mut self.vcpus[vcpu].root, new);
         self.vcpus[vcpu].paging.root = root;
         tables.pin(new.frame());
@@ -96,8 +103,8 @@ impl Roots {
     }
 
     /// What the page for another root of a vCPU is built from.
-    pub(crate) fn source(&self, vcpu: usize, root: Gfn) -> Source {
-        Source::root(&Paging { root, ..self.vcpus[vcpu].paging }, vcpu)
+    pub(crate) fn key(&self, vcpu: usize, root: Gfn) -> ShadowKey {
+        ShadowKey::root(&Paging { root, ..self.vcpus[vcpu].paging }, vcpu)
     }
 }
 
@@ -125,7 +132,7 @@ impl Roots {
 
     /// The root in this guest frame, if a vCPU may load it.
     pub(crate) fn find_loadable(&self, tables: &Tables, vcpu: usize, root: Gfn) -> Option<PageId> {
-        let holds = |id: &&PageId| tables.source(id.frame()).gfn == root;
+        let holds = |id: &&PageId| tables.key(id.frame()).gfn == root;
         self.vcpus[vcpu].loadable.iter().find(holds).copied()
     }
 
@@ -172,10 +179,15 @@ impl Roots {
     }
 
     /// A vCPU may not load these roots any more.
-    pub(crate) fn withdraw_from(&mut self, tables: &mut Tables, vcpu: usize, which: impl Fn(Gfn) -> bool) {
+    pub(crate) fn withdraw_from(
+        &mut self,
+        tables: &mut Tables,
+        vcpu: usize,
+        which: impl Fn(Gfn) -> bool,
+    ) {
         let Roots { vcpus, changes, .. } = self;
         vcpus[vcpu].loadable.retain(|id| {
-            let keep = !which(tables.source(id.frame()).gfn);
+            let keep = !which(tables.key(id.frame()).gfn);
             if !keep {
                 tables.unpin_root(id.frame());
                 *changes += 1;

@@ -5,15 +5,15 @@ use umbra_paging::{ENTRIES, GuestEntry, Level};
 use super::Entries;
 use crate::Env;
 use crate::derive::Target;
-use crate::format::{Role, ShadowEntry, Source};
+use crate::format::{Role, ShadowEntry, ShadowKey};
 use crate::tables::{GROUP, OwedFlush, Slot, has_present, slots};
 
 impl<E: Env> Entries<'_, E> {
     /// Makes every entry of a page what it should be; also says how many were something else.
     pub(crate) fn fill(&mut self, frame: u32) -> (OwedFlush, u32) {
-        let source = self.basis.tables().source(frame);
+        let key = self.basis.tables().key(frame);
         let (mut owed, mut changed) = (OwedFlush::NONE, 0);
-        if !self.basis.guest().is_seen(self.env, source) {
+        if !self.basis.guest().is_seen(self.env, key) {
             for index in 0..ENTRIES {
                 owed = owed.and(self.fill_entry(Slot::new(frame, index), &mut changed));
             }
@@ -21,11 +21,11 @@ impl<E: Env> Entries<'_, E> {
         }
         // What has not changed is skipped by eights, and so is what guests leave empty.
         let busy = self.basis.tables().pool().busy(frame);
-        let mut left = self.basis.tables().changed(self.env, frame, source.gfn);
+        let mut left = self.basis.tables().changed(self.env, frame, key.gfn);
         while left != 0 {
             let group = left.trailing_zeros() as usize;
             left &= left - 1;
-            let all = self.guest_group(source, group);
+            let all = self.guest_group(key, group);
             if has_present(&all) || busy & 1 << group != 0 {
                 owed = owed.and(self.fill_group(frame, group, &all, &mut changed));
             }
@@ -36,15 +36,15 @@ impl<E: Env> Entries<'_, E> {
 
     /// The guest's entries of a group of a page.
     #[inline]
-    fn guest_group(&self, source: Source, group: usize) -> [u64; GROUP] {
+    fn guest_group(&self, key: ShadowKey, group: usize) -> [u64; GROUP] {
         let first = group * GROUP;
-        match source.role {
+        match key.role {
             Role::Guest { level, format, .. } if format.is_legacy() => {
                 let features = &self.basis.config().features;
-                let entry = |n| format.read(self.env, source.gfn, level, first + n, features).raw();
+                let entry = |n| format.read(self.env, key.gfn, level, first + n, features).raw();
                 core::array::from_fn(entry)
             }
-            _ => self.env.read_entries(source.gfn, first),
+            _ => self.env.read_entries(key.gfn, first),
         }
     }
 
@@ -57,12 +57,18 @@ impl<E: Env> Entries<'_, E> {
 
     /// Makes a group of entries what it should be, of which the guest's entries are `all`.
     #[inline]
-    fn fill_group(&mut self, frame: u32, group: usize, all: &[u64; GROUP], changed: &mut u32) -> OwedFlush {
-        let (role, first) = (self.basis.tables().source(frame).role, group * GROUP);
+    fn fill_group(
+        &mut self,
+        frame: u32,
+        group: usize,
+        all: &[u64; GROUP],
+        changed: &mut u32,
+    ) -> OwedFlush {
+        let (role, first) = (self.basis.tables().key(frame).role, group * GROUP);
         let mut owed = OwedFlush::NONE;
         let shadow = match self.basis.tables().pool().is_busy(frame, group) {
             true => self.env.read_shadow_entries(frame, first),
-            false => [self.basis.tables().encodings().absent().raw(); GROUP],
+            false => [self.basis.tables().encodings().not_present_entry().raw(); GROUP],
         };
         let wanted = self.basis.tables().changed_in(frame, group, all);
         let before = *changed;
@@ -105,12 +111,12 @@ impl<E: Env> Entries<'_, E> {
         owed
     }
 
-    /// Brings the shadows of loose frames up to date before anything new can lead to them: what
+    /// Brings the shadows of unsync frames up to date before anything new can lead to them: what
     /// they hold from earlier was never true of the addresses that a new reference would add.
     /// (Refreshed, not emptied: a table that maps itself must get further.)
-    pub(crate) fn refresh_loose(&mut self) {
-        for n in 0..self.basis.guest().loose().len() {
-            let mut next = self.first_shadow(self.basis.guest().loose()[n]);
+    pub(crate) fn refresh_unsync(&mut self) {
+        for n in 0..self.basis.guest().unsync_frames().len() {
+            let mut next = self.first_shadow(self.basis.guest().unsync_frames()[n]);
             while let Some(frame) = next {
                 next = self.next_shadow(frame);
                 self.fill_now(frame);

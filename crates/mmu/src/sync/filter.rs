@@ -3,9 +3,9 @@
 //! [`GuestFaults::User`] lets protection faults of user mode through. That is right only while
 //! every page that user mode can use has the guest's own rights in the shadow: while no entry is
 //! narrow (see [`View::is_narrow`]). So while that filter is in force what would be narrow is
-//! Pending, and if the guest reads there, so that it must be Mapped, the filter falls back to
+//! Trapping, and if the guest reads there, so that it must be Mapped, the filter falls back to
 //! [`GuestFaults::Present`]. The narrow entries of that time are remembered; to turn the filter on
-//! again, they become Pending and everything is flushed.
+//! again, they become Trapping and everything is flushed.
 //!
 //! While CR0.WP is clear, or paging is off, the filter is `Present`.
 //!
@@ -37,7 +37,11 @@ pub(crate) struct FaultFilter {
 impl FaultFilter {
     pub(crate) fn new(policy: FilterPolicy) -> FaultFilter {
         FaultFilter {
-            filter: if policy == FilterPolicy::User { GuestFaults::User } else { GuestFaults::Present },
+            filter: if policy == FilterPolicy::User {
+                GuestFaults::User
+            } else {
+                GuestFaults::Present
+            },
             narrow: Vec::with_capacity(MAX_NARROW),
             oldest: 0,
         }
@@ -53,8 +57,13 @@ impl FaultFilter {
     }
 
     /// Which page faults must exit when the guest runs next.
-    pub(crate) fn guest_faults(&self, tables: &Tables, guest: &GuestFrames, roots: &Roots) -> GuestFaults {
-        if !tables.encodings().separates_guest_faults() || guest.has_loose() {
+    pub(crate) fn guest_faults(
+        &self,
+        tables: &Tables,
+        guest: &GuestFrames,
+        roots: &Roots,
+    ) -> GuestFaults {
+        if !tables.encodings().separates_guest_faults() || guest.has_unsync() {
             return GuestFaults::Trap;
         }
         let plain = |paging: &Paging| paging.mode != Mode::Off && paging.wp;
@@ -96,10 +105,10 @@ impl<E: Env> Entries<'_, E> {
     }
 
     fn look_if_narrow(&mut self, slot: Slot) {
-        let Some(source) = self.basis.tables().pool().live_source(slot.frame()) else { return };
+        let Some(key) = self.basis.tables().pool().live_key(slot.frame()) else { return };
         // What the guest's entry says now need not be what the entry was made from, and comes back
         // to.
-        let detached = self.basis.guest().is_detached(source)
+        let detached = self.basis.guest().is_detached(key)
             && self.basis.tables().is_mapped(self.basis.tables().read(self.env, slot));
         if detached || self.view().is_narrow(slot) {
             self.basis.tables_mut().look(self.env, slot);
@@ -117,7 +126,7 @@ impl<E: Env> Entries<'_, E> {
             return target;
         }
         if *filter == GuestFaults::User || narrow.len() == MAX_NARROW {
-            return Target::Look;
+            return Target::Trap;
         }
         narrow.push(slot);
         target

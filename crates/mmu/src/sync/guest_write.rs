@@ -5,7 +5,7 @@ use core::ops::Range;
 use umbra_paging::{Format, Gfn, Gpa, GuestEntry, Level, PAGE_SIZE};
 
 use super::Entries;
-use crate::format::{Role, Source, Wp};
+use crate::format::{Role, ShadowKey, Wp};
 use crate::guest::Tracking;
 use crate::tables::{OwedFlush, PageId, Slot};
 use crate::{Backing, Env};
@@ -19,7 +19,9 @@ impl<E: Env> Entries<'_, E> {
         if !matches!(self.env.backing(gfn), Backing::Ram { writable: true, .. }) {
             return None;
         }
-        if self.basis.guest().first(gfn).is_none() || self.basis.guest().tracking(gfn) == Tracking::Detached {
+        if self.basis.guest().first(gfn).is_none()
+            || self.basis.guest().tracking(gfn) == Tracking::Detached
+        {
             self.env.write(gpa, bytes);
             return None;
         }
@@ -52,20 +54,23 @@ impl<E: Env> Entries<'_, E> {
         else {
             return false;
         };
-        let source = self.basis.tables().source(frame);
-        let Source { role: Role::Guest { level: Level::L1, format, wp: Wp::On, .. }, gfn } = source else {
+        let key = self.basis.tables().key(frame);
+        let ShadowKey { role: Role::Guest { level: Level::L1, format, wp: Wp::On, .. }, gfn } = key
+        else {
             return false;
         };
         let lone = self.next_shadow(frame).is_none() && !format.is_legacy();
         if gpa.raw() % 8 != 0 || !lone || !self.basis.guest().is_tracked(gfn) {
             return false;
         }
-        let Some((new, list)) = self.view().plain(source.role, GuestEntry::new(value)) else { return false };
+        let Some((new, list)) = self.view().plain(key.role, GuestEntry::new(value)) else {
+            return false;
+        };
         let slot = Slot::new(frame, gpa.page_offset() as usize / 8);
         let old = self.basis.tables().read(self.env, slot);
-        let absent = self.basis.tables().encodings().absent();
+        let absent = self.basis.tables().encodings().not_present_entry();
         let is_present = new != absent;
-        // Another vCPU that sees what is written must not find the entry Absent any more (I1).
+        // Another vCPU that sees what is written must not find the entry NotPresent any more (I1).
         let becomes_present = is_present && self.basis.config().vcpus > 1;
         if old != absent || becomes_present {
             self.basis.tables().hide(self.env, slot);
@@ -100,7 +105,7 @@ impl<E: Env> Entries<'_, E> {
     /// The entries of a shadow page that these bytes of its guest table concern, and how many of
     /// them one guest entry has.
     fn indexes(&self, frame: u32, place: &Range<usize>) -> (Range<usize>, usize) {
-        match self.basis.tables().source(frame).role {
+        match self.basis.tables().key(frame).role {
             Role::Guest { level, format, .. } => {
                 (format.indexes(level, place.clone()), format.shadows_of_entry(level))
             }
@@ -113,7 +118,13 @@ impl<E: Env> Entries<'_, E> {
     ///
     /// # Errors
     /// It is something else by now: walk again.
-    pub(crate) fn update_entry(&mut self, format: Format, at: Gpa, old: u64, new: u64) -> Result<(), u64> {
+    pub(crate) fn update_entry(
+        &mut self,
+        format: Format,
+        at: Gpa,
+        old: u64,
+        new: u64,
+    ) -> Result<(), u64> {
         let (gfn, first) = (at.gfn(), at.page_offset() as usize);
         if self.env.backing(gfn) == Backing::None {
             return Ok(());
@@ -148,7 +159,7 @@ impl<E: Env> Entries<'_, E> {
         }
     }
 
-    /// Before a write: the shadows of the entries become Pending, so that no vCPU acts on the old
+    /// Before a write: the shadows of the entries become Trapping, so that no vCPU acts on the old
     /// ones once the new are visible. A flush is owed if a large page may be cached by smaller ones
     /// at or below one of them: the guest's own INVLPG drops only one of those, while the guest may
     /// count on all.
@@ -171,7 +182,12 @@ impl<E: Env> Entries<'_, E> {
         owed
     }
 
-    fn each_shadow(&mut self, gfn: Gfn, place: &Range<usize>, mut action: impl FnMut(&mut Self, Slot)) {
+    fn each_shadow(
+        &mut self,
+        gfn: Gfn,
+        place: &Range<usize>,
+        mut action: impl FnMut(&mut Self, Slot),
+    ) {
         debug_assert!(place.end <= PAGE_SIZE as usize);
         let mut next = self.first_shadow(gfn);
         while let Some(frame) = next {

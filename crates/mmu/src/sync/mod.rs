@@ -2,7 +2,7 @@
 //! of the hypervisor to guest memory.
 //!
 //! Pages are neither built nor taken away here: an entry that needs a page which is not there is
-//! Pending.
+//! Trapping.
 
 mod fill;
 mod filter;
@@ -46,9 +46,11 @@ impl<'a, E: Env> Entries<'a, E> {
         let view = self.view();
         let target = view.target(slot, false);
         let target = match target {
-            // Only a fault leads there anew: see `Entries::refresh_loose`.
-            Target::Link(child, _) if !view.is_current(child) && view.child(slot) != Some(child) => {
-                Target::Look
+            // Only a fault leads there anew: see `Entries::refresh_unsync`.
+            Target::Link(child, _)
+                if !view.is_current(child) && view.child(slot) != Some(child) =>
+            {
+                Target::Trap
             }
             _ => self.without_narrow(slot, target),
         };

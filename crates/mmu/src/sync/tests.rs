@@ -7,7 +7,7 @@ use umbra_paging::{ENTRIES, Features, Gfn, Gpa, Gva, Hfn, Hpa, Level, bits};
 
 use super::{Entries, FaultFilter};
 use crate::derive::Basis;
-use crate::format::{Role, ShadowEntry, Source, TableFormat, Wp};
+use crate::format::{Role, ShadowEntry, ShadowKey, TableFormat, Wp};
 use crate::guest::GuestFrames;
 use crate::tables::{List, Slot, Tables};
 use crate::{Backing, Config, Encodings, GuestMemory, ShadowFrames, Tlb};
@@ -104,17 +104,28 @@ impl Setting {
         let mut tables = Tables::new(&config, 2, host.end(), 2);
         let mut guest = GuestFrames::new(host.end(), config.vcpus);
         let format = TableFormat::LONG4;
-        let source =
-            Source { role: Role::Guest { level: Level::L1, format, nxe: true, wp: Wp::On }, gfn: TABLE };
-        let page = tables.allocate(source).expect("the pool is large enough");
-        guest.insert(&mut tables, source, page);
+        let key = ShadowKey {
+            role: Role::Guest { level: Level::L1, format, nxe: true, wp: Wp::On },
+            gfn: TABLE,
+        };
+        let page = tables.allocate(key).expect("the pool is large enough");
+        guest.insert(&mut tables, key, page);
         tables.open(&mut host, page, true);
         let filter = FaultFilter::new(config.filter);
-        Setting { host, basis: Basis::new(tables, guest, config), filter, slot: Slot::new(page, INDEX) }
+        Setting {
+            host,
+            basis: Basis::new(tables, guest, config),
+            filter,
+            slot: Slot::new(page, INDEX),
+        }
     }
 
     /// The guest's entry is `old`, and followed; then `write` writes another.
-    fn after<T>(&mut self, old: u64, write: impl FnOnce(&mut Entries<'_, Host>) -> T) -> (T, After) {
+    fn after<T>(
+        &mut self,
+        old: u64,
+        write: impl FnOnce(&mut Entries<'_, Host>) -> T,
+    ) -> (T, After) {
         self.host.entry = old;
         let mut entries = Entries::new(&mut self.basis, &mut self.filter, &mut self.host);
         entries.refresh_now(self.slot);
@@ -142,7 +153,8 @@ fn the_short_way_of_a_write_does_what_the_general_one_does() {
             let (gpa, bytes) = (TABLE.entry(INDEX), new.to_le_bytes());
             let (taken, by_short) = setting.after(old, |entries| entries.write_leaf(gpa, &bytes));
             if taken {
-                let (child, by_general) = setting.after(old, |entries| entries.write_followed(gpa, &bytes));
+                let (child, by_general) =
+                    setting.after(old, |entries| entries.write_followed(gpa, &bytes));
                 assert_eq!((child, by_short), (None, by_general), "{old:#x} -> {new:#x}");
                 short += 1;
             }

@@ -17,7 +17,11 @@ impl ChangeLog {
     const CAPACITY: usize = 8192;
 
     pub(super) fn new(on: bool) -> ChangeLog {
-        ChangeLog { slots: Vec::with_capacity(if on { Self::CAPACITY } else { 0 }), overflow: false, on }
+        ChangeLog {
+            slots: Vec::with_capacity(if on { Self::CAPACITY } else { 0 }),
+            overflow: false,
+            on,
+        }
     }
 
     #[inline]

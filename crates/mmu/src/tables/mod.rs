@@ -16,7 +16,7 @@ pub(crate) use snapshot::{GROUP, has_present};
 
 use umbra_paging::{Gfn, Level};
 
-use crate::format::{Encodings, Role, ShadowEntry, Source, State};
+use crate::format::{Encodings, Role, ShadowEntry, ShadowKey, State};
 use crate::{Config, Counters, Env, Event};
 
 use log::ChangeLog;
@@ -113,8 +113,8 @@ impl Tables {
     ///
     /// # Panics
     /// If no live page is there.
-    pub(crate) fn source(&self, frame: u32) -> Source {
-        self.pool.source(frame)
+    pub(crate) fn key(&self, frame: u32) -> ShadowKey {
+        self.pool.key(frame)
     }
 
     #[inline]
@@ -135,7 +135,7 @@ impl Tables {
     /// The frame of the shadow page that the entry at `slot` references, if it does.
     pub(crate) fn child(&self, env: &impl Env, slot: Slot) -> Option<u32> {
         let entry = self.read(env, slot);
-        let is_table = self.source(slot.frame()).role.level() != Level::L1;
+        let is_table = self.key(slot.frame()).role.level() != Level::L1;
         (is_table && self.is_mapped(entry) && !entry.is_large()).then(|| env.frame(entry.hpa()))
     }
 
@@ -158,8 +158,8 @@ impl Tables {
             let group = groups.trailing_zeros() as usize;
             *groups &= *groups - 1;
             let entries = env.read_shadow_entries(frame, group * GROUP);
-            let found =
-                (0..GROUP).fold(0, |all, n| all | u8::from(wanted(ShadowEntry::new(entries[n]))) << n);
+            let found = (0..GROUP)
+                .fold(0, |all, n| all | u8::from(wanted(ShadowEntry::new(entries[n]))) << n);
             if found != 0 {
                 return Some((group, found));
             }
@@ -192,7 +192,7 @@ impl Tables {
         }
         debug_assert_eq!(list.is_some(), self.is_mapped(entry));
         if let Some(list) = list {
-            let level = |frame| self.source(frame).role.level();
+            let level = |frame| self.key(frame).role.level();
             // Or a walk of the shadow would never end.
             debug_assert!(
                 !matches!(list, List::Parents(child) if level(child) >= level(slot.frame())),
@@ -257,30 +257,30 @@ impl Tables {
         }
     }
 
-    /// Makes an entry Pending for the moment in which the guest's entry changes; it stays in its
+    /// Makes an entry Trapping for the moment in which the guest's entry changes; it stays in its
     /// list for so long. [`Tables::store`] follows.
     #[inline]
     pub(crate) fn hide(&self, env: &mut impl Env, slot: Slot) {
-        env.write_shadow(slot.frame(), slot.index(), self.encodings.look().raw());
+        env.write_shadow(slot.frame(), slot.index(), self.encodings.trap_entry().raw());
     }
 
-    /// Makes the entry at `slot` Pending.
+    /// Makes the entry at `slot` Trapping.
     pub(crate) fn look(&mut self, env: &mut impl Env, slot: Slot) {
-        let OwedFlush(owed) = self.set(env, slot, self.encodings.look(), None);
-        debug_assert!(!owed, "a Pending entry is no large page");
+        let OwedFlush(owed) = self.set(env, slot, self.encodings.trap_entry(), None);
+        debug_assert!(!owed, "a Trapping entry is no large page");
     }
 
-    /// Makes all entries of a list Pending.
+    /// Makes all entries of a list Trapping.
     pub(crate) fn look_all(&mut self, env: &mut impl Env, list: List) {
         while let Some(slot) = self.rmap.first(list) {
             self.look(env, slot);
         }
     }
 
-    /// Makes every entry of a page Pending.
+    /// Makes every entry of a page Trapping.
     pub(crate) fn look_everywhere(&mut self, env: &mut impl Env, frame: u32) {
         self.unlist_all(env, frame);
-        env.fill_shadow(frame, self.encodings.look().raw());
+        env.fill_shadow(frame, self.encodings.trap_entry().raw());
         self.pool.set_all_busy(frame, true);
         self.forget_copy(frame);
         self.links += 1;
@@ -289,9 +289,10 @@ impl Tables {
 
     /// Takes all entries of a page, which are about to go, out of their lists.
     fn unlist_all(&mut self, env: &impl Env, frame: u32) {
-        let links = self.source(frame).role.level() != Level::L1;
+        let links = self.key(frame).role.level() != Level::L1;
         let mut groups = self.pool.busy(frame);
-        while let Some((group, mapped)) = self.next_of(env, frame, &mut groups, |entry| self.is_mapped(entry))
+        while let Some((group, mapped)) =
+            self.next_of(env, frame, &mut groups, |entry| self.is_mapped(entry))
         {
             for slot in slots(frame, group, mapped) {
                 let child = if links { self.child(env, slot) } else { None };
@@ -321,11 +322,11 @@ impl Tables {
 impl Tables {
     /// Takes a free frame for a new page; it becomes the newest. `None` if no frame is free, or the
     /// heap has no memory for its links.
-    pub(crate) fn allocate(&mut self, source: Source) -> Option<u32> {
+    pub(crate) fn allocate(&mut self, key: ShadowKey) -> Option<u32> {
         if !self.has_links() {
             return None;
         }
-        self.pool.allocate(source).map(|page| page.frame())
+        self.pool.allocate(key).map(|page| page.frame())
     }
 
     /// Whether there are links for one more page.
@@ -333,10 +334,11 @@ impl Tables {
         self.rmap.has_room()
     }
 
-    /// Gives a new page its entries: all Absent, or all Pending.
+    /// Gives a new page its entries: all NotPresent, or all Trapping.
     pub(crate) fn open(&mut self, env: &mut impl Env, frame: u32, absent: bool) {
         self.rmap.open(frame);
-        let empty = if absent { self.encodings.absent() } else { self.encodings.look() };
+        let empty =
+            if absent { self.encodings.not_present_entry() } else { self.encodings.trap_entry() };
         env.fill_shadow(frame, empty.raw());
         self.pool.set_all_busy(frame, !absent);
         self.links += 1;
@@ -344,7 +346,7 @@ impl Tables {
     }
 
     /// Takes the entries of a page that is about to be retired out of their lists. What the CPU may
-    /// still walk is Pending until the flush; what it cannot is nothing any more.
+    /// still walk is Trapping until the flush; what it cannot is nothing any more.
     pub(crate) fn close(&mut self, env: &mut impl Env, frame: u32) {
         if self.pool.may_be_cached(frame) {
             self.look_everywhere(env, frame);
@@ -398,7 +400,7 @@ impl Tables {
     /// The groups of a page to look at, whose guest table is in the frame `gfn`: see
     /// [`Copies::changed`].
     pub(crate) fn changed(&self, env: &impl Env, frame: u32, gfn: Gfn) -> u64 {
-        if matches!(self.source(frame).role, Role::Guest { format, .. } if format.is_legacy()) {
+        if matches!(self.key(frame).role, Role::Guest { format, .. } if format.is_legacy()) {
             // Its entries are copied as PAE paging says them: each group has to be read.
             return u64::MAX;
         }
@@ -411,7 +413,7 @@ impl Tables {
         self.copies.changed_in(self.pool.copy(frame), group, now)
     }
 
-    /// All guest entries of the group are not present, and all of its shadow entries Absent.
+    /// All guest entries of the group are not present, and all of its shadow entries NotPresent.
     #[inline]
     pub(crate) fn emptied(&mut self, frame: u32, group: usize) {
         self.pool.set_busy(frame, group, false);

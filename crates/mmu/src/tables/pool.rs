@@ -1,6 +1,6 @@
 //! Shadow pages: who owns each frame of the pool, and what for.
 //!
-//! A frame is free, or it holds a live page, or it is in *limbo*: its page is gone, but the
+//! A frame is free, or it holds a live page, or it is in *quarantine*: its page is gone, but the
 //! hardware may still have cached something of it. Only a flush moves it from there to the free
 //! ones (invariant I5).
 
@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use umbra_paging::{Gfn, Level};
 
-use crate::format::Source;
+use crate::format::ShadowKey;
 
 /// A live page. The generation makes a handle to a page that has been zapped useless, also when its
 /// frame holds another page by now.
@@ -26,35 +26,35 @@ impl PageId {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum FrameState {
     Free,
     /// Waits for a flush. The guest frame, if it was tracked, must stay protected until then.
-    Limbo(Option<Gfn>),
-    Live(Source),
+    Quarantine(Option<Gfn>),
+    Live(ShadowKey),
 }
 
 #[derive(Clone, Copy)]
 struct Frame {
-    state: State,
+    state: FrameState,
     generation: u32,
     /// vCPUs that have it loaded or may load it, and roots that refer to it by an entry that cannot
-    /// be Pending.
+    /// be Trapping.
     pins: u32,
-    /// A bit for each eight entries: set if one of them may be anything but Absent.
+    /// A bit for each eight entries: set if one of them may be anything but NotPresent.
     busy: u64,
     /// Its entries may refer to other shadow pages.
     refers: bool,
     /// The copy of its guest table: see [`super::snapshot`].
     copy: Option<u8>,
-    /// It lies where its guest frame lay: see [`crate::ShadowFrames::exchange`].
+    /// It lies where its guest frame lay: see [`crate::ShadowFrames::swap_frames`].
     moved: bool,
     /// The number of the flush that will be the first after a reference to it was last removed:
     /// before that flush, the CPU may hold the reference.
     cached_until: u64,
     /// Other shadows of the same guest frame.
     next_of_gfn: Option<u32>,
-    /// Live pages: the order in which they were last linked. Free and limbo frames: `newer` chains
-    /// them.
+    /// Live pages: the order in which they were last linked. Free and quarantine frames: `newer`
+    /// chains them.
     older: Option<u32>,
     newer: Option<u32>,
 }
@@ -70,7 +70,7 @@ pub(super) struct Stored {
 pub(crate) struct Pool {
     frames: Vec<Frame>,
     free: Option<u32>,
-    limbo: Option<u32>,
+    quarantine: Option<u32>,
     oldest: Option<u32>,
     newest: Option<u32>,
     live: u32,
@@ -81,7 +81,7 @@ pub(crate) struct Pool {
 impl Pool {
     pub(super) fn new(count: u32) -> Pool {
         let frame = |n: u32| Frame {
-            state: State::Free,
+            state: FrameState::Free,
             generation: 0,
             pins: 0,
             busy: 0,
@@ -96,7 +96,7 @@ impl Pool {
         Pool {
             frames: (0..count).map(frame).collect(),
             free: count.checked_sub(1),
-            limbo: None,
+            quarantine: None,
             oldest: None,
             newest: None,
             live: 0,
@@ -122,20 +122,21 @@ impl Pool {
     /// # Panics
     /// If there is none.
     pub(crate) fn id(&self, frame: u32) -> PageId {
-        self.source(frame);
+        self.key(frame);
         PageId { frame, generation: self.frames[frame as usize].generation }
     }
 
     /// The frame of a page, if it still lives.
     pub(crate) fn frame_of(&self, id: PageId) -> Option<u32> {
         let frame = &self.frames[id.frame as usize];
-        (matches!(frame.state, State::Live(_)) && frame.generation == id.generation).then_some(id.frame)
+        (matches!(frame.state, FrameState::Live(_)) && frame.generation == id.generation)
+            .then_some(id.frame)
     }
 
-    pub(crate) fn live_source(&self, frame: u32) -> Option<Source> {
+    pub(crate) fn live_key(&self, frame: u32) -> Option<ShadowKey> {
         match self.frames[frame as usize].state {
-            State::Live(source) => Some(source),
-            State::Free | State::Limbo(_) => None,
+            FrameState::Live(key) => Some(key),
+            FrameState::Free | FrameState::Quarantine(_) => None,
         }
     }
 
@@ -143,61 +144,65 @@ impl Pool {
     ///
     /// # Panics
     /// If no live page is there.
-    pub(crate) fn source(&self, frame: u32) -> Source {
-        self.live_source(frame).expect("a shadow frame that is linked or listed holds a live page")
+    pub(crate) fn key(&self, frame: u32) -> ShadowKey {
+        self.live_key(frame).expect("a shadow frame that is linked or listed holds a live page")
     }
 
-    pub(crate) fn has_limbo(&self) -> bool {
-        self.limbo.is_some()
+    pub(crate) fn has_quarantine(&self) -> bool {
+        self.quarantine.is_some()
     }
 
     /// Takes a free frame for a new page; it becomes the newest.
-    pub(super) fn allocate(&mut self, source: Source) -> Option<PageId> {
+    pub(super) fn allocate(&mut self, key: ShadowKey) -> Option<PageId> {
         let frame = self.free?;
         let slot = &mut self.frames[frame as usize];
         self.free = slot.newer.take();
-        debug_assert!(slot.state == State::Free && slot.pins == 0 && !slot.moved);
-        debug_assert!(slot.cached_until <= self.flushes, "a frame that may be cached is not used again");
-        slot.state = State::Live(source);
+        debug_assert!(slot.state == FrameState::Free && slot.pins == 0 && !slot.moved);
+        debug_assert!(
+            slot.cached_until <= self.flushes,
+            "a frame that may be cached is not used again"
+        );
+        slot.state = FrameState::Live(key);
         slot.cached_until = 0;
-        slot.refers = source.role.level() != Level::L1;
+        slot.refers = key.role.level() != Level::L1;
         self.live += 1;
         self.push_newest(frame);
         Some(self.id(frame))
     }
 
-    /// Ends a page. Its frame goes to limbo if anything of it may be cached, else it is free at
-    /// once. `protected` is the guest frame whose writes were seen as long as the page lived.
+    /// Ends a page. Its frame goes to quarantine if anything of it may be cached, else it is free
+    /// at once. `protected` is the guest frame whose writes were seen as long as the page lived.
     pub(super) fn retire(&mut self, frame: u32, cached: bool, protected: Option<Gfn>) {
-        self.source(frame);
+        self.key(frame);
         self.unchain(frame);
-        let list = if cached { &mut self.limbo } else { &mut self.free };
+        let list = if cached { &mut self.quarantine } else { &mut self.free };
         let next = list.replace(frame);
         let slot = &mut self.frames[frame as usize];
         assert!(slot.pins == 0, "a shadow page in use is never retired");
-        slot.state = if cached { State::Limbo(protected) } else { State::Free };
+        slot.state = if cached { FrameState::Quarantine(protected) } else { FrameState::Free };
         slot.generation = slot.generation.wrapping_add(1);
         slot.newer = next;
         self.live -= 1;
     }
 
     /// The guest frames that must stay protected until the next flush: for the auditor.
-    pub(crate) fn limbo_frames(&self) -> impl Iterator<Item = Gfn> + '_ {
-        let waiting = core::iter::successors(self.limbo, |&frame| self.frames[frame as usize].newer);
+    pub(crate) fn quarantined_frames(&self) -> impl Iterator<Item = Gfn> + '_ {
+        let waiting =
+            core::iter::successors(self.quarantine, |&frame| self.frames[frame as usize].newer);
         waiting.filter_map(|frame| match self.frames[frame as usize].state {
-            State::Limbo(protected) => protected,
-            State::Free | State::Live(_) => None,
+            FrameState::Quarantine(protected) => protected,
+            FrameState::Free | FrameState::Live(_) => None,
         })
     }
 
     /// Notes a full flush: nothing is cached any more.
     pub(super) fn flushed(&mut self) {
         self.flushes += 1;
-        while let Some(frame) = self.limbo {
+        while let Some(frame) = self.quarantine {
             let slot = &mut self.frames[frame as usize];
-            self.limbo = slot.newer;
+            self.quarantine = slot.newer;
             slot.newer = self.free;
-            slot.state = State::Free;
+            slot.state = FrameState::Free;
             self.free = Some(frame);
         }
     }
@@ -224,7 +229,7 @@ impl Pool {
         self.frames[frame as usize].pins != 0
     }
 
-    /// Whether any of the entries `8 * group..` may be anything but Absent.
+    /// Whether any of the entries `8 * group..` may be anything but NotPresent.
     pub(crate) fn is_busy(&self, frame: u32, group: usize) -> bool {
         self.busy(frame) & 1 << group != 0
     }
@@ -256,7 +261,7 @@ impl Pool {
         if busy { *word |= 1 << group } else { *word &= !(1 << group) }
     }
 
-    /// Notes that all entries are Absent, or that they may be anything.
+    /// Notes that all entries are NotPresent, or that they may be anything.
     pub(super) fn set_all_busy(&mut self, frame: u32, busy: bool) {
         self.frames[frame as usize].busy = if busy { u64::MAX } else { 0 };
     }
@@ -309,7 +314,7 @@ impl Pool {
 
     /// Frames with live pages.
     pub(crate) fn live_frames(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..self.count()).filter(|&frame| self.live_source(frame).is_some())
+        (0..self.count()).filter(|&frame| self.live_key(frame).is_some())
     }
 
     fn push_newest(&mut self, frame: u32) {
@@ -339,37 +344,37 @@ impl Pool {
 mod tests {
     use super::*;
 
-    fn source(n: u64) -> Source {
-        Source::direct(Level::L1, Gfn::new(n * 512))
+    fn key(n: u64) -> ShadowKey {
+        ShadowKey::direct(Level::L1, Gfn::new(n * 512))
     }
 
     #[test]
     fn a_handle_does_not_outlive_its_page() {
         let mut pool = Pool::new(1);
-        let first = pool.allocate(source(1)).unwrap();
+        let first = pool.allocate(key(1)).unwrap();
         assert_eq!(pool.frame_of(first), Some(0));
         pool.retire(0, false, None);
         assert_eq!(pool.frame_of(first), None);
-        let second = pool.allocate(source(1)).unwrap();
+        let second = pool.allocate(key(1)).unwrap();
         assert_eq!((pool.frame_of(first), pool.frame_of(second)), (None, Some(0)));
     }
 
     #[test]
     fn a_frame_that_may_be_cached_waits_for_a_flush() {
         let mut pool = Pool::new(1);
-        pool.allocate(source(1)).unwrap();
+        pool.allocate(key(1)).unwrap();
         pool.unreferenced(0);
         assert!(pool.may_be_cached(0));
         pool.retire(0, true, None);
-        assert!(pool.allocate(source(2)).is_none());
+        assert!(pool.allocate(key(2)).is_none());
         pool.flushed();
-        assert!(pool.allocate(source(2)).is_some());
+        assert!(pool.allocate(key(2)).is_some());
     }
 
     #[test]
     fn the_page_linked_longest_ago_goes_first() {
         let mut pool = Pool::new(3);
-        let frames = [1, 2, 3].map(|n| pool.allocate(source(n)).unwrap().frame);
+        let frames = [1, 2, 3].map(|n| pool.allocate(key(n)).unwrap().frame);
         pool.touch(frames[0]);
         assert_eq!(pool.victim(), Some(frames[1]));
         pool.pin(frames[1]);
@@ -381,7 +386,7 @@ mod tests {
     #[test]
     fn an_aged_page_goes_before_all_others() {
         let mut pool = Pool::new(3);
-        let frames = [1, 2, 3].map(|n| pool.allocate(source(n)).unwrap().frame);
+        let frames = [1, 2, 3].map(|n| pool.allocate(key(n)).unwrap().frame);
         for frame in [frames[2], frames[1], frames[1]] {
             pool.age(frame);
             assert_eq!(pool.victim(), Some(frame));
@@ -396,7 +401,7 @@ mod tests {
     #[should_panic(expected = "in use is never retired")]
     fn a_root_in_use_stays() {
         let mut pool = Pool::new(1);
-        let page = pool.allocate(source(1)).unwrap();
+        let page = pool.allocate(key(1)).unwrap();
         pool.pin(page.frame);
         pool.retire(page.frame, false, None);
     }

@@ -156,7 +156,8 @@ impl Rmap {
     /// # Panics
     /// If there is none: see [`Rmap::has_room`].
     pub(super) fn open(&mut self, frame: u32) {
-        let page = self.spare.pop().expect("a frame is allocated only if there is room for its links");
+        let page =
+            self.spare.pop().expect("a frame is allocated only if there is room for its links");
         let before = self.pages[frame as usize].replace(page);
         debug_assert!(before.is_none());
         self.open += 1;
@@ -174,12 +175,14 @@ impl Rmap {
     }
 
     fn links(&self, slot: Slot) -> &Links {
-        let page = self.pages[slot.frame() as usize].as_ref().expect("a page with entries in lists lives");
+        let page =
+            self.pages[slot.frame() as usize].as_ref().expect("a page with entries in lists lives");
         &page[slot.index()]
     }
 
     fn links_mut(&mut self, slot: Slot) -> &mut Links {
-        let page = self.pages[slot.frame() as usize].as_mut().expect("a page with entries in lists lives");
+        let page =
+            self.pages[slot.frame() as usize].as_mut().expect("a page with entries in lists lives");
         &mut page[slot.index()]
     }
 
@@ -275,7 +278,8 @@ mod tests {
                 (0..2).for_each(|frame| rmap.open(frame));
                 slots.iter().for_each(|&slot| rmap.insert(list, slot));
                 rmap.remove(slots[gone]);
-                let left: Vec<_> = slots.iter().rev().copied().filter(|&slot| slot != slots[gone]).collect();
+                let left: Vec<_> =
+                    slots.iter().rev().copied().filter(|&slot| slot != slots[gone]).collect();
                 assert_eq!(listed(&rmap, list), left);
                 assert!(left.iter().all(|&slot| rmap.list_of(slot) == Some(list)));
                 assert_eq!(rmap.list_of(slots[gone]), None);

@@ -47,7 +47,7 @@ impl Copies {
     }
 
     /// Gives a page a copy; says which, and what page had it before. It tells nothing of the `busy`
-    /// groups yet; the others are all Absent, as what is made from nothing.
+    /// groups yet; the others are all NotPresent, as what is made from nothing.
     pub(super) fn give(&mut self, frame: u32, busy: u64) -> (u8, Option<u32>) {
         let at = self.next;
         self.next = (at + 1) % COPIES as u8;

@@ -73,7 +73,7 @@ impl Good {
     }
 }
 
-fn look() -> u64 {
+fn trap_entry() -> u64 {
     config().encodings.probes()[0]
 }
 
@@ -133,13 +133,16 @@ fn an_entry_and_its_list_that_do_not_agree() {
     good.settle(0, Access::user_read());
     let (mapped, absent) = (good.slot(0, Level::L1), good.slot(0x1000, Level::L1));
     let entry = good.machine.read_shadow(mapped.0, mapped.1);
-    for none in [0, look()] {
+    for none in [0, trap_entry()] {
         let sentence = good.refuses(mapped, |_| none, Invariant::Lifetime);
-        assert!(sentence.starts_with("I5 (lifetime): ") && sentence.contains("stands in"), "{sentence}");
+        assert!(
+            sentence.starts_with("I5 (lifetime): ") && sentence.contains("stands in"),
+            "{sentence}"
+        );
     }
     good.refuses(absent, |_| entry, Invariant::Lifetime);
-    // Pending is always right.
-    good.machine.write_shadow(absent.0, absent.1, look());
+    // Trapping is always right.
+    good.machine.write_shadow(absent.0, absent.1, trap_entry());
     good.mmu.audit(&good.machine).unwrap();
 }
 
@@ -170,7 +173,7 @@ fn without_a_log_only_the_whole_is_looked_at() {
 
 #[test]
 fn a_table_that_is_mapped_writable() {
-    // Of the supervisor: for user mode it would be Pending from then on, not read-only.
+    // Of the supervisor: for user mode it would be Trapping from then on, not read-only.
     let mut good = Good::new(|machine| machine.poke(4, 0, 5 << 12 | P | W | A | D));
     good.settle(0, supervisor_write());
     // Now frame 5 becomes a table. Its shadow is audited before the page that maps it.
@@ -196,9 +199,9 @@ fn a_device_where_the_guest_has_memory_or_gives_less() {
     good.mmu.audit(&good.machine).unwrap();
 }
 
-/// As a TLB may keep a page, a loose table may keep a device.
+/// As a TLB may keep a page, an unsync table may keep a device.
 #[test]
-fn a_device_in_a_loose_table_that_the_guest_has_changed_since() {
+fn a_device_in_an_unsync_table_that_the_guest_has_changed_since() {
     let mut good = Good::new(|machine| {
         machine.holes.push(9);
         machine.poke(4, 0, 0x9000 | P | U | A);
@@ -213,7 +216,7 @@ fn a_device_in_a_loose_table_that_the_guest_has_changed_since() {
 }
 
 #[test]
-fn a_loose_table_that_leads_to_memory_that_is_gone() {
+fn a_unsync_table_that_leads_to_memory_that_is_gone() {
     for (table, gva, frame) in [(4, 0, 9), (3, 0x20_0000, 0x2ff)] {
         let mut good = Good::new(|machine| {
             machine.poke(4, 0, 0x9000 | P | U | A);
@@ -222,8 +225,12 @@ fn a_loose_table_that_leads_to_memory_that_is_gone() {
         good.settle(gva, Access::user_read());
         good.mmu.release_frame(&mut good.machine, Gfn::new(table));
         good.settle(gva, Access::user_read());
-        good.machine.poke(table, Gva::new(gva).index(if table == 4 { Level::L1 } else { Level::L2 }), 0);
-        good.mmu.audit(&good.machine).expect("what a TLB may keep, a loose table may keep");
+        good.machine.poke(
+            table,
+            Gva::new(gva).index(if table == 4 { Level::L1 } else { Level::L2 }),
+            0,
+        );
+        good.mmu.audit(&good.machine).expect("what a TLB may keep, an unsync table may keep");
         good.machine.holes.push(frame);
         let sentence = good.violation(Invariant::NeverWider);
         assert!(sentence.contains("of a table that is out of date leads elsewhere"), "{sentence}");
@@ -267,7 +274,7 @@ fn pdptes_of_a_guest_without_paging() {
     let mut good = Good::new(|_| ());
     good.mmu.load_paging(&mut good.machine, 0, Paging { mode: Mode::Off, ..paging(0) });
     let root = good.machine.frame(good.mmu.root(&good.machine, 0).hpa);
-    good.refuses((root, 1), |_| look(), Invariant::Lifetime);
+    good.refuses((root, 1), |_| trap_entry(), Invariant::Lifetime);
     let second = good.machine.read_shadow(root, 1);
     good.refuses((root, 0), |_| second, Invariant::NeverWider);
 }
@@ -295,7 +302,7 @@ fn more_changes_than_the_log_holds_are_a_reason_to_look_at_everything() {
 /// States that only a broken rule leads to. `cargo xtask sabotage` expects these tests to fail with
 /// the auditor's sentence; here they show that the rule is kept.
 mod broken {
-    use umbra_mmu::Origin;
+    use umbra_mmu::FaultContext;
 
     use super::*;
 
@@ -306,8 +313,14 @@ mod broken {
             machine.poke(3, 2, 0x20_5000 | P | W | U | A);
         });
         fault(&mut good.machine, &mut good.mmu, 0x40_0000, Access::user_read());
-        let origin = Origin::at(Gva::new(0));
-        good.mmu.page_fault(&mut good.machine, 0, Gva::new(0x20_0000), Access::user_read(), &origin);
+        let context = FaultContext::at(Gva::new(0));
+        good.mmu.page_fault(
+            &mut good.machine,
+            0,
+            Gva::new(0x20_0000),
+            Access::user_read(),
+            &context,
+        );
         good.mmu.audit(&good.machine).unwrap();
     }
 

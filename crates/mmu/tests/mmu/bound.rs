@@ -1,9 +1,9 @@
-//! The bound of the work in one call, as the crate's documentation states it, against guests that make it as large as
-//! they can. Work is counted in calls of the embedder's traits.
+//! The bound of the work in one call, as the crate's documentation states it, against guests that
+//! make it as large as they can. Work is counted in calls of the embedder's traits.
 
 use crate::common::*;
 use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
-use umbra_mmu::{Config, FilterPolicy, MIN_FRAMES_PER_VCPU, Mmu, Origin};
+use umbra_mmu::{Config, FaultContext, FilterPolicy, MIN_FRAMES_PER_VCPU, Mmu};
 use umbra_paging::{Access, AccessKind, Gfn, Gpa, Gva, Mode, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
@@ -35,7 +35,7 @@ fn work(machine: &mut Machine, call: impl FnOnce(&mut Machine)) -> u64 {
 fn read(machine: &mut Machine, mmu: &mut Mmu, gva: u64) -> u64 {
     let access = Access::user_read();
     work(machine, |machine| {
-        mmu.page_fault(machine, 0, Gva::new(gva), access, &Origin::at(Gva::new(0)));
+        mmu.page_fault(machine, 0, Gva::new(gva), access, &FaultContext::at(Gva::new(0)));
     })
 }
 
@@ -59,7 +59,8 @@ fn one_frame_everywhere(mut machine: Machine, config: Config, rights: u64) -> (M
 
 #[test]
 fn a_frame_that_all_entries_map_becomes_a_table() {
-    let (mut machine, mut mmu) = one_frame_everywhere(Machine::new(FRAMES, POOL as usize), config(), ALL);
+    let (mut machine, mut mmu) =
+        one_frame_everywhere(Machine::new(FRAMES, POOL as usize), config(), ALL);
     let entry = 9 << 12 | ALL;
     let done = work(&mut machine, |machine| {
         mmu.write_guest(machine, Gfn::new(3).entry(500), &entry.to_le_bytes());
@@ -71,7 +72,8 @@ fn a_frame_that_all_entries_map_becomes_a_table() {
     mmu.audit(&machine).unwrap();
 }
 
-/// The first access below a root leads to twelve tables more, each of which is full and maps all the others.
+/// The first access below a root leads to twelve tables more, each of which is full and maps all
+/// the others.
 #[test]
 fn all_tables_below_a_root_are_linked_ahead() {
     let mut machine = Machine::new(FRAMES, POOL as usize);
@@ -81,13 +83,19 @@ fn all_tables_below_a_root_are_linked_ahead() {
     machine.poke(15, 0, 14 << 12 | ALL);
     for n in 0..16 {
         machine.poke(14, n as usize, (16 + n) << 12 | ALL);
-        (0..512).for_each(|index| machine.poke(16 + n, index, (16 + index as u64 % 16) << 12 | ALL));
+        (0..512)
+            .for_each(|index| machine.poke(16 + n, index, (16 + index as u64 % 16) << 12 | ALL));
     }
-    let mut mmu = Mmu::new(config_with(|config| config.prefetch_tables = true), &mut machine).unwrap();
+    let mut mmu =
+        Mmu::new(config_with(|config| config.prefetch_tables = true), &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     let before = mmu.counters().built;
     let done = read(&mut machine, &mut mmu, 0);
-    assert_eq!(mmu.counters().built - before, 3 + 12, "the guest is not as hostile as it should be");
+    assert_eq!(
+        mmu.counters().built - before,
+        3 + 12,
+        "the guest is not as hostile as it should be"
+    );
     assert!(done <= PAGE_FAULT, "{done}");
     mmu.audit(&machine).unwrap();
 }
@@ -126,12 +134,16 @@ fn what_is_linked_already_is_not_looked_through_without_end() {
     assert!(done <= 26 * LARGE_POOL * 512 + 80_000 + FRAMES, "{done}");
 }
 
-/// The frame is a table by turns: detached, it may be written through every entry, and attached, through none.
+/// The frame is a table by turns: detached, it may be written through every entry, and attached,
+/// through none.
 #[test]
 fn a_frame_that_all_entries_map_is_attached_again() {
-    let (mut machine, mut mmu) = one_frame_everywhere(Machine::new(FRAMES, POOL as usize), config(), ALL);
+    let (mut machine, mut mmu) =
+        one_frame_everywhere(Machine::new(FRAMES, POOL as usize), config(), ALL);
     let link = |machine: &mut Machine, mmu: &mut Mmu, entry: u64| {
-        work(machine, |machine| mmu.write_guest(machine, Gfn::new(3).entry(500), &entry.to_le_bytes()))
+        work(machine, |machine| {
+            mmu.write_guest(machine, Gfn::new(3).entry(500), &entry.to_le_bytes())
+        })
     };
     link(&mut machine, &mut mmu, 9 << 12 | ALL);
     read(&mut machine, &mut mmu, 500 << 21);
@@ -139,7 +151,13 @@ fn a_frame_that_all_entries_map_is_attached_again() {
     assert!(done <= WRITE, "{done}");
     assert_eq!(mmu.counters().detached, 1);
     for gva in (0..(POOL - 8) << 21).step_by(4096) {
-        mmu.page_fault(&mut machine, 0, Gva::new(gva), user_write(), &Origin::at(Gva::new(gva)));
+        mmu.page_fault(
+            &mut machine,
+            0,
+            Gva::new(gva),
+            user_write(),
+            &FaultContext::at(Gva::new(gva)),
+        );
     }
     let done = link(&mut machine, &mut mmu, 9 << 12 | ALL);
     assert!(done <= WRITE, "{done}");
@@ -159,7 +177,7 @@ fn a_frame_that_all_entries_map_becomes_a_loadable_root() {
         one_frame_everywhere(Machine::identical(FRAMES, POOL as usize + 2), config, ALL & !W);
     mmu.load_paging(&mut machine, 0, paging(9));
     let mut offered = false;
-    let done = work(&mut machine, |machine| offered = mmu.offer_root(machine, 0));
+    let done = work(&mut machine, |machine| offered = mmu.allow_native_load(machine, 0));
     assert!(offered && done <= OFFER_ROOT, "{done}");
     assert!(done >= ENTRIES, "the guest is not as hostile as it should be: {done}");
     mmu.audit(&machine).unwrap();
@@ -192,7 +210,13 @@ fn the_filter_is_changed() {
         }
         for page in 256..260 {
             let done = work(&mut machine, |machine| {
-                mmu.page_fault(machine, 0, Gva::new(page << 12), user_write(), &Origin::at(Gva::new(0)));
+                mmu.page_fault(
+                    machine,
+                    0,
+                    Gva::new(page << 12),
+                    user_write(),
+                    &FaultContext::at(Gva::new(0)),
+                );
             });
             most = most.max(done);
         }
@@ -204,7 +228,8 @@ fn the_filter_is_changed() {
 
 #[test]
 fn a_frame_that_all_entries_map_is_revoked() {
-    let (mut machine, mut mmu) = one_frame_everywhere(Machine::new(FRAMES, POOL as usize), config(), ALL);
+    let (mut machine, mut mmu) =
+        one_frame_everywhere(Machine::new(FRAMES, POOL as usize), config(), ALL);
     let done = work(&mut machine, |machine| mmu.revoke(machine, Gfn::new(9)..Gfn::new(10)));
     assert!(done <= REVOKE, "{done}");
     assert!(done >= ENTRIES, "the guest is not as hostile as it should be: {done}");
@@ -212,7 +237,8 @@ fn a_frame_that_all_entries_map_is_revoked() {
 
 #[test]
 fn everything_is_thrown_away() {
-    let (mut machine, mut mmu) = one_frame_everywhere(Machine::new(FRAMES, POOL as usize), config(), ALL);
+    let (mut machine, mut mmu) =
+        one_frame_everywhere(Machine::new(FRAMES, POOL as usize), config(), ALL);
     let done = work(&mut machine, |machine| mmu.zap_all(machine));
     assert!(done <= ZAP_ALL, "{done}");
     assert!(done >= ENTRIES, "the guest is not as hostile as it should be: {done}");
@@ -241,14 +267,15 @@ fn all_entries_link_one_table_that_is_given_up() {
     assert!(done <= FLUSH, "{done}");
 }
 
-/// Eight frames that are tables of every level of each other, and loose: a fault that may add references to them brings
-/// all their shadows up to date before.
+/// Eight frames that are tables of every level of each other, and unsync: a fault that may add
+/// references to them brings all their shadows up to date before.
 #[test]
-fn all_shadows_are_of_loose_frames() {
+fn all_shadows_are_of_unsync_frames() {
     const LOOSE: u64 = 8;
     let mut machine = Machine::new(FRAMES, POOL as usize);
     for table in 1..=LOOSE {
-        (0..512).for_each(|index| machine.poke(table, index, (1 + index as u64 % LOOSE) << 12 | ALL));
+        (0..512)
+            .for_each(|index| machine.poke(table, index, (1 + index as u64 % LOOSE) << 12 | ALL));
     }
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
@@ -263,11 +290,13 @@ fn all_shadows_are_of_loose_frames() {
         if round % 2 == 0 {
             // Written freely: what is refreshed has changed.
             let table = 1 + random.below(LOOSE);
-            (0..512).for_each(|index| machine.poke(table, index, (1 + random.below(LOOSE)) << 12 | ALL));
+            (0..512).for_each(|index| {
+                machine.poke(table, index, (1 + random.below(LOOSE)) << 12 | ALL)
+            });
         }
         most = most.max(read(&mut machine, &mut mmu, gva));
     }
-    assert!(mmu.has_loose_tables());
+    assert!(mmu.has_unsync_tables());
     assert!(most <= PAGE_FAULT, "{most}");
     assert!(most >= 2 * ENTRIES, "the guest is not as hostile as it should be: {most}");
     let done = work(&mut machine, |machine| mmu.invlpg(machine, 0, Gva::new(0)));
@@ -301,7 +330,13 @@ fn entries_are_marked_ahead_in_a_table_of_every_level_and_role() {
     let mut most = 0;
     for page in 1..=3 {
         let done = work(&mut machine, |machine| {
-            mmu.page_fault(machine, 0, Gva::new(page << 12), user_write(), &Origin::at(Gva::new(0)));
+            mmu.page_fault(
+                machine,
+                0,
+                Gva::new(page << 12),
+                user_write(),
+                &FaultContext::at(Gva::new(0)),
+            );
         });
         most = most.max(done);
     }
@@ -356,7 +391,9 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
     for _ in 0..20_000 {
         // Often the same tables, so that what was detached is attached.
         let spread = [6, 512][random.below(2) as usize];
-        let gva = Gva::new((0..4).fold(0, |gva, _| gva << 9 | random.below(spread)) << 12 & ((1 << 47) - 1));
+        let gva = Gva::new(
+            (0..4).fold(0, |gva, _| gva << 9 | random.below(spread)) << 12 & ((1 << 47) - 1),
+        );
         let gfn = Gfn::new(1 + random.below(64));
         let kind = [AccessKind::Read, AccessKind::Write][random.below(2) as usize];
         let access = Access { kind, user: random.below(2) == 0, smap_override: false };
@@ -376,8 +413,8 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
         let (one, other) = (random.below(512), random.below(8));
         let done = work(&mut machine, |machine| match which {
             0 => {
-                let origin = Origin::at(Gva::new(other)).with_soon(one % 4 != 0);
-                mmu.page_fault(machine, 0, gva, access, &origin);
+                let context = FaultContext::at(Gva::new(other)).with_back_to_back(one % 4 != 0);
+                mmu.page_fault(machine, 0, gva, access, &context);
             }
             1 => {
                 let mode = if other == 0 && one < 64 { Mode::Off } else { Mode::Long4 };
@@ -395,10 +432,11 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
             4 => mmu.release_frame(machine, gfn),
             5 => mmu.revoke(machine, gfn..gfn + 1),
             6 => mmu.zap_all(machine),
-            7 => offered += u64::from(mmu.offer_root(machine, 0)),
-            9 => offered += u64::from(mmu.offer_other_root(machine, 0, gfn)),
+            7 => offered += u64::from(mmu.allow_native_load(machine, 0)),
+            9 => offered += u64::from(mmu.allow_native_load_of(machine, 0, gfn)),
             _ => {
-                let loadable = (1..64).map(Gfn::new).find(|&root| root >= gfn && mmu.is_loadable(0, root));
+                let loadable =
+                    (1..64).map(Gfn::new).find(|&root| root >= gfn && mmu.is_loadable(0, root));
                 match loadable {
                     Some(root) if other == 0 => mmu.withdraw_root(0, root),
                     Some(root) => {
@@ -418,7 +456,10 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
     mmu.audit(&machine).unwrap();
     assert!(most[..8].iter().chain(&most[9..]).all(|&most| most > 0), "{most:?}");
     let counters = mmu.counters();
-    assert!(counters.attached > 20 && counters.detached > 20 && counters.roots_moved > 20, "{counters:?}");
+    assert!(
+        counters.attached > 20 && counters.detached > 20 && counters.roots_moved > 20,
+        "{counters:?}"
+    );
     assert!(counters.filter_switches > 20, "{counters:?}");
     assert!(offered > 20 && switched > 20, "{offered} {switched}");
     assert!(most_looked > 1, "no walk of the shadow was seen");

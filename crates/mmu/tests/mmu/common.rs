@@ -1,17 +1,17 @@
-//! A small embedder: guest memory at an offset, shadow frames, a TLB that only counts its flushes, and a
-//! walk of the shadow tables as the hardware would do it.
+//! A small embedder: guest memory at an offset, shadow frames, a TLB that only counts its flushes,
+//! and a walk of the shadow tables as the hardware would do it.
 
 use std::cell::Cell;
 use std::collections::HashMap;
 
 use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
 use umbra_mmu::{
-    Backing, Config, Encodings, Event, FaultOutcome, FilterPolicy, GuestMemory, Mmu, Origin, RootFormat,
-    ShadowFrames, Shadowed, Tlb,
+    Backing, Config, Encodings, Event, FaultContext, FaultOutcome, FilterPolicy, GuestMemory, Mmu,
+    RootFormat, ShadowFrames, Shadowed, Tlb,
 };
 use umbra_paging::{
-    Access, AccessKind, Features, Format, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, Mode, Paging, Pdptes,
-    Tables, bits,
+    Access, AccessKind, Features, Format, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, Mode, Paging,
+    Pdptes, Tables, bits,
 };
 
 pub const FEATURES: Features = Features::new(40, false);
@@ -90,7 +90,8 @@ impl Machine {
         }
     }
 
-    /// A machine whose guest frames lie where their gpa says, so that roots can be loaded without an exit.
+    /// A machine whose guest frames lie where their gpa says, so that roots can be loaded without
+    /// an exit.
     pub fn identical(frames: u64, pool: usize) -> Machine {
         Machine { offset: 0, ..Machine::new(frames, pool) }
     }
@@ -101,8 +102,10 @@ impl Machine {
 
     /// The shadow frame that lies at this address, wherever it is.
     pub fn frame_at(&self, hpa: Hpa) -> u32 {
-        self.places.iter().position(|&place| place == hpa.hfn().raw()).expect("a shadow frame lies there")
-            as u32
+        self.places
+            .iter()
+            .position(|&place| place == hpa.hfn().raw())
+            .expect("a shadow frame lies there") as u32
     }
 
     fn count(&self) {
@@ -245,7 +248,7 @@ impl ShadowFrames for Machine {
         self.count();
         self.shadow[frame as usize][index] = value;
     }
-    fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {
+    fn swap_frames(&mut self, frame: u32, gfn: Gfn) -> bool {
         self.count();
         let Backing::Ram { hfn, .. } = self.backing(gfn) else { return false };
         self.flushes_at_exchange = Some(self.flushes);
@@ -286,7 +289,8 @@ impl Tlb for Machine {
 
 pub fn config() -> Config {
     let mut config = Config::new(FEATURES, Encodings::reserved(FEATURES.maxphyaddr).unwrap());
-    (config.filter, config.prefetch_tables, config.log_changes) = (FilterPolicy::Present, false, true);
+    (config.filter, config.prefetch_tables, config.log_changes) =
+        (FilterPolicy::Present, false, true);
     config
 }
 
@@ -319,7 +323,10 @@ pub fn hardware<P>(machine: &Machine, mmu: &Mmu<P>, gva: u64) -> Seen {
         RootFormat::Long4 => (root.hpa, Level::L4, Format::Long4),
         RootFormat::Pae => {
             let raw = machine.read_shadow(machine.frame_at(root.hpa), (gva >> 30) as usize & 3);
-            assert!(Pdptes::checked([raw, 0, 0, 0], &FEATURES).is_ok(), "VM entry would fail: {raw:#x}");
+            assert!(
+                Pdptes::checked([raw, 0, 0, 0], &FEATURES).is_ok(),
+                "VM entry would fail: {raw:#x}"
+            );
             if raw & P == 0 {
                 return Seen::NotPresent;
             }
@@ -328,7 +335,9 @@ pub fn hardware<P>(machine: &Machine, mmu: &Mmu<P>, gva: u64) -> Seen {
     };
     let of_host = |hfn: u64| {
         let mut moved = machine.moved.iter();
-        moved.find(|(_, place)| **place == hfn).map_or(hfn.wrapping_sub(machine.offset), |(&gfn, _)| gfn)
+        moved
+            .find(|(_, place)| **place == hfn)
+            .map_or(hfn.wrapping_sub(machine.offset), |(&gfn, _)| gfn)
     };
     let (mut user, mut write) = (true, true);
     loop {
@@ -343,10 +352,16 @@ pub fn hardware<P>(machine: &Machine, mmu: &Mmu<P>, gva: u64) -> Seen {
         user &= entry.user();
         write &= entry.writable();
         match level.below() {
-            Some(below) if !entry.is_leaf(level) => (table, level) = (entry.frame().base_hpa(), below),
+            Some(below) if !entry.is_leaf(level) => {
+                (table, level) = (entry.frame().base_hpa(), below)
+            }
             _ => {
                 let offset = gva >> 12 & (level.pages() - 1);
-                return Seen::Page { gfn: of_host(entry.leaf_frame(level).raw() + offset), user, write };
+                return Seen::Page {
+                    gfn: of_host(entry.leaf_frame(level).raw() + offset),
+                    user,
+                    write,
+                };
             }
         }
     }
@@ -402,7 +417,7 @@ pub fn exit_at<Q: WritePolicy>(
     gva: u64,
     access: Access,
 ) -> FaultOutcome {
-    mmu.page_fault(machine, 0, Gva::new(gva), access, &Origin::at(Gva::new(rip)))
+    mmu.page_fault(machine, 0, Gva::new(gva), access, &FaultContext::at(Gva::new(rip)))
 }
 
 pub fn user_write() -> Access {

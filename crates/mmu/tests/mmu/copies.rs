@@ -48,7 +48,8 @@ impl Guest {
     fn detach(&mut self) {
         self.rip += 1;
         for _ in 0..4 {
-            let outcome = exit_at(&mut self.machine, &mut self.mmu, self.rip, SHOWN, supervisor_write());
+            let outcome =
+                exit_at(&mut self.machine, &mut self.mmu, self.rip, SHOWN, supervisor_write());
             if outcome == FaultOutcome::Resume(Work::Detach) {
                 return;
             }
@@ -92,7 +93,8 @@ fn what_has_not_changed_is_not_looked_at_again() {
     guest.mmu.audit(&guest.machine).unwrap();
 }
 
-/// The guest's entry is as it was when it was copied, but its shadow was made from another value meanwhile.
+/// The guest's entry is as it was when it was copied, but its shadow was made from another value
+/// meanwhile.
 #[test]
 fn a_copy_does_not_outlive_a_store_to_the_shadow() {
     let mut guest = Guest::new();
@@ -148,7 +150,8 @@ fn settle_with(machine: &mut Machine, mmu: &mut Mmu<Detach>, gva: u64, access: A
     panic!("no progress at {gva:#x}");
 }
 
-/// I4: a link that was narrow is so still if the guest's entry says something else only while its table is detached.
+/// I4: a link that was narrow is so still if the guest's entry says something else only while its
+/// table is detached.
 #[test]
 fn a_narrow_link_in_a_detached_table_does_not_come_back_by_its_copy() {
     const TABLE: u64 = 5;
@@ -160,9 +163,12 @@ fn a_narrow_link_in_a_detached_table_does_not_come_back_by_its_copy() {
     machine.poke(TABLE, 16, bits::PS | ALL);
     machine.poke(4, 2, 102 << 12 | ALL & !W);
     machine.poke(4, 64, TABLE << 12 | ALL & !U);
-    let mut mmu =
-        Mmu::with_policy(config_with(|config| config.filter = FilterPolicy::Auto), &mut machine, Detach)
-            .unwrap();
+    let mut mmu = Mmu::with_policy(
+        config_with(|config| config.filter = FilterPolicy::Auto),
+        &mut machine,
+        Detach,
+    )
+    .unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     let mut rip = 0x1000;
     let mut uses = |machine: &mut Machine, mmu: &mut Mmu<Detach>, gva: u64| {

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use umbra_mmu::policy::EmulateReachable;
-use umbra_mmu::{FaultOutcome, Mmu, Origin};
+use umbra_mmu::{FaultContext, FaultOutcome, Mmu};
 use umbra_paging::{Access, Gfn, Gva};
 
 const ALL: u64 = P | W | U | A | D;
@@ -19,7 +19,8 @@ fn another_vcpus_faults_are_no_progress_of_this_one() {
         machine.poke(t, 0, (t + 1) << 12 | ALL);
     }
     machine.poke(24, 2, 102 << 12 | ALL & !W);
-    let mut mmu = Mmu::with_policy(config_with(|config| config.vcpus = 2), &mut machine, Detach).unwrap();
+    let mut mmu =
+        Mmu::with_policy(config_with(|config| config.vcpus = 2), &mut machine, Detach).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     mmu.load_paging(&mut machine, 1, paging(21));
     for round in 0..40 {
@@ -28,13 +29,19 @@ fn another_vcpus_faults_are_no_progress_of_this_one() {
             return;
         }
         let gva = if round % 2 == 0 { 2 << 12 } else { 7 << 12 };
-        mmu.page_fault(&mut machine, 1, Gva::new(gva), user_write(), &Origin::at(Gva::new(0x2000 + round)));
+        mmu.page_fault(
+            &mut machine,
+            1,
+            Gva::new(gva),
+            user_write(),
+            &FaultContext::at(Gva::new(0x2000 + round)),
+        );
     }
     panic!("no progress");
 }
 
-/// Two vCPUs are about to emulate writes, and cannot: each table is detached for its own write, in whatever order they
-/// are released. None becomes loose.
+/// Two vCPUs are about to emulate writes, and cannot: each table is detached for its own write, in
+/// whatever order they are released. None becomes unsync.
 #[test]
 fn a_release_is_of_its_own_write_whatever_happens_on_another_vcpu() {
     for order in [[0, 1], [1, 0]] {
@@ -53,10 +60,10 @@ fn a_release_is_of_its_own_write_whatever_happens_on_another_vcpu() {
         settle(&mut machine, &mut mmu, 1 << 21, Access::user_read());
         let tickets = [0, 1].map(|vcpu: usize| {
             let (gva, rip) = (2 << 21 | (4 + vcpu as u64) << 12, 0x1000 + vcpu as u64);
-            let origin = Origin::at(Gva::new(rip));
+            let context = FaultContext::at(Gva::new(rip));
             for _ in 0..4 {
                 if let FaultOutcome::TableWrite { ticket, .. } =
-                    mmu.page_fault(&mut machine, vcpu, Gva::new(gva), user_write(), &origin)
+                    mmu.page_fault(&mut machine, vcpu, Gva::new(gva), user_write(), &context)
                 {
                     return ticket;
                 }
@@ -64,14 +71,15 @@ fn a_release_is_of_its_own_write_whatever_happens_on_another_vcpu() {
             panic!("the table is tracked");
         });
         order.iter().for_each(|&vcpu| mmu.release(&mut machine, tickets[vcpu]));
-        assert_eq!((mmu.counters().detached, mmu.has_loose_tables()), (2, false));
+        assert_eq!((mmu.counters().detached, mmu.has_unsync_tables()), (2, false));
         mmu.audit(&machine).unwrap();
     }
 }
 
-/// Where an emulated instruction's stack lies is read for hints only; a loose table may map it to a device by now.
+/// Where an emulated instruction's stack lies is read for hints only; an unsync table may map it to
+/// a device by now.
 #[test]
-fn a_stack_that_a_loose_table_maps_is_no_ram_any_more() {
+fn a_stack_that_an_unsync_table_maps_is_no_ram_any_more() {
     let mut machine = Machine::new(2048, 64);
     machine.chain();
     machine.poke(3, 1, 5 << 12 | ALL);
@@ -87,13 +95,14 @@ fn a_stack_that_a_loose_table_maps_is_no_ram_any_more() {
     mmu.release_frame(&mut machine, Gfn::new(4));
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     machine.poke(4, 0, 0xfee00 << 12 | ALL);
-    let origin = Origin::at(Gva::new(0x1000)).with_stack(Gva::new(0x10));
-    mmu.page_fault(&mut machine, 0, Gva::new(1 << 21), supervisor_write(), &origin);
+    let context = FaultContext::at(Gva::new(0x1000)).with_stack(Gva::new(0x10));
+    mmu.page_fault(&mut machine, 0, Gva::new(1 << 21), supervisor_write(), &context);
 }
 
-/// While a table is loose all faults exit: what its entries were made from may be narrower than what the guest's say now.
+/// While a table is unsync all faults exit: what its entries were made from may be narrower than
+/// what the guest's say now.
 #[test]
-fn a_loose_table_may_be_narrower_than_the_guests() {
+fn a_unsync_table_may_be_narrower_than_the_guests() {
     let mut machine = Machine::new(2048, 64);
     machine.chain();
     machine.poke(4, 0, 9 << 12 | ALL);
@@ -105,7 +114,7 @@ fn a_loose_table_may_be_narrower_than_the_guests() {
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     mmu.release_frame(&mut machine, Gfn::new(3));
     settle(&mut machine, &mut mmu, 1 << 21 | 9 << 12, Access::user_read());
-    assert!(mmu.has_loose_tables());
+    assert!(mmu.has_unsync_tables());
     machine.poke(3, 1, large | W);
     mmu.audit(&machine).unwrap();
     assert_eq!(mmu.guest_faults(), umbra_mmu::GuestFaults::Trap);
@@ -113,10 +122,10 @@ fn a_loose_table_may_be_narrower_than_the_guests() {
     mmu.audit(&machine).unwrap();
 }
 
-/// A new reference to a table that is followed leads to a loose one below it: what that one kept is old for the addresses
-/// that the reference adds.
+/// A new reference to a table that is followed leads to an unsync one below it: what that one kept
+/// is old for the addresses that the reference adds.
 #[test]
-fn what_a_loose_table_kept_serves_no_new_address_over_another_table() {
+fn what_an_unsync_table_kept_serves_no_new_address_over_another_table() {
     let mut machine = Machine::new(2048, 64);
     machine.chain();
     machine.poke(4, 0, 9 << 12 | ALL);

@@ -2,7 +2,8 @@
 
 use crate::common::*;
 use umbra_mmu::{
-    Backing, ConfigError, Encodings, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu, ShadowFrames, Tlb,
+    Backing, ConfigError, Encodings, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu,
+    ShadowFrames, Tlb,
 };
 use umbra_paging::{Access, Gfn, Gpa, Gva, Hfn, Hpa, Tables, bits};
 
@@ -115,14 +116,16 @@ fn a_guest_wider_than_the_real_cpu_is_refused_in_words() {
 }
 
 #[test]
-fn an_embedder_that_cannot_exchange_frames_need_not_say_so() {
-    assert!(!Sizes { frames: 64, end: 64, base: 0 }.exchange(0, Gfn::new(1)));
+fn an_embedder_that_cannot_swap_frames_need_not_say_so() {
+    assert!(!Sizes { frames: 64, end: 64, base: 0 }.swap_frames(0, Gfn::new(1)));
 }
 
 #[test]
 fn the_size_of_the_metadata_follows_the_pages_in_use() {
     const LINKS: usize = 512 * 8;
-    let bytes = |memory, pool| Mmu::new(config(), &mut Machine::new(memory, pool)).unwrap().metadata_bytes();
+    let bytes = |memory, pool| {
+        Mmu::new(config(), &mut Machine::new(memory, pool)).unwrap().metadata_bytes()
+    };
     // A frame without a page takes little; a guest frame, two words.
     let frames = bytes(64, 1064) - bytes(64, 64);
     assert!((8 * 1000..128 * 1000).contains(&frames), "{frames}");
@@ -154,7 +157,7 @@ fn the_size_of_the_metadata_follows_the_pages_in_use() {
 
 /// The ninth table that is let go of brings the first back.
 #[test]
-fn only_so_many_tables_are_loose_at_once() {
+fn only_so_many_tables_are_unsync_at_once() {
     let mut machine = Machine::new(64, 64);
     machine.chain();
     for n in 0..9 {
@@ -170,7 +173,8 @@ fn only_so_many_tables_are_loose_at_once() {
         mmu.audit(&machine).unwrap();
         settle(&mut machine, &mut mmu, gva(n), Access::user_read());
     }
-    // What the guest wrote into the first of them since is seen; a loose table shows what was built last.
+    // What the guest wrote into the first of them since is seen; an unsync table shows what was
+    // built last.
     let entry = 0xa000 | P | U | A;
     store(&mut machine, &mut mmu, 0x10, 0, entry);
     settle(&mut machine, &mut mmu, gva(0), Access::user_read());
@@ -178,11 +182,11 @@ fn only_so_many_tables_are_loose_at_once() {
     assert_eq!(hardware(&machine, &mmu, gva(0)), Seen::Page { gfn: 10, user: true, write: false });
     assert_eq!(hardware(&machine, &mmu, gva(8)), Seen::Page { gfn: 9, user: true, write: false });
     assert_eq!(hardware(&machine, &mmu, gva(0) | 0x1000), Seen::NotPresent, "it is tracked");
-    assert_eq!(hardware(&machine, &mmu, gva(8) | 0x1000), Seen::Reserved, "it is loose");
-    assert!(mmu.has_loose_tables());
+    assert_eq!(hardware(&machine, &mmu, gva(8) | 0x1000), Seen::Reserved, "it is unsync");
+    assert!(mmu.has_unsync_tables());
     mmu.flush_guest(&mut machine);
     mmu.audit(&machine).unwrap();
-    assert!(!mmu.has_loose_tables());
+    assert!(!mmu.has_unsync_tables());
     settle(&mut machine, &mut mmu, gva(8), Access::user_read());
     assert_eq!(hardware(&machine, &mmu, gva(8)), Seen::Page { gfn: 10, user: true, write: false });
 }

@@ -1,11 +1,13 @@
-//! Which faults go to the guest by themselves, and that no page gives user mode less meanwhile (I4).
+//! Which faults go to the guest by themselves, and that no page gives user mode less meanwhile
+//! (I4).
 
 use crate::common::*;
 use umbra_mmu::{FaultOutcome, FilterPolicy, GuestFaults, Invariant, Mmu, ShadowFrames};
 use umbra_paging::{Access, Gfn, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
-/// Pages of user mode: dirty, clean (which would be narrow), read-only, and one that shows page table 4.
+/// Pages of user mode: dirty, clean (which would be narrow), read-only, and one that shows page
+/// table 4.
 const DIRTY: u64 = 0;
 const CLEAN: u64 = 0x1000;
 const READ_ONLY: u64 = 0x2000;
@@ -66,7 +68,10 @@ fn a_clean_page_that_is_read_is_the_end_of_it_until_a_fault_would_pay() {
         store(&mut machine, &mut mmu, 4, 1, 101 << 12 | ALL & !D);
         settle(&mut machine, &mut mmu, CLEAN, Access::user_read());
         assert_eq!(mmu.guest_faults(), GuestFaults::Present, "round {round}");
-        assert_eq!(hardware(&machine, &mmu, CLEAN), Seen::Page { gfn: 101, user: true, write: false });
+        assert_eq!(
+            hardware(&machine, &mmu, CLEAN),
+            Seen::Page { gfn: 101, user: true, write: false }
+        );
         absent(&mut machine, &mut mmu, true);
         absent(&mut machine, &mut mmu, false);
         assert_eq!(mmu.guest_faults(), GuestFaults::Present);
@@ -131,7 +136,7 @@ fn present_is_for_good() {
     assert_eq!(mmu.counters().filter_switches, 0);
 }
 
-/// More narrow pages than are remembered: some are Pending then, all are once the filter is on.
+/// More narrow pages than are remembered: some are Trapping then, all are once the filter is on.
 #[test]
 fn narrow_pages_are_gone_when_the_filter_is_turned_on() {
     let (mut machine, mut mmu) = start(FilterPolicy::User);
@@ -173,7 +178,8 @@ fn a_large_page_with_a_table_inside_is_narrow() {
     assert_eq!(mmu.guest_faults(), GuestFaults::User);
 }
 
-/// Faults of other control bits, or of a guest that may see what is not there any more, must be looked at.
+/// Faults of other control bits, or of a guest that may see what is not there any more, must be
+/// looked at.
 #[test]
 fn user_is_suspended_where_it_does_not_hold() {
     let (mut machine, mut mmu) = start(FilterPolicy::User);

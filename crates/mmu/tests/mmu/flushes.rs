@@ -1,8 +1,8 @@
-//! Where a full flush is owed although no entry that is there tells so. Each of these was found in a review
-//! of the MMU: the CPU still holds what an entry said before.
+//! Where a full flush is owed although no entry that is there tells so. Each of these was found in
+//! a review of the MMU: the CPU still holds what an entry said before.
 
 use crate::common::*;
-use umbra_mmu::{GuestFaults, Mmu, Origin};
+use umbra_mmu::{FaultContext, GuestFaults, Mmu};
 use umbra_paging::{Access, Gfn, Gva, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
@@ -46,7 +46,7 @@ fn a_frame_that_was_writable_for_the_supervisor_alone_becomes_a_table() {
 }
 
 #[test]
-fn a_frame_that_was_writable_through_a_loose_table_becomes_a_table() {
+fn a_frame_that_was_writable_through_an_unsync_table_becomes_a_table() {
     let (mut machine, mut mmu) = start(true, ALL);
     mmu.release_frame(&mut machine, Gfn::new(4));
     settle(&mut machine, &mut mmu, 0x5000, supervisor_write());
@@ -59,7 +59,13 @@ fn revoked_memory_stays_away_when_the_generation_wraps() {
     let mut machine = Machine::new(2048, 64);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
     for round in 0..2050 {
-        mmu.page_fault(&mut machine, 0, Gva::new(0x1000), supervisor_write(), &Origin::at(Gva::new(0)));
+        mmu.page_fault(
+            &mut machine,
+            0,
+            Gva::new(0x1000),
+            supervisor_write(),
+            &FaultContext::at(Gva::new(0)),
+        );
         mmu.revoke(&mut machine, Gfn::new(0)..Gfn::new(3));
         machine.holes = if round % 2 == 0 { vec![1] } else { vec![] };
         mmu.audit(&machine).unwrap_or_else(|violation| panic!("round {round}: {violation}"));
@@ -67,14 +73,14 @@ fn revoked_memory_stays_away_when_the_generation_wraps() {
 }
 
 #[test]
-fn faults_exit_while_a_table_is_loose() {
+fn faults_exit_while_a_table_is_unsync() {
     let (mut machine, mut mmu) = start(true, ALL);
     machine.poke(6, 9, 101 << 12 | ALL);
     settle(&mut machine, &mut mmu, 0x5000, READ);
     mmu.release_frame(&mut machine, Gfn::new(3));
     settle(&mut machine, &mut mmu, 0x5000, READ);
-    // The guest's own store: another table. A CPU that still uses the old one raises a not-present fault for
-    // 0x9000 once; raised again and again by the old shadow, it would never end.
+    // The guest's own store: another table. A CPU that still uses the old one raises a not-present
+    // fault for 0x9000 once; raised again and again by the old shadow, it would never end.
     machine.poke(3, 0, 6 << 12 | ALL);
     assert_eq!(mmu.guest_faults(), GuestFaults::Trap);
     mmu.flush_guest(&mut machine);
@@ -83,7 +89,7 @@ fn faults_exit_while_a_table_is_loose() {
 }
 
 #[test]
-fn a_guest_fault_ends_what_is_cached_through_loose_tables() {
+fn a_guest_fault_ends_what_is_cached_through_unsync_tables() {
     let (mut machine, mut mmu) = start(true, ALL & !W);
     settle(&mut machine, &mut mmu, 0x5000, READ);
     mmu.release_frame(&mut machine, Gfn::new(4));
@@ -106,8 +112,8 @@ fn large() -> (Machine, Mmu) {
     (machine, mmu)
 }
 
-/// Whether the small pages of the large one are flushed when it is mapped whole again, or at the latest when the
-/// guest replaces it.
+/// Whether the small pages of the large one are flushed when it is mapped whole again, or at the
+/// latest when the guest replaces it.
 fn is_flushed_when_whole_again(mut machine: Machine, mut mmu: Mmu) -> bool {
     store(&mut machine, &mut mmu, 3, 1, 0);
     mmu.flush_guest(&mut machine);
@@ -122,7 +128,10 @@ fn is_flushed_when_whole_again(mut machine: Machine, mut mmu: Mmu) -> bool {
 #[test]
 fn small_pages_of_a_large_one_are_flushed_when_it_is_mapped_whole_again() {
     let (machine, mmu) = large();
-    assert!(is_flushed_when_whole_again(machine, mmu), "the guest's INVLPG of 0x800000 leaves 0x805000");
+    assert!(
+        is_flushed_when_whole_again(machine, mmu),
+        "the guest's INVLPG of 0x800000 leaves 0x805000"
+    );
 }
 
 #[test]
@@ -147,7 +156,7 @@ fn a_table_that_becomes_a_large_page_is_flushed() {
 }
 
 #[test]
-fn a_large_page_in_a_loose_table_is_flushed_whole() {
+fn a_large_page_in_an_unsync_table_is_flushed_whole() {
     let (mut machine, mut mmu) = large();
     mmu.release_frame(&mut machine, Gfn::new(3));
     settle(&mut machine, &mut mmu, 0x80_5000, READ);

@@ -1,6 +1,6 @@
 //! The MMU embedded in a small machine.
 
-mod ahead;
+mod address_space;
 mod audit;
 mod bound;
 mod common;
@@ -12,11 +12,11 @@ mod flushes;
 mod formats;
 mod narrow;
 mod order;
-mod predict;
-mod quick;
+mod prefetch;
 mod roots;
 mod several_vcpus;
 mod shadow;
-mod space;
+mod shadow_walk;
 mod survivors;
 mod terminal_fault;
+mod write_predictor;

@@ -1,4 +1,5 @@
-//! I4: while user protection faults go around the hypervisor, user mode has all of the guest's rights.
+//! I4: while user protection faults go around the hypervisor, user mode has all of the guest's
+//! rights.
 
 use umbra_mmu::{FaultOutcome, FilterPolicy, GuestFaults, Mmu};
 use umbra_paging::{Access, bits};
@@ -7,8 +8,8 @@ use crate::common::*;
 
 #[test]
 fn a_large_user_page_mapped_by_smaller_ones_holds_no_write_back_under_the_user_filter() {
-    // A 2 MiB page of user mode has a page table (frame 600) inside, which five other entries map, too: more than get
-    // their right to write back at once when the table is let go.
+    // A 2 MiB page of user mode has a page table (frame 600) inside, which five other entries map,
+    // too: more than get their right to write back at once when the table is let go.
     let mut machine = Machine::new(2048, 64);
     machine.chain();
     machine.poke(3, 1, 512 << 12 | P | W | U | A | D | bits::PS);

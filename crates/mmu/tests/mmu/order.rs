@@ -1,8 +1,8 @@
-//! The order in which things are done, seen by another vCPU: it may write through a translation that is about to be
-//! flushed, and read entries while what they follow is written.
+//! The order in which things are done, seen by another vCPU: it may write through a translation
+//! that is about to be flushed, and read entries while what they follow is written.
 
 use crate::common::*;
-use umbra_mmu::{MIN_FRAMES_PER_VCPU, Mmu, Origin};
+use umbra_mmu::{FaultContext, MIN_FRAMES_PER_VCPU, Mmu};
 use umbra_paging::{Access, Gfn, Gva};
 
 fn start() -> (Machine, Mmu) {
@@ -14,13 +14,25 @@ fn start() -> (Machine, Mmu) {
     (machine, mmu)
 }
 
-/// A page table is shadowed while another vCPU still stores to it: entry 5 becomes present just before the flush
-/// that ends such stores. What the hardware sees of it then.
+/// A page table is shadowed while another vCPU still stores to it: entry 5 becomes present just
+/// before the flush that ends such stores. What the hardware sees of it then.
 fn attach(mut machine: Machine, mut mmu: Mmu) -> Seen {
     machine.poke(3, 1, 20 << 12 | P | W | U | A);
-    mmu.page_fault(&mut machine, 0, Gva::new(0x1000), Access::user_read(), &Origin::at(Gva::new(0)));
+    mmu.page_fault(
+        &mut machine,
+        0,
+        Gva::new(0x1000),
+        Access::user_read(),
+        &FaultContext::at(Gva::new(0)),
+    );
     machine.before_flush = Some((20, 5, 0xa000 | P | U | A));
-    mmu.page_fault(&mut machine, 0, Gva::new(0x20_0000), Access::user_read(), &Origin::at(Gva::new(0)));
+    mmu.page_fault(
+        &mut machine,
+        0,
+        Gva::new(0x20_0000),
+        Access::user_read(),
+        &FaultContext::at(Gva::new(0)),
+    );
     assert!(machine.before_flush.is_none(), "protection is followed by a flush");
     hardware(&machine, &mmu, 0x20_5000)
 }
@@ -34,13 +46,19 @@ fn attach_again(mut machine: Machine, mut mmu: Mmu) -> Seen {
     assert_eq!(mmu.counters().detached, 1);
     store(&mut machine, &mut mmu, 3, 1, 20 << 12 | P | W | U | A);
     machine.before_flush = Some((20, 5, 0xa000 | P | U | A));
-    mmu.page_fault(&mut machine, 0, Gva::new(0x20_0000), Access::user_read(), &Origin::at(Gva::new(0)));
+    mmu.page_fault(
+        &mut machine,
+        0,
+        Gva::new(0x20_0000),
+        Access::user_read(),
+        &FaultContext::at(Gva::new(0)),
+    );
     assert_eq!((mmu.counters().attached, machine.before_flush), (1, None));
     hardware(&machine, &mmu, 0x20_5000)
 }
 
-/// The frame of a page table that is reclaimed is mapped by all others: whether one of them is writable while the CPU may
-/// still use the old table.
+/// The frame of a page table that is reclaimed is mapped by all others: whether one of them is
+/// writable while the CPU may still use the old table.
 fn writable_while_cached(mut machine: Machine, mut mmu: Mmu) -> Option<bool> {
     for n in 0..MIN_FRAMES_PER_VCPU as u64 {
         machine.poke(3, 1 + n as usize, (100 + n) << 12 | P | W | U | A);
@@ -54,12 +72,23 @@ fn writable_while_cached(mut machine: Machine, mut mmu: Mmu) -> Option<bool> {
     machine.writable_at_flush
 }
 
-/// Whether any shadow entry still translates to frame 9 at the moment when the guest's entry for it is replaced.
+/// Whether any shadow entry still translates to frame 9 at the moment when the guest's entry for it
+/// is replaced.
 fn translated_while_written(mut machine: Machine, mut mmu: Mmu) -> bool {
-    mmu.page_fault(&mut machine, 0, Gva::new(0), Access::user_read(), &Origin::at(Gva::new(0)));
+    mmu.page_fault(
+        &mut machine,
+        0,
+        Gva::new(0),
+        Access::user_read(),
+        &FaultContext::at(Gva::new(0)),
+    );
     let Seen::Page { gfn: 9, .. } = hardware(&machine, &mmu, 0) else { panic!("not mapped") };
     let old = machine.mapping_of(9).expect("some entry maps the frame");
-    mmu.write_guest(&mut machine, Gfn::new(4).entry(0), &(0xa000 | P | W | U | A | D).to_le_bytes());
+    mmu.write_guest(
+        &mut machine,
+        Gfn::new(4).entry(0),
+        &(0xa000 | P | W | U | A | D).to_le_bytes(),
+    );
     machine.shadow_at_write.iter().flatten().any(|&entry| entry == old)
 }
 

@@ -1,4 +1,5 @@
-//! Roots that a vCPU loads without an exit: what the MMU offers, what it withdraws, and where the frames lie.
+//! Roots that a vCPU loads without an exit: what the MMU offers, what it withdraws, and where the
+//! frames lie.
 
 use crate::common::*;
 use umbra_mmu::{FilterPolicy, Mmu};
@@ -6,7 +7,8 @@ use umbra_paging::{Access, Gfn, Gva, Mode, Paging};
 
 const READ: Access = Access::user_read();
 
-/// Roots in frames 1 and 10 that share everything below, page tables in 4 and 5. Frame 9 is data, and mapped.
+/// Roots in frames 1 and 10 that share everything below, page tables in 4 and 5. Frame 9 is data,
+/// and mapped.
 fn start(loadable_roots: usize) -> (Machine, Mmu) {
     let mut machine = Machine::identical(2048, 64);
     machine.chain();
@@ -25,7 +27,7 @@ fn start(loadable_roots: usize) -> (Machine, Mmu) {
 }
 
 fn offer(machine: &mut Machine, mmu: &mut Mmu) -> bool {
-    let offered = mmu.offer_root(machine, 0);
+    let offered = mmu.allow_native_load(machine, 0);
     mmu.audit(machine).unwrap();
     offered
 }
@@ -60,7 +62,10 @@ fn the_guest_switches_between_two_roots() {
         assert_eq!(mmu.paging(0).root, Gfn::new(root));
         settle(&mut machine, &mut mmu, 0, READ);
     }
-    assert_eq!((mmu.counters().built, mmu.counters().flushes), (before.built + 3, before.flushes + 3));
+    assert_eq!(
+        (mmu.counters().built, mmu.counters().flushes),
+        (before.built + 3, before.flushes + 3)
+    );
 }
 
 #[test]
@@ -83,11 +88,15 @@ fn there_is_room_for_so_many() {
         mmu.withdraw_root(0, Gfn::new(1));
         assert_eq!(mmu.roots_changed(), before, "the embedder knows");
         assert_eq!(offer(&mut machine, &mut mmu), room > 0);
-        assert_eq!((mmu.is_loadable(0, Gfn::new(1)), mmu.is_loadable(0, Gfn::new(10))), (false, room > 0));
+        assert_eq!(
+            (mmu.is_loadable(0, Gfn::new(1)), mmu.is_loadable(0, Gfn::new(10))),
+            (false, room > 0)
+        );
     }
 }
 
-/// What happens to the root in frame 1, which is loadable, while the guest runs on 10 or on 1: whether it stays so.
+/// What happens to the root in frame 1, which is loadable, while the guest runs on 10 or on 1:
+/// whether it stays so.
 fn after(current: u64, event: impl FnOnce(&mut Machine, &mut Mmu)) -> bool {
     let (mut machine, mut mmu) = start(2);
     assert!(offer(&mut machine, &mut mmu));
@@ -123,7 +132,7 @@ fn a_root_is_withdrawn_as_soon_as_it_is_not_what_the_guest_would_load() {
             );
         }
         assert!(!after(current, |machine, mmu| mmu.revoke(machine, Gfn::new(1)..Gfn::new(2))));
-        // Any loose table: its writes are seen at a flush of the guest only, which must exit.
+        // Any unsync table: its writes are seen at a flush of the guest only, which must exit.
         assert!(!after(current, |machine, mmu| mmu.release_frame(machine, Gfn::new(2))));
         let pge = Paging { pge: true, ..paging(current) };
         assert!(after(current, |machine, mmu| {
@@ -135,7 +144,8 @@ fn a_root_is_withdrawn_as_soon_as_it_is_not_what_the_guest_would_load() {
     }
 }
 
-/// A freed root is used as data: its writes are seen as long as it is loadable, then it is detached.
+/// A freed root is used as data: its writes are seen as long as it is loadable, then it is
+/// detached.
 #[test]
 fn a_freed_root_is_withdrawn_before_it_is_written_freely() {
     let (mut machine, mut mmu) = start(2);
@@ -152,7 +162,7 @@ fn a_freed_root_is_withdrawn_before_it_is_written_freely() {
                 0,
                 Gva::new(0x1000 + 8 * exits),
                 user_write(),
-                &umbra_mmu::Origin::at(Gva::new(0x7000)).with_soon(exits > 0),
+                &umbra_mmu::FaultContext::at(Gva::new(0x7000)).with_back_to_back(exits > 0),
             );
             mmu.audit(&machine).unwrap();
             exits += 1;
@@ -174,11 +184,11 @@ fn the_frame_of_a_revoked_root_lies_where_it_lay() {
 }
 
 #[test]
-fn no_root_is_offered_while_a_table_is_loose() {
+fn no_root_is_offered_while_a_table_is_unsync() {
     let (mut machine, mut mmu) = start(2);
     settle(&mut machine, &mut mmu, 0, READ);
     mmu.release_frame(&mut machine, Gfn::new(4));
-    assert!(mmu.has_loose_tables() && !offer(&mut machine, &mut mmu));
+    assert!(mmu.has_unsync_tables() && !offer(&mut machine, &mut mmu));
     mmu.flush_guest(&mut machine);
     assert!(offer(&mut machine, &mut mmu));
 }
@@ -202,8 +212,8 @@ fn roots_elsewhere_are_not_offered() {
     assert!(!offer(&mut machine, &mut mmu), "guest frame 1 lies in another host frame");
 }
 
-fn offer_other(machine: &mut Machine, mmu: &mut Mmu, root: u64) -> bool {
-    let offered = mmu.offer_other_root(machine, 0, Gfn::new(root));
+fn allow_other(machine: &mut Machine, mmu: &mut Mmu, root: u64) -> bool {
+    let offered = mmu.allow_native_load_of(machine, 0, Gfn::new(root));
     mmu.audit(machine).unwrap();
     assert_eq!(offered, mmu.is_loadable(0, Gfn::new(root)));
     offered
@@ -214,7 +224,7 @@ fn a_root_that_was_never_loaded_is_switched_to() {
     let (mut machine, mut mmu) = start(2);
     settle(&mut machine, &mut mmu, 0, READ);
     assert!(offer(&mut machine, &mut mmu) && !mmu.knows_root(0, Gfn::new(10)));
-    assert!(offer_other(&mut machine, &mut mmu, 10) && mmu.knows_root(0, Gfn::new(10)));
+    assert!(allow_other(&mut machine, &mut mmu, 10) && mmu.knows_root(0, Gfn::new(10)));
     assert_eq!(mmu.paging(0).root, Gfn::new(1), "the vCPU runs where it ran");
     assert_eq!(mmu.root(&machine, 0).hpa.raw(), 0x1000);
     mmu.switched(0, Gfn::new(10));
@@ -226,28 +236,31 @@ fn a_root_that_was_never_loaded_is_switched_to() {
     store(&mut machine, &mut mmu, 10, 0, 0);
     mmu.switched(0, Gfn::new(10));
     assert_eq!(hardware(&machine, &mmu, 0), Seen::NotPresent);
-    assert!(offer_other(&mut machine, &mut mmu, 10) && offer_other(&mut machine, &mut mmu, 1), "again");
+    assert!(
+        allow_other(&mut machine, &mut mmu, 10) && allow_other(&mut machine, &mut mmu, 1),
+        "again"
+    );
 }
 
 #[test]
 fn another_root_is_not_offered_where_it_cannot_be_loaded() {
     let (mut machine, mut mmu) = start(1);
     assert!(offer(&mut machine, &mut mmu));
-    assert!(!offer_other(&mut machine, &mut mmu, 10), "there is no room");
+    assert!(!allow_other(&mut machine, &mut mmu, 10), "there is no room");
     let (mut machine, mut mmu) = start(2);
     mmu.revoke(&mut machine, Gfn::new(77)..Gfn::new(78));
     machine.holes.push(77);
     for nowhere in [77, 5000, u64::MAX >> 12] {
-        assert!(!offer_other(&mut machine, &mut mmu, nowhere));
+        assert!(!allow_other(&mut machine, &mut mmu, nowhere));
         assert!(!mmu.knows_root(0, Gfn::new(nowhere)));
     }
     settle(&mut machine, &mut mmu, 0, READ);
     mmu.release_frame(&mut machine, Gfn::new(4));
-    assert!(!offer_other(&mut machine, &mut mmu, 10), "a table is loose");
+    assert!(!allow_other(&mut machine, &mut mmu, 10), "a table is unsync");
     mmu.flush_guest(&mut machine);
-    assert!(offer_other(&mut machine, &mut mmu, 10));
+    assert!(allow_other(&mut machine, &mut mmu, 10));
     mmu.load_paging(&mut machine, 0, Paging { mode: Mode::Off, ..paging(1) });
-    assert!(!offer_other(&mut machine, &mut mmu, 10), "paging is off");
+    assert!(!allow_other(&mut machine, &mut mmu, 10), "paging is off");
 }
 
 /// A table that was detached is out of date until it is attached.
@@ -263,17 +276,17 @@ fn another_root_that_is_detached_is_attached() {
     settle(&mut machine, &mut mmu, 0x20_0000, user_write());
     assert!(!mmu.knows_root(0, Gfn::new(10)));
     machine.poke(10, 0, 0);
-    assert!(offer_other(&mut machine, &mut mmu, 10) && mmu.knows_root(0, Gfn::new(10)));
+    assert!(allow_other(&mut machine, &mut mmu, 10) && mmu.knows_root(0, Gfn::new(10)));
     mmu.switched(0, Gfn::new(10));
     assert_eq!(hardware(&machine, &mmu, 0), Seen::NotPresent);
 }
 
-/// What the CPUs have cached of a frame, and of the shadow page that takes its place, is flushed before they change
-/// places: the flushes up to then, from when nothing maps the frame any more.
+/// What the CPUs have cached of a frame, and of the shadow page that takes its place, is flushed
+/// before they change places: the flushes up to then, from when nothing maps the frame any more.
 fn flushes_before_a_move(mut machine: Machine, mut mmu: Mmu) -> u64 {
     settle(&mut machine, &mut mmu, 0x1000, READ);
     machine.flushes = 0;
-    assert!(mmu.offer_root(&mut machine, 0));
+    assert!(mmu.allow_native_load(&mut machine, 0));
     machine.flushes_at_exchange.expect("the root has moved")
 }
 

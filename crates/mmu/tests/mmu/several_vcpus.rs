@@ -3,7 +3,8 @@
 
 use crate::common::*;
 use umbra_mmu::{
-    ConfigError, FaultOutcome, FilterPolicy, GuestFaults, MIN_FRAMES_PER_VCPU, Mmu, TranslateError, Work,
+    ConfigError, FaultOutcome, FilterPolicy, GuestFaults, MIN_FRAMES_PER_VCPU, Mmu, TranslateError,
+    Work,
 };
 use umbra_paging::{Access, Gfn, Gva, Hfn, bits};
 
@@ -33,7 +34,10 @@ fn all_vcpus_leave_the_guest_before_an_entry_is_narrow() {
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     assert_eq!((mmu.entry_state(&machine, 1).guest_faults, machine.kicks), (GuestFaults::User, 0));
     settle(&mut machine, &mut mmu, 0x1000, Access::user_read());
-    assert_eq!((mmu.entry_state(&machine, 1).guest_faults, machine.kicks), (GuestFaults::Present, 1));
+    assert_eq!(
+        (mmu.entry_state(&machine, 1).guest_faults, machine.kicks),
+        (GuestFaults::Present, 1)
+    );
     let narrow = |entry: &&u64| **entry & (bits::ADDRESS | P) == 101 << 12 | P;
     assert!(machine.mapping_of(101).is_some());
     assert_eq!(machine.shadow_at_kick.iter().flatten().find(narrow), None, "it came too soon");
@@ -43,7 +47,10 @@ fn all_vcpus_leave_the_guest_before_an_entry_is_narrow() {
 fn one_vcpu_need_not_be_made_to_leave() {
     let (mut machine, mut mmu) = start(1);
     settle(&mut machine, &mut mmu, 0x1000, Access::user_read());
-    assert_eq!((mmu.entry_state(&machine, 0).guest_faults, machine.kicks), (GuestFaults::Present, 0));
+    assert_eq!(
+        (mmu.entry_state(&machine, 0).guest_faults, machine.kicks),
+        (GuestFaults::Present, 0)
+    );
 }
 
 #[test]
@@ -77,7 +84,7 @@ fn what_a_vcpu_has_loaded_is_learned_before_a_root_is_withdrawn() {
     let (mut machine, mut mmu) = start(2);
     machine.poke(10, 0, 2 << 12 | ALL);
     mmu.load_paging(&mut machine, 1, paging(10));
-    assert!(mmu.offer_root(&mut machine, 1));
+    assert!(mmu.allow_native_load(&mut machine, 1));
     mmu.load_paging(&mut machine, 1, paging(1));
     assert!(mmu.is_loadable(1, Gfn::new(10)));
     // It loads root 10 without an exit; then the other vCPU writes to that.
@@ -127,7 +134,8 @@ fn two_guest_frames_in_one_host_frame_are_refused() {
     let (mut machine, mmu) = start(1);
     assert_eq!(mmu.check_backing(&machine), Ok(()));
     machine.share(7, 300);
-    let shared = ConfigError::SharedFrame { gfn: Gfn::new(7), other: Gfn::new(300), hfn: Hfn::new(7) };
+    let shared =
+        ConfigError::SharedFrame { gfn: Gfn::new(7), other: Gfn::new(300), hfn: Hfn::new(7) };
     assert_eq!(mmu.check_backing(&machine), Err(shared));
     assert_eq!(Mmu::new(config(), &mut machine).err(), Some(shared));
     let sentence = shared.to_string();

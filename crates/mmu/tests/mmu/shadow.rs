@@ -21,7 +21,10 @@ fn a_missing_guest_entry_is_absent_and_a_missing_shadow_is_pending() {
     });
     assert_eq!(hardware(&machine, &mmu, 0), Seen::Reserved);
     assert_eq!(hardware(&machine, &mmu, 1 << 39), Seen::NotPresent);
-    assert_eq!(fault(&mut machine, &mut mmu, 0, Access::user_read()), FaultOutcome::Resume(Work::Link));
+    assert_eq!(
+        fault(&mut machine, &mut mmu, 0, Access::user_read()),
+        FaultOutcome::Resume(Work::Link)
+    );
     assert_eq!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 9, user: true, write: false });
     assert_eq!(hardware(&machine, &mmu, 0x1000), Seen::NotPresent);
 }
@@ -30,11 +33,17 @@ fn a_missing_guest_entry_is_absent_and_a_missing_shadow_is_pending() {
 fn a_not_present_fault_above_which_nothing_was_linked_is_left_to_the_cpu() {
     let (mut machine, mut mmu) = start(64, 64, Machine::chain);
     assert_eq!(hardware(&machine, &mmu, 0), Seen::Reserved);
-    assert_eq!(fault(&mut machine, &mut mmu, 0, Access::user_read()), FaultOutcome::Resume(Work::Link));
+    assert_eq!(
+        fault(&mut machine, &mut mmu, 0, Access::user_read()),
+        FaultOutcome::Resume(Work::Link)
+    );
     assert_eq!(hardware(&machine, &mmu, 0), Seen::NotPresent);
     store(&mut machine, &mut mmu, 2, 0, 3 << 12 | P | W | U);
     assert_eq!(hardware(&machine, &mmu, 0), Seen::Reserved, "A is clear above");
-    assert!(matches!(fault(&mut machine, &mut mmu, 0, Access::user_read()), FaultOutcome::Guest(_)));
+    assert!(matches!(
+        fault(&mut machine, &mut mmu, 0, Access::user_read()),
+        FaultOutcome::Guest(_)
+    ));
     assert!(!machine.peek(2, 0).accessed());
 }
 
@@ -63,11 +72,21 @@ fn a_write_to_a_table_is_followed_at_once() {
         machine.chain();
         machine.poke(4, 0, 4 << 12 | P | W | U | A | D);
     });
-    assert_eq!(fault(&mut machine, &mut mmu, 0, Access::user_read()), FaultOutcome::Resume(Work::Link));
-    assert_eq!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 4, user: true, write: false }, "tracked");
+    assert_eq!(
+        fault(&mut machine, &mut mmu, 0, Access::user_read()),
+        FaultOutcome::Resume(Work::Link)
+    );
+    assert_eq!(
+        hardware(&machine, &mmu, 0),
+        Seen::Page { gfn: 4, user: true, write: false },
+        "tracked"
+    );
     let gpa = Gpa::new(4 << 12 | 8);
     let outcome = fault(&mut machine, &mut mmu, 8, user_write());
-    assert!(matches!(outcome, FaultOutcome::TableWrite { gpa: at, .. } if at == gpa), "{outcome:?}");
+    assert!(
+        matches!(outcome, FaultOutcome::TableWrite { gpa: at, .. } if at == gpa),
+        "{outcome:?}"
+    );
     store(&mut machine, &mut mmu, 4, 1, 0xa000 | P | W | U | A | D);
     assert_eq!(hardware(&machine, &mmu, 0x1000), Seen::Page { gfn: 10, user: true, write: true });
     store(&mut machine, &mut mmu, 4, 1, 0);
@@ -118,7 +137,10 @@ fn a_freed_table_becomes_data_by_no_exit() {
     });
     fault(&mut machine, &mut mmu, 0, Access::user_read());
     fault(&mut machine, &mut mmu, 0x20_0000, Access::user_read());
-    assert_eq!(hardware(&machine, &mmu, 0x20_0000), Seen::Page { gfn: 4, user: true, write: false });
+    assert_eq!(
+        hardware(&machine, &mmu, 0x20_0000),
+        Seen::Page { gfn: 4, user: true, write: false }
+    );
     let before = machine.flushes;
     store(&mut machine, &mut mmu, 3, 0, 0);
     assert!(machine.flushes > before, "what the CPU has cached of the table would be out of date");
@@ -130,7 +152,10 @@ fn a_freed_table_becomes_data_by_no_exit() {
     settle(&mut machine, &mut mmu, 0x1000, Access::user_read());
     assert_eq!(hardware(&machine, &mmu, 0x1000), Seen::Page { gfn: 10, user: true, write: false });
     // Tracked again: user mode may read it.
-    assert_eq!(hardware(&machine, &mmu, 0x20_0000), Seen::Page { gfn: 4, user: true, write: false });
+    assert_eq!(
+        hardware(&machine, &mmu, 0x20_0000),
+        Seen::Page { gfn: 4, user: true, write: false }
+    );
 }
 
 /// Two tables in one store: neither is looked at until it is written.
@@ -162,14 +187,23 @@ fn a_large_page_is_mapped_whole_until_a_table_lies_inside() {
         machine.poke(0x205, 0, 0x9000 | P | U | A);
     });
     fault(&mut machine, &mut mmu, 0x20_0000, user_write());
-    assert_eq!(hardware(&machine, &mmu, 0x20_5000), Seen::Page { gfn: 0x205, user: true, write: true });
+    assert_eq!(
+        hardware(&machine, &mmu, 0x20_5000),
+        Seen::Page { gfn: 0x205, user: true, write: true }
+    );
     assert_eq!(mmu.counters().splits, 0);
     let before = machine.flushes;
     fault(&mut machine, &mut mmu, 0x40_0000, Access::user_read());
     assert!(machine.flushes > before, "protection is void without a flush");
     fault(&mut machine, &mut mmu, 0x20_6000, user_write());
-    assert_eq!(hardware(&machine, &mmu, 0x20_6000), Seen::Page { gfn: 0x206, user: true, write: true });
-    assert_eq!(hardware(&machine, &mmu, 0x20_5000), Seen::Page { gfn: 0x205, user: true, write: false });
+    assert_eq!(
+        hardware(&machine, &mmu, 0x20_6000),
+        Seen::Page { gfn: 0x206, user: true, write: true }
+    );
+    assert_eq!(
+        hardware(&machine, &mmu, 0x20_5000),
+        Seen::Page { gfn: 0x205, user: true, write: false }
+    );
     assert_eq!(mmu.counters().splits, 1);
     let before = machine.flushes;
     store(&mut machine, &mut mmu, 3, 1, 0);
@@ -203,9 +237,15 @@ fn wp_clear_lets_the_supervisor_write_and_user_mode_not() {
         machine.poke(4, 0, 0x9000 | P | U | A);
     });
     mmu.load_paging(&mut machine, 0, Paging { wp: false, ..paging(1) });
-    assert!(matches!(fault(&mut machine, &mut mmu, 0, supervisor_write()), FaultOutcome::Resume(_)));
+    assert!(matches!(
+        fault(&mut machine, &mut mmu, 0, supervisor_write()),
+        FaultOutcome::Resume(_)
+    ));
     assert_eq!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 9, user: false, write: true });
-    assert!(matches!(fault(&mut machine, &mut mmu, 0, Access::user_read()), FaultOutcome::Resume(_)));
+    assert!(matches!(
+        fault(&mut machine, &mut mmu, 0, Access::user_read()),
+        FaultOutcome::Resume(_)
+    ));
     assert_eq!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 9, user: true, write: false });
     assert!(matches!(fault(&mut machine, &mut mmu, 0, user_write()), FaultOutcome::Guest(_)));
     let smap = Paging { wp: false, smap: true, ..paging(1) };
@@ -246,7 +286,10 @@ fn revoked_memory_is_not_reachable() {
     assert_eq!(hardware(&machine, &mmu, 0), Seen::Reserved);
     machine.holes.push(9);
     mmu.audit(&machine).unwrap();
-    assert_eq!(fault(&mut machine, &mut mmu, 0, user_write()), FaultOutcome::Mmio { gpa: Gpa::new(0x9000) });
+    assert_eq!(
+        fault(&mut machine, &mut mmu, 0, user_write()),
+        FaultOutcome::Mmio { gpa: Gpa::new(0x9000) }
+    );
     mmu.revoke(&mut machine, Gfn::new(9)..Gfn::new(10));
     machine.holes.clear();
     assert!(matches!(fault(&mut machine, &mut mmu, 0, user_write()), FaultOutcome::Resume(_)));
@@ -268,7 +311,10 @@ fn a_small_pool_reclaims_and_never_fails() {
                 FaultOutcome::Resume(Work::Link),
                 "{round}"
             );
-            assert_eq!(hardware(&machine, &mmu, n << 21), Seen::Page { gfn: 9, user: true, write: false });
+            assert_eq!(
+                hardware(&machine, &mmu, n << 21),
+                Seen::Page { gfn: 9, user: true, write: false }
+            );
         }
     }
     assert!(mmu.counters().reclaimed > 400);
@@ -299,7 +345,10 @@ fn trapping_leaves_nothing_to_the_cpu() {
     let mut mmu = Mmu::new(trap, &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     assert_eq!(hardware(&machine, &mmu, 0), Seen::NotPresent);
-    assert!(matches!(fault(&mut machine, &mut mmu, 0, Access::user_read()), FaultOutcome::Guest(_)));
+    assert!(matches!(
+        fault(&mut machine, &mut mmu, 0, Access::user_read()),
+        FaultOutcome::Guest(_)
+    ));
 }
 
 #[test]
@@ -310,7 +359,10 @@ fn a_root_outside_memory_only_faults() {
         mmu.load_paging(&mut machine, 0, paging(root));
         mmu.audit(&machine).unwrap();
         let outcome = fault(&mut machine, &mut mmu, 0, Access::user_read());
-        assert!(matches!(outcome, FaultOutcome::Guest(fault) if fault.pfec.contains(Pfec::RSVD)), "{root}");
+        assert!(
+            matches!(outcome, FaultOutcome::Guest(fault) if fault.pfec.contains(Pfec::RSVD)),
+            "{root}"
+        );
     }
     mmu.load_paging(&mut machine, 0, Paging { mode: Mode::Off, ..paging(0) });
     mmu.zap_all(&mut machine);

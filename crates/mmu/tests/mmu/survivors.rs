@@ -57,7 +57,7 @@ fn the_form_for_a_supervisors_write_runs_no_code_under_smep() {
 }
 
 #[test]
-fn the_guests_tables_are_walked_while_one_is_loose() {
+fn the_guests_tables_are_walked_while_one_is_unsync() {
     let mut machine = Machine::new(256, 64);
     machine.chain();
     machine.poke(4, 7, 3 << 12 | ALL);

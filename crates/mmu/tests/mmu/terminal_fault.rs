@@ -1,7 +1,7 @@
 //! Entries that map nothing, and what a terminal fault may make of them (L1TF).
 
 use crate::common::*;
-use umbra_mmu::{Encodings, FaultOutcome, Mmu, Origin};
+use umbra_mmu::{Encodings, FaultContext, FaultOutcome, Mmu};
 use umbra_paging::{Access, Gfn, Gva};
 
 /// A host frame that is not the guest's: the first of the shadow pages, for example.
@@ -19,7 +19,8 @@ fn start_on(maxphyaddr: u8) -> (Machine, Mmu) {
     let gfn = !SECRET & ((1 << (FEATURES.maxphyaddr - 12)) - 1);
     machine.poke(4, 5, Gfn::new(gfn).base().raw() | P | W | U | A | D);
     let encodings = Encodings::reserved(maxphyaddr).unwrap();
-    let mut mmu = Mmu::new(config_with(|config| config.encodings = encodings), &mut machine).unwrap();
+    let mut mmu =
+        Mmu::new(config_with(|config| config.encodings = encodings), &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     (machine, mmu)
 }
@@ -31,8 +32,13 @@ fn leaves_a_hint(machine: Machine, mmu: Mmu) -> bool {
 
 fn leaves_a_hint_on(maxphyaddr: u8, mut machine: Machine, mut mmu: Mmu) -> bool {
     for _ in 0..2 {
-        let outcome =
-            mmu.page_fault(&mut machine, 0, Gva::new(0x5000), Access::user_read(), &Origin::at(Gva::new(0)));
+        let outcome = mmu.page_fault(
+            &mut machine,
+            0,
+            Gva::new(0x5000),
+            Access::user_read(),
+            &FaultContext::at(Gva::new(0)),
+        );
         assert!(matches!(outcome, FaultOutcome::Mmio { .. }), "{outcome:?}");
     }
     machine.hints_at(SECRET, maxphyaddr)

@@ -1,5 +1,5 @@
-//! A folder of recipes that each reached something new, named by their content: copying such folders together
-//! merges them.
+//! A folder of recipes that each reached something new, named by their content: copying such
+//! folders together merges them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,7 +25,8 @@ pub struct Corpus {
 impl Corpus {
     /// A corpus that is kept in this folder, which is made if it is not there; empty so far.
     pub fn in_folder(folder: &Path) -> Result<Corpus> {
-        fs::create_dir_all(folder).with_context(|| format!("making the corpus {}", folder.display()))?;
+        fs::create_dir_all(folder)
+            .with_context(|| format!("making the corpus {}", folder.display()))?;
         Ok(Corpus { folder: Some(folder.to_path_buf()), ..Corpus::default() })
     }
 
@@ -39,7 +40,8 @@ impl Corpus {
         self.reached.len()
     }
 
-    /// Takes in a recipe that met `coverage` if it reached something new: as far as it takes to reach that.
+    /// Takes in a recipe that met `coverage` if it reached something new: as far as it takes to
+    /// reach that.
     pub fn offer(&mut self, recipe: &Recipe, coverage: &Coverage) -> Result<bool> {
         let new = coverage.moments().iter().filter(|(key, _)| !self.reached.contains(key));
         let Some(last) = new.map(|(_, &step)| step).max() else { return Ok(false) };
@@ -70,7 +72,8 @@ impl Corpus {
 
 /// Reads the recipes of a folder, the shortest first.
 pub fn read(folder: &Path) -> Result<Vec<Recipe>> {
-    let mut recipes = files(folder)?.iter().map(|file| read_one(file)).collect::<Result<Vec<_>>>()?;
+    let mut recipes =
+        files(folder)?.iter().map(|file| read_one(file)).collect::<Result<Vec<_>>>()?;
     recipes.sort_by_key(|recipe| recipe.words.len());
     Ok(recipes)
 }

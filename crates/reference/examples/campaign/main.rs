@@ -1,5 +1,6 @@
-//! The differential test for as long as one likes: random guest programs through the shadow MMU. Each comes from a
-//! seed that is printed, or, with a corpus, from a recipe that is kept if it fails; both can be replayed.
+//! The differential test for as long as one likes: random guest programs through the shadow MMU.
+//! Each comes from a seed that is printed, or, with a corpus, from a recipe that is kept if it
+//! fails; both can be replayed.
 
 mod corpus;
 mod kinds;
@@ -40,8 +41,8 @@ struct Arguments {
     /// Steps in a program.
     #[arg(long, value_name = "N", default_value = "300", value_parser = positive::<usize>, allow_negative_numbers = true)]
     steps: usize,
-    /// Start from the programs in this folder, mutate them, and keep there what reaches something new. Corpora of
-    /// several machines are merged by copying their files together.
+    /// Start from the programs in this folder, mutate them, and keep there what reaches something
+    /// new. Corpora of several machines are merged by copying their files together.
     #[arg(long, value_name = "DIR")]
     corpus: Option<PathBuf>,
     /// Merge these corpora into --corpus, keep only programs that add something, and end.
@@ -170,7 +171,11 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     let seconds = start.elapsed().as_secs_f64();
     println!("{done} programs, {steps} steps in {seconds:.0} s, 0 divergences");
     if arguments.corpus.is_some() {
-        println!("the corpus: {} programs reach {} combinations", corpus.recipes().len(), corpus.reached());
+        println!(
+            "the corpus: {} programs reach {} combinations",
+            corpus.recipes().len(),
+            corpus.reached()
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -202,11 +207,18 @@ mod tests {
 
     #[test]
     fn numbers_that_are_none_are_refused_in_words() {
-        for (option, wrong, least) in
-            [("--steps", "0", 1), ("--seed", "-1", 0), ("--programs", "many", 0), ("--total-steps", "1.5", 0)]
-        {
-            let refused = Arguments::try_parse_from(["campaign", option, wrong]).err().unwrap().to_string();
-            assert!(refused.contains(&format!("give a whole number, {least} or more")), "{refused}");
+        for (option, wrong, least) in [
+            ("--steps", "0", 1),
+            ("--seed", "-1", 0),
+            ("--programs", "many", 0),
+            ("--total-steps", "1.5", 0),
+        ] {
+            let refused =
+                Arguments::try_parse_from(["campaign", option, wrong]).err().unwrap().to_string();
+            assert!(
+                refused.contains(&format!("give a whole number, {least} or more")),
+                "{refused}"
+            );
         }
     }
 }

@@ -47,8 +47,8 @@ impl Structure {
     }
 }
 
-/// Everything that is cached. Several entries for one address may stand side by side, as the SDM warns
-/// ("Details of TLB Use").
+/// Everything that is cached. Several entries for one address may stand side by side, as the SDM
+/// warns ("Details of TLB Use").
 #[derive(Clone, Debug, Default)]
 pub struct Caches {
     translations: Vec<Translation>,
@@ -98,20 +98,22 @@ impl Caches {
         self.structures.retain(|_| keep());
     }
 
-    /// INVLPG: the page's translations of this PCID and global ones, and every structure of this PCID.
+    /// INVLPG: the page's translations of this PCID and global ones, and every structure of this
+    /// PCID.
     pub fn invlpg(&mut self, pcid: u16, gva: Gva) {
         self.translations.retain(|entry| !entry.serves(pcid, gva));
         self.structures.retain(|entry| entry.pcid != pcid);
     }
 
-    /// A page fault: the page's translations and the structures for this address, so that a fault that came
-    /// from them does not recur.
+    /// A page fault: the page's translations and the structures for this address, so that a fault
+    /// that came from them does not recur.
     pub fn page_fault(&mut self, pcid: u16, gva: Gva) {
         self.translations.retain(|entry| !entry.serves(pcid, gva));
         self.structures.retain(|entry| !entry.serves(pcid, gva));
     }
 
-    /// MOV to CR3 that flushes, and the setting of CR4.SMEP: everything of this PCID but global pages.
+    /// MOV to CR3 that flushes, and the setting of CR4.SMEP: everything of this PCID but global
+    /// pages.
     pub fn drop_pcid(&mut self, pcid: u16) {
         self.translations.retain(|entry| entry.global || entry.pcid != pcid);
         self.structures.retain(|entry| entry.pcid != pcid);
@@ -129,7 +131,8 @@ impl Caches {
         self.structures.clear();
     }
 
-    /// Everything: CR4.PGE changes, CR4.PCIDE or CR0.PG is cleared, INVPCID of all contexts, INVVPID.
+    /// Everything: CR4.PGE changes, CR4.PCIDE or CR0.PG is cleared, INVPCID of all contexts,
+    /// INVVPID.
     pub fn clear(&mut self) {
         self.translations.clear();
         self.structures.clear();

@@ -21,7 +21,8 @@ pub enum PagingMode {
         /// CR4.PSE.
         pse: bool,
     },
-    /// PAE paging. Its PDPTEs are registers, loaded by MOV CR3 and by VM entries (SDM, "PDPTE Registers").
+    /// PAE paging. Its PDPTEs are registers, loaded by MOV CR3 and by VM entries (SDM, "PDPTE
+    /// Registers").
     Pae {
         /// The four registers.
         pdptes: [u64; 4],
@@ -62,7 +63,8 @@ impl Control {
         }
     }
 
-    /// The part of a page-fault error code that describes the access (SDM, "Page-Fault Exceptions").
+    /// The part of a page-fault error code that describes the access (SDM, "Page-Fault
+    /// Exceptions").
     pub fn access_code(&self, access: Access) -> Pfec {
         let mut code = Pfec::empty();
         if access.kind == AccessKind::Write {

@@ -15,13 +15,16 @@ pub struct Filter {
 
 impl Filter {
     /// No page fault exits.
-    pub const NONE: Filter = Filter { bitmap_bit: false, mask: Pfec::empty(), matched: Pfec::empty() };
+    pub const NONE: Filter =
+        Filter { bitmap_bit: false, mask: Pfec::empty(), matched: Pfec::empty() };
 
     /// Every page fault exits.
-    pub const TRAP: Filter = Filter { bitmap_bit: true, mask: Pfec::empty(), matched: Pfec::empty() };
+    pub const TRAP: Filter =
+        Filter { bitmap_bit: true, mask: Pfec::empty(), matched: Pfec::empty() };
 
     /// Page faults with P = 1 exit.
-    pub const PRESENT: Filter = Filter { bitmap_bit: true, mask: Pfec::PRESENT, matched: Pfec::PRESENT };
+    pub const PRESENT: Filter =
+        Filter { bitmap_bit: true, mask: Pfec::PRESENT, matched: Pfec::PRESENT };
 
     /// Page faults of user mode without RSVD stay in the guest.
     pub const USER: Filter =

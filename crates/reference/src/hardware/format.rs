@@ -127,7 +127,8 @@ pub(crate) fn has_reserved(entry: u64, level: u8, control: &Control) -> bool {
     entry & reserved != 0
 }
 
-/// What the entries of a translation have in common: the rights that a TLB or a paging-structure cache holds.
+/// What the entries of a translation have in common: the rights that a TLB or a paging-structure
+/// cache holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rights {
     /// R/W is set in all.
@@ -151,8 +152,8 @@ impl Rights {
         }
     }
 
-    /// Whether the access may take place (SDM, "Determination of Access Rights", bullet by bullet). Control
-    /// bits count with their current value, also for cached rights.
+    /// Whether the access may take place (SDM, "Determination of Access Rights", bullet by bullet).
+    /// Control bits count with their current value, also for cached rights.
     pub fn permit(self, access: Access, control: &Control) -> bool {
         let executable = !control.nxe || !self.no_execute;
         // "Access to user-mode addresses" by supervisor-mode data accesses.

@@ -1,8 +1,9 @@
-//! A paging unit as hardware has it: it walks raw entries in physical memory, checks rights, makes error codes,
-//! sets accessed and dirty bits, and caches translations in the most hostile way that the SDM allows.
+//! A paging unit as hardware has it: it walks raw entries in physical memory, checks rights, makes
+//! error codes, sets accessed and dirty bits, and caches translations in the most hostile way that
+//! the SDM allows.
 //!
-//! Nothing here knows the walk of `umbra_paging` or the shadow MMU: this is what they are judged by. Sections
-//! cited are those of the Intel SDM, volume 3, chapter "Paging".
+//! Nothing here knows the walk of `umbra_paging` or the shadow MMU: this is what they are judged
+//! by. Sections cited are those of the Intel SDM, volume 3, chapter "Paging".
 
 mod cache;
 mod control;

@@ -5,7 +5,9 @@ use umbra_paging::{Access, Gva, Pfec};
 
 use super::format::{A, D};
 use super::walk::{root, step};
-use super::{Caches, Control, End, Filter, PagingMode, Start, Translation, Visit, Walk, walk, walk_from};
+use super::{
+    Caches, Control, End, Filter, PagingMode, Start, Translation, Visit, Walk, walk, walk_from,
+};
 use crate::memory::{PhysAddr, PhysicalMemory};
 
 /// A page fault, as the CPU delivers it or exits with it.
@@ -43,11 +45,14 @@ pub struct Temper {
 
 impl Temper {
     /// Keeps everything and uses it as long as it may.
-    pub const STICKY: Temper = Temper { cling: 255, fill: 255, forget: 0, mark: 128, keep: 255, ahead: 40 };
+    pub const STICKY: Temper =
+        Temper { cling: 255, fill: 255, forget: 0, mark: 128, keep: 255, ahead: 40 };
     /// Any choice is as likely as the other.
-    pub const ERRATIC: Temper = Temper { cling: 128, fill: 128, forget: 16, mark: 128, keep: 128, ahead: 12 };
+    pub const ERRATIC: Temper =
+        Temper { cling: 128, fill: 128, forget: 16, mark: 128, keep: 128, ahead: 12 };
     /// Walks most of the time, with a few old entries to surprise with.
-    pub const FORGETFUL: Temper = Temper { cling: 32, fill: 64, forget: 64, mark: 32, keep: 0, ahead: 3 };
+    pub const FORGETFUL: Temper =
+        Temper { cling: 32, fill: 64, forget: 64, mark: 32, keep: 0, ahead: 3 };
 }
 
 /// What a paging unit did so far.
@@ -63,8 +68,8 @@ pub struct UnitCounters {
     pub stale: u64,
 }
 
-/// A paging unit whose caches are as hostile as the SDM allows: a seeded random source decides what is kept,
-/// dropped and refilled, and which of several possible entries is used.
+/// A paging unit whose caches are as hostile as the SDM allows: a seeded random source decides what
+/// is kept, dropped and refilled, and which of several possible entries is used.
 ///
 /// Cached are only entries with P = 1, no reserved bit and A = 1. On the way to a fault, and where
 /// it speculates, it may set accessed bits that no access of the guest needs ([`Temper::mark`]).
@@ -188,8 +193,8 @@ impl PagingUnit {
         if !self.chance(self.temper.cling) {
             return Choice::Root;
         }
-        // A write through a translation that is not dirty yet has to set D, hence to find the entry in memory.
-        // One that lacks the right may fault without that.
+        // A write through a translation that is not dirty yet has to set D, hence to find the entry
+        // in memory. One that lacks the right may fault without that.
         let usable = |entry: &&Translation| {
             let first_write = access.is_write() && !entry.page.dirty;
             !(first_write && entry.page.rights.permit(access, control))
@@ -197,10 +202,14 @@ impl PagingUnit {
         let translations = self.caches.translations_for(control.pcid, gva).filter(usable).copied();
         let translations: Vec<Choice> = translations.map(Choice::Translation).collect();
         let structures = self.caches.structures_for(control.pcid, gva);
-        let structures: Vec<Choice> = structures.map(|entry| Choice::Structure(entry.next)).collect();
+        let structures: Vec<Choice> =
+            structures.map(|entry| Choice::Structure(entry.next)).collect();
         // Each kind has its chance, however many there are of the other.
-        let (first, second) =
-            if self.random.bool() { (translations, structures) } else { (structures, translations) };
+        let (first, second) = if self.random.bool() {
+            (translations, structures)
+        } else {
+            (structures, translations)
+        };
         self.pick(first).or_else(|| self.pick(second)).unwrap_or(Choice::Root)
     }
 
@@ -253,9 +262,14 @@ impl PagingUnit {
         }
     }
 
-    /// Walks ahead for accesses to some of `pages` that may never come, and caches what it meets: from the root
-    /// or from any cached entry, as far as accessed bits are set, or as it sets them.
-    pub fn speculate(&mut self, memory: &mut impl PhysicalMemory, control: &Control, pages: &[Gva]) {
+    /// Walks ahead for accesses to some of `pages` that may never come, and caches what it meets:
+    /// from the root or from any cached entry, as far as accessed bits are set, or as it sets them.
+    pub fn speculate(
+        &mut self,
+        memory: &mut impl PhysicalMemory,
+        control: &Control,
+        pages: &[Gva],
+    ) {
         if control.mode == PagingMode::Off || pages.is_empty() {
             return;
         }
@@ -288,7 +302,12 @@ impl PagingUnit {
 }
 
 /// What a walk means for an access: where it goes, or the part of the error code that says why not.
-pub(crate) fn judge(control: &Control, gva: Gva, access: Access, found: &Walk) -> Result<PhysAddr, Pfec> {
+pub(crate) fn judge(
+    control: &Control,
+    gva: Gva,
+    access: Access,
+    found: &Walk,
+) -> Result<PhysAddr, Pfec> {
     match found.end {
         End::NotPresent => Err(Pfec::empty()),
         End::Reserved => Err(Pfec::PRESENT | Pfec::RSVD),

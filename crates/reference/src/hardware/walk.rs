@@ -41,7 +41,11 @@ impl Visit {
 
     /// Where a walk goes on that takes this entry from a paging-structure cache.
     pub fn next(&self) -> Start {
-        Start { table: PhysAddr::new(address(self.entry, 12)), level: self.level - 1, rights: self.rights }
+        Start {
+            table: PhysAddr::new(address(self.entry, 12)),
+            level: self.level - 1,
+            rights: self.rights,
+        }
     }
 
     /// The page that this entry maps, if it maps one.
@@ -123,7 +127,9 @@ pub(crate) fn root(control: &Control, gva: Gva) -> Option<Start> {
     match control.mode {
         PagingMode::Off => panic!("no walk takes place while paging is off"),
         PagingMode::Long4 { root } => Some(Start { table: root, level: 4, rights: Rights::FULL }),
-        PagingMode::Legacy32 { root, .. } => Some(Start { table: root, level: 2, rights: Rights::FULL }),
+        PagingMode::Legacy32 { root, .. } => {
+            Some(Start { table: root, level: 2, rights: Rights::FULL })
+        }
         PagingMode::Pae { pdptes } => {
             let pdpte = pdptes[(gva.raw() >> 30) as usize & 3];
             let table = PhysAddr::new(address(pdpte, 12));
@@ -171,7 +177,12 @@ pub(crate) fn step_at(
     step_to(memory, control, PhysAddr::new(from.table.raw() + 8 * index), from)
 }
 
-fn step_to(memory: &impl PhysicalMemory, control: &Control, at: PhysAddr, from: Start) -> Result<Visit, End> {
+fn step_to(
+    memory: &impl PhysicalMemory,
+    control: &Control,
+    at: PhysAddr,
+    from: Start,
+) -> Result<Visit, End> {
     let width = Width::of(control);
     let entry = width.read(memory, at);
     if entry & P == 0 {

@@ -47,7 +47,9 @@ impl Machine for Bare {
                 Err(fault) => return Ok(Observed::Fault(fault)),
             }
         }
-        for (piece, &place) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty()) {
+        for (piece, &place) in
+            pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty())
+        {
             self.memory.write_bytes(place, &piece.bytes);
         }
         Ok(Observed::Done(places))

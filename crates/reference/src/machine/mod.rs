@@ -40,8 +40,8 @@ pub struct Start {
     pub seed: u64,
 }
 
-/// The machine did something that no machine may do, whatever the guest sees of it: made no progress, let the
-/// guest at memory that is not its own, or found its invariants broken.
+/// The machine did something that no machine may do, whatever the guest sees of it: made no
+/// progress, let the guest at memory that is not its own, or found its invariants broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Broken(pub String);
 
@@ -115,22 +115,24 @@ pub struct Interleaved {
     pub changes: Vec<Change>,
 }
 
-/// A machine with virtual CPUs that execute one step of a program at a time. The [kit](crate::conformance) runs
-/// programs on it.
+/// A machine with virtual CPUs that execute one step of a program at a time. The
+/// [kit](crate::conformance) runs programs on it.
 ///
-/// Each call is one step, or part of one, and has taken effect when it returns. After every step come
-/// [`audit`](Machine::audit), [`speculate`](Machine::speculate) and [`take_changes`](Machine::take_changes).
+/// Each call is one step, or part of one, and has taken effect when it returns. After every step
+/// come [`audit`](Machine::audit), [`speculate`](Machine::speculate) and
+/// [`take_changes`](Machine::take_changes).
 pub trait Machine {
-    /// One of its CPUs accesses memory: one or two pieces, at most 8 bytes in all, each within a page. Either
-    /// all of them take place, or the access faults and nothing is written but accessed and dirty bits.
+    /// One of its CPUs accesses memory: one or two pieces, at most 8 bytes in all, each within a
+    /// page. Either all of them take place, or the access faults and nothing is written but
+    /// accessed and dirty bits.
     ///
     /// # Errors
     /// See [`Broken`].
     fn access(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Result<Observed, Broken>;
 
-    /// One of its CPUs executes a privileged instruction. `after` are the registers that it leaves, and
-    /// `invalidation` what it must invalidate of what the *guest* may have cached, on this CPU; whatever a
-    /// hypervisor must flush for its own reasons is its own affair.
+    /// One of its CPUs executes a privileged instruction. `after` are the registers that it leaves,
+    /// and `invalidation` what it must invalidate of what the *guest* may have cached, on this CPU;
+    /// whatever a hypervisor must flush for its own reasons is its own affair.
     ///
     /// # Errors
     /// See [`Broken`].
@@ -173,20 +175,21 @@ pub trait Machine {
         Ok((Vec::new(), 0))
     }
 
-    /// Lets the CPUs speculate: call [`PagingUnit::speculate`](crate::hardware::PagingUnit::speculate) for each,
-    /// as it would be once the guest runs again. A machine that leaves this out is tested on hardware which
-    /// caches only what was accessed.
+    /// Lets the CPUs speculate: call
+    /// [`PagingUnit::speculate`](crate::hardware::PagingUnit::speculate) for each, as it would be
+    /// once the guest runs again. A machine that leaves this out is tested on hardware which caches
+    /// only what was accessed.
     fn speculate(&mut self);
 
-    /// The words of guest memory (by guest-physical address) that changed since the last call: by accesses, by
-    /// accessed and dirty bits, by devices. [`Ram`] keeps such a journal.
+    /// The words of guest memory (by guest-physical address) that changed since the last call: by
+    /// accesses, by accessed and dirty bits, by devices. [`Ram`] keeps such a journal.
     ///
     /// # Errors
     /// Memory changed that is not the guest's.
     fn take_changes(&mut self) -> Result<Vec<Change>, Broken>;
 
-    /// Checks what can be checked from inside. `full` asks for everything rather than what changed. By default
-    /// nothing is checked.
+    /// Checks what can be checked from inside. `full` asks for everything rather than what changed.
+    /// By default nothing is checked.
     ///
     /// # Errors
     /// See [`Broken`].

@@ -1,5 +1,5 @@
-//! The guest on shadow tables: a VMX hypervisor without EPT around `umbra_mmu`, reduced to what concerns
-//! memory. Its hardware walks the shadow tables in host-physical memory.
+//! The guest on shadow tables: a VMX hypervisor without EPT around `umbra_mmu`, reduced to what
+//! concerns memory. Its hardware walks the shadow tables in host-physical memory.
 
 mod cpu;
 mod dice;
@@ -15,8 +15,8 @@ use std::rc::Rc;
 use arrayvec::ArrayVec;
 use fastrand::Rng;
 use umbra_mmu::{
-    Config, Encodings, EntryState, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Origin, RootFormat,
-    TranslateError, Work,
+    Config, Encodings, EntryState, FaultContext, FaultOutcome, FilterPolicy, GuestFaults, Mmu,
+    RootFormat, TranslateError, Work,
 };
 use umbra_paging::{Access, Cr3Value, Features, Gfn, Gpa, Gva, Mode, Paging, Pfec};
 
@@ -47,7 +47,8 @@ pub struct ShadowConfig {
     pub frames: u32,
     /// What is cached outlives VM exits and entries, tagged by a VPID.
     pub vpid: bool,
-    /// Of 256 writes to tables that are to be emulated, so many are answered by releasing the frame.
+    /// Of 256 writes to tables that are to be emulated, so many are answered by releasing the
+    /// frame.
     pub release: u8,
     /// Which page faults may go straight to the guest.
     pub filter: FilterPolicy,
@@ -55,8 +56,8 @@ pub struct ShadowConfig {
     pub detach: u8,
     /// Tables are filled when they are built, always; else mostly.
     pub eager: bool,
-    /// CR3-target values that each CPU has. If there are any, guest frames lie at the same place in host memory, where
-    /// no remapping has put them elsewhere.
+    /// CR3-target values that each CPU has. If there are any, guest frames lie at the same place in
+    /// host memory, where no remapping has put them elsewhere.
     pub targets: usize,
     /// MAXPHYADDR of the real CPU: not less than the guest's.
     pub host_maxphyaddr: u8,
@@ -65,8 +66,9 @@ pub struct ShadowConfig {
 }
 
 impl ShadowConfig {
-    /// The least that a hypervisor needs: every fault exits or, with `bypass`, all but those with P = 0; a pool of
-    /// `frames`; what is cached outlives exits; every write to a table in use is emulated.
+    /// The least that a hypervisor needs: every fault exits or, with `bypass`, all but those with P
+    /// = 0; a pool of `frames`; what is cached outlives exits; every write to a table in use is
+    /// emulated.
     pub const fn plain(bypass: bool, frames: u32) -> ShadowConfig {
         let filter = FilterPolicy::Present;
         ShadowConfig {
@@ -84,7 +86,8 @@ impl ShadowConfig {
     }
 }
 
-/// The calls of the MMU that build shadow pages, and so may have to reclaim others. None of the other calls does.
+/// The calls of the MMU that build shadow pages, and so may have to reclaim others. None of the
+/// other calls does.
 #[derive(Clone, Copy)]
 enum EntryPoint {
     PageFault,
@@ -141,7 +144,8 @@ impl Shadow {
             Host::new(&memory, config.frames, config.targets > 0, units, registers, random.u64(..));
         let features = Features::new(model.maxphyaddr, model.gib_pages);
         let encodings = if config.bypass {
-            Encodings::reserved(config.host_maxphyaddr).expect("bypass is tested with MAXPHYADDR below 52")
+            Encodings::reserved(config.host_maxphyaddr)
+                .expect("bypass is tested with MAXPHYADDR below 52")
         } else {
             Encodings::not_present(config.host_maxphyaddr)
         };
@@ -179,22 +183,28 @@ impl Shadow {
         self.mmu.guest_faults()
     }
 
-    /// How the last page fault that the guest saw was delivered; `None` if the last access raised none.
+    /// How the last page fault that the guest saw was delivered; `None` if the last access raised
+    /// none.
     pub fn delivery(&self) -> Option<Delivery> {
         self.delivery
     }
 
-    /// What the MMU does in `call` is counted under the name of its entry point where it reclaims, splits or zaps.
-    fn call<T>(&mut self, entry: EntryPoint, call: impl FnOnce(&mut Mmu<Dice>, &mut Busy) -> T) -> T {
+    /// What the MMU does in `call` is counted under the name of its entry point where it reclaims,
+    /// splits or zaps.
+    fn call<T>(
+        &mut self,
+        entry: EntryPoint,
+        call: impl FnOnce(&mut Mmu<Dice>, &mut Busy) -> T,
+    ) -> T {
         let (before, seen) = (self.mmu.counters(), self.host.seen());
-        let loose = self.mmu.has_loose_tables();
+        let unsync = self.mmu.has_unsync_tables();
         let withdrawn = self.mmu.roots_changed();
         let result = call(&mut self.mmu, &mut Busy::new(&mut self.host, self.race.as_mut()));
         let after = self.mmu.counters();
         if after.reclaimed != before.reclaimed {
             self.moment.note(entry.reclaims());
-            if loose {
-                self.moment.note("mmu: reclaims while a table is loose");
+            if unsync {
+                self.moment.note("mmu: reclaims while a table is unsync");
             }
         }
         // A walk takes three tables below the root.
@@ -209,8 +219,8 @@ impl Shadow {
         if after.splits != before.splits {
             self.moment.note("mmu: splits a large page");
         }
-        if loose && !self.mmu.has_loose_tables() {
-            self.moment.note("mmu: tracks loose tables again");
+        if unsync && !self.mmu.has_unsync_tables() {
+            self.moment.note("mmu: tracks unsync tables again");
         }
         for (what, now, before) in [
             ("mmu: detaches a table", after.detached, before.detached),
@@ -243,7 +253,13 @@ impl Shadow {
             GuestFaults::User => Filter::USER,
         };
         let control = self.loaded(cpu)?;
-        Ok(Entry { epoch, control, filter, flushes_exit, targets: self.targets[cpu].values().to_vec() })
+        Ok(Entry {
+            epoch,
+            control,
+            filter,
+            flushes_exit,
+            targets: self.targets[cpu].values().to_vec(),
+        })
     }
 
     /// Tells the MMU which root a CPU has loaded by itself: after it has left the guest, before
@@ -331,28 +347,43 @@ impl Shadow {
                 let mut pdptes = [0; 4];
                 for (pdpte, n) in pdptes.iter_mut().zip(0..) {
                     *pdpte = self.host.ram().read(PhysAddr::new(table.raw() + 8 * n));
-                    if *pdpte & 1 != 0 && *pdpte & pdpte_reserved(self.config.host_maxphyaddr) != 0 {
+                    if *pdpte & 1 != 0 && *pdpte & pdpte_reserved(self.config.host_maxphyaddr) != 0
+                    {
                         return Err(Broken(format!("VM entry fails: the PDPTE {n} is {pdpte:#x}")));
                     }
                 }
-                Ok(Control { mode: PagingMode::Pae { pdptes }, pcid: 0, smep: false, smap: false, ..real })
+                Ok(Control {
+                    mode: PagingMode::Pae { pdptes },
+                    pcid: 0,
+                    smep: false,
+                    smap: false,
+                    ..real
+                })
             }
         }
     }
 
     /// Carries an instruction out as an instruction emulator does.
-    fn emulate(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Result<Option<Observed>, Broken> {
+    fn emulate(
+        &mut self,
+        cpu: usize,
+        access: Access,
+        pieces: &[Piece],
+    ) -> Result<Option<Observed>, Broken> {
         let mut places: ArrayVec<Gpa, 2> = ArrayVec::new();
         for piece in pieces {
-            let translated =
-                self.call(EntryPoint::Other, |mmu, host| mmu.translate(host, cpu, piece.gva, access));
+            let translated = self
+                .call(EntryPoint::Other, |mmu, host| mmu.translate(host, cpu, piece.gva, access));
             if self.swap_in_wanted()? {
                 return Ok(None);
             }
             match translated {
                 Ok(gpa) => places.push(gpa),
                 Err(TranslateError::Fault(fault)) => {
-                    return Ok(Some(Observed::Fault(PageFault { code: fault.pfec, gva: fault.gva })));
+                    return Ok(Some(Observed::Fault(PageFault {
+                        code: fault.pfec,
+                        gva: fault.gva,
+                    })));
                 }
                 Err(TranslateError::Raced) => return Ok(None),
             }
@@ -362,7 +393,8 @@ impl Shadow {
                 return Ok(None);
             }
         }
-        for (piece, &gpa) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty()) {
+        for (piece, &gpa) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty())
+        {
             self.call(EntryPoint::Other, |mmu, host| mmu.write_guest(host, gpa, &piece.bytes));
         }
         Ok(Some(Observed::Done(places.iter().map(|gpa| PhysAddr::new(gpa.raw())).collect())))
@@ -412,13 +444,14 @@ impl Shadow {
         Ok(native)
     }
 
-    /// The CPU may load this value by itself from now on, if the MMU allows it for its root, which is current.
+    /// The CPU may load this value by itself from now on, if the MMU allows it for its root, which
+    /// is current.
     fn list(&mut self, cpu: usize, value: Cr3Value) -> Result<(), Broken> {
         if !self.host.cpu(cpu).registers.paging || self.config.targets == 0 {
             return Ok(());
         }
         self.make_room(cpu);
-        if self.call(EntryPoint::Other, |mmu, host| mmu.offer_root(host, cpu)) {
+        if self.call(EntryPoint::Other, |mmu, host| mmu.allow_native_load(host, cpu)) {
             self.targets[cpu].insert(value);
         }
         if self.random.u8(..4) == 0 {
@@ -429,13 +462,17 @@ impl Shadow {
 
     /// The CPU may load a root that it does not run on, if the MMU allows it.
     fn list_other(&mut self, cpu: usize) -> Result<(), Broken> {
-        let root =
-            hot(if self.random.bool() { 8 * self.random.usize(..2) } else { self.random.usize(..HOT.len()) });
+        let root = hot(if self.random.bool() {
+            8 * self.random.usize(..2)
+        } else {
+            self.random.usize(..HOT.len())
+        });
         let pcide = self.host.cpu(cpu).registers.pcide;
         let pcid = if pcide { self.random.u16(..3) } else { 0 };
         let value = Cr3Value { root, pcid, no_flush: pcide && self.random.bool() };
         self.make_room(cpu);
-        let offered = self.call(EntryPoint::Other, |mmu, host| mmu.offer_other_root(host, cpu, root));
+        let offered =
+            self.call(EntryPoint::Other, |mmu, host| mmu.allow_native_load_of(host, cpu, root));
         self.swap_in_all()?;
         // Not if it was withdrawn for the frames that were given back.
         if offered && self.mmu.is_loadable(cpu, root) {
@@ -469,7 +506,11 @@ impl Shadow {
     }
 
     /// Of all frames of a range only the hot ones change: programs touch no others.
-    fn change_range(&mut self, gfns: Range<Gfn>, change: impl Fn(&mut Host, Gfn)) -> Result<(), Broken> {
+    fn change_range(
+        &mut self,
+        gfns: Range<Gfn>,
+        change: impl Fn(&mut Host, Gfn),
+    ) -> Result<(), Broken> {
         self.moment.note("host: revokes");
         self.stop_all()?;
         let range = gfns.clone();
@@ -483,7 +524,7 @@ impl Shadow {
 impl Machine for Shadow {
     fn access(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Result<Observed, Broken> {
         let mut exits: Vec<String> = Vec::new();
-        let origin = Origin::at(Gva::new(0x1000 + 8 * self.random.u64(..4)));
+        let context = FaultContext::at(Gva::new(0x1000 + 8 * self.random.u64(..4)));
         self.delivery = None;
         loop {
             let out = self.host.cpu(cpu).is_out();
@@ -507,11 +548,13 @@ impl Machine for Shadow {
             let bypasses = self.mmu.guest_faults() == GuestFaults::Present;
             if exits.len() == MAX_EXITS {
                 let last = exits[MAX_EXITS - 4..].join(", ");
-                return Err(Broken(format!("no progress after {MAX_EXITS} exits, the last are {last} (I6)")));
+                return Err(Broken(format!(
+                    "no progress after {MAX_EXITS} exits, the last are {last} (I6)"
+                )));
             }
             let updates = self.host.seen().updates;
             let outcome = self.call(EntryPoint::PageFault, |mmu, host| {
-                mmu.page_fault(host, cpu, fault.gva, access, &origin)
+                mmu.page_fault(host, cpu, fault.gva, access, &context)
             });
             if outcome != FaultOutcome::Resume(Work::Raced) {
                 exits.push(format!("{outcome:?}"));
@@ -538,7 +581,9 @@ impl Machine for Shadow {
                     }
                     self.moment.note(match guest.pfec.contains(Pfec::PRESENT) {
                         true => "shadow: exits, injected",
-                        false if bypasses => "shadow: exits, injected, not present, although bypass",
+                        false if bypasses => {
+                            "shadow: exits, injected, not present, although bypass"
+                        }
                         false => "shadow: exits, injected, not present",
                     });
                     Some(Observed::Fault(PageFault { code: guest.pfec, gva: guest.gva }))
@@ -594,7 +639,9 @@ impl Machine for Shadow {
             if roles(&before) != roles(after) {
                 self.moment.note("shadow: role changes");
             }
-            self.call(EntryPoint::LoadPaging, |mmu, host| mmu.load_paging(host, cpu, paging(after)));
+            self.call(EntryPoint::LoadPaging, |mmu, host| {
+                mmu.load_paging(host, cpu, paging(after))
+            });
         }
         if let Privileged::LoadCr3 { root, pcid, no_flush } = instruction {
             let value = operand(after, root, pcid, no_flush);
@@ -636,10 +683,14 @@ impl Machine for Shadow {
             HostEvent::WriteProtect(gfn) => self.change_backing(gfn, Host::write_protect)?,
             HostEvent::SwapOut(gfn) => self.change_backing(gfn, Host::swap_out)?,
             HostEvent::RemapRange(start, end) => self.change_range(start..end, Host::remap)?,
-            HostEvent::WriteProtectRange(start, end) => self.change_range(start..end, Host::write_protect)?,
+            HostEvent::WriteProtectRange(start, end) => {
+                self.change_range(start..end, Host::write_protect)?
+            }
             HostEvent::SwapOutRange(start, end) => self.change_range(start..end, Host::swap_out)?,
             HostEvent::ZapAll => self.call(EntryPoint::Other, |mmu, host| mmu.zap_all(host)),
-            HostEvent::Release(gfn) => self.call(EntryPoint::Other, |mmu, host| mmu.release_frame(host, gfn)),
+            HostEvent::Release(gfn) => {
+                self.call(EntryPoint::Other, |mmu, host| mmu.release_frame(host, gfn))
+            }
             HostEvent::Offer => {
                 self.stop_all()?;
                 self.host.cpus().try_for_each(|cpu| self.offer(cpu))?;
@@ -671,7 +722,9 @@ impl Machine for Shadow {
     fn take_interleaved(&mut self) -> Result<(Vec<Interleaved>, u32), Broken> {
         let Some(mut race) = self.race.take() else { return Ok((Vec::new(), 0)) };
         match race.take() {
-            (_, Some(broken)) => Err(Broken(format!("while another CPU was in the hypervisor: {broken}"))),
+            (_, Some(broken)) => {
+                Err(Broken(format!("while another CPU was in the hypervisor: {broken}")))
+            }
             (done, None) => {
                 if !done.is_empty() {
                     self.moment.note("race: another CPU gets further while the MMU works");
@@ -700,7 +753,8 @@ impl Machine for Shadow {
     }
 
     fn audit(&mut self, full: bool) -> Result<(), Broken> {
-        let verdict = if full { self.mmu.audit(&self.host) } else { self.mmu.audit_changed(&self.host) };
+        let verdict =
+            if full { self.mmu.audit(&self.host) } else { self.mmu.audit_changed(&self.host) };
         self.host.take_wanted();
         verdict.map_err(|violation| Broken(format!("the auditor says: {violation}")))?;
         if full {
@@ -718,10 +772,10 @@ impl Machine for Shadow {
     }
 
     fn take_moment(&mut self) -> Moment {
-        self.moment.note(match (self.config.bypass, self.mmu.has_loose_tables()) {
+        self.moment.note(match (self.config.bypass, self.mmu.has_unsync_tables()) {
             (false, _) => "state: guest faults trapped",
             (true, false) => "state: guest faults bypassed",
-            (true, true) => "state: guest faults trapped while a table is loose",
+            (true, true) => "state: guest faults trapped while a table is unsync",
         });
         std::mem::take(&mut self.moment)
     }
@@ -752,7 +806,8 @@ fn paging(registers: &Registers) -> Paging {
     }
 }
 
-/// Bits that must be clear in a present PDPTE (SDM, "Format of a PAE Page-Directory-Pointer-Table Entry").
+/// Bits that must be clear in a present PDPTE (SDM, "Format of a PAE Page-Directory-Pointer-Table
+/// Entry").
 fn pdpte_reserved(maxphyaddr: u8) -> u64 {
     0b1_1110_0110 | u64::MAX << maxphyaddr
 }

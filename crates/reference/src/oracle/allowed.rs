@@ -36,7 +36,8 @@ pub struct Candidate {
     pub result: Result<PhysAddr, Pfec>,
     /// Accessed and dirty bits that are set then, and no less.
     pub required: ArrayVec<(PhysAddr, u64), 4>,
-    /// Entries whose accessed bit may be set by the way: those that a walk goes through before it faults.
+    /// Entries whose accessed bit may be set by the way: those that a walk goes through before it
+    /// faults.
     pub passed: ArrayVec<PhysAddr, 4>,
 }
 
@@ -60,7 +61,8 @@ impl Oracle {
             let result = Ok(PhysAddr::new(gva.raw() & 0xffff_ffff));
             return vec![Candidate { result, required: ArrayVec::new(), passed: ArrayVec::new() }];
         }
-        let path = self.universe.path(gva).expect("the oracle is asked about addresses of its universe");
+        let path =
+            self.universe.path(gva).expect("the oracle is asked about addresses of its universe");
         let full = |cause| cause | control.access_code(access);
         let by_walk = |found: Walk| {
             let result = judge(control, gva, access, &found).map_err(full);
@@ -69,7 +71,11 @@ impl Oracle {
                 let dirty = access.is_write() && visit.page().is_some();
                 required.push((visit.at, if dirty { A | D } else { A }));
             }
-            Candidate { result, required, passed: found.visits.iter().map(|visit| visit.at).collect() }
+            Candidate {
+                result,
+                required,
+                passed: found.visits.iter().map(|visit| visit.at).collect(),
+            }
         };
         let by_translation = |page: &Page| {
             let result = match page.rights.permit(access, control) {
@@ -92,8 +98,8 @@ impl Oracle {
         candidates
     }
 
-    /// Judges an access: what was observed and every word of guest memory that changed. On agreement the
-    /// oracle goes on with the machine's choice.
+    /// Judges an access: what was observed and every word of guest memory that changed. On
+    /// agreement the oracle goes on with the machine's choice.
     ///
     /// # Errors
     /// Bare hardware does not allow this. The text says what it allows.
@@ -111,7 +117,8 @@ impl Oracle {
         for candidate in allowed.iter().flatten() {
             join(&mut may, candidate.passed.iter().map(|&at| (at, A)));
         }
-        // Each way to choose one candidate per piece that explains the observation: the bits it requires.
+        // Each way to choose one candidate per piece that explains the observation: the bits it
+        // requires.
         let mut explanations: Vec<Bits> = Vec::new();
         match observed {
             Observed::Done(places) => {
@@ -136,7 +143,10 @@ impl Oracle {
                         explanations.push(Bits::new());
                     } else {
                         // The other piece may have got as far as setting its dirty bit.
-                        join(&mut may, candidates.iter().flat_map(|other| other.required.iter().copied()));
+                        join(
+                            &mut may,
+                            candidates.iter().flat_map(|other| other.required.iter().copied()),
+                        );
                     }
                 }
             }
@@ -146,8 +156,12 @@ impl Oracle {
         }
         let mut data = BTreeMap::new();
         if let Observed::Done(places) = observed {
-            for (piece, &place) in pieces.iter().zip(places).filter(|(piece, _)| !piece.bytes.is_empty()) {
-                data.extend(overlay(place, &piece.bytes).map(|(at, mask, value)| (at, (mask, value))));
+            for (piece, &place) in
+                pieces.iter().zip(places).filter(|(piece, _)| !piece.bytes.is_empty())
+            {
+                data.extend(
+                    overlay(place, &piece.bytes).map(|(at, mask, value)| (at, (mask, value))),
+                );
             }
         }
         let mut refusal = String::new();
@@ -159,8 +173,9 @@ impl Oracle {
             }
         };
         let Some(must) = explanations.iter().find(fits) else { return Err(refusal) };
-        // Between the walk and the store a CPU may cache entries with their new accessed and dirty bits.
-        // (Also where the store leaves these bits alone and changes others of the same entry.)
+        // Between the walk and the store a CPU may cache entries with their new accessed and dirty
+        // bits. (Also where the store leaves these bits alone and changes others of the same
+        // entry.)
         for &at in data.keys() {
             let bits = must.get(&at).unwrap_or(&0) | may.get(&at).unwrap_or(&0);
             if self.memory.contains(at) && bits != 0 {
@@ -178,11 +193,17 @@ impl Oracle {
         Ok(())
     }
 
-    /// Judges a write by a device or the hypervisor, or (with no bytes) something that changes no memory.
+    /// Judges a write by a device or the hypervisor, or (with no bytes) something that changes no
+    /// memory.
     ///
     /// # Errors
     /// Memory is not what it must be.
-    pub fn judge_write(&mut self, at: PhysAddr, bytes: &[u8], changes: &[Change]) -> Result<(), String> {
+    pub fn judge_write(
+        &mut self,
+        at: PhysAddr,
+        bytes: &[u8],
+        changes: &[Change],
+    ) -> Result<(), String> {
         let mut data = BTreeMap::new();
         if !bytes.is_empty() {
             data.extend(overlay(at, bytes).map(|(at, mask, value)| (at, (mask, value))));
@@ -203,7 +224,8 @@ impl Oracle {
         self.learn();
     }
 
-    /// Whether memory is what it was, with the bits in `must` and perhaps some in `may`, then with `data`.
+    /// Whether memory is what it was, with the bits in `must` and perhaps some in `may`, then with
+    /// `data`.
     pub(super) fn explain(
         &self,
         must: &Bits,
@@ -273,7 +295,9 @@ impl Oracle {
                 if !seen.insert((start.table, start.level)) {
                     continue;
                 }
-                for visit in (0..512).filter_map(|index| step_at(&memory, control, index, start).ok()) {
+                for visit in
+                    (0..512).filter_map(|index| step_at(&memory, control, index, start).ok())
+                {
                     marks.insert(visit.at);
                     if visit.entry & A != 0 && visit.page().is_none() {
                         starts.push(visit.next());

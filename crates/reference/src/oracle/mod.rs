@@ -1,8 +1,9 @@
 //! Which outcomes of an access bare hardware allows, by the guest's own tables and their history.
 //!
-//! The oracle keeps, for each prefix of its universe of linear addresses, everything that a CPU *may* have
-//! cached since the last flush that would have dropped it. An access may then be decided by a walk from the
-//! root now, by a walk below any of these structures, or by any of these translations.
+//! The oracle keeps, for each prefix of its universe of linear addresses, everything that a CPU
+//! *may* have cached since the last flush that would have dropped it. An access may then be decided
+//! by a walk from the root now, by a walk below any of these structures, or by any of these
+//! translations.
 
 mod allowed;
 mod possible;
@@ -65,11 +66,14 @@ impl Oracle {
         match invalidation {
             Invalidation::Nothing => (),
             Invalidation::Page(gva) => {
-                // A page outside the universe has no translations here, but the structures go all the same.
+                // A page outside the universe has no translations here, but the structures go all
+                // the same.
                 possible.invlpg(control.pcid, self.universe.path(gva));
             }
             Invalidation::Context => possible.drop_pcid(control.pcid),
-            Invalidation::Address(pcid, gva) => possible.drop_address(pcid, self.universe.path(gva)),
+            Invalidation::Address(pcid, gva) => {
+                possible.drop_address(pcid, self.universe.path(gva))
+            }
             Invalidation::Pcid(pcid) => possible.drop_pcid(pcid),
             Invalidation::AllButGlobals => possible.drop_all_but_globals(),
             Invalidation::All => possible.clear(),

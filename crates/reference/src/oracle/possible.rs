@@ -30,9 +30,9 @@ impl Possible {
         Possible { nodes, contexts: BTreeMap::new(), globals: vec![Vec::new(); nodes] }
     }
 
-    /// Adds what the entries in memory allow to be cached now: at each prefix, below the root or any possible
-    /// structure, an entry that is present, has no reserved bit and has its accessed flag set (SDM, "Caches
-    /// for Paging Structures" and "TLBs").
+    /// Adds what the entries in memory allow to be cached now: at each prefix, below the root or
+    /// any possible structure, an entry that is present, has no reserved bit and has its accessed
+    /// flag set (SDM, "Caches for Paging Structures" and "TLBs").
     pub(super) fn learn(
         &mut self,
         universe: &Universe,
@@ -148,9 +148,9 @@ impl Possible {
     }
 }
 
-/// A CPU may cache a large page as several small ones, and drops all of them by one INVLPG or page fault only as
-/// far as the paging structures specify a large page ("Details of TLB Use"). Not so once the PCID has got another
-/// root without a flush: from then on the pieces may go one by one.
+/// A CPU may cache a large page as several small ones, and drops all of them by one INVLPG or page
+/// fault only as far as the paging structures specify a large page ("Details of TLB Use"). Not so
+/// once the PCID has got another root without a flush: from then on the pieces may go one by one.
 ///
 /// A change of the entries below the same root is not treated so: guests count on one INVLPG there.
 fn fracture(translations: &mut [Vec<Page>], universe: &Universe) {

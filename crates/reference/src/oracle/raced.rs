@@ -39,8 +39,12 @@ impl Oracle {
     /// A step begins.
     pub fn open(&self, step: Step) -> Open {
         let pieces = if let Step::Access(_, _, pieces) = &step { pieces.len() } else { 0 };
-        let mut open =
-            Open { step, allowed: vec![Vec::new(); pieces], may: Bits::new(), touched: BTreeSet::new() };
+        let mut open = Open {
+            step,
+            allowed: vec![Vec::new(); pieces],
+            may: Bits::new(),
+            touched: BTreeSet::new(),
+        };
         self.moment(&mut open);
         open
     }
@@ -76,7 +80,8 @@ impl Oracle {
                 self.explain(&none, &open.may, data, std::slice::from_ref(change))
             };
             // Without the store, or with it: part of it, where it goes to two places.
-            let of_word = |(at, mask, value): (PhysAddr, u64, u64)| BTreeMap::from([(at, (mask, value))]);
+            let of_word =
+                |(at, mask, value): (PhysAddr, u64, u64)| BTreeMap::from([(at, (mask, value))]);
             let with = stores.iter().filter(|&&(at, ..)| at == change.at).copied().map(of_word);
             let mut verdicts = std::iter::once(BTreeMap::new()).chain(with).map(|data| fits(&data));
             if !verdicts.clone().any(|verdict| verdict.is_ok()) {
@@ -161,10 +166,13 @@ impl Open {
             Step::Write(at, bytes) if bytes.is_empty() => Vec::new(),
             Step::Write(at, bytes) => overlay(*at, bytes).collect(),
             Step::Access(_, _, pieces) => {
-                let written = pieces.iter().zip(&self.allowed).filter(|(piece, _)| !piece.bytes.is_empty());
+                let written =
+                    pieces.iter().zip(&self.allowed).filter(|(piece, _)| !piece.bytes.is_empty());
                 let of = |(piece, candidates): (&Piece, &Vec<Candidate>)| -> Vec<_> {
                     let places = candidates.iter().filter_map(|candidate| candidate.result.ok());
-                    places.flat_map(|place| overlay(place, &piece.bytes).collect::<Vec<_>>()).collect()
+                    places
+                        .flat_map(|place| overlay(place, &piece.bytes).collect::<Vec<_>>())
+                        .collect()
                 };
                 written.flat_map(of).collect()
             }

@@ -1,5 +1,6 @@
-//! A guest written by hand, on the shadow MMU and under judgement: every access is compared with what bare hardware
-//! allows, and after every step the MMU's auditor and the check of what the hardware can reach look at everything.
+//! A guest written by hand, on the shadow MMU and under judgement: every access is compared with
+//! what bare hardware allows, and after every step the MMU's auditor and the check of what the
+//! hardware can reach look at everything.
 
 // Each test file uses its own part of this.
 #![allow(dead_code)]
@@ -66,7 +67,8 @@ impl Setting {
         Setting { shadow: ShadowConfig::plain(bypass, MIN_FRAMES_PER_VCPU), pcide: false, seed: 1 }
     }
 
-    /// Everything that goes around the hypervisor does: CR3 loads of four values, user faults, bursts of table writes.
+    /// Everything that goes around the hypervisor does: CR3 loads of four values, user faults,
+    /// bursts of table writes.
     pub fn all(seed: u64) -> Setting {
         let plain = Setting::plain(true);
         let shadow = ShadowConfig {
@@ -82,9 +84,14 @@ impl Setting {
 }
 
 impl Attack {
-    /// A guest on one vCPU that will access these addresses, and through the window those frames, in a pool of the
-    /// minimum size. Not-present faults are bypassed, and the caches keep whatever they may.
-    pub fn new(tables: &Tables, addresses: &[u64], window: impl IntoIterator<Item = u64>) -> Attack {
+    /// A guest on one vCPU that will access these addresses, and through the window those frames,
+    /// in a pool of the minimum size. Not-present faults are bypassed, and the caches keep whatever
+    /// they may.
+    pub fn new(
+        tables: &Tables,
+        addresses: &[u64],
+        window: impl IntoIterator<Item = u64>,
+    ) -> Attack {
         Attack::on(tables, addresses, window, true)
     }
 
@@ -118,7 +125,8 @@ impl Attack {
         let window = window.into_iter().map(|frame| Gva::new(WINDOW + frame * 4096));
         let universe = Rc::new(Universe::new(pages.chain(window).collect()));
         let Setting { shadow, pcide, seed } = *setting;
-        let registers = Registers { smep: false, smap: false, pcide, ..Registers::long_mode(Gfn::new(ROOT)) };
+        let registers =
+            Registers { smep: false, smap: false, pcide, ..Registers::long_mode(Gfn::new(ROOT)) };
         let start = Start {
             model: MODEL,
             cpus: 1,

@@ -15,8 +15,9 @@ use crate::run::{Hypervisor, parse_seconds};
 
 /// Run the workload and show what each operation costs.
 ///
-/// Boots the given kernel with Umbra's own initramfs, always with the same command line, and prints the exits of each
-/// phase's operations by cause, and their instructions. `cargo xtask bench` builds and gives all the files.
+/// Boots the given kernel with Umbra's own initramfs, always with the same command line, and prints
+/// the exits of each phase's operations by cause, and their instructions. `cargo xtask bench`
+/// builds and gives all the files.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Exit status: 0 all runs ended well; 2 wrong input or a missing program; else that of the run which \
@@ -146,12 +147,13 @@ pub struct Contestant {
 /// The phase from guest entry to the guest's first mark.
 const BOOT: u32 = 0;
 
-/// The guest's command line: the conditions of every measurement. A 250 Hz tick is rare against the work (`ips` of the
-/// machine), and nothing is random.
+/// The guest's command line: the conditions of every measurement. A 250 Hz tick is rare against the
+/// work (`ips` of the machine), and nothing is random.
 const COMMAND_LINE: &str = "console=ttyS0 printk.time=0 nokaslr quiet panic=-1";
 
 impl Arguments {
-    /// What is measured, and where its result is written: what was asked for, and its peer; or all of an ablation.
+    /// What is measured, and where its result is written: what was asked for, and its peer; or all
+    /// of an ablation.
     pub fn contestants(&self) -> Vec<(Contestant, Option<PathBuf>)> {
         if let Some(folder) = &self.ablation {
             let ways = Mechanism::ALL.iter().map(|&mechanism| vec![mechanism]);
@@ -166,7 +168,8 @@ impl Arguments {
             return std::iter::once(Vec::new()).chain(ways).map(contestant).collect();
         }
         let contestant = |hypervisor, guest_faults| {
-            let without = if hypervisor == Hypervisor::Umbra { self.without.clone() } else { Vec::new() };
+            let without =
+                if hypervisor == Hypervisor::Umbra { self.without.clone() } else { Vec::new() };
             Contestant { hypervisor, guest_faults, without }
         };
         let second = self.against.map(|against| match against {
@@ -175,7 +178,9 @@ impl Arguments {
             Against::None => contestant(Hypervisor::None, self.guest_faults),
         });
         let first = (contestant(self.hypervisor, self.guest_faults), self.stats.clone());
-        std::iter::once(first).chain(second.map(|second| (second, self.against_stats.clone()))).collect()
+        std::iter::once(first)
+            .chain(second.map(|second| (second, self.against_stats.clone())))
+            .collect()
     }
 
     /// Checks that no option is for something that is not measured.
@@ -183,7 +188,8 @@ impl Arguments {
     /// # Errors
     /// One is.
     pub fn check(&self) -> Result<(), Error> {
-        let measured = |hypervisor| self.contestants().iter().any(|(one, _)| one.hypervisor == hypervisor);
+        let measured =
+            |hypervisor| self.contestants().iter().any(|(one, _)| one.hypervisor == hypervisor);
         if self.guest_faults != Policy::Auto && !measured(Hypervisor::Umbra) {
             return Err(Error::Input(
                 "--guest-faults is for Umbra, which is not measured here; leave it out".into(),
@@ -194,7 +200,8 @@ impl Arguments {
                 "--without is for Umbra, which is not measured here; leave it out".into(),
             ));
         }
-        if (self.host_kernel.is_some() || self.host_initrd.is_some()) && !measured(Hypervisor::Kvm) {
+        if (self.host_kernel.is_some() || self.host_initrd.is_some()) && !measured(Hypervisor::Kvm)
+        {
             return Err(Error::Input(
                 "--host-kernel and --host-initrd are for KVM, which is not measured here; leave them out"
                     .into(),
@@ -271,10 +278,16 @@ mod tests {
     fn a_peer_comes_second() {
         let names = |options: &[&str]| {
             let contestants = parse(options).contestants();
-            contestants.iter().map(|(c, _)| (c.hypervisor.name(), c.guest_faults)).collect::<Vec<_>>()
+            contestants
+                .iter()
+                .map(|(c, _)| (c.hypervisor.name(), c.guest_faults))
+                .collect::<Vec<_>>()
         };
         assert_eq!(names(&[]), [("umbra", Policy::Auto)]);
-        assert_eq!(names(&["--against", "trap"]), [("umbra", Policy::Auto), ("umbra", Policy::Trap)]);
+        assert_eq!(
+            names(&["--against", "trap"]),
+            [("umbra", Policy::Auto), ("umbra", Policy::Trap)]
+        );
         assert_eq!(names(&["--against", "kvm"])[1].0, "kvm");
         assert_eq!(names(&["--hypervisor", "kvm", "--against", "none"])[1].0, "none");
         let contestants = parse(&["--without", "eager", "--against", "kvm"]).contestants();
@@ -296,7 +309,9 @@ mod tests {
             Test::try_parse_from(given.iter().chain(more)).is_ok()
         };
         assert!(all(&["--repeat", "3"]));
-        for other in [["--against", "kvm"], ["--without", "cr3"], ["--stats", "s"], ["--hypervisor", "kvm"]] {
+        for other in
+            [["--against", "kvm"], ["--without", "cr3"], ["--stats", "s"], ["--hypervisor", "kvm"]]
+        {
             assert!(!all(&other), "{other:?}");
         }
     }
@@ -332,12 +347,16 @@ mod tests {
 
     #[test]
     fn phases_go_to_the_guest() {
-        let line = parse(&["--phase", "demand", "--phase", "pipe", "--quick"]).command_line().unwrap();
+        let line =
+            parse(&["--phase", "demand", "--phase", "pipe", "--quick"]).command_line().unwrap();
         assert!(line.ends_with(" umbra.quick umbra.phases=demand,pipe"), "{line}");
         assert!(parse(&["--alive", "200"]).command_line().unwrap().ends_with(" umbra.alive=200"));
         assert_eq!(parse(&[]).command_line().unwrap(), COMMAND_LINE);
         let document = include_str!("../../../../docs/measurements.md");
-        assert!(document.contains(&format!("`{COMMAND_LINE}`")), "docs/measurements.md names another line");
+        assert!(
+            document.contains(&format!("`{COMMAND_LINE}`")),
+            "docs/measurements.md names another line"
+        );
         for wrong in ["nap", "boot", ""] {
             let sentence = parse(&["--phase", wrong]).command_line().unwrap_err().to_string();
             assert!(sentence.contains("is unknown") && sentence.contains("getppid"), "{sentence}");

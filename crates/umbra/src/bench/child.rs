@@ -41,7 +41,8 @@ pub enum Ended {
 /// The options of `umbra run` for a measurement, without its result.
 fn options(arguments: &Arguments, contestant: &Contestant, command_line: &str) -> Vec<OsString> {
     let mut options: Vec<OsString> = Vec::new();
-    let mut add = |option: &str, value: &OsStr| options.extend([OsString::from(option), value.into()]);
+    let mut add =
+        |option: &str, value: &OsStr| options.extend([OsString::from(option), value.into()]);
     add("--kernel", arguments.kernel.as_os_str());
     add("--initrd", arguments.initrd.as_os_str());
     add("--append", command_line.as_ref());
@@ -55,7 +56,8 @@ fn options(arguments: &Arguments, contestant: &Contestant, command_line: &str) -
         add("--without", mechanism.name().as_ref());
     }
     if contestant.hypervisor == Hypervisor::Kvm {
-        let files = [("--host-kernel", &arguments.host_kernel), ("--host-initrd", &arguments.host_initrd)];
+        let files =
+            [("--host-kernel", &arguments.host_kernel), ("--host-initrd", &arguments.host_initrd)];
         files.into_iter().for_each(|(option, file)| {
             if let Some(file) = file {
                 add(option, file.as_os_str());
@@ -138,12 +140,19 @@ impl Child {
         contestant: &Contestant,
         command_line: &str,
     ) -> Result<Ended, Error> {
-        let [stats, stdout, stderr] = ["stats", "stdout", "stderr"].map(|name| self.folder.path().join(name));
+        let [stats, stdout, stderr] =
+            ["stats", "stdout", "stderr"].map(|name| self.folder.path().join(name));
         let cannot = |error: io::Error| Error::Machine(format!("cannot start a run: {error}"));
         let mut command = self.command(&std::env::current_exe().map_err(cannot)?);
-        command.arg("run").args(options(arguments, contestant, command_line)).arg("--stats").arg(&stats);
+        command
+            .arg("run")
+            .args(options(arguments, contestant, command_line))
+            .arg("--stats")
+            .arg(&stats);
         command.stdin(Stdio::null());
-        command.stdout(File::create(&stdout).map_err(cannot)?).stderr(File::create(&stderr).map_err(cannot)?);
+        command
+            .stdout(File::create(&stdout).map_err(cannot)?)
+            .stderr(File::create(&stderr).map_err(cannot)?);
         // A Ctrl-C in the terminal is for this program, which then ends the run.
         let mut child = command.process_group(0).spawn().map_err(cannot)?;
         let mut told = 0;
@@ -164,7 +173,8 @@ impl Child {
             return Ok(Ended::Badly(128 + told as u8));
         }
         if !ended.success() {
-            let said = |path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+            let said =
+                |path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
             let output = said(stdout);
             let lines: Vec<&str> = output.lines().collect();
             for line in &lines[lines.len().saturating_sub(SHOWN)..] {

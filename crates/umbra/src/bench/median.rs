@@ -9,7 +9,9 @@ use crate::report::{Phase, Spread, Statistics};
 /// # Panics
 /// If there is no run.
 pub fn median(mut runs: Vec<Statistics>) -> Statistics {
-    let work = |run: &Statistics| run.phases.iter().fold(0, |sum: u64, phase| sum.saturating_add(phase.tsc));
+    let work = |run: &Statistics| {
+        run.phases.iter().fold(0, |sum: u64, phase| sum.saturating_add(phase.tsc))
+    };
     runs.sort_by_key(work);
     let middle = (runs.len() - 1) / 2;
     let phase = |id: u32| {
@@ -39,7 +41,10 @@ mod tests {
         assert_eq!(result.phases.iter().map(|phase| phase.tsc).collect::<Vec<_>>(), [20, 2]);
         assert_eq!(result.memory, 31);
         let spread = result.phases[1].spread.unwrap();
-        assert_eq!((spread.runs, spread.tsc.min, spread.tsc.median, spread.tsc.max), (3, 1, 2, 900));
+        assert_eq!(
+            (spread.runs, spread.tsc.min, spread.tsc.median, spread.tsc.max),
+            (3, 1, 2, 900)
+        );
         assert_eq!(median(vec![run([5, 5]), run([7, 3])]).phases[0].tsc, 5);
         assert_eq!(median(vec![run([5, 5])]).phases[0].spread, None);
     }

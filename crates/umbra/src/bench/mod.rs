@@ -86,8 +86,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         results.push((name(&contestant, arguments), result));
     }
     if results.len() > 1 {
-        let named: Vec<_> =
-            results.into_iter().map(|(name, statistics)| Named { name: name.into(), statistics }).collect();
+        let named: Vec<_> = results
+            .into_iter()
+            .map(|(name, statistics)| Named { name: name.into(), statistics })
+            .collect();
         let style = if arguments.ablation.is_some() { Style::Short } else { Style::Plain };
         output(compare::table(&named, style))?;
     }
@@ -152,7 +154,9 @@ mod tests {
         fs::remove_file(path.join("whole.json")).unwrap();
         drop(Folder::make(&path).unwrap());
         assert!(path.exists());
-        assert!(Folder::make(&parent.path().join("a/b")).is_err() && !parent.path().join("a").exists());
+        assert!(
+            Folder::make(&parent.path().join("a/b")).is_err() && !parent.path().join("a").exists()
+        );
         assert!(Folder::make(Path::new("/dev/null")).is_err());
         assert!(Folder::make(Path::new("-")).is_err_and(|error| error.to_string().contains("./-")));
     }

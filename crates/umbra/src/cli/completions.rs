@@ -54,7 +54,8 @@ mod tests {
     #[test]
     fn bash_completes_by_it() {
         let script = String::from_utf8(script(Shell::Bash)).unwrap();
-        let ask = "COMP_WORDS=(umbra ru); COMP_CWORD=1; _umbra umbra ru umbra; echo \"${COMPREPLY[@]}\"";
+        let ask =
+            "COMP_WORDS=(umbra ru); COMP_CWORD=1; _umbra umbra ru umbra; echo \"${COMPREPLY[@]}\"";
         let output = Command::new("bash")
             .args(["--norc", "-c", &format!("{script}\n{ask}")])
             .stdin(Stdio::null())

@@ -55,9 +55,11 @@ pub fn expand(program: &Command, arguments: Vec<OsString>) -> Result<Expanded, E
     let unchanged = |arguments| Ok(Expanded { arguments, file: None });
     // What the file may have yet is not required here.
     let mut lenient = program.clone();
-    let names: Vec<String> = program.get_subcommands().map(|command| command.get_name().into()).collect();
+    let names: Vec<String> =
+        program.get_subcommands().map(|command| command.get_name().into()).collect();
     for name in &names {
-        lenient = lenient.mut_subcommand(name, |command| command.mut_args(|option| option.required(false)));
+        lenient = lenient
+            .mut_subcommand(name, |command| command.mut_args(|option| option.required(false)));
     }
     // What is wrong is said when all is there.
     let Ok(matches) = lenient.try_get_matches_from(&arguments) else { return unchanged(arguments) };
@@ -70,7 +72,8 @@ pub fn expand(program: &Command, arguments: Vec<OsString>) -> Result<Expanded, E
     let added = options(command, given, &read(path)?)
         .map_err(|why| Error::Input(format!("the configuration {file} {why}")))?;
     // Behind the name of the command, which no option comes before.
-    let at = arguments.iter().position(|argument| argument == name).map_or(arguments.len(), |at| at + 1);
+    let at =
+        arguments.iter().position(|argument| argument == name).map_or(arguments.len(), |at| at + 1);
     let mut all = arguments;
     all.splice(at..at, added);
     Ok(Expanded { arguments: all, file: Some(file) })
@@ -83,13 +86,15 @@ fn has(command: &Command, id: &str) -> bool {
 fn read(path: &Path) -> Result<Table, Error> {
     let name = name_of(path);
     let refuse = |why: String| Error::Input(format!("cannot read the configuration {name}: {why}"));
-    let metadata = fs::metadata(path).map_err(|error| refuse(format!("{error}; give a readable file")))?;
+    let metadata =
+        fs::metadata(path).map_err(|error| refuse(format!("{error}; give a readable file")))?;
     if !metadata.is_file() || metadata.len() > MAX_BYTES {
         return Err(refuse(
             "it is no file of options; give a TOML file such as --print-config prints".into(),
         ));
     }
-    let text = fs::read_to_string(path).map_err(|error| refuse(format!("{error}; give a TOML file")))?;
+    let text =
+        fs::read_to_string(path).map_err(|error| refuse(format!("{error}; give a TOML file")))?;
     text.parse::<Table>().map_err(|error| {
         let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
         refuse(format!("line {line} is no TOML ({}); correct it", shown(error.message())))
@@ -103,7 +108,8 @@ fn options(command: &Command, given: &ArgMatches, table: &Table) -> Result<Vec<O
         let known = command.get_arguments().find(|option| option.get_long() == Some(key));
         let is_own = |option: &&Arg| option.get_id() != CONFIG && option.get_id() != PRINT;
         let Some(option) = known.filter(is_own) else {
-            let names: Vec<&str> = command.get_arguments().filter(is_own).filter_map(Arg::get_long).collect();
+            let names: Vec<&str> =
+                command.get_arguments().filter(is_own).filter_map(Arg::get_long).collect();
             let names = names.join(", ");
             return Err(format!("has {}, which is no option; there are {names}", shown(key)));
         };
@@ -162,12 +168,16 @@ pub fn printed(program: &Command, matches: &ArgMatches) -> Result<Option<String>
         return Ok(None);
     }
     let mut text = format!("# Options of `umbra {name}`; --config takes them from a file.\n");
-    for option in
-        command.get_arguments().filter(|option| option.get_id() != CONFIG && option.get_id() != PRINT)
+    for option in command
+        .get_arguments()
+        .filter(|option| option.get_id() != CONFIG && option.get_id() != PRINT)
     {
         let Some(name) = option.get_long() else { continue };
         let Some(value) = value(option, matches).map_err(|word| {
-            Error::Input(format!("--{name} {} is not text, which a file of options is", shown(&word)))
+            Error::Input(format!(
+                "--{name} {} is not text, which a file of options is",
+                shown(&word)
+            ))
         })?
         else {
             continue;
@@ -221,9 +231,15 @@ mod tests {
         fn expand(&self, options: &[&str]) -> Result<Vec<String>, String> {
             let path = self.0.path().join("run.toml");
             let line = ["umbra", "run", "--config", path.to_str().unwrap()];
-            let expanded = expand(&Cli::command(), line.iter().chain(options).map(OsString::from).collect());
+            let expanded =
+                expand(&Cli::command(), line.iter().chain(options).map(OsString::from).collect());
             let expanded = expanded.map_err(|error| error.to_string())?;
-            Ok(expanded.arguments.into_iter().skip(2).map(|word| word.into_string().unwrap()).collect())
+            Ok(expanded
+                .arguments
+                .into_iter()
+                .skip(2)
+                .map(|word| word.into_string().unwrap())
+                .collect())
         }
     }
 
@@ -242,7 +258,10 @@ mod tests {
             words.iter().map(String::as_str).take_while(|word| *word != "--config").collect();
         let mut sorted = own.clone();
         sorted.sort_unstable();
-        assert_eq!(sorted, ["--append=-x", "--audit", "--kernel=k", "--without=cr3", "--without=quick"]);
+        assert_eq!(
+            sorted,
+            ["--append=-x", "--audit", "--kernel=k", "--without=cr3", "--without=quick"]
+        );
         assert!(
             Cli::command()
                 .try_get_matches_from(
@@ -250,7 +269,9 @@ mod tests {
                 )
                 .is_ok()
         );
-        assert!(file.expand(&["--without", "detach"]).unwrap().iter().all(|word| !word.contains("cr3")));
+        assert!(
+            file.expand(&["--without", "detach"]).unwrap().iter().all(|word| !word.contains("cr3"))
+        );
         assert!(File::new("audit = 7\n").expand(&[]).unwrap().contains(&"--audit=7".into()));
     }
 
@@ -270,7 +291,10 @@ mod tests {
         }
         let line = ["umbra", "run", "--config", "/nonexistent/run.toml"].map(OsString::from);
         let sentence = expand(&Cli::command(), line.to_vec()).err().unwrap().to_string();
-        assert!(sentence.contains("cannot read the configuration /nonexistent/run.toml"), "{sentence}");
+        assert!(
+            sentence.contains("cannot read the configuration /nonexistent/run.toml"),
+            "{sentence}"
+        );
     }
 
     #[test]
@@ -291,10 +315,16 @@ mod tests {
             "5",
         ];
         let text = printed_of(&[&line[..], &["--print-config"]].concat()).unwrap();
-        assert!(text.contains("timeout = 5\n") && text.contains("machine = \"penryn\"\n"), "{text}");
+        assert!(
+            text.contains("timeout = 5\n") && text.contains("machine = \"penryn\"\n"),
+            "{text}"
+        );
         let words = File::new(&text).expand(&[]).unwrap();
         let again: Vec<&str> = words.iter().map(String::as_str).collect();
-        assert_eq!(printed_of(&[&["run"], &again[..], &["--print-config"]].concat()).unwrap(), text);
+        assert_eq!(
+            printed_of(&[&["run"], &again[..], &["--print-config"]].concat()).unwrap(),
+            text
+        );
         assert_eq!(printed_of(&line), None);
         assert_eq!(printed_of(&["doctor"]), None);
     }

@@ -31,7 +31,8 @@ pub struct Arguments {
 /// They cannot be written.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     report::make_folder(&arguments.folder)?;
-    let pages = pages().map_err(|error| Error::Machine(format!("cannot make the manual: {error}")))?;
+    let pages =
+        pages().map_err(|error| Error::Machine(format!("cannot make the manual: {error}")))?;
     for (name, page) in &pages {
         report::write_output(WHAT, &arguments.folder.join(name), Ok(page.as_slice()))?;
     }
@@ -50,7 +51,8 @@ fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
         Ok((format!("{name}.1"), page))
     };
     let first = page("umbra".into(), program);
-    let others = commands.into_iter().map(|command| page(format!("umbra-{}", command.get_name()), command));
+    let others =
+        commands.into_iter().map(|command| page(format!("umbra-{}", command.get_name()), command));
     std::iter::once(first).chain(others).collect()
 }
 
@@ -64,10 +66,12 @@ mod tests {
         let names: Vec<&str> = pages.iter().map(|(name, _)| name.as_str()).collect();
         for command in Cli::command().get_subcommands() {
             let name = format!("umbra-{}.1", command.get_name());
-            let place = names.iter().position(|other| *other == name).unwrap_or_else(|| panic!("{name}"));
+            let place =
+                names.iter().position(|other| *other == name).unwrap_or_else(|| panic!("{name}"));
             let page = String::from_utf8(pages[place].1.clone()).unwrap();
             assert!(
-                page.starts_with(".ie") && page.contains(&format!(".TH umbra-{}", command.get_name())),
+                page.starts_with(".ie")
+                    && page.contains(&format!(".TH umbra-{}", command.get_name())),
                 "{page}"
             );
             for option in command.get_arguments().filter_map(|option| option.get_long()) {

@@ -73,7 +73,9 @@ impl Cli {
             if help || !error.use_stderr() {
                 let shown = error.print().and_then(|()| io::stdout().flush());
                 return match output_failure(shown) {
-                    None => u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from),
+                    None => {
+                        u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+                    }
                     Some(failure) => told(&failure),
                 };
             }
@@ -169,7 +171,8 @@ mod tests {
                 "unrecognized subcommand 'rum'; tip: a similar subcommand exists: 'run'; --help shows what there is",
             ),
         ] {
-            let error = Cli::try_parse_from(std::iter::once(&"umbra").chain(arguments)).unwrap_err();
+            let error =
+                Cli::try_parse_from(std::iter::once(&"umbra").chain(arguments)).unwrap_err();
             assert_eq!(sentence(&error.to_string()), expected);
         }
     }
@@ -179,13 +182,16 @@ mod tests {
     fn short_help_fits_on_a_screen() {
         let mut program = Cli::command().term_width(80);
         program.build();
-        let names: Vec<String> = program.get_subcommands().map(|one| one.get_name().into()).collect();
+        let names: Vec<String> =
+            program.get_subcommands().map(|one| one.get_name().into()).collect();
         let of_commands = names.iter().filter(|name| *name != "help").map(|name| {
             let command = program.find_subcommand(name).expect("it was listed");
             (name.clone(), command.clone().term_width(80).render_help().to_string())
         });
         let mut too_long = Vec::new();
-        for (name, help) in of_commands.chain([("umbra".into(), program.clone().render_help().to_string())]) {
+        for (name, help) in
+            of_commands.chain([("umbra".into(), program.clone().render_help().to_string())])
+        {
             let wide = help.lines().any(|line| line.chars().count() > 80);
             if help.lines().count() > 23 || wide {
                 too_long.push(format!("{name}: {} lines\n{help}", help.lines().count()));

@@ -24,7 +24,11 @@ pub fn differences(results: &[Named], name: impl Fn(usize) -> String) -> Vec<Str
     for (index, other) in (1..).zip(others) {
         let other = &other.statistics;
         let mut say = |what: &str, own: String, of_base: String| {
-            sentences.push(format!("{}: {what} is {own}, and {of_base} in {}", name(index), name(0)));
+            sentences.push(format!(
+                "{}: {what} is {own}, and {of_base} in {}",
+                name(index),
+                name(0)
+            ));
         };
         if other.kernel != base.kernel {
             say("the kernel", other.kernel.to_string(), base.kernel.to_string());
@@ -39,12 +43,14 @@ pub fn differences(results: &[Named], name: impl Fn(usize) -> String) -> Vec<Str
             say("the version of Umbra", other.version.to_string(), base.version.to_string());
         }
         if other.audits.is_some() != base.audits.is_some() {
-            let audits =
-                |result: &Statistics| String::from(if result.audits.is_some() { "on" } else { "off" });
+            let audits = |result: &Statistics| {
+                String::from(if result.audits.is_some() { "on" } else { "off" })
+            };
             say("the auditor", audits(other), audits(base));
         }
-        sentences
-            .extend(operations(base, other).map(|what| format!("{}: {what} in {}", name(index), name(0))));
+        sentences.extend(
+            operations(base, other).map(|what| format!("{}: {what} in {}", name(index), name(0))),
+        );
     }
     for (index, result) in results.iter().enumerate() {
         let end = &result.statistics.guest_exit;
@@ -123,7 +129,9 @@ mod tests {
         let mut other = statistics();
         change(&mut other);
         let named = |name: &str, statistics| Named { name: name.into(), statistics };
-        differences(&[named("a", statistics()), named("b", other)], |index| ["base", "[1]"][index].into())
+        differences(&[named("a", statistics()), named("b", other)], |index| {
+            ["base", "[1]"][index].into()
+        })
     }
 
     #[test]
@@ -137,8 +145,9 @@ mod tests {
         });
         assert_eq!(peer, [] as [&str; 0]);
         // What the bare machine's guest is told in addition is not the user's doing.
-        let bare =
-            |line: &str| said(|other| (other.hypervisor, other.cmdline) = ("none".into(), line.into()));
+        let bare = |line: &str| {
+            said(|other| (other.hypervisor, other.cmdline) = ("none".into(), line.into()))
+        };
         assert_eq!(bare("console=ttyS0 \"quoted\" umbra.bare reboot=triple"), [] as [&str; 0]);
         assert_eq!(bare("console=ttyS0 umbra.bare reboot=triple").len(), 1);
     }
@@ -146,16 +155,28 @@ mod tests {
     #[test]
     fn each_difference_is_a_sentence() {
         for (sentences, expected) in [
-            (said(|other| other.kernel = "6.2".into()), "[1]: the kernel is 6.2, and 6.1.0 in base"),
+            (
+                said(|other| other.kernel = "6.2".into()),
+                "[1]: the kernel is 6.2, and 6.1.0 in base",
+            ),
             (
                 said(|other| other.cmdline = "quiet\x1b".into()),
                 "[1]: the command line is `quiet\\u{1b}`, and `console=ttyS0 \"quoted\"` in base",
             ),
             (said(|other| other.memory = 64), "[1]: guest memory is 64 MiB, and 192 MiB in base"),
-            (said(|other| other.version = "9".into()), "[1]: the version of Umbra is 9, and 0.1.0 in base"),
+            (
+                said(|other| other.version = "9".into()),
+                "[1]: the version of Umbra is 9, and 0.1.0 in base",
+            ),
             (said(|other| other.audits = None), "[1]: the auditor is off, and on in base"),
-            (said(|other| other.phases[0].ops = 102), "[1]: demand is 102 operations, and 1024 in base"),
-            (said(|other| other.guest_exit = "timeout".into()), "[1]: the guest did not end well: timeout"),
+            (
+                said(|other| other.phases[0].ops = 102),
+                "[1]: demand is 102 operations, and 1024 in base",
+            ),
+            (
+                said(|other| other.guest_exit = "timeout".into()),
+                "[1]: the guest did not end well: timeout",
+            ),
         ] {
             assert_eq!(sentences, [expected]);
         }
@@ -190,7 +211,8 @@ mod tests {
             result.phases = (1..20)
                 .map(|id| {
                     let mut phase = result.phases[0].clone();
-                    (phase.id, phase.name, phase.ops) = (id, umbra_telemetry::phase_name(id).into(), ops);
+                    (phase.id, phase.name, phase.ops) =
+                        (id, umbra_telemetry::phase_name(id).into(), ops);
                     phase
                 })
                 .collect();

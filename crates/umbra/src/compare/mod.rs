@@ -60,7 +60,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         ));
     }
     report::check_inputs(arguments.files.iter().map(PathBuf::as_path))?;
-    let mut results = arguments.files.iter().map(|path| report::read(path)).collect::<Result<Vec<_>, _>>()?;
+    let mut results =
+        arguments.files.iter().map(|path| report::read(path)).collect::<Result<Vec<_>, _>>()?;
     for wanted in &arguments.phases {
         let known = |result: &Named| result.statistics.phase(wanted).is_some();
         if !results.iter().any(known) {

@@ -94,7 +94,8 @@ fn rows(results: &[Named]) -> Vec<Row> {
         };
         let base_of_run = whole_run(base);
         for (measure, total) in whole_run(result) {
-            let to = base_of_run.iter().find(|(other, _)| *other == measure).map(|(_, total)| *total);
+            let to =
+                base_of_run.iter().find(|(other, _)| *other == measure).map(|(_, total)| *total);
             rows.push(of_run(measure, total, to));
         }
         for phase in &result.statistics.phases {
@@ -160,11 +161,13 @@ fn measured(phase: &Phase) -> Vec<Measured> {
         ("instructions", phase.instructions, spread.and_then(|spread| spread.instructions)),
         ("tsc", Some(phase.tsc), spread.map(|spread| spread.tsc)),
     ];
-    let of_all = of_all
-        .into_iter()
-        .filter_map(|(measure, total, range)| total.map(|total| Measured { measure, total, range }));
+    let of_all = of_all.into_iter().filter_map(|(measure, total, range)| {
+        total.map(|total| Measured { measure, total, range })
+    });
     let by_cause = causes(phase.exits.as_ref());
-    of_all.chain(by_cause.map(|(measure, total)| Measured { measure, total, range: None })).collect()
+    of_all
+        .chain(by_cause.map(|(measure, total)| Measured { measure, total, range: None }))
+        .collect()
 }
 
 /// The exits by cause that are known.
@@ -189,16 +192,27 @@ mod tests {
         (phase.exits, phase.memory_exits) = (None, None);
         phase.instructions = phase.instructions.map(|count| count / 4);
         let range = Range { min: 1, lower_quartile: 2, median: 3, upper_quartile: 4, max: 5 };
-        phase.spread =
-            Some(Spread { runs: 7, exits: None, memory_exits: None, instructions: Some(range), tsc: range });
+        phase.spread = Some(Spread {
+            runs: 7,
+            exits: None,
+            memory_exits: None,
+            instructions: Some(range),
+            tsc: range,
+        });
         [
             Named { name: "a, \"b\".json".into(), statistics: base },
             Named { name: "\x1bc\n".into(), statistics: other },
         ]
     }
 
-    fn of<'a>(rows: &'a [Row], result: usize, phase: Option<&str>, measure: &str) -> Option<&'a Row> {
-        rows.iter().find(|row| (row.result, row.phase.as_deref(), row.measure) == (result, phase, measure))
+    fn of<'a>(
+        rows: &'a [Row],
+        result: usize,
+        phase: Option<&str>,
+        measure: &str,
+    ) -> Option<&'a Row> {
+        rows.iter()
+            .find(|row| (row.result, row.phase.as_deref(), row.measure) == (result, phase, measure))
     }
 
     #[test]

@@ -119,9 +119,11 @@ fn spreads(results: &[Named]) -> String {
     if names.is_empty() {
         return String::new();
     }
-    let heads = (0..results.len()).flat_map(|index| [format!("{} exits", head(index)), "instr.".into()]);
+    let heads =
+        (0..results.len()).flat_map(|index| [format!("{} exits", head(index)), "instr.".into()]);
     let mut table =
-        Table::new(1, std::iter::once("max - min, % of the median".into()).chain(heads)).indent(NAMES);
+        Table::new(1, std::iter::once("max - min, % of the median".into()).chain(heads))
+            .indent(NAMES);
     for name in names {
         let percent = |range: Option<Range>| {
             range.map_or(NOTHING.into(), |range| format!("{:.1}", range.width() * 100.0))
@@ -151,7 +153,8 @@ fn shadow_mmu(results: &[Named]) -> String {
 
 fn markdown(results: &[Named]) -> String {
     let unequal = differences(results, |index| label(&results[index]));
-    let notes: String = unequal.iter().map(|sentence| format!("Not equal: {sentence}.\n\n")).collect();
+    let notes: String =
+        unequal.iter().map(|sentence| format!("Not equal: {sentence}.\n\n")).collect();
     let mut text = notes + "| per operation |";
     let mut rule = String::from("|---|");
     for measure in SHORT {
@@ -217,7 +220,10 @@ fn cells<'a>(
             (Some(base), Some(own)) if base > 0.0 => format!("{:.2}", own / base),
             _ => String::from(NOTHING),
         };
-        Cell { value: own.map_or(String::from(NOTHING), write), ratio: (index > 0).then_some(ratio) }
+        Cell {
+            value: own.map_or(String::from(NOTHING), write),
+            ratio: (index > 0).then_some(ratio),
+        }
     })
 }
 
@@ -239,7 +245,12 @@ pub(super) fn head(index: usize) -> String {
 
 fn label(result: &Named) -> String {
     let statistics = &result.statistics;
-    describe(&statistics.hypervisor, &statistics.guest_faults, &statistics.without, &statistics.machine)
+    describe(
+        &statistics.hypervisor,
+        &statistics.guest_faults,
+        &statistics.without,
+        &statistics.machine,
+    )
 }
 
 #[cfg(test)]
@@ -256,14 +267,18 @@ mod tests {
         let phase = &mut other.phases[0];
         (phase.exits, phase.memory_exits) = (None, None);
         phase.instructions = phase.instructions.map(|count| count / 4);
-        [Named { name: "a".into(), statistics: base }, Named { name: "b".into(), statistics: other }]
+        [
+            Named { name: "a".into(), statistics: base },
+            Named { name: "b".into(), statistics: other },
+        ]
     }
 
     #[test]
     fn ratios_are_to_the_first() {
         let text = table(&results(), Style::Plain);
         assert!(
-            text.contains("base: a (umbra bypass -cr3, penryn)") && text.contains("[1]: b (none, penryn)"),
+            text.contains("base: a (umbra bypass -cr3, penryn)")
+                && text.contains("[1]: b (none, penryn)"),
             "{text}"
         );
         let rows: Vec<Vec<&str>> = text
@@ -277,16 +292,25 @@ mod tests {
         let metadata = text.lines().find(|line| line.starts_with("bytes of metadata")).unwrap();
         assert_eq!(metadata.split_whitespace().nth(3), Some("3"));
         // The second result does not have it.
-        assert!(text.lines().any(|line| line.starts_with("phase-99") && line.ends_with('-')), "{text}");
+        assert!(
+            text.lines().any(|line| line.starts_with("phase-99") && line.ends_with('-')),
+            "{text}"
+        );
     }
 
     #[test]
     fn repeats_are_shown_by_how_far_they_are_apart() {
         let mut results = results();
         assert!(!table(&results, Style::Plain).contains("max - min"));
-        let range = Range { min: 95, lower_quartile: 96, median: 100, upper_quartile: 104, max: 105 };
-        results[0].statistics.phases[0].spread =
-            Some(Spread { runs: 5, exits: None, memory_exits: None, instructions: Some(range), tsc: range });
+        let range =
+            Range { min: 95, lower_quartile: 96, median: 100, upper_quartile: 104, max: 105 };
+        results[0].statistics.phases[0].spread = Some(Spread {
+            runs: 5,
+            exits: None,
+            memory_exits: None,
+            instructions: Some(range),
+            tsc: range,
+        });
         let text = table(&results, Style::Plain);
         let (_, rows) = text.split_once("max - min").unwrap();
         let row: Vec<&str> = rows.lines().nth(1).unwrap().split_whitespace().collect();
@@ -299,9 +323,15 @@ mod tests {
         unequal[1].statistics.memory = 64;
         let plain = table(&unequal, Style::Plain);
         let (before, _) = plain.split_once("\n\n").unwrap();
-        assert!(before.ends_with("not equal: [1]: guest memory is 64 MiB, and 192 MiB in base"), "{plain}");
+        assert!(
+            before.ends_with("not equal: [1]: guest memory is 64 MiB, and 192 MiB in base"),
+            "{plain}"
+        );
         let markdown = table(&unequal, Style::Markdown);
-        assert!(markdown.starts_with("Not equal: none, penryn: guest memory is 64 MiB"), "{markdown}");
+        assert!(
+            markdown.starts_with("Not equal: none, penryn: guest memory is 64 MiB"),
+            "{markdown}"
+        );
         assert!(!table(&results(), Style::Plain).contains("not equal"));
     }
 

@@ -21,7 +21,8 @@ impl Input {
         match self {
             Input::Finish => vec![ESCAPE, FINISH],
             Input::Console(bytes) => {
-                let doubled = |&byte: &u8| if byte == ESCAPE { vec![byte, byte] } else { vec![byte] };
+                let doubled =
+                    |&byte: &u8| if byte == ESCAPE { vec![byte, byte] } else { vec![byte] };
                 bytes.iter().flat_map(doubled).collect()
             }
         }
@@ -31,15 +32,16 @@ impl Input {
 /// Pieces of input that may wait for a guest which does not read.
 const QUEUE: usize = 16;
 
-/// The machine's COM1. A thread writes to it, so that a guest which does not read blocks nothing else.
+/// The machine's COM1. A thread writes to it, so that a guest which does not read blocks nothing
+/// else.
 #[derive(Clone, Debug)]
 pub struct MachineInput {
     queue: SyncSender<Input>,
 }
 
 impl MachineInput {
-    /// Writes to `line` what is sent, as soon as `ready` has been told that somebody reads it: what came before
-    /// the hypervisor has set up its UART would be lost.
+    /// Writes to `line` what is sent, as soon as `ready` has been told that somebody reads it: what
+    /// came before the hypervisor has set up its UART would be lost.
     pub fn start(line: impl Write + Send + 'static, ready: Receiver<()>) -> MachineInput {
         let (queue, inputs) = sync_channel(QUEUE);
         thread::spawn(move || {
@@ -57,7 +59,10 @@ impl MachineInput {
 
     /// Sends if that needs no waiting. `false` if it does, or if the machine is gone.
     pub fn try_send(&self, input: Input) -> bool {
-        !matches!(self.queue.try_send(input), Err(TrySendError::Full(_) | TrySendError::Disconnected(_)))
+        !matches!(
+            self.queue.try_send(input),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_))
+        )
     }
 }
 

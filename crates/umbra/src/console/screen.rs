@@ -16,8 +16,9 @@ const UPPER: &str = "\
 /// The lines of a screen of code page 437 between two rules, without the blanks at their ends and
 /// without the blank lines at its end.
 pub fn screen_text(characters: &[u8]) -> String {
-    let rows =
-        characters.chunks(SCREEN_COLUMNS).map(|row| row.iter().copied().map(glyph).collect::<String>());
+    let rows = characters
+        .chunks(SCREEN_COLUMNS)
+        .map(|row| row.iter().copied().map(glyph).collect::<String>());
     let text = rows.map(|row| format!("{}\n", row.trim_end())).collect::<String>();
     let text = text.trim_end();
     let end = if text.is_empty() { "" } else { "\n" };
@@ -45,8 +46,15 @@ mod tests {
             assert_eq!(table.chars().count(), count);
         }
         assert!((0..=u8::MAX).all(|code| !glyph(code).is_control()));
-        let known =
-            [(0x00, ' '), (0x01, '☺'), (b'~', '~'), (0x80, 'Ç'), (0xb3, '│'), (0xdb, '█'), (0xe1, 'ß')];
+        let known = [
+            (0x00, ' '),
+            (0x01, '☺'),
+            (b'~', '~'),
+            (0x80, 'Ç'),
+            (0xb3, '│'),
+            (0xdb, '█'),
+            (0xe1, 'ß'),
+        ];
         for (code, expected) in known {
             assert_eq!(glyph(code), expected, "{code:#x}");
         }

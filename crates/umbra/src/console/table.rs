@@ -18,7 +18,10 @@ impl Table {
     /// A table with these heads, of which the first `names` are over names.
     pub fn new<C: ToString>(names: usize, heads: impl IntoIterator<Item = C>) -> Table {
         let mut table = Table { inner: comfy_table::Table::new(), names, left: None };
-        table.inner.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table
+            .inner
+            .load_preset(presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Disabled);
         table.row(heads);
         table
     }

@@ -13,8 +13,8 @@ use crate::error::Error;
 use crate::machine::Machine;
 use crate::report;
 use crate::run::{
-    End, FaultCount, Hypervisor, Noise, Outcome, Part, Recording, STATISTICS, Subject, TRACE, conclude,
-    read_stream,
+    End, FaultCount, Hypervisor, Noise, Outcome, Part, Recording, STATISTICS, Subject, TRACE,
+    conclude, read_stream,
 };
 use crate::signals::Signals;
 use crate::untrusted::lines;
@@ -27,8 +27,9 @@ const QUEUE: usize = 64;
 
 /// Make results of what an image of `umbra image` said at its machine's port 0xe9.
 ///
-/// Shows what `umbra run` shows: the guest's output on standard output, messages and the table of exits on standard
-/// error. The results are those of a run, for `umbra compare`, `umbra trace` and `umbra report`.
+/// Shows what `umbra run` shows: the guest's output on standard output, messages and the table of
+/// exits on standard error. The results are those of a run, for `umbra compare`, `umbra trace` and
+/// `umbra report`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Exit status: as for `umbra run`; 3 if the capture ends before the guest, then the results are \
@@ -39,8 +40,8 @@ pub struct Arguments {
     #[arg(value_name = "CAPTURE")]
     capture: PathBuf,
 
-    /// What the machine was, as for `umbra run --machine`: in Bochs, ticks are instructions [default: what its CPU
-    /// calls itself]
+    /// What the machine was, as for `umbra run --machine`: in Bochs, ticks are instructions
+    /// [default: what its CPU calls itself]
     #[arg(long, value_name = "NAME", value_parser = str::parse::<Machine>)]
     machine: Option<Machine>,
 
@@ -68,11 +69,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let signals = Signals::catch()?;
     let outputs = [(STATISTICS, arguments.stats.as_deref()), (TRACE, arguments.trace.as_deref())];
     report::check_outputs(&outputs, [capture])?;
-    // A terminal or pipe may keep silent for as long as it likes, and a signal must end this nevertheless.
+    // A terminal or pipe may keep silent for as long as it likes, and a signal must end this
+    // nevertheless.
     let (parts, queue) = sync_channel(QUEUE);
     thread::spawn(move || read_stream(stream, |part| parts.send(part).is_ok()));
-    let mut capture =
-        Capture { name, queue, signals, noise: Noise::default(), faults: FaultCount::default(), messages: 0 };
+    let mut capture = Capture {
+        name,
+        queue,
+        signals,
+        noise: Noise::default(),
+        faults: FaultCount::default(),
+        messages: 0,
+    };
     let (config, cpu) = capture.start()?;
     if arguments.trace.is_some() && !config.trace {
         return Err(Error::Input(format!(
@@ -84,7 +92,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let subject = Subject {
         hypervisor: Hypervisor::Umbra,
         machine: &machine,
-        ticks_are_instructions: arguments.machine.as_ref().is_some_and(Machine::ticks_are_instructions),
+        ticks_are_instructions: arguments
+            .machine
+            .as_ref()
+            .is_some_and(Machine::ticks_are_instructions),
         config: &config,
     };
     let start = |path| Recording::start(path, &subject);
@@ -149,7 +160,9 @@ impl Capture {
         }
         match self.next()? {
             Some(Message::Setup { config, cpu }) => Ok((config, cpu)),
-            Some(Message::Failure(why)) => Err(Error::Machine(format!("the hypervisor cannot go on: {why}"))),
+            Some(Message::Failure(why)) => {
+                Err(Error::Machine(format!("the hypervisor cannot go on: {why}")))
+            }
             _ => Err(self.no_start()),
         }
     }
@@ -162,7 +175,10 @@ impl Capture {
     }
 
     /// What the guest and the hypervisor say, up to the end.
-    fn rest(&mut self, mut recording: Option<&mut Recording>) -> Result<(End, Option<Stats>), Error> {
+    fn rest(
+        &mut self,
+        mut recording: Option<&mut Recording>,
+    ) -> Result<(End, Option<Stats>), Error> {
         while let Some(message) = self.next()? {
             match message {
                 // The machine was reset: what follows is another run.

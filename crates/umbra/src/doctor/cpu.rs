@@ -1,4 +1,5 @@
-//! What the CPU can do, from CPUID and MSRs. Sections are those of the Intel SDM, volume 3, unless APM is named.
+//! What the CPU can do, from CPUID and MSRs. Sections are those of the Intel SDM, volume 3, unless
+//! APM is named.
 
 use raw_cpuid::{CpuId, CpuIdReader, CpuIdReaderNative, Hypervisor};
 use serde::Serialize;
@@ -8,7 +9,8 @@ use super::msr::Msrs;
 /// One past the highest bit of an address field (SDM, "Paging").
 const ADDRESS_END: u8 = 52;
 
-/// Numbers of MSRs, and bits in them (SDM, "Architectural MSRs" and appendix "VMX Capability Reporting Facility").
+/// Numbers of MSRs, and bits in them (SDM, "Architectural MSRs" and appendix "VMX Capability
+/// Reporting Facility").
 mod bits {
     pub const FEATURE_CONTROL: u32 = 0x3a;
     pub const LOCKED: u64 = 1 << 0;
@@ -40,7 +42,8 @@ pub struct Cpu {
     pub signature: [u8; 3],
     /// MAXPHYADDR: bits of a physical address.
     pub maxphyaddr: u8,
-    /// The first and the last address bit that is reserved in every page-table entry, if there are any.
+    /// The first and the last address bit that is reserved in every page-table entry, if there are
+    /// any.
     pub reserved_address_bits: Option<[u8; 2]>,
     /// The hypervisor that this program runs under, as CPUID tells.
     pub hypervisor: Option<String>,
@@ -95,12 +98,14 @@ impl Cpu {
     /// The CPU that this program runs on.
     pub fn of_this_host() -> Cpu {
         let msrs = Msrs::open();
-        let read = |register| msrs.as_ref().map_err(Clone::clone).and_then(|msrs| msrs.read(register));
+        let read =
+            |register| msrs.as_ref().map_err(Clone::clone).and_then(|msrs| msrs.read(register));
         let kernel = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         Cpu::new(CpuIdReaderNative, read, &kernel)
     }
 
-    /// The same without the MSRs: no device is opened. `kernel` is what Linux has in `/proc/cpuinfo`.
+    /// The same without the MSRs: no device is opened. `kernel` is what Linux has in
+    /// `/proc/cpuinfo`.
     pub fn by_cpuid_only(kernel: &str) -> Cpu {
         Cpu::new(CpuIdReaderNative, |_| Err(String::from("no MSR was read")), kernel)
     }
@@ -125,12 +130,16 @@ impl Cpu {
     ) -> Cpu {
         let cpuid = CpuId::with_cpuid_reader(reader);
         let features = cpuid.get_feature_info();
-        // SDM, "Enumeration of Paging Features by CPUID": 36 where the leaf is missing and PAE is there.
+        // SDM, "Enumeration of Paging Features by CPUID": 36 where the leaf is missing and PAE is
+        // there.
         let maxphyaddr =
             cpuid.get_processor_capacity_feature_info().map_or(36, |it| it.physical_address_bits());
-        let has = |feature: fn(&raw_cpuid::FeatureInfo) -> bool| features.as_ref().is_some_and(feature);
+        let has =
+            |feature: fn(&raw_cpuid::FeatureInfo) -> bool| features.as_ref().is_some_and(feature);
         Cpu {
-            vendor: cpuid.get_vendor_info().map_or_else(String::new, |vendor| String::from(vendor.as_str())),
+            vendor: cpuid
+                .get_vendor_info()
+                .map_or_else(String::new, |vendor| String::from(vendor.as_str())),
             model: cpuid
                 .get_processor_brand_string()
                 .map_or_else(String::new, |brand| String::from(brand.as_str().trim())),
@@ -138,7 +147,8 @@ impl Cpu {
                 .as_ref()
                 .map_or([0; 3], |it| [it.family_id(), it.model_id(), it.stepping_id()]),
             maxphyaddr,
-            reserved_address_bits: (maxphyaddr < ADDRESS_END).then_some([maxphyaddr, ADDRESS_END - 1]),
+            reserved_address_bits: (maxphyaddr < ADDRESS_END)
+                .then_some([maxphyaddr, ADDRESS_END - 1]),
             hypervisor: has(|it| it.has_hypervisor()).then(|| {
                 let named = cpuid.get_hypervisor_info().map(|info| info.identify());
                 named.map_or_else(|| String::from("one without a name"), name_of)
@@ -179,7 +189,8 @@ fn vmx(msr: impl Fn(u32) -> Result<u64, String>) -> Result<VmxMsrs, String> {
     };
     Ok(VmxMsrs {
         // Left unlocked, it is for the operating system to say.
-        enabled: feature_control & bits::LOCKED == 0 || feature_control & bits::VMX_OUTSIDE_SMX != 0,
+        enabled: feature_control & bits::LOCKED == 0
+            || feature_control & bits::VMX_OUTSIDE_SMX != 0,
         true_controls: msr(bits::VMX_BASIC)? & bits::TRUE_CONTROLS != 0,
         // Bits 24:16.
         cr3_targets: (msr(bits::VMX_MISC)? >> 16 & 0x1ff) as u16,

@@ -1,7 +1,7 @@
 //! `umbra doctor`: what this host can do.
 //!
-//! `cpu` and `tools` gather facts, `sentences` says what they mean. Nothing is changed, and no device is opened
-//! but the reading end of the kernel module `msr`.
+//! `cpu` and `tools` gather facts, `sentences` says what they mean. Nothing is changed, and no
+//! device is opened but the reading end of the kernel module `msr`.
 
 mod cpu;
 mod msr;
@@ -23,10 +23,10 @@ use crate::machine::{KvmFacts, Machine, Programs};
 
 /// Say what this host can do, and what is missing.
 ///
-/// That is the CPU, virtualization, what is left for Pending entries, emulators and toolchains.
+/// That is the CPU, virtualization, what is left for Trapping entries, emulators and toolchains.
 ///
-/// The exit status is 0 if `umbra run` can work here, and 1 if something is missing, which is named with the command
-/// that brings it.
+/// The exit status is 0 if `umbra run` can work here, and 1 if something is missing, which is named
+/// with the command that brings it.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Print the facts as JSON.

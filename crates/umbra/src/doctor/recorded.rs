@@ -1,5 +1,5 @@
-//! Recorded CPUs, and what is said about them. The recordings are what a small kernel read on the CPU models of
-//! Bochs, and what `/dev/cpu/0/cpuid` gave in a virtual machine.
+//! Recorded CPUs, and what is said about them. The recordings are what a small kernel read on the
+//! CPU models of Bochs, and what `/dev/cpu/0/cpuid` gave in a virtual machine.
 
 use raw_cpuid::CpuIdResult;
 
@@ -110,7 +110,9 @@ impl Recording {
     fn cpu(self) -> Cpu {
         let msr = |register| {
             let found = self.msrs.iter().find(|(number, _)| *number == register);
-            found.map(|&(_, value)| value).ok_or_else(|| format!("MSR {register:#x} cannot be read"))
+            found
+                .map(|&(_, value)| value)
+                .ok_or_else(|| format!("MSR {register:#x} cannot be read"))
         };
         Cpu::new(reader(self.leaves), msr, "")
     }
@@ -130,7 +132,8 @@ fn reader(leaves: &[[u32; 5]]) -> impl Fn(u32, u32) -> CpuIdResult + Clone {
 }
 
 fn facts(cpu: Cpu) -> Facts {
-    let toolchains = Toolchains { active: None, debian: None, bare_metal: Some("debian"), obstacle: None };
+    let toolchains =
+        Toolchains { active: None, debian: None, bare_metal: Some("debian"), obstacle: None };
     Facts {
         schema: "umbra.doctor",
         version: 1,
@@ -144,7 +147,9 @@ fn facts(cpu: Cpu) -> Facts {
 /// The value of a line of the report.
 fn said(facts: &Facts, name: &str) -> String {
     let text = report(facts);
-    let value = text.lines().find_map(|line| line.strip_prefix("  ")?.strip_prefix(name)?.strip_prefix("  "));
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix("  ")?.strip_prefix(name)?.strip_prefix("  "));
     String::from(value.unwrap_or_else(|| panic!("nothing about {name}:\n{text}")).trim())
 }
 
@@ -163,7 +168,8 @@ fn penryn_has_vmx_without_ept() {
     assert_eq!(said(&facts, "SVM"), "no");
     assert_eq!(said(&facts, "MAXPHYADDR"), "40");
     assert!(
-        said(&facts, "Pending").starts_with("address bits 40..51 of every entry; PS=1 leaves bits 13..20")
+        said(&facts, "Trapping")
+            .starts_with("address bits 40..51 of every entry; PS=1 leaves bits 13..20")
     );
 }
 
@@ -186,10 +192,12 @@ fn without_msrs_the_kernel_is_asked_and_the_way_out_is_named() {
 
 #[test]
 fn firmware_may_have_locked_vmx_off() {
-    let msrs = PENRYN.msrs.iter().map(|&(number, value)| (number, if number == 0x3a { 1 } else { value }));
+    let msrs =
+        PENRYN.msrs.iter().map(|&(number, value)| (number, if number == 0x3a { 1 } else { value }));
     let locked = Recording { msrs: msrs.collect::<Vec<_>>().leak(), ..PENRYN };
     assert!(
-        said(&facts(locked.cpu()), "VMX").starts_with("yes, but the firmware has locked it off; EPT: no")
+        said(&facts(locked.cpu()), "VMX")
+            .starts_with("yes, but the firmware has locked it off; EPT: no")
     );
 }
 
@@ -215,7 +223,10 @@ fn with_52_bits_no_address_bit_is_left() {
     let facts = facts(wide.cpu());
     assert_eq!(facts.cpu.reserved_address_bits, None);
     assert_eq!(said(&facts, "MAXPHYADDR"), "52");
-    assert!(said(&facts, "Pending").starts_with("no address bit is reserved, so no PTE can be Pending"));
+    assert!(
+        said(&facts, "Trapping")
+            .starts_with("no address bit is reserved, so no PTE can be Trapping")
+    );
 }
 
 #[test]
@@ -230,7 +241,7 @@ fn a_virtual_machine_says_under_what() {
     let facts = facts(EPYC_GUEST.cpu());
     assert!(said(&facts, "virtual").starts_with("yes, under KVM: what CPUID says"));
     assert!(said(&facts, "VMX").starts_with("no: the hypervisor below does not offer it"));
-    assert!(said(&facts, "Pending").starts_with("address bits 48..51"));
+    assert!(said(&facts, "Trapping").starts_with("address bits 48..51"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ pub fn report(facts: &Facts) -> String {
     line(&mut text, "VMX", &vmx(&facts.cpu));
     line(&mut text, "SVM", &svm(facts.cpu.svm.as_ref()));
     line(&mut text, "MAXPHYADDR", &facts.cpu.maxphyaddr.to_string());
-    line(&mut text, "Pending", &pending(&facts.cpu));
+    line(&mut text, "Trapping", &pending(&facts.cpu));
     text += "\nEmulators and tools\n";
     for program in &facts.tools.programs {
         line(&mut text, program.name, &presence(program));
@@ -19,9 +19,9 @@ pub fn report(facts: &Facts) -> String {
     toolchains(&mut text, &facts.tools.toolchains);
     text += "\n";
     text += &match &facts.obstacle {
-        None => {
-            String::from("`umbra run` can work here: it emulates the machine, whatever this CPU can do.\n")
-        }
+        None => String::from(
+            "`umbra run` can work here: it emulates the machine, whatever this CPU can do.\n",
+        ),
         Some(sentence) => format!("`umbra run` cannot work here: {sentence}\n"),
     };
     text += &match &facts.kvm_obstacle {
@@ -49,7 +49,9 @@ fn model(cpu: &Cpu) -> String {
 fn hypervisor(cpu: &Cpu) -> String {
     match &cpu.hypervisor {
         None => String::from("no"),
-        Some(name) => format!("yes, under {name}: what CPUID says is what that hypervisor lets it say"),
+        Some(name) => {
+            format!("yes, under {name}: what CPUID says is what that hypervisor lets it say")
+        }
     }
 }
 
@@ -57,7 +59,8 @@ fn vmx(cpu: &Cpu) -> String {
     let Some(Vmx { msrs, unreadable, kernel_lists_ept }) = &cpu.vmx else {
         return format!("no: {}", cpu.no_vmx().unwrap_or_default());
     };
-    let Some(VmxMsrs { enabled, true_controls, cr3_targets, ept, vpid, unrestricted_guest }) = msrs else {
+    let Some(VmxMsrs { enabled, true_controls, cr3_targets, ept, vpid, unrestricted_guest }) = msrs
+    else {
         let ept = kernel_lists_ept.map_or("not known", yes);
         let why = unreadable.as_deref().unwrap_or_default();
         return format!("yes; EPT: {ept}; the rest is not known: {why}");
@@ -73,7 +76,9 @@ fn vmx(cpu: &Cpu) -> String {
 }
 
 fn svm(svm: Option<&Svm>) -> String {
-    let Some(Svm { nested_paging, next_rip, asids, disabled }) = svm else { return String::from("no") };
+    let Some(Svm { nested_paging, next_rip, asids, disabled }) = svm else {
+        return String::from("no");
+    };
     let off = if *disabled == Some(true) { ", but the firmware has disabled it" } else { "" };
     format!(
         "yes{off}; NPT: {}; next RIP: {}; ASIDs: {asids}; Umbra's hypervisor uses it without NPT",
@@ -87,7 +92,7 @@ fn pending(cpu: &Cpu) -> String {
     match cpu.reserved_address_bits {
         Some([first, last]) => format!("address bits {first}..{last} of every entry; {large}"),
         None => format!(
-            "no address bit is reserved, so no PTE can be Pending and every page fault exits; {large}"
+            "no address bit is reserved, so no PTE can be Trapping and every page fault exits; {large}"
         ),
     }
 }
@@ -95,9 +100,12 @@ fn pending(cpu: &Cpu) -> String {
 fn presence(program: &Program) -> String {
     let Program { package, needed, path, version, .. } = program;
     match path {
-        Some(path) => version.as_ref().map_or_else(|| path.clone(), |version| format!("{version}, {path}")),
+        Some(path) => {
+            version.as_ref().map_or_else(|| path.clone(), |version| format!("{version}, {path}"))
+        }
         None => {
-            let use_of_it = if *needed { "needed by `umbra run`" } else { "not needed by `umbra run`" };
+            let use_of_it =
+                if *needed { "needed by `umbra run`" } else { "not needed by `umbra run`" };
             format!("missing, {use_of_it}; apt-get install {package}")
         }
     }

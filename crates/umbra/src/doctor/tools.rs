@@ -71,22 +71,29 @@ const WANTED: &[(&str, &str, bool, Place)] = &[
 impl Tools {
     /// Looks for everything.
     pub fn of_this_host() -> Tools {
-        let program = |(name, package, needed, place): &(&'static str, &'static str, bool, Place)| {
-            let path = match place {
-                Place::InPath(program) => which::which(program).ok(),
-                Place::Folder(path) => Some(PathBuf::from(path)).filter(|path| path.is_dir()),
-                Place::BochsShare(file) => Some(bochs_share().join(file)).filter(|path| path.exists()),
-                Place::Plugin(file) => {
-                    let folders = plugin_folders().into_iter();
-                    folders.map(|folder| folder.join(file)).find(|path| path.exists())
-                }
+        let program =
+            |(name, package, needed, place): &(&'static str, &'static str, bool, Place)| {
+                let path = match place {
+                    Place::InPath(program) => which::which(program).ok(),
+                    Place::Folder(path) => Some(PathBuf::from(path)).filter(|path| path.is_dir()),
+                    Place::BochsShare(file) => {
+                        Some(bochs_share().join(file)).filter(|path| path.exists())
+                    }
+                    Place::Plugin(file) => {
+                        let folders = plugin_folders().into_iter();
+                        folders.map(|folder| folder.join(file)).find(|path| path.exists())
+                    }
+                };
+                let path = path.map(|path| path.display().to_string());
+                // A program in PATH need not be the package's, but then the package is rarely
+                // installed too.
+                let version = path.as_ref().and_then(|_| package_version(package));
+                Program { name, package, needed: *needed, path, version }
             };
-            let path = path.map(|path| path.display().to_string());
-            // A program in PATH need not be the package's, but then the package is rarely installed too.
-            let version = path.as_ref().and_then(|_| package_version(package));
-            Program { name, package, needed: *needed, path, version }
-        };
-        Tools { programs: WANTED.iter().map(program).collect(), toolchains: Toolchains::of_this_host() }
+        Tools {
+            programs: WANTED.iter().map(program).collect(),
+            toolchains: Toolchains::of_this_host(),
+        }
     }
 }
 
@@ -111,7 +118,8 @@ impl Toolchains {
 
 /// The version of an installed Debian package.
 fn package_version(package: &str) -> Option<String> {
-    let shown = said("dpkg-query", &["--show", "--showformat=${db:Status-Status} ${Version}", package])?;
+    let shown =
+        said("dpkg-query", &["--show", "--showformat=${db:Status-Status} ${Version}", package])?;
     shown.strip_prefix("installed ").map(String::from)
 }
 
@@ -119,7 +127,11 @@ fn package_version(package: &str) -> Option<String> {
 fn said(program: &str, arguments: &[&str]) -> Option<String> {
     let mut command = Command::new(program);
     // A rustup proxy must say what is there, not fetch what a toolchain file asks for.
-    command.args(arguments).env("RUSTUP_AUTO_INSTALL", "0").stdin(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(arguments)
+        .env("RUSTUP_AUTO_INSTALL", "0")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null());
     let output = command.output().ok().filter(|output| output.status.success())?;
     String::from_utf8_lossy(&output.stdout).lines().next().map(String::from)
 }

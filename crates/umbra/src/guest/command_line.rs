@@ -10,8 +10,8 @@ use crate::error::Error;
 /// Linux finds no screen, as no firmware tells it of one.
 const LINUX_DEFAULT: &str = "console=ttyS0";
 
-/// The command line for `--append`, or for the lack of it. A multiboot kernel gets its file's name first, as from
-/// QEMU.
+/// The command line for `--append`, or for the lack of it. A multiboot kernel gets its file's name
+/// first, as from QEMU.
 ///
 /// # Errors
 /// `--append` is longer than the kernel takes, or not one line.
@@ -100,7 +100,8 @@ mod tests {
     #[test]
     fn a_multiboot_kernel_gets_its_name_first() {
         let image = Image::classify(&multiboot()).unwrap();
-        let line = |append: Option<&str>| command_line(Path::new("a/k.elf"), &image, append).unwrap();
+        let line =
+            |append: Option<&str>| command_line(Path::new("a/k.elf"), &image, append).unwrap();
         assert_eq!(line(None), "a/k.elf");
         assert_eq!(line(Some("one two")), "a/k.elf one two");
     }
@@ -113,6 +114,8 @@ mod tests {
         check_files(&linux, Some(b"initrd"), &[]).unwrap();
         check_files(&small, None, std::slice::from_ref(&module)).unwrap();
         assert!(check_files(&linux, None, &[module]).unwrap_err().to_string().contains("--initrd"));
-        assert!(check_files(&small, Some(b"initrd"), &[]).unwrap_err().to_string().contains("--module"));
+        assert!(
+            check_files(&small, Some(b"initrd"), &[]).unwrap_err().to_string().contains("--module")
+        );
     }
 }

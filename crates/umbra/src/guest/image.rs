@@ -111,7 +111,8 @@ pub(crate) mod tests {
     pub(crate) fn multiboot() -> Vec<u8> {
         const FLAGS: u32 = 1 << 16;
         const START: u32 = 1 << 20;
-        let header = [0x1bad_b002, FLAGS, 0u32.wrapping_sub(0x1bad_b002 + FLAGS), START, START, 0, 0, START];
+        let header =
+            [0x1bad_b002, FLAGS, 0u32.wrapping_sub(0x1bad_b002 + FLAGS), START, START, 0, 0, START];
         let mut file: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
         file.resize(4096, 0);
         file
@@ -134,7 +135,9 @@ pub(crate) mod tests {
             file[at..at + bytes.len()].copy_from_slice(bytes);
             Image::classify(&file)
         };
-        let Ok(Image::Linux(image)) = named(b"Memtest86+ v6.10\0", 0, &[]) else { panic!("refused") };
+        let Ok(Image::Linux(image)) = named(b"Memtest86+ v6.10\0", 0, &[]) else {
+            panic!("refused")
+        };
         assert!(!image.is_linux());
         for (name, at, bytes, words) in [
             (

@@ -13,11 +13,12 @@ const MIB: u64 = 1 << 20;
 /// The most memory that a machine gets. It is backed by a file as it is touched.
 const MOST_MACHINE_MIB: u64 = 64 << 10;
 
-/// Room beside kernel and initrd: boot parameters, page tables, and what a kernel allocates before it knows all
-/// of its memory.
+/// Room beside kernel and initrd: boot parameters, page tables, and what a kernel allocates before
+/// it knows all of its memory.
 const SLACK_MIB: u64 = 8;
 
-/// Checks `--memory` against what is to boot and against the machine, and returns the machine's memory in MiB.
+/// Checks `--memory` against what is to boot and against the machine, and returns the machine's
+/// memory in MiB.
 ///
 /// # Errors
 /// A sentence that names the memory which would do.
@@ -102,7 +103,8 @@ fn most_memory(shadow_frames: Option<u32>, least: u64) -> Option<u64> {
 fn most_for_files() -> u64 {
     let reserve = reserve_mib(MIN_GUEST_MIB, Some(MIN_SHADOW_FRAMES));
     // A guest as large as that has the frames of the hole on top.
-    HOLE_START_MIB.saturating_sub(reserve_mib((HOLE_START_MIB - reserve) as u32, Some(MIN_SHADOW_FRAMES)))
+    HOLE_START_MIB
+        .saturating_sub(reserve_mib((HOLE_START_MIB - reserve) as u32, Some(MIN_SHADOW_FRAMES)))
 }
 
 /// What a Linux kernel needs, in MiB, if there is as much.
@@ -146,7 +148,8 @@ fn least_for_multiboot(memory: u64, kernel: &Kernel, modules: &[Module]) -> Resu
             command_line: &module.string,
         })
         .collect();
-    // The hypervisor's own plan, with its command line and its reserved areas, is the same where memory goes.
+    // The hypervisor's own plan, with its command line and its reserved areas, is the same where
+    // memory goes.
     let guest = Guest {
         kernel,
         command_line: "",
@@ -184,21 +187,31 @@ mod tests {
         assert!(refuse(55, None, 0).contains("--memory 56 or more"));
         check_memory(56, None, &image(), 0, &[]).unwrap();
         let sentence = refuse(100, None, 200);
-        assert!(sentence.contains("initrd (200 MiB)") && sentence.contains("--memory 256"), "{sentence}");
+        assert!(
+            sentence.contains("initrd (200 MiB)") && sentence.contains("--memory 256"),
+            "{sentence}"
+        );
         check_memory(256, None, &image(), 200 * MIB, &[]).unwrap();
     }
 
     #[test]
     fn the_most_memory_is_named_and_fits() {
         let sentence = refuse(1 << 20, None, 0);
-        assert!(sentence.contains("1048576 MiB") && sentence.contains("at most 65536 MiB"), "{sentence}");
-        let most = sentence.split("--memory ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        assert!(
+            sentence.contains("1048576 MiB") && sentence.contains("at most 65536 MiB"),
+            "{sentence}"
+        );
+        let most =
+            sentence.split("--memory ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
         assert!(check_memory(most, None, &image(), 0, &[]).unwrap() <= 65536);
         assert!(check_memory(most + 1, None, &image(), 0, &[]).is_err());
         for memory in [2900, 2953, 3072, 4096, 5120, 20_000] {
             let machine = check_memory(memory, None, &image(), 0, &[]).unwrap();
             assert!(machine > memory + 70, "{memory}: {machine}");
-            assert!(machine <= 3072 || machine > memory + 1024 + 70, "the hole hides memory: {machine}");
+            assert!(
+                machine <= 3072 || machine > memory + 1024 + 70,
+                "the hole hides memory: {machine}"
+            );
         }
     }
 
@@ -215,13 +228,16 @@ mod tests {
             memory_size: 9,
             command_line_limit: 0,
         };
-        let sentence = check_memory(192, None, &Image::Linux(damaged), 0, &[]).unwrap_err().to_string();
+        let sentence =
+            check_memory(192, None, &Image::Linux(damaged), 0, &[]).unwrap_err().to_string();
         assert!(sentence.contains("damaged"), "{sentence}");
     }
 
     #[test]
     fn what_no_guest_can_have_is_known_before_the_guest_is() {
-        let check = |memory, frames| check_machine_memory(memory, frames).map_err(|error| error.to_string());
+        let check = |memory, frames| {
+            check_machine_memory(memory, frames).map_err(|error| error.to_string())
+        };
         check(192, None).unwrap();
         assert!(check(3, None).unwrap_err().contains("--memory 16 or more"));
         check(4096, None).unwrap();

@@ -147,7 +147,9 @@ impl From<Policy> for GuestFaults {
 pub fn mechanisms() -> impl TypedValueParser<Value = Mechanism> {
     let values = Mechanism::ALL.iter().map(|&mechanism| {
         let about = match mechanism {
-            Mechanism::Detach => "bursts of writes to a guest table detach it instead of being emulated",
+            Mechanism::Detach => {
+                "bursts of writes to a guest table detach it instead of being emulated"
+            }
             Mechanism::Cr3 => "address-space switches to known roots make no exit",
             Mechanism::Invlpg => "INVLPG and INVPCID make no exit",
             Mechanism::Eager => "tables are filled whole when they are linked",
@@ -195,15 +197,16 @@ pub fn read_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Untr
 /// # Errors
 /// Anything else.
 pub fn parse_memory(text: &str) -> Result<u32, String> {
-    const UNITS: [([char; 2], u32); 3] = [(['M', 'm'], 1), (['G', 'g'], 1 << 10), (['T', 't'], 1 << 20)];
+    const UNITS: [([char; 2], u32); 3] =
+        [(['M', 'm'], 1), (['G', 'g'], 1 << 10), (['T', 't'], 1 << 20)];
     let (digits, unit) = UNITS
         .into_iter()
         .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, unit)))
         .unwrap_or((text, 1));
     let number: Option<u32> = digits.parse().ok();
-    number
-        .and_then(|number| number.checked_mul(unit))
-        .ok_or_else(|| String::from("give a number of MiB, or one with M, G or T, such as 192, 192M or 1G"))
+    number.and_then(|number| number.checked_mul(unit)).ok_or_else(|| {
+        String::from("give a number of MiB, or one with M, G or T, such as 192, 192M or 1G")
+    })
 }
 
 #[cfg(test)]
@@ -256,9 +259,12 @@ mod tests {
 
     #[test]
     fn bypass_is_another_name_for_auto() {
-        for (name, policy) in
-            [("bypass", Policy::Auto), ("auto", Policy::Auto), ("user", Policy::User), ("trap", Policy::Trap)]
-        {
+        for (name, policy) in [
+            ("bypass", Policy::Auto),
+            ("auto", Policy::Auto),
+            ("user", Policy::User),
+            ("trap", Policy::Trap),
+        ] {
             assert_eq!(parse(&["--guest-faults", name]).unwrap().guest_faults, policy);
         }
         assert_eq!(GuestFaults::from(Policy::Auto).name(), "bypass");

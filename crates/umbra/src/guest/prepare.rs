@@ -30,16 +30,19 @@ impl Guest {
     /// Reads the files and checks that everything fits. With `trace` the hypervisor sends a trace.
     ///
     /// # Errors
-    /// A file cannot be read or does not boot here, or something is too large; one sentence with the way out.
+    /// A file cannot be read or does not boot here, or something is too large; one sentence with
+    /// the way out.
     pub fn read(options: &Options, trace: bool) -> Result<Guest, Error> {
         let (kernel, image) = read_kernel(&options.kernel)?;
         let initrd = options.initrd.as_deref().map(read_initrd).transpose()?;
-        let modules = options.modules.iter().map(|text| read_module(text)).collect::<Result<Vec<_>, _>>()?;
+        let modules =
+            options.modules.iter().map(|text| read_module(text)).collect::<Result<Vec<_>, _>>()?;
         check_files(&image, initrd.as_deref(), &modules)?;
         let initrd_bytes = initrd.as_ref().map_or(0, |file| file.len() as u64);
         let shadow_frames = options.shadow_frames;
         let append = command_line(&options.kernel, &image, options.append.as_deref())?;
-        let machine_mib = check_memory(options.memory, shadow_frames, &image, initrd_bytes, &modules)?;
+        let machine_mib =
+            check_memory(options.memory, shadow_frames, &image, initrd_bytes, &modules)?;
         let version = match &image {
             Image::Linux(linux) => linux.version.clone(),
             Image::Multiboot(_) => None,

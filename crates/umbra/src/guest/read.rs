@@ -52,8 +52,8 @@ pub struct Module {
     pub string: String,
 }
 
-/// Reads a module given as a file's name, which arguments for the kernel may follow after a blank, as in QEMU's
-/// `-initrd`. A file whose own name has blanks is found, too, if nothing follows.
+/// Reads a module given as a file's name, which arguments for the kernel may follow after a blank,
+/// as in QEMU's `-initrd`. A file whose own name has blanks is found, too, if nothing follows.
 ///
 /// # Errors
 /// It cannot be read, or the text is not one line.
@@ -93,7 +93,11 @@ fn open(what: &str, path: &Path) -> Result<File, Error> {
         return Err(cannot_read(what, path, &"it is not a regular file"));
     }
     if metadata.len() > MAX_BYTES {
-        return Err(cannot_read(what, path, &"it is larger than the memory of any guest here (3 GiB)"));
+        return Err(cannot_read(
+            what,
+            path,
+            &"it is larger than the memory of any guest here (3 GiB)",
+        ));
     }
     File::open(path).map_err(|error| cannot_read(what, path, &error))
 }
@@ -112,13 +116,20 @@ mod tests {
         let path = |name: &str| folder.path().join(name).display().to_string();
         fs::write(path("env"), "A=1").unwrap();
         fs::write(path("with blank"), "").unwrap();
-        for (text, file) in [(path("env"), "A=1"), (path("env --quick x"), "A=1"), (path("with blank"), "")] {
+        for (text, file) in
+            [(path("env"), "A=1"), (path("env --quick x"), "A=1"), (path("with blank"), "")]
+        {
             let module = read_module(&text).unwrap();
             assert_eq!((module.file.as_slice(), &module.string), (file.as_bytes(), &text));
         }
         let sentence = read_module(&path("none x")).unwrap_err().to_string();
         assert!(sentence.contains("/none:"), "{sentence}");
         assert!(read_module("a\tb").is_err());
-        assert!(read_initrd(Path::new("-")).unwrap_err().to_string().contains("./- is a file of that name"));
+        assert!(
+            read_initrd(Path::new("-"))
+                .unwrap_err()
+                .to_string()
+                .contains("./- is a file of that name")
+        );
     }
 }

@@ -43,8 +43,8 @@ pub fn fold<T: Copy>(bins: &mut Vec<T>, times: u32, join: impl Fn(T, T) -> T) {
     }
 }
 
-/// Joins bins to slices that a picture can show: at most `most`, of equal length in time. Returns how many bins make
-/// one slice.
+/// Joins bins to slices that a picture can show: at most `most`, of equal length in time. Returns
+/// how many bins make one slice.
 pub fn per_slice(bins: usize, most: usize) -> usize {
     bins.div_ceil(most).max(1)
 }

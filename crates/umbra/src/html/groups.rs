@@ -107,8 +107,8 @@ impl Phase {
     }
 }
 
-/// What is missing from the sum to the total is in the last group: the hypervisor did not tell it apart. KVM's counters
-/// are no partition, so they may also be more.
+/// What is missing from the sum to the total is in the last group: the hypervisor did not tell it
+/// apart. KVM's counters are no partition, so they may also be more.
 fn groups(exits: &Exits, kvm: Option<&Kvm>) -> ByGroup {
     let total = exits.total();
     let mut groups: ByGroup = std::array::from_fn(|_| 0);
@@ -116,7 +116,9 @@ fn groups(exits: &Exits, kvm: Option<&Kvm>) -> ByGroup {
         groups[group_of(cause)] += count;
     }
     if let Some(kvm) = kvm {
-        for (group, count) in GROUPS.iter().zip(&mut groups).filter(|(group, _)| !group.kvm.is_empty()) {
+        for (group, count) in
+            GROUPS.iter().zip(&mut groups).filter(|(group, _)| !group.kvm.is_empty())
+        {
             // None of them can be more than all.
             *count = kvm.sum(group.kvm).min(total);
         }

@@ -1,4 +1,5 @@
-//! A trace in the figures that a page shows: exits through the boot, host faults by region over the whole run.
+//! A trace in the figures that a page shows: exits through the boot, host faults by region over the
+//! whole run.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -200,7 +201,13 @@ pub(super) mod tests {
     use super::*;
 
     fn exit(time: u64, cause: ExitCause, address: u64) -> Record {
-        Record::Exit(Exit { time, ticks: 1, cause: Some(cause), address: Some(address), ..Exit::default() })
+        Record::Exit(Exit {
+            time,
+            ticks: 1,
+            cause: Some(cause),
+            address: Some(address),
+            ..Exit::default()
+        })
     }
 
     /// A history with a boot of a million ticks.
@@ -254,7 +261,8 @@ pub(super) mod tests {
 
     #[test]
     fn an_empty_trace_has_nothing() {
-        let history = Collected::default().history(Untrusted::default(), Head::default(), Tail::default());
+        let history =
+            Collected::default().history(Untrusted::default(), Head::default(), Tail::default());
         assert!(history.boot.slices.is_empty() && history.heat.regions.is_empty());
     }
 }

@@ -53,7 +53,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     report::check_inputs(inputs.clone())?;
     report::check_outputs(&[(WHAT, output)], inputs.clone())?;
     signals::end_at_the_first()?;
-    let results = arguments.results.iter().map(|path| report::read(path)).collect::<Result<Vec<_>, _>>()?;
+    let results =
+        arguments.results.iter().map(|path| report::read(path)).collect::<Result<Vec<_>, _>>()?;
     let history = arguments.trace.as_deref().map(history::read).transpose()?;
     if let Some(folder) = &arguments.svg {
         write_drawings(folder, &svg::drawings(&results, history.as_ref()), inputs)?;
@@ -76,10 +77,9 @@ fn write_drawings<'a>(
     for path in &files {
         report::check_outputs(&[(DRAWING, Some(path))], inputs.clone())?;
     }
-    files
-        .iter()
-        .zip(drawings)
-        .try_for_each(|(path, drawing)| report::write_output(DRAWING, path, Ok(drawing.svg.as_bytes())))
+    files.iter().zip(drawings).try_for_each(|(path, drawing)| {
+        report::write_output(DRAWING, path, Ok(drawing.svg.as_bytes()))
+    })
 }
 
 /// What is written, for the user.

@@ -68,7 +68,8 @@ fn overview(results: &[Named], history: Option<&History>) -> Markup {
 
 /// Which runs have no bars, said once.
 fn absent(measure: Measure, results: &[Named]) -> Markup {
-    let absent: Vec<String> = measure.absent(results).map(|index| letter(index).to_string()).collect();
+    let absent: Vec<String> =
+        measure.absent(results).map(|index| letter(index).to_string()).collect();
     html! {
         @if !absent.is_empty() && absent.len() < results.len() {
             p.quiet { (absent.join(", ")) " counted no " (measure.unit) "." }
@@ -171,7 +172,10 @@ fn of_result(result: &Named) -> Vec<Fact> {
         ("Kernel", result.kernel.to_string()),
         ("Command line", result.cmdline.to_string()),
         ("Guest faults", result.guest_faults.to_string()),
-        ("Switched off", if result.without.is_empty() { "nothing".into() } else { joined(&result.without) }),
+        (
+            "Switched off",
+            if result.without.is_empty() { "nothing".into() } else { joined(&result.without) },
+        ),
         (
             "Page-fault filter",
             result.filter.as_ref().map_or_else(|| "not known".into(), Untrusted::to_string),
@@ -181,17 +185,23 @@ fn of_result(result: &Named) -> Vec<Fact> {
         ("Exits", whole(total(result))),
         ("Instructions", whole(result.instructions)),
     ];
-    if let Some((detached, attached)) = result.mmu.and_then(|mmu| Some((mmu.detached?, mmu.attached?))) {
+    if let Some((detached, attached)) =
+        result.mmu.and_then(|mmu| Some((mmu.detached?, mmu.attached?)))
+    {
         let [detached, attached] = [detached, attached].map(|count| whole(Some(count)));
         facts.push(("Page tables", format!("detached {detached}, attached {attached}")));
     }
-    if let Some((pages, bytes)) = result.mmu.and_then(|mmu| Some((mmu.live_pages?, mmu.metadata_bytes?))) {
+    if let Some((pages, bytes)) =
+        result.mmu.and_then(|mmu| Some((mmu.live_pages?, mmu.metadata_bytes?)))
+    {
         let [pages, kib] = [pages, bytes >> 10].map(|count| whole(Some(count)));
         facts.push(("Shadow MMU", format!("{pages} pages at the end, {kib} KiB of metadata")));
     }
     if let Some(emulator) = result.emulator {
-        let of_emulator =
-            format!("{:.0} s on the host, {:.0} MiB at most", emulator.seconds, emulator.peak_memory);
+        let of_emulator = format!(
+            "{:.0} s on the host, {:.0} MiB at most",
+            emulator.seconds, emulator.peak_memory
+        );
         facts.push(("Emulator", of_emulator));
     }
     facts
@@ -206,7 +216,10 @@ fn of_trace(history: &History) -> Vec<Fact> {
         ("Kernel", head.kernel.to_string()),
         ("Command line", head.cmdline.to_string()),
         ("Guest faults", format!("{} (asked for)", head.guest_faults)),
-        ("Switched off", if head.without.is_empty() { "nothing".into() } else { joined(&head.without) }),
+        (
+            "Switched off",
+            if head.without.is_empty() { "nothing".into() } else { joined(&head.without) },
+        ),
         ("Umbra", head.version.to_string()),
         ("Guest's end", history.tail.guest_exit.to_string()),
         ("Exits", whole(Some(history.exits))),
@@ -509,7 +522,11 @@ fn add(sum: &mut ByGroup, groups: &ByGroup) {
 
 /// Two digits behind the point where they say something.
 fn per_operation(value: f64) -> String {
-    if value >= 1000.0 || value == 0.0 { whole(Some(value.round() as u64)) } else { format!("{value:.2}") }
+    if value >= 1000.0 || value == 0.0 {
+        whole(Some(value.round() as u64))
+    } else {
+        format!("{value:.2}")
+    }
 }
 
 /// A count with its digits in threes.
@@ -566,7 +583,9 @@ mod tests {
             for outside in ["http:", "https:", "url(", "@import", "//"] {
                 assert!(!text.contains(outside), "{outside}");
             }
-            for selector in ["[src]", "[href]", "script", "link", "iframe", "image", "[xlink\\:href]"] {
+            for selector in
+                ["[src]", "[href]", "script", "link", "iframe", "image", "[xlink\\:href]"]
+            {
                 assert_eq!(count(&html, selector), 0, "{selector}");
             }
         }
@@ -584,7 +603,8 @@ mod tests {
                 assert_eq!(of_form * Form::ALL.len(), drawings);
             }
             let with_id = Selector::parse("[id]").unwrap();
-            let ids: Vec<&str> = html.select(&with_id).filter_map(|element| element.attr("id")).collect();
+            let ids: Vec<&str> =
+                html.select(&with_id).filter_map(|element| element.attr("id")).collect();
             let distinct: std::collections::BTreeSet<&&str> = ids.iter().collect();
             assert_eq!(ids.len(), distinct.len());
             for svg in html.select(&Selector::parse("svg").unwrap()) {

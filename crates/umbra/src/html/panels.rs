@@ -1,4 +1,5 @@
-//! Which phases share an axis: bars of a hundredth of an exit and of a thousand cannot be read on one.
+//! Which phases share an axis: bars of a hundredth of an exit and of a thousand cannot be read on
+//! one.
 
 use std::collections::BTreeMap;
 
@@ -108,7 +109,8 @@ impl Measure {
                 continue;
             }
             if counts_operations {
-                let power = if longest < self.least { least } else { longest.log10().floor() as i32 };
+                let power =
+                    if longest < self.least { least } else { longest.log10().floor() as i32 };
                 by_power.entry(power).or_default().push(row);
             } else {
                 sums.push(row);
@@ -137,7 +139,9 @@ impl Measure {
 
 fn capital(word: &str) -> String {
     let mut characters = word.chars();
-    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
+    characters
+        .next()
+        .map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
 }
 
 /// The bars of the results that have one.
@@ -173,7 +177,10 @@ mod tests {
         // What was not counted has no bar, and no words either.
         assert_eq!((demand.bars.len(), boot.bars.len()), (1, 1));
         let whole = EXITS.whole_run(&results).unwrap();
-        assert_eq!((whole.title.as_str(), whole.rows[0].bars[1].letter), ("Exits in the whole run", 'B'));
+        assert_eq!(
+            (whole.title.as_str(), whole.rows[0].bars[1].letter),
+            ("Exits in the whole run", 'B')
+        );
         assert!((whole.rows[0].bars[1].total() - 100.0).abs() < 1e-9);
     }
 
@@ -186,11 +193,20 @@ mod tests {
         let results = [umbra(), bare];
         assert_eq!(EXITS.absent(&results).collect::<Vec<_>>(), [1]);
         assert_eq!(INSTRUCTIONS.absent(&results).count(), 0);
-        assert!(EXITS.panels(&results).iter().flat_map(|panel| &panel.rows).all(|row| row.bars.len() == 1));
+        assert!(
+            EXITS
+                .panels(&results)
+                .iter()
+                .flat_map(|panel| &panel.rows)
+                .all(|row| row.bars.len() == 1)
+        );
         let panels = INSTRUCTIONS.panels(&results);
         assert_eq!(
             titles(&panels),
-            ["Less than 100 instructions per operation", "Instructions in phases that count no operations"]
+            [
+                "Less than 100 instructions per operation",
+                "Instructions in phases that count no operations"
+            ]
         );
         let demand = &panels[0].rows[0];
         assert_eq!(demand.bars.iter().map(|bar| bar.letter).collect::<String>(), "AB");

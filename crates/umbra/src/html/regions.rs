@@ -34,8 +34,8 @@ impl Region {
 /// The counts of some smallest regions.
 type Counts<'a> = &'a [(u64, u64)];
 
-/// Divides what was touched into at most `most` regions: that with the most faults is divided first, and each is as
-/// small as what it has. `counts` has the faults by [`Region::smallest`].
+/// Divides what was touched into at most `most` regions: that with the most faults is divided
+/// first, and each is as small as what it has. `counts` has the faults by [`Region::smallest`].
 ///
 /// # Panics
 /// If `most` is less than 2.
@@ -47,14 +47,16 @@ pub fn regions(counts: &BTreeMap<u64, u64>, most: usize) -> Vec<Region> {
     let mut parts: Vec<Counts> =
         [&all[..middle], &all[middle..]].into_iter().filter(|part| !part.is_empty()).collect();
     while parts.len() < most {
-        let faults = |part: Counts| part.iter().fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
+        let faults =
+            |part: Counts| part.iter().fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
         let Some(busiest) =
             (0..parts.len()).filter(|&n| parts[n].len() > 1).max_by_key(|&n| faults(parts[n]))
         else {
             break;
         };
         let part = parts[busiest];
-        // The half of the region that a place is in: its highest bit in which first and last differ.
+        // The half of the region that a place is in: its highest bit in which first and last
+        // differ.
         let half = 1 << (bits(part) - 1);
         let (low, high) = part.split_at(part.partition_point(|(place, _)| place & half == 0));
         parts.splice(busiest..=busiest, [low, high]);
@@ -122,6 +124,9 @@ mod tests {
     #[test]
     fn sizes() {
         let size = |bits| Region { start: 0, bits }.size();
-        assert_eq!([size(21), size(29), size(30), size(47)], ["2 MiB", "512 MiB", "1 GiB", "128 TiB"]);
+        assert_eq!(
+            [size(21), size(29), size(30), size(47)],
+            ["2 MiB", "512 MiB", "1 GiB", "128 TiB"]
+        );
     }
 }

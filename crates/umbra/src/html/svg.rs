@@ -33,7 +33,10 @@ pub fn drawings(results: &[Named], history: Option<&History>) -> Vec<Drawing> {
         .collect();
     let mut add = |name: String, title: &str, drawing: (String, i32), legend: &[Entry]| {
         let legend: Vec<Entry> = legend.iter().chain(&runs).cloned().collect();
-        all.push(Drawing { name: format!("{name}.svg"), svg: file(title, drawing, &legend).into_string() });
+        all.push(Drawing {
+            name: format!("{name}.svg"),
+            svg: file(title, drawing, &legend).into_string(),
+        });
     };
     let bars = |panel: &Panel| chart::bars(Form::Wide, &panel.rows, &panel.unit, several);
     let of_runs = causes(seen(results.iter().filter_map(|result| result.statistics.groups())));
@@ -53,7 +56,12 @@ pub fn drawings(results: &[Named], history: Option<&History>) -> Vec<Drawing> {
     }
     if let Some(history) = history.filter(|history| !history.boot.slices.is_empty()) {
         let legend = causes(seen(history.boot.slices.iter().copied()));
-        add("boot".into(), "Exits through the boot", chart::timeline(Form::Wide, &history.boot), &legend);
+        add(
+            "boot".into(),
+            "Exits through the boot",
+            chart::timeline(Form::Wide, &history.boot),
+            &legend,
+        );
     }
     if let Some(history) = history.filter(|history| !history.heat.regions.is_empty()) {
         let heat = &history.heat;
@@ -144,7 +152,10 @@ mod tests {
         let distinct: std::collections::BTreeSet<&&str> = names.iter().collect();
         assert_eq!(distinct.len(), names.len());
         for Drawing { name, svg } in &all {
-            assert!(svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"940\""), "{name}");
+            assert!(
+                svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"940\""),
+                "{name}"
+            );
             assert!(!svg.contains("var(--") && svg.matches("<svg").count() == 1, "{name}");
             let html = Html::parse_fragment(svg);
             assert_eq!(html.errors, Vec::<String>::new(), "{name}");
@@ -166,7 +177,8 @@ mod tests {
 
     #[test]
     fn a_legend_stays_within_the_drawing() {
-        let long: Vec<Entry> = (0..9).map(|n| (Some(SERIES[0]), format!("{n}").repeat(40))).collect();
+        let long: Vec<Entry> =
+            (0..9).map(|n| (Some(SERIES[0]), format!("{n}").repeat(40))).collect();
         let text = file("title", (String::new(), 100), &long).into_string();
         let html = Html::parse_fragment(&text);
         for element in html.select(&Selector::parse("svg > text[font-size='12']").unwrap()) {

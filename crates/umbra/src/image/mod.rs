@@ -17,10 +17,10 @@ const WHAT: &str = "the boot image";
 
 /// Write a bootable image with hypervisor, guest and options, as `umbra run` boots it.
 ///
-/// It is an ISO 9660 image with a boot sector: a CD, or byte for byte the contents of a disk or USB stick, for machines
-/// with a BIOS. The hypervisor writes its messages, and the guest's console in them, to the machine's port 0xe9 and
-/// takes the guest's input from COM1; there is nothing on the screen but GRUB's words. `umbra decode` makes results of what
-/// port 0xe9 said.
+/// It is an ISO 9660 image with a boot sector: a CD, or byte for byte the contents of a disk or USB
+/// stick, for machines with a BIOS. The hypervisor writes its messages, and the guest's console in
+/// them, to the machine's port 0xe9 and takes the guest's input from COM1; there is nothing on the
+/// screen but GRUB's words. `umbra decode` makes results of what port 0xe9 said.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// The image to write
@@ -52,7 +52,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let built = folder.path().join(machine::IMAGE);
     report::write_output(WHAT, &arguments.output, File::open(&built))?;
     let size = fs::metadata(&built).map_or(0, |metadata| metadata.len());
-    message(format_args!("{}", how_to_boot(&arguments.output, size, guest.machine_mib, arguments.trace)));
+    message(format_args!(
+        "{}",
+        how_to_boot(&arguments.output, size, guest.machine_mib, arguments.trace)
+    ));
     Ok(ExitCode::SUCCESS)
 }
 

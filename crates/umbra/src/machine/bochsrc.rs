@@ -17,8 +17,8 @@ const FIXED_TIME: u32 = 1_767_225_600;
 /// Bochs's name for this host's time.
 const HOST_TIME: u32 = 1;
 
-/// Writes the files that Bochs reads into `folder`, and adds arguments and environment to the command that starts it
-/// there.
+/// Writes the files that Bochs reads into `folder`, and adds arguments and environment to the
+/// command that starts it there.
 pub(super) fn prepare(
     command: &mut Command,
     folder: &Path,
@@ -37,10 +37,10 @@ pub(super) fn prepare(
 
 /// The text of a bochsrc for the folder with the boot image.
 ///
-/// `clock: sync=none` with `ips` at one per nanosecond makes runs repeatable, and a guest's timer tick rare against
-/// its work. COM1 is the console's *input*: as a socket client Bochs does not
-/// wait for anyone, and takes a byte only when the hypervisor has read the one before. Output takes port 0xe9,
-/// which costs the machine no time.
+/// `clock: sync=none` with `ips` at one per nanosecond makes runs repeatable, and a guest's timer
+/// tick rare against its work. COM1 is the console's *input*: as a socket client Bochs does not
+/// wait for anyone, and takes a byte only when the hypervisor has read the one before. Output takes
+/// port 0xe9, which costs the machine no time.
 fn text(bochs: &Bochs, settings: &Settings, console_port: u16) -> String {
     format!(
         "display_library: sdl2

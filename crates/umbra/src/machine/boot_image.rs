@@ -48,8 +48,8 @@ pub enum System<'a> {
     BareMultiboot,
 }
 
-/// What the hypervisor finds as multiboot2 modules, by the names of these fields and by [`module_name`]; the peer's host
-/// finds them in its folder `/guest`.
+/// What the hypervisor finds as multiboot2 modules, by the names of these fields and by
+/// [`module_name`]; the peer's host finds them in its folder `/guest`.
 #[derive(Clone, Copy, Debug)]
 pub struct BootFiles<'a> {
     /// What is started with them.
@@ -77,7 +77,8 @@ impl BootFiles<'_> {
     }
 }
 
-/// A folder to build the image in, which neither the end of this program nor a signal leaves behind.
+/// A folder to build the image in, which neither the end of this program nor a signal leaves
+/// behind.
 ///
 /// # Errors
 /// The system refuses.
@@ -158,7 +159,8 @@ fn grub_mkrescue(
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        // A Ctrl-C in the terminal is for this program, which then ends grub-mkrescue and what that has started.
+        // A Ctrl-C in the terminal is for this program, which then ends grub-mkrescue and what that
+        // has started.
         .process_group(0)
         .spawn()?;
     signals.set_child(Some(child.id()));
@@ -175,7 +177,8 @@ fn grub_mkrescue(
     output
 }
 
-/// What grub-mkrescue, or xorriso under it, says went wrong: its last line says no more than that something did.
+/// What grub-mkrescue, or xorriso under it, says went wrong: its last line says no more than that
+/// something did.
 fn reason(said: &str) -> &str {
     let mut lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
     let last = lines.clone().next_back().unwrap_or("it gave no reason");
@@ -185,8 +188,12 @@ fn reason(said: &str) -> &str {
 fn modules(system: &System<'_>) -> &'static str {
     match system {
         System::Umbra => "--install-modules=multiboot2 normal iso9660 biosdisk part_msdos",
-        System::BareMultiboot => "--install-modules=multiboot iorw normal iso9660 biosdisk part_msdos",
-        System::Kvm { .. } | System::Bare => "--install-modules=linux normal iso9660 biosdisk part_msdos",
+        System::BareMultiboot => {
+            "--install-modules=multiboot iorw normal iso9660 biosdisk part_msdos"
+        }
+        System::Kvm { .. } | System::Bare => {
+            "--install-modules=linux normal iso9660 biosdisk part_msdos"
+        }
     }
 }
 
@@ -196,7 +203,9 @@ fn write_tree(tree: &Path, files: &BootFiles<'_>) -> io::Result<()> {
     fs::write(boot.join("grub/grub.cfg"), menu(files))?;
     match files.system {
         System::Umbra if cfg!(not(feature = "hypervisor")) => {
-            return Err(io::Error::other("this library was built without the feature `hypervisor`"));
+            return Err(io::Error::other(
+                "this library was built without the feature `hypervisor`",
+            ));
         }
         System::Umbra => fs::write(boot.join("umbra.elf"), HYPERVISOR)?,
         System::Kvm { kernel, initrd } => {
@@ -217,8 +226,8 @@ fn write_tree(tree: &Path, files: &BootFiles<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The guest for the peer's host: a second archive of its initramfs. (GRUB 2.06 could pack one itself, but ends no
-/// file's name with a zero, and Linux since 6.1.120 skips such files.)
+/// The guest for the peer's host: a second archive of its initramfs. (GRUB 2.06 could pack one
+/// itself, but ends no file's name with a zero, and Linux since 6.1.120 skips such files.)
 fn guest_archive(files: &BootFiles<'_>) -> io::Result<Vec<u8>> {
     let config = files.config.to_bytes();
     let guest = [("config", config.as_slice()), ("kernel", files.kernel)];
@@ -234,8 +243,8 @@ fn guest_archive(files: &BootFiles<'_>) -> io::Result<Vec<u8>> {
     trailer(archive)
 }
 
-/// What the peer's host is told: nothing but errors to say, and the end of a machine that cannot go on (Bochs stops at
-/// a triple fault, and would boot again after another reset).
+/// What the peer's host is told: nothing but errors to say, and the end of a machine that cannot go
+/// on (Bochs stops at a triple fault, and would boot again after another reset).
 const HOST_COMMAND_LINE: &str = "quiet panic=-1 reboot=triple";
 
 /// Commands without a menu: GRUB carries them out at once.
@@ -245,7 +254,8 @@ fn menu(files: &BootFiles<'_>) -> String {
         System::Umbra => {
             let names = ["config", "kernel"].into_iter().chain(initrd).map(String::from);
             let names = names.chain((0..files.modules.len()).map(module_name));
-            let modules: String = names.map(|name| format!("module2 /boot/{name} {name}\n")).collect();
+            let modules: String =
+                names.map(|name| format!("module2 /boot/{name} {name}\n")).collect();
             format!("multiboot2 /boot/umbra.elf\n{modules}boot\n")
         }
         System::Kvm { .. } => {
@@ -275,8 +285,8 @@ fn menu(files: &BootFiles<'_>) -> String {
     }
 }
 
-/// Words as arguments of a GRUB command. They are quoted one by one: GRUB hands each argument on, with quotes around
-/// those that have blanks.
+/// Words as arguments of a GRUB command. They are quoted one by one: GRUB hands each argument on,
+/// with quotes around those that have blanks.
 fn quoted(line: &str) -> String {
     line.split_whitespace().map(|word| format!(" '{word}'")).collect()
 }
@@ -337,7 +347,10 @@ mod tests {
                     1756s\nxorriso : NOTE : -return_with SORRY 32 triggered by problem severity FAILURE\n\
                     grub-mkrescue: error: `xorriso` invocation failed\n.\n";
         assert_eq!(reason(said), "Image size 4545s exceeds free space on media 1756s");
-        assert_eq!(reason("grub-mkrescue: error: cannot open.\n\n"), "grub-mkrescue: error: cannot open.");
+        assert_eq!(
+            reason("grub-mkrescue: error: cannot open.\n\n"),
+            "grub-mkrescue: error: cannot open."
+        );
         assert_eq!(reason(" \n"), "it gave no reason");
     }
 
@@ -367,8 +380,11 @@ mod tests {
             rest = reader.finish().unwrap();
             found.push((name, contents));
         }
-        let expected =
-            [("config", config.to_bytes()), ("kernel", b"kernel".to_vec()), ("initrd", b"initrd".to_vec())];
+        let expected = [
+            ("config", config.to_bytes()),
+            ("kernel", b"kernel".to_vec()),
+            ("initrd", b"initrd".to_vec()),
+        ];
         assert_eq!(found, expected.map(|(name, contents)| (format!("guest/{name}"), contents)));
     }
 
@@ -411,7 +427,8 @@ mod tests {
         let watched: Vec<&str> =
             said.lines().filter_map(|line| line.strip_prefix("cargo::rerun-if-changed=")).collect();
         assert!(watched.contains(&"../hypervisor/src/main.rs"), "{watched:?}");
-        let elsewhere: Vec<_> = watched.iter().filter(|path| Path::new(path).is_absolute()).collect();
+        let elsewhere: Vec<_> =
+            watched.iter().filter(|path| Path::new(path).is_absolute()).collect();
         assert!(elsewhere.is_empty(), "{elsewhere:?}");
     }
 }

@@ -17,14 +17,15 @@ pub fn bare_end(log: &str) -> Option<GuestExit> {
     }
 }
 
-/// A log line is ticks, a letter for its class, and the device: `00523i[BIOS  ] ...`, `p` or `>>PANIC<<` for
-/// a panic.
+/// A log line is ticks, a letter for its class, and the device: `00523i[BIOS  ] ...`, `p` or
+/// `>>PANIC<<` for a panic.
 fn is_panic(line: &str) -> bool {
-    line.contains(">>PANIC<<") || line.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with("p[")
+    line.contains(">>PANIC<<")
+        || line.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with("p[")
 }
 
-/// Says in a sentence why Bochs ended: from the signal that killed it, from its log, or else from what it and the
-/// hypervisor printed.
+/// Says in a sentence why Bochs ended: from the signal that killed it, from its log, or else from
+/// what it and the hypervisor printed.
 pub fn explain(killed_by: Option<i32>, log: &str, printed: &str) -> String {
     if let Some(signal) = killed_by {
         return format!(
@@ -60,7 +61,11 @@ pub fn explain(killed_by: Option<i32>, log: &str, printed: &str) -> String {
 
 /// The text after ticks and device.
 fn message(line: &str) -> &str {
-    line.split_once(']').map_or(line, |(_, text)| text).trim().trim_start_matches(">>PANIC<<").trim()
+    line.split_once(']')
+        .map_or(line, |(_, text)| text)
+        .trim()
+        .trim_start_matches(">>PANIC<<")
+        .trim()
 }
 
 /// Not Bochs's banner, nor its debugger's prompts.
@@ -75,7 +80,9 @@ fn is_telling(line: &str) -> bool {
         || line.starts_with("(0)")
         || line.starts_with("<bochs:")
         || line.contains("i[      ]");
-    !noise && line.chars().filter(|c| c.is_alphanumeric() || *c == ' ').count() * 2 > line.chars().count()
+    !noise
+        && line.chars().filter(|c| c.is_alphanumeric() || *c == ' ').count() * 2
+            > line.chars().count()
 }
 
 #[cfg(test)]
@@ -87,13 +94,18 @@ mod tests {
         let log = "00011i[BIOS  ] Booting\n00012p[CPU0  ] >>PANIC<< exception(): 3rd (14) exception with no \
                    resolution\n00012i[SIM   ] quit_sim called with exit code 1\n";
         let sentence = explain(None, log, "");
-        assert_eq!(sentence, "the emulator stopped: exception(): 3rd (14) exception with no resolution");
+        assert_eq!(
+            sentence,
+            "the emulator stopped: exception(): 3rd (14) exception with no resolution"
+        );
     }
 
     #[test]
     fn a_bare_guests_end_is_told_from_a_failure() {
         let log = |words: &str| {
-            format!("00011i[BIOS  ] Booting\n00012p[UNMAP ] >>PANIC<< {words}\n00013i[SIM   ] quit\n")
+            format!(
+                "00011i[BIOS  ] Booting\n00012p[UNMAP ] >>PANIC<< {words}\n00013i[SIM   ] quit\n"
+            )
         };
         assert_eq!(bare_end(&log("Shutdown port: shutdown requested")), Some(GuestExit::Shutdown));
         let fault = "exception(): 3rd (14) exception with no resolution";

@@ -34,7 +34,8 @@ const POLL: Duration = Duration::from_millis(10);
 /// Bytes of the log's end that are looked at.
 const LOG_TAIL: usize = 16 << 10;
 
-/// A running emulator. It is killed and reaped when this is dropped, and by the kernel if this process is killed.
+/// A running emulator. It is killed and reaped when this is dropped, and by the kernel if this
+/// process is killed.
 #[derive(Debug)]
 pub struct Emulator<'a> {
     child: Child,
@@ -47,7 +48,8 @@ pub struct Emulator<'a> {
 /// The machine's ends of its two channels.
 #[derive(Debug)]
 pub struct Outputs {
-    /// The machine's port 0xe9: the hypervisor's messages, with the emulator's own text between them.
+    /// The machine's port 0xe9: the hypervisor's messages, with the emulator's own text between
+    /// them.
     pub messages: ChildStdout,
     /// The machine's COM1: bytes for the hypervisor.
     pub console: TcpStream,
@@ -56,7 +58,8 @@ pub struct Outputs {
 impl<'a> Emulator<'a> {
     /// Starts the emulator in `folder`, from the boot image there.
     ///
-    /// Call it on the main thread: the kernel kills the emulator when the thread ends that started it.
+    /// Call it on the main thread: the kernel kills the emulator when the thread ends that started
+    /// it.
     ///
     /// # Errors
     /// It cannot be started, or ends at once, or a signal came.
@@ -77,7 +80,8 @@ impl<'a> Emulator<'a> {
         listener.set_nonblocking(true).map_err(cannot)?;
         let console_port = listener.local_addr().map_err(cannot)?.port();
         let stderr = File::create(folder.join(STDERR)).map_err(cannot)?;
-        let (mut command, log) = programs.emulator_command(folder, settings, console_port).map_err(cannot)?;
+        let (mut command, log) =
+            programs.emulator_command(folder, settings, console_port).map_err(cannot)?;
 
         let started = Instant::now();
         let mut child = command
@@ -91,7 +95,8 @@ impl<'a> Emulator<'a> {
             .map_err(cannot)?;
         let messages = child.stdout.take().expect("standard output is piped");
         signals.set_child(Some(child.id()));
-        let mut emulator = Emulator { child, signals, log: folder.join(log), started, peak_memory_kib: 0 };
+        let mut emulator =
+            Emulator { child, signals, log: folder.join(log), started, peak_memory_kib: 0 };
         let console = emulator.accept(&listener, start_limit(settings.memory_mib));
         signals.check()?;
         let console = console.map_err(|error| {
@@ -131,13 +136,14 @@ impl<'a> Emulator<'a> {
 
     /// The most memory that it has used until now, in KiB. Zero if it was never seen running.
     pub fn peak_memory_kib(&mut self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let status =
+            fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         self.peak_memory_kib = self.peak_memory_kib.max(peak_in(&status).unwrap_or(0));
         self.peak_memory_kib
     }
 
-    /// Waits for its end, which is due; kills it if that takes longer than `limit`. Returns the signal that it died
-    /// of if somebody else sent it.
+    /// Waits for its end, which is due; kills it if that takes longer than `limit`. Returns the
+    /// signal that it died of if somebody else sent it.
     pub fn finish(&mut self, limit: Duration) -> Option<i32> {
         let deadline = Instant::now() + limit;
         let mut ended = None;

@@ -1,7 +1,8 @@
 //! Whether this host's KVM can run a hypervisor, and the proof of it that opens the device.
 //!
-//! The order matters: a host whose CPU does not offer VMX is one where `/dev/kvm` is not to be touched. So the device is
-//! opened by `NestedVmx::open` only, and only [`Facts::check`] makes a [`NestedVmx`].
+//! The order matters: a host whose CPU does not offer VMX is one where `/dev/kvm` is not to be
+//! touched. So the device is opened by `NestedVmx::open` only, and only [`Facts::check`] makes a
+//! [`NestedVmx`].
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -22,7 +23,8 @@ pub struct Facts {
     pub nested: Option<String>,
 }
 
-/// The proof that this host's CPU and kernel offer VMX to virtual machines. Nothing but [`Facts::check`] makes one.
+/// The proof that this host's CPU and kernel offer VMX to virtual machines. Nothing but
+/// [`Facts::check`] makes one.
 #[derive(Debug)]
 pub struct NestedVmx(());
 
@@ -67,7 +69,8 @@ impl Facts {
         });
         Facts {
             no_vmx: cpu.no_vmx(),
-            kernel_lists_vmx: flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "vmx")),
+            kernel_lists_vmx: flags
+                .is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "vmx")),
             nested: nested.map(|nested| nested.trim().into()),
         }
     }
@@ -94,9 +97,9 @@ impl Facts {
             Some(_) => refuse(
                 "KVM's nested virtualization is off; run `modprobe -r kvm_intel && modprobe kvm_intel nested=1` as root",
             ),
-            None => {
-                refuse("the kernel module kvm_intel is not loaded; run `modprobe kvm_intel nested=1` as root")
-            }
+            None => refuse(
+                "the kernel module kvm_intel is not loaded; run `modprobe kvm_intel nested=1` as root",
+            ),
         }
     }
 }
@@ -116,7 +119,9 @@ fn cannot_open(device: &Path, error: &io::Error) -> Error {
     let device = device.display();
     Error::Input(match error.kind() {
         io::ErrorKind::NotFound => {
-            format!("{device} is not there, which --machine kvm needs; run `modprobe kvm_intel` as root")
+            format!(
+                "{device} is not there, which --machine kvm needs; run `modprobe kvm_intel` as root"
+            )
         }
         io::ErrorKind::PermissionDenied => format!(
             "this user may not open {device}, which --machine kvm needs; run `usermod -aG kvm $USER` as root and log \

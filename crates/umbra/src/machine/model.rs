@@ -71,7 +71,8 @@ impl FromStr for Machine {
             ("kvm", _) => Ok(Machine::Kvm),
             // It goes into Bochs's configuration as it is.
             (_, Some(model))
-                if !model.is_empty() && model.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric()) =>
+                if !model.is_empty()
+                    && model.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric()) =>
             {
                 Ok(Machine::Bochs(model.into()))
             }
@@ -88,10 +89,14 @@ mod tests {
 
     #[test]
     fn names_go_both_ways() {
-        for name in ["penryn", "skylake", "ryzen", "qemu-svm", "kvm", "bochs:corei7_sandy_bridge_2600k"] {
+        for name in
+            ["penryn", "skylake", "ryzen", "qemu-svm", "kvm", "bochs:corei7_sandy_bridge_2600k"]
+        {
             assert_eq!(name.parse::<Machine>().unwrap().name(), name);
         }
-        for name in ["", "Penryn", "core2_penryn_t9600", "bochs:", "bochs:a,b", "bochs:a b", "bochs:\n"] {
+        for name in
+            ["", "Penryn", "core2_penryn_t9600", "bochs:", "bochs:a,b", "bochs:a b", "bochs:\n"]
+        {
             assert!(name.parse::<Machine>().unwrap_err().contains("skylake"), "{name}");
         }
     }

@@ -66,7 +66,8 @@ impl ImageTools {
         tools
     }
 
-    /// A command that runs `program`, and that the kernel kills when the thread ends that starts it.
+    /// A command that runs `program`, and that the kernel kills when the thread ends that starts
+    /// it.
     pub(super) fn command(&self, program: &Path) -> Command {
         match &self.setpriv {
             Some(setpriv) => {
@@ -83,14 +84,17 @@ impl Programs {
     /// Looks for all that a machine needs.
     ///
     /// # Errors
-    /// One sentence that names everything which is missing, and the Debian packages that have it; or what this host
-    /// cannot do.
+    /// One sentence that names everything which is missing, and the Debian packages that have it;
+    /// or what this host cannot do.
     pub fn find(machine: &Machine) -> Result<Programs, Error> {
         Programs::find_on(machine, Host::this)
     }
 
     /// As [`Programs::find`], on a host that is asked about if the machine is KVM's.
-    pub(super) fn find_on(machine: &Machine, host: impl FnOnce() -> Host) -> Result<Programs, Error> {
+    pub(super) fn find_on(
+        machine: &Machine,
+        host: impl FnOnce() -> Host,
+    ) -> Result<Programs, Error> {
         let mut missing = Missing::default();
         let Some(model) = machine.bochs_model() else {
             let (search, kvm) = match machine {
@@ -107,7 +111,10 @@ impl Programs {
                 Some((nested, device)) => qemu::Cpu::Host(nested.open(&device)?),
                 None => qemu::Cpu::Emulated,
             };
-            return Ok(Programs { image_tools, emulator: EmulatorProgram::Qemu(Qemu { program, cpu }) });
+            return Ok(Programs {
+                image_tools,
+                emulator: EmulatorProgram::Qemu(Qemu { program, cpu }),
+            });
         };
         let share = bochs_share();
         let bochs = Bochs {
@@ -136,9 +143,9 @@ impl Programs {
         }
     }
 
-    /// Writes what the emulator reads beside the boot image in `folder`, and says how it is started there, and which
-    /// file is its log. COM1 connects to the TCP port `console_port` of this host; what the machine writes to port
-    /// 0xe9 goes to standard output.
+    /// Writes what the emulator reads beside the boot image in `folder`, and says how it is started
+    /// there, and which file is its log. COM1 connects to the TCP port `console_port` of this host;
+    /// what the machine writes to port 0xe9 goes to standard output.
     pub(super) fn emulator_command(
         &self,
         folder: &Path,
@@ -163,7 +170,9 @@ impl Programs {
     pub(super) fn reason_in<'a>(&self, stderr: &'a str) -> Option<&'a str> {
         let mut lines = stderr.lines().rev().map(str::trim);
         match self.emulator {
-            EmulatorProgram::Bochs(_) => lines.find(|line| line.contains('[') && line.contains(']')),
+            EmulatorProgram::Bochs(_) => {
+                lines.find(|line| line.contains('[') && line.contains(']'))
+            }
             EmulatorProgram::Qemu(_) => lines.find(|line| !line.is_empty()),
         }
     }
@@ -173,12 +182,16 @@ impl Programs {
     /// # Errors
     /// It has not, or does not say.
     pub fn check_machine(&self, machine: &Machine) -> Result<(), Error> {
-        let (Machine::Bochs(model), EmulatorProgram::Bochs(bochs)) = (machine, &self.emulator) else {
+        let (Machine::Bochs(model), EmulatorProgram::Bochs(bochs)) = (machine, &self.emulator)
+        else {
             return Ok(());
         };
-        let output = Command::new(&bochs.program).args(["--help", "cpu"]).stdin(Stdio::null()).output();
-        let output = output.map_err(|error| Error::Machine(format!("cannot start Bochs: {error}")))?;
-        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        let output =
+            Command::new(&bochs.program).args(["--help", "cpu"]).stdin(Stdio::null()).output();
+        let output =
+            output.map_err(|error| Error::Machine(format!("cannot start Bochs: {error}")))?;
+        let text =
+            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         if text.lines().any(|line| line.trim() == model) {
             return Ok(());
         }
@@ -198,8 +211,10 @@ pub fn plugin_folders() -> Vec<PathBuf> {
     if let Some(path) = std::env::var_os("LTDL_LIBRARY_PATH") {
         return std::env::split_paths(&path).collect();
     }
-    let mut folders =
-        vec![PathBuf::from("/usr/local/lib/bochs/plugins"), PathBuf::from("/usr/lib/bochs/plugins")];
+    let mut folders = vec![
+        PathBuf::from("/usr/local/lib/bochs/plugins"),
+        PathBuf::from("/usr/lib/bochs/plugins"),
+    ];
     let multiarch = fs::read_dir("/usr/lib").into_iter().flatten().flatten();
     folders.extend(multiarch.map(|entry| entry.path().join("bochs/plugins")));
     folders
@@ -271,6 +286,9 @@ mod tests {
         assert!(missing.sentence().unwrap().starts_with("/nonexistent/BIOS is missing"));
         missing.program("no-such-program-here", "bochs");
         let sentence = missing.sentence().unwrap();
-        assert!(sentence.ends_with("are missing; on Debian run `apt-get install bochs`"), "{sentence}");
+        assert!(
+            sentence.ends_with("are missing; on Debian run `apt-get install bochs`"),
+            "{sentence}"
+        );
     }
 }

@@ -9,7 +9,8 @@ pub(super) const PROGRAM: &str = "qemu-system-x86_64";
 /// The Debian package that has it.
 pub(super) const PACKAGE: &str = "qemu-system-x86";
 
-/// The hypervisor ends the machine by the text `Shutdown` to this port. The device there ends QEMU at its first byte.
+/// The hypervisor ends the machine by the text `Shutdown` to this port. The device there ends QEMU
+/// at its first byte.
 const EXIT_PORT: u16 = 0x8900;
 
 /// The clock of a machine that does the same in every run: Bochs's `FIXED_TIME`, and from then on
@@ -28,7 +29,7 @@ pub(super) enum Cpu {
 impl Cpu {
     /// What runs it, which model it is, and how its time runs.
     ///
-    /// A real CPU is the host's, with as many physical address bits: Pending entries have all bits
+    /// A real CPU is the host's, with as many physical address bits: Trapping entries have all bits
     /// above them set, and the real CPU must find these reserved.
     ///
     /// QEMU's emulation leaves out what it lacks of EPYC, with a warning on standard error. By
@@ -38,7 +39,9 @@ impl Cpu {
     fn arguments(&self) -> Vec<(&'static str, String)> {
         let arguments: &[(&str, &str)] = match self {
             Cpu::Host(_) => &[("-accel", "kvm"), ("-cpu", "host,host-phys-bits=on")],
-            Cpu::Emulated => &[("-accel", "tcg"), ("-cpu", "EPYC,+svm"), ("-icount", "shift=0,sleep=off")],
+            Cpu::Emulated => {
+                &[("-accel", "tcg"), ("-cpu", "EPYC,+svm"), ("-icount", "shift=0,sleep=off")]
+            }
         };
         arguments.iter().map(|(option, value)| (*option, String::from(*value))).collect()
     }
@@ -95,7 +98,8 @@ mod tests {
                  -device isa-debug-exit,iobase=0x8900,iosize=1"
             )
         };
-        let given = |cpu: &Cpu, fixed_time| arguments(cpu, &settings(224, fixed_time), 4321).join(" ");
+        let given =
+            |cpu: &Cpu, fixed_time| arguments(cpu, &settings(224, fixed_time), 4321).join(" ");
         let kvm = expected("-accel kvm -cpu host,host-phys-bits=on");
         assert_eq!(given(&Cpu::Host(opened()), false), kvm);
         let fixed = expected("-accel tcg -cpu EPYC,+svm -icount shift=0,sleep=off")
@@ -124,8 +128,13 @@ mod tests {
         let test: Test = clap::Parser::parse_from(given);
         let guest = Guest::read(&test.options, false).unwrap();
         let signals = Signals::catch().unwrap();
-        build_boot_image(&ImageTools::find().unwrap(), folder.path(), &guest.files(System::Umbra), &signals)
-            .unwrap();
+        build_boot_image(
+            &ImageTools::find().unwrap(),
+            folder.path(),
+            &guest.files(System::Umbra),
+            &signals,
+        )
+        .unwrap();
 
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -135,7 +144,9 @@ mod tests {
         };
         let mut qemu = Command::new(PROGRAM)
             .args(
-                arguments(&Cpu::Emulated, &settings(guest.machine_mib, false), port).into_iter().map(instead),
+                arguments(&Cpu::Emulated, &settings(guest.machine_mib, false), port)
+                    .into_iter()
+                    .map(instead),
             )
             .current_dir(folder.path())
             .stdin(Stdio::null())

@@ -23,12 +23,16 @@ pub fn describe(exit: &GuestExit) -> String {
     match exit {
         GuestExit::AcpiOff => "the guest powered off (ACPI S5)".into(),
         GuestExit::Shutdown => "the guest shut down (port 0x8900)".into(),
-        GuestExit::ExitPort { port, value } => format!("the guest wrote {value} to exit port {port:#x}"),
+        GuestExit::ExitPort { port, value } => {
+            format!("the guest wrote {value} to exit port {port:#x}")
+        }
         GuestExit::Reset => "the guest reset the machine".into(),
         GuestExit::TripleFault => "the guest triple-faulted".into(),
         GuestExit::Halted => "the guest halted with interrupts off, for good".into(),
         GuestExit::Stopped => "the guest was ended from outside".into(),
-        GuestExit::Unsupported(sentence) => format!("the guest needs what is not supported: {sentence}"),
+        GuestExit::Unsupported(sentence) => {
+            format!("the guest needs what is not supported: {sentence}")
+        }
         GuestExit::AuditFailed(violation) => format!("the auditor found a violation: {violation}"),
         GuestExit::CanaryBroken { hpa } => format!(
             "the guest or the hypervisor wrote to memory that is neither's: the canary at host-physical {hpa:#x} is \

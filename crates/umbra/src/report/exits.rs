@@ -9,7 +9,8 @@ use umbra_telemetry::{ExitCause, ExitCounts};
 
 use super::Kvm;
 
-/// An object with every cause, and `total`. Null is what the hypervisor does not tell; Umbra tells all.
+/// An object with every cause, and `total`. Null is what the hypervisor does not tell; Umbra tells
+/// all.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exits {
     /// By [`ExitCause::ALL`].
@@ -19,8 +20,8 @@ pub struct Exits {
 
 const TOTAL: &str = "total";
 
-/// Whether an exit is the price of memory: faults, but not those of devices, and what the guest does to its TLB and
-/// control registers.
+/// Whether an exit is the price of memory: faults, but not those of devices, and what the guest
+/// does to its TLB and control registers.
 pub fn is_memory(cause: ExitCause) -> bool {
     match cause {
         ExitCause::GuestFaultNotPresentUser
@@ -51,7 +52,8 @@ pub fn is_memory(cause: ExitCause) -> bool {
 impl Exits {
     /// Of a hypervisor that tells `total` and these causes.
     pub(super) fn partial(total: u64, known: &[(ExitCause, u64)]) -> Exits {
-        let count = |cause| known.iter().find(|(known, _)| *known == cause).map(|(_, count)| *count);
+        let count =
+            |cause| known.iter().find(|(known, _)| *known == cause).map(|(_, count)| *count);
         Exits { by_cause: ExitCause::ALL.iter().map(|&cause| count(cause)).collect(), total }
     }
 
@@ -72,7 +74,8 @@ impl Exits {
 
     /// The sum over the causes that belong to a group, if all of them are known.
     pub fn group(&self, belongs: impl Fn(ExitCause) -> bool) -> Option<u64> {
-        let mut counts = ExitCause::ALL.iter().filter(|&&cause| belongs(cause)).map(|&cause| self.get(cause));
+        let mut counts =
+            ExitCause::ALL.iter().filter(|&&cause| belongs(cause)).map(|&cause| self.get(cause));
         counts.try_fold(0, |sum: u64, count| Some(sum.saturating_add(count?)))
     }
 
@@ -84,7 +87,10 @@ impl Exits {
 
 impl From<&ExitCounts> for Exits {
     fn from(counts: &ExitCounts) -> Exits {
-        Exits { by_cause: counts.iter().map(|(_, count)| Some(count)).collect(), total: counts.total() }
+        Exits {
+            by_cause: counts.iter().map(|(_, count)| Some(count)).collect(),
+            total: counts.total(),
+        }
     }
 }
 
@@ -116,11 +122,16 @@ impl<'de> Deserialize<'de> for Exits {
                     match ExitCause::from_name(&key) {
                         Some(cause) => by_cause[cause as usize] = count,
                         None if key == TOTAL => total = count,
-                        None => return Err(de::Error::custom(format!("unknown exit cause `{key}`"))),
+                        None => {
+                            return Err(de::Error::custom(format!("unknown exit cause `{key}`")));
+                        }
                     }
                 }
                 let all_known = by_cause.iter().all(Option::is_some);
-                let sum = by_cause.iter().flatten().try_fold(0, |sum: u64, &count| sum.checked_add(count));
+                let sum = by_cause
+                    .iter()
+                    .flatten()
+                    .try_fold(0, |sum: u64, &count| sum.checked_add(count));
                 match (sum, total) {
                     (Some(sum), Some(total)) if sum == total || (!all_known && sum < total) => {
                         Ok(Exits { by_cause, total })
@@ -140,10 +151,15 @@ impl schemars::JsonSchema for Exits {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let count = serde_json::json!({"type": ["integer", "null"], "format": "uint64", "minimum": 0});
+        let count =
+            serde_json::json!({"type": ["integer", "null"], "format": "uint64", "minimum": 0});
         let names = ExitCause::ALL.iter().map(|cause| cause.name());
-        let mut counts: serde_json::Map<_, _> = names.map(|name| (name.into(), count.clone())).collect();
-        counts.insert(TOTAL.into(), serde_json::json!({"type": "integer", "format": "uint64", "minimum": 0}));
+        let mut counts: serde_json::Map<_, _> =
+            names.map(|name| (name.into(), count.clone())).collect();
+        counts.insert(
+            TOTAL.into(),
+            serde_json::json!({"type": "integer", "format": "uint64", "minimum": 0}),
+        );
         let required: Vec<_> = counts.keys().cloned().collect();
         schemars::json_schema!({
             "description": "Exits by cause, each under exactly one. Null is what the hypervisor does not tell.",

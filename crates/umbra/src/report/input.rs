@@ -42,7 +42,8 @@ pub fn open(path: &Path) -> io::Result<Box<dyn Read + Send>> {
 pub fn check_inputs<'a>(inputs: impl IntoIterator<Item = &'a Path>) -> Result<(), Error> {
     if inputs.into_iter().filter(|path| is_stdin(path)).count() > 1 {
         return Err(Error::Input(
-            "standard input can be read once only; give - for one file, and the others by name".into(),
+            "standard input can be read once only; give - for one file, and the others by name"
+                .into(),
         ));
     }
     Ok(())
@@ -59,6 +60,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(open(folder.path()).err().unwrap().kind(), io::ErrorKind::IsADirectory);
         check_inputs([Path::new("-"), Path::new("a")]).unwrap();
-        assert!(check_inputs(["-", "a", "-"].map(Path::new)).unwrap_err().to_string().contains("once only"));
+        assert!(
+            check_inputs(["-", "a", "-"].map(Path::new))
+                .unwrap_err()
+                .to_string()
+                .contains("once only")
+        );
     }
 }

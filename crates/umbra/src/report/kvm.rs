@@ -7,7 +7,8 @@ use umbra_telemetry::ExitCause;
 
 use super::Exits;
 
-/// KVM's counters by its own names (Linux, arch/x86/kvm/x86.c, `kvm_vcpu_stats_desc` and `kvm_vm_stats_desc`).
+/// KVM's counters by its own names (Linux, arch/x86/kvm/x86.c, `kvm_vcpu_stats_desc` and
+/// `kvm_vm_stats_desc`).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(transparent)]
@@ -40,8 +41,8 @@ impl Kvm {
         Exits::partial(self.get("exits"), &known)
     }
 
-    /// All exits but those that are counted as something else. CPUID and accesses to model-specific registers
-    /// are not counted, so they are in it.
+    /// All exits but those that are counted as something else. CPUID and accesses to model-specific
+    /// registers are not counted, so they are in it.
     pub fn memory_exits(&self) -> Option<u64> {
         self.0.get("exits")?.checked_sub(self.sum(NOT_MEMORY))
     }

@@ -9,8 +9,8 @@ use super::input::is_stdin;
 use super::write::{check_writable, write_atomically};
 use crate::error::Error;
 
-/// Finds out before long work that one of its results could not be written, or would take the place of another file of
-/// the same command.
+/// Finds out before long work that one of its results could not be written, or would take the place
+/// of another file of the same command.
 ///
 /// # Errors
 /// So it is: the place of one of the `inputs`, or of another output.
@@ -50,7 +50,8 @@ fn place(path: &Path) -> Option<PathBuf> {
     if let Ok(there) = fs::canonicalize(path) {
         return Some(there);
     }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder =
+        path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
 }
 
@@ -130,10 +131,15 @@ mod tests {
         check(&["page", "log"]).unwrap();
         assert!(check(&["none/page", "page"]).unwrap_err().contains("cannot write the page"));
         assert!(check(&["input"]).unwrap_err().contains("the page would replace its own input"));
-        assert!(check(&["page", "link"]).unwrap_err().contains("the log would replace its own input"));
-        let stream = check_outputs(&[("the page", Some(Path::new("-")))], []).unwrap_err().to_string();
+        assert!(
+            check(&["page", "link"]).unwrap_err().contains("the log would replace its own input")
+        );
+        let stream =
+            check_outputs(&[("the page", Some(Path::new("-")))], []).unwrap_err().to_string();
         assert!(stream.contains("the page to standard output; give a file, or ./-"), "{stream}");
         check_outputs(&[], [Path::new("-")]).unwrap();
-        assert!(check(&["page", "./page"]).unwrap_err().contains("the page and the log cannot both be"));
+        assert!(
+            check(&["page", "./page"]).unwrap_err().contains("the page and the log cannot both be")
+        );
     }
 }

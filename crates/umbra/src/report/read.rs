@@ -39,9 +39,12 @@ pub struct Named {
 pub fn read(path: &Path) -> Result<Named, Error> {
     let name = name_of(path);
     let refuse = |why: String| Error::Input(format!("{name} {why}"));
-    let is_regular = is_stdin(path) || fs::metadata(path).map_or(true, |metadata| metadata.is_file());
+    let is_regular =
+        is_stdin(path) || fs::metadata(path).map_or(true, |metadata| metadata.is_file());
     if !is_regular {
-        return Err(refuse("is not a regular file, so no result; give a file of `umbra run --stats`".into()));
+        return Err(refuse(
+            "is not a regular file, so no result; give a file of `umbra run --stats`".into(),
+        ));
     }
     let mut text = Vec::new();
     let read = open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut text));
@@ -62,18 +65,27 @@ fn parse(text: &[u8]) -> Result<Statistics, String> {
     match json.get("schema").map(Value::as_u64) {
         Some(Some(schema)) if schema == u64::from(SCHEMA) => (),
         Some(Some(schema)) => {
-            return Err(format!("has schema {schema}, and this version knows {SCHEMA} only; {AGAIN}"));
+            return Err(format!(
+                "has schema {schema}, and this version knows {SCHEMA} only; {AGAIN}"
+            ));
         }
-        _ => return Err("is JSON but no result of Umbra; give a file of `umbra run --stats`".into()),
+        _ => {
+            return Err("is JSON but no result of Umbra; give a file of `umbra run --stats`".into());
+        }
     }
     let mut statistics: Statistics = serde_json::from_value(json)
         .map_err(|error| format!("is a damaged result ({}); {AGAIN}", shown(&error.to_string())))?;
     if let Some(what) = absurd(&statistics) {
-        return Err(format!("is a damaged result (it has more {what} than can be counted); {AGAIN}"));
+        return Err(format!(
+            "is a damaged result (it has more {what} than can be counted); {AGAIN}"
+        ));
     }
     let mut ids = BTreeSet::new();
     if let Some(twice) = statistics.phases.iter().find(|phase| !ids.insert(phase.id)) {
-        return Err(format!("is a damaged result (it has the phase {} twice); {AGAIN}", twice.name));
+        return Err(format!(
+            "is a damaged result (it has the phase {} twice); {AGAIN}",
+            twice.name
+        ));
     }
     if statistics.hypervisor == "none" {
         // The first versions named what was asked for, which nothing there could do.
@@ -81,7 +93,8 @@ fn parse(text: &[u8]) -> Result<Statistics, String> {
     }
     for phase in &mut statistics.phases {
         // Results of the first versions do not have the sum.
-        phase.memory_exits = phase.memory_exits.or_else(|| phase.exits.as_ref()?.memory(phase.kvm.as_ref()));
+        phase.memory_exits =
+            phase.memory_exits.or_else(|| phase.exits.as_ref()?.memory(phase.kvm.as_ref()));
         if phase.name.as_str() != phase_name(phase.id) {
             return Err(format!(
                 "has an unknown phase: id {} is {} and not {}; {AGAIN}",
@@ -126,7 +139,8 @@ fn absurd(statistics: &Statistics) -> Option<&'static str> {
     let more_than_all = |exits: &Option<Exits>, memory: Option<u64>| {
         exits.as_ref().zip(memory).is_some_and(|(exits, memory)| memory > exits.total())
     };
-    let in_phases = statistics.phases.iter().any(|phase| more_than_all(&phase.exits, phase.memory_exits));
+    let in_phases =
+        statistics.phases.iter().any(|phase| more_than_all(&phase.exits, phase.memory_exits));
     if in_phases || more_than_all(&statistics.exits, statistics.memory_exits) {
         return Some("memory exits");
     }
@@ -136,8 +150,9 @@ fn absurd(statistics: &Statistics) -> Option<&'static str> {
         return Some("at the low end of repeats");
     }
     let is_measure = |value: f64| (0.0..MAX_COUNT as f64).contains(&value);
-    let emulator =
-        statistics.emulator.filter(|used| !is_measure(used.seconds) || !is_measure(used.peak_memory));
+    let emulator = statistics
+        .emulator
+        .filter(|used| !is_measure(used.seconds) || !is_measure(used.peak_memory));
     emulator.map(|_| "seconds or memory of the emulator")
 }
 
@@ -179,11 +194,17 @@ mod tests {
         let mut bare = statistics();
         bare.hypervisor = "none".into();
         let bare = parse(&serde_json::to_vec(&bare).unwrap()).unwrap();
-        assert_eq!((bare.guest_faults.as_str(), statistics().guest_faults.as_str()), ("none", "bypass"));
+        assert_eq!(
+            (bare.guest_faults.as_str(), statistics().guest_faults.as_str()),
+            ("none", "bypass")
+        );
         // Every beginning of it is refused in one line.
         for length in (0..text.len() - 1).step_by(7) {
             let sentence = refused(&text[..length]);
-            assert!(sentence.contains("ends in the middle") && !sentence.contains('\n'), "{sentence}");
+            assert!(
+                sentence.contains("ends in the middle") && !sentence.contains('\n'),
+                "{sentence}"
+            );
         }
     }
 
@@ -225,23 +246,29 @@ mod tests {
             assert!(sentence.contains("more") && sentence.contains(what), "{place}: {sentence}");
         }
         for (place, wrong) in [("max", u64::MAX), ("min", 9)] {
-            let range = json!({"min": 1, "lower_quartile": 2, "median": 3, "upper_quartile": 4, "max": 5});
+            let range =
+                json!({"min": 1, "lower_quartile": 2, "median": 3, "upper_quartile": 4, "max": 5});
             let mut json = serde_json::to_value(statistics()).unwrap();
-            json["phases"][0]["spread"] =
-                json!({"runs": 3, "exits": range, "memory_exits": null, "instructions": null, "tsc": range});
+            json["phases"][0]["spread"] = json!({"runs": 3, "exits": range, "memory_exits": null, "instructions": null, "tsc": range});
             assert!(parse(&serde_json::to_vec(&json).unwrap()).is_ok());
             json["phases"][0]["spread"]["exits"][place] = wrong.into();
             assert!(refused(&serde_json::to_vec(&json).unwrap()).contains("repeats"));
         }
         assert!(change("kvm", json!({"exits": u64::MAX})).contains("events of KVM"));
-        assert!(change("emulator", json!({"seconds": -1.0, "peak_memory": 1.0})).contains("emulator"));
-        assert!(change("emulator", json!({"seconds": 1.0, "peak_memory": 1e300})).contains("emulator"));
+        assert!(
+            change("emulator", json!({"seconds": -1.0, "peak_memory": 1.0})).contains("emulator")
+        );
+        assert!(
+            change("emulator", json!({"seconds": 1.0, "peak_memory": 1e300})).contains("emulator")
+        );
         let mut json = serde_json::to_value(statistics()).unwrap();
         json["memory_exits"] = (statistics().exits.unwrap().total() + 1).into();
         assert!(refused(&serde_json::to_vec(&json).unwrap()).contains("more memory exits"));
         let mut json = serde_json::to_value(statistics()).unwrap();
         json["phases"][1] = json["phases"][0].clone();
-        assert!(refused(&serde_json::to_vec(&json).unwrap()).contains("has the phase demand twice"));
+        assert!(
+            refused(&serde_json::to_vec(&json).unwrap()).contains("has the phase demand twice")
+        );
         let mut json = serde_json::to_value(statistics()).unwrap();
         json["phases"][0]["name"] = "nap".into();
         let sentence = refused(&serde_json::to_vec(&json).unwrap());

@@ -7,7 +7,8 @@ use super::Statistics;
 /// Says how many of the guest's own page faults exited, and how many exits there would have been if
 /// all had. `faults` are those that the guest has counted itself. Empty where it cannot be said.
 pub fn saved(statistics: &Statistics, faults: Option<u64>) -> String {
-    let (Some(exits), Some(faults), "umbra") = (&statistics.exits, faults, statistics.hypervisor.as_str())
+    let (Some(exits), Some(faults), "umbra") =
+        (&statistics.exits, faults, statistics.hypervisor.as_str())
     else {
         return String::new();
     };
@@ -50,7 +51,8 @@ mod tests {
     #[test]
     fn what_exited_and_what_would_have() {
         use ExitCause::{GuestFaultNotPresentKernel, GuestFaultProtectionKernel, Io};
-        let counts = [(GuestFaultNotPresentKernel, 352), (GuestFaultProtectionKernel, 48), (Io, 5000)];
+        let counts =
+            [(GuestFaultNotPresentKernel, 352), (GuestFaultProtectionKernel, 48), (Io, 5000)];
         let text = saved(&run(&counts), Some(20_400));
         for expected in [
             "the guest counted 20400 of its own\n  400 exited to the hypervisor (",
@@ -74,9 +76,11 @@ mod tests {
     #[test]
     fn where_nobody_counted_nothing_is_said() {
         let peer = Statistics { hypervisor: "none".into(), exits: None, ..statistics() };
-        for (run, faults) in
-            [(run(&[]), None), (peer, Some(7)), (run(&[(ExitCause::GuestFaultReserved, 9)]), Some(7))]
-        {
+        for (run, faults) in [
+            (run(&[]), None),
+            (peer, Some(7)),
+            (run(&[(ExitCause::GuestFaultReserved, 9)]), Some(7)),
+        ] {
             assert_eq!(saved(&run, faults), "");
         }
     }

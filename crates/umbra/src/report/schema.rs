@@ -100,9 +100,15 @@ pub struct Phase {
 }
 
 impl Phase {
-    /// A phase; `mmu`: whether the shadow MMU was ours, `ticks`: whether the machine counts one tick for each
-    /// instruction.
-    pub fn new(stats: &PhaseStats, exits: Option<Exits>, kvm: Option<Kvm>, mmu: bool, ticks: bool) -> Phase {
+    /// A phase; `mmu`: whether the shadow MMU was ours, `ticks`: whether the machine counts one
+    /// tick for each instruction.
+    pub fn new(
+        stats: &PhaseStats,
+        exits: Option<Exits>,
+        kvm: Option<Kvm>,
+        mmu: bool,
+        ticks: bool,
+    ) -> Phase {
         Phase {
             id: stats.id,
             name: phase_name(stats.id).into(),
@@ -132,7 +138,8 @@ pub struct Mmu {
     pub splits: u64,
     /// Full TLB flushes.
     pub flushes: u64,
-    /// Shadow pages of detached tables linked again. This and what follows is not known of older versions.
+    /// Shadow pages of detached tables linked again. This and what follows is not known of older
+    /// versions.
     pub attached: Option<u64>,
     /// Guest tables detached.
     pub detached: Option<u64>,
@@ -212,7 +219,8 @@ pub(in crate::report) mod tests {
 
     pub(crate) fn statistics() -> Statistics {
         let exits = |counts: &ExitCounts| Some(Exits::from(counts));
-        let phase = PhaseStats { id: 2, ops: 1024, exits: counts(1), tsc: 5_000_000, ..Default::default() };
+        let phase =
+            PhaseStats { id: 2, ops: 1024, exits: counts(1), tsc: 5_000_000, ..Default::default() };
         let unnamed = PhaseStats { id: 99, ..Default::default() };
         Statistics {
             schema: SCHEMA,
@@ -258,9 +266,15 @@ pub(in crate::report) mod tests {
         const DOCUMENT: &str = include_str!("../../SCHEMA.md");
         let json = serde_json::to_value(statistics()).unwrap();
         let phase = &json["phases"][0];
-        for object in
-            [&json, phase, &json["exits"], &json["mmu"], &json["emulator"], &json["audits"], &json_of_kvm()]
-        {
+        for object in [
+            &json,
+            phase,
+            &json["exits"],
+            &json["mmu"],
+            &json["emulator"],
+            &json["audits"],
+            &json_of_kvm(),
+        ] {
             for key in object.as_object().unwrap().keys() {
                 assert!(DOCUMENT.contains(&format!("`{key}`")), "{key} is not documented");
             }
@@ -296,14 +310,19 @@ pub(in crate::report) mod tests {
         let renamed: Statistics = serde_json::from_value(renamed).unwrap();
         assert_eq!(renamed.without, ["cr3", "fast_emulation", "prefetch_tables", "another"]);
         old.as_object_mut().unwrap().remove("without");
-        old["mmu"] = serde_json::json!({"built": 1, "zapped": 2, "reclaimed": 3, "splits": 4, "flushes": 5});
+        old["mmu"] =
+            serde_json::json!({"built": 1, "zapped": 2, "reclaimed": 3, "splits": 4, "flushes": 5});
         let old: Statistics = serde_json::from_value(old).unwrap();
-        assert_eq!((old.without.len(), old.mmu.unwrap().flushes, old.mmu.unwrap().live_pages), (0, 5, None));
+        assert_eq!(
+            (old.without.len(), old.mmu.unwrap().flushes, old.mmu.unwrap().live_pages),
+            (0, 5, None)
+        );
     }
 
     #[test]
     fn a_run_without_a_report_has_nulls() {
-        let silent = Statistics { exits: None, mmu: None, tsc: None, instructions: None, ..statistics() };
+        let silent =
+            Statistics { exits: None, mmu: None, tsc: None, instructions: None, ..statistics() };
         let text = serde_json::to_string(&silent).unwrap();
         assert!(text.contains(r#""exits":null"#));
         assert_eq!(serde_json::from_str::<Statistics>(&text).unwrap(), silent);

@@ -43,7 +43,13 @@ impl Range {
         values.sort_unstable();
         let last = values.len().checked_sub(1)?;
         let at = |quarters: usize| values[last * quarters / 4];
-        Some(Range { min: at(0), lower_quartile: at(1), median: at(2), upper_quartile: at(3), max: at(4) })
+        Some(Range {
+            min: at(0),
+            lower_quartile: at(1),
+            median: at(2),
+            upper_quartile: at(3),
+            max: at(4),
+        })
     }
 
     /// Whether it could be one.

@@ -15,7 +15,11 @@ pub(crate) struct Group {
 }
 
 pub(crate) const GROUPS: &[Group] = &[
-    Group { head: "injected", belongs: |cause| cause.name().starts_with("guest_fault_"), kvm: &["pf_guest"] },
+    Group {
+        head: "injected",
+        belongs: |cause| cause.name().starts_with("guest_fault_"),
+        kvm: &["pf_guest"],
+    },
     Group {
         head: "fixed",
         belongs: |cause| {
@@ -48,7 +52,8 @@ impl Group {
     }
 }
 
-/// The exits of a run by cause, and of its phases per operation, at most 100 columns wide. Empty without a report.
+/// The exits of a run by cause, and of its phases per operation, at most 100 columns wide. Empty
+/// without a report.
 pub fn table(statistics: &Statistics) -> String {
     let mut text = String::new();
     if let Some(exits) = &statistics.exits {
@@ -100,7 +105,8 @@ const CAUSES: u16 = 32;
 
 fn by_phase(text: &mut String, phases: &[Phase]) {
     let groups = GROUPS.iter().map(|group| group.head);
-    let heads = ["per operation", "ops", "exits"].into_iter().chain(groups).chain(["other", "ticks"]);
+    let heads =
+        ["per operation", "ops", "exits"].into_iter().chain(groups).chain(["other", "ticks"]);
     let mut table = Table::new(1, heads);
     // Phases that count no operations show their sums.
     for phase in phases {
@@ -112,8 +118,9 @@ fn by_phase(text: &mut String, phases: &[Phase]) {
         let ops = if phase.ops == 0 { String::from("(sums)") } else { phase.ops.to_string() };
         let total = phase.exits.as_ref().map(Exits::total);
         let groups: Vec<Option<u64>> = GROUPS.iter().map(|group| group.count(phase)).collect();
-        let rest =
-            total.map(|total| groups.iter().flatten().fold(total, |rest, &count| rest.saturating_sub(count)));
+        let rest = total.map(|total| {
+            groups.iter().flatten().fold(total, |rest, &count| rest.saturating_sub(count))
+        });
         let ticks = short(phase.tsc as f64 / phase.ops.max(1) as f64);
         let start = [phase.name.to_string(), ops, per(total)];
         table.row(start.into_iter().chain(groups.into_iter().map(per)).chain([per(rest), ticks]));
@@ -123,15 +130,26 @@ fn by_phase(text: &mut String, phases: &[Phase]) {
 
 /// How far apart the repeats of each phase were; empty if there were none.
 pub fn spread(statistics: &Statistics) -> String {
-    let heads =
-        ["of all repeats", "runs", "exits: min", "median", "max", "instructions: min", "median", "max"];
+    let heads = [
+        "of all repeats",
+        "runs",
+        "exits: min",
+        "median",
+        "max",
+        "instructions: min",
+        "median",
+        "max",
+    ];
     let mut table = Table::new(1, heads);
     let mut any = false;
-    for (phase, spread) in statistics.phases.iter().filter_map(|phase| Some((phase, phase.spread.as_ref()?)))
+    for (phase, spread) in
+        statistics.phases.iter().filter_map(|phase| Some((phase, phase.spread.as_ref()?)))
     {
         any = true;
         let three = |range: Option<Range>| match range {
-            Some(Range { min, median, max, .. }) => [min, median, max].map(|count| count.to_string()),
+            Some(Range { min, median, max, .. }) => {
+                [min, median, max].map(|count| count.to_string())
+            }
             None => [(); 3].map(|()| String::from("-")),
         };
         let start = [phase.name.to_string(), spread.runs.to_string()];
@@ -171,7 +189,8 @@ mod tests {
         let text = table(&statistics);
         assert!(text.lines().all(|line| line.len() <= 100), "{text}");
         assert!(!text.contains("cpuid"), "{text}");
-        let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        let rows: Vec<Vec<&str>> =
+            text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(rows[0], ["cause", "exits", "%"]);
         assert_eq!(rows[1], ["io", "300", "75.0"]);
         assert_eq!(rows[2], ["hlt", "100", "25.0"]);
@@ -181,8 +200,12 @@ mod tests {
     #[test]
     fn phases_are_per_operation_and_their_columns_add_up() {
         let text = table(&statistics());
-        let row: Vec<&str> =
-            text.lines().find(|line| line.starts_with("demand")).unwrap().split_whitespace().collect();
+        let row: Vec<&str> = text
+            .lines()
+            .find(|line| line.starts_with("demand"))
+            .unwrap()
+            .split_whitespace()
+            .collect();
         assert_eq!(row[1], "1024");
         let numbers: Vec<f64> = row[2..9].iter().map(|number| number.parse().unwrap()).collect();
         let parts: f64 = numbers[1..].iter().sum();
@@ -195,8 +218,13 @@ mod tests {
         let mut statistics = statistics();
         assert_eq!(spread(&statistics), "");
         let range = Range { min: 1, lower_quartile: 2, median: 3, upper_quartile: 4, max: 5 };
-        statistics.phases[0].spread =
-            Some(Spread { runs: 7, exits: Some(range), memory_exits: None, instructions: None, tsc: range });
+        statistics.phases[0].spread = Some(Spread {
+            runs: 7,
+            exits: Some(range),
+            memory_exits: None,
+            instructions: None,
+            tsc: range,
+        });
         let text = spread(&statistics);
         let row: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(row, ["demand", "7", "1", "3", "5", "-", "-", "-"]);

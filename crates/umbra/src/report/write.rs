@@ -45,7 +45,8 @@ impl Drop for Unfinished {
     }
 }
 
-/// Removes all files that are not whole. None is started or finished any more: this program must end now.
+/// Removes all files that are not whole. None is started or finished any more: this program must
+/// end now.
 pub fn abandon_unfinished() {
     let files = unfinished();
     // Whatever fails here, the rest must still be tried, and there is nobody to tell.
@@ -54,7 +55,8 @@ pub fn abandon_unfinished() {
 }
 
 impl AtomicFile {
-    /// Starts what is going to be the file at `path`. It is gone if it is dropped without [`AtomicFile::finish`].
+    /// Starts what is going to be the file at `path`. It is gone if it is dropped without
+    /// [`AtomicFile::finish`].
     ///
     /// # Errors
     /// What the system says.
@@ -102,7 +104,8 @@ pub fn check_writable(path: &Path) -> io::Result<()> {
     file.file.into_parts().0.close()
 }
 
-/// The file that `path` means: through symbolic links, and no device or pipe, whose place a file would take.
+/// The file that `path` means: through symbolic links, and no device or pipe, whose place a file
+/// would take.
 fn target(path: &Path) -> io::Result<PathBuf> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => fs::canonicalize(path),
@@ -115,12 +118,16 @@ fn target(path: &Path) -> io::Result<PathBuf> {
 
 /// A file beside `path`, with the permissions that any new file has.
 fn temporary(path: &Path) -> io::Result<NamedTempFile> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Opened here: what tempfile's own way says of an error names a file that the user has never heard of.
-    let create = |path: &Path| fs::OpenOptions::new().read(true).write(true).create_new(true).open(path);
+    let folder =
+        path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Opened here: what tempfile's own way says of an error names a file that the user has never
+    // heard of.
+    let create =
+        |path: &Path| fs::OpenOptions::new().read(true).write(true).create_new(true).open(path);
     temporary::sweep(folder, temporary::FILE);
-    let file =
-        tempfile::Builder::new().prefix(&temporary::prefix(temporary::FILE)).make_in(folder, create)?;
+    let file = tempfile::Builder::new()
+        .prefix(&temporary::prefix(temporary::FILE))
+        .make_in(folder, create)?;
     // Without locks, or if this fails, only the number in its name says whose it is.
     temporary::lock(file.as_file());
     Ok(file)

@@ -10,9 +10,9 @@ use crate::machine::Machine;
 
 /// Boot a guest and end with it.
 ///
-/// The guest's COM1 is this terminal: its output, and that of its debug console (port 0xe9), goes to standard
-/// output; messages and the table of exits go to standard error. On a terminal every key goes to the guest, except
-/// after Ctrl-A: X ends the machine, Ctrl-A sends one, H shows help.
+/// The guest's COM1 is this terminal: its output, and that of its debug console (port 0xe9), goes
+/// to standard output; messages and the table of exits go to standard error. On a terminal every
+/// key goes to the guest, except after Ctrl-A: X ends the machine, Ctrl-A sends one, H shows help.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Exit status: 0 the guest powered off (ACPI S5, `Shutdown` to port 0x8900, or 0 to port \
@@ -62,7 +62,8 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 
-    /// Start the machine's clock at the same time in every run: then the same guest does the same each time
+    /// Start the machine's clock at the same time in every run: then the same guest does the same
+    /// each time
     #[arg(long, hide_short_help = true)]
     pub fixed_time: bool,
 
@@ -78,7 +79,8 @@ pub struct Arguments {
 impl Arguments {
     /// The files that are read.
     pub fn inputs(&self) -> impl Iterator<Item = &Path> {
-        let host = [&self.host_kernel, &self.host_initrd].into_iter().flatten().map(PathBuf::as_path);
+        let host =
+            [&self.host_kernel, &self.host_initrd].into_iter().flatten().map(PathBuf::as_path);
         self.guest.inputs().chain(host)
     }
 
@@ -161,12 +163,17 @@ mod tests {
         check("penryn").unwrap();
         check("bochs:core3").unwrap();
         check("qemu-svm").unwrap();
-        assert!(check("kvm").unwrap_err().to_string().contains("--fixed-time is for emulated machines"));
+        assert!(
+            check("kvm").unwrap_err().to_string().contains("--fixed-time is for emulated machines")
+        );
     }
 
     #[test]
     fn a_time_out_is_whole_seconds_of_a_year() {
-        assert_eq!(parse(&["--audit", "--timeout", "5"]).unwrap().timeout, Some(Duration::from_secs(5)));
+        assert_eq!(
+            parse(&["--audit", "--timeout", "5"]).unwrap().timeout,
+            Some(Duration::from_secs(5))
+        );
         assert!(parse(&["--timeout", "0"]).is_err());
         assert!(parse(&["--timeout", "18446744073709551615"]).is_err());
     }

@@ -23,7 +23,8 @@ impl FaultCount {
                 }
                 continue;
             }
-            let number = self.line.strip_prefix(LINE).and_then(|rest| std::str::from_utf8(rest).ok());
+            let number =
+                self.line.strip_prefix(LINE).and_then(|rest| std::str::from_utf8(rest).ok());
             self.found = number.and_then(|number| number.trim_end().parse().ok()).or(self.found);
             self.line.clear();
         }

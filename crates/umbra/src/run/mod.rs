@@ -42,7 +42,8 @@ impl Prepared {
         peer::check(arguments)?;
         peer::check_image(arguments, &guest.image)?;
         let host = peer::read_host(arguments)?;
-        guest.config.append = peer::command_line(arguments.hypervisor, &guest.image, &guest.config)?;
+        guest.config.append =
+            peer::command_line(arguments.hypervisor, &guest.image, &guest.config)?;
         guest::check_configuration(&guest.config)?;
         let machine_mib = peer::machine_memory(arguments, guest.machine_mib);
         Ok(Prepared { guest, host, machine_mib })
@@ -101,9 +102,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
 
     let system = match (arguments.hypervisor, &host) {
         (Hypervisor::Umbra, _) => System::Umbra,
-        (Hypervisor::Kvm, Some(host)) => {
-            System::Kvm { kernel: host.kernel.as_deref().unwrap_or(&guest.kernel), initrd: &host.initrd }
-        }
+        (Hypervisor::Kvm, Some(host)) => System::Kvm {
+            kernel: host.kernel.as_deref().unwrap_or(&guest.kernel),
+            initrd: &host.initrd,
+        },
         (Hypervisor::Kvm | Hypervisor::None, _) => match guest.image {
             Image::Linux(_) => System::Bare,
             Image::Multiboot(_) => System::BareMultiboot,
@@ -131,7 +133,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     }
     let settings = Settings {
         memory_mib: machine_mib,
-        ignore_bad_msrs: arguments.hypervisor != Hypervisor::Umbra && speaker != Speaker::SmallKernel,
+        ignore_bad_msrs: arguments.hypervisor != Hypervisor::Umbra
+            && speaker != Speaker::SmallKernel,
         fixed_time: arguments.fixed_time,
     };
     let (mut emulator, outputs) = Emulator::start(&programs, folder.path(), &settings, &signals)?;

@@ -65,7 +65,9 @@ impl Outcome {
             (End::Guest | End::Bare(_), _) => status::GUEST_FAILED,
             (End::Timeout, _) => status::TIMEOUT,
             (End::User(status), _) => *status,
-            (End::HypervisorFailed(_) | End::EmulatorDied(_) | End::CutOff, _) => status::MACHINE_FAILED,
+            (End::HypervisorFailed(_) | End::EmulatorDied(_) | End::CutOff, _) => {
+                status::MACHINE_FAILED
+            }
         }
     }
 
@@ -114,8 +116,8 @@ impl Outcome {
         };
         let tsc = stats.map(|stats| stats.tsc).filter(|_| hypervisor != Hypervisor::None);
         let own = hypervisor == Hypervisor::Umbra;
-        let (exits, kvm) =
-            stats.map_or((None, None), |stats| peer::exits(hypervisor, &stats.exits, &stats.counters));
+        let (exits, kvm) = stats
+            .map_or((None, None), |stats| peer::exits(hypervisor, &stats.exits, &stats.counters));
         let audits = stats.map(|stats| stats.audits).filter(|_| config.audit.is_some());
         Statistics {
             schema: SCHEMA,
@@ -227,7 +229,8 @@ mod tests {
         assert_eq!((silent.guest_faults.as_str(), silent.exits), ("bypass", None));
         // Without a hypervisor nobody decides where faults go.
         let bare = Subject { hypervisor: Hypervisor::None, ..subject };
-        for outcome in [outcome(End::Guest, Some(GuestExit::Shutdown)), outcome(End::Timeout, None)] {
+        for outcome in [outcome(End::Guest, Some(GuestExit::Shutdown)), outcome(End::Timeout, None)]
+        {
             assert_eq!(outcome.statistics(&bare).guest_faults.as_str(), "none");
         }
         // A real CPU's time-stamp counter counts no instructions.

@@ -10,12 +10,12 @@ use crate::error::Error;
 use crate::guest::{self, Image, Policy};
 use crate::report::{Exits, Kvm};
 
-/// What the host of the KVM peer needs beside the guest's memory: its kernel, and twice the initramfs with the guest's
-/// files.
+/// What the host of the KVM peer needs beside the guest's memory: its kernel, and twice the
+/// initramfs with the guest's files.
 const HOST_MIB: u32 = 320;
 
-/// What the guest's `/init` is told on the bare machine: to keep the time of its phases itself, and to report. The
-/// reset after a panic is one that the emulator stops at.
+/// What the guest's `/init` is told on the bare machine: to keep the time of its phases itself, and
+/// to report. The reset after a panic is one that the emulator stops at.
 const BARE_OPTIONS: &str = "umbra.bare reboot=triple";
 
 /// What the KVM peer's host boots from.
@@ -127,7 +127,11 @@ pub fn check_host(arguments: &Arguments) -> Result<(), Error> {
 ///
 /// # Errors
 /// The boot loader of the bare machine cannot hand the line or a module's string on as it is.
-pub fn command_line(hypervisor: Hypervisor, image: &Image, config: &BootConfig) -> Result<String, Error> {
+pub fn command_line(
+    hypervisor: Hypervisor,
+    image: &Image,
+    config: &BootConfig,
+) -> Result<String, Error> {
     let line = &config.append;
     if hypervisor != Hypervisor::None {
         return Ok(line.clone());

@@ -33,7 +33,8 @@ impl Recording {
             guest_faults: config.guest_faults.name().into(),
             without: guest::names(&config.without),
         };
-        let recorder = Recorder::create(path, &head).map_err(|error| cannot_write(TRACE, path, &error))?;
+        let recorder =
+            Recorder::create(path, &head).map_err(|error| cannot_write(TRACE, path, &error))?;
         Ok(Recording { path: path.into(), recorder: Ok(recorder) })
     }
 

@@ -12,7 +12,8 @@ use super::outcome::{End, Outcome};
 use super::recording::Recording;
 use super::stream::{self, Noise, Part};
 use crate::console::{
-    Action, HELP, Input, Keys, MachineInput, Progress, RawMode, message, read_standard_input, screen_text,
+    Action, HELP, Input, Keys, MachineInput, Progress, RawMode, message, read_standard_input,
+    screen_text,
 };
 use crate::error::{Error, status};
 use crate::machine::{Emulator, Outputs, bare_end, explain_death};
@@ -45,8 +46,8 @@ pub enum Speaker {
     Hypervisor,
     /// Linux on the bare machine: messages of its `/init`. Its console is the machine's COM1.
     Linux,
-    /// A multiboot kernel on the bare machine: text, after one message of its boot loader. COM1 is a
-    /// console, too.
+    /// A multiboot kernel on the bare machine: text, after one message of its boot loader. COM1 is
+    /// a console, too.
     SmallKernel,
 }
 
@@ -63,17 +64,17 @@ pub fn run(
     recording: Option<&mut Recording>,
     speaker: Speaker,
 ) -> Result<Outcome, Error> {
-    let terminal = RawMode::enter()
-        .map_err(|error| Error::Machine(format!("cannot switch the terminal to single keys: {error}")))?;
+    let terminal = RawMode::enter().map_err(|error| {
+        Error::Machine(format!("cannot switch the terminal to single keys: {error}"))
+    })?;
     signals.set_terminal(terminal.as_ref().map(|terminal| terminal.before().clone()));
 
     let (events, queue) = sync_channel(QUEUE);
     let (guest_runs, ready) = sync_channel(1);
     if speaker != Speaker::Hypervisor {
-        let port = outputs
-            .console
-            .try_clone()
-            .map_err(|error| Error::Machine(format!("cannot read the machine's serial port: {error}")))?;
+        let port = outputs.console.try_clone().map_err(|error| {
+            Error::Machine(format!("cannot read the machine's serial port: {error}"))
+        })?;
         let to_queue = events.clone();
         thread::spawn(move || echo(port, &to_queue));
     }
@@ -118,11 +119,13 @@ fn echo(mut port: impl Read, events: &SyncSender<Event>) {
     }
 }
 
-/// Takes the user's input to the machine; keys for this program become events. Its end is not the machine's.
+/// Takes the user's input to the machine; keys for this program become events. Its end is not the
+/// machine's.
 fn listen(on_terminal: bool, machine: &MachineInput, events: &SyncSender<Event>) {
     let mut keys = Keys::default();
     read_standard_input(|bytes| {
-        let actions = if on_terminal { keys.push(bytes) } else { vec![Action::Send(bytes.to_vec())] };
+        let actions =
+            if on_terminal { keys.push(bytes) } else { vec![Action::Send(bytes.to_vec())] };
         actions.into_iter().all(|action| match action {
             Action::Send(bytes) => machine.send(Input::Console(bytes)),
             action => events.send(Event::Key(action)).is_ok(),
@@ -225,7 +228,9 @@ impl Session<'_, '_> {
                 };
                 return Ok(Some(self.outcome(end, Some(stats))));
             }
-            Message::Failure(why) => return Ok(Some(self.outcome(End::HypervisorFailed(why), None))),
+            Message::Failure(why) => {
+                return Ok(Some(self.outcome(End::HypervisorFailed(why), None)));
+            }
         }
         Ok(None)
     }
@@ -252,11 +257,13 @@ impl Session<'_, '_> {
         self.outcome(end, None)
     }
 
-    /// Asks the hypervisor to end the guest and report. If it does not run yet, there is nothing to wait for.
+    /// Asks the hypervisor to end the guest and report. If it does not run yet, there is nothing to
+    /// wait for.
     fn ask_for_end(&mut self, end: End) {
         if self.ending.is_none() {
-            let asked =
-                self.entered && self.speaker == Speaker::Hypervisor && self.input.try_send(Input::Finish);
+            let asked = self.entered
+                && self.speaker == Speaker::Hypervisor
+                && self.input.try_send(Input::Finish);
             let limit = if asked { REPORT_LIMIT } else { Duration::ZERO };
             self.ending = Some((end, Instant::now() + limit));
         }
@@ -287,7 +294,8 @@ impl Session<'_, '_> {
             .write_all(bytes)
             .and_then(|()| stdout.flush())
             .map_err(|error| Error::Machine(format!("cannot write the guest's output: {error}")))?;
-        self.at_line_start = bytes.last().map_or(self.at_line_start, |&last| last == b'\n' || last == b'\r');
+        self.at_line_start =
+            bytes.last().map_or(self.at_line_start, |&last| last == b'\n' || last == b'\r');
         Ok(())
     }
 

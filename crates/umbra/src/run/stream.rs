@@ -25,8 +25,8 @@ pub fn read(stream: impl Read, hand_on: impl FnMut(Part) -> bool) {
     read_parts(stream, false, hand_on);
 }
 
-/// As [`read`], until a message says that the guest starts: what follows is the guest's text, as from a debug
-/// console.
+/// As [`read`], until a message says that the guest starts: what follows is the guest's text, as
+/// from a debug console.
 pub fn read_bare(stream: impl Read, hand_on: impl FnMut(Part) -> bool) {
     read_parts(stream, true, hand_on);
 }
@@ -74,7 +74,8 @@ fn read_parts(mut stream: impl Read, bare: bool, mut hand_on: impl FnMut(Part) -
     } else {
         Part::Message(Box::new(Message::DebugConsole(held)))
     };
-    let _ = hand_on(Part::Noise(decoder.rest().to_vec())) && hand_on(rest) && hand_on(Part::End(end));
+    let _ =
+        hand_on(Part::Noise(decoder.rest().to_vec())) && hand_on(rest) && hand_on(Part::End(end));
 }
 
 /// With these bytes begins the line in which Bochs's debugger says where the machine has stopped.
@@ -121,7 +122,8 @@ mod tests {
 
     #[test]
     fn a_bare_guests_text_begins_behind_the_message() {
-        let stream = [b"Bochs\n", &frame::encode(&Message::GuestEntered)[..], b"a \0 is text\n"].concat();
+        let stream =
+            [b"Bochs\n", &frame::encode(&Message::GuestEntered)[..], b"a \0 is text\n"].concat();
         assert_eq!(heard(&stream), (b"Bochs\n".to_vec(), b"a \0 is text\n".to_vec(), 1));
     }
 
@@ -131,7 +133,10 @@ mod tests {
         let stream = |text: &[u8]| [&entered, text].concat();
         let line = b"(0).[17] [0x8048129] 0008:8048129 (unk. ctxt): rep outsb\n".to_vec();
         let text = |bytes: &[u8]| heard(&stream(bytes)).1;
-        assert_eq!(heard(&stream(&[b"end", &line[..]].concat())), (line.clone(), b"end".to_vec(), 1));
+        assert_eq!(
+            heard(&stream(&[b"end", &line[..]].concat())),
+            (line.clone(), b"end".to_vec(), 1)
+        );
         assert_eq!(text(&[&line[..], b"more\n(0)"].concat()), [&line[..], b"more\n(0)"].concat());
     }
 

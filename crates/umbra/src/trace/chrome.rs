@@ -1,7 +1,7 @@
 //! Export in the trace event format that Chrome's tracing and Perfetto's viewer read.
 //!
-//! One tick is shown as one nanosecond. Exits are slices, as long as the hypervisor took; what the MMU did are
-//! instants within; phases are slices on a track of their own.
+//! One tick is shown as one nanosecond. Exits are slices, as long as the hypervisor took; what the
+//! MMU did are instants within; phases are slices on a track of their own.
 
 use std::io::{self, Write};
 
@@ -133,7 +133,16 @@ impl<W: Write> Export<W> {
 
     fn name(&mut self, what: &str, tid: u32, name: &str) -> io::Result<()> {
         let args = Some(serde_json::json!({ "name": name }));
-        self.put(&Event { name: what, cat: None, ph: "M", ts: 0.0, dur: None, pid: PROCESS, tid, args })
+        self.put(&Event {
+            name: what,
+            cat: None,
+            ph: "M",
+            ts: 0.0,
+            dur: None,
+            pid: PROCESS,
+            tid,
+            args,
+        })
     }
 
     fn put(&mut self, event: &Event<'_>) -> io::Result<()> {
@@ -181,8 +190,13 @@ mod tests {
             (&"host_fault_link".into(), &1.5.into(), &0.5.into())
         );
         assert_eq!(slice["args"]["address"], "0x2000");
-        assert_eq!((&slice["args"]["by"], &slice["args"]["at"]), (&"fault".into(), &"fault+0x1000".into()));
+        assert_eq!(
+            (&slice["args"]["by"], &slice["args"]["at"]),
+            (&"fault".into(), &"fault+0x1000".into())
+        );
         assert_eq!(events.last().unwrap()["ts"], 2.0);
-        assert!(events.iter().any(|event| event["ph"] == "i" && event["name"] == "flushed everything"));
+        assert!(
+            events.iter().any(|event| event["ph"] == "i" && event["name"] == "flushed everything")
+        );
     }
 }

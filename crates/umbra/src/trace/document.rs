@@ -96,27 +96,42 @@ fn bytes(chunk: &Chunk) -> Vec<u8> {
 #[test]
 fn the_example_is_what_is_written() {
     let built = Record::Mmu(MmuEvent::Built { table: 0x123, level: 1 });
-    let records = [Record::PhaseStart(2), built, Record::Exit(exit(ExitCause::HostFaultTableWrite))];
-    let written: Vec<String> = bytes(&chunk(&records)).iter().map(|byte| format!("{byte:02x}")).collect();
-    let shown: Vec<&str> = between("example").split_whitespace().filter(|word| word.len() == 2).collect();
+    let records =
+        [Record::PhaseStart(2), built, Record::Exit(exit(ExitCause::HostFaultTableWrite))];
+    let written: Vec<String> =
+        bytes(&chunk(&records)).iter().map(|byte| format!("{byte:02x}")).collect();
+    let shown: Vec<&str> =
+        between("example").split_whitespace().filter(|word| word.len() == 2).collect();
     assert_eq!(shown, written, "TRACE.md shows other bytes; those are {}", written.join(" "));
     assert_eq!(ExitCause::HostFaultTableWrite as usize, 6, "the text names its number");
 }
 
 #[test]
 fn the_causes_are_listed_in_their_order() {
-    let listed: Vec<&str> =
-        between("causes").split([',', '\n']).map(str::trim).filter(|name| !name.is_empty()).collect();
+    let listed: Vec<&str> = between("causes")
+        .split([',', '\n'])
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .collect();
     let names: Vec<&str> = ExitCause::ALL.iter().map(|cause| cause.name()).collect();
     assert_eq!(listed, names, "they are {}", names.join(", "));
     for (number, &cause) in (0..).zip(ExitCause::ALL) {
         let bytes = bytes(&chunk(&[Record::Exit(exit(cause))]));
         let mut reader = Bytes(&bytes);
         assert_eq!(reader.unsigned(), 0);
-        let _ = (reader.signed(), reader.unsigned(), reader.unsigned(), reader.signed(), reader.signed());
+        let _ = (
+            reader.signed(),
+            reader.unsigned(),
+            reader.unsigned(),
+            reader.signed(),
+            reader.signed(),
+        );
         assert_eq!(reader.option(Bytes::unsigned), Some(number));
         assert_eq!(reader.option(Bytes::signed), Some(0x3000));
-        assert_eq!((reader.option(Bytes::unsigned), reader.option(Bytes::unsigned)), (Some(3), Some(0x4000)));
+        assert_eq!(
+            (reader.option(Bytes::unsigned), reader.option(Bytes::unsigned)),
+            (Some(3), Some(0x4000))
+        );
         assert_eq!((reader.option(Bytes::byte), reader.0.len()), (None, 0));
     }
 }
@@ -129,8 +144,8 @@ fn the_tables_number_records_and_events_as_they_are_written() {
         (MmuEvent::Zapped { table, level: 2, reclaimed: true }, "zapped"),
         (MmuEvent::Split(table), "split"),
         (MmuEvent::Flushed, "flushed"),
-        (MmuEvent::Loosened(table), "not seen until"),
-        (MmuEvent::Tightened(table), "seen again"),
+        (MmuEvent::Unsynced(table), "not seen until"),
+        (MmuEvent::Resynced(table), "seen again"),
         (MmuEvent::Detached(table), "detached"),
         (MmuEvent::Attached { table, level: 1, changed: 5 }, "linked again"),
         (MmuEvent::RootMoved(table), "root"),
@@ -149,7 +164,8 @@ fn the_tables_number_records_and_events_as_they_are_written() {
             _ => assert_eq!(reader.unsigned(), table),
         }
     }
-    let records = [Record::Exit(exit(ExitCause::Io)), Record::Mmu(MmuEvent::Flushed), Record::Dropped(7)];
+    let records =
+        [Record::Exit(exit(ExitCause::Io)), Record::Mmu(MmuEvent::Flushed), Record::Dropped(7)];
     let records = [&records[..], &[Record::PhaseStart(7), Record::PhaseEnd(7)]].concat();
     let listed = rows("The bytes of a chunk are records");
     assert_eq!(listed.iter().map(|&(number, _)| number).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
@@ -166,7 +182,12 @@ fn the_tables_number_records_and_events_as_they_are_written() {
 fn a_stranger_can_read_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trace");
-    let head = Head { machine: "penryn".into(), memory: 192, without: vec!["cr3".into()], ..Head::default() };
+    let head = Head {
+        machine: "penryn".into(),
+        memory: 192,
+        without: vec!["cr3".into()],
+        ..Head::default()
+    };
     let mut recorder = Recorder::create(&path, &head).unwrap();
     recorder.add(chunk(&[Record::PhaseStart(9)])).unwrap();
     recorder.finish("acpi_off".into()).unwrap();

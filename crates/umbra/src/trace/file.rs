@@ -1,4 +1,5 @@
-//! The trace file: gzip over a magic line and items, each a length (32 bits, little endian) and a postcard value.
+//! The trace file: gzip over a magic line and items, each a length (32 bits, little endian) and a
+//! postcard value.
 
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
@@ -315,7 +316,10 @@ mod tests {
                 Err(error) => error.to_string(),
                 Ok((_, reader)) => reader.last().unwrap().unwrap_err().to_string(),
             };
-            assert!(sentence.contains("cut off") || sentence.contains("not a trace"), "{length}: {sentence}");
+            assert!(
+                sentence.contains("cut off") || sentence.contains("not a trace"),
+                "{length}: {sentence}"
+            );
         }
     }
 

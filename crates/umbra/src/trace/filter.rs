@@ -112,7 +112,9 @@ fn kinds() -> PossibleValuesParser {
 
 fn parse_causes(text: &str) -> Result<Causes, String> {
     let causes: Vec<_> = match text.strip_suffix('*') {
-        Some(stem) => ExitCause::ALL.iter().copied().filter(|cause| cause.name().starts_with(stem)).collect(),
+        Some(stem) => {
+            ExitCause::ALL.iter().copied().filter(|cause| cause.name().starts_with(stem)).collect()
+        }
         None => ExitCause::from_name(text).into_iter().collect(),
     };
     if causes.is_empty() {
@@ -196,9 +198,13 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for options in
-            [["--cause", "iox"], ["--event", "attach"], ["--rip", "x"], ["--rip", "5..4"], ["--time", "1-2"]]
-        {
+        for options in [
+            ["--cause", "iox"],
+            ["--event", "attach"],
+            ["--rip", "x"],
+            ["--rip", "5..4"],
+            ["--time", "1-2"],
+        ] {
             assert!(Test::try_parse_from(["test"].iter().chain(&options)).is_err(), "{options:?}");
         }
     }
@@ -209,7 +215,9 @@ mod tests {
         [Record::PhaseEnd(0), Record::PhaseStart(2), Record::PhaseStart(40)]
             .iter()
             .for_each(|r| running.follow(r));
-        for (phase, runs) in [("boot", false), ("demand", true), ("phase-40", true), ("pipe", false)] {
+        for (phase, runs) in
+            [("boot", false), ("demand", true), ("phase-40", true), ("pipe", false)]
+        {
             assert_eq!(filter(&["--phase", phase]).wants(&exit(), &[], &running), runs, "{phase}");
         }
     }

@@ -32,7 +32,8 @@ const WHAT: &str = "what the trace shows";
 ///
 /// With each exit stand its cause and what the shadow MMU did in answer.
 ///
-/// `ticks` is what the hypervisor took for an exit, in ticks of the time-stamp counter (in Bochs: instructions).
+/// `ticks` is what the hypervisor took for an exit, in ticks of the time-stamp counter (in Bochs:
+/// instructions).
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// What `umbra run --trace FILE` has written; `-` is standard input
@@ -117,15 +118,25 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let symbols = arguments.symbols.as_deref().map(Symbols::read).transpose()?;
     let shown = match &arguments.output {
         Some(path) => to_file(arguments, &head, reader, symbols.as_ref(), path),
-        None => show(arguments, &head, reader, symbols.as_ref(), &mut BufWriter::new(io::stdout().lock())),
+        None => show(
+            arguments,
+            &head,
+            reader,
+            symbols.as_ref(),
+            &mut BufWriter::new(io::stdout().lock()),
+        ),
     };
     match shown {
         Ok(()) => Ok(ExitCode::SUCCESS),
         // Whoever reads has had enough, as `head` does.
-        Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        Err(Failure::Output(error)) if error.kind() == ErrorKind::BrokenPipe => {
+            Ok(ExitCode::SUCCESS)
+        }
         Err(Failure::Output(error)) => Err(match &arguments.output {
             Some(path) => report::cannot_write(WHAT, path, &error),
-            None => Error::Machine(format!("cannot write to standard output: {error}; make room there")),
+            None => {
+                Error::Machine(format!("cannot write to standard output: {error}; make room there"))
+            }
         }),
         Err(Failure::Trace(error)) => Err(error),
     }
@@ -146,7 +157,8 @@ fn to_file(
 }
 
 fn check_phases(names: &[String]) -> Result<(), Error> {
-    let is_known = |name: &String| PHASE_NAMES.contains(&name.as_str()) || name.starts_with("phase-");
+    let is_known =
+        |name: &String| PHASE_NAMES.contains(&name.as_str()) || name.starts_with("phase-");
     match names.iter().find(|name| !is_known(name)) {
         Some(name) => Err(Error::Input(format!(
             "there is no phase {name}; there are {}, and phase-N for those without a name",
@@ -193,7 +205,8 @@ fn show(
 fn print_head(out: &mut impl Write, head: &Head) -> io::Result<()> {
     let Head { version, machine, kernel, cmdline, memory, guest_faults, without } = head;
     let names: Vec<String> = without.iter().map(ToString::to_string).collect();
-    let without = if names.is_empty() { String::new() } else { format!(", without {}", names.join(", ")) };
+    let without =
+        if names.is_empty() { String::new() } else { format!(", without {}", names.join(", ")) };
     writeln!(
         out,
         "umbra {version}, {machine}, {memory} MiB, guest faults {guest_faults}{without}: {kernel} ({cmdline})"
@@ -219,7 +232,11 @@ trait Visitor {
 }
 
 /// Reads the trace and hands on what is wanted; returns how many records were lost or dropped.
-fn walk(arguments: &Arguments, reader: &mut Reader, visitor: &mut impl Visitor) -> Result<u64, Failure> {
+fn walk(
+    arguments: &Arguments,
+    reader: &mut Reader,
+    visitor: &mut impl Visitor,
+) -> Result<u64, Failure> {
     let mut running = Running::default();
     let mut events = Vec::new();
     let (mut lost, mut exits) = (0, 0);

@@ -1,4 +1,5 @@
-//! A trace in figures: exits by cause with the hypervisor's ticks, and the instructions that exit most.
+//! A trace in figures: exits by cause with the hypervisor's ticks, and the instructions that exit
+//! most.
 
 use std::collections::BTreeMap;
 
@@ -36,8 +37,8 @@ impl Summary {
     /// symbols.
     pub fn text(mut self, top: usize, symbols: Option<&Symbols>) -> String {
         let total: usize = self.causes.values().map(Vec::len).sum();
-        let mut table =
-            Table::new(1, ["cause", "exits", "%", "median", "99 %", "most", "ticks"]).indent(CAUSES);
+        let mut table = Table::new(1, ["cause", "exits", "%", "median", "99 %", "most", "ticks"])
+            .indent(CAUSES);
         let mut line = |name: &str, ticks: &mut Vec<u64>| {
             ticks.sort_unstable();
             let at = |part: usize| ticks[(ticks.len() - 1) * part / 100].to_string();
@@ -64,11 +65,14 @@ impl Summary {
 
         if !self.events.is_empty() {
             let mut table = Table::new(1, ["done by the shadow MMU", "times"]).indent(CAUSES);
-            self.events.into_iter().for_each(|(kind, times)| table.row([kind.into(), times.to_string()]));
+            self.events
+                .into_iter()
+                .for_each(|(kind, times)| table.row([kind.into(), times.to_string()]));
             text += &format!("\n{table}");
         }
 
-        let mut places: Vec<_> = self.places.into_iter().map(|(place, exits)| (exits, place)).collect();
+        let mut places: Vec<_> =
+            self.places.into_iter().map(|(place, exits)| (exits, place)).collect();
         places.sort_unstable_by_key(|&(exits, _)| std::cmp::Reverse(exits));
         if top > 0 && !places.is_empty() {
             let function = symbols.map(|_| "by");
@@ -76,8 +80,9 @@ impl Summary {
             let mut table = Table::new(1, heads).indent(CAUSES).left(4);
             for (exits, (cause, rip)) in places.into_iter().take(top) {
                 let share = percent(exits as usize, total);
-                let place = symbols
-                    .map(|symbols| symbols.place(rip).map_or(String::new(), |place| place.to_string()));
+                let place = symbols.map(|symbols| {
+                    symbols.place(rip).map_or(String::new(), |place| place.to_string())
+                });
                 let cells = [cause.name().into(), exits.to_string(), share, format!("{rip:016x}")];
                 table.row(cells.into_iter().chain(place));
             }

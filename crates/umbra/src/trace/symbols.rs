@@ -30,7 +30,8 @@ impl Symbols {
     pub fn read(path: &Path) -> Result<Symbols, Error> {
         let name = name_of(path);
         let mut bytes = Vec::new();
-        let read = open_input(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes));
+        let read =
+            open_input(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes));
         read.map_err(|error| {
             Error::Input(format!("cannot read the symbols {name}: {error}; give a readable file"))
         })?;
@@ -39,7 +40,8 @@ impl Symbols {
                 "{name} is too large for a list of symbols; give the guest's System.map"
             )));
         }
-        Symbols::parse(&String::from_utf8_lossy(&bytes)).map_err(|why| Error::Input(format!("{name} {why}")))
+        Symbols::parse(&String::from_utf8_lossy(&bytes))
+            .map_err(|why| Error::Input(format!("{name} {why}")))
     }
 
     /// Why the text is no list of symbols, as the end of a sentence that starts with its name.
@@ -152,9 +154,14 @@ mod tests {
 
     #[test]
     fn a_console_with_other_lines_will_do() {
-        let text =
-            format!("[    1.0] Linux\r\n~ # cat /proc/kallsyms\r\n{}~ # exit\r\n", MAP.replace('\n', "\r\n"));
-        assert_eq!(shown(&Symbols::parse(&text).unwrap(), 0xffff_ffff_8100_0081).unwrap(), "verify_cpu+0x1");
+        let text = format!(
+            "[    1.0] Linux\r\n~ # cat /proc/kallsyms\r\n{}~ # exit\r\n",
+            MAP.replace('\n', "\r\n")
+        );
+        assert_eq!(
+            shown(&Symbols::parse(&text).unwrap(), 0xffff_ffff_8100_0081).unwrap(),
+            "verify_cpu+0x1"
+        );
     }
 
     #[test]
@@ -170,7 +177,10 @@ mod tests {
         }
         // Debian's own line has blanks, so it is no symbol at all.
         assert!(
-            Symbols::parse("ffffffffffffffff B The real System.map is in the linux-image package\n").is_err()
+            Symbols::parse(
+                "ffffffffffffffff B The real System.map is in the linux-image package\n"
+            )
+            .is_err()
         );
     }
 }

@@ -14,8 +14,10 @@ pub const HEADING: &str =
 /// An exit; addresses of the kernel with their names, if there are symbols.
 pub fn exit(exit: &Exit, symbols: Option<&Symbols>) -> String {
     let cause = exit.cause.map_or("(phase mark)", ExitCause::name);
-    let mut line =
-        format!("{:>12} {:>7}  {cause:<29}  {:016x}  {:<9x}", exit.time, exit.ticks, exit.rip, exit.cr3);
+    let mut line = format!(
+        "{:>12} {:>7}  {cause:<29}  {:016x}  {:<9x}",
+        exit.time, exit.ticks, exit.rip, exit.cr3
+    );
     let (address, value) = names(exit.cause);
     let place = named(exit, symbols).map_or(String::new(), |place| format!(" ({place})"));
     for (name, value, place) in
@@ -56,12 +58,16 @@ pub fn describe(event: MmuEvent) -> String {
     };
     match event {
         MmuEvent::Built { table, level } => format!("built {}", page(table, level)),
-        MmuEvent::Zapped { table, level, reclaimed: false } => format!("zapped {}", page(table, level)),
-        MmuEvent::Zapped { table, level, reclaimed: true } => format!("reclaimed {}", page(table, level)),
+        MmuEvent::Zapped { table, level, reclaimed: false } => {
+            format!("zapped {}", page(table, level))
+        }
+        MmuEvent::Zapped { table, level, reclaimed: true } => {
+            format!("reclaimed {}", page(table, level))
+        }
         MmuEvent::Split(gfn) => format!("split the large page at {:#x}", gfn << 12),
         MmuEvent::Flushed => "flushed everything".into(),
-        MmuEvent::Loosened(gfn) => format!("let table {:#x} loose", gfn << 12),
-        MmuEvent::Tightened(gfn) => format!("tracks table {:#x} again", gfn << 12),
+        MmuEvent::Unsynced(gfn) => format!("let table {:#x} unsync", gfn << 12),
+        MmuEvent::Resynced(gfn) => format!("tracks table {:#x} again", gfn << 12),
         MmuEvent::Detached(gfn) => format!("detached table {:#x}", gfn << 12),
         MmuEvent::Attached { table, level, changed } => {
             format!("attached {}, {changed} entries had changed", page(table, level))
@@ -81,7 +87,9 @@ fn names(cause: Option<ExitCause>) -> (&'static str, &'static str) {
         Some(ExitCause::Msr) => ("msr", "value"),
         Some(ExitCause::Cpuid) => ("leaf", "subleaf"),
         Some(ExitCause::Invlpg) => ("gva", "kind"),
-        Some(ExitCause::Cr0 | ExitCause::Cr3Read | ExitCause::Cr3Write | ExitCause::Cr4) => ("cr", "value"),
+        Some(ExitCause::Cr0 | ExitCause::Cr3Read | ExitCause::Cr3Write | ExitCause::Cr4) => {
+            ("cr", "value")
+        }
         Some(_) => ("gva", "pfec"),
     }
 }
@@ -124,7 +132,8 @@ mod tests {
             "        1234     800  host_fault_table_write         ffffffff81000000  1f000000   gva \
              0xffff888000123ff8  pfec 0x3  gpa 0x123ff8  delivers #PF"
         );
-        let symbols = "ffff888000123000 B table\nffffffff80000000 T fault\nffffffff82000000 B _end\n";
+        let symbols =
+            "ffff888000123000 B table\nffffffff80000000 T fault\nffffffff82000000 B _end\n";
         let symbols = Symbols::parse(symbols).unwrap();
         let line = exit(&one, Some(&symbols));
         assert!(line.contains("gva 0xffff888000123ff8 (table+0xff8)  pfec 0x3"), "{line}");
@@ -135,7 +144,10 @@ mod tests {
 
     #[test]
     fn tables_and_identity_pages_differ() {
-        assert_eq!(mmu(MmuEvent::Built { table: 0x123, level: 1 }).trim(), "built table 0x123000, level 1");
+        assert_eq!(
+            mmu(MmuEvent::Built { table: 0x123, level: 1 }).trim(),
+            "built table 0x123000, level 1"
+        );
         assert!(
             describe(MmuEvent::Zapped { table: 0, level: 0x82, reclaimed: true })
                 .contains("identity page 0x0, level 2")

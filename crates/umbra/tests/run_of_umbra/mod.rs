@@ -81,7 +81,9 @@ impl Run {
         let bin = self.path("bin");
         fs::create_dir_all(&bin).unwrap();
         let search = std::env::var_os("PATH").unwrap();
-        let real = std::env::split_paths(&search).map(|folder| folder.join(name)).find(|path| path.exists());
+        let real = std::env::split_paths(&search)
+            .map(|folder| folder.join(name))
+            .find(|path| path.exists());
         let text = format!("#!/bin/sh\nreal={}\n{script}\n", real.unwrap().display());
         fs::write(bin.join(name), text).unwrap();
         fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
@@ -90,7 +92,12 @@ impl Run {
     }
 
     /// Lets the tool run until it says `text`, does something, and returns its end.
-    pub fn when(&self, options: &[&str], text: &str, act: impl FnOnce(&mut Child)) -> (Output, String) {
+    pub fn when(
+        &self,
+        options: &[&str],
+        text: &str,
+        act: impl FnOnce(&mut Child),
+    ) -> (Output, String) {
         let mut child = self.command(options).spawn().unwrap();
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut said = String::new();
@@ -141,7 +148,8 @@ impl Run {
             gone
         });
         assert!(gone, "{:?}", self.processes());
-        let left = |folder: PathBuf| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let left =
+            |folder: PathBuf| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(left(self.path("tmp")).collect::<Vec<_>>(), [] as [&str; 0]);
         let known = ["kernel", "initrd", "tmp", "bin", "stats.json", "trace", "started"];
         let strange = left(self.path(".")).find(|name| !known.iter().any(|known| name == known));

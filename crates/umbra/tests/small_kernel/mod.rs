@@ -60,7 +60,8 @@ impl SmallKernel<'_> {
     pub fn file(&self) -> Vec<u8> {
         let mut data = Data::default();
         let (text, entry) = self.text(&mut data).expect("the kernel assembles");
-        let (machine, entry_base) = if self.elf64 { (EM_X86_64, TEXT) } else { (EM_386, TEXT_VIRTUAL) };
+        let (machine, entry_base) =
+            if self.elf64 { (EM_X86_64, TEXT) } else { (EM_386, TEXT_VIRTUAL) };
         let mut elf = Vec::new();
         let mut writer = Writer::new(Endianness::Little, self.elf64, &mut elf);
         writer.reserve_file_header();
@@ -101,7 +102,11 @@ impl SmallKernel<'_> {
     /// Header and code, and the entry point's offset.
     fn text(&self, data: &mut Data) -> Result<(Vec<u8>, u64), IcedError> {
         let mut checks = Checks::new()?;
-        checks.a.dd(&[HEADER_MAGIC, HEADER_FLAGS, 0u32.wrapping_sub(HEADER_MAGIC + HEADER_FLAGS)])?;
+        checks.a.dd(&[
+            HEADER_MAGIC,
+            HEADER_FLAGS,
+            0u32.wrapping_sub(HEADER_MAGIC + HEADER_FLAGS),
+        ])?;
         let mut far_return = checks.a.create_label();
         checks.a.set_label(&mut far_return)?;
         checks.a.retf()?;
@@ -316,7 +321,8 @@ impl Checks {
         self.a.mov(register(0x80), 0x20)?;
         self.a.cmp(register(0x80), 0x20)?;
         self.equal()?;
-        // To itself, at the priority that TPR holds back: it waits. An INIT to all others reaches nobody.
+        // To itself, at the priority that TPR holds back: it waits. An INIT to all others reaches
+        // nobody.
         self.a.mov(register(0x80), 0xf0)?;
         self.a.mov(register(0x300), 0x4_4031)?;
         self.a.mov(register(0x300), 0xc_4500)?;

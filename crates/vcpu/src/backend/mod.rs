@@ -24,7 +24,9 @@ pub use registers::{CodeMode, Registers, rflags};
 pub use retirement::Retirement;
 
 /// One virtual CPU in hardware.
-pub trait Backend: Registers + ControlRegisters + AddressSpace + Retirement + Events + Isolation {
+pub trait Backend:
+    Registers + ControlRegisters + AddressSpace + Retirement + Events + Isolation
+{
     /// What this CPU's extension can do beyond the least that every backend does.
     fn capabilities(&self) -> Capabilities;
 

@@ -66,7 +66,9 @@ impl Capabilities {
         if vm_cr & VM_CR_SVMDIS != 0 {
             return Err(match vm_cr & VM_CR_LOCK {
                 0 => "SVM is off (VM_CR.SVMDIS); turn SVM (AMD-V) on in the firmware's setup",
-                _ => "the firmware has switched SVM off and locked it; turn SVM (AMD-V) on in its setup",
+                _ => {
+                    "the firmware has switched SVM off and locked it; turn SVM (AMD-V) on in its setup"
+                }
             });
         }
         if cpuid(0x8000_0000).eax < LEAF {
@@ -109,8 +111,11 @@ mod tests {
     #[test]
     fn emulated_machines() {
         const RYZEN: u32 = feature::NRIP_SAVE | feature::FLUSH_BY_ASID;
-        let ryzen = Capabilities::find(cpu(0x8000_001f, CPUID_SVM, 0x8000, RYZEN), || None).unwrap();
-        assert!(ryzen.next_rip && ryzen.flush_by_asid && !ryzen.decode_assists && ryzen.asids == 0x8000);
+        let ryzen =
+            Capabilities::find(cpu(0x8000_001f, CPUID_SVM, 0x8000, RYZEN), || None).unwrap();
+        assert!(
+            ryzen.next_rip && ryzen.flush_by_asid && !ryzen.decode_assists && ryzen.asids == 0x8000
+        );
         let qemu = Capabilities::find(cpu(0x8000_001f, CPUID_SVM, 16, 1), || Some(0)).unwrap();
         let plain = Capabilities {
             asids: 16,
@@ -131,7 +136,9 @@ mod tests {
                 leaf => cpu(0x8000_0008, ecx, 0, 0)(leaf),
             })
         };
-        assert!(of(b"Auth", 0) && of(b"Hygo", 0) && of(b"Auth", CPUID_SVM) && of(b"Othe", CPUID_SVM));
+        assert!(
+            of(b"Auth", 0) && of(b"Hygo", 0) && of(b"Auth", CPUID_SVM) && of(b"Othe", CPUID_SVM)
+        );
         assert!(!of(b"Genu", 0));
     }
 
@@ -143,13 +150,25 @@ mod tests {
             (Capabilities::find(cpu(0, CPUID_SVM, 16, 0), || None), "no SVM"),
             (Capabilities::find(whole, || Some(VM_CR_SVMDIS | VM_CR_LOCK)), "locked it"),
             (Capabilities::find(whole, || Some(VM_CR_SVMDIS)), "SVM is off"),
-            (Capabilities::find(cpu(0x8000_0008, CPUID_SVM, 16, 0), || None), "newer machine model"),
-            (Capabilities::find(cpu(0x8000_001f, CPUID_SVM, 1, 0), || None), "no address-space identifier"),
-            (Capabilities::find(cpu(0x8000_001f, CPUID_SVM, 0, 0), || None), "no address-space identifier"),
+            (
+                Capabilities::find(cpu(0x8000_0008, CPUID_SVM, 16, 0), || None),
+                "newer machine model",
+            ),
+            (
+                Capabilities::find(cpu(0x8000_001f, CPUID_SVM, 1, 0), || None),
+                "no address-space identifier",
+            ),
+            (
+                Capabilities::find(cpu(0x8000_001f, CPUID_SVM, 0, 0), || None),
+                "no address-space identifier",
+            ),
         ];
         for (found, expected) in cases {
             let sentence = found.unwrap_err();
-            assert!(sentence.contains(expected) && sentence.contains("; "), "{expected}: {sentence}");
+            assert!(
+                sentence.contains(expected) && sentence.contains("; "),
+                "{expected}: {sentence}"
+            );
         }
     }
 

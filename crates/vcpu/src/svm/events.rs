@@ -78,7 +78,8 @@ mod tests {
 
     #[test]
     fn instructions_that_raise_events_run_again() {
-        for field in [0x8000_0480, 0x8000_0403, 0x8000_0303, 0x8000_0304, 0x8000_0603, 0x8000_0501] {
+        for field in [0x8000_0480, 0x8000_0403, 0x8000_0303, 0x8000_0304, 0x8000_0603, 0x8000_0501]
+        {
             assert!(is_valid(field));
             assert_eq!(interrupted(field), None, "{field:#x}");
         }

@@ -65,7 +65,9 @@ pub fn decode(control: &Control, assists: bool) -> Exit {
         0x8d => Exit::Xsetbv,
         // RSM, INVLPGA, VMRUN, VMMCALL, VMLOAD, VMSAVE, STGI, CLGI, SKINIT, MONITOR, MWAIT, RDPRU,
         // INVLPGB, MCOMMIT, TLBSYNC.
-        0x73 | 0x7a | 0x80..=0x86 | 0x8a..=0x8c | 0x8e | 0xa0 | 0xa1 | 0xa3 | 0xa4 => Exit::Undefined,
+        0x73 | 0x7a | 0x80..=0x86 | 0x8a..=0x8c | 0x8e | 0xa0 | 0xa1 | 0xa3 | 0xa4 => {
+            Exit::Undefined
+        }
         other => Exit::Unexpected(other),
     }
 }
@@ -136,7 +138,8 @@ mod tests {
 
     fn control(exit_code: u64, exit_info1: u64, exit_info2: u64) -> Control {
         let mut control = Vmcb::default().control;
-        (control.exit_code, control.exit_info1, control.exit_info2) = (exit_code, exit_info1, exit_info2);
+        (control.exit_code, control.exit_info1, control.exit_info2) =
+            (exit_code, exit_info1, exit_info2);
         control
     }
 
@@ -164,10 +167,14 @@ mod tests {
             of(0x4d, 0x18, 0),
             Exit::Reflect(Event { error_code: Some(0x18), ..Event::general_protection() })
         );
-        assert_eq!((of(0x41, 7, 0), of(0x52, 0, 0)), (Exit::Reflect(Event::debug()), Exit::MachineCheck));
+        assert_eq!(
+            (of(0x41, 7, 0), of(0x52, 0, 0)),
+            (Exit::Reflect(Event::debug()), Exit::MachineCheck)
+        );
         assert_eq!(of(0x46, 7, 0), Exit::Reflect(Event::invalid_opcode()));
-        let with_code =
-            |vector| matches!(of(0x40 + vector, 3, 0), Exit::Reflect(Event { error_code: Some(3), .. }));
+        let with_code = |vector| {
+            matches!(of(0x40 + vector, 3, 0), Exit::Reflect(Event { error_code: Some(3), .. }))
+        };
         let pushing: Vec<u64> = (0..32).filter(|vector| with_code(*vector)).collect();
         assert_eq!(pushing, [8, 10, 11, 12, 13, 17, 21, 29, 30]);
         assert_eq!(Event::page_fault(Pfec::WRITE).vector, 14);
@@ -175,8 +182,14 @@ mod tests {
 
     #[test]
     fn ports_and_registers() {
-        assert_eq!(of(0x7b, 0x3f8 << 16 | 1 << 4 | 1, 0), Exit::Io { port: 0x3f8, size: 1, input: true });
-        assert_eq!(of(0x7b, 0xcf8 << 16 | 1 << 6, 0), Exit::Io { port: 0xcf8, size: 4, input: false });
+        assert_eq!(
+            of(0x7b, 0x3f8 << 16 | 1 << 4 | 1, 0),
+            Exit::Io { port: 0x3f8, size: 1, input: true }
+        );
+        assert_eq!(
+            of(0x7b, 0xcf8 << 16 | 1 << 6, 0),
+            Exit::Io { port: 0xcf8, size: 4, input: false }
+        );
         assert_eq!(of(0x7b, 0x80 << 16 | 1 << 4 | 1 << 2, 0), Exit::StringIo);
         assert_eq!((of(0x7c, 0, 0), of(0x7c, 1, 0)), (Exit::ReadMsr, Exit::WriteMsr));
     }

@@ -41,7 +41,9 @@ mod tests {
         };
         for write in [0, 1] {
             assert!(passes(0, 0x174, write) && passes(1, 0x81, write) && passes(1, 0x100, write));
-            assert!(passes(2, 0x1fff, write) && !passes(0, 0x175, write) && !passes(1, 0x80, write));
+            assert!(
+                passes(2, 0x1fff, write) && !passes(0, 0x175, write) && !passes(1, 0x80, write)
+            );
         }
         let clear: u32 = map.iter().map(|byte| byte.count_zeros()).sum();
         assert_eq!(clear, 2 * pass.len() as u32);

@@ -37,8 +37,11 @@ impl Register {
     /// The register that holds `value`.
     pub fn of(value: SegmentRegister) -> Register {
         let rights = value.rights.0 as u16;
-        let attributes =
-            if value.rights.is_unusable() { rights & DPL } else { rights & LOW | (rights & 0xf000) >> 4 };
+        let attributes = if value.rights.is_unusable() {
+            rights & DPL
+        } else {
+            rights & LOW | (rights & 0xf000) >> 4
+        };
         Register { selector: value.selector, attributes, limit: value.limit, base: value.base }
     }
 

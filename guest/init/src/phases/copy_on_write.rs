@@ -9,8 +9,8 @@ use super::pipe::{receive, send};
 use crate::sys::mapping::Mapping;
 use crate::sys::process;
 
-/// A process with written pages forks; the child writes them all while the parent waits; after the child's
-/// exit the parent writes them all.
+/// A process with written pages forks; the child writes them all while the parent waits; after the
+/// child's exit the parent writes them all.
 pub fn fork(run: &Run) -> Result<()> {
     let pages = run.count(1024);
     let mut memory = Mapping::anonymous(pages as usize)?;

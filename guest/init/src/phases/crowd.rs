@@ -1,4 +1,5 @@
-//! Processes that are alive, and wait, while the phases run: what does an operation cost beside them?
+//! Processes that are alive, and wait, while the phases run: what does an operation cost beside
+//! them?
 
 use std::os::fd::OwnedFd;
 

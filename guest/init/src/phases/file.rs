@@ -22,10 +22,15 @@ pub fn private_write(run: &Run) -> Result<()> {
         Ok(())
     })?;
     check(&memory, "the private copy of a file", changed_pattern)?;
-    check(&Mapping::file(&file, pages as usize, FileView::SharedReadOnly)?, "the file behind it", pattern)
+    check(
+        &Mapping::file(&file, pages as usize, FileView::SharedReadOnly)?,
+        "the file behind it",
+        pattern,
+    )
 }
 
-/// A shared read-only mapping, each page read: the kernel maps pages around a fault together with it.
+/// A shared read-only mapping, each page read: the kernel maps pages around a fault together with
+/// it.
 pub fn fault_around(run: &Run) -> Result<()> {
     let pages = run.count(PAGES);
     let file = create(pages)?;
@@ -42,7 +47,8 @@ pub fn read_fresh(run: &Run) -> Result<()> {
     check(&memory, "memory that a file was read into", pattern)
 }
 
-/// A shared writable mapping, each page read before (its entry is writable and clean then), each written.
+/// A shared writable mapping, each page read before (its entry is writable and clean then), each
+/// written.
 pub fn shared_dirty(run: &Run) -> Result<()> {
     let pages = run.count(PAGES);
     let file = create(pages)?;

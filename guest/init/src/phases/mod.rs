@@ -1,7 +1,7 @@
 //! The phases: small pieces of memory work, each between marks and each checked.
 //!
-//! Names, counts and order are those of the published peer figures, so that they can be laid side by side; the last three
-//! phases are ours.
+//! Names, counts and order are those of the published peer figures, so that they can be laid side
+//! by side; the last three phases are ours.
 
 mod anonymous;
 mod copy_on_write;
@@ -122,7 +122,12 @@ impl Run {
     }
 
     /// Does `body` as a phase of `ops` operations.
-    fn phase<T>(&self, name: &'static str, ops: u32, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    fn phase<T>(
+        &self,
+        name: &'static str,
+        ops: u32,
+        body: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
         self.start(name);
         let outcome = body()?;
         self.end(name, ops);
@@ -131,7 +136,12 @@ impl Run {
     }
 
     /// Does `round` a few times for warming up and then `rounds` times as a phase.
-    fn repeated(&self, name: &'static str, rounds: u32, mut round: impl FnMut() -> Result<()>) -> Result<()> {
+    fn repeated(
+        &self,
+        name: &'static str,
+        rounds: u32,
+        mut round: impl FnMut() -> Result<()>,
+    ) -> Result<()> {
         (0..WARM_UP_ROUNDS).try_for_each(|_| round())?;
         self.phase(name, rounds, || (0..rounds).try_for_each(|_| round()))
     }
@@ -155,7 +165,11 @@ mod tests {
     fn what_comes_before_a_wanted_phase_runs_too() {
         let run = |wanted: &[&str]| {
             let wanted: Vec<String> = wanted.iter().map(|&name| name.into()).collect();
-            super::up_to(Some(&wanted)).iter().flat_map(|group| group.phases).copied().collect::<Vec<_>>()
+            super::up_to(Some(&wanted))
+                .iter()
+                .flat_map(|group| group.phases)
+                .copied()
+                .collect::<Vec<_>>()
         };
         assert_eq!(run(&["getppid"]), ["getppid"]);
         // The whole group: the phases of one share what prepares them.

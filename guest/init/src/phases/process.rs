@@ -12,8 +12,9 @@ use crate::sys::process::{self, Program};
 /// What a shell does for a pipeline of four programs.
 const PIPELINE: &str = "exec 2>/dev/null; ls -l /proc | grep 1 | sort | wc -l";
 
-/// Now and then one program of the pipeline dies of a SIGSEGV that the kernel does not log: in 2 of 400 rounds on QEMU's
-/// own CPU without any hypervisor, too (Linux 6.1.192, Debian's busybox). Such a round is repeated.
+/// Now and then one program of the pipeline dies of a SIGSEGV that the kernel does not log: in 2 of
+/// 400 rounds on QEMU's own CPU without any hypervisor, too (Linux 6.1.192, Debian's busybox). Such
+/// a round is repeated.
 const PIPELINE_TRIES: u32 = 4;
 
 /// A shell's status if the last program of a pipeline was ended by SIGSEGV.
@@ -55,7 +56,8 @@ pub fn pipeline(run: &Run) -> Result<()> {
             OF_SIGSEGV => return Ok(0),
             status => bail!("the shell exited with status {status}"),
         }
-        // How many lines there are depends on the kernel's threads of the moment; this process is among them.
+        // How many lines there are depends on the kernel's threads of the moment; this process is
+        // among them.
         output.trim().parse::<u32>().with_context(|| format!("the pipeline printed {output:?}"))
     };
     run.repeated("pipeline", run.count(10), || {

@@ -19,8 +19,8 @@ const ROUNDS: u32 = 5;
 /// The byte that each process hands on and exits.
 const STOP: u8 = 0;
 
-/// A ring of processes. One operation is one turn of one process: it is switched to, reads and writes each page of its
-/// own working set, and wakes the next one.
+/// A ring of processes. One operation is one turn of one process: it is switched to, reads and
+/// writes each page of its own working set, and wakes the next one.
 pub fn turns(run: &Run) -> Result<()> {
     let processes = run.count(PROCESSES);
     let (first, give_first) = pipe()?;

@@ -8,7 +8,9 @@ use std::ptr::NonNull;
 use anyhow::{Context, Result, ensure};
 use libc::c_void;
 use nix::errno::Errno;
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap};
+use nix::sys::mman::{
+    MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap,
+};
 
 /// Bytes in a page.
 pub const PAGE_SIZE: usize = 4096;
@@ -51,8 +53,10 @@ impl Mapping {
     pub fn anonymous(pages: usize) -> Result<Mapping> {
         let length = length(pages)?;
         // SAFETY: the kernel chooses an unused address, so no other memory is replaced.
-        let start = unsafe { mmap_anonymous(None, length, Rights::ReadWrite.into(), MapFlags::MAP_PRIVATE) }
-            .context("mmap")?;
+        let start = unsafe {
+            mmap_anonymous(None, length, Rights::ReadWrite.into(), MapFlags::MAP_PRIVATE)
+        }
+        .context("mmap")?;
         let mapping = Mapping { start, pages };
         mapping.advise(MmapAdvise::MADV_NOHUGEPAGE)?;
         Ok(mapping)
@@ -74,7 +78,8 @@ impl Mapping {
             FileView::Private => (Rights::ReadWrite, MapFlags::MAP_PRIVATE),
         };
         // SAFETY: the kernel chooses an unused address, so no other memory is replaced.
-        let start = unsafe { mmap(None, length, rights.into(), flags, file, 0) }.context("mmap of a file")?;
+        let start = unsafe { mmap(None, length, rights.into(), flags, file, 0) }
+            .context("mmap of a file")?;
         Ok(Mapping { start, pages })
     }
 
@@ -93,18 +98,20 @@ impl Mapping {
     /// # Panics
     /// If the mapping has no such page.
     pub fn read(&self, page: usize) -> u8 {
-        // SAFETY: the byte lies inside the mapping, which is readable whatever its `Rights`. Volatile: the
-        // access is the purpose, and other processes may share the page.
+        // SAFETY: the byte lies inside the mapping, which is readable whatever its `Rights`.
+        // Volatile: the access is the purpose, and other processes may share the page.
         unsafe { self.byte(page).read_volatile() }
     }
 
-    /// Writes the first byte of a page. Where the rights refuse that, SIGSEGV is raised at this instruction.
+    /// Writes the first byte of a page. Where the rights refuse that, SIGSEGV is raised at this
+    /// instruction.
     ///
     /// # Panics
     /// If the mapping has no such page.
     pub fn write(&mut self, page: usize, value: u8) {
-        // SAFETY: the byte lies inside the mapping, and nothing borrows from it. Volatile: the access is the
-        // purpose. A refused write changes nothing; it runs the handler or ends the process.
+        // SAFETY: the byte lies inside the mapping, and nothing borrows from it. Volatile: the
+        // access is the purpose. A refused write changes nothing; it runs the handler or ends the
+        // process.
         unsafe { self.byte(page).write_volatile(value) }
     }
 
@@ -115,7 +122,8 @@ impl Mapping {
     pub fn fill_from(&mut self, file: &File) -> Result<()> {
         let length = self.pages * PAGE_SIZE;
         // SAFETY: the bytes are this mapping's, which is writable, and nothing borrows from it.
-        let read = Errno::result(unsafe { libc::read(file.as_raw_fd(), self.start.as_ptr(), length) });
+        let read =
+            Errno::result(unsafe { libc::read(file.as_raw_fd(), self.start.as_ptr(), length) });
         let read = read.context("read")?;
         ensure!(usize::try_from(read) == Ok(length), "read gave {read} bytes instead of {length}");
         Ok(())
@@ -152,5 +160,8 @@ impl Drop for Mapping {
 }
 
 fn length(pages: usize) -> Result<NonZeroUsize> {
-    pages.checked_mul(PAGE_SIZE).and_then(NonZeroUsize::new).context("a mapping of no or too many pages")
+    pages
+        .checked_mul(PAGE_SIZE)
+        .and_then(NonZeroUsize::new)
+        .context("a mapping of no or too many pages")
 }

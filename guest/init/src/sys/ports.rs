@@ -45,13 +45,17 @@ impl Ports {
     /// Writes a byte.
     pub fn write_byte(self, port: Port, value: u8) {
         // SAFETY: as in `write`.
-        unsafe { asm!("out dx, al", in("dx") port.0, in("al") value, options(nostack, preserves_flags)) }
+        unsafe {
+            asm!("out dx, al", in("dx") port.0, in("al") value, options(nostack, preserves_flags))
+        }
     }
 
     /// Writes 32 bits.
     pub fn write(self, port: Port, value: u32) {
-        // SAFETY: `self` proves that iopl was granted, so OUT does not fault, and none of the `Port`s there
-        // are makes a device touch memory.
-        unsafe { asm!("out dx, eax", in("dx") port.0, in("eax") value, options(nostack, preserves_flags)) }
+        // SAFETY: `self` proves that iopl was granted, so OUT does not fault, and none of the
+        // `Port`s there are makes a device touch memory.
+        unsafe {
+            asm!("out dx, eax", in("dx") port.0, in("eax") value, options(nostack, preserves_flags))
+        }
     }
 }

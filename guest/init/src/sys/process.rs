@@ -1,5 +1,5 @@
-//! Child processes. `std::process` starts them by vfork or posix_spawn, which share the parent's memory: the
-//! copying that fork does is what is wanted here.
+//! Child processes. `std::process` starts them by vfork or posix_spawn, which share the parent's
+//! memory: the copying that fork does is what is wanted here.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -72,8 +72,13 @@ impl Program {
     /// # Errors
     /// A zero byte in a string.
     pub fn new(path: &str, arguments: &[&str]) -> Result<Program> {
-        let arguments = arguments.iter().map(|&argument| CString::new(argument)).collect::<Result<_, _>>()?;
-        Ok(Program { path: CString::new(path)?, arguments, environment: vec![CString::from(c"PATH=/bin")] })
+        let arguments =
+            arguments.iter().map(|&argument| CString::new(argument)).collect::<Result<_, _>>()?;
+        Ok(Program {
+            path: CString::new(path)?,
+            arguments,
+            environment: vec![CString::from(c"PATH=/bin")],
+        })
     }
 
     /// With another environment than the plain `PATH=/bin`.

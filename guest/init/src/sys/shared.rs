@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicU64;
 use anyhow::{Context, Result};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 
-/// So many numbers, all zero, for good. Every page has been touched, so that using them does not fault.
+/// So many numbers, all zero, for good. Every page has been touched, so that using them does not
+/// fault.
 ///
 /// # Errors
 /// The kernel's.
@@ -23,7 +24,7 @@ pub fn numbers(count: NonZeroUsize) -> Result<&'static [AtomicU64]> {
         )
     }
     .context("mmap of shared memory")?;
-    // SAFETY: the mapping is page-aligned, has at least so many bytes, is never unmapped, and starts as zeros, which are
-    // valid; what other processes do to it they do by the same atomics.
+    // SAFETY: the mapping is page-aligned, has at least so many bytes, is never unmapped, and
+    // starts as zeros, which are valid; what other processes do to it they do by the same atomics.
     Ok(unsafe { std::slice::from_raw_parts(start.as_ptr().cast(), count.get()) })
 }

@@ -60,8 +60,8 @@ pub fn outcome(trap: Trap) -> Result<Context, Fault> {
     }
 }
 
-/// Carries out one access: of 8 bytes, `value` for a write; a fetch goes to code that ends with `INT 0x80`.
-/// `smap_override` sets RFLAGS.AC.
+/// Carries out one access: of 8 bytes, `value` for a write; a fetch goes to code that ends with
+/// `INT 0x80`. `smap_override` sets RFLAGS.AC.
 ///
 /// Returns what RAX then has: what was read, or what the fetched code left there.
 ///

@@ -99,7 +99,8 @@ pub fn send_self(vector: u8) {
     write(register::ICR, bit::SELF | bit::ASSERT | u32::from(vector));
 }
 
-/// Sends an NMI to this CPU, by its ID: the shorthand "self" does not go with NMI (SDM, "Interrupt Command Register").
+/// Sends an NMI to this CPU, by its ID: the shorthand "self" does not go with NMI (SDM, "Interrupt
+/// Command Register").
 pub fn send_self_nmi() {
     write(register::ICR_HIGH, read(register::ID));
     write(register::ICR, bit::ASSERT | bit::NMI);
@@ -107,6 +108,7 @@ pub fn send_self_nmi() {
 
 /// Sets the local APIC's base register.
 pub fn set_base(value: u64) {
-    // SAFETY: the register exists wherever there is an APIC; the kit maps all places that tests choose.
+    // SAFETY: the register exists wherever there is an APIC; the kit maps all places that tests
+    // choose.
     unsafe { cpu::write_msr(BASE_MSR, value) };
 }

@@ -78,9 +78,13 @@ impl Boot {
     /// The contents of a module.
     pub fn module(&self, index: u32) -> Option<&'static [u8]> {
         let module = (index < self.modules).then(|| read_module(self.module_list, index))?;
-        // SAFETY: the loader vouches for it; the pool begins behind all modules, so nothing writes there.
+        // SAFETY: the loader vouches for it; the pool begins behind all modules, so nothing writes
+        // there.
         Some(unsafe {
-            core::slice::from_raw_parts(module.start as *const u8, (module.end - module.start) as usize)
+            core::slice::from_raw_parts(
+                module.start as *const u8,
+                (module.end - module.start) as usize,
+            )
         })
     }
 }
@@ -91,7 +95,8 @@ fn read_module(list: u32, index: u32) -> Module {
     unsafe { (address as *const Module).read_unaligned() }
 }
 
-/// Makes a function the kernel: it takes [`Boot`](crate::kit::boot::Boot) and returns the value for the exit port.
+/// Makes a function the kernel: it takes [`Boot`](crate::kit::boot::Boot) and returns the value for
+/// the exit port.
 #[macro_export]
 macro_rules! kernel {
     ($main:path) => {
@@ -125,7 +130,8 @@ unsafe extern "C" fn kit_start(information: u32, magic: u32) -> ! {
     if information.flags & flag::COMMAND_LINE != 0 {
         for index in 0..LINE {
             // SAFETY: as above; the string ends with a zero. `line` is not shared yet.
-            let byte = unsafe { ((information.cmdline as usize + index) as *const u8).read_volatile() };
+            let byte =
+                unsafe { ((information.cmdline as usize + index) as *const u8).read_volatile() };
             if byte == 0 {
                 break;
             }
@@ -138,10 +144,11 @@ unsafe extern "C" fn kit_start(information: u32, magic: u32) -> ! {
     let end = line.iter().position(|&byte| byte == 0).unwrap_or(LINE);
     let line = core::str::from_utf8(&line[..end]).expect("the command line is not text");
     descriptors::load();
-    // SAFETY: memory from `used` on belongs to nobody: image and modules end before, what the loader left elsewhere
-    // was copied.
+    // SAFETY: memory from `used` on belongs to nobody: image and modules end before, what the
+    // loader left elsewhere was copied.
     let pool = unsafe { Pool::new(used, memory_end) };
     let module_list = information.mods_addr;
-    let status = kernel_main(Boot { options: Options::new(line), pool, memory_end, modules, module_list });
+    let status =
+        kernel_main(Boot { options: Options::new(line), pool, memory_end, modules, module_list });
     power::exit(status)
 }

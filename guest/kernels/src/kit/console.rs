@@ -17,7 +17,8 @@ const THRE: u8 = 0x20;
 /// Transmitter empty: the last byte is on the line.
 const TEMT: u8 = 0x40;
 
-/// How often a line status is read at most: a UART that was talked out of its mind must not hang the kernel.
+/// How often a line status is read at most: a UART that was talked out of its mind must not hang
+/// the kernel.
 const PATIENCE: u32 = 1_000_000;
 
 fn wait_for(bit: u8) {

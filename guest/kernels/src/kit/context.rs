@@ -1,4 +1,5 @@
-//! What a piece of machine code starts with and ends with: all general registers, RIP, RSP, CS and flags.
+//! What a piece of machine code starts with and ends with: all general registers, RIP, RSP, CS and
+//! flags.
 
 use super::cpu::rflags;
 use super::descriptors::selector;

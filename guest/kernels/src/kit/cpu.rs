@@ -41,7 +41,8 @@ macro_rules! registers {
             /// Writes it.
             ///
             /// # Safety
-            /// The value must be accepted, and leave the kit's code, stack and descriptor tables where they are.
+            /// The value must be accepted, and leave the kit's code, stack and descriptor tables
+            /// where they are.
             pub unsafe fn $write(value: u64) {
                 // SAFETY: the caller's.
                 unsafe { asm!(concat!("mov ", $name, ", {}"), in(reg) value, options(nostack, preserves_flags)) };
@@ -77,14 +78,17 @@ registers! {
 pub fn read_msr(msr: u32) -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: reading changes nothing that Rust relies on.
-    unsafe { asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack)) };
+    unsafe {
+        asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack))
+    };
     u64::from(high) << 32 | u64::from(low)
 }
 
 /// Writes a model-specific register.
 ///
 /// # Safety
-/// The register must exist and take the value, which must leave long mode and the kit's segments alone.
+/// The register must exist and take the value, which must leave long mode and the kit's segments
+/// alone.
 pub unsafe fn write_msr(msr: u32, value: u64) {
     // SAFETY: the caller's.
     unsafe {
@@ -95,12 +99,14 @@ pub unsafe fn write_msr(msr: u32, value: u64) {
 /// IA32_EFER.
 pub const EFER: u32 = 0xc000_0080;
 
-/// Sets the control bits that shape paging. Those that this CPU has not must be `false`. Sets CR4.PGE, too.
+/// Sets the control bits that shape paging. Those that this CPU has not must be `false`. Sets
+/// CR4.PGE, too.
 pub fn set_paging_bits(wp: bool, smep: bool, smap: bool, nxe: bool) {
     let with = |value: u64, bit: u64, on: bool| if on { value | bit } else { value & !bit };
     let cr4 = with(with(cr4() | cr4::PGE, cr4::SMEP, smep), cr4::SMAP, smap);
     let efer = with(read_msr(EFER), efer::NXE, nxe);
-    // SAFETY: the kit's own pages are for ring 0 only, writable, and have no NX bit: none of this concerns them.
+    // SAFETY: the kit's own pages are for ring 0 only, writable, and have no NX bit: none of this
+    // concerns them.
     unsafe {
         write_cr0(with(cr0(), cr0::WP, wp));
         write_cr4(cr4);
@@ -179,7 +185,8 @@ pub fn set_breakpoint(number: u32, kind: Breakpoint, address: u64, length: u64) 
         8 => 2,
         _ => panic!("no breakpoint has {length} bytes"),
     };
-    // SAFETY: an address that is met raises #DB, which has a handler or ends the kernel with a message.
+    // SAFETY: an address that is met raises #DB, which has a handler or ends the kernel with a
+    // message.
     unsafe {
         match number {
             0 => write_dr0(address),
@@ -225,7 +232,8 @@ pub fn reload_cr3() {
     unsafe { write_cr3(cr3()) };
 }
 
-/// Drops all translations, global ones, too, by turning CR4.PGE off and on. CR4.PGE is on afterwards.
+/// Drops all translations, global ones, too, by turning CR4.PGE off and on. CR4.PGE is on
+/// afterwards.
 pub fn flush_all() {
     // SAFETY: PGE concerns caching only.
     unsafe {
@@ -240,7 +248,8 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
     __cpuid_count(leaf, subleaf)
 }
 
-/// Lets interrupts in for `cycles` of the time-stamp counter, or until `until` says so. Says whether it did.
+/// Lets interrupts in for `cycles` of the time-stamp counter, or until `until` says so. Says
+/// whether it did.
 pub fn interruptible(cycles: u64, mut until: impl FnMut() -> bool) -> bool {
     let start = tsc();
     loop {

@@ -185,10 +185,14 @@ pub fn idt_words() -> [u64; 512] {
 ///
 /// A broken IDT hurts whoever asked for it: the machine ends with a triple fault.
 pub fn load_idt(base: Option<u64>) {
-    let pointer =
-        Pointer { limit: size_of::<[[u64; 2]; 256]>() as u16 - 1, base: base.unwrap_or(idt_base()) };
+    let pointer = Pointer {
+        limit: size_of::<[[u64; 2]; 256]>() as u16 - 1,
+        base: base.unwrap_or(idt_base()),
+    };
     // SAFETY: the operand is a pseudo-descriptor, and as said above.
-    unsafe { asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags)) };
+    unsafe {
+        asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags))
+    };
 }
 
 /// How many words the GDT has.
@@ -205,7 +209,9 @@ pub fn set_base_16(base: u32) {
     for (index, segment) in SEGMENTS_16.iter().enumerate() {
         let word = segment | (base & 0xff_ffff) << 16 | (base >> 24) << 56;
         // SAFETY: one CPU, and no reference to the tables exists.
-        unsafe { (&raw mut (*tables).gdt[selector::CODE_16 as usize / 8 + index]).write_volatile(word) };
+        unsafe {
+            (&raw mut (*tables).gdt[selector::CODE_16 as usize / 8 + index]).write_volatile(word)
+        };
     }
 }
 
@@ -228,15 +234,16 @@ pub fn tss_words() -> [u64; TSS_WORDS / 2] {
     core::array::from_fn(|index| u64::from(tss[2 * index]) | u64::from(tss[2 * index + 1]) << 32)
 }
 
-/// The two words of a descriptor of an available 64-bit TSS at `base` (SDM, "TSS Descriptor in 64-bit mode").
+/// The two words of a descriptor of an available 64-bit TSS at `base` (SDM, "TSS Descriptor in
+/// 64-bit mode").
 pub fn tss_descriptor(base: u64) -> [u64; 2] {
     let limit = size_of::<[u32; TSS_WORDS]>() as u64 - 1;
     let low = limit | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
     [low, base >> 32]
 }
 
-/// Loads GDTR: with the kit's GDT, or another address that holds such a table; and the task register with the
-/// descriptor of a TSS that stands there.
+/// Loads GDTR: with the kit's GDT, or another address that holds such a table; and the task
+/// register with the descriptor of a TSS that stands there.
 ///
 /// A broken GDT or TSS hurts whoever asked for it: the machine ends with a triple fault.
 pub fn load_gdt(base: Option<u64>) {

@@ -8,8 +8,8 @@ const ALIGN: u64 = 2 << 20;
 
 /// A frame of test memory, as 512 words.
 ///
-/// A copy is the same frame. All accesses are volatile, and no reference to its memory is ever made, so it may be a
-/// table, code, a stack and data at once.
+/// A copy is the same frame. All accesses are volatile, and no reference to its memory is ever
+/// made, so it may be a table, code, a stack and data at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame(u64);
 

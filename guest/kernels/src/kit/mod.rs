@@ -1,9 +1,13 @@
 //! The CPU and its devices, as a small kernel uses them.
 //!
-//! What makes the safe functions here sound: the compiler's own memory is the image (`link.ld`) and nothing else.
-//! [`frames::Frame`] is memory beyond it and of the multiboot modules, touched only by volatile accesses; test tables
-//! ([`space`]) map such frames, devices, or nothing. The first PML4 entry of every root is the kit's own.
-#![allow(unsafe_code, reason = "instructions, tables and devices that the compiler knows nothing of")]
+//! What makes the safe functions here sound: the compiler's own memory is the image (`link.ld`) and
+//! nothing else. [`frames::Frame`] is memory beyond it and of the multiboot modules, touched only
+//! by volatile accesses; test tables ([`space`]) map such frames, devices, or nothing. The first
+//! PML4 entry of every root is the kit's own.
+#![allow(
+    unsafe_code,
+    reason = "instructions, tables and devices that the compiler knows nothing of"
+)]
 
 #[cfg(target_arch = "x86_64")]
 pub mod access;

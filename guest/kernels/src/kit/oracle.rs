@@ -1,7 +1,8 @@
-//! One access, judged by the walk of `umbra-paging`: its outcome, where it went, and A and D afterwards.
+//! One access, judged by the walk of `umbra-paging`: its outcome, where it went, and A and D
+//! afterwards.
 //!
-//! The judge knows tables of any shape, as long as they lie in test memory: loops, tables that are their own pages,
-//! entries used at several levels at once.
+//! The judge knows tables of any shape, as long as they lie in test memory: loops, tables that are
+//! their own pages, entries used at several levels at once.
 
 use umbra_paging::{
     Access, AccessKind, Features, Gpa, GuestFault, Gva, Level, Paging, Pfec, Step, bits, walk,
@@ -83,7 +84,8 @@ impl Judge {
     /// That fault.
     pub fn walk(&self, pool: &Pool, gva: Gva, access: Access) -> Result<Option<Frame>, GuestFault> {
         let memory = Memory { pool, beyond: self.quirks.beyond };
-        walk(&memory, &self.paging, &self.features, gva, access).map(|walk| pool.at(walk.gpa().raw()))
+        walk(&memory, &self.paging, &self.features, gva, access)
+            .map(|walk| pool.at(walk.gpa().raw()))
     }
 
     /// Flushes `gva` and judges an access to it: see [`Judge::judge`].
@@ -99,12 +101,19 @@ impl Judge {
         self.judge(pool, report, gva, access, value)
     }
 
-    /// Does one read or write of the word at `gva` (a multiple of 8) and checks everything about it. The CPU must have
-    /// nothing cached for `gva` that its tables do not say.
+    /// Does one read or write of the word at `gva` (a multiple of 8) and checks everything about
+    /// it. The CPU must have nothing cached for `gva` that its tables do not say.
     ///
     /// # Panics
     /// If it is a fetch.
-    pub fn judge(&self, pool: &Pool, report: &mut Report, gva: Gva, access: Access, value: u64) -> Judged {
+    pub fn judge(
+        &self,
+        pool: &Pool,
+        report: &mut Report,
+        gva: Gva,
+        access: Access,
+        value: u64,
+    ) -> Judged {
         assert!(access.kind != AccessKind::Fetch, "a fetch needs code at its end");
         let memory = Memory { pool, beyond: self.quirks.beyond };
         let walked = walk(&memory, &self.paging, &self.features, gva, access);
@@ -133,8 +142,9 @@ impl Judge {
         let here = updated(gpa).unwrap_or(page.read(index));
         let expected_read = if access.is_write() { 0 } else { here };
         let expected_word = if access.is_write() { value } else { here };
-        let words: [Option<(Step, u64)>; 4] =
-            core::array::from_fn(|n| steps.get(n).and_then(|step| Some((*step, updated(step.at)?))));
+        let words: [Option<(Step, u64)>; 4] = core::array::from_fn(|n| {
+            steps.get(n).and_then(|step| Some((*step, updated(step.at)?)))
+        });
 
         let found = access::access(access, gva, value);
         check!(

@@ -6,7 +6,9 @@ use core::arch::asm;
 pub fn read_u8(port: u16) -> u8 {
     let value;
     // SAFETY: nothing here asks a device for DMA, so a port access changes device state only.
-    unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags))
+    };
     value
 }
 
@@ -14,7 +16,9 @@ pub fn read_u8(port: u16) -> u8 {
 pub fn read_u16(port: u16) -> u16 {
     let value;
     // SAFETY: as in `read_u8`.
-    unsafe { asm!("in ax, dx", in("dx") port, out("ax") value, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("in ax, dx", in("dx") port, out("ax") value, options(nomem, nostack, preserves_flags))
+    };
     value
 }
 
@@ -22,24 +26,32 @@ pub fn read_u16(port: u16) -> u16 {
 pub fn read_u32(port: u16) -> u32 {
     let value;
     // SAFETY: as in `read_u8`.
-    unsafe { asm!("in eax, dx", in("dx") port, out("eax") value, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("in eax, dx", in("dx") port, out("eax") value, options(nomem, nostack, preserves_flags))
+    };
     value
 }
 
 /// Writes a byte.
 pub fn write_u8(port: u16, value: u8) {
     // SAFETY: as in `read_u8`.
-    unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags))
+    };
 }
 
 /// Writes two bytes.
 pub fn write_u16(port: u16, value: u16) {
     // SAFETY: as in `read_u8`.
-    unsafe { asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack, preserves_flags))
+    };
 }
 
 /// Writes four bytes.
 pub fn write_u32(port: u16, value: u32) {
     // SAFETY: as in `read_u8`.
-    unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack, preserves_flags))
+    };
 }

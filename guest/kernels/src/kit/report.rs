@@ -60,7 +60,8 @@ impl Report {
 
     /// Says the sum of all tests, and returns the value for the exit port.
     pub fn finish(&self, kernel: &str) -> u8 {
-        let verdict = if self.all_failures == 0 && self.all_checks > 0 { "PASSED" } else { "FAILED" };
+        let verdict =
+            if self.all_failures == 0 && self.all_checks > 0 { "PASSED" } else { "FAILED" };
         say!("{kernel} {verdict}: {} checks, {} failures", self.all_checks, self.all_failures);
         u8::from(verdict == "FAILED")
     }

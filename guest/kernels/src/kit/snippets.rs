@@ -1,4 +1,5 @@
-//! Pieces of machine code that run as a context, in ring 0 and in ring 3. Each ends with `INT 0x80`.
+//! Pieces of machine code that run as a context, in ring 0 and in ring 3. Each ends with `INT
+//! 0x80`.
 
 use core::arch::global_asm;
 
@@ -169,7 +170,8 @@ snippets! {
     push_32 = "snippet_push_32": ".code32" "movl %edi, %esp" "pushl %esi" "movl %esp, %eax" "int $0x80" ".code64";
     /// In 32-bit code: REP STOSL.
     stosl_32 = "snippet_stosl_32": ".code32" "rep stosl" "int $0x80" ".code64";
-    /// RFLAGS after the addition, subtraction, logic and shift of RSI and RDI: in RAX, RBX, RCX, RDX.
+    /// RFLAGS after the addition, subtraction, logic and shift of RSI and RDI: in RAX, RBX, RCX,
+    /// RDX.
     flags = "snippet_flags":
         "movq %rsi, %r8" "addq %rdi, %r8" "pushfq" "popq %rax"
         "movq %rsi, %r9" "subq %rdi, %r9" "pushfq" "popq %rbx"

@@ -1,7 +1,7 @@
 //! Address spaces: the kit's own half and a test's.
 //!
-//! PML4 slot 0 is the kit: 4 GiB identity, for ring 0. Slot [`USER_SLOT`] shows the snippets to ring 3. All other
-//! slots are the test's.
+//! PML4 slot 0 is the kit: 4 GiB identity, for ring 0. Slot [`USER_SLOT`] shows the snippets to
+//! ring 3. All other slots are the test's.
 
 use umbra_paging::{ENTRIES, Gpa, GuestEntry, Gva, Level, Tables, bits};
 
@@ -70,12 +70,17 @@ impl Space {
             space.map(pool, Gva::new(user_address(page)), Level::L1, entry);
         }
         let stack = pool.frame();
-        space.map(pool, Gva::new(USER_STACK - 4096), Level::L1, stack.address() | crate::entries::PAGE);
+        space.map(
+            pool,
+            Gva::new(USER_STACK - 4096),
+            Level::L1,
+            stack.address() | crate::entries::PAGE,
+        );
         space
     }
 
-    /// Gives the gigabyte at [`LOW`], where the kit maps no memory that it uses, to ring 3, and shows the snippets
-    /// there. What was cached of it must be flushed.
+    /// Gives the gigabyte at [`LOW`], where the kit maps no memory that it uses, to ring 3, and
+    /// shows the snippets there. What was cached of it must be flushed.
     pub fn open_low(&self, pool: &mut Pool) {
         let kit = (&raw const boot_pdpt) as *const u64;
         let table = pool.frame();
@@ -86,7 +91,12 @@ impl Space {
         self.root.write(0, table.address() | TABLE);
         let (start, end) = ((&raw const snippets_start) as u64, (&raw const snippets_end) as u64);
         for page in (start..end).step_by(4096) {
-            self.map(pool, Gva::new(low_address(page)), Level::L1, page | bits::P | bits::U | bits::A);
+            self.map(
+                pool,
+                Gva::new(low_address(page)),
+                Level::L1,
+                page | bits::P | bits::U | bits::A,
+            );
         }
     }
 
@@ -116,9 +126,11 @@ impl Space {
         unsafe { cpu::write_cr3(self.root.address()) };
     }
 
-    /// Loads CR3 with more than the root: PWT, PCD, a PCID, bit 63. They must be bits that the CPU takes.
+    /// Loads CR3 with more than the root: PWT, PCD, a PCID, bit 63. They must be bits that the CPU
+    /// takes.
     pub fn activate_with(&self, bits: u64) {
-        // SAFETY: as in `activate`; a bit that is refused raises #GP, which ends the kernel with a message.
+        // SAFETY: as in `activate`; a bit that is refused raises #GP, which ends the kernel with a
+        // message.
         unsafe { cpu::write_cr3(self.root.address() | bits) };
     }
 

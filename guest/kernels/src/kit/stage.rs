@@ -29,15 +29,21 @@ pub fn prepare() {
     }
 }
 
-/// Runs `context` with `data` in DS, ES, FS and GS, and `vectors` in the vector registers. These are stored to `after`.
-/// CR0 is then as before.
+/// Runs `context` with `data` in DS, ES, FS and GS, and `vectors` in the vector registers. These
+/// are stored to `after`. CR0 is then as before.
 ///
 /// As with [`traps::run`], the code must leave the kit's memory alone.
-pub fn run(context: &Context, data: u16, format: Format, vectors: &Vectors, after: &mut Vectors) -> Ended {
+pub fn run(
+    context: &Context,
+    data: u16,
+    format: Format,
+    vectors: &Vectors,
+    after: &mut Vectors,
+) -> Ended {
     let cr0 = cpu::cr0();
     format.load(vectors);
-    // SAFETY: `data` is a data segment of the GDT that every ring may load, or else #GP ends the kernel with a message;
-    // 64-bit code ignores it.
+    // SAFETY: `data` is a data segment of the GDT that every ring may load, or else #GP ends the
+    // kernel with a message; 64-bit code ignores it.
     unsafe {
         asm!("mov ds, {0:x}", "mov es, {0:x}", "mov fs, {0:x}", "mov gs, {0:x}", in(reg) data, options(nostack));
     }

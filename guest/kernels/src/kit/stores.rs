@@ -50,7 +50,11 @@ pub struct Store {
 impl Store {
     /// To be run in ring 3 or 0.
     pub fn context(&self, user: bool) -> Context {
-        if user { Context::user(space::user_address(self.address)) } else { Context::kernel(self.address) }
+        if user {
+            Context::user(space::user_address(self.address))
+        } else {
+            Context::kernel(self.address)
+        }
     }
 
     /// Whether this CPU has it.

@@ -1,7 +1,8 @@
 //! Exceptions and interrupts: to handlers, or as the end of a context.
 //!
-//! [`run`] loads a [`Context`], in any ring, and comes back with the vector that ended it: a fault, or `INT 0x80`,
-//! which every snippet ends with. Vectors with a handler ([`handle`]) go to it instead.
+//! [`run`] loads a [`Context`], in any ring, and comes back with the vector that ended it: a fault,
+//! or `INT 0x80`, which every snippet ends with. Vectors with a handler ([`handle`]) go to it
+//! instead.
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
@@ -91,8 +92,8 @@ const CONTEXT_STACK: usize = 16 << 10;
 #[repr(C, align(4096))]
 struct Cell<T>(UnsafeCell<T>);
 
-// SAFETY: one CPU. ENDED is written by the trap handler and read by `run`, which waits for it; the stack is only used
-// by contexts, and handed out as an address.
+// SAFETY: one CPU. ENDED is written by the trap handler and read by `run`, which waits for it; the
+// stack is only used by contexts, and handed out as an address.
 unsafe impl<T> Sync for Cell<T> {}
 
 static ENDED: Cell<Trap> = Cell(UnsafeCell::new(Trap {
@@ -144,12 +145,12 @@ pub fn unhandle(vector: u8) {
 
 /// Runs `context` until a vector without a handler comes.
 ///
-/// The code that it runs is a snippet of the kit, or bytes that a test wrote into its own frames: if these touch the
-/// kit's own memory, the test is broken, and so is what it says.
+/// The code that it runs is a snippet of the kit, or bytes that a test wrote into its own frames:
+/// if these touch the kit's own memory, the test is broken, and so is what it says.
 pub fn run(context: &Context) -> Trap {
     let nested = RUNNING.swap(true, Ordering::Relaxed);
-    // SAFETY: all vectors come back to `trap_handler`, which leaves by `leave_context`; segments and stack are as
-    // before then. Snippets touch test memory only, as said above.
+    // SAFETY: all vectors come back to `trap_handler`, which leaves by `leave_context`; segments
+    // and stack are as before then. Snippets touch test memory only, as said above.
     unsafe { enter_context(context) };
     RUNNING.store(nested, Ordering::Relaxed);
     // SAFETY: `trap_handler` wrote it before it left, and nothing else runs.

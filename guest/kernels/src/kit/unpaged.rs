@@ -7,13 +7,13 @@ unsafe extern "C" {
     fn unpaged_read_under(address: u32, cr3: u32, cr4_off: u32) -> u32;
 }
 
-/// Turns paging off, and with it long mode; exchanges the low half of word `index` of `frame` at its physical address;
-/// turns paging on again with the same CR3. Returns what stood there.
+/// Turns paging off, and with it long mode; exchanges the low half of word `index` of `frame` at
+/// its physical address; turns paging on again with the same CR3. Returns what stood there.
 pub fn exchange(frame: Frame, index: usize, value: u32) -> u32 {
     assert!(index < 512, "a frame has 512 words");
     let address = frame.address() as u32 + 8 * index as u32;
-    // SAFETY: image and stack lie at their physical addresses; CR0.PG comes back before the return; the word is test
-    // memory, below 4 GiB.
+    // SAFETY: image and stack lie at their physical addresses; CR0.PG comes back before the return;
+    // the word is test memory, below 4 GiB.
     unsafe { unpaged_exchange(address, value) }
 }
 

@@ -50,7 +50,8 @@ impl Format {
 
     /// Loads all registers.
     pub fn load(self, state: &Vectors) {
-        // SAFETY: aligned, and a state that the CPU takes, or else #GP ends the kernel with a message.
+        // SAFETY: aligned, and a state that the CPU takes, or else #GP ends the kernel with a
+        // message.
         unsafe {
             match self {
                 Format::Legacy => asm!("fxrstor64 [{}]", in(reg) state, options(readonly, nostack)),

@@ -26,7 +26,8 @@ macro_rules! registers {
 
             /// Writes the register. The image stays where it is mapped now.
             pub fn $write(value: u32) {
-                // SAFETY: callers keep the image mapped to itself; other memory is reached by volatile accesses.
+                // SAFETY: callers keep the image mapped to itself; other memory is reached by
+                // volatile accesses.
                 unsafe { asm!(concat!("mov ", $name, ", {}"), in(reg) value, options(nostack, preserves_flags)) };
             }
         )*

@@ -91,9 +91,12 @@ pub fn load() {
         (*idt)[0x20] = gate(interrupt, GATE_3);
         (*idt)[0x80] = gate(interrupt, GATE_3);
     }
-    let pointer: [u16; 3] = [(size_of::<[u64; 129]>() - 1) as u16, idt as u16, (idt as u32 >> 16) as u16];
+    let pointer: [u16; 3] =
+        [(size_of::<[u64; 129]>() - 1) as u16, idt as u16, (idt as u32 >> 16) as u16];
     // SAFETY: the table stays where it is.
-    unsafe { asm!("lidt [{}]", in(reg) &raw const pointer, options(nostack, preserves_flags, readonly)) };
+    unsafe {
+        asm!("lidt [{}]", in(reg) &raw const pointer, options(nostack, preserves_flags, readonly))
+    };
     set(selector::TSS, descriptor(&raw const legacy_tss as u32, 0x67, kind::TSS, false, false));
     // SAFETY: the descriptor is that of a TSS of the image.
     unsafe { asm!("ltr {0:x}", in(reg) selector::TSS, options(nostack, preserves_flags)) };

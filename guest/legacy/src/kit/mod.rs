@@ -1,7 +1,7 @@
 //! The CPU as a 32-bit kernel uses it.
 //!
-//! What makes the safe functions here sound: the compiler's own memory is the image (`link.ld`) below 4 MiB, which
-//! every root maps to itself. All else is touched by volatile accesses only.
+//! What makes the safe functions here sound: the compiler's own memory is the image (`link.ld`)
+//! below 4 MiB, which every root maps to itself. All else is touched by volatile accesses only.
 #![allow(unsafe_code, reason = "instructions, tables and modes that the compiler knows nothing of")]
 
 pub mod cpu;

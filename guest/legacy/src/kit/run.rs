@@ -96,8 +96,14 @@ impl Context {
     /// In ring 3, flat.
     pub fn user(eip: u32) -> Context {
         let data = selector::USER_DATA;
-        let flat =
-            Context { eip, cs: selector::USER_CODE, eflags: 2, ds: data, es: data, ..Context::default() };
+        let flat = Context {
+            eip,
+            cs: selector::USER_CODE,
+            eflags: 2,
+            ds: data,
+            es: data,
+            ..Context::default()
+        };
         Context { ss: data, esp: USER_STACK, ..flat }
     }
 
@@ -111,7 +117,9 @@ impl Context {
         // SAFETY: snippets touch test memory only, and every way out of them leads back.
         unsafe { legacy_run(&raw mut self) };
         // What a push of a selector leaves above it depends on the CPU.
-        for selector in [&mut self.cs, &mut self.ss, &mut self.ds, &mut self.es, &mut self.fs, &mut self.gs] {
+        for selector in
+            [&mut self.cs, &mut self.ss, &mut self.ds, &mut self.es, &mut self.fs, &mut self.gs]
+        {
             *selector &= 0xffff;
         }
         self

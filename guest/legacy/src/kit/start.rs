@@ -36,7 +36,8 @@ pub struct Boot {
 unsafe extern "C" fn legacy_start(information: u32, magic: u32) -> ! {
     console::init();
     assert!(magic == MAGIC, "not started by a multiboot loader: EAX was {magic:#x}");
-    // SAFETY: the loader vouches for the structure: flags first, the command line's address at offset 16.
+    // SAFETY: the loader vouches for the structure: flags first, the command line's address at
+    // offset 16.
     let word = |at: usize| unsafe { ((information as usize + at) as *const u32).read_unaligned() };
     let line = LINE_TEXT.0.get();
     if word(0) & COMMAND_LINE != 0 {

@@ -19,8 +19,9 @@ use crate::telemetry;
 use crate::vcpu::Vcpu;
 use crate::vcpu::emulation::Emulated;
 
-/// Pages for the code, operands and tables of one instruction: two pages of code and eight elements of a gather, all
-/// far from each other, with a page table, directory and pointer table each, and the root.
+/// Pages for the code, operands and tables of one instruction: two pages of code and eight elements
+/// of a gather, all far from each other, with a page table, directory and pointer table each, and
+/// the root.
 const PAGES: usize = 10 * 4 + 1;
 
 /// CPUID: it exits at every privilege level.
@@ -63,12 +64,13 @@ enum Stopped {
 }
 
 impl<B: Backend> Vcpu<B> {
-    /// Carries out the instruction at RIP, which starts with `bytes`, if the CPU can do so on copies. None
-    /// otherwise: then nothing has changed.
+    /// Carries out the instruction at RIP, which starts with `bytes`, if the CPU can do so on
+    /// copies. None otherwise: then nothing has changed.
     pub(in crate::vcpu) fn run_natively(&mut self, bytes: &[u8]) -> Option<Emulated> {
         let has_avx = self.cpu.xcr0() & xcr0::AVX != 0;
         let vector = |number| has_avx.then(|| cpu::ymm(number));
-        let native = Native::decode(self, bytes, self.cpu.cpuid().xsave_area(self.cpu.xcr0()), vector)?;
+        let native =
+            Native::decode(self, bytes, self.cpu.cpuid().xsave_area(self.cpu.xcr0()), vector)?;
         let (rip, rflags) = (self.backend.rip(), self.backend.rflags());
         let next = self.next_rip(native.length as u64);
         self.sandbox.space.reset(self.space.root_format());
@@ -97,7 +99,9 @@ impl<B: Backend> Vcpu<B> {
     fn stopped(&mut self, stopped: Stopped) -> Option<Emulated> {
         match stopped {
             Stopped::Fault(fault) => Some(Emulated::Faulted(Some(self.guest_fault(fault)))),
-            Stopped::Exception(event) if event.is_fpu_error() && self.reports_fpu_errors_by_line() => {
+            Stopped::Exception(event)
+                if event.is_fpu_error() && self.reports_fpu_errors_by_line() =>
+            {
                 self.fpu_error_exit();
                 Some(Emulated::Faulted(None))
             }
@@ -125,7 +129,9 @@ impl<B: Backend> Vcpu<B> {
     /// Copies what the instruction may read in the pages of its own code, which are mapped already:
     /// it reads there without a fault.
     fn fill_code_pages(&mut self, native: &Native) -> Result<(), Stopped> {
-        for part in native.operands.iter().flat_map(parts).filter(|part| part.read || part.conditional) {
+        for part in
+            native.operands.iter().flat_map(parts).filter(|part| part.read || part.conditional)
+        {
             if self.sandbox.space.bytes(part.gva).is_none() {
                 continue;
             }
@@ -163,7 +169,8 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// Maps the page of `gva`, which the instruction reads or writes, with the parts of its operands that lie there.
+    /// Maps the page of `gva`, which the instruction reads or writes, with the parts of its
+    /// operands that lie there.
     fn map_operands(
         &mut self,
         native: &Native,
@@ -172,7 +179,8 @@ impl<B: Backend> Vcpu<B> {
         touched: &mut Vec<Touched>,
     ) -> Result<(), Stopped> {
         let here = |at: u64| at / PAGE_SIZE == gva / PAGE_SIZE;
-        let parts: Vec<_> = native.operands.iter().flat_map(parts).filter(|part| here(part.gva)).collect();
+        let parts: Vec<_> =
+            native.operands.iter().flat_map(parts).filter(|part| here(part.gva)).collect();
         if !parts.iter().any(|part| gva.wrapping_sub(part.gva) < part.length as u64) {
             return Err(Stopped::Refused);
         }
@@ -184,7 +192,9 @@ impl<B: Backend> Vcpu<B> {
             let mut unwritten = touched.iter_mut().filter(|part| here(part.gva) && !part.written);
             let upgraded = write && unwritten.next().map(|part| part.written = true).is_some();
             unwritten.for_each(|part| part.written = true);
-            return (upgraded && self.sandbox.space.map(gva, rights)).then_some(()).ok_or(Stopped::Refused);
+            return (upgraded && self.sandbox.space.map(gva, rights))
+                .then_some(())
+                .ok_or(Stopped::Refused);
         }
         for part in parts {
             if self.marker_overlaps(native, part.gva, part.length) {
@@ -202,7 +212,13 @@ impl<B: Backend> Vcpu<B> {
             page[offset(part.gva)..offset(part.gva) + part.length].copy_from_slice(&bytes);
             let original = part.conditional.then_some(bytes);
             let gpa = Gpa::new(gpa.raw() / PAGE_SIZE * PAGE_SIZE + offset(part.gva) as u64);
-            touched.push(Touched { gva: part.gva, gpa, length: part.length, written: write, original });
+            touched.push(Touched {
+                gva: part.gva,
+                gpa,
+                length: part.length,
+                written: write,
+                original,
+            });
         }
         Ok(())
     }
@@ -210,7 +226,8 @@ impl<B: Backend> Vcpu<B> {
     /// Whether the marker lies where the operand does: in code that writes to itself.
     fn marker_overlaps(&self, native: &Native, at: u64, length: usize) -> bool {
         let marker = self.linear_rip().wrapping_add(native.length as u64);
-        (0..MARKER.len() as u64).any(|n| self.linear(marker.wrapping_add(n)).wrapping_sub(at) < length as u64)
+        (0..MARKER.len() as u64)
+            .any(|n| self.linear(marker.wrapping_add(n)).wrapping_sub(at) < length as u64)
     }
 
     /// Writes to the guest's memory and devices what the instruction has written to the copies.
@@ -219,7 +236,8 @@ impl<B: Backend> Vcpu<B> {
             let Some(page) = self.sandbox.space.bytes(part.gva) else { continue };
             let bytes = page[offset(part.gva)..offset(part.gva) + part.length].to_vec();
             // Of an operand that is written in parts only what has changed is known to be written.
-            let written = |n: usize| part.original.as_ref().is_none_or(|original| original[n] != bytes[n]);
+            let written =
+                |n: usize| part.original.as_ref().is_none_or(|original| original[n] != bytes[n]);
             let mut rest = 0..part.length;
             while let Some(first) = rest.find(|&n| written(n)) {
                 let end = rest.find(|&n| !written(n)).unwrap_or(part.length);

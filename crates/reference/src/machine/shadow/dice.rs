@@ -17,6 +17,10 @@ impl Dice {
 
 impl WritePolicy for Dice {
     fn answer(&mut self, write: &TableWrite) -> Answer {
-        if !write.reachable || self.random.u8(..) < self.detach { Answer::Detach } else { Answer::Emulate }
+        if !write.reachable || self.random.u8(..) < self.detach {
+            Answer::Detach
+        } else {
+            Answer::Emulate
+        }
     }
 }

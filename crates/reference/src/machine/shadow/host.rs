@@ -1,4 +1,5 @@
-//! The host of a [`Shadow`](super::Shadow) machine: its memory, the gpa->hpa map, and the real CPUs.
+//! The host of a [`Shadow`](super::Shadow) machine: its memory, the gpa->hpa map, and the real
+//! CPUs.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -75,7 +76,7 @@ pub(super) struct Host {
     /// The shadow frame that was filled last.
     filled: u32,
     /// Guest tables whose writes are not seen, as the MMU says.
-    loose: Vec<Gfn>,
+    unsync_frames: Vec<Gfn>,
     /// Calls that tell what the MMU is at.
     seen: Seen,
 }
@@ -109,7 +110,9 @@ fn guest_place(gfn: u64) -> u64 {
 fn host_place(hfn: u64) -> usize {
     match hfn {
         _ if hfn < LOW_FRAMES => hfn as usize,
-        _ if HIGH_HOST_FRAMES.contains(&hfn) => (LOW_FRAMES + hfn - HIGH_HOST_FRAMES.start) as usize,
+        _ if HIGH_HOST_FRAMES.contains(&hfn) => {
+            (LOW_FRAMES + hfn - HIGH_HOST_FRAMES.start) as usize
+        }
         _ => usize::MAX,
     }
 }
@@ -133,8 +136,15 @@ impl Host {
         let mut host = Host {
             ram: Ram::new(LOW_FRAMES as usize).with_frames(HIGH_HOST_FRAMES),
             map: Vec::new(),
-            end: memory.pieces().map(|frames| Gfn::new(frames.end)).max().expect("a guest has memory"),
-            owners: vec![None; (LOW_FRAMES + HIGH_HOST_FRAMES.end - HIGH_HOST_FRAMES.start) as usize],
+            end: memory
+                .pieces()
+                .map(|frames| Gfn::new(frames.end))
+                .max()
+                .expect("a guest has memory"),
+            owners: vec![
+                None;
+                (LOW_FRAMES + HIGH_HOST_FRAMES.end - HIGH_HOST_FRAMES.start) as usize
+            ],
             spare: (SPARE..LOW_FRAMES).collect(),
             swap: Vec::new(),
             wanted: RefCell::new(Vec::new()),
@@ -146,7 +156,7 @@ impl Host {
             random: Rng::with_seed(seed),
             tables: vec![None; shadow_frames as usize],
             filled: 0,
-            loose: Vec::new(),
+            unsync_frames: Vec::new(),
             seen: Seen::default(),
         };
         for gfn in memory.pieces().flatten() {
@@ -160,7 +170,8 @@ impl Host {
         // The other frames are zero on both sides.
         for gfn in memory.written() {
             for index in 0..512 {
-                host.ram.write_silently(word(places.home(gfn), index), memory.read(word(gfn, index)));
+                host.ram
+                    .write_silently(word(places.home(gfn), index), memory.read(word(gfn, index)));
             }
         }
         host
@@ -244,7 +255,8 @@ impl Host {
         for &at in &places {
             guest.push(self.guest_address(at, access.is_write())?);
         }
-        for (piece, &at) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty()) {
+        for (piece, &at) in pieces.iter().zip(&places).filter(|(piece, _)| !piece.bytes.is_empty())
+        {
             self.ram.write_bytes(at, &piece.bytes);
         }
         Ok(Attempt::Done(guest))
@@ -271,7 +283,8 @@ impl Host {
                 let value = operand(after, root, pcid, no_flush);
                 let passes = after.paging && entry.targets.contains(&value);
                 if passes {
-                    entry.control.mode = PagingMode::Long4 { root: PhysAddr::new(root.base().raw()) };
+                    entry.control.mode =
+                        PagingMode::Long4 { root: PhysAddr::new(root.base().raw()) };
                     entry.control.pcid = after.pcid;
                     *loaded = Some(root);
                 }
@@ -351,7 +364,11 @@ impl Host {
 
     fn destination(&mut self, gfn: Gfn, away: bool) -> u64 {
         let home = self.places.home(gfn.raw());
-        if away { self.spare.pop_front().expect("there are more spare frames than hot ones") } else { home }
+        if away {
+            self.spare.pop_front().expect("there are more spare frames than hot ones")
+        } else {
+            home
+        }
     }
 
     /// Moves a frame from its home to a spare frame, or back.
@@ -383,7 +400,11 @@ impl Host {
                 *self.slot_mut(gfn) = Some(Slot { hfn: Some(hfn), writable: true });
             }
             Some(Slot { hfn: None, .. }) => {
-                let at = self.swap.iter().position(|(other, _)| *other == gfn).expect("it was swapped out");
+                let at = self
+                    .swap
+                    .iter()
+                    .position(|(other, _)| *other == gfn)
+                    .expect("it was swapped out");
                 let (_, contents) = self.swap.swap_remove(at);
                 let away = self.random.bool();
                 let hfn = self.destination(gfn, away);
@@ -405,12 +426,15 @@ impl Host {
         let opened = |gfn: Gfn| (hfn..hfn + frames).any(|hfn| self.owner(hfn) == Some(gfn));
         for cpu in self.cpus.iter().filter(|cpu| !cpu.owed) {
             for cached in cpu.unit.caches().structures() {
-                let frame = self.shadow.iter().position(|&hfn| hfn == cached.next.table.raw() >> 12);
-                let table =
-                    frame.and_then(|frame| self.tables[frame]).filter(|gfn| !self.loose.contains(gfn));
+                let frame =
+                    self.shadow.iter().position(|&hfn| hfn == cached.next.table.raw() >> 12);
+                let table = frame
+                    .and_then(|frame| self.tables[frame])
+                    .filter(|gfn| !self.unsync_frames.contains(gfn));
                 if let Some(gfn) = table.filter(|&gfn| opened(gfn)) {
-                    self.changes =
-                        Err(format!("the table {gfn:?} may be written while its shadow is cached (I5)"));
+                    self.changes = Err(format!(
+                        "the table {gfn:?} may be written while its shadow is cached (I5)"
+                    ));
                     return;
                 }
             }
@@ -446,7 +470,8 @@ impl Host {
                     changes.push(Change { at: gpa, value: self.ram.read(at) });
                 }
                 (None, Ok(_)) if !is_shadow => {
-                    self.changes = Err(format!("host memory that is not the guest's was written, at {at:?}"));
+                    self.changes =
+                        Err(format!("host memory that is not the guest's was written, at {at:?}"));
                 }
                 _ => (),
             }
@@ -462,7 +487,9 @@ impl Tables for Host {
     fn read_entry(&self, gpa: Gpa) -> u64 {
         match self.slot(gpa.gfn()) {
             None => u64::MAX,
-            Some(Slot { hfn: Some(hfn), .. }) => self.ram.read(word(hfn, gpa.page_offset() as usize / 8)),
+            Some(Slot { hfn: Some(hfn), .. }) => {
+                self.ram.read(word(hfn, gpa.page_offset() as usize / 8))
+            }
             Some(Slot { hfn: None, .. }) => {
                 let gfn = gpa.gfn();
                 let mut wanted = self.wanted.borrow_mut();
@@ -480,7 +507,9 @@ impl Tables for Host {
 impl GuestMemory for Host {
     fn backing(&self, gfn: Gfn) -> Backing {
         match self.slot(gfn) {
-            Some(Slot { hfn: Some(hfn), writable }) => Backing::Ram { hfn: Hfn::new(hfn), writable },
+            Some(Slot { hfn: Some(hfn), writable }) => {
+                Backing::Ram { hfn: Hfn::new(hfn), writable }
+            }
             _ => Backing::None,
         }
     }
@@ -525,7 +554,11 @@ impl ShadowFrames for Host {
 
     fn frame(&self, hpa: Hpa) -> u32 {
         let frame = (hpa.raw() >> 12) - self.places.shadow;
-        assert_eq!(self.shadow[frame as usize], hpa.raw() >> 12, "a frame that has moved is never linked");
+        assert_eq!(
+            self.shadow[frame as usize],
+            hpa.raw() >> 12,
+            "a frame that has moved is never linked"
+        );
         frame as u32
     }
 
@@ -546,15 +579,17 @@ impl ShadowFrames for Host {
     fn observe(&mut self, event: Event) {
         match event {
             // A page is filled when it is opened, and no other before it is built.
-            Event::Built(Shadowed::Table { gfn, .. }) => self.tables[self.filled as usize] = Some(gfn),
+            Event::Built(Shadowed::Table { gfn, .. }) => {
+                self.tables[self.filled as usize] = Some(gfn)
+            }
             Event::Built(Shadowed::Identity { .. }) => self.tables[self.filled as usize] = None,
-            Event::Loosened(gfn) => self.loose.push(gfn),
-            Event::Tightened(gfn) => self.loose.retain(|&other| other != gfn),
+            Event::Unsynced(gfn) => self.unsync_frames.push(gfn),
+            Event::Resynced(gfn) => self.unsync_frames.retain(|&other| other != gfn),
             _ => (),
         }
     }
 
-    fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {
+    fn swap_frames(&mut self, frame: u32, gfn: Gfn) -> bool {
         let Some(Slot { hfn: Some(guest), writable }) = self.slot(gfn) else { return false };
         let shadow = self.shadow[frame as usize];
         // A host may refuse to let a root lie elsewhere, but not to take it back.

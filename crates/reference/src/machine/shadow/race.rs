@@ -208,8 +208,8 @@ impl ShadowFrames for Busy<'_> {
         self.change(|host| host.fill_shadow(frame, value));
     }
 
-    fn exchange(&mut self, frame: u32, gfn: Gfn) -> bool {
-        self.change(|host| host.exchange(frame, gfn))
+    fn swap_frames(&mut self, frame: u32, gfn: Gfn) -> bool {
+        self.change(|host| host.swap_frames(frame, gfn))
     }
 
     fn observe(&mut self, event: Event) {

@@ -1,6 +1,6 @@
-//! What the hardware can reach: everything below the loaded roots, and everything that is cached. An auditor that
-//! knows nothing of the MMU's bookkeeping, only of formats, and of who owns which host frame. It also looks at what the
-//! hardware can reach only speculatively.
+//! What the hardware can reach: everything below the loaded roots, and everything that is cached.
+//! An auditor that knows nothing of the MMU's bookkeeping, only of formats, and of who owns which
+//! host frame. It also looks at what the hardware can reach only speculatively.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,8 @@ use super::host::Host;
 use crate::hardware::{Control, PagingMode, Rights, Start, Visit, step_at};
 use crate::memory::{PhysAddr, PhysicalMemory};
 
-/// Checks that every table which the CPU can reach is a shadow frame, and every page memory of the guest.
+/// Checks that every table which the CPU can reach is a shadow frame, and every page memory of the
+/// guest.
 ///
 /// # Errors
 /// One that is not.
@@ -26,7 +27,10 @@ pub(super) fn check(host: &Host, cpu: usize, control: &Control) -> Result<(), St
             continue;
         }
         if !host.is_shadow(start.table) {
-            return Err(format!("a table of level {} at {:?} is no shadow frame", start.level, start.table));
+            return Err(format!(
+                "a table of level {} at {:?} is no shadow frame",
+                start.level, start.table
+            ));
         }
         for index in 0..512 {
             let Ok(visit) = step_at(host.ram(), control, index, start) else {
@@ -66,8 +70,8 @@ fn write_back(visit: &Visit) -> Result<(), String> {
     Err(format!("the entry {:#x} of level {} chooses a memory type", visit.entry, visit.level))
 }
 
-/// Checks that an entry which ends a walk names no memory of the host: a terminal fault may load from there all the
-/// same (L1TF).
+/// Checks that an entry which ends a walk names no memory of the host: a terminal fault may load
+/// from there all the same (L1TF).
 fn not_memory(host: &Host, control: &Control, start: Start, index: u64) -> Result<(), String> {
     let entry = host.ram().read(PhysAddr::new(start.table.raw() + 8 * index));
     let named = PhysAddr::new(entry & 0x000f_ffff_ffff_f000 & ((1 << control.maxphyaddr) - 1));

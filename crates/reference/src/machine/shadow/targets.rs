@@ -1,5 +1,5 @@
-//! The CR3-target values of a CPU: what MOV to CR3 loads without an exit (SDM, "Instructions That Cause VM Exits
-//! Conditionally").
+//! The CR3-target values of a CPU: what MOV to CR3 loads without an exit (SDM, "Instructions That
+//! Cause VM Exits Conditionally").
 
 use fastrand::Rng;
 use umbra_paging::{Cr3Value, Gfn};
@@ -16,7 +16,8 @@ pub(super) fn operand(registers: &Registers, root: Gfn, pcid: u16, no_flush: boo
 pub(super) struct Targets {
     values: Vec<Cr3Value>,
     room: usize,
-    /// The root that was loaded last under each PCID; `None` if it may have been one of several, without an exit.
+    /// The root that was loaded last under each PCID; `None` if it may have been one of several,
+    /// without an exit.
     last: Vec<(u16, Option<Gfn>)>,
 }
 
@@ -56,8 +57,8 @@ impl Targets {
         Some(self.values.swap_remove(random.usize(..self.values.len())).root)
     }
 
-    /// Lists a value that was not loaded, unless it keeps what its PCID holds and that may be of another root. What the PCID
-    /// holds is not known any more. Says whether its root is listed.
+    /// Lists a value that was not loaded, unless it keeps what its PCID holds and that may be of
+    /// another root. What the PCID holds is not known any more. Says whether its root is listed.
     pub(super) fn expect(&mut self, value: Cr3Value) -> bool {
         let last = self.last.iter().find(|(pcid, _)| *pcid == value.pcid);
         let own = last.is_some_and(|&(_, root)| root == Some(value.root));
@@ -72,16 +73,18 @@ impl Targets {
         true
     }
 
-    /// Notes an exit that loads a value, and says whether what the PCID may have cached is of another root. Listed
-    /// values of another root under the same PCID must go if one of the two keeps translations: the CPU would load one
-    /// after the other without telling.
+    /// Notes an exit that loads a value, and says whether what the PCID may have cached is of
+    /// another root. Listed values of another root under the same PCID must go if one of the two
+    /// keeps translations: the CPU would load one after the other without telling.
     pub(super) fn mixes(&mut self, value: Cr3Value) -> bool {
         self.values.retain(|other| {
             let foreign = other.pcid == value.pcid && other.root != value.root;
             !foreign || !(other.no_flush || value.no_flush)
         });
-        // Where values of other roots stay listed, each flushes; but then which was the last is not seen.
-        let alone = self.values.iter().all(|other| other.pcid != value.pcid || other.root == value.root);
+        // Where values of other roots stay listed, each flushes; but then which was the last is not
+        // seen.
+        let alone =
+            self.values.iter().all(|other| other.pcid != value.pcid || other.root == value.root);
         let new = alone.then_some(value.root);
         match self.last.iter_mut().find(|(pcid, _)| *pcid == value.pcid) {
             Some((_, root)) => std::mem::replace(root, new) != Some(value.root),

@@ -25,7 +25,9 @@ impl Bar {
 
     /// Its length.
     pub fn total(&self) -> f64 {
-        self.per_operation(self.parts.iter().fold(0, |sum: u64, (count, _)| sum.saturating_add(*count)))
+        self.per_operation(
+            self.parts.iter().fold(0, |sum: u64, (count, _)| sum.saturating_add(*count)),
+        )
     }
 }
 
@@ -140,14 +142,17 @@ mod tests {
     /// The widths of what is filled with a colour.
     fn widths(drawing: &str, colour: &str) -> Vec<i32> {
         let of = drawing.lines().filter(|line| line.starts_with("<rect") && line.contains(colour));
-        of.map(|line| line.split_once("width=\"").unwrap().1.split('"').next().unwrap().parse().unwrap())
-            .collect()
+        of.map(|line| {
+            line.split_once("width=\"").unwrap().1.split('"').next().unwrap().parse().unwrap()
+        })
+        .collect()
     }
 
     #[test]
     fn lengths_are_in_proportion() {
         for form in Form::ALL {
-            let (drawing, _) = bars(form, &[row(&[32, 16]), row(&[8, 0])], "exits per operation", true);
+            let (drawing, _) =
+                bars(form, &[row(&[32, 16]), row(&[8, 0])], "exits per operation", true);
             let (first, last) = (widths(&drawing, "#2A78D6"), widths(&drawing, "#8F8E87"));
             assert_eq!((first.len(), last.len()), (3, 3), "{drawing}");
             // The gap behind a part belongs to it, and places are rounded.
@@ -167,7 +172,11 @@ mod tests {
         let (with_both, height_of_both) = bars(Form::Wide, &[row(&[8, 4])], "exits", true);
         one.bars.remove(0);
         let (with_one, height) = bars(Form::Wide, &[one], "exits", true);
-        assert!(height < height_of_both && with_both.contains(">\nA\n<") && !with_one.contains(">\nA\n<"));
+        assert!(
+            height < height_of_both
+                && with_both.contains(">\nA\n<")
+                && !with_one.contains(">\nA\n<")
+        );
         assert!(with_one.contains(">\nB\n<"));
     }
 }

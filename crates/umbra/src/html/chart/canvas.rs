@@ -84,7 +84,14 @@ pub fn text_style(colour: Colour, mono: bool) -> TextStyle<'static> {
 }
 
 /// Writes text beside or at a place, its middle at the place's height.
-pub fn write(area: &Area, text: impl Display, place: (i32, i32), colour: Colour, side: HPos, mono: bool) {
+pub fn write(
+    area: &Area,
+    text: impl Display,
+    place: (i32, i32),
+    colour: Colour,
+    side: HPos,
+    mono: bool,
+) {
     let style = text_style(colour, mono).pos(Pos::new(side, VPos::Center));
     area.draw(&Text::new(text.to_string(), place, style)).expect(TEXT);
 }
@@ -92,7 +99,8 @@ pub fn write(area: &Area, text: impl Display, place: (i32, i32), colour: Colour,
 /// Fills a rectangle, unless it is empty.
 pub fn fill(area: &Area, (left, top): (i32, i32), (right, bottom): (i32, i32), colour: Colour) {
     if right > left && bottom > top {
-        area.draw(&Rectangle::new([(left, top), (right, bottom)], colour.rgb().filled())).expect(TEXT);
+        area.draw(&Rectangle::new([(left, top), (right, bottom)], colour.rgb().filled()))
+            .expect(TEXT);
     }
 }
 

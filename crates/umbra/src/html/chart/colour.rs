@@ -1,4 +1,5 @@
-//! Colours: in a drawing the light one stands for the name of a CSS variable, which has a value for light and for dark.
+//! Colours: in a drawing the light one stands for the name of a CSS variable, which has a value for
+//! light and for dark.
 
 use std::fmt::Write;
 
@@ -72,7 +73,8 @@ pub fn css() -> String {
     let mut variables = |open: &str, value: fn(Colour) -> u32, close: &str| {
         css += open;
         for colour in all() {
-            write!(css, "--{}:#{:06x};", colour.name, value(colour)).expect("a text takes everything");
+            write!(css, "--{}:#{:06x};", colour.name, value(colour))
+                .expect("a text takes everything");
         }
         css += close;
     };
@@ -98,8 +100,9 @@ mod tests {
     /// multiplied by Machado's matrices (2009, severity 1), in the perceptually uniform space
     /// OKLab.
     fn seen(colour: u32, eye: &[[f64; 3]; 3]) -> [f64; 3] {
-        let times =
-            |matrix: &[[f64; 3]; 3], of: [f64; 3]| matrix.map(|row| (0..3).map(|n| row[n] * of[n]).sum());
+        let times = |matrix: &[[f64; 3]; 3], of: [f64; 3]| {
+            matrix.map(|row| (0..3).map(|n| row[n] * of[n]).sum())
+        };
         let linear = |byte: u8| match f64::from(byte) / 255.0 {
             value if value <= 0.04045 => value / 12.92,
             value => ((value + 0.055) / 1.055).powf(2.4),

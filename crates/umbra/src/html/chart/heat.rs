@@ -18,7 +18,8 @@ const RIGHT: i32 = 24;
 /// The least count of each colour: powers of the smallest number that suffices for all counts.
 pub fn steps(most: u64) -> [u64; HEAT.len()] {
     let power = |base: u64, n: usize| (0..n).fold(1_u64, |power, _| power.saturating_mul(base));
-    let base = (2..).find(|&base| power(base, HEAT.len()) > most || power(base, HEAT.len()) == u64::MAX);
+    let base =
+        (2..).find(|&base| power(base, HEAT.len()) > most || power(base, HEAT.len()) == u64::MAX);
     std::array::from_fn(|n| power(base.expect("some number is large enough"), n))
 }
 

@@ -27,7 +27,8 @@ pub fn short(value: f64) -> String {
         v if v >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     };
-    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    let text =
+        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     // No line ends before the unit.
     if unit.is_empty() { text.into() } else { format!("{text}\u{a0}{unit}") }
 }

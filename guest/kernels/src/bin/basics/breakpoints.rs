@@ -1,5 +1,5 @@
-//! Breakpoints on instructions, data and ports, over instructions that a hypervisor may carry out itself: what is
-//! reported, and when, must be the same on a plain page, a page table and a device.
+//! Breakpoints on instructions, data and ports, over instructions that a hypervisor may carry out
+//! itself: what is reported, and when, must be the same on a plain page, a page table and a device.
 
 use guest_kernels::check;
 use guest_kernels::kit::apic::{self, register};
@@ -52,7 +52,8 @@ fn run(context: &Context) -> (Seen, Trap) {
     (Seen { count, places }, trap)
 }
 
-/// Begins a test; without any #DB on data this machine has no breakpoints (an emulator built without).
+/// Begins a test; without any #DB on data this machine has no breakpoints (an emulator built
+/// without).
 fn begin(setting: &mut Setting) {
     traps::handle(vector::DB, note);
     cpu::clear_breakpoints();
@@ -107,7 +108,9 @@ pub fn data(setting: &mut Setting, report: &mut Report) {
             let (seen, trap) = run(&stepped);
             check!(
                 report,
-                trap.is_stop() && seen.count == 4 && seen.places[..2] == [(store, BS | 1), (load, BS)],
+                trap.is_stop()
+                    && seen.count == 4
+                    && seen.places[..2] == [(store, BS | 1), (load, BS)],
                 "a breakpoint and single steps at {place:#x}, user {user}: {:x?}; {trap:x?}",
                 seen.places
             );
@@ -127,7 +130,8 @@ pub fn strings(setting: &mut Setting, report: &mut Report) {
             (context.rdi, context.rcx) = (place, 4);
             cpu::set_breakpoint(1, Breakpoint::Write, place + 16, 8);
             let (seen, trap) = run(&context);
-            // Bochs and older CPUs report it there; the architecture allows a repeated instruction to go on a bit.
+            // Bochs and older CPUs report it there; the architecture allows a repeated instruction
+            // to go on a bit.
             check!(
                 report,
                 trap.is_stop() && seen.is(&[(0, 2)]),
@@ -141,8 +145,8 @@ pub fn strings(setting: &mut Setting, report: &mut Report) {
     end();
 }
 
-/// The trap of a breakpoint that MOV SS has met comes behind the next instruction. If that is HLT, it ends it (SDM,
-/// "HLT").
+/// The trap of a breakpoint that MOV SS has met comes behind the next instruction. If that is HLT,
+/// it ends it (SDM, "HLT").
 pub fn held(setting: &mut Setting, report: &mut Report) {
     /// A long time, but not for ever: a machine that waits for it instead has failed.
     const COUNT: u32 = 20_000_000;
@@ -192,7 +196,11 @@ pub fn faults(setting: &mut Setting, report: &mut Report) {
         let (seen, trap) = run(&context);
         let expected = (vector::PF, 2 | u64::from(user) << 2, nowhere, 0);
         let found = (trap.vector, trap.error_code, trap.cr2, seen.count);
-        check!(report, found == expected, "a store that faults: {found:x?} instead of {expected:x?}");
+        check!(
+            report,
+            found == expected,
+            "a store that faults: {found:x?} instead of {expected:x?}"
+        );
     }
     end();
 }
@@ -202,7 +210,9 @@ pub fn instructions(setting: &mut Setting, report: &mut Report) {
     let targets = setting.targets();
     begin(setting);
     for user in [false, true] {
-        for (place, frame) in [(targets.plain, targets.plain_frame), (targets.table, targets.table_frame)] {
+        for (place, frame) in
+            [(targets.plain, targets.plain_frame), (targets.table, targets.table_frame)]
+        {
             frame.write(40, 0x1234_5000);
             let mut context = snippets::steps().in_ring(user);
             (context.rdi, context.rsi) = (place.raw() + 320, 0x5678_9000);

@@ -29,7 +29,11 @@ pub fn kernel(setting: &mut Setting, report: &mut Report) {
             let trap = traps::run(&start);
             let found = (trap.is_stop(), trap.context.rax, trap.context.rcx, frame.read(3));
             let expected = (true, 1, 0xaaaa_0000 + round, round);
-            check!(report, found == expected, "32-bit code: {found:x?} instead of {expected:x?}, {trap:x?}");
+            check!(
+                report,
+                found == expected,
+                "32-bit code: {found:x?} instead of {expected:x?}, {trap:x?}"
+            );
         }
     }
 }
@@ -39,7 +43,8 @@ fn run(mut context: Context, rdi: u64, rsi: u64) -> Result<u64, Fault> {
     access::run(&context).map(|end| end.rax)
 }
 
-/// Ring 3: faults with their error codes and addresses, tables written by 32-bit code, addresses that wrap.
+/// Ring 3: faults with their error codes and addresses, tables written by 32-bit code, addresses
+/// that wrap.
 pub fn user(setting: &mut Setting, report: &mut Report) {
     let targets = setting.targets();
     setting.space.open_low(&mut setting.pool);
@@ -70,8 +75,11 @@ pub fn user(setting: &mut Setting, report: &mut Report) {
                 1 => (snippets::write_32(), 16, 0),
                 _ => (snippets::jump_32(), 0, 0x77),
             };
-            let expected =
-                if error_code == 0 { Ok(done) } else { Err(Fault::page(error_code, page.raw() + offset)) };
+            let expected = if error_code == 0 {
+                Ok(done)
+            } else {
+                Err(Fault::page(error_code, page.raw() + offset))
+            };
             // The upper half of a register is not part of an address.
             let found = run(snippet.user_32(), 0xabcd << 32 | (page.raw() + offset), 0x5566_7788);
             check!(
@@ -113,19 +121,31 @@ pub fn user(setting: &mut Setting, report: &mut Report) {
         check!(report, stored == Ok(kept), "a table written by 32-bit code: {stored:x?}");
         check!(report, table.read(index) == entry, "the entry is {:#x}", table.read(index));
         let found = run(snippets::read_32().user_32(), shown.raw(), 0);
-        check!(report, found == Ok(round), "the page that appeared: {found:x?} instead of {round:#x}");
+        check!(
+            report,
+            found == Ok(round),
+            "the page that appeared: {found:x?} instead of {round:#x}"
+        );
     }
 
     // An address that wraps to the first page, which is not for ring 3.
     for base in [0xffff_fff0u64, 0xffff_fff8, 0xffff_fffc] {
         let found = run(snippets::read_beyond_32().user_32(), base, 0);
         let expected = Err(Fault::page(USER | 1, (base + 16) & 0xffff_ffff));
-        check!(report, found == expected, "EDI {base:#x} + 16: {found:x?} instead of {expected:x?}");
+        check!(
+            report,
+            found == expected,
+            "EDI {base:#x} + 16: {found:x?} instead of {expected:x?}"
+        );
     }
     // What arrives of the 32-bit code: its selectors, and registers of 32 bits.
     let trap = traps::run(&snippets::push_32().user_32());
     let expected = (vector::PF, USER | WRITE | 1, 0xffff_fffc, selector::USER_CODE_32);
     let found = (trap.vector, trap.error_code, trap.cr2, trap.context.cs);
-    check!(report, found == expected, "a push below address 0: {found:x?} instead of {expected:x?}");
+    check!(
+        report,
+        found == expected,
+        "a push below address 0: {found:x?} instead of {expected:x?}"
+    );
     cpu::set_paging_bits(true, false, false, false);
 }

@@ -97,14 +97,24 @@ pub fn cr0(_: &mut Setting, report: &mut Report) {
     let trap = traps::run(&snippets::wait().kernel());
     check!(report, trap.vector == vector::NM, "FWAIT under TS and MP: {trap:x?}");
     let trap = traps::run(&snippets::clear_task_switched().kernel());
-    check!(report, trap.is_stop() && cpu::cr0() == before, "CLTS: {trap:x?}, CR0 {:#x}", cpu::cr0());
+    check!(
+        report,
+        trap.is_stop() && cpu::cr0() == before,
+        "CLTS: {trap:x?}, CR0 {:#x}",
+        cpu::cr0()
+    );
     let trap = traps::run(&snippets::wait().kernel());
     check!(report, trap.is_stop(), "FWAIT: {trap:x?}");
     // LMSW sets TS, and cannot clear PE.
     let mut context = snippets::lmsw().kernel();
     context.rsi = before & 0xf & !cr0::PE | TS;
     let trap = traps::run(&context);
-    check!(report, trap.is_stop() && cpu::cr0() == before | TS, "LMSW: {trap:x?}, CR0 {:#x}", cpu::cr0());
+    check!(
+        report,
+        trap.is_stop() && cpu::cr0() == before | TS,
+        "LMSW: {trap:x?}, CR0 {:#x}",
+        cpu::cr0()
+    );
     let back = write(snippets::write_cr0(), before);
     check!(report, back.is_ok() && cpu::cr0() == before, "CR0 back: {back:x?}");
     let user = traps::run(&snippets::clear_task_switched().user());
@@ -149,7 +159,11 @@ pub fn cr3(setting: &mut Setting, report: &mut Report) {
     check!(report, off.is_ok(), "CR4.PCIDE off: {off:x?}");
     let low = write(snippets::write_cr3(), root | 8);
     let refused = write(snippets::write_cr4(), cpu::cr4() | cr4::PCIDE);
-    check!(report, low.is_ok() && refused == Err(GP), "CR4.PCIDE on with low bits in CR3: {refused:x?}");
+    check!(
+        report,
+        low.is_ok() && refused == Err(GP),
+        "CR4.PCIDE on with low bits in CR3: {refused:x?}"
+    );
     setting.space.activate();
 }
 

@@ -11,7 +11,8 @@ use crate::setting::Setting;
 
 const WRITE: u64 = 1 << 1;
 
-/// The stack of ring 0 is not there, or read-only: #PF (on a stack of its own), then the event again.
+/// The stack of ring 0 is not there, or read-only: #PF (on a stack of its own), then the event
+/// again.
 pub fn stack(setting: &mut Setting, report: &mut Report) {
     let gva = space::slot(20);
     let top = gva.raw() + 4096;
@@ -35,7 +36,8 @@ pub fn stack(setting: &mut Setting, report: &mut Report) {
                 found == expected,
                 "the stack's entry is {entry:#x}: {found:x?} instead of {expected:x?}"
             );
-            // Once more, with a stack (whose A and D are clear) made without a flush where there was none.
+            // Once more, with a stack (whose A and D are clear) made without a flush where there
+            // was none.
             setting.space.map(
                 &mut setting.pool,
                 gva,
@@ -52,7 +54,11 @@ pub fn stack(setting: &mut Setting, report: &mut Report) {
                 "with a stack: {trap:x?}"
             );
             let word = frames.read(511);
-            check!(report, word == descriptors::selector::USER_DATA, "SS on the stack is {word:#x}");
+            check!(
+                report,
+                word == descriptors::selector::USER_DATA,
+                "SS on the stack is {word:#x}"
+            );
         }
     }
     // Without a stack of its own, the page fault cannot be delivered, either.
@@ -60,7 +66,11 @@ pub fn stack(setting: &mut Setting, report: &mut Report) {
     setting.space.map(&mut setting.pool, gva, Level::L1, 0);
     cpu::invlpg(gva);
     let trap = traps::run(&snippets::undefined().user());
-    check!(report, (trap.vector, trap.error_code) == (vector::DF, 0), "no stack for #PF: {trap:x?}");
+    check!(
+        report,
+        (trap.vector, trap.error_code) == (vector::DF, 0),
+        "no stack for #PF: {trap:x?}"
+    );
     descriptors::set_ring0_stack(None);
 }
 
@@ -77,9 +87,11 @@ pub fn idt(setting: &mut Setting, report: &mut Report) {
     descriptors::load_idt(Some(gva.raw() + 2048));
     for user in [false, true] {
         let reserved = if setting.cpu.features.maxphyaddr < 52 { 1 << 51 } else { 0 };
-        for (entry, error_code) in
-            [(0, 0), (frames.after(1).address() | PAGE & !bits::P, 0), (reserved | PAGE & !bits::P, 0)]
-        {
+        for (entry, error_code) in [
+            (0, 0),
+            (frames.after(1).address() | PAGE & !bits::P, 0),
+            (reserved | PAGE & !bits::P, 0),
+        ] {
             setting.space.map(&mut setting.pool, second, Level::L1, entry);
             cpu::invlpg(second);
             let start = snippets::nothing().in_ring(user);
@@ -110,8 +122,8 @@ pub fn idt(setting: &mut Setting, report: &mut Report) {
     descriptors::load_idt(None);
 }
 
-/// Under SMAP an event is pushed on a user page if RFLAGS.AC is set, and only then, whether the page was
-/// accessed before or not (SDM, "Determination of Access Mode": pushes are explicit).
+/// Under SMAP an event is pushed on a user page if RFLAGS.AC is set, and only then, whether the
+/// page was accessed before or not (SDM, "Determination of Access Mode": pushes are explicit).
 pub fn user_stack(setting: &mut Setting, report: &mut Report) {
     if !setting.cpu.smap {
         return;

@@ -22,7 +22,12 @@ type Expected = (u8, u64, u64);
 
 fn expect(report: &mut Report, what: &str, start: &Context, trap: &Trap, expected: Expected) {
     let found = (trap.vector, trap.error_code, trap.context.rip.wrapping_sub(start.rip));
-    check!(report, found == expected, "{what}, CS {:#x}: {found:x?} instead of {expected:x?}", start.cs);
+    check!(
+        report,
+        found == expected,
+        "{what}, CS {:#x}: {found:x?} instead of {expected:x?}",
+        start.cs
+    );
 }
 
 /// One of each kind, in both rings, with vector, error code and RIP.
@@ -40,12 +45,25 @@ pub fn exceptions(_: &mut Setting, report: &mut Report) {
         }
         let mut start = snippets::read().in_ring(user);
         start.rdi = NOT_CANONICAL;
-        expect(report, "a read of a non-canonical address", &start, &traps::run(&start), (vector::GP, 0, 0));
+        expect(
+            report,
+            "a read of a non-canonical address",
+            &start,
+            &traps::run(&start),
+            (vector::GP, 0, 0),
+        );
         let start = snippets::syscall().in_ring(user);
-        expect(report, "SYSCALL while EFER.SCE is clear", &start, &traps::run(&start), (vector::UD, 0, 0));
+        expect(
+            report,
+            "SYSCALL while EFER.SCE is clear",
+            &start,
+            &traps::run(&start),
+            (vector::UD, 0, 0),
+        );
         let mut start = snippets::software_interrupt().in_ring(user);
         start.rdi = 0;
-        let (vector, error_code, offset) = if user { (vector::GP, 0x41 << 3 | 2, 0) } else { (0x41, 0, 2) };
+        let (vector, error_code, offset) =
+            if user { (vector::GP, 0x41 << 3 | 2, 0) } else { (0x41, 0, 2) };
         expect(report, "INT 0x41", &start, &traps::run(&start), (vector, error_code, offset));
     }
     let start = snippets::halt().user();
@@ -73,11 +91,18 @@ pub fn stack_fault(_: &mut Setting, report: &mut Report) {
     for user in [false, true] {
         let mut start = snippets::read_by_rbp().in_ring(user);
         start.rbp = NOT_CANONICAL;
-        expect(report, "a non-canonical address by RBP", &start, &traps::run(&start), (vector::SS, 0, 0));
+        expect(
+            report,
+            "a non-canonical address by RBP",
+            &start,
+            &traps::run(&start),
+            (vector::SS, 0, 0),
+        );
     }
 }
 
-/// INT1 is a trap of its own: the handler returns behind it, and DR6 stays (SDM, "INT n/INTO/INT3/INT1").
+/// INT1 is a trap of its own: the handler returns behind it, and DR6 stays (SDM, "INT
+/// n/INTO/INT3/INT1").
 pub fn int1(_: &mut Setting, report: &mut Report) {
     const BS: u64 = 1 << 14;
     for user in [false, true] {
@@ -87,7 +112,11 @@ pub fn int1(_: &mut Setting, report: &mut Report) {
             let start = snippets::int1().in_ring(user).with_flags(flags);
             expect(report, "INT1", &start, &traps::run(&start), (vector::DB, 0, 1));
             let dr6 = cpu::dr6();
-            check!(report, dr6 & !BS == before & !BS, "DR6 after INT1: {dr6:#x} instead of {before:#x}");
+            check!(
+                report,
+                dr6 & !BS == before & !BS,
+                "DR6 after INT1: {dr6:#x} instead of {before:#x}"
+            );
             check!(report, flags != 0 || dr6 == before, "INT1 set DR6.BS");
         }
     }
@@ -101,14 +130,26 @@ pub fn segments(_: &mut Setting, report: &mut Report) {
         // Beyond the GDT's limit; a system segment.
         for selector in [0x1000, selector::TSS] {
             start.rsi = selector;
-            expect(report, "DS with a bad selector", &start, &traps::run(&start), (vector::GP, selector, 0));
+            expect(
+                report,
+                "DS with a bad selector",
+                &start,
+                &traps::run(&start),
+                (vector::GP, selector, 0),
+            );
         }
         start.rsi = 0;
         let trap = traps::run(&start);
         check!(report, trap.is_stop(), "DS with the null selector, user {user}: {trap:x?}");
         let mut start = snippets::load_stack_segment().in_ring(user);
         start.rsi = selector::CODE;
-        expect(report, "SS with code", &start, &traps::run(&start), (vector::GP, selector::CODE, 0));
+        expect(
+            report,
+            "SS with code",
+            &start,
+            &traps::run(&start),
+            (vector::GP, selector::CODE, 0),
+        );
     }
 }
 

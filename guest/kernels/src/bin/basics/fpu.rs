@@ -48,7 +48,11 @@ pub fn error(setting: &mut Setting, report: &mut Report) {
     log::clear();
     let trap = start();
     let status = u64::from(cpu::take_fpu_status());
-    check!(report, trap.vector == MF && status & ZE != 0, "with CR0.NE: {trap:x?}, status {status:#x}");
+    check!(
+        report,
+        trap.vector == MF && status & ZE != 0,
+        "with CR0.NE: {trap:x?}, status {status:#x}"
+    );
     check!(report, log::count() == 0, "with CR0.NE, {} interrupts came", log::count());
     cpu::set_numeric_error(false);
     for round in 0..3 {

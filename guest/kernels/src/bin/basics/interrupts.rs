@@ -35,7 +35,12 @@ pub fn ipi(_: &mut Setting, report: &mut Report) {
     log::clear();
     apic::send_self(0x51);
     let trap = traps::run(&snippets::nothing().user().with_flags(cpu::rflags::IF));
-    check!(report, trap.is_stop() && log::count() == 1, "an IPI to ring 3: {trap:x?}, {} came", log::count());
+    check!(
+        report,
+        trap.is_stop() && log::count() == 1,
+        "an IPI to ring 3: {trap:x?}, {} came",
+        log::count()
+    );
     // HLT ends.
     log::clear();
     apic::send_self(0x51);
@@ -46,7 +51,11 @@ pub fn ipi(_: &mut Setting, report: &mut Report) {
     for command in [bit::INIT | bit::ASSERT, bit::STARTUP | bit::ASSERT | 8] {
         apic::write(register::ICR_HIGH, 7 << 24);
         apic::write(register::ICR, command);
-        check!(report, apic::read(register::ICR) & bit::PENDING == 0, "an IPI to nobody stays pending");
+        check!(
+            report,
+            apic::read(register::ICR) & bit::PENDING == 0,
+            "an IPI to nobody stays pending"
+        );
     }
 }
 
@@ -60,7 +69,12 @@ pub fn priority(_: &mut Setting, report: &mut Report) {
         apic::send_self(vector);
     }
     cpu::interruptible(SOON, || log::count() == 3);
-    check!(report, log::values()[..3] == [0x71, 0x61, 0x51], "the order was {:x?}", &log::values()[..3]);
+    check!(
+        report,
+        log::values()[..3] == [0x71, 0x61, 0x51],
+        "the order was {:x?}",
+        &log::values()[..3]
+    );
 
     log::clear();
     apic::write(register::TPR, 0x60);
@@ -68,7 +82,12 @@ pub fn priority(_: &mut Setting, report: &mut Report) {
         apic::send_self(vector);
     }
     cpu::interruptible(SOON / 10, || false);
-    check!(report, log::values()[..2] == [0x71, 0], "under TPR 0x60 came {:x?}", &log::values()[..3]);
+    check!(
+        report,
+        log::values()[..2] == [0x71, 0],
+        "under TPR 0x60 came {:x?}",
+        &log::values()[..3]
+    );
     apic::write(register::TPR, 0);
     cpu::interruptible(SOON, || log::count() == 3);
     check!(
@@ -116,7 +135,12 @@ pub fn nmi(_: &mut Setting, report: &mut Report) {
         log::clear();
         apic::send_self_nmi();
         let trap = traps::run(&snippets::nothing().in_ring(user));
-        check!(report, trap.is_stop() && log::count() == 1, "user {user}: {} NMIs, {trap:x?}", log::count());
+        check!(
+            report,
+            trap.is_stop() && log::count() == 1,
+            "user {user}: {} NMIs, {trap:x?}",
+            log::count()
+        );
     }
     descriptors::use_ist(vector::NMI, 0);
     for (name, handler, order) in [

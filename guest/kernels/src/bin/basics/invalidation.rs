@@ -36,9 +36,13 @@ pub fn invpcid(setting: &mut Setting, report: &mut Report) {
     const ALL_AND_GLOBAL: u64 = 2;
     const ALL: u64 = 3;
     for round in 0..40u64 {
-        for (kind, global) in
-            [(ONE_ADDRESS, 0), (ONE_CONTEXT, 0), (ALL_AND_GLOBAL, 0), (ALL_AND_GLOBAL, bits::G), (ALL, 0)]
-        {
+        for (kind, global) in [
+            (ONE_ADDRESS, 0),
+            (ONE_CONTEXT, 0),
+            (ALL_AND_GLOBAL, 0),
+            (ALL_AND_GLOBAL, bits::G),
+            (ALL, 0),
+        ] {
             let index = round % 2;
             let page = frames.after(index).address() | PAGE | global;
             setting.space.map(&mut setting.pool, gva, Level::L1, page);

@@ -27,5 +27,7 @@ pub fn count() -> usize {
 
 /// The first values; zeros behind.
 pub fn values() -> [u64; ROOM] {
-    core::array::from_fn(|index| if index < count() { VALUES[index].load(Ordering::Relaxed) } else { 0 })
+    core::array::from_fn(
+        |index| if index < count() { VALUES[index].load(Ordering::Relaxed) } else { 0 },
+    )
 }

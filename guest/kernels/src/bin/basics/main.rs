@@ -1,7 +1,8 @@
-//! What any kernel takes for granted: exceptions, stacks, interrupts, timers, control bits, the platform's least.
+//! What any kernel takes for granted: exceptions, stacks, interrupts, timers, control bits, the
+//! platform's least.
 //!
-//! Options: `only=name,name` picks tests, `except=name,name` leaves some out; `fw_cfg` makes it a failure if the
-//! machine has no fw_cfg, `modules=N` if the loader does not pass so many modules.
+//! Options: `only=name,name` picks tests, `except=name,name` leaves some out; `fw_cfg` makes it a
+//! failure if the machine has no fw_cfg, `modules=N` if the loader does not pass so many modules.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]

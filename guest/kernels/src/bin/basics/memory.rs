@@ -12,12 +12,14 @@ use umbra_paging::{Access, AccessKind, Gva, Level, Mode, Paging, bits};
 
 use crate::setting::Setting;
 
-/// RFLAGS after operations on registers, computed here; on a plain page and on a page table, the same.
+/// RFLAGS after operations on registers, computed here; on a plain page and on a page table, the
+/// same.
 pub fn flags(setting: &mut Setting, report: &mut Report) {
     let targets = setting.targets();
     for round in 0..500 {
         let a =
-            [setting.random.number(), setting.random.below(4), u64::MAX - setting.random.below(4)][round % 3];
+            [setting.random.number(), setting.random.below(4), u64::MAX - setting.random.below(4)]
+                [round % 3];
         let b = [setting.random.number(), setting.random.below(4), 1 << 63][round / 3 % 3];
         let mut start = snippets::flags().kernel();
         (start.rsi, start.rdi) = (a, b);
@@ -37,7 +39,8 @@ pub fn flags(setting: &mut Setting, report: &mut Report) {
             of_result(a >> 1) | a & 1 | a >> 63 << 11,
         ];
         // AF is undefined after AND and shifts.
-        let masks = [rflags::STATUS, rflags::STATUS, rflags::STATUS & !0x10, rflags::STATUS & !0x10];
+        let masks =
+            [rflags::STATUS, rflags::STATUS, rflags::STATUS & !0x10, rflags::STATUS & !0x10];
         for n in 0..4 {
             let (found, expected) = (found[n] & masks[n], expected[n] & masks[n]);
             check!(
@@ -105,7 +108,11 @@ pub fn remap(setting: &mut Setting, report: &mut Report) {
         );
         table.write(page as usize, frames.after(index).address() | KERNEL_PAGE & !bits::A);
         let found = access::read(gva);
-        check!(report, found == Ok(index), "round {round}: {found:x?} instead of {index} without a flush");
+        check!(
+            report,
+            found == Ok(index),
+            "round {round}: {found:x?} instead of {index} without a flush"
+        );
     }
     // A reload of CR3 does as well as INVLPG.
     for round in 0..ROUNDS / 4 {
@@ -113,7 +120,11 @@ pub fn remap(setting: &mut Setting, report: &mut Report) {
         table.write(5, frames.after(index).address() | PAGE);
         cpu::reload_cr3();
         let found = access::read(Gva::new(gva.raw() + 5 * 4096));
-        check!(report, found == Ok(index), "round {round}: {found:x?} instead of {index} after MOV to CR3");
+        check!(
+            report,
+            found == Ok(index),
+            "round {round}: {found:x?} instead of {index} after MOV to CR3"
+        );
     }
 }
 
@@ -158,7 +169,13 @@ pub fn switches(setting: &mut Setting, report: &mut Report) {
                     "{access:?} at {page:#x} under {paging:?}: {found:x?} instead of {expected:x?}"
                 );
             } else {
-                judge.judge(&setting.pool, report, Gva::new(page.raw() + 64), access, random.number());
+                judge.judge(
+                    &setting.pool,
+                    report,
+                    Gva::new(page.raw() + 64),
+                    access,
+                    random.number(),
+                );
             }
         }
     }
@@ -177,20 +194,37 @@ pub fn unpaged(setting: &mut Setting, report: &mut Report) {
         let before = table.read(0) as u32;
         let entry = frames.after(index).address() | PAGE;
         let old = mode::exchange(table, 0, entry as u32);
-        check!(report, old == before, "round {round}: the entry was {old:#x} instead of {before:#x}");
+        check!(
+            report,
+            old == before,
+            "round {round}: the entry was {old:#x} instead of {before:#x}"
+        );
         // Turning paging off flushed everything.
         let found = access::read(gva);
-        check!(report, found == Ok(100 + index), "round {round}: {found:x?} instead of {}", 100 + index);
+        check!(
+            report,
+            found == Ok(100 + index),
+            "round {round}: {found:x?} instead of {}",
+            100 + index
+        );
         let data = frames.after(7);
         let old = mode::exchange(data, 1, round as u32);
-        check!(report, u64::from(old) == round.saturating_sub(1), "round {round}: a plain word was {old:#x}");
+        check!(
+            report,
+            u64::from(old) == round.saturating_sub(1),
+            "round {round}: a plain word was {old:#x}"
+        );
         if round % 3 == 0 {
             // A table becomes a page of itself and back.
             table.write(1, table.address() | TABLE | bits::D);
             let page = Gva::new(gva.raw() + 4096);
             cpu::invlpg(page);
             let found = access::read(page);
-            check!(report, found == Ok(table.read(0)), "round {round}: the table as a page: {found:x?}");
+            check!(
+                report,
+                found == Ok(table.read(0)),
+                "round {round}: the table as a page: {found:x?}"
+            );
         }
     }
 }
@@ -206,7 +240,11 @@ pub fn page_0(_: &mut Setting, report: &mut Report) {
         };
         let written = access::write(gva, !value);
         let found = access::read(gva);
-        check!(report, written.is_ok() && found == Ok(!value), "{address:#x}: {written:x?}, then {found:x?}");
+        check!(
+            report,
+            written.is_ok() && found == Ok(!value),
+            "{address:#x}: {written:x?}, then {found:x?}"
+        );
         let restored = access::write(gva, value);
         check!(report, restored.is_ok(), "{address:#x}: {restored:x?}");
     }

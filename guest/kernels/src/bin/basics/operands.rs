@@ -1,5 +1,5 @@
-//! Operands of x87, MMX and SSE instructions where there is no plain memory, code where there is none, and
-//! instructions at the end of the canonical addresses.
+//! Operands of x87, MMX and SSE instructions where there is no plain memory, code where there is
+//! none, and instructions at the end of the canonical addresses.
 
 use guest_kernels::check;
 use guest_kernels::entries::{KERNEL_PAGE, PAGE};
@@ -74,7 +74,11 @@ pub fn vector(setting: &mut Setting, report: &mut Report) {
                 frame.write(0, 0x30);
                 let set = copy(snippet, user, plain, device + apic::register::TPR);
                 let found = apic::read(apic::register::TPR);
-                check!(report, set.is_ok() && found == 0x30, "{name} to the TPR: {set:x?}, {found:#x}");
+                check!(
+                    report,
+                    set.is_ok() && found == 0x30,
+                    "{name} to the TPR: {set:x?}, {found:#x}"
+                );
                 apic::write(apic::register::TPR, 0);
             }
         }
@@ -130,7 +134,10 @@ pub fn table(setting: &mut Setting, report: &mut Report) {
         for round in 0..20u64 {
             let index = 2 * round as usize;
             let entry = targets.plain_frame.address() | PAGE;
-            [0, 0].into_iter().enumerate().for_each(|(n, zero)| targets.table_frame.write(index + n, zero));
+            [0, 0]
+                .into_iter()
+                .enumerate()
+                .for_each(|(n, zero)| targets.table_frame.write(index + n, zero));
             targets.plain_frame.write(0, entry);
             targets.plain_frame.write(1, entry);
             let page = Gva::new(shown.raw() + 4096 * index as u64);
@@ -169,7 +176,8 @@ pub fn write_protected(setting: &mut Setting, report: &mut Report) {
                 (start.rdi, start.rsi) = (targets.plain.raw(), to.raw());
                 let done = access::run(&start);
                 let found = [frame.read(0), frame.read(1)];
-                let expected = if size == 16 { [0x1234_5678, 0x9abc_def0] } else { [0x1234_5678, 0] };
+                let expected =
+                    if size == 16 { [0x1234_5678, 0x9abc_def0] } else { [0x1234_5678, 0] };
                 check!(
                     report,
                     done.is_ok() && found == expected,
@@ -181,7 +189,8 @@ pub fn write_protected(setting: &mut Setting, report: &mut Report) {
     }
 }
 
-/// Faults of these instructions: alignment, CR0.TS, and an operand of which the second page is missing.
+/// Faults of these instructions: alignment, CR0.TS, and an operand of which the second page is
+/// missing.
 pub fn faults(setting: &mut Setting, report: &mut Report) {
     let hole = hole(setting).raw();
     for user in [false, true] {
@@ -222,7 +231,8 @@ pub fn steps(setting: &mut Setting, report: &mut Report) {
         start.rdi = hole;
         for step in 1..=2u64 {
             let trap = traps::run(&start);
-            let found = (trap.vector, trap.context.rip - start.rip, trap.context.rflags & rflags::TF);
+            let found =
+                (trap.vector, trap.context.rip - start.rip, trap.context.rflags & rflags::TF);
             check!(report, found == (vector::DB, 3, rflags::TF), "step {step}: {found:x?}");
             check!(report, cpu::dr6() & BS != 0, "step {step} without DR6.BS");
             cpu::clear_dr6();

@@ -47,7 +47,11 @@ pub fn modules(setting: &mut Setting, report: &mut Report) {
     let found = u64::from(setting.modules);
     match setting.options.number("modules") {
         Ok(wanted) => {
-            check!(report, found == wanted.unwrap_or(found), "{found} modules instead of {wanted:?}")
+            check!(
+                report,
+                found == wanted.unwrap_or(found),
+                "{found} modules instead of {wanted:?}"
+            )
         }
         Err(bad) => check!(report, false, "{bad:?}"),
     }
@@ -99,8 +103,13 @@ pub fn vga(_: &mut Setting, report: &mut Report) {
         for value in [0x0741_0742_u32, 0x0720_0720] {
             let (mut write, mut read) = (snippets::write_4().kernel(), snippets::read_4().kernel());
             (write.rdi, write.rsi, read.rdi) = (cell, value.into(), cell);
-            let outcome = access::run(&write).and_then(|_| access::run(&read)).map(|end| end.rax as u32);
-            check!(report, outcome == Ok(value), "{cell:#x} holds {outcome:x?} instead of {value:#x}");
+            let outcome =
+                access::run(&write).and_then(|_| access::run(&read)).map(|end| end.rax as u32);
+            check!(
+                report,
+                outcome == Ok(value),
+                "{cell:#x} holds {outcome:x?} instead of {value:#x}"
+            );
         }
     }
     let (start, mut seen) = (cpu::tsc(), [false; 2]);
@@ -133,7 +142,11 @@ pub fn rtc(_: &mut Setting, report: &mut Report) {
     let again = status_c();
     select(0x0b);
     port::write_u8(DATA, before);
-    check!(report, flags & 0xc0 == 0xc0, "the flags are {flags:#x} with the periodic interrupt enabled");
+    check!(
+        report,
+        flags & 0xc0 == 0xc0,
+        "the flags are {flags:#x} with the periodic interrupt enabled"
+    );
     check!(report, again & 0xc0 == 0, "the flags are {again:#x} after they were read");
 }
 
@@ -179,11 +192,19 @@ pub fn apic_moved(setting: &mut Setting, report: &mut Report) {
     check!(report, there == Ok(version), "the APIC's version is {there:x?} where it was moved to");
     check!(report, here != Ok(version), "the APIC is still where it was");
     let back = apic::read(register::VERSION);
-    check!(report, back == version, "the version is {back:#x} instead of {version:#x} after the move back");
+    check!(
+        report,
+        back == version,
+        "the version is {back:#x} instead of {version:#x} after the move back"
+    );
     apic::init();
     for bit in u32::from(setting.cpu.features.maxphyaddr)..64 {
         let value = before | 1 << bit;
         let outcome = access::write_msr(apic::BASE_MSR, value);
-        check!(report, outcome == Err(Fault::general_protection(0)), "base bit {bit}: {outcome:x?}");
+        check!(
+            report,
+            outcome == Err(Fault::general_protection(0)),
+            "base bit {bit}: {outcome:x?}"
+        );
     }
 }

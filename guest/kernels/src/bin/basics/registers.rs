@@ -1,4 +1,5 @@
-//! Model-specific registers: what may be written to them, and that those that are not there raise #GP.
+//! Model-specific registers: what may be written to them, and that those that are not there raise
+//! #GP.
 
 use guest_kernels::check;
 use guest_kernels::kit::access::{Fault, read_msr as read, write_msr as write};
@@ -101,7 +102,8 @@ pub fn missing(_: &mut Setting, report: &mut Report) {
         hidden(one.edx >> 14 & 1 != 0, 0x179),
         hidden(one.ecx >> 21 & 1 != 0, 0x802),
     ];
-    let never = [0x0bad_0000, 0x2000_0000, 0x7fff_ffff, 0x8000_0000, 0xc000_7fff, 0xc123_4567, 0xffff_ffff];
+    let never =
+        [0x0bad_0000, 0x2000_0000, 0x7fff_ffff, 0x8000_0000, 0xc000_7fff, 0xc123_4567, 0xffff_ffff];
     for msr in never.into_iter().chain(features.into_iter().flatten()) {
         let (got, put) = (read(msr), write(msr, 0));
         check!(

@@ -49,7 +49,12 @@ impl Setting {
         let (plain_frame, table_frame) = (self.pool.frame(), self.pool.frame());
         self.space.map(&mut self.pool, plain, Level::L1, plain_frame.address() | PAGE);
         self.space.map(&mut self.pool, table, Level::L1, table_frame.address() | PAGE);
-        self.space.map(&mut self.pool, device, Level::L1, apic::BASE | PAGE | bits::PCD | bits::PWT);
+        self.space.map(
+            &mut self.pool,
+            device,
+            Level::L1,
+            apic::BASE | PAGE | bits::PCD | bits::PWT,
+        );
         let translated = space::slot(13);
         self.space.map(&mut self.pool, translated, Level::L2, table_frame.address() | TABLE);
         // It is walked once, at an entry that nobody writes.

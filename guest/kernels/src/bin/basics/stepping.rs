@@ -24,7 +24,8 @@ fn steps(snippet: Snippet, user: bool, target: u64, rcx: u64) -> (usize, [u64; 6
     let mut context = snippet.in_ring(user);
     (context.rdi, context.rsi, context.rcx) = (target, 0, rcx);
     if snippet == snippets::steps_mov_ss() {
-        context.rsi = if user { descriptors::selector::USER_DATA } else { descriptors::selector::DATA };
+        context.rsi =
+            if user { descriptors::selector::USER_DATA } else { descriptors::selector::DATA };
     }
     let (count, values, trap) = step_over(&context);
     (count, values, trap.context)
@@ -50,7 +51,8 @@ pub fn step(setting: &mut Setting, report: &mut Report) {
     traps::handle(vector::DB, note_step);
     cpu::clear_dr6();
     for user in [false, true] {
-        // MOV SS and the instruction behind it are one step; each repetition of a string instruction is one.
+        // MOV SS and the instruction behind it are one step; each repetition of a string
+        // instruction is one.
         for (name, snippet, rcx, expected) in [
             ("store, load, add", snippets::steps(), 0, &[3, 6, 10, 11][..]),
             ("rep stosq", snippets::steps_string(), 3, &[0, 0, 3, 4, 5]),
@@ -85,7 +87,9 @@ pub fn ports(setting: &mut Setting, report: &mut Report) {
     cpu::clear_dr6();
     let mask = u64::from(port::read_u8(MASK as u16));
     for user in [false, true] {
-        for (place, frame) in [(targets.plain, targets.plain_frame), (targets.table, targets.table_frame)] {
+        for (place, frame) in
+            [(targets.plain, targets.plain_frame), (targets.table, targets.table_frame)]
+        {
             // RCX before and after; how far RDI or RSI goes.
             for (name, snippet, input, rcx, left, moved, expected) in [
                 ("in", snippets::steps_in(), true, 9, 9, 0, &[1, 2, 3][..]),
@@ -138,7 +142,8 @@ fn note_halt(context: &mut Context) {
     cpu::clear_dr6();
 }
 
-/// A single step ends HLT at once: "an enabled interrupt, a debug exception [...] will resume execution" (SDM, "HLT").
+/// A single step ends HLT at once: "an enabled interrupt, a debug exception [...] will resume
+/// execution" (SDM, "HLT").
 pub fn halt(_: &mut Setting, report: &mut Report) {
     /// A long time, but not for ever: a machine that waits for it instead has failed.
     const COUNT: u32 = 20_000_000;
@@ -183,8 +188,8 @@ fn note_interrupt(context: &mut Context) {
 
 /// A pending interrupt comes after the instruction behind STI, whatever that instruction does.
 ///
-/// The plain page is touched before: Bochs 2.7 does not save blocking by STI when a page fault in that instruction exits
-/// from a guest, so a hypervisor in it cannot know.
+/// The plain page is touched before: Bochs 2.7 does not save blocking by STI when a page fault in
+/// that instruction exits from a guest, so a hypervisor in it cannot know.
 pub fn shadow(setting: &mut Setting, report: &mut Report) {
     let targets = setting.targets();
     let esr = targets.device.raw() + apic::register::ESR;

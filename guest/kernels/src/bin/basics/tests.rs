@@ -10,8 +10,8 @@ use guest_kernels::say;
 
 use crate::setting::Setting;
 use crate::{
-    breakpoints, compatibility, control, delivery, exceptions, fpu, interrupts, invalidation, memory,
-    operands, platform, registers, stepping, tasks, timers,
+    breakpoints, compatibility, control, delivery, exceptions, fpu, interrupts, invalidation,
+    memory, operands, platform, registers, stepping, tasks, timers,
 };
 
 type Test = fn(&mut Setting, &mut Report);

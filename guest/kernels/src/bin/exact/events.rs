@@ -21,7 +21,14 @@ fn cases(source: usize, prefix: Prefix, user: bool) -> impl Iterator<Item = Case
     let steps = [false, true].into_iter();
     steps.flat_map(move |step| {
         Breakpoint::ALL.into_iter().flat_map(move |breakpoint| {
-            Stack::ALL.into_iter().map(move |stack| Case { source, prefix, user, step, breakpoint, stack })
+            Stack::ALL.into_iter().map(move |stack| Case {
+                source,
+                prefix,
+                user,
+                step,
+                breakpoint,
+                stack,
+            })
         })
     })
 }
@@ -52,7 +59,11 @@ pub fn run(pool: &mut Pool, options: &Options<'_>) -> u64 {
                     continue;
                 }
                 lines += 1;
-                console::print(format_args!("events: {} {} ring {ring} =", source.name, prefix.name()));
+                console::print(format_args!(
+                    "events: {} {} ring {ring} =",
+                    source.name,
+                    prefix.name()
+                ));
                 for case in cases(index, prefix, user) {
                     let mut observer = Observer::Hash(0);
                     stage.run(&case, &mut observer);

@@ -84,7 +84,8 @@ impl Bench {
             frame.write(READ_WORD, held);
         }
         // The low 30 bits are the physical address, so pages of all sizes lead there.
-        let gva = Gva::new(space::slot(space::FIRST_TEST_SLOT + upper as u64).raw() + page.address());
+        let gva =
+            Gva::new(space::slot(space::FIRST_TEST_SLOT + upper as u64).raw() + page.address());
 
         // A block for each level below the upper one: the table and its twin.
         let mut next = page;
@@ -152,14 +153,24 @@ impl Bench {
     }
 
     /// Sets P in both entries, flushes nothing, and does the access.
-    pub fn made_present(&mut self, pool: &Pool, paging: &Paging, access: Access) -> Result<Passed, Mismatch> {
+    pub fn made_present(
+        &mut self,
+        pool: &Pool,
+        paging: &Paging,
+        access: Access,
+    ) -> Result<Passed, Mismatch> {
         for (frame, index) in self.entries {
             frame.update(index, frame.read(index) | bits::P);
         }
         self.attempt(pool, paging, access)
     }
 
-    fn attempt(&mut self, pool: &Pool, paging: &Paging, access: Access) -> Result<Passed, Mismatch> {
+    fn attempt(
+        &mut self,
+        pool: &Pool,
+        paging: &Paging,
+        access: Access,
+    ) -> Result<Passed, Mismatch> {
         let gva = self.address(access);
         self.counter += 1;
         let value = self.counter;
@@ -191,12 +202,14 @@ impl Bench {
         for (((frame, index), before), level) in
             self.entries.into_iter().zip(before).zip([self.upper, self.lower])
         {
-            let step = steps.iter().find(|step| step.level == level && step.at == frame.gfn().entry(index));
+            let step = steps
+                .iter()
+                .find(|step| step.level == level && step.at == frame.gfn().entry(index));
             let expected = step.and_then(|step| step.update(access)).unwrap_or(before);
             let found = frame.read(index);
             if found != expected {
-                // SDM, "Accessed and Dirty Flags": A says that an entry was used in a translation, not that the
-                // access took place. QEMU's TCG sets it on the way down.
+                // SDM, "Accessed and Dirty Flags": A says that an entry was used in a translation,
+                // not that the access took place. QEMU's TCG sets it on the way down.
                 if passed.faulted && before & bits::P != 0 && found == before | bits::A {
                     passed.early += 1;
                     continue;

@@ -76,7 +76,10 @@ pub fn main(mut boot: Boot) -> u8 {
             all_pairs(&boot.pool, &mut bench, &cpu, upper, &paging, &settings, &mut counts);
         }
         let (cases, ticks) = (counts.cases - cases, cpu::tsc().wrapping_sub(ticks));
-        say!("levels {upper:?} and {lower:?}: {cases} cases, {} ticks a case", ticks / cases.max(1));
+        say!(
+            "levels {upper:?} and {lower:?}: {cases} cases, {} ticks a case",
+            ticks / cases.max(1)
+        );
     }
     cpu::set_paging_bits(true, false, false, false);
 
@@ -178,7 +181,9 @@ fn count(
         entries[1]
     );
     match mismatch {
-        Mismatch::Outcome { expected, found } => say!("  expected {expected:x?}, the CPU gave {found:x?}"),
+        Mismatch::Outcome { expected, found } => {
+            say!("  expected {expected:x?}, the CPU gave {found:x?}")
+        }
         Mismatch::Entry { level, expected, found } => {
             say!("  the entry of {level:?} must be {expected:#x} afterwards and is {found:#x}");
         }

@@ -1,7 +1,7 @@
 //! Programs: several forms one behind the other, with random registers.
 //!
-//! A program is the word [`START`], a seed, and cases of one mode of code and one ring. What an instruction leaves in
-//! registers and memory is the next one's. Only its pointers are set anew.
+//! A program is the word [`START`], a seed, and cases of one mode of code and one ring. What an
+//! instruction leaves in registers and memory is the next one's. Only its pointers are set anew.
 
 use guest_kernels::kit::context::Context;
 use guest_kernels::kit::cpu::rflags;

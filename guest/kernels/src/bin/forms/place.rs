@@ -1,7 +1,7 @@
 //! Where code, operands and scratch memory lie.
 //!
-//! Each ring has a block of 64 KiB for each kind of memory, so that 16-bit code reaches all of it: the code, the scratch
-//! page, and the two pages of the operand.
+//! Each ring has a block of 64 KiB for each kind of memory, so that 16-bit code reaches all of it:
+//! the code, the scratch page, and the two pages of the operand.
 
 use guest_kernels::kit::descriptors::{self, GDT_WORDS};
 use guest_kernels::kit::frames::{Frame, Pool};
@@ -118,7 +118,9 @@ impl Places {
         for frame in [scratch, places.first, places.second] {
             (0..512).for_each(|index| frame.write(index, pattern(index)));
         }
-        (0..512).filter(|&index| index != ENTRY).for_each(|index| table.write(index, pattern(index)));
+        (0..512)
+            .filter(|&index| index != ENTRY)
+            .for_each(|index| table.write(index, pattern(index)));
         apic::write(apic::register::TPR, PRIORITY);
         places
     }

@@ -80,7 +80,8 @@ pub fn context(form: &Form, ring: Ring, block: &Block, address: u64) -> Context 
 /// Vector registers. Indices in register 4 have 32 or 64 bits.
 pub fn vectors(wide_indices: bool) -> Vectors {
     let mut words: [u64; WORDS] = core::array::from_fn(|word| scramble(word as u64));
-    // SDM vol. 1, "FXSAVE Area": masked exceptions, four of eight x87 registers in use, no instruction yet.
+    // SDM vol. 1, "FXSAVE Area": masked exceptions, four of eight x87 registers in use, no
+    // instruction yet.
     words[0] = 0x037f | 0x2000 << 16 | 0xf0 << 32;
     (words[1], words[2], words[3]) = (0, 0, 0x1f80);
     for register in 0..8 {
@@ -93,8 +94,11 @@ pub fn vectors(wide_indices: bool) -> Vectors {
     // XSTATE_BV: x87, SSE, AVX.
     words[LEGACY_WORDS..72].fill(0);
     words[LEGACY_WORDS] = 7;
-    let indices =
-        if wide_indices { [0, 8, 16, 24] } else { [4 << 32, 12 << 32 | 8, 20 << 32 | 16, 28 << 32 | 24] };
+    let indices = if wide_indices {
+        [0, 8, 16, 24]
+    } else {
+        [4 << 32, 12 << 32 | 8, 20 << 32 | 16, 28 << 32 | 24]
+    };
     words[20 + 8..20 + 10].copy_from_slice(&indices[..2]);
     words[72 + 8..72 + 10].copy_from_slice(&indices[2..]);
     Vectors { words }

@@ -184,7 +184,8 @@ impl Stage {
             cpu::clear_dr6();
         }
         let data = Selectors::of(mode, Ring::Kernel).data;
-        // SDM vol. 1, "General-Purpose Registers in 64-Bit Mode": the upper halves are undefined in 32-bit modes.
+        // SDM vol. 1, "General-Purpose Registers in 64-Bit Mode": the upper halves are undefined in
+        // 32-bit modes.
         let defined = if mode == Mode::Bits64 { u64::MAX } else { u32::MAX.into() };
         let ended = stage::run(context, data as u16, self.format, vectors, &mut self.after);
         observe(observer, flags, defined, context, &ended, data);
@@ -227,7 +228,14 @@ impl Stage {
 }
 
 /// Tells how registers ended.
-fn observe(observer: &mut Observer, flags: u32, defined: u64, before: &Context, ended: &Ended, data: u64) {
+fn observe(
+    observer: &mut Observer,
+    flags: u32,
+    defined: u64,
+    before: &Context,
+    ended: &Ended,
+    data: u64,
+) {
     let trap = &ended.trap;
     let after = &trap.context;
     observer.see("vector", 0, trap.vector.into());
@@ -239,11 +247,12 @@ fn observe(observer: &mut Observer, flags: u32, defined: u64, before: &Context, 
     observer.see("flags", 0, after.rflags & u64::from(flags));
     let registers = |c: &Context| {
         [
-            c.rax, c.rcx, c.rdx, c.rbx, c.rsp, c.rbp, c.rsi, c.rdi, c.r8, c.r9, c.r10, c.r11, c.r12, c.r13,
-            c.r14, c.r15,
+            c.rax, c.rcx, c.rdx, c.rbx, c.rsp, c.rbp, c.rsi, c.rdi, c.r8, c.r9, c.r10, c.r11,
+            c.r12, c.r13, c.r14, c.r15,
         ]
     };
-    for (index, (after, before)) in registers(after).into_iter().zip(registers(before)).enumerate() {
+    for (index, (after, before)) in registers(after).into_iter().zip(registers(before)).enumerate()
+    {
         let after = after & defined;
         if after != before & defined {
             observer.see("register", index, after);

@@ -18,7 +18,8 @@ const STACK_FRAMES: u64 = 6;
 /// A vector for interrupts of our own.
 const VECTOR: u8 = 0x61;
 
-/// Interrupt stacks in page tables that are in use, by all ways: exceptions of both rings, INT, NMI, IPI.
+/// Interrupt stacks in page tables that are in use, by all ways: exceptions of both rings, INT,
+/// NMI, IPI.
 pub fn delivery(setting: &mut Setting, space: &Space, report: &mut Report) {
     let judge = setting.judge(space, true, false, false, true);
     let tables = setting.pool.frames(STACK_FRAMES, 4096);

@@ -1,4 +1,5 @@
-//! GDT, TSS and IDT in frames that are page tables, or mapped by a table that event delivery itself writes.
+//! GDT, TSS and IDT in frames that are page tables, or mapped by a table that event delivery itself
+//! writes.
 
 use guest_kernels::check;
 use guest_kernels::entries::{KERNEL_PAGE, PAGE, TABLE};
@@ -22,8 +23,8 @@ fn copy(frame: Frame, first: usize, words: &[u64]) {
     }
 }
 
-/// The GDT and the TSS in a page table: LTR sets the busy bit there, segment loads set accessed bits, and interrupts
-/// read their stack there, while its other entries come and go.
+/// The GDT and the TSS in a page table: LTR sets the busy bit there, segment loads set accessed
+/// bits, and interrupts read their stack there, while its other entries come and go.
 pub fn gdt_in_a_table(setting: &mut Setting, space: &Space, report: &mut Report) {
     /// Where the TSS begins, in words; behind it are entries.
     const TSS: usize = 16;
@@ -51,14 +52,20 @@ pub fn gdt_in_a_table(setting: &mut Setting, space: &Space, report: &mut Report)
         }
         descriptors::load_gdt(Some(table.address()));
         let busy = table.read(selector::TSS as usize / 8) >> 40 & 0xff;
-        check!(report, busy == 0x8b, "round {round}: LTR left type {busy:#x} in the TSS's descriptor");
-        // The walk may have set these bits as an entry's: only the one that loading sets is looked at.
+        check!(
+            report,
+            busy == 0x8b,
+            "round {round}: LTR left type {busy:#x} in the TSS's descriptor"
+        );
+        // The walk may have set these bits as an entry's: only the one that loading sets is looked
+        // at.
         for name in [selector::USER_CODE, selector::USER_DATA] {
             let index = name as usize / 8;
             table.write(index, table.read(index) & !ACCESSED);
         }
         let user = setting.random.one_in(2);
-        let snippet = if setting.random.one_in(2) { snippets::undefined() } else { snippets::breakpoint() };
+        let snippet =
+            if setting.random.one_in(2) { snippets::undefined() } else { snippets::breakpoint() };
         let trap = traps::run(&snippet.in_ring(user));
         check!(
             report,
@@ -81,8 +88,8 @@ pub fn gdt_in_a_table(setting: &mut Setting, space: &Space, report: &mut Report)
     }
 }
 
-/// IDT, GDT and TSS are mapped by the page table that the interrupt's frame is pushed into; the frame replaces the
-/// entries of IDT and TSS, which are read no more before it is complete.
+/// IDT, GDT and TSS are mapped by the page table that the interrupt's frame is pushed into; the
+/// frame replaces the entries of IDT and TSS, which are read no more before it is complete.
 pub fn mapped_by_the_stack(setting: &mut Setting, space: &Space, report: &mut Report) {
     const IST: u8 = 5;
     const STACK_FRAMES: u64 = 6;
@@ -101,7 +108,8 @@ pub fn mapped_by_the_stack(setting: &mut Setting, space: &Space, report: &mut Re
         table.fill(0);
         // The five words of a frame end below the top; one lies above, one below.
         let top = 8 + 2 * setting.random.index(4);
-        let [first, second] = [top - 5 + setting.random.index(3), top - 1 - setting.random.index(2)];
+        let [first, second] =
+            [top - 5 + setting.random.index(3), top - 1 - setting.random.index(2)];
         descriptors::set_ist(IST, Some(table.address() + 8 * top as u64));
         VECTORS.into_iter().for_each(|vector| descriptors::use_ist(vector, IST));
         copy(idt, 0, &descriptors::idt_words());
@@ -131,8 +139,13 @@ pub fn mapped_by_the_stack(setting: &mut Setting, space: &Space, report: &mut Re
         );
         let frame: [u64; 5] = core::array::from_fn(|n| table.read(top - 5 + n));
         let data = if user { selector::USER_DATA } else { selector::DATA };
-        let expected = [trap.context.rip, trap.context.cs, trap.context.rflags, trap.context.rsp, data];
-        check!(report, frame == expected, "round {round}: the frame is {frame:x?} instead of {expected:x?}");
+        let expected =
+            [trap.context.rip, trap.context.cs, trap.context.rflags, trap.context.rsp, data];
+        check!(
+            report,
+            frame == expected,
+            "round {round}: the frame is {frame:x?} instead of {expected:x?}"
+        );
         // They are entries now.
         for index in top - 5..top {
             judge.flush_and_judge(&setting.pool, report, shown(index), USER_READ, 0);

@@ -50,7 +50,8 @@ pub fn instructions(setting: &mut Setting, space: &Space, report: &mut Report) {
             frame.write_bytes(0, &code);
             for user in [false, true] {
                 for rax in [0, frame.address(), beyond] {
-                    let mut start = if user { Context::user(gva.raw()) } else { Context::kernel(gva.raw()) };
+                    let mut start =
+                        if user { Context::user(gva.raw()) } else { Context::kernel(gva.raw()) };
                     (start.rax, start.rcx) = (rax, 0);
                     let trap = traps::run(&start);
                     let found = (trap.vector, trap.error_code, trap.context.rip);
@@ -69,7 +70,8 @@ pub fn instructions(setting: &mut Setting, space: &Space, report: &mut Report) {
 /// no bit of theirs.
 pub fn registers(setting: &mut Setting, _: &Space, report: &mut Report) {
     /// VM_CR, IGNNE, SMM_CTL, VM_HSAVE_PA, SVM_KEY; IA32_VMX_BASIC and IA32_VMX_MISC.
-    const MSRS: [u32; 7] = [0xc001_0114, 0xc001_0115, 0xc001_0116, 0xc001_0117, 0xc001_0118, 0x480, 0x485];
+    const MSRS: [u32; 7] =
+        [0xc001_0114, 0xc001_0115, 0xc001_0116, 0xc001_0117, 0xc001_0118, 0x480, 0x485];
     for msr in MSRS {
         for (what, snippet) in [("RDMSR", snippets::read_msr()), ("WRMSR", snippets::write_msr())] {
             let mut start = snippet.kernel();
@@ -103,7 +105,11 @@ pub fn paging_off(setting: &mut Setting, _: &Space, report: &mut Report) {
     for cr3 in garbage {
         for pae in [true, false] {
             let found = unpaged::read_under(frame.address() as u32, cr3, pae);
-            check!(report, found == 0x1234_5678, "CR3 {cr3:#x}, PAE {pae}: the guest's word is {found:#x}");
+            check!(
+                report,
+                found == 0x1234_5678,
+                "CR3 {cr3:#x}, PAE {pae}: the guest's word is {found:#x}"
+            );
             for mib in 0..24 {
                 let address = end + (mib << 20) + 0x100;
                 let found = unpaged::read_under(address, cr3, pae);

@@ -1,4 +1,5 @@
-//! Garbage into ports and model-specific registers. Bare hardware defines little of it: the guest goes on, or gets #GP.
+//! Garbage into ports and model-specific registers. Bare hardware defines little of it: the guest
+//! goes on, or gets #GP.
 
 use guest_kernels::check;
 use guest_kernels::kit::report::Report;
@@ -11,7 +12,8 @@ use guest_kernels::say;
 
 use crate::setting::Setting;
 
-/// Ports that end or reset the machine on purpose, and those around them that a wide access reaches.
+/// Ports that end or reset the machine on purpose, and those around them that a wide access
+/// reaches.
 fn ends_the_machine(port: u16) -> bool {
     const ENDS: [u16; 8] = [0xf4, 0x501, 0x600, 0x604, 0x8900, 0xb004, 0xcf9, 0x92];
     // The keyboard controller's command pulses the reset line.
@@ -51,7 +53,8 @@ pub fn ports(setting: &mut Setting, _: &Space, report: &mut Report) {
         } as u16;
         // Text to the console is output, and disturbs reading: a little is enough.
         const CONSOLE: [u16; 2] = [0xe9, 0x3f8];
-        let near_console = CONSOLE.iter().any(|console| (port..port.saturating_add(4)).contains(console));
+        let near_console =
+            CONSOLE.iter().any(|console| (port..port.saturating_add(4)).contains(console));
         if ends_the_machine(port) || (near_console && step % 64 != 0) {
             continue;
         }
@@ -79,7 +82,8 @@ pub fn ports(setting: &mut Setting, _: &Space, report: &mut Report) {
 
 /// Registers whose every bit this kernel lives by.
 fn is_vital(msr: u32) -> bool {
-    // x2APIC registers act as the APIC's, so they are not garbage to be spared; the base moves the APIC.
+    // x2APIC registers act as the APIC's, so they are not garbage to be spared; the base moves the
+    // APIC.
     matches!(msr, apic::BASE_MSR)
 }
 
@@ -103,7 +107,8 @@ pub fn msrs(setting: &mut Setting, _: &Space, report: &mut Report) {
             context.rdx = random.number();
             let trap = traps::run(&context);
             check!(report, trap.is_stop() || is_gp(&trap), "RDMSR of {msr:#x}: {trap:x?}");
-            let held = trap.is_stop().then_some(trap.context.rdx << 32 | trap.context.rax & 0xffff_ffff);
+            let held =
+                trap.is_stop().then_some(trap.context.rdx << 32 | trap.context.rax & 0xffff_ffff);
             exist += u32::from(held.is_some());
             if is_vital(msr) {
                 continue;

@@ -1,8 +1,8 @@
-//! Guests that do what no sane one does, and must hurt only themselves. Where bare hardware says what comes of it, it
-//! is checked.
+//! Guests that do what no sane one does, and must hurt only themselves. Where bare hardware says
+//! what comes of it, it is checked.
 //!
-//! Options: `hostile=name,name` picks tests, `except=name,name` leaves some out, `seed=N`, `rounds=N`;
-//! `quick` does a quarter of what tests repeat.
+//! Options: `hostile=name,name` picks tests, `except=name,name` leaves some out, `seed=N`,
+//! `rounds=N`; `quick` does a quarter of what tests repeat.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]

@@ -19,7 +19,8 @@ fn around(setting: &mut Setting, judge: &Judge, report: &mut Report, gva: Gva) {
     for _ in 0..30 {
         let random = &mut setting.random;
         let place = Gva::new(gva.raw() + (random.below(1 << 30) & !7));
-        let access = Access { kind: KINDS[random.index(2)], user: random.one_in(2), smap_override: false };
+        let access =
+            Access { kind: KINDS[random.index(2)], user: random.one_in(2), smap_override: false };
         judge.flush_and_judge(&setting.pool, report, place, access, 0);
     }
 }
@@ -48,7 +49,8 @@ pub fn all_ones(setting: &mut Setting, space: &Space, report: &mut Report) {
 pub fn nowhere(setting: &mut Setting, space: &Space, report: &mut Report) {
     let judge = setting.judge(space, true, false, false, true);
     let highest = (1 << setting.cpu.features.maxphyaddr) - 4096;
-    let places = [NOWHERE, highest, 0xe000_0000, setting.memory_end.next_multiple_of(2 << 20) + (64 << 20)];
+    let places =
+        [NOWHERE, highest, 0xe000_0000, setting.memory_end.next_multiple_of(2 << 20) + (64 << 20)];
     for (n, place) in places.into_iter().enumerate() {
         for (index, level) in [Level::L2, Level::L3, Level::L4].into_iter().enumerate() {
             let gva = space::slot(20 + 4 * n as u64 + index as u64);
@@ -99,20 +101,25 @@ pub fn apic_page(setting: &mut Setting, space: &Space, report: &mut Report) {
     }
 }
 
-/// Devices as tables: what the CPU reads there is not defined (Bochs gives up at 8 bytes from its APIC), only that a
-/// guest hurts none but itself.
+/// Devices as tables: what the CPU reads there is not defined (Bochs gives up at 8 bytes from its
+/// APIC), only that a guest hurts none but itself.
 pub fn device_tables(setting: &mut Setting, space: &Space, report: &mut Report) {
     setting.judge(space, true, false, false, true);
     let version = apic::read(apic::register::VERSION);
     let (mut done, mut faulted) = (0u32, 0u32);
     for (index, level) in [Level::L2, Level::L3, Level::L4].into_iter().enumerate() {
-        for (device, place) in [apic::BASE, 0xfec0_0000, 0xd_0000, 0xf_0000].into_iter().enumerate() {
+        for (device, place) in [apic::BASE, 0xfec0_0000, 0xd_0000, 0xf_0000].into_iter().enumerate()
+        {
             let gva = space::slot(60 + 4 * index as u64 + device as u64);
             space.map(&mut setting.pool, gva, level, place | (TABLE & !bits::W));
             for _ in 0..40 {
                 let place = Gva::new(gva.raw() + setting.random.below(1 << 30));
                 cpu::invlpg(place);
-                match access(Access { user: setting.random.one_in(2), ..Access::user_read() }, place, 0) {
+                match access(
+                    Access { user: setting.random.one_in(2), ..Access::user_read() },
+                    place,
+                    0,
+                ) {
                     Ok(_) => done += 1,
                     Err(_) => faulted += 1,
                 }
@@ -120,5 +127,9 @@ pub fn device_tables(setting: &mut Setting, space: &Space, report: &mut Report) 
         }
     }
     say!("  tables in devices: {done} reads went through, {faulted} faulted");
-    check!(report, apic::read(apic::register::VERSION) == version, "the APIC's version has changed");
+    check!(
+        report,
+        apic::read(apic::register::VERSION) == version,
+        "the APIC's version has changed"
+    );
 }

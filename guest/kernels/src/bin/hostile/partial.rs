@@ -1,4 +1,5 @@
-//! Instructions that fault half-way: what they did before must stay, and what they did not must not show.
+//! Instructions that fault half-way: what they did before must stay, and what they did not must not
+//! show.
 
 use guest_kernels::check;
 use guest_kernels::entries::{PAGE, TABLE};
@@ -11,7 +12,8 @@ use umbra_paging::{Gva, Level, bits};
 
 use crate::setting::Setting;
 
-/// String instructions that run from a table into a page that is not there, and stores across that border.
+/// String instructions that run from a table into a page that is not there, and stores across that
+/// border.
 pub fn partial(setting: &mut Setting, space: &Space, report: &mut Report) {
     let gva = space::slot(2);
     let border = gva.raw() + 4096;
@@ -27,8 +29,8 @@ pub fn partial(setting: &mut Setting, space: &Space, report: &mut Report) {
         let judge = setting.judge(space, true, false, false, true);
         let entry = data.address() | PAGE;
         // What lies behind the border.
-        let beyond =
-            [0, data.address() | PAGE & !bits::W, data.address() | PAGE & !bits::P][setting.random.index(3)];
+        let beyond = [0, data.address() | PAGE & !bits::W, data.address() | PAGE & !bits::P]
+            [setting.random.index(3)];
         space.map(&mut setting.pool, Gva::new(border), Level::L1, beyond);
         cpu::invlpg(Gva::new(border));
         table.fill(0);
@@ -73,7 +75,11 @@ pub fn partial(setting: &mut Setting, space: &Space, report: &mut Report) {
         let trap = traps::run(&context);
         let expected = (vector::PF, error_code, border);
         let found = (trap.vector, trap.error_code, trap.cr2);
-        check!(report, found == expected, "a store across the border: {found:x?} instead of {expected:x?}");
+        check!(
+            report,
+            found == expected,
+            "a store across the border: {found:x?} instead of {expected:x?}"
+        );
         check!(
             report,
             table.read(511) == entry,

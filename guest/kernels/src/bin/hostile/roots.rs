@@ -37,15 +37,24 @@ pub fn roots(setting: &mut Setting, space: &Space, report: &mut Report) {
             let index = if round == 0 { step } else { setting.random.below(count) };
             let root = Space::adopt(frames.after(index));
             root.activate();
-            judge =
-                Judge { paging: umbra_paging::Paging { root: root.root().gfn(), ..judge.paging }, ..judge };
-            judge.judge(&setting.pool, report, shared, if step % 2 == 0 { write } else { read }, step);
+            judge = Judge {
+                paging: umbra_paging::Paging { root: root.root().gfn(), ..judge.paging },
+                ..judge
+            };
+            judge.judge(
+                &setting.pool,
+                report,
+                shared,
+                if step % 2 == 0 { write } else { read },
+                step,
+            );
             if index % OWN == 0 && round == 0 {
                 root.map(&mut setting.pool, own, Level::L1, shared_page.address() | PAGE);
             }
             judge.judge(&setting.pool, report, own, read, 0);
             if step % 64 == 5 {
-                // A root that becomes a page table of this one: its slots show as pages of the tables they name.
+                // A root that becomes a page table of this one: its slots show as pages of the
+                // tables they name.
                 let other = frames.after((index + 1) % count);
                 let gva = Gva::new(own.raw() + (1 << 30));
                 root.map(&mut setting.pool, gva, Level::L2, other.address() | TABLE);

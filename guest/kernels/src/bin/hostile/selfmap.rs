@@ -17,7 +17,8 @@ use crate::setting::Setting;
 /// The PML4 slot that names the PML4 table itself.
 const RECURSIVE: u64 = 200;
 
-/// A recursive slot: tables of all levels are pages, which are read, and rewritten through themselves.
+/// A recursive slot: tables of all levels are pages, which are read, and rewritten through
+/// themselves.
 pub fn recursive(setting: &mut Setting, space: &Space, report: &mut Report) {
     let judge = setting.judge(space, true, false, false, true);
     let target = space::slot(3);
@@ -31,7 +32,8 @@ pub fn recursive(setting: &mut Setting, space: &Space, report: &mut Report) {
         );
     }
     space.root().write(RECURSIVE as usize, space.root().address() | TABLE | bits::D);
-    // The entry for `gva` at a level shows at the address that `gva` becomes when its walk begins so much later.
+    // The entry for `gva` at a level shows at the address that `gva` becomes when its walk begins
+    // so much later.
     let shown = |gva: Gva, level: Level| {
         let mut address = gva.raw();
         for _ in 0..level as u64 {
@@ -48,8 +50,15 @@ pub fn recursive(setting: &mut Setting, space: &Space, report: &mut Report) {
         judge.flush_and_judge(&setting.pool, report, shown(gva, level), user, 0);
         // Another page, written through the recursive slot.
         let page = pages.after(setting.random.below(512)).address();
-        let clear = [0, bits::A, bits::D, bits::A | bits::D, bits::W, bits::U][setting.random.index(6)];
-        judge.flush_and_judge(&setting.pool, report, shown(gva, Level::L1), write, page | PAGE & !clear);
+        let clear =
+            [0, bits::A, bits::D, bits::A | bits::D, bits::W, bits::U][setting.random.index(6)];
+        judge.flush_and_judge(
+            &setting.pool,
+            report,
+            shown(gva, Level::L1),
+            write,
+            page | PAGE & !clear,
+        );
         let access = if setting.random.one_in(2) { user } else { write };
         judge.flush_and_judge(&setting.pool, report, gva, access, round);
         if round % 50 == 0 {
@@ -118,7 +127,11 @@ pub fn own_code(setting: &mut Setting, space: &Space, report: &mut Report) {
         );
         let found = table.read(own) & !(bits::A | bits::D);
         let expected = context.rsi & !(bits::A | bits::D);
-        check!(report, found == expected, "the code's own entry is {found:#x} instead of {expected:#x}");
+        check!(
+            report,
+            found == expected,
+            "the code's own entry is {found:#x} instead of {expected:#x}"
+        );
     }
 }
 
@@ -132,7 +145,8 @@ pub fn own_stack(setting: &mut Setting, space: &Space, report: &mut Report) {
         let own = gva.index(Level::L1);
         let table = own_table(setting, space, gva);
         let user = setting.random.one_in(2);
-        // The push writes the entry that maps the stack: with the same page, and the bits that the CPU may set again.
+        // The push writes the entry that maps the stack: with the same page, and the bits that the
+        // CPU may set again.
         let clear = [0, bits::A, bits::D, bits::A | bits::D][setting.random.index(4)];
         let entry = table.address() | PAGE & !clear;
         let mut context = snippets::push_there().in_ring(user);
@@ -146,14 +160,23 @@ pub fn own_stack(setting: &mut Setting, space: &Space, report: &mut Report) {
         );
         let found = table.read(own);
         let may = if user { 0 } else { bits::A | bits::D };
-        check!(report, found & !may == entry & !may, "the pushed entry is {found:#x} instead of {entry:#x}");
+        check!(
+            report,
+            found & !may == entry & !may,
+            "the pushed entry is {found:#x} instead of {entry:#x}"
+        );
         if !user {
-            // INT 0x80 pushed its frame below it, into the table, aligned down to 16 bytes (SDM, "64-Bit Mode Stack
-            // Frame").
+            // INT 0x80 pushed its frame below it, into the table, aligned down to 16 bytes (SDM,
+            // "64-Bit Mode Stack Frame").
             let top = own & !1;
             let frame: [u64; 5] = core::array::from_fn(|n| table.read(top - 5 + n));
-            let expected =
-                [trap.context.rip, selector::CODE, trap.context.rflags, trap.context.rsp, selector::DATA];
+            let expected = [
+                trap.context.rip,
+                selector::CODE,
+                trap.context.rflags,
+                trap.context.rsp,
+                selector::DATA,
+            ];
             check!(
                 report,
                 frame == expected,

@@ -1,5 +1,5 @@
-//! Writes to tables by every instruction form: what an instruction does to a table, and to the registers, must be what
-//! it does to a plain page; and the table counts as it then is.
+//! Writes to tables by every instruction form: what an instruction does to a table, and to the
+//! registers, must be what it does to a plain page; and the table counts as it then is.
 
 use guest_kernels::check;
 use guest_kernels::entries::{KERNEL_PAGE, PAGE, TABLE};
@@ -111,7 +111,8 @@ pub fn crossing(setting: &mut Setting, space: &Space, report: &mut Report) {
         let kinds = [PAGE & !bits::W, KERNEL_PAGE, PAGE & !bits::D, PAGE & !bits::A];
         for number in 0..setting.times(4) {
             // All of them, or some.
-            let kind = if setting.times(4) < 4 { setting.random.index(4) } else { number as usize % 4 };
+            let kind =
+                if setting.times(4) < 4 { setting.random.index(4) } else { number as usize % 4 };
             let flags = kinds[kind];
             let wp = setting.random.one_in(2);
             let judge = setting.judge(space, wp, false, false, true);
@@ -134,7 +135,8 @@ fn one(
     let user = !store.kernel_only && setting.random.one_in(2);
     let random = &mut setting.random;
     // Only what the instruction can reach changes.
-    let near = (offset.saturating_sub(REACH) / 8) as usize..((offset + REACH) / 8).min(1024) as usize;
+    let near =
+        (offset.saturating_sub(REACH) / 8) as usize..((offset + REACH) / 8).min(1024) as usize;
     for index in near.clone() {
         let entry = arena.entry(random);
         arena.tables.after(index as u64 / 512).update(index % 512, entry);
@@ -150,7 +152,8 @@ fn one(
     let random = &mut setting.random;
     let mut context = store.context(user);
     context.rdi = TARGET.raw() + offset;
-    for register in [&mut context.rsi, &mut context.rax, &mut context.rbx, &mut context.rcx, &mut context.rdx]
+    for register in
+        [&mut context.rsi, &mut context.rax, &mut context.rbx, &mut context.rcx, &mut context.rdx]
     {
         *register = arena.entry(random);
     }
@@ -158,10 +161,12 @@ fn one(
 
     arena.point_at(arena.plain, flags);
     let on_plain = traps::run(&context);
-    let plain_target = [0, 1].map(|index| arena.target.read(TARGET.index(Level::L1) + index) & 0xfff);
+    let plain_target =
+        [0, 1].map(|index| arena.target.read(TARGET.index(Level::L1) + index) & 0xfff);
     arena.point_at(arena.tables, flags);
     let on_tables = traps::run(&context);
-    let tables_target = [0, 1].map(|index| arena.target.read(TARGET.index(Level::L1) + index) & 0xfff);
+    let tables_target =
+        [0, 1].map(|index| arena.target.read(TARGET.index(Level::L1) + index) & 0xfff);
     let name = store.name;
     let same = |a: &Trap, b: &Trap| {
         let mut b = *b;
@@ -182,7 +187,8 @@ fn one(
         "{name} at {offset:#x}: its pages' entries are {tables_target:x?} for tables, {plain_target:x?} for pages"
     );
     for index in near.clone() {
-        let (plain, table) = (arena.plain.after(index as u64 / 512).read(index % 512), arena.read(index));
+        let (plain, table) =
+            (arena.plain.after(index as u64 / 512).read(index % 512), arena.read(index));
         check!(
             report,
             plain == table,
@@ -200,13 +206,17 @@ fn touch(setting: &mut Setting, arena: &Arena, judge: &Judge, report: &mut Repor
     let user = setting.random.one_in(2);
     let write = Access { kind: AccessKind::Write, user, smap_override: false };
     let gva = Arena::translated(index);
-    // An entry made of what an instruction left there may name any frame: only the data's are written to.
+    // An entry made of what an instruction left there may name any frame: only the data's are
+    // written to.
     let elsewhere = match judge.walk(&setting.pool, gva, write) {
         Ok(frame) => !frame.is_some_and(|frame| arena.is_data(frame)),
         Err(_) => false,
     };
-    let access =
-        if elsewhere || setting.random.one_in(2) { write.with_kind(AccessKind::Read) } else { write };
+    let access = if elsewhere || setting.random.one_in(2) {
+        write.with_kind(AccessKind::Read)
+    } else {
+        write
+    };
     let value = setting.random.number();
     judge.judge(&setting.pool, report, gva, access, value);
 }

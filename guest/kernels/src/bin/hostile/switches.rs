@@ -1,5 +1,6 @@
-//! Address spaces that are switched to all the time, so that a hypervisor lets the loads of CR3 pass: the guest must
-//! always be where its own CR3 says, read back what it wrote, and see its flushes take effect.
+//! Address spaces that are switched to all the time, so that a hypervisor lets the loads of CR3
+//! pass: the guest must always be where its own CR3 says, read back what it wrote, and see its
+//! flushes take effect.
 
 use guest_kernels::check;
 use guest_kernels::entries::{PAGE, TABLE};
@@ -74,7 +75,8 @@ fn load(value: u64) -> Result<(), Fault> {
     access::run(&context).map(|_| ())
 }
 
-/// Hot roots and cold ones, with all that an operand can have beside the root, under changing control bits.
+/// Hot roots and cold ones, with all that an operand can have beside the root, under changing
+/// control bits.
 pub fn switches(setting: &mut Setting, space: &Space, report: &mut Report) {
     let judge = setting.judge(space, true, false, false, true);
     let switches = Switches::new(setting, space);
@@ -114,8 +116,10 @@ pub fn switches(setting: &mut Setting, space: &Space, report: &mut Report) {
             (true, false, false, true),
         ] {
             let n = hot[0];
-            let judge =
-                Judge { paging: setting.judge(&switches.spaces[n], wp, smep, smap, nxe).paging, ..judge };
+            let judge = Judge {
+                paging: setting.judge(&switches.spaces[n], wp, smep, smap, nxe).paging,
+                ..judge
+            };
             for n in hot {
                 switches.spaces[n].activate();
                 let paging = Paging { root: switches.spaces[n].root().gfn(), ..judge.paging };
@@ -134,7 +138,10 @@ pub fn switches(setting: &mut Setting, space: &Space, report: &mut Report) {
                     let access = Access { user, ..write };
                     judge.flush_and_judge(&setting.pool, report, switches.gva, access, n as u64);
                 }
-                table.write(switches.gva.index(Level::L1), switches.pages.after(n as u64).address() | PAGE);
+                table.write(
+                    switches.gva.index(Level::L1),
+                    switches.pages.after(n as u64).address() | PAGE,
+                );
                 cpu::invlpg(switches.gva);
             }
         }
@@ -192,14 +199,24 @@ pub fn freed(setting: &mut Setting, space: &Space, report: &mut Report) {
         // Data, one word or a burst, from ring 3 through the page.
         for index in 0..[1, 3, 40][round as usize % 3] {
             let value = setting.random.number() | 1;
-            judge.judge(&setting.pool, report, at(100 + index), READ.with_kind(AccessKind::Write), value);
+            judge.judge(
+                &setting.pool,
+                report,
+                at(100 + index),
+                READ.with_kind(AccessKind::Write),
+                value,
+            );
         }
         // Another one's tables; then it is loaded, for it is a root all the same.
         let other = switches.spaces[hot[1]].root().read(slot);
         root.write(slot, other);
         switches.spaces[hot[0]].activate();
         let found = access::access(READ, switches.gva, 0);
-        check!(report, found == Ok(hot[1] as u64), "a hot root with the tables of another: {found:x?}");
+        check!(
+            report,
+            found == Ok(hot[1] as u64),
+            "a hot root with the tables of another: {found:x?}"
+        );
         // Nothing there: seen at the next flush at the latest.
         root.write(slot, 0);
         switches.spaces[hot[2]].activate();

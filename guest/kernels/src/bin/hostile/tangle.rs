@@ -1,5 +1,6 @@
-//! Random graphs of tables: frames aliased at all levels and as data, loops, tables that map themselves, reserved bits,
-//! large pages over tables, tables that are not there; entries rewritten directly and through the tangle itself.
+//! Random graphs of tables: frames aliased at all levels and as data, loops, tables that map
+//! themselves, reserved bits, large pages over tables, tables that are not there; entries rewritten
+//! directly and through the tangle itself.
 
 use guest_kernels::check;
 use guest_kernels::entries::PAGE;
@@ -14,7 +15,8 @@ use umbra_paging::{Access, AccessKind, Gva, bits};
 
 use crate::setting::Setting;
 
-/// Indexes that walks use, at every level: not those of the kit's slots, for any frame may be the root.
+/// Indexes that walks use, at every level: not those of the kit's slots, for any frame may be the
+/// root.
 const INDEXES: [u64; 8] = [2, 3, 4, 5, 100, 200, 201, 255];
 const FRAMES: u64 = 40;
 const ROOTS: usize = 4;
@@ -113,7 +115,9 @@ pub fn tangle(setting: &mut Setting, space: &Space, report: &mut Report) {
             }
         }
     }
-    say!("  {done} accesses went through, {faulted} faulted, {skipped} would have left test memory");
+    say!(
+        "  {done} accesses went through, {faulted} faulted, {skipped} would have left test memory"
+    );
     check!(report, done > 100 && faulted > 100, "the tangle is too tight or too loose");
 }
 

@@ -12,8 +12,8 @@ use guest_kernels::say;
 
 use crate::setting::Setting;
 use crate::{
-    delivery, descriptor_tables, extensions, garbage, nowhere, partial, roots, selfmap, stores, switches,
-    tangle,
+    delivery, descriptor_tables, extensions, garbage, nowhere, partial, roots, selfmap, stores,
+    switches, tangle,
 };
 
 type Test = fn(&mut Setting, &Space, &mut Report);
@@ -69,8 +69,8 @@ pub fn main(mut boot: Boot) -> u8 {
     say!("hostile: seed {seed} rounds {rounds} {cpu:?} {quirks:?}");
     let memory_end = boot.memory_end;
     let share = if options.has("quick") { 4 } else { 1 };
-    let mut setting =
-        Setting::new(boot.pool, cpu, quirks, memory_end, Random::new(seed)).repeating(rounds, share);
+    let mut setting = Setting::new(boot.pool, cpu, quirks, memory_end, Random::new(seed))
+        .repeating(rounds, share);
     pic::init();
     apic::init();
     let mut report = Report::default();

@@ -1,4 +1,5 @@
-//! Accessed bits set ahead: only where faults come in order, and only in entries like those at fault.
+//! Accessed bits set ahead: only where faults come in order, and only in entries like those at
+//! fault.
 
 use crate::common::*;
 use umbra_mmu::{Config, FaultOutcome, FilterPolicy, Mmu};
@@ -53,12 +54,17 @@ fn the_third_fault_in_order_marks_what_follows() {
     }
     assert_eq!(hardware(&machine, &mmu, 36 << 12), Seen::Reserved);
     // The next fault that exits comes behind them.
-    assert_eq!(marked(&mut machine, &mut mmu, user_write(), [36]), (4..36).chain(37..69).collect::<Vec<_>>());
+    assert_eq!(
+        marked(&mut machine, &mut mmu, user_write(), [36]),
+        (4..36).chain(37..69).collect::<Vec<_>>()
+    );
 }
 
 #[test]
 fn nothing_is_marked_if_that_is_switched_off() {
-    let off = |config: &mut Config| (config.filter, config.prefetch_accessed) = (FilterPolicy::Auto, false);
+    let off = |config: &mut Config| {
+        (config.filter, config.prefetch_accessed) = (FilterPolicy::Auto, false)
+    };
     let (mut machine, mut mmu) = start_with(off, forked);
     assert_eq!(marked(&mut machine, &mut mmu, user_write(), 1..20), []);
 }
@@ -66,19 +72,28 @@ fn nothing_is_marked_if_that_is_switched_off() {
 #[test]
 fn the_end_of_the_table_is_the_end() {
     let (mut machine, mut mmu) = start(FilterPolicy::User, forked);
-    assert_eq!(marked(&mut machine, &mut mmu, user_write(), [500, 501, 502]), (503..512).collect::<Vec<_>>());
-    assert_eq!(marked(&mut machine, &mut mmu, user_write(), [1, 2]), (503..512).collect::<Vec<_>>());
+    assert_eq!(
+        marked(&mut machine, &mut mmu, user_write(), [500, 501, 502]),
+        (503..512).collect::<Vec<_>>()
+    );
+    assert_eq!(
+        marked(&mut machine, &mut mmu, user_write(), [1, 2]),
+        (503..512).collect::<Vec<_>>()
+    );
 }
 
 #[test]
 fn nothing_is_marked_out_of_order() {
-    for pages in [[1, 3, 5, 7, 9, 11], [9, 8, 7, 6, 5, 4], [1, 2, 1, 2, 1, 2], [5, 6, 9, 10, 20, 21]] {
+    for pages in
+        [[1, 3, 5, 7, 9, 11], [9, 8, 7, 6, 5, 4], [1, 2, 1, 2, 1, 2], [5, 6, 9, 10, 20, 21]]
+    {
         let (mut machine, mut mmu) = start(FilterPolicy::Auto, forked);
         assert_eq!(marked(&mut machine, &mut mmu, user_write(), pages), [], "{pages:?}");
     }
 }
 
-/// Faults of other kinds, and a guest that nothing is to go around the hypervisor for but not-present faults.
+/// Faults of other kinds, and a guest that nothing is to go around the hypervisor for but
+/// not-present faults.
 #[test]
 fn other_faults_mark_nothing() {
     let (mut machine, mut mmu) = start(FilterPolicy::Present, forked);

@@ -1,11 +1,13 @@
-//! What writes to tables cost in exits: the MMU with its predictor, and a guest that writes and uses tables.
+//! What writes to tables cost in exits: the MMU with its predictor, and a guest that writes and
+//! uses tables.
 
 use crate::common::*;
-use umbra_mmu::{FaultOutcome, Mmu, Origin, Work};
+use umbra_mmu::{FaultContext, FaultOutcome, Mmu, Work};
 use umbra_paging::{Access, Gva};
 
 const ALL: u64 = P | W | U | A | D;
-/// Where the page tables 5, 6 and 7 show to the kernel, one page each: from this entry of table 4 on.
+/// Where the page tables 5, 6 and 7 show to the kernel, one page each: from this entry of table 4
+/// on.
 const SHOWN: u64 = 64;
 /// The page tables 5, 6 and 7 translate 2 MiB each from here on.
 const TABLES: [u64; 3] = [5, 6, 7];
@@ -38,14 +40,15 @@ impl Guest {
     fn read(&mut self, n: usize, index: u64) {
         let gva = (1 + n as u64) << 21 | index << 12;
         while !matches!(hardware(&self.machine, &self.mmu, gva), Seen::Page { .. }) {
-            let outcome = fault_by(&mut self.machine, &mut self.mmu, 0x9000, gva, Access::user_read());
+            let outcome =
+                fault_by(&mut self.machine, &mut self.mmu, 0x9000, gva, Access::user_read());
             assert!(matches!(outcome, FaultOutcome::Resume(_)), "{outcome:?}");
             self.exits += 1;
         }
     }
 
     /// Sets an entry of page table n by the instruction at `rip`.
-    fn write(&mut self, rip: u64, soon: bool, n: usize, index: u64, entry: u64) {
+    fn write(&mut self, rip: u64, back_to_back: bool, n: usize, index: u64, entry: u64) {
         let gva = ((SHOWN + n as u64) << 12) | (index * 8);
         loop {
             match hardware(&self.machine, &self.mmu, gva) {
@@ -57,9 +60,14 @@ impl Guest {
             }
             self.exits += 1;
             assert!(self.exits < 100_000, "no progress");
-            let origin = Origin::at(Gva::new(rip)).with_soon(soon);
-            let outcome =
-                self.mmu.page_fault(&mut self.machine, 0, Gva::new(gva), supervisor_write(), &origin);
+            let context = FaultContext::at(Gva::new(rip)).with_back_to_back(back_to_back);
+            let outcome = self.mmu.page_fault(
+                &mut self.machine,
+                0,
+                Gva::new(gva),
+                supervisor_write(),
+                &context,
+            );
             self.mmu.audit(&self.machine).unwrap();
             if let FaultOutcome::TableWrite { .. } = outcome {
                 return store(&mut self.machine, &mut self.mmu, TABLES[n], index as usize, entry);
@@ -84,7 +92,8 @@ impl Guest {
         }
     }
 
-    /// `length` writes to page table n from entry `first` on, one soon after the other; then all are used.
+    /// `length` writes to page table n from entry `first` on, one back_to_back after the other;
+    /// then all are used.
     fn burst(&mut self, rip: u64, n: usize, first: u64, length: u64) -> u32 {
         // Other pages each time.
         self.bursts += 1;
@@ -107,8 +116,10 @@ impl Guest {
 #[test]
 fn a_burst_costs_two_exits_once_it_is_known() {
     let mut guest = Guest::new(true);
-    let costs: [u32; 8] = core::array::from_fn(|n| guest.burst(0x1000, n % 3, 8 + 16 * n as u64, 16));
-    // At first two writes are emulated. Then: the first write detaches, the first use attaches and fills.
+    let costs: [u32; 8] =
+        core::array::from_fn(|n| guest.burst(0x1000, n % 3, 8 + 16 * n as u64, 16));
+    // At first two writes are emulated. Then: the first write detaches, the first use attaches and
+    // fills.
     assert!(costs[0] <= 4 && costs[3..] == [2; 5], "{costs:?}");
     // From another place in the code all begins anew; this one is remembered.
     assert!(guest.burst(0x2000, 0, 300, 16) > 2);
@@ -120,10 +131,10 @@ fn a_burst_costs_two_exits_once_it_is_known() {
 fn a_lone_write_costs_one_exit() {
     let mut guest = Guest::new(true);
     for round in 0..40u64 {
-        for (rip, soon) in [(0x1000, false), (0x1100, true)] {
+        for (rip, back_to_back) in [(0x1000, false), (0x1100, true)] {
             let n = (round % 3) as usize;
             let cost = guest.exits(|guest| {
-                guest.write(rip, soon, n, 8 + round, (200 + round) << 12 | ALL);
+                guest.write(rip, back_to_back, n, 8 + round, (200 + round) << 12 | ALL);
                 guest.read(n, 8 + round);
             });
             assert_eq!(cost, 1, "round {round}");
@@ -147,7 +158,8 @@ fn pairs_of_writes_cost_two_exits() {
     }
 }
 
-/// A place that wrote in bursts writes single entries now: the detaches that do not pay become rare.
+/// A place that wrote in bursts writes single entries now: the detaches that do not pay become
+/// rare.
 #[test]
 fn a_wrong_guess_costs_an_exit_and_is_corrected() {
     let mut guest = Guest::new(true);
@@ -173,8 +185,8 @@ fn filling_at_once_spares_an_exit_for_each_page() {
     assert!(lazy > Some(30), "{lazy:?}");
 }
 
-/// A page table that is written through itself, from code and with a stack in the page that it maps: whatever the
-/// predictor says, the write comes to an end (I6).
+/// A page table that is written through itself, from code and with a stack in the page that it
+/// maps: whatever the predictor says, the write comes to an end (I6).
 #[test]
 fn a_table_that_maps_the_write_to_it_is_not_detached_again_and_again() {
     let mut guest = Guest::new(true);
@@ -186,14 +198,25 @@ fn a_table_that_maps_the_write_to_it_is_not_detached_again_and_again() {
         let gva = ((SHOWN + 3) << 12) | (index * 8);
         let mut exits = 0;
         loop {
-            let origin = Origin::at(Gva::new(0x1000)).with_soon(index > 300);
-            let outcome =
-                guest.mmu.page_fault(&mut guest.machine, 0, Gva::new(gva), supervisor_write(), &origin);
+            let context = FaultContext::at(Gva::new(0x1000)).with_back_to_back(index > 300);
+            let outcome = guest.mmu.page_fault(
+                &mut guest.machine,
+                0,
+                Gva::new(gva),
+                supervisor_write(),
+                &context,
+            );
             guest.mmu.audit(&guest.machine).unwrap();
             exits += 1;
             assert!(exits < 8, "{outcome:?}");
             if let FaultOutcome::TableWrite { .. } = outcome {
-                break store(&mut guest.machine, &mut guest.mmu, 4, index as usize, 300 << 12 | ALL);
+                break store(
+                    &mut guest.machine,
+                    &mut guest.mmu,
+                    4,
+                    index as usize,
+                    300 << 12 | ALL,
+                );
             }
         }
         settle(&mut guest.machine, &mut guest.mmu, index << 12, user_write());

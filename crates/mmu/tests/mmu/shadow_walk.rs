@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::common::*;
-use umbra_mmu::policy::{Answer, EmulateReachable, Place, TableWrite, WritePolicy};
-use umbra_mmu::{FaultOutcome, Mmu, Origin};
+use umbra_mmu::policy::{Answer, CallSite, EmulateReachable, TableWrite, WritePolicy};
+use umbra_mmu::{FaultContext, FaultOutcome, Mmu};
 use umbra_paging::{Access, Gva, Hpa, bits};
 
 const ALL: u64 = P | W | U | A | D;
@@ -32,11 +32,11 @@ fn code_is_found_where_the_shadow_maps_it_for_execution() {
 
 /// Takes note of the places, and answers as the simplest policy does.
 #[derive(Clone, Default)]
-struct Places(Rc<RefCell<Vec<Place>>>);
+struct CallSites(Rc<RefCell<Vec<CallSite>>>);
 
-impl WritePolicy for Places {
+impl WritePolicy for CallSites {
     fn answer(&mut self, write: &TableWrite) -> Answer {
-        self.0.borrow_mut().push(write.place);
+        self.0.borrow_mut().push(write.site);
         let answer = EmulateReachable.answer(write);
         assert_eq!(answer == Answer::Emulate, write.reachable);
         answer
@@ -54,7 +54,7 @@ fn a_write_to_a_table_is_known_by_the_instruction_and_the_return_address() {
     machine.poke(4, 3, 9 << 12 | ALL);
     // The stack again, in a large page that is mapped by small ones, as there are tables in it.
     machine.poke(3, 1, ALL | bits::PS);
-    let places = Places::default();
+    let places = CallSites::default();
     let mut mmu = Mmu::with_policy(config(), &mut machine, places.clone()).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     let mut place_of = |rsp: u64, returns_to: u64, beyond: u64| {
@@ -62,11 +62,11 @@ fn a_write_to_a_table_is_known_by_the_instruction_and_the_return_address() {
         // What the function has saved, and where its caller returns to.
         machine.poke(9, 3, 0x77);
         machine.poke(9, 9, beyond);
-        let origin = Origin::at(Gva::new(RIP)).with_stack(Gva::new(rsp));
+        let context = FaultContext::at(Gva::new(RIP)).with_stack(Gva::new(rsp));
         for gva in [rsp, TABLE].repeat(3) {
-            mmu.page_fault(&mut machine, 0, Gva::new(gva), Access::user_read(), &origin);
+            mmu.page_fault(&mut machine, 0, Gva::new(gva), Access::user_read(), &context);
         }
-        let outcome = mmu.page_fault(&mut machine, 0, Gva::new(TABLE), user_write(), &origin);
+        let outcome = mmu.page_fault(&mut machine, 0, Gva::new(TABLE), user_write(), &context);
         assert!(matches!(outcome, FaultOutcome::TableWrite { .. }), "{outcome:?}");
         places.0.borrow().last().copied().unwrap()
     };
@@ -88,8 +88,8 @@ fn a_write_to_a_table_is_known_by_the_instruction_and_the_return_address() {
 #[test]
 fn the_simplest_policy_asks_for_no_place() {
     let write = TableWrite::new(0, umbra_paging::Gfn::new(7).entry(0));
-    assert!(!EmulateReachable.needs_place(&write));
-    assert!(Places::default().needs_place(&write), "a policy that says nothing is told");
+    assert!(!EmulateReachable.needs_site(&write));
+    assert!(CallSites::default().needs_site(&write), "a policy that says nothing is told");
 }
 
 /// What is remembered of a walk that ended above the lowest level does not outlive the entry there.
@@ -121,17 +121,27 @@ fn what_the_shadow_tells_is_what_the_guests_tables_tell() {
         machine.chain();
         machine.poke(4, 0, 4 << 12 | ALL);
         machine.poke(4, 1, 0xfee00 << 12 | ALL);
-        let mut mmu = Mmu::new(config_with(|config| config.shadow_walk = shadow_walk), &mut machine).unwrap();
+        let mut mmu =
+            Mmu::new(config_with(|config| config.shadow_walk = shadow_walk), &mut machine).unwrap();
         mmu.load_paging(&mut machine, 0, paging(1));
         settle(&mut machine, &mut mmu, 0, Access::user_read());
         fault(&mut machine, &mut mmu, 0x1000, Access::user_read());
         machine.work.set(0);
         let mut exit = |gva, access| exit_at(&mut machine, &mut mmu, 0x1234, gva, access);
         let (write, device) = (exit(8, user_write()), exit(0x1008, Access::user_read()));
-        assert!(matches!(write, FaultOutcome::TableWrite { gpa, .. } if gpa.raw() == 0x4008), "{write:?}");
-        assert!(matches!(device, FaultOutcome::Mmio { gpa } if gpa.raw() == 0xfee0_0008), "{device:?}");
+        assert!(
+            matches!(write, FaultOutcome::TableWrite { gpa, .. } if gpa.raw() == 0x4008),
+            "{write:?}"
+        );
+        assert!(
+            matches!(device, FaultOutcome::Mmio { gpa } if gpa.raw() == 0xfee0_0008),
+            "{device:?}"
+        );
         machine.work.get()
     };
     let (with, without) = (told(true), told(false));
-    assert!(with < without, "{with} calls of the embedder, and {without} without the walk of the shadow");
+    assert!(
+        with < without,
+        "{with} calls of the embedder, and {without} without the walk of the shadow"
+    );
 }

@@ -10,7 +10,8 @@ const OTHER: u64 = 20;
 /// Where the other space's page table shows to the kernel of the first.
 const SHOWN: u64 = 65 << 12;
 
-/// Two address spaces that share what lies from table 2 on in their upper halves; the second was in use, the first is.
+/// Two address spaces that share what lies from table 2 on in their upper halves; the second was in
+/// use, the first is.
 fn two_spaces() -> (Machine, Mmu) {
     let mut machine = Machine::new(2048, 128);
     machine.chain();
@@ -80,13 +81,17 @@ fn tables_of_a_space_that_comes_into_use_are_linked_ahead() {
         machine.poke(OTHER + 1, 9, (OTHER + 2) << 12 | ALL);
         machine.poke(OTHER + 2, 0, 100 << 12 | ALL);
         machine.poke(1, 300, OTHER << 12 | ALL);
-        let mut mmu = Mmu::new(config_with(|config| config.prefetch_tables = ahead), &mut machine).unwrap();
+        let mut mmu =
+            Mmu::new(config_with(|config| config.prefetch_tables = ahead), &mut machine).unwrap();
         mmu.load_paging(&mut machine, 0, paging(1));
         settle(&mut machine, &mut mmu, 0, Access::user_read());
         mmu.audit(&machine).unwrap();
         let gva = 3 << 39 | 7 << 30 | 9 << 21;
         // The upper half is the kernel's, and not touched.
-        assert_eq!(hardware(&machine, &mmu, 0xffff << 48 | 300 << 39 | 7 << 30 | 9 << 21), Seen::Reserved);
+        assert_eq!(
+            hardware(&machine, &mmu, 0xffff << 48 | 300 << 39 | 7 << 30 | 9 << 21),
+            Seen::Reserved
+        );
         hardware(&machine, &mmu, gva)
     };
     assert!(matches!(exits(true), Seen::Page { gfn: 100, .. }));
@@ -103,15 +108,16 @@ fn nothing_is_reclaimed_for_tables_linked_ahead() {
         machine.poke(1, 1 + n, OTHER << 12 | ALL);
         machine.poke(OTHER, n, (300 + n as u64) << 12 | ALL);
     }
-    let mut mmu = Mmu::new(config_with(|config| config.prefetch_tables = true), &mut machine).unwrap();
+    let mut mmu =
+        Mmu::new(config_with(|config| config.prefetch_tables = true), &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     assert_eq!(mmu.counters().reclaimed, 0);
     mmu.audit(&machine).unwrap();
 }
 
-/// A guest can make every entry that there is lead to one table: neither the table's references nor what lies below them is
-/// followed without end.
+/// A guest can make every entry that there is lead to one table: neither the table's references nor
+/// what lies below them is followed without end.
 #[test]
 fn a_table_that_thousands_of_entries_reference_is_not_searched_for() {
     let mut machine = Machine::new(2048, 128);
@@ -139,7 +145,8 @@ fn a_table_that_thousands_of_entries_reference_is_not_searched_for() {
     // Table 60 has ten thousand references, so it counts as in use.
     let outcome = fault_by(&mut machine, &mut mmu, 0x1000, 0, user_write());
     assert!(matches!(outcome, FaultOutcome::TableWrite { .. }), "{outcome:?}");
-    // Table 61 has twenty, and goes with the 22 above it; but not table 60, which is below them, too.
+    // Table 61 has twenty, and goes with the 22 above it; but not table 60, which is below them,
+    // too.
     let outcome = fault_by(&mut machine, &mut mmu, 0x2000, 1 << 12, user_write());
     assert_eq!(outcome, FaultOutcome::Resume(Work::Detach));
     assert_eq!(mmu.counters().detached, 23);
