@@ -18,7 +18,6 @@ pub(crate) fn walk<E: Env>(
     gva: Gva,
     access: Access,
 ) -> Result<(Walk, Option<Work>), TranslateError> {
-    let paging = *cx.shadow().roots().paging(vcpu);
     let mut work: Option<Work> = None;
     'again: for round in 1..=ROUNDS {
         if round == ROUNDS {
