@@ -26,4 +26,4 @@ pub use message::{
 };
 
 /// The version of everything in this crate that travels between hypervisor and tool.
-pub const PROTOCOL: u32 = 6;
+pub const PROTOCOL: u32 = 7;

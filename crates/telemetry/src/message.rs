@@ -43,6 +43,13 @@ pub enum Message {
     GuestEntered,
     /// The next stretch of the trace.
     Trace(Chunk),
+    /// What was counted from guest entry up to now: the answer to [`command::COUNT`](crate::command::COUNT).
+    Counts {
+        /// Exits by cause.
+        exits: ExitCounts,
+        /// Time-stamp counter ticks.
+        tsc: u64,
+    },
     /// The guest has ended; nothing follows.
     End(Stats),
     /// The hypervisor cannot go on: one clear sentence with the way out. Nothing follows.

@@ -583,6 +583,9 @@ fn peers_that_cannot_run() {
             .contains("--guest-faults is for Umbra")
     );
     assert!(
+        refused(&["--hypervisor", "none", "--watch"]).contains("--watch shows the exits to Umbra")
+    );
+    assert!(
         refused(&["--machine", "kvm", "--fixed-time"])
             .contains("--fixed-time is for emulated machines")
     );

@@ -7,7 +7,8 @@ use std::process::Stdio;
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use run_of_umbra::{Run, kernel};
+use run_of_umbra::{Run, kernel, signal};
+use rustix::process::Signal;
 
 const COM1: u32 = 0x3f8;
 const LINE_STATUS: u32 = COM1 + 5;
@@ -181,4 +182,31 @@ fn a_screen_is_shown_when_it_rests_and_at_the_end_and_costs_no_exit() {
 
     let output = run.command(&["--timeout", "100"]).output().unwrap();
     assert_eq!((output.status.code(), output.stdout.len()), (Some(0), 0), "it was not asked for");
+}
+
+/// It has an exit, computes a while, and so on for ever.
+#[test]
+fn exits_are_seen_while_the_guest_runs() {
+    let run = Run::new(&kernel(|a| {
+        let (mut again, mut compute) = (a.create_label(), a.create_label());
+        a.set_label(&mut again)?;
+        a.mov(ecx, 20_000)?;
+        a.set_label(&mut compute)?;
+        a.dec(ecx)?;
+        a.jnz(compute)?;
+        a.cpuid()?;
+        a.jmp(again)
+    }));
+    let (output, said) = run.when(&["--watch"], "exits now", |child| signal(child, Signal::TERM));
+    assert_eq!(output.status.code(), Some(143), "{said}");
+    let (_, view) = said.split_once("exits now").unwrap();
+    let row = |name: &str| {
+        let line =
+            view.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{said}"));
+        line.split_whitespace().skip(1).map(|number| number.parse().unwrap()).collect::<Vec<f64>>()
+    };
+    let (cpuid, total) = (row("cpuid "), row("total "));
+    assert!(cpuid[0] > 0.0 && cpuid[1] > 50.0 && cpuid[3] <= total[3], "{view}");
+    // The counts are those of the run.
+    assert!(run.statistics()["exits"]["cpuid"].as_f64().unwrap() >= cpuid[3]);
 }

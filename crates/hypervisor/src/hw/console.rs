@@ -19,6 +19,7 @@ const BATCH: usize = 16;
 
 static RECEIVED: AtomicBool = AtomicBool::new(false);
 static FINISH_REQUESTED: AtomicBool = AtomicBool::new(false);
+static COUNT_REQUESTED: AtomicBool = AtomicBool::new(false);
 
 struct Console {
     uart: Uart16550<PioBackend>,
@@ -63,6 +64,7 @@ pub fn poll(guest: &mut impl FnMut(u8)) {
         match console.commands.push(byte) {
             Input::Console(byte) => guest(byte),
             Input::Finish => FINISH_REQUESTED.store(true, Ordering::Relaxed),
+            Input::Count => COUNT_REQUESTED.store(true, Ordering::Relaxed),
             Input::Nothing => (),
         }
     }
@@ -72,4 +74,9 @@ pub fn poll(guest: &mut impl FnMut(u8)) {
 /// Whether the host has asked for the end.
 pub fn finish_requested() -> bool {
     FINISH_REQUESTED.load(Ordering::Relaxed)
+}
+
+/// Whether the host has asked for what was counted, since the last call.
+pub fn take_count_request() -> bool {
+    COUNT_REQUESTED.swap(false, Ordering::Relaxed)
 }

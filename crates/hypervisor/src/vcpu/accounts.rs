@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use umbra_devices::Mark;
 use umbra_telemetry::trace::Record;
-use umbra_telemetry::{ExitCause, ExitCounts, GuestExit, MmuCounters, Stats};
+use umbra_telemetry::{ExitCause, ExitCounts, GuestExit, Message, MmuCounters, Stats};
 use umbra_vcpu::backend::Backend;
 use umbra_vcpu::phases::{BOOT, Phases, Totals};
 
@@ -47,6 +47,12 @@ impl<B: Backend> Vcpu<B> {
             },
             tsc: self.time.now(),
         }
+    }
+
+    /// Tells the host what was counted so far.
+    pub(super) fn send_counts(&self) {
+        let exits = self.accounts.exits.clone();
+        telemetry::send(&Message::Counts { exits, tsc: self.time.now() });
     }
 
     /// A phase mark of the guest.

@@ -16,6 +16,15 @@ use crate::telemetry;
 /// the host's commands come the same way, and must not wait for a guest that never reads.
 const MAX_TYPED: usize = 64 << 10;
 
+/// What the host asks for inside the console input.
+#[derive(Default)]
+pub struct Requests {
+    /// The guest's end.
+    pub finish: bool,
+    /// What was counted so far.
+    pub counts: bool,
+}
+
 /// Input that waits for the guest, and the times at which its output and its screen are shown.
 pub struct Console {
     /// Input that the guest has no room for yet.
@@ -34,10 +43,10 @@ impl Console {
         line::has_input() || !self.typed.is_empty()
     }
 
-    /// Takes what came on the line, and gives the guest as much as it has room for. True if the
-    /// host asks for the guest's end.
-    pub fn hand_over(&mut self, platform: &mut Platform) -> bool {
-        let mut finish = false;
+    /// Takes what came on the line, and gives the guest as much as it has room for. Returns
+    /// what the host asks for.
+    pub fn hand_over(&mut self, platform: &mut Platform) -> Requests {
+        let mut requests = Requests::default();
         if line::has_input() {
             let typed = &mut self.typed;
             line::poll(&mut |byte| {
@@ -45,14 +54,15 @@ impl Console {
                     typed.push_back(byte);
                 }
             });
-            finish = line::finish_requested();
+            requests =
+                Requests { finish: line::finish_requested(), counts: line::take_count_request() };
         }
         while platform.console_input_room() > 0
             && let Some(byte) = self.typed.pop_front()
         {
             platform.console_input(&[byte]);
         }
-        finish
+        requests
     }
 
     /// When output or the screen is to be shown.

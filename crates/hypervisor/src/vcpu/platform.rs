@@ -20,8 +20,12 @@ impl<B: Backend> Vcpu<B> {
 
     #[inline(never)]
     fn serve_platform(&mut self) {
-        if self.console.hand_over(&mut self.platform) {
+        let requests = self.console.hand_over(&mut self.platform);
+        if requests.finish {
             self.end = Some(GuestExit::Stopped);
+        }
+        if requests.counts {
+            self.send_counts();
         }
         self.time.take_alarm();
         let now = self.time.now();

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 
-use umbra_telemetry::command::{ESCAPE, FINISH};
+use umbra_telemetry::command::{COUNT, ESCAPE, FINISH};
 
 /// What goes into the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub enum Input {
     Console(Vec<u8>),
     /// The command to end the guest and report.
     Finish,
+    /// The command to say what was counted so far.
+    Count,
 }
 
 impl Input {
@@ -20,6 +22,7 @@ impl Input {
     fn to_wire(&self) -> Vec<u8> {
         match self {
             Input::Finish => vec![ESCAPE, FINISH],
+            Input::Count => vec![ESCAPE, COUNT],
             Input::Console(bytes) => {
                 let doubled =
                     |&byte: &u8| if byte == ESCAPE { vec![byte, byte] } else { vec![byte] };
@@ -101,6 +104,7 @@ mod tests {
     fn the_escape_byte_is_doubled() {
         assert_eq!(Input::Console(vec![1, ESCAPE, 2]).to_wire(), [1, ESCAPE, ESCAPE, 2]);
         assert_eq!(Input::Finish.to_wire(), [ESCAPE, FINISH]);
+        assert_eq!(Input::Count.to_wire(), [ESCAPE, COUNT]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod terminal;
 pub use input::{Input, MachineInput, read_standard_input};
 pub use keys::{Action, HELP, Keys};
 pub use message::{message, output, output_bytes, output_failure};
-pub use progress::Progress;
+pub use progress::{Live, Progress};
 pub use screen::screen_text;
 pub use table::Table;
 pub use terminal::RawMode;

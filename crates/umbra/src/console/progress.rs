@@ -1,4 +1,4 @@
-//! A line on a terminal that stays where it is: what is being waited for.
+//! Lines on a terminal that stay where they are: what is being waited for, or how it goes.
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -72,22 +72,52 @@ impl Progress {
     }
 }
 
+/// Shows how it goes, again and again. Without a terminal each time is printed below the last.
+pub struct Live(InPlace);
+
+impl Live {
+    /// Nothing yet.
+    pub fn start() -> Live {
+        Live(InPlace::new("{msg}"))
+    }
+
+    /// Shows it as it is now.
+    pub fn show(&mut self, text: &str) {
+        match self.0.animated {
+            true => self.0.show(text.trim_end().into()),
+            false => message(format_args!("{text}\n")),
+        }
+    }
+
+    /// Takes it away, so that something else can be printed.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_was_cleared_is_shown_again() {
-        let mut progress = Progress::start("loading".into());
+        let (mut progress, mut live) = (Progress::start("loading".into()), Live::start());
         // A terminal only in name, so that the bar is really driven.
-        progress.line.bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-        progress.line.animated = true;
+        for in_place in [&mut progress.line, &mut live.0] {
+            in_place.bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+            in_place.animated = true;
+        }
         for _ in 0..2 {
             progress.tick(Duration::from_secs(3));
-            assert_eq!(progress.line.bar.message(), "loading (3 s)");
-            assert!(!progress.line.bar.is_finished());
+            live.show("a\nb\n");
+            assert_eq!(
+                (progress.line.bar.message(), live.0.bar.message()),
+                ("loading (3 s)".into(), "a\nb".into())
+            );
+            assert!(!progress.line.bar.is_finished() && !live.0.bar.is_finished());
             progress.clear();
-            assert!(progress.line.bar.is_finished());
+            live.clear();
+            assert!(progress.line.bar.is_finished() && live.0.bar.is_finished());
         }
     }
 }

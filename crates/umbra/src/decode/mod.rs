@@ -190,7 +190,8 @@ impl Capture {
                     output_bytes(&bytes)?;
                 }
                 Message::Screen(characters) => output(screen_text(&characters))?,
-                Message::GuestEntered => (),
+                // Counts are for who watches.
+                Message::GuestEntered | Message::Counts { .. } => (),
                 Message::Trace(chunk) => {
                     if let Some(recording) = &mut recording {
                         if chunk.records().is_err() {

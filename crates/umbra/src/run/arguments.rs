@@ -62,6 +62,14 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 
+    /// Show exits by cause while the guest runs
+    ///
+    /// The view is on standard error; on a terminal it stays in place below the guest's output.
+    /// Once a second the hypervisor is asked for its counts, which costs an exit for an interrupt:
+    /// so runs differ a little, with --fixed-time, too.
+    #[arg(long, hide_short_help = true)]
+    pub watch: bool,
+
     /// Start the machine's clock at the same time in every run: then the same guest does the same
     /// each time
     #[arg(long, hide_short_help = true)]

@@ -7,6 +7,7 @@ mod peer;
 mod recording;
 mod session;
 mod stream;
+mod watch;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,7 +18,8 @@ pub use outcome::{End, Outcome, Subject};
 pub use recording::Recording;
 pub use stream::{Noise, Part, read as read_stream};
 
-use session::Speaker;
+use session::{Observers, Speaker};
+use watch::Watch;
 
 use crate::console::message;
 use crate::error::Error;
@@ -143,13 +145,15 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         programs.emulator_name(),
         arguments.machine.name()
     );
+    let observers =
+        Observers { recording: recording.as_mut(), watch: arguments.watch.then(Watch::start) };
     let outcome = session::run(
         &mut emulator,
         outputs,
         &signals,
         arguments.timeout,
         progress,
-        recording.as_mut(),
+        observers,
         speaker,
     );
     emulator.kill();

@@ -81,6 +81,11 @@ pub fn check(arguments: &Arguments) -> Result<(), Error> {
             "--trace records the exits to Umbra, and --hypervisor {name} runs without it; leave it out"
         )));
     }
+    if arguments.watch {
+        return Err(Error::Input(format!(
+            "--watch shows the exits to Umbra, and --hypervisor {name} runs without it; leave it out"
+        )));
+    }
     if own.guest_faults != Policy::Auto {
         return Err(Error::Input(format!(
             "--guest-faults is for Umbra, and --hypervisor {name} runs without it; leave it out"

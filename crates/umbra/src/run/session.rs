@@ -11,6 +11,7 @@ use super::fault_count::FaultCount;
 use super::outcome::{End, Outcome};
 use super::recording::Recording;
 use super::stream::{self, Noise, Part};
+use super::watch::Watch;
 use crate::console::{
     Action, HELP, Input, Keys, MachineInput, Progress, RawMode, message, read_standard_input,
     screen_text,
@@ -51,6 +52,14 @@ pub enum Speaker {
     SmallKernel,
 }
 
+/// Who else hears of the exits.
+pub struct Observers<'a> {
+    /// The trace.
+    pub recording: Option<&'a mut Recording>,
+    /// The view.
+    pub watch: Option<Watch>,
+}
+
 /// Carries everything back and forth until the machine has ended.
 ///
 /// # Errors
@@ -61,7 +70,7 @@ pub fn run(
     signals: &Signals,
     timeout: Option<Duration>,
     progress: String,
-    recording: Option<&mut Recording>,
+    observers: Observers<'_>,
     speaker: Speaker,
 ) -> Result<Outcome, Error> {
     let terminal = RawMode::enter().map_err(|error| {
@@ -103,7 +112,8 @@ pub fn run(
         at_line_start: true,
         noise: Noise::default(),
         faults: FaultCount::default(),
-        recording,
+        recording: observers.recording,
+        watch: observers.watch,
     };
     session.run(&queue)
 }
@@ -151,6 +161,7 @@ struct Session<'a, 'e> {
     noise: Noise,
     faults: FaultCount,
     recording: Option<&'a mut Recording>,
+    watch: Option<Watch>,
 }
 
 impl Session<'_, '_> {
@@ -175,6 +186,7 @@ impl Session<'_, '_> {
                     }
                 }
             }
+            self.ask_for_counts();
             // Also between messages: a guest that never stops talking must not escape its end.
             if let Some(status) = self.signals.status() {
                 self.ask_for_end(End::User(status));
@@ -221,6 +233,12 @@ impl Session<'_, '_> {
                     recording.add(chunk);
                 }
             }
+            Message::Counts { exits, tsc } => {
+                let at_line_start = self.at_line_start || !io::stdout().is_terminal();
+                if let Some(watch) = &mut self.watch {
+                    watch.answer(Instant::now(), exits, tsc, at_line_start);
+                }
+            }
             Message::End(stats) => {
                 let end = match self.ending.take() {
                     Some((end, _)) if stats.guest_exit == GuestExit::Stopped => end,
@@ -257,6 +275,25 @@ impl Session<'_, '_> {
         self.outcome(end, None)
     }
 
+    /// Asks the hypervisor for its counts, if somebody watches. If the guest's input waits, it is
+    /// asked later.
+    fn ask_for_counts(&mut self) {
+        if self.entered
+            && let Some(watch) = &mut self.watch
+            && watch.is_due(Instant::now())
+        {
+            let _ = self.input.try_send(Input::Count);
+        }
+    }
+
+    /// Takes away what stands in place on the terminal.
+    fn clear(&mut self) {
+        self.progress.clear();
+        if let Some(watch) = &mut self.watch {
+            watch.clear();
+        }
+    }
+
     /// Asks the hypervisor to end the guest and report. If it does not run yet, there is nothing to
     /// wait for.
     fn ask_for_end(&mut self, end: End) {
@@ -276,7 +313,7 @@ impl Session<'_, '_> {
         } else {
             self.emulator.kill();
         }
-        self.progress.clear();
+        self.clear();
         self.start_line();
         let emulator = EmulatorUse {
             seconds: elapsed.as_millis() as f64 / 1000.0,
@@ -287,7 +324,7 @@ impl Session<'_, '_> {
 
     /// The guest's own output, byte for byte.
     fn print(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.progress.clear();
+        self.clear();
         self.faults.push(bytes);
         let mut stdout = io::stdout().lock();
         stdout
@@ -301,7 +338,7 @@ impl Session<'_, '_> {
 
     /// A line of this program's.
     fn say(&mut self, text: &str) {
-        self.progress.clear();
+        self.clear();
         self.start_line();
         lines(text).for_each(|line| message(format_args!("umbra: {line}\n")));
     }
