@@ -115,7 +115,7 @@ impl Format {
 
     /// The reserved bits that are set in an entry of `level` (SDM, "Reserved Bits" in the formats):
     /// a walk that meets a present entry with one raises a reserved-bit fault.
-    #[inline]
+    #[inline(always)]
     pub const fn reserved(
         self,
         entry: GuestEntry,
