@@ -166,6 +166,10 @@ impl<'a> Maker<'a> {
         if form.flags != !0 {
             code.extend(DEFINE);
         }
+        if place.label == "apic" && form.role == Role::Base {
+            // POP to memory finds no device there.
+            self.set(&mut code, register::BX, self.start.offset(DS, scratch));
+        }
         if matches!(form.role, Role::Push | Role::Pop) && !random.one_in(4) {
             self.set_stack(&mut code);
         }
@@ -696,7 +700,7 @@ impl<'a> Maker<'a> {
                     },
                 )
             }
-            _ => ("mov dr6, eax".into(), &[0x0f, 0x23, 0xf0]),
+            _ => ("mov cr2, eax".into(), &[0x0f, 0x22, 0xd0]),
         };
         code.extend(bytes);
         (name, code)

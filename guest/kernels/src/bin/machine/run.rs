@@ -251,8 +251,14 @@ impl Stage {
         cpu::clear_breakpoints();
         cpu::clear_dr6();
         arena::restore_priority(observer);
-        if setting.interrupt && !interrupted {
-            cpu::interruptible(0, || false);
+        if setting.interrupt {
+            // Where its delivery failed, the interrupt is in service still.
+            while apic::in_service(vector::INTERRUPT) {
+                apic::end_of_interrupt();
+            }
+            if !interrupted {
+                cpu::interruptible(0, || false);
+            }
         }
         self.format.store(&mut self.after);
         for index in 0..WORDS {
