@@ -1,7 +1,7 @@
 //! CVE-2026-53359, role confusion in child lookup: a shadow page that was built for a guest table
 //! at one level, with one set of rights or as an identity map is linked where another is needed.
 //!
-//! Here a page is found by its whole `Source` only (`crates/mmu/src/format/key.rs`,
+//! Here a page is found by its whole `ShadowKey` only (`crates/mmu/src/format/key.rs`,
 //! `guest/mod.rs`), and identity pages stand in other places than shadows of tables.
 
 mod attack;

@@ -25,9 +25,10 @@ pub(crate) fn walk<E: Env>(
         if round == ROUNDS {
             cx.env().kick();
         }
-        let view = cx.view();
+        let (view, paging) = (cx.view(), cx.shadow().roots().paging(vcpu));
+        let format = paging.mode.format();
         let walk =
-            match umbra_paging::walk(view.env(), &paging, &view.config().features, gva, access) {
+            match umbra_paging::walk(view.env(), paging, &view.config().features, gva, access) {
                 Ok(walk) => walk,
                 Err(fault) => {
                     // A page fault invalidates what is cached for its address (SDM, "Operations
@@ -38,7 +39,7 @@ pub(crate) fn walk<E: Env>(
                     return Err(TranslateError::Fault(fault));
                 }
             };
-        let Some(format) = paging.mode.format() else { return Ok((walk, work)) };
+        let Some(format) = format else { return Ok((walk, work)) };
         for step in walk.steps() {
             let Some(new) = step.update(access) else { continue };
             let old = step.entry.raw();

@@ -66,7 +66,7 @@ pub fn describe(event: MmuEvent) -> String {
         }
         MmuEvent::Split(gfn) => format!("split the large page at {:#x}", gfn << 12),
         MmuEvent::Flushed => "flushed everything".into(),
-        MmuEvent::Unsynced(gfn) => format!("let table {:#x} unsync", gfn << 12),
+        MmuEvent::Unsynced(gfn) => format!("table {:#x} goes unsync", gfn << 12),
         MmuEvent::Resynced(gfn) => format!("tracks table {:#x} again", gfn << 12),
         MmuEvent::Detached(gfn) => format!("detached table {:#x}", gfn << 12),
         MmuEvent::Attached { table, level, changed } => {
