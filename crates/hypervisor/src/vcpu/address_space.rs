@@ -68,6 +68,10 @@ impl<B: Backend> Vcpu<B> {
             Ok(paging) => {
                 if *self.mmu.paging(0) != paging {
                     self.mmu.load_paging(&mut self.env, 0, paging);
+                } else if self.mmu.has_unsync_tables() {
+                    // The same root under another PCID: nothing may be cached there of what an
+                    // unsync table has kept.
+                    self.mmu.flush_guest(&mut self.env);
                 }
                 let space = &mut self.space;
                 space.root = self.mmu.root(&self.env, 0);
