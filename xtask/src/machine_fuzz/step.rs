@@ -52,7 +52,7 @@ struct Place {
 }
 
 /// Makes a step: its name, and its code.
-type Make = fn(&Maker<'_>, &mut Random) -> (String, Vec<u8>);
+type Make<T> = fn(&T, &mut Random) -> (String, Vec<u8>);
 
 impl Maker<'_> {
     /// A random step.
@@ -231,7 +231,7 @@ impl Maker<'_> {
 
     /// An instruction without an operand in the table, or one that goes with a state.
     fn special(&self, random: &mut Random) -> Step {
-        let kinds: [Make; 22] = [
+        let kinds: [Make<Self>; 22] = [
             Self::interrupt,
             Self::interrupt,
             Self::exception,
