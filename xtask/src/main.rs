@@ -16,6 +16,7 @@ mod forms;
 mod fuzz;
 mod guests;
 mod machine_fuzz;
+mod mutants;
 mod paths;
 mod process;
 mod report;
@@ -25,6 +26,7 @@ mod schedule;
 mod setup;
 mod test;
 mod tool;
+mod tree;
 mod trial;
 mod umbra_run;
 mod unsafe_count;
@@ -55,6 +57,7 @@ enum Command {
     Exhaustive(exhaustive::Arguments),
     Schedule(schedule::Arguments),
     Sabotage(sabotage::Arguments),
+    Mutants(mutants::Arguments),
     Fuzz(fuzz::Arguments),
     Coverage(coverage::Arguments),
     Crates(crates::Arguments),
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Command::Exhaustive(arguments) => exhaustive::run(&arguments),
         Command::Schedule(arguments) => schedule::run(&arguments),
         Command::Sabotage(arguments) => sabotage::run(&arguments),
+        Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Coverage(arguments) => coverage::run(&arguments),
         Command::Crates(arguments) => crates::run(&arguments),

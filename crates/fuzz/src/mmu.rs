@@ -31,6 +31,7 @@ pub fn mmu(data: &[u8]) {
             shadow.targets = (pick >> 4 & 7) as usize;
             shadow.detach = (pick >> 8) as u8;
             shadow.release = (pick >> 16) as u8 / 2;
+            shadow.unsync = (pick >> 24) as u8;
         }
     }
     if let Err(divergence) = run_program(&program, &config) {

@@ -210,7 +210,12 @@ impl<'a, E: Env> Auditor<'a, E> {
                 alloc::format!("{key:?} is detached and in use"),
             ));
         }
-        if !matches!(key.role, Role::Guest { .. }) || !self.shadow.guest().is_tracked(key.gfn) {
+        let Role::Guest { level, .. } = key.role else { return Ok(()) };
+        if self.shadow.guest().is_unsync_leaf(key.gfn) && level != Level::L1 {
+            let detail = alloc::format!("{key:?} is unsync, and leads to other tables");
+            return Err(violation(Invariant::NeverStale, detail));
+        }
+        if !self.shadow.guest().is_tracked(key.gfn) {
             return Ok(());
         }
         let gfn = key.gfn.raw() as u32;

@@ -97,6 +97,8 @@ pub struct Counters {
     pub roots_moved: u64,
     /// Changes between [`GuestFaults::Present`] and [`GuestFaults::User`].
     pub filter_switches: u64,
+    /// Guest tables whose writes were not seen for a while.
+    pub unsynced: u64,
 }
 
 impl Counters {
@@ -111,7 +113,8 @@ impl Counters {
             Event::Attached { .. } => self.attached += 1,
             Event::RootMoved(_) => self.roots_moved += 1,
             Event::Filter(_) => self.filter_switches += 1,
-            Event::Unsynced(_) | Event::Resynced(_) => (),
+            Event::Unsynced(_) => self.unsynced += 1,
+            Event::Resynced(_) => (),
         }
     }
 }

@@ -90,8 +90,8 @@ pub enum TranslateError {
 /// The work that a host fault made necessary. Where several apply, the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
-    /// A table was detached for a write to it: let the guest execute that again, it will not be
-    /// seen.
+    /// A table was detached, or is unsync, for a write to it: let the guest execute that again, it
+    /// will not be seen.
     Detach,
     /// A shadow table was built, attached or linked.
     Link,

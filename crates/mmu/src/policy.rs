@@ -67,6 +67,21 @@ pub struct TableWrite {
     /// Guests that end a process write its tables from another address space. A detach is of all
     /// tables of the address space then.
     pub inactive: bool,
+    /// Whether [`Answer::Unsync`] can be carried out, and what it switches off.
+    pub unsync: Unsync,
+}
+
+/// What comes of an [`Answer::Unsync`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unsync {
+    /// It counts as [`Answer::Emulate`]: the frame is no page table, or not only that.
+    Impossible,
+    /// Page faults that the CPU delivers, or roots that it loads, exit for as long: none of that
+    /// does now.
+    SwitchesOff,
+    /// Nothing changes but that the guest's flushes exit.
+    OnlyFlushes,
 }
 
 impl TableWrite {
@@ -79,6 +94,7 @@ impl TableWrite {
             back_to_back: false,
             reachable: true,
             inactive: false,
+            unsync: Unsync::Impossible,
         }
     }
 }
@@ -93,6 +109,22 @@ pub enum Answer {
     /// not possible (the table is a root in use, or the same instruction has just been answered
     /// so), it counts as [`Answer::Emulate`].
     Detach,
+    /// The frame is *unsync*: the guest writes freely, and its flushes exit, until it flushes more
+    /// than an address.
+    Unsync,
+}
+
+/// An INVLPG of the guest that exited because a page table is unsync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnsyncFlush {
+    /// The address is not one of an unsync table.
+    Elsewhere,
+    /// The guest has not written its entry, at this site.
+    Unchanged(Gpa),
+    /// The guest has cleared its entry: one write that did not exit.
+    Cleared(Gpa),
+    /// The guest has changed its entry, most likely by clearing it first: two writes.
+    Changed(Gpa),
 }
 
 /// Decides how writes to tracked frames are answered. Any answer is correct; they differ in exits.
@@ -110,6 +142,12 @@ pub trait WritePolicy {
     /// A frame that was detached is in use again, and this many of its entries had changed.
     fn attached(&mut self, gfn: Gfn, changed: u32) {
         let _ = (gfn, changed);
+    }
+
+    /// The guest has flushed an address while page tables were unsync. Whether they stay so.
+    fn flushed(&mut self, flush: UnsyncFlush) -> bool {
+        let _ = flush;
+        true
     }
 }
 

@@ -38,6 +38,7 @@ const LAYERS: &[Layer] = &[
             "outcome",
             "policy",
             "roots",
+            "sync",
             "tables",
         ],
     ),

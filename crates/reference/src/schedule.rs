@@ -140,6 +140,7 @@ impl Small {
         let user = ShadowConfig { filter: FilterPolicy::User, ..plain };
         let released = ShadowConfig { release: 255, ..plain };
         let targets = ShadowConfig { targets: 4, ..plain };
+        let unsync = ShadowConfig { unsync: 255, ..plain };
         let link = || vec![(0x15, 1, SECOND << 12 | ALL), (SECOND, 0, DATA << 12 | ALL)];
         let second = 0x20_0000;
         let ready = || vec![load(0, 0, true), load(1, 0, true), touch(1, SECOND), touch(1, DATA)];
@@ -236,6 +237,81 @@ impl Small {
                 setup: ready(),
                 step: load(0, 0x1000, true),
                 others: vec![user_store(1, 0x1000)],
+            },
+            Small {
+                name: "a page table becomes unsync",
+                shadow: unsync,
+                tables: vec![(FIRST, 1, DATA << 12 | ALL)],
+                setup: and(ready(), vec![load(1, 0x1000, true), load(0, 0x1000, true)]),
+                step: set(0, FIRST, 1, 0x1a << 12 | ALL),
+                others: vec![
+                    set(1, FIRST, 2, DATA << 12 | ALL),
+                    load(1, 0x2000, true),
+                    invlpg(1, 0x1000),
+                    load(1, 0x1000, true),
+                ],
+            },
+            Small {
+                name: "an unsync page table is tracked again",
+                shadow: unsync,
+                tables: vec![(FIRST, 1, DATA << 12 | ALL)],
+                setup: and(
+                    ready(),
+                    vec![
+                        load(1, 0x1000, true),
+                        set(0, FIRST, 3, DATA << 12 | ALL),
+                        load(1, 0x3000, true),
+                    ],
+                ),
+                step: load_root(0, ROOT),
+                others: vec![
+                    set(1, FIRST, 1, 0x1a << 12 | ALL),
+                    set(1, FIRST, 2, DATA << 12 | ALL),
+                    invlpg(1, 0x1000),
+                    load(1, 0x1000, true),
+                    load(1, 0x2000, true),
+                ],
+            },
+            Small {
+                name: "an unsync page table gets another reference",
+                shadow: unsync,
+                tables: vec![(FIRST, 1, DATA << 12 | ALL)],
+                setup: and(
+                    ready(),
+                    vec![
+                        load(1, 0x1000, true),
+                        set(0, FIRST, 3, DATA << 12 | ALL),
+                        set(0, 0x15, 1, FIRST << 12 | ALL),
+                    ],
+                ),
+                step: load(0, second + 0x1000, true),
+                others: vec![
+                    set(1, FIRST, 1, 0x1a << 12 | ALL),
+                    load(1, second + 0x1000, true),
+                    set(1, FIRST, 5, DATA << 12 | ALL),
+                    load(1, second + 0x5000, true),
+                ],
+            },
+            Small {
+                name: "an address of an unsync page table is flushed",
+                shadow: unsync,
+                tables: vec![(FIRST, 1, DATA << 12 | ALL)],
+                setup: and(
+                    ready(),
+                    vec![
+                        load(0, 0x1000, true),
+                        load(1, 0x1000, true),
+                        set(0, FIRST, 3, DATA << 12 | ALL),
+                        set(0, FIRST, 1, 0x1a << 12 | ALL),
+                    ],
+                ),
+                step: invlpg(0, 0x1000),
+                others: vec![
+                    set(1, FIRST, 1, DATA << 12 | P | U | A),
+                    invlpg(1, 0x1000),
+                    user_store(1, 0x1000),
+                    load(1, 0x1000, true),
+                ],
             },
             Small {
                 name: "a root becomes unsync",

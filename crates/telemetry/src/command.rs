@@ -59,10 +59,14 @@ mod tests {
     #[test]
     fn commands_and_doubled_escapes() {
         let mut commands = Commands::default();
-        let input = [b'a', ESCAPE, ESCAPE, FINISH, ESCAPE, FINISH, ESCAPE, b'?', ESCAPE, COUNT, b'b'];
+        let input =
+            [b'a', ESCAPE, ESCAPE, FINISH, ESCAPE, FINISH, ESCAPE, b'?', ESCAPE, COUNT, b'b'];
         let seen: alloc::vec::Vec<Input> =
             input.into_iter().map(|b| commands.push(b)).filter(|i| *i != Input::Nothing).collect();
         use Input::{Console, Count, Finish};
-        assert_eq!(seen, [Console(b'a'), Console(ESCAPE), Console(FINISH), Finish, Count, Console(b'b')]);
+        assert_eq!(
+            seen,
+            [Console(b'a'), Console(ESCAPE), Console(FINISH), Finish, Count, Console(b'b')]
+        );
     }
 }

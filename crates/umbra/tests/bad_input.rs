@@ -582,7 +582,9 @@ fn peers_that_cannot_run() {
         refused(&["--hypervisor", "none", "--guest-faults", "trap"])
             .contains("--guest-faults is for Umbra")
     );
-    assert!(refused(&["--hypervisor", "none", "--watch"]).contains("--watch shows the exits to Umbra"));
+    assert!(
+        refused(&["--hypervisor", "none", "--watch"]).contains("--watch shows the exits to Umbra")
+    );
     assert!(
         refused(&["--machine", "kvm", "--fixed-time"])
             .contains("--fixed-time is for emulated machines")

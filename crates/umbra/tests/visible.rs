@@ -201,7 +201,8 @@ fn exits_are_seen_while_the_guest_runs() {
     assert_eq!(output.status.code(), Some(143), "{said}");
     let (_, view) = said.split_once("exits now").unwrap();
     let row = |name: &str| {
-        let line = view.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{said}"));
+        let line =
+            view.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{said}"));
         line.split_whitespace().skip(1).map(|number| number.parse().unwrap()).collect::<Vec<f64>>()
     };
     let (cpuid, total) = (row("cpuid "), row("total "));

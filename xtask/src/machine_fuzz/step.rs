@@ -52,9 +52,9 @@ struct Place {
 }
 
 /// Makes a step: its name, and its code.
-type Make<T> = fn(&T, &mut Random) -> (String, Vec<u8>);
+type Make<'a> = fn(&Maker<'a>, &mut Random) -> (String, Vec<u8>);
 
-impl Maker<'_> {
+impl<'a> Maker<'a> {
     /// A random step.
     pub fn step(&self, random: &mut Random) -> Step {
         if random.below(100) < 55 { self.form(random) } else { self.special(random) }
@@ -231,7 +231,7 @@ impl Maker<'_> {
 
     /// An instruction without an operand in the table, or one that goes with a state.
     fn special(&self, random: &mut Random) -> Step {
-        let kinds: [Make<Self>; 22] = [
+        let kinds: [Make<'a>; 22] = [
             Self::interrupt,
             Self::interrupt,
             Self::exception,

@@ -28,8 +28,8 @@ use crate::trial;
 /// memory forms of instructions (`cargo xtask forms`), of random programs (`cargo xtask
 /// machine-fuzz`) and of the trial's control; then Linux with
 /// the quick exercise on the emulated machines, with the bypass and without, with a small shadow
-/// pool, and audited. Ends with the line `N passed, N failed`. What guests leave (console, exit
-/// table) is kept in `target/guest/test`.
+/// pool, and audited, and 32-bit kernels with it. Ends with the line `N passed, N failed`. What
+/// guests leave (console, exit table) is kept in `target/guest/test`.
 #[derive(clap::Args)]
 pub struct Arguments {}
 
@@ -52,6 +52,6 @@ pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
     exact::sample(&mut report, &built.umbra, &kernels)?;
     machine_fuzz::sample(&mut report, &built.umbra, &kernels)?;
     trial::sample(&mut report)?;
-    boots::run(&mut report, &built)?;
+    boots::run(&mut report, &mut setup, &built)?;
     Ok(report.finish())
 }

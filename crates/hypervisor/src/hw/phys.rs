@@ -181,8 +181,8 @@ impl GuestRam {
             return [u64::MAX; 8];
         };
         let at = table.cast::<u64>().wrapping_add(first);
-        // SAFETY: as in `entry`: aligned, and within one frame of the guest's RAM.
         core::array::from_fn(|n| {
+            // SAFETY: as in `entry`: aligned, and within one frame of the guest's RAM.
             unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed)
         })
     }
@@ -375,8 +375,8 @@ impl FramePool {
     pub fn read_entries(&self, frame: u32, first: usize) -> [u64; 8] {
         assert!(first + 8 <= 512, "a table has 512 entries");
         let at = pointer(self.hpa(frame).raw()).cast::<u64>().wrapping_add(first);
-        // SAFETY: as in `entry`, and within the frame.
         core::array::from_fn(|n| {
+            // SAFETY: as in `entry`, and within the frame.
             unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed)
         })
     }

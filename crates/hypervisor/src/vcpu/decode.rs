@@ -1,7 +1,7 @@
 //! Instructions of which the CPU does not tell enough: their length, or that they exit and no more.
 
 use umbra_emulator::{Cpu, Operation, identify};
-use umbra_paging::GuestFault;
+use umbra_paging::{GuestFault, Gva};
 use umbra_telemetry::{ExitCause, GuestExit};
 use umbra_vcpu::backend::Backend;
 
@@ -39,13 +39,22 @@ impl<B: Backend> Vcpu<B> {
 
     /// An instruction that accesses control registers, flushes translations or raises an event.
     pub(super) fn undecoded_exit(&mut self) -> ExitCause {
-        let mut buffer = [0; MAX_INSTRUCTION];
-        let (fetched, _) = self.fetch(&mut buffer);
-        let identity = identify(&buffer[..fetched], self.mode());
+        let identity = match self.plain_code() {
+            Some(bytes) => identify(&bytes.to_le_bytes()[..MAX_INSTRUCTION], self.mode()),
+            None => {
+                let mut buffer = [0; MAX_INSTRUCTION];
+                let (fetched, _) = self.fetch(&mut buffer);
+                identify(&buffer[..fetched], self.mode())
+            }
+        };
         self.instruction.set_length(identity.map_or(0, |identity| identity.length));
         let cause = match identity.map(|identity| identity.operation) {
             Some(Operation::MovToCr { cr, gpr }) => return self.write_cr_exit(cr, gpr as u8),
             Some(Operation::MovFromCr { cr, gpr }) => return self.read_cr_exit(cr, gpr as u8),
+            // #GP for the privilege level comes before the exit.
+            Some(Operation::Invlpg { gpr }) => {
+                return self.invlpg_exit(Gva::new(self.backend.gpr(gpr as u8)));
+            }
             Some(Operation::MachineStatusWord) => ExitCause::Cr0,
             Some(Operation::Invalidation) => ExitCause::Invlpg,
             Some(Operation::SoftwareInterrupt | Operation::Virtualization | Operation::Other)

@@ -1,7 +1,7 @@
 //! How writes to guest tables are answered.
 
 use umbra_mmu::Predictor;
-use umbra_mmu::policy::{Answer, EmulateReachable, TableWrite, WritePolicy};
+use umbra_mmu::policy::{Answer, EmulateReachable, TableWrite, UnsyncFlush, WritePolicy};
 use umbra_paging::Gfn;
 
 /// The MMU's predictor of bursts, or, with that switched off, emulation of every write to a table
@@ -31,6 +31,13 @@ impl WritePolicy for Writes {
     fn attached(&mut self, gfn: Gfn, changed: u32) {
         if let Writes::Predict(policy) = self {
             policy.attached(gfn, changed);
+        }
+    }
+
+    fn flushed(&mut self, flush: UnsyncFlush) -> bool {
+        match self {
+            Writes::Predict(policy) => policy.flushed(flush),
+            Writes::Emulate(policy) => policy.flushed(flush),
         }
     }
 }

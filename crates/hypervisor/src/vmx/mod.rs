@@ -1,8 +1,8 @@
 //! Intel VMX without EPT and without unrestricted guest.
 //!
-//! [`capabilities`] says what the CPU has, [`setup`] fills the VMCS, [`Vmx`] runs the guest by way
-//! of [`enter`], [`exits`] decodes why it came back, [`failure`] puts a refused VM entry into
-//! words. Each other file implements one trait of [`umbra_vcpu::backend`].
+//! [`capabilities`] says what the CPU has, and [`setup`] fills the VMCS. [`Vmx`] runs the guest by
+//! way of [`enter`], [`exits`] decodes why it came back, and [`failure`] puts a refused VM entry
+//! into words. Each other file implements one trait of [`umbra_vcpu::backend`].
 #![allow(unsafe_code, reason = "the VMX instructions and the way into the guest")]
 
 mod address_space;

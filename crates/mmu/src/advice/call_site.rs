@@ -63,7 +63,7 @@ fn callers<E: Env>(
     let top = context.rsp.filter(|rsp| rsp.raw() % (if long { 8 } else { 4 }) == 0);
     let Some(top) = top.and_then(|rsp| walks.mapped(view, roots, vcpu, rsp)) else { return 0 };
     // What an unsync table says now need not be what is mapped.
-    if view.guest().has_unsync() || env.backing(top.gfn()) == Backing::None {
+    if view.guest().has_unsync_above_leaves() || env.backing(top.gfn()) == Backing::None {
         return 0;
     }
     if !long {

@@ -15,10 +15,20 @@
 //! When a table that was detached is used again, the number of entries that have changed tells what
 //! the detach has spared. Where it did not pay, the next trials are put off, the longer the more
 //! often.
+//!
+//! # Unsync
+//! Some sites clear an entry, set it, and flush its address, again and again (the protection of a
+//! page that is changed). Emulation costs two exits for that, and one while the table is unsync,
+//! that of the flush. But then every flush of an address exits, whatever it is for. So the
+//! predictor keeps an account for each site: an exit spared for a flush of an entry that has
+//! changed, none for one that was cleared (what sets it again is seen as a fault), an exit lost for
+//! any other flush, and for each time that the table becomes unsync. What does not pay ends, and is
+//! put off as above. Where page faults or loads of roots pass by without an exit, that would cost
+//! more, and it is not tried.
 
 use umbra_paging::{Gfn, PAGE_SIZE};
 
-use crate::policy::{Answer, CallSite, TableWrite, WritePolicy};
+use crate::policy::{Answer, CallSite, TableWrite, Unsync, UnsyncFlush, WritePolicy};
 
 /// Call sites remembered: direct-mapped.
 const SITES: usize = 256;
@@ -42,6 +52,12 @@ const MAX_FAILURES: u8 = 10;
 /// row that did not pay.
 const LONG: u32 = 8;
 const MAX_LONGER: u8 = 4;
+/// After so many pairs of writes to an entry, unsync is tried.
+const PAIRS: u8 = 2;
+/// The most that an account of unsync holds.
+const MAX_GAIN: i8 = 4;
+/// After so many flushes in a row that spared nothing, tables are tracked again.
+const MAX_USELESS: u8 = 4;
 /// vCPUs of which the burst is known: direct-mapped.
 const BURSTS: usize = 16;
 
@@ -57,6 +73,25 @@ struct History {
     failures: u8,
     /// Bursts to let pass before the next trial.
     wait: u16,
+    /// Pairs of writes to one entry that were seen, up to [`PAIRS`].
+    pairs: u8,
+    /// Exits that unsync has spared, less those that it has cost.
+    gain: i8,
+    /// Trials of unsync in a row that did not pay.
+    unsync_failures: u8,
+    /// Pairs to let pass before the next trial of unsync.
+    unsync_wait: u16,
+}
+
+/// The tables that are unsync because of one site.
+#[derive(Clone, Copy, Default)]
+struct UnsyncTables {
+    site: CallSite,
+    /// Flushes in a row that spared nothing.
+    useless: u8,
+    /// The guest's entry that was flushed last, and how many in a row lay behind each other.
+    last: u64,
+    run: u32,
 }
 
 /// The burst under way on a vCPU.
@@ -76,6 +111,7 @@ pub struct Predictor {
     detached: [(u64, CallSite); DETACHED],
     /// By vCPU.
     bursts: [Burst; BURSTS],
+    unsync: UnsyncTables,
 }
 
 impl Default for Predictor {
@@ -84,6 +120,7 @@ impl Default for Predictor {
             sites: [History::default(); SITES],
             detached: [(0, CallSite::default()); DETACHED],
             bursts: [Burst::default(); BURSTS],
+            unsync: UnsyncTables::default(),
         }
     }
 }
@@ -121,6 +158,42 @@ impl Predictor {
     }
 }
 
+impl Predictor {
+    /// Two writes of a site went to one entry: there may be a flush for them.
+    fn pair(&mut self, site: CallSite) {
+        let known = self.known(site);
+        known.pairs = (known.pairs + 1).min(PAIRS);
+        known.unsync_wait = known.unsync_wait.saturating_sub(1);
+    }
+
+    /// Whether a first write at this site is to be answered by unsync.
+    fn tries_unsync(&mut self, write: &TableWrite) -> bool {
+        let known = self.known(write.site);
+        if write.unsync != Unsync::OnlyFlushes || known.pairs < PAIRS || known.unsync_wait > 0 {
+            return false;
+        }
+        if known.gain <= 0 {
+            known.unsync_failures = (known.unsync_failures + 1).min(MAX_FAILURES);
+            known.unsync_wait = 1 << known.unsync_failures;
+        }
+        known.gain = (known.gain - 1).max(-1);
+        self.unsync = UnsyncTables { site: write.site, ..UnsyncTables::default() };
+        true
+    }
+
+    /// Counts exits spared (or lost) by tables that are unsync: whether they stay so.
+    fn account(&mut self, gain: i8) -> bool {
+        self.unsync.useless = if gain > 0 { 0 } else { self.unsync.useless + 1 };
+        let useless = self.unsync.useless;
+        let known = self.known(self.unsync.site);
+        known.gain = (known.gain + gain).clamp(-MAX_GAIN, MAX_GAIN);
+        if known.gain > 0 {
+            (known.unsync_failures, known.unsync_wait) = (0, 0);
+        }
+        known.gain > -MAX_GAIN && useless < MAX_USELESS
+    }
+}
+
 impl WritePolicy for Predictor {
     fn needs_site(&self, write: &TableWrite) -> bool {
         write.reachable && !self.continues(write)
@@ -145,6 +218,9 @@ impl WritePolicy for Predictor {
         if self.continues(write) {
             self.bursts[write.vcpu % BURSTS].gpa = write.gpa.raw();
             if gpa == write.gpa.raw() {
+                if length == 1 {
+                    self.pair(last);
+                }
                 return Answer::Emulate;
             }
             let length = length + 1;
@@ -167,6 +243,10 @@ impl WritePolicy for Predictor {
         if self.known(site).confidence >= CONFIDENT {
             return self.detach(write.vcpu, gfn, site);
         }
+        if self.tries_unsync(write) {
+            self.bursts[write.vcpu % BURSTS] = Burst::default();
+            return Answer::Unsync;
+        }
         self.bursts[write.vcpu % BURSTS] = Burst { site, gpa: write.gpa.raw(), length: 1 };
         Answer::Emulate
     }
@@ -187,10 +267,30 @@ impl WritePolicy for Predictor {
             known.wait = 1 << known.failures;
         }
     }
+
+    fn flushed(&mut self, flush: UnsyncFlush) -> bool {
+        let (gain, at) = match flush {
+            UnsyncFlush::Elsewhere => return self.account(-1),
+            UnsyncFlush::Unchanged(at) => (-1, at),
+            UnsyncFlush::Cleared(at) => (0, at),
+            UnsyncFlush::Changed(at) => (1, at),
+        };
+        let UnsyncTables { site, last, run, .. } = self.unsync;
+        let run = if at.raw() == last + 8 { run + 1 } else { 1 };
+        (self.unsync.last, self.unsync.run) = (at.raw(), run);
+        if run == WORTH {
+            // A burst: without unsync it would have been two exits in all.
+            self.learn(site, run);
+            return false;
+        }
+        self.account(gain)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use umbra_paging::Gpa;
+
     use super::*;
 
     fn site(rip: u64) -> CallSite {
@@ -224,6 +324,7 @@ mod tests {
                     site: site(rip),
                     reachable: true,
                     inactive: false,
+                    unsync: Unsync::Impossible,
                     back_to_back: back_to_back && !used,
                 };
                 if predictor.answer(&write) == Answer::Detach {
@@ -249,6 +350,7 @@ mod tests {
             site: site(1),
             reachable: true,
             inactive: false,
+            unsync: Unsync::Impossible,
             back_to_back: false,
         };
         assert_eq!(predictor.answer(&first), Answer::Detach);
@@ -269,6 +371,7 @@ mod tests {
                 site: site(1),
                 reachable: true,
                 inactive: false,
+                unsync: Unsync::Impossible,
                 back_to_back: n > 0,
             };
             assert_eq!(predictor.answer(&write), Answer::Emulate);
@@ -297,6 +400,7 @@ mod tests {
                     site: site(rip),
                     reachable: true,
                     inactive: false,
+                    unsync: Unsync::Impossible,
                     back_to_back,
                 })
             };
@@ -322,6 +426,7 @@ mod tests {
             site: site(1),
             reachable: true,
             inactive: true,
+            unsync: Unsync::Impossible,
             back_to_back: false,
         };
         assert_eq!(predictor.answer(&write), Answer::Detach);
@@ -349,6 +454,7 @@ mod tests {
                     site: site(1),
                     reachable: true,
                     inactive: false,
+                    unsync: Unsync::Impossible,
                     back_to_back: n > 0,
                 };
                 if predictor.answer(&write) == Answer::Detach {
@@ -375,6 +481,7 @@ mod tests {
                 site,
                 reachable: true,
                 inactive: false,
+                unsync: Unsync::Impossible,
                 back_to_back,
             })
         };
@@ -389,6 +496,7 @@ mod tests {
                 site,
                 reachable: true,
                 inactive: false,
+                unsync: Unsync::Impossible,
                 back_to_back: false,
             })
         };
@@ -409,10 +517,88 @@ mod tests {
                     site: site(1),
                     reachable: true,
                     inactive: false,
+                    unsync: Unsync::Impossible,
                     back_to_back: n > 0,
                 };
                 assert_eq!(predictor.answer(&write), Answer::Emulate);
             }
         }
+    }
+
+    /// Pairs of writes to one entry, each followed by a flush that finds this; unsync or emulated.
+    /// The guest loads another root after `each` of them. How many exits that takes.
+    fn pairs(
+        predictor: &mut Predictor,
+        times: u32,
+        each: u32,
+        flush: fn(Gpa) -> UnsyncFlush,
+    ) -> u32 {
+        let (mut exits, mut unsync) = (0, false);
+        let gpa = Gfn::new(7).entry(3);
+        for n in 0..times {
+            unsync &= n % each != 0;
+            for (rip, back_to_back) in [(1, false), (2, true)] {
+                let write = TableWrite {
+                    site: site(rip),
+                    back_to_back,
+                    unsync: Unsync::OnlyFlushes,
+                    ..TableWrite::new(0, gpa)
+                };
+                if !unsync {
+                    exits += 1;
+                    unsync = predictor.answer(&write) == Answer::Unsync;
+                }
+            }
+            if unsync {
+                exits += 1;
+                unsync = predictor.flushed(flush(gpa));
+            }
+        }
+        exits
+    }
+
+    #[test]
+    fn an_entry_that_is_changed_and_flushed_again_and_again_costs_one_exit() {
+        let exits = pairs(&mut Predictor::default(), 1000, u32::MAX, UnsyncFlush::Changed);
+        assert!((1000..1008).contains(&exits), "{exits}");
+    }
+
+    #[test]
+    fn unsync_that_does_not_pay_is_tried_more_and_more_rarely() {
+        for (each, flush) in [
+            (1, UnsyncFlush::Changed as fn(Gpa) -> UnsyncFlush),
+            (u32::MAX, UnsyncFlush::Cleared),
+            (u32::MAX, UnsyncFlush::Unchanged),
+            (u32::MAX, |_| UnsyncFlush::Elsewhere),
+        ] {
+            let exits = pairs(&mut Predictor::default(), 10_000, each, flush);
+            assert!(exits < 20_020, "{exits} for {each}");
+        }
+    }
+
+    #[test]
+    fn unsync_is_not_tried_where_it_switches_something_off() {
+        let mut predictor = Predictor::default();
+        for unsync in [Unsync::SwitchesOff, Unsync::Impossible] {
+            for n in 0..1000 {
+                let write = TableWrite {
+                    site: site(n % 2),
+                    back_to_back: n % 2 == 1,
+                    unsync,
+                    ..TableWrite::new(0, Gfn::new(7).entry(3))
+                };
+                assert_eq!(predictor.answer(&write), Answer::Emulate);
+            }
+        }
+    }
+
+    /// Flushes of one entry after the other are a burst, which a detach answers better.
+    #[test]
+    fn a_burst_of_flushes_ends_unsync() {
+        let mut predictor = Predictor::default();
+        pairs(&mut predictor, 8, u32::MAX, UnsyncFlush::Changed);
+        let flushes =
+            (10..20).map(|n| predictor.flushed(UnsyncFlush::Changed(Gfn::new(7).entry(n))));
+        assert_eq!(flushes.take_while(|&stays| stays).count(), 2);
     }
 }

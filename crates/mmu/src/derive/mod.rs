@@ -137,10 +137,23 @@ impl<'a, E: Env> View<'a, E> {
 
     /// Whether a reference to the page may be added while tables may be unsync, without their
     /// shadows being refreshed before: not if it is one of a guest table while any is unsync, as it
-    /// may lead there over others.
+    /// may lead there over others. A page table leads to no other one.
     pub(crate) fn is_current(self, child: u32) -> bool {
-        let table = matches!(self.basis.tables.key(child).role, Role::Guest { .. });
-        !table || !self.basis.guest.has_unsync()
+        let ShadowKey { role: Role::Guest { level, .. }, gfn } = self.basis.tables.key(child)
+        else {
+            return true;
+        };
+        let guest = &self.basis.guest;
+        match level {
+            Level::L1 if !guest.has_unsync_above_leaves() => !guest.is_unsync_leaf(gfn),
+            _ => !guest.has_unsync(),
+        }
+    }
+
+    /// Whether the entry at `slot` may be older than the guest's table.
+    pub(crate) fn is_unsync(self, slot: Slot) -> bool {
+        self.basis.guest.has_unsync()
+            && self.basis.guest.is_unsync(self.basis.tables.key(slot.frame()))
     }
 
     /// Whether a large page may be cached by smaller ones at or below this entry.

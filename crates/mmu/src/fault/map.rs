@@ -59,11 +59,18 @@ pub(crate) fn map<E: Env>(
         let slot = Slot::new(frame, index(role, gva));
         let target = provided(cx, policy, slot, role, overrides, &path[..=depth]);
         let old_child = cx.view().child(slot);
+        let old = cx.view().read(slot);
+        if let Target::Link(child, _) = target {
+            if cx.view().encode(slot, target).0 != old {
+                cx.before_link(child);
+            }
+        }
         let changes = cx.entries().install(slot, target);
-        if !changes && matches!(target, Target::Page { .. }) {
-            // Installed already: the fault came from something cached. It is dropped by the fault
-            // itself (SDM, "Operations that Invalidate TLBs"), but not all CPUs do so if the fault
-            // exits.
+        let stale = cx.view().is_unsync(slot) && cx.shadow().tables().is_mapped(old);
+        if !changes && matches!(target, Target::Page { .. }) || stale {
+            // Installed already, or older: the fault came from something cached. It is dropped by
+            // the fault itself (SDM, "Operations that Invalidate TLBs"), but not all CPUs do so if
+            // the fault exits.
             cx.env().flush_fault(vcpu, gva);
         }
         let child = match target {

@@ -61,9 +61,9 @@ impl Default for LastTable {
 }
 
 impl WalkCache {
-    /// Answers from the shadow alone if it can. The walk there is current (or, through an unsync
-    /// table, one that a TLB might still hold), its A bits are set, and W stands in the entry only
-    /// if D is.
+    /// Answers from the shadow alone if it can. The walk there is current (or goes over an unsync
+    /// table to one that is not, as a TLB might still hold it), its A bits are set, and W stands in
+    /// the entry only if D is.
     #[inline]
     pub(crate) fn known<E: Env>(
         &mut self,
@@ -82,7 +82,7 @@ impl WalkCache {
                     level == Level::L1 && access.is_write() && entry.held() == Held::TrackedWrite;
                 if !held
                     || !rights.write
-                    || view.guest().has_unsync()
+                    || view.guest().has_unsync_above_leaves()
                     || !rights.and(leaf).allow(access, paging)
                 {
                     return None;
@@ -136,7 +136,7 @@ impl WalkCache {
     }
 
     /// Walks the shadow as the hardware does, rights aside; as far as the last table by what was
-    /// found before.
+    /// found before. Nothing if that may be older than the guest's.
     #[inline]
     fn walk<E: Env>(
         &mut self,
@@ -159,8 +159,19 @@ impl WalkCache {
             }
         };
         let slot = Slot::new(frame, gva.index(level));
-        Some(End { slot, entry: view.read(slot), level, rights })
+        (!view.is_unsync(slot)).then(|| End { slot, entry: view.read(slot), level, rights })
     }
+}
+
+/// The entry in which the hardware's walk ends.
+pub(super) fn last_slot<E: Env>(
+    view: View<'_, E>,
+    roots: &Roots,
+    vcpu: usize,
+    gva: Gva,
+) -> Option<Slot> {
+    let (frame, level, _) = last_table(view, roots, vcpu, gva)?;
+    Some(Slot::new(frame, gva.index(level)))
 }
 
 /// The table in which the hardware's walk ends, its level, and what the links to it allow.

@@ -2,7 +2,9 @@
 
 use umbra_paging::{Access, GuestFault, Gva, Pfec, Walk, bits};
 
+use super::shadow_walk::last_slot;
 use crate::lifecycle::{Cx, Shadow};
+use crate::sync::Resynced;
 use crate::{Env, GuestFaults, TranslateError, Work};
 
 /// So often a walk is begun again because another vCPU has changed an entry on its way.
@@ -32,7 +34,7 @@ pub(crate) fn walk<E: Env>(
                     // A page fault invalidates what is cached for its address (SDM, "Operations
                     // that Invalidate TLBs and Paging-Structure Caches"), so unsync tables must not
                     // keep it.
-                    cx.resync_all();
+                    resync_address(cx, vcpu, gva);
                     cx.env().flush_fault(vcpu, gva);
                     return Err(TranslateError::Fault(fault));
                 }
@@ -51,6 +53,32 @@ pub(crate) fn walk<E: Env>(
         return Ok((walk, work));
     }
     Err(TranslateError::Raced)
+}
+
+/// The guest has flushed this address on a vCPU, or it has faulted there: what tables that are out
+/// of date hold for it is brought up to date. Of a leaf table only that is, and it is told.
+pub(crate) fn resync_address<E: Env>(
+    cx: &mut Cx<'_, E>,
+    vcpu: usize,
+    gva: Gva,
+) -> Option<Resynced> {
+    if cx.shadow().guest().has_unsync_above_leaves() {
+        cx.resync_all();
+    }
+    resync_leaf_entry(cx, vcpu, gva)
+}
+
+/// Brings the entry of this address up to date, if it is one of an unsync leaf table.
+pub(crate) fn resync_leaf_entry<E: Env>(
+    cx: &mut Cx<'_, E>,
+    vcpu: usize,
+    gva: Gva,
+) -> Option<Resynced> {
+    if !cx.shadow().guest().has_unsync() || cx.shadow().guest().has_unsync_above_leaves() {
+        return None;
+    }
+    let slot = last_slot(cx.view(), cx.shadow().roots(), vcpu, gva)?;
+    cx.view().is_unsync(slot).then(|| cx.entries().resync_entry(slot))
 }
 
 /// Whether the CPU itself can deliver this fault once the tables on the way are linked: it exited

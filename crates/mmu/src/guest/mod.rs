@@ -26,7 +26,7 @@ use tracking::Shadows;
 pub(crate) const REGION: u64 = Level::L2.pages();
 /// Frames that a `Direct` page of `L2` covers.
 const GIB: u64 = Level::L3.pages();
-/// How many frames may be unsync at a time. Only writes that cannot be emulated need any.
+/// How many frames may be unsync at a time: all of them are looked at when the guest flushes.
 const MAX_UNSYNC: usize = 8;
 
 #[derive(Default)]
@@ -50,6 +50,8 @@ pub(crate) struct GuestFrames {
     nowhere: Option<u32>,
     /// The frames that are [`Tracking::Unsync`], the first of them first.
     unsync_frames: Vec<Gfn>,
+    /// All shadows of all of these are of the lowest level: see `lifecycle/unsync.rs`.
+    only_leaves: bool,
     /// Of the gpa->hpa map: MMIO entries of another generation count as Trap.
     generation: u32,
 }
@@ -64,6 +66,7 @@ impl GuestFrames {
             pdptes: (0..vcpus).map(|_| PdpteRegisters::default()).collect(),
             nowhere: None,
             unsync_frames: Vec::with_capacity(MAX_UNSYNC),
+            only_leaves: true,
             generation: 0,
         }
     }
@@ -128,10 +131,13 @@ impl GuestFrames {
         self.change(gfn, Tracking::Detached, Tracking::Tracked);
     }
 
-    /// Ends the tracking of a frame; its shadows stay listed.
-    pub(crate) fn unsync(&mut self, gfn: Gfn) {
+    /// Ends the tracking of a frame; its shadows stay listed. `leaf` tells whether all of them are
+    /// of the lowest level: frames of both kinds do not go together.
+    pub(crate) fn unsync(&mut self, gfn: Gfn, leaf: bool) {
+        debug_assert!(self.unsync_frames.is_empty() || self.only_leaves == leaf);
         self.change(gfn, Tracking::Tracked, Tracking::Unsync);
         self.unsync_frames.push(gfn);
+        self.only_leaves = leaf;
     }
 
     /// The opposite of [`GuestFrames::unsync`]: without shadows there is nothing to track.
@@ -161,6 +167,16 @@ impl GuestFrames {
 
     pub(crate) fn has_unsync(&self) -> bool {
         !self.unsync_frames.is_empty()
+    }
+
+    /// Whether what leads to the leaf tables may be out of date, too.
+    pub(crate) fn has_unsync_above_leaves(&self) -> bool {
+        self.has_unsync() && !self.only_leaves
+    }
+
+    /// Whether the frame is an unsync one of which all shadows are leaf tables.
+    pub(crate) fn is_unsync_leaf(&self, gfn: Gfn) -> bool {
+        self.only_leaves && self.tracking(gfn) == Tracking::Unsync
     }
 
     pub(crate) fn unsync_is_full(&self) -> bool {
@@ -341,10 +357,16 @@ impl GuestFrames {
             tables.set_next_of_gfn(before, next);
         }
         let tracking = word.tracking();
-        // An unsync frame stays unsync without shadows: the write that it was released for is yet
-        // to come.
-        if word.first().is_some() || tracking == Tracking::Unsync {
+        if word.first().is_some() {
             return false;
+        }
+        if tracking == Tracking::Unsync {
+            // It stays unsync without shadows: the write that it was released for is yet to come.
+            // One of leaf tables is writable already.
+            if !self.only_leaves {
+                return false;
+            }
+            self.unsync_frames.retain(|&other| other != key.gfn);
         }
         self.change(key.gfn, tracking, Tracking::Untracked);
         tracking == Tracking::Tracked

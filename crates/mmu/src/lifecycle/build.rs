@@ -1,7 +1,7 @@
 //! Building shadow pages: protect the guest's table, flush, read it, fill the shadow.
 
 use super::Cx;
-use crate::format::ShadowKey;
+use crate::format::{Role, ShadowKey};
 use crate::policy::WritePolicy;
 use crate::{Env, Event};
 
@@ -10,6 +10,11 @@ impl<E: Env> Cx<'_, E> {
     pub(crate) fn provide(&mut self, policy: &mut dyn WritePolicy, key: ShadowKey) -> u32 {
         if self.shadow.basis.guest().is_detached(key) {
             self.attach(policy, key);
+        }
+        if self.shadow.basis.guest().is_unsync_leaf(key.gfn)
+            && matches!(key.role, Role::Guest { .. })
+        {
+            self.resync_leaf(key.gfn);
         }
         match self.view().find(key) {
             Some(frame) => frame,

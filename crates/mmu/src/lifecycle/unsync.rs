@@ -1,31 +1,125 @@
 //! Unsync frames: guest tables whose writes are not seen for a while.
 //!
+//! What is Mapped in their shadows behaves like a TLB: it may be older than the table, which the
+//! architecture allows until the guest flushes. They hold no NotPresent entry, so nothing relies on
+//! seeing the guest set P. There are two kinds, of which only one exists at a time.
+//!
+//! # Leaf tables
+//! Where every page fault exits, a table that the guest changes entry by entry, each behind a flush
+//! of its own, costs least while its writes are not seen: one exit for each INVLPG, and none for
+//! the writes. Such a table keeps its shadows, which stay linked:
+//!
+//! - All of its shadows are page tables. So what leads to them is never out of date.
+//! - Every vCPU has left the guest before the first write that is not seen, and comes back with all
+//!   flushes exiting, and without roots that it loads by itself.
+//! - INVLPG brings its entry up to date in all shadows of the table. Any larger flush, and every
+//!   load of a root, tracks all tables again.
+//! - What a shadow holds from earlier was never true of addresses, or of rights, that a new
+//!   reference adds. So the table is tracked again before one is made.
+//! - A fault of the guest brings the entry of its address up to date, as it drops what a TLB holds
+//!   for it. A fault that the hypervisor deals with installs the entry anew, and drops the same.
+//! - Nothing is told from such a shadow alone.
+//!
+//! # Released tables
 //! Some writes to a table can be neither emulated nor allowed by detaching it: the table is the
 //! root in use, or it maps the very instruction, stack or operand of the write. Such a frame
-//! becomes *unsync*: its shadows stay (or are rebuilt as needed), but hold no NotPresent entry, so
-//! nothing relies on seeing the guest set P. What is Mapped there behaves like a TLB: it may be
-//! older than the table, which the architecture allows until the guest flushes. That is so for the
-//! addresses under which it was reached already; so the shadows are refreshed before a new
-//! reference to one of them is made. At the guest's next flush of any kind the frame is tracked
-//! again and its shadows are brought up to date. So every flush of the guest must exit while any
-//! table is unsync.
+//! becomes unsync whatever its level: its shadows are rebuilt as they are needed. They are
+//! refreshed before a new reference to one of them is made. At the guest's next flush of any kind
+//! the frame is tracked again and its shadows are brought up to date.
 
-use umbra_paging::Gfn;
+use umbra_paging::{Gfn, Level};
 
-use super::Cx;
+use super::{Cx, Shadow};
+use crate::format::{Role, ShadowKey};
 use crate::{Env, Event};
 
+impl Shadow {
+    /// Whether the tracked frame can be an unsync leaf table.
+    pub(crate) fn can_unsync(&self, gfn: Gfn) -> bool {
+        let (pool, guest) = (self.basis.tables().pool(), self.basis.guest());
+        let is_leaf = |frame| matches!(pool.key(frame).role, Role::Guest { level: Level::L1, .. });
+        guest.is_tracked(gfn)
+            && !guest.has_unsync_above_leaves()
+            && guest.shadows(pool, gfn).all(is_leaf)
+    }
+}
+
+/// Leaf tables.
 impl<E: Env> Cx<'_, E> {
+    /// Lets the guest write a leaf table unseen, until it flushes more than an address.
+    pub(crate) fn unsync_leaf(&mut self, gfn: Gfn) {
+        if self.shadow.basis.guest().unsync_is_full() {
+            let oldest = self.shadow.basis.guest().unsync_frames()[0];
+            self.resync_leaf(oldest);
+        }
+        self.load_no_roots();
+        self.shadow.guest_mut().unsync(gfn, true);
+        self.happened(Event::Unsynced(gfn));
+        let mut next = self.first_shadow(gfn);
+        while let Some(frame) = next {
+            next = self.next_shadow(frame);
+            self.shadow.basis.tables_mut().look_where_absent(self.env, frame);
+        }
+        // Every vCPU comes back with what an unsync table needs. A zapped shadow of it that is
+        // still cached goes first.
+        if self.shadow.basis.tables().pool().has_quarantine() {
+            self.flush();
+        } else if self.shadow.basis.config().vcpus > 1 {
+            self.env.kick();
+        }
+        self.entries().unprotect(gfn);
+    }
+
+    /// Tracks an unsync leaf table again, and brings its shadows up to date.
+    pub(crate) fn resync_leaf(&mut self, gfn: Gfn) {
+        self.shadow.guest_mut().resync(gfn);
+        self.happened(Event::Resynced(gfn));
+        self.entries().protect_now(gfn);
+        let mut next = self.first_shadow(gfn);
+        while let Some(frame) = next {
+            next = self.next_shadow(frame);
+            self.entries().fill_now(frame);
+        }
+    }
+
+    /// Makes sure that what a shadow page leads to is up to date, before a reference to it is added
+    /// or changed, and after the guest's own reference was read.
+    pub(crate) fn before_link(&mut self, child: u32) {
+        let guest = self.shadow.basis.guest();
+        if !guest.has_unsync() || guest.has_unsync_above_leaves() {
+            return;
+        }
+        let ShadowKey { role: Role::Guest { level, .. }, gfn } =
+            self.shadow.basis.tables().key(child)
+        else {
+            return;
+        };
+        if level != Level::L1 {
+            self.resync_all();
+        } else if guest.is_unsync_leaf(gfn) {
+            self.resync_leaf(gfn);
+        }
+    }
+}
+
+impl<E: Env> Cx<'_, E> {
+    /// No vCPU loads a root by itself any more, because every flush of the guest must exit.
+    fn load_no_roots(&mut self) {
+        self.follow_roots();
+        self.shadow.roots.withdraw_all(self.shadow.basis.tables_mut());
+    }
+
     /// Makes a tracked frame unsync until the guest's next flush.
     pub(crate) fn unsync(&mut self, gfn: Gfn) {
+        if !self.shadow.basis.guest().has_unsync_above_leaves() {
+            self.resync_all();
+        }
         if self.shadow.basis.guest().unsync_is_full() {
             let oldest = self.shadow.basis.guest().unsync_frames()[0];
             self.resync(oldest);
         }
-        self.follow_roots();
-        // Every flush of the guest must exit from now on.
-        self.shadow.roots.withdraw_all(self.shadow.basis.tables_mut());
-        self.shadow.guest_mut().unsync(gfn);
+        self.load_no_roots();
+        self.shadow.guest_mut().unsync(gfn, false);
         self.happened(Event::Unsynced(gfn));
         self.zap_tables(gfn);
         self.flush();
@@ -53,7 +147,11 @@ impl<E: Env> Cx<'_, E> {
     /// Tracks all unsync frames again: at every flush of the guest.
     pub(crate) fn resync_all(&mut self) {
         while let Some(&gfn) = self.shadow.basis.guest().unsync_frames().first() {
-            self.resync(gfn);
+            if self.shadow.basis.guest().is_unsync_leaf(gfn) {
+                self.resync_leaf(gfn);
+            } else {
+                self.resync(gfn);
+            }
         }
     }
 }

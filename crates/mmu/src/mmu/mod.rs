@@ -16,6 +16,7 @@ use umbra_paging::{Access, Gfn, Gpa, Gva, Hpa, Paging};
 use crate::advice::{InactiveAddressSpaces, Predictor, PrefetchAccessed, Regret};
 use crate::fault::{self, Detaches, WalkCache};
 use crate::lifecycle::Shadow;
+use crate::policy::{UnsyncFlush, WritePolicy};
 use crate::{Counters, EntryState, Env, GuestFaults, TranslateError};
 
 /// One guest's shadow MMU.
@@ -168,8 +169,23 @@ impl<P> Mmu<P> {
     /// assert!(!mmu.has_unsync_tables());
     /// # }
     /// ```
-    pub fn invlpg(&mut self, env: &mut impl Env, vcpu: usize, gva: Gva) {
-        self.shadow.with(env).resync_all();
+    pub fn invlpg(&mut self, env: &mut impl Env, vcpu: usize, gva: Gva)
+    where
+        P: WritePolicy,
+    {
+        let mut cx = self.shadow.with(env);
+        let resynced = fault::resync_address(&mut cx, vcpu, gva);
+        if cx.shadow().guest().has_unsync() {
+            let flush = match resynced {
+                None => UnsyncFlush::Elsewhere,
+                Some(entry) if !entry.has_changed() => UnsyncFlush::Unchanged(entry.at()),
+                Some(entry) if entry.is_zero() => UnsyncFlush::Cleared(entry.at()),
+                Some(entry) => UnsyncFlush::Changed(entry.at()),
+            };
+            if !self.policy.flushed(flush) {
+                cx.resync_all();
+            }
+        }
         env.flush_page(vcpu, gva);
     }
 

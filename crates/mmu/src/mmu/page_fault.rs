@@ -5,7 +5,8 @@ use umbra_paging::{Access, Gfn, Gpa, GuestFault, Gva, Pfec, Rights, bits};
 use super::{Mmu, Vcpu};
 use crate::advice::{PrefetchTables, Step, call_site, tables_of_space, unaccessed};
 use crate::fault::{self, Answered, Mapped};
-use crate::policy::{Answer, CallSite, FaultContext, TableWrite, WritePolicy};
+use crate::lifecycle::Shadow;
+use crate::policy::{Answer, CallSite, FaultContext, TableWrite, Unsync, WritePolicy};
 use crate::{Backing, Env, FaultOutcome, TableTicket, TranslateError, Work};
 
 impl<P: WritePolicy> Mmu<P> {
@@ -63,6 +64,9 @@ impl<P: WritePolicy> Mmu<P> {
             Backing::Ram { writable, .. } => writable || !access.is_write(),
         };
         if is_ram && access.is_write() && self.shadow.guest().is_tracked(gpa.gfn()) {
+            if fault::resync_leaf_entry(&mut self.shadow.with(env), vcpu, gva).is_some() {
+                env.flush_fault(vcpu, gva);
+            }
             return self.table_write(env, vcpu, gpa, context);
         }
         let mapped = self.map(env, vcpu, gva, walk.rights(), access);
@@ -109,20 +113,30 @@ impl<P: WritePolicy> Mmu<P> {
         let Vcpu { walks, spaces, .. } = &mut self.vcpus[vcpu];
         let reachable = view.is_reachable(gfn);
         let inactive = reachable && spaces.is_inactive(view, roots, vcpu, gfn);
+        let unsync = unsync(&self.shadow, gfn);
+        let site = CallSite::default();
         let mut write = TableWrite {
             vcpu,
             gpa,
-            site: CallSite::default(),
+            site,
             back_to_back: context.back_to_back,
             reachable,
             inactive,
+            unsync,
         };
         if self.policy.needs_site(&write) {
             write.site = call_site(view, roots, walks, vcpu, context, gpa);
         }
-        if self.policy.answer(&write) == Answer::Detach && self.may_detach(vcpu, gfn) {
-            self.detach_space(env, gfn);
-            return FaultOutcome::Resume(Work::Detach);
+        match self.policy.answer(&write) {
+            Answer::Detach if self.may_detach(vcpu, gfn) => {
+                self.detach_space(env, gfn);
+                return FaultOutcome::Resume(Work::Detach);
+            }
+            Answer::Unsync if unsync != Unsync::Impossible => {
+                self.shadow.with(env).unsync_leaf(gfn);
+                return FaultOutcome::Resume(Work::Detach);
+            }
+            Answer::Emulate | Answer::Detach | Answer::Unsync => (),
         }
         FaultOutcome::TableWrite { gpa, ticket: TableTicket::new(vcpu, gfn) }
     }
@@ -188,4 +202,17 @@ impl<P: WritePolicy> Mmu<P> {
             self.shadow.with(env).entries().choose(filter);
         }
     }
+}
+
+/// What an answer to a write to this frame by [`Answer::Unsync`] comes to.
+fn unsync(shadow: &Shadow, gfn: Gfn) -> Unsync {
+    if !shadow.can_unsync(gfn) {
+        return Unsync::Impossible;
+    }
+    let roots = shadow.roots();
+    let loads = roots.vcpus().any(|vcpu| !roots.loadable(vcpu).is_empty());
+    if loads || shadow.tables().encodings().separates_guest_faults() {
+        return Unsync::SwitchesOff;
+    }
+    Unsync::OnlyFlushes
 }

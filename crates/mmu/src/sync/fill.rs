@@ -113,8 +113,12 @@ impl<E: Env> Entries<'_, E> {
 
     /// Brings the shadows of unsync frames up to date before anything new can lead to them: what
     /// they hold from earlier was never true of the addresses that a new reference would add.
-    /// (Refreshed, not emptied: a table that maps itself must get further.)
+    /// (Refreshed, not emptied: a table that maps itself must get further.) Unsync leaf tables are
+    /// tracked again instead, by the fault that adds the reference.
     pub(crate) fn refresh_unsync(&mut self) {
+        if !self.basis.guest().has_unsync_above_leaves() {
+            return;
+        }
         for n in 0..self.basis.guest().unsync_frames().len() {
             let mut next = self.first_shadow(self.basis.guest().unsync_frames()[n]);
             while let Some(frame) = next {

@@ -10,6 +10,31 @@ use crate::guest::Tracking;
 use crate::tables::{OwedFlush, PageId, Slot};
 use crate::{Backing, Env};
 
+/// An entry of an unsync table that was brought up to date.
+#[derive(Clone, Copy)]
+pub(crate) struct Resynced {
+    at: Gpa,
+    changed: bool,
+    is_zero: bool,
+}
+
+impl Resynced {
+    /// Where the guest's entry lies.
+    pub(crate) fn at(self) -> Gpa {
+        self.at
+    }
+
+    /// Whether its shadow was another one.
+    pub(crate) fn has_changed(self) -> bool {
+        self.changed
+    }
+
+    /// Whether the guest's entry is zero now.
+    pub(crate) fn is_zero(self) -> bool {
+        self.is_zero
+    }
+}
+
 impl<E: Env> Entries<'_, E> {
     /// Writes bytes that do not cross a page. What they referenced may have lost its last parent:
     /// that page, if the write was to an entry with one shadow.
@@ -139,6 +164,23 @@ impl<E: Env> Entries<'_, E> {
         let owed = self.resume(gfn, &place);
         self.pay(owed);
         done
+    }
+
+    /// Makes the entry at `slot`, of an unsync leaf table, what it should be, as in all other
+    /// shadows of the table.
+    pub(crate) fn resync_entry(&mut self, slot: Slot) -> Resynced {
+        let ShadowKey { role: Role::Guest { level, format, .. }, gfn } =
+            self.basis.tables().key(slot.frame())
+        else {
+            unreachable!("only guest tables are unsync");
+        };
+        let at = format.place(gfn, level, slot.index());
+        let before = self.view().read(slot);
+        let first = at.page_offset() as usize;
+        let owed = self.resume(gfn, &(first..first + format.format().entry_bytes() as usize));
+        self.pay(owed);
+        let is_zero = self.view().guest_entry(slot).is_some_and(|guest| guest.raw() == 0);
+        Resynced { at, changed: self.view().read(slot) != before, is_zero }
     }
 
     /// Replaces an entry of 4 bytes, which is one half of what the embedder exchanges.

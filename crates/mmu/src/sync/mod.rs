@@ -12,6 +12,7 @@ mod protect;
 mod tests;
 
 pub(crate) use filter::FaultFilter;
+pub(crate) use guest_write::Resynced;
 
 use umbra_paging::Gfn;
 

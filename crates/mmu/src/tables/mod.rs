@@ -14,7 +14,7 @@ pub(crate) use pool::{PageId, Pool};
 pub(crate) use rmap::{List, Rmap, Slot};
 pub(crate) use snapshot::{GROUP, has_present};
 
-use umbra_paging::{Gfn, Level};
+use umbra_paging::{ENTRIES, Gfn, Level};
 
 use crate::format::{Encodings, Role, ShadowEntry, ShadowKey, State};
 use crate::{Config, Counters, Env, Event};
@@ -285,6 +285,22 @@ impl Tables {
         self.forget_copy(frame);
         self.links += 1;
         self.log.push_all(frame);
+    }
+
+    /// Makes every NotPresent entry of a page Trapping.
+    pub(crate) fn look_where_absent(&mut self, env: &mut impl Env, frame: u32) {
+        let (absent, look) = (self.encodings.not_present_entry(), self.encodings.trap_entry());
+        for group in 0..ENTRIES / GROUP {
+            let entries = env.read_shadow_entries(frame, group * GROUP);
+            let found =
+                (0..GROUP).fold(0, |all, n| all | u8::from(entries[n] == absent.raw()) << n);
+            for slot in slots(frame, group, found) {
+                self.put(env, slot, look);
+            }
+            if found != 0 {
+                self.stored(frame, group);
+            }
+        }
     }
 
     /// Takes all entries of a page, which are about to go, out of their lists.

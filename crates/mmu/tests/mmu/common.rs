@@ -38,6 +38,8 @@ pub struct Machine {
     pub holes: Vec<u64>,
     shadow: Vec<[u64; 512]>,
     pub flushes: u64,
+    /// Flushes of single addresses.
+    pub page_flushes: u64,
     /// The flushes before a frame last changed places.
     pub flushes_at_exchange: Option<u64>,
     /// Calls of the embedder's traits: the unit in which the MMU's work is counted.
@@ -75,6 +77,7 @@ impl Machine {
             holes: Vec::new(),
             shadow: vec![[0; 512]; pool],
             flushes: 0,
+            page_flushes: 0,
             flushes_at_exchange: None,
             work: Cell::new(0),
             before_flush: None,
@@ -284,7 +287,9 @@ impl Tlb for Machine {
     fn take_loaded_root(&mut self, vcpu: usize) -> Option<Gfn> {
         self.loaded_root.take_if(|(loader, _)| *loader == vcpu).map(|(_, root)| root)
     }
-    fn flush_page(&mut self, _: usize, _: Gva) {}
+    fn flush_page(&mut self, _: usize, _: Gva) {
+        self.page_flushes += 1;
+    }
 }
 
 pub fn config() -> Config {

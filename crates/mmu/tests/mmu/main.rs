@@ -19,4 +19,5 @@ mod shadow;
 mod shadow_walk;
 mod survivors;
 mod terminal_fault;
+mod unsync;
 mod write_predictor;

@@ -74,6 +74,7 @@ impl Setting {
         let shadow = ShadowConfig {
             filter: [FilterPolicy::User, FilterPolicy::Auto][seed as usize % 2],
             detach: [255, 100, 0][seed as usize % 3],
+            unsync: [0, 255][seed as usize / 6 % 2],
             release: [0, 16][seed as usize % 2],
             targets: 4,
             frames: MIN_FRAMES_PER_VCPU + 4,

@@ -7,7 +7,7 @@ use crate::trace::Head;
 use crate::untrusted::Untrusted;
 
 /// What a guest is told only where it must count itself: `umbra run --hypervisor none` adds it.
-const OF_BARE_MACHINE: &[&str] = &["umbra.bare", "reboot=triple"];
+const OF_BARE_MACHINE: &[&str] = &["umbra.bare", "reboot=triple", "clearcpuid=mwaitx"];
 
 /// Phases with other operations that are named one by one.
 const NAMED: usize = 4;
@@ -148,7 +148,10 @@ mod tests {
         let bare = |line: &str| {
             said(|other| (other.hypervisor, other.cmdline) = ("none".into(), line.into()))
         };
-        assert_eq!(bare("console=ttyS0 \"quoted\" umbra.bare reboot=triple"), [] as [&str; 0]);
+        assert_eq!(
+            bare("console=ttyS0 \"quoted\" umbra.bare reboot=triple clearcpuid=mwaitx"),
+            [] as [&str; 0]
+        );
         assert_eq!(bare("console=ttyS0 umbra.bare reboot=triple").len(), 1);
     }
 

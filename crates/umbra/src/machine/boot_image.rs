@@ -244,8 +244,9 @@ fn guest_archive(files: &BootFiles<'_>) -> io::Result<Vec<u8>> {
 }
 
 /// What the peer's host is told: nothing but errors to say, and the end of a machine that cannot go
-/// on (Bochs stops at a triple fault, and would boot again after another reset).
-const HOST_COMMAND_LINE: &str = "quiet panic=-1 reboot=triple";
+/// on (Bochs stops at a triple fault, and would boot again after another reset; its MWAITX never
+/// comes back).
+const HOST_COMMAND_LINE: &str = "quiet panic=-1 reboot=triple clearcpuid=mwaitx";
 
 /// Commands without a menu: GRUB carries them out at once.
 fn menu(files: &BootFiles<'_>) -> String {

@@ -145,9 +145,17 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         programs.emulator_name(),
         arguments.machine.name()
     );
-    let observers = Observers { recording: recording.as_mut(), watch: arguments.watch.then(Watch::start) };
-    let outcome =
-        session::run(&mut emulator, outputs, &signals, arguments.timeout, progress, observers, speaker);
+    let observers =
+        Observers { recording: recording.as_mut(), watch: arguments.watch.then(Watch::start) };
+    let outcome = session::run(
+        &mut emulator,
+        outputs,
+        &signals,
+        arguments.timeout,
+        progress,
+        observers,
+        speaker,
+    );
     emulator.kill();
     let log = match &arguments.emulator_log {
         Some(path) => report::write_output(LOG, path, emulator.log()),

@@ -15,8 +15,9 @@ use crate::report::{Exits, Kvm};
 const HOST_MIB: u32 = 320;
 
 /// What the guest's `/init` is told on the bare machine: to keep the time of its phases itself, and
-/// to report. The reset after a panic is one that the emulator stops at.
-const BARE_OPTIONS: &str = "umbra.bare reboot=triple";
+/// to report. The reset after a panic is one that the emulator stops at. Linux waits by MWAITX
+/// where there is one, and Bochs's never comes back.
+const BARE_OPTIONS: &str = "umbra.bare reboot=triple clearcpuid=mwaitx";
 
 /// What the KVM peer's host boots from.
 pub struct Host {
@@ -29,16 +30,27 @@ pub struct Host {
 /// Checks what a peer cannot boot.
 ///
 /// # Errors
-/// A kernel that is not Linux, or has no 64-bit entry point.
+/// A kernel that is not Linux, or a 32-bit one without another for the host; on the bare machine, one
+/// whose end the emulator does not tell.
 pub fn check_image(arguments: &Arguments, image: &Image) -> Result<(), Error> {
+    if arguments.hypervisor == Hypervisor::None
+        && matches!(image, Image::Multiboot(_))
+        && arguments.machine.bochs_model().is_none()
+    {
+        return Err(Error::Input(format!(
+            "--hypervisor none boots multiboot kernels in Bochs only, whose log tells how they end; give \
+             another --machine than {}",
+            arguments.machine.name()
+        )));
+    }
     if arguments.hypervisor != Hypervisor::Kvm {
         return Ok(());
     }
     match image {
-        Image::Linux(linux) if linux.entry_64 => Ok(()),
+        Image::Linux(linux) if linux.entry_64 || arguments.host_kernel.is_some() => Ok(()),
         Image::Linux(_) => Err(Error::Input(
-            "--hypervisor kvm boots 64-bit kernels only, and this is a 32-bit one; leave --hypervisor out, or \
-             give a 64-bit kernel"
+            "the host of --hypervisor kvm needs a 64-bit kernel, and this is a 32-bit one; give another with \
+             --host-kernel"
                 .into(),
         )),
         Image::Multiboot(_) => Err(Error::Input(
@@ -63,9 +75,9 @@ pub fn check(arguments: &Arguments) -> Result<(), Error> {
     if arguments.hypervisor == Hypervisor::Umbra {
         return Ok(());
     }
-    if arguments.machine.bochs_model().is_none() {
+    if !arguments.machine.is_emulated() {
         return Err(Error::Input(format!(
-            "--hypervisor {name} runs in Bochs only; give another --machine than {}",
+            "--hypervisor {name} runs in an emulator only; give another --machine than {}",
             arguments.machine.name()
         )));
     }

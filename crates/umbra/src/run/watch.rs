@@ -64,11 +64,13 @@ fn view(last: &Sample, now: &Sample) -> String {
     let seconds = now.at.saturating_duration_since(last.at).as_secs_f64().max(1e-3);
     let ticks = now.tsc.saturating_sub(last.tsc).max(1) as f64;
     // What comes from a machine may be anything, and less than before.
-    let since = |(cause, count): (ExitCause, u64)| (cause, count.saturating_sub(last.exits.get(cause)));
+    let since =
+        |(cause, count): (ExitCause, u64)| (cause, count.saturating_sub(last.exits.get(cause)));
     let mut causes: Vec<(ExitCause, u64)> =
         now.exits.iter().map(since).filter(|&(_, count)| count > 0).collect();
     let total = causes.iter().fold(0_u64, |sum, &(_, count)| sum.saturating_add(count));
-    let mut table = Table::new(1, ["exits now", "per second", "%", "per million ticks", "so far"]).indent(30);
+    let mut table =
+        Table::new(1, ["exits now", "per second", "%", "per million ticks", "so far"]).indent(30);
     let mut row = |name: &str, count: u64, so_far: u64| {
         table.row([
             name.into(),
@@ -99,7 +101,11 @@ mod tests {
             tsc,
         };
         let last = sample(0, &[(ExitCause::Io, 100), (ExitCause::Hlt, 7)], 0);
-        let now = sample(2, &[(ExitCause::Io, 110), (ExitCause::Hlt, 7), (ExitCause::Cpuid, 90)], 4_000_000);
+        let now = sample(
+            2,
+            &[(ExitCause::Io, 110), (ExitCause::Hlt, 7), (ExitCause::Cpuid, 90)],
+            4_000_000,
+        );
         let text = view(&last, &now);
         let rows: Vec<Vec<&str>> =
             text.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();

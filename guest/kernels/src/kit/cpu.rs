@@ -1,9 +1,11 @@
 //! Registers and small instructions.
 
 use core::arch::asm;
-use core::arch::x86_64::{__cpuid_count, _rdtsc, CpuidResult};
+use core::arch::x86_64::{__cpuid_count, CpuidResult};
 
 use umbra_paging::{Features, Gva, cr0, cr4, efer};
+
+pub use super::tsc::tsc;
 
 /// Bits of RFLAGS.
 pub mod rflags {
@@ -276,12 +278,6 @@ pub fn flush_all() {
 /// CPUID.
 pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
     __cpuid_count(leaf, subleaf)
-}
-
-/// The time-stamp counter.
-pub fn tsc() -> u64 {
-    // SAFETY: CR4.TSD is clear, and reading changes nothing.
-    unsafe { _rdtsc() }
 }
 
 /// Lets interrupts in for `cycles` of the time-stamp counter, or until `until` says so. Says

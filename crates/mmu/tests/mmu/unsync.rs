@@ -1,0 +1,180 @@
+//! Page tables whose writes are not seen while the guest changes them entry by entry.
+
+use crate::common::*;
+use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
+use umbra_mmu::{FaultOutcome, Mmu, Work};
+use umbra_paging::{Access, Gfn, Gva};
+
+const ALL: u64 = P | W | U | A | D;
+const READ: Access = Access::supervisor_read();
+/// Where page table 4 shows to the kernel.
+const SHOWN: u64 = 64 << 12;
+/// An address that page table 4 maps.
+const PAGE: u64 = 0x5000;
+
+/// The page table in frame 4 is to be unsync, and others are emulated.
+struct Policy;
+
+impl WritePolicy for Policy {
+    fn answer(&mut self, write: &TableWrite) -> Answer {
+        if write.gpa.gfn() == Gfn::new(4) { Answer::Unsync } else { Answer::Emulate }
+    }
+}
+
+/// Root 1, tables 2 and 3, and page table 4, which maps frame 101 and is unsync. The page tables 6
+/// and 7 are tracked.
+fn start(vcpus: usize, page: u64) -> (Machine, Mmu<Policy>) {
+    let mut machine = Machine::new(2048, 96 * vcpus);
+    machine.chain();
+    machine.poke(4, 5, 101 << 12 | page);
+    machine.poke(4, 6, 6 << 12 | ALL);
+    machine.poke(4, 64, 4 << 12 | ALL & !U);
+    for (n, table) in [(6, 6), (7, 7)] {
+        machine.poke(3, n, table << 12 | ALL);
+        machine.poke(table, 0, 103 << 12 | ALL);
+    }
+    let config = config_with(|config| config.vcpus = vcpus);
+    let mut mmu = Mmu::with_policy(config, &mut machine, Policy).unwrap();
+    (0..vcpus).for_each(|vcpu| _ = mmu.load_paging(&mut machine, vcpu, paging(1)));
+    for gva in [PAGE, 0x6000, SHOWN, 6 << 21, 7 << 21] {
+        settle(&mut machine, &mut mmu, gva, READ);
+    }
+    let outcome = fault(&mut machine, &mut mmu, SHOWN, supervisor_write());
+    assert_eq!(outcome, FaultOutcome::Resume(Work::Detach));
+    (machine, mmu)
+}
+
+fn page(gfn: u64) -> Seen {
+    Seen::Page { gfn, user: true, write: true }
+}
+
+#[test]
+fn writes_are_not_seen_and_invlpg_brings_its_entry_up_to_date() {
+    let (mut machine, mut mmu) = start(1, ALL);
+    assert_eq!(hardware(&machine, &mmu, SHOWN), Seen::Page { gfn: 4, user: false, write: true });
+    assert!(mmu.entry_state(&machine, 0).flushes_exit);
+    machine.poke(4, 5, 102 << 12 | ALL);
+    machine.poke(4, 7, 104 << 12 | ALL);
+    assert_eq!(hardware(&machine, &mmu, PAGE), page(101), "as a TLB that still holds it");
+    let before = (machine.flushes, machine.page_flushes);
+    mmu.invlpg(&mut machine, 0, Gva::new(PAGE));
+    assert_eq!(hardware(&machine, &mmu, PAGE), page(102));
+    assert_eq!(hardware(&machine, &mmu, 0x7000), Seen::Reserved, "what nobody has asked for waits");
+    assert_eq!((machine.flushes, machine.page_flushes), (before.0, before.1 + 1));
+    assert!(mmu.has_unsync_tables());
+    mmu.audit(&machine).unwrap();
+}
+
+#[test]
+fn a_larger_flush_tracks_the_table_again() {
+    let (mut machine, mut mmu) = start(1, ALL);
+    machine.poke(4, 5, 102 << 12 | ALL);
+    mmu.flush_guest(&mut machine);
+    assert!(!mmu.has_unsync_tables() && !mmu.entry_state(&machine, 0).flushes_exit);
+    assert_eq!(hardware(&machine, &mmu, PAGE), page(102));
+    assert_eq!(hardware(&machine, &mmu, SHOWN), Seen::Page { gfn: 4, user: false, write: false });
+    mmu.audit(&machine).unwrap();
+}
+
+#[test]
+fn a_table_that_is_also_a_directory_is_tracked() {
+    let (mut machine, mut mmu) = start(1, ALL);
+    // Frame 4 is a page directory, too, whose entry 5 is a page table in frame 101.
+    machine.poke(101, 0, 105 << 12 | ALL);
+    store(&mut machine, &mut mmu, 2, 1, 4 << 12 | ALL);
+    settle(&mut machine, &mut mmu, 1 << 30 | 5 << 21, READ);
+    assert!(!mmu.has_unsync_tables());
+    let outcome = fault(&mut machine, &mut mmu, SHOWN, supervisor_write());
+    assert!(matches!(outcome, FaultOutcome::TableWrite { .. }), "{outcome:?}");
+}
+
+#[test]
+fn all_vcpus_leave_the_guest_before_a_write_is_unseen() {
+    let (machine, mmu) = start(2, ALL);
+    assert_eq!((machine.kicks, mmu.entry_state(&machine, 1).flushes_exit), (1, true));
+    let table = machine.mapping_of(4).unwrap();
+    assert_ne!(table & W, 0);
+    let writable = |&&entry: &&u64| entry == table;
+    assert_eq!(machine.shadow_at_kick.iter().flatten().find(writable), None, "it came too soon");
+    assert_eq!(start(1, ALL).0.kicks, 0, "nobody else is there");
+}
+
+#[test]
+fn a_new_reference_shows_nothing_old() {
+    // The page table at another address, and the page directory above it.
+    for (table, index, entry, gva) in
+        [(3, 1, 4 << 12 | ALL, 0x20_0000 | PAGE), (2, 1, 3 << 12 | ALL, 1 << 30 | PAGE)]
+    {
+        let (mut machine, mut mmu) = start(1, ALL);
+        machine.poke(4, 5, 102 << 12 | ALL);
+        store(&mut machine, &mut mmu, table, index, entry);
+        assert_eq!(hardware(&machine, &mmu, gva), Seen::Reserved);
+        settle(&mut machine, &mut mmu, gva, READ);
+        assert_eq!(hardware(&machine, &mmu, gva), page(102));
+    }
+}
+
+#[test]
+fn a_host_fault_drops_what_is_cached_of_the_old_entry() {
+    let (mut machine, mut mmu) = start(1, ALL & !W);
+    machine.poke(4, 5, 102 << 12 | ALL);
+    let before = machine.page_flushes;
+    let outcome = fault(&mut machine, &mut mmu, PAGE, supervisor_write());
+    assert_eq!(outcome, FaultOutcome::Resume(Work::Install));
+    assert_eq!((hardware(&machine, &mmu, PAGE), machine.page_flushes), (page(102), before + 1));
+    assert!(mmu.has_unsync_tables());
+}
+
+#[test]
+fn a_guest_fault_brings_its_address_up_to_date() {
+    let (mut machine, mut mmu) = start(1, ALL & !W);
+    machine.poke(4, 5, 102 << 12 | ALL & !W);
+    machine.poke(4, 6, 0);
+    let before = machine.page_flushes;
+    let outcome = fault(&mut machine, &mut mmu, PAGE, user_write());
+    assert!(matches!(outcome, FaultOutcome::Guest(_)), "{outcome:?}");
+    assert_eq!(hardware(&machine, &mmu, PAGE), Seen::Page { gfn: 102, user: true, write: false });
+    assert!(machine.page_flushes > before && mmu.has_unsync_tables());
+    assert_eq!(hardware(&machine, &mmu, 0x6000), Seen::Page { gfn: 6, user: true, write: false });
+}
+
+#[test]
+fn a_table_write_through_an_old_entry_brings_that_up_to_date() {
+    let (mut machine, mut mmu) = start(1, ALL & !W);
+    machine.poke(4, 5, 6 << 12 | ALL);
+    let outcome = fault(&mut machine, &mut mmu, PAGE, supervisor_write());
+    assert!(matches!(outcome, FaultOutcome::TableWrite { .. }), "{outcome:?}");
+    assert_eq!(hardware(&machine, &mmu, PAGE), Seen::Page { gfn: 6, user: true, write: false });
+}
+
+#[test]
+fn nothing_is_told_from_an_unsync_shadow_alone() {
+    let (mut machine, mut mmu) = start(1, ALL);
+    assert_eq!(mmu.code(&machine, 0, Gva::new(PAGE)), None);
+    assert!(mmu.code(&machine, 0, Gva::new(6 << 21)).is_some());
+    // The shadow still says that only the tracking of table 6 holds the write back.
+    machine.poke(4, 6, 7 << 12 | ALL & !W);
+    let outcome = fault(&mut machine, &mut mmu, 0x6000, user_write());
+    assert!(matches!(outcome, FaultOutcome::Guest(_)), "{outcome:?}");
+}
+
+#[test]
+fn tables_that_are_zapped_are_not_unsync_any_more() {
+    let (mut machine, mut mmu) = start(1, ALL);
+    mmu.zap_all(&mut machine);
+    assert!(!mmu.has_unsync_tables());
+    mmu.audit(&machine).unwrap();
+    settle(&mut machine, &mut mmu, PAGE, READ);
+}
+
+#[test]
+fn a_root_that_is_released_ends_unsync() {
+    let (mut machine, mut mmu) = start(1, ALL);
+    machine.poke(4, 5, 102 << 12 | ALL);
+    mmu.release_frame(&mut machine, Gfn::new(1));
+    mmu.audit(&machine).unwrap();
+    settle(&mut machine, &mut mmu, PAGE, READ);
+    assert_eq!(hardware(&machine, &mmu, PAGE), page(102));
+    let outcome = fault(&mut machine, &mut mmu, SHOWN, supervisor_write());
+    assert!(matches!(outcome, FaultOutcome::TableWrite { .. }), "one kind at a time: {outcome:?}");
+}
