@@ -21,7 +21,8 @@ fn is_named(step: &Step, names: &[&str]) -> bool {
 
 const REASONS: &[Reason] = &[
     Reason {
-        why: "a fault restores the status flags (SDM vol. 2, REP); Bochs leaves those of the last iteration",
+        why: "a fault restores the status flags (SDM vol. 2, REP); Bochs leaves those of the last \
+              iteration",
         applies: |step| {
             is_named(
                 step,
@@ -38,7 +39,8 @@ const REASONS: &[Reason] = &[
         applies: |step| is_named(step, &["sgdt", "sidt", "frstor"]) && step.operand.contains('+'),
     },
     Reason {
-        why: "66H makes the frame pointer's operand 16 bits wide (SDM vol. 2, ENTER); Bochs ignores the prefix",
+        why: "66H makes the frame pointer's operand 16 bits wide (SDM vol. 2, ENTER); Bochs ignores \
+              the prefix",
         applies: |step| is_named(step, &["data16 enter"]),
     },
 ];
