@@ -163,7 +163,8 @@ fn judge(program: &Path, tree: &Path, folder: &Path, name: &str) -> Result<Strin
             .args(["--package", "umbra-mmu", "--test-package", package, "--output"])
             .arg(&output);
         command.arg("--re").arg(format!("^{}$", escaped(name)));
-        command.args(["--cargo-arg", "--target-dir", "--cargo-arg"]).arg(folder.join("build"));
+        let build = folder.join("build");
+        command.arg(format!("--cargo-arg=--target-dir={}", build.display()));
         command.arg("--").args(tests).env("UMBRA_FIXED_PROGRAMS", "240");
         let log = fs::File::create(folder.join("output.txt"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
