@@ -20,7 +20,7 @@ use umbra_mmu::{
     Config, Encodings, FaultContext, FaultOutcome, FilterPolicy, GuestFaults, Mmu, RootFormat,
     TranslateError,
 };
-use umbra_paging::{Access, Features, Gpa, Gva, Mode, Paging};
+use umbra_paging::{Access, Features, Format, Gpa, Gva, Mode, Paging, Pdptes};
 use umbra_reference::hardware::{Control, Filter, PageFault, PagingMode, PagingUnit};
 use umbra_reference::machine::{Broken, Machine, Start};
 use umbra_reference::memory::{PhysAddr, PhysicalMemory};
@@ -81,7 +81,7 @@ impl Toy {
         config.log_changes = audited;
         let mut mmu = Mmu::new(config, &mut host).expect("there are enough shadow frames");
         for cpu in 0..cpus {
-            mmu.load_paging(&mut host, cpu, paging(&registers));
+            mmu.load_paging(&mut host, cpu, paging(&registers, &model));
         }
         Toy { mmu, host, registers: vec![registers; cpus], model, universe, audited }
     }
@@ -91,23 +91,20 @@ impl Toy {
         let guest = self.registers[cpu].control(&self.model);
         // The root may be another one after any call of the MMU.
         let root = self.mmu.entry_state(&self.host, cpu).root;
-        let table = PhysAddr::new(root.hpa.raw());
+        let table = PhysAddr::new(root.hpa().raw());
         let wp = self.host.mistake != Some(Mistake::LetsTablesBeWritten) || guest.wp;
-        match root.format {
+        match root.format() {
             RootFormat::Long4 => Control { mode: PagingMode::Long4 { root: table }, wp, ..guest },
-            // The guest has paging off, the CPU has not: it walks an identity map of the MMU's
-            // making. There is no user mode to keep out, so SMEP and SMAP are off.
+            // The guest uses PAE or 32-bit paging, or it has paging off: the CPU has not, it walks
+            // an identity map of the MMU's making. Then there is no user mode to keep out, so SMEP
+            // and SMAP are off. In 32-bit paging NXE does nothing.
             RootFormat::Pae => {
                 let pdptes =
                     [0, 8, 16, 24].map(|at| self.host.memory.read(PhysAddr::new(table.raw() + at)));
-                Control {
-                    mode: PagingMode::Pae { pdptes },
-                    wp,
-                    pcid: 0,
-                    smep: false,
-                    smap: false,
-                    ..guest
-                }
+                let format = self.registers[cpu].format();
+                let (smep, smap) = (guest.smep && format.is_some(), guest.smap && format.is_some());
+                let nxe = guest.nxe && !matches!(format, Some(Format::Legacy32 { .. }));
+                Control { mode: PagingMode::Pae { pdptes }, wp, pcid: 0, smep, smap, nxe, ..guest }
             }
         }
     }
@@ -218,8 +215,9 @@ impl Machine for Toy {
     ) -> Result<(), Broken> {
         self.registers[cpu] = *after;
         self.host.pcids[cpu] = after.pcid;
-        if *self.mmu.paging(cpu) != paging(after) {
-            self.mmu.load_paging(&mut self.host, cpu, paging(after));
+        let paging = paging(after, &self.model);
+        if *self.mmu.paging(cpu) != paging {
+            self.mmu.load_paging(&mut self.host, cpu, paging);
         }
         match invalidation {
             Invalidation::Nothing => (),
@@ -252,7 +250,8 @@ impl Machine for Toy {
     fn speculate(&mut self) {
         for cpu in 0..self.registers.len() {
             let control = self.real_control(cpu);
-            self.host.units[cpu].speculate(&mut self.host.memory, &control, self.universe.pages());
+            let pages = self.universe.pages_in(&self.registers[cpu].control(&self.model).mode);
+            self.host.units[cpu].speculate(&mut self.host.memory, &control, pages);
         }
     }
 
@@ -272,8 +271,19 @@ impl Machine for Toy {
 }
 
 /// What the MMU has to know of the guest's registers. From raw values, `Paging::from_registers`
-/// makes it.
-fn paging(registers: &Registers) -> Paging {
-    let &Registers { paging, root, wp, smep, smap, pge, nxe, .. } = registers;
-    Paging { mode: if paging { Mode::Long4 } else { Mode::Off }, root, wp, smep, smap, pge, nxe }
+/// makes it, and `Pdptes::load` the PDPTE registers of PAE paging.
+fn paging(registers: &Registers, model: &Cpu) -> Paging {
+    let &Registers { root, wp, smep, smap, pge, nxe, pdptes, .. } = registers;
+    let mode = match registers.format() {
+        None => Mode::Off,
+        Some(Format::Long4) => Mode::Long4,
+        Some(Format::Legacy32 { pse }) => Mode::Legacy32 { pse },
+        Some(Format::Pae) => {
+            let features = Features::new(model.maxphyaddr, model.gib_pages);
+            Mode::Pae {
+                pdptes: Pdptes::checked(pdptes, &features).expect("the guest's load was checked"),
+            }
+        }
+    };
+    Paging { mode, root, wp, smep, smap, pge, nxe }
 }

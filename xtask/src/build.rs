@@ -8,7 +8,7 @@ use crate::setup::Setup;
 
 /// Install what is missing and build everything that a boot needs, without booting.
 ///
-/// Installs Debian packages (it says which), fetches the guest's kernel, builds the guest's
+/// Installs Debian packages (it says which) and fetches the guest's kernel. Builds the guest's
 /// initramfs and the umbra tool with the hypervisor in it, and prints where they are.
 /// `target/guest` keeps the kernel; remove it to fetch the current one.
 #[derive(clap::Args)]

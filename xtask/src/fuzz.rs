@@ -23,9 +23,9 @@ const TARGETS: &[(&str, u32)] = &[
 /// Fuzz a part of Umbra (needs a nightly toolchain and a C++ compiler; installs cargo-fuzz).
 ///
 /// Targets: walk (the guest walk against the reference machine), mmu (the whole MMU, audited after
-/// every step), instruction (the emulator of MMIO and table writes), loaders (kernel images and
-/// modules), telemetry, devices. What is found lies in fuzz/artifacts/TARGET. What was learned lies
-/// in fuzz/corpus/TARGET, and the next run starts from it.
+/// every step), instruction (the emulator). The others are loaders (kernel images and modules),
+/// telemetry, devices. What is found lies in fuzz/artifacts/TARGET. What was learned lies in
+/// fuzz/corpus/TARGET, and the next run starts from it.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Only this target [default: all, one after the other].

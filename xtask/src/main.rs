@@ -15,6 +15,8 @@ mod exhaustive;
 mod forms;
 mod fuzz;
 mod guests;
+mod machine_fuzz;
+mod mutants;
 mod paths;
 mod process;
 mod report;
@@ -24,6 +26,7 @@ mod schedule;
 mod setup;
 mod test;
 mod tool;
+mod tree;
 mod trial;
 mod umbra_run;
 mod unsafe_count;
@@ -54,6 +57,7 @@ enum Command {
     Exhaustive(exhaustive::Arguments),
     Schedule(schedule::Arguments),
     Sabotage(sabotage::Arguments),
+    Mutants(mutants::Arguments),
     Fuzz(fuzz::Arguments),
     Coverage(coverage::Arguments),
     Crates(crates::Arguments),
@@ -61,6 +65,7 @@ enum Command {
     Guests(guests::Arguments),
     Forms(forms::Arguments),
     Exact(exact::Arguments),
+    MachineFuzz(machine_fuzz::Arguments),
     Trial(trial::Arguments),
 }
 
@@ -80,6 +85,7 @@ fn main() -> ExitCode {
         Command::Exhaustive(arguments) => exhaustive::run(&arguments),
         Command::Schedule(arguments) => schedule::run(&arguments),
         Command::Sabotage(arguments) => sabotage::run(&arguments),
+        Command::Mutants(arguments) => mutants::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Coverage(arguments) => coverage::run(&arguments),
         Command::Crates(arguments) => crates::run(&arguments),
@@ -87,6 +93,7 @@ fn main() -> ExitCode {
         Command::Guests(arguments) => guests::run(&arguments),
         Command::Forms(arguments) => forms::run(&arguments),
         Command::Exact(arguments) => exact::run(&arguments),
+        Command::MachineFuzz(arguments) => machine_fuzz::run(&arguments),
         Command::Trial(arguments) => trial::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {

@@ -6,8 +6,9 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use umbra::cli::{Cli, TO_BE_MADE};
+use umbra_build::GuestArch;
 
-use crate::setup::{Setup, need_program};
+use crate::setup::{GuestPackage, Setup, need_program};
 
 /// What the guest's kernel is told unless the user says something else.
 ///
@@ -16,15 +17,18 @@ pub const APPEND: &str = "console=ttyS0 printk.time=0 nokaslr panic=-1";
 
 /// Boot Debian's kernel under Umbra, on a machine where nothing is set up yet.
 ///
-/// Does what `cargo xtask build` does, then calls `umbra run` with Debian's kernel and an initramfs
-/// that exercises memory (fork, exec, mmap, copy-on-write, a shell pipeline), checks itself, shows
-/// the guest's own counters and powers off. The exit status is that of `umbra run`.
+/// Does what `cargo xtask build` does, then calls `umbra run` with Debian's kernel and our
+/// initramfs. That exercises memory (fork, exec, mmap, copy-on-write, a shell pipeline), checks
+/// itself, shows the guest's own counters and powers off. The exit status is that of `umbra run`.
 #[derive(clap::Args)]
 #[command(after_long_help = "Examples:
   cargo xtask run                                  the whole exercise
   cargo xtask run --guest-faults trap              the same without the bypass, for comparison
   cargo xtask run --machine skylake --stats s.json
   cargo xtask run --append 'console=ttyS0 umbra.shell'    a shell to type into
+  cargo xtask run --kernel linux-image-686-pae     another kernel of Debian's: 32-bit with PAE (-686: without)
+
+A kernel's package is fetched and unpacked, not installed. A 32-bit kernel gets a 32-bit initramfs.
 
 The initramfs knows: umbra.shell, umbra.quick (a tenth of the work), umbra.phases=demand,cow_child,... (the work
 ends behind the last of these phases).")]
@@ -70,6 +74,7 @@ pub fn become_umbra(
     made: &[&str],
     more: impl FnOnce(&mut Setup, &mut Command) -> Result<()>,
 ) -> Result<ExitCode> {
+    let (options, package) = &without_package(options);
     if let Err(status) = Cli::check(prospect(command, options, made)) {
         return Ok(status);
     }
@@ -81,15 +86,45 @@ pub fn become_umbra(
     let mut umbra = Command::new(&program);
     umbra.arg(command);
     more(&mut setup, &mut umbra)?;
+    let arch = package.as_ref().map_or(GuestArch::Amd64, GuestPackage::arch);
     if !is_given(options, "--kernel") {
-        umbra.arg("--kernel").arg(setup.kernel()?);
+        umbra.arg("--kernel").arg(match package {
+            Some(package) => setup.packaged_kernel(package)?,
+            None => setup.kernel()?,
+        });
     }
     if !is_given(options, "--initrd") {
-        umbra.arg("--initrd").arg(setup.initrd()?);
+        umbra.arg("--initrd").arg(setup.initrd(arch)?);
     }
     umbra.args(options);
     // Returns only if it fails.
     Err(umbra.exec()).with_context(|| format!("starting {}", program.display()))
+}
+
+/// The options without a `--kernel` that names a Debian package, and that package.
+fn without_package(options: &[OsString]) -> (Vec<OsString>, Option<GuestPackage>) {
+    let mut rest = Vec::new();
+    let mut package = None;
+    let mut given = options.iter();
+    while let Some(option) = given.next() {
+        let text = option.to_str().unwrap_or_default();
+        let joined = text.strip_prefix("--kernel=");
+        let apart = if text == "--kernel" {
+            given.as_slice().first().and_then(|next| next.to_str())
+        } else {
+            None
+        };
+        match joined.or(apart).and_then(GuestPackage::named) {
+            Some(named) => {
+                package = Some(named);
+                if apart.is_some() {
+                    given.next();
+                }
+            }
+            None => rest.push(option.clone()),
+        }
+    }
+    (rest, package)
 }
 
 /// The command line that is going to be, with stand-ins for the files of `made` that the user does
@@ -163,6 +198,29 @@ mod tests {
         assert!(is_given(&all, "--kernel") && !is_given(&all, "--initrd"), "{all:?}");
         assert!(Cli::check(prospect("run", &all, &MADE)).is_err());
         assert!(expanded("run", &["--config", "/nonexistent"].map(OsString::from)).is_err());
+    }
+
+    #[test]
+    fn a_kernel_may_be_a_package() {
+        let split = |options: &[&str]| {
+            let options: Vec<OsString> = options.iter().map(OsString::from).collect();
+            let (rest, package) = without_package(&options);
+            (
+                rest.iter().map(|option| option.to_str().unwrap().into()).collect::<Vec<String>>(),
+                package,
+            )
+        };
+        for given in [
+            &["--kernel", "linux-image-686", "--audit"][..],
+            &["--kernel=linux-image-686", "--audit"],
+        ] {
+            assert_eq!(
+                split(given),
+                (vec!["--audit".into()], GuestPackage::named("linux-image-686"))
+            );
+        }
+        let file = ["--kernel", "/nowhere/linux-image-686", "--kernel"];
+        assert_eq!(split(&file), (file.map(String::from).to_vec(), None));
     }
 
     #[test]

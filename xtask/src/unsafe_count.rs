@@ -24,6 +24,7 @@ const LAYER: &[&str] = &[
     "crates/hypervisor/src/svm",
     "crates/hypervisor/src/vmx",
     "guest/kernels/src/kit",
+    "guest/legacy/src/kit",
     "guest/init/src/sys",
     "guest/kvm-peer/src/sys.rs",
     "guest/kvm-trial/src/backing.rs",

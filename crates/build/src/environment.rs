@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn nothing_of_the_outer_cargo_gets_through() {
-        for toolchain in [Toolchain::Active, Toolchain::Debian] {
+        for toolchain in [Toolchain::Active, Toolchain::Debian, Toolchain::DebianStd] {
             for name in [
                 "CARGO",
                 "CARGO_ENCODED_RUSTFLAGS",

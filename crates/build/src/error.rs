@@ -4,13 +4,16 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use crate::toolchain::{BARE_METAL_TARGET, DEBIAN_PACKAGES};
+use crate::toolchain::DEBIAN_PACKAGES;
 
 /// Why nothing was built. Each prints as one sentence with the way out.
 #[derive(Debug)]
 pub enum Error {
-    /// No toolchain here can build for bare metal.
-    NoToolchain,
+    /// No toolchain here can build for this target.
+    NoToolchain {
+        /// The target.
+        target: &'static str,
+    },
     /// A program could not be started.
     Spawn {
         /// The program.
@@ -40,10 +43,9 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::NoToolchain => write!(
+            Error::NoToolchain { target } => write!(
                 f,
-                "no Rust toolchain here builds for {BARE_METAL_TARGET}: run `rustup target add \
-                 {BARE_METAL_TARGET}`, or on Debian `apt-get install {}`",
+                "no Rust toolchain here builds for {target}: run `rustup target add {target}`, or on Debian `apt-get install {}`",
                 DEBIAN_PACKAGES.join(" ")
             ),
             Error::Spawn { program, source } => {
@@ -78,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_missing_toolchain_names_both_ways_out() {
-        let text = Error::NoToolchain.to_string();
+        let text = Error::NoToolchain { target: "x86_64-unknown-none" }.to_string();
         assert!(text.contains("rustup target add x86_64-unknown-none"), "{text}");
         assert!(text.contains("rust-web-src"), "{text}");
     }

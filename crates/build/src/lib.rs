@@ -1,12 +1,12 @@
 //! Builds what cannot be built by a plain `cargo build` of the workspace: the bare-metal
 //! hypervisor, the small guest kernels, and the guest's static `/init`.
 //!
-//! Each runs a cargo of their own, with a target directory of their own, so they can be called from
-//! a build script (`umbra` embeds the hypervisor) and from an xtask.
+//! Each runs a cargo of its own, with a target directory of its own. So a build script can call
+//! them (`umbra` embeds the hypervisor), and an xtask.
 //!
-//! Hypervisor and kernels need the target `x86_64-unknown-none`. [`Toolchain::find`] takes the
-//! active toolchain if it has that target, else Debian's Rust packages with their library source;
-//! it never lets rustup download anything.
+//! Hypervisor and kernels need the target `x86_64-unknown-none`, the `/init` of 32-bit guests
+//! `i686-unknown-linux-gnu`. [`Toolchain`] takes the active toolchain if it has that target, else
+//! Debian's Rust packages with their library source; it never lets rustup download anything.
 #![forbid(unsafe_code)]
 
 mod bare_metal;
@@ -26,4 +26,4 @@ pub use hypervisor::{Hypervisor, hypervisor};
 pub use init::{guest_init, kvm_peer, kvm_trial};
 pub use nested::shared_target_dir;
 pub use relative::relative;
-pub use toolchain::{DEBIAN_PACKAGES, Toolchain};
+pub use toolchain::{DEBIAN_PACKAGES, GuestArch, Toolchain};

@@ -6,9 +6,9 @@ use std::path::{Component, Path, PathBuf};
 /// `path` as it is seen from `folder`, if both are absolute and lie below a common folder; else
 /// `path` as it is.
 ///
-/// Cargo takes relative paths of `cargo::rerun-if-changed` from the package's own folder, so they
-/// name the sources of the checkout that is built, and not those of the one that the build folder
-/// was copied from.
+/// Cargo takes relative paths of `cargo::rerun-if-changed` from the package's own folder. So they
+/// name the sources of the checkout that is built, also in a build folder that was copied from
+/// another.
 pub fn relative(path: &Path, folder: &Path) -> PathBuf {
     let common =
         path.components().zip(folder.components()).take_while(|(one, other)| one == other).count();

@@ -1,12 +1,12 @@
 //! Which combinations of entry bits at two adjacent levels make a case.
 //!
 //! An entry is chosen by ten bits ([`choice`]). Of the 2^20 pairs, those are always taken in which
-//! every chosen bit takes part in the walk; of those in which some cannot matter (below an entry
-//! that is not present, say) one in `spare` is, at random, to see that they do not.
+//! every chosen bit takes part in the walk; where some cannot matter (below an entry that is not
+//! present, say), one in `spare` is, at random, to see that they do not.
 
 use core::array;
 
-use umbra_paging::{Features, GuestEntry, Level, bits};
+use umbra_paging::{Features, Format, GuestEntry, Level, bits};
 
 use crate::random::scramble;
 
@@ -88,6 +88,37 @@ pub fn compose(
     entry
 }
 
+/// As [`compose`], for an entry of a page directory or page table of this format. Under PAE
+/// paging [`choice::HIGH`] may also be a bit from 52 on. 32-bit paging has no [`choice::NX`], and
+/// its [`choice::HIGH`] is bit 21, which is reserved in a 4 MiB page.
+pub fn compose_in(
+    format: Format,
+    level: Level,
+    chosen: u16,
+    targets: &Targets,
+    features: &Features,
+    salt: u64,
+) -> u64 {
+    let plain = |chosen| compose(level, chosen, targets, features, salt);
+    let high = chosen & choice::HIGH != 0;
+    match format {
+        Format::Long4 => plain(chosen),
+        Format::Pae => {
+            let lowest = u64::from(features.maxphyaddr);
+            let bit = 1 << (lowest + salt % (63 - lowest));
+            plain(chosen & !choice::HIGH) | if high { bit } else { 0 }
+        }
+        Format::Legacy32 { pse } => {
+            let large = pse && level == Level::L2;
+            // Without PSE the PS bit changes nothing, the address neither.
+            let ignored = if large { 0 } else { choice::PS };
+            let entry = plain(chosen & !(choice::HIGH | choice::NX | ignored));
+            let ps = if chosen & ignored != 0 { bits::PS } else { 0 };
+            entry | ps | if high { 1 << 21 } else { 0 }
+        }
+    }
+}
+
 /// Two adjacent levels: the upper and the lower one.
 pub const LEVELS: [(Level, Level); 3] =
     [(Level::L2, Level::L1), (Level::L3, Level::L2), (Level::L4, Level::L3)];
@@ -122,18 +153,32 @@ impl Selection {
     /// For entries of the level `upper` and the one below it, under EFER.NXE or not. Of the pairs
     /// with bits that cannot matter one in `spare` is taken; `seed` selects which.
     pub fn new(upper: Level, nxe: bool, features: &Features, spare: u64, seed: u64) -> Selection {
+        Selection::new_in(Format::Long4, upper, nxe, features, spare, seed)
+    }
+
+    /// As [`Selection::new`], for entries of this format.
+    pub fn new_in(
+        format: Format,
+        upper: Level,
+        nxe: bool,
+        features: &Features,
+        spare: u64,
+        seed: u64,
+    ) -> Selection {
         let lower = upper.below().unwrap_or(Level::L1);
         let targets = Targets { table: 0, large: 0 };
-        let entry = |level, chosen| GuestEntry::new(compose(level, chosen, &targets, features, 0));
+        let entry = |level, chosen| {
+            GuestEntry::new(compose_in(format, level, chosen, &targets, features, 0))
+        };
         let plain = |level, chosen| {
             let entry = entry(level, chosen);
-            entry.present() && entry.reserved(level, nxe, features) == 0
+            let without = format.has_nx() || chosen & choice::NX == 0;
+            without && entry.present() && format.reserved(entry, level, nxe, features) == 0
         };
-        // The twin's entry is not the chosen one.
+        // The twin's entry is not the chosen one, nor is that of a table elsewhere.
         let leads_on = |chosen| {
-            plain(upper, chosen)
-                && !entry(upper, chosen).is_leaf(upper)
-                && chosen & choice::LOW == 0
+            let elsewhere = chosen & (choice::LOW | choice::HIGH) != 0;
+            plain(upper, chosen) && !format.is_leaf(entry(upper, chosen), upper) && !elsewhere
         };
         Selection {
             leads_on: array::from_fn(|chosen| leads_on(chosen as u16)),
@@ -182,6 +227,31 @@ mod tests {
             super::compose(Level::L1, choice::HIGH, &targets, &Features::new(52, true), 0),
             0x10_0000
         );
+    }
+
+    #[test]
+    fn a_choice_in_other_formats() {
+        let targets = Targets { table: 0x10_0000, large: 0x40_0000 };
+        let compose = |format, level, chosen, salt| {
+            compose_in(format, level, chosen, &targets, &FEATURES, salt)
+        };
+        let legacy = |pse| Format::Legacy32 { pse };
+        let chosen = choice::P | choice::PS | choice::NX | choice::HIGH;
+        assert_eq!(compose(legacy(true), Level::L2, chosen, 0), 0x40_0081 | 1 << 21);
+        assert_eq!(compose(legacy(false), Level::L2, chosen, 0), 0x10_0081 | 1 << 21);
+        assert_eq!(compose(legacy(true), Level::L1, chosen, 0), 0x10_0081 | 1 << 21);
+        for (salt, bit) in [(0, 40), (11, 51), (12, 52), (22, 62), (23, 40)] {
+            let entry = compose(Format::Pae, Level::L1, choice::HIGH, salt);
+            assert_eq!(entry, 1 << bit | 0x10_0000, "{salt}");
+        }
+        let count = |format, nxe| {
+            let selection = Selection::new_in(format, Level::L2, nxe, &FEATURES, 1, 1);
+            (0..PAIRS).filter(|&n| selection.matters(Pair::new(n))).count()
+        };
+        // Upper: W U A D G, and PS where it is ignored. Lower: these, PS, LOW, HIGH.
+        assert_eq!(count(legacy(true), true), 32 * 256);
+        assert_eq!(count(legacy(false), true), 64 * 256);
+        assert_eq!(count(Format::Pae, true), 64 * 256);
     }
 
     #[test]

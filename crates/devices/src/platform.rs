@@ -45,8 +45,8 @@ pub enum PlatformEvent {
 /// [`next_deadline`](Platform::next_deadline).
 ///
 /// At the start the devices are as PC firmware leaves them: the PICs at vectors 0x08 and 0x70 with
-/// everything masked, the PIT's channel 0 at 18.2 Hz, the local APIC enabled in virtual-wire mode,
-/// ACPI mode on.
+/// everything masked, and the PIT's channel 0 at 18.2 Hz. The local APIC is enabled in virtual-wire
+/// mode, and ACPI mode is on.
 ///
 /// The local APIC's timer counts at `tsc_hz` divided by its divide configuration. CPUID should show
 /// the APIC (leaf 1, EDX bit 9, while [`lapic_page`](Platform::lapic_page) is some) and must hide

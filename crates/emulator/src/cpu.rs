@@ -133,7 +133,7 @@ pub trait Cpu {
     fn write(&mut self, gva: u64, buf: &[u8]) -> Result<(), Self::Fault>;
 
     /// Checks an access to `length` bytes (1 to 16) as [`read`](Cpu::read) or [`write`](Cpu::write)
-    /// would, without making it: no device sees it, and it meets no breakpoint.
+    /// would, without making it: no device sees it, it meets no breakpoint, and no page is dirty.
     fn check(&mut self, gva: u64, length: usize, write: bool) -> Result<(), Self::Fault>;
 
     /// Reads `size` bytes (1, 2 or 4) from a port. That the guest may is checked: instructions that

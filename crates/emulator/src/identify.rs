@@ -49,6 +49,23 @@ pub enum Operation {
     Other,
 }
 
+impl Operation {
+    /// Whether it raises #GP outside ring 0 whatever its operands (SDM volume 3, "Privileged
+    /// Instructions"). Of [`Operation::MachineStatusWord`] only a part does.
+    pub const fn is_privileged(self) -> bool {
+        match self {
+            Operation::MovToCr { .. }
+            | Operation::MovFromCr { .. }
+            | Operation::Invlpg { .. }
+            | Operation::Invalidation => true,
+            Operation::MachineStatusWord
+            | Operation::SoftwareInterrupt
+            | Operation::Virtualization
+            | Operation::Other => false,
+        }
+    }
+}
+
 /// What the instruction is that starts with `bytes`; none if they are none, or not all of it.
 pub fn identify(bytes: &[u8], mode: Mode) -> Option<Identity> {
     if mode == Mode::Bits64 {

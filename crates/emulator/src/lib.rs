@@ -7,13 +7,13 @@
 //!
 //! Emulated are the general-purpose instructions that compilers and kernels use on memory, in all
 //! operand and address widths: MOV and its relatives, exchanges and compare-and-exchange,
-//! arithmetic, logic, shifts, bit tests, scans and counts, CRC32, SETcc and CMOVcc, all of the
-//! stack, near branches, BOUND, cache control and the string instructions, INS and OUTS among them.
-//! So are the instructions that work on segments, descriptor tables, events and tasks: loads and
-//! stores of segment and table registers, far JMP, CALL and RET, IRET, INT n, VERR, LAR and their
-//! like. Each access is checked as the processor does it: canonical address or segment limit and
-//! type, paging, alignment. Not emulated ([`Error::Unsupported`]) is what works on control, x87 or
-//! vector registers, and all else: much of it is [`Native`].
+//! arithmetic, logic, shifts, bit tests, scans and counts, CRC32, SETcc and CMOVcc. To these come
+//! all of the stack, near branches, BOUND, cache control and the string instructions, INS and OUTS
+//! among them. So are the instructions that work on segments, descriptor tables, events and tasks:
+//! loads and stores of segment and table registers, far JMP, CALL and RET, IRET, INT n, VERR, LAR
+//! and their like. Each access is checked as the processor does it: canonical address or segment
+//! limit and type, paging, alignment. Not emulated ([`Error::Unsupported`]) is what works on
+//! control, x87 or vector registers, and all else: much of it is [`Native`].
 //!
 //! [`deliver`] delivers an event through the IDT and [`task_switch`] switches tasks, for
 //! hypervisors whose processor cannot do it on the guest's memory. Both work in protected,

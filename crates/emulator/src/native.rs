@@ -62,8 +62,8 @@ pub struct Native {
 }
 
 impl Native {
-    /// The instruction that starts with `bytes` at RIP, if nothing but the operands named is
-    /// accessed, and only general-purpose, x87 and vector registers and status flags change.
+    /// The instruction that starts with `bytes` at RIP, if it accesses nothing but the operands
+    /// named. It may change only general-purpose, x87 and vector registers and status flags.
     /// `xsave_area` is the size of the area of XSAVE with all components that are enabled.
     ///
     /// The addresses of a gather lie in a vector register: `vector` gives YMM registers by their

@@ -13,7 +13,7 @@ pub enum Outcome {
     /// DR6.BS) is due.
     Done,
     /// Iterations of a repeated string instruction are done and more are left: RIP still points at
-    /// the instruction, RCX, RSI and RDI say where it stands, and RF is set, so that an instruction
+    /// the instruction; RCX, RSI and RDI say where it stands. RF is set, so that an instruction
     /// breakpoint on it does not hit again (SDM volume 3, "Instruction-Breakpoint Exception
     /// Condition").
     ///

@@ -1,7 +1,8 @@
-//! A short way for the instructions that exit most: in 64-bit mode, with one operand in memory, and
-//! no prefix beside REX and one of LOCK and those that mean nothing. Page-table code and device
-//! drivers use little else, and finding that out takes the decoder proper several times as long.
-//! What is not plainly one of these is for [`emulate`](crate::emulate).
+//! A short way for the instructions that exit most: in 64-bit mode (or in flat 32-bit code), with
+//! one operand in memory, and no prefix beside REX and one of LOCK and those that mean nothing.
+//! Page-table code and device drivers use little else, and finding that out takes the decoder
+//! proper several times as long. What is not plainly one of these is for
+//! [`emulate`](crate::emulate).
 //!
 //! Where the exit has told address and place of the operand already, nothing is left but to
 //! compute: the caller compares [`Simple::address`], reads and writes memory, and stores what
@@ -42,6 +43,8 @@ pub struct Simple {
     other: Other,
     place: Place,
     next_rip: u64,
+    /// The bits that an address has.
+    mask: u64,
 }
 
 /// The parts of the operand's address.
@@ -70,6 +73,18 @@ pub struct Effect {
 impl Simple {
     /// The instruction at `rip` that starts with `bytes`, if it is one of the simple ones, whole.
     pub fn decode(bytes: &[u8], rip: u64) -> Option<Simple> {
+        Simple::decode_as(bytes, rip, true)
+    }
+
+    /// The same in 32-bit code whose segments are flat.
+    pub fn decode_32(bytes: &[u8], eip: u64) -> Option<Simple> {
+        let mut simple = Simple::decode_as(bytes, eip, false)?;
+        simple.mask = 0xffff_ffff;
+        simple.next_rip &= simple.mask;
+        Some(simple)
+    }
+
+    fn decode_as(bytes: &[u8], rip: u64, long: bool) -> Option<Simple> {
         const BINARY: [Binary; 7] = [
             Binary::Add,
             Binary::Or,
@@ -84,10 +99,11 @@ impl Simple {
         let lock = byte == 0xf0;
         // ES, CS, SS or DS, which mean nothing in 64-bit mode: Linux has DS in place of each LOCK
         // on a machine with one CPU.
-        if lock || matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e) {
+        if lock || byte == 0x3e || long && matches!(byte, 0x26 | 0x2e | 0x36) {
             byte = code.byte()?;
         }
-        let rex = if byte & 0xf0 == 0x40 { byte } else { 0 };
+        // In 32-bit code these are INC and DEC.
+        let rex = if long && byte & 0xf0 == 0x40 { byte } else { 0 };
         if rex != 0 {
             byte = code.byte()?;
         }
@@ -132,10 +148,10 @@ impl Simple {
             Some(_) => Other::Immediate(code.signed_dword()?),
         };
         let next_rip = rip.wrapping_add((bytes.len() - code.0.len()) as u64);
-        if place.rip_relative {
+        if place.rip_relative && long {
             place.displacement = place.displacement.wrapping_add(next_rip);
         }
-        Some(Simple { operation, width, other, place, next_rip })
+        Some(Simple { operation, width, other, place, next_rip, mask: u64::MAX })
     }
 
     /// Bytes of the operand in memory.
@@ -173,7 +189,7 @@ impl Simple {
         if let Some((index, shift)) = self.place.index {
             gva = gva.wrapping_add(gpr(index) << shift);
         }
-        match (self.operation, self.other) {
+        let gva = match (self.operation, self.other) {
             // A bit offset in a register is signed and reaches beyond the operand (SDM volume 2,
             // "BT - Bit Test").
             (Operation::Bit(_), Other::Register(offset)) => {
@@ -182,7 +198,8 @@ impl Simple {
                 gva.wrapping_add((element as u64).wrapping_mul(self.width.bytes() as u64))
             }
             _ => gva,
-        }
+        };
+        gva & self.mask
     }
 
     /// What comes of it if the operand was `old` (if it is [read](Simple::reads)).

@@ -84,3 +84,15 @@ fn instructions_of_a_virtualization_extension() {
     assert!(is_one(&[0x0f, 0x01, 0xfe], Mode::Bits64) && is_one(&[0x0f, 0x01, 0xff], Mode::Bits64));
     assert!(!is_one(&[0x0f, 0x01], Mode::Bits64));
 }
+
+#[test]
+fn what_only_ring_0_may_do_is_told_from_the_rest() {
+    let privileged = |program: fn(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>| {
+        operation(Mode::Bits64, program).is_privileged()
+    };
+    assert!(privileged(|p| p.mov(cr3, rax)) && privileged(|p| p.mov(rax, cr4)));
+    assert!(privileged(|p| p.invlpg(byte_ptr(rax))) && privileged(|p| p.invlpg(byte_ptr(r8 + 8))));
+    assert!(privileged(|p| p.invpcid(rax, xmmword_ptr(rdx))));
+    assert!(!privileged(|p| p.smsw(eax)) && !privileged(|p| p.int(0x80)));
+    assert!(!privileged(|p| p.vmmcall()) && !privileged(|p| p.nop()));
+}

@@ -47,7 +47,11 @@ fn machine(seed: u64) -> Machine {
 
 /// Carries an instruction out in both ways; says whether the short one takes it.
 fn compare(bytes: &[u8], before: &Machine) -> bool {
-    let Some(simple) = Simple::decode(bytes, before.state.rip) else { return false };
+    let decoded = match before.mode {
+        Mode::Bits64 => Simple::decode(bytes, before.state.rip),
+        _ => Simple::decode_32(bytes, before.state.rip),
+    };
+    let Some(simple) = decoded else { return false };
     let (mut short, mut long) = (before.clone(), before.clone());
     let gpr = |gpr| before.get(gpr);
     let gva = simple.address(gpr);
@@ -72,6 +76,35 @@ fn compare(bytes: &[u8], before: &Machine) -> bool {
     short.state.rip = simple.next_rip();
     assert_eq!(short.state, long.state, "{bytes:02x?}");
     true
+}
+
+/// The same in flat 32-bit code, where what would be REX is INC or DEC.
+#[test]
+fn flat_32_bit_code_is_as_the_long_way_has_it() {
+    let mut taken = 0;
+    for opcode in
+        (0..0x200u16).filter(|opcode| !matches!(opcode, 0x0f | 0x26 | 0x2e | 0x36 | 0x3e | 0xf0))
+    {
+        let opcode: &[u8] = if opcode < 0x100 { &[opcode as u8] } else { &[0x0f, opcode as u8] };
+        let known = OPCODES.iter().any(|(known, ..)| *known == opcode);
+        for (prefix, modrm) in
+            (0..=255u8).flat_map(|modrm| [None, Some(0x3e)].map(|prefix| (prefix, modrm)))
+        {
+            let mut before = Machine::new(Mode::Bits32);
+            before.state.gprs = machine(u64::from(modrm)).state.gprs;
+            // The upper halves count for nothing, but stay what they are where nothing is written.
+            before.state.gprs.iter_mut().for_each(|gpr| *gpr &= 0xffff_ffff);
+            let rest = [modrm, modrm ^ 0x5a, 0x81, 0x92, 0xa3, 0x34, 0xc5, 0xd6, 0xe7, 0x19, 0x90];
+            let code: Vec<u8> =
+                prefix.into_iter().chain(opcode.iter().copied()).chain(rest).collect();
+            let short = compare(&code, &before);
+            assert!(known || !short, "{code:02x?}");
+            taken += u32::from(short);
+        }
+        let rex = [0x48, 0x89, 0x08];
+        assert_eq!(Simple::decode_32(&rex, 0), None);
+    }
+    assert!(taken > 5000, "{taken}");
 }
 
 /// All opcodes, REX and other prefixes and ModRM bytes, with all SIB bytes in turn, whole and cut

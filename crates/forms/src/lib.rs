@@ -2,7 +2,9 @@
 //!
 //! A [`Form`] is an encoding in one mode of code, with what it needs to run. A [`Case`] is a form
 //! with its operand on one [`Kind`] of memory, in one [`Ring`]. The host makes the table (feature
-//! `generate`) and chooses the cases; the kernel `forms` gets both as modules and runs them.
+//! `generate`) and chooses the cases; the kernel `forms` gets both as modules and runs them. A
+//! [`program`] is for the kernel `machine`: several instructions of any kind, and the state that
+//! they start in.
 #![cfg_attr(not(feature = "generate"), no_std)]
 #![forbid(unsafe_code)]
 
@@ -11,6 +13,7 @@ mod form;
 #[cfg(feature = "generate")]
 pub mod generate;
 mod kind;
+pub mod program;
 
 pub use case::{Case, Ring, START};
 pub use form::{

@@ -10,9 +10,8 @@ use umbra_reference::registers::{Cpu, Registers};
 
 use crate::input::Input;
 
-/// Memory whose words come out of the input when they are first read: so every table is one that
-/// the fuzzer chose, wherever it lies, and one that is met twice (a table that maps itself) is the
-/// same.
+/// Memory whose words come out of the input when they are first read: so the fuzzer chose every
+/// table, wherever it lies. One that is met twice (a table that maps itself) is the same.
 #[derive(Clone)]
 struct Lazy<'a> {
     words: RefCell<BTreeMap<u64, u64>>,

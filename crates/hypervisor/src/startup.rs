@@ -45,7 +45,7 @@ fn boot(map: DirectMap, information: u32, magic: u32) -> Result<Machine, Box<dyn
     let tables = descriptors::load();
 
     let information = BootInformation::read(&map, information, magic)?;
-    let config = read_config(&map, information.module("config", "config module")?)?;
+    let config = read_config(&information.copy_module(&map, "config", "config module")?)?;
     let cpu = cpu_name();
     telemetry::send(&Message::Setup { config: config.clone(), cpu: cpu.clone() });
     let occupied: Vec<_> =
@@ -58,7 +58,7 @@ fn boot(map: DirectMap, information: u32, magic: u32) -> Result<Machine, Box<dyn
         linked.end - linked.start,
         config.shadow_frames,
     )?;
-    let free = handover::relocate(&map, layout.image(), layout.heap(), layout.above().end);
+    let free = handover::relocate(&map, &layout);
     heap::add(&map, free);
 
     pic::init(console::IRQ);
@@ -98,12 +98,12 @@ fn files(information: &BootInformation, config: &BootConfig) -> Result<Files, Lo
     })
 }
 
-fn read_config(map: &DirectMap, module: Range<u64>) -> Result<BootConfig, Box<dyn Error>> {
+fn read_config(module: &[u8]) -> Result<BootConfig, Box<dyn Error>> {
     const UNREADABLE: &str = "the boot image's configuration is not readable; build the image with the `umbra run` of this version";
-    if module.end - module.start > BootConfig::MAX_BYTES as u64 {
+    if module.len() > BootConfig::MAX_BYTES {
         return Err(UNREADABLE.into());
     }
-    let config = BootConfig::from_bytes(&map.copy(module)).map_err(|_| UNREADABLE)?;
+    let config = BootConfig::from_bytes(module).map_err(|_| UNREADABLE)?;
     if config.protocol != PROTOCOL {
         return Err(alloc::format!(
             "the boot image was made for protocol {}, the hypervisor speaks {PROTOCOL}; use tool and hypervisor \

@@ -36,6 +36,7 @@ const WITHOUT_CIRCLES: &[(&str, &str)] = &[
     ("guest/kernels/src/bin/exhaustive", ""),
     ("guest/kernels/src/bin/forms", ""),
     ("guest/kernels/src/bin/hostile", ""),
+    ("guest/legacy/src", ""),
     ("guest/kvm-peer/src", ""),
     ("xtask/src", "setup"),
     ("xtask/src", "test"),

@@ -1,6 +1,6 @@
 //! The machine around the virtual CPU of the Umbra hypervisor, as far as it is pure logic.
 //!
-//! Before the guest runs, [`memory`] says who owns which physical memory, [`linux`] plans how a
+//! Before the guest runs, [`memory`] says who owns which physical memory. [`linux`] plans how a
 //! kernel is loaded there, and [`move_plan`] in which order its files move. While it runs,
 //! [`upkeep`] and [`screen`] say when the user is to see what it prints. [`canary`] tells at the
 //! end whether anybody wrote to memory that is nobody's.

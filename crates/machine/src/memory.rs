@@ -74,6 +74,9 @@ const ABOVE: u64 = 4 << 30;
 /// The physical memory map: `[0, guest_end)` for the guest (with the holes of a PC), the hypervisor
 /// above it. What lies between the areas above, and behind them, is nobody's. A guest that does not
 /// fit there has the rest of its memory from 4 GiB up.
+///
+/// Unsafe code rests on this type: its areas are RAM of the loader's map, in nobody's use, and do
+/// not overlap. Its fields are private, and [`Layout::new`] alone makes one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Layout {
     guest_end: u64,

@@ -42,7 +42,7 @@
 //! assert_eq!(answer, "enter the guest again");
 //! let entry = mmu.entry_state(&host, 0);
 //! let (root, filter) = (entry.root, entry.guest_faults.pfec_filter());
-//! assert!(root.hpa.raw() != 0 && filter.bitmap_bit, "for the real CR3 and the VMCS");
+//! assert!(root.hpa().raw() != 0 && filter.bitmap_bit, "for the real CR3 and the VMCS");
 //! # }
 //! ```
 //!
@@ -106,7 +106,9 @@ pub use env::{Backing, Env, GuestMemory, ShadowFrames, Tlb};
 pub use event::{Counters, Event, Shadowed};
 pub use format::Encodings;
 pub use mmu::Mmu;
-pub use outcome::{EntryState, FaultOutcome, Root, RootFormat, TableTicket, TranslateError, Work};
+pub use outcome::{
+    EntryState, FaultOutcome, LoadableRoot, Root, RootFormat, TableTicket, TranslateError, Work,
+};
 pub use policy::FaultContext;
 
 /// Makes the example in the read-me a test.

@@ -16,12 +16,48 @@ pub enum RootFormat {
 }
 
 /// What the real CR3 must hold (the PCID aside) when a vCPU runs.
+///
+/// Only the MMU makes one, so whoever has one may rest on its contract: a CPU that translates
+/// through it, with CR0.WP set and as long as no later answer of the MMU says otherwise, reaches
+/// the memory that the embedder's [`Env`](crate::Env) backs the guest with, and no other (invariant
+/// I2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Root {
+    hpa: Hpa,
+    format: RootFormat,
+}
+
+impl Root {
+    pub(crate) fn new(hpa: Hpa, format: RootFormat) -> Root {
+        Root { hpa, format }
+    }
+
     /// Where the root structure lies.
-    pub hpa: Hpa,
+    pub fn hpa(&self) -> Hpa {
+        self.hpa
+    }
+
     /// Its format.
-    pub format: RootFormat,
+    pub fn format(&self) -> RootFormat {
+        self.format
+    }
+}
+
+/// A root that a vCPU may load by itself: the guest's own address of it is the right one for the
+/// real CR3. Only the MMU makes one ([`Mmu::loadable`](crate::Mmu::loadable)); [`Root`] says what
+/// that means. It counts until [`EntryState::loadable_epoch`] changes, or the root is withdrawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadableRoot(Gfn);
+
+impl LoadableRoot {
+    pub(crate) fn new(root: Gfn) -> LoadableRoot {
+        LoadableRoot(root)
+    }
+
+    /// Where it lies for guest and CPU alike.
+    pub fn gfn(self) -> Gfn {
+        self.0
+    }
 }
 
 /// What a vCPU enters the guest with. It stays in force until the vCPU leaves the guest: see

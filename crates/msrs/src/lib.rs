@@ -1,9 +1,9 @@
 //! Every model-specific register (MSR), as a guest has it.
 //!
 //! [`TABLE`] is the data: one [`Row`] per register, or per group of registers that are alike. The
-//! hypervisor answers RDMSR and WRMSR by it ([`Registers`]), the book prints it ([`Markdown`]), and
-//! `cargo xtask exact` gives its reasons where a guest finds something else than on the bare
-//! machine. A register without a row raises #GP.
+//! hypervisor answers RDMSR and WRMSR by it ([`Registers`]), and the book prints it ([`Markdown`]).
+//! Where a guest finds something else than on the bare machine, `cargo xtask exact` gives its
+//! reasons. A register without a row raises #GP.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -5,8 +5,8 @@
 //! ([`Entry`]). The caller moves the bytes.
 //!
 //! Where the specification leaves a choice this loader does as QEMU's `-kernel` does, because that
-//! is where small kernels are tested: the modules follow the kernel, and required information that
-//! a virtual machine without a screen does not have (a video mode) is no reason to refuse a kernel.
+//! is where small kernels are tested: the modules follow the kernel. A kernel is not refused for
+//! requiring information that a virtual machine without a screen does not have (a video mode).
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -169,9 +169,9 @@ impl Paging {
         }
     }
 
-    /// Reads the state out of the guest's control registers, and under PAE paging its PDPTE
-    /// registers, which are looked at in no other mode (SDM, "Paging Modes and Control Bits").
-    /// EFER.LMA must be what the CPU would have made of LME and PG.
+    /// Reads the state out of the guest's control registers (SDM, "Paging Modes and Control Bits").
+    /// Under PAE paging, and in no other mode, it looks at the PDPTE registers, too. EFER.LMA must
+    /// be what the CPU would have made of LME and PG.
     ///
     /// # Errors
     /// The registers select a mode that is not supported.

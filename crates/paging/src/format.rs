@@ -186,8 +186,8 @@ mod tests {
         Format::Long4,
     ];
 
-    /// The reserved bits of a present entry with these of its bits set, as a list of ranges, typed
-    /// in from the SDM's tables "Format of ..." and nowhere shared with the code.
+    /// The reserved bits of a present entry with these of its bits set, as a list of ranges. They
+    /// are typed in from the SDM's tables "Format of ...", and nowhere shared with the code.
     fn table(
         format: Format,
         level: u8,

@@ -89,9 +89,9 @@ const fn reserved(features: &Features) -> u64 {
     0b1_1110_0110 | !((1 << features.maxphyaddr) - 1)
 }
 
-/// Whether a MOV to CR0 or CR4 that changes these registers from one pair of values to the other
-/// loads the PDPTE registers, if PAE paging is in use after it (SDM, "PDPTE Registers"). A MOV to
-/// CR3 under PAE paging always does. A write of EFER never does: LME cannot change under paging.
+/// Whether a MOV to CR0 or CR4 that changes their values like this loads the PDPTE registers, if
+/// PAE paging is in use after it (SDM, "PDPTE Registers"). A MOV to CR3 under PAE paging always
+/// does. A write of EFER never does: LME cannot change under paging.
 pub const fn loads_pdptes(from: (u64, u64), to: (u64, u64)) -> bool {
     (from.0 ^ to.0) & (cr0::CD | cr0::NW | cr0::PG) != 0
         || (from.1 ^ to.1) & (cr4::PAE | cr4::PGE | cr4::PSE | cr4::SMEP) != 0

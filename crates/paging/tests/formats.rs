@@ -1,5 +1,5 @@
-//! The walks of 32-bit and PAE paging against sentences of the SDM, for every combination of the
-//! bits that matter in a directory entry, a table entry, the control registers and the access.
+//! The walks of 32-bit and PAE paging against sentences of the SDM. Every combination is tried of
+//! the bits that matter in a directory entry, a table entry, the control registers and the access.
 
 use umbra_paging::{
     Access, AccessKind, Features, Gfn, Gpa, Gva, Mode, Paging, Pdptes, Pfec, Tables, bits, walk,

@@ -43,7 +43,16 @@
 //!
 //! # A machine that cannot do everything
 //! [`Kit::limits`] bends each case into what the machine can do (one CPU, no PCID, a fixed
-//! MAXPHYADDR), and [`Kit::takes`] leaves steps out. Say so beside the result.
+//! MAXPHYADDR), and [`Kit::takes`] leaves steps out. Say so beside the result. Half of the programs
+//! go to 32-bit or PAE paging; without [`Privileged::Enter`] all of them stay in 4-level paging:
+//! ```
+//! use umbra_reference::conformance::Kit;
+//! use umbra_reference::program::Op;
+//! use umbra_reference::registers::Privileged;
+//!
+//! let takes = |op: &Op| !matches!(op, Op::Execute { instruction: Privileged::Enter { .. }, .. });
+//! let kit = Kit { takes, ..Kit::default() };
+//! ```
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -61,6 +70,7 @@ use crate::{Config, Divergence, run_on};
 
 /// What enough programs meet on any machine: the names that [`Coverage`] has for it.
 pub const MET_BY_GUESTS: &[&str] = &[
+    "guest: #GP by a PDPTE",
     "guest: #PF, not present, supervisor",
     "guest: #PF, not present, user",
     "guest: #PF, protection, supervisor fetch",
@@ -83,6 +93,9 @@ pub const MET_BY_GUESTS: &[&str] = &[
     "guest: invalidations, nothing",
     "guest: invalidations, one PCID",
     "guest: stores entries in a loop",
+    "guest: turns to 32-bit paging with CR4.PSE",
+    "guest: turns to 32-bit paging without CR4.PSE",
+    "guest: turns to PAE paging",
 ];
 
 /// A program, and the configuration that it is run in.

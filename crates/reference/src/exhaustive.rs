@@ -17,20 +17,20 @@
 
 use std::rc::Rc;
 
-use umbra_cases::cases::{LEVELS, PAIRS, Pair, Selection, TWIN, Targets, compose};
+use umbra_cases::cases::{LEVELS, PAIRS, Pair, Selection, TWIN, Targets, compose_in};
 use umbra_cases::entries::{PAGE, TABLE};
 use umbra_mmu::{FilterPolicy, GuestFaults, MIN_FRAMES_PER_VCPU};
-use umbra_paging::{Access, AccessKind, Features, Gfn, Gva, Level, Pfec, bits};
+use umbra_paging::{Access, AccessKind, Features, Format, Gfn, Gva, Level, Pfec, bits};
 
 use crate::Session;
 use crate::coverage::Coverage;
-use crate::hardware::{End, Temper, Visit, Walk, walk};
+use crate::hardware::{End, Temper, Visit, Walk, Width, walk};
 use crate::machine::{Delivery, Shadow, ShadowConfig, Start};
-use crate::memory::{PhysAddr, PhysicalMemory, Ram};
+use crate::memory::{PhysAddr, Ram};
 use crate::oracle::Observed;
 use crate::program::Op;
 use crate::registers::{Cpu, Privileged, Registers};
-use crate::universe::{END, HOLE, WINDOW, WINDOW_SLOT};
+use crate::universe::{END, HOLE, NARROW_WINDOW, WINDOW, WINDOW_SLOT};
 
 const MODEL: Cpu = Cpu { maxphyaddr: 40, gib_pages: true };
 
@@ -48,6 +48,8 @@ const SLOT: usize = 2;
 pub struct Part {
     /// Which faults may go straight to the guest.
     pub mode: Mode,
+    /// The format of the tables.
+    pub format: Format,
     /// The level of the upper entry.
     pub upper: Level,
     /// Of the pairs of choices with bits that cannot matter one in so many is taken.
@@ -107,11 +109,13 @@ impl Counts {
 }
 
 impl Part {
-    /// The parts that make the whole: all modes at all pairs of levels.
+    /// The parts that make the whole: all modes at all pairs of levels of all formats.
     pub fn all(spare: u64, stride: u64, offset: u64) -> Vec<Part> {
-        let parts = |mode| {
-            LEVELS.iter().map(move |&(upper, _)| Part { mode, upper, spare, stride, offset })
-        };
+        let long = LEVELS.iter().map(|&(upper, _)| (Format::Long4, upper));
+        let narrow = [Format::Pae, Format::Legacy32 { pse: true }, Format::Legacy32 { pse: false }];
+        let pairs: Vec<_> = long.chain(narrow.map(|format| (format, Level::L2))).collect();
+        let part = |mode, (format, upper)| Part { mode, format, upper, spare, stride, offset };
+        let parts = |mode| pairs.iter().map(move |&pair| part(mode, pair));
         Mode::ALL.into_iter().flat_map(parts).collect()
     }
 
@@ -126,7 +130,8 @@ impl Part {
             bench.set(setting)?;
             let nxe = bench.registers.nxe;
             let features = Features::new(MODEL.maxphyaddr, MODEL.gib_pages);
-            let selection = Selection::new(self.upper, nxe, &features, self.spare, 1);
+            let selection =
+                Selection::new_in(self.format, self.upper, nxe, &features, self.spare, 1);
             for number in (0..PAIRS).filter(|&number| selection.takes(number)) {
                 let mut entries = None;
                 for access in accesses() {
@@ -164,6 +169,7 @@ fn accesses() -> impl Iterator<Item = Access> {
 struct Bench {
     session: Session<Shadow>,
     registers: Registers,
+    format: Format,
     upper: Level,
     lower: Level,
     /// Where the two entries stand.
@@ -175,21 +181,44 @@ struct Bench {
 
 impl Bench {
     fn new(part: &Part) -> Bench {
+        let format = part.format;
+        let narrow = format != Format::Long4;
         let page = BLOCKS[3] << 12;
-        let gva = Gva::new((SLOT as u64) << 39 | page);
+        let gva = Gva::new(if narrow { page } else { (SLOT as u64) << 39 | page });
         let mut memory = Ram::new(END as usize).with_hole(HOLE);
         let mut put = |frame: u64, index: usize, entry: u64| {
-            memory.write(PhysAddr::new(Gfn::new(frame).entry(index).raw()), entry);
+            let at = PhysAddr::new(format.entry_at(Gfn::new(frame), index).raw());
+            memory.write_bytes(at, &entry.to_le_bytes()[..format.entry_bytes() as usize]);
         };
-        put(ROOT, WINDOW_SLOT, (ROOT + 1) << 12 | TABLE & !bits::U);
-        put(ROOT + 1, 0, (ROOT + 2) << 12 | TABLE & !bits::U);
-        put(ROOT + 2, 0, bits::PS | PAGE & !bits::U);
-        put(ROOT, SLOT, BLOCKS[0] << 12 | TABLE);
+        let window = TABLE & !bits::U;
+        match format {
+            Format::Long4 => {
+                put(ROOT, WINDOW_SLOT, (ROOT + 1) << 12 | window);
+                put(ROOT + 1, 0, (ROOT + 2) << 12 | window);
+                put(ROOT + 2, 0, bits::PS | PAGE & !bits::U);
+                put(ROOT, SLOT, BLOCKS[0] << 12 | TABLE);
+            }
+            Format::Pae => {
+                put(ROOT, 0, BLOCKS[1] << 12 | bits::P);
+                put(ROOT, 3, (ROOT + 2) << 12 | bits::P);
+                let index = format.index(Gva::new(NARROW_WINDOW), Level::L2);
+                put(ROOT + 2, index, bits::PS | PAGE & !bits::U);
+            }
+            Format::Legacy32 { .. } => {
+                // Its directory is the root. The window does without 4 MiB pages.
+                let index = format.index(Gva::new(NARROW_WINDOW), Level::L2);
+                put(ROOT, index, (ROOT + 2) << 12 | window);
+                (0..0x40).for_each(|gfn| put(ROOT + 2, gfn as usize, gfn << 12 | PAGE & !bits::U));
+            }
+        }
         for (n, level) in [Level::L3, Level::L2, Level::L1].into_iter().enumerate() {
+            if narrow && level == Level::L3 {
+                continue;
+            }
             let flags = if level == Level::L1 { PAGE } else { TABLE };
             let next = BLOCKS[n + 1] << 12 | flags;
-            put(BLOCKS[n], gva.index(level), next);
-            put(BLOCKS[n] + TWIN / 4096, gva.index(level), next | TWIN);
+            put(BLOCKS[n], format.index(gva, level), next);
+            put(BLOCKS[n] + TWIN / 4096, format.index(gva, level), next | TWIN);
         }
         memory.take_journal();
 
@@ -198,20 +227,31 @@ impl Bench {
         let block = |level: Level| match level {
             Level::L4 => ROOT,
             Level::L3 => BLOCKS[0],
+            Level::L2 if matches!(format, Format::Legacy32 { .. }) => ROOT,
             Level::L2 => BLOCKS[1],
             Level::L1 => BLOCKS[2],
         };
         let below = |level: Level| level.below().map_or(BLOCKS[3], block) << 12;
-        let large = |level: Level| page & !((1 << level.shift()) - 1);
-        let place =
-            |level: Level| PhysAddr::new(Gfn::new(block(level)).entry(gva.index(level)).raw());
+        let large = |level: Level| page & !((1 << format.shift(level)) - 1);
+        let place = |level: Level| {
+            let index = format.index(gva, level);
+            PhysAddr::new(format.entry_at(Gfn::new(block(level)), index).raw())
+        };
         let levels = [part.upper, lower];
         let places = levels.map(place);
 
         let mut pages = vec![gva];
-        pages.extend(places.map(|place| Gva::new(WINDOW + (place.raw() & !0xfff))));
+        let mut registers = Registers::long_mode(Gfn::new(ROOT));
+        if narrow {
+            registers.execute_on(
+                Privileged::Enter { format, root: registers.root },
+                &memory,
+                &MODEL,
+            );
+        }
+        let window = |place: PhysAddr| registers.linear(Gva::new(WINDOW + (place.raw() & !0xfff)));
+        pages.extend(places.map(window));
         let universe = Rc::new(crate::universe::Universe::new(pages));
-        let registers = Registers::long_mode(Gfn::new(ROOT));
         let start = Start {
             model: MODEL,
             cpus: 1,
@@ -232,6 +272,7 @@ impl Bench {
         Bench {
             session: Session::new(machine, universe, memory, MODEL, vec![registers]),
             registers,
+            format,
             upper: part.upper,
             lower,
             places,
@@ -244,8 +285,8 @@ impl Bench {
     fn compose(&self, number: u32, features: &Features) -> [u64; 2] {
         let (pair, salt) = (Pair::new(number), u64::from(number));
         [
-            compose(self.upper, pair.upper, &self.targets[0], features, salt),
-            compose(self.lower, pair.lower, &self.targets[1], features, salt / 16),
+            compose_in(self.format, self.upper, pair.upper, &self.targets[0], features, salt),
+            compose_in(self.format, self.lower, pair.lower, &self.targets[1], features, salt / 16),
         ]
     }
 
@@ -274,13 +315,19 @@ impl Bench {
         Ok(())
     }
 
+    /// An entry of the guest's tables as it is now.
+    fn entry(&self, place: PhysAddr) -> u64 {
+        Width::of(&self.registers.control(&MODEL)).read(self.session.memory(), place)
+    }
+
     /// The guest's store to an entry, through the window.
     fn store(&mut self, place: PhysAddr, entry: u64) -> Result<(), String> {
-        if self.session.memory().read(place) == entry {
+        if self.entry(place) == entry {
             return Ok(());
         }
         let gva = Gva::new(WINDOW + place.raw());
-        let bytes = entry.to_le_bytes().into_iter().collect();
+        let length = self.format.entry_bytes() as usize;
+        let bytes = entry.to_le_bytes().into_iter().take(length).collect();
         self.op(&Op::Store { cpu: 0, gva, user: false, ac: true, bytes })?;
         match self.session.observed() {
             Some(Observed::Done(_)) => Ok(()),
@@ -297,7 +344,7 @@ impl Bench {
         let absent = |pfec: Pfec| !pfec.contains(Pfec::PRESENT);
         if matches!(self.session.observed(), Some(Observed::Fault(fault)) if absent(fault.code)) {
             for place in self.places {
-                let entry = self.session.memory().read(place);
+                let entry = self.entry(place);
                 self.store(place, entry | bits::P)?;
             }
             self.counts.unflushed += 1;
@@ -314,7 +361,7 @@ impl Bench {
             let access = Access { smap_override: true, ..Access::supervisor_read() };
             self.op(&Op::Load { cpu: 0, gva: self.gva, access, length: 8 })?;
         }
-        let before = self.places.map(|place| self.session.memory().read(place));
+        let before = self.places.map(|place| self.entry(place));
         // The word of a write is not one that anybody reads as an entry.
         let gva = Gva::new(self.gva.raw() + 0x800);
         let user = access.user;
@@ -333,7 +380,7 @@ impl Bench {
             Some(Observed::Fault(fault)) => *fault,
             _ => return Ok(()),
         };
-        if self.places.map(|place| self.session.memory().read(place)) != before {
+        if self.places.map(|place| self.entry(place)) != before {
             return Err(format!("{fault:x?} changed the entries to {before:x?}"));
         }
         if self.session.machine().delivery() != Some(promised) {
@@ -360,7 +407,10 @@ impl Bench {
         let let_through = match now.end {
             End::NotPresent => all || user,
             End::Reserved => false,
-            End::Page(_) => user && !now.visits.last().is_some_and(is_narrow),
+            End::Page(page) => {
+                let installed = self.session.memory().contains(page.place(self.gva));
+                user && installed && !now.visits.last().is_some_and(is_narrow)
+            }
         };
         if marked && let_through { Delivery::Native } else { Delivery::Injected }
     }

@@ -24,10 +24,10 @@
 //! assert_eq!(coverage.get("steps"), 98);
 //! ```
 //!
-//! What is modelled: 4-level paging and paging off, 4 KiB, 2 MiB and 1 GiB pages, U/S, R/W, XD,
-//! SMEP, SMAP, CR0.WP, PCIDs, global pages, reserved bits of every MAXPHYADDR, accessed bits that
-//! the CPU sets speculatively, several CPUs. Left out: 5-level, 32-bit and PAE paging of the guest,
-//! and protection keys.
+//! What is modelled: 32-bit, PAE and 4-level paging and paging off, with switches between them,
+//! 4 KiB, 2 MiB, 4 MiB and 1 GiB pages, PSE-36, PDPTE registers, U/S, R/W, XD, SMEP, SMAP, CR0.WP,
+//! PCIDs, global pages, reserved bits of every MAXPHYADDR, accessed bits that the CPU sets
+//! speculatively, several CPUs. Left out: 5-level paging, and protection keys.
 #![forbid(unsafe_code)]
 
 pub mod conformance;

@@ -3,12 +3,13 @@
 use std::fmt;
 
 use arrayvec::ArrayVec;
-use umbra_paging::{Access, AccessKind, Gfn, Gpa, Gva};
+use umbra_paging::{Access, AccessKind, Format, Gfn, Gpa, Gva};
 
 use crate::memory::{PhysAddr, Ram};
-use crate::registers::Privileged;
+use crate::registers::{Privileged, Registers};
 use crate::universe::{
-    END, HIGH, HIGH_FRAMES, HOLE, HOT, SLOTS, WINDOW_SLOT, adjacent_page, hot, tree_page, window,
+    END, HIGH, HIGH_FRAMES, HOLE, HOT, NARROW_SLOTS, SLOTS, WINDOW_SLOT, adjacent_page, hot,
+    tree_page, window,
 };
 
 const P: u64 = 1 << 0;
@@ -179,7 +180,13 @@ impl Bits {
 impl Program {
     /// A program of these words: see [`Op::from_word`].
     pub fn new(setup: u64, seed: u64, words: &[u64]) -> Program {
-        Program { setup, seed, ops: words.iter().map(|&word| Op::from_word(word, setup)).collect() }
+        Program::of_words(setup, seed, words.iter().copied())
+    }
+
+    fn of_words(setup: u64, seed: u64, words: impl Iterator<Item = u64>) -> Program {
+        let op =
+            |(n, word)| first_step(n, word, setup).unwrap_or_else(|| Op::from_word(word, setup));
+        Program { setup, seed, ops: words.enumerate().map(op).collect() }
     }
 
     /// A program of any bytes: 8 for the setup, 8 for the seed, then 8 for each step. What is
@@ -190,7 +197,7 @@ impl Program {
             .map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()));
         let setup = words.next().unwrap_or(0);
         let seed = words.next().unwrap_or(0);
-        Program { setup, seed, ops: words.map(|word| Op::from_word(word, setup)).collect() }
+        Program::of_words(setup, seed, words)
     }
 
     /// A program of `steps` steps.
@@ -229,7 +236,6 @@ impl Program {
         let mut put = |table: usize, index: usize, entry: u64| {
             ram.write(PhysAddr::new(hot(table).entry(index).raw()), entry);
         };
-        let to = |frame: usize, flags: u64| hot(frame).base().raw() | flags;
         let marked = if bits.flag() { A | D } else { 0 };
         let all = P | W | U | A;
         for root in [0, 8] {
@@ -271,6 +277,9 @@ impl Program {
         if entangled {
             self.entangle(&mut ram);
         }
+        if Formats::of(self.setup) != Formats::Long4 {
+            self.add_narrow(&mut ram, pages);
+        }
         ram.take_journal();
         ram
     }
@@ -293,16 +302,198 @@ impl Program {
         }
     }
 
-    /// The writes that set the window and the start of the tree up again below `root`.
-    pub fn repair(root: Gfn) -> impl Iterator<Item = (Gpa, u64)> {
-        let to = |frame: usize| hot(frame).base().raw() | P | W | U | A;
-        let pages =
-            (0..3).map(|region| (hot(2).entry(region), (region as u64) << 21 | PS | P | W | A | D));
-        let tree = [(root.entry(0), to(4)), (hot(4).entry(0), to(5)), (hot(5).entry(0), to(6))];
-        [(root.entry(WINDOW_SLOT), to(1)), (hot(1).entry(0), to(2))]
-            .into_iter()
-            .chain(pages)
-            .chain(tree)
+    /// Adds trees for 32-bit and PAE paging, which share tables with the others and with each
+    /// other. `pages` are the flags of the window's pages.
+    fn add_narrow(&self, ram: &mut Ram, pages: u64) {
+        let mut bits = Bits::new(!self.setup);
+        let mut put = |table: usize, index: usize, entry: u64| {
+            ram.write(PhysAddr::new(hot(table).entry(index).raw()), entry);
+        };
+        let all = P | W | U | A;
+        let pse = has_large_windows(self.setup);
+        for root in ROOTS {
+            let [low, high] = narrow_window(pse);
+            put(root, NARROW_WINDOW_WORD, pair(low, high));
+            // Above 4 GiB by PSE-36.
+            put(root, NARROW_WINDOW_WORD + 1, PS | pages | 1 << 13);
+            put(root, 128, to(6, all));
+            put(root, 384, to(7, all));
+        }
+        for (table, word, entry) in narrow_window_tables() {
+            put(table, word, entry | pair(pages, pages));
+        }
+        if Formats::of(self.setup) == Formats::Legacy32 {
+            put(0, 0, pair(to(6, all), to(9, all)));
+            put(8, 0, pair(to(6, P | U | A), to(7, all)));
+            put(6, 0, pair(to(12, all), to(14, P | W | U)));
+            put(6, 256, pair(to(13, all | D), to(15, P | U | A)));
+            put(7, 0, pair(to(13, all | D | G), to(12, all)));
+        }
+        let directories = [5, 10, if bits.flag() { 2 } else { 5 }, 2];
+        for (root, absent) in [(PAE_ROOTS[0], 4), (PAE_ROOTS[1], bits.take(2) as usize)] {
+            for (index, &directory) in directories.iter().enumerate() {
+                put(root, index, if index == absent { 0 } else { to(directory, P) });
+            }
+            put(root, WINDOW_SLOT, to(1, P | W | A));
+        }
+        for region in 0..3 {
+            put(2, 128 + region, (region as u64) << 21 | PS | pages);
+        }
+        if self.has_high_memory() {
+            put(2, 132, HIGH[0] << 12 | PS | pages);
+        }
+    }
+
+    /// The writes that set the window and the start of the tree up again for a CPU in this state.
+    pub fn repair(registers: &Registers) -> Vec<(Gpa, u64)> {
+        let root = registers.root;
+        let all = P | W | U | A;
+        let of =
+            |frame: usize| move |(index, entry): (usize, u64)| (hot(frame).entry(index), entry);
+        let large = |region: usize| (region as u64) << 21 | PS | P | W | A | D;
+        match registers.format() {
+            None | Some(Format::Long4) => {
+                let pages = (0..3).map(|region| (region, large(region)));
+                let window = [(root.entry(WINDOW_SLOT), to(1, all)), (hot(1).entry(0), to(2, all))];
+                let tree = [(root.entry(0), to(4, all)), (hot(4).entry(0), to(5, all))];
+                let low = [(hot(5).entry(0), to(6, all))];
+                window.into_iter().chain(pages.map(of(2))).chain(tree).chain(low).collect()
+            }
+            Some(Format::Legacy32 { pse }) => {
+                let [low, high] = narrow_window(pse);
+                let window = [(root.entry(NARROW_WINDOW_WORD), pair(low, high))];
+                let flags = P | W | A | D;
+                let tables = narrow_window_tables();
+                let tables = tables.map(|(table, word, entry)| {
+                    (hot(table).entry(word), entry | pair(flags, flags))
+                });
+                let tree = [(root.entry(0), pair(to(6, all), to(7, all)))];
+                window.into_iter().chain(tables.filter(|_| !pse)).chain(tree).collect()
+            }
+            Some(Format::Pae) => {
+                // The registers stay what they are until the guest loads them.
+                let table = (0..4).map(|n| (root.entry(n), to([5, 10, 5, 2][n], P)));
+                let own = Some(registers.pdptes[3]).filter(|pdpte| pdpte & P != 0);
+                let directory = own.map_or(hot(2), |pdpte| Gfn::new(pdpte << 12 >> 24));
+                let pages = (0..3).map(|region| (directory.entry(128 + region), large(region)));
+                let tree = [(hot(5).entry(0), to(6, all)), (hot(10).entry(0), to(7, all))];
+                table.chain(pages).chain(tree).collect()
+            }
+        }
+    }
+}
+
+/// Which formats of tables a program uses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Formats {
+    Long4,
+    Pae,
+    Legacy32,
+    /// All of them, one after the other and at the same time.
+    Mixed,
+}
+
+/// Where the number of the formats stands in [`Program::setup`].
+const FORMATS_SHIFT: u32 = 55;
+
+impl Formats {
+    fn of(setup: u64) -> Formats {
+        match setup >> FORMATS_SHIFT & 7 {
+            0..4 => Formats::Long4,
+            4 => Formats::Pae,
+            5 => Formats::Legacy32,
+            _ => Formats::Mixed,
+        }
+    }
+
+    /// One of them, but sometimes any.
+    fn choose(self, bits: &mut Bits) -> Format {
+        let any = [
+            Format::Long4,
+            Format::Pae,
+            Format::Legacy32 { pse: true },
+            Format::Legacy32 { pse: bits.flag() },
+        ][bits.take(2) as usize];
+        match self {
+            Formats::Long4 => Format::Long4,
+            Formats::Pae if bits.mostly(2) => Format::Pae,
+            Formats::Legacy32 if bits.mostly(2) => Format::Legacy32 { pse: bits.mostly(2) },
+            _ => any,
+        }
+    }
+}
+
+/// Frames with a root for 4-level and for 32-bit paging, then those for PAE paging, too.
+const ROOTS: [usize; 4] = [0, 8, PAE_ROOTS[0], PAE_ROOTS[1]];
+const PAE_ROOTS: [usize; 2] = [11, 15];
+
+/// Where in a page directory of 32-bit paging the window begins, in words.
+const NARROW_WINDOW_WORD: usize = 416;
+
+/// The entry of a hot frame, with these flags.
+fn to(frame: usize, flags: u64) -> u64 {
+    hot(frame).base().raw() | flags
+}
+
+/// A word of two entries of 4 bytes.
+fn pair(low: u64, high: u64) -> u64 {
+    low & 0xffff_ffff | high << 32
+}
+
+/// Whether the first window of 32-bit paging is made of 4 MiB pages.
+fn has_large_windows(setup: u64) -> bool {
+    setup >> (FORMATS_SHIFT - 1) & 1 != 0
+}
+
+/// The two entries of a page directory of 32-bit paging that make the window.
+fn narrow_window(pse: bool) -> [u64; 2] {
+    match pse {
+        true => [PS | P | W | A | D, 1 << 22 | PS | P | W | A | D],
+        false => [to(3, P | W | A), to(2, P | W | A)],
+    }
+}
+
+/// The words of the page tables behind that, without flags: table, index and word.
+fn narrow_window_tables() -> impl Iterator<Item = (usize, usize, u64)> {
+    HOT.iter().step_by(2).map(|&gfn| {
+        let table = if gfn < 0x400 { 3 } else { 2 };
+        (table, gfn as usize % 0x400 / 2, pair(gfn << 12, (gfn + 1) << 12))
+    })
+}
+
+/// How a program whose formats are not those of 4-level paging alone begins: each CPU goes to one.
+fn first_step(n: usize, word: u64, setup: u64) -> Option<Op> {
+    let formats = Formats::of(setup);
+    if formats == Formats::Long4 || n > 2 {
+        return None;
+    }
+    let bits = &mut Bits::new(word);
+    let format = match formats.choose(bits) {
+        Format::Legacy32 { pse } => Format::Legacy32 { pse: pse || has_large_windows(setup) },
+        format => format,
+    };
+    let root = usual_root(bits, format);
+    Some(Op::Execute { cpu: n, instruction: Privileged::Enter { format, root } })
+}
+
+fn usual_root(bits: &mut Bits, format: Format) -> Gfn {
+    match format {
+        Format::Pae => hot(PAE_ROOTS[bits.take(1) as usize]),
+        _ => hot(ROOTS[bits.take(2) as usize]),
+    }
+}
+
+/// An instruction that changes the format.
+fn switch(bits: &mut Bits, formats: Formats) -> Privileged {
+    let on = bits.mostly(1);
+    match bits.take(3) {
+        0 | 1 => Privileged::Pse(on),
+        2 => Privileged::Pae(on),
+        choice => {
+            let format = formats.choose(bits);
+            let root = if choice == 3 { used_frame(bits) } else { usual_root(bits, format) };
+            Privileged::Enter { format, root }
+        }
     }
 }
 
@@ -356,6 +547,23 @@ fn entry(bits: &mut Bits) -> u64 {
     entry
 }
 
+/// An entry, or what stands in the place of one in other formats: two of 4 bytes, or one that PAE
+/// paging reserves nothing of.
+fn entry_in(bits: &mut Bits, formats: Formats) -> u64 {
+    let first = entry(bits);
+    let half = |entry: u64| {
+        // PSE-36: bit 13 of a 4 MiB page is bit 32 of its address.
+        let above = if entry & PS != 0 { entry >> 32 & 1 } else { 0 };
+        (entry | above << 13) & 0xffff_ffff
+    };
+    match formats {
+        Formats::Legacy32 if bits.mostly(3) => pair(half(first), half(entry(bits))),
+        Formats::Mixed if bits.take(2) == 0 => pair(half(first), half(entry(bits))),
+        Formats::Pae | Formats::Mixed if bits.mostly(2) => first & !(0x7ff << 52),
+        _ => first,
+    }
+}
+
 /// A linear address of the universe, at the start of a page.
 fn page(bits: &mut Bits) -> Gva {
     let choice = bits.take(6);
@@ -368,8 +576,9 @@ fn page(bits: &mut Bits) -> Gva {
 }
 
 /// An offset in a page: mostly that of an entry in use, sometimes one close to the end.
-fn offset(bits: &mut Bits) -> u64 {
-    let slot = SLOTS[bits.take(3) as usize];
+fn offset(bits: &mut Bits, formats: Formats) -> u64 {
+    let slots = if formats != Formats::Long4 && bits.flag() { &NARROW_SLOTS } else { &SLOTS };
+    let slot = slots[bits.take(3) as usize];
     let offset = match bits.take(4) {
         0 => slot * 8 + 1 + bits.take(3),
         1 => 4096 - 1 - bits.take(3),
@@ -394,17 +603,17 @@ fn access(bits: &mut Bits) -> Access {
     Access { kind, user, smap_override: ac && !user && kind != AccessKind::Fetch }
 }
 
-fn store(cpu: usize, bits: &mut Bits) -> Op {
+fn store(cpu: usize, bits: &mut Bits, formats: Formats) -> Op {
     // Through the window into a table, or anywhere.
     let into_table = bits.take(3) != 0;
     let (gva, user, ac) = if into_table {
-        (window(Gpa::new(used_frame(bits).base().raw() + offset(bits))), false, true)
+        (window(Gpa::new(used_frame(bits).base().raw() + offset(bits, formats))), false, true)
     } else {
         let page = page(bits);
-        (Gva::new(page.raw() + offset(bits)), bits.flag(), bits.flag())
+        (Gva::new(page.raw() + offset(bits, formats)), bits.flag(), bits.flag())
     };
     let length = [8, 8, 8, 8, 8, 4, 2, 1][bits.take(3) as usize];
-    let value = entry(bits);
+    let value = entry_in(bits, formats);
     let bytes = value.to_le_bytes()[..length].iter().copied().collect();
     Op::Store { cpu, gva, user, ac, bytes }
 }
@@ -533,6 +742,16 @@ impl Program {
         THEMES[(self.setup >> THEME_SHIFT) as usize].name
     }
 
+    /// The formats of tables that the program uses.
+    pub fn formats(&self) -> &'static str {
+        match Formats::of(self.setup) {
+            Formats::Long4 => "4-level",
+            Formats::Pae => "PAE",
+            Formats::Legacy32 => "32-bit",
+            Formats::Mixed => "all formats",
+        }
+    }
+
     /// The themes that there are.
     pub fn themes() -> impl Iterator<Item = &'static str> {
         THEMES.iter().map(|theme| theme.name)
@@ -578,6 +797,7 @@ impl Op {
     /// The step that a random word stands for in a program with this [`Program::setup`]. Every word
     /// stands for one.
     pub fn from_word(word: u64, setup: u64) -> Op {
+        let formats = Formats::of(setup);
         let bits = &mut Bits::new(word);
         let mut choice = bits.take(6) as u8;
         // The session takes it modulo the number of CPUs.
@@ -590,22 +810,32 @@ impl Op {
         }
         match kind {
             0 => {
-                let gva = Gva::new(page(bits).raw() + offset(bits));
+                let gva = Gva::new(page(bits).raw() + offset(bits, formats));
                 let access = access(bits);
                 Op::Load { cpu, gva, access, length: 1 << bits.take(2) }
             }
-            1 => store(cpu, bits),
+            1 => store(cpu, bits, formats),
             2 => Op::Execute { cpu, instruction: invalidation(bits) },
             3 => {
                 let usual = bits.flag();
-                let root = if usual { hot(bits.take(1) as usize * 8) } else { used_frame(bits) };
+                let root = match (usual, formats) {
+                    (false, _) => used_frame(bits),
+                    (true, Formats::Long4) => hot(bits.take(1) as usize * 8),
+                    (true, _) => {
+                        let format = formats.choose(bits);
+                        usual_root(bits, format)
+                    }
+                };
                 let (pcid, no_flush) = (bits.take(2) as u16 % 3, bits.flag());
                 Op::Execute { cpu, instruction: Privileged::LoadCr3 { root, pcid, no_flush } }
             }
+            4 if formats != Formats::Long4 && bits.take(2) == 0 => {
+                Op::Execute { cpu, instruction: switch(bits, formats) }
+            }
             4 => Op::Execute { cpu, instruction: instruction(bits) },
             5 => {
-                let at = used_frame(bits).base().raw() + offset(bits);
-                let value = entry(bits).to_le_bytes();
+                let at = used_frame(bits).base().raw() + offset(bits, formats);
+                let value = entry_in(bits, formats).to_le_bytes();
                 let room = (4096 - at % 4096).min(8) as usize;
                 Op::DeviceWrite {
                     gpa: Gpa::new(at),
@@ -614,7 +844,7 @@ impl Op {
             }
             6 => Op::Repair { cpu },
             7 => Op::Host(host_event(bits)),
-            8 => demand(cpu, bits),
+            8 => demand(cpu, bits, formats),
             9 => stores(cpu, bits),
             10 => sweep(cpu, bits),
             11 => Op::Host(host_range(bits)),
@@ -629,10 +859,14 @@ impl Op {
 }
 
 /// A page-table entry written where the start of the tree reads it.
-fn demand(cpu: usize, bits: &mut Bits) -> Op {
+fn demand(cpu: usize, bits: &mut Bits, formats: Formats) -> Op {
     let table = [6, 7, 5, 10][bits.take(2) as usize];
-    let gva = window(hot(table).entry(bits.take(1) as usize));
-    let bytes = entry(bits).to_le_bytes().into_iter().collect();
+    let mut slot = bits.take(1) as usize;
+    if matches!(formats, Formats::Legacy32 | Formats::Mixed) {
+        slot = [slot, 256][bits.take(1) as usize];
+    }
+    let gva = window(hot(table).entry(slot));
+    let bytes = entry_in(bits, formats).to_le_bytes().into_iter().collect();
     Op::Store { cpu, gva, user: false, ac: true, bytes }
 }
 

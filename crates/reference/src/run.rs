@@ -6,7 +6,7 @@ use std::rc::Rc;
 use arrayvec::ArrayVec;
 use fastrand::Rng;
 use umbra_mmu::FilterPolicy;
-use umbra_paging::{Access, AccessKind, Gva, Pfec};
+use umbra_paging::{Access, AccessKind, Format, Gva, Pfec};
 
 use crate::coverage::{Coverage, Moment};
 use crate::hardware::Temper;
@@ -16,7 +16,7 @@ use crate::machine::{
 use crate::memory::{PhysAddr, Ram};
 use crate::oracle::{Observed, Open, Oracle, Piece, Step};
 use crate::program::{HostEvent, Op, Program};
-use crate::registers::{Cpu, Invalidation, Registers};
+use crate::registers::{Cpu, Invalidation, Privileged, Registers};
 use crate::universe::Universe;
 
 /// What a program runs on.
@@ -312,9 +312,19 @@ impl<M: Machine> Session<M> {
         self.waiting.clear();
         executed?;
         self.after(full)?;
+        let runs =
+            |format| self.registers.iter().any(|registers| registers.format() == Some(format));
         for (name, holds) in [
             ("state: CR0.PG clear", self.registers.iter().any(|registers| !registers.paging)),
             ("state: CR0.WP clear", self.registers.iter().any(|registers| !registers.wp)),
+            ("state: 32-bit paging with CR4.PSE", runs(Format::Legacy32 { pse: true })),
+            ("state: 32-bit paging without CR4.PSE", runs(Format::Legacy32 { pse: false })),
+            ("state: PAE paging", runs(Format::Pae)),
+            ("state: CPUs in different formats", {
+                let mut formats = self.registers.iter().filter_map(Registers::format);
+                let first = formats.next();
+                formats.any(|format| Some(format) != first)
+            }),
         ] {
             if holds {
                 self.moment.note(name);
@@ -335,11 +345,20 @@ impl<M: Machine> Session<M> {
 
     fn planned(&self, others: &[(usize, &Op)]) -> Vec<Planned> {
         let mut registers = self.registers.clone();
+        let mut blocked = vec![false; registers.len()];
         let mut plan = |&(number, op): &(usize, &Op)| {
             let cpu = op.cpu()? % registers.len();
+            let own = &mut registers[cpu];
+            // What it loads into PDPTE registers shows only when it does so.
+            let loads_cr3 =
+                matches!(op, Op::Execute { instruction: Privileged::LoadCr3 { .. }, .. });
+            blocked[cpu] |= loads_cr3 && own.format() == Some(Format::Pae);
+            if blocked[cpu] {
+                return None;
+            }
             let deed = match op {
                 Op::Load { gva, access, length, .. } => {
-                    Deed::Access { access: *access, pieces: self.pieces(*gva, *length, &[]) }
+                    Deed::Access { access: *access, pieces: self.pieces(own, *gva, *length, &[]) }
                 }
                 Op::Store { gva, user, ac, bytes, .. } => {
                     let access = Access {
@@ -347,11 +366,12 @@ impl<M: Machine> Session<M> {
                         user: *user,
                         smap_override: *ac && !*user,
                     };
-                    Deed::Access { access, pieces: self.pieces(*gva, bytes.len(), bytes) }
+                    Deed::Access { access, pieces: self.pieces(own, *gva, bytes.len(), bytes) }
                 }
                 Op::Execute { instruction, .. } => {
-                    let invalidation = registers[cpu].execute(*instruction);
-                    Deed::Execute { instruction: *instruction, after: registers[cpu], invalidation }
+                    let instruction = meant(own, *instruction);
+                    let invalidation = own.execute(instruction);
+                    Deed::Execute { instruction, after: *own, invalidation }
                 }
                 _ => return None,
             };
@@ -423,34 +443,53 @@ impl<M: Machine> Session<M> {
             Op::Stores { cpu, gva, entry, count } => {
                 self.moment.note("guest: stores entries in a loop");
                 let access = Access { kind: AccessKind::Write, user: false, smap_override: true };
+                let registers = self.registers[cpu % self.registers.len()];
+                let format = registers.format();
+                let width = format.map_or(8, Format::entry_bytes);
+                // A 32-bit kernel stores an entry of 8 bytes in halves: the upper one first when it
+                // maps, the lower one first when it unmaps.
+                let order: &[u64] = match (format, entry & 1) {
+                    (Some(Format::Pae), 0) => &[0, 4],
+                    (Some(Format::Pae), _) => &[4, 0],
+                    _ => &[0],
+                };
+                let length = width as usize / order.len();
                 for n in 0..*count as u64 {
                     let entry = if *entry == 0 { 0 } else { entry.wrapping_add(n << 12) };
-                    let pieces = self.pieces(Gva::new(gva.raw() + 8 * n), 8, &entry.to_le_bytes());
-                    self.access(*cpu, access, &pieces)?;
-                    self.between()?;
+                    for &at in order {
+                        let gva = Gva::new(gva.raw() + width * n + at);
+                        let bytes = &entry.to_le_bytes()[at as usize..][..length];
+                        let pieces = self.pieces(&registers, gva, length, bytes);
+                        self.access(*cpu, access, &pieces)?;
+                        self.between()?;
+                    }
                 }
                 Ok(())
             }
             Op::Sweep { cpu, gva, access, count } => {
                 self.moment.note("guest: accesses pages in a loop");
+                let registers = self.registers[cpu % self.registers.len()];
+                let mode = registers.control(&self.model).mode;
                 for n in 0..*count as u64 {
                     let gva = Gva::new(gva.raw() + (n << 12));
-                    if !self.universe.contains(gva) {
+                    if !self.universe.tree(&mode).contains(registers.linear(gva)) {
                         break;
                     }
                     let byte: &[u8] = if access.is_write() { &[n as u8] } else { &[] };
-                    let pieces = self.pieces(gva, 1, byte);
+                    let pieces = self.pieces(&registers, gva, 1, byte);
                     self.access(*cpu, *access, &pieces)?;
                     self.between()?;
                 }
                 Ok(())
             }
             Op::Load { cpu, gva, access, length } => {
-                let pieces = self.pieces(*gva, *length, &[]);
+                let registers = &self.registers[cpu % self.registers.len()];
+                let pieces = self.pieces(registers, *gva, *length, &[]);
                 self.access(*cpu, *access, &pieces)
             }
             Op::Store { cpu, gva, user, ac, bytes } => {
-                let pieces = self.pieces(*gva, bytes.len(), bytes);
+                let registers = &self.registers[cpu % self.registers.len()];
+                let pieces = self.pieces(registers, *gva, bytes.len(), bytes);
                 let access =
                     Access { kind: AccessKind::Write, user: *user, smap_override: *ac && !*user };
                 self.access(*cpu, access, &pieces)
@@ -458,10 +497,17 @@ impl<M: Machine> Session<M> {
             Op::Execute { cpu, instruction } => {
                 let cpu = cpu % self.registers.len();
                 let before = self.registers[cpu];
-                let invalidation = self.registers[cpu].execute(*instruction);
+                let instruction = meant(&before, *instruction);
+                let memory = self.oracle.memory();
+                let Some(invalidation) =
+                    self.registers[cpu].execute_on(instruction, memory, &self.model)
+                else {
+                    self.moment.note("guest: #GP by a PDPTE");
+                    return Ok(());
+                };
                 let after = self.registers[cpu];
                 let ((), open) = self.call(Step::Nothing, |machine| {
-                    machine.execute(cpu, *instruction, &after, invalidation)
+                    machine.execute(cpu, instruction, &after, invalidation)
                 })?;
                 self.closed_without_change(open)?;
                 self.oracle.executed(cpu, after.control(&self.model), invalidation);
@@ -476,8 +522,8 @@ impl<M: Machine> Session<M> {
                 self.device_write(PhysAddr::new(gpa.raw()), bytes)
             }
             Op::Repair { cpu } => {
-                let root = self.registers[cpu % self.registers.len()].root;
-                for (gpa, entry) in Program::repair(root) {
+                let registers = self.registers[cpu % self.registers.len()];
+                for (gpa, entry) in Program::repair(&registers) {
                     self.device_write(PhysAddr::new(gpa.raw()), &entry.to_le_bytes())?;
                 }
                 Ok(())
@@ -531,7 +577,15 @@ impl<M: Machine> Session<M> {
     }
 
     /// Splits an access at the page boundary. What would leave the universe is cut off.
-    fn pieces(&self, gva: Gva, length: usize, bytes: &[u8]) -> ArrayVec<Piece, 2> {
+    fn pieces(
+        &self,
+        registers: &Registers,
+        gva: Gva,
+        length: usize,
+        bytes: &[u8],
+    ) -> ArrayVec<Piece, 2> {
+        let mode = registers.control(&self.model).mode;
+        let gva = registers.linear(gva);
         let room = (4096 - gva.raw() % 4096) as usize;
         let head = length.min(room);
         let part = |range: std::ops::Range<usize>| {
@@ -540,7 +594,7 @@ impl<M: Machine> Session<M> {
         let mut pieces = ArrayVec::new();
         pieces.push(Piece { gva, bytes: part(0..head.min(bytes.len())) });
         let next = Gva::new(gva.raw().wrapping_add(head as u64));
-        if head < length && self.universe.contains(next) {
+        if head < length && self.universe.tree(&mode).contains(next) {
             pieces.push(Piece { gva: next, bytes: part(head..bytes.len().max(head)) });
         }
         pieces
@@ -577,6 +631,17 @@ fn text(broken: Broken) -> String {
     broken.0
 }
 
+/// An instruction with the linear address that a CPU with these registers means.
+fn meant(registers: &Registers, instruction: Privileged) -> Privileged {
+    match instruction {
+        Privileged::Invlpg(gva) => Privileged::Invlpg(registers.linear(gva)),
+        Privileged::InvpcidAddress { pcid, gva } => {
+            Privileged::InvpcidAddress { pcid, gva: registers.linear(gva) }
+        }
+        other => other,
+    }
+}
+
 fn name_of(invalidation: Invalidation) -> &'static str {
     match invalidation {
         Invalidation::Nothing => "guest: invalidations, nothing",
@@ -592,7 +657,8 @@ fn name_of(invalidation: Invalidation) -> &'static str {
 /// The control bit that an instruction changed, the first if it changed several.
 fn name_of_change(before: &Registers, after: &Registers) -> Option<&'static str> {
     let changes = [
-        (before.paging != after.paging, "guest: CR0.PG changes"),
+        (before.format() != after.format(), name_of_format(after)),
+        (before.pdptes != after.pdptes, "guest: PDPTE registers change"),
         (before.wp != after.wp, "guest: CR0.WP changes"),
         (before.nxe != after.nxe, "guest: EFER.NXE changes"),
         (before.smep != after.smep, "guest: CR4.SMEP changes"),
@@ -603,6 +669,16 @@ fn name_of_change(before: &Registers, after: &Registers) -> Option<&'static str>
         (before.pcid != after.pcid, "guest: CR3 changes its PCID"),
     ];
     changes.into_iter().find_map(|(changed, name)| changed.then_some(name))
+}
+
+fn name_of_format(registers: &Registers) -> &'static str {
+    match registers.format() {
+        None => "guest: clears CR0.PG",
+        Some(Format::Long4) => "guest: turns to 4-level paging",
+        Some(Format::Pae) => "guest: turns to PAE paging",
+        Some(Format::Legacy32 { pse: true }) => "guest: turns to 32-bit paging with CR4.PSE",
+        Some(Format::Legacy32 { pse: false }) => "guest: turns to 32-bit paging without CR4.PSE",
+    }
 }
 
 fn name_of_event(event: HostEvent) -> &'static str {

@@ -74,7 +74,7 @@ fn the_shadow_mmu_does_what_bare_hardware_may_do() {
     assert_met(
         &coverage,
         &[
-            "guest: CR0.PG changes",
+            "guest: clears CR0.PG",
             "guest: CR0.WP changes",
             "guest: CR3 changes its root",
             "guest: CR4.PCIDE changes",
@@ -114,6 +114,12 @@ fn the_shadow_mmu_does_what_bare_hardware_may_do() {
             "shadow: role changes",
             "shadow: stale outcomes",
             "shadow: table writes released",
+            "guest: PDPTE registers change",
+            "guest: turns to 4-level paging",
+            "state: 32-bit paging with CR4.PSE",
+            "state: 32-bit paging without CR4.PSE",
+            "state: PAE paging",
+            "state: CPUs in different formats",
             "state: CR0.PG clear",
             "state: CR0.WP clear",
             "state: guest faults bypassed",

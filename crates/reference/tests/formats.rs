@@ -206,9 +206,9 @@ impl Machine {
     /// That of the real CPU.
     fn real(&self) -> Control {
         let root = self.mmu.root(&self.host, 0);
-        let at = |index: u64| self.host.ram.read(PhysAddr::new(root.hpa.raw() + 8 * index));
-        let mode = match root.format {
-            RootFormat::Long4 => PagingMode::Long4 { root: PhysAddr::new(root.hpa.raw()) },
+        let at = |index: u64| self.host.ram.read(PhysAddr::new(root.hpa().raw() + 8 * index));
+        let mode = match root.format() {
+            RootFormat::Long4 => PagingMode::Long4 { root: PhysAddr::new(root.hpa().raw()) },
             RootFormat::Pae => {
                 let pdptes = [at(0), at(1), at(2), at(3)];
                 Pdptes::checked(pdptes, &FEATURES).expect("VM entry takes the PDPTEs");

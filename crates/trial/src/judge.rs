@@ -501,7 +501,8 @@ impl Judge<'_> {
             .collect();
         let marks = |change: &Change| {
             let before = memory.read(change.at);
-            let passed = candidates.iter().any(|candidate| candidate.passed.contains(&change.at));
+            let passed =
+                candidates.iter().any(|candidate| candidate.passed.contains(&(change.at, A)));
             passed
                 && change.value & !(A | D) == before & !(A | D)
                 && change.value & before == before
@@ -558,7 +559,7 @@ impl Judge<'_> {
         }
         self.tally.defects += u64::from(reserved.is_some_and(|at| marked.contains(&at)));
         let passed =
-            |at: &PhysAddr| candidates.iter().any(|candidate| candidate.passed.contains(at));
+            |at: &PhysAddr| candidates.iter().any(|candidate| candidate.passed.contains(&(*at, A)));
         fault.gva == gva
             && candidates.iter().any(|candidate| candidate.result == Err(fault.code))
             && marked.iter().all(|at| passed(at) || reserved == Some(*at))

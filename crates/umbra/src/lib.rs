@@ -1,7 +1,7 @@
 //! Runs guests on the Umbra hypervisor and shows every exit and its cause.
 //!
-//! The way of a run: [`cli`] takes the options, [`guest`] looks at what is to boot, [`machine`]
-//! makes the boot image and the emulator, [`run`] carries console and messages between them and the
+//! The way of a run: [`cli`] takes the options, [`guest`] looks at what is to boot, and [`machine`]
+//! makes the boot image and the emulator. [`run`] carries console and messages between them and the
 //! user's [`console`], and [`report`] shows the exits by cause; [`trace`] shows them one by one.
 //! [`mod@bench`] runs the workload in that way, [`compare`] lays results side by side, [`html`]
 //! draws them. [`doctor`] says what this host can do, and [`image`] writes the boot image of a run

@@ -29,12 +29,12 @@ pub trait Instruction {
 
 /// The access to `gva`.
 ///
-/// Under SMAP an explicit supervisor access may touch a user page while RFLAGS.AC is set, an
-/// implicit one may not (SDM, "Determination of Access Mode"), and the exit does not tell them
-/// apart. Implicit are the accesses to IDT, GDT, LDT and TSS. The IDT is only read, while an event
-/// is delivered, as is all else then but the stack, which is only written: a write during delivery
-/// is a push, unless it is the accessed or busy bit of a descriptor. Outside delivery an access to
-/// a table is explicit if the instruction names an operand there.
+/// Under SMAP an explicit supervisor access may touch a user page while RFLAGS.AC is set; an
+/// implicit one may not (SDM, "Determination of Access Mode"). The exit does not tell them apart.
+/// Implicit are the accesses to IDT, GDT, LDT and TSS. The IDT is only read, while an event is
+/// delivered, as is all else then but the stack, which is only written: a write during delivery is
+/// a push, unless it is the accessed or busy bit of a descriptor. Outside delivery an access to a
+/// table is explicit if the instruction names an operand there.
 ///
 /// With EFER.NXE and CR4.SMEP both clear, error codes do not tell fetches from reads (SDM,
 /// "Page-Fault Exceptions"). The rights of the two then differ only by SMAP, which holds no fetch

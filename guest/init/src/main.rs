@@ -1,9 +1,9 @@
 //! `/init` of Umbra's guests: the work that shows what memory costs under a hypervisor.
 //!
-//! As process 1 of an initramfs it mounts what Linux expects, sets the mark that ends the phase
-//! `boot`, runs the [phases] between marks (see [marks]), checks everything that they leave behind,
-//! prints the guest's own counters and powers off. A failed check ends the machine by its failure
-//! port.
+//! As process 1 of an initramfs it mounts what Linux expects, and sets the mark that ends the phase
+//! `boot`. It runs the [phases] between marks (see [marks]), and checks everything that they leave
+//! behind. Then it prints the guest's own counters and powers off. A failed check ends the machine
+//! by its failure port.
 //!
 //! What it prints holds no times, addresses or process ids, so that two runs can be compared line
 //! by line (the guest's counters excepted: they depend on what the timer interrupted).

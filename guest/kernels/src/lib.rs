@@ -1,16 +1,17 @@
 //! Small kernels that check the machine they run on, and the kit that they are made of.
 //!
 //! They are multiboot-1 programs (32-bit entry, paging off) and know nothing of a hypervisor: what
-//! they expect is what bare hardware does. The programs are in `src/bin`: `exhaustive`, `hostile`
-//! and `basics`.
+//! they expect is what bare hardware does. The programs are in `src/bin`: `exhaustive`, `hostile`,
+//! `basics`, `forms` and `exact`.
 //!
 //! `kit` is the CPU and its devices. All unsafe code is there, and exists only for bare metal; the
-//! other modules are pure and tested on the host.
-#![cfg_attr(target_os = "none", no_std)]
+//! other modules are pure and tested on the host. On 32-bit CPUs there is what any kernel needs;
+//! `guest/legacy` has the rest.
+#![cfg_attr(any(target_os = "none", target_arch = "x86"), no_std)]
 
 pub mod options;
 
 pub use umbra_cases::{cases, entries, random};
 
-#[cfg(target_os = "none")]
+#[cfg(any(target_os = "none", target_arch = "x86"))]
 pub mod kit;

@@ -4,10 +4,11 @@ use anyhow::{Context, Result};
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment};
 use kvm_ioctls::{Kvm, VcpuFd};
 
-/// Where and how the guest starts: in 64-bit mode, flat, interrupts off.
+/// Where and how the guest starts: flat, interrupts off.
 pub struct Entry {
-    /// The page tables.
-    pub cr3: u64,
+    /// The page tables of a guest that starts in 64-bit mode. One without them starts in 32-bit
+    /// mode, without paging.
+    pub cr3: Option<u64>,
     /// The first instruction.
     pub rip: u64,
     /// A small stack.
@@ -20,7 +21,8 @@ pub struct Entry {
     pub gdt_limit: u16,
 }
 
-const CR0_PE_PG: u64 = 1 << 31 | 1;
+const CR0_PE: u64 = 1;
+const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 const EFER_LME_LMA: u64 = 1 << 8 | 1 << 10;
 /// Bit 1 of RFLAGS is always set.
@@ -58,13 +60,15 @@ pub fn prepare(kvm: &Kvm, vcpu: &VcpuFd, entry: &Entry) -> Result<()> {
     vcpu.set_cpuid2(&cpuid).context("KVM_SET_CPUID2")?;
 
     let mut sregs = vcpu.get_sregs().context("KVM_GET_SREGS")?;
+    let is_64 = u8::from(entry.cr3.is_some());
     let code = kvm_segment {
         limit: u32::MAX,
         selector: 0x10,
         type_: 0xb,
         present: 1,
         s: 1,
-        l: 1,
+        l: is_64,
+        db: 1 - is_64,
         g: 1,
         ..kvm_segment::default()
     };
@@ -72,8 +76,10 @@ pub fn prepare(kvm: &Kvm, vcpu: &VcpuFd, entry: &Entry) -> Result<()> {
     sregs.cs = code;
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
     (sregs.gdt.base, sregs.gdt.limit) = (entry.gdt, entry.gdt_limit);
-    (sregs.cr0, sregs.cr3, sregs.cr4) = (CR0_PE_PG, entry.cr3, CR4_PAE);
-    sregs.efer = EFER_LME_LMA;
+    (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = match entry.cr3 {
+        Some(cr3) => (CR0_PE | CR0_PG, cr3, CR4_PAE, EFER_LME_LMA),
+        None => (CR0_PE, 0, 0, 0),
+    };
     vcpu.set_sregs(&sregs).context("KVM_SET_SREGS")?;
     let registers = kvm_regs {
         rip: entry.rip,

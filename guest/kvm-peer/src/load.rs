@@ -1,6 +1,6 @@
 //! Puts the guest into memory: kernel, initrd, boot parameters, firmware tables, page tables and
 //! GDT, laid out as the hypervisor does it (Linux: Documentation/arch/x86/boot.rst, "64-bit Boot
-//! Protocol").
+//! Protocol" and "32-bit Boot Protocol").
 
 use std::fs::File;
 use std::io::Read;
@@ -26,8 +26,16 @@ const PAGE: u64 = 4096;
 const LARGE_PAGE: u64 = 2 << 20;
 const MIB: u64 = 1 << 20;
 
-/// The 64-bit entry point's distance from the start of the kernel.
-const ENTRY_OFFSET: u64 = 0x200;
+/// The 64-bit entry point's distance from the start of the kernel. The 32-bit one lies at the
+/// start.
+const ENTRY_64_OFFSET: u64 = 0x200;
+/// XLF_KERNEL_64 of `xloadflags`: there is a 64-bit entry point.
+const KERNEL_64: u16 = 1 << 0;
+
+/// Flat code segments of 64-bit and of 32-bit mode.
+const CODE_64: u64 = 0x00af_9b00_0000_ffff;
+const CODE_32: u64 = 0x00cf_9b00_0000_ffff;
+const DATA: u64 = 0x00cf_9300_0000_ffff;
 /// Present, writable, accessed.
 const TABLE_ENTRY: u64 = 0x23;
 /// Present, writable, accessed, dirty, 2 MiB.
@@ -58,6 +66,7 @@ pub fn load(
     let loaded = BzImage::load(memory, Some(GuestAddress(preferred)), &mut kernel_file, None)
         .with_context(|| format!("loading {kernel}"))?;
     let mut header = loaded.setup_header.with_context(|| format!("{kernel} is no bzImage"))?;
+    let is_64 = header.xloadflags & KERNEL_64 != 0;
 
     let mut initrd_bytes = Vec::new();
     File::open(initrd).context(String::from(initrd))?.read_to_end(&mut initrd_bytes)?;
@@ -94,12 +103,14 @@ pub fn load(
     parameters.e820_entries = regions.len() as u8;
     memory.write_obj(parameters, GuestAddress(BOOT_PARAMS))?;
 
-    write_tables(memory)?;
-    let gdt = [0u64, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
+    if is_64 {
+        write_tables(memory)?;
+    }
+    let gdt = [0u64, 0, if is_64 { CODE_64 } else { CODE_32 }, DATA];
     memory.write_obj(gdt, GuestAddress(GDT))?;
     Ok(Entry {
-        cr3: TABLES,
-        rip: preferred + ENTRY_OFFSET,
+        cr3: is_64.then_some(TABLES),
+        rip: preferred + if is_64 { ENTRY_64_OFFSET } else { 0 },
         rsp: STACK_TOP,
         rsi: BOOT_PARAMS,
         gdt: GDT,

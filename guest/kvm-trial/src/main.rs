@@ -1,8 +1,8 @@
 //! The trial's driver for Linux KVM: `/init` of an emulated machine whose kernel is on trial.
 //!
-//! It loads KVM's modules with nested paging off, takes programs from COM2, runs each in a guest of
-//! its own, and answers with what the guest saw. The kernel's console is COM1. If the kernel dies,
-//! the machine does, and the tool (`cargo xtask trial`) knows which program it was.
+//! It loads KVM's modules with nested paging off and takes programs from COM2. It runs each in a
+//! guest of its own, and answers with what the guest saw. The kernel's console is COM1. If the
+//! kernel dies, the machine does, and the tool (`cargo xtask trial`) knows which program it was.
 
 mod backing;
 mod driver;

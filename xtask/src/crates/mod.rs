@@ -15,9 +15,9 @@ pub use published::Published;
 
 /// Check the published crates as a registry would: package, oldest compiler, licences and sources.
 ///
-/// Runs `cargo publish --dry-run` of all of them in one call, `cargo check` with the oldest
-/// compiler that they promise (Debian's, unpacked into target/), and `cargo deny check licenses
-/// bans sources` (installs cargo-deny). Nothing is published.
+/// Runs `cargo publish --dry-run` of all of them in one call, then `cargo check` with the oldest
+/// compiler that they promise (Debian's, unpacked into target/). Last comes `cargo deny check
+/// licenses bans sources` (installs cargo-deny). Nothing is published.
 #[derive(clap::Args)]
 pub struct Arguments {}
 

@@ -1,5 +1,5 @@
-//! Model-specific registers: what a guest finds under Umbra is what the table says, and where that
-//! is not what it finds on the bare machine, the table has the reason.
+//! Model-specific registers: a guest finds under Umbra what the table says. Where that differs from
+//! the bare machine, the table has the reason.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};

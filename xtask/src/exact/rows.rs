@@ -49,7 +49,10 @@ pub const ROWS: &[Row] = &[
         "INS and OUTS",
         &[Shown::Basics(&["step-ports", "port-breakpoints", "string-breakpoints"])],
     ),
-    row("segments", &[Shown::Basics(&["segments", "compatibility", "compatibility-user"])]),
+    row(
+        "segments",
+        &[Shown::Basics(&["segments", "alignment", "compatibility", "compatibility-user"])],
+    ),
     row(
         "implicit supervisor accesses",
         &[Shown::Basics(&[

@@ -30,10 +30,10 @@ use umbra::number::whole;
 /// agree.
 ///
 /// A guest kernel runs the forms of iced-x86's table in 64-, 32- and 16-bit code and in rings 0 and
-/// 3, each with its operand on memory, on no memory, on the APIC, on a page table in use, on a
-/// read-only page with CR0.WP clear, and across two of them. Registers, flags, exceptions and
-/// memory afterwards make a hash. Prints a table by mode of code and kind of memory, and what the
-/// first different cases did differently. All that differ are listed in `target/guest/forms`.
+/// 3. The operand lies on memory, on none, on the APIC, on a page table in use, on a read-only page
+/// with CR0.WP clear, or across two of them. Registers, flags, exceptions and memory afterwards
+/// make a hash. Prints a table by mode of code and kind of memory, and what the first different
+/// cases did differently. All that differ are listed in `target/guest/forms`.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Only on this machine [default: both]

@@ -25,6 +25,8 @@ pub enum Kernel {
     Hostile,
     /// What every kernel takes for granted
     Basics,
+    /// 32-bit mode: segments, virtual-8086 mode, and both formats of 32-bit tables
+    Legacy,
 }
 
 /// A test that a machine cannot pass, whatever runs on it.
@@ -104,6 +106,14 @@ const DEFECTS: &[Defect] = &[
         "of two breakpoints DR6 tells one, and keeps old ones",
     ),
     defect(Machine::QemuSvm, Kernel::Basics, "held-breakpoints", "MOV SS holds no trap back"),
+    defect(
+        Machine::Ryzen,
+        Kernel::Legacy,
+        "v86",
+        "VMRUN of a guest in virtual-8086 mode stops the emulator (\"VM is set in long mode\")",
+    ),
+    defect(Machine::QemuSvm, Kernel::Legacy, "limits", "segment limits are not checked"),
+    defect(Machine::QemuSvm, Kernel::Legacy, "formats-wide", "CMPXCHG8B faults as a read"),
     defect(Machine::QemuSvm, Kernel::Hostile, "stores", "RCL and RCR that page-fault lose CF"),
     defect(
         Machine::QemuSvm,
@@ -153,12 +163,13 @@ impl Run {
         })
     }
 
-    /// The hostile kernel where the shadow MMU has hardly any frames, and where it is audited; the
-    /// basics where all flushes exit.
+    /// The hostile kernel where the shadow MMU has hardly any frames, and where it is audited, as
+    /// is the 32-bit one; the basics where all flushes exit.
     pub fn special() -> impl Iterator<Item = Run> {
         [
             (Kernel::Hostile, Machine::Penryn, "--shadow-frames=64"),
             (Kernel::Hostile, Machine::Penryn, "--audit"),
+            (Kernel::Legacy, Machine::Penryn, "--audit"),
             (Kernel::Hostile, Machine::Skylake, "--audit"),
             (Kernel::Basics, Machine::Skylake, "--without=invlpg"),
         ]
@@ -188,6 +199,8 @@ impl Run {
             (Kernel::Hostile, Amount::Full) => 60,
             (Kernel::Hostile, Amount::Quick) => 20,
             (Kernel::Basics, _) => 15,
+            (Kernel::Legacy, Amount::Full) => 40,
+            (Kernel::Legacy, Amount::Quick) => 10,
         };
         let audit = if self.more == "--audit" { 2 } else { 1 };
         let trap = u32::from(self.guest_faults == GuestFaults::Trap);
@@ -200,8 +213,8 @@ impl Run {
             // A prime number of cases apart, so that all kinds of access and bits take their turn.
             (Kernel::Exhaustive, Amount::Quick) => "strict stride=397",
             (Kernel::Exhaustive, Amount::Full) => "strict",
-            (Kernel::Hostile, Amount::Quick) => "quick",
-            (Kernel::Hostile, Amount::Full) => "",
+            (Kernel::Hostile | Kernel::Legacy, Amount::Quick) => "quick",
+            (Kernel::Hostile | Kernel::Legacy, Amount::Full) => "",
             (Kernel::Basics, _) => "fw_cfg",
         };
         let here =
@@ -290,10 +303,10 @@ mod tests {
     #[test]
     fn the_whole_is_run_in_every_mode() {
         let names: BTreeSet<String> = Run::all(Amount::Full, None).map(|run| run.name()).collect();
-        assert_eq!(names.len(), 3 * (2 * 4 + 2));
+        assert_eq!(names.len(), 4 * (2 * 4 + 2));
         assert!(Run::all(Amount::Full, None).all(|run| run.amount == Amount::Full));
         let one: Vec<_> = Run::all(Amount::Quick, Some(GuestFaults::User)).collect();
-        assert_eq!(one.len(), 3 * 2);
+        assert_eq!(one.len(), 4 * 2);
         assert!(one.iter().all(|run| run.guest_faults == GuestFaults::User));
     }
 
@@ -301,7 +314,7 @@ mod tests {
     fn every_run_has_a_name_of_its_own() {
         let names: BTreeSet<String> =
             Run::all(Amount::Quick, None).chain(Run::special()).map(|run| run.name()).collect();
-        assert_eq!(names.len(), 3 * (2 * 2 + 2) + 4);
+        assert_eq!(names.len(), 4 * (2 * 2 + 2) + 5);
         assert!(names.contains("exhaustive skylake trap"));
         assert!(names.contains("hostile penryn bypass --audit"));
         assert!(names.contains("basics skylake bypass --without=invlpg"));

@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use umbra_sabotage::{Catcher, Mutation, VARIABLE};
 
+use crate::tree::copy_folder;
 use crate::{paths, process};
 
-/// What may be left over of a tree that is built: it is not copied.
-const LEFT_OUT: [&str; 2] = [".git", "target"];
 /// So many random programs a broken rule may survive.
 const PROGRAMS: &str = "2000";
 /// So many must pass while no rule is broken.
@@ -125,27 +124,6 @@ fn expect_pass(name: &str, outcome: Outcome) -> Result<()> {
         Outcome::Fails(output) => bail!("{name}: fails with no rule broken:\n{output}"),
         Outcome::Hangs => bail!("{name}: does not end with no rule broken"),
     }
-}
-
-/// Copies what a folder holds. Files keep their times, so that cargo takes them for what they are:
-/// the same as in the last copy.
-fn copy_folder(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).with_context(|| format!("creating {}", to.display()))?;
-    for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
-        let entry = entry?;
-        let (path, copy) = (entry.path(), to.join(entry.file_name()));
-        let kind = entry.file_type()?;
-        if LEFT_OUT.iter().any(|name| entry.file_name() == *name) {
-            continue;
-        }
-        if kind.is_dir() {
-            copy_folder(&path, &copy)?;
-        } else if kind.is_file() {
-            fs::copy(&path, &copy).with_context(|| format!("copying {}", path.display()))?;
-            File::options().write(true).open(&copy)?.set_modified(entry.metadata()?.modified()?)?;
-        }
-    }
-    Ok(())
 }
 
 /// Builds all catchers; returns where they are.

@@ -1,5 +1,7 @@
 //! Debian packages: which are missing, and installing them.
 
+use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -94,7 +96,7 @@ fn is_root() -> bool {
 }
 
 pub fn is_debian() -> bool {
-    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     release.lines().any(|line| matches!(line, "ID=debian" | "ID=\"debian\""))
 }
 
@@ -125,27 +127,54 @@ fn not_in_path() -> Vec<&'static str> {
 /// Debian's package manager.
 pub struct Apt {
     lists_are_fresh: bool,
+    /// Options for lists and downloads of its own. The machine's are root's.
+    private: Option<Vec<OsString>>,
 }
 
 impl Apt {
     pub fn new() -> Apt {
-        Apt { lists_are_fresh: false }
+        Apt { lists_are_fresh: false, private: None }
+    }
+
+    /// For packages of another architecture, which are unpacked and never installed: the machine's
+    /// own lists and architectures stay as they are.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn foreign(architecture: &str, folder: &Path) -> Result<Apt> {
+        let (state, cache) = (folder.join("state"), folder.join("cache"));
+        for partial in [state.join("lists/partial"), cache.join("archives/partial")] {
+            fs::create_dir_all(&partial).with_context(|| partial.display().to_string())?;
+        }
+        let status = state.join("status");
+        fs::write(&status, "").with_context(|| status.display().to_string())?;
+        let set = |name: &str, value: &OsStr| {
+            let mut setting = OsString::from(format!("{name}="));
+            setting.push(value);
+            [OsString::from("-o"), setting]
+        };
+        let settings = [
+            set("APT::Architecture", architecture.as_ref()),
+            set("APT::Architectures", architecture.as_ref()),
+            set("Dir::State", state.as_ref()),
+            set("Dir::State::status", status.as_ref()),
+            set("Dir::Cache", cache.as_ref()),
+        ];
+        Ok(Apt { lists_are_fresh: false, private: Some(settings.into_iter().flatten().collect()) })
     }
 
     fn install(&mut self, packages: &[&str]) -> Result<()> {
         self.freshen_lists()?;
         eprintln!("xtask: installing Debian packages: {}", packages.join(" "));
-        lock::run(
-            apt_get()
-                .args(["install", "--yes", "--quiet", "--no-install-recommends"])
-                .args(packages),
-        )
+        let mut apt_get = self.apt_get();
+        apt_get.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(packages);
+        lock::run(&mut apt_get)
     }
 
     /// The package that `package` depends on alone.
     pub fn dependency(&mut self, package: &str) -> Result<String> {
         self.freshen_lists()?;
-        let text = process::capture(Command::new("apt-cache").args(["depends", package]))?;
+        let text = process::capture(self.apt_cache().args(["depends", package]))?;
         let mut dependencies =
             text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
         match (dependencies.next(), dependencies.next()) {
@@ -157,7 +186,7 @@ impl Apt {
     /// The full version of the package whose version starts with `wanted`, such as `1.85`.
     pub fn version(&mut self, package: &str, wanted: &str) -> Result<String> {
         self.freshen_lists()?;
-        let text = process::capture(Command::new("apt-cache").args(["madison", package]))?;
+        let text = process::capture(self.apt_cache().args(["madison", package]))?;
         let versions = text.lines().filter_map(|line| line.split('|').nth(1)).map(str::trim);
         let mut matching = versions.filter(|version| {
             version.strip_prefix(wanted).is_some_and(|rest| rest.starts_with(['.', '+', '-']))
@@ -171,27 +200,64 @@ impl Apt {
     /// Downloads a package into an empty folder and unpacks it into another.
     pub fn unpack(&mut self, package: &str, download: &Path, into: &Path) -> Result<()> {
         self.freshen_lists()?;
-        lock::run(apt_get().args(["download", "--quiet", package]).current_dir(download))?;
-        let mut entries = std::fs::read_dir(download)?;
+        lock::run(self.apt_get().args(["download", "--quiet", package]).current_dir(download))?;
+        let mut entries = fs::read_dir(download)?;
         let file =
             entries.next().with_context(|| format!("apt-get left no file of {package}"))??.path();
         process::show(Command::new("dpkg-deb").arg("--extract").arg(file).arg(into))
     }
 
+    /// Unpacks a package into a folder below `folder`, lets `take` move what it wants, and removes
+    /// the rest.
+    pub fn take(
+        &mut self,
+        package: &str,
+        folder: &Path,
+        take: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
+        let scratch = folder.join(format!("{package}-package"));
+        let (download, unpacked) = (scratch.join("download"), scratch.join("unpacked"));
+        // What an interrupted fetch left.
+        let _ = fs::remove_dir_all(&scratch);
+        fs::create_dir_all(&download).with_context(|| download.display().to_string())?;
+        self.unpack(package, &download, &unpacked)?;
+        take(&unpacked)?;
+        fs::remove_dir_all(&scratch).with_context(|| scratch.display().to_string())
+    }
+
     /// Package lists of a fresh machine are missing, and old ones name files that are gone.
     fn freshen_lists(&mut self) -> Result<()> {
-        if !self.lists_are_fresh && is_root() {
+        if self.lists_are_fresh {
+            return Ok(());
+        }
+        let mut update = self.apt_get();
+        update.args(["update", "--quiet"]);
+        if self.private.is_some() {
+            eprintln!("xtask: fetching Debian's package lists of another architecture");
+            // One suite may be out of step while a mirror is brought up to date. Another may have
+            // the package.
+            if let Err(error) = lock::run(&mut update) {
+                eprintln!("xtask: not all package lists could be fetched ({error:#})");
+            }
+        } else if is_root() {
             eprintln!("xtask: updating Debian's package lists");
-            lock::run(apt_get().args(["update", "--quiet"]))?;
+            lock::run(&mut update)?;
         }
         self.lists_are_fresh = true;
         Ok(())
     }
-}
 
-fn apt_get() -> Command {
-    let mut apt_get = Command::new("apt-get");
-    // Root's folders are closed to apt's own user, and apt would warn at each download.
-    apt_get.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "APT::Sandbox::User=root"]);
-    apt_get
+    fn apt_get(&self) -> Command {
+        let mut apt_get = Command::new("apt-get");
+        // Root's folders are closed to apt's own user, and apt would warn at each download.
+        apt_get.env("DEBIAN_FRONTEND", "noninteractive").args(["-o", "APT::Sandbox::User=root"]);
+        apt_get.args(self.private.iter().flatten());
+        apt_get
+    }
+
+    fn apt_cache(&self) -> Command {
+        let mut apt_cache = Command::new("apt-cache");
+        apt_cache.args(self.private.iter().flatten());
+        apt_cache
+    }
 }

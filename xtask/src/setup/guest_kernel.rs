@@ -69,22 +69,16 @@ fn fetch_package(apt: &mut Apt, folder: &Path, kernel: &Kernel) -> Result<()> {
     }
     let package = apt.dependency(META_PACKAGE)?;
     eprintln!("xtask: fetching the guest's kernel, {package} (it is not installed)");
-    let scratch = folder.join("kernel-package");
-    let (download, unpacked) = (scratch.join("download"), scratch.join("unpacked"));
-    // What an interrupted fetch left.
-    let _ = fs::remove_dir_all(&scratch);
-    fs::create_dir_all(&download)?;
-    apt.unpack(&package, &download, &unpacked)?;
-    fs::create_dir_all(&kernel.modules)?;
-    for name in MODULES {
-        let file = find_below(&unpacked.join("lib/modules"), &format!("{name}.ko"))?;
-        let file = file.with_context(|| format!("{package} has no module {name}"))?;
-        fs::rename(file, kernel.module(name)).context("moving a module to its place")?;
-    }
-    fs::rename(find(&unpacked.join("boot"))?, &kernel.image)
-        .context("moving the kernel to its place")?;
-    fs::remove_dir_all(&scratch)?;
-    Ok(())
+    apt.take(&package, folder, |unpacked| {
+        fs::create_dir_all(&kernel.modules)?;
+        for name in MODULES {
+            let file = find_below(&unpacked.join("lib/modules"), &format!("{name}.ko"))?;
+            let file = file.with_context(|| format!("{package} has no module {name}"))?;
+            fs::rename(file, kernel.module(name)).context("moving a module to its place")?;
+        }
+        fs::rename(find(&unpacked.join("boot"))?, &kernel.image)
+            .context("moving the kernel to its place")
+    })
 }
 
 /// The file of that name in a folder or below.
@@ -102,7 +96,8 @@ fn find_below(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
     Ok(None)
 }
 
-fn find(boot: &Path) -> Result<PathBuf> {
+/// The kernel in a package's folder `boot`.
+pub fn find(boot: &Path) -> Result<PathBuf> {
     for entry in fs::read_dir(boot).with_context(|| boot.display().to_string())? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with("vmlinuz-") {

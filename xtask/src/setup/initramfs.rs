@@ -7,20 +7,21 @@ use anyhow::{Context, Result};
 use cpio::newc::{Builder, ModeFileType, trailer};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use umbra_build::GuestArch;
 
 use super::tiny;
 
 /// busybox under the names by which the phases and a shell call it before `busybox --install`.
 const APPLETS: &[&str] = &["sh", "ls", "grep", "sort", "wc", "true"];
 
-/// Packs `/init` and busybox. Equal contents give equal bytes.
+/// Packs `/init` and busybox for guests of this kind. Equal contents give equal bytes.
 ///
 /// # Errors
 /// A program that is too large for the format.
-pub fn build(init: &[u8], busybox: &[u8]) -> Result<Vec<u8>> {
+pub fn build(init: &[u8], busybox: &[u8], arch: GuestArch) -> Result<Vec<u8>> {
     let mut archive = Archive::new(&["bin", "dev", "proc", "sys", "tmp"], init)?;
     archive.add(entry("bin/busybox", ModeFileType::Regular, 0o755), busybox)?;
-    archive.add(entry("bin/tiny", ModeFileType::Regular, 0o755), &tiny::program()?)?;
+    archive.add(entry("bin/tiny", ModeFileType::Regular, 0o755), &tiny::program(arch)?)?;
     for applet in APPLETS {
         archive.add(entry(&format!("bin/{applet}"), ModeFileType::Symlink, 0o777), b"busybox")?;
     }
@@ -132,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_archive_holds_what_a_guest_needs() {
-        let files = unpack(&build(b"the init", b"the busybox").unwrap());
+        let files = unpack(&build(b"the init", b"the busybox", GuestArch::Amd64).unwrap());
         assert_eq!(files["init"], (0o100755, b"the init".to_vec()));
         assert_eq!(files["bin/busybox"], (0o100755, b"the busybox".to_vec()));
         assert_eq!(files["bin/sh"], (0o120777, b"busybox".to_vec()));
@@ -149,6 +150,8 @@ mod tests {
 
     #[test]
     fn equal_contents_give_equal_bytes() {
-        assert_eq!(build(b"a", b"b").unwrap(), build(b"a", b"b").unwrap());
+        for arch in [GuestArch::Amd64, GuestArch::I386] {
+            assert_eq!(build(b"a", b"b", arch).unwrap(), build(b"a", b"b", arch).unwrap());
+        }
     }
 }

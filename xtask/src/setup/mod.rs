@@ -3,6 +3,7 @@
 
 mod debian;
 mod guest_kernel;
+mod guest_package;
 mod initramfs;
 mod lock;
 mod step;
@@ -12,9 +13,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use umbra_build::GuestArch;
 
 use crate::{paths, process};
 pub use debian::{Apt, exists as package_exists};
+pub use guest_package::GuestPackage;
 use step::step;
 
 /// A machine with all packages, on which the rest can be built.
@@ -69,7 +72,11 @@ impl Setup {
 
     /// Builds everything.
     pub fn everything(&mut self) -> Result<Everything> {
-        Ok(Everything { kernel: self.kernel()?, initrd: self.initrd()?, umbra: self.umbra()? })
+        Ok(Everything {
+            kernel: self.kernel()?,
+            initrd: self.initrd(GuestArch::Amd64)?,
+            umbra: self.umbra()?,
+        })
     }
 
     /// Debian's kernel.
@@ -92,12 +99,24 @@ impl Setup {
         Ok(KvmPeer { kernel: host.image, initrd })
     }
 
-    /// Our initramfs.
-    pub fn initrd(&self) -> Result<PathBuf> {
-        step("building the guest's initramfs", || build_initramfs(&self.folder))
+    /// A kernel of Debian's, by the name of its package.
+    ///
+    /// # Errors
+    /// It is not there, and this is not Debian or a download fails.
+    pub fn packaged_kernel(&mut self, package: &GuestPackage) -> Result<PathBuf> {
+        step("fetching the guest's kernel", || package.kernel(&mut self.apt, &self.folder))
     }
 
-    /// The folder with the small kernels of `guest/kernels`, built.
+    /// Our initramfs for guests of this kind.
+    pub fn initrd(&self, arch: GuestArch) -> Result<PathBuf> {
+        let busybox = match arch {
+            GuestArch::Amd64 => PathBuf::from(BUSYBOX),
+            GuestArch::I386 => guest_package::tools_32(&self.folder)?,
+        };
+        step("building the guest's initramfs", || build_initramfs(&self.folder, &busybox, arch))
+    }
+
+    /// The folder with the small kernels of `guest/kernels` and `guest/legacy`, built.
     pub fn small_kernels(&self) -> Result<PathBuf> {
         let folder = self.folder.join("kernels");
         let target = paths::target_dir()?.join("bare-metal");
@@ -147,10 +166,15 @@ pub fn trial_initramfs(modules: &[(String, &str, Vec<u8>)]) -> Result<Vec<u8>> {
     initramfs::build_trial(&read(&init)?, modules)
 }
 
-fn build_initramfs(folder: &Path) -> Result<PathBuf> {
-    let init = umbra_build::guest_init(paths::workspace(), &folder.join("build"))?;
-    let path = folder.join("initramfs.cpio.gz");
-    let archive = initramfs::build(&read(&init)?, &read(Path::new(BUSYBOX))?)?;
+fn build_initramfs(folder: &Path, busybox: &Path, arch: GuestArch) -> Result<PathBuf> {
+    // Two compilers in one folder would rebuild all of each other's.
+    let (build, name) = match arch {
+        GuestArch::Amd64 => ("build", "initramfs.cpio.gz"),
+        GuestArch::I386 => ("build-i386", "initramfs-i386.cpio.gz"),
+    };
+    let init = umbra_build::guest_init(paths::workspace(), &folder.join(build), arch)?;
+    let path = folder.join(name);
+    let archive = initramfs::build(&read(&init)?, &read(busybox)?, arch)?;
     fs::write(&path, archive).with_context(|| path.display().to_string())?;
     Ok(path)
 }

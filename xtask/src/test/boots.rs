@@ -1,5 +1,6 @@
 //! Tests that boot Linux under Umbra and look at what the hypervisor and the guest counted.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::console;
 use super::stats::Stats;
 use crate::report::{Report, last_lines};
-use crate::setup::Everything;
+use crate::setup::{Everything, GuestPackage, Setup};
 use crate::{paths, process, run};
 
 /// After so many seconds a machine is ended as failed.
@@ -22,9 +23,15 @@ const LEAST_GUEST_FAULTS: u64 = 2000;
 /// How much of a failed boot's output is shown.
 const SHOWN_LINES: usize = 40;
 
+/// Debian's packages of 32-bit kernels: with PAE, and without.
+const PACKAGE_PAE: &str = "linux-image-686-pae";
+const PACKAGE_686: &str = "linux-image-686";
+
 /// One boot with the quick exercise.
 struct Boot {
     name: &'static str,
+    /// The kernel's package, if it is not the usual kernel.
+    package: Option<&'static str>,
     machine: &'static str,
     guest_faults: &'static str,
     audit: bool,
@@ -36,6 +43,7 @@ struct Boot {
 
 const PENRYN_BYPASS: Boot = Boot {
     name: "penryn-bypass",
+    package: None,
     machine: "penryn",
     guest_faults: "bypass",
     audit: false,
@@ -51,6 +59,14 @@ const PENRYN_PRESENT: Boot =
 const QEMU_SVM_TRAP: Boot = Boot { name: "qemu-svm-trap", machine: "qemu-svm", ..PENRYN_TRAP };
 const SKYLAKE_BYPASS: Boot = Boot { name: "skylake-bypass", machine: "skylake", ..PENRYN_BYPASS };
 const SKYLAKE_5_GIB: Boot = Boot { name: "skylake-5-gib", memory: Some("5G"), ..SKYLAKE_BYPASS };
+const PAE_PRESENT: Boot = Boot {
+    name: "pae-penryn-present",
+    package: Some(PACKAGE_PAE),
+    guest_faults: "present",
+    ..PENRYN_BYPASS
+};
+const I686_QEMU_SVM: Boot =
+    Boot { name: "686-qemu-svm-trap", package: Some(PACKAGE_686), ..QEMU_SVM_TRAP };
 
 /// The longest first.
 const BOOTS: &[Boot] = &[
@@ -58,6 +74,8 @@ const BOOTS: &[Boot] = &[
     SKYLAKE_5_GIB,
     PENRYN_64_FRAMES,
     PENRYN_TRAP,
+    PAE_PRESENT,
+    I686_QEMU_SVM,
     PENRYN_BYPASS,
     PENRYN_PRESENT,
     SKYLAKE_BYPASS,
@@ -71,13 +89,27 @@ const FAULTING_PHASES: [&str; 2] = ["demand", "zero_read"];
 /// Boots them all, as many at a time as there are CPUs, and compares.
 ///
 /// # Errors
-/// The folder for results cannot be made.
-pub fn run(report: &mut Report, built: &Everything) -> Result<()> {
+/// The folder for results cannot be made, or the 32-bit guests' files cannot.
+pub fn run(report: &mut Report, setup: &mut Setup, built: &Everything) -> Result<()> {
     let folder = paths::guest_dir()?.join("test");
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let mut guests =
+        vec![(None, Guest { kernel: built.kernel.clone(), initrd: built.initrd.clone() })];
+    let packages: BTreeSet<&str> = BOOTS.iter().filter_map(|boot| boot.package).collect();
+    for name in packages {
+        let package = GuestPackage::named(name).with_context(|| format!("{name} is no package"))?;
+        let (kernel, initrd) = (setup.packaged_kernel(&package)?, setup.initrd(package.arch())?);
+        guests.push((Some(name), Guest { kernel, initrd }));
+    }
+    let guest =
+        |boot: &Boot| guests.iter().find(|(name, _)| *name == boot.package).map(|(_, guest)| guest);
     println!("     boots: {}", BOOTS.iter().map(|boot| boot.name).collect::<Vec<_>>().join(", "));
 
-    report.steps(BOOTS, |boot| format!("boot {}", boot.name), |boot| boot.run(built, &folder));
+    report.steps(
+        BOOTS,
+        |boot| format!("boot {}", boot.name),
+        |boot| boot.run(&built.umbra, guest(boot).context("every boot's files are made")?, &folder),
+    );
     report.step("the guest sees the same with bypass and trap", || {
         let [bypass, trap] =
             [PENRYN_BYPASS, PENRYN_TRAP].map(|boot| (boot.name, boot.console(&folder)));
@@ -114,35 +146,41 @@ fn saved(bypass: &Stats, trap: &Stats) -> Result<String> {
     Ok(format!("memory exits: {}; whole run {with} and {without}", remarks.join(", ")))
 }
 
+/// What a guest boots from.
+struct Guest {
+    kernel: PathBuf,
+    initrd: PathBuf,
+}
+
 impl Boot {
     /// Boots, checks, and returns a remark.
-    fn run(&self, built: &Everything, folder: &Path) -> Result<String> {
+    fn run(&self, umbra: &Path, guest: &Guest, folder: &Path) -> Result<String> {
         let stats = self.file(folder, "json");
         // Old files must not pass for this boot's.
         for old in [&stats, &self.file(folder, "stdout")] {
             let _ = fs::remove_file(old);
         }
-        let mut umbra = Command::new("timeout");
+        let mut command = Command::new("timeout");
         // A guard in case that the tool itself hangs; its own time-out ends the machine properly.
-        umbra
+        command
             .args(["--kill-after=10", &(TIMEOUT_SECONDS + 60).to_string()])
-            .arg(&built.umbra)
+            .arg(umbra)
             .arg("run");
-        umbra.arg("--kernel").arg(&built.kernel).arg("--initrd").arg(&built.initrd);
+        command.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
         let high = if self.memory.is_some() { " umbra.high" } else { "" };
-        umbra.arg("--append").arg(format!("{} umbra.quick{high}", run::APPEND));
-        umbra.args(["--machine", self.machine, "--guest-faults", self.guest_faults]);
-        umbra.args(["--timeout", &TIMEOUT_SECONDS.to_string()]).arg("--stats").arg(&stats);
+        command.arg("--append").arg(format!("{} umbra.quick{high}", run::APPEND));
+        command.args(["--machine", self.machine, "--guest-faults", self.guest_faults]);
+        command.args(["--timeout", &TIMEOUT_SECONDS.to_string()]).arg("--stats").arg(&stats);
         if self.audit {
-            umbra.arg("--audit");
+            command.arg("--audit");
         }
         if let Some(memory) = self.memory {
-            umbra.args(["--memory", memory]);
+            command.args(["--memory", memory]);
         }
         if let Some(frames) = self.shadow_frames {
-            umbra.args(["--shadow-frames", &frames.to_string()]);
+            command.args(["--shadow-frames", &frames.to_string()]);
         }
-        let output = umbra.stdin(Stdio::null()).output().context("starting umbra")?;
+        let output = command.stdin(Stdio::null()).output().context("starting umbra")?;
         fs::write(self.file(folder, "stdout"), &output.stdout)?;
         fs::write(self.file(folder, "stderr"), &output.stderr)?;
         let check = || {
@@ -154,7 +192,7 @@ impl Boot {
             let (stdout, stderr) = (tail(&output.stdout), tail(&output.stderr));
             format!(
                 "{}\n--- stdout ends\n{stdout}\n--- stderr ends\n{stderr}\n---",
-                process::describe(&umbra)
+                process::describe(&command)
             )
         })
     }

@@ -15,6 +15,7 @@ use crate::crates::{Published, check_oldest_compiler};
 use crate::exact;
 use crate::forms;
 use crate::guests::{self, Amount};
+use crate::machine_fuzz;
 use crate::report::Report;
 use crate::setup::{Setup, need_program};
 use crate::trial;
@@ -24,10 +25,11 @@ use crate::trial;
 /// Formatting, lints, unit and differential tests, documentation; the embedder in `examples` and
 /// the book's links; the oldest compiler of the published crates; the small guest kernels (as
 /// `cargo xtask guests` runs them, also with a small shadow pool and audited); a sample of the
-/// memory forms of instructions (`cargo xtask forms`) and of the trial's control; then Linux with
+/// memory forms of instructions (`cargo xtask forms`), of random programs (`cargo xtask
+/// machine-fuzz`) and of the trial's control; then Linux with
 /// the quick exercise on the emulated machines, with the bypass and without, with a small shadow
-/// pool, and audited. Ends with the line `N passed, N failed`. What guests leave (console, exit
-/// table) is kept in `target/guest/test`.
+/// pool, and audited, and 32-bit kernels with it. Ends with the line `N passed, N failed`. What
+/// guests leave (console, exit table) is kept in `target/guest/test`.
 #[derive(clap::Args)]
 pub struct Arguments {}
 
@@ -48,7 +50,8 @@ pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
     guests::all(&mut report, &built.umbra, &kernels, Amount::Quick)?;
     forms::sample(&mut report, &built.umbra, &kernels)?;
     exact::sample(&mut report, &built.umbra, &kernels)?;
+    machine_fuzz::sample(&mut report, &built.umbra, &kernels)?;
     trial::sample(&mut report)?;
-    boots::run(&mut report, &built)?;
+    boots::run(&mut report, &mut setup, &built)?;
     Ok(report.finish())
 }

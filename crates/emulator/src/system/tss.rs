@@ -1,5 +1,5 @@
-//! The two formats of a task-state segment (SDM volume 3, "32-Bit Task-State Segment (TSS)" and
-//! "16-Bit Task-State Segment (TSS)"), and the state of a task between them and the processor.
+//! The two formats of a task-state segment, and the state of a task between them and the processor.
+//! (SDM volume 3, "32-Bit Task-State Segment (TSS)" and "16-Bit Task-State Segment (TSS)").
 
 use crate::flags::VM;
 use crate::step::Result;

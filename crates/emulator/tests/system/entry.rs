@@ -1,5 +1,5 @@
-//! What VM entry requires of a guest's state, as far as segments, RIP and RFLAGS go (SDM volume 3,
-//! "Checks on the Guest State Area"), of a guest without the control "unrestricted guest".
+//! VM entry's requirements on segments, RIP and RFLAGS of a guest without the control "unrestricted
+//! guest" (SDM volume 3, "Checks on the Guest State Area").
 
 use umbra_emulator::{Rights, Segment, SegmentRegister};
 

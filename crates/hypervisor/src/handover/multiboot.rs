@@ -4,6 +4,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use umbra_telemetry::BootConfig;
+
 use crate::hw::phys::DirectMap;
 
 /// A file that GRUB loaded.
@@ -84,5 +86,22 @@ impl BootInformation {
             .find(|m| m.name == name)
             .map(|m| m.range.clone())
             .ok_or(LoaderError::Missing(what))
+    }
+
+    /// A copy of the module of that name; of a larger one than a configuration is, its start.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn copy_module(
+        &self,
+        map: &DirectMap,
+        name: &str,
+        what: &'static str,
+    ) -> Result<Vec<u8>, LoaderError> {
+        let range = self.module(name, what)?;
+        let end = range.end.min(range.start + BootConfig::MAX_BYTES as u64 + 1);
+        // SAFETY: GRUB has put the module there, in RAM; nothing else has memory yet but the heap
+        // of the image.
+        Ok(unsafe { map.copy(range.start..end) })
     }
 }

@@ -6,10 +6,10 @@
 use core::arch::asm;
 use core::ops::Range;
 
-use umbra_machine::memory::FRAME;
+use umbra_machine::memory::{FRAME, Layout};
 
 use crate::hw::image;
-use crate::hw::phys::{self, BOOT_MAP_END, DIRECT_MAP, DirectMap};
+use crate::hw::phys::{self, BOOT_MAP_END, DIRECT_MAP, DirectMap, Unused};
 
 const PRESENT: u64 = 1 << 0;
 const WRITE: u64 = 1 << 1;
@@ -75,12 +75,13 @@ impl Tables<'_> {
     }
 }
 
-/// Moves the image to `to`, with page tables from the start of `free`; returns what is left of
-/// `free`. The direct map then reaches to `end`, and to 4 GiB in any case: RAM, and devices below
-/// that.
+/// Moves the image to where the layout has it, with page tables from the start of the heap; returns
+/// what is left of the heap. The direct map then reaches to the end of the guest's memory, and to
+/// 4 GiB in any case: RAM, and devices below that. Called once.
 ///
 /// The old image is wiped, as the guest gets its memory.
-pub fn relocate(map: &DirectMap, to: Range<u64>, free: Range<u64>, end: u64) -> Range<u64> {
+pub fn relocate(map: &DirectMap, layout: &Layout) -> Unused {
+    let (to, free, end) = (layout.image(), layout.heap(), layout.above().end);
     let mapped = end.max(BOOT_MAP_END).next_multiple_of(LARGE_PAGE);
     let mut tables = Tables { map, free, root: 0 };
     tables.root = tables.frame();
@@ -94,9 +95,9 @@ pub fn relocate(map: &DirectMap, to: Range<u64>, free: Range<u64>, end: u64) -> 
     }
     let length = linked.end - linked.start;
     let from = image::physical_start()..image::physical_start() + length;
-    // SAFETY: `to` is unused memory above the guest (the layout), and the tables map the image's
-    // virtual addresses to it. Between copy and switch nothing is written: the copy includes this
-    // very stack.
+    // SAFETY: `to` is unused memory above the guest (the contract of `Layout`), and the tables map
+    // the image's virtual addresses to it. Between copy and switch nothing is written: the copy
+    // includes this very stack.
     unsafe {
         asm!(
             "rep movsb",
@@ -114,5 +115,7 @@ pub fn relocate(map: &DirectMap, to: Range<u64>, free: Range<u64>, end: u64) -> 
     // SAFETY: nothing refers to the old image any more: it was reachable through the old page
     // tables only.
     unsafe { map.zero(from) };
-    tables.free
+    // SAFETY: the layout gives the heap's memory to nobody else, and the tables took from its
+    // start.
+    unsafe { Unused::new(tables.free) }
 }

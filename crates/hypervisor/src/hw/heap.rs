@@ -1,11 +1,9 @@
 //! The heap.
 
-use core::ops::Range;
-
 use talc::TalcLock;
 use talc::source::Claim;
 
-use super::phys::DirectMap;
+use super::phys::{DirectMap, Unused};
 
 /// Serves until the layout of memory is known.
 const EARLY: usize = 256 << 10;
@@ -18,8 +16,9 @@ static HEAP: TalcLock<spin::Mutex<()>, Claim> =
     TalcLock::new(unsafe { Claim::array(&raw mut EARLY_HEAP) });
 
 /// Adds physical memory to the heap.
-pub fn add(map: &DirectMap, range: Range<u64>) {
-    // SAFETY: the layout gives this memory to the heap alone.
+pub fn add(map: &DirectMap, memory: Unused) {
+    let range = memory.into_range();
+    // SAFETY: the memory is nobody's, and the heap has it from now on.
     let claimed =
         unsafe { HEAP.lock().claim(map.pointer(range.start), (range.end - range.start) as usize) };
     assert!(claimed.is_some(), "a range for the heap is large enough to be one");

@@ -30,6 +30,22 @@ pub unsafe fn set_direct_map_end(end: u64) {
     DIRECT_MAP_END.store(end, Ordering::Relaxed);
 }
 
+/// Physical memory that is mapped and nobody's: whoever has it may use it.
+pub struct Unused(Range<u64>);
+
+impl Unused {
+    /// # Safety
+    /// The range is RAM in no use, and is given to nobody else.
+    pub unsafe fn new(range: Range<u64>) -> Unused {
+        Unused(range)
+    }
+
+    /// Where it lies.
+    pub fn into_range(self) -> Range<u64> {
+        self.0
+    }
+}
+
 /// The right to all physical memory: there is one, and [`DirectMap::hand_out`] ends it.
 pub struct DirectMap(());
 
@@ -78,9 +94,12 @@ impl DirectMap {
     }
 
     /// Copies memory into the heap.
-    pub fn copy(&self, range: Range<u64>) -> Vec<u8> {
+    ///
+    /// # Safety
+    /// The range is RAM that nothing writes meanwhile.
+    pub unsafe fn copy(&self, range: Range<u64>) -> Vec<u8> {
         let mut bytes = alloc::vec![0; (range.end - range.start) as usize];
-        // SAFETY: reading memory changes nothing, and the destination is new.
+        // SAFETY: the caller's; the destination is new.
         unsafe {
             ptr::copy_nonoverlapping(self.pointer(range.start), bytes.as_mut_ptr(), bytes.len())
         };
@@ -143,8 +162,9 @@ impl GuestRam {
     fn entry(&self, gpa: Gpa) -> Option<&AtomicU64> {
         assert!(gpa.raw().is_multiple_of(8), "an entry is aligned");
         let pointer = self.pointer(gpa, 8, false)?;
-        // SAFETY: aligned, mapped for ever, and RAM that Rust sees through atomics and volatile
-        // accesses only.
+        // SAFETY: aligned, mapped for ever, and the guest's RAM, to which no other reference
+        // exists. On the one CPU no other access of `GuestRam`, atomic or not, happens at the same
+        // time.
         Some(unsafe { AtomicU64::from_ptr(pointer.cast()) })
     }
 
@@ -161,9 +181,8 @@ impl GuestRam {
             return [u64::MAX; 8];
         };
         let at = table.cast::<u64>().wrapping_add(first);
-        // SAFETY: as in `entry`: aligned, within one frame of the guest's RAM, seen through atomics
-        // only.
         core::array::from_fn(|n| {
+            // SAFETY: as in `entry`: aligned, and within one frame of the guest's RAM.
             unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed)
         })
     }
@@ -183,8 +202,7 @@ impl GuestRam {
             let at = table.wrapping_add(8 * group);
             let mut bits = 0;
             for (n, known) in known.iter().enumerate() {
-                // SAFETY: as in `entry`: aligned, within one frame of the guest's RAM, seen through
-                // atomics only.
+                // SAFETY: as in `entry`: aligned, and within one frame of the guest's RAM.
                 bits |= unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed)
                     ^ known;
             }
@@ -357,8 +375,8 @@ impl FramePool {
     pub fn read_entries(&self, frame: u32, first: usize) -> [u64; 8] {
         assert!(first + 8 <= 512, "a table has 512 entries");
         let at = pointer(self.hpa(frame).raw()).cast::<u64>().wrapping_add(first);
-        // SAFETY: as in `entry`, and within the frame.
         core::array::from_fn(|n| {
+            // SAFETY: as in `entry`, and within the frame.
             unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed)
         })
     }

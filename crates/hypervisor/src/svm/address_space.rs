@@ -1,7 +1,7 @@
 //! Which uses of the shadow tables exit, and flushes.
 
 use umbra_mmu::GuestFaults;
-use umbra_vcpu::backend::AddressSpace;
+use umbra_vcpu::backend::{AddressSpace, Cr3Target};
 use umbra_vcpu::svm::vmcb::{flush, intercept1, intercept3, part};
 
 use super::backend::{ASID, INTERCEPTS_3, Svm};
@@ -18,8 +18,8 @@ impl AddressSpace for Svm {
         assert_eq!(guest_faults, GuestFaults::Trap, "SVM intercepts all page faults or none");
     }
 
-    fn set_cr3_targets(&mut self, values: &[u64], reads: bool) {
-        assert!(values.is_empty() && !reads, "every access to CR3 is intercepted");
+    fn set_cr3_targets(&mut self, targets: &[Cr3Target], reads: bool) {
+        assert!(targets.is_empty() && !reads, "every access to CR3 is intercepted");
     }
 
     fn set_flush_exits(&mut self, exit: bool) {

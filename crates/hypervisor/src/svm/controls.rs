@@ -1,6 +1,6 @@
 //! Control and model-specific registers.
 
-use umbra_mmu::{Root, RootFormat};
+use umbra_mmu::{LoadableRoot, Root, RootFormat};
 use umbra_paging::{Gva, cr0, cr4, efer};
 use umbra_vcpu::backend::ControlRegisters;
 use umbra_vcpu::control::{Controls, cr0_more, efer_more};
@@ -49,9 +49,9 @@ impl ControlRegisters for Svm {
         self.cr4
     }
 
-    fn set_controls(&mut self, controls: &Controls, root: Root, loadable: bool) {
+    fn set_controls(&mut self, controls: &Controls, root: Root, loadable: Option<LoadableRoot>) {
         // A guest with PAE or 32-bit paging runs on PAE tables, as one with paging off does.
-        let pae_root = root.format == RootFormat::Pae;
+        let pae_root = root.format() == RootFormat::Pae;
         let paging_off = controls.cr0 & cr0::PG == 0;
         let without = if paging_off { cr4::SMEP | cr4::SMAP | cr4::PCIDE } else { 0 };
         let pcid = if pae_root { 0 } else { controls.pcid() };
@@ -60,11 +60,11 @@ impl ControlRegisters for Svm {
         // in error codes, nor has it NX.
         let legacy32 = !paging_off && controls.cr4 & cr4::PAE == 0;
         let own = if legacy32 { efer_more::SCE } else { efer_more::SCE | efer::NXE };
-        debug_assert!(!loadable, "the guest loads no root by itself");
+        assert!(loadable.is_none(), "the guest loads no root by itself");
         let save = &mut self.vmcb.save;
         save.cr0 = controls.cr0 & !CR0_NOT_REAL | CR0_REAL;
         save.cr4 = controls.cr4 & !without | CR4_REAL;
-        save.cr3 = root.hpa.raw() | pcid;
+        save.cr3 = root.hpa().raw() | pcid;
         save.efer = controls.efer & own | long | SVME;
         let mut reads = CR_READS;
         if save.cr0 != controls.cr0 {

@@ -22,8 +22,8 @@ pub struct GeneralRegisters {
 
 /// Runs the guest until #VMEXIT.
 ///
-/// Saves general-purpose registers only: the hypervisor is compiled without floating point, so that
-/// x87, SSE and AVX registers are the guest's all the time, as are DR0 to DR3 and XCR0.
+/// Saves general-purpose registers only: the hypervisor is compiled without floating point. So x87,
+/// SSE and AVX registers are the guest's all the time, as are DR0 to DR3 and XCR0.
 ///
 /// The global interrupt flag is clear from before STI until after the host's TR is back, whose
 /// stacks NMIs need. RFLAGS.IF of the host is set meanwhile: with V_INTR_MASKING that one, not the

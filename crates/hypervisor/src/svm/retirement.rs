@@ -1,7 +1,7 @@
 //! The end of an instruction that the hypervisor carries out, and debug traps behind it.
 
 use umbra_emulator::Segment;
-use umbra_vcpu::backend::{CodeMode, Events, Registers, Retirement, rflags};
+use umbra_vcpu::backend::{Events, Registers, Retirement, rflags};
 use umbra_vcpu::breakpoints::Breakpoints;
 use umbra_vcpu::control::cr4_more;
 use umbra_vcpu::event::Event;
@@ -40,10 +40,8 @@ impl Retirement for Svm {
         (1..=15).contains(&length).then_some(length as u8)
     }
 
-    fn is_plain(&self) -> bool {
-        self.code_mode() == CodeMode::Bits64
-            && self.vmcb.save.rflags & rflags::TF == 0
-            && !Breakpoints::enabled(self.vmcb.save.dr7)
+    fn is_untraced(&self) -> bool {
+        self.vmcb.save.rflags & rflags::TF == 0 && !Breakpoints::enabled(self.vmcb.save.dr7)
     }
 
     fn breakpoints(&self) -> Breakpoints {

@@ -1,10 +1,12 @@
 //! What the guest runs on: the shadow root, the roots that it may load without an exit, and which
 //! of its page faults and flushes exit.
 
+use alloc::vec::Vec;
+
 use umbra_mmu::{GuestFaults, Root, RootFormat};
-use umbra_paging::{Gfn, Gpa, Hpa};
+use umbra_paging::{Gfn, Gpa};
 use umbra_telemetry::GuestExit;
-use umbra_vcpu::backend::Backend;
+use umbra_vcpu::backend::{Backend, Cr3Target};
 use umbra_vcpu::control::Controls;
 use umbra_vcpu::cr3_targets::{self, Targets};
 
@@ -45,7 +47,7 @@ impl AddressSpace {
 
     /// The format of the tables that the guest runs on.
     pub fn root_format(&self) -> RootFormat {
-        self.root.format
+        self.root.format()
     }
 
     /// The name of what is left to the guest of its page faults, in reports.
@@ -66,11 +68,16 @@ impl<B: Backend> Vcpu<B> {
             Ok(paging) => {
                 if *self.mmu.paging(0) != paging {
                     self.mmu.load_paging(&mut self.env, 0, paging);
+                } else if self.mmu.has_unsync_tables() {
+                    // The same root under another PCID: nothing may be cached there of what an
+                    // unsync table has kept.
+                    self.mmu.flush_guest(&mut self.env);
                 }
                 let space = &mut self.space;
                 space.root = self.mmu.root(&self.env, 0);
-                space.root_is_loadable = self.mmu.is_loadable(0, paging.root);
-                self.backend.set_controls(&new, space.root, space.root_is_loadable);
+                let loadable = self.mmu.loadable(0, paging.root);
+                space.root_is_loadable = loadable.is_some();
+                self.backend.set_controls(&new, space.root, loadable);
                 // Whether CR3 can be read without an exit depends on it.
                 space.targets_stale = space.targets.has_room();
             }
@@ -93,7 +100,7 @@ impl<B: Backend> Vcpu<B> {
         let root = cr3_targets::root(cr3);
         if root != cr3_targets::root(before) {
             self.mmu.switched(0, frame(root));
-            self.space.root.hpa = Hpa::new(root);
+            self.space.root = self.mmu.root(&self.env, 0);
         }
         self.cpu.controls_mut().cr3 = cr3;
         self.space.targets.seen(cr3);
@@ -182,10 +189,10 @@ impl<B: Backend> Vcpu<B> {
     }
 
     fn refresh_root(&mut self, root: Root) {
-        let loadable = self.mmu.is_loadable(0, self.mmu.paging(0).root);
-        if (root, loadable) != (self.space.root, self.space.root_is_loadable) {
+        let loadable = self.mmu.loadable(0, self.mmu.paging(0).root);
+        if (root, loadable.is_some()) != (self.space.root, self.space.root_is_loadable) {
             self.space.root = root;
-            self.space.root_is_loadable = loadable;
+            self.space.root_is_loadable = loadable.is_some();
             self.refresh_controls();
             self.backend.set_controls(self.cpu.controls(), root, loadable);
         }
@@ -197,17 +204,15 @@ impl<B: Backend> Vcpu<B> {
             return;
         }
         space.targets_stale = false;
-        let mut values = [0; 4];
-        let mut count = 0;
+        let mut targets = Vec::new();
         // While the current root lies elsewhere, what the guest reads from CR3 must be emulated:
         // then nothing passes.
         if space.root_is_loadable {
-            for (place, value) in values.iter_mut().zip(space.targets.listed()) {
-                *place = value;
-                count += 1;
-            }
+            targets.extend(space.targets.listed().filter_map(|value| {
+                Cr3Target::new(self.mmu.loadable(0, frame(cr3_targets::root(value)))?, value)
+            }));
         }
-        self.backend.set_cr3_targets(&values[..count], space.root_is_loadable);
+        self.backend.set_cr3_targets(&targets, space.root_is_loadable);
     }
 }
 

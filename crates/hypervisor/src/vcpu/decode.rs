@@ -4,23 +4,36 @@ use umbra_emulator::{Cpu, Operation, identify};
 use umbra_paging::{GuestFault, Gva};
 use umbra_telemetry::{ExitCause, GuestExit};
 use umbra_vcpu::backend::Backend;
+use umbra_vcpu::event::Event;
 
 use super::Vcpu;
 use super::emulation::{Emulated, MAX_INSTRUCTION};
 
 impl<B: Backend> Vcpu<B> {
-    /// Notes the length of the instruction that exited, which the CPU tells or the decoder.
+    /// Notes the length of the instruction that exited, which the CPU tells or the decoder. False
+    /// if the guest executes it again instead.
     ///
     /// # Errors
     /// The instruction cannot be fetched any more: the guest has changed its tables without a
     /// flush, and gets the fault that the CPU raises without its cached translation.
-    pub(super) fn measure_instruction(&mut self) -> Result<(), GuestFault> {
+    pub(super) fn measure_instruction(&mut self) -> Result<bool, GuestFault> {
         let length = match self.backend.instruction_length() {
             Some(length) => length,
+            None if self.resync_code() => return Ok(false),
             None => self.decode_length()?,
         };
         self.instruction.set_length(length);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Flushes if tables are unsync: true if so. Then what the guest's tables lead to now need not
+    /// be what the CPU has executed, and the guest executes that once more.
+    fn resync_code(&mut self) -> bool {
+        let unsync = self.mmu.has_unsync_tables();
+        if unsync {
+            self.mmu.flush_guest(&mut self.env);
+        }
+        unsync
     }
 
     #[inline(never)]
@@ -48,10 +61,17 @@ impl<B: Backend> Vcpu<B> {
             }
         };
         self.instruction.set_length(identity.map_or(0, |identity| identity.length));
+        // The CPU has checked the privilege level of what it executed. What the guest's tables lead
+        // to now may be another instruction, if it has not flushed, or has changed its code.
+        if identity.is_some_and(|identity| identity.operation.is_privileged())
+            && self.backend.cpl() != 0
+        {
+            self.raise(Event::general_protection());
+            return ExitCause::Other;
+        }
         let cause = match identity.map(|identity| identity.operation) {
             Some(Operation::MovToCr { cr, gpr }) => return self.write_cr_exit(cr, gpr as u8),
             Some(Operation::MovFromCr { cr, gpr }) => return self.read_cr_exit(cr, gpr as u8),
-            // #GP for the privilege level comes before the exit.
             Some(Operation::Invlpg { gpr }) => {
                 return self.invlpg_exit(Gva::new(self.backend.gpr(gpr as u8)));
             }
@@ -64,7 +84,9 @@ impl<B: Backend> Vcpu<B> {
             Emulated::Done => cause,
             Emulated::Faulted(fault) => fault.unwrap_or(cause),
             Emulated::Unsupported(bytes) => {
-                self.end_with_changed_code(&bytes);
+                if !self.resync_code() {
+                    self.end_with_changed_code(&bytes);
+                }
                 cause
             }
         }

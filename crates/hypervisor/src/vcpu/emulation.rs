@@ -339,8 +339,20 @@ impl<B: Backend> Cpu for Vcpu<B> {
     }
 
     fn check(&mut self, gva: u64, length: usize, write: bool) -> Result<(), GuestFault> {
-        let kind = if write { AccessKind::Write } else { AccessKind::Read };
-        self.pieces(gva, length, self.access(kind)).map(drop)
+        if !write {
+            return self.pieces(gva, length, self.access(AccessKind::Read)).map(drop);
+        }
+        // The dirty bit is the write's own: #AC, which comes behind page faults, leaves it clear.
+        let features = self.cpu.cpuid().features();
+        let paging = *self.mmu.paging(0);
+        let access = self.access(AccessKind::Write);
+        let walk = |gva| umbra_paging::walk(&self.env, &paging, &features, Gva::new(gva), access);
+        walk(gva)?;
+        let last = self.linear(gva.wrapping_add(length as u64 - 1));
+        if last / PAGE_SIZE != gva / PAGE_SIZE {
+            walk(last & !(PAGE_SIZE - 1))?;
+        }
+        Ok(())
     }
 
     fn trap_due(&self) -> bool {

@@ -65,7 +65,10 @@ impl<B: Backend> Vcpu<B> {
                 }
                 if !self.events.under_way() {
                     match self.emulate() {
-                        Emulated::Done => return ExitCause::HostFaultTableWrite,
+                        Emulated::Done => {
+                            self.other_half(gva, gpa);
+                            return ExitCause::HostFaultTableWrite;
+                        }
                         Emulated::Faulted(cause) => {
                             return cause.unwrap_or(ExitCause::HostFaultTableWrite);
                         }

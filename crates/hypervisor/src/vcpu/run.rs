@@ -202,10 +202,12 @@ impl<B: Backend> Vcpu<B> {
     /// Answers an exit and says under what it counts; phase marks do not.
     #[inline(always)]
     fn answer(&mut self, exit: Exit) -> Option<ExitCause> {
-        if exit.skips_instruction()
-            && let Err(fault) = self.measure_instruction()
-        {
-            return Some(self.guest_fault(fault));
+        if exit.skips_instruction() {
+            match self.measure_instruction() {
+                Ok(true) => (),
+                Ok(false) => return Some(ExitCause::Other),
+                Err(fault) => return Some(self.guest_fault(fault)),
+            }
         }
         let cause = match exit {
             Exit::PageFault { gva, error_code } => self.page_fault_exit(gva, error_code),

@@ -1,9 +1,9 @@
 //! The short way for instructions with one operand, of which the page fault has told where it is:
 //! no walk of the guest's tables, no decoder proper.
 
-use umbra_emulator::{Effect, Gpr, Recent, Simple};
-use umbra_paging::{Gpa, Gva};
-use umbra_vcpu::backend::Backend;
+use umbra_emulator::{Effect, Gpr, Recent, Segment, Simple};
+use umbra_paging::{Gpa, Gva, Mode};
+use umbra_vcpu::backend::{Backend, CodeMode};
 
 use super::Vcpu;
 
@@ -29,6 +29,52 @@ impl<B: Backend> Vcpu<B> {
         self.mmu.write_guest(&mut self.env, gpa, &effect.memory.to_le_bytes()[..size]);
         self.retire_simple(next_rip, &effect);
         true
+    }
+
+    /// A 32-bit kernel stores an entry of 8 bytes in two halves, one right behind the other. The
+    /// first, at `gva`, exited and was carried out. So are the instructions behind it that access
+    /// the other half, up to the one that writes it: that is an exit less for each entry.
+    pub(super) fn other_half(&mut self, gva: Gva, gpa: Gpa) {
+        let (gva, gpa) = (gva.raw() ^ 4, Gpa::new(gpa.raw() ^ 4));
+        // One reads what was there, as in clearing an entry.
+        for _ in 0..2 {
+            let Some(bytes) = self.flat_code() else { return };
+            let Some(simple) = Simple::decode_32(&bytes.to_le_bytes(), self.backend.rip()) else {
+                return;
+            };
+            if simple.width() != 4 || !simple.is_at(gva, |gpr| self.backend.gpr(gpr as u8)) {
+                return;
+            }
+            let word = self.env.ram.read_entry(Gpa::new(gpa.raw() & !7));
+            let effect =
+                effect(&simple, &self.backend, word >> (8 * (gpa.raw() & 4)) & 0xffff_ffff);
+            if simple.writes() {
+                self.mmu.write_guest(&mut self.env, gpa, &(effect.memory as u32).to_le_bytes());
+            }
+            self.retire_simple(simple.next_rip(), &effect);
+            if simple.writes() {
+                return;
+            }
+        }
+    }
+
+    /// The bytes of the instruction at RIP, if it is one of a kernel's in flat 32-bit code under
+    /// PAE paging, and nothing stands against the short way.
+    fn flat_code(&mut self) -> Option<u128> {
+        let pae = matches!(self.mmu.paging(0).mode, Mode::Pae { .. });
+        let code = self.backend.code_mode() == CodeMode::Bits32 && self.backend.cpl() == 0;
+        if !pae || !code || !self.settings.fast_emulation || !self.backend.is_untraced() {
+            return None;
+        }
+        let flat = |segment| {
+            let register = self.backend.segment(segment);
+            let grows_up = register.rights.is_code() || !register.rights.is_expand_down();
+            register.base == 0 && register.limit == u32::MAX && grows_up
+        };
+        if ![Segment::Cs, Segment::Ds, Segment::Ss].into_iter().all(flat) {
+            return None;
+        }
+        self.env.ram.code(self.mmu.code(&self.env, 0, Gva::new(self.backend.rip()))?)
     }
 
     /// Carries out an access to the device at `gpa` likewise.
@@ -60,11 +106,17 @@ impl<B: Backend> Vcpu<B> {
     /// The bytes of the instruction at RIP, if nothing stands against the short way.
     #[inline(always)]
     pub(super) fn plain_code(&mut self) -> Option<u128> {
-        if !self.settings.fast_emulation || self.events.under_way() || !self.backend.is_plain() {
+        if !self.settings.fast_emulation || self.events.under_way() || !self.is_plain() {
             return None;
         }
         let rip = Gva::new(self.backend.rip());
         self.env.ram.code(self.mmu.code(&self.env, 0, rip)?)
+    }
+
+    /// Whether the guest runs 64-bit code, and no trap can be due behind an instruction.
+    #[inline(always)]
+    fn is_plain(&self) -> bool {
+        self.backend.code_mode() == CodeMode::Bits64 && self.backend.is_untraced()
     }
 
     fn retire_simple(&mut self, next_rip: u64, effect: &Effect) {

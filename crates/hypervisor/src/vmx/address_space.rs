@@ -2,20 +2,20 @@
 
 use umbra_mmu::{GuestFaults, PfecFilter, Tlb};
 use umbra_paging::{Gva, cr4};
-use umbra_vcpu::backend::{AddressSpace, ControlRegisters};
+use umbra_vcpu::backend::{AddressSpace, ControlRegisters, Cr3Target};
 use x86::vmx::vmcs::control;
 use x86::vmx::vmcs::control::PrimaryControls;
 
 use super::capabilities::MAX_CR3_TARGETS;
 use super::controls::CR4_GUEST;
-use super::vmcs::Vmcs;
+use super::vmcs::Translations;
 use super::{PAGE_FAULT, VPID, Vmx};
 
 impl AddressSpace for Vmx {
     type Tlb = VmxTlb;
 
     fn tlb(&self) -> VmxTlb {
-        VmxTlb { has_vpid: self.has_vpid(), by_address: self.invvpid_by_address }
+        VmxTlb { translations: self.translations }
     }
 
     fn set_guest_faults(&mut self, guest_faults: GuestFaults) {
@@ -27,18 +27,22 @@ impl AddressSpace for Vmx {
         self.vmcs.write(control::PAGE_FAULT_ERR_CODE_MATCH, matched.bits().into());
     }
 
-    fn set_cr3_targets(&mut self, values: &[u64], reads: bool) {
-        assert!(values.len() <= self.cr3_targets, "the CPU has so many CR3 targets");
+    fn set_cr3_targets(&mut self, targets: &[Cr3Target], reads: bool) {
+        assert!(targets.len() <= self.cr3_targets, "the CPU has so many CR3 targets");
         const TARGETS: [u32; MAX_CR3_TARGETS] = [
             control::CR3_TARGET_VALUE0,
             control::CR3_TARGET_VALUE1,
             control::CR3_TARGET_VALUE2,
             control::CR3_TARGET_VALUE3,
         ];
-        for (field, &value) in TARGETS.into_iter().zip(values) {
-            self.vmcs.write(field, value);
+        // SAFETY: each value loads a root that the MMU says the guest may load by itself
+        // (`LoadableRoot`), which maps the guest's memory only.
+        unsafe {
+            for (field, target) in TARGETS.into_iter().zip(targets) {
+                self.vmcs.write_guarded(field, target.value());
+            }
+            self.update_guarded(control::CR3_TARGET_COUNT, targets.len() as u64);
         }
-        self.update(control::CR3_TARGET_COUNT, values.len() as u64);
         self.switch_primary(PrimaryControls::CR3_STORE_EXITING, !reads);
     }
 
@@ -49,7 +53,7 @@ impl AddressSpace for Vmx {
         self.vmcs.write(control::CR4_READ_SHADOW, cr4);
         self.flush_exits = exit;
         self.cr4_flush = self.own_flush_bits();
-        self.vmcs.write(control::CR4_GUEST_HOST_MASK, !(CR4_GUEST | self.cr4_flush));
+        self.write_cr4_mask();
     }
 }
 
@@ -61,19 +65,26 @@ impl Vmx {
     }
 }
 
+impl Vmx {
+    /// Which bits of CR4 the guest changes without an exit.
+    pub(super) fn write_cr4_mask(&mut self) {
+        let own = CR4_GUEST | self.cr4_flush;
+        // SAFETY: none of these bits changes what an entry of a table maps, or for whom.
+        unsafe { self.vmcs.write_guarded(control::CR4_GUEST_HOST_MASK, !own) };
+    }
+}
+
 /// Flushes of the guest's translations.
 pub struct VmxTlb {
-    has_vpid: bool,
-    /// Whether INVVPID takes a single address.
-    by_address: bool,
+    /// Without VPIDs every VM entry and exit flushes everything, globals included (SDM, "Operations
+    /// that Invalidate TLBs and Paging-Structure Caches").
+    translations: Option<Translations>,
 }
 
 impl Tlb for VmxTlb {
     fn flush(&mut self) {
-        // Without VPIDs every VM entry and exit flushes everything, globals included (SDM,
-        // "Operations that Invalidate TLBs and Paging-Structure Caches").
-        if self.has_vpid {
-            Vmcs::invalidate(VPID);
+        if let Some(translations) = self.translations {
+            translations.invalidate(VPID);
         }
     }
 
@@ -84,10 +95,8 @@ impl Tlb for VmxTlb {
     }
 
     fn flush_fault(&mut self, _vcpu: usize, gva: Gva) {
-        if self.has_vpid && self.by_address && gva.is_canonical() {
-            Vmcs::invalidate_address(VPID, gva);
-        } else {
-            self.flush();
+        if let Some(translations) = self.translations {
+            translations.invalidate_address(VPID, gva);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The guest's control registers and the MSRs that hardware keeps for it.
 
-use umbra_mmu::{Root, RootFormat};
+use umbra_mmu::{LoadableRoot, Root, RootFormat};
 use umbra_paging::{Gva, cr0, cr4, efer};
-use umbra_vcpu::backend::ControlRegisters;
+use umbra_vcpu::backend::{ControlRegisters, Cr3Target};
 use umbra_vcpu::control::{Controls, cr0_more, cr4_more, efer_more};
 use x86::msr;
 use x86::vmx::vmcs::control::EntryControls;
@@ -51,9 +51,9 @@ impl ControlRegisters for Vmx {
         self.vmcs.read(control::CR4_READ_SHADOW) & !own | self.vmcs.read(guest::CR4) & own
     }
 
-    fn set_controls(&mut self, controls: &Controls, root: Root, loadable: bool) {
+    fn set_controls(&mut self, controls: &Controls, root: Root, loadable: Option<LoadableRoot>) {
         // A guest with PAE or 32-bit paging runs on PAE tables, as one with paging off does.
-        let pae_root = root.format == RootFormat::Pae;
+        let pae_root = root.format() == RootFormat::Pae;
         let paging_off = controls.cr0 & cr0::PG == 0;
         self.long_mode = !pae_root;
         let real_cr0 =
@@ -66,25 +66,31 @@ impl ControlRegisters for Vmx {
             self.entry | u64::from(EntryControls::IA32E_MODE_GUEST.bits())
         };
         let pcid = if pae_root { 0 } else { controls.pcid() };
-        let cr3 = if loadable { controls.cr3 } else { root.hpa.raw() | pcid };
-        debug_assert!(
-            !loadable || cr3 & !0xfff == root.hpa.raw(),
-            "an identity root lies where CR3 says"
-        );
+        let cr3 = match loadable {
+            Some(own) => {
+                let target = Cr3Target::new(own, controls.cr3);
+                target.expect("the loadable root is that of the guest's CR3").value()
+            }
+            None => root.hpa().raw() | pcid,
+        };
         if controls.pae_paging() != self.pae_paging {
             self.pae_paging = controls.pae_paging();
             self.cr4_flush = self.own_flush_bits();
-            self.vmcs.write(control::CR4_GUEST_HOST_MASK, !(CR4_GUEST | self.cr4_flush));
+            self.write_cr4_mask();
         }
         let fpu_error = if controls.cr0 & cr0_more::NE == 0 { FPU_ERROR } else { 0 };
         self.exceptions = self.exceptions & !FPU_ERROR | fpu_error;
         self.update(control::EXCEPTION_BITMAP, self.exceptions);
         self.update(control::CR0_READ_SHADOW, controls.cr0);
         self.update(control::CR4_READ_SHADOW, controls.cr4);
-        self.update(guest::CR0, real_cr0);
-        self.update(guest::CR4, real_cr4);
-        self.update(guest::CR3, cr3);
-        self.update(control::VMENTRY_CONTROLS, entry);
+        // SAFETY: CR3 is a root of the shadow MMU (`Root`, `LoadableRoot`), which maps the guest's
+        // memory only; paging and WP are on, and the paging mode is that of the root's format.
+        unsafe {
+            self.update_guarded(guest::CR0, real_cr0);
+            self.update_guarded(guest::CR4, real_cr4);
+            self.update_guarded(guest::CR3, cr3);
+            self.update_guarded(control::VMENTRY_CONTROLS, entry);
+        }
         // LMA and LME of the guest come from "IA-32e mode guest", those of the host from "host
         // address-space size" (SDM, "Loading Guest Control Registers, Debug Registers, and MSRs");
         // the rest is real.

@@ -27,8 +27,8 @@ impl GeneralRegisters {
 /// VMLAUNCH, or VMRESUME if `launched`. Returns 0 after a VM exit (also of a failed VM entry), 1
 /// for VMfailInvalid, 2 for VMfailValid.
 ///
-/// Saves general-purpose registers only: the hypervisor is compiled without floating point, so that
-/// x87, SSE and AVX registers are the guest's all the time, as are DR0 to DR3, DR6, CR2 and XCR0.
+/// Saves general-purpose registers only: the hypervisor is compiled without floating point. So x87,
+/// SSE and AVX registers are the guest's all the time, as are DR0 to DR3, DR6, CR2 and XCR0.
 ///
 /// # Safety
 /// The current VMCS is complete: its host state is that of the running hypervisor, host RIP is

@@ -205,8 +205,9 @@ impl Vmx {
         }
     }
 
-    /// Puts NMI blocking back that an IRET had lifted when its page fault exited (SDM, "Information
-    /// for VM Exits Due to Vectored Events"), and that an interrupted NMI delivery had not yet set.
+    /// Puts NMI blocking back (SDM, "Information for VM Exits Due to Vectored Events"). Either an
+    /// IRET had lifted it when its page fault exited, or an interrupted NMI delivery had not yet
+    /// set it.
     pub(super) fn repair_nmi_blocking(&mut self) {
         if self.vectoring & info::VALID != 0 {
             // Injecting the NMI again needs NMIs unblocked (SDM, "Checks on Guest Non-Register

@@ -5,7 +5,6 @@ use umbra_vcpu::isolation::{Page, Space};
 use x86::vmx::vmcs::control::PrimaryControls;
 use x86::vmx::vmcs::{control, guest};
 
-use super::vmcs::Vmcs;
 use super::{BLOCKED_BY_STI_OR_MOV_SS, DR7_AT_START, VPID, Vmx};
 
 /// The VPID of instructions that run in an address space of their own.
@@ -45,25 +44,34 @@ impl Isolation for Vmx {
             (control::PAGE_FAULT_ERR_CODE_MASK, 0),
             (control::PAGE_FAULT_ERR_CODE_MATCH, 0),
         ];
-        isolated.into_iter().for_each(|(field, value)| self.vmcs.write(field, value));
+        // SAFETY: CR3 is the root of a space of pages that are its own (`Space`); no other guarded
+        // field changes.
+        isolated
+            .into_iter()
+            .for_each(|(field, value)| unsafe { self.vmcs.write_guarded(field, value) });
         self.before_isolation =
             Some(Saved { fields, primary: self.primary, trap: self.rflags & rflags::TF });
         self.switch_primary(WINDOWS, false);
         self.set_rflags(self.rflags & !(rflags::TF | rflags::RF));
-        if self.has_vpid() {
-            self.vmcs.write(control::VPID, ISOLATED_VPID.into());
-            Vmcs::invalidate(ISOLATED_VPID);
+        if let Some(translations) = self.translations {
+            // SAFETY: nothing is cached under it once it is invalidated.
+            unsafe { self.vmcs.write_guarded(control::VPID, ISOLATED_VPID.into()) };
+            translations.invalidate(ISOLATED_VPID);
         }
     }
 
     fn end_isolation(&mut self) {
         let Some(Saved { fields, primary, trap }) = self.before_isolation.take() else { return };
-        fields.into_iter().for_each(|(field, value)| self.vmcs.write(field, value));
+        // SAFETY: the values from before, which nothing else has changed meanwhile.
+        unsafe {
+            fields.into_iter().for_each(|(field, value)| self.vmcs.write_guarded(field, value));
+            self.vmcs.write_guarded(control::PRIMARY_PROCBASED_EXEC_CONTROLS, primary);
+        }
         self.primary = primary;
-        self.vmcs.write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, primary);
         self.set_rflags(self.rflags | trap);
-        if self.has_vpid() {
-            self.vmcs.write(control::VPID, VPID.into());
+        if self.translations.is_some() {
+            // SAFETY: the guest's own, with what the MMU has not flushed of it.
+            unsafe { self.vmcs.write_guarded(control::VPID, VPID.into()) };
         }
     }
 }

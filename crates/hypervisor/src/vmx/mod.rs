@@ -1,8 +1,8 @@
 //! Intel VMX without EPT and without unrestricted guest.
 //!
-//! [`capabilities`] says what the CPU has, [`setup`] fills the VMCS, [`Vmx`] runs the guest by way
-//! of [`enter`], [`exits`] decodes why it came back, [`failure`] puts a refused VM entry into
-//! words. Each other file implements one trait of [`umbra_vcpu::backend`].
+//! [`capabilities`] says what the CPU has, and [`setup`] fills the VMCS. [`Vmx`] runs the guest by
+//! way of [`enter`], [`exits`] decodes why it came back, and [`failure`] puts a refused VM entry
+//! into words. Each other file implements one trait of [`umbra_vcpu::backend`].
 #![allow(unsafe_code, reason = "the VMX instructions and the way into the guest")]
 
 mod address_space;
@@ -40,7 +40,7 @@ use capabilities::{Capabilities, fixed_bits};
 use enter::GeneralRegisters;
 use exits::info;
 use isolation::Saved;
-use vmcs::Vmcs;
+use vmcs::{Translations, Vmcs};
 
 const CR4_VMXE: u64 = 1 << 13;
 /// CPUID.1:ECX.XSAVE.
@@ -100,8 +100,8 @@ pub struct Vmx {
     vmcs: Vmcs,
     registers: GeneralRegisters,
     launched: bool,
-    /// Whether INVVPID takes a single address.
-    invvpid_by_address: bool,
+    /// Whether translations carry a VPID, so that they survive VM exits, and how to forget them.
+    translations: Option<Translations>,
     secondary: SecondaryControls,
     /// Primary controls as they stand in the VMCS.
     primary: u64,
@@ -167,10 +167,10 @@ impl Vmx {
         registers.gpr[3] = entry.rbx;
         registers.gpr[6] = entry.rsi;
         Ok(Vmx {
+            translations: vmcs.translations(&capabilities),
             vmcs,
             registers,
             launched: false,
-            invvpid_by_address: capabilities.invvpid_by_address,
             secondary: capabilities.secondary,
             primary: capabilities.primary.into(),
             exceptions: EXCEPTIONS,
@@ -191,11 +191,6 @@ impl Vmx {
         })
     }
 
-    /// Whether translations carry a VPID, so that they survive VM exits.
-    fn has_vpid(&self) -> bool {
-        self.secondary.contains(SecondaryControls::ENABLE_VPID)
-    }
-
     /// Whether the guest can have RDTSCP.
     fn has_rdtscp(&self) -> bool {
         self.secondary.contains(SecondaryControls::ENABLE_RDTSCP)
@@ -207,12 +202,23 @@ impl Vmx {
         }
     }
 
+    /// # Safety
+    /// As [`Vmcs::write_guarded`].
+    unsafe fn update_guarded(&mut self, field: u32, value: u64) {
+        if self.vmcs.read(field) != value {
+            // SAFETY: the caller's.
+            unsafe { self.vmcs.write_guarded(field, value) };
+        }
+    }
+
     fn switch_primary(&mut self, bit: PrimaryControls, on: bool) {
         let bit = u64::from(bit.bits());
         let primary = if on { self.primary | bit } else { self.primary & !bit };
         if primary != self.primary {
             self.primary = primary;
-            self.vmcs.write(control::PRIMARY_PROCBASED_EXEC_CONTROLS, primary);
+            // SAFETY: a bit that is switched decides what exits: windows, reads of CR3, INVLPG.
+            // None lets the guest load a CR3.
+            unsafe { self.vmcs.write_guarded(control::PRIMARY_PROCBASED_EXEC_CONTROLS, primary) };
         }
     }
 }
@@ -231,7 +237,7 @@ impl Backend for Vmx {
     fn describe(&self) -> String {
         format!(
             "VMX without EPT, VPID {}, {} CR3 targets",
-            if self.has_vpid() { "on" } else { "not there" },
+            if self.translations.is_some() { "on" } else { "not there" },
             self.cr3_targets
         )
     }

@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use umbra_vcpu::backend::{CodeMode, ControlRegisters, Registers, Retirement, rflags};
+use umbra_vcpu::backend::{ControlRegisters, Registers, Retirement, rflags};
 use umbra_vcpu::breakpoints::Breakpoints;
 use umbra_vcpu::control::cr4_more;
 use x86::vmx::vmcs::guest;
@@ -21,10 +21,8 @@ impl Retirement for Vmx {
         Some(self.exit_instruction_length())
     }
 
-    fn is_plain(&self) -> bool {
-        self.code_mode() == CodeMode::Bits64
-            && self.rflags() & rflags::TF == 0
-            && !Breakpoints::enabled(self.vmcs.read(guest::DR7))
+    fn is_untraced(&self) -> bool {
+        self.rflags() & rflags::TF == 0 && !Breakpoints::enabled(self.vmcs.read(guest::DR7))
     }
 
     fn breakpoints(&self) -> Breakpoints {

@@ -35,14 +35,17 @@ pub fn write_controls(vmcs: &mut Vmcs, capabilities: &Capabilities, msr_bitmap: 
         (control::CR4_GUEST_HOST_MASK, !CR4_GUEST),
         (guest::LINK_PTR_FULL, u64::MAX),
     ];
-    fields.into_iter().for_each(|(field, value)| vmcs.write(field, value));
+    // SAFETY: no memory is reached without CR3, which `set_controls` gives; every load of CR3
+    // exits, and the MSR bitmap passes only MSRs that the hypervisor does not use.
+    fields.into_iter().for_each(|(field, value)| unsafe { vmcs.write_guarded(field, value) });
     if capabilities.primary & PrimaryControls::SECONDARY_CONTROLS.bits() != 0 {
-        vmcs.write(
-            control::SECONDARY_PROCBASED_EXEC_CONTROLS,
-            capabilities.secondary.bits().into(),
-        );
-        if capabilities.secondary.contains(SecondaryControls::ENABLE_VPID) {
-            vmcs.write(control::VPID, VPID.into());
+        let secondary = capabilities.secondary;
+        // SAFETY: no EPT among them; the VPID is the guest's alone.
+        unsafe {
+            vmcs.write_guarded(control::SECONDARY_PROCBASED_EXEC_CONTROLS, secondary.bits().into());
+            if secondary.contains(SecondaryControls::ENABLE_VPID) {
+                vmcs.write_guarded(control::VPID, VPID.into());
+            }
         }
     }
 }
@@ -70,7 +73,8 @@ pub fn write_host_state(vmcs: &mut Vmcs, tables: &Tables) {
         (host::IA32_SYSENTER_EIP, 0),
         (host::RIP, enter::exit_address()),
     ];
-    fields.into_iter().for_each(|(field, value)| vmcs.write(field, value));
+    // SAFETY: the hypervisor as it runs, which does not change it.
+    fields.into_iter().for_each(|(field, value)| unsafe { vmcs.write_guarded(field, value) });
 }
 
 /// The guest at its first instruction.

@@ -30,7 +30,7 @@ use umbra_paging::{Gfn, PAGE_SIZE};
 
 use crate::policy::{Answer, CallSite, TableWrite, Unsync, UnsyncFlush, WritePolicy};
 
-/// CallSites remembered: direct-mapped.
+/// Call sites remembered: direct-mapped.
 const SITES: usize = 256;
 /// Detached frames of which the site is remembered: direct-mapped.
 const DETACHED: usize = 64;

@@ -151,6 +151,17 @@ fn tables() -> impl Iterator<Item = (TableFormat, Level, bool)> {
     with_nx.chain([(TableFormat::legacy32(false, 1), Level::L1, false)])
 }
 
+/// The bits of a Mapped entry by which it chooses a memory type other than write-back.
+fn memory_type(setting: &Setting, level: Level, entry: ShadowEntry) -> u64 {
+    let pat = match level {
+        Level::L1 => bits::PS,
+        _ if entry.is_large() => 1 << 12,
+        _ => 0,
+    };
+    let is_mapped = setting.basis.tables.encodings().is_mapped(entry);
+    if is_mapped { entry.raw() & (bits::PWT | bits::PCD | pat) } else { 0 }
+}
+
 #[test]
 fn the_short_way_gives_what_the_general_one_gives() {
     let features = Features::new(40, true);
@@ -172,6 +183,11 @@ fn the_short_way_gives_what_the_general_one_gives() {
                 assert!(
                     plain.is_none_or(|plain| plain == general),
                     "{format:?} {level:?} {raw:#x}: {plain:?} {general:?}"
+                );
+                assert_eq!(
+                    memory_type(&setting, level, general),
+                    0,
+                    "{format:?} {level:?} {raw:#x}"
                 );
                 known += u32::from(plain.is_some());
                 of += 1;

@@ -4,7 +4,7 @@ use umbra_paging::{Gfn, Mode, Paging};
 
 use super::Mmu;
 use crate::policy::WritePolicy;
-use crate::{Env, Root, RootFormat};
+use crate::{Env, LoadableRoot, Root, RootFormat};
 
 impl<P> Mmu<P> {
     /// What the real CR3 of a vCPU must hold. Changes with [`Mmu::load_paging`],
@@ -16,7 +16,7 @@ impl<P> Mmu<P> {
     /// # fn main() {
     /// let (host, mmu) = start();
     /// let root = mmu.root(&host, 0);
-    /// assert!(root.hpa.raw() >= 1 << 20, "a shadow frame");
+    /// assert!(root.hpa().raw() >= 1 << 20, "a shadow frame");
     /// # }
     /// ```
     ///
@@ -29,7 +29,7 @@ impl<P> Mmu<P> {
             Mode::Off | Mode::Legacy32 { .. } | Mode::Pae { .. } => RootFormat::Pae,
             Mode::Long4 => RootFormat::Long4,
         };
-        Root { hpa: env.hpa(frame), format }
+        Root::new(env.hpa(frame), format)
     }
 
     /// Follows a change of the guest's CR0, CR3, CR4 or EFER, or of its PDPTE registers. Under PAE
@@ -68,7 +68,7 @@ impl<P> Mmu<P> {
     /// # fn main() {
     /// let (mut host, mut mmu) = start();
     /// assert!(mmu.allow_native_load(&mut host, 0));
-    /// assert_eq!(mmu.root(&host, 0).hpa.raw(), 0x1000, "as the guest's own CR3");
+    /// assert_eq!(mmu.root(&host, 0).hpa().raw(), 0x1000, "as the guest's own CR3");
     /// # }
     /// ```
     ///
@@ -125,6 +125,14 @@ impl<P> Mmu<P> {
     /// If there is no such vCPU.
     pub fn is_loadable(&self, vcpu: usize, root: Gfn) -> bool {
         self.shadow.roots().find_loadable(self.shadow.tables(), vcpu, root).is_some()
+    }
+
+    /// The root in this guest frame, if a vCPU may load it by itself.
+    ///
+    /// # Panics
+    /// If there is no such vCPU.
+    pub fn loadable(&self, vcpu: usize, root: Gfn) -> Option<LoadableRoot> {
+        self.is_loadable(vcpu, root).then(|| LoadableRoot::new(root))
     }
 
     /// How many roots a vCPU may load by itself: as configured, or fewer if the pool is small.

@@ -100,3 +100,46 @@ impl Copies {
 pub(crate) fn has_present(group: &[u64; GROUP]) -> bool {
     group.iter().fold(0, |all, entry| all | entry) & bits::P != 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ZEROS: &[u64; GROUP] = &[0; GROUP];
+
+    #[test]
+    fn a_fresh_copy_tells_nothing_of_what_is_in_use() {
+        let mut copies = Copies::new();
+        let (copy, before) = copies.give(5, 0b10);
+        assert_eq!(before, None);
+        assert_eq!(
+            copies.changed_in(Some(copy), 0, ZEROS),
+            0,
+            "NotPresent, as what is made from nothing"
+        );
+        assert_eq!(copies.changed_in(Some(copy), 1, ZEROS), u8::MAX);
+        copies.note(copy, 1, &[7; GROUP]);
+        assert_eq!(copies.changed_in(Some(copy), 1, &[7, 7, 0, 7, 7, 7, 7, 1]), 0b1000_0100);
+        copies.stored(copy, 1);
+        assert_eq!(copies.changed_in(Some(copy), 1, &[7; GROUP]), u8::MAX);
+        assert_eq!(copies.changed_in(None, 0, ZEROS), u8::MAX);
+    }
+
+    #[test]
+    fn a_copy_that_is_given_away_again_is_a_fresh_one() {
+        let mut copies = Copies::new();
+        let (first, _) = copies.give(5, 0);
+        copies.note(first, 3, &[7; GROUP]);
+        let given: Vec<_> =
+            (6..6 + COPIES as u32).map(|frame| copies.give(frame, 1 << 3)).collect();
+        assert_eq!(given[COPIES - 1], (first, Some(5)), "its owner is told");
+        assert!(
+            given[..COPIES - 1].iter().all(|(copy, before)| *copy != first && before.is_none())
+        );
+        assert_eq!(copies.changed_in(Some(first), 3, &[7; GROUP]), u8::MAX);
+        assert_eq!(copies.changed_in(Some(first), 2, ZEROS), 0);
+        copies.take(first);
+        let owners: Vec<_> = (0..COPIES).map(|_| copies.give(99, 0)).collect();
+        assert_eq!(owners[COPIES - 1], (first, None), "nobody's any more");
+    }
+}

@@ -35,7 +35,7 @@ impl Good {
 
     /// Where the shadow entry for `gva` stands that the hardware reads at `level`.
     fn slot(&self, gva: u64, level: Level) -> (u32, usize) {
-        let mut frame = self.machine.frame(self.mmu.root(&self.machine, 0).hpa);
+        let mut frame = self.machine.frame(self.mmu.root(&self.machine, 0).hpa());
         for above in [Level::L4, Level::L3, Level::L2, Level::L1] {
             let index = Gva::new(gva).index(above);
             if above == level {
@@ -118,7 +118,7 @@ fn a_link_to_another_page_or_with_more_rights() {
         machine.poke(2, 0, 3 << 12 | P | A | bits::NX);
     });
     good.settle(0, Access::supervisor_read());
-    let root = good.machine.frame(good.mmu.root(&good.machine, 0).hpa);
+    let root = good.machine.frame(good.mmu.root(&good.machine, 0).hpa());
     let elsewhere = good.machine.hpa(root).raw();
     let slot = good.slot(0, Level::L3);
     for bit in [W, U, bits::NX, bits::PS] {
@@ -273,7 +273,7 @@ fn identity_pages_below_a_large_page_with_more_than_it_gives() {
 fn pdptes_of_a_guest_without_paging() {
     let mut good = Good::new(|_| ());
     good.mmu.load_paging(&mut good.machine, 0, Paging { mode: Mode::Off, ..paging(0) });
-    let root = good.machine.frame(good.mmu.root(&good.machine, 0).hpa);
+    let root = good.machine.frame(good.mmu.root(&good.machine, 0).hpa());
     good.refuses((root, 1), |_| trap_entry(), Invariant::Lifetime);
     let second = good.machine.read_shadow(root, 1);
     good.refuses((root, 0), |_| second, Invariant::NeverWider);

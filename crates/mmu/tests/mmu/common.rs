@@ -149,7 +149,7 @@ impl Machine {
     /// through.
     pub fn frame_of_table<Q>(&self, table: u64, mmu: &Mmu<Q>) -> usize {
         assert_eq!(self.peek(3, 0).frame(), Gfn::new(table));
-        let mut hpa = mmu.root(self, 0).hpa;
+        let mut hpa = mmu.root(self, 0).hpa();
         for _ in 0..3 {
             hpa = Hpa::new(self.read_shadow(self.frame_at(hpa), 0) & bits::ADDRESS);
         }
@@ -324,10 +324,10 @@ pub enum Seen {
 
 pub fn hardware<P>(machine: &Machine, mmu: &Mmu<P>, gva: u64) -> Seen {
     let (root, nxe) = (mmu.root(machine, 0), mmu.paging(0).nxe);
-    let (mut table, mut level, format) = match root.format {
-        RootFormat::Long4 => (root.hpa, Level::L4, Format::Long4),
+    let (mut table, mut level, format) = match root.format() {
+        RootFormat::Long4 => (root.hpa(), Level::L4, Format::Long4),
         RootFormat::Pae => {
-            let raw = machine.read_shadow(machine.frame_at(root.hpa), (gva >> 30) as usize & 3);
+            let raw = machine.read_shadow(machine.frame_at(root.hpa()), (gva >> 30) as usize & 3);
             assert!(
                 Pdptes::checked([raw, 0, 0, 0], &FEATURES).is_ok(),
                 "VM entry would fail: {raw:#x}"

@@ -50,7 +50,7 @@ fn pfec(outcome: FaultOutcome) -> Pfec {
 #[test]
 fn a_pae_guest_runs_on_its_pdptes() {
     let (mut machine, mut mmu) = start(EmulateReachable, pae([0, 0x2001, 0, 0]), pae_chain);
-    assert_eq!(mmu.root(&machine, 0).format, RootFormat::Pae);
+    assert_eq!(mmu.root(&machine, 0).format(), RootFormat::Pae);
     for gib in [0, 2, 3] {
         assert_eq!(hardware(&machine, &mmu, gib * GIB), Seen::NotPresent);
     }
@@ -246,7 +246,7 @@ const FIFTH: u64 = 5 << 22;
 #[test]
 fn both_halves_of_a_32_bit_table_are_mapped() {
     let (mut machine, mut mmu) = start(EmulateReachable, legacy(2, false), legacy_chain);
-    assert_eq!(mmu.root(&machine, 0).format, RootFormat::Pae);
+    assert_eq!(mmu.root(&machine, 0).format(), RootFormat::Pae);
     assert_eq!(hardware(&machine, &mmu, 0), Seen::NotPresent);
     for (gva, gfn) in [(FIFTH + 0x7000, 9), (FIFTH + 0x20_7000, 10)] {
         assert_eq!(hardware(&machine, &mmu, gva), Seen::Reserved);

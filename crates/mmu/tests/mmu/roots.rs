@@ -36,9 +36,9 @@ fn offer(machine: &mut Machine, mmu: &mut Mmu) -> bool {
 fn an_offered_root_lies_where_the_guests_cr3_points() {
     let (mut machine, mut mmu) = start(2);
     settle(&mut machine, &mut mmu, 0x1000, READ);
-    assert_ne!(mmu.root(&machine, 0).hpa.raw(), 0x1000);
+    assert_ne!(mmu.root(&machine, 0).hpa().raw(), 0x1000);
     assert!(offer(&mut machine, &mut mmu) && offer(&mut machine, &mut mmu));
-    assert_eq!(mmu.root(&machine, 0).hpa.raw(), 0x1000);
+    assert_eq!(mmu.root(&machine, 0).hpa().raw(), 0x1000);
     assert_eq!(mmu.counters().roots_moved, 1);
     // What mapped the guest's frame follows it; a tracked table is never writable.
     settle(&mut machine, &mut mmu, 0x1000, READ);
@@ -58,7 +58,7 @@ fn the_guest_switches_between_two_roots() {
     for root in [1, 10, 1, 1, 10] {
         mmu.switched(0, Gfn::new(root));
         mmu.audit(&machine).unwrap();
-        assert_eq!(mmu.root(&machine, 0).hpa.raw(), root << 12);
+        assert_eq!(mmu.root(&machine, 0).hpa().raw(), root << 12);
         assert_eq!(mmu.paging(0).root, Gfn::new(root));
         settle(&mut machine, &mut mmu, 0, READ);
     }
@@ -91,6 +91,11 @@ fn there_is_room_for_so_many() {
         assert_eq!(
             (mmu.is_loadable(0, Gfn::new(1)), mmu.is_loadable(0, Gfn::new(10))),
             (false, room > 0)
+        );
+        let loadable = mmu.loadable(0, Gfn::new(10)).map(|root| root.gfn());
+        assert_eq!(
+            (mmu.loadable(0, Gfn::new(1)), loadable),
+            (None, (room > 0).then_some(Gfn::new(10)))
         );
     }
 }
@@ -178,7 +183,7 @@ fn the_frame_of_a_revoked_root_lies_where_it_lay() {
     assert!(offer(&mut machine, &mut mmu));
     mmu.revoke(&mut machine, Gfn::new(1)..Gfn::new(2));
     mmu.audit(&machine).unwrap();
-    assert_ne!(mmu.root(&machine, 0).hpa.raw(), 0x1000, "the root in use has moved away");
+    assert_ne!(mmu.root(&machine, 0).hpa().raw(), 0x1000, "the root in use has moved away");
     settle(&mut machine, &mut mmu, 0, READ);
     assert!(offer(&mut machine, &mut mmu), "and can come back");
 }
@@ -226,9 +231,9 @@ fn a_root_that_was_never_loaded_is_switched_to() {
     assert!(offer(&mut machine, &mut mmu) && !mmu.knows_root(0, Gfn::new(10)));
     assert!(allow_other(&mut machine, &mut mmu, 10) && mmu.knows_root(0, Gfn::new(10)));
     assert_eq!(mmu.paging(0).root, Gfn::new(1), "the vCPU runs where it ran");
-    assert_eq!(mmu.root(&machine, 0).hpa.raw(), 0x1000);
+    assert_eq!(mmu.root(&machine, 0).hpa().raw(), 0x1000);
     mmu.switched(0, Gfn::new(10));
-    assert_eq!(mmu.root(&machine, 0).hpa.raw(), 0xa000);
+    assert_eq!(mmu.root(&machine, 0).hpa().raw(), 0xa000);
     // What the two roots share is there already.
     assert_eq!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 9, user: true, write: true });
     // Its writes are seen from the start.

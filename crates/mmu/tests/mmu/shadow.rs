@@ -215,8 +215,8 @@ fn paging_off_runs_on_four_pdptes() {
     let mut machine = Machine::new(2048, 64);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
     let root = mmu.root(&machine, 0);
-    assert_eq!(root.format, RootFormat::Pae);
-    let frame = machine.frame(root.hpa);
+    assert_eq!(root.format(), RootFormat::Pae);
+    let frame = machine.frame(root.hpa());
     for index in 0..4 {
         let pdpte = machine.read_shadow(frame, index);
         assert_eq!(pdpte & !bits::ADDRESS, P, "PDPTE {index}");

@@ -109,7 +109,7 @@ fn nx_of_a_gib_page_stands_in_its_link() {
     let mut mmu = Mmu::new(config, &mut machine).unwrap();
     mmu.load_paging(&mut machine, 0, paging(1));
     settle(&mut machine, &mut mmu, 1 << 30 | 0x20_0000, Access::user_read());
-    let root = machine.frame_at(mmu.entry_state(&machine, 0).root.hpa);
+    let root = machine.frame_at(mmu.entry_state(&machine, 0).root.hpa());
     let below = machine.frame_at(Hpa::new(machine.read_shadow(root, 0) & bits::ADDRESS));
     assert_eq!(machine.read_shadow(below, 1) & (P | bits::NX), P | bits::NX);
 }

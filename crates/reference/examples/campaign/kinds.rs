@@ -17,8 +17,13 @@ impl Kinds {
         let (program, config) = (recipe.program(), recipe.config());
         let memory =
             if program.has_high_memory() { "memory above 4 GiB" } else { "memory below 4 GiB" };
-        for kind in [program.theme().to_owned(), format!("{} vCPU", config.cpus), memory.to_owned()]
-        {
+        let formats = program.formats().to_owned();
+        for kind in [
+            program.theme().to_owned(),
+            formats,
+            format!("{} vCPU", config.cpus),
+            memory.to_owned(),
+        ] {
             let coverage = self.0.entry(kind).or_default();
             coverage.merge(met);
             coverage.add("programs", 1);

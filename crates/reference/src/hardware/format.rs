@@ -59,13 +59,22 @@ impl Width {
         }
     }
 
+    /// How many entries a structure has.
+    pub(crate) fn entries(self) -> u64 {
+        match self {
+            Width::Eight => 512,
+            Width::Four { .. } => 1024,
+        }
+    }
+
+    /// Where the entry of this index stands.
+    pub(crate) fn at(self, table: PhysAddr, index: u64) -> PhysAddr {
+        PhysAddr::new(table.raw() + index * (4096 / self.entries()))
+    }
+
     /// Where the entry of this linear address stands.
     pub(crate) fn place(self, table: PhysAddr, gva: Gva, level: u8) -> PhysAddr {
-        let above = gva.raw() >> self.shift(level);
-        PhysAddr::new(match self {
-            Width::Eight => table.raw() + above % 512 * 8,
-            Width::Four { .. } => table.raw() + above % 1024 * 4,
-        })
+        self.at(table, (gva.raw() >> self.shift(level)) % self.entries())
     }
 
     pub(crate) fn read(self, memory: &impl PhysicalMemory, at: PhysAddr) -> u64 {

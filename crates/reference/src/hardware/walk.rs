@@ -167,14 +167,14 @@ pub(crate) fn step(
     step_to(memory, control, Width::of(control).place(from.table, gva, from.level), from)
 }
 
-/// Reads the entry of this index, of 8 bytes.
+/// Reads the entry of this index.
 pub(crate) fn step_at(
     memory: &impl PhysicalMemory,
     control: &Control,
     index: u64,
     from: Start,
 ) -> Result<Visit, End> {
-    step_to(memory, control, PhysAddr::new(from.table.raw() + 8 * index), from)
+    step_to(memory, control, Width::of(control).at(from.table, index), from)
 }
 
 fn step_to(

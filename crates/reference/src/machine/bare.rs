@@ -75,7 +75,7 @@ impl Machine for Bare {
 
     fn speculate(&mut self) {
         for (control, unit) in &mut self.cpus {
-            unit.speculate(&mut self.memory, control, self.universe.pages());
+            unit.speculate(&mut self.memory, control, self.universe.pages_in(&control.mode));
         }
     }
 

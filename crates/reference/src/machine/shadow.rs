@@ -18,7 +18,7 @@ use umbra_mmu::{
     Config, Encodings, EntryState, FaultContext, FaultOutcome, FilterPolicy, GuestFaults, Mmu,
     RootFormat, TranslateError, Work,
 };
-use umbra_paging::{Access, Cr3Value, Features, Gfn, Gpa, Gva, Mode, Paging, Pfec};
+use umbra_paging::{Access, Cr3Value, Features, Gfn, Gpa, Gva, Paging, Pfec};
 
 use super::{Broken, Interleaved, Machine, Planned, Preempt, Start};
 use crate::coverage::{Coverage, Moment};
@@ -26,7 +26,7 @@ use crate::hardware::{Control, Filter, PageFault, PagingMode, PagingUnit};
 use crate::memory::{PhysAddr, PhysicalMemory};
 use crate::oracle::{Change, Observed, Piece};
 use crate::program::HostEvent;
-use crate::registers::{Cpu, Invalidation, Privileged, Registers};
+use crate::registers::{Cpu, Invalidation, Privileged, Registers, pdpte_reserved};
 use crate::universe::{HOT, Universe, hot, used};
 pub use cpu::Protocol;
 use cpu::{Attempt, Entry, Presence};
@@ -165,7 +165,7 @@ impl Shadow {
         let mut mmu = Mmu::with_policy(mmu_config, &mut host, dice)
             .expect("the test asks for a possible configuration");
         for cpu in 0..cpus {
-            mmu.load_paging(&mut host, cpu, paging(&registers));
+            mmu.load_paging(&mut host, cpu, registers.for_mmu(&model));
         }
         Shadow {
             config,
@@ -330,7 +330,7 @@ impl Shadow {
     /// The registers that the hardware walks by when it enters the guest now.
     fn loaded(&self, cpu: usize) -> Result<Control, Broken> {
         let root = self.mmu.root(&self.host, cpu);
-        let table = PhysAddr::new(root.hpa.raw());
+        let table = PhysAddr::new(root.hpa().raw());
         let registers = self.host.cpu(cpu).registers;
         let own = registers.root;
         if self.mmu.is_loadable(cpu, own) && table.raw() != own.base().raw() {
@@ -338,14 +338,16 @@ impl Shadow {
                 "the guest's CR3 names {own:?}, and its loadable root is at {table:?}"
             )));
         }
-        if *self.mmu.paging(cpu) != paging(&registers) {
+        if *self.mmu.paging(cpu) != registers.for_mmu(&self.model) {
             let found = self.mmu.paging(cpu);
             return Err(Broken(format!("the guest runs as {found:?} with {registers:?}")));
         }
         let guest = registers.control(&self.model);
-        // The real WP is always set: tracking would be void without it.
-        let real = Control { wp: true, maxphyaddr: self.config.host_maxphyaddr, ..guest };
-        match root.format {
+        // The real WP is always set: tracking would be void without it. A fetch is told from a read
+        // by NXE with CR4.PAE only, which 32-bit paging has not.
+        let nxe = guest.nxe && !matches!(guest.mode, PagingMode::Legacy32 { .. });
+        let real = Control { wp: true, nxe, maxphyaddr: self.config.host_maxphyaddr, ..guest };
+        match root.format() {
             RootFormat::Long4 => Ok(Control { mode: PagingMode::Long4 { root: table }, ..real }),
             RootFormat::Pae => {
                 let mut pdptes = [0; 4];
@@ -356,15 +358,16 @@ impl Shadow {
                         return Err(Broken(format!("VM entry fails: the PDPTE {n} is {pdpte:#x}")));
                     }
                 }
-                Ok(Control {
-                    mode: PagingMode::Pae { pdptes },
-                    pcid: 0,
-                    smep: false,
-                    smap: false,
-                    ..real
-                })
+                // Without paging the guest has no user mode to keep out.
+                let (smep, smap) = (real.smep && registers.paging, real.smap && registers.paging);
+                Ok(Control { mode: PagingMode::Pae { pdptes }, pcid: 0, smep, smap, ..real })
             }
         }
+    }
+
+    /// The guest's paging mode.
+    fn mode(&self, cpu: usize) -> PagingMode {
+        self.host.cpu(cpu).registers.control(&self.model).mode
     }
 
     /// Carries an instruction out as an instruction emulator does.
@@ -534,7 +537,8 @@ impl Machine for Shadow {
             let out = self.host.cpu(cpu).is_out();
             self.enter(cpu)?;
             if out {
-                self.host.speculate(cpu, self.universe.pages());
+                let mode = self.mode(cpu);
+                self.host.speculate(cpu, self.universe.pages_in(&mode));
             }
             let fault = match self.host.attempt(cpu, access, pieces).map_err(Broken)? {
                 Attempt::Done(places) => return Ok(Observed::Done(places)),
@@ -638,14 +642,12 @@ impl Machine for Shadow {
         }
         self.leave(cpu)?;
         let before = std::mem::replace(&mut self.host.cpu_mut(cpu).registers, *after);
-        if paging(&before) != paging(after) || matches!(instruction, Privileged::LoadCr3 { .. }) {
-            let roles = |registers: &Registers| Paging { root: Gfn::new(0), ..paging(registers) };
-            if roles(&before) != roles(after) {
+        let (old, new) = (before.for_mmu(&self.model), after.for_mmu(&self.model));
+        if old != new || matches!(instruction, Privileged::LoadCr3 { .. }) {
+            if (Paging { root: new.root, ..old }) != new {
                 self.moment.note("shadow: role changes");
             }
-            self.call(EntryPoint::LoadPaging, |mmu, host| {
-                mmu.load_paging(host, cpu, paging(after))
-            });
+            self.call(EntryPoint::LoadPaging, |mmu, host| mmu.load_paging(host, cpu, new));
         }
         if let Privileged::LoadCr3 { root, pcid, no_flush } = instruction {
             let value = operand(after, root, pcid, no_flush);
@@ -740,6 +742,7 @@ impl Machine for Shadow {
 
     fn speculate(&mut self) {
         for cpu in self.host.cpus() {
+            let mode = self.mode(cpu);
             // Some CPUs stay out for a while, others are on their way in.
             if self.host.cpu(cpu).is_out() {
                 match self.random.u8(..8) {
@@ -748,7 +751,7 @@ impl Machine for Shadow {
                     _ => (),
                 }
             }
-            self.host.speculate(cpu, self.universe.pages());
+            self.host.speculate(cpu, self.universe.pages_in(&mode));
         }
     }
 
@@ -795,23 +798,4 @@ impl Machine for Shadow {
             coverage.unit("shadow", self.host.cpu(cpu).unit.counters());
         }
     }
-}
-
-/// What the MMU is told of the registers.
-fn paging(registers: &Registers) -> Paging {
-    Paging {
-        mode: if registers.paging { Mode::Long4 } else { Mode::Off },
-        root: registers.root,
-        wp: registers.wp,
-        smep: registers.smep,
-        smap: registers.smap,
-        pge: registers.pge,
-        nxe: registers.nxe,
-    }
-}
-
-/// Bits that must be clear in a present PDPTE (SDM, "Format of a PAE Page-Directory-Pointer-Table
-/// Entry").
-fn pdpte_reserved(maxphyaddr: u8) -> u64 {
-    0b1_1110_0110 | u64::MAX << maxphyaddr
 }

@@ -7,7 +7,7 @@ use umbra_paging::{Access, Gva, Pfec};
 
 use super::{Change, Oracle};
 use crate::hardware::{
-    A, D, Page, PageFault, PagingMode, Rights, Start, Walk, judge, step_at, walk, walk_from,
+    A, D, Page, PageFault, PagingMode, Start, Walk, Width, judge, root, step_at, walk, walk_from,
 };
 use crate::memory::{PhysAddr, PhysicalMemory, Ram, overlay};
 
@@ -36,9 +36,9 @@ pub struct Candidate {
     pub result: Result<PhysAddr, Pfec>,
     /// Accessed and dirty bits that are set then, and no less.
     pub required: ArrayVec<(PhysAddr, u64), 4>,
-    /// Entries whose accessed bit may be set by the way: those that a walk goes through before it
+    /// Accessed bits that may be set by the way: of the entries that a walk goes through before it
     /// faults.
-    pub passed: ArrayVec<PhysAddr, 4>,
+    pub passed: ArrayVec<(PhysAddr, u64), 4>,
 }
 
 /// Bits of words that are set, or may be.
@@ -61,20 +61,20 @@ impl Oracle {
             let result = Ok(PhysAddr::new(gva.raw() & 0xffff_ffff));
             return vec![Candidate { result, required: ArrayVec::new(), passed: ArrayVec::new() }];
         }
-        let path =
-            self.universe.path(gva).expect("the oracle is asked about addresses of its universe");
+        let tree = self.universe.tree(&control.mode);
+        let path = tree.path(gva).expect("the oracle is asked about addresses of its universe");
         let full = |cause| cause | control.access_code(access);
         let by_walk = |found: Walk| {
             let result = judge(control, gva, access, &found).map_err(full);
             let mut required = ArrayVec::new();
             for visit in found.visits.iter().filter(|_| result.is_ok()) {
                 let dirty = access.is_write() && visit.page().is_some();
-                required.push((visit.at, if dirty { A | D } else { A }));
+                required.push(visit.in_word(if dirty { A | D } else { A }));
             }
             Candidate {
                 result,
                 required,
-                passed: found.visits.iter().map(|visit| visit.at).collect(),
+                passed: found.visits.iter().map(|visit| visit.in_word(A)).collect(),
             }
         };
         let by_translation = |page: &Page| {
@@ -115,7 +115,7 @@ impl Oracle {
             pieces.iter().map(|piece| self.candidates(cpu, piece.gva, access)).collect();
         let mut may = Bits::new();
         for candidate in allowed.iter().flatten() {
-            join(&mut may, candidate.passed.iter().map(|&at| (at, A)));
+            join(&mut may, candidate.passed.iter().copied());
         }
         // Each way to choose one candidate per piece that explains the observation: the bits it
         // requires.
@@ -244,10 +244,11 @@ impl Oracle {
             let least = old | must.get(&at).unwrap_or(&0);
             let most = least | may.get(&at).unwrap_or(&0);
             let (least, most) = (least & !mask | value, most & !mask | value);
-            if now & least == least && now & !most == A {
+            let more = now & !most;
+            if now & least == least && more != 0 && more & !(A | A << 32) == 0 {
                 // Words without a change are not looked at, so few are: see `speculation_marks`.
                 let marked = ahead.get_or_insert_with(|| self.speculation_marks(&changed));
-                if marked.contains(&at) {
+                if marked.get(&at).is_some_and(|bits| more & !bits == 0) {
                     continue;
                 }
             }
@@ -283,22 +284,27 @@ impl Oracle {
     /// those on the way to any address that it might speculate about (SDM, "Accessed and Dirty
     /// Flags" and "Details of TLB Use"). The way goes on below an entry only if its own A is set,
     /// for the CPU sets the flags from the root down. D is set by writes alone.
-    fn speculation_marks(&self, changed: &BTreeMap<PhysAddr, u64>) -> BTreeSet<PhysAddr> {
+    fn speculation_marks(&self, changed: &BTreeMap<PhysAddr, u64>) -> Bits {
         let memory = Changed { memory: &self.memory, words: changed };
-        let mut marks = BTreeSet::new();
-        for (control, possible) in &self.cpus {
-            let PagingMode::Long4 { root } = control.mode else { continue };
-            let mut starts = vec![Start { table: root, level: 4, rights: Rights::FULL }];
+        let mut marks = Bits::new();
+        for (control, possible) in
+            self.cpus.iter().filter(|(control, _)| control.mode != PagingMode::Off)
+        {
+            let width = Width::of(control);
+            // Those of PAE paging are one for each GiB.
+            let mut starts: Vec<Start> =
+                (0..4).filter_map(|n| root(control, Gva::new(n << 30))).collect();
             starts.extend(possible.all_structures(control.pcid));
             let mut seen = BTreeSet::new();
             while let Some(start) = starts.pop() {
                 if !seen.insert((start.table, start.level)) {
                     continue;
                 }
+                let entries = 0..width.entries();
                 for visit in
-                    (0..512).filter_map(|index| step_at(&memory, control, index, start).ok())
+                    entries.filter_map(|index| step_at(&memory, control, index, start).ok())
                 {
-                    marks.insert(visit.at);
+                    join(&mut marks, [visit.in_word(A)]);
                     if visit.entry & A != 0 && visit.page().is_none() {
                         starts.push(visit.next());
                     }

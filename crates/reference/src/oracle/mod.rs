@@ -63,17 +63,17 @@ impl Oracle {
     pub fn executed(&mut self, cpu: usize, control: Control, invalidation: Invalidation) {
         let (state, possible) = &mut self.cpus[cpu];
         *state = control;
+        let tree = self.universe.tree(&control.mode);
+        let path = |gva: Gva| tree.path(gva).map(|path| &path[..]);
         match invalidation {
             Invalidation::Nothing => (),
             Invalidation::Page(gva) => {
                 // A page outside the universe has no translations here, but the structures go all
                 // the same.
-                possible.invlpg(control.pcid, self.universe.path(gva));
+                possible.invlpg(control.pcid, path(gva));
             }
             Invalidation::Context => possible.drop_pcid(control.pcid),
-            Invalidation::Address(pcid, gva) => {
-                possible.drop_address(pcid, self.universe.path(gva))
-            }
+            Invalidation::Address(pcid, gva) => possible.drop_address(pcid, path(gva)),
             Invalidation::Pcid(pcid) => possible.drop_pcid(pcid),
             Invalidation::AllButGlobals => possible.drop_all_but_globals(),
             Invalidation::All => possible.clear(),
@@ -84,7 +84,7 @@ impl Oracle {
     /// A page fault at `gva` was delivered: it invalidated what might make it recur.
     fn faulted(&mut self, cpu: usize, gva: Gva) {
         let (control, possible) = &mut self.cpus[cpu];
-        if let Some(path) = self.universe.path(gva) {
+        if let Some(path) = self.universe.tree(&control.mode).path(gva) {
             possible.page_fault(control.pcid, path);
         }
         self.learn();
@@ -93,8 +93,8 @@ impl Oracle {
     /// Adds what may be cached of memory as it is now. Idempotent; called after every change.
     fn learn(&mut self) {
         for (control, possible) in &mut self.cpus {
-            if let PagingMode::Long4 { root } = control.mode {
-                possible.learn(&self.universe, &self.memory, control, root);
+            if control.mode != PagingMode::Off {
+                possible.learn(self.universe.tree(&control.mode), &self.memory, control);
             }
         }
     }

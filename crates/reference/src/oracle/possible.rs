@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use crate::hardware::{A, Control, Page, Rights, Start, step};
+use crate::hardware::{A, Control, Page, PagingMode, Start, root, step};
 use crate::memory::{PhysAddr, PhysicalMemory};
-use crate::universe::Universe;
+use crate::universe::{Tree, Universe};
 
-/// Possible cache contents under one PCID, per node of the universe.
+/// Possible cache contents under one PCID, per node of the tree that paging divides. Nothing is
+/// cached when that becomes another: a change of the format drops everything.
 #[derive(Clone, Debug)]
 struct Context {
     /// The root under which the PCID was last in use.
-    root: PhysAddr,
+    root: PagingMode,
     /// By the prefix of the cached entry: where a walk may go on.
     structures: Vec<Vec<Start>>,
     translations: Vec<Vec<Page>>,
@@ -26,36 +27,30 @@ pub(super) struct Possible {
 
 impl Possible {
     pub(super) fn new(universe: &Universe) -> Possible {
-        let nodes = universe.nodes().len();
+        let nodes = universe.most_nodes();
         Possible { nodes, contexts: BTreeMap::new(), globals: vec![Vec::new(); nodes] }
     }
 
     /// Adds what the entries in memory allow to be cached now: at each prefix, below the root or
     /// any possible structure, an entry that is present, has no reserved bit and has its accessed
     /// flag set (SDM, "Caches for Paging Structures" and "TLBs").
-    pub(super) fn learn(
-        &mut self,
-        universe: &Universe,
-        memory: &impl PhysicalMemory,
-        control: &Control,
-        root: PhysAddr,
-    ) {
+    pub(super) fn learn(&mut self, tree: &Tree, memory: &impl PhysicalMemory, control: &Control) {
         let nodes = self.nodes;
         let context = self.contexts.entry(control.pcid).or_insert_with(|| Context {
-            root,
+            root: control.mode,
             structures: vec![Vec::new(); nodes],
             translations: vec![Vec::new(); nodes],
         });
-        if context.root != root {
-            context.root = root;
-            fracture(&mut context.translations, universe);
-            fracture(&mut self.globals, universe);
+        if context.root != control.mode {
+            context.root = control.mode;
+            fracture(&mut context.translations, tree);
+            fracture(&mut self.globals, tree);
         }
-        for (at, node) in universe.nodes().iter().enumerate() {
-            let root = [Start { table: root, level: 4, rights: Rights::FULL }];
+        for (at, node) in tree.nodes().iter().enumerate() {
+            let root = root(control, node.gva);
             // Parents stand before children, so the split leaves the parent on the left.
             let (above, own) = context.structures.split_at_mut(at);
-            let starts = node.parent.map_or(&root[..], |parent| &above[parent]);
+            let starts = node.parent.map_or(root.as_slice(), |parent| &above[parent]);
             for &start in starts {
                 let Ok(visit) = step(memory, control, node.gva, start) else { continue };
                 if visit.entry & A == 0 {
@@ -71,14 +66,14 @@ impl Possible {
     }
 
     /// The translations that may serve an address with this path.
-    pub(super) fn translations(&self, pcid: u16, path: &[usize; 4]) -> impl Iterator<Item = &Page> {
+    pub(super) fn translations(&self, pcid: u16, path: &[usize]) -> impl Iterator<Item = &Page> {
         let own = self.contexts.get(&pcid).map(|context| &context.translations);
         let lists = own.into_iter().chain([&self.globals]);
         lists.flat_map(|list| path.iter().flat_map(|&node| &list[node]))
     }
 
     /// The places where a walk of an address with this path may begin, the root aside.
-    pub(super) fn structures(&self, pcid: u16, path: &[usize; 4]) -> impl Iterator<Item = &Start> {
+    pub(super) fn structures(&self, pcid: u16, path: &[usize]) -> impl Iterator<Item = &Start> {
         let own = self.contexts.get(&pcid).into_iter();
         own.flat_map(|context| path.iter().flat_map(|&node| &context.structures[node]))
     }
@@ -89,21 +84,21 @@ impl Possible {
         own.flat_map(|context| context.structures.iter().flatten().copied())
     }
 
-    pub(super) fn invlpg(&mut self, pcid: u16, path: Option<&[usize; 4]>) {
+    pub(super) fn invlpg(&mut self, pcid: u16, path: Option<&[usize]>) {
         self.drop_translations(pcid, path);
         if let Some(context) = self.contexts.get_mut(&pcid) {
             context.structures.iter_mut().for_each(Vec::clear);
         }
     }
 
-    pub(super) fn page_fault(&mut self, pcid: u16, path: &[usize; 4]) {
+    pub(super) fn page_fault(&mut self, pcid: u16, path: &[usize]) {
         self.drop_translations(pcid, Some(path));
         if let Some(context) = self.contexts.get_mut(&pcid) {
             path.iter().for_each(|&node| context.structures[node].clear());
         }
     }
 
-    fn drop_translations(&mut self, pcid: u16, path: Option<&[usize; 4]>) {
+    fn drop_translations(&mut self, pcid: u16, path: Option<&[usize]>) {
         for &node in path.into_iter().flatten() {
             self.globals[node].clear();
             if let Some(context) = self.contexts.get_mut(&pcid) {
@@ -112,7 +107,7 @@ impl Possible {
         }
     }
 
-    pub(super) fn drop_address(&mut self, pcid: u16, path: Option<&[usize; 4]>) {
+    pub(super) fn drop_address(&mut self, pcid: u16, path: Option<&[usize]>) {
         if let Some(context) = self.contexts.get_mut(&pcid) {
             for &node in path.into_iter().flatten() {
                 context.translations[node].clear();
@@ -153,15 +148,16 @@ impl Possible {
 /// once the PCID has got another root without a flush: from then on the pieces may go one by one.
 ///
 /// A change of the entries below the same root is not treated so: guests count on one INVLPG there.
-fn fracture(translations: &mut [Vec<Page>], universe: &Universe) {
-    for path in universe.paths() {
-        for large in &path[..3] {
-            for page in translations[*large].clone() {
-                add(&mut translations[path[3]], page);
+fn fracture(translations: &mut [Vec<Page>], tree: &Tree) {
+    for path in tree.paths() {
+        let Some((&small, above)) = path.split_last() else { continue };
+        for &large in above {
+            for page in translations[large].clone() {
+                add(&mut translations[small], page);
             }
         }
     }
-    for (list, node) in translations.iter_mut().zip(universe.nodes()) {
+    for (list, node) in translations.iter_mut().zip(tree.nodes()) {
         if node.level > 1 {
             list.clear();
         }

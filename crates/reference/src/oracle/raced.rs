@@ -11,6 +11,7 @@ use umbra_paging::Access;
 
 use super::allowed::{Bits, describe, join};
 use super::{Candidate, Change, Observed, Oracle, Piece};
+use crate::hardware::{A, Control, D, Width};
 use crate::memory::{PhysAddr, PhysicalMemory, overlay};
 
 /// A step that is under way.
@@ -54,7 +55,7 @@ impl Oracle {
         let Step::Access(cpu, access, pieces) = &open.step else { return };
         for (piece, allowed) in pieces.iter().zip(&mut open.allowed) {
             for candidate in self.candidates(*cpu, piece.gva, *access) {
-                join(&mut open.may, candidate.passed.iter().map(|&at| (at, crate::hardware::A)));
+                join(&mut open.may, candidate.passed.iter().copied());
                 join(&mut open.may, candidate.required.iter().copied());
                 if !allowed.contains(&candidate) {
                     allowed.push(candidate);
@@ -103,11 +104,13 @@ impl Oracle {
         changes: &[Change],
     ) -> Result<(), String> {
         self.partial(&open, changes)?;
+        // Others may set accessed and dirty bits in what is stored: in both halves of a word, where
+        // entries have 4 bytes.
+        let short = |(control, _): &(Control, _)| Width::of(control) != Width::Eight;
+        let marks = if self.cpus.iter().any(short) { (A | D) << 32 | A | D } else { A | D };
         let lacks = |at: PhysAddr, mask: u64, value: u64| {
-            !open.touched.contains(&at)
-                && self.memory.contains(at)
-                && self.memory.read(at) & mask & !(crate::hardware::A | crate::hardware::D)
-                    != value & mask & !(crate::hardware::A | crate::hardware::D)
+            let differs = (self.memory.read(at) ^ value) & mask & !marks != 0;
+            !open.touched.contains(&at) && self.memory.contains(at) && differs
         };
         match (&open.step, observed) {
             (Step::Nothing, _) => Ok(()),

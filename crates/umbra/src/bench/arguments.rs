@@ -15,9 +15,9 @@ use crate::run::{Hypervisor, parse_seconds};
 
 /// Run the workload and show what each operation costs.
 ///
-/// Boots the given kernel with Umbra's own initramfs, always with the same command line, and prints
-/// the exits of each phase's operations by cause, and their instructions. `cargo xtask bench`
-/// builds and gives all the files.
+/// Boots the given kernel with Umbra's own initramfs, always with the same command line. Prints the
+/// exits of each phase's operations by cause, and their instructions. `cargo xtask bench` builds
+/// and gives all the files.
 #[derive(Debug, clap::Args)]
 #[command(
     after_long_help = "Exit status: 0 all runs ended well; 2 wrong input or a missing program; else that of the run which \

@@ -258,7 +258,8 @@ fn what_is_missing_comes_with_its_command() {
         },
     ];
     facts.tools.toolchains.bare_metal = None;
-    facts.tools.toolchains.obstacle = Some(umbra_build::Error::NoToolchain.to_string());
+    facts.tools.toolchains.obstacle =
+        Some(umbra_build::Error::NoToolchain { target: "x86_64-unknown-none" }.to_string());
     facts.obstacle = Some(String::from("bochs is missing; on Debian run `apt-get install bochs`"));
     assert_eq!(said(&facts, "Bochs"), "missing, needed by `umbra run`; apt-get install bochs");
     assert_eq!(said(&facts, "mtools"), "4.0.32, /usr/bin/mformat");

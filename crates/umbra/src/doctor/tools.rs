@@ -101,7 +101,7 @@ impl Toolchains {
     fn of_this_host() -> Toolchains {
         let (bare_metal, obstacle) = match Toolchain::find() {
             Ok(Toolchain::Active) => (Some("active"), None),
-            Ok(Toolchain::Debian) => (Some("debian"), None),
+            Ok(Toolchain::Debian | Toolchain::DebianStd) => (Some("debian"), None),
             Err(error) => (None, Some(error.to_string())),
         };
         let debian = Path::new("/usr/bin/rustc");

@@ -30,8 +30,8 @@ pub struct Host {
 /// Checks what a peer cannot boot.
 ///
 /// # Errors
-/// A kernel that is not Linux, or has no 64-bit entry point; on the bare machine, one whose end the
-/// emulator does not tell.
+/// A kernel that is not Linux, or a 32-bit one without another for the host; on the bare machine, one
+/// whose end the emulator does not tell.
 pub fn check_image(arguments: &Arguments, image: &Image) -> Result<(), Error> {
     if arguments.hypervisor == Hypervisor::None
         && matches!(image, Image::Multiboot(_))
@@ -47,10 +47,10 @@ pub fn check_image(arguments: &Arguments, image: &Image) -> Result<(), Error> {
         return Ok(());
     }
     match image {
-        Image::Linux(linux) if linux.entry_64 => Ok(()),
+        Image::Linux(linux) if linux.entry_64 || arguments.host_kernel.is_some() => Ok(()),
         Image::Linux(_) => Err(Error::Input(
-            "--hypervisor kvm boots 64-bit kernels only, and this is a 32-bit one; leave --hypervisor out, or \
-             give a 64-bit kernel"
+            "the host of --hypervisor kvm needs a 64-bit kernel, and this is a 32-bit one; give another with \
+             --host-kernel"
                 .into(),
         )),
         Image::Multiboot(_) => Err(Error::Input(

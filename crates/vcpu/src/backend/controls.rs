@@ -1,6 +1,6 @@
 //! Control and model-specific registers.
 
-use umbra_mmu::Root;
+use umbra_mmu::{LoadableRoot, Root};
 use umbra_paging::Gva;
 
 use crate::control::Controls;
@@ -18,8 +18,12 @@ pub trait ControlRegisters {
     /// CR4 as the guest reads it; it may have changed parts of it without an exit.
     fn cr4(&self) -> u64;
     /// Gives the guest new control registers, which run on the shadow `root`. It is loadable if the
-    /// guest's own CR3 is the right one for it.
-    fn set_controls(&mut self, controls: &Controls, root: Root, loadable: bool);
+    /// guest's own CR3 is the right one for it. What the guest reaches follows from these two
+    /// types, which only the MMU makes.
+    ///
+    /// # Panics
+    /// `loadable` is another root than that of `controls`.
+    fn set_controls(&mut self, controls: &Controls, root: Root, loadable: Option<LoadableRoot>);
 
     /// Reads an MSR that hardware keeps for the guest; none if this is no such MSR.
     fn read_msr(&self, msr: u32) -> Option<u64>;

@@ -15,7 +15,7 @@ mod retirement;
 
 use alloc::string::String;
 
-pub use address_space::AddressSpace;
+pub use address_space::{AddressSpace, Cr3Target};
 pub use controls::ControlRegisters;
 pub use events::{Events, Windows};
 pub use exit::{Exit, Refusal};

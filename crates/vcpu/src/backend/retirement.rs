@@ -8,9 +8,9 @@ pub trait Retirement {
     /// [skips](super::Exit::skips_instruction) it. None if the hardware does not tell: then the
     /// shared code decodes the instruction before it answers the exit.
     fn instruction_length(&self) -> Option<u8>;
-    /// Whether the guest runs 64-bit code, and no trap can be due behind an instruction: neither
-    /// single steps nor breakpoints are on.
-    fn is_plain(&self) -> bool;
+    /// Whether no trap can be due behind an instruction: neither single steps nor breakpoints are
+    /// on.
+    fn is_untraced(&self) -> bool;
     /// The breakpoints that the guest has set.
     fn breakpoints(&self) -> Breakpoints;
     /// An instruction retired (RIP stands behind it already), and met the breakpoints `met` (bits

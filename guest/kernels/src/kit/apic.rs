@@ -94,6 +94,11 @@ pub fn end_of_interrupt() {
     write(register::EOI, 0);
 }
 
+/// Whether an interrupt is in service.
+pub fn in_service(vector: u8) -> bool {
+    read(register::ISR + u64::from(vector / 32) * 0x10) >> (vector % 32) & 1 != 0
+}
+
 /// Sends an interrupt to this CPU.
 pub fn send_self(vector: u8) {
     write(register::ICR, bit::SELF | bit::ASSERT | u32::from(vector));

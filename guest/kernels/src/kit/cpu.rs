@@ -1,9 +1,11 @@
 //! Registers and small instructions.
 
 use core::arch::asm;
-use core::arch::x86_64::{__cpuid_count, _rdtsc, CpuidResult};
+use core::arch::x86_64::{__cpuid_count, CpuidResult};
 
 use umbra_paging::{Features, Gva, cr0, cr4, efer};
+
+pub use super::tsc::tsc;
 
 /// Bits of RFLAGS.
 pub mod rflags {
@@ -199,6 +201,38 @@ pub fn set_breakpoint(number: u32, kind: Breakpoint, address: u64, length: u64) 
     }
 }
 
+/// Sets DR0 to DR3, and DR7 as it is given.
+pub fn set_debug_registers(addresses: [u64; 4], control: u64) {
+    // SAFETY: as in `set_breakpoint`; an upper half of DR7 that is not zero raises #GP, which ends
+    // the kernel with a message.
+    unsafe {
+        write_dr0(addresses[0]);
+        write_dr1(addresses[1]);
+        write_dr2(addresses[2]);
+        write_dr3(addresses[3]);
+        write_dr7(control);
+    }
+}
+
+/// Lets SYSCALL and SYSRET work: EFER.SCE.
+pub fn set_system_calls() {
+    // SAFETY: the kit does not use them.
+    unsafe { write_msr(EFER, read_msr(EFER) | 1) };
+}
+
+/// Sets a register of SYSENTER, SYSCALL or SWAPGS.
+///
+/// # Panics
+/// If it is another one.
+pub fn set_call_register(msr: u32, value: u64) {
+    assert!(
+        matches!(msr, 0x174..=0x176 | 0xc000_0081..=0xc000_0084 | 0xc000_0102),
+        "not one of these"
+    );
+    // SAFETY: the kit does not use these instructions.
+    unsafe { write_msr(msr, value) };
+}
+
 /// Lets the next access to a debug register raise #DB: DR7.GD, which that clears.
 pub fn detect_debug_registers() {
     // SAFETY: #DB has a handler or ends the kernel with a message.
@@ -244,12 +278,6 @@ pub fn flush_all() {
 /// CPUID.
 pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
     __cpuid_count(leaf, subleaf)
-}
-
-/// The time-stamp counter.
-pub fn tsc() -> u64 {
-    // SAFETY: CR4.TSD is clear, and reading changes nothing.
-    unsafe { _rdtsc() }
 }
 
 /// Lets interrupts in for `cycles` of the time-stamp counter, or until `until` says so. Says

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::cpu;
+use super::tsc::tsc;
 use crate::options::Options;
 use crate::say;
 
@@ -49,9 +49,9 @@ impl Report {
         }
         (self.checks, self.failures) = (0, 0);
         say!("{name} ...");
-        let start = cpu::tsc();
+        let start = tsc();
         test(self);
-        let ticks = cpu::tsc().wrapping_sub(start);
+        let ticks = tsc().wrapping_sub(start);
         let verdict = if self.failures == 0 { "ok" } else { "FAILED" };
         say!("{name} {verdict}: {} checks, {} failures, {ticks} ticks", self.checks, self.failures);
         self.all_checks += self.checks;

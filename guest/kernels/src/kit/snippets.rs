@@ -197,6 +197,8 @@ snippets! {
     out_4 = "snippet_out_4": "outl %eax, %dx";
     /// REP INS of bytes from DX to RDI.
     ins = "snippet_ins": "rep insb";
+    /// INS of 4 bytes from DX to RDI.
+    ins_4 = "snippet_ins_4": "insl";
     /// REP OUTS of bytes at RSI to DX.
     outs = "snippet_outs": "rep outsb";
     /// FWAIT: #NM while CR0.TS and CR0.MP are set.

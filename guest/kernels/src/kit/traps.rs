@@ -42,6 +42,8 @@ pub mod vector {
     pub const GP: u8 = 13;
     /// Page fault.
     pub const PF: u8 = 14;
+    /// Alignment check.
+    pub const AC: u8 = 17;
     /// The end of a snippet.
     pub const STOP: u8 = super::descriptors::STOP;
 }

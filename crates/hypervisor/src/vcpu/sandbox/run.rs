@@ -20,8 +20,8 @@ use crate::vcpu::Vcpu;
 use crate::vcpu::emulation::Emulated;
 
 /// Pages for the code, operands and tables of one instruction: two pages of code and eight elements
-/// of a gather, all far from each other, with a page table, directory and pointer table each, and
-/// the root.
+/// of a gather, all far from each other. Each has a page table, a directory and a pointer table;
+/// then there is the root.
 const PAGES: usize = 10 * 4 + 1;
 
 /// CPUID: it exits at every privilege level.

@@ -283,6 +283,7 @@ impl Host {
                 let value = operand(after, root, pcid, no_flush);
                 let passes = after.paging && entry.targets.contains(&value);
                 if passes {
+                    assert!(after.long, "no root is loadable in {:?}", after.format());
                     entry.control.mode =
                         PagingMode::Long4 { root: PhysAddr::new(root.base().raw()) };
                     entry.control.pcid = after.pcid;

@@ -189,6 +189,26 @@ pub fn write_protected(setting: &mut Setting, report: &mut Report) {
     }
 }
 
+/// A misaligned write raises #AC, and leaves the page clean: it was not written.
+pub fn alignment(setting: &mut Setting, report: &mut Report) {
+    let (to, frame) = (space::slot(15), setting.pool.frame());
+    let clean = frame.address() | PAGE & !bits::D;
+    cpu::enable_alignment_checks();
+    for (offset, vector, dirty) in [(1, vector::AC, false), (4, vector::STOP, true)] {
+        let table = setting.space.map(&mut setting.pool, to, Level::L1, clean);
+        cpu::invlpg(to);
+        let mut start = snippets::ins_4().user().with_flags(rflags::AC | rflags::IOPL_3);
+        (start.rdi, start.rdx) = (to.raw() + offset, 0x150);
+        let trap = traps::run(&start);
+        let entry = table.read(to.index(Level::L1));
+        check!(
+            report,
+            trap.vector == vector && (entry & bits::D != 0) == dirty,
+            "INS to offset {offset}: {trap:x?}, entry {entry:#x}"
+        );
+    }
+}
+
 /// Faults of these instructions: alignment, CR0.TS, and an operand of which the second page is
 /// missing.
 pub fn faults(setting: &mut Setting, report: &mut Report) {

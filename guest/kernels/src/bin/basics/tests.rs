@@ -31,6 +31,7 @@ const TESTS: &[(&str, Test)] = &[
     ("vector-table", operands::table),
     ("vector-write-protected", operands::write_protected),
     ("vector-faults", operands::faults),
+    ("alignment", operands::alignment),
     ("vector-steps", operands::steps),
     ("hole-code", operands::hole_code),
     ("last-instruction", operands::last_instruction),
