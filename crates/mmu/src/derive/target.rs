@@ -53,6 +53,20 @@ impl<E: Env> View<'_, E> {
         }
     }
 
+    /// Whether a walk that sets A first ends at the guest's entry of `slot`, as it is now.
+    pub(crate) fn stops_walks(self, slot: Slot) -> bool {
+        let Role::Guest { level, format, nxe, .. } = self.basis.tables.key(slot.frame()).role
+        else {
+            return false;
+        };
+        let features = &self.basis.config.features;
+        self.guest_entry(slot).is_some_and(|entry| {
+            !entry.present()
+                || !entry.accessed()
+                || format.reserved(entry, level, nxe, features) != 0
+        })
+    }
+
     fn target_of(self, slot: Slot, entry: GuestEntry, supervisor_writes: bool) -> Target {
         let key = self.basis.tables.key(slot.frame());
         let Role::Guest { level, format, nxe, wp } = key.role else {

@@ -15,6 +15,7 @@ pub(crate) struct Mapped {
     linked: bool,
     below_root: bool,
     complete: bool,
+    raced: bool,
 }
 
 impl Mapped {
@@ -34,6 +35,12 @@ impl Mapped {
     pub(crate) fn is_complete(self) -> bool {
         self.complete
     }
+
+    /// It ended at an entry by which no walk gets further. Where the guest's tables allow the
+    /// access, another vCPU has changed it since they were walked.
+    pub(crate) fn has_raced(self) -> bool {
+        self.raced
+    }
 }
 
 /// Makes the shadow translate `gva` for an access that the guest's tables allow to a page with
@@ -50,7 +57,7 @@ pub(crate) fn map<E: Env>(
     cx.entries().refresh_unsync();
     let root = cx.shadow().roots().current(vcpu);
     let mut frame = cx.shadow().tables().pool().frame_of(root).expect("a root in use is pinned");
-    let mut done = Mapped { linked: false, below_root: false, complete: false };
+    let mut done = Mapped { linked: false, below_root: false, complete: false, raced: false };
     let mut path = [frame; 4];
     for depth in 0.. {
         path[depth] = frame;
@@ -59,14 +66,15 @@ pub(crate) fn map<E: Env>(
         let slot = Slot::new(frame, index(role, gva));
         let target = provided(cx, policy, slot, role, overrides, &path[..=depth]);
         let old_child = cx.view().child(slot);
+        let unsync = cx.shadow().guest().has_unsync();
         let old = cx.view().read(slot);
         if let Target::Link(child, _) = target {
-            if cx.view().encode(slot, target).0 != old {
+            if unsync && cx.view().encode(slot, target).0 != old {
                 cx.before_link(child);
             }
         }
         let changes = cx.entries().install(slot, target);
-        let stale = cx.view().is_unsync(slot) && cx.shadow().tables().is_mapped(old);
+        let stale = unsync && cx.view().is_unsync(slot) && cx.shadow().tables().is_mapped(old);
         if !changes && matches!(target, Target::Page { .. }) || stale {
             // Installed already, or older: the fault came from something cached. It is dropped by
             // the fault itself (SDM, "Operations that Invalidate TLBs"), but not all CPUs do so if
@@ -76,7 +84,9 @@ pub(crate) fn map<E: Env>(
         let child = match target {
             Target::Link(child, _) => child,
             Target::Page { .. } | Target::Mmio(..) => return Mapped { complete: true, ..done },
-            Target::NotPresent | Target::Trap | Target::Missing(_) => return done,
+            Target::NotPresent | Target::Trap | Target::Missing(_) => {
+                return Mapped { raced: cx.view().stops_walks(slot), ..done };
+            }
         };
         if old_child != Some(child) {
             done.linked = true;

@@ -72,6 +72,8 @@ impl<P: WritePolicy> Mmu<P> {
         let mapped = self.map(env, vcpu, gva, walk.rights(), access);
         if !is_ram {
             FaultOutcome::Mmio { gpa }
+        } else if mapped.has_raced() {
+            FaultOutcome::Resume(Work::Raced)
         } else if !mapped.is_complete() {
             FaultOutcome::Override { gpa }
         } else if mapped.has_linked() {

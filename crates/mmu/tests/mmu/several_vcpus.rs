@@ -146,3 +146,18 @@ fn two_guest_frames_in_one_host_frame_are_refused() {
     machine.share(300, 7);
     assert_eq!(mmu.check_backing(&machine), Ok(()));
 }
+
+/// Between the walk and the mapping another vCPU clears the entry: the instruction is executed
+/// again, not emulated.
+#[test]
+fn an_entry_that_goes_after_the_walk_is_a_race() {
+    for entry in [0, 100 << 12 | ALL & !A, 100 << 12 | ALL | 1 << 45] {
+        let (mut machine, mut mmu) = start(2);
+        // It stores before the new shadow of the page table is filled.
+        machine.before_flush = Some((4, 0, entry));
+        let outcome = fault(&mut machine, &mut mmu, 0, Access::user_read());
+        assert_eq!(outcome, FaultOutcome::Resume(Work::Raced), "{entry:#x}");
+        machine.poke(4, 0, 100 << 12 | ALL);
+        settle(&mut machine, &mut mmu, 0, Access::user_read());
+    }
+}
