@@ -61,9 +61,8 @@ impl<E: Env> View<'_, E> {
         };
         let features = &self.basis.config.features;
         self.guest_entry(slot).is_some_and(|entry| {
-            !entry.present()
-                || !entry.accessed()
-                || format.reserved(entry, level, nxe, features) != 0
+            let walkable = entry.present() && entry.accessed();
+            !walkable || format.reserved(entry, level, nxe, features) != 0
         })
     }
 
