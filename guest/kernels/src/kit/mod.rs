@@ -56,4 +56,5 @@ pub mod tsc;
 pub mod unpaged;
 #[cfg(target_arch = "x86_64")]
 pub mod vectors;
+#[cfg(target_arch = "x86_64")]
 pub mod worlds;
