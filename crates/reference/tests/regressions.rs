@@ -2,7 +2,7 @@
 
 use arrayvec::ArrayVec;
 use umbra_mmu::FilterPolicy;
-use umbra_paging::{Access, AccessKind, Gfn, Gpa, Gva};
+use umbra_paging::{Access, AccessKind, Format, Gfn, Gpa, Gva};
 use umbra_reference::hardware::Temper;
 use umbra_reference::machine::ShadowConfig;
 use umbra_reference::program::{HostEvent, Op, Program};
@@ -189,4 +189,64 @@ fn a_lazy_fill_leaves_what_is_in_use() {
         Program { setup: 0x79c9_9789_69ef_e1f8, seed: 0x41a3_7d0c_751f_234e, ops: ops.to_vec() };
     run_program(&program, &config).unwrap_or_else(|divergence| panic!("{divergence}\n{program}"));
     passes(&config, 0x79c9_9789_69ef_e1f8, &ops);
+}
+
+fn sweep(cpu: usize, gva: u64, kind: AccessKind, user: bool, count: usize) -> Op {
+    Op::Sweep {
+        cpu,
+        gva: Gva::new(gva),
+        access: Access { kind, user, smap_override: !user },
+        count,
+    }
+}
+
+fn enter(cpu: usize, format: Format, root: u64) -> Op {
+    Op::Execute { cpu, instruction: Privileged::Enter { format, root: Gfn::new(root) } }
+}
+
+#[test]
+fn a_fault_in_one_half_of_a_directorys_entry_drops_the_other() {
+    // An entry of a page directory of 32-bit paging covers 4 MiB. What the CPU has cached of it goes
+    // with a fault at any of its addresses, and it has two shadows.
+    let legacy = Format::Legacy32 { pse: true };
+    let load = Privileged::LoadCr3 { root: Gfn::new(0x16), pcid: 2, no_flush: false };
+    let ops = [
+        enter(0, legacy, 0x10),
+        enter(1, legacy, 0x411),
+        Op::Execute { cpu: 3, instruction: load },
+        sweep(2, 0x800, AccessKind::Write, true, 4),
+        sweep(3, 0x2800, AccessKind::Write, true, 3),
+        Op::Repair { cpu: 0 },
+        sweep(3, 0x20_0800, AccessKind::Write, false, 5),
+        sweep(3, 0x1800, AccessKind::Fetch, true, 6),
+    ];
+    let shadow = ShadowConfig { unsync: 64, ..ShadowConfig::plain(true, 146) };
+    let config = Config { cpus: 3, shadow: Some(shadow), ..config() };
+    passes(&config, 0x8bba_0441_f8aa_0248, &ops);
+}
+
+#[test]
+fn a_write_that_makes_a_table_unsync_goes_where_its_walk_has_set_d() {
+    let entry = 0x8000_0000_0001_b027u64.to_le_bytes();
+    let stores = |gva, entry, count| Op::Stores { cpu: 3, gva: Gva::new(gva), entry, count };
+    let read = |gva, user, length| Op::Load {
+        cpu: 1,
+        gva: Gva::new(gva),
+        access: Access { kind: AccessKind::Read, user, smap_override: !user },
+        length,
+    };
+    let bytes = 0x8000_0000_0021_1141u64.to_le_bytes().into();
+    let ops = [
+        enter(2, Format::Pae, 0x411),
+        store(0xffff_8000_0001_9008, &entry),
+        read(0x4000_1800, false, 4),
+        stores(0xffff_8000_0001_6000, 0x1_8005, 7),
+        read(0xfff, true, 2),
+        stores(0xffff_8000_0001_5000, 0x1_9007, 7),
+        Op::Store { cpu: 2, gva: Gva::new(0x1000), user: true, ac: true, bytes },
+    ];
+    let plain = ShadowConfig::plain(false, 48);
+    let shadow = ShadowConfig { detach: 64, unsync: 255, targets: 4, ..plain };
+    let config = Config { shadow: Some(shadow), ..config() };
+    passes(&config, 0x3217_15c4_dbc4_6b5b, &ops);
 }

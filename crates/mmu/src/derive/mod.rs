@@ -156,19 +156,21 @@ impl<'a, E: Env> View<'a, E> {
             && self.basis.guest.is_unsync(self.basis.tables.key(slot.frame()))
     }
 
-    /// Whether a large page may be cached by smaller ones at or below this entry.
+    /// Whether the CPU may cache in pieces what the guest counts as one: a large page by smaller
+    /// ones at or below this entry, or an entry of a page directory of 32-bit paging, which covers
+    /// 4 MiB, by its two shadows.
     pub(crate) fn may_be_split(self, slot: Slot) -> bool {
+        let role = self.basis.tables.key(slot.frame()).role;
+        let halved =
+            matches!(role, Role::Guest { level: Level::L2, format, .. } if format.is_legacy());
         if let Some(child) = self.child(slot) {
-            return !matches!(
-                self.basis.tables.key(child).role,
-                Role::Guest { level: Level::L1, .. }
-            );
+            let table =
+                matches!(self.basis.tables.key(child).role, Role::Guest { level: Level::L1, .. });
+            return halved || !table;
         }
         // A large page that is not mapped whole now may have been mapped by smaller ones before.
         // (One that is was flushed for when it was installed.) One of 4 MiB is always in two
         // pieces.
-        let role = self.basis.tables.key(slot.frame()).role;
-        let halved = matches!(role, Role::Guest { format, .. } if format.is_legacy());
         let large = |entry: GuestEntry| entry.present() && entry.is_leaf(role.level());
         role.level() != Level::L1
             && self.guest_entry(slot).is_some_and(large)

@@ -50,7 +50,9 @@ impl<P: WritePolicy> Mmu<P> {
         };
         match known {
             Some(Answered::Mmio(gpa)) => return FaultOutcome::Mmio { gpa },
-            Some(Answered::TableWrite(gpa)) => return self.table_write(env, vcpu, gpa, context),
+            Some(Answered::TableWrite(gpa)) => {
+                return self.table_write(env, vcpu, (gva, gpa), context);
+            }
             None => (),
         }
         let (walk, updated) = match fault::walk(&mut self.shadow.with(env), vcpu, gva, access) {
@@ -67,7 +69,7 @@ impl<P: WritePolicy> Mmu<P> {
             if fault::resync_leaf_entry(&mut self.shadow.with(env), vcpu, gva).is_some() {
                 env.flush_fault(vcpu, gva);
             }
-            return self.table_write(env, vcpu, gpa, context);
+            return self.table_write(env, vcpu, (gva, gpa), context);
         }
         let mapped = self.map(env, vcpu, gva, walk.rights(), access);
         if !is_ram {
@@ -103,12 +105,12 @@ impl<P: WritePolicy> Mmu<P> {
         FaultOutcome::Guest(fault)
     }
 
-    /// A write to a tracked table.
+    /// A write to a tracked table: at this address, which leads there.
     fn table_write(
         &mut self,
         env: &mut impl Env,
         vcpu: usize,
-        gpa: Gpa,
+        (gva, gpa): (Gva, Gpa),
         context: &FaultContext,
     ) -> FaultOutcome {
         let (view, roots, gfn) = (self.shadow.view(env), self.shadow.roots(), gpa.gfn());
@@ -136,6 +138,9 @@ impl<P: WritePolicy> Mmu<P> {
             }
             Answer::Unsync if unsync != Unsync::Impossible => {
                 self.shadow.with(env).unsync_leaf(gfn);
+                // The walk may have set D on the way to this page: the access must not go by a
+                // translation that is older. (A detach flushes everything.)
+                env.flush_fault(vcpu, gva);
                 return FaultOutcome::Resume(Work::Detach);
             }
             Answer::Emulate | Answer::Detach | Answer::Unsync => (),

@@ -202,9 +202,9 @@ impl<E: Env> Entries<'_, E> {
     }
 
     /// Before a write: the shadows of the entries become Trapping, so that no vCPU acts on the old
-    /// ones once the new are visible. A flush is owed if a large page may be cached by smaller ones
-    /// at or below one of them: the guest's own INVLPG drops only one of those, while the guest may
-    /// count on all.
+    /// ones once the new are visible. A flush is owed if the CPU may cache one of them in pieces:
+    /// the guest's own INVLPG, or a page fault, drops only one of those, while the guest may count
+    /// on all.
     fn suspend(&mut self, gfn: Gfn, place: &Range<usize>) -> OwedFlush {
         let mut split = false;
         self.each_shadow(gfn, place, |this, slot| {
