@@ -51,7 +51,7 @@ impl<P: WritePolicy> Mmu<P> {
         match known {
             Some(Answered::Mmio(gpa)) => return FaultOutcome::Mmio { gpa },
             Some(Answered::TableWrite(gpa)) => {
-                return self.table_write(env, vcpu, (gva, gpa), context);
+                return self.table_write(env, vcpu, gpa, context);
             }
             None => (),
         }
@@ -60,6 +60,11 @@ impl<P: WritePolicy> Mmu<P> {
             Err(TranslateError::Fault(fault)) => return self.guest_fault(env, vcpu, access, fault),
             Err(TranslateError::Raced) => return FaultOutcome::Resume(Work::Raced),
         };
+        if updated.is_some() {
+            // A and D are set for an access that goes where this walk leads: it must not go by an
+            // older translation. (The fault drops that, but not on all CPUs if it exits.)
+            env.flush_fault(vcpu, gva);
+        }
         let gpa = walk.gpa();
         let is_ram = match env.backing(gpa.gfn()) {
             Backing::None => false,
@@ -69,7 +74,7 @@ impl<P: WritePolicy> Mmu<P> {
             if fault::resync_leaf_entry(&mut self.shadow.with(env), vcpu, gva).is_some() {
                 env.flush_fault(vcpu, gva);
             }
-            return self.table_write(env, vcpu, (gva, gpa), context);
+            return self.table_write(env, vcpu, gpa, context);
         }
         let mapped = self.map(env, vcpu, gva, walk.rights(), access);
         if !is_ram {
@@ -105,12 +110,12 @@ impl<P: WritePolicy> Mmu<P> {
         FaultOutcome::Guest(fault)
     }
 
-    /// A write to a tracked table: at this address, which leads there.
+    /// A write to a tracked table.
     fn table_write(
         &mut self,
         env: &mut impl Env,
         vcpu: usize,
-        (gva, gpa): (Gva, Gpa),
+        gpa: Gpa,
         context: &FaultContext,
     ) -> FaultOutcome {
         let (view, roots, gfn) = (self.shadow.view(env), self.shadow.roots(), gpa.gfn());
@@ -138,9 +143,6 @@ impl<P: WritePolicy> Mmu<P> {
             }
             Answer::Unsync if unsync != Unsync::Impossible => {
                 self.shadow.with(env).unsync_leaf(gfn);
-                // The walk may have set D on the way to this page: the access must not go by a
-                // translation that is older. (A detach flushes everything.)
-                env.flush_fault(vcpu, gva);
                 return FaultOutcome::Resume(Work::Detach);
             }
             Answer::Emulate | Answer::Detach | Answer::Unsync => (),
