@@ -23,6 +23,7 @@ const LAYER: &[&str] = &[
     "crates/hypervisor/src/hw",
     "crates/hypervisor/src/svm",
     "crates/hypervisor/src/vmx",
+    "guest/kernels/src/base",
     "guest/kernels/src/kit",
     "guest/legacy/src/kit",
     "guest/init/src/sys",

@@ -2,11 +2,11 @@
 //!
 //! They are multiboot-1 programs (32-bit entry, paging off) and know nothing of a hypervisor: what
 //! they expect is what bare hardware does. The programs are in `src/bin`: `exhaustive`, `hostile`,
-//! `basics`, `forms` and `exact`.
+//! `basics`, `forms`, `exact` and `machine`.
 //!
-//! `kit` is the CPU and its devices. All unsafe code is there, and exists only for bare metal; the
-//! other modules are pure and tested on the host. On 32-bit CPUs there is what any kernel needs;
-//! `guest/legacy` has the rest.
+//! `base` is what any kernel needs, that of `guest/legacy` too, whose code is 32-bit; `kit` is the
+//! CPU and its devices as 64-bit code uses them. All unsafe code is there, and exists only for bare
+//! metal; the other modules are pure and tested on the host.
 #![cfg_attr(any(target_os = "none", target_arch = "x86"), no_std)]
 
 pub mod options;
@@ -14,4 +14,6 @@ pub mod options;
 pub use umbra_cases::{cases, entries, random};
 
 #[cfg(any(target_os = "none", target_arch = "x86"))]
+pub mod base;
+#[cfg(all(target_os = "none", target_arch = "x86_64"))]
 pub mod kit;

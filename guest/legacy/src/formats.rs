@@ -1,8 +1,8 @@
 //! Random guests: entries of any bits in tables that both formats use, each access judged by the
 //! walk.
 
+use guest_kernels::base::report::Report;
 use guest_kernels::check;
-use guest_kernels::kit::report::Report;
 
 use crate::kit::run::{self, Context};
 use crate::kit::{cpu, descriptors, memory};

@@ -1,7 +1,7 @@
 //! PDPTEs are registers; large pages and modes that change under them.
 
+use guest_kernels::base::report::Report;
 use guest_kernels::check;
-use guest_kernels::kit::report::Report;
 
 use crate::kit::run::{self, Context};
 use crate::kit::{cpu, memory};

@@ -1,8 +1,8 @@
 //! What 32-bit kernels do with segments, gates and modes of 16 bits; the same with paging off and
 //! in both formats.
 
+use guest_kernels::base::report::Report;
 use guest_kernels::check;
-use guest_kernels::kit::report::Report;
 
 use crate::kit::descriptors::{self, descriptor, kind, selector};
 use crate::kit::run::{self, Context};

@@ -1,6 +1,6 @@
 //! All tests.
 
-use guest_kernels::kit::report::Report;
+use guest_kernels::base::report::Report;
 use guest_kernels::say;
 
 use crate::kit::Boot;

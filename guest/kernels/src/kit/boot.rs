@@ -1,16 +1,13 @@
 //! From the multiboot loader to the kernel's own function.
 
 use core::arch::global_asm;
-use core::cell::UnsafeCell;
 
 use super::frames::Pool;
 use super::{console, descriptors, power};
+use crate::base::loader;
 use crate::options::Options;
 
 global_asm!(include_str!("entry.s"), options(att_syntax));
-
-/// EAX at entry (Multiboot specification, "Machine state").
-const MAGIC: u32 = 0x2bad_b002;
 
 /// Flags of the boot information: which fields are there.
 mod flag {
@@ -41,15 +38,6 @@ struct Module {
     string: u32,
     reserved: u32,
 }
-
-const LINE: usize = 1024;
-
-struct Line(UnsafeCell<[u8; LINE]>);
-
-// SAFETY: `kit_start` writes it before anything reads it; there is one CPU.
-unsafe impl Sync for Line {}
-
-static COMMAND_LINE: Line = Line(UnsafeCell::new([0; LINE]));
 
 unsafe extern "C" {
     static image_end: u8;
@@ -113,7 +101,7 @@ macro_rules! kernel {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn kit_start(information: u32, magic: u32) -> ! {
     console::init();
-    assert!(magic == MAGIC, "not started by a multiboot loader: EAX was {magic:#x}");
+    loader::check_magic(magic);
     // SAFETY: the loader vouches for the structure, and the first 4 GiB are mapped.
     let information = unsafe { (information as *const Information).read_unaligned() };
     assert!(information.flags & flag::MEMORY != 0, "the loader says nothing about memory");
@@ -126,29 +114,14 @@ unsafe extern "C" fn kit_start(information: u32, magic: u32) -> ! {
             used = used.max(read_module(information.mods_addr, index).end.into());
         }
     }
-    let line = COMMAND_LINE.0.get();
-    if information.flags & flag::COMMAND_LINE != 0 {
-        for index in 0..LINE {
-            // SAFETY: as above; the string ends with a zero. `line` is not shared yet.
-            let byte =
-                unsafe { ((information.cmdline as usize + index) as *const u8).read_volatile() };
-            if byte == 0 {
-                break;
-            }
-            // SAFETY: within the array.
-            unsafe { (*line)[index] = byte };
-        }
-    }
-    // SAFETY: nothing writes it any more.
-    let line: &'static [u8; LINE] = unsafe { &*line };
-    let end = line.iter().position(|&byte| byte == 0).unwrap_or(LINE);
-    let line = core::str::from_utf8(&line[..end]).expect("the command line is not text");
+    let line = information.flags & flag::COMMAND_LINE != 0;
+    // SAFETY: as above; this function is called once.
+    let options = unsafe { loader::options(line.then_some(information.cmdline)) };
     descriptors::load();
     // SAFETY: memory from `used` on belongs to nobody: image and modules end before, what the
     // loader left elsewhere was copied.
     let pool = unsafe { Pool::new(used, memory_end) };
     let module_list = information.mods_addr;
-    let status =
-        kernel_main(Boot { options: Options::new(line), pool, memory_end, modules, module_list });
+    let status = kernel_main(Boot { options, pool, memory_end, modules, module_list });
     power::exit(status)
 }

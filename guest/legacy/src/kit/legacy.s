@@ -330,18 +330,8 @@ snippets_end:
 # What the compiler calls.
 .text
 .global memcpy
-memcpy:
-    pushl %edi
-    pushl %esi
-    movl 12(%esp), %edi
-    movl 16(%esp), %esi
-    movl 20(%esp), %ecx
-    movl %edi, %eax
-    rep movsb
-    popl %esi
-    popl %edi
-    ret
 .global memmove
+memcpy:
 memmove:
     pushl %edi
     pushl %esi

@@ -67,7 +67,7 @@ impl Write for Console {
 #[macro_export]
 macro_rules! say {
     ($($format:tt)*) => {
-        $crate::kit::console::print(format_args!("{}\n", format_args!($($format)*)))
+        $crate::base::console::print(format_args!("{}\n", format_args!($($format)*)))
     };
 }
 
