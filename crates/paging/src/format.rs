@@ -79,7 +79,7 @@ impl Format {
     }
 
     /// The entry at `at`, read at once. One of 4 bytes is the low half of what comes back.
-    #[inline(always)]
+    #[inline]
     pub fn read(self, tables: &impl Tables, at: Gpa) -> GuestEntry {
         match self {
             Format::Legacy32 { .. } => {
@@ -91,7 +91,6 @@ impl Format {
     }
 
     /// Whether an entry, at `level`, maps a page rather than referencing a structure.
-    #[inline(always)]
     pub const fn is_leaf(self, entry: GuestEntry, level: Level) -> bool {
         match self {
             Format::Legacy32 { pse: false } => matches!(level, Level::L1),
@@ -100,7 +99,6 @@ impl Format {
     }
 
     /// The first frame of the page that this leaf of `level` maps.
-    #[inline(always)]
     pub const fn leaf_frame(self, entry: GuestEntry, level: Level) -> Gfn {
         match (self, level) {
             (Format::Legacy32 { .. }, Level::L2) => {
@@ -115,7 +113,7 @@ impl Format {
 
     /// The reserved bits that are set in an entry of `level` (SDM, "Reserved Bits" in the formats):
     /// a walk that meets a present entry with one raises a reserved-bit fault.
-    #[inline(always)]
+    #[inline]
     pub const fn reserved(
         self,
         entry: GuestEntry,

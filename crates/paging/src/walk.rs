@@ -2,7 +2,7 @@
 
 use crate::{
     Access, AccessKind, Features, Format, Gfn, Gpa, GuestEntry, GuestFault, Gva, Level, Mode,
-    Paging, Pdptes, Pfec, bits,
+    Paging, Pfec, bits,
 };
 
 /// Reads entries of guest paging structures.
@@ -152,41 +152,26 @@ pub fn walk(
             let gpa = Gpa::new(gva.raw() & 0xffff_ffff);
             Ok(Walk { steps: [UNUSED; 4], used: 0, gpa, rights: Rights::ALL })
         }
-        Mode::Legacy32 { pse } => walk_legacy(tables, paging, features, pse, gva, access),
-        Mode::Pae { pdptes } => walk_pae(tables, paging, features, pdptes, gva, access),
+        Mode::Legacy32 { pse } => {
+            let format = Format::Legacy32 { pse };
+            walk_from(
+                tables,
+                paging,
+                features,
+                format,
+                Some(paging.root),
+                format.linear(gva),
+                access,
+            )
+        }
+        Mode::Pae { pdptes } => {
+            let (format, table) = (Format::Pae, pdptes.directory_for(gva));
+            walk_from(tables, paging, features, format, table, format.linear(gva), access)
+        }
         Mode::Long4 => {
             walk_from(tables, paging, features, Format::Long4, Some(paging.root), gva, access)
         }
     }
-}
-
-/// The walk of 32-bit paging. Out of line, as is the next one: a walk of 4-level paging is short
-/// where no registers are saved for theirs.
-#[inline(never)]
-fn walk_legacy(
-    tables: &impl Tables,
-    paging: &Paging,
-    features: &Features,
-    pse: bool,
-    gva: Gva,
-    access: Access,
-) -> Result<Walk, GuestFault> {
-    let format = Format::Legacy32 { pse };
-    walk_from(tables, paging, features, format, Some(paging.root), format.linear(gva), access)
-}
-
-/// The walk of PAE paging.
-#[inline(never)]
-fn walk_pae(
-    tables: &impl Tables,
-    paging: &Paging,
-    features: &Features,
-    pdptes: Pdptes,
-    gva: Gva,
-    access: Access,
-) -> Result<Walk, GuestFault> {
-    let (format, table) = (Format::Pae, pdptes.directory_for(gva));
-    walk_from(tables, paging, features, format, table, format.linear(gva), access)
 }
 
 const UNUSED: Step =

@@ -156,9 +156,7 @@ impl Predictor {
         self.bursts[vcpu % BURSTS] = Burst::default();
         Answer::Detach
     }
-}
 
-impl Predictor {
     /// Two writes of a site went to one entry: there may be a flush for them.
     fn pair(&mut self, site: CallSite) {
         let known = self.known(site);

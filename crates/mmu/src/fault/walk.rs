@@ -10,7 +10,7 @@ use crate::{Env, GuestFaults, TranslateError, Work};
 /// So often a walk is begun again because another vCPU has changed an entry on its way.
 const ROUNDS: u32 = 4;
 
-/// Walks the guest's tables and sets the accessed and dirty bits, through the door.
+/// Walks the guest's tables and sets the accessed and dirty bits, as writes that are followed.
 ///
 /// Another vCPU may store to the entries meanwhile, for as long as they are not tracked. Before the
 /// last round it is made to leave the guest; who still changes them then is no vCPU.

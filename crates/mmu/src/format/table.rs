@@ -60,12 +60,7 @@ impl TableFormat {
 
     /// The format of the page below the shadow entry `index` of a page directory or higher table.
     pub(crate) fn below(self, index: usize) -> TableFormat {
-        if self.is_legacy() { self.half_below(index) } else { self }
-    }
-
-    #[inline(never)]
-    fn half_below(self, index: usize) -> TableFormat {
-        TableFormat(self.0 & !PART | (index & 1) as u8)
+        if self.is_legacy() { TableFormat(self.0 & !PART | (index & 1) as u8) } else { self }
     }
 
     /// The reserved bits of an entry as [`TableFormat::read`] gives it.
@@ -79,14 +74,8 @@ impl TableFormat {
     ) -> u64 {
         match self {
             TableFormat::LONG4 => entry.reserved(level, nxe, features),
-            _ => self.pae_reserved(entry, level, nxe, features),
+            _ => Format::Pae.reserved(entry, level, nxe, features),
         }
-    }
-
-    // What only 32-bit guests need stays out of line: every exit of a 64-bit guest goes by.
-    #[inline(never)]
-    fn pae_reserved(self, entry: GuestEntry, level: Level, nxe: bool, features: &Features) -> u64 {
-        Format::Pae.reserved(entry, level, nxe, features)
     }
 
     /// How many shadow entries one guest entry of this level has.
@@ -102,11 +91,9 @@ impl TableFormat {
     /// Where the guest entry stands that the shadow entry `index` is a shadow of.
     #[inline]
     pub(crate) fn place(self, table: Gfn, level: Level, index: usize) -> Gpa {
-        if self.is_legacy() { self.legacy_place(table, level, index) } else { table.entry(index) }
-    }
-
-    #[inline(never)]
-    fn legacy_place(self, table: Gfn, level: Level, index: usize) -> Gpa {
+        if !self.is_legacy() {
+            return table.entry(index);
+        }
         let first = self.part() * self.entries_of_part(level);
         self.format().entry_at(table, first + index / self.shadows_of_entry(level))
     }
@@ -121,37 +108,22 @@ impl TableFormat {
         index: usize,
         features: &Features,
     ) -> GuestEntry {
-        if self.is_legacy() {
-            return self.read_legacy(tables, table, level, index, features);
+        let at = self.place(table, level, index);
+        if !self.is_legacy() {
+            return GuestEntry::new(tables.read_entry(at));
         }
-        GuestEntry::new(tables.read_entry(table.entry(index)))
-    }
-
-    #[inline(never)]
-    fn read_legacy(
-        self,
-        tables: &impl Tables,
-        table: Gfn,
-        level: Level,
-        index: usize,
-        features: &Features,
-    ) -> GuestEntry {
-        let (format, at) = (self.format(), self.place(table, level, index));
+        let format = self.format();
         format.as_pae(format.read(tables, at), level, index & 1 != 0, features)
     }
 
     /// The entries of this page that are shadows of the bytes at these offsets of the table.
     #[inline]
     pub(crate) fn indexes(self, level: Level, bytes: Range<usize>) -> Range<usize> {
-        if self.is_legacy() {
-            return self.legacy_indexes(level, bytes);
+        let width = self.format().entry_bytes() as usize;
+        let entries = bytes.start / width..(bytes.end - 1) / width + 1;
+        if !self.is_legacy() {
+            return entries;
         }
-        bytes.start / 8..(bytes.end - 1) / 8 + 1
-    }
-
-    #[inline(never)]
-    fn legacy_indexes(self, level: Level, bytes: Range<usize>) -> Range<usize> {
-        let entries = bytes.start / 4..(bytes.end - 1) / 4 + 1;
         let (count, each) = (self.entries_of_part(level), self.shadows_of_entry(level));
         let first = self.part() * count;
         let inside = |entry: usize| entry.clamp(first, first + count) - first;

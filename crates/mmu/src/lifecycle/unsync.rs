@@ -48,13 +48,7 @@ impl Shadow {
 impl<E: Env> Cx<'_, E> {
     /// Lets the guest write a leaf table unseen, until it flushes more than an address.
     pub(crate) fn unsync_leaf(&mut self, gfn: Gfn) {
-        if self.shadow.basis.guest().unsync_is_full() {
-            let oldest = self.shadow.basis.guest().unsync_frames()[0];
-            self.resync_leaf(oldest);
-        }
-        self.load_no_roots();
-        self.shadow.guest_mut().unsync(gfn, true);
-        self.happened(Event::Unsynced(gfn));
+        self.begin_unsync(gfn, true);
         let mut next = self.first_shadow(gfn);
         while let Some(frame) = next {
             next = self.next_shadow(frame);
@@ -75,11 +69,7 @@ impl<E: Env> Cx<'_, E> {
         self.shadow.guest_mut().resync(gfn);
         self.happened(Event::Resynced(gfn));
         self.entries().protect_now(gfn);
-        let mut next = self.first_shadow(gfn);
-        while let Some(frame) = next {
-            next = self.next_shadow(frame);
-            self.entries().fill_now(frame);
-        }
+        self.fill_shadows(gfn);
     }
 
     /// Makes sure that what a shadow page leads to is up to date, before a reference to it is added
@@ -103,10 +93,25 @@ impl<E: Env> Cx<'_, E> {
 }
 
 impl<E: Env> Cx<'_, E> {
+    /// The frame counts as unsync from now on; the oldest one is tracked again if there are too many.
     /// No vCPU loads a root by itself any more, because every flush of the guest must exit.
-    fn load_no_roots(&mut self) {
+    fn begin_unsync(&mut self, gfn: Gfn, leaf: bool) {
+        if self.shadow.basis.guest().unsync_is_full() {
+            let oldest = self.shadow.basis.guest().unsync_frames()[0];
+            self.resync(oldest);
+        }
         self.follow_roots();
         self.shadow.roots.withdraw_all(self.shadow.basis.tables_mut());
+        self.shadow.guest_mut().unsync(gfn, leaf);
+        self.happened(Event::Unsynced(gfn));
+    }
+
+    fn fill_shadows(&mut self, gfn: Gfn) {
+        let mut next = self.first_shadow(gfn);
+        while let Some(frame) = next {
+            next = self.next_shadow(frame);
+            self.entries().fill_now(frame);
+        }
     }
 
     /// Makes a tracked frame unsync until the guest's next flush.
@@ -114,13 +119,7 @@ impl<E: Env> Cx<'_, E> {
         if !self.shadow.basis.guest().has_unsync_above_leaves() {
             self.resync_all();
         }
-        if self.shadow.basis.guest().unsync_is_full() {
-            let oldest = self.shadow.basis.guest().unsync_frames()[0];
-            self.resync(oldest);
-        }
-        self.load_no_roots();
-        self.shadow.guest_mut().unsync(gfn, false);
-        self.happened(Event::Unsynced(gfn));
+        self.begin_unsync(gfn, false);
         self.zap_tables(gfn);
         self.flush();
         self.entries().unprotect(gfn);
@@ -128,6 +127,9 @@ impl<E: Env> Cx<'_, E> {
 
     /// Tracks an unsync frame again.
     fn resync(&mut self, gfn: Gfn) {
+        if self.shadow.basis.guest().is_unsync_leaf(gfn) {
+            return self.resync_leaf(gfn);
+        }
         self.zap_tables(gfn);
         self.shadow.guest_mut().resync(gfn);
         self.happened(Event::Resynced(gfn));
@@ -137,21 +139,13 @@ impl<E: Env> Cx<'_, E> {
         // The guest's flush is one for what it wrote in the table; that may have been a large page
         // which is mapped by smaller ones.
         self.flush();
-        let mut next = self.first_shadow(gfn);
-        while let Some(frame) = next {
-            next = self.next_shadow(frame);
-            self.entries().fill_now(frame);
-        }
+        self.fill_shadows(gfn);
     }
 
     /// Tracks all unsync frames again: at every flush of the guest.
     pub(crate) fn resync_all(&mut self) {
         while let Some(&gfn) = self.shadow.basis.guest().unsync_frames().first() {
-            if self.shadow.basis.guest().is_unsync_leaf(gfn) {
-                self.resync_leaf(gfn);
-            } else {
-                self.resync(gfn);
-            }
+            self.resync(gfn);
         }
     }
 }
