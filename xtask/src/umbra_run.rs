@@ -43,3 +43,9 @@ pub fn command(umbra: &Path, kernel: &Path, machine: Machine, policy: Option<Pol
     };
     command
 }
+
+/// The tool's last sentence, by what it said on standard error: how the guest ended.
+pub fn end(stderr: &str) -> &str {
+    let mut sentences = stderr.lines().filter_map(|line| line.strip_prefix("umbra: "));
+    sentences.rfind(|line| !line.starts_with("loading ")).unwrap_or("no reason")
+}

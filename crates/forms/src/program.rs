@@ -1,8 +1,8 @@
 //! A program for the whole machine: what it starts with, and its code.
 //!
-//! It lives in an arena of [`PAGES`] pages, at [`ARENA`], and once more at [`LOW_ARENA`]
-//! for virtual-8086 mode or, in long mode, at [`HIGH_ARENA`]. The host makes programs; the kernel `machine` gets them as words, and runs
-//! each from the same state.
+//! It lives in an arena of [`PAGES`] pages, at [`ARENA`], and once more at [`LOW_ARENA`] for
+//! virtual-8086 mode or, in long mode, at [`HIGH_ARENA`]. The host makes programs; the kernel
+//! `machine` gets them as words, and runs each from the same state.
 
 /// Pages of the arena.
 pub const PAGES: usize = 16;

@@ -206,8 +206,8 @@ fn enter(cpu: usize, format: Format, root: u64) -> Op {
 
 #[test]
 fn a_fault_in_one_half_of_a_directorys_entry_drops_the_other() {
-    // An entry of a page directory of 32-bit paging covers 4 MiB. What the CPU has cached of it goes
-    // with a fault at any of its addresses, and it has two shadows.
+    // An entry of a page directory of 32-bit paging covers 4 MiB, and has two shadows. A fault at
+    // any of its addresses drops what the CPU has cached of it.
     let legacy = Format::Legacy32 { pse: true };
     let load = Privileged::LoadCr3 { root: Gfn::new(0x16), pcid: 2, no_flush: false };
     let ops = [

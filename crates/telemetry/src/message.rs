@@ -43,7 +43,8 @@ pub enum Message {
     GuestEntered,
     /// The next stretch of the trace.
     Trace(Chunk),
-    /// What was counted from guest entry up to now: the answer to [`command::COUNT`](crate::command::COUNT).
+    /// What was counted from guest entry up to now: the answer to
+    /// [`command::COUNT`](crate::command::COUNT).
     Counts {
         /// Exits by cause.
         exits: ExitCounts,

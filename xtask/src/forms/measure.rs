@@ -218,8 +218,6 @@ impl Runner<'_> {
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         let stderr = String::from_utf8_lossy(&output.stderr);
         write(&path(&format!("{}.log", how.name().replace(' ', "-"))), &output.stdout)?;
-        let mut sentences = stderr.lines().filter_map(|line| line.strip_prefix("umbra: "));
-        let reason = sentences.rfind(|line| !line.starts_with("loading ")).unwrap_or("no reason");
-        Ok((stdout, reason.into()))
+        Ok((stdout, umbra_run::end(&stderr).into()))
     }
 }

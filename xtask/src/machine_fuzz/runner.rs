@@ -123,9 +123,7 @@ impl Runner<'_> {
             last_lines(&stdout, 8),
             last_lines(&stderr, 8)
         );
-        let mut sentences = stderr.lines().filter_map(|line| line.strip_prefix("umbra: "));
-        let reason = sentences.rfind(|line| !line.starts_with("loading ")).unwrap_or("no reason");
-        Ok((stdout, reason.into()))
+        Ok((stdout, umbra_run::end(&stderr).into()))
     }
 }
 

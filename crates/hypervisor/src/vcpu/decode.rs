@@ -1,6 +1,6 @@
 //! Instructions of which the CPU does not tell enough: their length, or that they exit and no more.
 
-use umbra_emulator::{Cpu, Operation, identify};
+use umbra_emulator::{Cpu, Identity, Operation, identify};
 use umbra_paging::{GuestFault, Gva};
 use umbra_telemetry::{ExitCause, GuestExit};
 use umbra_vcpu::backend::Backend;
@@ -54,11 +54,7 @@ impl<B: Backend> Vcpu<B> {
     pub(super) fn undecoded_exit(&mut self) -> ExitCause {
         let identity = match self.plain_code() {
             Some(bytes) => identify(&bytes.to_le_bytes()[..MAX_INSTRUCTION], self.mode()),
-            None => {
-                let mut buffer = [0; MAX_INSTRUCTION];
-                let (fetched, _) = self.fetch(&mut buffer);
-                identify(&buffer[..fetched], self.mode())
-            }
+            None => self.identity(),
         };
         self.instruction.set_length(identity.map_or(0, |identity| identity.length));
         // The CPU has checked the privilege level of what it executed. What the guest's tables lead
@@ -98,10 +94,14 @@ impl<B: Backend> Vcpu<B> {
         if self.events.under_way() {
             return false;
         }
+        self.identity().is_some_and(|identity| identity.operation == Operation::Virtualization)
+    }
+
+    /// What the instruction at RIP is, by a walk of the guest's tables.
+    fn identity(&mut self) -> Option<Identity> {
         let mut buffer = [0; MAX_INSTRUCTION];
         let (fetched, _) = self.fetch(&mut buffer);
-        let identity = identify(&buffer[..fetched], self.mode());
-        identity.is_some_and(|identity| identity.operation == Operation::Virtualization)
+        identify(&buffer[..fetched], self.mode())
     }
 
     fn end_with_changed_code(&mut self, bytes: &[u8]) {

@@ -6,6 +6,7 @@ use umbra_paging::{Gpa, Gva, Mode};
 use umbra_vcpu::backend::{Backend, CodeMode};
 
 use super::Vcpu;
+use crate::hw::phys::GuestRam;
 
 impl<B: Backend> Vcpu<B> {
     /// Carries out a write to the tracked table at `gpa`, behind `gva`, if the instruction at RIP
@@ -18,12 +19,7 @@ impl<B: Backend> Vcpu<B> {
         if !simple.writes() {
             return false;
         }
-        let old = if simple.reads() {
-            let offset = gpa.raw() % 8;
-            self.env.ram.read_entry(Gpa::new(gpa.raw() - offset)) >> (8 * offset)
-        } else {
-            0
-        };
+        let old = if simple.reads() { word_at(&self.env.ram, gpa) } else { 0 };
         let effect = effect(simple, &self.backend, old);
         let (size, next_rip) = (simple.width(), simple.next_rip());
         self.mmu.write_guest(&mut self.env, gpa, &effect.memory.to_le_bytes()[..size]);
@@ -45,9 +41,7 @@ impl<B: Backend> Vcpu<B> {
             if simple.width() != 4 || !simple.is_at(gva, |gpr| self.backend.gpr(gpr as u8)) {
                 return;
             }
-            let word = self.env.ram.read_entry(Gpa::new(gpa.raw() & !7));
-            let effect =
-                effect(&simple, &self.backend, word >> (8 * (gpa.raw() & 4)) & 0xffff_ffff);
+            let effect = effect(&simple, &self.backend, word_at(&self.env.ram, gpa));
             if simple.writes() {
                 self.mmu.write_guest(&mut self.env, gpa, &(effect.memory as u32).to_le_bytes());
             }
@@ -74,7 +68,7 @@ impl<B: Backend> Vcpu<B> {
         if ![Segment::Cs, Segment::Ds, Segment::Ss].into_iter().all(flat) {
             return None;
         }
-        self.env.ram.code(self.mmu.code(&self.env, 0, Gva::new(self.backend.rip()))?)
+        self.mapped_code()
     }
 
     /// Carries out an access to the device at `gpa` likewise.
@@ -109,6 +103,12 @@ impl<B: Backend> Vcpu<B> {
         if !self.settings.fast_emulation || self.events.under_way() || !self.is_plain() {
             return None;
         }
+        self.mapped_code()
+    }
+
+    /// The bytes at RIP, if the shadow maps them. Segments that do not start at 0 do not count.
+    #[inline(always)]
+    fn mapped_code(&mut self) -> Option<u128> {
         let rip = Gva::new(self.backend.rip());
         self.env.ram.code(self.mmu.code(&self.env, 0, rip)?)
     }
@@ -141,6 +141,12 @@ fn simple<'a>(
 ) -> Option<&'a Simple> {
     let simple = recent.decode(bytes, backend.rip())?;
     simple.is_at(gva.raw(), |gpr| backend.gpr(gpr as u8)).then_some(simple)
+}
+
+/// The word of which the byte at `gpa` is the lowest, as far as its 8 aligned bytes reach.
+fn word_at(ram: &GuestRam, gpa: Gpa) -> u64 {
+    let offset = gpa.raw() % 8;
+    ram.read_entry(Gpa::new(gpa.raw() - offset)) >> (8 * offset)
 }
 
 fn effect(simple: &Simple, backend: &impl Backend, old: u64) -> Effect {

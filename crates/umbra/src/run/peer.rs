@@ -30,8 +30,8 @@ pub struct Host {
 /// Checks what a peer cannot boot.
 ///
 /// # Errors
-/// A kernel that is not Linux, or a 32-bit one without another for the host; on the bare machine, one
-/// whose end the emulator does not tell.
+/// A kernel that is not Linux, or a 32-bit one without another for the host. On the bare machine,
+/// one whose end the emulator does not tell.
 pub fn check_image(arguments: &Arguments, image: &Image) -> Result<(), Error> {
     if arguments.hypervisor == Hypervisor::None
         && matches!(image, Image::Multiboot(_))
