@@ -78,7 +78,7 @@ pub enum Unsync {
     /// It counts as [`Answer::Emulate`]: the frame is no page table, or not only that.
     Impossible,
     /// Page faults that the CPU delivers, or roots that it loads, exit for as long: none of that
-    /// does now.
+    /// does now. (It may be impossible as well.)
     SwitchesOff,
     /// Nothing changes but that the guest's flushes exit.
     OnlyFlushes,

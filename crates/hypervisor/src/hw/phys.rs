@@ -109,6 +109,10 @@ impl DirectMap {
     /// Gives each of the guest and the shadow MMU its memory, and the canary what is nobody's.
     pub fn hand_out(self, layout: &Layout) -> (GuestRam, FramePool, Vec<SpareArea>) {
         let pool = layout.pool();
+        // So that no access looks at it again.
+        for end in layout.spare().map(|range| range.end).into_iter().chain([layout.above().end]) {
+            assert!(end <= DIRECT_MAP_END.load(Ordering::Relaxed), "{UNMAPPED}");
+        }
         // SAFETY: the layout gives the pool to nobody else.
         unsafe { self.zero(pool.clone()) };
         // SAFETY: as above, for what backs the guest's upper memory.
@@ -121,11 +125,16 @@ impl DirectMap {
     }
 }
 
+const UNMAPPED: &str = "the direct map reaches to all memory in use";
+
 fn pointer(hpa: u64) -> *mut u8 {
-    assert!(
-        hpa < DIRECT_MAP_END.load(Ordering::Relaxed),
-        "the direct map reaches to all memory in use"
-    );
+    assert!(hpa < DIRECT_MAP_END.load(Ordering::Relaxed), "{UNMAPPED}");
+    handed_out(hpa)
+}
+
+/// [`pointer`] to memory that was handed out: [`DirectMap::hand_out`] has checked that it is
+/// mapped.
+fn handed_out(hpa: u64) -> *mut u8 {
     ptr::with_exposed_provenance_mut((DIRECT_MAP + hpa) as usize)
 }
 
@@ -152,7 +161,7 @@ impl GuestRam {
         assert!(gpa.page_offset() + length as u64 <= FRAME, "an access stays within one page");
         match self.map.backing(gpa.gfn()) {
             Backing::Ram { hfn, writable } if writable || !write => {
-                Some(pointer(hfn.base().raw() + gpa.page_offset()))
+                Some(handed_out(hfn.base().raw() + gpa.page_offset()))
             }
             _ => None,
         }
@@ -271,7 +280,7 @@ impl GuestRam {
         }
         // SAFETY: mapped for ever, and the guest's memory, as just checked; any bytes are a valid
         // value.
-        Some(unsafe { pointer(hpa.raw()).cast::<u128>().read_unaligned() })
+        Some(unsafe { handed_out(hpa.raw()).cast::<u128>().read_unaligned() })
     }
 
     /// Writes at boot, across pages.
@@ -298,7 +307,7 @@ impl GuestRam {
             );
         }
         // SAFETY: both ranges are guest RAM at host-physical = guest-physical, as just checked.
-        unsafe { ptr::copy(pointer(from.raw()), pointer(to.raw()), length as usize) }
+        unsafe { ptr::copy(handed_out(from.raw()), handed_out(to.raw()), length as usize) }
     }
 }
 
@@ -338,7 +347,7 @@ impl FramePool {
 
     fn entry(&self, frame: u32, index: usize) -> &AtomicU64 {
         assert!(index < 512, "a table has 512 entries");
-        let pointer = pointer(self.hpa(frame).raw()).cast::<u64>().wrapping_add(index);
+        let pointer = handed_out(self.hpa(frame).raw()).cast::<u64>().wrapping_add(index);
         // SAFETY: aligned, mapped for ever, the pool's own; the CPU that walks the tables reads
         // words too.
         unsafe { AtomicU64::from_ptr(pointer) }
@@ -350,7 +359,7 @@ impl FramePool {
         let Backing::Ram { hfn: guest, .. } = ram.map.backing(gfn) else { return false };
         let shadow = self.hpa(frame);
         let (a, b) =
-            (pointer(shadow.raw()).cast::<u64>(), pointer(guest.base().raw()).cast::<u64>());
+            (handed_out(shadow.raw()).cast::<u64>(), handed_out(guest.base().raw()).cast::<u64>());
         for word in 0..FRAME as usize / 8 {
             // SAFETY: aligned, mapped for ever, and two different frames: the pool's own and the
             // guest's. Both are borrowed exclusively, and the one CPU is not in the guest.
@@ -374,7 +383,7 @@ impl FramePool {
     /// Reads 8 entries.
     pub fn read_entries(&self, frame: u32, first: usize) -> [u64; 8] {
         assert!(first + 8 <= 512, "a table has 512 entries");
-        let at = pointer(self.hpa(frame).raw()).cast::<u64>().wrapping_add(first);
+        let at = handed_out(self.hpa(frame).raw()).cast::<u64>().wrapping_add(first);
         core::array::from_fn(|n| {
             // SAFETY: as in `entry`, and within the frame.
             unsafe { AtomicU64::from_ptr(at.wrapping_add(n)) }.load(Ordering::Relaxed)
@@ -383,7 +392,7 @@ impl FramePool {
 
     /// Writes all entries of a frame.
     pub fn fill(&mut self, frame: u32, value: u64) {
-        let table = pointer(self.hpa(frame).raw()).cast::<u64>();
+        let table = handed_out(self.hpa(frame).raw()).cast::<u64>();
         for index in 0..512 {
             // SAFETY: as in `entry`, and within the frame.
             unsafe { AtomicU64::from_ptr(table.wrapping_add(index)) }
@@ -405,7 +414,7 @@ pub struct SpareArea {
 impl SpareArea {
     fn pointer(&self, word: u64) -> *mut u64 {
         assert!(word < self.words(), "a word of this area");
-        pointer(self.range.start + word * 8).cast()
+        handed_out(self.range.start + word * 8).cast()
     }
 }
 

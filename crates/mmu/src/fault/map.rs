@@ -3,7 +3,7 @@
 use umbra_paging::{Access, Gva, Rights};
 
 use crate::derive::Target;
-use crate::format::{Role, index};
+use crate::format::{Role, Wp, index};
 use crate::lifecycle::Cx;
 use crate::policy::WritePolicy;
 use crate::tables::Slot;
@@ -64,9 +64,16 @@ pub(crate) fn map<E: Env>(
         let role = cx.shadow().tables().key(frame).role;
         let Some(overrides) = overrides(role, rights, access) else { return done };
         let slot = Slot::new(frame, index(role, gva));
-        let target = provided(cx, policy, slot, role, overrides, &path[..=depth]);
         let old_child = cx.view().child(slot);
         let unsync = cx.shadow().guest().has_unsync();
+        // Where no table is out of date, a link is what it should be; but with CR0.WP clear there
+        // are two forms of it.
+        let has_forms = matches!(role, Role::Guest { wp: Wp::Off { .. }, .. });
+        if let Some(child) = old_child.filter(|_| !unsync && !has_forms) {
+            frame = child;
+            continue;
+        }
+        let target = provided(cx, policy, slot, role, overrides, &path[..=depth]);
         let old = cx.view().read(slot);
         if let Target::Link(child, _) = target {
             if unsync && cx.view().encode(slot, target).0 != old {

@@ -141,7 +141,7 @@ impl<P: WritePolicy> Mmu<P> {
                 self.detach_space(env, gfn);
                 return FaultOutcome::Resume(Work::Detach);
             }
-            Answer::Unsync if unsync != Unsync::Impossible => {
+            Answer::Unsync if self.shadow.can_unsync(gfn) => {
                 self.shadow.with(env).unsync_leaf(gfn);
                 return FaultOutcome::Resume(Work::Detach);
             }
@@ -215,13 +215,12 @@ impl<P: WritePolicy> Mmu<P> {
 
 /// What an answer to a write to this frame by [`Answer::Unsync`] comes to.
 fn unsync(shadow: &Shadow, gfn: Gfn) -> Unsync {
-    if !shadow.can_unsync(gfn) {
-        return Unsync::Impossible;
-    }
+    // The cheap questions first: where the CPU delivers page faults, none of the others is asked.
     let roots = shadow.roots();
-    let loads = roots.vcpus().any(|vcpu| !roots.loadable(vcpu).is_empty());
-    if loads || shadow.tables().encodings().separates_guest_faults() {
+    if shadow.tables().encodings().separates_guest_faults()
+        || roots.vcpus().any(|vcpu| !roots.loadable(vcpu).is_empty())
+    {
         return Unsync::SwitchesOff;
     }
-    Unsync::OnlyFlushes
+    if shadow.can_unsync(gfn) { Unsync::OnlyFlushes } else { Unsync::Impossible }
 }
