@@ -69,6 +69,8 @@ pub struct TableWrite {
     pub inactive: bool,
     /// Whether [`Answer::Unsync`] can be carried out, and what it switches off.
     pub unsync: Unsync,
+    /// How often a vCPU has loaded a root, or flushed all addresses, that the MMU was told of.
+    pub flushes: u64,
 }
 
 /// What comes of an [`Answer::Unsync`].
@@ -95,6 +97,7 @@ impl TableWrite {
             reachable: true,
             inactive: false,
             unsync: Unsync::Impossible,
+            flushes: 0,
         }
     }
 }
@@ -109,12 +112,12 @@ pub enum Answer {
     /// not possible (the table is a root in use, or the same instruction has just been answered
     /// so), it counts as [`Answer::Emulate`].
     Detach,
-    /// The frame is *unsync*: the guest writes freely, and its flushes exit, until it flushes more
-    /// than an address.
+    /// The frame is *unsync*: the guest writes freely, and its flushes exit, until one of them
+    /// [ends](WritePolicy::flushed) that.
     Unsync,
 }
 
-/// An INVLPG of the guest that exited because a page table is unsync.
+/// A flush of the guest that exited while page tables were unsync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnsyncFlush {
     /// The address is not one of an unsync table.
@@ -125,6 +128,9 @@ pub enum UnsyncFlush {
     Cleared(Gpa),
     /// The guest has changed its entry, most likely by clearing it first: two writes.
     Changed(Gpa),
+    /// The guest has loaded a root, or flushed all addresses. In this unsync table so many entries
+    /// are not what they were at the flush before.
+    All(Gfn, u32),
 }
 
 /// Decides how writes to tracked frames are answered. Any answer is correct; they differ in exits.
@@ -144,10 +150,10 @@ pub trait WritePolicy {
         let _ = (gfn, changed);
     }
 
-    /// The guest has flushed an address while page tables were unsync. Whether they stay so.
+    /// The guest has flushed while page tables were unsync. Whether they stay so; or the one table,
+    /// if it is told of that.
     fn flushed(&mut self, flush: UnsyncFlush) -> bool {
-        let _ = flush;
-        true
+        !matches!(flush, UnsyncFlush::All(..))
     }
 }
 

@@ -69,16 +69,17 @@ impl<B: Backend> Vcpu<B> {
             }
         };
         match written {
-            Some((new, mut flushes)) => {
+            Some((new, flushes)) => {
                 self.load_controls(new);
-                if cr == 3 {
-                    // What is cached for the same PCID under another root stays allowed, but a
-                    // large page of it may be cached by smaller ones, of which the guest's INVLPG
-                    // would drop one.
-                    flushes |= self.follow_cr3_write(old.cr3, value);
-                }
-                if flushes {
-                    self.mmu.flush_guest(&mut self.env);
+                if cr != 3 {
+                    if flushes {
+                        self.mmu.flush_guest(&mut self.env);
+                    }
+                // What is cached for the same PCID under another root stays allowed, but a large
+                // page of it may be cached by smaller ones, of which the guest's INVLPG would drop
+                // one.
+                } else if self.follow_cr3_write(old.cr3, value) || flushes {
+                    self.mmu.flush(&mut self.env);
                 }
                 self.skip();
             }

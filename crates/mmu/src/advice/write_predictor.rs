@@ -19,12 +19,15 @@
 //! # Unsync
 //! Some sites clear an entry, set it, and flush its address, again and again (the protection of a
 //! page that is changed). Emulation costs two exits for that, and one while the table is unsync,
-//! that of the flush. But then every flush of an address exits, whatever it is for. So the
+//! that of the flush. Others write an entry before or behind each load of a root (a kernel that
+//! patches its own code through an address space of its own): if the load exits, the writes need
+//! not. But while a table is unsync every flush of an address exits, whatever it is for. So the
 //! predictor keeps an account for each site: an exit spared for a flush of an entry that has
 //! changed, none for one that was cleared (what sets it again is seen as a fault), an exit lost for
-//! any other flush, and for each time that the table becomes unsync. What does not pay ends, and is
-//! put off as above. Where page faults or loads of roots pass by without an exit, that would cost
-//! more, and it is not tried.
+//! any other flush, and for each time that the table becomes unsync. Two more go if a load of a
+//! root finds it unchanged: the table is tracked again, which is work. What does not pay ends, and
+//! is put off as above. Where page faults or loads of roots pass by without an exit, that would
+//! cost more, and it is not tried.
 
 use umbra_paging::{Gfn, PAGE_SIZE};
 
@@ -54,6 +57,8 @@ const LONG: u32 = 8;
 const MAX_LONGER: u8 = 4;
 /// After so many pairs of writes to an entry, unsync is tried.
 const PAIRS: u8 = 2;
+/// Exits whose work it takes to track a table again that was unsync for nothing.
+const TRACK_COST: i8 = 2;
 /// The most that an account of unsync holds.
 const MAX_GAIN: i8 = 4;
 /// After so many flushes in a row that spared nothing, tables are tracked again.
@@ -102,6 +107,8 @@ struct Burst {
     gpa: u64,
     /// Entries written by writes that were emulated.
     length: u32,
+    /// [`TableWrite::flushes`] at its first write.
+    flushes: u64,
 }
 
 /// The [`WritePolicy`] that predicts bursts.
@@ -212,7 +219,7 @@ impl WritePolicy for Predictor {
             }
             known.wait -= 1;
         }
-        let Burst { site: last, gpa, length } = self.bursts[write.vcpu % BURSTS];
+        let Burst { site: last, gpa, length, flushes } = self.bursts[write.vcpu % BURSTS];
         if self.continues(write) {
             self.bursts[write.vcpu % BURSTS].gpa = write.gpa.raw();
             if gpa == write.gpa.raw() {
@@ -237,6 +244,9 @@ impl WritePolicy for Predictor {
         }
         if length != 0 && length < WORTH {
             self.learn(last, length);
+            if length == 1 && gpa == write.gpa.raw() && flushes != write.flushes {
+                self.pair(last);
+            }
         }
         if self.known(site).confidence >= CONFIDENT {
             return self.detach(write.vcpu, gfn, site);
@@ -245,7 +255,8 @@ impl WritePolicy for Predictor {
             self.bursts[write.vcpu % BURSTS] = Burst::default();
             return Answer::Unsync;
         }
-        self.bursts[write.vcpu % BURSTS] = Burst { site, gpa: write.gpa.raw(), length: 1 };
+        self.bursts[write.vcpu % BURSTS] =
+            Burst { site, gpa: write.gpa.raw(), length: 1, flushes: write.flushes };
         Answer::Emulate
     }
 
@@ -269,6 +280,13 @@ impl WritePolicy for Predictor {
     fn flushed(&mut self, flush: UnsyncFlush) -> bool {
         let (gain, at) = match flush {
             UnsyncFlush::Elsewhere => return self.account(-1),
+            // It would have exited in any case. What has changed was a write; what has not costs
+            // more to look at than the next write does.
+            UnsyncFlush::All(_, 0) => {
+                self.account(-TRACK_COST);
+                return false;
+            }
+            UnsyncFlush::All(..) => return self.account(1),
             UnsyncFlush::Unchanged(at) => (-1, at),
             UnsyncFlush::Cleared(at) => (0, at),
             UnsyncFlush::Changed(at) => (1, at),
@@ -323,6 +341,7 @@ mod tests {
                     reachable: true,
                     inactive: false,
                     unsync: Unsync::Impossible,
+                    flushes: 0,
                     back_to_back: back_to_back && !used,
                 };
                 if predictor.answer(&write) == Answer::Detach {
@@ -349,6 +368,7 @@ mod tests {
             reachable: true,
             inactive: false,
             unsync: Unsync::Impossible,
+            flushes: 0,
             back_to_back: false,
         };
         assert_eq!(predictor.answer(&first), Answer::Detach);
@@ -370,6 +390,7 @@ mod tests {
                 reachable: true,
                 inactive: false,
                 unsync: Unsync::Impossible,
+                flushes: 0,
                 back_to_back: n > 0,
             };
             assert_eq!(predictor.answer(&write), Answer::Emulate);
@@ -399,6 +420,7 @@ mod tests {
                     reachable: true,
                     inactive: false,
                     unsync: Unsync::Impossible,
+                    flushes: 0,
                     back_to_back,
                 })
             };
@@ -425,6 +447,7 @@ mod tests {
             reachable: true,
             inactive: true,
             unsync: Unsync::Impossible,
+            flushes: 0,
             back_to_back: false,
         };
         assert_eq!(predictor.answer(&write), Answer::Detach);
@@ -453,6 +476,7 @@ mod tests {
                     reachable: true,
                     inactive: false,
                     unsync: Unsync::Impossible,
+                    flushes: 0,
                     back_to_back: n > 0,
                 };
                 if predictor.answer(&write) == Answer::Detach {
@@ -480,6 +504,7 @@ mod tests {
                 reachable: true,
                 inactive: false,
                 unsync: Unsync::Impossible,
+                flushes: 0,
                 back_to_back,
             })
         };
@@ -495,6 +520,7 @@ mod tests {
                 reachable: true,
                 inactive: false,
                 unsync: Unsync::Impossible,
+                flushes: 0,
                 back_to_back: false,
             })
         };
@@ -516,6 +542,7 @@ mod tests {
                     reachable: true,
                     inactive: false,
                     unsync: Unsync::Impossible,
+                    flushes: 0,
                     back_to_back: n > 0,
                 };
                 assert_eq!(predictor.answer(&write), Answer::Emulate);
@@ -588,6 +615,33 @@ mod tests {
                 assert_eq!(predictor.answer(&write), Answer::Emulate);
             }
         }
+    }
+
+    /// Lone writes to an entry, each followed by a load of a root: how many exits beside the loads.
+    fn writes_before_loads(predictor: &mut Predictor, times: u64, seen: bool) -> u64 {
+        let (gpa, mut unsync, mut exits) = (Gfn::new(7).entry(3), false, 0);
+        for n in 0..times {
+            if !unsync {
+                exits += 1;
+                let write = TableWrite {
+                    site: site(n % 2),
+                    unsync: Unsync::OnlyFlushes,
+                    flushes: if seen { n } else { 0 },
+                    ..TableWrite::new(0, gpa)
+                };
+                unsync = predictor.answer(&write) == Answer::Unsync;
+            }
+            unsync &= predictor.flushed(UnsyncFlush::All(gpa.gfn(), 1));
+        }
+        exits
+    }
+
+    #[test]
+    fn an_entry_that_is_written_before_each_load_of_a_root_costs_no_exit() {
+        let mut predictor = Predictor::default();
+        assert!(writes_before_loads(&mut predictor, 1000, true) < 12);
+        assert!(!predictor.flushed(UnsyncFlush::All(Gfn::new(7), 0)), "not written: tracked again");
+        assert_eq!(writes_before_loads(&mut Predictor::default(), 1000, false), 1000);
     }
 
     /// Flushes of one entry after the other are a burst, which a detach answers better.

@@ -68,6 +68,7 @@ impl<E: Env> Cx<'_, E> {
 
     /// Lets a vCPU load its current root by itself.
     pub(crate) fn allow_current(&mut self, vcpu: usize) -> bool {
+        self.before_offer(vcpu);
         let root = self.shadow.basis.tables().pool().frame_of(self.shadow.roots.current(vcpu));
         root.is_some_and(|root| self.offer(vcpu, root))
     }
@@ -79,6 +80,7 @@ impl<E: Env> Cx<'_, E> {
         vcpu: usize,
         root: Gfn,
     ) -> bool {
+        self.before_offer(vcpu);
         let Shadow { basis, roots, .. } = &*self.shadow;
         let full = roots.loadable(vcpu).len() == roots.capacity();
         if !self.shadow.may_allow_native_load(self.env, vcpu, root)

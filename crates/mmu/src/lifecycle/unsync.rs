@@ -12,8 +12,9 @@
 //! - All of its shadows are page tables. So what leads to them is never out of date.
 //! - Every vCPU has left the guest before the first write that is not seen, and comes back with all
 //!   flushes exiting, and without roots that it loads by itself.
-//! - INVLPG brings its entry up to date in all shadows of the table. Any larger flush, and every
-//!   load of a root, tracks all tables again.
+//! - INVLPG brings its entry up to date in all shadows of the table; any larger flush, and every
+//!   load of a root, all entries of all tables. Whether they stay unsync then is the policy's
+//!   choice. They are tracked again before a root is offered: its loads would not be seen.
 //! - What a shadow holds from earlier was never true of addresses, or of rights, that a new
 //!   reference adds. So the table is tracked again before one is made.
 //! - A fault of the guest brings the entry of its address up to date, as it drops what a TLB holds
@@ -31,6 +32,7 @@ use umbra_paging::{Gfn, Level};
 
 use super::{Cx, Shadow};
 use crate::format::{Role, ShadowKey};
+use crate::policy::{UnsyncFlush, WritePolicy};
 use crate::{Env, Event};
 
 impl Shadow {
@@ -46,13 +48,14 @@ impl Shadow {
 
 /// Leaf tables.
 impl<E: Env> Cx<'_, E> {
-    /// Lets the guest write a leaf table unseen, until it flushes more than an address.
+    /// Lets the guest write a leaf table unseen, until a flush for which the policy ends that.
     pub(crate) fn unsync_leaf(&mut self, gfn: Gfn) {
         self.begin_unsync(gfn, true);
         let mut next = self.first_shadow(gfn);
         while let Some(frame) = next {
             next = self.next_shadow(frame);
             self.shadow.basis.tables_mut().look_where_absent(self.env, frame);
+            self.entries().note_unsync(frame);
         }
         // Every vCPU comes back with what an unsync table needs. A zapped shadow of it that is
         // still cached goes first.
@@ -69,7 +72,43 @@ impl<E: Env> Cx<'_, E> {
         self.shadow.guest_mut().resync(gfn);
         self.happened(Event::Resynced(gfn));
         self.entries().protect_now(gfn);
+        // What is noted of an unsync table is of Trapping entries where the guest's are not present.
+        let mut next = self.first_shadow(gfn);
+        while let Some(frame) = next {
+            next = self.next_shadow(frame);
+            self.shadow.basis.tables_mut().forget_copy(frame);
+        }
         self.fill_shadows(gfn);
+    }
+
+    /// The guest flushes all addresses: brings unsync leaf tables up to date, and tracks those again
+    /// for which the policy wants that. Other unsync tables are tracked again.
+    pub(crate) fn guest_flushes(&mut self, policy: &mut dyn WritePolicy) {
+        if self.shadow.basis.guest().has_unsync_above_leaves() {
+            return self.resync_all();
+        }
+        let mut n = 0;
+        while let Some(&gfn) = self.shadow.basis.guest().unsync_frames().get(n) {
+            let (mut next, mut changed) = (self.first_shadow(gfn), 0);
+            while let Some(frame) = next {
+                next = self.next_shadow(frame);
+                changed = self.entries().fill_unsync(frame).max(changed);
+            }
+            if policy.flushed(UnsyncFlush::All(gfn, changed)) {
+                n += 1;
+            } else {
+                self.resync_leaf(gfn);
+            }
+        }
+    }
+
+    /// Tracks unsync leaf tables again: a root is to be offered, whose loads are flushes that are
+    /// not seen.
+    pub(super) fn before_offer(&mut self, vcpu: usize) {
+        if self.shadow.roots.can_load(vcpu) && !self.shadow.basis.guest().has_unsync_above_leaves()
+        {
+            self.resync_all();
+        }
     }
 
     /// Makes sure that what a shadow page leads to is up to date, before a reference to it is added

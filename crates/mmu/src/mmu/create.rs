@@ -62,6 +62,7 @@ impl<P: WritePolicy> Mmu<P> {
             policy,
             regret: Regret::default(),
             vcpus: (0..config.vcpus).map(|_| Vcpu::default()).collect(),
+            flushes: 0,
         };
         let off = Paging {
             mode: Mode::Off,

@@ -28,6 +28,8 @@ pub struct Mmu<P = Predictor> {
     policy: P,
     regret: Regret,
     vcpus: Vec<Vcpu>,
+    /// Loads of roots, and flushes of the guest that are not of an address: for the policy.
+    flushes: u64,
 }
 
 /// What was learned of one vCPU. Nothing of it is needed for a right shadow; `detaches` is for
@@ -201,10 +203,20 @@ impl<P> Mmu<P> {
     /// assert!(!mmu.has_unsync_tables() && host.flushes > 0);
     /// # }
     /// ```
-    pub fn flush_guest(&mut self, env: &mut impl Env) {
+    pub fn flush_guest(&mut self, env: &mut impl Env)
+    where
+        P: WritePolicy,
+    {
         let mut cx = self.shadow.with(env);
-        cx.resync_all();
+        cx.guest_flushes(&mut self.policy);
         cx.flush();
+        self.flushes += 1;
+    }
+
+    /// Drops what CPUs have cached of the shadows: what is left to do for a MOV to CR3 that flushes,
+    /// once [`Mmu::load_paging`] has followed it.
+    pub fn flush(&mut self, env: &mut impl Env) {
+        self.shadow.with(env).flush();
     }
 
     /// Makes sure that nothing maps, or is built from, these guest frames. The embedder calls it

@@ -132,6 +132,7 @@ impl<P: WritePolicy> Mmu<P> {
             reachable,
             inactive,
             unsync,
+            flushes: self.flushes,
         };
         if self.policy.needs_site(&write) {
             write.site = call_site(view, roots, walks, vcpu, context, gpa);

@@ -35,7 +35,8 @@ impl<P> Mmu<P> {
     /// Follows a change of the guest's CR0, CR3, CR4 or EFER, or of its PDPTE registers. Under PAE
     /// paging these are what [`Pdptes::load`](umbra_paging::Pdptes::load) gave when the guest last
     /// loaded them; the guest's memory is not asked. It does not flush what the guest's
-    /// own instruction must flush: for that, call [`Mmu::flush_guest`] as well.
+    /// own instruction must flush: for that, call [`Mmu::flush`] behind a MOV to CR3, and
+    /// [`Mmu::flush_guest`] behind others.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
@@ -55,8 +56,9 @@ impl<P> Mmu<P> {
         P: WritePolicy,
     {
         let mut cx = self.shadow.with(env);
-        cx.resync_all();
+        cx.guest_flushes(&mut self.policy);
         cx.load_paging(&mut self.policy, vcpu, paging);
+        self.flushes += 1;
         self.root(env, vcpu)
     }
 

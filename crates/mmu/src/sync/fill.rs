@@ -95,6 +95,38 @@ impl<E: Env> Entries<'_, E> {
         owed
     }
 
+    /// Notes what the shadow of a leaf table that becomes unsync is made from, so that
+    /// [`Entries::fill_unsync`] looks at what changes from now on.
+    pub(crate) fn note_unsync(&mut self, frame: u32) {
+        let key = self.basis.tables().key(frame);
+        self.basis.tables_mut().copy(frame);
+        for group in 0..ENTRIES / GROUP {
+            let all = self.guest_group(key, group);
+            self.basis.tables_mut().note(frame, group, &all);
+        }
+    }
+
+    /// Brings the shadow of an unsync leaf table up to date, for a flush of the guest; says how
+    /// many entries were something else.
+    pub(crate) fn fill_unsync(&mut self, frame: u32) -> u32 {
+        let key = self.basis.tables().key(frame);
+        // Another page may have got its copy.
+        self.basis.tables_mut().copy(frame);
+        let (mut owed, mut changed) = (OwedFlush::NONE, 0);
+        let mut left = self.basis.tables().changed(self.env, frame, key.gfn);
+        while left != 0 {
+            let group = left.trailing_zeros() as usize;
+            left &= left - 1;
+            let all = self.guest_group(key, group);
+            for slot in slots(frame, group, self.basis.tables().changed_in(frame, group, &all)) {
+                owed = owed.and(self.fill_entry(slot, &mut changed));
+            }
+            self.basis.tables_mut().note(frame, group, &all);
+        }
+        self.pay(owed);
+        changed
+    }
+
     fn fill_entry(&mut self, slot: Slot, changed: &mut u32) -> OwedFlush {
         let before = self.view().read(slot);
         let owed = match self.view().target(slot, false) {

@@ -459,7 +459,8 @@ impl Tables {
         self.pool.set_copy(frame, Some(copy));
     }
 
-    fn forget_copy(&mut self, frame: u32) {
+    /// Nothing is known any more of what the shadows of a page were made from.
+    pub(crate) fn forget_copy(&mut self, frame: u32) {
         if let Some(copy) = self.pool.copy(frame) {
             self.copies.take(copy);
             self.pool.set_copy(frame, None);

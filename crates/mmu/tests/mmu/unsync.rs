@@ -1,7 +1,10 @@
 //! Page tables whose writes are not seen while the guest changes them entry by entry.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use crate::common::*;
-use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
+use umbra_mmu::policy::{Answer, TableWrite, UnsyncFlush, WritePolicy};
 use umbra_mmu::{FaultOutcome, Mmu, Work};
 use umbra_paging::{Access, Gfn, Gva};
 
@@ -24,7 +27,11 @@ impl WritePolicy for Policy {
 /// Root 1, tables 2 and 3, and page table 4, which maps frame 101 and is unsync. The page tables 6
 /// and 7 are tracked.
 fn start(vcpus: usize, page: u64) -> (Machine, Mmu<Policy>) {
-    let mut machine = Machine::new(2048, 96 * vcpus);
+    start_with(vcpus, page, Policy)
+}
+
+fn start_with<P: WritePolicy>(vcpus: usize, page: u64, policy: P) -> (Machine, Mmu<P>) {
+    let mut machine = Machine::identical(2048, 96 * vcpus);
     machine.chain();
     machine.poke(4, 5, 101 << 12 | page);
     machine.poke(4, 6, 6 << 12 | ALL);
@@ -34,8 +41,11 @@ fn start(vcpus: usize, page: u64) -> (Machine, Mmu<Policy>) {
         machine.poke(3, n, table << 12 | ALL);
         machine.poke(table, 0, 103 << 12 | ALL);
     }
-    let config = config_with(|config| config.vcpus = vcpus);
-    let mut mmu = Mmu::with_policy(config, &mut machine, Policy).unwrap();
+    let config = config_with(|config| {
+        config.vcpus = vcpus;
+        config.loadable_roots = 1;
+    });
+    let mut mmu = Mmu::with_policy(config, &mut machine, policy).unwrap();
     (0..vcpus).for_each(|vcpu| _ = mmu.load_paging(&mut machine, vcpu, paging(1)));
     for gva in [PAGE, 0x6000, 0x8000, SHOWN, 6 << 21, 7 << 21] {
         settle(&mut machine, &mut mmu, gva, READ);
@@ -63,6 +73,65 @@ fn writes_are_not_seen_and_invlpg_brings_its_entry_up_to_date() {
     assert_eq!(hardware(&machine, &mmu, 0x7000), Seen::Reserved, "what nobody has asked for waits");
     assert_eq!((machine.flushes, machine.page_flushes), (before.0, before.1 + 1));
     assert!(mmu.has_unsync_tables());
+    mmu.audit(&machine).unwrap();
+}
+
+/// [`Policy`], and what is unsync stays so.
+#[derive(Clone, Default)]
+struct Stays(Rc<RefCell<Vec<UnsyncFlush>>>);
+
+impl WritePolicy for Stays {
+    fn answer(&mut self, write: &TableWrite) -> Answer {
+        Policy.answer(write)
+    }
+
+    fn flushed(&mut self, flush: UnsyncFlush) -> bool {
+        self.0.borrow_mut().push(flush);
+        self.0.borrow().len() < 4
+    }
+}
+
+#[test]
+fn a_larger_flush_brings_all_up_to_date_and_may_leave_the_table_unsync() {
+    let policy = Stays::default();
+    let (mut machine, mut mmu) = start_with(1, ALL, policy.clone());
+    machine.poke(4, 5, 102 << 12 | ALL);
+    mmu.load_paging(&mut machine, 0, paging(1));
+    assert!(mmu.has_unsync_tables() && mmu.entry_state(&machine, 0).flushes_exit);
+    assert_eq!(hardware(&machine, &mmu, PAGE), page(102));
+    // What is cleared is Trapping, so that nothing depends on seeing how it comes back.
+    machine.poke(4, 5, 0);
+    machine.poke(4, 9, 104 << 12 | ALL);
+    mmu.flush_guest(&mut machine);
+    assert_eq!(hardware(&machine, &mmu, PAGE), Seen::Reserved);
+    assert_eq!(hardware(&machine, &mmu, 0x9000), page(104));
+    mmu.audit(&machine).unwrap();
+    mmu.flush_guest(&mut machine);
+    assert_eq!(*policy.0.borrow(), [1, 2, 0].map(|changed| UnsyncFlush::All(Gfn::new(4), changed)));
+    machine.poke(4, 9, 0);
+    mmu.flush_guest(&mut machine);
+    assert!(!mmu.has_unsync_tables(), "the policy had enough of it");
+    assert_eq!(hardware(&machine, &mmu, PAGE), Seen::NotPresent);
+    assert_eq!(hardware(&machine, &mmu, 0x9000), Seen::NotPresent);
+    mmu.audit(&machine).unwrap();
+}
+
+#[test]
+fn a_root_is_built_only_once_all_tables_are_tracked() {
+    let (mut machine, mut mmu) = start_with(1, ALL, Stays::default());
+    machine.poke(10, 0, 2 << 12 | ALL);
+    mmu.load_paging(&mut machine, 0, paging(10));
+    assert!(!mmu.has_unsync_tables());
+    assert_eq!(hardware(&machine, &mmu, PAGE), page(101), "linked at once");
+    mmu.audit(&machine).unwrap();
+}
+
+#[test]
+fn a_root_is_offered_only_once_all_tables_are_tracked() {
+    let (mut machine, mut mmu) = start_with(1, ALL, Stays::default());
+    mmu.load_paging(&mut machine, 0, paging(1));
+    assert!(mmu.has_unsync_tables());
+    assert!(mmu.allow_native_load(&mut machine, 0) && !mmu.has_unsync_tables());
     mmu.audit(&machine).unwrap();
 }
 
