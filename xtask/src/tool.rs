@@ -21,6 +21,14 @@ impl CargoTool {
     /// # Errors
     /// It cannot be built.
     pub fn install(&self) -> Result<PathBuf> {
+        self.install_with(&[])
+    }
+
+    /// The same, with options of `cargo install` that make less of it.
+    ///
+    /// # Errors
+    /// It cannot be built.
+    pub fn install_with(&self, options: &[&str]) -> Result<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let root = paths::target_dir()?.join("tools");
         let folders = std::env::split_paths(&path).chain([root.join("bin")]);
@@ -39,6 +47,7 @@ impl CargoTool {
         // Optimizing it takes minutes and gains seconds. What was compiled is kept: an installation
         // that was ended goes on where it was, and another version compiles what has changed.
         cargo.args(["install", "--debug", "--locked", "--version", self.version, self.name]);
+        cargo.args(options);
         cargo.arg("--root").arg(&root).arg("--target-dir").arg(root.join("build"));
         process::show(&mut cargo)?;
         Ok(root.join("bin").join(self.name))

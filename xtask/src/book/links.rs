@@ -75,11 +75,15 @@ fn linked(text: &str, top: &Path) -> String {
     linked + &text[done..]
 }
 
-/// Whether a text is the path of something below the top of the checkout.
+/// Whether a text is the path of something below the top of the checkout that is not built there:
+/// what cargo has built is not where the book is read.
 fn is_of_checkout(text: &str, top: &Path) -> bool {
     let plain = |component| matches!(component, Component::Normal(_));
     let is_path = text.contains(['/', '.']) && !text.contains(char::is_whitespace);
-    is_path && Path::new(text).components().all(plain) && top.join(text).exists()
+    is_path
+        && !Path::new(text).starts_with("target")
+        && Path::new(text).components().all(plain)
+        && top.join(text).exists()
 }
 
 #[cfg(test)]
@@ -106,6 +110,16 @@ mod tests {
         ] {
             assert_eq!(linked(same, top), same);
         }
+    }
+
+    #[test]
+    fn what_is_built_is_not_linked_to() {
+        let top = tempfile::tempdir().unwrap();
+        for file in ["target/release/umbra", "docs/target"] {
+            std::fs::create_dir_all(top.path().join(file)).unwrap();
+        }
+        assert!(!is_of_checkout("target/release/umbra", top.path()));
+        assert!(is_of_checkout("docs/target", top.path()));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use crate::{paths, process};
 
 /// What makes the pages.
 const MDBOOK: CargoTool = CargoTool { name: "mdbook", version: "^0.5" };
+/// Without its web server and the watcher of files, which nobody starts here.
+const NO_SERVER: &[&str] = &["--no-default-features", "--features", "search"];
 
 /// Build the book into docs/book/build (installs mdbook through cargo if it is missing, into
 /// target/tools).
@@ -20,7 +22,7 @@ pub struct Arguments {}
 
 /// Builds it; a warning is a failure.
 pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
-    let mut mdbook = Command::new(MDBOOK.install()?);
+    let mut mdbook = Command::new(MDBOOK.install_with(NO_SERVER)?);
     // Mentions of files become links. The book's own settings do not have it: mdBook alone makes
     // the book, too.
     let this = env::current_exe().context("finding this program")?;

@@ -81,7 +81,8 @@ pub fn differences_of_trace(trace: &Head, result: &Statistics, name: &str) -> Ve
     sentences
 }
 
-/// Phases that are other work than those of the base, or that only one of them has.
+/// Phases of both that are other work in one than in the other. A result of fewer phases has another
+/// command line, too.
 fn operations(base: &Statistics, other: &Statistics) -> impl Iterator<Item = String> {
     let ops = |result: &Statistics| -> BTreeMap<u32, (String, u64)> {
         result.phases.iter().map(|phase| (phase.id, (phase.name.to_string(), phase.ops))).collect()

@@ -265,7 +265,7 @@ fn instructions(results: &[Named]) -> Markup {
         section {
             h2 { "Instructions per operation" }
             @if panels.is_empty() { p { "No run has counted its instructions." } } @else {
-                p.quiet { "Instructions of guest and hypervisor together: what the exits, and what answers them, come to." }
+                p.quiet { "Instructions of guest and hypervisor together: they also show what exits cost, and what it costs to avoid them." }
                 (absent(INSTRUCTIONS, results))
                 @for (index, panel) in panels.iter().enumerate() {
                     (bars(&format!("instructions{index}"), panel, results.len()))
@@ -399,7 +399,7 @@ fn heat(history: Option<&History>) -> Markup {
                     summary { "The figures of each region" }
                     (scroll(title, &html! { table {
                         thead { tr { th { "region" } th { "size" } th { "host faults" }
-                            @for cause in HOST_FAULTS { th { (cause.name()) } } } }
+                            @for cause in HOST_FAULTS { th { (breakable(cause.name())) } } } }
                         tbody { @for (region, counts) in heat.regions.iter().zip(&heat.by_cause) {
                             tr { th.mono scope="row" { (format!("{:016x}", region.start)) } td { (region.size()) }
                                 td { (whole(Some(counts.iter().sum()))) }
@@ -509,6 +509,11 @@ fn causes(results: &[Named]) -> Markup {
             } }))
         }
     }
+}
+
+/// A name that may go on in the next line after each of its parts.
+fn breakable(name: &str) -> Markup {
+    html! { @for part in name.split_inclusive('_') { (part) wbr; } }
 }
 
 /// A box in which what is too wide scrolls, also by keyboard.
