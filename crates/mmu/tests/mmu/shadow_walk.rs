@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::common::*;
 use umbra_mmu::policy::{Answer, CallSite, EmulateReachable, TableWrite, WritePolicy};
 use umbra_mmu::{FaultContext, FaultOutcome, Mmu};
-use umbra_paging::{Access, Gva, Hpa, bits};
+use umbra_paging::{Access, Gva, Hpa, Mode, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
 
@@ -83,6 +83,39 @@ fn a_write_to_a_table_is_known_by_the_instruction_and_the_return_address() {
     assert_eq!(place(STACK, 0x5678), none, "no address of code");
     assert_eq!(place(STACK + 1, RIP + 0x100), none, "no stack");
     assert_eq!(place(STACK - 0x3000 + 0x20_9000, RIP + 0x100), one, "through the large page");
+}
+
+#[test]
+fn a_32_bit_guests_return_addresses_are_words_of_4_bytes() {
+    const RIP: u64 = 0xc012_3000;
+    const ONE: u32 = 0xc012_3456;
+    const TWO: u32 = 0xc0ff_0001;
+    const THREE: u32 = 0xc000_0004;
+    let mut machine = Machine::new(2048, 64);
+    machine.poke32(2, 0, 3 << 12 | ALL as u32);
+    machine.poke32(3, 2, 3 << 12 | ALL as u32);
+    machine.poke32(3, 3, 9 << 12 | ALL as u32);
+    let places = CallSites::default();
+    let mut mmu = Mmu::with_policy(config(), &mut machine, places.clone()).unwrap();
+    let paging = Paging { mode: Mode::Legacy32 { pse: false }, nxe: false, ..paging(2) };
+    mmu.load_paging(&mut machine, 0, paging);
+    let mut callers = |rsp: u64, words: &[(usize, u32)]| {
+        (0..1024).for_each(|at| machine.poke32(9, at, 0));
+        words.iter().for_each(|&(at, word)| machine.poke32(9, at, word));
+        let context = FaultContext::at(Gva::new(RIP)).with_stack(Gva::new(rsp));
+        for (gva, access) in [(rsp, Access::user_read()), (0x2000, user_write())].repeat(3) {
+            mmu.page_fault(&mut machine, 0, Gva::new(gva), access, &context);
+        }
+        places.0.borrow().last().unwrap().callers
+    };
+    let both = u64::from(ONE) << 32 | u64::from(TWO);
+    assert_eq!(callers(0x3010, &[(3, THREE), (4, ONE), (7, TWO), (8, THREE)]), both);
+    assert_eq!(callers(0x3014, &[(5, ONE), (20, TWO), (21, THREE)]), both, "16 words");
+    assert_eq!(callers(0x3014, &[(5, ONE), (21, TWO)]), u64::from(ONE), "and no more");
+    assert_eq!(callers(0x3ff8, &[(1022, ONE), (1023, TWO)]), both, "the end of the page");
+    let data = [(4, 0xc112_3456), (5, 0xc012_3000), (6, 0x0012_3456), (7, ONE)];
+    assert_eq!(callers(0x3010, &data), u64::from(ONE), "other addresses");
+    assert_eq!(callers(0x3012, &[(4, ONE), (5, TWO)]), 0, "no stack");
 }
 
 #[test]
