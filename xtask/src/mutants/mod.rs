@@ -12,7 +12,11 @@ mod results;
 mod run;
 mod weave;
 
+use std::collections::BTreeSet;
+use std::num::NonZero;
 use std::process::ExitCode;
+use std::sync::{Mutex, MutexGuard};
+use std::thread;
 
 use anyhow::{Context, Result};
 
@@ -35,7 +39,7 @@ pub struct Arguments {
     /// How many mutants the sample has.
     #[arg(long, value_name = "N", default_value_t = 300)]
     sample: usize,
-    /// Only what stands in files whose paths have this in them: all mutants there, no sample.
+    /// Beside the sample all mutants in files whose paths have this in them.
     #[arg(long, value_name = "PART")]
     file: Vec<String>,
     /// Judge those anew that survived when they were judged last.
@@ -49,11 +53,12 @@ pub struct Arguments {
 /// Runs the mutants.
 pub fn run(Arguments { sample, file, survivors, list }: &Arguments) -> Result<ExitCode> {
     let program = CargoTool { name: "cargo-mutants", version: "^26" }.install()?;
-    let mut mutants = list::all(&program)?;
-    match file.as_slice() {
-        [] => mutants = list::sample(mutants, *sample),
-        parts => mutants.retain(|mutant| parts.iter().any(|part| mutant.file.contains(part))),
-    }
+    let mutants = list::all(&program)?;
+    let named = |mutant: &&Mutant| file.iter().any(|part| mutant.file.contains(part));
+    let also: Vec<Mutant> = mutants.iter().filter(named).cloned().collect();
+    let mut mutants = list::sample(mutants, *sample);
+    let known: BTreeSet<String> = mutants.iter().map(|mutant| mutant.name.clone()).collect();
+    mutants.extend(also.into_iter().filter(|mutant| !known.contains(&mutant.name)));
     let copy = woven::Copy::fresh("mutants")?;
     let mut results = Results::read(&copy.folder.join("results.tsv"))?;
     if !list {
@@ -85,24 +90,27 @@ fn judge(copy: &woven::Copy, mut mutants: Mutants, results: &mut Results) -> Res
     let mut tests = Tests::build(copy)?;
     tests.measure(false)?;
     // All pass through the quick tests first: so the likely survivors are known early.
-    let mut unnoticed = Vec::new();
-    for (number, Mutant { name, .. }) in &mutants {
+    let results = Mutex::new(results);
+    let unnoticed = Mutex::new(Vec::new());
+    in_parallel(mutants.iter().collect(), |(number, mutant)| {
         match tests.judge(*number, false)? {
-            Some((stage, test)) => results.add(name, Verdict::Noticed(stage, test))?,
+            Some(by) => lock(&results).add(&mutant.name, Some(by).into()),
             None => {
-                println!("unnoticed by quick tests\t{name}");
-                unnoticed.push((*number, name));
+                println!("unnoticed by quick tests\t{}", mutant.name);
+                lock(&unnoticed).push((*number, &mutant.name));
+                Ok(())
             }
         }
-    }
+    })?;
     tests.measure(true)?;
-    for (number, name) in unnoticed {
-        results.add(name, tests.judge(number, true)?.into())?;
-    }
+    in_parallel(lock(&unnoticed).drain(..).collect(), |(number, name)| {
+        let verdict = tests.judge(number, true)?.into();
+        lock(&results).add(name, verdict)
+    })?;
     // They are built where the others were.
     for mutant in others.values() {
         if !compile::alone(copy, mutant)? {
-            results.add(&mutant.name, Verdict::DoesNotCompile)?;
+            lock(&results).add(&mutant.name, Verdict::DoesNotCompile)?;
             continue;
         }
         let built = Tests::build(copy).with_context(|| mutant.name.clone())?;
@@ -111,7 +119,27 @@ fn judge(copy: &woven::Copy, mut mutants: Mutants, results: &mut Results) -> Res
             None => alone.judge(0, true)?,
             noticed => noticed,
         };
-        results.add(&mutant.name, noticed.into())?;
+        lock(&results).add(&mutant.name, noticed.into())?;
     }
     Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("a thread that fails ends the run")
+}
+
+/// Does this to all of them, as many at once as there are CPUs, in their order.
+fn in_parallel<T: Send>(of: Vec<T>, what: impl Fn(T) -> Result<()> + Sync) -> Result<()> {
+    let next = Mutex::new(of.into_iter());
+    let work = || {
+        loop {
+            let Some(one) = lock(&next).next() else { return Ok(()) };
+            what(one)?;
+        }
+    };
+    thread::scope(|scope| {
+        let count = thread::available_parallelism().map_or(1, NonZero::get);
+        let workers: Vec<_> = (0..count).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().expect("it returns errors"))
+    })
 }

@@ -20,29 +20,30 @@ type Part = (&'static str, &'static [&'static str]);
 const LONG: &[&str] = &["bound::", "address_space::a_table_that_thousands"];
 const OTHERS: &[&str] = &["--skip", LONG[0], "--skip", LONG[1]];
 
-/// What must notice a mutant: a name, and the tests in their order, the cheap ones first.
-const STAGES: [(&str, &[Part]); 3] = [
-    ("tests of the MMU", &[("umbra_mmu", &[]), ("mmu", OTHERS), ("memory", &[]), ("mmu", LONG)]),
-    (
-        "tests of the reference machine",
-        &[
-            ("regressions", &[]),
-            ("cve_2026_46113", &[]),
-            ("cve_2026_53359", &[]),
-            ("cve_2026_64561", &[]),
-            ("formats", &[]),
-            ("fixed", &[]),
-            ("exhaustive", &[]),
-            ("schedule", &[]),
-            ("hostile", &[]),
-        ],
-    ),
-    (MANY_PROGRAMS, &[("fixed", &[])]),
-];
-
+const MMU: &str = "tests of the MMU";
+const REFERENCE: &str = "tests of the reference machine";
 /// The stage in which this many random programs run: about a minute.
 const MANY_PROGRAMS: &str = "a minute of fixed programs";
 const PROGRAMS: &str = "1200";
+
+/// What must notice a mutant: a stage, and some of its tests. The cheap ones come first, whatever
+/// stage they are of, and of these the ones that notice most.
+const PARTS: [(&str, Part); 14] = [
+    (MMU, ("umbra_mmu", &[])),
+    (MMU, ("mmu", OTHERS)),
+    (MMU, ("memory", &[])),
+    (REFERENCE, ("formats", &[])),
+    (REFERENCE, ("fixed", &[])),
+    (REFERENCE, ("regressions", &[])),
+    (REFERENCE, ("cve_2026_46113", &[])),
+    (REFERENCE, ("cve_2026_53359", &[])),
+    (REFERENCE, ("cve_2026_64561", &[])),
+    (MMU, ("mmu", LONG)),
+    (REFERENCE, ("exhaustive", &[])),
+    (REFERENCE, ("schedule", &[])),
+    (REFERENCE, ("hostile", &[])),
+    (MANY_PROGRAMS, ("fixed", &[])),
+];
 
 /// A test that takes this many times longer than it should, and some seconds, does not end.
 const PATIENCE: u32 = 10;
@@ -50,11 +51,11 @@ const LEAST: Duration = Duration::from_secs(5);
 /// KiB of memory for one test program: many times what each needs.
 const MEMORY: u32 = 8 << 20;
 
-fn parts() -> impl Iterator<Item = (&'static str, Part)> {
-    STAGES.iter().flat_map(|&(stage, parts)| parts.iter().map(move |&part| (stage, part)))
+/// The tests that take tens of seconds, or the others.
+fn parts(long: bool) -> impl Iterator<Item = (&'static str, Part)> {
+    PARTS.into_iter().filter(move |&(stage, part)| is_long(stage, part) == long)
 }
 
-/// Whether these tests take tens of seconds.
 fn is_long(stage: &str, (target, _): Part) -> bool {
     stage == MANY_PROGRAMS || ["schedule", "hostile"].contains(&target)
 }
@@ -84,7 +85,7 @@ impl Tests {
         let mut arguments =
             vec!["test", "--no-run", "--package", "umbra-mmu", "--package", "umbra-reference"];
         arguments.push("--lib");
-        let targets: BTreeSet<&str> = parts().map(|(_, (target, _))| target).collect();
+        let targets: BTreeSet<&str> = PARTS.iter().map(|&(_, (target, _))| target).collect();
         for target in targets.into_iter().filter(|&target| target != "umbra_mmu") {
             arguments.extend(["--test", target]);
         }
@@ -93,7 +94,7 @@ impl Tests {
 
     /// Sees to it that all pass while no mutant is chosen, and how long each takes.
     pub fn measure(&mut self, long: bool) -> Result<()> {
-        for (stage, part) in parts().filter(|&(stage, part)| is_long(stage, part) == long) {
+        for (stage, part) in parts(long) {
             let name = name(part);
             let before = cpu_time()?;
             match self.start(stage, part, 0)? {
@@ -117,7 +118,7 @@ impl Tests {
     /// Which stage notices the mutant of this number, and by which test; `None` if none does. The
     /// tests are either those that take seconds, or the others.
     pub fn judge(&self, number: u32, long: bool) -> Result<Option<(String, String)>> {
-        for (stage, part) in parts().filter(|&(stage, part)| is_long(stage, part) == long) {
+        for (stage, part) in parts(long) {
             let by = match self.start(stage, part, number)? {
                 End::Passes => continue,
                 End::Fails(test) => format!("{} {test}", part.0),
@@ -134,9 +135,10 @@ impl Tests {
         let program =
             self.programs.get(target).with_context(|| format!("cargo built no {target}"))?;
         let seconds = self.limits.get(&(stage, part)).map_or(600, Duration::as_secs);
-        let limits = format!(r#"ulimit -t {seconds} -v {MEMORY}; exec "$0" "$@""#);
+        let limits = format!(r#"ulimit -t {seconds} && ulimit -v {MEMORY} && exec "$0" "$@""#);
         let mut command = Command::new("sh");
         command.arg("-c").arg(limits).arg(program).args(arguments);
+        command.env("RUST_TEST_THREADS", "1");
         command.env(VARIABLE, number.to_string()).env("RUST_BACKTRACE", "0");
         if stage == MANY_PROGRAMS {
             command.env("UMBRA_FIXED_PROGRAMS", PROGRAMS);

@@ -356,8 +356,8 @@ impl Tables {
         let empty =
             if absent { self.encodings.not_present_entry() } else { self.encodings.trap_entry() };
         env.fill_shadow(frame, empty.raw());
+        // No link leads here yet: no walk that is remembered comes by.
         self.pool.set_all_busy(frame, !absent);
-        self.links += 1;
         self.log.push_all(frame);
     }
 

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use umbra_mmu::{FaultOutcome, Mmu, Work};
-use umbra_paging::Access;
+use umbra_paging::{Access, bits};
 
 const ALL: u64 = P | W | U | A | D;
 /// The root of another address space; its tables are in the frames behind.
@@ -45,6 +45,24 @@ fn the_tables_of_a_space_that_is_thrown_away_are_detached_together() {
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     assert!(matches!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 101, .. }));
     mmu.audit(&machine).unwrap();
+}
+
+#[test]
+fn tables_that_only_the_space_leads_to_go_with_it() {
+    let (mut machine, mut mmu) = two_spaces();
+    mmu.load_paging(&mut machine, 0, paging(OTHER));
+    // Two of its own, one that the other space has, and a large page that is split.
+    for (index, entry) in (1..).zip([40 << 12, 41 << 12, 4 << 12, bits::PS]) {
+        store(&mut machine, &mut mmu, OTHER + 2, index, entry | ALL);
+    }
+    [40, 41].into_iter().for_each(|table| machine.poke(table, 0, 102 << 12 | ALL));
+    (1..5).for_each(|n| settle(&mut machine, &mut mmu, n << 21, Access::user_read()));
+    mmu.load_paging(&mut machine, 0, paging(1));
+    let outcome = fault_by(&mut machine, &mut mmu, 0x1000, SHOWN, supervisor_write());
+    assert_eq!(outcome, FaultOutcome::Resume(Work::Detach));
+    // Root, two levels, three page tables.
+    assert_eq!(mmu.counters().detached, 6);
+    assert!(matches!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 99, .. }));
 }
 
 #[test]

@@ -40,8 +40,7 @@ fn an_offered_root_lies_where_the_guests_cr3_points() {
     assert!(offer(&mut machine, &mut mmu) && offer(&mut machine, &mut mmu));
     assert_eq!(mmu.root(&machine, 0).hpa().raw(), 0x1000);
     assert_eq!(mmu.counters().roots_moved, 1);
-    // What mapped the guest's frame follows it; a tracked table is never writable.
-    settle(&mut machine, &mut mmu, 0x1000, READ);
+    // What mapped the guest's frame follows it at once; a tracked table is never writable.
     assert_eq!(hardware(&machine, &mmu, 0x1000), Seen::Page { gfn: 1, user: true, write: false });
     // The guest's store to its root, wherever that lies now.
     store(&mut machine, &mut mmu, 1, 5, 2 << 12 | P | W | U | A);

@@ -1,4 +1,5 @@
-//! Changes of the MMU that a review made and that no other test here noticed.
+//! Changes of the MMU that a review or `cargo xtask mutants` made, and that no other test here
+//! noticed.
 
 use crate::common::*;
 use umbra_mmu::{FaultOutcome, FilterPolicy, GuestFaults, MIN_FRAMES_PER_VCPU, Mmu, ShadowFrames};
@@ -112,4 +113,20 @@ fn nx_of_a_gib_page_stands_in_its_link() {
     let root = machine.frame_at(mmu.entry_state(&machine, 0).root.hpa());
     let below = machine.frame_at(Hpa::new(machine.read_shadow(root, 0) & bits::ADDRESS));
     assert_eq!(machine.read_shadow(below, 1) & (P | bits::NX), P | bits::NX);
+}
+
+#[test]
+fn a_large_page_of_read_only_memory_is_not_writable() {
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    machine.poke(3, 1, 512 << 12 | ALL | bits::PS);
+    machine.read_only = 512..1024;
+    let mut mmu = start(&mut machine, paging(1));
+    let gva = 512 << 12;
+    settle(&mut machine, &mut mmu, gva, Access::user_read());
+    let page = Seen::Page { gfn: 512, user: true, write: false };
+    assert_eq!(hardware(&machine, &mmu, gva), page);
+    let outcome = fault(&mut machine, &mut mmu, gva, user_write());
+    assert!(matches!(outcome, FaultOutcome::Mmio { .. }), "{outcome:?}");
+    assert_eq!(hardware(&machine, &mmu, gva), page);
 }
