@@ -46,18 +46,19 @@ const PARTS: [(&str, Part); 14] = [
 ];
 
 /// A test that takes this many times longer than it should, and some seconds, does not end.
-const PATIENCE: u32 = 10;
-const LEAST: Duration = Duration::from_secs(5);
+const PATIENCE: u32 = 4;
+const LEAST: Duration = Duration::from_secs(3);
 /// KiB of memory for one test program: many times what each needs.
 const MEMORY: u32 = 8 << 20;
 
-/// The tests that take tens of seconds, or the others.
+/// The tests that take several seconds, or the others.
 fn parts(long: bool) -> impl Iterator<Item = (&'static str, Part)> {
     PARTS.into_iter().filter(move |&(stage, part)| is_long(stage, part) == long)
 }
 
-fn is_long(stage: &str, (target, _): Part) -> bool {
-    stage == MANY_PROGRAMS || ["schedule", "hostile"].contains(&target)
+fn is_long(stage: &str, (target, arguments): Part) -> bool {
+    let quick = ["umbra_mmu", "mmu", "memory", "formats", "fixed", "regressions"];
+    stage == MANY_PROGRAMS || arguments == LONG || !quick.contains(&target)
 }
 
 fn name((target, arguments): Part) -> String {

@@ -88,6 +88,27 @@ fn the_twin_of_the_root_in_use_is_in_use() {
     assert_eq!(mmu.counters().detached, 0);
 }
 
+/// The same where the root in use is the even one, and that of another process beside.
+#[test]
+fn the_twin_of_the_even_root_in_use_is_in_use() {
+    for (root, is_twin) in [(30, true), (40, false)] {
+        let mut machine = Machine::new(2048, 128);
+        machine.chain();
+        (31..34).for_each(|table| machine.poke(table, 0, (table + 1) << 12 | ALL));
+        machine.poke(34, 0, 100 << 12 | ALL);
+        machine.poke(root, 0, 2 << 12 | ALL);
+        machine.poke(4, 65, 34 << 12 | ALL & !U);
+        let mut mmu = Mmu::new(config(), &mut machine).unwrap();
+        mmu.load_paging(&mut machine, 0, paging(31));
+        settle(&mut machine, &mut mmu, 0, Access::user_read());
+        mmu.load_paging(&mut machine, 0, paging(root));
+        settle(&mut machine, &mut mmu, SHOWN, Access::supervisor_read());
+        let outcome = fault_by(&mut machine, &mut mmu, 0x1000, SHOWN, supervisor_write());
+        let is_detached = outcome == FaultOutcome::Resume(Work::Detach);
+        assert_eq!(is_detached, !is_twin, "{root}: {outcome:?}");
+    }
+}
+
 #[test]
 fn tables_of_a_space_that_comes_into_use_are_linked_ahead() {
     let exits = |ahead| {

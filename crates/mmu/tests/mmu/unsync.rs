@@ -1,7 +1,10 @@
 //! Page tables whose writes are not seen while the guest changes them entry by entry.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use crate::common::*;
-use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
+use umbra_mmu::policy::{Answer, TableWrite, UnsyncFlush, WritePolicy};
 use umbra_mmu::{FaultOutcome, Mmu, Work};
 use umbra_paging::{Access, Gfn, Gva};
 
@@ -12,18 +15,31 @@ const SHOWN: u64 = 64 << 12;
 /// An address that page table 4 maps.
 const PAGE: u64 = 0x5000;
 
-/// The page table in frame 4 is to be unsync, and others are emulated.
-struct Policy;
+/// The page table in frame 4 is to be unsync until another address is flushed, and others are
+/// emulated.
+#[derive(Clone, Default)]
+struct Policy {
+    told: Rc<RefCell<Vec<UnsyncFlush>>>,
+}
 
 impl WritePolicy for Policy {
     fn answer(&mut self, write: &TableWrite) -> Answer {
         if write.gpa.gfn() == Gfn::new(4) { Answer::Unsync } else { Answer::Emulate }
+    }
+
+    fn flushed(&mut self, flush: UnsyncFlush) -> bool {
+        self.told.borrow_mut().push(flush);
+        flush != UnsyncFlush::Elsewhere
     }
 }
 
 /// Root 1, tables 2 and 3, and page table 4, which maps frame 101 and is unsync. The page tables 6
 /// and 7 are tracked.
 fn start(vcpus: usize, page: u64) -> (Machine, Mmu<Policy>) {
+    start_with(Policy::default(), vcpus, page)
+}
+
+fn start_with(policy: Policy, vcpus: usize, page: u64) -> (Machine, Mmu<Policy>) {
     let mut machine = Machine::new(2048, 96 * vcpus);
     machine.chain();
     machine.poke(4, 5, 101 << 12 | page);
@@ -35,7 +51,7 @@ fn start(vcpus: usize, page: u64) -> (Machine, Mmu<Policy>) {
         machine.poke(table, 0, 103 << 12 | ALL);
     }
     let config = config_with(|config| config.vcpus = vcpus);
-    let mut mmu = Mmu::with_policy(config, &mut machine, Policy).unwrap();
+    let mut mmu = Mmu::with_policy(config, &mut machine, policy).unwrap();
     (0..vcpus).for_each(|vcpu| _ = mmu.load_paging(&mut machine, vcpu, paging(1)));
     for gva in [PAGE, 0x6000, 0x8000, SHOWN, 6 << 21, 7 << 21] {
         settle(&mut machine, &mut mmu, gva, READ);
@@ -64,6 +80,29 @@ fn writes_are_not_seen_and_invlpg_brings_its_entry_up_to_date() {
     assert_eq!((machine.flushes, machine.page_flushes), (before.0, before.1 + 1));
     assert!(mmu.has_unsync_tables());
     mmu.audit(&machine).unwrap();
+}
+
+#[test]
+fn the_policy_is_told_what_a_flush_came_to() {
+    let policy = Policy::default();
+    let (mut machine, mut mmu) = start_with(policy.clone(), 1, ALL);
+    let at = Gfn::new(4).entry(5);
+    let entries = [102 << 12 | ALL, 102 << 12 | ALL, 0, 103 << 12 | ALL];
+    for entry in entries {
+        machine.poke(4, 5, entry);
+        mmu.invlpg(&mut machine, 0, Gva::new(PAGE));
+    }
+    assert!(mmu.has_unsync_tables());
+    mmu.invlpg(&mut machine, 0, Gva::new(6 << 21));
+    assert!(!mmu.has_unsync_tables(), "the policy has said so");
+    let told = [
+        UnsyncFlush::Changed(at),
+        UnsyncFlush::Unchanged(at),
+        UnsyncFlush::Cleared(at),
+        UnsyncFlush::Changed(at),
+        UnsyncFlush::Elsewhere,
+    ];
+    assert_eq!(*policy.told.borrow(), told);
 }
 
 #[test]
