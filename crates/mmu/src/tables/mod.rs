@@ -432,7 +432,7 @@ impl Tables {
     /// All guest entries of the group are not present, and all of its shadow entries NotPresent.
     #[inline]
     pub(crate) fn emptied(&mut self, frame: u32, group: usize) {
-        self.pool.set_busy(frame, group, false);
+        self.pool.emptied(frame, group);
     }
 
     /// Notes what the shadows of a group were made from just now.

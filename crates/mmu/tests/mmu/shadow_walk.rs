@@ -85,6 +85,49 @@ fn a_write_to_a_table_is_known_by_the_instruction_and_the_return_address() {
     assert_eq!(place(STACK - 0x3000 + 0x20_9000, RIP + 0x100), one, "through the large page");
 }
 
+/// The callers that a write to a page table is known by. The table shows at 0x2000, and the stack
+/// in frame 9 at 0x3000.
+fn callers(
+    (machine, mmu, places): &mut (Machine, Mmu<CallSites>, CallSites),
+    rip: u64,
+    rsp: u64,
+) -> u64 {
+    let context = FaultContext::at(Gva::new(rip)).with_stack(Gva::new(rsp));
+    for (gva, access) in [(rsp, Access::user_read()), (0x2000, user_write())].repeat(3) {
+        mmu.page_fault(machine, 0, Gva::new(gva), access, &context);
+    }
+    places.0.borrow().last().unwrap().callers
+}
+
+fn guest(mut machine: Machine, paging: Paging) -> (Machine, Mmu<CallSites>, CallSites) {
+    let places = CallSites::default();
+    let mut mmu = Mmu::with_policy(config(), &mut machine, places.clone()).unwrap();
+    mmu.load_paging(&mut machine, 0, paging);
+    (machine, mmu, places)
+}
+
+#[test]
+fn return_addresses_are_the_first_two_of_eight_words() {
+    const RIP: u64 = 0xffff_8000_0000_1000;
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    machine.poke(4, 2, 4 << 12 | ALL);
+    machine.poke(4, 3, 9 << 12 | ALL);
+    let mut guest = guest(machine, paging(1));
+    let mut known = |rsp: u64, words: &[(usize, u64)]| {
+        (0..512).for_each(|at| guest.0.poke(9, at, 0));
+        words.iter().for_each(|&(at, word)| guest.0.poke(9, at, word));
+        callers(&mut guest, RIP, rsp)
+    };
+    let (one, two, three) = (RIP + 0x123, RIP + 0x7fff_0001, RIP + 7);
+    let both = one.rotate_left(32) ^ two;
+    assert_eq!(known(0x3028, &[(4, three), (5, one), (12, two), (13, three)]), both);
+    assert_eq!(known(0x3028, &[(7, one), (8, two), (9, three)]), both);
+    assert_eq!(known(0x3028, &[(7, one), (13, two)]), one, "eight words");
+    assert_eq!(known(0x3ff0, &[(510, one), (511, two)]), both, "the end of the page");
+    assert_eq!(known(0x3028, &[(5, RIP - 0x2000), (6, RIP + (1 << 31)), (7, RIP)]), 0, "others");
+}
+
 #[test]
 fn a_32_bit_guests_return_addresses_are_words_of_4_bytes() {
     const RIP: u64 = 0xc012_3000;
@@ -95,27 +138,21 @@ fn a_32_bit_guests_return_addresses_are_words_of_4_bytes() {
     machine.poke32(2, 0, 3 << 12 | ALL as u32);
     machine.poke32(3, 2, 3 << 12 | ALL as u32);
     machine.poke32(3, 3, 9 << 12 | ALL as u32);
-    let places = CallSites::default();
-    let mut mmu = Mmu::with_policy(config(), &mut machine, places.clone()).unwrap();
     let paging = Paging { mode: Mode::Legacy32 { pse: false }, nxe: false, ..paging(2) };
-    mmu.load_paging(&mut machine, 0, paging);
-    let mut callers = |rsp: u64, words: &[(usize, u32)]| {
-        (0..1024).for_each(|at| machine.poke32(9, at, 0));
-        words.iter().for_each(|&(at, word)| machine.poke32(9, at, word));
-        let context = FaultContext::at(Gva::new(RIP)).with_stack(Gva::new(rsp));
-        for (gva, access) in [(rsp, Access::user_read()), (0x2000, user_write())].repeat(3) {
-            mmu.page_fault(&mut machine, 0, Gva::new(gva), access, &context);
-        }
-        places.0.borrow().last().unwrap().callers
+    let mut guest = guest(machine, paging);
+    let mut known = |rsp: u64, words: &[(usize, u32)]| {
+        (0..1024).for_each(|at| guest.0.poke32(9, at, 0));
+        words.iter().for_each(|&(at, word)| guest.0.poke32(9, at, word));
+        callers(&mut guest, RIP, rsp)
     };
     let both = u64::from(ONE) << 32 | u64::from(TWO);
-    assert_eq!(callers(0x3010, &[(3, THREE), (4, ONE), (7, TWO), (8, THREE)]), both);
-    assert_eq!(callers(0x3014, &[(5, ONE), (20, TWO), (21, THREE)]), both, "16 words");
-    assert_eq!(callers(0x3014, &[(5, ONE), (21, TWO)]), u64::from(ONE), "and no more");
-    assert_eq!(callers(0x3ff8, &[(1022, ONE), (1023, TWO)]), both, "the end of the page");
+    assert_eq!(known(0x3010, &[(3, THREE), (4, ONE), (7, TWO), (8, THREE)]), both);
+    assert_eq!(known(0x3014, &[(5, ONE), (20, TWO), (21, THREE)]), both, "16 words");
+    assert_eq!(known(0x3014, &[(5, ONE), (21, TWO)]), u64::from(ONE), "and no more");
+    assert_eq!(known(0x3ff8, &[(1022, ONE), (1023, TWO)]), both, "the end of the page");
     let data = [(4, 0xc112_3456), (5, 0xc012_3000), (6, 0x0012_3456), (7, ONE)];
-    assert_eq!(callers(0x3010, &data), u64::from(ONE), "other addresses");
-    assert_eq!(callers(0x3012, &[(4, ONE), (5, TWO)]), 0, "no stack");
+    assert_eq!(known(0x3010, &data), u64::from(ONE), "other addresses");
+    assert_eq!(known(0x3012, &[(4, ONE), (5, TWO)]), 0, "no stack");
 }
 
 #[test]

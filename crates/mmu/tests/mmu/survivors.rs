@@ -130,3 +130,31 @@ fn a_large_page_of_read_only_memory_is_not_writable() {
     assert!(matches!(outcome, FaultOutcome::Mmio { .. }), "{outcome:?}");
     assert_eq!(hardware(&machine, &mmu, gva), page);
 }
+
+#[test]
+fn a_write_across_two_pages_is_one_to_each() {
+    let mut machine = Machine::new(256, 64);
+    machine.chain();
+    machine.poke(4, 0, 100 << 12 | ALL);
+    let mut mmu = start(&mut machine, paging(1));
+    settle(&mut machine, &mut mmu, 0, Access::user_read());
+    let entry = 101 << 12 | ALL as u32;
+    let bytes = [[0; 4], entry.to_le_bytes()].concat();
+    mmu.write_guest(&mut machine, Gfn::new(3).entry(511) + 4, &bytes);
+    mmu.audit(&machine).unwrap();
+    assert_eq!(machine.peek(4, 0).frame(), Gfn::new(101));
+    settle(&mut machine, &mut mmu, 0, Access::user_read());
+    assert_eq!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 101, user: true, write: true });
+}
+
+#[test]
+fn a_revocation_leaves_alone_what_it_is_not_about() {
+    let mut machine = Machine::new(256, 64);
+    machine.chain();
+    machine.poke(4, 5, 100 << 12 | ALL);
+    let mut mmu = start(&mut machine, paging(1));
+    settle(&mut machine, &mut mmu, 0x5000, Access::user_read());
+    mmu.revoke(&mut machine, Gfn::new(101)..Gfn::new(102));
+    let page = Seen::Page { gfn: 100, user: true, write: true };
+    assert_eq!(hardware(&machine, &mmu, 0x5000), page);
+}
