@@ -1,5 +1,6 @@
 //! Which mutants there are, and which are judged.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -83,17 +84,24 @@ pub fn all(program: &Path) -> Result<Vec<Mutant>> {
     serde_json::from_str(&process::capture(&mut command)?).context("what cargo-mutants says")
 }
 
-/// A sample, in its order: the names with the smallest numbers, which are scrambled by the seed.
+/// A sample, in its order: the mutants with the smallest numbers, which are scrambled by the seed.
 /// So it changes little when the source does.
-pub fn sample(mut mutants: Vec<Mutant>, size: usize) -> Vec<Mutant> {
-    let number = |name: &str| {
+pub fn sample(mutants: Vec<Mutant>, size: usize) -> Vec<Mutant> {
+    let mut alike = BTreeMap::<String, usize>::new();
+    let number = |mutant: Mutant| {
         // Lines and columns move with every edit.
-        let words = name.split(':').filter(|part| part.parse::<u64>().is_err());
-        words.flat_map(str::bytes).fold(SEED, |sum, byte| scramble(sum ^ u64::from(byte)))
+        let parts = mutant.name.split(':').filter(|part| part.parse::<u64>().is_err());
+        let words: String = parts.collect();
+        let number = words.bytes().fold(SEED, |sum, byte| scramble(sum ^ u64::from(byte)));
+        // One function may have many changes that are called the same: each has a number.
+        let before = alike.entry(words).or_default();
+        let number = (0..*before).fold(number, |number, _| scramble(number));
+        *before += 1;
+        (number, mutant)
     };
-    mutants.sort_by_cached_key(|mutant| (number(&mutant.name), mutant.name.clone()));
-    mutants.truncate(size);
-    mutants
+    let mut numbered: Vec<(u64, Mutant)> = mutants.into_iter().map(number).collect();
+    numbered.sort_by_key(|&(number, _)| number);
+    numbered.into_iter().take(size).map(|(_, mutant)| mutant).collect()
 }
 
 #[cfg(test)]
@@ -125,6 +133,10 @@ pub mod tests {
         assert_eq!(functions(1), functions(300));
         assert_ne!(functions(1), (0..10).map(|n| format!("f{n}")).collect::<Vec<_>>());
         assert_eq!(sample(mutants(1), 99).len(), 50);
+        let alike = |n| mutant(&format!("a.rs:1:{n}: delete !"), Genre::UnaryOperator, [1, 1], "");
+        let mixed = sample(mutants(1).into_iter().chain((0..50).map(alike)).collect(), 50);
+        let count = mixed.iter().filter(|mutant| mutant.name.ends_with('!')).count();
+        assert!((10..40).contains(&count), "{count} that are called the same");
     }
 
     #[test]

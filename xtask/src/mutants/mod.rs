@@ -45,13 +45,16 @@ pub struct Arguments {
     /// Judge those anew that survived when they were judged last.
     #[arg(long)]
     survivors: bool,
+    /// Only the tests that take seconds: what they do not notice stays open.
+    #[arg(long)]
+    quick: bool,
     /// Print the mutants and what is known of them, and end.
     #[arg(long)]
     list: bool,
 }
 
 /// Runs the mutants.
-pub fn run(Arguments { sample, file, survivors, list }: &Arguments) -> Result<ExitCode> {
+pub fn run(Arguments { sample, file, survivors, quick, list }: &Arguments) -> Result<ExitCode> {
     let program = CargoTool { name: "cargo-mutants", version: "^26" }.install()?;
     let mutants = list::all(&program)?;
     let named = |mutant: &&Mutant| file.iter().any(|part| mutant.file.contains(part));
@@ -67,7 +70,7 @@ pub fn run(Arguments { sample, file, survivors, list }: &Arguments) -> Result<Ex
             Some(verdict) => *survivors && *verdict == Verdict::Survives,
         });
         let pending: Mutants = (1..).zip(pending.cloned()).collect();
-        judge(&copy, pending, &mut results)?;
+        judge(&copy, pending, *quick, &mut results)?;
     }
     let verdicts =
         mutants.iter().filter_map(|mutant| Some((&*mutant.name, results.get(&mutant.name)?)));
@@ -81,12 +84,27 @@ pub fn run(Arguments { sample, file, survivors, list }: &Arguments) -> Result<Ex
     Ok(if summary.survivors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn judge(copy: &woven::Copy, mut mutants: Mutants, results: &mut Results) -> Result<()> {
+const UNNOTICED: &str = "unnoticed by quick tests\t";
+
+fn judge(
+    copy: &woven::Copy,
+    mut mutants: Mutants,
+    quick: bool,
+    results: &mut Results,
+) -> Result<()> {
     if mutants.is_empty() {
         return Ok(());
     }
     let others = compile::together(copy, &mut mutants)?;
     println!("{} mutants beside each other, {} alone", mutants.len(), others.len());
+    let mut alone = Vec::new();
+    for mutant in others.values() {
+        match compile::alone(copy, mutant)? {
+            true => alone.push(mutant),
+            false => results.add(&mutant.name, Verdict::DoesNotCompile)?,
+        }
+    }
+    compile::together(copy, &mut mutants)?;
     let mut tests = Tests::build(copy)?;
     tests.measure(false)?;
     // All pass through the quick tests first: so the likely survivors are known early.
@@ -96,27 +114,30 @@ fn judge(copy: &woven::Copy, mut mutants: Mutants, results: &mut Results) -> Res
         match tests.judge(*number, false)? {
             Some(by) => lock(&results).add(&mutant.name, Some(by).into()),
             None => {
-                println!("unnoticed by quick tests\t{}", mutant.name);
+                println!("{UNNOTICED}{}", mutant.name);
                 lock(&unnoticed).push((*number, &mutant.name));
                 Ok(())
             }
         }
     })?;
-    tests.measure(true)?;
-    in_parallel(lock(&unnoticed).drain(..).collect(), |(number, name)| {
-        let verdict = tests.judge(number, true)?.into();
-        lock(&results).add(name, verdict)
-    })?;
+    if !quick {
+        tests.measure(true)?;
+        in_parallel(lock(&unnoticed).drain(..).collect(), |(number, name)| {
+            let verdict = tests.judge(number, true)?.into();
+            lock(&results).add(name, verdict)
+        })?;
+    }
     // They are built where the others were.
-    for mutant in others.values() {
-        if !compile::alone(copy, mutant)? {
-            lock(&results).add(&mutant.name, Verdict::DoesNotCompile)?;
-            continue;
-        }
+    for mutant in alone {
+        compile::alone(copy, mutant)?;
         let built = Tests::build(copy).with_context(|| mutant.name.clone())?;
-        let alone = built.with_limits_of(&tests);
-        let noticed = match alone.judge(0, false)? {
-            None => alone.judge(0, true)?,
+        let built = built.with_limits_of(&tests);
+        let noticed = match built.judge(0, false)? {
+            None if quick => {
+                println!("{UNNOTICED}{}", mutant.name);
+                continue;
+            }
+            None => built.judge(0, true)?,
             noticed => noticed,
         };
         lock(&results).add(&mutant.name, noticed.into())?;

@@ -204,6 +204,8 @@ fn what_the_shadow_tells_is_what_the_guests_tables_tell() {
             (outcome, machine.work.get())
         };
         let (write, device) = (exit(8, user_write()), exit(0x1008, Access::user_read()));
+        let device_write = exit(0x1008, user_write());
+        assert_eq!(device_write.0, device.0);
         assert!(
             matches!(write.0, FaultOutcome::TableWrite { gpa, .. } if gpa.raw() == 0x4008),
             "{write:?}"
@@ -212,7 +214,7 @@ fn what_the_shadow_tells_is_what_the_guests_tables_tell() {
             matches!(device.0, FaultOutcome::Mmio { gpa } if gpa.raw() == 0xfee0_0008),
             "{device:?}"
         );
-        [write.1, device.1]
+        [write.1, device.1, device_write.1]
     };
     for (with, without) in told(true).into_iter().zip(told(false)) {
         assert!(
