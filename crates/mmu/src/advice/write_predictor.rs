@@ -387,6 +387,22 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_must_be_so_long_after_a_failure() {
+        let mut predictor = Predictor::default();
+        let mut burst = |length: usize| {
+            let answers = (0..length).map(|n| {
+                let write = TableWrite::new(0, Gfn::new(7).entry(n));
+                predictor.answer(&TableWrite { site: site(1), back_to_back: n > 0, ..write })
+            });
+            let detached = answers.take_while(|&answer| answer == Answer::Emulate).count();
+            predictor.attached(Gfn::new(7), 1);
+            detached
+        };
+        assert_eq!(burst(512), BELIEF as usize - 1);
+        assert_eq!(burst(512), 2 * LONG as usize - 1);
+    }
+
+    #[test]
     fn pairs_of_writes_are_no_burst() {
         let mut predictor = Predictor::default();
         for n in 0..1000 {

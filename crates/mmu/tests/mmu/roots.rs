@@ -81,6 +81,7 @@ fn there_is_room_for_so_many() {
         let (mut machine, mut mmu) = start(room);
         assert_eq!(mmu.loadable_roots(), room);
         assert_eq!(offer(&mut machine, &mut mmu), room > 0);
+        assert_eq!(mmu.counters().roots_moved, room as u64, "none moves for nothing");
         mmu.load_paging(&mut machine, 0, paging(10));
         assert!(!offer(&mut machine, &mut mmu));
         let before = mmu.roots_changed();
