@@ -30,6 +30,7 @@ mod tree;
 mod trial;
 mod umbra_run;
 mod unsafe_count;
+mod woven;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -118,3 +118,33 @@ impl Counters {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_event_is_counted_once() {
+        let (gfn, level) = (Gfn::new(1), Level::L1);
+        let table = Shadowed::Table { gfn, level };
+        let twice = |event| {
+            let mut counters = Counters::default();
+            (0..2).for_each(|_| counters.count(event));
+            counters
+        };
+        let none = Counters::default();
+        assert_eq!(twice(Event::Built(table)), Counters { built: 2, ..none });
+        assert_eq!(twice(Event::Zapped(table)), Counters { zapped: 2, ..none });
+        assert_eq!(twice(Event::Reclaimed), Counters { reclaimed: 2, ..none });
+        assert_eq!(twice(Event::Split { gfn }), Counters { splits: 2, ..none });
+        assert_eq!(twice(Event::Flushed), Counters { flushes: 2, ..none });
+        assert_eq!(twice(Event::Detached(gfn)), Counters { detached: 2, ..none });
+        let attached = Event::Attached { gfn, level, changed: 5 };
+        assert_eq!(twice(attached), Counters { attached: 2, ..none });
+        assert_eq!(twice(Event::RootMoved(gfn)), Counters { roots_moved: 2, ..none });
+        let filter = Event::Filter(GuestFaults::User);
+        assert_eq!(twice(filter), Counters { filter_switches: 2, ..none });
+        assert_eq!(twice(Event::Unsynced(gfn)), Counters { unsynced: 2, ..none });
+        assert_eq!(twice(Event::Resynced(gfn)), none);
+    }
+}

@@ -122,6 +122,15 @@ fn work(host: &mut Host, mmu: &mut Mmu) {
     }
 }
 
+fn what_it_takes_is_told() {
+    let heap = HEAP.allocated();
+    let (host, mmu) = start();
+    let hosts = size_of_val(&*host.memory) + size_of_val(&*host.shadow);
+    let (taken, told) = (HEAP.allocated() - heap - hosts, mmu.metadata_bytes());
+    // The rest is what is remembered of a vCPU.
+    assert!((told..told + 2048).contains(&taken), "{taken} bytes, and {told} are told");
+}
+
 fn only_links_of_pages_in_use_are_allocated() {
     let (mut host, mut mmu) = start();
     let (heap, metadata) = (HEAP.allocated(), mmu.metadata_bytes());
@@ -145,6 +154,7 @@ fn an_exhausted_heap_costs_speed_only() {
 }
 
 fn main() {
+    what_it_takes_is_told();
     only_links_of_pages_in_use_are_allocated();
     an_exhausted_heap_costs_speed_only();
     println!("after creation the MMU allocates links only, and does without");

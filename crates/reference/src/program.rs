@@ -105,9 +105,10 @@ pub enum HostEvent {
     WriteProtect(Gfn),
     /// Takes the frame away until the guest accesses it.
     SwapOut(Gfn),
-    /// Moves the hot frames from the first up to the second, in one go.
+    /// Moves the hot frames from the first up to the second, in one go; the others there may be
+    /// written again.
     RemapRange(Gfn, Gfn),
-    /// Makes the hot frames from the first up to the second read-only, in one go.
+    /// Makes all frames from the first up to the second read-only, in one go.
     WriteProtectRange(Gfn, Gfn),
     /// Takes the hot frames from the first up to the second away, in one go.
     SwapOutRange(Gfn, Gfn),

@@ -229,6 +229,12 @@ pub fn used() -> impl Iterator<Item = Gfn> {
     HOT.into_iter().chain(HIGH).map(Gfn::new)
 }
 
+/// All other frames that may be memory.
+pub fn unused() -> impl Iterator<Item = Gfn> {
+    let used = |gfn: &u64| HOT.contains(gfn) || HIGH.contains(gfn);
+    (0..END).chain(HIGH_FRAMES).filter(move |gfn| !used(gfn)).map(Gfn::new)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;

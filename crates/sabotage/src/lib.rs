@@ -13,7 +13,7 @@ mod mutation;
 mod weave;
 
 pub use mutation::{Catcher, Edit, Mutation, read};
-pub use weave::weave;
+pub use weave::{Broken, Change, Woven, branch, weave, with_switch};
 
 /// The variable whose value is the number of the rule that a woven program breaks. Without it,
 /// or with 0, none is.

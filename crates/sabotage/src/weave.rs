@@ -33,6 +33,17 @@ pub fn weave(src: &Path, mutations: &[Mutation]) -> Result<BTreeMap<PathBuf, Str
         let text = weave_file(&text, &edits).with_context(|| format!("in {}", path.display()))?;
         files.insert(file.to_path_buf(), text);
     }
+    with_switch(src, files)
+}
+
+/// Adds the module that branches ask to the changed files of a crate.
+///
+/// # Errors
+/// The crate has no `lib.rs`.
+pub fn with_switch(
+    src: &Path,
+    mut files: BTreeMap<PathBuf, String>,
+) -> Result<BTreeMap<PathBuf, String>> {
     let root = PathBuf::from("lib.rs");
     let text = match files.remove(&root) {
         Some(text) => text,
@@ -69,72 +80,125 @@ struct Numbered<'a> {
     edit: &'a Edit,
 }
 
-/// A passage, and what the mutations make of it.
-struct Passage<'a> {
-    range: Range<usize>,
-    edits: Vec<Numbered<'a>>,
-}
-
 fn weave_file(text: &str, edits: &[Numbered<'_>]) -> Result<String> {
     let squeezed = Squeezed::new(text);
-    let mut passages = Vec::<Passage<'_>>::new();
-    for &edit in edits {
-        let Numbered { mutation: Mutation { name, .. }, edit: Edit { keep, .. }, .. } = edit;
-        let range = squeezed.find(keep).with_context(|| format!("{name} does not apply"))?;
-        match passages.iter_mut().find(|passage| passage.range == range) {
-            Some(passage) => passage.edits.push(edit),
-            None => passages.push(Passage { range, edits: vec![edit] }),
-        }
-    }
-    // A passage stands before those that it contains.
-    passages.sort_by_key(|passage| (passage.range.start, std::cmp::Reverse(passage.range.end)));
-    let mut woven = String::new();
-    let mut rest = &passages[..];
-    emit(text, 0..text.len(), &mut rest, &mut woven)?;
+    let changes =
+        edits.iter().map(|&Numbered { number, mutation: Mutation { name, .. }, edit }| {
+            let range =
+                squeezed.find(&edit.keep).with_context(|| format!("{name} does not apply"))?;
+            let broken = Broken::Code(edit.broken.clone());
+            Ok(Change { number, name: name.clone(), range, broken })
+        });
+    Ok(branch(text, changes.collect::<Result<_>>()?)?.text)
+}
+
+/// A change of a text, chosen at run time.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Chooses it.
+    pub number: u32,
+    /// What messages call it.
+    pub name: String,
+    /// The bytes that it changes: whole statements, an expression or a pattern.
+    pub range: Range<usize>,
+    /// Their other form.
+    pub broken: Broken,
+}
+
+/// What a [`Change`] makes of its place.
+#[derive(Clone, Debug)]
+pub enum Broken {
+    /// Other code.
+    Code(String),
+    /// A pattern that matches nothing. The arm must have no guard.
+    Unmatched,
+}
+
+/// A text with changes in it.
+#[derive(Debug)]
+pub struct Woven {
+    /// The text.
+    pub text: String,
+    /// The bytes of it that belong to one change only, with its number.
+    pub branches: Vec<(Range<usize>, u32)>,
+}
+
+/// Makes every change of a text a branch on its number.
+///
+/// # Errors
+/// Two ranges overlap and neither contains the other.
+pub fn branch(text: &str, mut changes: Vec<Change>) -> Result<Woven> {
+    // A range stands before those that it contains.
+    changes.sort_by_key(|change| (change.range.start, std::cmp::Reverse(change.range.end)));
+    let mut woven = Woven { text: String::new(), branches: Vec::new() };
+    woven.emit(text, 0..text.len(), &mut &changes[..])?;
     Ok(woven)
 }
 
-/// Appends the text of a range, with the passages in it; those are taken from `rest`.
-fn emit(
-    text: &str,
-    range: Range<usize>,
-    rest: &mut &[Passage<'_>],
-    woven: &mut String,
-) -> Result<()> {
-    let mut at = range.start;
-    while let Some((passage, others)) = rest.split_first()
-        && passage.range.start < range.end
-    {
-        *rest = others;
-        let Passage { range: Range { start, end }, ref edits } = *passage;
-        if end > range.end {
-            bail!(
-                "{} overlaps another mutation, and neither passage contains the other",
-                edits[0].mutation.name
-            );
+impl Woven {
+    /// Appends the text of a range, with the changes in it; those are taken from `rest`.
+    fn emit(&mut self, text: &str, range: Range<usize>, rest: &mut &[Change]) -> Result<()> {
+        let mut at = range.start;
+        while let Some(Change { name, range: Range { start, end }, .. }) = rest.first()
+            && *start < range.end
+        {
+            let (start, end) = (*start, *end);
+            if end > range.end {
+                bail!("{name} overlaps another mutation, and neither passage contains the other");
+            }
+            self.text.push_str(&text[at..start]);
+            self.alternatives(text, start..end, rest)?;
+            at = end;
         }
-        woven.push_str(&text[at..start]);
-        let kept = &text[start..end];
-        let is_statement = kept.ends_with([';', '}']);
-        if !is_statement {
-            woven.push('(');
-        }
-        for Numbered { number, edit, .. } in edits {
-            woven.push_str(&format!(
-                "if crate::{MODULE}::breaks({number}) {{ {} }} else ",
-                edit.broken
-            ));
-        }
-        woven.push_str("{ ");
-        emit(text, start..end, rest, woven)?;
-        woven.push_str(" }");
-        if !is_statement {
-            woven.push(')');
-        }
-        at = end;
+        self.text.push_str(&text[at..range.end]);
+        Ok(())
     }
-    woven.push_str(&text[at..range.end]);
-    Ok(())
+
+    /// Appends a range in all its forms.
+    fn alternatives(
+        &mut self,
+        text: &str,
+        range: Range<usize>,
+        rest: &mut &[Change],
+    ) -> Result<()> {
+        let count = rest.iter().take_while(|change| change.range == range).count();
+        let (changes, others) = rest.split_at(count);
+        *rest = others;
+        let (mut unmatched, mut codes) = (Vec::new(), Vec::new());
+        for change in changes {
+            match &change.broken {
+                Broken::Unmatched => unmatched.push(change.number),
+                Broken::Code(code) => codes.push((change.number, code)),
+            }
+        }
+        let is_statement = text[range.clone()].ends_with([';', '}']);
+        let (open, close) = match (codes.is_empty(), is_statement) {
+            (true, _) => ("", ""),
+            (false, true) => ("{ ", " }"),
+            (false, false) => ("{ ", " })"),
+        };
+        if !codes.is_empty() && !is_statement {
+            self.text.push('(');
+        }
+        for (number, code) in codes {
+            let question = format!("if crate::{MODULE}::breaks({number}) {{ {code} }} else ");
+            self.own(number, &question);
+        }
+        self.text.push_str(open);
+        self.emit(text, range, rest)?;
+        self.text.push_str(close);
+        for number in unmatched {
+            self.own(number, &format!(" if !crate::{MODULE}::breaks({number})"));
+        }
+        Ok(())
+    }
+
+    /// Appends what belongs to this change only.
+    fn own(&mut self, number: u32, text: &str) {
+        let start = self.text.len();
+        self.text.push_str(text);
+        self.branches.push((start..self.text.len(), number));
+    }
 }
 
 /// The characters of a text that are code: neither white space nor in a comment behind `//`.

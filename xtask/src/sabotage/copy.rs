@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use umbra_sabotage::{Catcher, Mutation, VARIABLE};
 
-use crate::tree::copy_folder;
-use crate::{paths, process};
+use crate::{process, woven};
 
 /// So many random programs a broken rule may survive.
 const PROGRAMS: &str = "2000";
@@ -38,22 +37,12 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// Copies the tree, weaves the mutations in, and builds what catches them. The copy stays in
-    /// the target directory with what was built of it, so that the next one is built sooner.
+    /// Copies the tree, weaves the mutations in, and builds what catches them.
     pub fn build(mutations: &[Mutation]) -> Result<Copy> {
-        let folder = paths::target_dir()?.join("sabotage");
-        let tree = folder.join("tree");
-        if tree.exists() {
-            fs::remove_dir_all(&tree).with_context(|| format!("removing {}", tree.display()))?;
-        }
-        copy_folder(paths::workspace(), &tree)?;
-        let src = tree.join("crates/mmu/src");
-        for (file, text) in umbra_sabotage::weave(&src, mutations)? {
-            let file = src.join(file);
-            fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
-        }
-        let programs = compile(&tree, &folder.join("build"), mutations)?;
-        Ok(Copy { folder, programs })
+        let copy = woven::Copy::fresh("sabotage")?;
+        copy.write(&umbra_sabotage::weave(&copy.src(), mutations)?)?;
+        let programs = compile(&copy, mutations)?;
+        Ok(Copy { folder: copy.folder, programs })
     }
 
     /// Sees to it that all of these pass while no rule is broken, and so do the tests beside them:
@@ -127,11 +116,7 @@ fn expect_pass(name: &str, outcome: Outcome) -> Result<()> {
 }
 
 /// Builds all catchers; returns where they are.
-fn compile(
-    tree: &Path,
-    target: &Path,
-    mutations: &[Mutation],
-) -> Result<BTreeMap<String, PathBuf>> {
+fn compile(copy: &woven::Copy, mutations: &[Mutation]) -> Result<BTreeMap<String, PathBuf>> {
     let (mut packages, mut tests) = (BTreeSet::new(), BTreeSet::new());
     for catcher in mutations.iter().flat_map(|mutation| &mutation.caught_by) {
         if let Catcher::Test { package, target, .. } = catcher {
@@ -139,33 +124,11 @@ fn compile(
             tests.insert(target.as_str());
         }
     }
-    let mut programs = BTreeMap::new();
-    let hunt = ["build", "--package", "umbra-reference", "--example", "hunt"];
-    cargo(tree, target, &hunt, &mut programs)?;
+    let mut programs =
+        copy.build(&["build", "--package", "umbra-reference", "--example", "hunt"])?;
     let mut arguments = vec!["test", "--no-run"];
     arguments.extend(packages.iter().flat_map(|package| ["--package", package]));
     arguments.extend(tests.iter().flat_map(|test| ["--test", test]));
-    cargo(tree, target, &arguments, &mut programs)?;
+    programs.extend(copy.build(&arguments)?);
     Ok(programs)
-}
-
-/// Builds programs, optimized, but with the MMU's assertions on.
-fn cargo(
-    tree: &Path,
-    target: &Path,
-    arguments: &[&str],
-    programs: &mut BTreeMap<String, PathBuf>,
-) -> Result<()> {
-    let mut cargo = process::cargo();
-    cargo.current_dir(tree).args(arguments).args(["--release", "--target-dir"]).arg(target);
-    cargo.args(["--config", "profile.release.debug-assertions=true"]);
-    cargo.args(["--message-format", "json-render-diagnostics"]).stderr(Stdio::inherit());
-    for line in process::capture(&mut cargo)?.lines() {
-        let message: serde_json::Value = serde_json::from_str(line).context("what cargo says")?;
-        let (name, executable) = (&message["target"]["name"], &message["executable"]);
-        if let (Some(name), Some(executable)) = (name.as_str(), executable.as_str()) {
-            programs.insert(name.to_owned(), executable.into());
-        }
-    }
-    Ok(())
 }

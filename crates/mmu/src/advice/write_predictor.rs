@@ -408,6 +408,22 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_must_be_so_long_after_a_failure() {
+        let mut predictor = Predictor::default();
+        let mut burst = |length: usize| {
+            let answers = (0..length).map(|n| {
+                let write = TableWrite::new(0, Gfn::new(7).entry(n));
+                predictor.answer(&TableWrite { site: site(1), back_to_back: n > 0, ..write })
+            });
+            let detached = answers.take_while(|&answer| answer == Answer::Emulate).count();
+            predictor.attached(Gfn::new(7), 1);
+            detached
+        };
+        assert_eq!(burst(512), BELIEF as usize - 1);
+        assert_eq!(burst(512), 2 * LONG as usize - 1);
+    }
+
+    #[test]
     fn pairs_of_writes_are_no_burst() {
         let mut predictor = Predictor::default();
         for n in 0..1000 {
@@ -434,6 +450,23 @@ mod tests {
         writes(&mut predictor, &[1], 200, true, 100);
         let detached = writes(&mut predictor, &[1], 100, false, 1);
         assert!(detached <= 2, "{detached}");
+    }
+
+    #[test]
+    fn what_was_learned_of_inactive_spaces_is_not_held_against_the_one_in_use() {
+        let mut predictor = Predictor::default();
+        writes(&mut predictor, &[1], 160, true, 16);
+        let gpa = Gfn::new(9).entry(0);
+        let first = TableWrite { site: site(1), ..TableWrite::new(0, gpa) };
+        assert_eq!(predictor.answer(&first), Answer::Detach);
+        predictor.attached(gpa.gfn(), 16);
+        // The second is the first that its site in use answers for.
+        for _ in 0..2 {
+            let inactive = TableWrite { inactive: true, ..first };
+            assert_eq!(predictor.answer(&inactive), Answer::Detach);
+            predictor.attached(gpa.gfn(), 1);
+        }
+        assert_eq!(predictor.answer(&first), Answer::Detach);
     }
 
     #[test]
@@ -488,8 +521,9 @@ mod tests {
         };
         assert!(burst(&mut predictor, 7));
         assert!((0..4).all(|_| burst(&mut predictor, 1)));
-        let detached = (0..20).filter(|_| burst(&mut predictor, 1)).count();
-        assert!((1..8).contains(&detached), "{detached}");
+        let detached: alloc::vec::Vec<u32> = (0..40).filter(|_| burst(&mut predictor, 1)).collect();
+        // The waits between double.
+        assert_eq!(detached, [0, 3, 8, 17, 34]);
     }
 
     #[test]
@@ -551,14 +585,15 @@ mod tests {
     }
 
     /// Pairs of writes to one entry, each followed by a flush that finds this; unsync or emulated.
-    /// The guest loads another root after `each` of them. How many exits that takes.
+    /// The guest loads another root after `each` of them. How many exits that takes, and how often
+    /// the table becomes unsync.
     fn pairs(
         predictor: &mut Predictor,
         times: u32,
         each: u32,
         flush: fn(Gpa) -> UnsyncFlush,
-    ) -> u32 {
-        let (mut exits, mut unsync) = (0, false);
+    ) -> (u32, u32) {
+        let (mut exits, mut tries, mut unsync) = (0, 0, false);
         let gpa = Gfn::new(7).entry(3);
         for n in 0..times {
             unsync &= n % each != 0;
@@ -572,6 +607,7 @@ mod tests {
                 if !unsync {
                     exits += 1;
                     unsync = predictor.answer(&write) == Answer::Unsync;
+                    tries += u32::from(unsync);
                 }
             }
             if unsync {
@@ -579,13 +615,27 @@ mod tests {
                 unsync = predictor.flushed(flush(gpa));
             }
         }
-        exits
+        (exits, tries)
     }
 
     #[test]
     fn an_entry_that_is_changed_and_flushed_again_and_again_costs_one_exit() {
-        let exits = pairs(&mut Predictor::default(), 1000, u32::MAX, UnsyncFlush::Changed);
-        assert!((1000..1008).contains(&exits), "{exits}");
+        let (exits, tries) = pairs(&mut Predictor::default(), 1000, u32::MAX, UnsyncFlush::Changed);
+        assert!((1000..1008).contains(&exits) && tries == 1, "{exits} {tries}");
+    }
+
+    #[test]
+    fn unsync_that_pays_is_tried_again_at_once() {
+        let (exits, tries) = pairs(&mut Predictor::default(), 1000, 10, UnsyncFlush::Changed);
+        assert!((1100..1120).contains(&exits) && tries == 100, "{exits} {tries}");
+    }
+
+    #[test]
+    fn some_flushes_elsewhere_end_unsync_that_has_paid() {
+        let mut predictor = Predictor::default();
+        pairs(&mut predictor, 100, u32::MAX, UnsyncFlush::Changed);
+        let flushes = (0..20).map(|_| predictor.flushed(UnsyncFlush::Elsewhere));
+        assert_eq!(flushes.take_while(|&stays| stays).count(), usize::from(MAX_USELESS) - 1);
     }
 
     #[test]
@@ -596,8 +646,8 @@ mod tests {
             (u32::MAX, UnsyncFlush::Unchanged),
             (u32::MAX, |_| UnsyncFlush::Elsewhere),
         ] {
-            let exits = pairs(&mut Predictor::default(), 10_000, each, flush);
-            assert!(exits < 20_020, "{exits} for {each}");
+            let (exits, tries) = pairs(&mut Predictor::default(), 10_000, each, flush);
+            assert!(exits < 20_020 && tries < 20, "{exits} {tries} for {each}");
         }
     }
 

@@ -36,3 +36,20 @@ impl Detaches {
         self.next += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_latest_detaches_of_one_instruction_are_remembered() {
+        let mut detaches = Detaches::default();
+        detaches.fault(Gva::new(1));
+        (0..=REMEMBERED as u64).for_each(|n| detaches.push(Gfn::new(n)));
+        detaches.fault(Gva::new(1));
+        assert!((1..=REMEMBERED as u64).all(|n| detaches.contains(Gfn::new(n))));
+        assert!(!detaches.contains(Gfn::new(0)));
+        detaches.fault(Gva::new(2));
+        assert!((0..=REMEMBERED as u64).all(|n| !detaches.contains(Gfn::new(n))));
+    }
+}

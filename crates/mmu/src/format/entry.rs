@@ -227,9 +227,10 @@ impl ShadowEntry {
         }
     }
 
-    /// The entry of a page when its frame becomes tracked: the right to write is held back.
+    /// The entry of a page that may be written, when its frame becomes tracked: the right to write
+    /// is held back.
     pub(crate) const fn protected(self) -> ShadowEntry {
-        if self.0 & bits::W == 0 { self } else { ShadowEntry(self.0 & !bits::W | HELD | TRACKED) }
+        ShadowEntry(self.0 & !bits::W | HELD | TRACKED)
     }
 
     /// The entry without what only says why it lacks W.

@@ -356,8 +356,8 @@ impl Tables {
         let empty =
             if absent { self.encodings.not_present_entry() } else { self.encodings.trap_entry() };
         env.fill_shadow(frame, empty.raw());
+        // No link leads here yet: no walk that is remembered comes by.
         self.pool.set_all_busy(frame, !absent);
-        self.links += 1;
         self.log.push_all(frame);
     }
 
@@ -432,7 +432,7 @@ impl Tables {
     /// All guest entries of the group are not present, and all of its shadow entries NotPresent.
     #[inline]
     pub(crate) fn emptied(&mut self, frame: u32, group: usize) {
-        self.pool.set_busy(frame, group, false);
+        self.pool.emptied(frame, group);
     }
 
     /// Notes what the shadows of a group were made from just now.

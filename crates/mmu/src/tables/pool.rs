@@ -255,10 +255,9 @@ impl Pool {
         self.frames[frame as usize].copy
     }
 
-    /// Notes what is true of the entries `8 * group..`.
-    pub(super) fn set_busy(&mut self, frame: u32, group: usize, busy: bool) {
-        let word = &mut self.frames[frame as usize].busy;
-        if busy { *word |= 1 << group } else { *word &= !(1 << group) }
+    /// Notes that the entries `8 * group..` are NotPresent.
+    pub(super) fn emptied(&mut self, frame: u32, group: usize) {
+        self.frames[frame as usize].busy &= !(1 << group);
     }
 
     /// Notes that all entries are NotPresent, or that they may be anything.
@@ -381,6 +380,19 @@ mod tests {
         assert_eq!(pool.victim(), Some(frames[2]));
         pool.retire(frames[2], false, None);
         assert_eq!(pool.victim(), Some(frames[0]));
+    }
+
+    #[test]
+    fn a_group_is_busy_from_a_store_until_it_is_emptied() {
+        let mut pool = Pool::new(1);
+        pool.allocate(key(1)).unwrap();
+        pool.set_all_busy(0, true);
+        pool.emptied(0, 3);
+        assert_eq!(pool.busy(0), !(1 << 3));
+        pool.stored(0, 3);
+        assert_eq!(pool.busy(0), u64::MAX);
+        pool.set_all_busy(0, false);
+        assert_eq!(pool.busy(0), 0);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use umbra_mmu::{FaultOutcome, Mmu, Work};
-use umbra_paging::Access;
+use umbra_paging::{Access, bits};
 
 const ALL: u64 = P | W | U | A | D;
 /// The root of another address space; its tables are in the frames behind.
@@ -48,6 +48,24 @@ fn the_tables_of_a_space_that_is_thrown_away_are_detached_together() {
 }
 
 #[test]
+fn tables_that_only_the_space_leads_to_go_with_it() {
+    let (mut machine, mut mmu) = two_spaces();
+    mmu.load_paging(&mut machine, 0, paging(OTHER));
+    // Two of its own, one that the other space has, and a large page that is split.
+    for (index, entry) in (1..).zip([40 << 12, 41 << 12, 4 << 12, bits::PS]) {
+        store(&mut machine, &mut mmu, OTHER + 2, index, entry | ALL);
+    }
+    [40, 41].into_iter().for_each(|table| machine.poke(table, 0, 102 << 12 | ALL));
+    (1..5).for_each(|n| settle(&mut machine, &mut mmu, n << 21, Access::user_read()));
+    mmu.load_paging(&mut machine, 0, paging(1));
+    let outcome = fault_by(&mut machine, &mut mmu, 0x1000, SHOWN, supervisor_write());
+    assert_eq!(outcome, FaultOutcome::Resume(Work::Detach));
+    // Root, two levels, three page tables.
+    assert_eq!(mmu.counters().detached, 6);
+    assert!(matches!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 99, .. }));
+}
+
+#[test]
 fn a_table_that_the_space_in_use_leads_to_is_not_idle() {
     let (mut machine, mut mmu) = two_spaces();
     machine.poke(4, 66, 4 << 12 | ALL & !U);
@@ -68,6 +86,27 @@ fn the_twin_of_the_root_in_use_is_in_use() {
     let outcome = fault_by(&mut machine, &mut mmu, 0x1000, shown, supervisor_write());
     assert!(!matches!(outcome, FaultOutcome::Resume(Work::Detach)), "{outcome:?}");
     assert_eq!(mmu.counters().detached, 0);
+}
+
+/// The same where the root in use is the even one, and that of another process beside.
+#[test]
+fn the_twin_of_the_even_root_in_use_is_in_use() {
+    for (root, is_twin) in [(30, true), (40, false)] {
+        let mut machine = Machine::new(2048, 128);
+        machine.chain();
+        (31..34).for_each(|table| machine.poke(table, 0, (table + 1) << 12 | ALL));
+        machine.poke(34, 0, 100 << 12 | ALL);
+        machine.poke(root, 0, 2 << 12 | ALL);
+        machine.poke(4, 65, 34 << 12 | ALL & !U);
+        let mut mmu = Mmu::new(config(), &mut machine).unwrap();
+        mmu.load_paging(&mut machine, 0, paging(31));
+        settle(&mut machine, &mut mmu, 0, Access::user_read());
+        mmu.load_paging(&mut machine, 0, paging(root));
+        settle(&mut machine, &mut mmu, SHOWN, Access::supervisor_read());
+        let outcome = fault_by(&mut machine, &mut mmu, 0x1000, SHOWN, supervisor_write());
+        let is_detached = outcome == FaultOutcome::Resume(Work::Detach);
+        assert_eq!(is_detached, !is_twin, "{root}: {outcome:?}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::ops::Range;
 
 use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
 use umbra_mmu::{
@@ -36,6 +37,8 @@ pub struct Machine {
     places: Vec<u64>,
     pub frames: u64,
     pub holes: Vec<u64>,
+    /// Guest frames that only the host may write.
+    pub read_only: Range<u64>,
     shadow: Vec<[u64; 512]>,
     pub flushes: u64,
     /// Flushes of single addresses.
@@ -75,6 +78,7 @@ impl Machine {
             places: (FRAMES_BASE..).take(pool).collect(),
             frames,
             holes: Vec::new(),
+            read_only: 0..0,
             shadow: vec![[0; 512]; pool],
             flushes: 0,
             page_flushes: 0,
@@ -190,7 +194,8 @@ impl GuestMemory for Machine {
         self.count();
         let there = gfn.raw() < self.frames && !self.holes.contains(&gfn.raw());
         if there {
-            Backing::Ram { hfn: Hfn::new(self.hfn(gfn.raw())), writable: true }
+            let writable = !self.read_only.contains(&gfn.raw());
+            Backing::Ram { hfn: Hfn::new(self.hfn(gfn.raw())), writable }
         } else {
             Backing::None
         }

@@ -63,6 +63,16 @@ impl Guest {
 }
 
 #[test]
+fn a_write_to_a_detached_table_touches_no_shadow() {
+    let mut guest = Guest::new();
+    guest.detach();
+    guest.machine.work.set(0);
+    guest.emulates(0, 200 << 12 | ALL);
+    assert_eq!(guest.machine.work.get(), 2, "what is behind the frame, and the write");
+    assert_eq!(guest.uses(0), 200);
+}
+
+#[test]
 fn what_a_detached_table_was_changed_to_is_seen() {
     let mut guest = Guest::new();
     for round in 0..4 {

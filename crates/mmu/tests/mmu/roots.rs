@@ -2,7 +2,7 @@
 //! frames lie.
 
 use crate::common::*;
-use umbra_mmu::{FilterPolicy, Mmu};
+use umbra_mmu::{FilterPolicy, MIN_FRAMES_PER_VCPU, Mmu};
 use umbra_paging::{Access, Gfn, Gva, Mode, Paging};
 
 const READ: Access = Access::user_read();
@@ -40,8 +40,7 @@ fn an_offered_root_lies_where_the_guests_cr3_points() {
     assert!(offer(&mut machine, &mut mmu) && offer(&mut machine, &mut mmu));
     assert_eq!(mmu.root(&machine, 0).hpa().raw(), 0x1000);
     assert_eq!(mmu.counters().roots_moved, 1);
-    // What mapped the guest's frame follows it; a tracked table is never writable.
-    settle(&mut machine, &mut mmu, 0x1000, READ);
+    // What mapped the guest's frame follows it at once; a tracked table is never writable.
     assert_eq!(hardware(&machine, &mmu, 0x1000), Seen::Page { gfn: 1, user: true, write: false });
     // The guest's store to its root, wherever that lies now.
     store(&mut machine, &mut mmu, 1, 5, 2 << 12 | P | W | U | A);
@@ -82,6 +81,7 @@ fn there_is_room_for_so_many() {
         let (mut machine, mut mmu) = start(room);
         assert_eq!(mmu.loadable_roots(), room);
         assert_eq!(offer(&mut machine, &mut mmu), room > 0);
+        assert_eq!(mmu.counters().roots_moved, room as u64, "none moves for nothing");
         mmu.load_paging(&mut machine, 0, paging(10));
         assert!(!offer(&mut machine, &mut mmu));
         let before = mmu.roots_changed();
@@ -98,6 +98,37 @@ fn there_is_room_for_so_many() {
             (None, (room > 0).then_some(Gfn::new(10)))
         );
     }
+}
+
+#[test]
+fn loadable_roots_leave_the_frames_that_one_instruction_needs() {
+    for (vcpus, more, room) in [(1, 0, 0), (1, 3, 3), (1, 9, 4), (2, 5, 2)] {
+        let pool = vcpus * MIN_FRAMES_PER_VCPU as usize + more;
+        let config = config_with(|config| (config.vcpus, config.loadable_roots) = (vcpus, 4));
+        let mmu = Mmu::new(config, &mut Machine::identical(2048, pool)).unwrap();
+        assert_eq!(mmu.loadable_roots(), room, "{vcpus} vCPUs, {more} frames more than needed");
+    }
+}
+
+#[test]
+fn nothing_moves_for_a_root_that_has_no_room() {
+    let (mut machine, mut mmu) = start(1);
+    assert!(offer(&mut machine, &mut mmu));
+    let before = mmu.counters();
+    assert!(!mmu.allow_native_load_of(&mut machine, 0, Gfn::new(10)));
+    let now = mmu.counters();
+    assert_eq!((now.built, now.roots_moved), (before.built, before.roots_moved));
+}
+
+#[test]
+fn the_embedder_hears_of_a_root_that_moves_back() {
+    let (mut machine, mut mmu) = start(2);
+    assert!(offer(&mut machine, &mut mmu));
+    mmu.withdraw_root(0, Gfn::new(1));
+    let before = mmu.roots_changed();
+    mmu.revoke(&mut machine, Gfn::new(1)..Gfn::new(2));
+    assert_ne!(mmu.root(&machine, 0).hpa().raw(), 0x1000, "the frame's place is needed");
+    assert_ne!(mmu.roots_changed(), before);
 }
 
 /// What happens to the root in frame 1, which is loadable, while the guest runs on 10 or on 1:

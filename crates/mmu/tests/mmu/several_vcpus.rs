@@ -161,3 +161,13 @@ fn an_entry_that_goes_after_the_walk_is_a_race() {
         settle(&mut machine, &mut mmu, 0, Access::user_read());
     }
 }
+
+#[test]
+fn a_root_that_another_vcpu_runs_on_does_not_move() {
+    let (mut machine, mut mmu) = start(2);
+    let root = mmu.root(&machine, 1);
+    assert!(!mmu.allow_native_load(&mut machine, 0), "the other would walk the guest's table");
+    assert_eq!(mmu.root(&machine, 1), root);
+    mmu.load_paging(&mut machine, 1, paging(5));
+    assert!(mmu.allow_native_load(&mut machine, 0));
+}

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::common::*;
 use umbra_mmu::policy::{Answer, CallSite, EmulateReachable, TableWrite, WritePolicy};
 use umbra_mmu::{FaultContext, FaultOutcome, Mmu};
-use umbra_paging::{Access, Gva, Hpa, bits};
+use umbra_paging::{Access, Gfn, Gva, Hpa, Mode, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
 
@@ -85,9 +85,79 @@ fn a_write_to_a_table_is_known_by_the_instruction_and_the_return_address() {
     assert_eq!(place(STACK - 0x3000 + 0x20_9000, RIP + 0x100), one, "through the large page");
 }
 
+/// The callers that a write to a page table is known by. The table shows at 0x2000, and the stack
+/// in frame 9 at 0x3000.
+fn callers(
+    (machine, mmu, places): &mut (Machine, Mmu<CallSites>, CallSites),
+    rip: u64,
+    rsp: u64,
+) -> u64 {
+    let context = FaultContext::at(Gva::new(rip)).with_stack(Gva::new(rsp));
+    for (gva, access) in [(rsp, Access::user_read()), (0x2000, user_write())].repeat(3) {
+        mmu.page_fault(machine, 0, Gva::new(gva), access, &context);
+    }
+    places.0.borrow().last().unwrap().callers
+}
+
+fn guest(mut machine: Machine, paging: Paging) -> (Machine, Mmu<CallSites>, CallSites) {
+    let places = CallSites::default();
+    let mut mmu = Mmu::with_policy(config(), &mut machine, places.clone()).unwrap();
+    mmu.load_paging(&mut machine, 0, paging);
+    (machine, mmu, places)
+}
+
+#[test]
+fn return_addresses_are_the_first_two_of_eight_words() {
+    const RIP: u64 = 0xffff_8000_0000_1000;
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    machine.poke(4, 2, 4 << 12 | ALL);
+    machine.poke(4, 3, 9 << 12 | ALL);
+    let mut guest = guest(machine, paging(1));
+    let mut known = |rsp: u64, words: &[(usize, u64)]| {
+        (0..512).for_each(|at| guest.0.poke(9, at, 0));
+        words.iter().for_each(|&(at, word)| guest.0.poke(9, at, word));
+        callers(&mut guest, RIP, rsp)
+    };
+    let (one, two, three) = (RIP + 0x123, RIP + 0x7fff_0001, RIP + 7);
+    let both = one.rotate_left(32) ^ two;
+    assert_eq!(known(0x3028, &[(4, three), (5, one), (12, two), (13, three)]), both);
+    assert_eq!(known(0x3028, &[(7, one), (8, two), (9, three)]), both);
+    assert_eq!(known(0x3028, &[(7, one), (13, two)]), one, "eight words");
+    assert_eq!(known(0x3ff0, &[(510, one), (511, two)]), both, "the end of the page");
+    assert_eq!(known(0x3028, &[(5, RIP - 0x2000), (6, RIP + (1 << 31)), (7, RIP)]), 0, "others");
+}
+
+#[test]
+fn a_32_bit_guests_return_addresses_are_words_of_4_bytes() {
+    const RIP: u64 = 0xc012_3000;
+    const ONE: u32 = 0xc012_3456;
+    const TWO: u32 = 0xc0ff_0001;
+    const THREE: u32 = 0xc000_0004;
+    let mut machine = Machine::new(2048, 64);
+    machine.poke32(2, 0, 3 << 12 | ALL as u32);
+    machine.poke32(3, 2, 3 << 12 | ALL as u32);
+    machine.poke32(3, 3, 9 << 12 | ALL as u32);
+    let paging = Paging { mode: Mode::Legacy32 { pse: false }, nxe: false, ..paging(2) };
+    let mut guest = guest(machine, paging);
+    let mut known = |rsp: u64, words: &[(usize, u32)]| {
+        (0..1024).for_each(|at| guest.0.poke32(9, at, 0));
+        words.iter().for_each(|&(at, word)| guest.0.poke32(9, at, word));
+        callers(&mut guest, RIP, rsp)
+    };
+    let both = u64::from(ONE) << 32 | u64::from(TWO);
+    assert_eq!(known(0x3010, &[(3, THREE), (4, ONE), (7, TWO), (8, THREE)]), both);
+    assert_eq!(known(0x3014, &[(5, ONE), (20, TWO), (21, THREE)]), both, "16 words");
+    assert_eq!(known(0x3014, &[(5, ONE), (21, TWO)]), u64::from(ONE), "and no more");
+    assert_eq!(known(0x3ff8, &[(1022, ONE), (1023, TWO)]), both, "the end of the page");
+    let data = [(4, 0xc112_3456), (5, 0xc012_3000), (6, 0x0012_3456), (7, ONE)];
+    assert_eq!(known(0x3010, &data), u64::from(ONE), "other addresses");
+    assert_eq!(known(0x3012, &[(4, ONE), (5, TWO)]), 0, "no stack");
+}
+
 #[test]
 fn the_simplest_policy_asks_for_no_place() {
-    let write = TableWrite::new(0, umbra_paging::Gfn::new(7).entry(0));
+    let write = TableWrite::new(0, Gfn::new(7).entry(0));
     assert!(!EmulateReachable.needs_site(&write));
     assert!(CallSites::default().needs_site(&write), "a policy that says nothing is told");
 }
@@ -124,24 +194,32 @@ fn what_the_shadow_tells_is_what_the_guests_tables_tell() {
         let mut mmu =
             Mmu::new(config_with(|config| config.shadow_walk = shadow_walk), &mut machine).unwrap();
         mmu.load_paging(&mut machine, 0, paging(1));
+        // What is known of devices is of the map as it has become.
+        mmu.revoke(&mut machine, Gfn::new(100)..Gfn::new(101));
         settle(&mut machine, &mut mmu, 0, Access::user_read());
         fault(&mut machine, &mut mmu, 0x1000, Access::user_read());
-        machine.work.set(0);
-        let mut exit = |gva, access| exit_at(&mut machine, &mut mmu, 0x1234, gva, access);
+        let mut exit = |gva, access| {
+            machine.work.set(0);
+            let outcome = exit_at(&mut machine, &mut mmu, 0x1234, gva, access);
+            (outcome, machine.work.get())
+        };
         let (write, device) = (exit(8, user_write()), exit(0x1008, Access::user_read()));
+        let device_write = exit(0x1008, user_write());
+        assert_eq!(device_write.0, device.0);
         assert!(
-            matches!(write, FaultOutcome::TableWrite { gpa, .. } if gpa.raw() == 0x4008),
+            matches!(write.0, FaultOutcome::TableWrite { gpa, .. } if gpa.raw() == 0x4008),
             "{write:?}"
         );
         assert!(
-            matches!(device, FaultOutcome::Mmio { gpa } if gpa.raw() == 0xfee0_0008),
+            matches!(device.0, FaultOutcome::Mmio { gpa } if gpa.raw() == 0xfee0_0008),
             "{device:?}"
         );
-        machine.work.get()
+        [write.1, device.1, device_write.1]
     };
-    let (with, without) = (told(true), told(false));
-    assert!(
-        with < without,
-        "{with} calls of the embedder, and {without} without the walk of the shadow"
-    );
+    for (with, without) in told(true).into_iter().zip(told(false)) {
+        assert!(
+            with < without,
+            "{with} calls of the embedder, and {without} without the walk of the shadow"
+        );
+    }
 }

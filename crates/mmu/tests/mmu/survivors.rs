@@ -1,4 +1,5 @@
-//! Changes of the MMU that a review made and that no other test here noticed.
+//! Changes of the MMU that a review or `cargo xtask mutants` made, and that no other test here
+//! noticed.
 
 use crate::common::*;
 use umbra_mmu::{FaultOutcome, FilterPolicy, GuestFaults, MIN_FRAMES_PER_VCPU, Mmu, ShadowFrames};
@@ -112,4 +113,48 @@ fn nx_of_a_gib_page_stands_in_its_link() {
     let root = machine.frame_at(mmu.entry_state(&machine, 0).root.hpa());
     let below = machine.frame_at(Hpa::new(machine.read_shadow(root, 0) & bits::ADDRESS));
     assert_eq!(machine.read_shadow(below, 1) & (P | bits::NX), P | bits::NX);
+}
+
+#[test]
+fn a_large_page_of_read_only_memory_is_not_writable() {
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    machine.poke(3, 1, 512 << 12 | ALL | bits::PS);
+    machine.read_only = 512..1024;
+    let mut mmu = start(&mut machine, paging(1));
+    let gva = 512 << 12;
+    settle(&mut machine, &mut mmu, gva, Access::user_read());
+    let page = Seen::Page { gfn: 512, user: true, write: false };
+    assert_eq!(hardware(&machine, &mmu, gva), page);
+    let outcome = fault(&mut machine, &mut mmu, gva, user_write());
+    assert!(matches!(outcome, FaultOutcome::Mmio { .. }), "{outcome:?}");
+    assert_eq!(hardware(&machine, &mmu, gva), page);
+}
+
+#[test]
+fn a_write_across_two_pages_is_one_to_each() {
+    let mut machine = Machine::new(256, 64);
+    machine.chain();
+    machine.poke(4, 0, 100 << 12 | ALL);
+    let mut mmu = start(&mut machine, paging(1));
+    settle(&mut machine, &mut mmu, 0, Access::user_read());
+    let entry = 101 << 12 | ALL as u32;
+    let bytes = [[0; 4], entry.to_le_bytes()].concat();
+    mmu.write_guest(&mut machine, Gfn::new(3).entry(511) + 4, &bytes);
+    mmu.audit(&machine).unwrap();
+    assert_eq!(machine.peek(4, 0).frame(), Gfn::new(101));
+    settle(&mut machine, &mut mmu, 0, Access::user_read());
+    assert_eq!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 101, user: true, write: true });
+}
+
+#[test]
+fn a_revocation_leaves_alone_what_it_is_not_about() {
+    let mut machine = Machine::new(256, 64);
+    machine.chain();
+    machine.poke(4, 5, 100 << 12 | ALL);
+    let mut mmu = start(&mut machine, paging(1));
+    settle(&mut machine, &mut mmu, 0x5000, Access::user_read());
+    mmu.revoke(&mut machine, Gfn::new(101)..Gfn::new(102));
+    let page = Seen::Page { gfn: 100, user: true, write: true };
+    assert_eq!(hardware(&machine, &mmu, 0x5000), page);
 }

@@ -15,22 +15,35 @@ const SHOWN: u64 = 64 << 12;
 /// An address that page table 4 maps.
 const PAGE: u64 = 0x5000;
 
-/// The page table in frame 4 is to be unsync, and others are emulated.
-struct Policy;
+/// The page table in frame 4 is to be unsync until another address is flushed, or all addresses for
+/// so many times more. Others are emulated.
+#[derive(Clone, Default)]
+struct Policy {
+    more: usize,
+    told: Rc<RefCell<Vec<UnsyncFlush>>>,
+}
 
 impl WritePolicy for Policy {
     fn answer(&mut self, write: &TableWrite) -> Answer {
         if write.gpa.gfn() == Gfn::new(4) { Answer::Unsync } else { Answer::Emulate }
+    }
+
+    fn flushed(&mut self, flush: UnsyncFlush) -> bool {
+        self.told.borrow_mut().push(flush);
+        if matches!(flush, UnsyncFlush::All(..)) {
+            return self.more.checked_sub(1).inspect(|&left| self.more = left).is_some();
+        }
+        flush != UnsyncFlush::Elsewhere
     }
 }
 
 /// Root 1, tables 2 and 3, and page table 4, which maps frame 101 and is unsync. The page tables 6
 /// and 7 are tracked.
 fn start(vcpus: usize, page: u64) -> (Machine, Mmu<Policy>) {
-    start_with(vcpus, page, Policy)
+    start_with(Policy::default(), vcpus, page)
 }
 
-fn start_with<P: WritePolicy>(vcpus: usize, page: u64, policy: P) -> (Machine, Mmu<P>) {
+fn start_with<P: WritePolicy>(policy: P, vcpus: usize, page: u64) -> (Machine, Mmu<P>) {
     let mut machine = Machine::identical(2048, 96 * vcpus);
     machine.chain();
     machine.poke(4, 5, 101 << 12 | page);
@@ -76,25 +89,10 @@ fn writes_are_not_seen_and_invlpg_brings_its_entry_up_to_date() {
     mmu.audit(&machine).unwrap();
 }
 
-/// [`Policy`], and what is unsync stays so.
-#[derive(Clone, Default)]
-struct Stays(Rc<RefCell<Vec<UnsyncFlush>>>);
-
-impl WritePolicy for Stays {
-    fn answer(&mut self, write: &TableWrite) -> Answer {
-        Policy.answer(write)
-    }
-
-    fn flushed(&mut self, flush: UnsyncFlush) -> bool {
-        self.0.borrow_mut().push(flush);
-        self.0.borrow().len() < 4
-    }
-}
-
 #[test]
 fn a_larger_flush_brings_all_up_to_date_and_may_leave_the_table_unsync() {
-    let policy = Stays::default();
-    let (mut machine, mut mmu) = start_with(1, ALL, policy.clone());
+    let policy = Policy { more: 3, ..Policy::default() };
+    let (mut machine, mut mmu) = start_with(policy.clone(), 1, ALL);
     machine.poke(4, 5, 102 << 12 | ALL);
     mmu.load_paging(&mut machine, 0, paging(1));
     assert!(mmu.has_unsync_tables() && mmu.entry_state(&machine, 0).flushes_exit);
@@ -107,7 +105,10 @@ fn a_larger_flush_brings_all_up_to_date_and_may_leave_the_table_unsync() {
     assert_eq!(hardware(&machine, &mmu, 0x9000), page(104));
     mmu.audit(&machine).unwrap();
     mmu.flush_guest(&mut machine);
-    assert_eq!(*policy.0.borrow(), [1, 2, 0].map(|changed| UnsyncFlush::All(Gfn::new(4), changed)));
+    assert_eq!(
+        *policy.told.borrow(),
+        [1, 2, 0].map(|changed| UnsyncFlush::All(Gfn::new(4), changed))
+    );
     machine.poke(4, 9, 0);
     mmu.flush_guest(&mut machine);
     assert!(!mmu.has_unsync_tables(), "the policy had enough of it");
@@ -118,7 +119,7 @@ fn a_larger_flush_brings_all_up_to_date_and_may_leave_the_table_unsync() {
 
 #[test]
 fn a_root_is_built_only_once_all_tables_are_tracked() {
-    let (mut machine, mut mmu) = start_with(1, ALL, Stays::default());
+    let (mut machine, mut mmu) = start_with(Policy { more: 3, ..Policy::default() }, 1, ALL);
     machine.poke(10, 0, 2 << 12 | ALL);
     mmu.load_paging(&mut machine, 0, paging(10));
     assert!(!mmu.has_unsync_tables());
@@ -128,11 +129,34 @@ fn a_root_is_built_only_once_all_tables_are_tracked() {
 
 #[test]
 fn a_root_is_offered_only_once_all_tables_are_tracked() {
-    let (mut machine, mut mmu) = start_with(1, ALL, Stays::default());
+    let (mut machine, mut mmu) = start_with(Policy { more: 3, ..Policy::default() }, 1, ALL);
     mmu.load_paging(&mut machine, 0, paging(1));
     assert!(mmu.has_unsync_tables());
     assert!(mmu.allow_native_load(&mut machine, 0) && !mmu.has_unsync_tables());
     mmu.audit(&machine).unwrap();
+}
+
+#[test]
+fn the_policy_is_told_what_a_flush_came_to() {
+    let policy = Policy::default();
+    let (mut machine, mut mmu) = start_with(policy.clone(), 1, ALL);
+    let at = Gfn::new(4).entry(5);
+    let entries = [102 << 12 | ALL, 102 << 12 | ALL, 0, 103 << 12 | ALL];
+    for entry in entries {
+        machine.poke(4, 5, entry);
+        mmu.invlpg(&mut machine, 0, Gva::new(PAGE));
+    }
+    assert!(mmu.has_unsync_tables());
+    mmu.invlpg(&mut machine, 0, Gva::new(6 << 21));
+    assert!(!mmu.has_unsync_tables(), "the policy has said so");
+    let told = [
+        UnsyncFlush::Changed(at),
+        UnsyncFlush::Unchanged(at),
+        UnsyncFlush::Cleared(at),
+        UnsyncFlush::Changed(at),
+        UnsyncFlush::Elsewhere,
+    ];
+    assert_eq!(*policy.told.borrow(), told);
 }
 
 #[test]

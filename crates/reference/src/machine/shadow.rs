@@ -27,7 +27,7 @@ use crate::memory::{PhysAddr, PhysicalMemory};
 use crate::oracle::{Change, Observed, Piece};
 use crate::program::HostEvent;
 use crate::registers::{Cpu, Invalidation, Privileged, Registers, pdpte_reserved};
-use crate::universe::{HOT, Universe, hot, used};
+use crate::universe::{HOT, Universe, hot, unused, used};
 pub use cpu::Protocol;
 use cpu::{Attempt, Entry, Presence};
 use dice::Dice;
@@ -413,7 +413,7 @@ impl Shadow {
             return Ok(false);
         }
         self.moment.note("host: frames given back");
-        self.change_backing(gfn, Host::give_back)?;
+        self.change_host(gfn..gfn + 1, |host| host.give_back(gfn))?;
         Ok(true)
     }
 
@@ -509,20 +509,33 @@ impl Shadow {
     }
 
     fn change_backing(&mut self, gfn: Gfn, change: impl Fn(&mut Host, Gfn)) -> Result<(), Broken> {
-        self.change_range(gfn..gfn + 1, change)
+        self.change_range(gfn..gfn + 1, change, |_, _| ())
     }
 
-    /// Of all frames of a range only the hot ones change: programs touch no others.
+    /// Changes the frames of a range: those that programs use, and the others, which decide
+    /// whether a whole region can be mapped, and how.
     fn change_range(
         &mut self,
         gfns: Range<Gfn>,
         change: impl Fn(&mut Host, Gfn),
+        change_unused: impl Fn(&mut Host, Gfn),
+    ) -> Result<(), Broken> {
+        self.change_host(gfns.clone(), |host| {
+            used().filter(|gfn| gfns.contains(gfn)).for_each(|gfn| change(host, gfn));
+            unused().filter(|gfn| gfns.contains(gfn)).for_each(|gfn| change_unused(host, gfn));
+        })
+    }
+
+    /// Revokes the frames and changes what is behind them.
+    fn change_host(
+        &mut self,
+        gfns: Range<Gfn>,
+        change: impl FnOnce(&mut Host),
     ) -> Result<(), Broken> {
         self.moment.note("host: revokes");
         self.stop_all()?;
-        let range = gfns.clone();
-        self.call(EntryPoint::Other, |mmu, host| mmu.revoke(host, range));
-        used().filter(|gfn| gfns.contains(gfn)).for_each(|gfn| change(&mut self.host, gfn));
+        self.call(EntryPoint::Other, |mmu, host| mmu.revoke(host, gfns));
+        change(&mut self.host);
         // What the revocation itself read of other frames.
         self.swap_in_all()
     }
@@ -688,11 +701,15 @@ impl Machine for Shadow {
             HostEvent::Remap(gfn) => self.change_backing(gfn, Host::remap)?,
             HostEvent::WriteProtect(gfn) => self.change_backing(gfn, Host::write_protect)?,
             HostEvent::SwapOut(gfn) => self.change_backing(gfn, Host::swap_out)?,
-            HostEvent::RemapRange(start, end) => self.change_range(start..end, Host::remap)?,
-            HostEvent::WriteProtectRange(start, end) => {
-                self.change_range(start..end, Host::write_protect)?
+            HostEvent::RemapRange(start, end) => {
+                self.change_range(start..end, Host::remap, Host::give_back)?
             }
-            HostEvent::SwapOutRange(start, end) => self.change_range(start..end, Host::swap_out)?,
+            HostEvent::WriteProtectRange(start, end) => {
+                self.change_range(start..end, Host::write_protect, Host::write_protect)?
+            }
+            HostEvent::SwapOutRange(start, end) => {
+                self.change_range(start..end, Host::swap_out, |_, _| ())?
+            }
             HostEvent::ZapAll => self.call(EntryPoint::Other, |mmu, host| mmu.zap_all(host)),
             HostEvent::Release(gfn) => {
                 self.call(EntryPoint::Other, |mmu, host| mmu.release_frame(host, gfn))
