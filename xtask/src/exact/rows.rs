@@ -43,6 +43,7 @@ pub const ROWS: &[Row] = &[
             "instruction-breakpoints",
             "ipi",
             "nmi",
+            "nmi-frame",
         ])],
     ),
     row(
