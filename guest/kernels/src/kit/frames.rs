@@ -91,7 +91,7 @@ pub struct Shared(AtomicU64);
 
 impl Shared {
     /// None yet.
-    pub const fn new() -> Shared {
+    pub const fn none() -> Shared {
         Shared(AtomicU64::new(u64::MAX))
     }
 

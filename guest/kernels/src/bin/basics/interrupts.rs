@@ -165,7 +165,7 @@ pub fn nmi(_: &mut Setting, report: &mut Report) {
 }
 
 /// The page table that maps [`FRAME_PAGES`].
-static FRAME_TABLE: frames::Shared = frames::Shared::new();
+static FRAME_TABLE: frames::Shared = frames::Shared::none();
 /// Two pages with the frames of NMIs: RIP, CS and RFLAGS in the first, RSP and SS in the second.
 const FRAME_PAGES: Gva = space::slot(23);
 /// An interrupt stack that nobody else uses.
