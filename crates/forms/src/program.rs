@@ -164,6 +164,14 @@ pub struct Setting {
     pub base: u64,
 }
 
+impl Setting {
+    /// Whether the arena is used where virtual-8086 mode reaches it, or the last canonical address.
+    pub fn is_elsewhere(&self) -> bool {
+        const VM: u64 = 1 << 17;
+        self.flags & VM != 0 || self.rip >= HIGH_ARENA
+    }
+}
+
 /// A setting, and what runs in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {

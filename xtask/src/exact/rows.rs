@@ -43,6 +43,7 @@ pub const ROWS: &[Row] = &[
             "instruction-breakpoints",
             "ipi",
             "nmi",
+            "nmi-frame",
         ])],
     ),
     row(
@@ -82,7 +83,7 @@ pub const ROWS: &[Row] = &[
     row("RIP behind an instruction", &[Shown::Basics(&["last-instruction"])]),
     row(
         "guests with interrupts off",
-        &[Shown::Basics(&["nmi-halt"]), Shown::Elsewhere("`crates/umbra/tests/visible.rs`")],
+        &[Shown::Basics(&["nmi-halt"]), Shown::Elsewhere("`crates/umbra/tests/endings.rs`")],
     ),
     row("output", &[Shown::Elsewhere("`crates/umbra/tests/visible.rs`")]),
     row(

@@ -37,7 +37,10 @@ impl<'a> Generator<'a> {
         let forms = &self.forms[(start.mode.bits / 32) as usize];
         let count = 2 + random.below(LENGTH - 1);
         let maker = Maker { start: &start, forms };
-        let steps = (0..count).map(|_| maker.step(&mut random)).collect();
+        let mut steps: Vec<_> = (0..count).map(|_| maker.step(&mut random)).collect();
+        if start.high && random.one_in(2) {
+            steps.push(maker.exit(&mut random));
+        }
         let mut candidate = Candidate { seed, start, steps };
         candidate.set_breakpoints(&mut random);
         candidate

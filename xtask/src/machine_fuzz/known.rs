@@ -6,12 +6,13 @@
 //! [`Start::shows_resume_flag`]: super::setting::Start::shows_resume_flag
 
 use super::candidate::Candidate;
+use super::mode::Mode;
 use super::step::Step;
 
 /// A kind of step that may do something else.
 struct Reason {
     why: &'static str,
-    applies: fn(&Step) -> bool,
+    applies: fn(Mode, &Step) -> bool,
 }
 
 /// Whether a step's name has one of these.
@@ -23,7 +24,7 @@ const REASONS: &[Reason] = &[
     Reason {
         why: "a fault restores the status flags (SDM vol. 2, REP); Bochs leaves those of the last \
               iteration",
-        applies: |step| {
+        applies: |_, step| {
             is_named(
                 step,
                 &["rep scas", "rep cmps", "repe scas", "repe cmps", "repne scas", "repne cmps"],
@@ -32,28 +33,41 @@ const REASONS: &[Reason] = &[
     },
     Reason {
         why: "Umbra does not show XSAVES: nothing here has supervisor state",
-        applies: |step| is_named(step, &["xsaves", "xrstors"]),
+        applies: |_, step| is_named(step, &["xsaves", "xrstors"]),
     },
     Reason {
         why: "a fault leaves no trace; Bochs stores or loads the part before the second page",
-        applies: |step| is_named(step, &["sgdt", "sidt", "frstor"]) && step.operand.contains('+'),
+        applies: |_, step| {
+            is_named(step, &["sgdt", "sidt", "frstor"]) && step.operand.contains('+')
+        },
     },
     Reason {
         why: "66H makes the frame pointer's operand 16 bits wide (SDM vol. 2, ENTER); Bochs ignores \
               the prefix",
-        applies: |step| is_named(step, &["data16 enter"]),
+        applies: |_, step| is_named(step, &["data16 enter"]),
+    },
+    Reason {
+        why: "a page fault comes before #AC (SDM vol. 3, \"Priority Among Concurrent Events\"); Bochs \
+              looks at the alignment first, and Umbra carries out these instructions itself",
+        applies: |mode, step| {
+            let names = ["insw", "insd", "outsw", "outsd", "ins of", "outs of"];
+            mode.ring == 3 && is_named(step, &names) && step.operand != "ram"
+        },
     },
 ];
 
 /// Why a program may differ, if it may.
 pub fn reason(candidate: &Candidate) -> Option<&'static str> {
-    let explained = |reason: &&Reason| candidate.steps.iter().any(|step| (reason.applies)(step));
+    let mode = candidate.start.mode;
+    let explained =
+        |reason: &&Reason| candidate.steps.iter().any(|step| (reason.applies)(mode, step));
     REASONS.iter().find(explained).map(|reason| reason.why)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine_fuzz::mode::MODES;
 
     #[test]
     fn a_step_that_may_differ_is_known_by_its_name() {
@@ -63,12 +77,17 @@ mod tests {
             code: Vec::new(),
             defined: !0,
         };
-        let known = |step: &Step| REASONS.iter().any(|reason| (reason.applies)(step));
+        let known_in =
+            |mode, step: &Step| REASONS.iter().any(|reason| (reason.applies)(mode, step));
+        let known = |step: &Step| known_in(MODES[0], step);
         assert!(known(&step("rep scas of 2 bytes, 4 times", "table+none")));
         assert!(!known(&step("rep scas of 2 bytes, 4 times", "ram")));
         assert!(!known(&step("scas of 2 bytes, 4 times", "table")));
         assert!(
             known(&step("sidt [rbx+10h]", "ram+none")) && !known(&step("sidt [rbx+10h]", "table"))
         );
+        let input = step("insw [di],dx", "ram+supervisor");
+        assert_eq!((MODES[0].ring, MODES[1].ring), (0, 3));
+        assert!(!known(&input) && known_in(MODES[1], &input));
     }
 }

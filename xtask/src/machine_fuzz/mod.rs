@@ -52,7 +52,7 @@ pub struct Arguments {
     programs: u64,
 
     /// So many programs a start
-    #[arg(long, value_name = "N", default_value = "2000", value_parser = whole::<u64>(1..=u32::MAX.into()), allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value = "5000", value_parser = whole::<u64>(1..=u32::MAX.into()), allow_negative_numbers = true)]
     chunk: u64,
 
     /// Make this many of the different programs short, and print them
@@ -209,7 +209,8 @@ fn different<'a>(
     let candidates: Vec<_> = judged.iter().map(|(candidate, _)| *candidate).collect();
     let found = runner.run(&candidates, Some(policy))?;
     let both = judged.iter().zip(found);
-    let different = both.filter(|((_, right), found)| found.as_ref() != Some(right));
+    let different = both
+        .filter(|((_, right), found)| found.as_ref().is_none_or(|found| found.hash != right.hash));
     Ok(different.map(|((candidate, _), _)| *candidate).collect())
 }
 

@@ -102,7 +102,10 @@ impl Start {
                 selectors: [0; 6],
                 descriptors,
                 pages: pages(random, mode.ring),
-                cr0: toggled(random, &[(16, 6), (18, 3), (3, 12), (2, 20), (1, 12), (5, 12)]),
+                // Not NE. Without it the CPU waits for an interrupt at an error of the FPU (SDM
+                // vol. 1, "MS-DOS Compatibility Sub-mode"), which none comes to end here. Bochs
+                // goes on.
+                cr0: toggled(random, &[(16, 6), (18, 3), (3, 12), (2, 20), (1, 12)]),
                 cr4: toggled(random, &[(20, 4), (21, 4), (0, 6), (1, 6), (2, 20), (3, 6)]),
                 debug: [0, 0, 0, 0, 0x400],
                 bases: [0; 2],

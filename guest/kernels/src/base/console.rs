@@ -47,11 +47,11 @@ pub struct Console;
 
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
+        if HAS_DEBUG.load(Ordering::Relaxed) {
+            port::write_bytes(DEBUG, text.as_bytes());
+            return Ok(());
+        }
         for byte in text.bytes() {
-            if HAS_DEBUG.load(Ordering::Relaxed) {
-                port::write_u8(DEBUG, byte);
-                continue;
-            }
             if byte == b'\n' {
                 wait_for(THRE);
                 port::write_u8(COM1, b'\r');

@@ -1,6 +1,7 @@
 //! From the multiboot loader to the kernel's own function.
 
 use core::arch::global_asm;
+use core::ops::Range;
 
 use super::frames::Pool;
 use super::{console, descriptors, power};
@@ -40,12 +41,19 @@ struct Module {
 }
 
 unsafe extern "C" {
+    static image_start: u8;
     static image_end: u8;
 }
 
 unsafe extern "Rust" {
     /// Every kernel has one, by [`kernel!`](crate::kernel).
     safe fn kernel_main(boot: Boot) -> u8;
+}
+
+/// The pages of the kernel's own image, by their numbers.
+pub fn image() -> Range<u64> {
+    const PAGE: u64 = 4096;
+    (&raw const image_start as u64) / PAGE..(&raw const image_end as u64).div_ceil(PAGE)
 }
 
 /// What a kernel starts with.

@@ -1,5 +1,7 @@
 //! Memory for tests: frames beyond the image.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use umbra_paging::{ENTRIES, Gfn, PAGE_SIZE};
 
 /// Where the kit's own mapping of memory ends.
@@ -81,6 +83,31 @@ impl Frame {
     /// The frame `count` frames further, of a run that [`Pool::frames`] gave.
     pub fn after(self, count: u64) -> Frame {
         Frame(self.0 + count * PAGE_SIZE)
+    }
+}
+
+/// A frame for handlers, which take nothing along.
+pub struct Shared(AtomicU64);
+
+impl Shared {
+    /// None yet.
+    pub const fn none() -> Shared {
+        Shared(AtomicU64::new(u64::MAX))
+    }
+
+    /// This one from now on.
+    pub fn set(&self, frame: Frame) {
+        self.0.store(frame.0, Ordering::Relaxed);
+    }
+
+    /// The frame.
+    ///
+    /// # Panics
+    /// If none was set.
+    pub fn get(&self) -> Frame {
+        let address = self.0.load(Ordering::Relaxed);
+        assert!(address != u64::MAX, "no frame was set");
+        Frame(address)
     }
 }
 

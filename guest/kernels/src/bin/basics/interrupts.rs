@@ -1,12 +1,14 @@
 //! Interrupts that the CPU sends itself.
 
 use guest_kernels::check;
+use guest_kernels::entries::KERNEL_PAGE;
 use guest_kernels::kit::apic::{self, bit, register};
 use guest_kernels::kit::context::Context;
 use guest_kernels::kit::report::Report;
 use guest_kernels::kit::traps::{self, vector};
-use guest_kernels::kit::{cpu, descriptors, snippets};
+use guest_kernels::kit::{cpu, descriptors, frames, snippets, space};
 use guest_kernels::kit::{ioapic, pit};
+use umbra_paging::{Gva, Level, bits};
 
 use crate::log;
 use crate::setting::Setting;
@@ -160,6 +162,54 @@ pub fn nmi(_: &mut Setting, report: &mut Report) {
     }
     descriptors::use_ist(vector::NMI, 1);
     traps::unhandle(vector::NMI);
+}
+
+/// The page table that maps [`FRAME_PAGES`].
+static FRAME_TABLE: frames::Shared = frames::Shared::none();
+/// Two pages with the frames of NMIs: RIP, CS and RFLAGS in the first, RSP and SS in the second.
+const FRAME_PAGES: Gva = space::slot(23);
+/// An interrupt stack that nobody else uses.
+const FRAME_STACK: u8 = 4;
+
+/// Sends a second NMI, and sees to it that its own IRET must set an accessed bit.
+fn nmi_before_a_walk(context: &mut Context) {
+    log::note(context.rip);
+    if log::count() == 1 {
+        apic::send_self_nmi();
+        let second = FRAME_PAGES.raw() + 4096;
+        let table = FRAME_TABLE.get();
+        table.write(1, table.read(1) & !bits::A);
+        cpu::invlpg(Gva::new(second));
+    }
+}
+
+/// An IRET that a hypervisor must look at has not unblocked NMIs yet: the second one interrupts
+/// what the first did (SDM, "Handling Multiple NMIs", and "Information for VM Exits Due to Vectored
+/// Events": NMI unblocking due to IRET). The delivery of the first exits, too.
+pub fn nmi_frame(setting: &mut Setting, report: &mut Report) {
+    let frames = setting.pool.frames(2, 4096);
+    for index in 0..2 {
+        let gva = Gva::new(FRAME_PAGES.raw() + index * 4096);
+        let entry = frames.after(index).address() | KERNEL_PAGE & !(bits::A | bits::D);
+        FRAME_TABLE.set(setting.space.map(&mut setting.pool, gva, Level::L1, entry));
+    }
+    descriptors::set_ist(FRAME_STACK, Some(FRAME_PAGES.raw() + 4096 + 16));
+    descriptors::use_ist(vector::NMI, FRAME_STACK);
+    traps::handle(vector::NMI, nmi_before_a_walk);
+    for _ in 0..3 {
+        log::clear();
+        apic::send_self_nmi();
+        let [first, second] = [0, 1].map(|index| log::values()[index]);
+        check!(
+            report,
+            log::count() == 2 && first == second,
+            "{} NMIs, at {first:#x} and {second:#x}",
+            log::count()
+        );
+    }
+    traps::unhandle(vector::NMI);
+    descriptors::use_ist(vector::NMI, 1);
+    descriptors::set_ist(FRAME_STACK, None);
 }
 
 /// Masks the timer's pin: one NMI is enough.

@@ -64,6 +64,7 @@ const TESTS: &[(&str, Test)] = &[
     ("ipi", interrupts::ipi),
     ("priority", interrupts::priority),
     ("nmi", interrupts::nmi),
+    ("nmi-frame", interrupts::nmi_frame),
     ("nmi-halt", interrupts::nmi_halt),
     ("tsc", timers::tsc),
     ("apic-timer", timers::apic_timer),

@@ -2,6 +2,7 @@
 
 use guest_kernels::entries::TABLE;
 use guest_kernels::kit::apic::{self, register};
+use guest_kernels::kit::boot::image;
 use guest_kernels::kit::frames::{Frame, Pool};
 use guest_kernels::kit::observe::Observer;
 use guest_kernels::kit::space::Space;
@@ -22,8 +23,6 @@ const RESERVED: u64 = 1 << 51;
 const PRIORITY: u32 = 0x20;
 /// Where the kit's memory ends.
 const IDENTITY: u64 = 64 << 20;
-/// The first page of the kit.
-const FIRST: usize = 256;
 /// Identity, for ring 0.
 const KIT: u64 = bits::P | bits::W | bits::A | bits::D;
 
@@ -118,7 +117,9 @@ impl Arena {
         let map = self.map(world);
         let entries: [u64; PAGES] =
             core::array::from_fn(|index| self.entry(index, setting.pages[index], world));
-        for (table, first) in [(map.arena, 0), map.again] {
+        // Changes of the table that maps the kit itself are the dearest to a hypervisor.
+        let again = if setting.is_elsewhere() { entries } else { [0; PAGES] };
+        for ((table, first), entries) in [((map.arena, 0), entries), (map.again, again)] {
             if world == World::Bits32 {
                 for (index, pair) in entries.chunks(2).enumerate() {
                     table.update(first / 2 + index, pair[0] | pair[1] << 32);
@@ -183,7 +184,7 @@ fn long(pool: &mut Pool, table: Frame) -> Map {
     let space = Space::new(pool);
     space.open_low(pool);
     let [kit, low] = core::array::from_fn(|_| pool.frame());
-    (FIRST..512).for_each(|index| low.write(index, (index as u64 * 4096) | KIT));
+    image().for_each(|page| low.write(page as usize, (page * 4096) | KIT));
     kit.write(0, low.address() | TABLE);
     (1..IDENTITY >> 21).for_each(|index| kit.write(index as usize, index << 21 | bits::PS | KIT));
     let gigabytes = space.table(pool, Gva::new(0), Level::L3);
@@ -204,7 +205,7 @@ fn pae(pool: &mut Pool, table: Frame) -> Map {
     let [root, kit, upper, low, arena] = core::array::from_fn(|_| pool.frame());
     root.write(0, kit.address() | bits::P);
     root.write(2, upper.address() | bits::P);
-    (FIRST..512).for_each(|index| low.write(index, (index as u64 * 4096) | KIT));
+    image().for_each(|page| low.write(page as usize, (page * 4096) | KIT));
     kit.write(0, low.address() | TABLE);
     let large = bits::PS | KIT;
     (1..IDENTITY >> 21).for_each(|index| kit.write(index as usize, index << 21 | large));
@@ -220,7 +221,7 @@ fn bits32(pool: &mut Pool, table: Frame) -> Map {
     let put = |frame: Frame, index: u64, entry: u64| {
         frame.write_bytes(4 * index as usize, &(entry as u32).to_le_bytes());
     };
-    (FIRST as u64..1024).for_each(|index| put(low, index, (index * 4096) | KIT));
+    image().for_each(|page| put(low, page, (page * 4096) | KIT));
     put(root, 0, low.address() | TABLE);
     (1..IDENTITY >> 22).for_each(|index| put(root, index, index << 22 | bits::PS | KIT));
     for (address, below) in [(ARENA, arena), (MAPPED_BY_TABLE, table)] {

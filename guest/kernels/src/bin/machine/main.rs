@@ -4,7 +4,8 @@
 //! The module is a list of programs as `umbra_forms::program` defines them. Each starts from the
 //! same state: descriptor tables, page tables, memory, registers and devices are set anew.
 //!
-//! Options: `show` prints in words all that went into the hashes.
+//! Options: `show` prints in words all that went into the hashes; `events` prints behind each hash
+//! the vectors of the events, and the steps in which they came.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]

@@ -59,6 +59,7 @@ pub fn main(mut boot: Boot) -> u8 {
     };
     cpu::set_system_calls();
     let show = boot.options.has("show");
+    let tell = boot.options.has("events");
     let (words, _) = module.as_chunks::<8>();
     say!("machine: {:?}", stage.format);
     let mut rest = words;
@@ -80,13 +81,17 @@ pub fn main(mut boot: Boot) -> u8 {
             return 1;
         };
         let mut observer = if show { Observer::Words } else { Observer::Hash(0) };
-        say!("program {count}");
+        if show {
+            say!("program {count}");
+        }
         let events = stage.run(&program, &mut observer);
         if let Some(hash) = observer.hash() {
             console::print(format_args!("@{hash:08x}"));
         }
-        for (vector, step) in events.iter().flatten() {
-            console::print(format_args!(" {vector:x}.{step:x}"));
+        if tell {
+            for (vector, step) in events.iter().flatten() {
+                console::print(format_args!(" {vector:x}.{step:x}"));
+            }
         }
         say!("");
         count += 1;
