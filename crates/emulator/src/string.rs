@@ -67,6 +67,9 @@ impl<C: Cpu> Step<'_, C> {
         let until_equal = instruction.has_repne_prefix();
         let mut count = self.register(string.rcx);
         if count == 0 {
+            // 32-bit pointers are written back, and so extended with zeros, after no iteration too.
+            // (The manual does not say; Bochs does so, and Intel's CPUs for MOVS and STOS.)
+            self.advance_pointers(&string, 0);
             return Ok(self.retire(rflags));
         }
         let iterations = if rflags & TF != 0 { 1 } else { kind.batch() };
@@ -156,13 +159,17 @@ impl<C: Cpu> Step<'_, C> {
                 self.cpu.port_write(self.port(), width as u8, value as u32);
             }
         }
+        self.advance_pointers(string, string.stride);
+        Ok(compared)
+    }
+
+    fn advance_pointers(&mut self, string: &StringStep, stride: u64) {
         if string.kind.uses_source() {
-            self.advance(string.rsi, string.stride);
+            self.advance(string.rsi, stride);
         }
         if string.kind.uses_destination() {
-            self.advance(string.rdi, string.stride);
+            self.advance(string.rdi, stride);
         }
-        Ok(compared)
     }
 
     fn port(&self) -> u16 {

@@ -152,6 +152,23 @@ fn thirty_two_bit_addresses_wrap_at_4_gib() {
 }
 
 #[test]
+fn thirty_two_bit_pointers_are_extended_after_no_iteration_too() {
+    const HIGH: u64 = 0x77_8888_8888;
+    for (outs, expected) in [(true, [0x8888_8888, HIGH]), (false, [HIGH, 0x8888_8888])] {
+        let start = machine(Mode::Bits64).with(Gpr::Rsi, HIGH).with(Gpr::Rdi, HIGH);
+        let mut m = start.with(Gpr::Rcx, 1 << 32);
+        let string = common::assemble(Mode::Bits64, START, |p| match outs {
+            true => p.rep().outsb(),
+            false => p.rep().insb(),
+        });
+        let done = umbra_emulator::emulate(&mut m, &[&[0x67], &string[..]].concat());
+        assert_eq!(done, Ok(Outcome::Done));
+        assert_eq!(registers(&m)[1..], expected);
+        assert!(m.ports.is_empty());
+    }
+}
+
+#[test]
 fn outs_takes_a_segment_prefix_and_ins_does_not() {
     let mut m =
         machine(Mode::Bits32).with(Gpr::Rsi, 0x10).with(Gpr::Rdi, 0x20).base(Segment::Fs, 0x5_0000);
