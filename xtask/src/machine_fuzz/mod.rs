@@ -229,6 +229,10 @@ fn show(
     let (right, found) = (runner.words(&all, None)?, runner.words(&all, Some(policy))?);
     for ((candidate, right), found) in short.iter().zip(&right).zip(&found) {
         println!("{}", candidate.words());
+        if right == found {
+            println!("    by itself it does the same: what differs is left by a program before it");
+            continue;
+        }
         let first = right.iter().zip(found).take_while(|(right, found)| right == found).count();
         let event = right[..first].iter().rposition(|line| line.starts_with("vector")).unwrap_or(0);
         let events = right[..first].iter().filter(|line| line.starts_with("vector")).count();
