@@ -166,7 +166,7 @@ impl Open {
     fn stores(&self) -> Vec<(PhysAddr, u64, u64)> {
         match &self.step {
             Step::Nothing => Vec::new(),
-            Step::Write(at, bytes) if bytes.is_empty() => Vec::new(),
+            Step::Write(_, bytes) if bytes.is_empty() => Vec::new(),
             Step::Write(at, bytes) => overlay(*at, bytes).collect(),
             Step::Access(_, _, pieces) => {
                 let written =
