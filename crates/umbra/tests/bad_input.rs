@@ -572,6 +572,8 @@ fn peers_that_cannot_run() {
     let kernel = files.path("kernel");
     let refused = |options: &[&str]| files.refused(&kernel, options);
     assert!(refused(&["--hypervisor", "kvm"]).contains("--host-initrd"));
+    let ryzen = ["--hypervisor", "kvm", "--host-initrd", "x", "--machine", "ryzen"];
+    assert!(refused(&ryzen).contains("give --machine qemu-svm"));
     assert!(refused(&["--host-initrd", "x"]).contains("--hypervisor kvm"));
     assert!(refused(&["--hypervisor", "none", "--audit"]).contains("--audit"));
     assert!(

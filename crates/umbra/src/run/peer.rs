@@ -8,6 +8,7 @@ use super::session::Speaker;
 use super::{Arguments, Hypervisor};
 use crate::error::Error;
 use crate::guest::{self, Image, Policy};
+use crate::machine::Machine;
 use crate::report::{Exits, Kvm};
 
 /// What the host of the KVM peer needs beside the guest's memory: its kernel, and twice the
@@ -62,7 +63,7 @@ pub fn check_image(arguments: &Arguments, image: &Image) -> Result<(), Error> {
 /// Checks what a peer cannot do.
 ///
 /// # Errors
-/// An option that only Umbra has, or a host for no KVM.
+/// An option that only Umbra has, a machine that the peer does not run on, or a host for no KVM.
 pub fn check(arguments: &Arguments) -> Result<(), Error> {
     let name = arguments.hypervisor.name();
     if arguments.hypervisor != Hypervisor::Kvm
@@ -80,6 +81,13 @@ pub fn check(arguments: &Arguments) -> Result<(), Error> {
             "--hypervisor {name} runs in an emulator only; give another --machine than {}",
             arguments.machine.name()
         )));
+    }
+    if arguments.hypervisor == Hypervisor::Kvm && arguments.machine == Machine::Ryzen {
+        return Err(Error::Input(
+            "KVM with npt=0 never gets through a guest's boot on Bochs's ryzen: it hands one page fault to the \
+             guest for ever; give --machine qemu-svm"
+                .into(),
+        ));
     }
     let own = &arguments.guest;
     if own.audit.is_some() || own.shadow_frames.is_some() || !own.without.is_empty() || own.screen {
