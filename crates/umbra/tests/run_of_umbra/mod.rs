@@ -56,8 +56,12 @@ impl Run {
         self.folder.path().join(name)
     }
 
+    /// Signals end the tool, also where whoever started these tests ignores them: a shell does so
+    /// for what it runs in the background.
     pub fn command(&self, options: &[&str]) -> Command {
-        self.command_by(Command::new(env!("CARGO_BIN_EXE_umbra")), options)
+        let mut program = Command::new("/usr/bin/env");
+        program.args(["--default-signal=HUP,INT,TERM", env!("CARGO_BIN_EXE_umbra")]);
+        self.command_by(program, options)
     }
 
     /// `program` runs the tool with the arguments that follow its own.
