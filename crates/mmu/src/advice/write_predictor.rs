@@ -335,14 +335,9 @@ mod tests {
                 }
                 let gpa = Gfn::new(7).entry(n as usize % 512);
                 let write = TableWrite {
-                    vcpu: 0,
-                    gpa,
                     site: site(rip),
-                    reachable: true,
-                    inactive: false,
-                    unsync: Unsync::Impossible,
-                    flushes: 0,
                     back_to_back: back_to_back && !used,
+                    ..TableWrite::new(0, gpa)
                 };
                 if predictor.answer(&write) == Answer::Detach {
                     detached += 1;
@@ -361,16 +356,7 @@ mod tests {
         let mut predictor = Predictor::default();
         assert_eq!(writes(&mut predictor, &[1], 2, true, 16), 0);
         assert_eq!(writes(&mut predictor, &[1], 160, true, 16), 10);
-        let first = TableWrite {
-            vcpu: 0,
-            gpa: Gfn::new(9).entry(0),
-            site: site(1),
-            reachable: true,
-            inactive: false,
-            unsync: Unsync::Impossible,
-            flushes: 0,
-            back_to_back: false,
-        };
+        let first = TableWrite { site: site(1), ..TableWrite::new(0, Gfn::new(9).entry(0)) };
         assert_eq!(predictor.answer(&first), Answer::Detach);
     }
 
@@ -384,14 +370,9 @@ mod tests {
         let mut predictor = Predictor::default();
         for n in 0..1000 {
             let write = TableWrite {
-                vcpu: 0,
-                gpa: Gfn::new(7).entry(3),
                 site: site(1),
-                reachable: true,
-                inactive: false,
-                unsync: Unsync::Impossible,
-                flushes: 0,
                 back_to_back: n > 0,
+                ..TableWrite::new(0, Gfn::new(7).entry(3))
             };
             assert_eq!(predictor.answer(&write), Answer::Emulate);
         }
@@ -430,14 +411,9 @@ mod tests {
             let mut write = |rip, back_to_back| {
                 let gpa = Gfn::new(7).entry(n % 512);
                 predictor.answer(&TableWrite {
-                    vcpu: 0,
-                    gpa,
                     site: site(rip),
-                    reachable: true,
-                    inactive: false,
-                    unsync: Unsync::Impossible,
-                    flushes: 0,
                     back_to_back,
+                    ..TableWrite::new(0, gpa)
                 })
             };
             assert_eq!([write(1, false), write(2, true)], [Answer::Emulate; 2]);
@@ -473,16 +449,7 @@ mod tests {
     fn a_space_that_nobody_runs_in_is_let_go_of_unless_that_did_not_pay() {
         let mut predictor = Predictor::default();
         let gpa = Gfn::new(7).entry(0);
-        let write = TableWrite {
-            vcpu: 0,
-            gpa,
-            site: site(1),
-            reachable: true,
-            inactive: true,
-            unsync: Unsync::Impossible,
-            flushes: 0,
-            back_to_back: false,
-        };
+        let write = TableWrite { site: site(1), inactive: true, ..TableWrite::new(0, gpa) };
         assert_eq!(predictor.answer(&write), Answer::Detach);
         predictor.attached(Gfn::new(7), 1);
         // The next ones are not believed in, fewer and fewer.
@@ -502,16 +469,8 @@ mod tests {
         let burst = |predictor: &mut Predictor, changed| {
             for n in 0..3 {
                 let gpa = Gfn::new(7).entry(n);
-                let write = TableWrite {
-                    vcpu: 0,
-                    gpa,
-                    site: site(1),
-                    reachable: true,
-                    inactive: false,
-                    unsync: Unsync::Impossible,
-                    flushes: 0,
-                    back_to_back: n > 0,
-                };
+                let write =
+                    TableWrite { site: site(1), back_to_back: n > 0, ..TableWrite::new(0, gpa) };
                 if predictor.answer(&write) == Answer::Detach {
                     predictor.attached(Gfn::new(7), changed);
                     return true;
@@ -532,14 +491,9 @@ mod tests {
         let mut write = |n, caller, back_to_back| {
             let site = CallSite { rip: 1, callers: caller, same_presence: true };
             predictor.answer(&TableWrite {
-                vcpu: 0,
-                gpa: Gfn::new(7).entry(n),
                 site,
-                reachable: true,
-                inactive: false,
-                unsync: Unsync::Impossible,
-                flushes: 0,
                 back_to_back,
+                ..TableWrite::new(0, Gfn::new(7).entry(n))
             })
         };
         let bursts: [Answer; 3] = core::array::from_fn(|n| write(n, 5, n > 0));
@@ -547,16 +501,7 @@ mod tests {
         predictor.attached(Gfn::new(7), 9);
         let mut first = |caller| {
             let site = CallSite { rip: 1, callers: caller, same_presence: true };
-            predictor.answer(&TableWrite {
-                vcpu: 0,
-                gpa: Gfn::new(7).entry(0),
-                site,
-                reachable: true,
-                inactive: false,
-                unsync: Unsync::Impossible,
-                flushes: 0,
-                back_to_back: false,
-            })
+            predictor.answer(&TableWrite { site, ..TableWrite::new(0, Gfn::new(7).entry(0)) })
         };
         assert_eq!([first(6), first(5)], [Answer::Emulate, Answer::Detach]);
     }
@@ -569,16 +514,8 @@ mod tests {
         for n in 0..100 {
             for vcpu in 0..2 {
                 let gpa = Gfn::new(7).entry(vcpu);
-                let write = TableWrite {
-                    vcpu,
-                    gpa,
-                    site: site(1),
-                    reachable: true,
-                    inactive: false,
-                    unsync: Unsync::Impossible,
-                    flushes: 0,
-                    back_to_back: n > 0,
-                };
+                let write =
+                    TableWrite { site: site(1), back_to_back: n > 0, ..TableWrite::new(vcpu, gpa) };
                 assert_eq!(predictor.answer(&write), Answer::Emulate);
             }
         }
