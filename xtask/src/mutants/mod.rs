@@ -21,7 +21,7 @@ use std::thread;
 use anyhow::{Context, Result};
 
 use crate::tool::CargoTool;
-use crate::woven;
+use crate::{paths, woven};
 use compile::Mutants;
 use list::Mutant;
 use results::{Results, Summary, Verdict};
@@ -62,15 +62,14 @@ pub fn run(Arguments { sample, file, survivors, quick, list }: &Arguments) -> Re
     let mut mutants = list::sample(mutants, *sample);
     let known: BTreeSet<String> = mutants.iter().map(|mutant| mutant.name.clone()).collect();
     mutants.extend(also.into_iter().filter(|mutant| !known.contains(&mutant.name)));
-    let copy = woven::Copy::fresh("mutants")?;
-    let mut results = Results::read(&copy.folder.join("results.tsv"))?;
+    let mut results = Results::read(&paths::target_dir()?.join(FOLDER).join("results.tsv"))?;
     if !list {
         let pending = mutants.iter().filter(|mutant| match results.get(&mutant.name) {
             None => true,
             Some(verdict) => *survivors && *verdict == Verdict::Survives,
         });
         let pending: Mutants = (1..).zip(pending.cloned()).collect();
-        judge(&copy, pending, *quick, &mut results)?;
+        judge(pending, *quick, &mut results)?;
     }
     let verdicts =
         mutants.iter().filter_map(|mutant| Some((&*mutant.name, results.get(&mutant.name)?)));
@@ -84,17 +83,15 @@ pub fn run(Arguments { sample, file, survivors, quick, list }: &Arguments) -> Re
     Ok(if summary.survivors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// In the target folder.
+const FOLDER: &str = "mutants";
 const UNNOTICED: &str = "unnoticed by quick tests\t";
 
-fn judge(
-    copy: &woven::Copy,
-    mut mutants: Mutants,
-    quick: bool,
-    results: &mut Results,
-) -> Result<()> {
+fn judge(mut mutants: Mutants, quick: bool, results: &mut Results) -> Result<()> {
     if mutants.is_empty() {
         return Ok(());
     }
+    let copy = &woven::Copy::fresh(FOLDER)?;
     let others = compile::together(copy, &mut mutants)?;
     println!("{} mutants beside each other, {} alone", mutants.len(), others.len());
     let mut alone = Vec::new();
@@ -104,6 +101,7 @@ fn judge(
             false => results.add(&mutant.name, Verdict::DoesNotCompile)?,
         }
     }
+    // Each of these was written over the others.
     compile::together(copy, &mut mutants)?;
     let mut tests = Tests::build(copy)?;
     tests.measure(false)?;

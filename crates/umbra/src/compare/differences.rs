@@ -81,8 +81,8 @@ pub fn differences_of_trace(trace: &Head, result: &Statistics, name: &str) -> Ve
     sentences
 }
 
-/// Phases of both that are other work in one than in the other. A result of fewer phases has another
-/// command line, too.
+/// Phases of both that are other work in one than in the other. (A result of fewer phases has
+/// another command line, and is told by that.)
 fn operations(base: &Statistics, other: &Statistics) -> impl Iterator<Item = String> {
     let ops = |result: &Statistics| -> BTreeMap<u32, (String, u64)> {
         result.phases.iter().map(|phase| (phase.id, (phase.name.to_string(), phase.ops))).collect()
