@@ -71,15 +71,15 @@ impl<B: Backend> Vcpu<B> {
         match written {
             Some((new, flushes)) => {
                 self.load_controls(new);
-                if cr != 3 {
-                    if flushes {
-                        self.mmu.flush_guest(&mut self.env);
+                if cr == 3 {
+                    // What is cached for the same PCID under another root stays allowed, but a
+                    // large page of it may be cached by smaller ones, of which the guest's INVLPG
+                    // would drop one.
+                    if self.follow_cr3_write(old.cr3, value) || flushes {
+                        self.mmu.flush(&mut self.env);
                     }
-                // What is cached for the same PCID under another root stays allowed, but a large
-                // page of it may be cached by smaller ones, of which the guest's INVLPG would drop
-                // one.
-                } else if self.follow_cr3_write(old.cr3, value) || flushes {
-                    self.mmu.flush(&mut self.env);
+                } else if flushes {
+                    self.mmu.flush_guest(&mut self.env);
                 }
                 self.skip();
             }

@@ -50,11 +50,7 @@ impl<E: Env> Cx<'_, E> {
 
     /// The shadows of a frame that is most likely no table any more are the first to be reclaimed.
     pub(crate) fn age_shadows(&mut self, gfn: Gfn) {
-        let mut next = self.first_shadow(gfn);
-        while let Some(frame) = next {
-            next = self.next_shadow(frame);
-            self.shadow.basis.tables_mut().age(frame);
-        }
+        self.each_shadow(gfn, |cx, frame| cx.shadow.basis.tables_mut().age(frame));
     }
 
     /// Detaches a guest table that nothing leads to any more: most likely it is about to be freed,
@@ -73,12 +69,10 @@ impl<E: Env> Cx<'_, E> {
     fn unlink(&mut self, gfn: Gfn) -> bool {
         self.withdraw_everywhere(gfn);
         let mut cached = false;
-        let mut next = self.first_shadow(gfn);
-        while let Some(frame) = next {
-            next = self.next_shadow(frame);
-            self.shadow.basis.tables_mut().look_all(self.env, List::Parents(frame));
-            cached |= self.shadow.basis.tables().pool().may_be_cached(frame);
-        }
+        self.each_shadow(gfn, |cx, frame| {
+            cx.shadow.basis.tables_mut().look_all(cx.env, List::Parents(frame));
+            cached |= cx.shadow.basis.tables().pool().may_be_cached(frame);
+        });
         cached
     }
 
@@ -87,27 +81,23 @@ impl<E: Env> Cx<'_, E> {
     /// most of them are of an earlier life of the frame.
     pub(super) fn attach(&mut self, policy: &mut dyn WritePolicy, key: ShadowKey) {
         let gfn = key.gfn;
-        let mut next = self.first_shadow(gfn);
-        while let Some(frame) = next {
-            next = self.next_shadow(frame);
-            if !self.shadow.basis.tables().key(frame).is_sibling(key) {
-                self.zap(frame);
+        self.each_shadow(gfn, |cx, frame| {
+            if !cx.shadow.basis.tables().key(frame).is_sibling(key) {
+                cx.zap(frame);
             }
-        }
+        });
         // With the last shadow the frame stops being detached. It was not needed again: the detach
         // has spared all that.
-        if self.first_shadow(gfn).is_none() {
+        if self.shadow.basis.guest().first(gfn).is_none() {
             return policy.attached(gfn, u32::MAX);
         }
         self.shadow.guest_mut().attach(gfn);
         self.entries().protect_now(gfn);
         let mut changed = 0;
-        let mut next = self.first_shadow(gfn);
-        while let Some(frame) = next {
-            next = self.next_shadow(frame);
-            self.shadow.basis.tables_mut().copy(frame);
-            changed += self.entries().fill_now(frame);
-        }
+        self.each_shadow(gfn, |cx, frame| {
+            cx.shadow.basis.tables_mut().copy(frame);
+            changed += cx.entries().fill_now(frame);
+        });
         policy.attached(gfn, changed);
         self.happened(Event::Attached { gfn, level: key.role.level(), changed });
     }

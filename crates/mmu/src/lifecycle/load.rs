@@ -36,7 +36,8 @@ impl<E: Env> Cx<'_, E> {
         if changed {
             self.shadow.roots.withdraw_from(self.shadow.basis.tables_mut(), vcpu, |_| true);
         }
-        if !self.is_ready(ShadowKey::root(&paging, vcpu)) {
+        // What is built, and PDPTEs, get references to tables that must be up to date.
+        if !self.shadow.has_root(ShadowKey::root(&paging, vcpu)) {
             self.resync_all();
         }
         let Pinned { root, directories } = self.pinned_root(policy, vcpu, &paging);
@@ -47,13 +48,6 @@ impl<E: Env> Cx<'_, E> {
         if changed {
             self.flush();
         }
-    }
-
-    /// Whether a root needs no new reference, which would be to tables that are up to date.
-    fn is_ready(&self, key: ShadowKey) -> bool {
-        matches!(key.role, Role::Guest { .. })
-            && !self.shadow.basis.guest().is_detached(key)
-            && self.view().find(key).is_some()
     }
 
     fn pinned_root(

@@ -157,12 +157,12 @@ impl<E: Env> Cx<'_, E> {
         self.shadow.basis.tables_mut().touch(frame);
     }
 
-    /// The first shadow of a guest frame. Those behind it follow by [`Cx::next_shadow`].
-    fn first_shadow(&self, gfn: Gfn) -> Option<u32> {
-        self.shadow.basis.guest().first(gfn)
-    }
-
-    fn next_shadow(&self, frame: u32) -> Option<u32> {
-        self.shadow.basis.tables().pool().next_of_gfn(frame)
+    /// Does this to each shadow of a guest frame, which may go by that.
+    fn each_shadow(&mut self, gfn: Gfn, mut action: impl FnMut(&mut Self, u32)) {
+        let mut next = self.shadow.basis.guest().first(gfn);
+        while let Some(frame) = next {
+            next = self.shadow.basis.tables().pool().next_of_gfn(frame);
+            action(self, frame);
+        }
     }
 }

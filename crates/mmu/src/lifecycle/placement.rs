@@ -30,7 +30,11 @@ impl Shadow {
     /// Whether the root in this guest frame has a shadow for the control bits that a vCPU has now,
     /// which is up to date.
     pub(crate) fn knows_root(&self, vcpu: usize, root: Gfn) -> bool {
-        let key = self.roots.key(vcpu, root);
+        self.has_root(self.roots.key(vcpu, root))
+    }
+
+    /// Whether this is the root of a guest table, and there already, up to date.
+    pub(super) fn has_root(&self, key: ShadowKey) -> bool {
         matches!(key.role, Role::Guest { .. })
             && !self.basis.guest().is_detached(key)
             && self.basis.guest().lists(key)

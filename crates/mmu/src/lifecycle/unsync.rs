@@ -51,12 +51,10 @@ impl<E: Env> Cx<'_, E> {
     /// Lets the guest write a leaf table unseen, until a flush for which the policy ends that.
     pub(crate) fn unsync_leaf(&mut self, gfn: Gfn) {
         self.begin_unsync(gfn, true);
-        let mut next = self.first_shadow(gfn);
-        while let Some(frame) = next {
-            next = self.next_shadow(frame);
-            self.shadow.basis.tables_mut().look_where_absent(self.env, frame);
-            self.entries().note_unsync(frame);
-        }
+        self.each_shadow(gfn, |cx, frame| {
+            cx.shadow.basis.tables_mut().look_where_absent(cx.env, frame);
+            cx.entries().note_unsync(frame);
+        });
         // Every vCPU comes back with what an unsync table needs. A zapped shadow of it that is
         // still cached goes first.
         if self.shadow.basis.tables().pool().has_quarantine() {
@@ -72,28 +70,25 @@ impl<E: Env> Cx<'_, E> {
         self.shadow.guest_mut().resync(gfn);
         self.happened(Event::Resynced(gfn));
         self.entries().protect_now(gfn);
-        // What is noted of an unsync table is of Trapping entries where the guest's are not present.
-        let mut next = self.first_shadow(gfn);
-        while let Some(frame) = next {
-            next = self.next_shadow(frame);
-            self.shadow.basis.tables_mut().forget_copy(frame);
-        }
-        self.fill_shadows(gfn);
+        self.each_shadow(gfn, |cx, frame| {
+            // Its Trapping entries may become NotPresent, though the guest's are as they were noted.
+            cx.shadow.basis.tables_mut().forget_copy(frame);
+            cx.entries().fill_now(frame);
+        });
     }
 
-    /// The guest flushes all addresses: brings unsync leaf tables up to date, and tracks those again
-    /// for which the policy wants that. Other unsync tables are tracked again.
+    /// The guest flushes all addresses. Brings unsync leaf tables up to date; those that the policy
+    /// does not leave so are tracked again, and so are all other unsync tables.
     pub(crate) fn guest_flushes(&mut self, policy: &mut dyn WritePolicy) {
         if self.shadow.basis.guest().has_unsync_above_leaves() {
             return self.resync_all();
         }
         let mut n = 0;
         while let Some(&gfn) = self.shadow.basis.guest().unsync_frames().get(n) {
-            let (mut next, mut changed) = (self.first_shadow(gfn), 0);
-            while let Some(frame) = next {
-                next = self.next_shadow(frame);
-                changed = self.entries().fill_unsync(frame).max(changed);
-            }
+            let mut changed = 0;
+            self.each_shadow(gfn, |cx, frame| {
+                changed = cx.entries().fill_unsync(frame).max(changed);
+            });
             if policy.flushed(UnsyncFlush::All(gfn, changed)) {
                 n += 1;
             } else {
@@ -132,7 +127,7 @@ impl<E: Env> Cx<'_, E> {
 }
 
 impl<E: Env> Cx<'_, E> {
-    /// The frame counts as unsync from now on; the oldest one is tracked again if there are too many.
+    /// The frame counts as unsync from now on. If there are too many, the oldest is tracked again.
     /// No vCPU loads a root by itself any more, because every flush of the guest must exit.
     fn begin_unsync(&mut self, gfn: Gfn, leaf: bool) {
         if self.shadow.basis.guest().unsync_is_full() {
@@ -143,14 +138,6 @@ impl<E: Env> Cx<'_, E> {
         self.shadow.roots.withdraw_all(self.shadow.basis.tables_mut());
         self.shadow.guest_mut().unsync(gfn, leaf);
         self.happened(Event::Unsynced(gfn));
-    }
-
-    fn fill_shadows(&mut self, gfn: Gfn) {
-        let mut next = self.first_shadow(gfn);
-        while let Some(frame) = next {
-            next = self.next_shadow(frame);
-            self.entries().fill_now(frame);
-        }
     }
 
     /// Makes a tracked frame unsync until the guest's next flush.
@@ -178,7 +165,7 @@ impl<E: Env> Cx<'_, E> {
         // The guest's flush is one for what it wrote in the table; that may have been a large page
         // which is mapped by smaller ones.
         self.flush();
-        self.fill_shadows(gfn);
+        self.each_shadow(gfn, |cx, frame| _ = cx.entries().fill_now(frame));
     }
 
     /// Tracks all unsync frames again: at every flush of the guest.

@@ -35,15 +35,13 @@ impl<E: Env> Cx<'_, E> {
     pub(super) fn zap_tables(&mut self, gfn: Gfn) {
         self.follow_roots();
         self.withdraw_everywhere(gfn);
-        let mut next = self.first_shadow(gfn);
-        while let Some(frame) = next {
-            next = self.next_shadow(frame);
-            if self.shadow.roots.is_current(frame) {
-                self.shadow.basis.tables_mut().look_everywhere(self.env, frame);
-            } else if !self.shadow.basis.tables().pool().is_pinned(frame) {
-                self.zap(frame);
+        self.each_shadow(gfn, |cx, frame| {
+            if cx.shadow.roots.is_current(frame) {
+                cx.shadow.basis.tables_mut().look_everywhere(cx.env, frame);
+            } else if !cx.shadow.basis.tables().pool().is_pinned(frame) {
+                cx.zap(frame);
             }
-        }
+        });
     }
 
     /// Throws all shadows away. They are built again as the guest faults. Nothing is read of the

@@ -213,8 +213,8 @@ impl<P> Mmu<P> {
         self.flushes += 1;
     }
 
-    /// Drops what CPUs have cached of the shadows: what is left to do for a MOV to CR3 that flushes,
-    /// once [`Mmu::load_paging`] has followed it.
+    /// Drops what CPUs have cached of the shadows. A MOV to CR3 that flushes needs no more, once
+    /// [`Mmu::load_paging`] has followed it.
     pub fn flush(&mut self, env: &mut impl Env) {
         self.shadow.with(env).flush();
     }

@@ -316,6 +316,12 @@ pub fn paging(root: u64) -> Paging {
     Paging { mode: Mode::Long4, root, wp: true, smep: false, smap: false, pge: false, nxe: true }
 }
 
+/// PAE paging with these PDPTEs.
+pub fn pae(entries: [u64; 4]) -> Paging {
+    let pdptes = Pdptes::checked(entries, &FEATURES).unwrap();
+    Paging { mode: Mode::Pae { pdptes }, ..paging(1) }
+}
+
 /// What the hardware makes of an address.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub enum Seen {

@@ -10,11 +10,6 @@ use umbra_paging::{
 const PS: u64 = bits::PS;
 const ALL: u64 = P | W | U | A | D;
 
-fn pae(entries: [u64; 4]) -> Paging {
-    let pdptes = Pdptes::checked(entries, &FEATURES).unwrap();
-    Paging { mode: Mode::Pae { pdptes }, ..paging(1) }
-}
-
 fn legacy(root: u64, pse: bool) -> Paging {
     Paging { mode: Mode::Legacy32 { pse }, nxe: false, ..paging(root) }
 }

@@ -127,6 +127,24 @@ fn a_root_is_built_only_once_all_tables_are_tracked() {
     mmu.audit(&machine).unwrap();
 }
 
+/// The page of the PDPTEs is there already, but what they reference is not: they cannot wait for a
+/// fault.
+#[test]
+fn pdptes_are_loaded_only_once_all_tables_are_tracked() {
+    let policy = Policy { more: 3, ..Policy::default() };
+    let (mut machine, mut mmu) = start_with(policy, 1, ALL);
+    let directory = 3 << 12 | P;
+    mmu.load_paging(&mut machine, 0, pae([directory, 0, 0, 0]));
+    mmu.load_paging(&mut machine, 0, paging(1));
+    settle(&mut machine, &mut mmu, SHOWN, READ);
+    let outcome = fault(&mut machine, &mut mmu, SHOWN, supervisor_write());
+    assert_eq!(outcome, FaultOutcome::Resume(Work::Detach));
+    assert!(mmu.has_unsync_tables());
+    mmu.load_paging(&mut machine, 0, pae([directory, directory, 0, 0]));
+    assert!(!mmu.has_unsync_tables());
+    mmu.audit(&machine).unwrap();
+}
+
 #[test]
 fn a_root_is_offered_only_once_all_tables_are_tracked() {
     let (mut machine, mut mmu) = start_with(Policy { more: 3, ..Policy::default() }, 1, ALL);
