@@ -2,7 +2,7 @@
 //! a review of the MMU: the CPU still holds what an entry said before.
 
 use crate::common::*;
-use umbra_mmu::{FaultContext, GuestFaults, Mmu};
+use umbra_mmu::{FaultContext, FaultOutcome, GuestFaults, Mmu};
 use umbra_paging::{Access, Gfn, Gva, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
@@ -153,6 +153,30 @@ fn a_table_that_becomes_a_large_page_is_flushed() {
     store(&mut machine, &mut mmu, 3, 0, 512 << 12 | ALL | bits::PS);
     settle(&mut machine, &mut mmu, 0x5000, READ);
     assert!(machine.flushes > before, "two page sizes for one address: CVE-2018-12207");
+}
+
+#[test]
+fn a_table_that_is_linked_where_nothing_was_needs_no_flush() {
+    let (mut machine, mut mmu) = start(true, ALL);
+    settle(&mut machine, &mut mmu, 0x5000, READ);
+    let before = machine.flushes;
+    store(&mut machine, &mut mmu, 3, 1, 4 << 12 | ALL);
+    settle(&mut machine, &mut mmu, 0x20_5000, READ);
+    assert_eq!(machine.flushes, before);
+}
+
+#[test]
+fn a_fault_on_a_page_that_is_installed_drops_what_is_cached_of_it() {
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    machine.poke(4, 5, 100 << 12 | ALL);
+    let mut mmu = Mmu::new(config_with(|config| config.eager = false), &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    for dropped in [0, 1, 2] {
+        let outcome = fault(&mut machine, &mut mmu, 0x5000, READ);
+        assert!(matches!(outcome, FaultOutcome::Resume(_)), "{outcome:?}");
+        assert_eq!(machine.page_flushes, dropped, "the first fault installs it");
+    }
 }
 
 #[test]

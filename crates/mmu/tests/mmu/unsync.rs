@@ -237,6 +237,32 @@ fn a_new_reference_above_shows_nothing_old() {
 }
 
 #[test]
+fn a_table_that_is_tracked_is_linked_at_once() {
+    let (mut machine, mut mmu) = start(1, ALL);
+    store(&mut machine, &mut mmu, 3, 9, 6 << 12 | ALL);
+    assert_eq!(hardware(&machine, &mmu, 9 << 21), page(103));
+    assert!(mmu.has_unsync_tables());
+}
+
+#[test]
+fn a_new_reference_to_a_released_table_shows_nothing_old() {
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    machine.poke(4, 5, 101 << 12 | ALL);
+    let mut mmu = Mmu::new(config(), &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    settle(&mut machine, &mut mmu, PAGE, READ);
+    mmu.release_frame(&mut machine, Gfn::new(4));
+    settle(&mut machine, &mut mmu, PAGE, READ);
+    assert!(mmu.has_unsync_tables());
+    machine.poke(4, 5, 102 << 12 | ALL);
+    store(&mut machine, &mut mmu, 3, 1, 4 << 12 | ALL);
+    assert_eq!(hardware(&machine, &mmu, 0x20_0000 | PAGE), Seen::Reserved);
+    settle(&mut machine, &mut mmu, 0x20_0000 | PAGE, READ);
+    assert_eq!(hardware(&machine, &mmu, 0x20_0000 | PAGE), page(102));
+}
+
+#[test]
 fn a_host_fault_drops_what_is_cached_of_the_old_entry() {
     let (mut machine, mut mmu) = start(1, ALL & !W);
     machine.poke(4, 5, 102 << 12 | ALL);
