@@ -582,6 +582,7 @@ mod tests {
             (u32::MAX, UnsyncFlush::Cleared),
             (u32::MAX, UnsyncFlush::Unchanged),
             (u32::MAX, |_| UnsyncFlush::Elsewhere),
+            (u32::MAX, |at| UnsyncFlush::All(at.gfn(), 0)),
         ] {
             let (exits, tries) = pairs(&mut Predictor::default(), 10_000, each, flush);
             assert!(exits < 20_020 && tries < 20, "{exits} {tries} for {each}");
