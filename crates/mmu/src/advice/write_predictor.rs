@@ -568,11 +568,14 @@ mod tests {
     }
 
     #[test]
-    fn some_flushes_elsewhere_end_unsync_that_has_paid() {
-        let mut predictor = Predictor::default();
-        pairs(&mut predictor, 100, u32::MAX, UnsyncFlush::Changed);
-        let flushes = (0..20).map(|_| predictor.flushed(UnsyncFlush::Elsewhere));
-        assert_eq!(flushes.take_while(|&stays| stays).count(), usize::from(MAX_USELESS) - 1);
+    fn some_flushes_that_spare_nothing_end_unsync_that_has_paid() {
+        for flush in [UnsyncFlush::Elsewhere, UnsyncFlush::Unchanged(Gfn::new(7).entry(3))] {
+            let mut predictor = Predictor::default();
+            pairs(&mut predictor, 100, u32::MAX, UnsyncFlush::Changed);
+            let flushes = (0..20).map(|_| predictor.flushed(flush));
+            let stays = flushes.take_while(|&stays| stays).count();
+            assert_eq!(stays, usize::from(MAX_USELESS) - 1, "{flush:?}");
+        }
     }
 
     #[test]
