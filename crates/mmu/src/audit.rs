@@ -3,15 +3,15 @@
 use alloc::string::String;
 use core::fmt;
 
-use umbra_paging::{ENTRIES, Gfn, Hpa, Level, Rights};
+use umbra_paging::{ENTRIES, Gfn, Hpa, Level, Mode, Rights};
 
 use crate::derive::Target;
 use crate::derive::View;
 use crate::format::State;
 use crate::format::{Role, ShadowKey, Wp};
 use crate::lifecycle::Shadow;
+use crate::roots::{Loadable, Sampled};
 use crate::tables::GROUP;
-use crate::tables::PageId;
 use crate::tables::{List, Slot};
 use crate::{Backing, Env};
 
@@ -101,10 +101,15 @@ impl<'a, E: Env> Auditor<'a, E> {
 
     fn audit_roots(self, vcpu: usize) -> Result<(), Violation> {
         let (tables, roots) = (self.shadow.tables(), self.shadow.roots());
-        let expected = ShadowKey::root(roots.paging(vcpu), vcpu);
+        let paging = roots.paging(vcpu);
+        let expected = ShadowKey::root(paging, vcpu);
+        // Under PAE paging the root may be what the vCPU can load again by itself.
+        let own = ShadowKey::pae_root(paging, paging.root);
         let live = tables.pool().frame_of(roots.current(vcpu));
         let live = live.filter(|&root| tables.pool().is_pinned(root));
-        if live.map(|root| tables.key(root)) != Some(expected) {
+        let key = live.map(|root| tables.key(root));
+        let pae = matches!(paging.mode, Mode::Pae { .. }) && key == Some(own);
+        if key != Some(expected) && !pae {
             let detail =
                 alloc::format!("the root {expected:?} of a vCPU is not what it has loaded");
             return Err(violation(Invariant::Lifetime, detail));
@@ -113,13 +118,21 @@ impl<'a, E: Env> Auditor<'a, E> {
             let detail = alloc::format!("PDPTE {index} of a vCPU is not what it has loaded");
             return Err(violation(Invariant::Lifetime, detail));
         }
-        if self.shadow.guest().has_unsync() && !roots.loadable(vcpu).is_empty() {
+        // What CR3 names is one thing.
+        let loads_current = matches!(paging.mode, Mode::Pae { .. })
+            && roots.find_loadable(tables, vcpu, paging.root).is_some();
+        if loads_current && !pae {
+            let detail = alloc::format!("{own:?} may be loaded, and other PDPTEs are");
+            return Err(violation(Invariant::Lifetime, detail));
+        }
+        let unseen = !self.shadow.config().cr3_loads_exit && !roots.loadable(vcpu).is_empty();
+        if self.shadow.guest().has_unsync() && unseen {
             let detail = String::from(
                 "a vCPU may load a root, and so flush, unseen while a table is unsync",
             );
             return Err(violation(Invariant::NeverStale, detail));
         }
-        match roots.loadable(vcpu).iter().find_map(|&id| self.audit_loadable(vcpu, id)) {
+        match roots.loadable(vcpu).iter().find_map(|root| self.audit_loadable(vcpu, root)) {
             Some(detail) => Err(violation(Invariant::Lifetime, detail)),
             None => Ok(()),
         }
@@ -129,8 +142,10 @@ impl<'a, E: Env> Auditor<'a, E> {
     /// if it has loaded none.
     fn is_right_pdpte(self, vcpu: usize, index: usize) -> bool {
         let (tables, roots) = (self.shadow.tables(), self.shadow.roots());
-        let Some(root) =
-            tables.pool().frame_of(roots.current(vcpu)).filter(|&root| is_pdptes(tables.key(root)))
+        let Some(root) = tables
+            .pool()
+            .frame_of(roots.current(vcpu))
+            .filter(|&root| tables.key(root).role.is_pdptes())
         else {
             return roots.directories(vcpu)[index].is_none();
         };
@@ -151,7 +166,8 @@ impl<'a, E: Env> Auditor<'a, E> {
     }
 
     /// What is wrong with a root that a vCPU may load by itself.
-    fn audit_loadable(self, vcpu: usize, id: PageId) -> Option<String> {
+    fn audit_loadable(self, vcpu: usize, loadable: &Loadable) -> Option<String> {
+        let id = loadable.page();
         let Some(root) = self
             .shadow
             .tables()
@@ -164,10 +180,27 @@ impl<'a, E: Env> Auditor<'a, E> {
         let key = self.shadow.tables().key(root);
         let expected = self.shadow.roots().key(vcpu, key.gfn);
         let in_place = self.env.hpa(root).raw() == key.gfn.base().raw();
-        (key != expected || !in_place || !self.shadow.guest().is_tracked(key.gfn)).then(|| {
-            alloc::format!(
+        if key != expected || !in_place || !self.shadow.guest().is_tracked(key.gfn) {
+            return Some(alloc::format!(
                 "the loadable root {key:?} is not in its place, tracked, and as {expected:?}"
-            )
+            ));
+        }
+        self.audit_sampled(root, loadable.sampled()?)
+    }
+
+    /// What is wrong with the PDPTEs that a vCPU loads with a root.
+    fn audit_sampled(self, root: u32, sampled: &Sampled) -> Option<String> {
+        let pool = self.shadow.tables().pool();
+        let gfn = pool.key(root).gfn;
+        let now = [0, 1, 2, 3].map(|index| self.env.read_entry(gfn.entry(index)));
+        let wrong = (0..4).find(|&index| {
+            let page = sampled.directories()[index];
+            let live = page.and_then(|id| pool.frame_of(id)).filter(|&at| pool.is_pinned(at));
+            live.is_some() != page.is_some() || live != self.view().child(Slot::new(root, index))
+        });
+        let stale = sampled.pdptes().raw() != now;
+        (stale || wrong.is_some()).then(|| {
+            alloc::format!("the PDPTEs in {gfn:?} are {now:x?}, and loaded as {sampled:x?}")
         })
     }
 
@@ -210,13 +243,19 @@ impl<'a, E: Env> Auditor<'a, E> {
                 alloc::format!("{key:?} is detached and in use"),
             ));
         }
-        let Role::Guest { level, .. } = key.role else { return Ok(()) };
-        if self.shadow.guest().is_unsync_leaf(key.gfn) && level != Level::L1 {
+        if !key.role.is_of_frame() {
+            return Ok(());
+        }
+        if self.shadow.guest().is_unsync_leaf(key.gfn) && key.role.level() != Level::L1 {
             let detail = alloc::format!("{key:?} is unsync, and leads to other tables");
             return Err(violation(Invariant::NeverStale, detail));
         }
         if !self.shadow.guest().is_tracked(key.gfn) {
-            return Ok(());
+            let followed = !matches!(key.role, Role::PaeRoot { .. });
+            let detail = || alloc::format!("writes to {key:?} are not seen");
+            return followed
+                .then_some(())
+                .ok_or_else(|| violation(Invariant::NeverStale, detail()));
         }
         let gfn = key.gfn.raw() as u32;
         for slot in self.shadow.tables().rmap().iter(List::Gfn(gfn)) {
@@ -278,7 +317,7 @@ impl<'a, E: Env> Auditor<'a, E> {
             State::NotPresent if wanted == Target::NotPresent => Ok(()),
             State::NotPresent => wrong(Invariant::NeverStale),
             State::Trap | State::Mmio { .. }
-                if is_pdptes(key) && self.shadow.tables().pool().is_pinned(slot.frame()) =>
+                if key.role.is_pdptes() && self.shadow.tables().pool().is_pinned(slot.frame()) =>
             {
                 wrong(Invariant::NeverStale)
             }
@@ -301,7 +340,7 @@ impl<'a, E: Env> Auditor<'a, E> {
             State::Mapped => match wanted {
                 Target::Link(child, rights) => {
                     let same = !entry.is_large() && entry.hpa() == self.env.hpa(child);
-                    let within = is_pdptes(key)
+                    let within = key.role.is_pdptes()
                         || entry.rights().within(rights)
                         || self.is_override(slot, entry.rights(), key);
                     if !same || !within {
@@ -398,10 +437,6 @@ impl<'a, E: Env> Auditor<'a, E> {
 
 fn violation(invariant: Invariant, detail: String) -> Violation {
     Violation { invariant, detail }
-}
-
-fn is_pdptes(key: ShadowKey) -> bool {
-    matches!(key.role, Role::Pdptes { .. })
 }
 
 fn is_backed(env: &impl Env, gfn: u64, hpa: Hpa) -> bool {

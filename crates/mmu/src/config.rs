@@ -107,6 +107,9 @@ pub struct Config {
     ///
     /// [`Mmu::allow_native_load`]: crate::Mmu::allow_native_load
     pub loadable_roots: usize,
+    /// Whether CR3 loads exit all the same, as on CPUs without CR3-target values. Loadable roots
+    /// then serve so that the guest reads CR3 without an exit.
+    pub cr3_loads_exit: bool,
     /// Whether a table's translations are all made when it is built or attached, and not one by one
     /// as they are used: there is no reason to switch it off but to see what it is worth.
     pub eager: bool,
@@ -136,6 +139,7 @@ impl Config {
             encodings,
             filter: FilterPolicy::Auto,
             loadable_roots: 0,
+            cr3_loads_exit: false,
             eager: true,
             prefetch_tables: true,
             prefetch_accessed: true,

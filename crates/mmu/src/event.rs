@@ -67,7 +67,7 @@ impl From<ShadowKey> for Shadowed {
     fn from(key: ShadowKey) -> Shadowed {
         let (gfn, level) = (key.gfn, key.role.level());
         match key.role {
-            Role::Guest { .. } => Shadowed::Table { gfn, level },
+            Role::Guest { .. } | Role::PaeRoot { .. } => Shadowed::Table { gfn, level },
             Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => {
                 Shadowed::Identity { gfn, level }
             }

@@ -53,7 +53,7 @@
 //! A guest can map one frame, or link one table, from every entry that there is, and then make the
 //! MMU visit them all. So the bound of every call is a multiple of E = 512 x shadow frames,
 //! whatever the guest's tables look like. One unit of work is one call of the embedder's traits. S
-//! is the number of shadows of one guest frame: at most one for each role, 136, and never more than
+//! is the number of shadows of one guest frame: at most one for each role, 146, and never more than
 //! there are shadow frames. Beside each unit there is a search among S pages at most.
 //!
 //! | call | at most | because of |
@@ -62,8 +62,8 @@
 //! | [`Mmu::load_paging`] | 26 E + 80,000 | the same, with 5 tables |
 //! | [`Mmu::translate`], [`Mmu::invlpg`], [`Mmu::flush_guest`] | 11 E + 30,000 | 8 unsync frames tracked again: every page zapped at most once, every entry unlinked or protected at most once |
 //! | [`Mmu::release`], [`Mmu::release_frame`] | 12 E + 30,000 | one unsync frame tracked again, one zapped |
-//! | [`Mmu::write_guest`] | 32 S for each entry that the bytes touch, + 200 | each entry is followed in S shadows; a table that nothing leads to any more is detached |
-//! | [`Mmu::allow_native_load`] | 9 E + 30,000 | the root, and before it one of another role that lies in its place, moves: every entry that maps its frame is unlinked once, the first four are made anew |
+//! | [`Mmu::write_guest`] | 32 S for each entry that the bytes touch, + 200 | each entry is followed in S shadows; a table that nothing leads to any more is detached. The first write to a frame of PDPTEs that a vCPU may load: 9 E + 30,000, their page moves back and goes |
+//! | [`Mmu::allow_native_load`] | 9 E + 30,000 | the root, and before it one of another role that lies in its place, moves: every entry that maps its frame is unlinked once, the first four are made anew; under PAE paging as the next |
 //! | [`Mmu::allow_native_load_of`] | 26 E + 80,000 | before that, its table is built or attached |
 //! | [`Mmu::switched`], [`Mmu::withdraw_root`] | none | only numbers change |
 //! | [`Mmu::revoke`] of n frames | 9 E + 8 n + 30,000; every 2048th call 20 E | every entry is unlinked at most once; a wrap of the generation throws everything away |

@@ -43,7 +43,7 @@ const LAYERS: &[Layer] = &[
         ],
     ),
     ("advice", &["config", "derive", "env", "fault", "format", "policy", "roots", "tables"]),
-    ("audit", &["derive", "env", "format", "guest", "lifecycle", "tables"]),
+    ("audit", &["derive", "env", "format", "guest", "lifecycle", "roots", "tables"]),
     (
         "mmu",
         &["advice", "audit", "config", "env", "event", "fault", "lifecycle", "outcome", "policy"],

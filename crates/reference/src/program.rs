@@ -820,6 +820,8 @@ impl Op {
             3 => {
                 let usual = bits.flag();
                 let root = match (usual, formats) {
+                    // Most frames hold no PDPTEs that can be loaded.
+                    (false, Formats::Pae) => usual_root(bits, Format::Pae),
                     (false, _) => used_frame(bits),
                     (true, Formats::Long4) => hot(bits.take(1) as usize * 8),
                     (true, _) => {

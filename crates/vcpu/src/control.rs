@@ -86,6 +86,12 @@ impl Controls {
         self.cr0 & cr0::PG != 0 && self.cr4 & cr4::PAE != 0 && !self.long_mode()
     }
 
+    /// Whether the table that CR3 names is a whole frame, or lies at the start of one: only then is
+    /// it the frame that counts. PDPTEs can lie at any multiple of 32.
+    pub fn root_starts_frame(&self) -> bool {
+        !self.pae_paging() || self.cr3 & 0xfe0 == 0
+    }
+
     /// `new`, which a write of CR0 or CR4 makes of `self`, with the PDPTE registers that it loads
     /// from the guest's memory, if it does.
     ///

@@ -17,6 +17,7 @@ pub mod backend;
 pub mod breakpoints;
 pub mod control;
 pub mod cpuid;
+pub mod cr3_reads;
 pub mod cr3_targets;
 pub mod entry;
 pub mod event;

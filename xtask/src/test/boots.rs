@@ -56,7 +56,9 @@ const PENRYN_64_FRAMES: Boot =
     Boot { name: "penryn-64-frames", shadow_frames: Some(64), ..PENRYN_BYPASS };
 const PENRYN_PRESENT: Boot =
     Boot { name: "penryn-present", guest_faults: "present", ..PENRYN_BYPASS };
+const RYZEN_TRAP: Boot = Boot { name: "ryzen-trap", machine: "ryzen", ..PENRYN_TRAP };
 const QEMU_SVM_TRAP: Boot = Boot { name: "qemu-svm-trap", machine: "qemu-svm", ..PENRYN_TRAP };
+const QEMU_SVM_AUDIT: Boot = Boot { name: "qemu-svm-audit", audit: true, ..QEMU_SVM_TRAP };
 const SKYLAKE_BYPASS: Boot = Boot { name: "skylake-bypass", machine: "skylake", ..PENRYN_BYPASS };
 const SKYLAKE_5_GIB: Boot = Boot { name: "skylake-5-gib", memory: Some("5G"), ..SKYLAKE_BYPASS };
 const PAE_PRESENT: Boot = Boot {
@@ -74,7 +76,9 @@ const BOOTS: &[Boot] = &[
     SKYLAKE_5_GIB,
     PENRYN_64_FRAMES,
     PENRYN_TRAP,
+    RYZEN_TRAP,
     PAE_PRESENT,
+    QEMU_SVM_AUDIT,
     I686_QEMU_SVM,
     PENRYN_BYPASS,
     PENRYN_PRESENT,
@@ -110,12 +114,19 @@ pub fn run(report: &mut Report, setup: &mut Setup, built: &Everything) -> Result
         |boot| format!("boot {}", boot.name),
         |boot| boot.run(&built.umbra, guest(boot).context("every boot's files are made")?, &folder),
     );
-    report.step("the guest sees the same with bypass and trap", || {
-        let [bypass, trap] =
-            [PENRYN_BYPASS, PENRYN_TRAP].map(|boot| (boot.name, boot.console(&folder)));
-        let lines = console::compare((bypass.0, &bypass.1?), (trap.0, &trap.1?))?;
+    let sees_the_same = |left: &Boot, right: &Boot, except| {
+        let (ours, theirs) = (left.console(&folder)?, right.console(&folder)?);
+        let lines = console::compare((left.name, &ours), (right.name, &theirs), except)?;
         Ok(format!("{lines} lines"))
+    };
+    report.step("the guest sees the same with bypass and trap", || {
+        sees_the_same(&PENRYN_BYPASS, &PENRYN_TRAP, &[])
     });
+    for boot in [RYZEN_TRAP, QEMU_SVM_TRAP] {
+        report.step(&format!("the guest sees the same on penryn and {}", boot.machine), || {
+            sees_the_same(&PENRYN_TRAP, &boot, console::VENDORS)
+        });
+    }
     report.step("the bypass saves exits", || {
         saved(
             &Stats::read(&PENRYN_BYPASS.file(&folder, "json"))?,

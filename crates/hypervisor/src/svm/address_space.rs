@@ -4,7 +4,7 @@ use umbra_mmu::GuestFaults;
 use umbra_vcpu::backend::{AddressSpace, Cr3Target};
 use umbra_vcpu::svm::vmcb::{flush, intercept1, intercept3, part};
 
-use super::backend::{ASID, INTERCEPTS_3, Svm};
+use super::backend::{ASID, CR3_READ, INTERCEPTS_3, Svm};
 use super::tlb::SvmTlb;
 
 impl AddressSpace for Svm {
@@ -19,7 +19,10 @@ impl AddressSpace for Svm {
     }
 
     fn set_cr3_targets(&mut self, targets: &[Cr3Target], reads: bool) {
-        assert!(targets.is_empty() && !reads, "every access to CR3 is intercepted");
+        assert!(targets.is_empty(), "every load of CR3 is intercepted");
+        let others = self.vmcb.control.cr_reads & !CR3_READ;
+        self.vmcb.control.cr_reads = if reads { others } else { others | CR3_READ };
+        self.changed |= part::INTERCEPTS;
     }
 
     fn set_flush_exits(&mut self, exit: bool) {

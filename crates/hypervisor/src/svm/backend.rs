@@ -91,7 +91,9 @@ pub(super) const INTERCEPTS_3: u32 = intercept3::INVLPGB
 
 /// Accesses to control registers that exit, a bit for each.
 const CR_WRITES: u16 = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 8;
-pub(super) const CR_READS: u16 = 1 << 3 | 1 << 8;
+pub(super) const CR_READS: u16 = CR3_READ | 1 << 8;
+/// MOV from CR3: while the real one does not hold the guest's value.
+pub(super) const CR3_READ: u16 = 1 << 3;
 
 /// The guest's ASID.
 pub(super) const ASID: u32 = 1;
@@ -309,6 +311,7 @@ impl Backend for Svm {
             // The CPU has it, if CPUID says so.
             invpcid: true,
             fault_filter: false,
+            cr3_reads: true,
             // Every load of CR3 is intercepted.
             cr3_targets: 0,
             native_flushes: true,

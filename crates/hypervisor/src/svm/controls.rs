@@ -2,13 +2,13 @@
 
 use umbra_mmu::{LoadableRoot, Root, RootFormat};
 use umbra_paging::{Gva, cr0, cr4, efer};
-use umbra_vcpu::backend::ControlRegisters;
+use umbra_vcpu::backend::{ControlRegisters, Cr3Target};
 use umbra_vcpu::control::{Controls, cr0_more, efer_more};
 use umbra_vcpu::svm::failure::SVME;
 use umbra_vcpu::svm::vmcb::part;
 use x86::msr;
 
-use super::backend::{CR_READS, CR0_REAL, EXCEPTIONS, Svm};
+use super::backend::{CR_READS, CR0_REAL, CR3_READ, EXCEPTIONS, Svm};
 use crate::hw::cpu;
 
 /// The real CR4 always has these: PAE for the shadow tables, MCE for the hypervisor, which a
@@ -60,13 +60,21 @@ impl ControlRegisters for Svm {
         // in error codes, nor has it NX.
         let legacy32 = !paging_off && controls.cr4 & cr4::PAE == 0;
         let own = if legacy32 { efer_more::SCE } else { efer_more::SCE | efer::NXE };
-        assert!(loadable.is_none(), "the guest loads no root by itself");
         let save = &mut self.vmcb.save;
         save.cr0 = controls.cr0 & !CR0_NOT_REAL | CR0_REAL;
         save.cr4 = controls.cr4 & !without | CR4_REAL;
-        save.cr3 = root.hpa().raw() | pcid;
+        save.cr3 = match loadable {
+            Some(own) => {
+                let target = Cr3Target::new(own, controls.cr3);
+                target.expect("the loadable root is that of the guest's CR3").value()
+            }
+            None => root.hpa().raw() | pcid,
+        };
         save.efer = controls.efer & own | long | SVME;
         let mut reads = CR_READS;
+        if loadable.is_some() {
+            reads &= !CR3_READ;
+        }
         if save.cr0 != controls.cr0 {
             reads |= 1 << 0;
         }

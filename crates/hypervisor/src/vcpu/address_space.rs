@@ -3,11 +3,12 @@
 
 use alloc::vec::Vec;
 
-use umbra_mmu::{GuestFaults, Root, RootFormat};
-use umbra_paging::{Gfn, Gpa};
+use umbra_mmu::{GuestFaults, LoadableRoot, Root, RootFormat};
+use umbra_paging::{Gfn, Gpa, Mode};
 use umbra_telemetry::GuestExit;
 use umbra_vcpu::backend::{Backend, Cr3Target};
 use umbra_vcpu::control::Controls;
+use umbra_vcpu::cr3_reads::Reads;
 use umbra_vcpu::cr3_targets::{self, Targets};
 
 use super::Vcpu;
@@ -20,6 +21,8 @@ pub struct AddressSpace {
     root_is_loadable: bool,
     /// The values of CR3 that the guest may load without an exit.
     targets: Targets,
+    /// Where no load passes without one: the reads that exited.
+    reads: Reads,
     /// The CPU is yet to be told of them.
     targets_stale: bool,
     /// [`EntryState::loadable_epoch`](umbra_mmu::EntryState) when the targets were last looked
@@ -38,6 +41,7 @@ impl AddressSpace {
             root,
             root_is_loadable: false,
             targets: Targets::new(loadable_roots),
+            reads: Reads::default(),
             targets_stale: false,
             loadable_epoch: 0,
             guest_faults: GuestFaults::Trap,
@@ -75,16 +79,23 @@ impl<B: Backend> Vcpu<B> {
                 }
                 let space = &mut self.space;
                 space.root = self.mmu.root(&self.env, 0);
-                let loadable = self.mmu.loadable(0, paging.root);
-                space.root_is_loadable = loadable.is_some();
-                self.backend.set_controls(&new, space.root, loadable);
+                let (root, loadable) = (space.root, self.own_root());
+                self.space.root_is_loadable = loadable.is_some();
+                self.backend.set_controls(&new, root, loadable);
                 // Whether CR3 can be read without an exit depends on it.
-                space.targets_stale = space.targets.has_room();
+                self.space.targets_stale = self.space.targets.has_room();
             }
             Err(unsupported) => {
                 self.end = Some(GuestExit::Unsupported(alloc::format!("{unsupported}")))
             }
         }
+    }
+
+    /// The root that the guest's CR3 names, if it may load that by itself.
+    fn own_root(&self) -> Option<LoadableRoot> {
+        let controls = self.cpu.controls();
+        let root = frame(cr3_targets::root(controls.cr3));
+        if controls.root_starts_frame() { self.mmu.loadable(0, root) } else { None }
     }
 
     /// The guest may have loaded another root without an exit: follows that. First thing after
@@ -102,7 +113,11 @@ impl<B: Backend> Vcpu<B> {
             self.mmu.switched(0, frame(root));
             self.space.root = self.mmu.root(&self.env, 0);
         }
-        self.cpu.controls_mut().cr3 = cr3;
+        let controls = self.cpu.controls_mut();
+        controls.cr3 = cr3;
+        if let Mode::Pae { pdptes } = self.mmu.paging(0).mode {
+            controls.pdptes = pdptes;
+        }
         self.space.targets.seen(cr3);
     }
 
@@ -112,15 +127,26 @@ impl<B: Backend> Vcpu<B> {
     pub(super) fn follow_cr3_write(&mut self, before: u64, value: u64) -> bool {
         let mixes = self.space.targets.mixes(value);
         self.space.targets.follows(before, value);
-        self.list_root(value);
+        if !self.settings.cr3_loads_exit {
+            self.list_root(value);
+        }
         self.list_pti_sibling(false);
         mixes
+    }
+
+    /// The guest has read CR3 by an exit.
+    pub(super) fn follow_cr3_read(&mut self) {
+        let cr3 = self.cpu.controls().cr3;
+        if self.settings.cr3_loads_exit && self.space.reads.exited(cr3_targets::root(cr3)) {
+            self.list_root(cr3);
+        }
     }
 
     /// The guest runs on the root of `value` now: lets it load that without an exit from now on, if
     /// that can be.
     fn list_root(&mut self, value: u64) {
-        if !self.space.targets.has_room() || self.end.is_some() || value == 0 {
+        let whole = value != 0 && self.cpu.controls().root_starts_frame();
+        if !self.space.targets.has_room() || self.end.is_some() || !whole {
             return;
         }
         self.space.targets_stale = true;
@@ -138,6 +164,9 @@ impl<B: Backend> Vcpu<B> {
     /// not up to date before the first tables are linked into this one; until then it is only
     /// listed if it is from before.
     pub(super) fn list_pti_sibling(&mut self, complete: bool) {
+        if self.settings.cr3_loads_exit {
+            return;
+        }
         let own = self.cpu.controls().cr3;
         let Some(sibling) = self.space.targets.pti_sibling(own) else { return };
         let root = frame(cr3_targets::root(sibling));
@@ -189,7 +218,7 @@ impl<B: Backend> Vcpu<B> {
     }
 
     fn refresh_root(&mut self, root: Root) {
-        let loadable = self.mmu.loadable(0, self.mmu.paging(0).root);
+        let loadable = self.own_root();
         if (root, loadable.is_some()) != (self.space.root, self.space.root_is_loadable) {
             self.space.root = root;
             self.space.root_is_loadable = loadable.is_some();
@@ -207,7 +236,7 @@ impl<B: Backend> Vcpu<B> {
         let mut targets = Vec::new();
         // While the current root lies elsewhere, what the guest reads from CR3 must be emulated:
         // then nothing passes.
-        if space.root_is_loadable {
+        if space.root_is_loadable && !self.settings.cr3_loads_exit {
             targets.extend(space.targets.listed().filter_map(|value| {
                 Cr3Target::new(self.mmu.loadable(0, frame(cr3_targets::root(value)))?, value)
             }));

@@ -91,7 +91,10 @@ impl<B: Backend> Vcpu<B> {
     pub(super) fn read_cr_exit(&mut self, cr: u8, gpr: u8) -> ExitCause {
         let (cause, value) = match cr {
             0 => (ExitCause::Cr0, self.backend.cr0()),
-            3 => (ExitCause::Cr3Read, self.cpu.controls().cr3),
+            3 => {
+                self.follow_cr3_read();
+                (ExitCause::Cr3Read, self.cpu.controls().cr3)
+            }
             4 => (ExitCause::Cr4, self.backend.cr4()),
             _ => (ExitCause::Other, self.platform.cr8()),
         };

@@ -61,6 +61,8 @@ pub struct Parts<B: Backend> {
 pub struct Settings {
     /// Which of its own page faults the guest gets without an exit.
     pub guest_faults: GuestFaults,
+    /// Whether all loads of CR3 exit.
+    pub cr3_loads_exit: bool,
     /// Whether flushes of the guest need not exit while no table is unsync.
     pub native_flushes: bool,
     /// Whether simple instructions are carried out the short way.

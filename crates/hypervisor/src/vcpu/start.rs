@@ -28,6 +28,10 @@ use crate::hw::{cpu, probe};
 use crate::machine::{Machine, TSC_DEADLINE};
 use crate::telemetry::{self, info, warning};
 
+/// Where all loads of CR3 exit: so many roots lie where the guest can read CR3 without an exit. Two
+/// processes with two each, as with CR3-target values.
+const READABLE_ROOTS: usize = 4;
+
 /// The tool takes no number of shadow frames that the MMU would refuse.
 const _: () = assert!(MIN_SHADOW_FRAMES == MIN_FRAMES_PER_VCPU);
 
@@ -67,7 +71,12 @@ fn prepare<B: Backend>(
     let encodings = choose_encodings(config.guest_faults, features, capabilities);
     let mut env = Env { ram, pool, tlb: backend.tlb(), events: EventLog::new(config.trace) };
     let on = |mechanism| !config.without.contains(&mechanism);
-    let loadable_roots = if on(Mechanism::Cr3) { capabilities.cr3_targets } else { 0 };
+    let cr3_loads_exit = capabilities.cr3_targets == 0;
+    let loadable_roots = match (on(Mechanism::Cr3), cr3_loads_exit) {
+        (true, false) => capabilities.cr3_targets,
+        (true, true) if capabilities.cr3_reads => READABLE_ROOTS,
+        _ => 0,
+    };
     let mut mmu_config = Config::new(features, encodings);
     mmu_config.filter = match config.guest_faults {
         GuestFaults::Trap | GuestFaults::Present => FilterPolicy::Present,
@@ -75,6 +84,7 @@ fn prepare<B: Backend>(
         GuestFaults::Auto => FilterPolicy::Auto,
     };
     mmu_config.loadable_roots = loadable_roots;
+    mmu_config.cr3_loads_exit = cr3_loads_exit;
     mmu_config.eager = on(Mechanism::Eager);
     mmu_config.prefetch_tables = on(Mechanism::PrefetchTables);
     mmu_config.prefetch_accessed = on(Mechanism::PrefetchAccessed);
@@ -92,6 +102,7 @@ fn prepare<B: Backend>(
         if encodings.separates_guest_faults() { config.guest_faults } else { GuestFaults::Trap };
     let settings = Settings {
         guest_faults,
+        cr3_loads_exit,
         native_flushes: capabilities.native_flushes && on(Mechanism::Invlpg),
         fast_emulation: on(Mechanism::FastEmulation),
     };
@@ -143,9 +154,12 @@ fn check_options(config: &BootConfig, capabilities: Capabilities) -> Result<(), 
              filters them, such as penryn",
         );
     }
-    if capabilities.cr3_targets == 0 && config.without.contains(&Mechanism::Cr3) {
+    if capabilities.cr3_targets == 0
+        && !capabilities.cr3_reads
+        && config.without.contains(&Mechanism::Cr3)
+    {
         return Err(
-            "this CPU lets no load of CR3 through, so there is nothing to switch off; leave cr3 out of --without, or \
+            "this CPU lets no access to CR3 through, so there is nothing to switch off; leave cr3 out of --without, or \
              choose a machine with CR3-target values, such as penryn",
         );
     }

@@ -28,6 +28,8 @@ pub struct Capabilities {
     pub invvpid_by_address: bool,
     /// CR3-target values; zero if exits of CR3 reads cannot be switched off.
     pub cr3_targets: usize,
+    /// Reads of CR3 need not exit.
+    pub cr3_reads: bool,
     /// Pin-based controls.
     pub pin: u32,
     /// Primary processor-based controls.
@@ -123,6 +125,7 @@ impl Capabilities {
                 revision: basic as u32 & 0x7fff_ffff,
                 invvpid_by_address,
                 cr3_targets: if reads_exit { 0 } else { cr3_targets.min(MAX_CR3_TARGETS) },
+                cr3_reads: !reads_exit,
                 pin,
                 primary,
                 secondary,

@@ -115,6 +115,7 @@ pub struct Vmx {
     cr4_fixed: (u64, u64),
     /// How many CR3-target values the CPU has; zero if reads of CR3 always exit.
     cr3_targets: usize,
+    cr3_reads: bool,
     /// The guest uses PAE paging.
     pae_paging: bool,
     /// Flushes of the guest exit.
@@ -179,6 +180,7 @@ impl Vmx {
             cr0_fixed,
             cr4_fixed,
             cr3_targets: capabilities.cr3_targets,
+            cr3_reads: capabilities.cr3_reads,
             pae_paging: false,
             flush_exits: true,
             cr4_flush: 0,
@@ -229,6 +231,7 @@ impl Backend for Vmx {
             rdtscp: self.has_rdtscp(),
             invpcid: self.secondary.contains(SecondaryControls::ENABLE_INVPCID),
             fault_filter: true,
+            cr3_reads: self.cr3_reads,
             cr3_targets: self.cr3_targets,
             native_flushes: true,
         }

@@ -150,7 +150,8 @@ fn inactive_above<E: Env>(view: View<'_, E>, roots: &Roots, gfn: Gfn) -> Option<
 fn is_in_use<E: Env>(view: View<'_, E>, roots: &Roots, frame: u32) -> bool {
     let ShadowKey { role, gfn } = view.tables().key(frame);
     let pti_sibling = |paging: &Paging| paging.root.raw() == gfn.raw() ^ 1;
-    role.level() == Level::L4 && roots.pagings().any(pti_sibling) || roots.is_current(frame)
+    let root = role.level() == Level::L4 || matches!(role, Role::PaeRoot { .. });
+    root && roots.pagings().any(pti_sibling) || roots.is_current(frame)
 }
 
 /// Adds the shadows of tables to which nothing but the space leads, as long as there is room.

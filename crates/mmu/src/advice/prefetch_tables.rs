@@ -62,7 +62,7 @@ impl PrefetchTables {
         let is_table = |frame: &u32| matches!(view.tables().key(*frame).role, Role::Guest { .. });
         let mut pages = [None; DEPTH];
         match view.tables().key(root).role {
-            Role::Pdptes { .. } => {
+            Role::Pdptes { .. } | Role::PaeRoot { .. } => {
                 for (index, page) in pages.iter_mut().enumerate() {
                     let directory = view.child(Slot::new(root, index)).filter(is_table);
                     *page = directory.map(|frame| Page::new(view, frame, u64::MAX));

@@ -143,7 +143,7 @@ impl<'a, E: Env> View<'a, E> {
         match key.role {
             Role::Guest { level: Level::L1, .. } => !guest.is_unsync(key),
             Role::Guest { .. } => !guest.has_unsync(),
-            Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => true,
+            _ => true,
         }
     }
 

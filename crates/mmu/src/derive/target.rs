@@ -195,9 +195,24 @@ impl<E: Env> View<'_, E> {
                     None => Target::NotPresent,
                 }
             }
+            Role::PaeRoot { nxe, wp } => self.pdpte_target(slot, nxe, wp),
             Role::Nowhere => Target::Trap,
             Role::Guest { .. } => unreachable!("a shadow of a guest table has guest entries"),
         }
+    }
+
+    /// A PDPTE in guest memory, which is right if it may be loaded at all.
+    fn pdpte_target(self, slot: Slot, nxe: bool, wp: Wp) -> Target {
+        let root = self.basis.tables.key(slot.frame()).gfn;
+        let pdpte = match slot.index() {
+            index @ 0..4 => GuestEntry::new(self.env.read_entry(root.entry(index))),
+            _ => return Target::NotPresent,
+        };
+        if !pdpte.present() {
+            return Target::NotPresent;
+        }
+        let role = Role::Guest { level: Level::L2, format: TableFormat::PAE, nxe, wp };
+        self.found(ShadowKey { role, gfn: pdpte.frame() }, Rights::ALL)
     }
 
     /// The entry that carries a target out, and the list it belongs to.
@@ -213,7 +228,7 @@ impl<E: Env> View<'_, E> {
             Target::Mmio(..) => (encodings.trap_entry(), None),
             Target::Link(child, rights) => {
                 let entry = match self.basis.tables.key(slot.frame()).role {
-                    Role::Pdptes { .. } => ShadowEntry::pdpte(self.env.hpa(child)),
+                    role if role.is_pdptes() => ShadowEntry::pdpte(self.env.hpa(child)),
                     _ => ShadowEntry::link(self.env.hpa(child), rights),
                 };
                 (entry, Some(List::Parents(child)))

@@ -74,6 +74,10 @@ pub(crate) fn map<E: Env>(
             continue;
         }
         let target = provided(cx, policy, slot, role, overrides, &path[..=depth]);
+        // The vCPU has left its page for PDPTEs if what was built is a table in the same frame.
+        if cx.shadow().roots().current(vcpu) != root {
+            return Mapped { raced: true, ..done };
+        }
         let old = cx.view().read(slot);
         if let Target::Link(child, _) = target {
             if unsync && cx.view().encode(slot, target).0 != old {
@@ -97,7 +101,7 @@ pub(crate) fn map<E: Env>(
         };
         if old_child != Some(child) {
             done.linked = true;
-            let above = matches!(cx.shadow().tables().key(path[0]).role, Role::Pdptes { .. });
+            let above = cx.shadow().tables().key(path[0]).role.is_pdptes();
             done.below_root |= depth == usize::from(above);
             cx.touch(child);
         }

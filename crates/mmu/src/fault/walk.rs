@@ -43,6 +43,7 @@ pub(crate) fn walk<E: Env>(
         for step in walk.steps() {
             let Some(new) = step.update(access) else { continue };
             let old = step.entry.raw();
+            cx.before_write(step.at.gfn());
             if cx.entries().update_entry(format, step.at, old, new).is_err() {
                 continue 'again;
             }

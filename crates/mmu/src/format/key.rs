@@ -20,6 +20,9 @@ pub(crate) enum Role {
     /// The four PDPTE registers of a vCPU that runs on PAE tables: its root while its guest has
     /// paging off, or uses PAE or 32-bit paging. What they reference is known by the vCPU.
     Pdptes { vcpu: u16 },
+    /// The four PDPTEs in a guest frame, at its start: a root that vCPUs with PAE paging may load
+    /// by themselves. It lives for as long as nothing is written to the frame.
+    PaeRoot { nxe: bool, wp: Wp },
     /// A page directory that is no memory: all of it is Trapping, and every access through it is
     /// emulated.
     Nowhere,
@@ -45,7 +48,7 @@ pub(crate) enum Wp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ShadowKey {
     pub role: Role,
-    /// `Guest`: the frame of the table. `Direct`: the first frame mapped. Others: zero.
+    /// `Guest`, `PaeRoot`: the frame of the table. `Direct`: the first frame mapped. Others: zero.
     pub gfn: Gfn,
 }
 
@@ -54,9 +57,20 @@ impl ShadowKey {
     pub(crate) fn root(paging: &Paging, vcpu: usize) -> ShadowKey {
         match paging.mode {
             Mode::Long4 => ShadowKey::table(paging, Level::L4, TableFormat::LONG4, paging.root),
-            Mode::Off | Mode::Legacy32 { .. } | Mode::Pae { .. } => {
-                ShadowKey { role: Role::Pdptes { vcpu: vcpu as u16 }, gfn: Gfn::new(0) }
-            }
+            Mode::Off | Mode::Legacy32 { .. } | Mode::Pae { .. } => ShadowKey::registers(vcpu),
+        }
+    }
+
+    /// The page for the PDPTE registers of a vCPU.
+    pub(crate) fn registers(vcpu: usize) -> ShadowKey {
+        ShadowKey { role: Role::Pdptes { vcpu: vcpu as u16 }, gfn: Gfn::new(0) }
+    }
+
+    /// The page for the PDPTEs in a guest frame, for a vCPU in this paging state.
+    pub(crate) fn pae_root(paging: &Paging, gfn: Gfn) -> ShadowKey {
+        match ShadowKey::table(paging, Level::L2, TableFormat::PAE, gfn).role {
+            Role::Guest { nxe, wp, .. } => ShadowKey { role: Role::PaeRoot { nxe, wp }, gfn },
+            _ => unreachable!("it is the key of a guest table"),
         }
     }
 
@@ -109,11 +123,22 @@ impl ShadowKey {
 }
 
 impl Role {
+    /// Whether a page of this role is listed under a guest frame, whose writes must be seen.
+    pub(crate) fn is_of_frame(self) -> bool {
+        matches!(self, Role::Guest { .. } | Role::PaeRoot { .. })
+    }
+
+    /// Whether a page of this role holds the PDPTEs of vCPUs: never Trapping while one may load
+    /// them.
+    pub(crate) fn is_pdptes(self) -> bool {
+        matches!(self, Role::Pdptes { .. } | Role::PaeRoot { .. })
+    }
+
     /// The index of the entry for a gva in a page of this role is taken at this level.
     pub(crate) fn level(self) -> Level {
         match self {
             Role::Guest { level, .. } | Role::Direct { level } => level,
-            Role::Pdptes { .. } => Level::L3,
+            Role::Pdptes { .. } | Role::PaeRoot { .. } => Level::L3,
             Role::Nowhere => Level::L2,
         }
     }
@@ -187,7 +212,7 @@ impl Wp {
 pub(crate) fn index(role: Role, gva: Gva) -> usize {
     match role {
         // Linear addresses have 32 bits while PDPTEs are in use.
-        Role::Pdptes { .. } => (gva.raw() >> 30) as usize & 3,
+        Role::Pdptes { .. } | Role::PaeRoot { .. } => (gva.raw() >> 30) as usize & 3,
         _ => gva.index(role.level()),
     }
 }

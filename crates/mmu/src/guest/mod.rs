@@ -52,6 +52,8 @@ pub(crate) struct GuestFrames {
     unsync_frames: Vec<Gfn>,
     /// All shadows of all of these are of the lowest level: see `lifecycle/unsync.rs`.
     only_leaves: bool,
+    /// How many pages of [`Role::PaeRoot`] there are.
+    pae_roots: u32,
     /// Of the gpa->hpa map: MMIO entries of another generation count as Trap.
     generation: u32,
 }
@@ -67,6 +69,7 @@ impl GuestFrames {
             nowhere: None,
             unsync_frames: Vec::with_capacity(MAX_UNSYNC),
             only_leaves: true,
+            pae_roots: 0,
             generation: 0,
         }
     }
@@ -105,7 +108,7 @@ impl GuestFrames {
 
     /// Whether the page is a shadow of a detached frame.
     pub(crate) fn is_detached(&self, key: ShadowKey) -> bool {
-        matches!(key.role, Role::Guest { .. }) && self.tracking(key.gfn) == Tracking::Detached
+        key.role.is_of_frame() && self.tracking(key.gfn) == Tracking::Detached
     }
 
     /// Whether the page is a shadow of an unsync frame.
@@ -261,10 +264,19 @@ impl GuestFrames {
         core::iter::successors(self.first(gfn), |&frame| pool.next_of_gfn(frame))
     }
 
+    /// A page for the PDPTEs in a frame.
+    #[inline]
+    pub(crate) fn pae_root(&self, pool: &Pool, gfn: Gfn) -> Option<u32> {
+        if self.pae_roots == 0 {
+            return None;
+        }
+        self.shadows(pool, gfn).find(|&frame| matches!(pool.key(frame).role, Role::PaeRoot { .. }))
+    }
+
     /// The live page of exactly this key.
     pub(crate) fn find(&self, tables: &Tables, key: ShadowKey) -> Option<u32> {
         match key.role {
-            Role::Guest { .. } => {
+            Role::Guest { .. } | Role::PaeRoot { .. } => {
                 self.shadows(tables.pool(), key.gfn).find(|&frame| tables.key(frame) == key)
             }
             Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => self.identity(key),
@@ -278,7 +290,7 @@ impl GuestFrames {
             Role::Direct { .. } => *self.gibs.get((gfn / GIB) as usize)?,
             Role::Pdptes { vcpu } => self.pdptes[usize::from(vcpu)].page(),
             Role::Nowhere => self.nowhere,
-            Role::Guest { .. } => None,
+            Role::Guest { .. } | Role::PaeRoot { .. } => None,
         }
     }
 
@@ -289,7 +301,9 @@ impl GuestFrames {
             Role::Direct { .. } => &mut self.gibs[(gfn / GIB) as usize],
             Role::Pdptes { vcpu } => self.pdptes[usize::from(vcpu)].page_mut(),
             Role::Nowhere => &mut self.nowhere,
-            Role::Guest { .. } => unreachable!("shadows of guest tables are listed by frame"),
+            Role::Guest { .. } | Role::PaeRoot { .. } => {
+                unreachable!("shadows of guest tables are listed by frame")
+            }
         };
         core::mem::replace(place, frame)
     }
@@ -297,7 +311,9 @@ impl GuestFrames {
     /// Whether a search for this key finds the page in `frame`: for the auditor.
     pub(crate) fn is_listed(&self, pool: &Pool, key: ShadowKey, frame: u32) -> bool {
         let found = match key.role {
-            Role::Guest { .. } => self.shadows(pool, key.gfn).find(|&at| pool.key(at) == key),
+            Role::Guest { .. } | Role::PaeRoot { .. } => {
+                self.shadows(pool, key.gfn).find(|&at| pool.key(at) == key)
+            }
             Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => self.identity(key),
         };
         found == Some(frame)
@@ -306,7 +322,7 @@ impl GuestFrames {
     /// Whether pages of this key are listed, so that [`GuestFrames::find`] finds them. A root
     /// that is no memory is not: there is nothing to follow.
     pub(crate) fn lists(&self, key: ShadowKey) -> bool {
-        !matches!(key.role, Role::Guest { .. }) || self.knows(key.gfn)
+        !key.role.is_of_frame() || self.knows(key.gfn)
     }
 
     /// Lists a new page under its key. True if its guest frame is tracked only from now on.
@@ -314,12 +330,13 @@ impl GuestFrames {
         if !self.lists(key) {
             return false;
         }
-        if !matches!(key.role, Role::Guest { .. }) {
+        if !key.role.is_of_frame() {
             let before = self.set_identity(key, Some(frame));
             debug_assert!(before.is_none());
             return false;
         }
         debug_assert!(!self.is_detached(key));
+        self.pae_roots += u32::from(matches!(key.role, Role::PaeRoot { .. }));
         let word = &mut self.frames[key.gfn.raw() as usize];
         tables.set_next_of_gfn(frame, word.first());
         *word = word.with_first(Some(frame));
@@ -336,10 +353,11 @@ impl GuestFrames {
         if !self.lists(key) {
             return false;
         }
-        if !matches!(key.role, Role::Guest { .. }) {
+        if !key.role.is_of_frame() {
             self.set_identity(key, None);
             return false;
         }
+        self.pae_roots -= u32::from(matches!(key.role, Role::PaeRoot { .. }));
         let next = tables.pool().next_of_gfn(frame);
         tables.set_next_of_gfn(frame, None);
         let word = &mut self.frames[key.gfn.raw() as usize];

@@ -1,7 +1,7 @@
 //! Building shadow pages: protect the guest's table, flush, read it, fill the shadow.
 
 use super::Cx;
-use crate::format::ShadowKey;
+use crate::format::{Role, ShadowKey};
 use crate::policy::WritePolicy;
 use crate::{Env, Event};
 
@@ -19,7 +19,11 @@ impl<E: Env> Cx<'_, E> {
 
     /// Builds the page of `key`, reclaiming the frames of other ones if need be: none that is
     /// pinned or among the newest.
-    fn build(&mut self, key: ShadowKey) -> u32 {
+    pub(super) fn build(&mut self, key: ShadowKey) -> u32 {
+        // The hypervisor sets accessed bits in other tables.
+        if matches!(key.role, Role::Guest { .. }) {
+            self.before_write(key.gfn);
+        }
         let frame = self.allocate(key);
         let (tables, guest) = self.shadow.basis.both_mut();
         // Listed before it is filled: a table that maps itself must find itself tracked.

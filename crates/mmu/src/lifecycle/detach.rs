@@ -31,6 +31,7 @@ impl<E: Env> Cx<'_, E> {
         self.follow_roots();
         let mut cached = self.shadow.basis.tables().pool().has_quarantine();
         for &gfn in gfns {
+            self.before_write(gfn);
             if self.shadow.can_detach(gfn) {
                 cached |= self.unlink(gfn);
             }

@@ -9,17 +9,26 @@ use crate::policy::WritePolicy;
 use crate::tables::{PageId, Slot};
 
 /// A root in use, and what its PDPTEs reference if it is those: all of it pinned.
-struct Pinned {
-    root: PageId,
-    directories: [Option<PageId>; 4],
+pub(super) struct Pinned {
+    pub(super) root: PageId,
+    pub(super) directories: [Option<PageId>; 4],
+    /// The page for PDPTE registers, in paging modes that have them: the root, if that is not one
+    /// that the guest may load by itself.
+    pub(super) registers: Option<PageId>,
+}
+
+impl Pinned {
+    pub(super) fn pages(&self) -> impl Iterator<Item = PageId> + use<> {
+        self.directories.into_iter().chain([self.registers]).flatten().chain([self.root])
+    }
 }
 
 impl<E: Env> Cx<'_, E> {
     /// Adds a vCPU in this paging state.
     pub(crate) fn add_vcpu(&mut self, policy: &mut dyn WritePolicy, paging: Paging) {
         let vcpu = self.shadow.roots.vcpus().len();
-        let Pinned { root, directories } = self.pinned_root(policy, vcpu, &paging);
-        self.shadow.roots.add(paging, root, directories);
+        let pinned = self.pinned_root(policy, vcpu, &paging);
+        self.shadow.roots.add(paging, pinned.root, pinned.directories, pinned.registers);
     }
 
     /// Lets the vCPU run on the root of another paging state.
@@ -29,19 +38,23 @@ impl<E: Env> Cx<'_, E> {
         vcpu: usize,
         paging: Paging,
     ) {
-        let roots = &self.shadow.roots;
-        let old = Pinned { root: roots.current(vcpu), directories: roots.directories(vcpu) };
-        let changed = changes_role(roots.paging(vcpu), &paging);
+        let changed = changes_role(self.shadow.roots.paging(vcpu), &paging);
         // A root is built for the control bits that it may be loaded under.
         if changed {
-            self.shadow.roots.withdraw_from(self.shadow.basis.tables_mut(), vcpu, |_| true);
+            self.shadow.roots.withdraw_from(self.shadow.basis.tables_mut(), vcpu, |_, _| true);
         }
         // What is built, and PDPTEs, get references to tables that must be up to date.
         if !self.shadow.has_root(ShadowKey::root(&paging, vcpu)) {
             self.resync_all();
         }
-        let Pinned { root, directories } = self.pinned_root(policy, vcpu, &paging);
-        self.shadow.roots.load(vcpu, paging, root, directories);
+        let pinned = self.pinned_root(policy, vcpu, &paging);
+        let roots = &mut self.shadow.roots;
+        let old = Pinned {
+            root: roots.current(vcpu),
+            directories: roots.directories(vcpu),
+            registers: roots.registers(vcpu),
+        };
+        roots.load(vcpu, paging, pinned.root, pinned.directories, pinned.registers);
         self.unpin(old);
         // Entries cached under other control bits carry rights that are not the guest's any more
         // (I2, I3).
@@ -56,18 +69,33 @@ impl<E: Env> Cx<'_, E> {
         vcpu: usize,
         paging: &Paging,
     ) -> Pinned {
+        if let Some(pinned) = self.loadable_pae(vcpu, paging) {
+            return pinned;
+        }
         // The old PDPTEs stay, with what they reference, until all that the new ones need is there.
         let keys = ShadowKey::directories(paging).map(|key| key.map(|key| self.held_by(key)));
         let directories = keys.map(|key| key.map(|key| self.pinned(policy, key)));
         let key = ShadowKey::root(paging, vcpu);
         let root = self.pinned(policy, key);
-        if matches!(key.role, Role::Pdptes { .. }) {
-            self.shadow.guest_mut().set_directories(vcpu, keys);
-            for index in 0..4 {
-                self.entries().refresh_now(Slot::new(root.frame(), index));
-            }
+        let registers = matches!(key.role, Role::Pdptes { .. }).then_some(root);
+        if registers.is_some() {
+            self.shadow.basis.tables_mut().pin(root.frame());
+            self.load_registers(vcpu, root, keys);
         }
-        Pinned { root, directories }
+        Pinned { root, directories, registers }
+    }
+
+    /// The PDPTE registers of a vCPU, which are this page, reference these directories from now on.
+    pub(super) fn load_registers(
+        &mut self,
+        vcpu: usize,
+        page: PageId,
+        keys: [Option<ShadowKey>; 4],
+    ) {
+        self.shadow.guest_mut().set_directories(vcpu, keys);
+        for index in 0..4 {
+            self.entries().refresh_now(Slot::new(page.frame(), index));
+        }
     }
 
     /// The page directory, or what stands in for one that is no memory.
@@ -77,7 +105,7 @@ impl<E: Env> Cx<'_, E> {
         if follows { key } else { ShadowKey::NOWHERE }
     }
 
-    fn pinned(&mut self, policy: &mut dyn WritePolicy, key: ShadowKey) -> PageId {
+    pub(super) fn pinned(&mut self, policy: &mut dyn WritePolicy, key: ShadowKey) -> PageId {
         let frame = self.provide(policy, key);
         let tables = self.shadow.basis.tables_mut();
         tables.pin(frame);
@@ -85,11 +113,9 @@ impl<E: Env> Cx<'_, E> {
         tables.pool().id(frame)
     }
 
-    fn unpin(&mut self, Pinned { root, directories }: Pinned) {
+    fn unpin(&mut self, pinned: Pinned) {
         let tables = self.shadow.basis.tables_mut();
-        for page in directories.into_iter().flatten().chain([root]) {
-            tables.unpin_root(page.frame());
-        }
+        pinned.pages().for_each(|page| tables.unpin_root(page.frame()));
     }
 }
 

@@ -6,6 +6,7 @@
 mod build;
 mod detach;
 mod load;
+mod pae_roots;
 mod placement;
 mod revoke;
 mod unsync;
@@ -19,6 +20,9 @@ use crate::roots::Roots;
 use crate::sync::{Entries, FaultFilter};
 use crate::tables::{Slot, Tables};
 use crate::{Config, Env, Event, GuestFaults, MIN_FRAMES_PER_VCPU};
+
+/// The pages of a loadable root under PAE paging: its PDPTEs, and the directories behind them.
+const PAE_ROOT: usize = 5;
 
 /// The shadow pages, the guest frames, the roots, and the filter that rests on them.
 pub(crate) struct Shadow {
@@ -34,8 +38,10 @@ impl Shadow {
         // With that many pages every instruction gets through, as in the smallest pool there can
         // be.
         let reserve = config.vcpus * (MIN_FRAMES_PER_VCPU as usize + loadable);
+        // Under PAE paging each pins its directories, and half of the pool is left.
+        let pae = (frames as usize).saturating_sub(reserve) / (2 * PAE_ROOT * config.vcpus.max(1));
         Shadow {
-            roots: Roots::new(config.vcpus, loadable),
+            roots: Roots::new(config.vcpus, loadable, loadable.min(pae)),
             filter: FaultFilter::new(config.filter),
             basis: Basis::new(
                 Tables::new(&config, frames, end, reserve),

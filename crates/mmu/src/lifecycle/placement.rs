@@ -13,12 +13,13 @@
 //! tell the CPU which values still pass. What may be cached from a root that is withdrawn is
 //! flushed as for any page that something stops referring to (I5).
 
-use umbra_paging::Gfn;
+use umbra_paging::{Gfn, Mode, Paging, Pdptes};
 
-use super::{Cx, Shadow};
+use super::{Cx, PAE_ROOT, Shadow};
 use crate::format::{Role, ShadowKey};
 use crate::guest::REGION;
 use crate::policy::WritePolicy;
+use crate::roots::Sampled;
 use crate::tables::{List, Slot};
 use crate::{Backing, Env, Event};
 
@@ -35,7 +36,7 @@ impl Shadow {
 
     /// Whether this is the root of a guest table, and there already, up to date.
     pub(super) fn has_root(&self, key: ShadowKey) -> bool {
-        matches!(key.role, Role::Guest { .. })
+        key.role.is_of_frame()
             && !self.basis.guest().is_detached(key)
             && self.basis.guest().lists(key)
             && self.basis.guest().find(self.basis.tables(), key).is_some()
@@ -46,11 +47,20 @@ impl Shadow {
         // One that is free or in quarantine is enough, so that none is reclaimed; another is left
         // for what the guest needs next.
         let pool = self.basis.tables().pool();
-        let room = pool.live() + 2 <= pool.count() || self.knows_root(vcpu, root);
+        let pages = match self.roots.paging(vcpu).mode {
+            Mode::Pae { .. } => PAE_ROOT as u32,
+            _ => 1,
+        };
+        let room = pool.live() + pages < pool.count() || self.knows_root(vcpu, root);
         self.roots.can_load(vcpu)
             && self.basis.guest().can_hold_table(env, root)
-            && !self.basis.guest().has_unsync()
+            && self.follows_loads()
             && room
+    }
+
+    /// Whether a vCPU that loads a root by itself needs nothing done for it: its load is a flush.
+    fn follows_loads(&self) -> bool {
+        self.config().cr3_loads_exit || !self.basis.guest().has_unsync()
     }
 }
 
@@ -62,6 +72,14 @@ impl<E: Env> Cx<'_, E> {
         if basis.config().vcpus == 1 || !roots.any_loadable() {
             return;
         }
+        self.learn_roots();
+    }
+
+    /// As [`Cx::follow_roots`], though a vCPU may load only the root that it runs on.
+    pub(super) fn learn_roots(&mut self) {
+        if self.shadow.basis.config().vcpus == 1 {
+            return;
+        }
         self.env.kick();
         for vcpu in self.shadow.roots.vcpus() {
             if let Some(root) = self.env.take_loaded_root(vcpu) {
@@ -71,10 +89,21 @@ impl<E: Env> Cx<'_, E> {
     }
 
     /// Lets a vCPU load its current root by itself.
-    pub(crate) fn allow_current(&mut self, vcpu: usize) -> bool {
+    pub(crate) fn allow_current(&mut self, policy: &mut dyn WritePolicy, vcpu: usize) -> bool {
         self.before_offer(vcpu);
-        let root = self.shadow.basis.tables().pool().frame_of(self.shadow.roots.current(vcpu));
-        root.is_some_and(|root| self.offer(vcpu, root))
+        let Paging { mode, root, .. } = *self.shadow.roots.paging(vcpu);
+        let Mode::Pae { pdptes } = mode else {
+            let root = self.shadow.basis.tables().pool().frame_of(self.shadow.roots.current(vcpu));
+            return root.is_some_and(|root| self.offer(vcpu, root, None));
+        };
+        let offered = self.shadow.may_allow_native_load(self.env, vcpu, root)
+            && self.offer_pae(policy, vcpu, root, Some(pdptes));
+        if offered {
+            // It runs on the page that it will load again.
+            let Shadow { basis, roots, .. } = &mut *self.shadow;
+            roots.switched(basis.tables_mut(), vcpu, root);
+        }
+        offered
     }
 
     /// Lets a vCPU load the root in this guest frame by itself.
@@ -86,31 +115,57 @@ impl<E: Env> Cx<'_, E> {
     ) -> bool {
         self.before_offer(vcpu);
         let Shadow { basis, roots, .. } = &*self.shadow;
-        let full = roots.loadable(vcpu).len() == roots.capacity();
+        let full = roots.loadable(vcpu).len() >= roots.room(vcpu);
         if !self.shadow.may_allow_native_load(self.env, vcpu, root)
             || full && roots.find_loadable(basis.tables(), vcpu, root).is_none()
         {
             return false;
         }
+        let key = self.shadow.roots.key(vcpu, root);
+        if matches!(key.role, Role::PaeRoot { .. }) {
+            // What a vCPU has loaded from this frame need not be what it would load again.
+            return match root == self.shadow.roots.paging(vcpu).root {
+                true => self.allow_current(policy, vcpu),
+                false => self.offer_pae(policy, vcpu, root, None),
+            };
+        }
         // Nothing is reclaimed for it.
-        if !self.shadow.knows_root(vcpu, root) && !self.shadow.basis.tables_mut().has_links() {
+        if !self.shadow.has_root(key) && !self.shadow.basis.tables_mut().has_links() {
             return false;
         }
-        let root = self.provide(policy, self.shadow.roots.key(vcpu, root));
-        self.offer(vcpu, root)
+        let root = self.provide(policy, key);
+        self.offer(vcpu, root, None)
     }
 
-    fn offer(&mut self, vcpu: usize, root: u32) -> bool {
+    fn offer(&mut self, vcpu: usize, root: u32, sampled: Option<Sampled>) -> bool {
         self.becomes_identity_root(vcpu, root)
-            && self.shadow.roots.offer(self.shadow.basis.tables_mut(), vcpu, root)
+            && self.shadow.roots.offer(self.shadow.basis.tables_mut(), vcpu, root, sampled)
+    }
+
+    fn offer_pae(
+        &mut self,
+        policy: &mut dyn WritePolicy,
+        vcpu: usize,
+        root: Gfn,
+        expected: Option<Pdptes>,
+    ) -> bool {
+        // Nothing is reclaimed for it.
+        if !self.shadow.basis.tables_mut().has_links() {
+            return false;
+        }
+        let Some((frame, sampled)) = self.sample(policy, vcpu, root, expected) else {
+            return false;
+        };
+        let offered = self.offer(vcpu, frame, Some(sampled));
+        self.unpin_sampled(sampled);
+        offered
     }
 
     /// Whether this root lies, or now comes to lie, where the guest's CR3 points, and may be loaded
     /// by the vCPU.
     fn becomes_identity_root(&mut self, vcpu: usize, root: u32) -> bool {
         let gfn = self.shadow.basis.tables().key(root).gfn;
-        let followed =
-            self.shadow.basis.guest().is_tracked(gfn) && !self.shadow.basis.guest().has_unsync();
+        let followed = self.shadow.basis.guest().is_tracked(gfn) && self.shadow.follows_loads();
         if !self.shadow.roots.can_load(vcpu) || !followed {
             return false;
         }

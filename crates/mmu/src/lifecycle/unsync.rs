@@ -100,8 +100,8 @@ impl<E: Env> Cx<'_, E> {
     /// Tracks unsync leaf tables again: a root is to be offered, whose loads are flushes that are
     /// not seen.
     pub(super) fn before_offer(&mut self, vcpu: usize) {
-        if self.shadow.roots.can_load(vcpu) && !self.shadow.basis.guest().has_unsync_above_leaves()
-        {
+        let unseen = !self.shadow.config().cr3_loads_exit && self.shadow.roots.can_load(vcpu);
+        if unseen && !self.shadow.basis.guest().has_unsync_above_leaves() {
             self.resync_all();
         }
     }
@@ -128,14 +128,17 @@ impl<E: Env> Cx<'_, E> {
 
 impl<E: Env> Cx<'_, E> {
     /// The frame counts as unsync from now on. If there are too many, the oldest is tracked again.
-    /// No vCPU loads a root by itself any more, because every flush of the guest must exit.
+    /// No vCPU loads a root by itself any more, because every flush of the guest must exit: but
+    /// where loads exit, loadable roots stay, for CR3 to be read.
     fn begin_unsync(&mut self, gfn: Gfn, leaf: bool) {
         if self.shadow.basis.guest().unsync_is_full() {
             let oldest = self.shadow.basis.guest().unsync_frames()[0];
             self.resync(oldest);
         }
-        self.follow_roots();
-        self.shadow.roots.withdraw_all(self.shadow.basis.tables_mut());
+        if !self.shadow.config().cr3_loads_exit {
+            self.follow_roots();
+            self.shadow.roots.withdraw_all(self.shadow.basis.tables_mut());
+        }
         self.shadow.guest_mut().unsync(gfn, leaf);
         self.happened(Event::Unsynced(gfn));
     }

@@ -3,7 +3,7 @@
 use umbra_paging::Gfn;
 
 use super::Cx;
-use crate::format::{Role, ShadowKey};
+use crate::format::ShadowKey;
 use crate::tables::List;
 use crate::{Env, Event};
 
@@ -56,7 +56,7 @@ impl<E: Env> Cx<'_, E> {
         for frame in 0..self.shadow.basis.tables().pool().count() {
             // What is left are roots in use. PDPTEs cannot be Trapping; their pages are pinned with
             // them.
-            let keep = |key: ShadowKey| matches!(key.role, Role::Pdptes { .. });
+            let keep = |key: ShadowKey| key.role.is_pdptes();
             if self.shadow.basis.tables().pool().live_key(frame).is_some_and(|key| !keep(key)) {
                 self.shadow.basis.tables_mut().look_everywhere(self.env, frame);
             }
@@ -64,8 +64,9 @@ impl<E: Env> Cx<'_, E> {
         self.flush();
     }
 
-    /// No vCPU may load a shadow of this frame by itself any more.
+    /// No vCPU may load a shadow of this frame by itself any more, or runs on its PDPTEs.
     pub(super) fn withdraw_everywhere(&mut self, gfn: Gfn) {
         self.shadow.roots.withdraw_everywhere(self.shadow.basis.tables_mut(), gfn);
+        self.leave_pae_root(gfn);
     }
 }

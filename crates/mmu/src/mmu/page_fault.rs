@@ -118,7 +118,13 @@ impl<P: WritePolicy> Mmu<P> {
         gpa: Gpa,
         context: &FaultContext,
     ) -> FaultOutcome {
-        let (view, roots, gfn) = (self.shadow.view(env), self.shadow.roots(), gpa.gfn());
+        let gfn = gpa.gfn();
+        self.shadow.with(env).before_write(gfn);
+        if !self.shadow.guest().is_tracked(gfn) {
+            // It held PDPTEs, and is followed no more.
+            return FaultOutcome::Resume(Work::Detach);
+        }
+        let (view, roots) = (self.shadow.view(env), self.shadow.roots());
         let Vcpu { walks, spaces, .. } = &mut self.vcpus[vcpu];
         let reachable = view.is_reachable(gfn);
         let inactive = reachable && spaces.is_inactive(view, roots, vcpu, gfn);
@@ -199,6 +205,7 @@ impl<P: WritePolicy> Mmu<P> {
         let Some(slots) = self.vcpus[vcpu].accessed.propose(cx.view(), root, fault) else { return };
         for slot in slots {
             let Some((format, at, entry)) = unaccessed(cx.view(), slot) else { continue };
+            cx.before_write(at.gfn());
             // Another vCPU may have changed it meanwhile: then it is not what was expected.
             let _ = cx.entries().update_entry(format, at, entry.raw(), entry.raw() | bits::A);
         }
@@ -219,7 +226,8 @@ fn unsync(shadow: &Shadow, gfn: Gfn) -> Unsync {
     // The cheap questions first: where the CPU delivers page faults, none of the others is asked.
     let roots = shadow.roots();
     if shadow.tables().encodings().separates_guest_faults()
-        || roots.vcpus().any(|vcpu| !roots.loadable(vcpu).is_empty())
+        || !shadow.config().cr3_loads_exit
+            && roots.vcpus().any(|vcpu| !roots.loadable(vcpu).is_empty())
     {
         return Unsync::SwitchesOff;
     }

@@ -63,7 +63,9 @@ impl<P> Mmu<P> {
     }
 
     /// Lets a vCPU load its current root by itself from now on, if that can be. Then the real CR3
-    /// must hold exactly what the guest's does.
+    /// must hold exactly what the guest's does. Under PAE paging that is so while the PDPTEs lie at
+    /// the start of their frame (bits 5 to 11 of CR3 are clear): do not ask for others, and while
+    /// the guest runs on others, let its loads and reads of CR3 exit.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
@@ -76,8 +78,11 @@ impl<P> Mmu<P> {
     ///
     /// # Panics
     /// If there is no such vCPU.
-    pub fn allow_native_load(&mut self, env: &mut impl Env, vcpu: usize) -> bool {
-        self.shadow.with(env).allow_current(vcpu)
+    pub fn allow_native_load(&mut self, env: &mut impl Env, vcpu: usize) -> bool
+    where
+        P: WritePolicy,
+    {
+        self.shadow.with(env).allow_current(&mut self.policy, vcpu)
     }
 
     /// Lets a vCPU load the root in this guest frame by itself from now on, if that can be, though

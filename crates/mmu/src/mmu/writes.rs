@@ -25,6 +25,7 @@ impl<P> Mmu<P> {
             let room = (PAGE_SIZE - gpa.page_offset()) as usize;
             let (now, rest) = bytes.split_at(room.min(bytes.len()));
             let mut cx = self.shadow.with(env);
+            cx.before_write(gpa.gfn());
             if let Some(child) = cx.entries().write(gpa, now) {
                 cx.let_go(child);
             }

@@ -5,7 +5,7 @@
 
 use alloc::vec::Vec;
 
-use umbra_paging::{Gfn, Mode, Paging};
+use umbra_paging::{Gfn, Mode, Paging, Pdptes};
 
 use crate::format::ShadowKey;
 use crate::tables::{PageId, Tables};
@@ -14,6 +14,8 @@ pub(crate) struct Roots {
     vcpus: Vec<Vcpu>,
     /// How many roots each vCPU may load without an exit.
     capacity: usize,
+    /// As many as that under PAE paging, where each keeps four directories.
+    pae_capacity: usize,
     /// Roots that were withdrawn, or moved, so far.
     changes: u64,
 }
@@ -23,22 +25,74 @@ struct Vcpu {
     root: PageId,
     /// The pages that its PDPTEs reference, if its root is those.
     directories: [Option<PageId>; 4],
+    /// The page for its PDPTE registers, pinned, in paging modes that have them.
+    registers: Option<PageId>,
     /// Roots that it may load without an exit.
-    loadable: Vec<PageId>,
+    loadable: Vec<Loadable>,
+}
+
+/// A root that a vCPU may load without an exit.
+pub(crate) struct Loadable {
+    page: PageId,
+    sampled: Option<Sampled>,
+}
+
+/// What a vCPU with PAE paging loads with a root: its PDPTEs, and what they reference, pinned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sampled {
+    pdptes: Pdptes,
+    directories: [Option<PageId>; 4],
+}
+
+impl Sampled {
+    pub(crate) fn new(pdptes: Pdptes, directories: [Option<PageId>; 4]) -> Sampled {
+        Sampled { pdptes, directories }
+    }
+
+    pub(crate) fn pdptes(&self) -> Pdptes {
+        self.pdptes
+    }
+
+    pub(crate) fn directories(&self) -> [Option<PageId>; 4] {
+        self.directories
+    }
+}
+
+impl Loadable {
+    pub(crate) fn page(&self) -> PageId {
+        self.page
+    }
+
+    pub(crate) fn sampled(&self) -> Option<&Sampled> {
+        self.sampled.as_ref()
+    }
+
+    /// All pages that it pins.
+    fn pages(&self) -> impl Iterator<Item = PageId> + use<> {
+        let directories = self.sampled.map_or([None; 4], |sampled| sampled.directories);
+        directories.into_iter().flatten().chain([self.page])
+    }
 }
 
 /// What the vCPUs run on.
 impl Roots {
-    pub(crate) fn new(vcpus: usize, capacity: usize) -> Roots {
-        Roots { vcpus: Vec::with_capacity(vcpus), capacity, changes: 0 }
+    pub(crate) fn new(vcpus: usize, capacity: usize, pae_capacity: usize) -> Roots {
+        Roots { vcpus: Vec::with_capacity(vcpus), capacity, pae_capacity, changes: 0 }
     }
 
     /// Adds a vCPU, which runs on a root that is pinned for it, as the directories of that are.
-    pub(crate) fn add(&mut self, paging: Paging, root: PageId, directories: [Option<PageId>; 4]) {
+    pub(crate) fn add(
+        &mut self,
+        paging: Paging,
+        root: PageId,
+        directories: [Option<PageId>; 4],
+        registers: Option<PageId>,
+    ) {
         self.vcpus.push(Vcpu {
             paging,
             root,
             directories,
+            registers,
             loadable: Vec::with_capacity(self.capacity),
         });
     }
@@ -87,24 +141,55 @@ impl Roots {
         paging: Paging,
         root: PageId,
         directories: [Option<PageId>; 4],
+        registers: Option<PageId>,
     ) {
         let vcpu = &mut self.vcpus[vcpu];
-        (vcpu.paging, vcpu.root, vcpu.directories) = (paging, root, directories);
+        (vcpu.paging, vcpu.root) = (paging, root);
+        (vcpu.directories, vcpu.registers) = (directories, registers);
     }
 
     /// The vCPU has loaded one of its loadable roots by itself.
     pub(crate) fn switched(&mut self, tables: &mut Tables, vcpu: usize, root: Gfn) {
-        let new =
-            self.find_loadable(tables, vcpu, root).expect("the CPU loads only what it was offered");
-        let old = core::mem::replace(&mut self.vcpus[vcpu].root, new);
-        self.vcpus[vcpu].paging.root = root;
-        tables.pin(new.frame());
-        tables.unpin_root(old.frame());
+        let vcpu = &mut self.vcpus[vcpu];
+        let holds = |new: &&Loadable| tables.key(new.page.frame()).gfn == root;
+        let new = vcpu.loadable.iter().find(holds).expect("the CPU loads only what it was offered");
+        new.pages().for_each(|page| tables.pin(page.frame()));
+        let (page, sampled) = (new.page, new.sampled);
+        let old = [Some(core::mem::replace(&mut vcpu.root, page))];
+        vcpu.paging.root = root;
+        let gone = match sampled {
+            Some(Sampled { pdptes, directories }) => {
+                vcpu.paging.mode = Mode::Pae { pdptes };
+                core::mem::replace(&mut vcpu.directories, directories)
+            }
+            None => [None; 4],
+        };
+        for page in old.into_iter().chain(gone).flatten() {
+            tables.unpin_root(page.frame());
+        }
+    }
+
+    /// The page for the PDPTE registers of a vCPU, in paging modes that have them.
+    pub(crate) fn registers(&self, vcpu: usize) -> Option<PageId> {
+        self.vcpus[vcpu].registers
+    }
+
+    /// The vCPU runs on the page for its PDPTE registers from now on, which hold what they held.
+    pub(crate) fn use_registers(&mut self, tables: &mut Tables, vcpu: usize) {
+        let vcpu = &mut self.vcpus[vcpu];
+        let Some(registers) = vcpu.registers else { return };
+        tables.pin(registers.frame());
+        tables.unpin_root(core::mem::replace(&mut vcpu.root, registers).frame());
+        self.changes += 1;
     }
 
     /// What the page for another root of a vCPU is built from.
     pub(crate) fn key(&self, vcpu: usize, root: Gfn) -> ShadowKey {
-        ShadowKey::root(&Paging { root, ..self.vcpus[vcpu].paging }, vcpu)
+        let paging = &self.vcpus[vcpu].paging;
+        match paging.mode {
+            Mode::Pae { .. } => ShadowKey::pae_root(paging, root),
+            _ => ShadowKey::root(&Paging { root, ..*paging }, vcpu),
+        }
     }
 }
 
@@ -115,39 +200,61 @@ impl Roots {
         self.capacity
     }
 
+    /// How many a vCPU may load as its control bits are.
+    pub(crate) fn room(&self, vcpu: usize) -> usize {
+        match self.vcpus[vcpu].paging.mode {
+            Mode::Long4 => self.capacity,
+            Mode::Pae { .. } => self.pae_capacity,
+            Mode::Off | Mode::Legacy32 { .. } => 0,
+        }
+    }
+
     /// Whether any vCPU may load a root by itself that it does not run on, as far as is known.
     pub(crate) fn any_loadable(&self) -> bool {
-        self.vcpus.iter().any(|vcpu| vcpu.loadable.iter().any(|&id| id != vcpu.root))
+        self.vcpus.iter().any(|vcpu| vcpu.loadable.iter().any(|other| other.page != vcpu.root))
     }
 
     /// Whether a vCPU can load any root by itself, as its control bits are.
     pub(crate) fn can_load(&self, vcpu: usize) -> bool {
-        self.capacity > 0 && self.vcpus[vcpu].paging.mode == Mode::Long4
+        self.room(vcpu) > 0
     }
 
     /// The roots that a vCPU may load.
-    pub(crate) fn loadable(&self, vcpu: usize) -> &[PageId] {
+    pub(crate) fn loadable(&self, vcpu: usize) -> &[Loadable] {
         &self.vcpus[vcpu].loadable
     }
 
     /// The root in this guest frame, if a vCPU may load it.
-    pub(crate) fn find_loadable(&self, tables: &Tables, vcpu: usize, root: Gfn) -> Option<PageId> {
-        let holds = |id: &&PageId| tables.key(id.frame()).gfn == root;
-        self.vcpus[vcpu].loadable.iter().find(holds).copied()
+    pub(crate) fn find_loadable(
+        &self,
+        tables: &Tables,
+        vcpu: usize,
+        root: Gfn,
+    ) -> Option<&Loadable> {
+        let holds = |other: &&Loadable| tables.key(other.page.frame()).gfn == root;
+        self.vcpus[vcpu].loadable.iter().find(holds)
     }
 
     /// The vCPU may load this root from now on. False if it may load as many already.
-    pub(crate) fn offer(&mut self, tables: &mut Tables, vcpu: usize, root: u32) -> bool {
-        let id = tables.pool().id(root);
+    pub(crate) fn offer(
+        &mut self,
+        tables: &mut Tables,
+        vcpu: usize,
+        root: u32,
+        sampled: Option<Sampled>,
+    ) -> bool {
+        let page = tables.pool().id(root);
+        let room = self.room(vcpu);
         let loadable = &mut self.vcpus[vcpu].loadable;
-        if loadable.contains(&id) {
+        if loadable.iter().any(|other| other.page == page) {
             return true;
         }
-        if loadable.len() == self.capacity {
+        if loadable.len() >= room {
             return false;
         }
-        loadable.push(id);
-        tables.pin(root);
+        let new = Loadable { page, sampled };
+        new.pages().for_each(|page| tables.pin(page.frame()));
+        loadable.push(new);
         true
     }
 
@@ -164,32 +271,36 @@ impl Roots {
     /// As [`Roots::withdraw_from`], because the embedder has asked for it.
     pub(crate) fn withdraw(&mut self, tables: &mut Tables, vcpu: usize, root: Gfn) {
         let before = self.changes;
-        self.withdraw_from(tables, vcpu, |gfn| gfn == root);
+        self.withdraw_from(tables, vcpu, |gfn, _| gfn == root);
         self.changes = before;
     }
 
-    /// No vCPU may load a shadow of this frame any more.
+    /// No vCPU may load a shadow of this frame any more, or with PDPTEs that reference one.
     pub(crate) fn withdraw_everywhere(&mut self, tables: &mut Tables, gfn: Gfn) {
-        self.vcpus().for_each(|vcpu| self.withdraw_from(tables, vcpu, |root| root == gfn));
+        let concerns = |root, directory| root == gfn || directory == Some(gfn);
+        self.vcpus().for_each(|vcpu| self.withdraw_from(tables, vcpu, concerns));
     }
 
     /// No vCPU may load any root by itself.
     pub(crate) fn withdraw_all(&mut self, tables: &mut Tables) {
-        self.vcpus().for_each(|vcpu| self.withdraw_from(tables, vcpu, |_| true));
+        self.vcpus().for_each(|vcpu| self.withdraw_from(tables, vcpu, |_, _| true));
     }
 
-    /// A vCPU may not load these roots any more.
+    /// A vCPU may not load these roots any more: each is asked for by itself, and with each
+    /// directory that its PDPTEs reference.
     pub(crate) fn withdraw_from(
         &mut self,
         tables: &mut Tables,
         vcpu: usize,
-        which: impl Fn(Gfn) -> bool,
+        which: impl Fn(Gfn, Option<Gfn>) -> bool,
     ) {
         let Roots { vcpus, changes, .. } = self;
-        vcpus[vcpu].loadable.retain(|id| {
-            let keep = !which(tables.key(id.frame()).gfn);
+        vcpus[vcpu].loadable.retain(|other| {
+            let root = tables.key(other.page.frame()).gfn;
+            let directories = other.sampled.map_or([None; 4], |all| all.pdptes.directories());
+            let keep = !directories.into_iter().chain([None]).any(|gfn| which(root, gfn));
             if !keep {
-                tables.unpin_root(id.frame());
+                other.pages().for_each(|page| tables.unpin_root(page.frame()));
                 *changes += 1;
             }
             keep

@@ -134,7 +134,10 @@ impl<E: Env> Entries<'_, E> {
             Role::Guest { level, format, .. } => {
                 (format.indexes(level, place.clone()), format.shadows_of_entry(level))
             }
-            Role::Direct { .. } | Role::Pdptes { .. } | Role::Nowhere => (0..0, 1),
+            // What is written to a frame with PDPTEs ends their page first.
+            Role::Direct { .. } | Role::Pdptes { .. } | Role::PaeRoot { .. } | Role::Nowhere => {
+                (0..0, 1)
+            }
         }
     }
 

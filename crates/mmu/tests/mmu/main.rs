@@ -12,6 +12,7 @@ mod flushes;
 mod formats;
 mod narrow;
 mod order;
+mod pae_roots;
 mod prefetch;
 mod roots;
 mod several_vcpus;

@@ -37,6 +37,8 @@ use targets::{Targets, operand};
 
 /// An access that exits more often than this makes no progress (I6).
 const MAX_EXITS: usize = 64;
+/// What other CPUs do during one access ends long before this.
+const MAX_RACED: u32 = 10_000;
 
 /// How the hypervisor of a [`Shadow`] machine works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub struct ShadowConfig {
     /// CR3-target values that each CPU has. If there are any, guest frames lie at the same place in
     /// host memory, where no remapping has put them elsewhere.
     pub targets: usize,
+    /// The CPU has none of these: their roots serve for CR3 to be read.
+    pub cr3_loads_exit: bool,
     /// MAXPHYADDR of the real CPU: not less than the guest's.
     pub host_maxphyaddr: u8,
     /// How a CPU enters the guest.
@@ -83,6 +87,7 @@ impl ShadowConfig {
             unsync: 0,
             eager: false,
             targets: 0,
+            cr3_loads_exit: false,
             host_maxphyaddr: 40,
             protocol: Protocol::PublishFirst,
         }
@@ -155,6 +160,7 @@ impl Shadow {
         let mut mmu_config = Config::new(features, encodings);
         mmu_config.filter = config.filter;
         mmu_config.loadable_roots = config.targets;
+        mmu_config.cr3_loads_exit = config.cr3_loads_exit;
         mmu_config.eager = random.u8(..8) != 0 || config.eager;
         mmu_config.prefetch_tables = seed % 4 == 0;
         mmu_config.prefetch_accessed = seed % 8 != 1;
@@ -262,7 +268,10 @@ impl Shadow {
             control,
             filter,
             flushes_exit,
-            targets: self.targets[cpu].values().to_vec(),
+            targets: match self.config.cr3_loads_exit {
+                true => Vec::new(),
+                false => self.targets[cpu].values().to_vec(),
+            },
         })
     }
 
@@ -444,7 +453,8 @@ impl Shadow {
         let native = self.host.execute(cpu, instruction, after, invalidation);
         if native {
             self.moment.note(match instruction {
-                Privileged::LoadCr3 { .. } => "shadow: CR3 loaded without exit",
+                Privileged::LoadCr3 { .. } if after.long => "shadow: CR3 loaded without exit",
+                Privileged::LoadCr3 { .. } => "shadow: CR3 and PDPTEs loaded without exit",
                 _ => "shadow: flushes without exit",
             });
         }
@@ -458,7 +468,13 @@ impl Shadow {
             return Ok(());
         }
         self.make_room(cpu);
-        if self.call(EntryPoint::Other, |mmu, host| mmu.allow_native_load(host, cpu)) {
+        let offered = self.call(EntryPoint::Other, |mmu, host| mmu.allow_native_load(host, cpu));
+        // Not if it was withdrawn for the frames that were given back.
+        self.swap_in_all()?;
+        if offered && self.mmu.is_loadable(cpu, value.root) {
+            if !self.host.cpu(cpu).registers.long {
+                self.moment.note("shadow: offers a root of PAE paging");
+            }
             self.targets[cpu].insert(value);
         }
         if self.random.u8(..4) == 0 {
@@ -544,6 +560,7 @@ impl Shadow {
 impl Machine for Shadow {
     fn access(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Result<Observed, Broken> {
         let mut exits: Vec<String> = Vec::new();
+        let mut raced = 0;
         let context = FaultContext::at(Gva::new(0x1000 + 8 * self.random.u64(..4)));
         self.delivery = None;
         loop {
@@ -577,7 +594,13 @@ impl Machine for Shadow {
             let outcome = self.call(EntryPoint::PageFault, |mmu, host| {
                 mmu.page_fault(host, cpu, fault.gva, access, &context)
             });
-            if outcome != FaultOutcome::Resume(Work::Raced) {
+            // Nothing races with a CPU that is alone.
+            if outcome == FaultOutcome::Resume(Work::Raced) && self.host.cpus().len() > 1 {
+                raced += 1;
+                if raced == MAX_RACED {
+                    return Err(Broken(format!("raced {MAX_RACED} times in one access (I6)")));
+                }
+            } else {
                 exits.push(format!("{outcome:?}"));
             }
             if self.swap_in_wanted()? {

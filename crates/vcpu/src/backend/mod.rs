@@ -50,6 +50,8 @@ pub struct Capabilities {
     /// Page faults exit by their error code, as any [`umbra_mmu::GuestFaults`] wants it. Without it
     /// only [`umbra_mmu::GuestFaults::Trap`] is possible: all page faults exit.
     pub fault_filter: bool,
+    /// The guest can be allowed to read CR3 without an exit while the real one holds its value.
+    pub cr3_reads: bool,
     /// How many values of CR3 the guest can be allowed to load without an exit; zero if its reads
     /// of CR3 cannot be allowed as well.
     pub cr3_targets: usize,

@@ -8,7 +8,7 @@ use std::ops::Range;
 use arrayvec::ArrayVec;
 use fastrand::Rng;
 use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrames, Shadowed, Tlb};
-use umbra_paging::{Access, ENTRIES, Gfn, Gpa, Gva, Hfn, Hpa, Tables};
+use umbra_paging::{Access, ENTRIES, Format, Gfn, Gpa, Gva, Hfn, Hpa, Tables};
 
 use crate::hardware::{PageFault, PagingMode, PagingUnit};
 use crate::memory::{PhysAddr, PhysicalMemory, Ram, overlay};
@@ -271,6 +271,7 @@ impl Host {
         after: &Registers,
         invalidation: Invalidation,
     ) -> bool {
+        let ram = &self.ram;
         let RealCpu { unit, presence, registers, loaded, .. } = &mut self.cpus[cpu];
         let Presence::Inside(entry) = presence else { return false };
         let native = match instruction {
@@ -283,9 +284,13 @@ impl Host {
                 let value = operand(after, root, pcid, no_flush);
                 let passes = after.paging && entry.targets.contains(&value);
                 if passes {
-                    assert!(after.long, "no root is loadable in {:?}", after.format());
-                    entry.control.mode =
-                        PagingMode::Long4 { root: PhysAddr::new(root.base().raw()) };
+                    let table = root.base().raw();
+                    let pdptes = || [0, 8, 16, 24].map(|at| ram.read(PhysAddr::new(table + at)));
+                    entry.control.mode = match after.format() {
+                        Some(Format::Long4) => PagingMode::Long4 { root: PhysAddr::new(table) },
+                        Some(Format::Pae) => PagingMode::Pae { pdptes: pdptes() },
+                        other => panic!("no root is loadable in {other:?}"),
+                    };
                     entry.control.pcid = after.pcid;
                     *loaded = Some(root);
                 }
