@@ -108,6 +108,18 @@ fn a_write_to_the_frame_ends_it_and_the_registers_stay_what_they_were() {
     }
 }
 
+/// What the real CR3 must hold is another page then.
+#[test]
+fn the_embedder_hears_that_a_root_is_left_which_it_had_withdrawn() {
+    let (mut machine, mut mmu) = start(1);
+    assert!(offer(&mut machine, &mut mmu));
+    mmu.withdraw_root(0, Gfn::new(1));
+    assert!(is_in_place(&machine, &mmu, 1), "the vCPU still runs on it");
+    let epoch = mmu.roots_changed();
+    store(&mut machine, &mut mmu, 1, 3, 0x4001);
+    assert!(!is_in_place(&machine, &mmu, 1) && mmu.roots_changed() != epoch);
+}
+
 #[test]
 fn the_guests_own_store_goes_on_after_one_exit() {
     let (mut machine, mut mmu) = start(1);
@@ -165,6 +177,57 @@ fn a_table_in_the_frame_ends_it() {
     assert!(!mmu.is_loadable(0, Gfn::new(1)));
     assert_eq!(machine.peek(1, 1).raw() & A, A);
     assert!(!offer(&mut machine, &mut mmu));
+}
+
+/// Nothing has to be set in it, so it ends only while the shadow is being made.
+#[test]
+fn a_table_in_the_frame_that_is_accessed_already_ends_it_and_the_access_is_repeated() {
+    let (mut machine, mut mmu) = start(1);
+    store(&mut machine, &mut mmu, 2, 1, 0x1000 | ALL);
+    store(&mut machine, &mut mmu, 1, 100, 0x9000 | ALL);
+    assert!(offer(&mut machine, &mut mmu));
+    let gva = GIB + 0x20_0000 + (100 << 12);
+    let outcome = fault(&mut machine, &mut mmu, gva, READ);
+    assert_eq!(outcome, FaultOutcome::Resume(Work::Raced));
+    assert!(!mmu.is_loadable(0, Gfn::new(1)) && !is_in_place(&machine, &mmu, 1));
+    settle(&mut machine, &mut mmu, gva, READ);
+    assert!(!offer(&mut machine, &mut mmu), "it is a table of another kind, too");
+}
+
+#[test]
+fn no_root_is_offered_while_a_directory_is_unsync() {
+    let mut machine = Machine::identical(2048, 256);
+    lay_out(&mut machine);
+    let config = config_with(|config| (config.loadable_roots, config.cr3_loads_exit) = (2, true));
+    let mut mmu = Mmu::new(config, &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, pae(OWN));
+    settle(&mut machine, &mut mmu, GIB, READ);
+    mmu.release_frame(&mut machine, Gfn::new(2));
+    assert!(!offer(&mut machine, &mut mmu) && mmu.has_unsync_tables());
+    mmu.flush_guest(&mut machine);
+    assert!(offer(&mut machine, &mut mmu));
+}
+
+#[test]
+fn what_the_pdptes_reference_may_be_reclaimed_once_they_cannot_be_loaded() {
+    let (mut machine, mut mmu) = start(1);
+    assert!(offer(&mut machine, &mut mmu));
+    mmu.withdraw_root(0, Gfn::new(1));
+    mmu.load_paging(&mut machine, 0, Paging { root: Gfn::new(11), ..pae([0x4001, 0, 0, 0]) });
+    mmu.zap_all(&mut machine);
+    mmu.audit(&machine).unwrap();
+    let built = mmu.counters().built;
+    mmu.load_paging(&mut machine, 0, pae(OWN));
+    assert_eq!(mmu.counters().built, built + 1, "the directory");
+}
+
+#[test]
+fn a_root_stays_loadable_when_a_table_goes_that_no_pdpte_references() {
+    let (mut machine, mut mmu) = start(1);
+    assert!(offer(&mut machine, &mut mmu));
+    mmu.revoke(&mut machine, Gfn::new(3)..Gfn::new(4));
+    mmu.audit(&machine).unwrap();
+    assert!(mmu.is_loadable(0, Gfn::new(1)));
 }
 
 #[test]
