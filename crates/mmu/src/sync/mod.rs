@@ -47,9 +47,12 @@ impl<'a, E: Env> Entries<'a, E> {
         let view = self.view();
         let target = view.target(slot, false);
         let target = match target {
-            // Only a fault leads there anew: see `Entries::refresh_unsync`.
+            // Only a fault leads there anew: see `Entries::refresh_unsync`. PDPTEs cannot wait for
+            // one: who loads new ones sees to it before.
             Target::Link(child, _)
-                if !view.is_current(child) && view.child(slot) != Some(child) =>
+                if !view.is_current(child)
+                    && view.child(slot) != Some(child)
+                    && !view.tables().key(slot.frame()).role.is_pdptes() =>
             {
                 Target::Trap
             }

@@ -48,7 +48,7 @@ fn offer(machine: &mut Machine, mmu: &mut Mmu) -> bool {
     offered
 }
 
-fn is_in_place(machine: &Machine, mmu: &Mmu, root: u64) -> bool {
+fn is_in_place<Q>(machine: &Machine, mmu: &Mmu<Q>, root: u64) -> bool {
     mmu.root(machine, 0).hpa().raw() == root << 12
 }
 
@@ -279,32 +279,54 @@ impl WritePolicy for Unsync {
     }
 }
 
+/// The guest runs on one of two roots that it could load by itself, and its page table is unsync.
+fn start_unsync(cr3_loads_exit: bool, root: Paging) -> (Machine, Mmu<Unsync>) {
+    let mut machine = Machine::identical(2048, 256);
+    lay_out(&mut machine);
+    machine.poke(3, 2, 0x3000 | ALL);
+    let config = config_with(|config| {
+        (config.loadable_roots, config.cr3_loads_exit) = (2, cr3_loads_exit);
+        config.encodings = umbra_mmu::Encodings::not_present(FEATURES.maxphyaddr);
+    });
+    let mut mmu = Mmu::with_policy(config, &mut machine, Unsync).unwrap();
+    mmu.load_paging(&mut machine, 0, pae(OWN));
+    assert!(mmu.allow_native_load(&mut machine, 0));
+    assert!(mmu.allow_native_load_of(&mut machine, 0, Gfn::new(10)));
+    mmu.load_paging(&mut machine, 0, root);
+    let table = if root.root == Gfn::new(10) { 0x2000 } else { GIB + 0x2000 };
+    let write = Access { kind: umbra_paging::AccessKind::Write, ..READ };
+    while !matches!(hardware(&machine, &mmu, table), Seen::Page { write: true, .. }) {
+        match fault(&mut machine, &mut mmu, table, write) {
+            FaultOutcome::Resume(_) => (),
+            FaultOutcome::TableWrite { .. } => break,
+            outcome => panic!("{outcome:?}"),
+        }
+    }
+    mmu.audit(&machine).unwrap();
+    assert!(mmu.has_unsync_tables());
+    (machine, mmu)
+}
+
 #[test]
 fn roots_that_only_serve_reads_of_cr3_stay_while_tables_are_unsync() {
     for cr3_loads_exit in [false, true] {
-        let mut machine = Machine::identical(2048, 256);
-        lay_out(&mut machine);
-        machine.poke(3, 2, 0x3000 | ALL);
-        let config = config_with(|config| {
-            (config.loadable_roots, config.cr3_loads_exit) = (2, cr3_loads_exit);
-            config.encodings = umbra_mmu::Encodings::not_present(FEATURES.maxphyaddr);
-        });
-        let mut mmu = Mmu::with_policy(config, &mut machine, Unsync).unwrap();
-        mmu.load_paging(&mut machine, 0, pae(OWN));
-        assert!(mmu.allow_native_load(&mut machine, 0));
-        let write = Access { kind: umbra_paging::AccessKind::Write, ..READ };
-        while !matches!(hardware(&machine, &mmu, GIB + 0x2000), Seen::Page { write: true, .. }) {
-            match fault(&mut machine, &mut mmu, GIB + 0x2000, write) {
-                FaultOutcome::Resume(_) => (),
-                FaultOutcome::TableWrite { .. } => break,
-                outcome => panic!("{outcome:?}"),
-            }
-        }
-        mmu.audit(&machine).unwrap();
-        assert!(mmu.has_unsync_tables());
+        let (mut machine, mut mmu) = start_unsync(cr3_loads_exit, pae(OWN));
         assert_eq!(mmu.is_loadable(0, Gfn::new(1)), cr3_loads_exit);
         mmu.load_paging(&mut machine, 0, pae(OWN));
         assert_eq!(mmu.root(&machine, 0).hpa().raw() == 0x1000, cr3_loads_exit);
         mmu.audit(&machine).unwrap();
+    }
+}
+
+/// The page for the registers repeats the references that the vCPU has: none is new.
+#[test]
+fn the_registers_are_what_was_loaded_though_tables_are_unsync() {
+    for cr3_loads_exit in [false, true] {
+        let (mut machine, mut mmu) = start_unsync(cr3_loads_exit, other());
+        settle(&mut machine, &mut mmu, 0, READ);
+        store(&mut machine, &mut mmu, 10, 3, 0x4001);
+        assert!(mmu.has_unsync_tables() && !is_in_place(&machine, &mmu, 10));
+        assert_eq!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 9, user: true, write: true });
+        assert_eq!(hardware(&machine, &mmu, 3 * GIB), Seen::NotPresent);
     }
 }
