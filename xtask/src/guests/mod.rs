@@ -13,7 +13,8 @@ use clap::ValueEnum;
 use crate::paths;
 use crate::report::Report;
 use crate::setup::{Setup, need_program};
-use run::{Kernel, Run};
+use run::Kernel;
+pub use run::Run;
 
 /// Run the small guest kernels under Umbra: what each finds must be as on bare hardware.
 ///
@@ -52,7 +53,7 @@ pub enum Amount {
 
 /// `--machine` of `umbra run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Machine {
+pub enum Machine {
     Penryn,
     Skylake,
     Ryzen,
@@ -68,7 +69,7 @@ impl Machine {
 
 /// `--guest-faults` of `umbra run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum GuestFaults {
+pub enum GuestFaults {
     Bypass,
     Trap,
     Present,
