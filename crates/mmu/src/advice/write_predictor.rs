@@ -568,11 +568,14 @@ mod tests {
     }
 
     #[test]
-    fn some_flushes_elsewhere_end_unsync_that_has_paid() {
-        let mut predictor = Predictor::default();
-        pairs(&mut predictor, 100, u32::MAX, UnsyncFlush::Changed);
-        let flushes = (0..20).map(|_| predictor.flushed(UnsyncFlush::Elsewhere));
-        assert_eq!(flushes.take_while(|&stays| stays).count(), usize::from(MAX_USELESS) - 1);
+    fn some_flushes_that_spare_nothing_end_unsync_that_has_paid() {
+        for flush in [UnsyncFlush::Elsewhere, UnsyncFlush::Unchanged(Gfn::new(7).entry(3))] {
+            let mut predictor = Predictor::default();
+            pairs(&mut predictor, 100, u32::MAX, UnsyncFlush::Changed);
+            let flushes = (0..20).map(|_| predictor.flushed(flush));
+            let stays = flushes.take_while(|&stays| stays).count();
+            assert_eq!(stays, usize::from(MAX_USELESS) - 1, "{flush:?}");
+        }
     }
 
     #[test]
@@ -582,6 +585,7 @@ mod tests {
             (u32::MAX, UnsyncFlush::Cleared),
             (u32::MAX, UnsyncFlush::Unchanged),
             (u32::MAX, |_| UnsyncFlush::Elsewhere),
+            (u32::MAX, |at| UnsyncFlush::All(at.gfn(), 0)),
         ] {
             let (exits, tries) = pairs(&mut Predictor::default(), 10_000, each, flush);
             assert!(exits < 20_020 && tries < 20, "{exits} {tries} for {each}");

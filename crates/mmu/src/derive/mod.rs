@@ -139,14 +139,11 @@ impl<'a, E: Env> View<'a, E> {
     /// shadows being refreshed before: not if it is one of a guest table while any is unsync, as it
     /// may lead there over others. A page table leads to no other one.
     pub(crate) fn is_current(self, child: u32) -> bool {
-        let ShadowKey { role: Role::Guest { level, .. }, gfn } = self.basis.tables.key(child)
-        else {
-            return true;
-        };
-        let guest = &self.basis.guest;
-        match level {
-            Level::L1 if !guest.has_unsync_above_leaves() => !guest.is_unsync_leaf(gfn),
-            _ => !guest.has_unsync(),
+        let (guest, key) = (&self.basis.guest, self.basis.tables.key(child));
+        match key.role {
+            Role::Guest { level: Level::L1, .. } => !guest.is_unsync(key),
+            Role::Guest { .. } => !guest.has_unsync(),
+            _ => true,
         }
     }
 

@@ -40,7 +40,7 @@ impl<E: Env> View<'_, E> {
             | if format == TableFormat::LONG4 { 0 } else { PAE_RESERVED };
         // D must be set before W is given.
         let clean = raw & (bits::W | bits::D) == bits::W;
-        if raw & (bits::A | reserved) != bits::A || clean {
+        if raw & reserved != 0 || clean {
             return None;
         }
         let gfn = guest.frame();

@@ -134,7 +134,7 @@ impl<E: Env> View<'_, E> {
     fn page_target(self, page: Page) -> Target {
         let Page { gfn, rights, global, writes } = page;
         match self.env.backing(gfn) {
-            Backing::Ram { hfn, writable } if self.basis.guest.knows(gfn) => {
+            Backing::Ram { hfn, writable } => {
                 let untracked = rights.write && writable;
                 let write = untracked && !self.basis.guest.is_tracked(gfn);
                 let held = match writes && !write {
@@ -151,7 +151,7 @@ impl<E: Env> View<'_, E> {
                     held,
                 }
             }
-            _ => Target::Mmio(gfn, rights),
+            Backing::None => Target::Mmio(gfn, rights),
         }
     }
 

@@ -16,7 +16,7 @@ impl<E: Env> Cx<'_, E> {
         let key = self.shadow.basis.tables().key(frame);
         self.move_home(frame, key);
         let (tables, guest) = self.shadow.basis.both_mut();
-        let tracked = key.role.is_of_frame() && guest.is_tracked(key.gfn);
+        let tracked = guest.is_tracked(key.gfn);
         let untracked = guest.remove(tables, key, frame);
         let cached = tables.pool().may_be_cached(frame);
         tables.retire(frame, cached, tracked.then_some(key.gfn));

@@ -138,6 +138,22 @@ fn tables_of_a_space_that_comes_into_use_are_linked_ahead() {
 }
 
 #[test]
+fn nothing_is_linked_ahead_in_a_space_that_is_in_use() {
+    let mut machine = Machine::new(2048, 128);
+    machine.chain();
+    machine.poke(4, 0, 99 << 12 | ALL);
+    machine.poke(4, 1, 98 << 12 | ALL & !A);
+    let mut mmu =
+        Mmu::new(config_with(|config| config.prefetch_tables = true), &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    settle(&mut machine, &mut mmu, 0, Access::user_read());
+    store(&mut machine, &mut mmu, 1, 3, OTHER << 12 | ALL);
+    let built = mmu.counters().built;
+    settle(&mut machine, &mut mmu, 0x1000, Access::user_read());
+    assert_eq!(mmu.counters().built, built, "no table was linked, but a page mapped");
+}
+
+#[test]
 fn nothing_is_reclaimed_for_tables_linked_ahead() {
     let pool = umbra_mmu::MIN_FRAMES_PER_VCPU as usize;
     let mut machine = Machine::new(2048, pool);

@@ -136,6 +136,14 @@ fn present_is_for_good() {
     assert_eq!(mmu.counters().filter_switches, 0);
 }
 
+#[test]
+fn clean_pages_stay_mapped_where_present_is_for_good() {
+    let (mut machine, mut mmu) = start(FilterPolicy::Present);
+    let pages = || (0..200).map(|n| MORE + n * 4096);
+    pages().for_each(|gva| settle(&mut machine, &mut mmu, gva, Access::user_read()));
+    assert!(pages().all(|gva| hardware(&machine, &mmu, gva) != Seen::Reserved));
+}
+
 /// More narrow pages than are remembered: some are Trapping then, all are once the filter is on.
 #[test]
 fn narrow_pages_are_gone_when_the_filter_is_turned_on() {
@@ -176,6 +184,37 @@ fn a_large_page_with_a_table_inside_is_narrow() {
     store(&mut machine, &mut mmu, 3, 1, 512 << 12 | ALL & !W | bits::PS);
     settle(&mut machine, &mut mmu, 0x20_0000, Access::user_read());
     assert_eq!(mmu.guest_faults(), GuestFaults::User);
+}
+
+/// Rights that user mode has not are none that it could lack.
+#[test]
+fn a_table_in_a_large_page_that_user_mode_may_only_read_is_not_narrow() {
+    let (mut machine, mut mmu) = start(FilterPolicy::User);
+    machine.poke(600, 0, 9 << 12 | ALL);
+    store(&mut machine, &mut mmu, 3, 1, 512 << 12 | ALL & !W | bits::PS);
+    store(&mut machine, &mut mmu, 3, 2, 600 << 12 | ALL);
+    settle(&mut machine, &mut mmu, 0x40_0000, Access::user_read());
+    let inside = 0x20_0000 + ((600 - 512) << 12);
+    settle(&mut machine, &mut mmu, inside, Access::user_read());
+    assert_eq!(mmu.guest_faults(), GuestFaults::User);
+}
+
+/// The CPU still holds small pages of it, of which the guest's INVLPG drops one.
+#[test]
+fn a_large_page_that_gave_way_to_narrow_pages_is_flushed_before_it_is_replaced() {
+    let (mut machine, mut mmu) = start(FilterPolicy::User);
+    machine.poke(600, 0, 9 << 12 | ALL);
+    store(&mut machine, &mut mmu, 3, 1, 512 << 12 | ALL | bits::PS);
+    store(&mut machine, &mut mmu, 3, 2, 600 << 12 | ALL);
+    settle(&mut machine, &mut mmu, 0x40_0000, Access::user_read());
+    settle(&mut machine, &mut mmu, 0x20_0000, user_write());
+    for n in 0..200 {
+        settle(&mut machine, &mut mmu, MORE + n * 4096, Access::user_read());
+    }
+    assert_eq!(hardware(&machine, &mmu, 0x20_0000), Seen::Reserved, "it gave way");
+    let before = machine.flushes;
+    store(&mut machine, &mut mmu, 3, 1, 1024 << 12 | ALL | bits::PS);
+    assert!(machine.flushes_at_write > before);
 }
 
 /// Faults of other control bits, or of a guest that may see what is not there any more, must be

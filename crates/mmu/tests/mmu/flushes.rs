@@ -2,7 +2,7 @@
 //! a review of the MMU: the CPU still holds what an entry said before.
 
 use crate::common::*;
-use umbra_mmu::{FaultContext, GuestFaults, Mmu};
+use umbra_mmu::{FaultContext, FaultOutcome, GuestFaults, Mmu};
 use umbra_paging::{Access, Gfn, Gva, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
@@ -153,6 +153,57 @@ fn a_table_that_becomes_a_large_page_is_flushed() {
     store(&mut machine, &mut mmu, 3, 0, 512 << 12 | ALL | bits::PS);
     settle(&mut machine, &mut mmu, 0x5000, READ);
     assert!(machine.flushes > before, "two page sizes for one address: CVE-2018-12207");
+}
+
+/// Nothing of these can be cached in pieces: no entry, what is not present though it has PS, and a
+/// table that was never used.
+#[test]
+fn an_entry_of_a_directory_that_was_no_large_page_is_replaced_without_a_flush() {
+    let (mut machine, mut mmu) = start(true, ALL);
+    settle(&mut machine, &mut mmu, 0x5000, READ);
+    store(&mut machine, &mut mmu, 3, 2, ALL & !P | bits::PS);
+    store(&mut machine, &mut mmu, 3, 3, 7 << 12 | ALL);
+    assert_eq!(hardware(&machine, &mmu, 0x60_5000), Seen::Reserved);
+    let before = machine.flushes;
+    for index in 1..4 {
+        store(&mut machine, &mut mmu, 3, index, 4 << 12 | ALL);
+        settle(&mut machine, &mut mmu, (index as u64) << 21 | 0x5000, READ);
+    }
+    assert_eq!(machine.flushes, before);
+}
+
+/// Root 1, tables 2 and 3, page table 4; what is present waits for its first use.
+fn start_lazy() -> (Machine, Mmu) {
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    machine.poke(4, 5, 100 << 12 | ALL);
+    machine.poke(4, 6, 101 << 12 | ALL);
+    let mut mmu = Mmu::new(config_with(|config| config.eager = false), &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    (machine, mmu)
+}
+
+#[test]
+fn a_fault_on_a_page_that_is_installed_drops_what_is_cached_of_it() {
+    let (mut machine, mut mmu) = start_lazy();
+    for dropped in [0, 1, 2] {
+        let outcome = fault(&mut machine, &mut mmu, 0x5000, READ);
+        assert!(matches!(outcome, FaultOutcome::Resume(_)), "{outcome:?}");
+        assert_eq!(machine.page_flushes, dropped, "the first fault installs it");
+    }
+}
+
+/// The CPU may still go by an older reference than the one that is there.
+#[test]
+fn a_fault_on_the_way_through_an_unsync_table_drops_what_is_cached_of_that() {
+    let (mut machine, mut mmu) = start_lazy();
+    settle(&mut machine, &mut mmu, 0x5000, READ);
+    mmu.release_frame(&mut machine, Gfn::new(3));
+    settle(&mut machine, &mut mmu, 0x5000, READ);
+    assert_eq!(hardware(&machine, &mmu, 0x6000), Seen::Reserved);
+    let before = machine.page_flushes;
+    fault(&mut machine, &mut mmu, 0x6000, READ);
+    assert_eq!(machine.page_flushes, before + 1);
 }
 
 #[test]

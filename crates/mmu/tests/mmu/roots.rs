@@ -249,7 +249,9 @@ fn roots_elsewhere_are_not_offered() {
 }
 
 fn allow_other(machine: &mut Machine, mmu: &mut Mmu, root: u64) -> bool {
+    let expected = mmu.may_allow_native_load(machine, 0, Gfn::new(root));
     let offered = mmu.allow_native_load_of(machine, 0, Gfn::new(root));
+    assert!(expected || !offered, "what is not expected is not offered");
     mmu.audit(machine).unwrap();
     assert_eq!(offered, mmu.is_loadable(0, Gfn::new(root)));
     offered
@@ -283,11 +285,13 @@ fn another_root_is_not_offered_where_it_cannot_be_loaded() {
     let (mut machine, mut mmu) = start(1);
     assert!(offer(&mut machine, &mut mmu));
     assert!(!allow_other(&mut machine, &mut mmu, 10), "there is no room");
+    assert!(mmu.may_allow_native_load(&machine, 0, Gfn::new(10)), "once another is withdrawn");
     let (mut machine, mut mmu) = start(2);
     mmu.revoke(&mut machine, Gfn::new(77)..Gfn::new(78));
     machine.holes.push(77);
     for nowhere in [77, 5000, u64::MAX >> 12] {
         assert!(!allow_other(&mut machine, &mut mmu, nowhere));
+        assert!(!mmu.may_allow_native_load(&machine, 0, Gfn::new(nowhere)));
         assert!(!mmu.knows_root(0, Gfn::new(nowhere)));
     }
     settle(&mut machine, &mut mmu, 0, READ);

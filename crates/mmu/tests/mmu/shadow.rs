@@ -67,6 +67,18 @@ fn accessed_and_dirty_are_set_when_they_are_due() {
 }
 
 #[test]
+fn what_is_dirty_already_only_becomes_accessed() {
+    let (mut machine, mut mmu) = start(64, 64, |machine| {
+        machine.chain();
+        machine.poke(4, 0, 0x9000 | P | W | U | A | D);
+        machine.poke(4, 1, 0xa000 | P | W | U | D);
+    });
+    settle(&mut machine, &mut mmu, 0, Access::user_read());
+    let outcome = fault(&mut machine, &mut mmu, 0x1000, user_write());
+    assert_eq!(outcome, FaultOutcome::Resume(Work::Accessed));
+}
+
+#[test]
 fn a_write_to_a_table_is_followed_at_once() {
     let (mut machine, mut mmu) = start(64, 64, |machine| {
         machine.chain();

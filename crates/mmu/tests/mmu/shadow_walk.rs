@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use crate::common::*;
 use umbra_mmu::policy::{Answer, CallSite, EmulateReachable, TableWrite, WritePolicy};
-use umbra_mmu::{FaultContext, FaultOutcome, Mmu};
-use umbra_paging::{Access, Gfn, Gva, Hpa, Mode, Paging, bits};
+use umbra_mmu::{Encodings, FaultContext, FaultOutcome, Mmu};
+use umbra_paging::{Access, Features, Gfn, Gva, Hpa, Mode, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
 
@@ -222,4 +222,137 @@ fn what_the_shadow_tells_is_what_the_guests_tables_tell() {
             "{with} calls of the embedder, and {without} without the walk of the shadow"
         );
     }
+}
+
+/// A page of the identity map covers 2 MiB where a GiB is mapped whole.
+#[test]
+fn a_stack_in_a_page_of_one_gib_is_read() {
+    const RIP: u64 = 0xffff_8000_0000_1000;
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    machine.poke(4, 2, 4 << 12 | ALL);
+    machine.poke(2, 1, ALL | bits::PS);
+    machine.poke(521, 2, RIP + 0x100);
+    let places = CallSites::default();
+    let config = config_with(|config| config.features = Features::new(40, true));
+    let mut mmu = Mmu::with_policy(config, &mut machine, places.clone()).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    let mut guest = (machine, mmu, places);
+    assert_eq!(callers(&mut guest, RIP, (1 << 30) + (521 << 12) + 16), RIP + 0x100);
+}
+
+#[test]
+fn the_table_in_which_a_walk_ends_is_remembered() {
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    machine.poke(4, 5, 100 << 12 | ALL);
+    let mut mmu = Mmu::new(config(), &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    settle(&mut machine, &mut mmu, 0x5000, Access::user_read());
+    let mut entries_read = || {
+        let before = machine.work.get();
+        assert!(mmu.code(&machine, 0, Gva::new(0x5000)).is_some());
+        machine.work.get() - before
+    };
+    assert_eq!([entries_read(), entries_read()], [4, 1]);
+}
+
+/// Neither of two addresses that differ in their uppermost bits only.
+#[test]
+fn what_is_remembered_of_one_address_is_not_said_of_another() {
+    const HIGH: u64 = 1 << 43;
+    let mut machine = Machine::new(256, 64);
+    machine.chain();
+    machine.holes.extend([100, 101]);
+    machine.poke(4, 5, 100 << 12 | ALL);
+    machine.poke(1, 16, 11 << 12 | ALL);
+    (11..13).for_each(|table| machine.poke(table, 0, (table + 1) << 12 | ALL));
+    machine.poke(13, 5, 101 << 12 | ALL);
+    let mut mmu = Mmu::new(config(), &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    for (gva, hole) in [(0x5000, 100), (HIGH | 0x5000, 101)].repeat(2) {
+        let outcome = fault(&mut machine, &mut mmu, gva, Access::user_read());
+        assert_eq!(outcome, FaultOutcome::Mmio { gpa: Gfn::new(hole).base() }, "{gva:#x}");
+    }
+}
+
+/// A write to the table in frame 4 at an address that reads it, of a guest that has so prepared the
+/// machine.
+fn write_to_table(
+    paging: Paging,
+    gva: u64,
+    access: Access,
+    prepare: impl FnOnce(&mut Machine),
+) -> (Machine, FaultOutcome) {
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    prepare(&mut machine);
+    let mut mmu = Mmu::new(config(), &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging);
+    for gva in [0, gva] {
+        settle(&mut machine, &mut mmu, gva, Access::supervisor_read());
+    }
+    let outcome = fault(&mut machine, &mut mmu, gva, access);
+    (machine, outcome)
+}
+
+#[test]
+fn a_write_to_a_table_through_a_clean_page_sets_dirty() {
+    let (machine, outcome) = write_to_table(paging(1), 0x5000, user_write(), |machine| {
+        machine.poke(4, 0, 100 << 12 | ALL);
+        machine.poke(4, 5, 4 << 12 | ALL & !D);
+    });
+    assert!(matches!(outcome, FaultOutcome::TableWrite { .. }), "{outcome:?}");
+    assert!(machine.peek(4, 5).dirty());
+}
+
+/// The identity page that maps its frames knows nothing of that.
+#[test]
+fn a_write_to_a_table_through_a_clean_large_page_sets_dirty() {
+    for wp in [true, false] {
+        let paging = Paging { wp, ..paging(1) };
+        let write = supervisor_write();
+        let (machine, outcome) = write_to_table(paging, 0x20_4000, write, |machine| {
+            machine.poke(4, 0, 100 << 12 | ALL);
+            machine.poke(3, 1, ALL & !D | bits::PS);
+        });
+        assert!(matches!(outcome, FaultOutcome::TableWrite { .. }), "{outcome:?}");
+        assert!(machine.peek(3, 1).dirty(), "CR0.WP {wp}");
+    }
+}
+
+#[test]
+fn a_write_to_a_table_that_the_guest_refuses_is_its_fault() {
+    for (large, rights) in [(false, P | W | A | D), (true, P | W | A | D), (true, P | U | A | D)] {
+        let gva = if large { 0x20_4000 } else { 0x5000 };
+        let (_, outcome) = write_to_table(paging(1), gva, user_write(), |machine| {
+            machine.poke(4, 0, 100 << 12 | ALL);
+            machine.poke(4, 5, 4 << 12 | rights);
+            machine.poke(3, 1, rights | bits::PS);
+        });
+        assert!(matches!(outcome, FaultOutcome::Guest(_)), "{rights:#x}: {outcome:?}");
+    }
+}
+
+/// Only an unsync one may keep what the fault drops.
+#[test]
+fn the_shadow_is_not_walked_for_a_fault_of_the_guest_while_no_table_is_unsync() {
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    machine.poke(4, 0, 100 << 12 | ALL);
+    let config = config_with(|config| {
+        config.encodings = Encodings::not_present(FEATURES.maxphyaddr);
+        config.shadow_walk = false;
+    });
+    let mut mmu = Mmu::new(config, &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    let calls = |machine: &mut Machine, mmu: &mut Mmu| {
+        let before = machine.work.get();
+        let outcome = exit_at(machine, mmu, 0, 0x7000, Access::user_read());
+        assert!(matches!(outcome, FaultOutcome::Guest(_)), "{outcome:?}");
+        machine.work.get() - before
+    };
+    let unlinked = calls(&mut machine, &mut mmu);
+    settle(&mut machine, &mut mmu, 0, Access::user_read());
+    assert_eq!(calls(&mut machine, &mut mmu), unlinked);
 }

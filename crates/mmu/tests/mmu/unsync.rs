@@ -177,6 +177,40 @@ fn the_policy_is_told_what_a_flush_came_to() {
     assert_eq!(*policy.told.borrow(), told);
 }
 
+/// Takes note of how often the guest had flushed by each write.
+#[derive(Default)]
+struct FlushesBefore(Rc<RefCell<Vec<u64>>>);
+
+impl WritePolicy for FlushesBefore {
+    fn answer(&mut self, write: &TableWrite) -> Answer {
+        self.0.borrow_mut().push(write.flushes);
+        Answer::Emulate
+    }
+}
+
+#[test]
+fn the_policy_can_tell_whether_the_guest_has_flushed_since_another_write() {
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    machine.poke(4, 64, 4 << 12 | ALL & !U);
+    let told = Rc::default();
+    let policy = FlushesBefore(Rc::clone(&told));
+    let mut mmu = Mmu::with_policy(config(), &mut machine, policy).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    settle(&mut machine, &mut mmu, SHOWN, READ);
+    let write = |machine: &mut Machine, mmu: &mut Mmu<FlushesBefore>| {
+        let outcome = fault(machine, mmu, SHOWN, supervisor_write());
+        assert!(matches!(outcome, FaultOutcome::TableWrite { .. }), "{outcome:?}");
+        told.borrow().last().copied().unwrap()
+    };
+    let first = write(&mut machine, &mut mmu);
+    assert_eq!(write(&mut machine, &mut mmu), first);
+    mmu.flush_guest(&mut machine);
+    assert_eq!(write(&mut machine, &mut mmu), first + 1);
+    mmu.load_paging(&mut machine, 0, paging(1));
+    assert_eq!(write(&mut machine, &mut mmu), first + 2);
+}
+
 #[test]
 fn a_larger_flush_tracks_the_table_again() {
     let (mut machine, mut mmu) = start(1, ALL);
@@ -234,6 +268,32 @@ fn a_new_reference_shows_nothing_old() {
 #[test]
 fn a_new_reference_above_shows_nothing_old() {
     refer(2, 1, 3 << 12 | ALL, 1 << 30);
+}
+
+#[test]
+fn a_table_that_is_tracked_is_linked_at_once() {
+    let (mut machine, mut mmu) = start(1, ALL);
+    store(&mut machine, &mut mmu, 3, 9, 6 << 12 | ALL);
+    assert_eq!(hardware(&machine, &mmu, 9 << 21), page(103));
+    assert!(mmu.has_unsync_tables());
+}
+
+#[test]
+fn a_new_reference_to_a_released_table_shows_nothing_old() {
+    let mut machine = Machine::new(2048, 64);
+    machine.chain();
+    machine.poke(4, 5, 101 << 12 | ALL);
+    let mut mmu = Mmu::new(config(), &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, paging(1));
+    settle(&mut machine, &mut mmu, PAGE, READ);
+    mmu.release_frame(&mut machine, Gfn::new(4));
+    settle(&mut machine, &mut mmu, PAGE, READ);
+    assert!(mmu.has_unsync_tables());
+    machine.poke(4, 5, 102 << 12 | ALL);
+    store(&mut machine, &mut mmu, 3, 1, 4 << 12 | ALL);
+    assert_eq!(hardware(&machine, &mmu, 0x20_0000 | PAGE), Seen::Reserved);
+    settle(&mut machine, &mut mmu, 0x20_0000 | PAGE, READ);
+    assert_eq!(hardware(&machine, &mmu, 0x20_0000 | PAGE), page(102));
 }
 
 #[test]
