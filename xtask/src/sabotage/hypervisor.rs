@@ -1,12 +1,12 @@
 //! Rules of the hypervisor: each is broken in a build of its own, and a guest kernel must notice.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use umbra_sabotage::{Catcher, Mutation};
+use umbra_sabotage::{Catcher, Edit, Mutation};
 
 use crate::guests::Run;
 use crate::setup::{Setup, need_program};
@@ -26,7 +26,15 @@ pub fn run(mutations: &[&Mutation]) -> Result<usize> {
     need_program("qemu-system-x86_64", "qemu-system-x86")?;
     let kernels = Setup::new()?.small_kernels()?;
     let copy = woven::Copy::fresh("sabotage-hypervisor")?;
-    let broken = Broken { kernels, copy };
+    let source = copy.tree.join(SOURCE);
+    let mut kept = BTreeMap::new();
+    for Edit { file, .. } in mutations.iter().flat_map(|mutation| &mutation.edits) {
+        let path = source.join(file);
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        kept.insert(path, text);
+    }
+    let broken = Broken { kernels, copy, source, kept };
     let catchers = mutations.iter().flat_map(|mutation| &mutation.caught_by);
     broken.build(None)?;
     for catcher in catchers.collect::<BTreeSet<_>>() {
@@ -60,18 +68,21 @@ pub fn run(mutations: &[&Mutation]) -> Result<usize> {
 struct Broken {
     kernels: PathBuf,
     copy: woven::Copy,
+    /// The hypervisor's source in the copy.
+    source: PathBuf,
+    /// The files of it that rules change, as they are.
+    kept: BTreeMap<PathBuf, String>,
 }
 
 impl Broken {
     /// Builds the tool and the hypervisor in it with this rule broken, and no other.
     fn build(&self, broken: Option<&Mutation>) -> Result<()> {
-        let (kept, source) = (paths::workspace().join(SOURCE), self.copy.tree.join(SOURCE));
-        for file in rules()?.iter().flat_map(|rule| &rule.edits).map(|edit| &edit.file) {
-            write_changed(&source.join(file), &fs::read_to_string(kept.join(file))?)?;
+        for (file, text) in &self.kept {
+            write_changed(file, text)?;
         }
         if let Some(mutation) = broken {
-            for (file, text) in umbra_sabotage::apply(&source, mutation)? {
-                write_changed(&source.join(file), &text)?;
+            for (file, text) in umbra_sabotage::apply(&self.source, mutation)? {
+                write_changed(&self.source.join(file), &text)?;
             }
         }
         let mut cargo = process::cargo();

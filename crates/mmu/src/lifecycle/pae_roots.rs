@@ -57,21 +57,19 @@ impl<E: Env> Cx<'_, E> {
             return None;
         }
         let directories = keys.map(|key| key.map(|key| self.pinned(policy, key)));
-        let alone =
-            |frame: u32| matches!(self.shadow.basis.tables().key(frame).role, Role::PaeRoot { .. });
-        let tables = self.shadow.basis.tables();
-        let lives = tables.pool().frame_of(root).is_some()
-            && self.shadow.basis.guest().shadows(tables.pool(), gfn).all(alone);
-        if lives {
-            for index in 0..4 {
-                self.entries().refresh_now(Slot::new(frame, index));
-            }
-        }
         let sampled = Sampled::new(pdptes, directories);
-        if !lives {
+        // The frame may have been another table before, and the page may have gone for one.
+        let tables = self.shadow.basis.tables();
+        let is_pdptes = |frame| matches!(tables.key(frame).role, Role::PaeRoot { .. });
+        let alone = self.view().shadows(gfn).all(is_pdptes);
+        if !alone || tables.pool().frame_of(root).is_none() {
             self.unpin_sampled(sampled);
+            return None;
         }
-        lives.then_some((frame, sampled))
+        for index in 0..4 {
+            self.entries().refresh_now(Slot::new(frame, index));
+        }
+        Some((frame, sampled))
     }
 
     /// What was pinned for [`Cx::sample`] is pinned by whoever needed it, or by nobody any more.
