@@ -48,6 +48,9 @@ impl<E: Env> Cx<'_, E> {
         if loadable.is_none() && !self.shadow.has_root(ShadowKey::root(&paging, vcpu)) {
             self.resync_all();
         }
+        if loadable.is_some() {
+            self.forget_registers(vcpu);
+        }
         let pinned = loadable.unwrap_or_else(|| self.pinned_root(policy, vcpu, &paging));
         let roots = &mut self.shadow.roots;
         let old = Pinned {
@@ -83,7 +86,9 @@ impl<E: Env> Cx<'_, E> {
         Pinned { root, directories, registers }
     }
 
-    /// The PDPTE registers of a vCPU, which are this page, reference these directories from now on.
+    /// The PDPTE registers of a vCPU, which are this page, reference these directories from now on,
+    /// which are pinned. They are no new references: the vCPU has loaded them by now, so they do not
+    /// wait for unsync tables.
     pub(super) fn load_registers(
         &mut self,
         vcpu: usize,
@@ -92,7 +97,9 @@ impl<E: Env> Cx<'_, E> {
     ) {
         self.shadow.guest_mut().set_directories(vcpu, keys);
         for index in 0..4 {
-            self.entries().refresh_now(Slot::new(page.frame(), index));
+            let slot = Slot::new(page.frame(), index);
+            let target = self.view().target(slot, false);
+            self.entries().install(slot, target);
         }
     }
 
