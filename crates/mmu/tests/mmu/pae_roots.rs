@@ -48,7 +48,7 @@ fn offer(machine: &mut Machine, mmu: &mut Mmu) -> bool {
     offered
 }
 
-fn is_in_place(machine: &Machine, mmu: &Mmu, root: u64) -> bool {
+fn is_in_place<Q>(machine: &Machine, mmu: &Mmu<Q>, root: u64) -> bool {
     mmu.root(machine, 0).hpa().raw() == root << 12
 }
 
@@ -106,6 +106,18 @@ fn a_write_to_the_frame_ends_it_and_the_registers_stay_what_they_were() {
         // What memory says now is not what would be loaded, unless it was no PDPTE.
         assert_eq!(offer(&mut machine, &mut mmu), index == 100);
     }
+}
+
+/// What the real CR3 must hold is another page then.
+#[test]
+fn the_embedder_hears_that_a_root_is_left_which_it_had_withdrawn() {
+    let (mut machine, mut mmu) = start(1);
+    assert!(offer(&mut machine, &mut mmu));
+    mmu.withdraw_root(0, Gfn::new(1));
+    assert!(is_in_place(&machine, &mmu, 1), "the vCPU still runs on it");
+    let epoch = mmu.roots_changed();
+    store(&mut machine, &mut mmu, 1, 3, 0x4001);
+    assert!(!is_in_place(&machine, &mmu, 1) && mmu.roots_changed() != epoch);
 }
 
 #[test]
@@ -167,6 +179,57 @@ fn a_table_in_the_frame_ends_it() {
     assert!(!offer(&mut machine, &mut mmu));
 }
 
+/// Nothing has to be set in it, so it ends only while the shadow is being made.
+#[test]
+fn a_table_in_the_frame_that_is_accessed_already_ends_it_and_the_access_is_repeated() {
+    let (mut machine, mut mmu) = start(1);
+    store(&mut machine, &mut mmu, 2, 1, 0x1000 | ALL);
+    store(&mut machine, &mut mmu, 1, 100, 0x9000 | ALL);
+    assert!(offer(&mut machine, &mut mmu));
+    let gva = GIB + 0x20_0000 + (100 << 12);
+    let outcome = fault(&mut machine, &mut mmu, gva, READ);
+    assert_eq!(outcome, FaultOutcome::Resume(Work::Raced));
+    assert!(!mmu.is_loadable(0, Gfn::new(1)) && !is_in_place(&machine, &mmu, 1));
+    settle(&mut machine, &mut mmu, gva, READ);
+    assert!(!offer(&mut machine, &mut mmu), "it is a table of another kind, too");
+}
+
+#[test]
+fn no_root_is_offered_while_a_directory_is_unsync() {
+    let mut machine = Machine::identical(2048, 256);
+    lay_out(&mut machine);
+    let config = config_with(|config| (config.loadable_roots, config.cr3_loads_exit) = (2, true));
+    let mut mmu = Mmu::new(config, &mut machine).unwrap();
+    mmu.load_paging(&mut machine, 0, pae(OWN));
+    settle(&mut machine, &mut mmu, GIB, READ);
+    mmu.release_frame(&mut machine, Gfn::new(2));
+    assert!(!offer(&mut machine, &mut mmu) && mmu.has_unsync_tables());
+    mmu.flush_guest(&mut machine);
+    assert!(offer(&mut machine, &mut mmu));
+}
+
+#[test]
+fn what_the_pdptes_reference_may_be_reclaimed_once_they_cannot_be_loaded() {
+    let (mut machine, mut mmu) = start(1);
+    assert!(offer(&mut machine, &mut mmu));
+    mmu.withdraw_root(0, Gfn::new(1));
+    mmu.load_paging(&mut machine, 0, Paging { root: Gfn::new(11), ..pae([0x4001, 0, 0, 0]) });
+    mmu.zap_all(&mut machine);
+    mmu.audit(&machine).unwrap();
+    let built = mmu.counters().built;
+    mmu.load_paging(&mut machine, 0, pae(OWN));
+    assert_eq!(mmu.counters().built, built + 1, "the directory");
+}
+
+#[test]
+fn a_root_stays_loadable_when_a_table_goes_that_no_pdpte_references() {
+    let (mut machine, mut mmu) = start(1);
+    assert!(offer(&mut machine, &mut mmu));
+    mmu.revoke(&mut machine, Gfn::new(3)..Gfn::new(4));
+    mmu.audit(&machine).unwrap();
+    assert!(mmu.is_loadable(0, Gfn::new(1)));
+}
+
 #[test]
 fn what_the_pdptes_reference_is_there_for_as_long_as_they_may_be_loaded() {
     let (mut machine, mut mmu) = start(1);
@@ -216,29 +279,38 @@ impl WritePolicy for Unsync {
     }
 }
 
+/// The guest runs on one of two roots that it could load by itself, and its page table is unsync.
+fn start_unsync(cr3_loads_exit: bool, root: Paging) -> (Machine, Mmu<Unsync>) {
+    let mut machine = Machine::identical(2048, 256);
+    lay_out(&mut machine);
+    machine.poke(3, 2, 0x3000 | ALL);
+    let config = config_with(|config| {
+        (config.loadable_roots, config.cr3_loads_exit) = (2, cr3_loads_exit);
+        config.encodings = Encodings::not_present(FEATURES.maxphyaddr);
+    });
+    let mut mmu = Mmu::with_policy(config, &mut machine, Unsync).unwrap();
+    mmu.load_paging(&mut machine, 0, pae(OWN));
+    assert!(mmu.allow_native_load(&mut machine, 0));
+    assert!(mmu.allow_native_load_of(&mut machine, 0, Gfn::new(10)));
+    mmu.load_paging(&mut machine, 0, root);
+    let table = if root.root == Gfn::new(10) { 0x2000 } else { GIB + 0x2000 };
+    let write = Access { kind: AccessKind::Write, ..READ };
+    while !matches!(hardware(&machine, &mmu, table), Seen::Page { write: true, .. }) {
+        match fault(&mut machine, &mut mmu, table, write) {
+            FaultOutcome::Resume(_) => (),
+            FaultOutcome::TableWrite { .. } => break,
+            outcome => panic!("{outcome:?}"),
+        }
+    }
+    mmu.audit(&machine).unwrap();
+    assert!(mmu.has_unsync_tables());
+    (machine, mmu)
+}
+
 #[test]
 fn roots_that_only_serve_reads_of_cr3_stay_while_tables_are_unsync() {
     for cr3_loads_exit in [false, true] {
-        let mut machine = Machine::identical(2048, 256);
-        lay_out(&mut machine);
-        machine.poke(3, 2, 0x3000 | ALL);
-        let config = config_with(|config| {
-            (config.loadable_roots, config.cr3_loads_exit) = (2, cr3_loads_exit);
-            config.encodings = Encodings::not_present(FEATURES.maxphyaddr);
-        });
-        let mut mmu = Mmu::with_policy(config, &mut machine, Unsync).unwrap();
-        mmu.load_paging(&mut machine, 0, pae(OWN));
-        assert!(mmu.allow_native_load(&mut machine, 0));
-        let write = Access { kind: AccessKind::Write, ..READ };
-        while !matches!(hardware(&machine, &mmu, GIB + 0x2000), Seen::Page { write: true, .. }) {
-            match fault(&mut machine, &mut mmu, GIB + 0x2000, write) {
-                FaultOutcome::Resume(_) => (),
-                FaultOutcome::TableWrite { .. } => break,
-                outcome => panic!("{outcome:?}"),
-            }
-        }
-        mmu.audit(&machine).unwrap();
-        assert!(mmu.has_unsync_tables());
+        let (mut machine, mut mmu) = start_unsync(cr3_loads_exit, pae(OWN));
         assert_eq!(mmu.is_loadable(0, Gfn::new(1)), cr3_loads_exit);
         mmu.load_paging(&mut machine, 0, pae(OWN));
         assert_eq!(mmu.root(&machine, 0).hpa().raw() == 0x1000, cr3_loads_exit);
@@ -341,5 +413,18 @@ fn a_small_pool_has_no_room_for_them() {
         mmu.load_paging(&mut machine, 0, Paging { root: Gfn::new(12), ..pae([0; 4]) });
         assert!(!mmu.allow_native_load(&mut machine, 0));
         mmu.audit(&machine).unwrap();
+    }
+}
+
+/// The page for the registers repeats the references that the vCPU has: none is new.
+#[test]
+fn the_registers_are_what_was_loaded_though_tables_are_unsync() {
+    for cr3_loads_exit in [false, true] {
+        let (mut machine, mut mmu) = start_unsync(cr3_loads_exit, other());
+        settle(&mut machine, &mut mmu, 0, READ);
+        store(&mut machine, &mut mmu, 10, 3, 0x4001);
+        assert!(mmu.has_unsync_tables() && !is_in_place(&machine, &mmu, 10));
+        assert_eq!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 9, user: true, write: true });
+        assert_eq!(hardware(&machine, &mmu, 3 * GIB), Seen::NotPresent);
     }
 }
