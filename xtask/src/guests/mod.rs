@@ -16,7 +16,9 @@ use crate::setup::{Setup, need_program};
 use run::Kernel;
 pub use run::Run;
 
-/// Run the small guest kernels under Umbra: what each finds must be as on bare hardware.
+/// Run the small guest kernels under Umbra.
+///
+/// What each finds must be as on bare hardware.
 ///
 /// Builds them, runs them on the emulated machines with the bypass and without (with `--full`:
 /// under every treatment of page faults), as many at a time as there are CPUs, and prints a line

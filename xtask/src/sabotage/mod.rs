@@ -15,7 +15,9 @@ use umbra_sabotage::{Catcher, Mutation};
 use crate::paths;
 use copy::{Copy, Outcome};
 
-/// Break every rule of the shadow MMU in turn and show what catches it, and after how many steps.
+/// Break every rule of the shadow MMU in turn; show what catches it.
+///
+/// It shows after how many steps, too.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Only this rule, for example `Quarantine`.
