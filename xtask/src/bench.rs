@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::run::{MADE, become_umbra, expanded, is_given, values};
 
-/// Measure the workload, on a machine where nothing is set up yet.
+/// Set everything up, and measure the workload.
 ///
 /// Does what `cargo xtask build` does, for the peer KVM also its host's initramfs, then calls
 /// `umbra bench` with Debian's kernel. The exit status is that of `umbra bench`.

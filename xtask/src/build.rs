@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::setup::Setup;
 
-/// Install what is missing and build everything that a boot needs, without booting.
+/// Set everything up, and build all that a boot needs.
 ///
 /// Installs Debian packages (it says which) and fetches the guest's kernel. Builds the guest's
 /// initramfs and the umbra tool with the hypervisor in it, and prints where they are.

@@ -6,8 +6,9 @@ use anyhow::Result;
 
 use crate::process;
 
-/// Run random guest programs through the shadow MMU for a while (needs nothing but the Rust
-/// toolchain).
+/// Run random guest programs through the shadow MMU for a while.
+///
+/// It needs nothing but the Rust toolchain.
 ///
 /// The options are those of the example `campaign`; `cargo xtask campaign -- --help` explains them.
 #[derive(clap::Args)]

@@ -12,8 +12,9 @@ use crate::setup::install_packages;
 use crate::tool::CargoTool;
 use crate::{paths, process};
 
-/// Show which lines of crates/paging and crates/mmu the tests execute (installs cargo-llvm-cov, and
-/// LLVM's tools).
+/// Show which lines of paging and MMU the tests execute.
+///
+/// It installs cargo-llvm-cov, and LLVM's tools.
 ///
 /// Counted are the unit tests of both crates, and the differential and other tests of
 /// crates/reference. Prints a table by file, and every line that is not covered;

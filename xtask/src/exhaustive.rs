@@ -7,8 +7,9 @@ use anyhow::Result;
 
 use crate::process;
 
-/// Run the exhaustive set through the shadow MMU against the reference machine (needs nothing but
-/// the Rust toolchain).
+/// Run every combination of entry bits through the shadow MMU.
+///
+/// It needs nothing but the Rust toolchain. The reference machine judges.
 ///
 /// The options are those of the example `exhaustive`; `cargo xtask exhaustive -- --help` explains
 /// them.

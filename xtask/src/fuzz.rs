@@ -20,7 +20,9 @@ const TARGETS: &[(&str, u32)] = &[
     ("devices", 2000),
 ];
 
-/// Fuzz a part of Umbra (needs a nightly toolchain and a C++ compiler; installs cargo-fuzz).
+/// Fuzz a part of Umbra.
+///
+/// It needs a nightly toolchain and a C++ compiler, and installs cargo-fuzz.
 ///
 /// Targets: walk (the guest walk against the reference machine), mmu (the whole MMU, audited after
 /// every step), instruction (the emulator). The others are loaders (kernel images and modules),

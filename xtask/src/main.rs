@@ -103,14 +103,35 @@ fn main() -> ExitCode {
     })
 }
 
-/// Shows what clap says: help, or what is wrong. Help that cannot be written is a failure, but for
+/// Shows help, or what is wrong, in one sentence. Help that cannot be written is a failure, but for
 /// a reader that has had enough of it.
 fn show(error: &clap::Error) -> ExitCode {
+    let status = u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
+    if let Some(sentence) = umbra::cli::refusal(error) {
+        eprintln!("xtask: {sentence}");
+        return status;
+    }
     match error.print().and_then(|()| io::stdout().flush()) {
         Err(failure) if failure.kind() != io::ErrorKind::BrokenPipe => {
             eprintln!("xtask: cannot write to standard output: {failure}");
             ExitCode::FAILURE
         }
-        _ => u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from),
+        _ => status,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn help_has_one_line_for_each_command() {
+        let mut program = Arguments::command().term_width(80);
+        let help = program.render_help().to_string();
+        let listed = program.get_subcommands().filter(|one| !one.is_hide_set()).count();
+        // With the name, the usage, `help` and the one option.
+        assert!(help.lines().count() <= listed + 9, "{help}");
     }
 }

@@ -15,7 +15,7 @@ use crate::setup::{GuestPackage, Setup, need_program};
 /// Times would differ between any two runs; a panic resets, which ends the run as a failure.
 pub const APPEND: &str = "console=ttyS0 printk.time=0 nokaslr panic=-1";
 
-/// Boot Debian's kernel under Umbra, on a machine where nothing is set up yet.
+/// Set everything up, and boot Debian's kernel under Umbra.
 ///
 /// Does what `cargo xtask build` does, then calls `umbra run` with Debian's kernel and our
 /// initramfs. That exercises memory (fork, exec, mmap, copy-on-write, a shell pipeline), checks
@@ -82,14 +82,16 @@ pub fn become_umbra(
         need_program("qemu-system-x86_64", "qemu-system-x86")?;
     }
     let mut setup = Setup::new()?;
+    // Before the build, which takes minutes: there may be no such package.
+    let packaged = package.as_ref().map(|package| setup.packaged_kernel(package)).transpose()?;
     let program = setup.umbra()?;
     let mut umbra = Command::new(&program);
     umbra.arg(command);
     more(&mut setup, &mut umbra)?;
     let arch = package.as_ref().map_or(GuestArch::Amd64, GuestPackage::arch);
     if !is_given(options, "--kernel") {
-        umbra.arg("--kernel").arg(match package {
-            Some(package) => setup.packaged_kernel(package)?,
+        umbra.arg("--kernel").arg(match packaged {
+            Some(kernel) => kernel,
             None => setup.kernel()?,
         });
     }

@@ -6,8 +6,10 @@ use anyhow::Result;
 
 use crate::process;
 
-/// Run small programs for two CPUs through the shadow MMU in every order with up to two preemptions
-/// (needs nothing but the Rust toolchain).
+/// Run programs for two CPUs in every order of preemptions.
+///
+/// Small programs go through the shadow MMU with up to two preemptions. It needs nothing but the
+/// Rust toolchain.
 ///
 /// The options are those of the example `schedule`; `cargo xtask schedule -- --help` explains them.
 #[derive(clap::Args)]

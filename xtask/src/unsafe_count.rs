@@ -10,7 +10,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 use crate::{paths, process};
 
-/// Count unsafe blocks, functions and attributes of all Rust files in the checkout, by folder.
+/// Count unsafe blocks, functions and attributes by folder.
 ///
 /// It fails if there are any outside the layer that touches CPU and memory.
 #[derive(clap::Args)]

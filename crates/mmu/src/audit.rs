@@ -188,6 +188,16 @@ impl<'a, E: Env> Auditor<'a, E> {
         self.audit_sampled(root, loadable.sampled()?)
     }
 
+    /// Whether a CPU may load PDPTEs from this page. The page for the registers of a vCPU is pinned
+    /// even while it runs on another.
+    fn may_be_loaded(self, frame: u32) -> bool {
+        let (pool, roots) = (self.shadow.tables().pool(), self.shadow.roots());
+        match pool.key(frame).role {
+            Role::Pdptes { .. } => roots.is_current(frame),
+            role => role.is_pdptes() && pool.is_pinned(frame),
+        }
+    }
+
     /// What is wrong with the PDPTEs that a vCPU loads with a root.
     fn audit_sampled(self, root: u32, sampled: &Sampled) -> Option<String> {
         let pool = self.shadow.tables().pool();
@@ -316,9 +326,7 @@ impl<'a, E: Env> Auditor<'a, E> {
         match state {
             State::NotPresent if wanted == Target::NotPresent => Ok(()),
             State::NotPresent => wrong(Invariant::NeverStale),
-            State::Trap | State::Mmio { .. }
-                if key.role.is_pdptes() && self.shadow.tables().pool().is_pinned(slot.frame()) =>
-            {
+            State::Trap | State::Mmio { .. } if self.may_be_loaded(slot.frame()) => {
                 wrong(Invariant::NeverStale)
             }
             // Trapping is always right: the hypervisor looks.

@@ -15,13 +15,31 @@ use umbra_reference::exhaustive::{Counts, Part};
 #[command(name = "exhaustive", bin_name = "cargo xtask exhaustive")]
 struct Arguments {
     /// Take every Nth case.
-    #[arg(long, value_name = "N", default_value = "1", value_parser = positive::<u64>, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "1",
+        value_parser = positive::<u64>,
+        allow_negative_numbers = true
+    )]
     stride: u64,
     /// Shift which of them are taken.
-    #[arg(long, value_name = "K", default_value = "0", value_parser = whole, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "K",
+        default_value = "0",
+        value_parser = whole::<u64>,
+        allow_negative_numbers = true
+    )]
     offset: u64,
     /// Of the pairs of entries with bits that cannot matter take one in N; 1 takes all 2^20 pairs.
-    #[arg(long, value_name = "N", default_value = "64", value_parser = positive::<u64>, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "64",
+        value_parser = positive::<u64>,
+        allow_negative_numbers = true
+    )]
     spare: u64,
     /// Run so many parts at a time [default: one per core]
     #[arg(long, value_name = "N", value_parser = positive::<u64>, allow_negative_numbers = true)]

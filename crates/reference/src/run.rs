@@ -59,7 +59,7 @@ impl Config {
                 [pick(2, 7)],
             shadow: shadow.then(|| ShadowConfig {
                 bypass: pick(2, 9) != 0 && host < 52,
-                frames: umbra_mmu::MIN_FRAMES_PER_VCPU * cpus as u32 + [0, 2, 64, 4][pick(2, 11)],
+                frames: umbra_mmu::MIN_FRAMES_PER_VCPU * cpus as u32 + [0, 2, 160, 4][pick(2, 11)],
                 vpid: pick(2, 13) != 0,
                 release: [0, 0, 16, 128][pick(2, 15)],
                 filter: [

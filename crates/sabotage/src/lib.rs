@@ -6,14 +6,15 @@
 //! the source that ships knows nothing of it.
 //!
 //! `crates/mmu/sabotage` has the mutations and says how they are written. `cargo xtask sabotage`
-//! carries them out in a copy of the tree.
+//! carries them out in a copy of the tree. Those of `crates/hypervisor/sabotage` are built one by one
+//! ([`apply`]).
 #![forbid(unsafe_code)]
 
 mod mutation;
 mod weave;
 
 pub use mutation::{Catcher, Edit, Mutation, read};
-pub use weave::{Broken, Change, Woven, branch, weave, with_switch};
+pub use weave::{Broken, Change, Woven, apply, branch, weave, with_switch};
 
 /// The variable whose value is the number of the rule that a woven program breaks. Without it,
 /// or with 0, none is.

@@ -40,6 +40,15 @@ pub enum Catcher {
         /// example.
         says: Option<String>,
     },
+    /// A guest kernel of `guest/kernels`.
+    Guest {
+        /// Its name.
+        kernel: String,
+        /// The machine that it runs on.
+        machine: String,
+        /// What is printed when it fails, where that matters.
+        says: Option<String>,
+    },
 }
 
 /// A change of the source.
@@ -79,8 +88,12 @@ impl TryFrom<String> for Catcher {
                 test: test.to_owned(),
                 says,
             }),
+            ["guest", kernel, "on", machine] => {
+                Ok(Catcher::Guest { kernel: kernel.to_owned(), machine: machine.to_owned(), says })
+            }
             _ => Err(format!(
-                "{text:?} is neither \"random programs\" nor \"PACKAGE TARGET TEST[, saying TEXT]\""
+                "{text:?} is neither \"random programs\" nor \"PACKAGE TARGET TEST[, saying TEXT]\" nor \"guest \
+                 KERNEL on MACHINE[, saying TEXT]\""
             )),
         }
     }
@@ -90,8 +103,16 @@ impl Catcher {
     /// The file of tests, if it is a test.
     pub fn target(&self) -> Option<&str> {
         match self {
-            Catcher::RandomPrograms => None,
+            Catcher::RandomPrograms | Catcher::Guest { .. } => None,
             Catcher::Test { target, .. } => Some(target),
+        }
+    }
+
+    /// What it must print when it fails, where that matters.
+    pub fn says(&self) -> Option<&str> {
+        match self {
+            Catcher::RandomPrograms => None,
+            Catcher::Test { says, .. } | Catcher::Guest { says, .. } => says.as_deref(),
         }
     }
 }
@@ -101,6 +122,7 @@ impl std::fmt::Display for Catcher {
         match self {
             Catcher::RandomPrograms => f.write_str("random programs"),
             Catcher::Test { package, target, test, .. } => write!(f, "{package} {target} {test}"),
+            Catcher::Guest { kernel, machine, .. } => write!(f, "guest {kernel} on {machine}"),
         }
     }
 }

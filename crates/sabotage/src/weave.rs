@@ -36,6 +36,30 @@ pub fn weave(src: &Path, mutations: &[Mutation]) -> Result<BTreeMap<PathBuf, Str
     with_switch(src, files)
 }
 
+/// Breaks one rule of the crate whose sources are in `src`, and no other. Returns the files that
+/// change, from there, with what they become: for code that knows no environment.
+///
+/// # Errors
+/// An edit's passage is not there, or not once.
+pub fn apply(src: &Path, mutation: &Mutation) -> Result<BTreeMap<PathBuf, String>> {
+    let mut files = BTreeMap::new();
+    for Edit { file, keep, broken } in &mutation.edits {
+        let path = src.join(file);
+        let mut text = match files.remove(file) {
+            Some(text) => text,
+            None => {
+                fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?
+            }
+        };
+        let range = Squeezed::new(&text)
+            .find(keep)
+            .with_context(|| format!("in {}: {} does not apply", path.display(), mutation.name))?;
+        text.replace_range(range, broken);
+        files.insert(file.clone(), text);
+    }
+    Ok(files)
+}
+
 /// Adds the module that branches ask to the changed files of a crate.
 ///
 /// # Errors

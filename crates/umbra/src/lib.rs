@@ -24,6 +24,7 @@ pub mod report;
 pub mod run;
 pub mod schema;
 pub mod signals;
+pub mod tail;
 pub mod temporary;
 pub mod trace;
 pub mod untrusted;

@@ -319,6 +319,29 @@ fn programs_that_fail_at_once() {
     }
 }
 
+/// A measurement has a time of its own, and no emulator may fill the disk.
+#[test]
+fn a_bench_whose_guest_hangs() {
+    let connect = "port=$(sed -n 's/.*dev=127.0.0.1://p' bochsrc); \
+                   exec bash -c \"exec 3<>/dev/tcp/127.0.0.1/$port; exec sleep 1000\"";
+    for (before, options, status, expected) in [
+        (":", &["--timeout", "2"][..], 124, "the guest did not end within 2 s"),
+        ("truncate -s 257M bochs.log", &[], 3, "the emulator's log grows beyond 256 MiB"),
+    ] {
+        let run = Run::new(&kernel());
+        fs::write(run.path("initrd"), "x").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_umbra"));
+        command.arg("bench").arg("--kernel").arg(run.path("kernel")).arg("--initrd");
+        command.arg(run.path("initrd")).args(options).env("TMPDIR", run.path("tmp"));
+        run.replace(&mut command, "bochs", &format!("{before}; {connect}"));
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{stderr}");
+        assert!(stderr.contains(expected), "{stderr}");
+        run.nothing_is_left();
+    }
+}
+
 /// Both programs hang, with a child, until a signal comes.
 #[test]
 fn a_signal_while_another_program_is_waited_for() {
@@ -442,6 +465,8 @@ fn results_that_are_none() {
     assert!(refused_command(&["compare", &other, &cut]).contains("has schema 999"));
     assert!(refused_command(&["compare", &kernel, &cut]).contains("is not JSON"));
     assert!(refused_command(&["compare", &cut]).contains("two results"));
+    let many = [&["report", "-o", "page"][..], &[cut.as_str(); 9]].concat();
+    assert!(refused_command(&many).contains("9 results do not fit beside each other"));
     assert!(refused_command(&["compare", "/nonexistent.json", &cut]).contains("cannot be read"));
 }
 
@@ -522,6 +547,9 @@ fn a_dash_is_standard_input_where_one_file_is_read_and_nothing_else() {
         refused_command(&["image", "--kernel", &text, "-o", "-"])
             .contains("the boot image to standard output")
     );
+    for folder in [&["man", "-"][..], &["report", &published("penryn-bypass.json"), "--svg", "-"]] {
+        assert!(refused_command(folder).contains("results go into a folder, and - is none"));
+    }
     assert!(refused_command(&["compare", "-", "-"]).contains("once only"));
     assert!(refused_command(&["report", "-", "--trace", "-", "-o", "page"]).contains("once only"));
     assert!(refused_command(&["compare", &text, "-"]).contains("is not JSON"));
@@ -533,6 +561,14 @@ fn a_dash_is_standard_input_where_one_file_is_read_and_nothing_else() {
     assert!(output.status.success() && table.contains("[1]: standard input (umbra"), "{table}");
     assert!(refused_command(&["trace", "-"]).contains("standard input is not a trace"));
     assert!(refused_command(&["trace", "."]).contains(". is a folder; give a file"));
+}
+
+#[test]
+fn options_of_a_trace_that_mean_nothing() {
+    assert!(
+        refused_command(&["trace", ".", "--top", "3"]).contains("--top is for --format summary")
+    );
+    assert!(refused_command(&["trace", ".", "--cr3", "-1"]).contains("give a number such as 4096"));
 }
 
 /// Whatever a result says, nothing of it is for the terminal, and nothing is endless.

@@ -26,8 +26,13 @@ impl Reads {
         if count.root != root {
             *count = Count { root, reads: 0 };
         }
-        count.reads = (count.reads + 1).min(ENOUGH);
-        count.reads == ENOUGH
+        count.reads += 1;
+        let enough = count.reads == ENOUGH;
+        if enough {
+            // Should it not come to stay there, the next time costs as much again.
+            count.reads = 0;
+        }
+        enough
     }
 }
 
@@ -40,7 +45,7 @@ mod tests {
         let mut reads = Reads::default();
         let worth = |reads: &mut Reads, root| (0..100).position(|_| reads.exited(root));
         assert_eq!(worth(&mut reads, 0x5000), Some(7));
-        assert_eq!(worth(&mut reads, 0x5000), Some(0), "and stays so");
+        assert_eq!(worth(&mut reads, 0x5000), Some(7), "anew, if it did not stay there");
         assert_eq!(worth(&mut reads, 0x6000), Some(7), "its sibling is counted by itself");
         assert_eq!(worth(&mut reads, 0x1_5000), Some(7));
         assert_eq!(worth(&mut reads, 0x5000), Some(7), "another root had its place");

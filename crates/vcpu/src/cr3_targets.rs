@@ -87,7 +87,15 @@ impl Targets {
         for value in self.known.iter_mut().filter(|value| value.listed) {
             value.listed = loadable(root(value.raw));
             value.offered = value.listed;
+            if !value.listed && core::mem::take(&mut value.expected) {
+                self.siblings = self.siblings.saturating_sub(1);
+            }
         }
+    }
+
+    /// A sibling could not be listed ahead.
+    pub fn refused(&mut self) {
+        self.siblings = self.siblings.saturating_sub(1);
     }
 
     /// The guest was seen under this value of CR3 (without bit 63).

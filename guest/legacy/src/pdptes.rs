@@ -5,7 +5,7 @@ use guest_kernels::check;
 
 use crate::kit::run::{self, Context};
 use crate::kit::{cpu, memory};
-use crate::space::{DATA, DIRECTORY_32, MODES, Mode, PDPT, Space, TABLES, WINDOW, name};
+use crate::space::{DATA, DIRECTORY_32, MODES, Mode, PDPT, ROOTS, Space, TABLES, WINDOW, name};
 use crate::walk::{Format, code};
 
 const GENERAL_PROTECTION: u32 = 13;
@@ -119,6 +119,79 @@ pub fn reserved(space: &mut Space, report: &mut Report) {
     check!(report, ends.vector == run::INTERRUPT, "PWT, PCD and ignored bits: {ends:x?}");
     check!(report, cpu::cr3() == other | 0x18, "CR3 reads as {:#x}", cpu::cr3());
     expect(report, "by another PDPT", WINDOW, name(DATA));
+    space.flush();
+}
+
+/// Two roots that are loaded in turn, so often that a hypervisor may let their loads pass. What is
+/// loaded is what memory says at that moment.
+pub fn in_turn(space: &mut Space, report: &mut Report) {
+    space.enter(Mode::Paged(Format::Pae));
+    space.clear();
+    space.map(WINDOW, DATA);
+    memory::write(TABLES + 2 * PAGE, TABLES + 3 * PAGE | 7);
+    memory::write(TABLES + 3 * PAGE, DATA + 5 * PAGE | 7);
+    let [one, other] = ROOTS;
+    for (root, directory) in [(one, TABLES), (other, TABLES + 2 * PAGE)] {
+        for word in 0..8 {
+            memory::write(root + 4 * word, memory::read(PDPT + 4 * word));
+        }
+        memory::write(root + 8, directory | 1);
+    }
+    let values = [(one, name(DATA)), (other, name(DATA + 5 * PAGE))];
+    let loads = |report: &mut Report, cr3: u32, value: u32| {
+        let ends = load(run::load_cr3(), cr3);
+        check!(report, ends.vector == run::INTERRUPT, "CR3 {cr3:#x}: {ends:x?}");
+        check!(report, cpu::cr3() == cr3, "CR3 reads as {:#x} instead of {cr3:#x}", cpu::cr3());
+        expect(report, "in turn", WINDOW, value);
+    };
+    for round in 0..60 {
+        // PWT and PCD are part of the value.
+        let flags = [0, 0x18][round / 12 % 2];
+        for (root, value) in values {
+            loads(report, root | flags, value);
+        }
+        match round % 12 {
+            // Memory changes under the CPU.
+            7 => {
+                memory::write(other + 8, TABLES | 1);
+                expect(report, "changed in use", WINDOW, values[1].1);
+                cpu::invlpg(WINDOW);
+                expect(report, "changed in use, INVLPG", WINDOW, values[1].1);
+                loads(report, other | flags, values[0].1);
+                memory::write(other + 8, TABLES + 2 * PAGE | 1);
+                expect(report, "changed back in use", WINDOW, values[0].1);
+            }
+            // What is not in use changes.
+            9 => {
+                memory::write(one + 8, 0);
+                let ends = load(run::load_cr3(), one | flags);
+                check!(report, ends.vector == run::INTERRUPT, "a PDPTE with P=0: {ends:x?}");
+                expect_fault(report, "not present", WINDOW, 0);
+                memory::write(one + 8, TABLES | 1);
+                expect_fault(report, "present, not loaded", WINDOW, 0);
+            }
+            11 => {
+                memory::write(one + 8, TABLES | 3);
+                let ends = load(run::load_cr3(), one | flags);
+                let refused = (ends.vector, ends.error) == (GENERAL_PROTECTION, 0);
+                check!(report, refused, "a reserved bit: {ends:x?}");
+                check!(report, cpu::cr3() == other | flags, "CR3 reads as {:#x}", cpu::cr3());
+                expect(report, "refused", WINDOW, values[1].1);
+                memory::write(one + 8, TABLES | 1);
+            }
+            // Data behind the PDPTEs, and an entry of a directory that they reference.
+            3 => {
+                memory::write(one + 0x800, round as u32);
+                memory::write(TABLES + 2 * PAGE, 0);
+                cpu::invlpg(WINDOW);
+                expect_fault(report, "no page table", WINDOW, 0);
+                memory::write(TABLES + 2 * PAGE, TABLES + 3 * PAGE | 7);
+                expect(report, "a page table again", WINDOW, values[1].1);
+                check!(report, memory::read(one + 0x800) == round as u32, "data is lost");
+            }
+            _ => (),
+        }
+    }
     space.flush();
 }
 

@@ -23,6 +23,8 @@ const DIRECTORY_PAE: u32 = 0x42_1000;
 const PDPT_FRAME: u32 = 0x42_2000;
 /// The PDPTEs: not at the start of their page.
 pub const PDPT: u32 = PDPT_FRAME + 0x60;
+/// Two frames for PDPTEs at the start of each, as Linux has them with page-table isolation.
+pub const ROOTS: [u32; 2] = [0x42_4000, 0x42_5000];
 /// What the tests' tables are: of both formats, one after the other. The first is PAE's directory
 /// of the second GiB.
 pub const TABLES: u32 = 0x60_0000;

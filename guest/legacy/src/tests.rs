@@ -32,6 +32,7 @@ pub fn run(boot: &Boot) -> u8 {
     report.test(options, "pdptes-sampled", |report| pdptes::sampled(&mut space, report));
     report.test(options, "pdptes-reserved", |report| pdptes::reserved(&mut space, report));
     report.test(options, "pdptes-loaded", |report| pdptes::control_registers(&mut space, report));
+    report.test(options, "pdptes-in-turn", |report| pdptes::in_turn(&mut space, report));
     report.test(options, "large-pages", |report| pdptes::large_pages(&mut space, report));
     report.test(options, "modes", |report| pdptes::modes(&mut space, report, ROUNDS / part));
     for (name, widths) in [("formats", 3), ("formats-wide", 4)] {

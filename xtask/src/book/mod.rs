@@ -15,8 +15,9 @@ const MDBOOK: CargoTool = CargoTool { name: "mdbook", version: "^0.5" };
 /// Without its web server and the watcher of files, which nobody starts here.
 const NO_SERVER: &[&str] = &["--no-default-features", "--features", "search"];
 
-/// Build the book into docs/book/build (installs mdbook through cargo if it is missing, into
-/// target/tools).
+/// Build the book into docs/book/build.
+///
+/// Installs mdbook through cargo if it is missing, into target/tools.
 #[derive(clap::Args)]
 pub struct Arguments {}
 

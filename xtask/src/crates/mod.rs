@@ -13,7 +13,7 @@ use crate::{paths, process};
 pub use compiler::check_oldest_compiler;
 pub use published::Published;
 
-/// Check the published crates as a registry would: package, oldest compiler, licences and sources.
+/// Check the published crates as a registry would.
 ///
 /// Runs `cargo publish --dry-run` of all of them in one call, then `cargo check` with the oldest
 /// compiler that they promise (Debian's, unpacked into target/). Last comes `cargo deny check

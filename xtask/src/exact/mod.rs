@@ -19,7 +19,7 @@ use crate::umbra_run::{self, Machine, Policy};
 use machine::Kernels;
 use table::{Column, Table};
 
-/// Print what must be as on bare hardware as a table: the bare machine and Umbra beside each other.
+/// Print what a guest observes, bare and under Umbra, as a table.
 ///
 /// Two guest kernels run on each machine, bare and under each treatment of page faults. `exact` has
 /// no opinion: it reads every model-specific register and flips each of its bits, and runs 9600

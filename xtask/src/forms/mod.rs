@@ -26,8 +26,9 @@ use measure::{Alike, How, Runner, With};
 use select::Selection;
 use umbra::number::whole;
 
-/// Run every memory form of instructions on every kind of memory, bare and under Umbra: both must
-/// agree.
+/// Run every memory form of instructions, bare and under Umbra.
+///
+/// It does so on every kind of memory, and both must agree.
 ///
 /// A guest kernel runs the forms of iced-x86's table in 64-, 32- and 16-bit code and in rings 0 and
 /// 3. The operand lies on memory, on none, on the APIC, on a page table in use, on a read-only page

@@ -13,9 +13,12 @@ use clap::ValueEnum;
 use crate::paths;
 use crate::report::Report;
 use crate::setup::{Setup, need_program};
-use run::{Kernel, Run};
+use run::Kernel;
+pub use run::Run;
 
-/// Run the small guest kernels under Umbra: what each finds must be as on bare hardware.
+/// Run the small guest kernels under Umbra.
+///
+/// What each finds must be as on bare hardware.
 ///
 /// Builds them, runs them on the emulated machines with the bypass and without (with `--full`:
 /// under every treatment of page faults), as many at a time as there are CPUs, and prints a line
@@ -52,7 +55,7 @@ pub enum Amount {
 
 /// `--machine` of `umbra run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Machine {
+pub enum Machine {
     Penryn,
     Skylake,
     Ryzen,
@@ -68,7 +71,7 @@ impl Machine {
 
 /// `--guest-faults` of `umbra run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum GuestFaults {
+pub enum GuestFaults {
     Bypass,
     Trap,
     Present,

@@ -132,9 +132,26 @@ pub struct Run {
     amount: Amount,
     /// More options of `umbra run`, as one word.
     more: &'static str,
+    /// Seconds after which it is ended as failed, if not the usual ones.
+    patience: Option<u32>,
 }
 
+/// Seconds that a kernel gets whose hypervisor may be broken: several times what it takes.
+const BROKEN_PATIENCE: u32 = 180;
+
 impl Run {
+    /// A kernel on a machine, every page fault trapped, by a hypervisor that may be broken.
+    ///
+    /// # Errors
+    /// There is no such kernel, or no such machine.
+    pub fn named(kernel: &str, machine: &str) -> Result<Run> {
+        let kernel = Kernel::from_str(kernel, false).map_err(anyhow::Error::msg)?;
+        let machine = Machine::from_str(machine, false).map_err(anyhow::Error::msg)?;
+        let (guest_faults, amount) = (GuestFaults::Trap, Amount::Quick);
+        let patience = Some(BROKEN_PATIENCE);
+        Ok(Run { kernel, machine, guest_faults, amount, more: "", patience })
+    }
+
     /// Every kernel on every machine in every mode that it has, or in one mode. The hostile one is
     /// always whole with the bypass.
     pub fn all(amount: Amount, only: Option<GuestFaults>) -> impl Iterator<Item = Run> {
@@ -157,7 +174,7 @@ impl Run {
                 // What only the last thousands of its steps find has been there.
                 let whole = kernel == Kernel::Hostile && guest_faults == GuestFaults::Bypass;
                 let amount = if whole { Amount::Full } else { amount };
-                Run { kernel, machine, guest_faults, amount, more: "" }
+                Run { kernel, machine, guest_faults, amount, more: "", patience: None }
             };
             places.clone().map(run)
         })
@@ -176,7 +193,7 @@ impl Run {
         .into_iter()
         .map(|(kernel, machine, more)| {
             let (guest_faults, amount) = (GuestFaults::Bypass, Amount::Quick);
-            Run { kernel, machine, guest_faults, amount, more }
+            Run { kernel, machine, guest_faults, amount, more, patience: None }
         })
     }
 
@@ -229,10 +246,10 @@ impl Run {
 
     /// Seconds after which it is ended as failed.
     fn timeout(&self) -> u32 {
-        match (self.kernel, self.amount) {
+        self.patience.unwrap_or(match (self.kernel, self.amount) {
             (Kernel::Exhaustive, Amount::Full) => 6 * 3600,
             _ => 900,
-        }
+        })
     }
 
     /// Runs it and says what it checked, and how fast.

@@ -25,7 +25,9 @@ use candidate::{Candidate, Generator};
 use coverage::Coverage;
 use runner::{Outcome, Runner};
 
-/// Run random programs on the bare machine and under Umbra: both must do the same.
+/// Run random programs, bare and under Umbra.
+///
+/// Both must do the same.
 ///
 /// A program is several instructions in 64-, 32- or 16-bit code of ring 0 or 3 or in virtual-8086
 /// mode, in long mode, under PAE or under 32-bit paging. Its operands lie in memory, in page

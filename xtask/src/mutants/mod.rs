@@ -19,6 +19,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread;
 
 use anyhow::{Context, Result};
+use umbra::number::whole;
 
 use crate::tool::CargoTool;
 use crate::{paths, woven};
@@ -27,8 +28,9 @@ use list::Mutant;
 use results::{Results, Summary, Verdict};
 use run::Tests;
 
-/// Change the shadow MMU's source at random, and show which changes no test notices (installs
-/// cargo-mutants).
+/// Change the MMU at random, and show what no test notices.
+///
+/// It installs cargo-mutants.
 ///
 /// A fixed sample of the mutants that cargo-mutants makes of crates/mmu, without the auditor and
 /// what only prints. Each runs through the MMU's tests; a survivor through the reference machine's,
@@ -37,7 +39,13 @@ use run::Tests;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// How many mutants the sample has.
-    #[arg(long, value_name = "N", default_value_t = 300)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "300",
+        value_parser = whole::<usize>(1..=1_000_000),
+        allow_negative_numbers = true
+    )]
     sample: usize,
     /// Beside the sample all mutants in files whose paths have this in them.
     #[arg(long, value_name = "PART")]

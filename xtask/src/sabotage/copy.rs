@@ -77,6 +77,9 @@ impl Copy {
                 number,
             ),
             Catcher::Test { target, test, .. } => self.start(target, &["--exact", test], number),
+            Catcher::Guest { .. } => {
+                bail!("{catcher} runs the whole hypervisor, not the MMU alone")
+            }
         }
     }
 

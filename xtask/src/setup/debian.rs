@@ -76,21 +76,6 @@ pub fn install(packages: &[&str]) -> Result<()> {
     Apt::new().install(packages)
 }
 
-/// Whether the package lists have a package of this name.
-///
-/// # Errors
-/// This is not Debian.
-pub fn exists(package: &str) -> Result<bool> {
-    ensure!(
-        is_debian(),
-        "packages of kernels are fetched on Debian only; give the file of one instead"
-    );
-    Apt::new().freshen_lists()?;
-    let known =
-        Command::new("apt-cache").args(["show", "--no-all-versions", "--", package]).output();
-    Ok(known.context("starting apt-cache")?.status.success())
-}
-
 fn is_root() -> bool {
     Uid::effective().is_root()
 }
@@ -169,6 +154,25 @@ impl Apt {
         let mut apt_get = self.apt_get();
         apt_get.args(["install", "--yes", "--quiet", "--no-install-recommends"]).args(packages);
         lock::run(&mut apt_get)
+    }
+
+    /// Finds out that there is a package with a kernel, before it is fetched.
+    ///
+    /// # Errors
+    /// There is none, or this is not Debian.
+    pub fn check_kernel(&mut self, package: &str) -> Result<()> {
+        ensure!(
+            is_debian(),
+            "packages of kernels are fetched on Debian only; give the file of one instead"
+        );
+        self.freshen_lists()?;
+        let mut show = self.apt_cache();
+        show.args(["show", "--no-all-versions", "--", package]);
+        ensure!(
+            show.output().context("starting apt-cache")?.status.success(),
+            "apt knows no package {package}; `apt-cache search linux-image` names those there are"
+        );
+        Ok(())
     }
 
     /// The package that `package` depends on alone.

@@ -57,6 +57,7 @@ impl GuestPackage {
                 &mut foreign
             }
         };
+        apt.check_kernel(name)?;
         // Most names are those of packages that only depend on the current kernel.
         let package = apt.dependency(name).unwrap_or_else(|_| name.clone());
         eprintln!("xtask: fetching the guest's kernel, {package} (it is not installed)");

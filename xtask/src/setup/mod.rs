@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use umbra_build::GuestArch;
 
 use crate::{paths, process};
-pub use debian::{Apt, exists as package_exists};
+pub use debian::Apt;
 pub use guest_package::GuestPackage;
 use step::step;
 

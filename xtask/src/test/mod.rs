@@ -20,7 +20,7 @@ use crate::report::Report;
 use crate::setup::{Setup, need_program};
 use crate::trial;
 
-/// Install what is missing and run all tests, boots of Linux included.
+/// Set everything up, and pass all tests.
 ///
 /// Formatting, lints, unit and differential tests, documentation; the embedder in `examples` and
 /// the book's links; the oldest compiler of the published crates; the small guest kernels (as

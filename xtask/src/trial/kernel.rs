@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::process;
-use crate::setup::{self, Apt};
+use crate::setup::Apt;
 
 /// The module that is on trial, with its parameter.
 const SUSPECT: (&str, &str) = ("kvm-amd", "npt=0");
@@ -47,12 +47,10 @@ pub fn fetch(name: &str, root: &Path) -> Result<Kernel> {
             process::capture(dpkg.arg("--extract").arg(file).arg(&into))
                 .map_err(|_| anyhow::anyhow!("{name} is no Debian package"))?;
         } else {
-            ensure!(
-                setup::package_exists(name)?,
-                "there is no package {name} in this machine's lists; `apt-cache search linux-image` names those there are"
-            );
+            let mut apt = Apt::new();
+            apt.check_kernel(name)?;
             eprintln!("xtask: fetching {name} (it is not installed)");
-            Apt::new().unpack(name, &download, &into)?;
+            apt.unpack(name, &download, &into)?;
         }
         ensure!(into.join("boot").is_dir(), "{name} has no kernel");
         let _ = fs::remove_dir_all(&unpacked);

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use umbra::number::whole;
 use umbra_trial::generate;
 use umbra_trial::judge::Tally;
 use umbra_trial::program::Program;
@@ -49,19 +50,40 @@ pub struct Arguments {
     #[arg(long, value_name = "PACKAGE|FILE", required_unless_present = "control")]
     kernel: Option<String>,
     /// Go through programs for so long; a program is made short in addition to it
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    #[arg(
+        long,
+        default_value = "5",
+        value_parser = whole::<u64>(1..=100_000),
+        allow_negative_numbers = true
+    )]
     minutes: u64,
     /// Stop after so many programs
-    #[arg(long, value_name = "N")]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = whole::<u64>(1..=u32::MAX.into()),
+        allow_negative_numbers = true
+    )]
     programs: Option<u64>,
     /// The number of the first program
-    #[arg(long, default_value_t = generate::FIRST_SEED)]
+    #[arg(
+        long,
+        default_value_t = generate::FIRST_SEED,
+        value_parser = whole::<u64>(0..=u64::MAX),
+        allow_negative_numbers = true
+    )]
     seed: u64,
     /// The emulated CPU, as QEMU names it
     #[arg(long, default_value = "EPYC,+svm")]
     cpu: String,
     /// Take so many minutes at most to make a program short
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "10",
+        value_parser = whole::<u64>(0..=100_000),
+        allow_negative_numbers = true
+    )]
     shorten: u64,
     /// Stop at the first finding
     #[arg(long)]

@@ -180,6 +180,8 @@ impl<B: Backend> Vcpu<B> {
         self.space.targets_stale = true;
         if self.mmu.allow_native_load_of(&mut self.env, 0, root) {
             self.space.targets.expect(sibling);
+        } else {
+            self.space.targets.refused();
         }
     }
 

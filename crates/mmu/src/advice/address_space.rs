@@ -134,7 +134,10 @@ fn inactive_above<E: Env>(view: View<'_, E>, roots: &Roots, gfn: Gfn) -> Option<
         let frame = space.pages[at];
         let mut known = |slot: Slot| {
             left = left.saturating_sub(1);
-            left > 0 && space.add(slot.frame())
+            // What PDPTE registers held earlier leads nowhere.
+            let unused = matches!(view.tables().key(slot.frame()).role, Role::Pdptes { .. })
+                && !roots.is_current(slot.frame());
+            left > 0 && (unused || space.add(slot.frame()))
         };
         if is_in_use(view, roots, frame) || !view.tables().parents(frame).all(&mut known) {
             return None;

@@ -43,11 +43,15 @@ impl<E: Env> Cx<'_, E> {
         if changed {
             self.shadow.roots.withdraw_from(self.shadow.basis.tables_mut(), vcpu, |_, _| true);
         }
+        let loadable = self.loadable_pae(vcpu, &paging);
         // What is built, and PDPTEs, get references to tables that must be up to date.
-        if !self.shadow.has_root(ShadowKey::root(&paging, vcpu)) {
+        if loadable.is_none() && !self.shadow.has_root(ShadowKey::root(&paging, vcpu)) {
             self.resync_all();
         }
-        let pinned = self.pinned_root(policy, vcpu, &paging);
+        if loadable.is_some() {
+            self.forget_registers(vcpu);
+        }
+        let pinned = loadable.unwrap_or_else(|| self.pinned_root(policy, vcpu, &paging));
         let roots = &mut self.shadow.roots;
         let old = Pinned {
             root: roots.current(vcpu),
@@ -69,9 +73,6 @@ impl<E: Env> Cx<'_, E> {
         vcpu: usize,
         paging: &Paging,
     ) -> Pinned {
-        if let Some(pinned) = self.loadable_pae(vcpu, paging) {
-            return pinned;
-        }
         // The old PDPTEs stay, with what they reference, until all that the new ones need is there.
         let keys = ShadowKey::directories(paging).map(|key| key.map(|key| self.held_by(key)));
         let directories = keys.map(|key| key.map(|key| self.pinned(policy, key)));
@@ -85,7 +86,9 @@ impl<E: Env> Cx<'_, E> {
         Pinned { root, directories, registers }
     }
 
-    /// The PDPTE registers of a vCPU, which are this page, reference these directories from now on.
+    /// The PDPTE registers of a vCPU, which are this page, reference these directories from now on,
+    /// which are pinned. They are no new references: the vCPU has loaded them by now, so they do not
+    /// wait for unsync tables.
     pub(super) fn load_registers(
         &mut self,
         vcpu: usize,
@@ -94,7 +97,9 @@ impl<E: Env> Cx<'_, E> {
     ) {
         self.shadow.guest_mut().set_directories(vcpu, keys);
         for index in 0..4 {
-            self.entries().refresh_now(Slot::new(page.frame(), index));
+            let slot = Slot::new(page.frame(), index);
+            let target = self.view().target(slot, false);
+            self.entries().install(slot, target);
         }
     }
 

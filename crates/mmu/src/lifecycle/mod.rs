@@ -38,10 +38,11 @@ impl Shadow {
         // With that many pages every instruction gets through, as in the smallest pool there can
         // be.
         let reserve = config.vcpus * (MIN_FRAMES_PER_VCPU as usize + loadable);
-        // Under PAE paging each pins its directories, and half of the pool is left.
-        let pae = (frames as usize).saturating_sub(reserve) / (2 * PAE_ROOT * config.vcpus.max(1));
+        // Under PAE paging each pins its directories. Half of the pool is left, or there are none.
+        let rest = (frames as usize).saturating_sub(reserve);
+        let pae = if 2 * PAE_ROOT * config.vcpus * loadable <= rest { loadable } else { 0 };
         Shadow {
-            roots: Roots::new(config.vcpus, loadable, loadable.min(pae)),
+            roots: Roots::new(config.vcpus, loadable, pae),
             filter: FaultFilter::new(config.filter),
             basis: Basis::new(
                 Tables::new(&config, frames, end, reserve),

@@ -37,17 +37,17 @@ impl<E: Env> Cx<'_, E> {
         if !guest.can_hold_table(self.env, gfn) || guest.has_unsync_above_leaves() {
             return None;
         }
+        // Before anything is built for it.
+        let features = self.shadow.basis.config().features;
+        let is_expected = |pdptes: &Pdptes| expected.is_none_or(|expected| expected == *pdptes);
+        loaded(self.env, gfn, &features).filter(is_expected)?;
         // PDPTEs get references to tables that must be up to date.
         self.resync_all();
         let key = self.shadow.roots.key(vcpu, gfn);
         let frame = self.provide(policy, key);
         let root = self.shadow.basis.tables().pool().id(frame);
-        // Seen from now on.
-        let features = self.shadow.basis.config().features;
-        let pdptes = loaded(self.env, gfn, &features)?;
-        if expected.is_some_and(|expected| expected != pdptes) {
-            return None;
-        }
+        // Once more: what another vCPU writes is seen from now on.
+        let pdptes = loaded(self.env, gfn, &features).filter(is_expected)?;
         let paging = Paging { mode: Mode::Pae { pdptes }, ..*self.shadow.roots.paging(vcpu) };
         let keys = ShadowKey::directories(&paging);
         let followed = |key: &ShadowKey| {
@@ -57,21 +57,19 @@ impl<E: Env> Cx<'_, E> {
             return None;
         }
         let directories = keys.map(|key| key.map(|key| self.pinned(policy, key)));
-        let alone =
-            |frame: u32| matches!(self.shadow.basis.tables().key(frame).role, Role::PaeRoot { .. });
-        let tables = self.shadow.basis.tables();
-        let lives = tables.pool().frame_of(root).is_some()
-            && self.shadow.basis.guest().shadows(tables.pool(), gfn).all(alone);
-        if lives {
-            for index in 0..4 {
-                self.entries().refresh_now(Slot::new(frame, index));
-            }
-        }
         let sampled = Sampled::new(pdptes, directories);
-        if !lives {
+        // The frame may have been another table before, and the page may have gone for one.
+        let tables = self.shadow.basis.tables();
+        let is_pdptes = |frame| matches!(tables.key(frame).role, Role::PaeRoot { .. });
+        let alone = self.view().shadows(gfn).all(is_pdptes);
+        if !alone || tables.pool().frame_of(root).is_none() {
             self.unpin_sampled(sampled);
+            return None;
         }
-        lives.then_some((frame, sampled))
+        for index in 0..4 {
+            self.entries().refresh_now(Slot::new(frame, index));
+        }
+        Some((frame, sampled))
     }
 
     /// What was pinned for [`Cx::sample`] is pinned by whoever needed it, or by nobody any more.
@@ -100,6 +98,14 @@ impl<E: Env> Cx<'_, E> {
         let tables = self.shadow.basis.tables_mut();
         pinned.pages().for_each(|page| tables.pin(page.frame()));
         Some(pinned)
+    }
+
+    /// The vCPU runs on a root that it may load by itself: the page for its registers keeps nothing.
+    pub(super) fn forget_registers(&mut self, vcpu: usize) {
+        let keeps = |index| self.shadow.basis.guest().directory(vcpu, index).is_some();
+        if let Some(page) = self.shadow.roots.registers(vcpu).filter(|_| (0..4).any(keeps)) {
+            self.load_registers(vcpu, page, [None; 4]);
+        }
     }
 
     /// Something is about to be written to this frame: ends the pages for PDPTEs there.

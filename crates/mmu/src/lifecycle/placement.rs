@@ -47,11 +47,10 @@ impl Shadow {
         // One that is free or in quarantine is enough, so that none is reclaimed; another is left
         // for what the guest needs next.
         let pool = self.basis.tables().pool();
-        let pages = match self.roots.paging(vcpu).mode {
-            Mode::Pae { .. } => PAE_ROOT as u32,
-            _ => 1,
+        let room = match self.roots.paging(vcpu).mode {
+            Mode::Pae { .. } => pool.live() + (PAE_ROOT as u32) < pool.count(),
+            _ => pool.live() + 2 <= pool.count() || self.knows_root(vcpu, root),
         };
-        let room = pool.live() + pages < pool.count() || self.knows_root(vcpu, root);
         self.roots.can_load(vcpu)
             && self.basis.guest().can_hold_table(env, root)
             && self.follows_loads()
@@ -82,7 +81,9 @@ impl<E: Env> Cx<'_, E> {
         }
         self.env.kick();
         for vcpu in self.shadow.roots.vcpus() {
-            if let Some(root) = self.env.take_loaded_root(vcpu) {
+            // One that it ran on already need not be loadable any more.
+            let own = self.shadow.roots.paging(vcpu).root;
+            if let Some(root) = self.env.take_loaded_root(vcpu).filter(|&root| root != own) {
                 self.shadow.switched(vcpu, root);
             }
         }
@@ -96,12 +97,13 @@ impl<E: Env> Cx<'_, E> {
             let root = self.shadow.basis.tables().pool().frame_of(self.shadow.roots.current(vcpu));
             return root.is_some_and(|root| self.offer(vcpu, root, None));
         };
-        let offered = self.shadow.may_allow_native_load(self.env, vcpu, root)
-            && self.offer_pae(policy, vcpu, root, Some(pdptes));
+        let offered =
+            self.has_room_for(vcpu, root) && self.offer_pae(policy, vcpu, root, Some(pdptes));
         if offered {
             // It runs on the page that it will load again.
             let Shadow { basis, roots, .. } = &mut *self.shadow;
             roots.switched(basis.tables_mut(), vcpu, root);
+            self.forget_registers(vcpu);
         }
         offered
     }
@@ -114,11 +116,7 @@ impl<E: Env> Cx<'_, E> {
         root: Gfn,
     ) -> bool {
         self.before_offer(vcpu);
-        let Shadow { basis, roots, .. } = &*self.shadow;
-        let full = roots.loadable(vcpu).len() >= roots.room(vcpu);
-        if !self.shadow.may_allow_native_load(self.env, vcpu, root)
-            || full && roots.find_loadable(basis.tables(), vcpu, root).is_none()
-        {
+        if !self.has_room_for(vcpu, root) {
             return false;
         }
         let key = self.shadow.roots.key(vcpu, root);
@@ -137,6 +135,22 @@ impl<E: Env> Cx<'_, E> {
         self.offer(vcpu, root, None)
     }
 
+    /// Whether there are pages for a root, and it may be one of those that the vCPU loads.
+    fn has_room_for(&self, vcpu: usize, root: Gfn) -> bool {
+        let Shadow { basis, roots, .. } = &*self.shadow;
+        let full = roots.loadable(vcpu).len() >= roots.room(vcpu);
+        self.shadow.may_allow_native_load(self.env, vcpu, root)
+            && (!full || roots.find_loadable(basis.tables(), vcpu, root).is_some())
+    }
+
+    /// Whether the place of a guest frame can be its shadow's: it is there, or a shadow is.
+    fn is_at_home(&self, gfn: Gfn) -> bool {
+        let Shadow { basis, .. } = &*self.shadow;
+        let moved = |frame| basis.tables().pool().is_moved(frame);
+        basis.guest().shadows(basis.tables().pool(), gfn).any(moved)
+            || matches!(self.env.backing(gfn), Backing::Ram { hfn, .. } if hfn.raw() == gfn.raw())
+    }
+
     fn offer(&mut self, vcpu: usize, root: u32, sampled: Option<Sampled>) -> bool {
         self.becomes_identity_root(vcpu, root)
             && self.shadow.roots.offer(self.shadow.basis.tables_mut(), vcpu, root, sampled)
@@ -149,8 +163,8 @@ impl<E: Env> Cx<'_, E> {
         root: Gfn,
         expected: Option<Pdptes>,
     ) -> bool {
-        // Nothing is reclaimed for it.
-        if !self.shadow.basis.tables_mut().has_links() {
+        // Nothing is reclaimed for it, or built that has no place.
+        if !self.is_at_home(root) || !self.shadow.basis.tables_mut().has_links() {
             return false;
         }
         let Some((frame, sampled)) = self.sample(policy, vcpu, root, expected) else {

@@ -121,7 +121,13 @@ impl<P: WritePolicy> Mmu<P> {
         let gfn = gpa.gfn();
         self.shadow.with(env).before_write(gfn);
         if !self.shadow.guest().is_tracked(gfn) {
-            // It held PDPTEs, and is followed no more.
+            // It held PDPTEs, and is followed no more. If it is again by the time that the instruction
+            // gets there, because another vCPU loads them, it is emulated.
+            let detaches = &mut self.vcpus[vcpu].detaches;
+            if detaches.contains(gfn) {
+                return FaultOutcome::TableWrite { gpa, ticket: TableTicket::new(vcpu, gfn) };
+            }
+            detaches.push(gfn);
             return FaultOutcome::Resume(Work::Detach);
         }
         let (view, roots) = (self.shadow.view(env), self.shadow.roots());

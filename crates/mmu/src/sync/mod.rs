@@ -47,12 +47,9 @@ impl<'a, E: Env> Entries<'a, E> {
         let view = self.view();
         let target = view.target(slot, false);
         let target = match target {
-            // Only a fault leads there anew: see `Entries::refresh_unsync`. PDPTEs cannot wait for
-            // one: who loads new ones sees to it before.
+            // Only a fault leads there anew: see `Entries::refresh_unsync`.
             Target::Link(child, _)
-                if !view.is_current(child)
-                    && view.child(slot) != Some(child)
-                    && !view.tables().key(slot.frame()).role.is_pdptes() =>
+                if !view.is_current(child) && view.child(slot) != Some(child) =>
             {
                 Target::Trap
             }

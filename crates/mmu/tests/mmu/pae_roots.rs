@@ -2,9 +2,9 @@
 //! when they were offered, and end with the first write to its frame.
 
 use crate::common::*;
-use umbra_mmu::policy::{Answer, TableWrite, UnsyncFlush, WritePolicy};
-use umbra_mmu::{FaultOutcome, Mmu, Work};
-use umbra_paging::{Access, Gfn, Mode, Paging, Pdptes};
+use umbra_mmu::policy::{Answer, FaultContext, TableWrite, UnsyncFlush, WritePolicy};
+use umbra_mmu::{Encodings, FaultOutcome, MIN_FRAMES_PER_VCPU, Mmu, Work};
+use umbra_paging::{Access, AccessKind, Gfn, Gva, Mode, Paging, Pdptes};
 
 const READ: Access = Access::user_read();
 const GIB: u64 = 1 << 30;
@@ -125,7 +125,7 @@ fn the_guests_own_store_goes_on_after_one_exit() {
     let (mut machine, mut mmu) = start(1);
     assert!(offer(&mut machine, &mut mmu));
     settle(&mut machine, &mut mmu, GIB + 0x1000, READ);
-    let write = Access { kind: umbra_paging::AccessKind::Write, ..READ };
+    let write = Access { kind: AccessKind::Write, ..READ };
     // Told from the shadow alone, and by a walk.
     assert_eq!(
         fault(&mut machine, &mut mmu, GIB + 0x1000, write),
@@ -286,7 +286,7 @@ fn start_unsync(cr3_loads_exit: bool, root: Paging) -> (Machine, Mmu<Unsync>) {
     machine.poke(3, 2, 0x3000 | ALL);
     let config = config_with(|config| {
         (config.loadable_roots, config.cr3_loads_exit) = (2, cr3_loads_exit);
-        config.encodings = umbra_mmu::Encodings::not_present(FEATURES.maxphyaddr);
+        config.encodings = Encodings::not_present(FEATURES.maxphyaddr);
     });
     let mut mmu = Mmu::with_policy(config, &mut machine, Unsync).unwrap();
     mmu.load_paging(&mut machine, 0, pae(OWN));
@@ -294,7 +294,7 @@ fn start_unsync(cr3_loads_exit: bool, root: Paging) -> (Machine, Mmu<Unsync>) {
     assert!(mmu.allow_native_load_of(&mut machine, 0, Gfn::new(10)));
     mmu.load_paging(&mut machine, 0, root);
     let table = if root.root == Gfn::new(10) { 0x2000 } else { GIB + 0x2000 };
-    let write = Access { kind: umbra_paging::AccessKind::Write, ..READ };
+    let write = Access { kind: AccessKind::Write, ..READ };
     while !matches!(hardware(&machine, &mmu, table), Seen::Page { write: true, .. }) {
         match fault(&mut machine, &mut mmu, table, write) {
             FaultOutcome::Resume(_) => (),
@@ -314,6 +314,104 @@ fn roots_that_only_serve_reads_of_cr3_stay_while_tables_are_unsync() {
         assert_eq!(mmu.is_loadable(0, Gfn::new(1)), cr3_loads_exit);
         mmu.load_paging(&mut machine, 0, pae(OWN));
         assert_eq!(mmu.root(&machine, 0).hpa().raw() == 0x1000, cr3_loads_exit);
+        mmu.audit(&machine).unwrap();
+    }
+}
+
+/// The guest runs on the root in frame 10, which it has loaded by itself: the page for its registers
+/// holds what it loaded by an exit.
+fn on_another_root(vcpus: usize) -> (Machine, Mmu) {
+    let (mut machine, mut mmu) = start(vcpus);
+    assert!(offer(&mut machine, &mut mmu));
+    assert!(mmu.allow_native_load_of(&mut machine, 0, Gfn::new(10)));
+    mmu.switched(0, Gfn::new(10));
+    mmu.audit(&machine).unwrap();
+    (machine, mmu)
+}
+
+#[test]
+fn registers_are_never_trapping_while_a_table_is_unsync() {
+    // The frame itself; a directory in use; a page table.
+    for released in [10, 4, 3] {
+        let (mut machine, mut mmu) = on_another_root(1);
+        mmu.release_frame(&mut machine, Gfn::new(released));
+        mmu.write_guest(&mut machine, Gfn::new(10).entry(100), &[0; 8]);
+        // Panics with "VM entry would fail".
+        hardware(&machine, &mmu, 0);
+        mmu.audit(&machine).unwrap();
+    }
+}
+
+#[test]
+fn a_vcpu_may_have_loaded_its_own_root_again() {
+    let (mut machine, mut mmu) = start(2);
+    assert!(mmu.allow_native_load(&mut machine, 1));
+    machine.loaded_root = Some((1, Gfn::new(1)));
+    mmu.release_frame(&mut machine, Gfn::new(2));
+    // vCPU 1 has left the guest by now, but its own hypervisor thread waits for the MMU.
+    mmu.write_guest(&mut machine, Gfn::new(1).entry(100), &[0; 8]);
+    hardware(&machine, &mmu, 0);
+    mmu.audit(&machine).unwrap();
+}
+
+#[test]
+fn a_store_to_pdptes_that_another_vcpu_loads_is_emulated_in_the_end() {
+    let (mut machine, mut mmu) = start(2);
+    machine.poke(3, 3, 0x1000 | ALL);
+    settle(&mut machine, &mut mmu, GIB + 0x3000, READ);
+    let write = Access { kind: AccessKind::Write, ..READ };
+    let context = FaultContext::at(Gva::new(0x1000));
+    let gone = (0..20).any(|_| {
+        mmu.load_paging(&mut machine, 0, pae(OWN));
+        mmu.allow_native_load(&mut machine, 0);
+        let gva = Gva::new(GIB + 0x3000);
+        let outcome = mmu.page_fault(&mut machine, 1, gva, write, &context);
+        matches!(outcome, FaultOutcome::TableWrite { .. })
+    });
+    assert!(gone);
+}
+
+#[test]
+fn what_the_registers_held_before_binds_nothing() {
+    let (mut machine, mut mmu) = on_another_root(1);
+    mmu.withdraw_root(0, Gfn::new(1));
+    // The directory of the root in frame 1 is not used any more.
+    mmu.revoke(&mut machine, Gfn::new(3)..Gfn::new(4));
+    mmu.audit(&machine).unwrap();
+    mmu.zap_all(&mut machine);
+    mmu.audit(&machine).unwrap();
+    // The vCPU goes on from its registers all the same.
+    store(&mut machine, &mut mmu, 10, 100, 0);
+    settle(&mut machine, &mut mmu, 0, READ);
+    assert_eq!(hardware(&machine, &mmu, GIB), Seen::NotPresent);
+}
+
+#[test]
+fn nothing_is_built_for_pdptes_that_cannot_be_loaded() {
+    let (mut machine, mut mmu) = start(1);
+    machine.poke(11, 0, 0x2007);
+    let before = mmu.counters();
+    assert!(!mmu.allow_native_load_of(&mut machine, 0, Gfn::new(11)));
+    machine.poke(1, 0, 0x4001);
+    assert!(!mmu.allow_native_load(&mut machine, 0));
+    let after = mmu.counters();
+    assert_eq!((after.built, after.flushes), (before.built, before.flushes));
+}
+
+#[test]
+fn a_small_pool_has_no_room_for_them() {
+    for (more, room) in [(10, false), (30, true)] {
+        let mut machine = Machine::identical(2048, MIN_FRAMES_PER_VCPU as usize + more);
+        lay_out(&mut machine);
+        let config = config_with(|config| config.loadable_roots = 2);
+        let mut mmu = Mmu::new(config, &mut machine).unwrap();
+        mmu.load_paging(&mut machine, 0, pae(OWN));
+        assert_eq!(mmu.allow_native_load(&mut machine, 0), room);
+        mmu.load_paging(&mut machine, 0, other());
+        assert_eq!(mmu.allow_native_load(&mut machine, 0), room);
+        // Not a third.
+        mmu.load_paging(&mut machine, 0, Paging { root: Gfn::new(12), ..pae([0; 4]) });
+        assert!(!mmu.allow_native_load(&mut machine, 0));
         mmu.audit(&machine).unwrap();
     }
 }

@@ -30,16 +30,34 @@ struct Arguments {
     #[arg(long, value_name = "MINUTES", default_value_t = 10.0, allow_negative_numbers = true)]
     minutes: f64,
     /// The first program's seed; the next programs have the next numbers [default: by the clock]
-    #[arg(long, value_parser = whole, allow_negative_numbers = true)]
+    #[arg(long, value_parser = whole::<u64>, allow_negative_numbers = true)]
     seed: Option<u64>,
     /// Run at most this many programs.
-    #[arg(long, value_name = "N", default_value_t = u64::MAX, value_parser = whole, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = u64::MAX,
+        value_parser = whole::<u64>,
+        allow_negative_numbers = true
+    )]
     programs: u64,
     /// Stop after this many steps.
-    #[arg(long, value_name = "N", default_value_t = u64::MAX, value_parser = whole, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = u64::MAX,
+        value_parser = whole::<u64>,
+        allow_negative_numbers = true
+    )]
     total_steps: u64,
     /// Steps in a program.
-    #[arg(long, value_name = "N", default_value = "300", value_parser = positive::<usize>, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "300",
+        value_parser = positive::<usize>,
+        allow_negative_numbers = true
+    )]
     steps: usize,
     /// Start from the programs in this folder, mutate them, and keep there what reaches something
     /// new. Corpora of several machines are merged by copying their files together.

@@ -3,11 +3,12 @@
 use std::str::FromStr;
 
 /// Takes any whole number.
-pub fn whole(text: &str) -> Result<u64, &'static str> {
+pub fn whole<T: FromStr>(text: &str) -> Result<T, &'static str> {
     text.parse().map_err(|_| "give a whole number, 0 or more")
 }
 
 /// Takes a whole number but 0.
 pub fn positive<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, &'static str> {
-    text.parse().ok().filter(|number| *number >= T::from(1)).ok_or("give a whole number, 1 or more")
+    let number = whole(text).ok().filter(|number| *number >= T::from(1));
+    number.ok_or("give a whole number, 1 or more")
 }

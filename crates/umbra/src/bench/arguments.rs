@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::ValueEnum;
 use umbra_telemetry::{Mechanism, PHASE_NAMES};
 
 use crate::cli::ConfigOptions;
@@ -98,8 +99,14 @@ pub struct Arguments {
     pub alive: u32,
 
     /// End a guest after this many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, allow_negative_numbers = true)]
-    pub timeout: Option<Duration>,
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value = "7200",
+        value_parser = parse_seconds,
+        allow_negative_numbers = true
+    )]
+    pub timeout: Duration,
 
     /// Write the result as JSON
     #[arg(long, value_name = "FILE")]
@@ -190,6 +197,15 @@ impl Arguments {
     pub fn check(&self) -> Result<(), Error> {
         let measured =
             |hypervisor| self.contestants().iter().any(|(one, _)| one.hypervisor == hypervisor);
+        if let (Some(against), [(one, _), (other, _)]) = (self.against, &self.contestants()[..])
+            && one == other
+        {
+            let name =
+                against.to_possible_value().map_or_else(String::new, |v| v.get_name().into());
+            return Err(Error::Input(format!(
+                "--against {name} is what is measured already; give another peer, or --repeat 2"
+            )));
+        }
         if self.guest_faults != Policy::Auto && !measured(Hypervisor::Umbra) {
             return Err(Error::Input(
                 "--guest-faults is for Umbra, which is not measured here; leave it out".into(),
@@ -326,6 +342,9 @@ mod tests {
             (&["--guest-faults", "trap", "--against", "none"], true),
             (&["--host-initrd", "x"], false),
             (&["--host-initrd", "x", "--against", "kvm"], true),
+            (&["--hypervisor", "none", "--against", "none"], false),
+            (&["--guest-faults", "trap", "--against", "trap"], false),
+            (&["--guest-faults", "trap", "--against", "kvm"], true),
         ] {
             assert_eq!(parse(options).check().is_ok(), well, "{options:?}");
         }

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child as Process, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -22,6 +22,7 @@ use crate::error::{Error, status};
 use crate::machine;
 use crate::report::{self, Statistics};
 use crate::run::{self, Hypervisor};
+use crate::tail::tail;
 use crate::temporary::TemporaryFolder;
 use crate::untrusted::shown;
 
@@ -29,6 +30,13 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Lines of a failed guest's output that are shown.
 const SHOWN: usize = 15;
+
+/// Bytes that these lines are looked for in.
+const TAIL: u64 = 64 << 10;
+
+/// What a run may print. The workload prints some KiB; a guest that prints without end would fill
+/// the disk before its time is over.
+const OUTPUT_LIMIT: u64 = 64 << 20;
 
 /// How a measurement ended.
 pub enum Ended {
@@ -64,9 +72,7 @@ fn options(arguments: &Arguments, contestant: &Contestant, command_line: &str) -
             }
         });
     }
-    if let Some(timeout) = arguments.timeout {
-        add("--timeout", timeout.as_secs().to_string().as_ref());
-    }
+    add("--timeout", arguments.timeout.as_secs().to_string().as_ref());
     if arguments.machine.is_emulated() {
         options.push("--fixed-time".into());
     }
@@ -95,6 +101,17 @@ pub fn check(
     let options = RunOptions::try_parse_from(std::iter::once(OsString::from("run")).chain(options))
         .map_err(|error| Error::Input(error.to_string()))?;
     check(&options.run)
+}
+
+/// Why a run is over.
+#[derive(Debug)]
+enum Why {
+    /// By itself.
+    Own(ExitStatus),
+    /// This signal came for this program.
+    Signal(usize),
+    /// It printed too much.
+    Endless,
 }
 
 /// Starts the runs.
@@ -130,6 +147,33 @@ impl Child {
         command
     }
 
+    /// Waits for the end of a run. A signal ends it, and so does output of more than `limit` bytes.
+    fn wait(&self, run: &mut Process, outputs: &[&Path], limit: u64) -> io::Result<Why> {
+        let is_longer =
+            |path: &&Path| fs::metadata(path).is_ok_and(|metadata| metadata.len() > limit);
+        let mut told = 0;
+        let mut is_endless = false;
+        let ended = loop {
+            if let Some(ended) = run.try_wait()? {
+                break ended;
+            }
+            let signal = self.signal.load(Ordering::Relaxed);
+            let endless_now = !is_endless && outputs.iter().any(is_longer);
+            if signal != told || endless_now {
+                is_endless |= endless_now;
+                told = signal;
+                // It may have ended in this moment.
+                let _ = kill_process(Pid::from_child(run), Signal::TERM);
+            }
+            thread::sleep(POLL);
+        };
+        Ok(match (told, is_endless) {
+            (0, false) => Why::Own(ended),
+            (0, true) => Why::Endless,
+            (signal, _) => Why::Signal(signal),
+        })
+    }
+
     /// Runs the workload once.
     ///
     /// # Errors
@@ -155,35 +199,54 @@ impl Child {
             .stderr(File::create(&stderr).map_err(cannot)?);
         // A Ctrl-C in the terminal is for this program, which then ends the run.
         let mut child = command.process_group(0).spawn().map_err(cannot)?;
-        let mut told = 0;
-        let ended = loop {
-            if let Some(ended) = child.try_wait().map_err(cannot)? {
-                break ended;
-            }
-            let signal = self.signal.load(Ordering::Relaxed);
-            if signal != told {
-                told = signal;
-                // It may have ended in this moment.
-                let _ = kill_process(Pid::from_child(&child), Signal::TERM);
-            }
-            thread::sleep(POLL);
-        };
-        if told != 0 {
+        let why = self.wait(&mut child, &[&stdout, &stderr], OUTPUT_LIMIT).map_err(cannot)?;
+        if let Why::Signal(signal) = why {
             message(format_args!("umbra: ended by the user\n"));
-            return Ok(Ended::Badly(128 + told as u8));
+            return Ok(Ended::Badly(128 + signal as u8));
         }
-        if !ended.success() {
-            let said =
-                |path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
-            let output = said(stdout);
+        if !matches!(why, Why::Own(ended) if ended.success()) {
+            let output = tail(&stdout, TAIL);
             let lines: Vec<&str> = output.lines().collect();
             for line in &lines[lines.len().saturating_sub(SHOWN)..] {
                 message(format_args!("  {}\n", shown(line)));
             }
-            message(format_args!("{}", said(stderr)));
+            let Why::Own(ended) = why else {
+                let limit = OUTPUT_LIMIT >> 20;
+                message(format_args!(
+                    "umbra: the guest printed more than {limit} MiB, and was ended; \
+                     `umbra run` with the same files shows all that it says\n"
+                ));
+                return Ok(Ended::Badly(status::GUEST_FAILED));
+            };
+            message(format_args!("{}", tail(&stderr, TAIL)));
             let failed = ended.code().and_then(|code| u8::try_from(code).ok());
             return Ok(Ended::Badly(failed.unwrap_or(status::MACHINE_FAILED)));
         }
         Ok(Ended::Well(Box::new(report::read(&stats)?.statistics)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_ends_by_itself_or_by_a_signal_or_by_what_it_prints() {
+        let child = Child {
+            folder: TemporaryFolder::new().unwrap(),
+            setpriv: None,
+            signal: Arc::new(AtomicUsize::new(0)),
+        };
+        let output = child.folder.path().join("output");
+        let wait = |program: &str| {
+            let mut command = Command::new(program);
+            command.args(["1000"].iter().filter(|_| program == "sleep"));
+            let mut run = command.stdout(File::create(&output).unwrap()).spawn().unwrap();
+            child.wait(&mut run, &[&output], 1 << 20).unwrap()
+        };
+        assert!(matches!(wait("true"), Why::Own(ended) if ended.success()));
+        assert!(matches!(wait("yes"), Why::Endless));
+        child.signal.store(SIGHUP as usize, Ordering::Relaxed);
+        assert!(matches!(wait("sleep"), Why::Signal(1)));
     }
 }

@@ -103,19 +103,8 @@ struct Folder<'a> {
 
 impl<'a> Folder<'a> {
     fn make(path: &'a Path) -> Result<Folder<'a>, Error> {
-        if report::is_stdin(path) {
-            return Err(Error::Input(
-                "results go into a folder, and - is none; give a folder, or ./- for one of that name".into(),
-            ));
-        }
-        match fs::create_dir(path) {
-            Ok(()) => Ok(Folder { made: Some(path) }),
-            Err(_) if path.is_dir() => Ok(Folder { made: None }),
-            Err(error) => Err(Error::Input(format!(
-                "cannot make the folder {}: {error}; give one in a folder that exists and is writable",
-                path.display()
-            ))),
-        }
+        let is_made = report::make_folder(path)?;
+        Ok(Folder { made: is_made.then_some(path) })
     }
 }
 

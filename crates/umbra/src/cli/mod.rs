@@ -68,9 +68,7 @@ impl Cli {
         let parsed = program.clone().try_get_matches_from(arguments);
         let read = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
         let (cli, matches) = read.map_err(|error| {
-            // Without any argument clap shows the help, too, as an error.
-            let help = matches!(error.kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand);
-            if help || !error.use_stderr() {
+            let Some(sentence) = refusal(&error) else {
                 let shown = error.print().and_then(|()| io::stdout().flush());
                 return match output_failure(shown) {
                     None => {
@@ -78,9 +76,9 @@ impl Cli {
                     }
                     Some(failure) => told(&failure),
                 };
-            }
+            };
             let with = file.map_or(String::new(), |file| format!(" (with the options of {file})"));
-            told(&Error::Input(sentence(&error.to_string()) + &with))
+            told(&Error::Input(sentence + &with))
         })?;
         let printed = config::printed(&program, &matches).map_err(|error| told(&error))?;
         Ok((cli, printed))
@@ -136,6 +134,13 @@ impl Cli {
 fn told(error: &Error) -> ExitCode {
     message(format_args!("umbra: {error}\n"));
     ExitCode::from(error)
+}
+
+/// What is wrong with a command line, in one sentence; none if clap shows help.
+pub fn refusal(error: &clap::Error) -> Option<String> {
+    // Without any argument it shows the help, too, as an error.
+    let help = matches!(error.kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand);
+    (error.use_stderr() && !help).then(|| sentence(&error.to_string()))
 }
 
 /// What clap says in several paragraphs, less the usage.

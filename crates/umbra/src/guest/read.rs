@@ -38,7 +38,10 @@ pub fn read_kernel(path: &Path) -> Result<(Vec<u8>, Image), Error> {
 pub fn read_initrd(path: &Path) -> Result<Vec<u8>, Error> {
     let file = read("initrd", path)?;
     if file.is_empty() {
-        return Err(Error::Input(format!("the initrd {} is an empty file", path.display())));
+        return Err(Error::Input(format!(
+            "the initrd {} is an empty file; give another, or none",
+            path.display()
+        )));
     }
     Ok(file)
 }

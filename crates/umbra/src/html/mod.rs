@@ -19,6 +19,9 @@ use crate::signals;
 /// What is written, for the user.
 const WHAT: &str = "the report";
 
+/// More bars beside each other would be too thin.
+const MOST_RESULTS: usize = 8;
+
 /// Draw results and a trace: one self-contained HTML file.
 ///
 /// It shows exits per operation by cause, through the boot, and by region.
@@ -27,7 +30,7 @@ const WHAT: &str = "the report";
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Results of `umbra run --stats`, eight at most; `-` is standard input
-    #[arg(value_name = "RESULT", required = true, num_args = 1..=8)]
+    #[arg(value_name = "RESULT", required = true)]
     results: Vec<PathBuf>,
 
     /// A trace of `umbra run --trace`, for the exits through the boot and the host faults by region
@@ -48,7 +51,12 @@ pub struct Arguments {
 /// # Errors
 /// One of the inputs is not what it should be, or the page cannot be written.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
-    let output = arguments.output.as_deref();
+    let (output, given) = (arguments.output.as_deref(), arguments.results.len());
+    if given > MOST_RESULTS {
+        return Err(Error::Input(format!(
+            "{given} results do not fit beside each other; give {MOST_RESULTS} at most"
+        )));
+    }
     let inputs = arguments.results.iter().chain(&arguments.trace).map(PathBuf::as_path);
     report::check_inputs(inputs.clone())?;
     report::check_outputs(&[(WHAT, output)], inputs.clone())?;

@@ -17,6 +17,7 @@ use super::programs::STDERR;
 use super::settings::Settings;
 use crate::error::Error;
 use crate::signals::Signals;
+use crate::tail::tail;
 
 /// How long an emulator with little memory may take to start; it has connected COM1 by then.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -32,7 +33,13 @@ fn start_limit(memory_mib: u32) -> Duration {
 const POLL: Duration = Duration::from_millis(10);
 
 /// Bytes of the log's end that are looked at.
-const LOG_TAIL: usize = 16 << 10;
+const LOG_TAIL: u64 = 16 << 10;
+
+/// A log that is longer comes from an emulator that says the same for ever, and fills the disk.
+const LOG_LIMIT: u64 = 256 << 20;
+
+/// How often the length of the log is looked at.
+const LOG_EVERY: Duration = Duration::from_secs(1);
 
 /// A running emulator. It is killed and reaped when this is dropped, and by the kernel if this
 /// process is killed.
@@ -41,6 +48,7 @@ pub struct Emulator<'a> {
     child: Child,
     signals: &'a Signals,
     log: PathBuf,
+    log_seen: Instant,
     started: Instant,
     peak_memory_kib: u64,
 }
@@ -95,8 +103,14 @@ impl<'a> Emulator<'a> {
             .map_err(cannot)?;
         let messages = child.stdout.take().expect("standard output is piped");
         signals.set_child(Some(child.id()));
-        let mut emulator =
-            Emulator { child, signals, log: folder.join(log), started, peak_memory_kib: 0 };
+        let mut emulator = Emulator {
+            child,
+            signals,
+            log: folder.join(log),
+            log_seen: started,
+            started,
+            peak_memory_kib: 0,
+        };
         let console = emulator.accept(&listener, start_limit(settings.memory_mib));
         signals.check()?;
         let console = console.map_err(|error| {
@@ -175,8 +189,16 @@ impl<'a> Emulator<'a> {
 
     /// The end of its log.
     pub fn log_tail(&self) -> String {
-        let log = fs::read(&self.log).unwrap_or_default();
-        String::from_utf8_lossy(&log[log.len().saturating_sub(LOG_TAIL)..]).into_owned()
+        tail(&self.log, LOG_TAIL)
+    }
+
+    /// Says so if its log has no end. The file is looked at once a second.
+    pub fn endless_log(&mut self) -> Option<String> {
+        if self.log_seen.elapsed() < LOG_EVERY {
+            return None;
+        }
+        self.log_seen = Instant::now();
+        endless(&self.log, LOG_LIMIT)
     }
 }
 
@@ -184,6 +206,20 @@ impl Drop for Emulator<'_> {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Says that a log is longer than `limit`, and with what it ends.
+fn endless(log: &Path, limit: u64) -> Option<String> {
+    let is_longer = fs::metadata(log).is_ok_and(|metadata| metadata.len() > limit);
+    is_longer.then(|| {
+        let end = tail(log, LOG_TAIL);
+        let last = end.lines().next_back().unwrap_or_default();
+        format!(
+            "the emulator's log grows beyond {} MiB, so the machine was ended; \
+             its last line is: {last}",
+            limit >> 20
+        )
+    })
 }
 
 /// `VmHWM` of proc_pid_status(5).
@@ -195,6 +231,20 @@ fn peak_in(status: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_without_end_is_told_by_its_last_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        assert_eq!(endless(&log, 1 << 20), None);
+        fs::write(&log, "a line\n".repeat(200_000)).unwrap();
+        assert_eq!(endless(&log, 2 << 20), None);
+        let sentence = endless(&log, 1 << 20).unwrap();
+        assert!(
+            sentence.contains("beyond 1 MiB") && sentence.ends_with("is: a line"),
+            "{sentence}"
+        );
+    }
 
     #[test]
     fn the_peak_is_read_from_the_kernels_table() {

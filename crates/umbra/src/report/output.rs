@@ -69,17 +69,24 @@ fn check_output(what: &str, path: &Path) -> Result<(), Error> {
     })
 }
 
-/// Makes a folder for results, unless it is there.
+/// Makes a folder for results, unless it is there. Returns whether it was made.
 ///
 /// # Errors
 /// It cannot be made.
-pub fn make_folder(path: &Path) -> Result<(), Error> {
+pub fn make_folder(path: &Path) -> Result<bool, Error> {
+    if is_stdin(path) {
+        return Err(Error::Input(
+            "results go into a folder, and - is none; give a folder, or ./- for one of that name"
+                .into(),
+        ));
+    }
     match fs::create_dir(path) {
-        Err(error) if !path.is_dir() => Err(Error::Input(format!(
+        Ok(()) => Ok(true),
+        Err(_) if path.is_dir() => Ok(false),
+        Err(error) => Err(Error::Input(format!(
             "cannot make the folder {}: {error}; give one in a folder that exists and is writable",
             path.display()
         ))),
-        _ => Ok(()),
     }
 }
 

@@ -12,8 +12,8 @@ use crate::report::{self, Audits, EmulatorUse, Mmu, Phase, SCHEMA, Statistics};
 pub enum End {
     /// The guest ended by itself.
     Guest,
-    /// `--timeout` passed.
-    Timeout,
+    /// These seconds of `--timeout` passed.
+    Timeout(u64),
     /// The user ended it; this is the exit status.
     User(u8),
     /// The hypervisor could not go on, in its words.
@@ -63,7 +63,7 @@ impl Outcome {
                 status::MACHINE_FAILED
             }
             (End::Guest | End::Bare(_), _) => status::GUEST_FAILED,
-            (End::Timeout, _) => status::TIMEOUT,
+            (End::Timeout(_), _) => status::TIMEOUT,
             (End::User(status), _) => *status,
             (End::HypervisorFailed(_) | End::EmulatorDied(_) | End::CutOff, _) => {
                 status::MACHINE_FAILED
@@ -77,9 +77,12 @@ impl Outcome {
             (End::Guest, Some(stats)) => report::describe_exit(&stats.guest_exit),
             (End::Guest, None) => "the guest ended".into(),
             (End::Bare(exit), _) => report::describe_exit(exit),
-            (End::Timeout, Some(_)) => "time-out: the guest did not end in time".into(),
-            (End::Timeout, None) => {
-                "time-out: the guest did not end in time, and there is no report of its exits".into()
+            (End::Timeout(seconds), stats) => {
+                let report = if stats.is_some() { "" } else { ", and its exits are not known" };
+                format!(
+                    "time-out: the guest did not end within {seconds} s{report}; \
+                     --timeout can give it more"
+                )
             }
             (End::User(_), _) => "ended by the user".into(),
             (End::HypervisorFailed(why), _) => format!("the hypervisor cannot go on: {why}"),
@@ -99,7 +102,7 @@ impl Outcome {
             (End::Bare(exit), _) => report::exit_key(exit),
             (End::Guest | End::EmulatorDied(_), _) => "emulator_died".into(),
             (End::CutOff, _) => "cut_off".into(),
-            (End::Timeout, _) => "timeout".into(),
+            (End::Timeout(_), _) => "timeout".into(),
             (End::User(_), _) => "stopped".into(),
             (End::HypervisorFailed(why), _) => format!("hypervisor_failed: {why}"),
         }
@@ -187,8 +190,8 @@ mod tests {
             (End::Guest, Some(GuestExit::Halted), 1, "halted"),
             (End::Guest, Some(GuestExit::Unsupported("LA57".into())), 1, "unsupported: LA57"),
             (End::Guest, Some(GuestExit::CanaryBroken { hpa: 0x1000 }), 3, "canary_broken: 0x1000"),
-            (End::Timeout, Some(GuestExit::Stopped), 124, "timeout"),
-            (End::Timeout, None, 124, "timeout"),
+            (End::Timeout(5), Some(GuestExit::Stopped), 124, "timeout"),
+            (End::Timeout(5), None, 124, "timeout"),
             (End::User(130), Some(GuestExit::Stopped), 130, "stopped"),
             (End::EmulatorDied("why".into()), None, 3, "emulator_died"),
             (End::HypervisorFailed("why".into()), None, 3, "hypervisor_failed: why"),
@@ -225,11 +228,12 @@ mod tests {
         let reported = outcome(End::Guest, Some(GuestExit::AcpiOff)).statistics(&subject);
         assert_eq!((reported.guest_faults.as_str(), reported.instructions), ("trap", Some(9)));
         assert_eq!(reported.without, ["cr3"]);
-        let silent = outcome(End::Timeout, None).statistics(&subject);
+        let silent = outcome(End::Timeout(5), None).statistics(&subject);
         assert_eq!((silent.guest_faults.as_str(), silent.exits), ("bypass", None));
         // Without a hypervisor nobody decides where faults go.
         let bare = Subject { hypervisor: Hypervisor::None, ..subject };
-        for outcome in [outcome(End::Guest, Some(GuestExit::Shutdown)), outcome(End::Timeout, None)]
+        for outcome in
+            [outcome(End::Guest, Some(GuestExit::Shutdown)), outcome(End::Timeout(5), None)]
         {
             assert_eq!(outcome.statistics(&bare).guest_faults.as_str(), "none");
         }

@@ -104,7 +104,8 @@ pub fn run(
         speaker,
         input,
         guest_runs,
-        deadline: timeout.map(|timeout| Instant::now() + timeout),
+        timeout,
+        started: Instant::now(),
         ending: None,
         progress: Progress::start(progress),
         entered: false,
@@ -150,7 +151,8 @@ struct Session<'a, 'e> {
     input: MachineInput,
     /// Tells the input's writer that there is somebody to write to.
     guest_runs: SyncSender<()>,
-    deadline: Option<Instant>,
+    timeout: Option<Duration>,
+    started: Instant,
     /// Who asked for the end, and until when the hypervisor may report.
     ending: Option<(End, Instant)>,
     progress: Progress,
@@ -191,8 +193,11 @@ impl Session<'_, '_> {
             if let Some(status) = self.signals.status() {
                 self.ask_for_end(End::User(status));
             }
-            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                self.ask_for_end(End::Timeout);
+            if let Some(timeout) = self.timeout.filter(|&limit| self.started.elapsed() >= limit) {
+                self.ask_for_end(End::Timeout(timeout.as_secs()));
+            }
+            if let Some(why) = self.emulator.endless_log() {
+                return Ok(self.outcome(End::EmulatorDied(why), None));
             }
             if let Some((end, _)) = self.ending.take_if(|(_, limit)| Instant::now() >= *limit) {
                 return Ok(self.outcome(end, None));

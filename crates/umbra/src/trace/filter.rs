@@ -25,25 +25,25 @@ pub struct Filter {
     phases: Vec<String>,
 
     /// Only exits of instructions in this range
-    #[arg(long, value_name = "A[..B]", value_parser = parse_range)]
+    #[arg(long, value_name = "A[..B]", value_parser = parse_range, allow_negative_numbers = true)]
     rip: Option<RangeInclusive<u64>>,
 
     /// Only exits about this gva, port, MSR or leaf
-    #[arg(long, value_name = "A[..B]", value_parser = parse_range)]
+    #[arg(long, value_name = "A[..B]", value_parser = parse_range, allow_negative_numbers = true)]
     address: Option<RangeInclusive<u64>>,
 
     /// Only exits about this gpa
     ///
     /// That is a table that is written, or a device.
-    #[arg(long, value_name = "A[..B]", value_parser = parse_range)]
+    #[arg(long, value_name = "A[..B]", value_parser = parse_range, allow_negative_numbers = true)]
     gpa: Option<RangeInclusive<u64>>,
 
     /// Only exits with this value in the guest's CR3
-    #[arg(long, value_name = "A[..B]", value_parser = parse_range)]
+    #[arg(long, value_name = "A[..B]", value_parser = parse_range, allow_negative_numbers = true)]
     cr3: Option<RangeInclusive<u64>>,
 
     /// Only exits at this time, in ticks since guest entry
-    #[arg(long, value_name = "A[..B]", value_parser = parse_range)]
+    #[arg(long, value_name = "A[..B]", value_parser = parse_range, allow_negative_numbers = true)]
     time: Option<RangeInclusive<u64>>,
 }
 

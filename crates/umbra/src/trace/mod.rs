@@ -28,6 +28,9 @@ use crate::signals;
 /// What is written, for the user.
 const WHAT: &str = "what the trace shows";
 
+/// Instructions that a summary names.
+const TOP: usize = 20;
+
 /// Show a trace: every exit of a run.
 ///
 /// With each exit stand its cause and what the shadow MMU did in answer.
@@ -47,16 +50,15 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 
-    /// In a summary: how many of the instructions that exit most are named
+    /// In a summary: how many of the instructions that exit most are named [default: 20]
     #[arg(
         hide_short_help = true,
         long,
         value_name = "N",
-        default_value = "20",
         value_parser = whole::<usize>(0..=u32::MAX.into()),
         allow_negative_numbers = true
     )]
-    top: usize,
+    top: Option<usize>,
 
     /// Name addresses by the guest's System.map or kallsyms
     ///
@@ -111,6 +113,9 @@ impl From<io::Error> for Failure {
 /// The trace cannot be read, or the output not written.
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
     let inputs = std::iter::once(&arguments.trace).chain(&arguments.symbols).map(PathBuf::as_path);
+    if arguments.top.is_some() && arguments.format != Format::Summary {
+        return Err(Error::Input("--top is for --format summary; leave it out".into()));
+    }
     report::check_inputs(inputs.clone())?;
     report::check_outputs(&[(WHAT, arguments.output.as_deref())], inputs)?;
     let (head, reader) = Reader::open(&arguments.trace)?;
@@ -185,7 +190,7 @@ fn show(
             print_head(out, head)?;
             let mut summary = summary::Summary::default();
             let lost = walk(arguments, &mut reader, &mut summary)?;
-            writeln!(out, "\n{}", summary.text(arguments.top, symbols).trim_end())?;
+            writeln!(out, "\n{}", summary.text(arguments.top.unwrap_or(TOP), symbols).trim_end())?;
             if lost > 0 {
                 writeln!(out, "\n{lost} records were lost or dropped: the figures are too small")?;
             }
