@@ -127,9 +127,13 @@ impl<E: Env> Cx<'_, E> {
                 false => self.offer_pae(policy, vcpu, root, None),
             };
         }
-        // Nothing is reclaimed for it.
-        if !self.shadow.has_root(key) && !self.shadow.basis.tables_mut().has_links() {
-            return false;
+        if !self.shadow.has_root(key) {
+            // Nothing is reclaimed for it.
+            if !self.shadow.basis.tables_mut().has_links() {
+                return false;
+            }
+            // What is built gets references to tables that must be up to date.
+            self.resync_all();
         }
         let root = self.provide(policy, key);
         self.offer(vcpu, root, None)

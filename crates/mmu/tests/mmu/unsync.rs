@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use crate::common::*;
 use umbra_mmu::policy::{Answer, TableWrite, UnsyncFlush, WritePolicy};
-use umbra_mmu::{FaultOutcome, Mmu, Work};
+use umbra_mmu::{Config, FaultOutcome, Mmu, Work};
 use umbra_paging::{Access, Gfn, Gva};
 
 const ALL: u64 = P | W | U | A | D;
@@ -44,6 +44,15 @@ fn start(vcpus: usize, page: u64) -> (Machine, Mmu<Policy>) {
 }
 
 fn start_with<P: WritePolicy>(policy: P, vcpus: usize, page: u64) -> (Machine, Mmu<P>) {
+    start_configured(policy, vcpus, page, |config| config.loadable_roots = 1)
+}
+
+fn start_configured<P: WritePolicy>(
+    policy: P,
+    vcpus: usize,
+    page: u64,
+    change: impl FnOnce(&mut Config),
+) -> (Machine, Mmu<P>) {
     let mut machine = Machine::identical(2048, 96 * vcpus);
     machine.chain();
     machine.poke(4, 5, 101 << 12 | page);
@@ -56,7 +65,7 @@ fn start_with<P: WritePolicy>(policy: P, vcpus: usize, page: u64) -> (Machine, M
     }
     let config = config_with(|config| {
         config.vcpus = vcpus;
-        config.loadable_roots = 1;
+        change(config);
     });
     let mut mmu = Mmu::with_policy(config, &mut machine, policy).unwrap();
     (0..vcpus).for_each(|vcpu| _ = mmu.load_paging(&mut machine, vcpu, paging(1)));
@@ -152,6 +161,20 @@ fn a_root_is_offered_only_once_all_tables_are_tracked() {
     assert!(mmu.has_unsync_tables());
     assert!(mmu.allow_native_load(&mut machine, 0) && !mmu.has_unsync_tables());
     mmu.audit(&machine).unwrap();
+}
+
+#[test]
+fn a_root_that_only_serves_reads_is_built_only_once_all_tables_are_tracked() {
+    let (mut machine, mut mmu) = start_configured(Policy::default(), 1, ALL, |config| {
+        (config.loadable_roots, config.cr3_loads_exit) = (1, true);
+    });
+    assert!(mmu.has_unsync_tables() && mmu.allow_native_load(&mut machine, 0));
+    mmu.withdraw_root(0, Gfn::new(1));
+    assert!(mmu.has_unsync_tables(), "nothing was built");
+    // The unsync page table itself, as a root.
+    mmu.allow_native_load_of(&mut machine, 0, Gfn::new(4));
+    mmu.audit(&machine).unwrap();
+    assert!(!mmu.has_unsync_tables());
 }
 
 #[test]
