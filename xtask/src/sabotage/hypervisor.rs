@@ -32,6 +32,8 @@ pub fn run(mutations: &[&Mutation]) -> Result<usize> {
         let path = source.join(file);
         let text =
             fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        // Written anew: cargo goes by its time, and may have built it broken since.
+        fs::write(&path, &text).with_context(|| format!("writing {}", path.display()))?;
         kept.insert(path, text);
     }
     let broken = Broken { kernels, copy, source, kept };
