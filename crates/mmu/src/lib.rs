@@ -53,8 +53,9 @@
 //! A guest can map one frame, or link one table, from every entry that there is, and then make the
 //! MMU visit them all. So the bound of every call is a multiple of E = 512 x shadow frames,
 //! whatever the guest's tables look like. One unit of work is one call of the embedder's traits. S
-//! is the number of shadows of one guest frame: at most one for each role, 146, and never more than
-//! there are shadow frames. Beside each unit there is a search among S pages at most.
+//! is the number of shadows of one guest frame: at most one for each role, and never more than
+//! there are shadow frames. There are 274 roles: 112 of 4-level paging, 54 of PAE paging, and 108
+//! of 32-bit paging. Beside each unit there is a search among S pages at most.
 //!
 //! | call | at most | because of |
 //! |---|---|---|

@@ -40,9 +40,8 @@ pub struct CallSite {
     pub rip: u64,
     /// What the first return addresses on its stack are, mixed; 0 if nothing there looks like one.
     pub callers: u64,
-    /// Whether the entry behind the one that is written is present now as that is, or not present
-    /// as that is. Bursts write entry after entry; where the next one is otherwise, what writes
-    /// this one has less to do.
+    /// Whether the next entry has the same P bit as the entry being written. Bursts write entry
+    /// after entry; where the next one differs, the burst is short.
     pub same_presence: bool,
 }
 
@@ -135,8 +134,8 @@ pub enum UnsyncFlush {
 
 /// Decides how writes to tracked frames are answered. Any answer is correct; they differ in exits.
 pub trait WritePolicy {
-    /// Whether an answer to this write, whose site is not known yet, depends on its site: finding
-    /// it out takes time.
+    /// Whether the answer to this write, whose site is not known yet, depends on its site. It takes
+    /// time to find that out.
     fn needs_site(&self, write: &TableWrite) -> bool {
         let _ = write;
         true

@@ -2,7 +2,7 @@
 //!
 //! | state | hardware sees | meaning |
 //! |---|---|---|
-//! | Mapped | P=1, no reserved bit | a translation |
+//! | Mapped | P=1, no reserved bit | a translation, or a link to a shadow table |
 //! | NotPresent | P=0 | the guest's entry is not present now |
 //! | Trapping | P=1 and a reserved bit set (or P=0, if guest faults are trapped) | the hypervisor must look |
 //!

@@ -7,11 +7,12 @@
 //! is zapped, so free shadow frames lie where they always lay.
 //!
 //! A loadable root is pinned, tracked, and built for the control bits that the vCPU has now. It is
-//! withdrawn as soon as one of these ends: when the control bits change, when a table becomes
-//! unsync, before its frame is detached, revoked or zapped. The embedder finds that out by
-//! [`Mmu::roots_changed`](crate::Mmu::roots_changed) before the guest runs again, and must then
-//! tell the CPU which values still pass. What may be cached from a root that is withdrawn is
-//! flushed as for any page that something stops referring to (I5).
+//! withdrawn before one of these ends: when the control bits change, before its frame is detached,
+//! revoked or zapped, and before the frame of a PAE root is written. It is also withdrawn when a
+//! table becomes unsync, as its load would be a flush that is not seen; not where loads exit. The
+//! embedder finds that out by [`Mmu::roots_changed`](crate::Mmu::roots_changed) before the guest
+//! runs again, and must then tell the CPU which values still pass. What may be cached from a root
+//! that is withdrawn is flushed as for any page that something stops referring to (I5).
 
 use umbra_paging::{Gfn, Mode, Paging, Pdptes};
 

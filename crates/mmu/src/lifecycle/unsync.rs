@@ -10,8 +10,9 @@
 //! the writes. Such a table keeps its shadows, which stay linked:
 //!
 //! - All of its shadows are page tables. So what leads to them is never out of date.
-//! - Every vCPU has left the guest before the first write that is not seen, and comes back with all
-//!   flushes exiting, and without roots that it loads by itself.
+//! - Every vCPU has left the guest before the first write that is not seen. It comes back with all
+//!   flushes exiting, and without roots that it loads by itself. (Where all loads exit, loadable
+//!   roots stay, so that CR3 is read without an exit.)
 //! - INVLPG brings its entry up to date in all shadows of the table; any larger flush, and every
 //!   load of a root, all entries of all tables. Whether they stay unsync then is the policy's
 //!   choice. They are tracked again before a root is offered: its loads would not be seen.
