@@ -74,7 +74,7 @@ pub enum FilterPolicy {
     Present,
     /// [`GuestFaults::User`] whenever that is right.
     User,
-    /// The one that would have spared the guest more exits of late.
+    /// The one that would have saved the guest more exits of late.
     #[default]
     Auto,
 }
@@ -130,7 +130,7 @@ pub struct Config {
 
 impl Config {
     /// One vCPU of a guest that sees this CPU. Which page faults go to the guest is chosen by what
-    /// it would have spared; all CR3 loads exit; tables are filled at once, and linked ahead; no
+    /// it would have saved; all CR3 loads exit; tables are filled at once, and linked ahead; no
     /// change is logged for the auditor.
     pub const fn new(features: Features, encodings: Encodings) -> Config {
         Config {

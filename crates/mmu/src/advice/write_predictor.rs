@@ -13,7 +13,7 @@
 //! (Writes to one entry again and again count as one: kernels map a page for a moment so.) While
 //! they are emulated the predictor counts them; but the guest may have used the table between them.
 //! When a table that was detached is used again, the number of entries that have changed tells what
-//! the detach has spared. Where it did not pay, the next trials are put off, the longer the more
+//! the detach has saved. Where it did not pay, the next trials are put off, the longer the more
 //! often.
 //!
 //! # Unsync
@@ -22,7 +22,7 @@
 //! that of the flush. Others write an entry before or behind each load of a root (a kernel that
 //! patches its own code through an address space of its own): if the load exits, the writes need
 //! not. But while a table is unsync every flush of an address exits, whatever it is for. So the
-//! predictor keeps an account for each site: an exit spared for a flush of an entry that has
+//! predictor keeps an account for each site: an exit saved for a flush of an entry that has
 //! changed, none for one that was cleared (what sets it again is seen as a fault), an exit lost for
 //! any other flush, and for each time that the table becomes unsync. Two more go if a load of a
 //! root finds it unchanged: the table is tracked again, which is work. What does not pay ends, and
@@ -61,7 +61,7 @@ const PAIRS: u8 = 2;
 const TRACK_COST: i8 = 2;
 /// The most that an account of unsync holds.
 const MAX_GAIN: i8 = 4;
-/// After so many flushes in a row that spared nothing, tables are tracked again.
+/// After so many flushes in a row that saved nothing, tables are tracked again.
 const MAX_USELESS: u8 = 4;
 /// vCPUs of which the burst is known: direct-mapped.
 const BURSTS: usize = 16;
@@ -72,7 +72,7 @@ struct History {
     site: CallSite,
     /// Whether its last bursts were long (positive) or short (negative).
     confidence: i8,
-    /// Exits that its last detaches have spared, less those that they have cost.
+    /// Exits that its last detaches have saved, less those that they have cost.
     balance: i8,
     /// Detaches in a row that did not pay, since the balance was spent.
     failures: u8,
@@ -80,7 +80,7 @@ struct History {
     wait: u16,
     /// Pairs of writes to one entry that were seen, up to [`PAIRS`].
     pairs: u8,
-    /// Exits that unsync has spared, less those that it has cost.
+    /// Exits that unsync has saved, less those that it has cost.
     gain: i8,
     /// Trials of unsync in a row that did not pay.
     unsync_failures: u8,
@@ -92,7 +92,7 @@ struct History {
 #[derive(Clone, Copy, Default)]
 struct UnsyncTables {
     site: CallSite,
-    /// Flushes in a row that spared nothing.
+    /// Flushes in a row that saved nothing.
     useless: u8,
     /// The guest's entry that was flushed last, and how many in a row lay behind each other.
     last: u64,
@@ -186,7 +186,7 @@ impl Predictor {
         true
     }
 
-    /// Counts exits spared (or lost) by tables that are unsync: whether they stay so.
+    /// Counts exits saved (or lost) by tables that are unsync: whether they stay so.
     fn account(&mut self, gain: i8) -> bool {
         self.unsync.useless = if gain > 0 { 0 } else { self.unsync.useless + 1 };
         let useless = self.unsync.useless;

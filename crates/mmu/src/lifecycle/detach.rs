@@ -88,7 +88,7 @@ impl<E: Env> Cx<'_, E> {
             }
         });
         // With the last shadow the frame stops being detached. It was not needed again: the detach
-        // has spared all that.
+        // has saved all that.
         if self.shadow.basis.guest().first(gfn).is_none() {
             return policy.attached(gfn, u32::MAX);
         }
