@@ -17,11 +17,12 @@
 //! | it has loaded one by itself | [`Mmu::switched`], before any other call |
 //! | before the guest runs, if it may load roots | [`EntryState::loadable_epoch`]: whether some may not be loaded any more |
 //!
-//! What the real CPU must be set to while the guest runs: CR0.PG, CR0.WP and CR4.PAE set; EFER.NXE,
-//! CR4.SMEP, CR4.SMAP and CR4.PGE equal to the guest's (SMEP and SMAP clear while the guest's
-//! paging is off; NXE clear while it uses 32-bit paging, which would not report fetches); EFER.LMA
-//! as the root's format says; page faults intercepted as [`Mmu::entry_state`] says, asked before
-//! each entry. The guest's PAT, PCD and PWT bits are not shadowed: all of its memory is write-back.
+//! What the real CPU must be set to while the guest runs: CR0.PG, CR0.WP and CR4.PAE are set.
+//! EFER.NXE, CR4.SMEP, CR4.SMAP and CR4.PGE equal the guest's. But SMEP and SMAP are clear while
+//! the guest's paging is off, and NXE while it uses 32-bit paging, which does not report fetches.
+//! EFER.LMA is as the root's format says. Page faults exit as [`Mmu::entry_state`] says, asked
+//! before each entry. The guest's PAT, PCD and PWT bits are not shadowed: all of its memory is
+//! write-back.
 //!
 //! A page-fault exit, with a host that has the three traits (the README shows it whole):
 //!

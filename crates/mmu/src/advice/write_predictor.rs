@@ -1,12 +1,12 @@
 //! The predictor: which instructions write tables in bursts.
 //!
 //! A burst of writes costs an exit each if they are emulated, and two in all if the table is
-//! detached at the first of them; a lone write costs one and two. Guests have few sites in their
-//! code that write tables, and what one of them did the last times is what it does the next time:
-//! so there is a small table, indexed by the site. Kernels write all entries by one small
-//! function; so the site is the instruction together with the first return addresses on the stack,
-//! if there are any, and with whether the next entry is like the one that is written. What the
-//! table says is never needed for correctness, and it may be cleared at any time.
+//! detached at the first of them. A lone write costs one and two. Guests have few sites in their
+//! code that write tables, and a site mostly does next time what it did the last times. So there is
+//! a small table, indexed by the site. Kernels write all entries by one small function. So the site
+//! is the instruction, the first return addresses on the stack, and whether the next entry has the
+//! same P bit as the one that is written. What the table says is never needed for correctness, and
+//! it may be cleared at any time.
 //!
 //! A *burst* is a number of writes to entries of one table, each [back to
 //! back](crate::FaultContext::back_to_back) after the one before; its site is that of the first.
@@ -19,15 +19,15 @@
 //! # Unsync
 //! Some sites clear an entry, set it, and flush its address, again and again (the protection of a
 //! page that is changed). Emulation costs two exits for that, and one while the table is unsync,
-//! that of the flush. Others write an entry before or behind each load of a root (a kernel that
-//! patches its own code through an address space of its own): if the load exits, the writes need
-//! not. But while a table is unsync every flush of an address exits, whatever it is for. So the
-//! predictor keeps an account for each site: an exit saved for a flush of an entry that has
-//! changed, none for one that was cleared (what sets it again is seen as a fault), an exit lost for
-//! any other flush, and for each time that the table becomes unsync. Two more go if a load of a
-//! root finds it unchanged: the table is tracked again, which is work. What does not pay ends, and
-//! is put off as above. Where page faults or loads of roots pass by without an exit, that would
-//! cost more, and it is not tried.
+//! that of the flush. Others write an entry before or behind each load of a root, such as a kernel
+//! that patches its own code through an address space of its own. If the load exits, the writes
+//! need not. But while a table is unsync every flush of an address exits, whatever it is for. So
+//! the predictor keeps an account for each site. A flush of an entry that has changed saves an
+//! exit. One of an entry that was cleared saves none, since what sets it again is seen as a fault.
+//! Any other flush loses an exit, and so does each time that the table becomes unsync. Two more go
+//! if a load of a root finds it unchanged: the table is tracked again, which is work. What does not
+//! pay ends, and is put off as above. Where page faults or loads of roots pass by without an exit,
+//! that would cost more, and it is not tried.
 
 use umbra_paging::{Gfn, PAGE_SIZE};
 

@@ -5,9 +5,9 @@
 //! seeing the guest set P. There are two kinds, of which only one exists at a time.
 //!
 //! # Leaf tables
-//! Where every page fault exits, a table that the guest changes entry by entry, each behind a flush
-//! of its own, costs least while its writes are not seen: one exit for each INVLPG, and none for
-//! the writes. Such a table keeps its shadows, which stay linked:
+//! Where every page fault exits, some tables cost least while their writes are not seen: those that
+//! the guest changes entry by entry, each followed by a flush of its own. That is one exit for each
+//! INVLPG, and none for the writes. Such a table keeps its shadows, which stay linked:
 //!
 //! - All of its shadows are page tables. So what leads to them is never out of date.
 //! - Every vCPU has left the guest before the first write that is not seen. It comes back with all
@@ -23,7 +23,7 @@
 //! - Nothing is told from such a shadow alone.
 //!
 //! # Released tables
-//! Some writes to a table can be neither emulated nor allowed by detaching it: the table is the
+//! Some writes to a table can be neither emulated nor allowed by detaching it. The table is the
 //! root in use, or it maps the very instruction, stack or operand of the write. Such a frame
 //! becomes unsync whatever its level: its shadows are rebuilt as they are needed. They are
 //! refreshed before a new reference to one of them is made. At the guest's next flush of any kind

@@ -2,12 +2,12 @@
 //!
 //! [`GuestFaults::User`] lets protection faults of user mode through. That is right only while
 //! every page that user mode can use has the guest's own rights in the shadow: while no entry is
-//! narrow (see [`View::is_narrow`]). So while that filter is in force what would be narrow is
-//! Trapping, and if the guest reads there, so that it must be Mapped, the filter falls back to
+//! narrow (see [`View::is_narrow`]). So while that filter is in force, what would be narrow is
+//! Trapping. If the guest reads there, so that it must be Mapped, the filter falls back to
 //! [`GuestFaults::Present`]. The narrow entries of that time are remembered; to turn the filter on
 //! again, they become Trapping and everything is flushed.
 //!
-//! While CR0.WP is clear, or paging is off, the filter is `Present`.
+//! While CR0.WP is clear on any vCPU, or paging is off, the filter is `Present`.
 //!
 //! [`View::is_narrow`]: crate::derive::View::is_narrow
 
