@@ -6,9 +6,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::thread;
 
-use run_of_umbra::{Run, signal};
+use run_of_umbra::{Run, signal, wait_until};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -221,9 +220,16 @@ fn programs_that_are_missing_are_named_with_their_packages() {
     let files = Files::new();
     let mut command = files.command(&files.path("kernel"), &[]);
     let sentence = refused(command.env("PATH", files.folder.path()).env("BXSHARE", "/nonexistent"));
-    for expected in
-        ["bochs", "grub-mkrescue", "xorriso", "mformat", "apt-get install", "mtools", "bochsbios"]
-    {
+    for expected in [
+        "bochs",
+        "grub-mkrescue",
+        "xorriso",
+        "mformat",
+        "apt-get install",
+        "mtools",
+        "bochsbios",
+        "vgabios",
+    ] {
         assert!(sentence.contains(expected), "{expected}: {sentence}");
     }
 }
@@ -352,10 +358,8 @@ fn a_signal_while_another_program_is_waited_for() {
             let started = run.path("started");
             let script = format!("cd \"$TMPDIR\"; sleep 1000 & echo >{}; wait", started.display());
             run.replace(&mut command, name, &script);
-            let tool = command.spawn().unwrap();
-            while !started.exists() {
-                thread::yield_now();
-            }
+            let mut tool = command.spawn().unwrap();
+            wait_until(&mut tool, || started.exists());
             assert!(!run.processes().is_empty());
             signal(&tool, sent);
             let output = tool.wait_with_output().unwrap();
@@ -379,10 +383,8 @@ fn a_signal_that_is_ignored_stays_ignored() {
     let script =
         format!("echo >{}; while [ -e {0} ]; do sleep 0.01; done; exit 7", started.display());
     run.replace(&mut command, "grub-mkrescue", &script);
-    let tool = command.spawn().unwrap();
-    while !started.exists() {
-        thread::yield_now();
-    }
+    let mut tool = command.spawn().unwrap();
+    wait_until(&mut tool, || started.exists());
     signal(&tool, Signal::HUP);
     fs::remove_file(started).unwrap();
     failed(&tool.wait_with_output().unwrap(), "cannot build the boot image in");
@@ -397,9 +399,7 @@ fn what_a_killed_run_has_left() {
     let started = run.path("started");
     run.replace(&mut command, "bochs", &format!("echo >{}; exec sleep 1000", started.display()));
     let mut tool = command.spawn().unwrap();
-    while !started.exists() {
-        thread::yield_now();
-    }
+    wait_until(&mut tool, || started.exists());
     signal(&tool, Signal::KILL);
     tool.wait().unwrap();
     let unfinished = || {

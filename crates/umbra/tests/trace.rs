@@ -1,5 +1,6 @@
 //! A trace has every exit that the statistics count, and changes none of them.
 
+mod run_of_umbra;
 mod small_kernel;
 
 use std::collections::BTreeMap;
@@ -7,9 +8,9 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread;
 
-use rustix::process::{Pid, Signal, kill_process};
+use run_of_umbra::{signal, wait_until};
+use rustix::process::Signal;
 use serde_json::Value;
 use small_kernel::SmallKernel;
 use umbra::trace::{Head, Line, Reader, Recorder};
@@ -128,7 +129,7 @@ fn a_signal_leaves_no_part_of_what_is_shown() {
     let recorder = Recorder::create(&whole, &Head::default()).unwrap();
     recorder.finish("acpi_off".into()).unwrap();
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    let tool = Command::new(env!("CARGO_BIN_EXE_umbra"))
+    let mut tool = Command::new(env!("CARGO_BIN_EXE_umbra"))
         .arg("trace")
         .arg(&pipe)
         .arg("--output")
@@ -136,7 +137,8 @@ fn a_signal_leaves_no_part_of_what_is_shown() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut writer = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    // For reading, too: else it would wait for a tool that has ended.
+    let mut writer = fs::OpenOptions::new().read(true).write(true).open(&pipe).unwrap();
     // Without the end of the stream, but with all that a reader needs to begin.
     let trace = fs::read(&whole).unwrap();
     writer.write_all(&trace[..trace.len() - 1]).unwrap();
@@ -144,10 +146,8 @@ fn a_signal_leaves_no_part_of_what_is_shown() {
         let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
         names.filter(|name| name.to_string_lossy().starts_with(".umbra-")).count()
     };
-    while unfinished() == 0 {
-        thread::yield_now();
-    }
-    kill_process(Pid::from_child(&tool), Signal::INT).unwrap();
+    wait_until(&mut tool, || unfinished() != 0);
+    signal(&tool, Signal::INT);
     let output = tool.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "umbra: ended by the user\n");

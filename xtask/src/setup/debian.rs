@@ -27,6 +27,8 @@ const PACKAGES: &[Package] = &[
     package("bochs", Some("bochs")),
     package("bochs-sdl", None),
     package("bochsbios", None),
+    // Bochs's package is content with SeaBIOS in its place, but links to its file.
+    package("vgabios", None),
     package("grub-pc-bin", None),
     package("grub-common", Some("grub-mkrescue")),
     package("xorriso", Some("xorriso")),
@@ -263,5 +265,17 @@ impl Apt {
         let mut apt_cache = Command::new("apt-cache");
         apt_cache.args(self.private.iter().flatten());
         apt_cache
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_run_needs_is_installed() {
+        for needed in umbra::doctor::needed_packages() {
+            assert!(PACKAGES.iter().any(|package| package.name == needed), "{needed}");
+        }
     }
 }

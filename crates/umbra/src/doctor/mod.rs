@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 pub use cpu::{Cpu, Svm, Vmx, VmxMsrs};
-pub use tools::{Program, Toolchains, Tools};
+pub use tools::{Program, Toolchains, Tools, needed_packages};
 
 use crate::console::{output, output_bytes};
 use crate::error::Error;

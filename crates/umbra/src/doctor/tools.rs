@@ -61,12 +61,18 @@ const WANTED: &[(&str, &str, bool, Place)] = &[
     ("Bochs", "bochs", true, Place::InPath("bochs")),
     ("Bochs's display library sdl2", "bochs-sdl", true, Place::Plugin("libbx_sdl2_gui.so")),
     ("Bochs's BIOS", "bochsbios", true, Place::BochsShare("BIOS-bochs-latest")),
+    ("Bochs's VGA BIOS", "vgabios", true, Place::BochsShare("VGABIOS-lgpl-latest")),
     ("GRUB's grub-mkrescue", "grub-common", true, Place::InPath("grub-mkrescue")),
     ("GRUB's modules for a BIOS", "grub-pc-bin", true, Place::Folder("/usr/lib/grub/i386-pc")),
     ("xorriso", "xorriso", true, Place::InPath("xorriso")),
     ("mtools", "mtools", true, Place::InPath("mformat")),
     ("QEMU", "qemu-system-x86", false, Place::InPath("qemu-system-x86_64")),
 ];
+
+/// The Debian packages that `umbra run` needs.
+pub fn needed_packages() -> impl Iterator<Item = &'static str> {
+    WANTED.iter().filter(|(_, _, needed, _)| *needed).map(|(_, package, ..)| *package)
+}
 
 impl Tools {
     /// Looks for everything.

@@ -120,7 +120,7 @@ impl Programs {
         let bochs = Bochs {
             program: missing.program("bochs", "bochs"),
             bios: missing.file(share.join("BIOS-bochs-latest"), "bochsbios"),
-            vga_bios: missing.file(share.join("VGABIOS-lgpl-latest"), "bochs"),
+            vga_bios: missing.file(share.join("VGABIOS-lgpl-latest"), "vgabios"),
             model: model.into(),
         };
         let image_tools = ImageTools::look(&mut missing);

@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -158,6 +158,23 @@ impl Run {
         let known = ["kernel", "initrd", "tmp", "bin", "stats.json", "trace", "started"];
         let strange = left(self.path(".")).find(|name| !known.iter().any(|known| name == known));
         assert_eq!(strange, None);
+    }
+}
+
+/// Waits for what the tool is about to do.
+///
+/// # Panics
+/// The tool has ended: with what it said.
+pub fn wait_until(tool: &mut Child, done: impl Fn() -> bool) {
+    while !done() {
+        if let Some(status) = tool.try_wait().unwrap() {
+            let mut said = String::new();
+            if let Some(stderr) = &mut tool.stderr {
+                stderr.read_to_string(&mut said).unwrap();
+            }
+            assert!(done(), "it ended ({status}): {said}");
+        }
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
