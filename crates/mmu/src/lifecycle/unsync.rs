@@ -5,9 +5,9 @@
 //! seeing the guest set P. There are two kinds, of which only one exists at a time.
 //!
 //! # Leaf tables
-//! Where every page fault exits, a table that the guest changes entry by entry, each behind a flush
-//! of its own, costs least while its writes are not seen: one exit for each INVLPG, and none for
-//! the writes. Such a table keeps its shadows, which stay linked:
+//! Where loads of roots exit, a table that the guest changes entry by entry, each behind a flush of
+//! its own, costs least while its writes are not seen: one exit for each INVLPG, and none for the
+//! writes. Such a table keeps its shadows, which stay linked:
 //!
 //! - All of its shadows are page tables. So what leads to them is never out of date.
 //! - Every vCPU has left the guest before the first write that is not seen, and comes back with all
@@ -18,7 +18,8 @@
 //! - What a shadow holds from earlier was never true of addresses, or of rights, that a new
 //!   reference adds. So the table is tracked again before one is made.
 //! - A fault of the guest brings the entry of its address up to date, as it drops what a TLB holds
-//!   for it. A fault that the hypervisor deals with installs the entry anew, and drops the same.
+//!   for it: so protection faults exit (`sync/filter.rs`). A fault that the hypervisor deals with
+//!   installs the entry anew, and drops the same.
 //! - Nothing is told from such a shadow alone.
 //!
 //! # Released tables
