@@ -78,9 +78,11 @@ pub struct TableWrite {
 pub enum Unsync {
     /// It counts as [`Answer::Emulate`]: the frame is no page table, or not only that.
     Impossible,
-    /// Page faults that the CPU delivers, or roots that it loads, exit for as long: none of that
-    /// does now. (It may be impossible as well.)
+    /// Roots that the CPU loads exit for as long: they do not now. (It may be impossible as well.)
     SwitchesOff,
+    /// The guest's flushes exit, and so do its page faults that are not not-present ones, or lie in
+    /// the table. None of that does now.
+    FlushesAndFaults,
     /// Nothing changes but that the guest's flushes exit.
     OnlyFlushes,
 }
@@ -116,8 +118,9 @@ pub enum Answer {
     Unsync,
 }
 
-/// A flush of the guest that exited while page tables were unsync.
+/// A flush of the guest, or a fault, that exited because page tables were unsync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum UnsyncFlush {
     /// The address is not one of an unsync table.
     Elsewhere,
@@ -130,6 +133,9 @@ pub enum UnsyncFlush {
     /// The guest has loaded a root, or flushed all addresses. In this unsync table so many entries
     /// are not what they were at the flush before.
     All(Gfn, u32),
+    /// No flush, but a page fault of the guest: with all tables tracked the CPU would have
+    /// delivered it.
+    Fault,
 }
 
 /// Decides how writes to tracked frames are answered. Any answer is correct; they differ in exits.

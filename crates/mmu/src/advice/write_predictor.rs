@@ -24,10 +24,10 @@
 //! need not. But while a table is unsync every flush of an address exits, whatever it is for. So
 //! the predictor keeps an account for each site. A flush of an entry that has changed saves an
 //! exit. One of an entry that was cleared saves none, since what sets it again is seen as a fault.
-//! Any other flush loses an exit, and so does each time that the table becomes unsync. Two more go
-//! if a load of a root finds it unchanged: the table is tracked again, which is work. What does not
-//! pay ends, and is put off as above. Where page faults or loads of roots pass by without an exit,
-//! that would cost more, and it is not tried.
+//! Any other flush loses an exit. So does each page fault of the guest that would have passed, and
+//! each time that the table becomes unsync. Two more go if a load of a root finds it unchanged: the
+//! table is tracked again, which is work. What does not pay ends, and is put off as above. Where
+//! loads of roots pass without an exit, that would cost more, and it is not tried.
 
 use umbra_paging::{Gfn, PAGE_SIZE};
 
@@ -174,7 +174,8 @@ impl Predictor {
     /// Whether a first write at this site is to be answered by unsync.
     fn tries_unsync(&mut self, write: &TableWrite) -> bool {
         let known = self.known(write.site);
-        if write.unsync != Unsync::OnlyFlushes || known.pairs < PAIRS || known.unsync_wait > 0 {
+        let worth = matches!(write.unsync, Unsync::OnlyFlushes | Unsync::FlushesAndFaults);
+        if !worth || known.pairs < PAIRS || known.unsync_wait > 0 {
             return false;
         }
         if known.gain <= 0 {
@@ -279,7 +280,7 @@ impl WritePolicy for Predictor {
 
     fn flushed(&mut self, flush: UnsyncFlush) -> bool {
         let (gain, at) = match flush {
-            UnsyncFlush::Elsewhere => return self.account(-1),
+            UnsyncFlush::Elsewhere | UnsyncFlush::Fault => return self.account(-1),
             // It would have exited in any case. What has changed was a write; what has not costs
             // more to look at than the next write does.
             UnsyncFlush::All(_, 0) => {
@@ -561,6 +562,21 @@ mod tests {
         assert!((1000..1008).contains(&exits) && tries == 1, "{exits} {tries}");
     }
 
+    /// Two flushes that spare an exit each, and a fault that loses one: the guest writes to a page
+    /// that it has made read-only.
+    #[test]
+    fn a_fault_that_exits_for_unsync_counts_against_it() {
+        let mut predictor = Predictor::default();
+        pairs(&mut predictor, 8, u32::MAX, UnsyncFlush::Changed);
+        let at = Gfn::new(7).entry(3);
+        let mut round = |flushes: usize| {
+            let stays = (0..flushes).all(|_| predictor.flushed(UnsyncFlush::Changed(at)));
+            stays & predictor.flushed(UnsyncFlush::Fault)
+        };
+        assert!((0..100).all(|_| round(2)));
+        assert!((0..10).any(|_| !round(0)));
+    }
+
     #[test]
     fn unsync_that_pays_is_tried_again_at_once() {
         let (exits, tries) = pairs(&mut Predictor::default(), 1000, 10, UnsyncFlush::Changed);
@@ -585,6 +601,7 @@ mod tests {
             (u32::MAX, UnsyncFlush::Cleared),
             (u32::MAX, UnsyncFlush::Unchanged),
             (u32::MAX, |_| UnsyncFlush::Elsewhere),
+            (u32::MAX, |_| UnsyncFlush::Fault),
             (u32::MAX, |at| UnsyncFlush::All(at.gfn(), 0)),
         ] {
             let (exits, tries) = pairs(&mut Predictor::default(), 10_000, each, flush);

@@ -5,7 +5,7 @@
 //! seeing the guest set P. There are two kinds, of which only one exists at a time.
 //!
 //! # Leaf tables
-//! Where every page fault exits, some tables cost least while their writes are not seen: those that
+//! Where loads of roots exit, some tables cost least while their writes are not seen: those that
 //! the guest changes entry by entry, each followed by a flush of its own. That is one exit for each
 //! INVLPG, and none for the writes. Such a table keeps its shadows, which stay linked:
 //!
@@ -19,7 +19,8 @@
 //! - What a shadow holds from earlier was never true of addresses, or of rights, that a new
 //!   reference adds. So the table is tracked again before one is made.
 //! - A fault of the guest brings the entry of its address up to date, as it drops what a TLB holds
-//!   for it. A fault that the hypervisor deals with installs the entry anew, and drops the same.
+//!   for it: so protection faults exit (`sync/filter.rs`). A fault that the hypervisor deals with
+//!   installs the entry anew, and drops the same.
 //! - Nothing is told from such a shadow alone.
 //!
 //! # Released tables

@@ -7,7 +7,10 @@
 //! [`GuestFaults::Present`]. The narrow entries of that time are remembered; to turn the filter on
 //! again, they become Trapping and everything is flushed.
 //!
-//! While CR0.WP is clear on any vCPU, or paging is off, the filter is `Present`.
+//! While CR0.WP is clear on any vCPU, paging is off, or a page table is unsync, the filter is
+//! `Present`. What is Mapped of an unsync page table may be older than it: of the faults that come
+//! from that, none is the guest's to take twice. The guest's not-present faults come from other
+//! tables: an unsync one has no NotPresent entry.
 //!
 //! [`View::is_narrow`]: crate::derive::View::is_narrow
 
@@ -63,14 +66,23 @@ impl FaultFilter {
         guest: &GuestFrames,
         roots: &Roots,
     ) -> GuestFaults {
-        if !tables.encodings().separates_guest_faults() || guest.has_unsync() {
-            return GuestFaults::Trap;
+        match self.without_unsync(tables, roots) {
+            _ if guest.has_unsync_above_leaves() => GuestFaults::Trap,
+            GuestFaults::User if guest.has_unsync() => GuestFaults::Present,
+            filter => filter,
         }
+    }
+
+    /// Which page faults must exit while no table is unsync.
+    pub(crate) fn without_unsync(&self, tables: &Tables, roots: &Roots) -> GuestFaults {
         let plain = |paging: &Paging| paging.mode != Mode::Off && paging.wp;
-        if self.is_user() && !roots.pagings().all(plain) {
-            return GuestFaults::Present;
+        if !tables.encodings().separates_guest_faults() {
+            GuestFaults::Trap
+        } else if self.is_user() && !roots.pagings().all(plain) {
+            GuestFaults::Present
+        } else {
+            self.filter
         }
-        self.filter
     }
 
     /// Remembers a narrow entry; the oldest gives way if there are too many.
