@@ -192,8 +192,9 @@ impl<P> Mmu<P> {
         env.flush_page(vcpu, gva);
     }
 
-    /// Carries out any larger flush of the guest: MOV to CR3 without the no-flush bit, changes of
-    /// CR4.PGE and the like, INVPCID (which need not exit either, as INVLPG).
+    /// Carries out any larger flush of the guest: changes of CR4.PGE and the like, and INVPCID
+    /// (which need not exit either, as INVLPG). Behind a MOV to CR3 that [`Mmu::load_paging`] has
+    /// followed, [`Mmu::flush`] is enough.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
