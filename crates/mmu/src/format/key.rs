@@ -18,8 +18,7 @@ pub(crate) enum Role {
     /// smaller ones, and for a guest with paging off. `L1` covers 2 MiB, `L2` 1 GiB.
     Direct { level: Level },
     /// The four PDPTE registers of a vCPU that runs on PAE tables: its root while its guest has
-    /// paging off, or uses PAE or 32-bit paging. (With PAE paging a `PaeRoot` may be its root
-    /// instead.) What they reference is known by the vCPU.
+    /// paging off, or uses PAE or 32-bit paging. What they reference is known by the vCPU.
     Pdptes { vcpu: u16 },
     /// The four PDPTEs in a guest frame, at its start: a root that vCPUs with PAE paging may load
     /// by themselves. It lives for as long as nothing is written to the frame.
