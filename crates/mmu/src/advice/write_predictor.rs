@@ -63,6 +63,9 @@ const TRACK_COST: i8 = 2;
 const MAX_GAIN: i8 = 4;
 /// After so many flushes in a row that saved nothing, tables are tracked again.
 const MAX_USELESS: u8 = 4;
+/// Of each so many flushes and faults, more must save an exit than cost one. (What comes to the
+/// same is more work.)
+const WINDOW: u8 = 8;
 /// vCPUs of which the burst is known: direct-mapped.
 const BURSTS: usize = 16;
 
@@ -94,6 +97,9 @@ struct UnsyncTables {
     site: CallSite,
     /// Flushes in a row that saved nothing.
     useless: u8,
+    /// Flushes and faults of this [`WINDOW`], and the exits that they have saved.
+    events: u8,
+    saved: i8,
     /// The guest's entry that was flushed last, and how many in a row lay behind each other.
     last: u64,
     run: u32,
@@ -191,12 +197,21 @@ impl Predictor {
     fn account(&mut self, gain: i8) -> bool {
         self.unsync.useless = if gain > 0 { 0 } else { self.unsync.useless + 1 };
         let useless = self.unsync.useless;
+        self.unsync.events += 1;
+        self.unsync.saved += gain;
+        let pays = self.unsync.events < WINDOW || self.unsync.saved > 0;
+        if self.unsync.events == WINDOW {
+            (self.unsync.events, self.unsync.saved) = (0, 0);
+        }
         let known = self.known(self.unsync.site);
         known.gain = (known.gain + gain).clamp(-MAX_GAIN, MAX_GAIN);
+        if !pays {
+            known.gain = known.gain.min(0);
+        }
         if known.gain > 0 {
             (known.unsync_failures, known.unsync_wait) = (0, 0);
         }
-        known.gain > -MAX_GAIN && useless < MAX_USELESS
+        pays && known.gain > -MAX_GAIN && useless < MAX_USELESS
     }
 }
 
@@ -280,7 +295,12 @@ impl WritePolicy for Predictor {
 
     fn flushed(&mut self, flush: UnsyncFlush) -> bool {
         let (gain, at) = match flush {
-            UnsyncFlush::Elsewhere | UnsyncFlush::Fault => return self.account(-1),
+            UnsyncFlush::Elsewhere => return self.account(-1),
+            UnsyncFlush::Fault => {
+                // A flush behind it is none of a burst.
+                self.unsync.run = 0;
+                return self.account(-1);
+            }
             // It would have exited in any case. What has changed was a write; what has not costs
             // more to look at than the next write does.
             UnsyncFlush::All(_, 0) => {
@@ -293,7 +313,7 @@ impl WritePolicy for Predictor {
             UnsyncFlush::Changed(at) => (1, at),
         };
         let UnsyncTables { site, last, run, .. } = self.unsync;
-        let run = if at.raw() == last + 8 { run + 1 } else { 1 };
+        let run = if at.raw() == last + 8 && run != 0 { run + 1 } else { 1 };
         (self.unsync.last, self.unsync.run) = (at.raw(), run);
         if run == WORTH {
             // A burst: without unsync it would have been two exits in all.
@@ -574,7 +594,22 @@ mod tests {
             stays & predictor.flushed(UnsyncFlush::Fault)
         };
         assert!((0..100).all(|_| round(2)));
-        assert!((0..10).any(|_| !round(0)));
+        // As many as are saved: it is not worth the work.
+        assert!((0..10).any(|_| !round(1)));
+    }
+
+    /// The guest copies one page after the other at write faults.
+    #[test]
+    fn flushes_with_faults_between_them_are_no_burst() {
+        let mut predictor = Predictor::default();
+        pairs(&mut predictor, 8, u32::MAX, UnsyncFlush::Changed);
+        let mut round = |n: usize| {
+            let at = Gfn::new(7).entry(n);
+            predictor.flushed(UnsyncFlush::Changed(at)) & predictor.flushed(UnsyncFlush::Fault)
+        };
+        assert!((10..20).map(&mut round).position(|stays| !stays) > Some(1), "a window, at least");
+        let first = TableWrite { site: site(1), ..TableWrite::new(0, Gfn::new(7).entry(20)) };
+        assert_eq!(predictor.answer(&first), Answer::Emulate, "it is not taken for a burst");
     }
 
     #[test]
