@@ -55,6 +55,11 @@ const MAX_FAILURES: u8 = 10;
 /// row that did not pay.
 const LONG: u32 = 8;
 const MAX_LONGER: u8 = 4;
+/// A first trial of unsync that did not pay is followed by another after twice so many pairs: each
+/// is the work of hundreds of writes.
+const FIRST_WAIT: u16 = 8;
+/// Which is doubled so often.
+const MAX_UNSYNC_FAILURES: u8 = 7;
 /// After so many pairs of writes to an entry, unsync is tried.
 const PAIRS: u8 = 2;
 /// Exits whose work it takes to track a table again that was unsync for nothing.
@@ -185,8 +190,8 @@ impl Predictor {
             return false;
         }
         if known.gain <= 0 {
-            known.unsync_failures = (known.unsync_failures + 1).min(MAX_FAILURES);
-            known.unsync_wait = 1 << known.unsync_failures;
+            known.unsync_failures = (known.unsync_failures + 1).min(MAX_UNSYNC_FAILURES);
+            known.unsync_wait = FIRST_WAIT << known.unsync_failures;
         }
         known.gain = (known.gain - 1).max(-1);
         self.unsync = UnsyncTables { site: write.site, ..UnsyncTables::default() };
