@@ -78,10 +78,10 @@ pub struct TableWrite {
 pub enum Unsync {
     /// It counts as [`Answer::Emulate`]: the frame is no page table, or not only that.
     Impossible,
-    /// Roots that the CPU loads exit for as long: they do not now. (It may be impossible as well.)
+    /// Roots that the CPU loads, or may load, exit for as long. (It may be impossible as well.)
     SwitchesOff,
-    /// The guest's flushes exit, and so do its page faults that are not not-present ones, or lie in
-    /// the table. None of that does now.
+    /// The guest's flushes exit for as long. So do its page faults in the table, and all that are
+    /// not not-present ones.
     FlushesAndFaults,
     /// Nothing changes but that the guest's flushes exit.
     OnlyFlushes,
@@ -113,8 +113,8 @@ pub enum Answer {
     /// not possible (the table is a root in use, or the same instruction has just been answered
     /// so), it counts as [`Answer::Emulate`].
     Detach,
-    /// The frame is *unsync*: the guest writes freely, and its flushes exit, until one of them
-    /// [ends](WritePolicy::flushed) that.
+    /// The frame is *unsync*: the guest writes freely, and its flushes exit, until one of them, or
+    /// a fault, [ends](WritePolicy::flushed) that.
     Unsync,
 }
 
@@ -133,8 +133,8 @@ pub enum UnsyncFlush {
     /// The guest has loaded a root, or flushed all addresses. In this unsync table so many entries
     /// are not what they were at the flush before.
     All(Gfn, u32),
-    /// No flush, but a page fault of the guest: with all tables tracked the CPU would have
-    /// delivered it.
+    /// No flush, but a page fault of the guest. With all tables tracked the CPU would have
+    /// delivered it, if the page was accessed before.
     Fault,
 }
 
@@ -155,8 +155,8 @@ pub trait WritePolicy {
         let _ = (gfn, changed);
     }
 
-    /// The guest has flushed while page tables were unsync. Whether they stay so; or the one table,
-    /// if it is told of that.
+    /// The guest has flushed, or faulted, while page tables were unsync. Whether they stay so; or
+    /// the one table, if it is told of that.
     fn flushed(&mut self, flush: UnsyncFlush) -> bool {
         !matches!(flush, UnsyncFlush::All(..))
     }

@@ -66,7 +66,7 @@ const PAIRS: u8 = 2;
 const TRACK_COST: i8 = 2;
 /// The most that an account of unsync holds.
 const MAX_GAIN: i8 = 4;
-/// After so many flushes in a row that saved nothing, tables are tracked again.
+/// After so many flushes and faults in a row that saved nothing, tables are tracked again.
 const MAX_USELESS: u8 = 4;
 /// Of each so many flushes and faults, more must save an exit than cost one. (What comes to the
 /// same is more work.)
@@ -100,7 +100,7 @@ struct History {
 #[derive(Clone, Copy, Default)]
 struct UnsyncTables {
     site: CallSite,
-    /// Flushes in a row that saved nothing.
+    /// Flushes and faults in a row that saved nothing.
     useless: u8,
     /// Flushes and faults of this [`WINDOW`], and the exits that they have saved.
     events: u8,

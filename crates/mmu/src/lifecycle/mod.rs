@@ -87,6 +87,11 @@ impl Shadow {
         self.filter.guest_faults(self.basis.tables(), self.basis.guest(), &self.roots)
     }
 
+    /// Whether the filter that is chosen decides which page faults exit.
+    pub(crate) fn filter_decides(&self) -> bool {
+        FaultFilter::decides(self.basis.tables(), self.basis.guest(), &self.roots)
+    }
+
     /// Which page faults must exit while no table is unsync.
     pub(crate) fn guest_faults_without_unsync(&self) -> GuestFaults {
         self.filter.without_unsync(self.basis.tables(), &self.roots)

@@ -50,7 +50,8 @@ impl Shadow {
 
 /// Leaf tables.
 impl<E: Env> Cx<'_, E> {
-    /// Lets the guest write a leaf table unseen, until a flush for which the policy ends that.
+    /// Lets the guest write a leaf table unseen, until a flush, or a fault, for which the policy
+    /// ends that.
     pub(crate) fn unsync_leaf(&mut self, gfn: Gfn) {
         self.begin_unsync(gfn, true);
         self.each_shadow(gfn, |cx, frame| {

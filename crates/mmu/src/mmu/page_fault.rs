@@ -225,6 +225,9 @@ impl<P: WritePolicy> Mmu<P> {
 
     /// Changes the filter, if this injected fault tells that another one pays.
     fn learn_filter(&mut self, env: &mut impl Env, pfec: Pfec) {
+        if !self.shadow.filter_decides() {
+            return;
+        }
         let (policy, now) = (self.shadow.config().filter, self.shadow.guest_faults());
         let changes = self.shadow.tables().counters().filter_switches;
         if let Some(filter) = self.regret.learn(policy, now, changes, pfec) {

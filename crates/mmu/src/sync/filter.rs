@@ -8,7 +8,7 @@
 //! again, they become Trapping and everything is flushed.
 //!
 //! While CR0.WP is clear on any vCPU, paging is off, or a page table is unsync, the filter is
-//! `Present`. What is Mapped of an unsync page table may be older than it: of the faults that come
+//! `Present`, and nothing is learned. (While another table is, every fault exits.) What is Mapped of an unsync page table may be older than it: of the faults that come
 //! from that, none is the guest's to take twice. The guest's not-present faults come from other
 //! tables: an unsync one has no NotPresent entry.
 //!
@@ -73,12 +73,18 @@ impl FaultFilter {
         }
     }
 
+    /// Whether the filter that is chosen decides which page faults exit.
+    pub(crate) fn decides(tables: &Tables, guest: &GuestFrames, roots: &Roots) -> bool {
+        tables.encodings().separates_guest_faults()
+            && !guest.has_unsync()
+            && roots.pagings().all(is_plain)
+    }
+
     /// Which page faults must exit while no table is unsync.
     pub(crate) fn without_unsync(&self, tables: &Tables, roots: &Roots) -> GuestFaults {
-        let plain = |paging: &Paging| paging.mode != Mode::Off && paging.wp;
         if !tables.encodings().separates_guest_faults() {
             GuestFaults::Trap
-        } else if self.is_user() && !roots.pagings().all(plain) {
+        } else if self.is_user() && !roots.pagings().all(is_plain) {
             GuestFaults::Present
         } else {
             self.filter
@@ -97,6 +103,11 @@ impl FaultFilter {
         self.oldest = (self.oldest + 1) % MAX_NARROW;
         Some(core::mem::replace(&mut self.narrow[self.oldest], slot))
     }
+}
+
+/// Whether user mode may have its protection faults in this paging state.
+fn is_plain(paging: &Paging) -> bool {
+    paging.mode != Mode::Off && paging.wp
 }
 
 impl<E: Env> Entries<'_, E> {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::common::*;
 use umbra_mmu::policy::{Answer, TableWrite, Unsync, UnsyncFlush, WritePolicy};
 use umbra_mmu::{Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Work};
-use umbra_paging::{Access, Gfn, Gva};
+use umbra_paging::{Access, Gfn, Gva, Paging};
 
 const ALL: u64 = P | W | U | A | D;
 const READ: Access = Access::supervisor_read();
@@ -386,6 +386,10 @@ fn only_not_present_faults_pass_while_a_page_table_is_unsync() {
         assert_eq!(mmu.guest_faults(), GuestFaults::Trap);
         mmu.audit(&machine).unwrap();
     }
+    let (_, mmu) = start_configured(Policy::default(), 1, ALL, |config| {
+        config.encodings = Encodings::not_present(FEATURES.maxphyaddr);
+    });
+    assert_eq!(mmu.guest_faults(), GuestFaults::Trap, "what is Trapping is not present to the CPU");
 }
 
 #[test]
@@ -409,20 +413,46 @@ fn the_policy_is_told_of_faults_that_would_have_passed() {
             assert_eq!(mmu.has_unsync_tables(), faults == 1, "as the policy says");
             assert_eq!(mmu.counters().filter_switches, 0);
             mmu.audit(&machine).unwrap();
+            mmu.flush_guest(&mut machine);
+            policy.told.borrow_mut().clear();
+            guest_fault(&mut machine, &mut mmu, passes);
+            assert_eq!(*policy.told.borrow(), [], "nothing is unsync");
         }
     }
+}
+
+/// The filter `user` would not be in force, and would take the narrow pages away.
+#[test]
+fn no_filter_is_chosen_while_it_would_not_decide() {
+    const READ_ONLY: u64 = (6 << 21) + 0x1000;
+    let refused = |machine: &mut Machine, mmu: &mut Mmu<Policy>| {
+        for _ in 0..5 {
+            let outcome = fault(machine, mmu, READ_ONLY, user_write());
+            assert!(matches!(outcome, FaultOutcome::Guest(_)), "{outcome:?}");
+        }
+        mmu.counters().filter_switches
+    };
+    let auto = |config: &mut Config| config.filter = FilterPolicy::Auto;
+    let (mut machine, mut mmu) = start_configured(Policy::default(), 1, ALL, auto);
+    store(&mut machine, &mut mmu, 6, 1, 104 << 12 | ALL & !W);
+    assert_eq!(refused(&mut machine, &mut mmu), 0, "a table is unsync");
+    mmu.flush_guest(&mut machine);
+    mmu.load_paging(&mut machine, 0, Paging { wp: false, ..paging(1) });
+    assert_eq!(refused(&mut machine, &mut mmu), 0, "CR0.WP is clear");
+    mmu.load_paging(&mut machine, 0, paging(1));
+    assert_eq!(refused(&mut machine, &mut mmu), 1);
 }
 
 /// What unsync would switch off, as the policy is told at a write.
 #[test]
 fn loads_of_roots_and_faults_that_pass_are_named() {
-    let told = |loadable_roots, filter: bool| {
+    let told = |loadable_roots, cr3_loads_exit, filter: bool, table: u64| {
         let (mut machine, seen) = (Machine::identical(2048, 96), Rc::new(RefCell::new(None)));
         machine.chain();
         machine.poke(4, 5, 101 << 12 | ALL);
-        machine.poke(4, 64, 4 << 12 | ALL);
+        machine.poke(4, 64, table << 12 | ALL);
         let config = config_with(|config| {
-            config.loadable_roots = loadable_roots;
+            (config.loadable_roots, config.cr3_loads_exit) = (loadable_roots, cr3_loads_exit);
             if !filter {
                 config.encodings = Encodings::not_present(FEATURES.maxphyaddr);
             }
@@ -434,10 +464,12 @@ fn loads_of_roots_and_faults_that_pass_are_named() {
         fault(&mut machine, &mut mmu, SHOWN, supervisor_write());
         seen.take().unwrap()
     };
-    assert_eq!(told(1, true), Unsync::SwitchesOff);
-    assert_eq!(told(0, true), Unsync::FlushesAndFaults);
-    assert_eq!(told(1, false), Unsync::OnlyFlushes, "none is offered");
-    assert_eq!(told(0, false), Unsync::OnlyFlushes);
+    assert_eq!(told(1, false, true, 4), Unsync::SwitchesOff);
+    assert_eq!(told(0, false, true, 4), Unsync::FlushesAndFaults);
+    assert_eq!(told(1, true, true, 4), Unsync::FlushesAndFaults);
+    assert_eq!(told(0, false, true, 3), Unsync::Impossible, "it is a directory");
+    assert_eq!(told(1, false, false, 4), Unsync::OnlyFlushes, "none is offered");
+    assert_eq!(told(0, false, false, 4), Unsync::OnlyFlushes);
 }
 
 /// Emulates, and keeps what it was told of unsync.
