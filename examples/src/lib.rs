@@ -270,8 +270,8 @@ impl Machine for Toy {
     }
 }
 
-/// What the MMU has to know of the guest's registers. From raw values, `Paging::from_registers`
-/// makes it, and `Pdptes::load` the PDPTE registers of PAE paging.
+/// What the MMU has to know of the guest's registers. From raw values, `Paging::with_pdptes` makes
+/// it, and `Pdptes::load` the PDPTE registers of PAE paging.
 fn paging(registers: &Registers, model: &Cpu) -> Paging {
     let &Registers { root, wp, smep, smap, pge, nxe, pdptes, .. } = registers;
     let mode = match registers.format() {

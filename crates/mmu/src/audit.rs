@@ -309,8 +309,8 @@ impl<'a, E: Env> Auditor<'a, E> {
             return if state == State::Mapped { self.audit_unsync(slot, listed) } else { Ok(()) };
         }
         let unsync = self.shadow.guest().is_unsync(key);
-        // While a table is unsync all faults exit; its entries are refreshed when it is tracked
-        // again.
+        // While a table is unsync protection faults exit; its entries are refreshed when it is
+        // tracked again.
         if self.shadow.filter_is_user() && !unsync && self.view().is_narrow(slot) {
             let detail = alloc::format!("{slot:?} of {key:?} is {:#x}", entry.raw());
             return Err(violation(Invariant::NeverNarrower, detail));

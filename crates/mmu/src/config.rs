@@ -74,7 +74,7 @@ pub enum FilterPolicy {
     Present,
     /// [`GuestFaults::User`] whenever that is right.
     User,
-    /// The one that would have spared the guest more exits of late.
+    /// The one that would have saved the guest more exits of late.
     #[default]
     Auto,
 }
@@ -102,13 +102,12 @@ pub struct Config {
     pub encodings: Encodings,
     /// Which page faults may go straight to the guest, if the encodings allow any to do so.
     pub filter: FilterPolicy,
-    /// How many roots each vCPU may load without an exit, beside its current one: see
-    /// [`Mmu::allow_native_load`]. Zero if CR3 loads all exit.
-    ///
-    /// [`Mmu::allow_native_load`]: crate::Mmu::allow_native_load
+    /// How many roots each vCPU may have [loadable](crate::Mmu::allow_native_load), its current
+    /// one among them. Zero if none is to be.
     pub loadable_roots: usize,
     /// Whether CR3 loads exit all the same, as on CPUs without CR3-target values. Loadable roots
-    /// then serve so that the guest reads CR3 without an exit.
+    /// then serve so that the guest reads CR3 without an exit, and unsync tables do not withdraw
+    /// them.
     pub cr3_loads_exit: bool,
     /// Whether a table's translations are all made when it is built or attached, and not one by one
     /// as they are used: there is no reason to switch it off but to see what it is worth.
@@ -131,7 +130,7 @@ pub struct Config {
 
 impl Config {
     /// One vCPU of a guest that sees this CPU. Which page faults go to the guest is chosen by what
-    /// it would have spared; all CR3 loads exit; tables are filled at once, and linked ahead; no
+    /// it would have saved; all CR3 loads exit; tables are filled at once, and linked ahead; no
     /// change is logged for the auditor.
     pub const fn new(features: Features, encodings: Encodings) -> Config {
         Config {

@@ -38,7 +38,8 @@ pub enum Event {
     RootMoved(Gfn),
     /// This page-fault filter is in force from now on.
     Filter(GuestFaults),
-    /// Writes to this guest table are not seen until the guest's next flush.
+    /// Writes to this guest table are not seen from now on, until it is [`Event::Resynced`]: at a
+    /// flush of the guest, which the policy may let pass.
     Unsynced(Gfn),
     /// Writes to this guest table are seen again.
     Resynced(Gfn),

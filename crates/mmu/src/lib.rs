@@ -17,11 +17,12 @@
 //! | it has loaded one by itself | [`Mmu::switched`], before any other call |
 //! | before the guest runs, if it may load roots | [`EntryState::loadable_epoch`]: whether some may not be loaded any more |
 //!
-//! What the real CPU must be set to while the guest runs: CR0.PG, CR0.WP and CR4.PAE set; EFER.NXE,
-//! CR4.SMEP, CR4.SMAP and CR4.PGE equal to the guest's (SMEP and SMAP clear while the guest's
-//! paging is off; NXE clear while it uses 32-bit paging, which would not report fetches); EFER.LMA
-//! as the root's format says; page faults intercepted as [`Mmu::entry_state`] says, asked before
-//! each entry. The guest's PAT, PCD and PWT bits are not shadowed: all of its memory is write-back.
+//! What the real CPU must be set to while the guest runs: CR0.PG, CR0.WP and CR4.PAE are set.
+//! EFER.NXE, CR4.SMEP, CR4.SMAP and CR4.PGE equal the guest's. But SMEP and SMAP are clear while
+//! the guest's paging is off, and NXE while it uses 32-bit paging, which does not report fetches.
+//! EFER.LMA is as the root's format says. Page faults exit as [`Mmu::entry_state`] says, asked
+//! before each entry. The guest's PAT, PCD and PWT bits are not shadowed: all of its memory is
+//! write-back.
 //!
 //! A page-fault exit, with a host that has the three traits (the README shows it whole):
 //!
@@ -53,8 +54,9 @@
 //! A guest can map one frame, or link one table, from every entry that there is, and then make the
 //! MMU visit them all. So the bound of every call is a multiple of E = 512 x shadow frames,
 //! whatever the guest's tables look like. One unit of work is one call of the embedder's traits. S
-//! is the number of shadows of one guest frame: at most one for each role, 146, and never more than
-//! there are shadow frames. Beside each unit there is a search among S pages at most.
+//! is the number of shadows of one guest frame: at most one for each role, and never more than
+//! there are shadow frames. There are 274 roles: 112 of 4-level paging, 54 of PAE paging, and 108
+//! of 32-bit paging. Beside each unit there is a search among S pages at most.
 //!
 //! | call | at most | because of |
 //! |---|---|---|

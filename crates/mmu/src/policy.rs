@@ -40,9 +40,8 @@ pub struct CallSite {
     pub rip: u64,
     /// What the first return addresses on its stack are, mixed; 0 if nothing there looks like one.
     pub callers: u64,
-    /// Whether the entry behind the one that is written is present now as that is, or not present
-    /// as that is. Bursts write entry after entry; where the next one is otherwise, what writes
-    /// this one has less to do.
+    /// Whether the next entry has the same P bit as the entry being written. Bursts write entry
+    /// after entry; where the next one differs, the burst is short.
     pub same_presence: bool,
 }
 
@@ -79,9 +78,11 @@ pub struct TableWrite {
 pub enum Unsync {
     /// It counts as [`Answer::Emulate`]: the frame is no page table, or not only that.
     Impossible,
-    /// Page faults that the CPU delivers, or roots that it loads, exit for as long: none of that
-    /// does now. (It may be impossible as well.)
+    /// Roots that the CPU loads, or may load, exit for as long. (It may be impossible as well.)
     SwitchesOff,
+    /// The guest's flushes exit for as long. So do its page faults in the table, and all that are
+    /// not not-present ones.
+    FlushesAndFaults,
     /// Nothing changes but that the guest's flushes exit.
     OnlyFlushes,
 }
@@ -112,13 +113,14 @@ pub enum Answer {
     /// not possible (the table is a root in use, or the same instruction has just been answered
     /// so), it counts as [`Answer::Emulate`].
     Detach,
-    /// The frame is *unsync*: the guest writes freely, and its flushes exit, until one of them
-    /// [ends](WritePolicy::flushed) that.
+    /// The frame is *unsync*: the guest writes freely, and its flushes exit, until one of them, or
+    /// a fault, [ends](WritePolicy::flushed) that.
     Unsync,
 }
 
-/// A flush of the guest that exited while page tables were unsync.
+/// A flush of the guest, or a fault, that exited because page tables were unsync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum UnsyncFlush {
     /// The address is not one of an unsync table.
     Elsewhere,
@@ -131,12 +133,15 @@ pub enum UnsyncFlush {
     /// The guest has loaded a root, or flushed all addresses. In this unsync table so many entries
     /// are not what they were at the flush before.
     All(Gfn, u32),
+    /// No flush, but a page fault of the guest. With all tables tracked the CPU would have
+    /// delivered it, if the page was accessed before.
+    Fault,
 }
 
 /// Decides how writes to tracked frames are answered. Any answer is correct; they differ in exits.
 pub trait WritePolicy {
-    /// Whether an answer to this write, whose site is not known yet, depends on its site: finding
-    /// it out takes time.
+    /// Whether the answer to this write, whose site is not known yet, depends on its site. It takes
+    /// time to find that out.
     fn needs_site(&self, write: &TableWrite) -> bool {
         let _ = write;
         true
@@ -150,8 +155,8 @@ pub trait WritePolicy {
         let _ = (gfn, changed);
     }
 
-    /// The guest has flushed while page tables were unsync. Whether they stay so; or the one table,
-    /// if it is told of that.
+    /// The guest has flushed, or faulted, while page tables were unsync. Whether they stay so; or
+    /// the one table, if it is told of that.
     fn flushed(&mut self, flush: UnsyncFlush) -> bool {
         !matches!(flush, UnsyncFlush::All(..))
     }

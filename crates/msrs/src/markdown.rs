@@ -52,8 +52,13 @@ fn show(value: Value, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Value::Is(value) => write!(f, "{value:#x}"),
         Value::RangeMask(size) => write!(f, "the mask of {size:#x} bytes, valid"),
         Value::Ratio(shifts) => {
-            f.write_str("the TSC's ratio in the bits from")?;
-            shifts.iter().try_for_each(|shift| write!(f, " {shift}"))
+            f.write_str("the TSC's ratio")?;
+            let mut before = " at bit";
+            shifts.iter().try_for_each(|shift| {
+                write!(f, "{before} {shift}")?;
+                before = ",";
+                Ok(())
+            })
         }
     }
 }

@@ -231,7 +231,7 @@ impl fmt::Display for Row {
         match (self.first == self.last, self.step) {
             (true, _) => (),
             (false, 1) => write!(f, " to {:#x}", self.last)?,
-            (false, step) => write!(f, ", each {step}th to {:#x}", self.last)?,
+            (false, step) => write!(f, " to {:#x} in steps of {step}", self.last)?,
         }
         write!(f, " {}", self.name)
     }

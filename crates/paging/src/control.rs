@@ -98,7 +98,8 @@ impl Mode {
     }
 }
 
-/// A paging mode that the guest turned on and that is not supported (yet).
+/// A paging mode that the guest turned on and that is not supported (yet), or not read by
+/// [`Paging::from_registers`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unsupported {
     /// CR0.PE clear.
@@ -116,10 +117,10 @@ impl fmt::Display for Unsupported {
         f.write_str(match self {
             Unsupported::RealMode => "the guest switched to real mode (CR0.PE = 0), which Umbra does not run yet",
             Unsupported::Legacy32 => {
-                "the guest turned on 32-bit paging, which Umbra does not shadow yet: run a 64-bit guest"
+                "the guest turned on 32-bit paging, which Paging::from_registers does not read: use Paging::with_pdptes"
             }
             Unsupported::Pae => {
-                "the guest turned on PAE paging outside long mode, which Umbra does not shadow yet: run a 64-bit guest"
+                "the guest turned on PAE paging outside long mode, which takes its PDPTE registers, too: use Paging::with_pdptes"
             }
             Unsupported::Long5 => {
                 "the guest turned on 5-level paging, which Umbra does not shadow yet: run it with 4-level paging (Linux: no5lvl)"
@@ -225,8 +226,8 @@ mod tests {
     fn what_is_not_supported_is_said_with_what_to_do() {
         for (mode, named, advice) in [
             (Unsupported::RealMode, "CR0.PE = 0", "yet"),
-            (Unsupported::Legacy32, "32-bit paging", "run a 64-bit guest"),
-            (Unsupported::Pae, "PAE paging outside long mode", "run a 64-bit guest"),
+            (Unsupported::Legacy32, "32-bit paging", "with_pdptes"),
+            (Unsupported::Pae, "PAE paging outside long mode", "with_pdptes"),
             (Unsupported::Long5, "5-level paging", "no5lvl"),
         ] {
             let sentence = mode.to_string();

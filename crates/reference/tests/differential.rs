@@ -124,7 +124,7 @@ fn the_shadow_mmu_does_what_bare_hardware_may_do() {
             "state: CR0.WP clear",
             "state: guest faults bypassed",
             "state: guest faults trapped",
-            "state: guest faults trapped while a table is unsync",
+            "state: more guest faults exit while a table is unsync",
         ],
     );
     let nothing_built = "mmu: reclaims in a call that builds nothing";

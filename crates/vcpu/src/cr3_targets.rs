@@ -1,10 +1,10 @@
 //! The values of CR3 that the guest may load without an exit: a small list, kept up to date by
 //! hand.
 //!
-//! A value passes as a whole: root, PCID and bit 63 (keep the PCID's translations). What the guest
-//! really loads is not seen, but what it loads that is not listed is, and where it is when it
-//! exits. So each value has a score: it rises when the value had to be listed (anew) and when the
-//! guest is seen under it, and falls with time; the lowest gives way.
+//! A value passes as a whole: root, PCID and bit 63 (keep the PCID's translations). Loads of listed
+//! values do not exit. Umbra sees only loads of unlisted values, and CR3 at each exit. So each
+//! value has a score. It rises when the value had to be listed (anew) and when the guest is seen
+//! under it, and falls with time; the lowest gives way.
 
 use umbra_paging::Cr3Value;
 

@@ -21,11 +21,12 @@ const SHOWN_LINES: usize = 30;
 /// The CPU that a guest sees on a machine, as its registers depend on it. Bochs's time-stamp
 /// counter has 1 GHz.
 pub fn cpu(machine: Machine) -> Cpu {
-    let model = match machine {
-        Machine::Penryn => 0x17,
-        Machine::Skylake => 0x55,
+    let (vendor, family, model) = match machine {
+        Machine::Penryn => (Vendor::Intel, 6, 0x17),
+        Machine::Skylake => (Vendor::Intel, 6, 0x55),
+        Machine::Ryzen => (Vendor::Amd, 0x17, 0x1),
     };
-    Cpu { vendor: Vendor::Intel, family: 6, model, maxphyaddr: 40, ratio: 10 }
+    Cpu { vendor, family, model, maxphyaddr: 40, ratio: 10 }
 }
 
 /// What both kernels print.

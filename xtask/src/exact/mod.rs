@@ -28,31 +28,30 @@ use table::{Column, Table};
 /// printed with its reason.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Only on this machine [default: both]
+    /// Only on this machine [default: all]
     #[arg(long)]
     machine: Option<Machine>,
 
-    /// Only with this treatment of the guest's page faults [default: all]
+    /// Only with this treatment of the guest's page faults [default: all that the CPU can do]
     #[arg(long)]
     guest_faults: Vec<Policy>,
 }
 
 /// Compares, and prints the table and every difference with its reason.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let policies = match arguments.guest_faults.as_slice() {
+        [] => Policy::value_variants(),
+        some => some,
+    };
+    let chosen = umbra_run::chosen(arguments.machine, policies)?;
     let setup = Setup::new()?;
     let (umbra, folder) = (setup.umbra()?, setup.small_kernels()?);
     let kernels = Kernels { umbra: &umbra, folder: &folder };
     let mut table = Table::default();
-    for &machine in Machine::value_variants() {
-        if arguments.machine.is_some_and(|only| only != machine) {
-            continue;
-        }
+    for (machine, policies) in chosen {
         let bare = kernels.observe(machine, None)?;
         table.push(Column::bare(machine, &bare)?);
-        for &policy in Policy::value_variants() {
-            if !arguments.guest_faults.is_empty() && !arguments.guest_faults.contains(&policy) {
-                continue;
-            }
+        for policy in policies {
             let found = kernels.observe(machine, Some(policy))?;
             let column = Column::umbra(machine, policy, &bare, &found)?;
             if let Some(line) = column.first_wrong_event() {

@@ -19,7 +19,7 @@ use umbra_forms::generate::{self, Entry};
 use crate::paths;
 use crate::report::{Report, last_lines};
 use crate::setup::Setup;
-use crate::umbra_run::{Machine, Policy};
+use crate::umbra_run::{self, Machine, Policy};
 use compare::Comparison;
 use exceptions::Exceptions;
 use measure::{Alike, How, Runner, With};
@@ -37,11 +37,11 @@ use umbra::number::whole;
 /// cases did differently. All that differ are listed in `target/guest/forms`.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Only on this machine [default: both]
+    /// Only on this machine [default: all]
     #[arg(long)]
     machine: Option<Machine>,
 
-    /// Only with this treatment of the guest's page faults [default: all]
+    /// Only with this treatment of the guest's page faults [default: all that the CPU can do]
     #[arg(long)]
     guest_faults: Vec<Policy>,
 
@@ -85,6 +85,11 @@ const SHOWN_LINES: usize = 8;
 
 /// Measures and compares.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let policies = match arguments.guest_faults.as_slice() {
+        [] => Policy::value_variants(),
+        some => some,
+    };
+    let chosen = umbra_run::chosen(arguments.machine, policies)?;
     let setup = Setup::new()?;
     let (umbra, kernels) = (setup.umbra()?, setup.small_kernels()?);
     let folder = folder()?;
@@ -106,19 +111,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         alike: arguments.alike,
     };
     let mut agree = true;
-    for machine in Machine::value_variants() {
-        if arguments.machine.is_some_and(|only| only != *machine) {
-            continue;
-        }
-        let bare = How { machine: *machine, policy: None, options: &[], with: arguments.with };
+    for (machine, policies) in chosen {
+        let bare = How { machine, policy: None, options: &[], with: arguments.with };
         let judge =
             if programs.is_none() { runner.measure(&cases, &bare)? } else { Default::default() };
-        for &policy in Policy::value_variants() {
-            if !arguments.guest_faults.is_empty() && !arguments.guest_faults.contains(&policy) {
-                continue;
-            }
+        for policy in policies {
             let how = How {
-                machine: *machine,
+                machine,
                 policy: Some(policy),
                 options: &arguments.option,
                 with: arguments.with,

@@ -34,7 +34,7 @@ pub struct Arguments {
     #[arg(long)]
     machine: Option<Machine>,
 
-    /// Only with this treatment of the guest's page faults [default: bypass and trap; with --full
+    /// Only with this treatment of the guest's page faults [default: auto and trap; with --full
     /// all]
     #[arg(long)]
     guest_faults: Option<GuestFaults>,
@@ -72,7 +72,8 @@ impl Machine {
 /// `--guest-faults` of `umbra run`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum GuestFaults {
-    Bypass,
+    #[value(alias = "bypass")]
+    Auto,
     Trap,
     Present,
     User,
@@ -108,7 +109,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 pub fn all(report: &mut Report, umbra: &Path, kernels: &Path, amount: Amount) -> Result<()> {
     let chosen = |run: &Run| match run.machine {
         Machine::Penryn | Machine::QemuSvm => true,
-        Machine::Skylake => run.guest_faults == GuestFaults::Bypass,
+        Machine::Skylake => run.guest_faults == GuestFaults::Auto,
         Machine::Ryzen => run.kernel == Kernel::Basics,
     };
     let runs = Run::all(amount, None).filter(chosen);

@@ -156,7 +156,7 @@ impl Run {
     /// always whole with the bypass.
     pub fn all(amount: Amount, only: Option<GuestFaults>) -> impl Iterator<Item = Run> {
         /// What a sample is run in: the two that differ most.
-        const SAMPLE: &[GuestFaults] = &[GuestFaults::Bypass, GuestFaults::Trap];
+        const SAMPLE: &[GuestFaults] = &[GuestFaults::Auto, GuestFaults::Trap];
         let modes = match amount {
             Amount::Quick if only.is_none() => SAMPLE,
             Amount::Quick | Amount::Full => GuestFaults::value_variants(),
@@ -172,7 +172,7 @@ impl Run {
         kernels.flat_map(move |&kernel| {
             let run = move |(machine, guest_faults)| {
                 // What only the last thousands of its steps find has been there.
-                let whole = kernel == Kernel::Hostile && guest_faults == GuestFaults::Bypass;
+                let whole = kernel == Kernel::Hostile && guest_faults == GuestFaults::Auto;
                 let amount = if whole { Amount::Full } else { amount };
                 Run { kernel, machine, guest_faults, amount, more: "", patience: None }
             };
@@ -192,7 +192,7 @@ impl Run {
         ]
         .into_iter()
         .map(|(kernel, machine, more)| {
-            let (guest_faults, amount) = (GuestFaults::Bypass, Amount::Quick);
+            let (guest_faults, amount) = (GuestFaults::Auto, Amount::Quick);
             Run { kernel, machine, guest_faults, amount, more, patience: None }
         })
     }
@@ -333,7 +333,7 @@ mod tests {
             Run::all(Amount::Quick, None).chain(Run::special()).map(|run| run.name()).collect();
         assert_eq!(names.len(), 4 * (2 * 2 + 2) + 5);
         assert!(names.contains("exhaustive skylake trap"));
-        assert!(names.contains("hostile penryn bypass --audit"));
-        assert!(names.contains("basics skylake bypass --without=invlpg"));
+        assert!(names.contains("hostile penryn auto --audit"));
+        assert!(names.contains("basics skylake auto --without=invlpg"));
     }
 }

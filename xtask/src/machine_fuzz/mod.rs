@@ -37,11 +37,12 @@ use runner::{Outcome, Runner};
 /// is made as short as it gets, and printed.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Only on this machine [default: both]
+    /// Only on this machine [default: all]
     #[arg(long)]
     machine: Option<Machine>,
 
-    /// Under these treatments of the guest's page faults [default: trap and auto]
+    /// Under these treatments of the guest's page faults [default: trap, and auto where the CPU can
+    /// do more]
     #[arg(long)]
     guest_faults: Vec<Policy>,
 
@@ -77,6 +78,11 @@ const SHOWN_LINES: usize = 12;
 
 /// Runs and compares.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let policies = match arguments.guest_faults.as_slice() {
+        [] => &[Policy::Trap, Policy::Auto],
+        some => some,
+    };
+    let chosen = umbra_run::chosen(arguments.machine, policies)?;
     let setup = Setup::new()?;
     let umbra = match &arguments.umbra {
         Some(umbra) => umbra.clone(),
@@ -87,16 +93,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let generator = Generator::new(&table);
     let mut coverage = Coverage::default();
     let mut alike = true;
-    let policies = match arguments.guest_faults.as_slice() {
-        [] => vec![Policy::Trap, Policy::Auto],
-        some => some.to_vec(),
-    };
     let start = Instant::now();
     let seed = arguments.seed.map_or_else(seed_of_the_day, Ok)?;
-    for &machine in <Machine as clap::ValueEnum>::value_variants() {
-        if arguments.machine.is_some_and(|only| only != machine) {
-            continue;
-        }
+    for (machine, policies) in chosen {
         let folder = folder(seed)?;
         let kernel = kernels.join("machine.elf");
         let runner =

@@ -98,7 +98,7 @@ pub enum ProbeFailure {
 ///
 /// # Errors
 /// What the CPU did instead.
-pub fn pending(encodings: &Encodings) -> Result<(), ProbeFailure> {
+pub fn trapping(encodings: &Encodings) -> Result<(), ProbeFailure> {
     let efer_before = cpu::read_msr(IA32_EFER);
     let nx = cpu::cpuid(0x8000_0001, 0).edx & CPUID_NX != 0;
     let efer_with_nx = efer_before | if nx { efer::NXE } else { 0 };

@@ -187,7 +187,7 @@ fn choose_encodings(
         );
         return off;
     };
-    match probe::pending(&encodings) {
+    match probe::trapping(&encodings) {
         Ok(()) => encodings,
         Err(failure) => {
             warning!(

@@ -1,8 +1,8 @@
 //! Address spaces that no vCPU runs in: their tables are detached together.
 //!
-//! A guest writes the tables of another address space mostly to throw it away: a burst in each
-//! table, and then a write or two that unlink each. If one of the writes is answered by a detach,
-//! so are the others: all tables that the roots of this space lead to, and no others.
+//! A guest writes the tables of another address space mostly to throw it away. That is a burst in
+//! each table, and then a write or two that unlink each. If one of the writes is answered by a
+//! detach, so are the others: all tables that the roots of this space lead to, and no others.
 
 use umbra_paging::{Gfn, Level, Paging};
 

@@ -4,10 +4,10 @@ use umbra_paging::Pfec;
 
 use crate::{FilterPolicy, GuestFaults};
 
-/// After so many exits that the other filter would have spared, it is chosen.
+/// After so many exits that the other filter would have saved, it is chosen.
 const REGRET: u32 = 2;
 
-/// Exits that the other filter would have spared.
+/// Exits that the other filter would have saved.
 #[derive(Default)]
 pub(crate) struct Regret {
     exits: u32,

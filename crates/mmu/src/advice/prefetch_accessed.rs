@@ -1,11 +1,11 @@
 //! Accessed bits set ahead of their use.
 //!
 //! A page that is not accessed yet is Trapping, so that the first access is seen. A write that the
-//! guest's tables refuse exits there, too, only to be handed back: a forked process that writes its
+//! guest's tables refuse exits there, too, only to be handed back. A forked process that writes its
 //! pages one after the other pays for each. The architecture allows the CPU to set A for what it
 //! walks speculatively (SDM, "Accessed and Dirty Flags"). So where such faults come in order, entry
-//! after entry of one table, A is set in the next entries of the same kind: present, of user mode,
-//! read-only. The entry at fault itself is left as it is.
+//! after entry of one table, the MMU sets A in the next entries of the same kind. They are present,
+//! of user mode and read-only. The entry at fault itself is left as it is.
 
 use umbra_paging::{ENTRIES, Format, Gpa, GuestEntry, GuestFault, Level, Pfec};
 

@@ -1,33 +1,33 @@
 //! The predictor: which instructions write tables in bursts.
 //!
 //! A burst of writes costs an exit each if they are emulated, and two in all if the table is
-//! detached at the first of them; a lone write costs one and two. Guests have few sites in their
-//! code that write tables, and what one of them did the last times is what it does the next time:
-//! so there is a small table, indexed by the site. Kernels write all entries by one small
-//! function; so the site is the instruction together with the first return addresses on the stack,
-//! if there are any, and with whether the next entry is like the one that is written. What the
-//! table says is never needed for correctness, and it may be cleared at any time.
+//! detached at the first of them. A lone write costs one and two. Guests have few sites in their
+//! code that write tables, and a site mostly does next time what it did the last times. So there is
+//! a small table, indexed by the site. Kernels write all entries by one small function. So the site
+//! is the instruction, the first return addresses on the stack, and whether the next entry has the
+//! same P bit as the one that is written. What the table says is never needed for correctness, and
+//! it may be cleared at any time.
 //!
 //! A *burst* is a number of writes to entries of one table, each [back to
 //! back](crate::FaultContext::back_to_back) after the one before; its site is that of the first.
 //! (Writes to one entry again and again count as one: kernels map a page for a moment so.) While
 //! they are emulated the predictor counts them; but the guest may have used the table between them.
 //! When a table that was detached is used again, the number of entries that have changed tells what
-//! the detach has spared. Where it did not pay, the next trials are put off, the longer the more
+//! the detach has saved. Where it did not pay, the next trials are put off, the longer the more
 //! often.
 //!
 //! # Unsync
 //! Some sites clear an entry, set it, and flush its address, again and again (the protection of a
 //! page that is changed). Emulation costs two exits for that, and one while the table is unsync,
-//! that of the flush. Others write an entry before or behind each load of a root (a kernel that
-//! patches its own code through an address space of its own): if the load exits, the writes need
-//! not. But while a table is unsync every flush of an address exits, whatever it is for. So the
-//! predictor keeps an account for each site: an exit spared for a flush of an entry that has
-//! changed, none for one that was cleared (what sets it again is seen as a fault), an exit lost for
-//! any other flush, and for each time that the table becomes unsync. Two more go if a load of a
-//! root finds it unchanged: the table is tracked again, which is work. What does not pay ends, and
-//! is put off as above. Where page faults or loads of roots pass by without an exit, that would
-//! cost more, and it is not tried.
+//! that of the flush. Others write an entry before or behind each load of a root, such as a kernel
+//! that patches its own code through an address space of its own. If the load exits, the writes
+//! need not. But while a table is unsync every flush of an address exits, whatever it is for. So
+//! the predictor keeps an account for each site. A flush of an entry that has changed saves an
+//! exit. One of an entry that was cleared saves none, since what sets it again is seen as a fault.
+//! Any other flush loses an exit. So does each page fault of the guest that would have passed, and
+//! each time that the table becomes unsync. Two more go if a load of a root finds it unchanged: the
+//! table is tracked again, which is work. What does not pay ends, and is put off as above. Where
+//! loads of roots pass without an exit, that would cost more, and it is not tried.
 
 use umbra_paging::{Gfn, PAGE_SIZE};
 
@@ -55,14 +55,22 @@ const MAX_FAILURES: u8 = 10;
 /// row that did not pay.
 const LONG: u32 = 8;
 const MAX_LONGER: u8 = 4;
+/// A first trial of unsync that did not pay is followed by another after twice so many pairs: each
+/// is the work of hundreds of writes.
+const FIRST_WAIT: u16 = 8;
+/// Which is doubled so often.
+const MAX_UNSYNC_FAILURES: u8 = 7;
 /// After so many pairs of writes to an entry, unsync is tried.
 const PAIRS: u8 = 2;
 /// Exits whose work it takes to track a table again that was unsync for nothing.
 const TRACK_COST: i8 = 2;
 /// The most that an account of unsync holds.
 const MAX_GAIN: i8 = 4;
-/// After so many flushes in a row that spared nothing, tables are tracked again.
+/// After so many flushes and faults in a row that saved nothing, tables are tracked again.
 const MAX_USELESS: u8 = 4;
+/// Of each so many flushes and faults, more must save an exit than cost one. (What comes to the
+/// same is more work.)
+const WINDOW: u8 = 8;
 /// vCPUs of which the burst is known: direct-mapped.
 const BURSTS: usize = 16;
 
@@ -72,7 +80,7 @@ struct History {
     site: CallSite,
     /// Whether its last bursts were long (positive) or short (negative).
     confidence: i8,
-    /// Exits that its last detaches have spared, less those that they have cost.
+    /// Exits that its last detaches have saved, less those that they have cost.
     balance: i8,
     /// Detaches in a row that did not pay, since the balance was spent.
     failures: u8,
@@ -80,7 +88,7 @@ struct History {
     wait: u16,
     /// Pairs of writes to one entry that were seen, up to [`PAIRS`].
     pairs: u8,
-    /// Exits that unsync has spared, less those that it has cost.
+    /// Exits that unsync has saved, less those that it has cost.
     gain: i8,
     /// Trials of unsync in a row that did not pay.
     unsync_failures: u8,
@@ -92,8 +100,11 @@ struct History {
 #[derive(Clone, Copy, Default)]
 struct UnsyncTables {
     site: CallSite,
-    /// Flushes in a row that spared nothing.
+    /// Flushes and faults in a row that saved nothing.
     useless: u8,
+    /// Flushes and faults of this [`WINDOW`], and the exits that they have saved.
+    events: u8,
+    saved: i8,
     /// The guest's entry that was flushed last, and how many in a row lay behind each other.
     last: u64,
     run: u32,
@@ -174,28 +185,38 @@ impl Predictor {
     /// Whether a first write at this site is to be answered by unsync.
     fn tries_unsync(&mut self, write: &TableWrite) -> bool {
         let known = self.known(write.site);
-        if write.unsync != Unsync::OnlyFlushes || known.pairs < PAIRS || known.unsync_wait > 0 {
+        let worth = matches!(write.unsync, Unsync::OnlyFlushes | Unsync::FlushesAndFaults);
+        if !worth || known.pairs < PAIRS || known.unsync_wait > 0 {
             return false;
         }
         if known.gain <= 0 {
-            known.unsync_failures = (known.unsync_failures + 1).min(MAX_FAILURES);
-            known.unsync_wait = 1 << known.unsync_failures;
+            known.unsync_failures = (known.unsync_failures + 1).min(MAX_UNSYNC_FAILURES);
+            known.unsync_wait = FIRST_WAIT << known.unsync_failures;
         }
         known.gain = (known.gain - 1).max(-1);
         self.unsync = UnsyncTables { site: write.site, ..UnsyncTables::default() };
         true
     }
 
-    /// Counts exits spared (or lost) by tables that are unsync: whether they stay so.
+    /// Counts exits saved (or lost) by tables that are unsync: whether they stay so.
     fn account(&mut self, gain: i8) -> bool {
         self.unsync.useless = if gain > 0 { 0 } else { self.unsync.useless + 1 };
         let useless = self.unsync.useless;
+        self.unsync.events += 1;
+        self.unsync.saved += gain;
+        let pays = self.unsync.events < WINDOW || self.unsync.saved > 0;
+        if self.unsync.events == WINDOW {
+            (self.unsync.events, self.unsync.saved) = (0, 0);
+        }
         let known = self.known(self.unsync.site);
         known.gain = (known.gain + gain).clamp(-MAX_GAIN, MAX_GAIN);
+        if !pays {
+            known.gain = known.gain.min(0);
+        }
         if known.gain > 0 {
             (known.unsync_failures, known.unsync_wait) = (0, 0);
         }
-        known.gain > -MAX_GAIN && useless < MAX_USELESS
+        pays && known.gain > -MAX_GAIN && useless < MAX_USELESS
     }
 }
 
@@ -280,6 +301,11 @@ impl WritePolicy for Predictor {
     fn flushed(&mut self, flush: UnsyncFlush) -> bool {
         let (gain, at) = match flush {
             UnsyncFlush::Elsewhere => return self.account(-1),
+            UnsyncFlush::Fault => {
+                // A flush behind it is none of a burst.
+                self.unsync.run = 0;
+                return self.account(-1);
+            }
             // It would have exited in any case. What has changed was a write; what has not costs
             // more to look at than the next write does.
             UnsyncFlush::All(_, 0) => {
@@ -292,7 +318,7 @@ impl WritePolicy for Predictor {
             UnsyncFlush::Changed(at) => (1, at),
         };
         let UnsyncTables { site, last, run, .. } = self.unsync;
-        let run = if at.raw() == last + 8 { run + 1 } else { 1 };
+        let run = if at.raw() == last + 8 && run != 0 { run + 1 } else { 1 };
         (self.unsync.last, self.unsync.run) = (at.raw(), run);
         if run == WORTH {
             // A burst: without unsync it would have been two exits in all.
@@ -561,6 +587,36 @@ mod tests {
         assert!((1000..1008).contains(&exits) && tries == 1, "{exits} {tries}");
     }
 
+    /// Two flushes that spare an exit each, and a fault that loses one: the guest writes to a page
+    /// that it has made read-only.
+    #[test]
+    fn a_fault_that_exits_for_unsync_counts_against_it() {
+        let mut predictor = Predictor::default();
+        pairs(&mut predictor, 8, u32::MAX, UnsyncFlush::Changed);
+        let at = Gfn::new(7).entry(3);
+        let mut round = |flushes: usize| {
+            let stays = (0..flushes).all(|_| predictor.flushed(UnsyncFlush::Changed(at)));
+            stays & predictor.flushed(UnsyncFlush::Fault)
+        };
+        assert!((0..100).all(|_| round(2)));
+        // As many as are saved: it is not worth the work.
+        assert!((0..10).any(|_| !round(1)));
+    }
+
+    /// The guest copies one page after the other at write faults.
+    #[test]
+    fn flushes_with_faults_between_them_are_no_burst() {
+        let mut predictor = Predictor::default();
+        pairs(&mut predictor, 8, u32::MAX, UnsyncFlush::Changed);
+        let mut round = |n: usize| {
+            let at = Gfn::new(7).entry(n);
+            predictor.flushed(UnsyncFlush::Changed(at)) & predictor.flushed(UnsyncFlush::Fault)
+        };
+        assert!((10..20).map(&mut round).position(|stays| !stays) > Some(1), "a window, at least");
+        let first = TableWrite { site: site(1), ..TableWrite::new(0, Gfn::new(7).entry(20)) };
+        assert_eq!(predictor.answer(&first), Answer::Emulate, "it is not taken for a burst");
+    }
+
     #[test]
     fn unsync_that_pays_is_tried_again_at_once() {
         let (exits, tries) = pairs(&mut Predictor::default(), 1000, 10, UnsyncFlush::Changed);
@@ -585,6 +641,7 @@ mod tests {
             (u32::MAX, UnsyncFlush::Cleared),
             (u32::MAX, UnsyncFlush::Unchanged),
             (u32::MAX, |_| UnsyncFlush::Elsewhere),
+            (u32::MAX, |_| UnsyncFlush::Fault),
             (u32::MAX, |at| UnsyncFlush::All(at.gfn(), 0)),
         ] {
             let (exits, tries) = pairs(&mut Predictor::default(), 10_000, each, flush);

@@ -1,7 +1,7 @@
 //! Narrow entries: Mapped, with fewer rights for user mode than the guest's own (I4).
 //!
-//! A Mapped entry that lacks W where the guest's entry has it, on a page of user mode, is *narrow*:
-//! the first write to a clean page must be seen to set D, as must writes to tracked or read-only
+//! A Mapped entry that lacks W where the guest's entry has it, on a page of user mode, is *narrow*.
+//! The MMU must see the first write to a clean page, to set D, and writes to tracked or read-only
 //! memory. A large page of user mode that is mapped by smaller ones, and that the guest may write,
 //! counts by its link.
 

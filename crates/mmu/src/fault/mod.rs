@@ -8,4 +8,4 @@ mod walk;
 pub(crate) use map::{Mapped, map};
 pub(crate) use progress::Detaches;
 pub(crate) use shadow_walk::{Answered, WalkCache};
-pub(crate) use walk::{is_bypassed, resync_address, resync_leaf_entry, walk};
+pub(crate) use walk::{is_bypassed, is_lost_to_unsync, resync_address, resync_leaf_entry, walk};

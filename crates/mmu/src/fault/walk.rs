@@ -86,10 +86,23 @@ pub(crate) fn resync_leaf_entry<E: Env>(
 /// only because they were not.
 #[inline]
 pub(crate) fn is_bypassed(shadow: &Shadow, fault: GuestFault) -> bool {
-    let spared = match shadow.guest_faults() {
+    !fault.pfec.contains(Pfec::PRESENT) && is_spared(shadow.guest_faults(), fault)
+}
+
+/// Whether the CPU itself would deliver this fault if no page table were unsync.
+#[inline]
+pub(crate) fn is_lost_to_unsync(shadow: &Shadow, fault: GuestFault) -> bool {
+    let guest = shadow.guest();
+    guest.has_unsync()
+        && !guest.has_unsync_above_leaves()
+        && is_spared(shadow.guest_faults_without_unsync(), fault)
+}
+
+/// Whether this fault passes the filter. Those with a reserved bit never do.
+fn is_spared(filter: GuestFaults, fault: GuestFault) -> bool {
+    match filter {
         GuestFaults::Trap => false,
-        GuestFaults::Present => true,
+        GuestFaults::Present => !fault.pfec.contains(Pfec::PRESENT),
         GuestFaults::User => fault.pfec.contains(Pfec::USER),
-    };
-    !fault.pfec.contains(Pfec::PRESENT) && spared
+    }
 }

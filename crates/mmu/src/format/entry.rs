@@ -2,14 +2,14 @@
 //!
 //! | state | hardware sees | meaning |
 //! |---|---|---|
-//! | Mapped | P=1, no reserved bit | a translation |
+//! | Mapped | P=1, no reserved bit | a translation, or a link to a shadow table |
 //! | NotPresent | P=0 | the guest's entry is not present now |
 //! | Trapping | P=1 and a reserved bit set (or P=0, if guest faults are trapped) | the hypervisor must look |
 //!
 //! Trapping is either [`State::Trap`] or [`State::Mmio`]. The address field of an entry that is not
-//! Mapped names no cacheable memory: a terminal fault may use it speculatively (L1TF), and the
-//! guest chooses an MMIO gfn, so that one is stored inverted, or, where its inverse may be memory,
-//! not at all. Host memory must lie in the lower half of the physical address space.
+//! Mapped names no cacheable memory: a terminal fault may use it speculatively (L1TF). The guest
+//! chooses an MMIO gfn, so that one is stored inverted, or, where its inverse may be memory, not at
+//! all. Host memory must lie in the lower half of the physical address space.
 
 use umbra_paging::{Gfn, Hpa, Level, Rights, bits};
 

@@ -1,6 +1,6 @@
 //! The format of a guest table, and how its entries become those of a shadow page.
 //!
-//! A guest with 32-bit paging runs on PAE shadow tables: the CPU stays in one paging mode, entries
+//! A guest with 32-bit paging runs on PAE shadow tables. The CPU stays in one paging mode, entries
 //! have room for reserved bits and NX, and everything but this file sees PAE entries. So a shadow
 //! page of such a guest covers a *part* of its table: a half of a page table, a quarter of a page
 //! directory. (KVM has quadrants in its role for the same reason.)

@@ -2,8 +2,9 @@
 //!
 //! A PDPTE can be Mapped or not present, never Trapping: the CPU loads all four with CR3 and
 //! refuses reserved bits (SDM, "PDPTE Registers"). So each vCPU has one page for them, which is
-//! written when its guest loads CR3, and the pages behind them are pinned as roots are. The guest's
-//! PDPTEs are those of its last load, whatever its memory says now.
+//! written when its guest loads them, and the pages behind them are pinned as roots are. The
+//! guest's PDPTEs are those of its last load, whatever its memory says now. While a vCPU runs on a
+//! root that it may load by itself (`lifecycle/pae_roots.rs`), its page for the registers is empty.
 
 use crate::format::ShadowKey;
 

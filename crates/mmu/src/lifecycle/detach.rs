@@ -2,8 +2,8 @@
 //!
 //! Every parent entry of all shadows of the frame becomes Trapping, what is cached of them is
 //! flushed, and only then is the protection dropped. The shadows stay, out of date, until the first
-//! access through one of them: that exits, and the frame is *attached* again: protected, flushed,
-//! read, and what has changed since is rebuilt. A burst of writes costs two exits so, whatever its
+//! access through one of them. That exits, and the frame is *attached* again: protected, flushed,
+//! read, and what has changed since is rebuilt. So a burst of writes costs two exits, whatever its
 //! length. Nothing that the hardware can reach is ever out of date (I1).
 //!
 //! A root in use has no parent: it is never detached. One that is only loadable is withdrawn.
@@ -88,7 +88,7 @@ impl<E: Env> Cx<'_, E> {
             }
         });
         // With the last shadow the frame stops being detached. It was not needed again: the detach
-        // has spared all that.
+        // has saved all that.
         if self.shadow.basis.guest().first(gfn).is_none() {
             return policy.attached(gfn, u32::MAX);
         }

@@ -87,6 +87,16 @@ impl Shadow {
         self.filter.guest_faults(self.basis.tables(), self.basis.guest(), &self.roots)
     }
 
+    /// Whether the filter that is chosen decides which page faults exit.
+    pub(crate) fn filter_decides(&self) -> bool {
+        FaultFilter::decides(self.basis.tables(), self.basis.guest(), &self.roots)
+    }
+
+    /// Which page faults must exit while no table is unsync.
+    pub(crate) fn guest_faults_without_unsync(&self) -> GuestFaults {
+        self.filter.without_unsync(self.basis.tables(), &self.roots)
+    }
+
     /// The shadow and the guest, to be looked at.
     #[inline]
     pub(crate) fn view<'a, E: Env>(&'a self, env: &'a E) -> View<'a, E> {

@@ -1,13 +1,13 @@
 //! Roots of PAE paging that a vCPU loads by itself.
 //!
-//! A CPU loads its four PDPTE registers with CR3 and never looks at memory again. What the guest
-//! loads without an exit is therefore a page in the place of its own table that holds what an exit
-//! would have loaded *now*: nothing is written to the frame while the page lives. All that its
-//! PDPTEs reference is built, up to date and pinned while a vCPU may load it, since a PDPTE cannot
-//! be Trapping.
+//! A CPU loads its four PDPTE registers with CR3 and never looks at memory again. So the guest
+//! loads, without an exit, a page in the place of its own table. That page holds what an exit would
+//! have loaded *now*: nothing is written to the frame while the page lives. All that its PDPTEs
+//! reference is built, up to date and pinned while a vCPU may load it, since a PDPTE cannot be
+//! Trapping.
 //!
 //! The first write to the frame, by whomever, ends the page. A vCPU that runs on it goes on with
-//! the same PDPTEs, from the page that holds its registers: what the guest's memory says counts
+//! the same PDPTEs, from the page that holds its registers. What the guest's memory says counts
 //! with its next load. The frame is followed for nothing else, so the write itself passes.
 //!
 //! Only a table at the start of its frame has such a page. A frame that is a table of another kind,

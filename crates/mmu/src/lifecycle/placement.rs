@@ -1,14 +1,16 @@
 //! Roots that a vCPU may load by itself, without an exit: where they lie.
 //!
-//! If the shadow of the root in guest frame X lies at host-physical X (an *identity root*), the
-//! value that the guest loads into CR3 is the right one for the real CR3, and reading CR3 back
+//! If the shadow of the root in guest frame X lies at host-physical X, it is an *identity root*.
+//! The value that the guest loads into CR3 is then right for the real CR3, and reading CR3 back
 //! gives what was written. The guest frame gives way: it exchanges its place with the shadow frame
 //! ([`ShadowFrames::swap_frames`](crate::ShadowFrames::swap_frames)). The page moves back when it
 //! is zapped, so free shadow frames lie where they always lay.
 //!
-//! A loadable root is pinned, tracked, and built for the control bits that the vCPU has now. It is
-//! withdrawn as soon as one of these ends: when the control bits change, when a table becomes
-//! unsync, before its frame is detached, revoked or zapped. The embedder finds that out by
+//! A loadable root is pinned, tracked, and built for the control bits that the vCPU has now. The
+//! MMU withdraws it before one of these ends. That is when the control bits change, before its
+//! frame is detached, revoked or zapped, and before the frame of a PAE root is written. When a
+//! table becomes unsync, the MMU withdraws it as well, unless loads exit: its load would be a flush
+//! that is not seen. The embedder finds that out by
 //! [`Mmu::roots_changed`](crate::Mmu::roots_changed) before the guest runs again, and must then
 //! tell the CPU which values still pass. What may be cached from a root that is withdrawn is
 //! flushed as for any page that something stops referring to (I5).

@@ -5,24 +5,26 @@
 //! seeing the guest set P. There are two kinds, of which only one exists at a time.
 //!
 //! # Leaf tables
-//! Where every page fault exits, a table that the guest changes entry by entry, each behind a flush
-//! of its own, costs least while its writes are not seen: one exit for each INVLPG, and none for
-//! the writes. Such a table keeps its shadows, which stay linked:
+//! Where loads of roots exit, some tables cost least while their writes are not seen: those that
+//! the guest changes entry by entry, each followed by a flush of its own. That is one exit for each
+//! INVLPG, and none for the writes. Such a table keeps its shadows, which stay linked:
 //!
 //! - All of its shadows are page tables. So what leads to them is never out of date.
-//! - Every vCPU has left the guest before the first write that is not seen, and comes back with all
-//!   flushes exiting, and without roots that it loads by itself.
+//! - Every vCPU has left the guest before the first write that is not seen. It comes back with all
+//!   flushes exiting, and without roots that it loads by itself. (Where all loads exit, loadable
+//!   roots stay, so that CR3 is read without an exit.)
 //! - INVLPG brings its entry up to date in all shadows of the table; any larger flush, and every
 //!   load of a root, all entries of all tables. Whether they stay unsync then is the policy's
 //!   choice. They are tracked again before a root is offered: its loads would not be seen.
 //! - What a shadow holds from earlier was never true of addresses, or of rights, that a new
 //!   reference adds. So the table is tracked again before one is made.
 //! - A fault of the guest brings the entry of its address up to date, as it drops what a TLB holds
-//!   for it. A fault that the hypervisor deals with installs the entry anew, and drops the same.
+//!   for it: so protection faults exit (`sync/filter.rs`). A fault that the hypervisor deals with
+//!   installs the entry anew, and drops the same.
 //! - Nothing is told from such a shadow alone.
 //!
 //! # Released tables
-//! Some writes to a table can be neither emulated nor allowed by detaching it: the table is the
+//! Some writes to a table can be neither emulated nor allowed by detaching it. The table is the
 //! root in use, or it maps the very instruction, stack or operand of the write. Such a frame
 //! becomes unsync whatever its level: its shadows are rebuilt as they are needed. They are
 //! refreshed before a new reference to one of them is made. At the guest's next flush of any kind
@@ -48,7 +50,8 @@ impl Shadow {
 
 /// Leaf tables.
 impl<E: Env> Cx<'_, E> {
-    /// Lets the guest write a leaf table unseen, until a flush for which the policy ends that.
+    /// Lets the guest write a leaf table unseen, until a flush, or a fault, for which the policy
+    /// ends that.
     pub(crate) fn unsync_leaf(&mut self, gfn: Gfn) {
         self.begin_unsync(gfn, true);
         self.each_shadow(gfn, |cx, frame| {

@@ -21,10 +21,10 @@ impl Mmu {
 }
 
 impl<P: WritePolicy> Mmu<P> {
-    /// An MMU whose vCPUs all have paging off. All memory that the MMU needs is allocated here.
+    /// An MMU whose vCPUs all have paging off. What the smallest pool needs is allocated here.
     /// Later calls allocate 4 KiB for a shadow page that is built, if none are left of one that is
     /// gone. If the heap is exhausted then, the MMU reclaims other pages for it, as in a smaller
-    /// pool. Only the auditor allocates otherwise.
+    /// pool. Only the auditor and [`Mmu::check_backing`] allocate otherwise.
     ///
     /// # Errors
     /// The configuration and what `env` offers do not fit together.

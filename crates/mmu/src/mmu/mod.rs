@@ -70,9 +70,10 @@ impl<P> Mmu<P> {
     }
 
     /// Which page faults must exit when the guest runs next. May change with every call that takes
-    /// the MMU `&mut`: while a table is unsync, a not-present fault below it may come from an old
-    /// reference that the guest has replaced, which the CPU must not deliver again and again. So
-    /// then every fault exits.
+    /// the MMU `&mut`. While a page table is unsync, a protection fault may come from an old entry
+    /// that the guest has replaced, which the CPU must not deliver again and again: only not-present
+    /// faults pass then. While a table of another level is, they may come from an old reference as
+    /// well, and every fault exits.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
@@ -117,7 +118,7 @@ impl<P> Mmu<P> {
         }
     }
 
-    /// Whether any table is unsync. Then all page faults must exit (see [`Mmu::guest_faults`]), and
+    /// Whether any table is unsync. Then more page faults must exit (see [`Mmu::guest_faults`]), and
     /// all instructions of the guest that flush: INVLPG, INVPCID, MOV to CR3 and the rest.
     pub fn has_unsync_tables(&self) -> bool {
         self.shadow.guest().has_unsync()
@@ -191,8 +192,9 @@ impl<P> Mmu<P> {
         env.flush_page(vcpu, gva);
     }
 
-    /// Carries out any larger flush of the guest: MOV to CR3 without the no-flush bit, changes of
-    /// CR4.PGE and the like, INVPCID (which need not exit either, as INVLPG).
+    /// Carries out any larger flush of the guest: changes of CR4.PGE and the like, and INVPCID
+    /// (which need not exit either, as INVLPG). Behind a MOV to CR3 that [`Mmu::load_paging`] has
+    /// followed, [`Mmu::flush`] is enough.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));

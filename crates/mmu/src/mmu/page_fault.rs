@@ -6,7 +6,7 @@ use super::{Mmu, Vcpu};
 use crate::advice::{PrefetchTables, Step, call_site, tables_of_space, unaccessed};
 use crate::fault::{self, Answered, Mapped};
 use crate::lifecycle::Shadow;
-use crate::policy::{Answer, CallSite, FaultContext, TableWrite, Unsync, WritePolicy};
+use crate::policy::{Answer, CallSite, FaultContext, TableWrite, Unsync, UnsyncFlush, WritePolicy};
 use crate::{Backing, Env, FaultOutcome, TableTicket, TranslateError, Work};
 
 impl<P: WritePolicy> Mmu<P> {
@@ -105,7 +105,13 @@ impl<P: WritePolicy> Mmu<P> {
         }
         if !fault.pfec.contains(Pfec::RSVD) {
             self.prefetch_accessed(env, vcpu, fault);
-            self.learn_filter(env, fault.pfec);
+            if fault::is_lost_to_unsync(&self.shadow, fault) {
+                if !self.policy.flushed(UnsyncFlush::Fault) {
+                    self.shadow.with(env).resync_all();
+                }
+            } else {
+                self.learn_filter(env, fault.pfec);
+            }
         }
         FaultOutcome::Guest(fault)
     }
@@ -219,6 +225,9 @@ impl<P: WritePolicy> Mmu<P> {
 
     /// Changes the filter, if this injected fault tells that another one pays.
     fn learn_filter(&mut self, env: &mut impl Env, pfec: Pfec) {
+        if !self.shadow.filter_decides() {
+            return;
+        }
         let (policy, now) = (self.shadow.config().filter, self.shadow.guest_faults());
         let changes = self.shadow.tables().counters().filter_switches;
         if let Some(filter) = self.regret.learn(policy, now, changes, pfec) {
@@ -229,13 +238,19 @@ impl<P: WritePolicy> Mmu<P> {
 
 /// What an answer to a write to this frame by [`Answer::Unsync`] comes to.
 fn unsync(shadow: &Shadow, gfn: Gfn) -> Unsync {
-    // The cheap questions first: where the CPU delivers page faults, none of the others is asked.
     let roots = shadow.roots();
-    if shadow.tables().encodings().separates_guest_faults()
-        || !shadow.config().cr3_loads_exit
-            && roots.vcpus().any(|vcpu| !roots.loadable(vcpu).is_empty())
-    {
+    // The cheap questions first: of most guests none of the others is asked. Where the CPU delivers
+    // page faults, that no root may be loaded right now is not enough.
+    let delivers = shadow.tables().encodings().separates_guest_faults();
+    let loads = |vcpu| {
+        if delivers { roots.can_load(vcpu) } else { !roots.loadable(vcpu).is_empty() }
+    };
+    if !shadow.config().cr3_loads_exit && roots.vcpus().any(loads) {
         return Unsync::SwitchesOff;
     }
-    if shadow.can_unsync(gfn) { Unsync::OnlyFlushes } else { Unsync::Impossible }
+    match shadow.can_unsync(gfn) {
+        true if delivers => Unsync::FlushesAndFaults,
+        true => Unsync::OnlyFlushes,
+        false => Unsync::Impossible,
+    }
 }

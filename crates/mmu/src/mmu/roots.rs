@@ -9,7 +9,9 @@ use crate::{Env, LoadableRoot, Root, RootFormat};
 impl<P> Mmu<P> {
     /// What the real CR3 of a vCPU must hold. Changes with [`Mmu::load_paging`],
     /// [`Mmu::allow_native_load`], [`Mmu::allow_native_load_of`], [`Mmu::switched`] and
-    /// [`Mmu::revoke`].
+    /// [`Mmu::revoke`]. Under PAE paging it also changes with whatever writes to the frame of the
+    /// root: [`Mmu::page_fault`], [`Mmu::translate`], [`Mmu::write_guest`], [`Mmu::release`] and
+    /// [`Mmu::release_frame`]. So ask [`Mmu::entry_state`] before each entry.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
@@ -147,7 +149,7 @@ impl<P> Mmu<P> {
         self.shadow.roots().capacity()
     }
 
-    /// A number that changes whenever the MMU itself has withdrawn a root.
+    /// A number that changes whenever the MMU itself has withdrawn a root, or moved one.
     pub fn roots_changed(&self) -> u64 {
         self.shadow.roots().changes()
     }

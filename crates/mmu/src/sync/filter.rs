@@ -2,12 +2,15 @@
 //!
 //! [`GuestFaults::User`] lets protection faults of user mode through. That is right only while
 //! every page that user mode can use has the guest's own rights in the shadow: while no entry is
-//! narrow (see [`View::is_narrow`]). So while that filter is in force what would be narrow is
-//! Trapping, and if the guest reads there, so that it must be Mapped, the filter falls back to
+//! narrow (see [`View::is_narrow`]). So while that filter is in force, what would be narrow is
+//! Trapping. If the guest reads there, so that it must be Mapped, the filter falls back to
 //! [`GuestFaults::Present`]. The narrow entries of that time are remembered; to turn the filter on
 //! again, they become Trapping and everything is flushed.
 //!
-//! While CR0.WP is clear, or paging is off, the filter is `Present`.
+//! While CR0.WP is clear on any vCPU, paging is off, or a page table is unsync, the filter is
+//! `Present`, and nothing is learned. (While another table is, every fault exits.) What is Mapped of an unsync page table may be older than it: of the faults that come
+//! from that, none is the guest's to take twice. The guest's not-present faults come from other
+//! tables: an unsync one has no NotPresent entry.
 //!
 //! [`View::is_narrow`]: crate::derive::View::is_narrow
 
@@ -63,14 +66,29 @@ impl FaultFilter {
         guest: &GuestFrames,
         roots: &Roots,
     ) -> GuestFaults {
-        if !tables.encodings().separates_guest_faults() || guest.has_unsync() {
-            return GuestFaults::Trap;
+        match self.without_unsync(tables, roots) {
+            _ if guest.has_unsync_above_leaves() => GuestFaults::Trap,
+            GuestFaults::User if guest.has_unsync() => GuestFaults::Present,
+            filter => filter,
         }
-        let plain = |paging: &Paging| paging.mode != Mode::Off && paging.wp;
-        if self.is_user() && !roots.pagings().all(plain) {
-            return GuestFaults::Present;
+    }
+
+    /// Whether the filter that is chosen decides which page faults exit.
+    pub(crate) fn decides(tables: &Tables, guest: &GuestFrames, roots: &Roots) -> bool {
+        tables.encodings().separates_guest_faults()
+            && !guest.has_unsync()
+            && roots.pagings().all(is_plain)
+    }
+
+    /// Which page faults must exit while no table is unsync.
+    pub(crate) fn without_unsync(&self, tables: &Tables, roots: &Roots) -> GuestFaults {
+        if !tables.encodings().separates_guest_faults() {
+            GuestFaults::Trap
+        } else if self.is_user() && !roots.pagings().all(is_plain) {
+            GuestFaults::Present
+        } else {
+            self.filter
         }
-        self.filter
     }
 
     /// Remembers a narrow entry; the oldest gives way if there are too many.
@@ -85,6 +103,11 @@ impl FaultFilter {
         self.oldest = (self.oldest + 1) % MAX_NARROW;
         Some(core::mem::replace(&mut self.narrow[self.oldest], slot))
     }
+}
+
+/// Whether user mode may have its protection faults in this paging state.
+fn is_plain(paging: &Paging) -> bool {
+    paging.mode != Mode::Off && paging.wp
 }
 
 impl<E: Env> Entries<'_, E> {

@@ -1,9 +1,9 @@
 //! The shadow pages: the only place that stores to shadow memory.
 //!
-//! [`Tables`] keeps five things in step with what it stores: the owner of each frame ([`Pool`]),
-//! the reverse map ([`Rmap`]), the copies of guest tables, the log of changes and the number of
-//! changes of references. It knows nothing of the guest's tables: the layers above say what an
-//! entry should be.
+//! [`Tables`] keeps five things in step with what it stores. They are the owner of each frame
+//! ([`Pool`]), the reverse map ([`Rmap`]), the copies of guest tables, the log of changes and the
+//! number of changes of references. It knows nothing of the guest's tables: the layers above say
+//! what an entry should be.
 
 mod log;
 mod pool;

@@ -1,5 +1,5 @@
-//! The reverse map: every Mapped shadow entry stands in exactly one list, so that all entries for a
-//! guest frame, or all parents of a shadow page, are found without a search.
+//! The reverse map: every Mapped shadow entry stands in exactly one list. So all entries for a
+//! guest frame, and all parents of a shadow page, are found without a search.
 //!
 //! The links are arrays, one for each shadow page that lives: what the map takes grows with what is
 //! in use, and is capped with the pool. It has a reserve from the start. So where the heap is

@@ -2,9 +2,9 @@
 //! at only where it has changed.
 //!
 //! An entry of a shadow page is what it should be for as long as the guest's entry is the same and
-//! nothing is stored to the shadow entry: what else it depends on (tracking, backing, the page that
-//! it links, the filter) stores there when it changes, in a detached table, too, whatever the
-//! guest's entry says meanwhile. A copy is never needed; a few pages have one.
+//! nothing is stored to the shadow entry. It also depends on tracking, backing, the page that it
+//! links and the filter. Each of these stores there when it changes, in a detached table, too,
+//! whatever the guest's entry says meanwhile. A copy is never needed; a few pages have one.
 
 use alloc::vec::Vec;
 

@@ -325,7 +325,7 @@ mod broken {
     }
 
     #[test]
-    fn a_pending_pdpte() {
+    fn a_trapping_pdpte() {
         let mut good = Good::new(|_| ());
         good.mmu.load_paging(&mut good.machine, 0, Paging { mode: Mode::Off, ..paging(0) });
         good.mmu.zap_all(&mut good.machine);

@@ -111,7 +111,7 @@ fn a_frame_is_protected_until_what_is_cached_of_its_shadow_is_flushed() {
 }
 
 #[test]
-fn entries_are_pending_while_what_they_follow_is_written() {
+fn entries_are_trapping_while_what_they_follow_is_written() {
     let (machine, mmu) = start();
     assert!(!translated_while_written(machine, mmu));
 }

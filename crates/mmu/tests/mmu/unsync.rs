@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::common::*;
-use umbra_mmu::policy::{Answer, TableWrite, UnsyncFlush, WritePolicy};
-use umbra_mmu::{Config, FaultOutcome, Mmu, Work};
-use umbra_paging::{Access, Gfn, Gva};
+use umbra_mmu::policy::{Answer, TableWrite, Unsync, UnsyncFlush, WritePolicy};
+use umbra_mmu::{Config, Encodings, FaultOutcome, FilterPolicy, GuestFaults, Mmu, Work};
+use umbra_paging::{Access, Gfn, Gva, Paging};
 
 const ALL: u64 = P | W | U | A | D;
 const READ: Access = Access::supervisor_read();
@@ -15,11 +15,12 @@ const SHOWN: u64 = 64 << 12;
 /// An address that page table 4 maps.
 const PAGE: u64 = 0x5000;
 
-/// The page table in frame 4 is to be unsync until another address is flushed, or all addresses for
-/// so many times more. Others are emulated.
+/// The page table in frame 4 is to be unsync until another address is flushed, or all addresses, or
+/// a fault exits for it, for so many times more. Others are emulated.
 #[derive(Clone, Default)]
 struct Policy {
     more: usize,
+    faults: usize,
     told: Rc<RefCell<Vec<UnsyncFlush>>>,
 }
 
@@ -30,10 +31,12 @@ impl WritePolicy for Policy {
 
     fn flushed(&mut self, flush: UnsyncFlush) -> bool {
         self.told.borrow_mut().push(flush);
-        if matches!(flush, UnsyncFlush::All(..)) {
-            return self.more.checked_sub(1).inspect(|&left| self.more = left).is_some();
-        }
-        flush != UnsyncFlush::Elsewhere
+        let left = match flush {
+            UnsyncFlush::All(..) => &mut self.more,
+            UnsyncFlush::Fault => &mut self.faults,
+            _ => return flush != UnsyncFlush::Elsewhere,
+        };
+        left.checked_sub(1).inspect(|&next| *left = next).is_some()
     }
 }
 
@@ -361,6 +364,124 @@ fn nothing_is_told_from_an_unsync_shadow_alone() {
     machine.poke(4, 6, 7 << 12 | ALL & !W);
     let outcome = fault(&mut machine, &mut mmu, 0x6000, user_write());
     assert!(matches!(outcome, FaultOutcome::Guest(_)), "{outcome:?}");
+}
+
+/// Not-present faults come from tables that are tracked; protection faults may come from what the
+/// unsync one held before.
+#[test]
+fn only_not_present_faults_pass_while_a_page_table_is_unsync() {
+    for filter in [FilterPolicy::User, FilterPolicy::Present] {
+        let (mut machine, mut mmu) =
+            start_configured(Policy::default(), 1, ALL, |config| config.filter = filter);
+        assert_eq!(mmu.guest_faults(), GuestFaults::Present);
+        // In the unsync table nothing is NotPresent, elsewhere it is.
+        assert_eq!(hardware(&machine, &mmu, 0x7000), Seen::Reserved);
+        assert_eq!(hardware(&machine, &mmu, (7 << 21) + 0x7000), Seen::NotPresent);
+        mmu.flush_guest(&mut machine);
+        let user = filter == FilterPolicy::User;
+        let expected = if user { GuestFaults::User } else { GuestFaults::Present };
+        assert_eq!(mmu.guest_faults(), expected);
+        assert_eq!(hardware(&machine, &mmu, 0x7000), Seen::NotPresent);
+        mmu.release_frame(&mut machine, Gfn::new(4));
+        assert_eq!(mmu.guest_faults(), GuestFaults::Trap);
+        mmu.audit(&machine).unwrap();
+    }
+    let (_, mmu) = start_configured(Policy::default(), 1, ALL, |config| {
+        config.encodings = Encodings::not_present(FEATURES.maxphyaddr);
+    });
+    assert_eq!(mmu.guest_faults(), GuestFaults::Trap, "what is Trapping is not present to the CPU");
+}
+
+#[test]
+fn the_policy_is_told_of_faults_that_would_have_passed() {
+    let guest_fault = |machine: &mut Machine, mmu: &mut Mmu<Policy>, (gva, access)| {
+        let outcome = fault(machine, mmu, gva, access);
+        assert!(matches!(outcome, FaultOutcome::Guest(_)), "{outcome:?}");
+    };
+    let (absent, refused) = ((0x7000, READ), (PAGE, user_write()));
+    for (filter, exits, passes) in
+        [(FilterPolicy::User, absent, refused), (FilterPolicy::Present, refused, absent)]
+    {
+        for faults in [1, 0] {
+            let policy = Policy { faults, ..Policy::default() };
+            let (mut machine, mut mmu) =
+                start_configured(policy.clone(), 1, ALL & !W, |config| config.filter = filter);
+            guest_fault(&mut machine, &mut mmu, exits);
+            assert_eq!(*policy.told.borrow(), [], "{filter:?}: it exits in any case");
+            guest_fault(&mut machine, &mut mmu, passes);
+            assert_eq!(*policy.told.borrow(), [UnsyncFlush::Fault], "{filter:?}");
+            assert_eq!(mmu.has_unsync_tables(), faults == 1, "as the policy says");
+            assert_eq!(mmu.counters().filter_switches, 0);
+            mmu.audit(&machine).unwrap();
+            mmu.flush_guest(&mut machine);
+            policy.told.borrow_mut().clear();
+            guest_fault(&mut machine, &mut mmu, passes);
+            assert_eq!(*policy.told.borrow(), [], "nothing is unsync");
+        }
+    }
+}
+
+/// The filter `user` would not be in force, and would take the narrow pages away.
+#[test]
+fn no_filter_is_chosen_while_it_would_not_decide() {
+    const READ_ONLY: u64 = (6 << 21) + 0x1000;
+    let refused = |machine: &mut Machine, mmu: &mut Mmu<Policy>| {
+        for _ in 0..5 {
+            let outcome = fault(machine, mmu, READ_ONLY, user_write());
+            assert!(matches!(outcome, FaultOutcome::Guest(_)), "{outcome:?}");
+        }
+        mmu.counters().filter_switches
+    };
+    let auto = |config: &mut Config| config.filter = FilterPolicy::Auto;
+    let (mut machine, mut mmu) = start_configured(Policy::default(), 1, ALL, auto);
+    store(&mut machine, &mut mmu, 6, 1, 104 << 12 | ALL & !W);
+    assert_eq!(refused(&mut machine, &mut mmu), 0, "a table is unsync");
+    mmu.flush_guest(&mut machine);
+    mmu.load_paging(&mut machine, 0, Paging { wp: false, ..paging(1) });
+    assert_eq!(refused(&mut machine, &mut mmu), 0, "CR0.WP is clear");
+    mmu.load_paging(&mut machine, 0, paging(1));
+    assert_eq!(refused(&mut machine, &mut mmu), 1);
+}
+
+/// What unsync would switch off, as the policy is told at a write.
+#[test]
+fn loads_of_roots_and_faults_that_pass_are_named() {
+    let told = |loadable_roots, cr3_loads_exit, filter: bool, table: u64| {
+        let (mut machine, seen) = (Machine::identical(2048, 96), Rc::new(RefCell::new(None)));
+        machine.chain();
+        machine.poke(4, 5, 101 << 12 | ALL);
+        machine.poke(4, 64, table << 12 | ALL);
+        let config = config_with(|config| {
+            (config.loadable_roots, config.cr3_loads_exit) = (loadable_roots, cr3_loads_exit);
+            if !filter {
+                config.encodings = Encodings::not_present(FEATURES.maxphyaddr);
+            }
+        });
+        let policy = Asked { seen: seen.clone() };
+        let mut mmu = Mmu::with_policy(config, &mut machine, policy).unwrap();
+        mmu.load_paging(&mut machine, 0, paging(1));
+        settle(&mut machine, &mut mmu, SHOWN, READ);
+        fault(&mut machine, &mut mmu, SHOWN, supervisor_write());
+        seen.take().unwrap()
+    };
+    assert_eq!(told(1, false, true, 4), Unsync::SwitchesOff);
+    assert_eq!(told(0, false, true, 4), Unsync::FlushesAndFaults);
+    assert_eq!(told(1, true, true, 4), Unsync::FlushesAndFaults);
+    assert_eq!(told(0, false, true, 3), Unsync::Impossible, "it is a directory");
+    assert_eq!(told(1, false, false, 4), Unsync::OnlyFlushes, "none is offered");
+    assert_eq!(told(0, false, false, 4), Unsync::OnlyFlushes);
+}
+
+/// Emulates, and keeps what it was told of unsync.
+struct Asked {
+    seen: Rc<RefCell<Option<Unsync>>>,
+}
+
+impl WritePolicy for Asked {
+    fn answer(&mut self, write: &TableWrite) -> Answer {
+        *self.seen.borrow_mut() = Some(write.unsync);
+        Answer::Emulate
+    }
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //! uses tables.
 
 use crate::common::*;
-use umbra_mmu::{FaultContext, FaultOutcome, Mmu, Work};
-use umbra_paging::{Access, Gva};
+use umbra_mmu::{FaultContext, FaultOutcome, GuestFaults, Mmu, Work};
+use umbra_paging::{Access, Gva, Mode, Paging};
 
 const ALL: u64 = P | W | U | A | D;
 /// Where the page tables 5, 6 and 7 show to the kernel, one page each: from this entry of table 4
@@ -28,7 +28,9 @@ impl Guest {
             machine.poke(4, SHOWN as usize + n, table << 12 | ALL & !U);
             machine.poke(table, 0, 100 << 12 | ALL);
         }
-        let mut mmu = Mmu::new(config_with(|config| config.eager = eager), &mut machine).unwrap();
+        // A root may be loaded without an exit, so unsync is not tried.
+        let config = config_with(|config| (config.eager, config.loadable_roots) = (eager, 1));
+        let mut mmu = Mmu::new(config, &mut machine).unwrap();
         mmu.load_paging(&mut machine, 0, paging(1));
         let mut guest = Guest { machine, mmu, exits: 0, bursts: 0 };
         (0..3).for_each(|n| guest.read(n, 0));
@@ -221,4 +223,49 @@ fn a_table_that_maps_the_write_to_it_is_not_detached_again_and_again() {
         }
         settle(&mut guest.machine, &mut guest.mmu, index << 12, user_write());
     }
+}
+
+/// A page table of 32-bit paging whose entry is cleared, set and flushed, again and again: with the
+/// page-fault filter on, too, one exit each time.
+#[test]
+fn a_32_bit_guest_pays_for_the_flush_alone() {
+    const SHOWN: u64 = 5 << 22 | 1 << 12;
+    const CHANGED: u64 = 5 << 22 | 7 << 12;
+    let shown = Seen::Page { gfn: 3, user: false, write: true };
+    let mut machine = Machine::new(2048, 96);
+    machine.poke32(2, 5, 0x3067);
+    machine.poke32(3, 1, 0x3063);
+    machine.poke32(3, 7, 0x9067);
+    let mut mmu = Mmu::new(config_with(|config| config.loadable_roots = 4), &mut machine).unwrap();
+    let mode = Mode::Legacy32 { pse: false };
+    mmu.load_paging(&mut machine, 0, Paging { mode, nxe: false, ..paging(2) });
+    settle(&mut machine, &mut mmu, CHANGED, Access::supervisor_read());
+    settle(&mut machine, &mut mmu, SHOWN, Access::supervisor_read());
+    let mut exits = 0;
+    for n in 0..40 {
+        for (rip, back_to_back, entry) in
+            [(0x1000, false, 0), (0x2000, true, 0x9067 + n % 2 * 0x1000)]
+        {
+            if hardware(&machine, &mmu, SHOWN) == shown {
+                machine.poke32(3, 7, entry);
+                continue;
+            }
+            exits += 1;
+            let context = FaultContext::at(Gva::new(rip)).with_back_to_back(back_to_back);
+            let at = Gva::new(SHOWN | 7 * 4);
+            match mmu.page_fault(&mut machine, 0, at, supervisor_write(), &context) {
+                FaultOutcome::TableWrite { .. } => store32(&mut machine, &mut mmu, 3, 7, entry),
+                outcome => {
+                    assert_eq!(outcome, FaultOutcome::Resume(Work::Detach));
+                    machine.poke32(3, 7, entry);
+                }
+            }
+        }
+        if mmu.entry_state(&machine, 0).flushes_exit {
+            exits += 1;
+            mmu.invlpg(&mut machine, 0, Gva::new(CHANGED));
+        }
+    }
+    assert!((40..=44).contains(&exits), "{exits}");
+    assert_eq!(mmu.guest_faults(), GuestFaults::Present);
 }

@@ -822,7 +822,7 @@ impl Machine for Shadow {
         self.moment.note(match (self.config.bypass, self.mmu.has_unsync_tables()) {
             (false, _) => "state: guest faults trapped",
             (true, false) => "state: guest faults bypassed",
-            (true, true) => "state: guest faults trapped while a table is unsync",
+            (true, true) => "state: more guest faults exit while a table is unsync",
         });
         std::mem::take(&mut self.moment)
     }

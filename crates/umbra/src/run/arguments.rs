@@ -25,7 +25,7 @@ pub struct Arguments {
     #[command(flatten)]
     pub guest: guest::Options,
 
-    /// The machine: penryn, skylake, bochs:MODEL or kvm
+    /// The machine: penryn, skylake, ryzen, qemu-svm, bochs:MODEL or kvm
     ///
     /// The CPU that is emulated: `penryn` (Intel Core 2 T9600: no EPT, no VPID, open to Meltdown),
     /// `skylake` (Intel Skylake-X: VPID, PCID, SMEP, SMAP; its EPT is not used), `ryzen` (AMD Ryzen
