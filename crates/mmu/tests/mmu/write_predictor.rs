@@ -252,7 +252,7 @@ fn a_32_bit_guest_pays_for_the_flush_alone() {
             }
             exits += 1;
             let context = FaultContext::at(Gva::new(rip)).with_back_to_back(back_to_back);
-            let at = Gva::new(SHOWN | 7 * 4);
+            let at = Gva::new(SHOWN + 7 * 4);
             match mmu.page_fault(&mut machine, 0, at, supervisor_write(), &context) {
                 FaultOutcome::TableWrite { .. } => store32(&mut machine, &mut mmu, 3, 7, entry),
                 outcome => {
