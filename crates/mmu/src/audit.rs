@@ -13,7 +13,7 @@ use crate::lifecycle::Shadow;
 use crate::roots::{Loadable, Sampled};
 use crate::tables::GROUP;
 use crate::tables::{List, Slot};
-use crate::{Backing, Env};
+use crate::{Backing, Env, ShadowFrame};
 
 /// An invariant does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,7 +190,7 @@ impl<'a, E: Env> Auditor<'a, E> {
 
     /// Whether a CPU may load PDPTEs from this page. The page for the registers of a vCPU is pinned
     /// even while it runs on another.
-    fn may_be_loaded(self, frame: u32) -> bool {
+    fn may_be_loaded(self, frame: ShadowFrame) -> bool {
         let (pool, roots) = (self.shadow.tables().pool(), self.shadow.roots());
         match pool.key(frame).role {
             Role::Pdptes { .. } => roots.is_current(frame),
@@ -199,7 +199,7 @@ impl<'a, E: Env> Auditor<'a, E> {
     }
 
     /// What is wrong with the PDPTEs that a vCPU loads with a root.
-    fn audit_sampled(self, root: u32, sampled: &Sampled) -> Option<String> {
+    fn audit_sampled(self, root: ShadowFrame, sampled: &Sampled) -> Option<String> {
         let pool = self.shadow.tables().pool();
         let gfn = pool.key(root).gfn;
         let now = [0, 1, 2, 3].map(|index| self.env.read_entry(gfn.entry(index)));
@@ -234,7 +234,7 @@ impl<'a, E: Env> Auditor<'a, E> {
 
     /// Checks what a page promises beside its entries: its frame is protected, and it is found by
     /// its key.
-    fn audit_page(self, frame: u32) -> Result<(), Violation> {
+    fn audit_page(self, frame: ShadowFrame) -> Result<(), Violation> {
         let key = self.shadow.tables().key(frame);
         if self.shadow.guest().lists(key)
             && !self.shadow.guest().is_listed(self.shadow.tables().pool(), key, frame)

@@ -2,7 +2,7 @@
 
 use umbra_paging::{ENTRIES, Gfn, Gpa, Gva, Hfn, Hpa, Tables};
 
-use crate::Event;
+use crate::{Event, ShadowFrame};
 
 /// What lies behind a guest frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,28 +61,28 @@ pub trait GuestMemory: Tables {
 /// The pool of host frames that hold shadow pages. Nothing else uses them, and no guest can name
 /// them.
 pub trait ShadowFrames {
-    /// How many frames there are. Constant.
+    /// How many frames there are, numbered from zero. Constant.
     fn count(&self) -> u32;
 
-    /// Where frame `frame` lies in host memory. Constant, but for [`ShadowFrames::swap_frames`].
-    fn hpa(&self, frame: u32) -> Hpa;
+    /// Where `frame` lies in host memory. Constant, but for [`ShadowFrames::swap_frames`].
+    fn hpa(&self, frame: ShadowFrame) -> Hpa;
 
     /// The inverse of [`ShadowFrames::hpa`], for frames that lie where they lay at first.
-    fn frame(&self, hpa: Hpa) -> u32;
+    fn frame(&self, hpa: Hpa) -> ShadowFrame;
 
-    /// Entry `index` of frame `frame`, read at once.
-    fn read_shadow(&self, frame: u32, index: usize) -> u64;
+    /// Entry `index` of `frame`, read at once.
+    fn read_shadow(&self, frame: ShadowFrame, index: usize) -> u64;
 
-    /// The 8 entries of frame `frame` from `first` on.
-    fn read_shadow_entries(&self, frame: u32, first: usize) -> [u64; 8] {
+    /// The 8 entries of `frame` from `first` on.
+    fn read_shadow_entries(&self, frame: ShadowFrame, first: usize) -> [u64; 8] {
         core::array::from_fn(|n| self.read_shadow(frame, first + n))
     }
 
-    /// Stores entry `index` of frame `frame` at once.
-    fn write_shadow(&mut self, frame: u32, index: usize, value: u64);
+    /// Stores entry `index` of `frame` at once.
+    fn write_shadow(&mut self, frame: ShadowFrame, index: usize, value: u64);
 
-    /// Stores `value` in every entry of frame `frame`, each at once: a CPU may be walking it.
-    fn fill_shadow(&mut self, frame: u32, value: u64) {
+    /// Stores `value` in every entry of `frame`, each at once: a CPU may be walking it.
+    fn fill_shadow(&mut self, frame: ShadowFrame, value: u64) {
         (0..ENTRIES).for_each(|index| self.write_shadow(frame, index, value));
     }
 
@@ -94,7 +94,7 @@ pub trait ShadowFrames {
     ///
     /// False, if that cannot be done: then nothing has changed. By default it cannot. An exchange
     /// is never refused that takes the last one of the same two frames back.
-    fn swap_frames(&mut self, frame: u32, gfn: Gfn) -> bool {
+    fn swap_frames(&mut self, frame: ShadowFrame, gfn: Gfn) -> bool {
         let _ = (frame, gfn);
         false
     }

@@ -91,6 +91,7 @@ mod event;
 mod fault;
 mod format;
 mod guest;
+mod id;
 mod lifecycle;
 mod mmu;
 mod outcome;
@@ -105,6 +106,7 @@ pub use config::{Config, ConfigError, FilterPolicy, GuestFaults, MIN_FRAMES_PER_
 pub use env::{Backing, Env, GuestMemory, ShadowFrames, Tlb};
 pub use event::{Counters, Event, Shadowed};
 pub use format::Encodings;
+pub use id::ShadowFrame;
 pub use mmu::Mmu;
 pub use outcome::{
     EntryState, FaultOutcome, LoadableRoot, Root, RootFormat, TableTicket, TranslateError, Work,

@@ -8,21 +8,22 @@ use umbra_layers::{Layer, Modules, identifier};
 /// Each module, and those that it may use: all of them stand in rows above its own, so no uses run
 /// in a circle.
 const LAYERS: &[Layer] = &[
+    ("id", &[]),
     ("policy", &[]),
     ("format", &[]),
     ("config", &["format"]),
     ("outcome", &["config"]),
     ("event", &["config", "format"]),
-    ("env", &["event"]),
-    ("tables", &["config", "env", "event", "format"]),
-    ("guest", &["env", "format", "tables"]),
-    ("roots", &["format", "tables"]),
-    ("derive", &["config", "env", "format", "guest", "tables"]),
-    ("sync", &["config", "derive", "env", "event", "format", "guest", "roots", "tables"]),
+    ("env", &["event", "id"]),
+    ("tables", &["config", "env", "event", "format", "id"]),
+    ("guest", &["env", "format", "id", "tables"]),
+    ("roots", &["format", "id", "tables"]),
+    ("derive", &["config", "env", "format", "guest", "id", "tables"]),
+    ("sync", &["config", "derive", "env", "event", "format", "guest", "id", "roots", "tables"]),
     (
         "lifecycle",
         &[
-            "config", "derive", "env", "event", "format", "guest", "policy", "roots", "sync",
+            "config", "derive", "env", "event", "format", "guest", "id", "policy", "roots", "sync",
             "tables",
         ],
     ),
@@ -34,6 +35,7 @@ const LAYERS: &[Layer] = &[
             "env",
             "event",
             "format",
+            "id",
             "lifecycle",
             "outcome",
             "policy",
@@ -42,11 +44,22 @@ const LAYERS: &[Layer] = &[
             "tables",
         ],
     ),
-    ("advice", &["config", "derive", "env", "fault", "format", "policy", "roots", "tables"]),
-    ("audit", &["derive", "env", "format", "guest", "lifecycle", "roots", "tables"]),
+    ("advice", &["config", "derive", "env", "fault", "format", "id", "policy", "roots", "tables"]),
+    ("audit", &["derive", "env", "format", "guest", "id", "lifecycle", "roots", "tables"]),
     (
         "mmu",
-        &["advice", "audit", "config", "env", "event", "fault", "lifecycle", "outcome", "policy"],
+        &[
+            "advice",
+            "audit",
+            "config",
+            "env",
+            "event",
+            "fault",
+            "id",
+            "lifecycle",
+            "outcome",
+            "policy",
+        ],
     ),
 ];
 

@@ -7,7 +7,7 @@ use std::alloc::System;
 use cap::Cap;
 use umbra_mmu::{
     Backing, Config, Encodings, FaultContext, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu,
-    ShadowFrames, Tlb,
+    ShadowFrame, ShadowFrames, Tlb,
 };
 use umbra_paging::{Access, ENTRIES, Features, Gfn, Gpa, Gva, Hfn, Hpa, Paging, Tables};
 
@@ -61,20 +61,20 @@ impl ShadowFrames for Host {
         self.shadow.len() as u32
     }
 
-    fn hpa(&self, frame: u32) -> Hpa {
-        Hpa::new(u64::from(frame) << 12)
+    fn hpa(&self, frame: ShadowFrame) -> Hpa {
+        Hpa::new(u64::from(frame.raw()) << 12)
     }
 
-    fn frame(&self, hpa: Hpa) -> u32 {
-        hpa.hfn().raw() as u32
+    fn frame(&self, hpa: Hpa) -> ShadowFrame {
+        ShadowFrame::new(hpa.hfn().raw() as u32)
     }
 
-    fn read_shadow(&self, frame: u32, index: usize) -> u64 {
-        self.shadow[frame as usize][index]
+    fn read_shadow(&self, frame: ShadowFrame, index: usize) -> u64 {
+        self.shadow[frame.index()][index]
     }
 
-    fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
-        self.shadow[frame as usize][index] = value;
+    fn write_shadow(&mut self, frame: ShadowFrame, index: usize, value: u64) {
+        self.shadow[frame.index()][index] = value;
     }
 }
 

@@ -8,7 +8,7 @@ use fastrand::Rng;
 use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
 use umbra_mmu::{
     Backing, Config, Encodings, FaultContext, FaultOutcome, FilterPolicy, GuestFaults, GuestMemory,
-    Mmu, RootFormat, ShadowFrames, Tlb,
+    Mmu, RootFormat, ShadowFrame, ShadowFrames, Tlb,
 };
 use umbra_paging::{
     Access, AccessKind, Features, Gfn, Gpa, Gva, Hfn, Hpa, Mode, PAGE_SIZE, Paging, Pdptes, Pfec,
@@ -84,19 +84,19 @@ impl ShadowFrames for Host {
         SHADOW_FRAMES as u32
     }
 
-    fn hpa(&self, frame: u32) -> Hpa {
-        Hfn::new(SHADOW + u64::from(frame)).base()
+    fn hpa(&self, frame: ShadowFrame) -> Hpa {
+        Hfn::new(SHADOW + u64::from(frame.raw())).base()
     }
 
-    fn frame(&self, hpa: Hpa) -> u32 {
-        (hpa.hfn().raw() - SHADOW) as u32
+    fn frame(&self, hpa: Hpa) -> ShadowFrame {
+        ShadowFrame::new((hpa.hfn().raw() - SHADOW) as u32)
     }
 
-    fn read_shadow(&self, frame: u32, index: usize) -> u64 {
+    fn read_shadow(&self, frame: ShadowFrame, index: usize) -> u64 {
         self.ram.read(PhysAddr::new(self.hpa(frame).raw() + 8 * index as u64))
     }
 
-    fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
+    fn write_shadow(&mut self, frame: ShadowFrame, index: usize, value: u64) {
         self.ram.write(PhysAddr::new(self.hpa(frame).raw() + 8 * index as u64), value);
     }
 }

@@ -7,7 +7,7 @@ use crate::format::{Role, Wp, index};
 use crate::lifecycle::Cx;
 use crate::policy::WritePolicy;
 use crate::tables::Slot;
-use crate::{Env, Event};
+use crate::{Env, Event, ShadowFrame};
 
 /// What [`map`] came to.
 #[derive(Clone, Copy)]
@@ -129,7 +129,7 @@ fn provided<E: Env>(
     slot: Slot,
     role: Role,
     overrides: bool,
-    path: &[u32],
+    path: &[ShadowFrame],
 ) -> Target {
     let target = cx.view().target(slot, overrides);
     let Target::Missing(key) = target else { return target };

@@ -2,11 +2,11 @@
 
 use umbra_paging::{Access, Gpa, Gva, Hpa, Level, Mode, Rights};
 
-use crate::Env;
 use crate::derive::View;
 use crate::format::{Held, ShadowEntry, State, index};
 use crate::roots::Roots;
 use crate::tables::Slot;
+use crate::{Env, ShadowFrame};
 
 /// What the shadow knows of an access that exited.
 pub(crate) enum Answered {
@@ -39,9 +39,9 @@ pub(crate) struct WalkCache([LastTable; REMEMBERED]);
 struct LastTable {
     /// The address, divided by what a page table covers.
     number: u64,
-    root: u32,
+    root: ShadowFrame,
     links: u64,
-    frame: u32,
+    frame: ShadowFrame,
     level: Level,
     rights: Rights,
 }
@@ -51,9 +51,9 @@ impl Default for LastTable {
         // No number is so large.
         LastTable {
             number: u64::MAX,
-            root: 0,
+            root: ShadowFrame::default(),
             links: 0,
-            frame: 0,
+            frame: ShadowFrame::default(),
             level: Level::L1,
             rights: Rights::ALL,
         }
@@ -180,7 +180,7 @@ fn last_table<E: Env>(
     roots: &Roots,
     vcpu: usize,
     gva: Gva,
-) -> Option<(u32, Level, Rights)> {
+) -> Option<(ShadowFrame, Level, Rights)> {
     let (tables, env) = (view.tables(), view.env());
     let mut frame = tables.pool().frame_of(roots.current(vcpu))?;
     let mut level = Level::L4;

@@ -17,11 +17,11 @@ use umbra_paging::{Features, Gfn, Mode, Paging, Pdptes};
 
 use super::load::Pinned;
 use super::{Cx, Shadow};
-use crate::Env;
 use crate::format::{Role, ShadowKey};
 use crate::policy::WritePolicy;
 use crate::roots::Sampled;
 use crate::tables::Slot;
+use crate::{Env, ShadowFrame};
 
 impl<E: Env> Cx<'_, E> {
     /// Builds the page for the PDPTEs in this frame and all that they reference, if a vCPU may load
@@ -32,7 +32,7 @@ impl<E: Env> Cx<'_, E> {
         vcpu: usize,
         gfn: Gfn,
         expected: Option<Pdptes>,
-    ) -> Option<(u32, Sampled)> {
+    ) -> Option<(ShadowFrame, Sampled)> {
         let guest = self.shadow.basis.guest();
         if !guest.can_hold_table(self.env, gfn) || guest.has_unsync_above_leaves() {
             return None;

@@ -21,7 +21,7 @@ use crate::guest::REGION;
 use crate::policy::WritePolicy;
 use crate::roots::Sampled;
 use crate::tables::{List, Slot};
-use crate::{Backing, Env, Event};
+use crate::{Backing, Env, Event, ShadowFrame};
 
 /// After a frame has moved, so many of its mappings are made anew at once; the others when they are
 /// next used.
@@ -155,7 +155,7 @@ impl<E: Env> Cx<'_, E> {
             || matches!(self.env.backing(gfn), Backing::Ram { hfn, .. } if hfn.raw() == gfn.raw())
     }
 
-    fn offer(&mut self, vcpu: usize, root: u32, sampled: Option<Sampled>) -> bool {
+    fn offer(&mut self, vcpu: usize, root: ShadowFrame, sampled: Option<Sampled>) -> bool {
         self.becomes_identity_root(vcpu, root)
             && self.shadow.roots.offer(self.shadow.basis.tables_mut(), vcpu, root, sampled)
     }
@@ -181,7 +181,7 @@ impl<E: Env> Cx<'_, E> {
 
     /// Whether this root lies, or now comes to lie, where the guest's CR3 points, and may be loaded
     /// by the vCPU.
-    fn becomes_identity_root(&mut self, vcpu: usize, root: u32) -> bool {
+    fn becomes_identity_root(&mut self, vcpu: usize, root: ShadowFrame) -> bool {
         let gfn = self.shadow.basis.tables().key(root).gfn;
         let followed = self.shadow.basis.guest().is_tracked(gfn) && self.shadow.follows_loads();
         if !self.shadow.roots.can_load(vcpu) || !followed {
@@ -204,7 +204,7 @@ impl<E: Env> Cx<'_, E> {
     /// uses it.
     fn make_room(&mut self, gfn: Gfn) {
         let pool = self.shadow.basis.tables().pool();
-        let idle = |&frame: &u32| pool.is_moved(frame) && !pool.is_pinned(frame);
+        let idle = |&frame: &ShadowFrame| pool.is_moved(frame) && !pool.is_pinned(frame);
         let moved = self.shadow.basis.guest().shadows(pool, gfn).find(idle);
         if let Some(frame) = moved {
             self.swap_frames(frame, gfn, false);
@@ -212,7 +212,7 @@ impl<E: Env> Cx<'_, E> {
     }
 
     /// Moves a page that is about to be zapped back to where its frame lay.
-    pub(super) fn move_home(&mut self, frame: u32, key: ShadowKey) {
+    pub(super) fn move_home(&mut self, frame: ShadowFrame, key: ShadowKey) {
         if self.shadow.basis.tables().pool().is_moved(frame) {
             let back = self.swap_frames(frame, key.gfn, false);
             assert!(back, "what was exchanged can be exchanged again");
@@ -233,7 +233,7 @@ impl<E: Env> Cx<'_, E> {
     }
 
     /// Exchanges the places of a guest frame and of a shadow page of it.
-    fn swap_frames(&mut self, frame: u32, gfn: Gfn, away: bool) -> bool {
+    fn swap_frames(&mut self, frame: ShadowFrame, gfn: Gfn, away: bool) -> bool {
         let list = List::Gfn(gfn.raw() as u32);
         let mut mappings = [None; EAGER];
         for (mapping, slot) in mappings.iter_mut().zip(self.shadow.basis.tables().rmap().iter(list))

@@ -33,7 +33,7 @@ use umbra_paging::{Gfn, Level};
 use super::{Cx, Shadow};
 use crate::format::{Role, ShadowKey};
 use crate::policy::{UnsyncFlush, WritePolicy};
-use crate::{Env, Event};
+use crate::{Env, Event, ShadowFrame};
 
 impl Shadow {
     /// Whether the tracked frame can be an unsync leaf table.
@@ -108,7 +108,7 @@ impl<E: Env> Cx<'_, E> {
 
     /// Makes sure that what a shadow page leads to is up to date, before a reference to it is added
     /// or changed, and after the guest's own reference was read.
-    pub(crate) fn before_link(&mut self, child: u32) {
+    pub(crate) fn before_link(&mut self, child: ShadowFrame) {
         let guest = self.shadow.basis.guest();
         if !guest.has_unsync() || guest.has_unsync_above_leaves() {
             return;

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 
 use umbra_paging::{Gfn, Mode, Paging, Pdptes};
 
+use crate::ShadowFrame;
 use crate::format::ShadowKey;
 use crate::tables::{PageId, Tables};
 
@@ -122,14 +123,14 @@ impl Roots {
 
     /// Whether a vCPU runs on this page as its root, or as what a PDPTE register references: no
     /// entry in memory that could be Trapping leads there.
-    pub(crate) fn is_current(&self, frame: u32) -> bool {
+    pub(crate) fn is_current(&self, frame: ShadowFrame) -> bool {
         let directory =
             |vcpu: &Vcpu| vcpu.directories.iter().flatten().any(|id| id.frame() == frame);
         self.vcpus.iter().any(|vcpu| vcpu.root.frame() == frame || directory(vcpu))
     }
 
     /// Whether another vCPU than this one runs on this page as its root.
-    pub(crate) fn is_current_elsewhere(&self, vcpu: usize, frame: u32) -> bool {
+    pub(crate) fn is_current_elsewhere(&self, vcpu: usize, frame: ShadowFrame) -> bool {
         self.vcpus.iter().enumerate().any(|(n, other)| n != vcpu && other.root.frame() == frame)
     }
 
@@ -240,7 +241,7 @@ impl Roots {
         &mut self,
         tables: &mut Tables,
         vcpu: usize,
-        root: u32,
+        root: ShadowFrame,
         sampled: Option<Sampled>,
     ) -> bool {
         let page = tables.pool().id(root);

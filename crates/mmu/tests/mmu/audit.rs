@@ -1,7 +1,7 @@
 //! The auditor sees what is wrong: each test makes a good state bad behind the MMU's back.
 
 use crate::common::*;
-use umbra_mmu::{FaultOutcome, Invariant, Mmu, ShadowFrames};
+use umbra_mmu::{FaultOutcome, Invariant, Mmu, ShadowFrame, ShadowFrames};
 use umbra_paging::{Access, Gfn, GuestEntry, Gva, Level, Mode, Paging, bits};
 
 struct Good {
@@ -34,7 +34,7 @@ impl Good {
     }
 
     /// Where the shadow entry for `gva` stands that the hardware reads at `level`.
-    fn slot(&self, gva: u64, level: Level) -> (u32, usize) {
+    fn slot(&self, gva: u64, level: Level) -> (ShadowFrame, usize) {
         let mut frame = self.machine.frame(self.mmu.root(&self.machine, 0).hpa());
         for above in [Level::L4, Level::L3, Level::L2, Level::L1] {
             let index = Gva::new(gva).index(above);
@@ -52,7 +52,7 @@ impl Good {
     #[track_caller]
     fn refuses(
         &mut self,
-        (frame, index): (u32, usize),
+        (frame, index): (ShadowFrame, usize),
         change: impl Fn(u64) -> u64,
         expected: Invariant,
     ) -> String {

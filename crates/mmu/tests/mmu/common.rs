@@ -8,7 +8,7 @@ use std::ops::Range;
 use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
 use umbra_mmu::{
     Backing, Config, Encodings, Event, FaultContext, FaultOutcome, FilterPolicy, GuestMemory, Mmu,
-    RootFormat, ShadowFrames, Shadowed, Tlb,
+    RootFormat, ShadowFrame, ShadowFrames, Shadowed, Tlb,
 };
 use umbra_paging::{
     Access, AccessKind, Features, Format, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, Mode, Paging,
@@ -108,11 +108,10 @@ impl Machine {
     }
 
     /// The shadow frame that lies at this address, wherever it is.
-    pub fn frame_at(&self, hpa: Hpa) -> u32 {
-        self.places
-            .iter()
-            .position(|&place| place == hpa.hfn().raw())
-            .expect("a shadow frame lies there") as u32
+    pub fn frame_at(&self, hpa: Hpa) -> ShadowFrame {
+        let lies_there = |&place: &u64| place == hpa.hfn().raw();
+        let number = self.places.iter().position(lies_there).expect("a shadow frame lies there");
+        ShadowFrame::new(number as u32)
     }
 
     fn count(&self) {
@@ -157,7 +156,7 @@ impl Machine {
         for _ in 0..3 {
             hpa = Hpa::new(self.read_shadow(self.frame_at(hpa), 0) & bits::ADDRESS);
         }
-        self.frame_at(hpa) as usize
+        self.frame_at(hpa).index()
     }
 
     /// Guest frame `gfn` lies where guest frame `other` would.
@@ -242,25 +241,25 @@ impl ShadowFrames for Machine {
     fn count(&self) -> u32 {
         self.shadow.len() as u32
     }
-    fn hpa(&self, frame: u32) -> Hpa {
-        Hfn::new(self.places[frame as usize]).base()
+    fn hpa(&self, frame: ShadowFrame) -> Hpa {
+        Hfn::new(self.places[frame.index()]).base()
     }
-    fn frame(&self, hpa: Hpa) -> u32 {
-        (hpa.hfn().raw() - FRAMES_BASE) as u32
+    fn frame(&self, hpa: Hpa) -> ShadowFrame {
+        ShadowFrame::new((hpa.hfn().raw() - FRAMES_BASE) as u32)
     }
-    fn read_shadow(&self, frame: u32, index: usize) -> u64 {
+    fn read_shadow(&self, frame: ShadowFrame, index: usize) -> u64 {
         self.count();
-        self.shadow[frame as usize][index]
+        self.shadow[frame.index()][index]
     }
-    fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
+    fn write_shadow(&mut self, frame: ShadowFrame, index: usize, value: u64) {
         self.count();
-        self.shadow[frame as usize][index] = value;
+        self.shadow[frame.index()][index] = value;
     }
-    fn swap_frames(&mut self, frame: u32, gfn: Gfn) -> bool {
+    fn swap_frames(&mut self, frame: ShadowFrame, gfn: Gfn) -> bool {
         self.count();
         let Backing::Ram { hfn, .. } = self.backing(gfn) else { return false };
         self.flushes_at_exchange = Some(self.flushes);
-        let place = std::mem::replace(&mut self.places[frame as usize], hfn.raw());
+        let place = std::mem::replace(&mut self.places[frame.index()], hfn.raw());
         self.moved.insert(gfn.raw(), place);
         true
     }

@@ -3,7 +3,7 @@
 use crate::common::*;
 use umbra_mmu::{
     Backing, ConfigError, Encodings, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu,
-    ShadowFrames, Tlb,
+    ShadowFrame, ShadowFrames, Tlb,
 };
 use umbra_paging::{Access, Gfn, Gpa, Gva, Hfn, Hpa, Tables, bits};
 
@@ -38,16 +38,16 @@ impl ShadowFrames for Sizes {
     fn count(&self) -> u32 {
         self.frames
     }
-    fn hpa(&self, frame: u32) -> Hpa {
-        Hpa::new(self.base + u64::from(frame) * 4096)
+    fn hpa(&self, frame: ShadowFrame) -> Hpa {
+        Hpa::new(self.base + u64::from(frame.raw()) * 4096)
     }
-    fn frame(&self, _: Hpa) -> u32 {
+    fn frame(&self, _: Hpa) -> ShadowFrame {
+        ShadowFrame::new(0)
+    }
+    fn read_shadow(&self, _: ShadowFrame, _: usize) -> u64 {
         0
     }
-    fn read_shadow(&self, _: u32, _: usize) -> u64 {
-        0
-    }
-    fn write_shadow(&mut self, _: u32, _: usize, _: u64) {}
+    fn write_shadow(&mut self, _: ShadowFrame, _: usize, _: u64) {}
 }
 
 impl Tlb for Sizes {
@@ -117,7 +117,8 @@ fn a_guest_wider_than_the_real_cpu_is_refused_in_words() {
 
 #[test]
 fn an_embedder_that_cannot_swap_frames_need_not_say_so() {
-    assert!(!Sizes { frames: 64, end: 64, base: 0 }.swap_frames(0, Gfn::new(1)));
+    let mut sizes = Sizes { frames: 64, end: 64, base: 0 };
+    assert!(!sizes.swap_frames(ShadowFrame::new(0), Gfn::new(1)));
 }
 
 #[test]

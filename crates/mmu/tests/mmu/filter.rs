@@ -2,7 +2,9 @@
 //! (I4).
 
 use crate::common::*;
-use umbra_mmu::{FaultOutcome, FilterPolicy, GuestFaults, Invariant, Mmu, ShadowFrames};
+use umbra_mmu::{
+    FaultOutcome, FilterPolicy, GuestFaults, Invariant, Mmu, ShadowFrame, ShadowFrames,
+};
 use umbra_paging::{Access, Gfn, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
@@ -243,10 +245,10 @@ fn the_auditor_sees_a_narrow_page() {
     assert_eq!(mmu.guest_faults(), GuestFaults::User);
     mmu.audit(&machine).unwrap();
     let wide = machine.mapping_of(101).unwrap();
-    let find = |frame: u32, index: usize| machine.read_shadow(frame, index) == wide;
     let (frame, index) = (0..64)
+        .map(ShadowFrame::new)
         .flat_map(|frame| (0..512).map(move |n| (frame, n)))
-        .find(|&(frame, n)| find(frame, n))
+        .find(|&(frame, n)| machine.read_shadow(frame, n) == wide)
         .unwrap();
     machine.write_shadow(frame, index, narrow);
     let violation = mmu.audit(&machine).unwrap_err();
