@@ -1,7 +1,9 @@
 //! What the MMU asks of a hypervisor, in three traits on one type: guest memory, frames for shadow
 //! tables, TLBs.
 
-use umbra_mmu::{Backing, GuestMemory, MIN_FRAMES_PER_VCPU, ShadowFrame, ShadowFrames, Tlb};
+use umbra_mmu::{
+    Backing, GuestMemory, MIN_FRAMES_PER_VCPU, ShadowFrame, ShadowFrames, Tlb, VcpuId,
+};
 use umbra_paging::{Gfn, Gpa, Gva, Hfn, Hpa, Tables};
 use umbra_reference::hardware::PagingUnit;
 use umbra_reference::memory::{PhysAddr, PhysicalMemory, Ram};
@@ -122,8 +124,8 @@ impl Tlb for Host {
         self.units.iter_mut().for_each(|unit| unit.caches_mut().clear());
     }
 
-    fn flush_page(&mut self, vcpu: usize, gva: Gva) {
-        self.units[vcpu].caches_mut().invlpg(self.pcids[vcpu], gva);
+    fn flush_page(&mut self, vcpu: VcpuId, gva: Gva) {
+        self.units[vcpu.index()].caches_mut().invlpg(self.pcids[vcpu.index()], gva);
     }
 }
 // ANCHOR_END: tlb

@@ -1,7 +1,7 @@
 //! What the shadow MMU works on: guest memory, shadow frames and the TLB, as the one type it asks
 //! for.
 
-use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrame, ShadowFrames, Tlb};
+use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrame, ShadowFrames, Tlb, VcpuId};
 use umbra_paging::{Gfn, Gpa, Gva, Hpa, Tables};
 use umbra_vcpu::mmu_events::EventLog;
 
@@ -94,11 +94,11 @@ impl<T: Tlb> Tlb for Env<T> {
         self.tlb.flush();
     }
 
-    fn flush_page(&mut self, vcpu: usize, gva: Gva) {
+    fn flush_page(&mut self, vcpu: VcpuId, gva: Gva) {
         self.tlb.flush_page(vcpu, gva);
     }
 
-    fn flush_fault(&mut self, vcpu: usize, gva: Gva) {
+    fn flush_fault(&mut self, vcpu: VcpuId, gva: Gva) {
         self.tlb.flush_fault(vcpu, gva);
     }
 }

@@ -1,8 +1,12 @@
 // What the examples of the documentation run on: a guest of 64 frames, and shadow frames from
 // host-physical 1 MiB on.
 
-use umbra_mmu::{Backing, Config, Encodings, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu, FaultContext, ShadowFrame, ShadowFrames, Tlb};
+use umbra_mmu::{Backing, Config, Encodings, FaultContext, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu};
+use umbra_mmu::{ShadowFrame, ShadowFrames, Tlb, VcpuId};
 use umbra_paging::{Access, Features, Gfn, Gpa, Gva, Hfn, Hpa, Paging, Tables};
+
+/// The guest's only vCPU.
+const VCPU: VcpuId = VcpuId::new(0);
 
 struct Host {
     memory: Vec<[u64; 512]>,
@@ -76,7 +80,7 @@ impl Tlb for Host {
         self.flushes += 1;
     }
 
-    fn flush_page(&mut self, _vcpu: usize, _gva: Gva) {
+    fn flush_page(&mut self, _vcpu: VcpuId, _gva: Gva) {
         self.flushes += 1;
     }
 }
@@ -98,6 +102,6 @@ fn start() -> (Host, Mmu) {
     let mut config = Config::new(Features::new(40, true), encodings);
     config.loadable_roots = 1;
     let mut mmu = Mmu::new(config, &mut host).expect("there are enough frames");
-    mmu.load_paging(&mut host, 0, paging());
+    mmu.load_paging(&mut host, VCPU, paging());
     (host, mmu)
 }

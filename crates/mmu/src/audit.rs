@@ -13,7 +13,7 @@ use crate::lifecycle::Shadow;
 use crate::roots::{Loadable, Sampled};
 use crate::tables::GROUP;
 use crate::tables::{List, Slot};
-use crate::{Backing, Env, ShadowFrame};
+use crate::{Backing, Env, ShadowFrame, VcpuId};
 
 /// An invariant does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl<'a, E: Env> Auditor<'a, E> {
         self.audit_page(slot.frame())
     }
 
-    fn audit_roots(self, vcpu: usize) -> Result<(), Violation> {
+    fn audit_roots(self, vcpu: VcpuId) -> Result<(), Violation> {
         let (tables, roots) = (self.shadow.tables(), self.shadow.roots());
         let paging = roots.paging(vcpu);
         let expected = ShadowKey::root(paging, vcpu);
@@ -140,7 +140,7 @@ impl<'a, E: Env> Auditor<'a, E> {
 
     /// Whether a PDPTE of a vCPU leads to the page that it has loaded, which is pinned; or nowhere,
     /// if it has loaded none.
-    fn is_right_pdpte(self, vcpu: usize, index: usize) -> bool {
+    fn is_right_pdpte(self, vcpu: VcpuId, index: usize) -> bool {
         let (tables, roots) = (self.shadow.tables(), self.shadow.roots());
         let Some(root) = tables
             .pool()
@@ -166,7 +166,7 @@ impl<'a, E: Env> Auditor<'a, E> {
     }
 
     /// What is wrong with a root that a vCPU may load by itself.
-    fn audit_loadable(self, vcpu: usize, loadable: &Loadable) -> Option<String> {
+    fn audit_loadable(self, vcpu: VcpuId, loadable: &Loadable) -> Option<String> {
         let id = loadable.page();
         let Some(root) = self
             .shadow

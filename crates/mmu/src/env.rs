@@ -2,7 +2,7 @@
 
 use umbra_paging::{ENTRIES, Gfn, Gpa, Gva, Hfn, Hpa, Tables};
 
-use crate::{Event, ShadowFrame};
+use crate::{Event, ShadowFrame, VcpuId};
 
 /// What lies behind a guest frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,20 +141,20 @@ pub trait Tlb {
     /// The root that a vCPU, which has left the guest, has loaded without an exit, if the MMU has
     /// not been told of it by [`Mmu::switched`](crate::Mmu::switched): now it has. By default there
     /// is none, as without [`Config::loadable_roots`](crate::Config).
-    fn take_loaded_root(&mut self, vcpu: usize) -> Option<Gfn> {
+    fn take_loaded_root(&mut self, vcpu: VcpuId) -> Option<Gfn> {
         let _ = vcpu;
         None
     }
 
     /// Carries out a guest's INVLPG of `gva` on the vCPU that executed it: drops what is cached for
     /// the page, and every intermediate entry of the PCID.
-    fn flush_page(&mut self, vcpu: usize, gva: Gva);
+    fn flush_page(&mut self, vcpu: VcpuId, gva: Gva);
 
     /// Drops what a page fault at `gva` drops on the vCPU that raised it (SDM, "Operations that
     /// Invalidate TLBs and Paging-Structure Caches"): what is cached for the page, and the
     /// intermediate entries on the way to it. By default as much as [`Tlb::flush_page`], which is
     /// more.
-    fn flush_fault(&mut self, vcpu: usize, gva: Gva) {
+    fn flush_fault(&mut self, vcpu: VcpuId, gva: Gva) {
         self.flush_page(vcpu, gva);
     }
 }

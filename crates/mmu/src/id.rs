@@ -26,3 +26,26 @@ impl ShadowFrame {
         self.0 as usize
     }
 }
+
+/// The number of a virtual CPU of the guest, from zero to below [`Config::vcpus`](crate::Config).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct VcpuId(u16);
+
+impl VcpuId {
+    /// The vCPU of this number.
+    ///
+    /// # Panics
+    /// If the number is above 65535. No pool of shadow frames is large enough for so many.
+    #[inline]
+    pub const fn new(number: usize) -> VcpuId {
+        assert!(number <= u16::MAX as usize, "no guest has so many vCPUs");
+        VcpuId(number as u16)
+    }
+
+    /// Its number, as an index into what is kept for each vCPU.
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}

@@ -9,10 +9,10 @@ use umbra_layers::{Layer, Modules, identifier};
 /// in a circle.
 const LAYERS: &[Layer] = &[
     ("id", &[]),
-    ("policy", &[]),
-    ("format", &[]),
+    ("policy", &["id"]),
+    ("format", &["id"]),
     ("config", &["format"]),
-    ("outcome", &["config"]),
+    ("outcome", &["config", "id"]),
     ("event", &["config", "format"]),
     ("env", &["event", "id"]),
     ("tables", &["config", "env", "event", "format", "id"]),

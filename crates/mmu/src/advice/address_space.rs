@@ -10,7 +10,7 @@ use crate::derive::View;
 use crate::format::{Role, ShadowKey};
 use crate::roots::Roots;
 use crate::tables::{List, Slot, slots};
-use crate::{Env, ShadowFrame};
+use crate::{Env, ShadowFrame, VcpuId};
 
 /// Shadow pages of one space that are looked at: enough for a small process, few enough for one
 /// exit.
@@ -70,7 +70,7 @@ impl InactiveAddressSpaces {
         &mut self,
         view: View<'_, E>,
         roots: &Roots,
-        vcpu: usize,
+        vcpu: VcpuId,
         gfn: Gfn,
     ) -> bool {
         let (number, links) = (gfn.raw() + 1, view.tables().links());

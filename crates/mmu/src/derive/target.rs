@@ -189,12 +189,10 @@ impl<E: Env> View<'_, E> {
         match role {
             Role::Direct { level: Level::L1 } => self.page_target(Page::identity(gfn + index)),
             Role::Direct { .. } => self.region_target(Page::identity(gfn + index * REGION)),
-            Role::Pdptes { vcpu } => {
-                match self.basis.guest.directory(usize::from(vcpu), slot.index()) {
-                    Some(directory) => self.found(directory, Rights::ALL),
-                    None => Target::NotPresent,
-                }
-            }
+            Role::Pdptes { vcpu } => match self.basis.guest.directory(vcpu, slot.index()) {
+                Some(directory) => self.found(directory, Rights::ALL),
+                None => Target::NotPresent,
+            },
             Role::PaeRoot { nxe, wp } => self.pdpte_target(slot, nxe, wp),
             Role::Nowhere => Target::Trap,
             Role::Guest { .. } => unreachable!("a shadow of a guest table has guest entries"),

@@ -6,7 +6,7 @@ use crate::derive::View;
 use crate::format::{Held, ShadowEntry, State, index};
 use crate::roots::Roots;
 use crate::tables::Slot;
-use crate::{Env, ShadowFrame};
+use crate::{Env, ShadowFrame, VcpuId};
 
 /// What the shadow knows of an access that exited.
 pub(crate) enum Answered {
@@ -69,7 +69,7 @@ impl WalkCache {
         &mut self,
         view: View<'_, E>,
         roots: &Roots,
-        vcpu: usize,
+        vcpu: VcpuId,
         gva: Gva,
         access: Access,
     ) -> Option<Answered> {
@@ -110,7 +110,7 @@ impl WalkCache {
         &mut self,
         view: View<'_, E>,
         roots: &Roots,
-        vcpu: usize,
+        vcpu: VcpuId,
         gva: Gva,
     ) -> Option<Hpa> {
         let End { entry, level, .. } = self.walk(view, roots, vcpu, gva)?;
@@ -123,7 +123,7 @@ impl WalkCache {
         &mut self,
         view: View<'_, E>,
         roots: &Roots,
-        vcpu: usize,
+        vcpu: VcpuId,
         gva: Gva,
     ) -> Option<Gpa> {
         let End { slot, entry, level, .. } = self.walk(view, roots, vcpu, gva)?;
@@ -142,7 +142,7 @@ impl WalkCache {
         &mut self,
         view: View<'_, E>,
         roots: &Roots,
-        vcpu: usize,
+        vcpu: VcpuId,
         gva: Gva,
     ) -> Option<End> {
         let number = gva.raw() >> Level::L2.shift();
@@ -167,7 +167,7 @@ impl WalkCache {
 pub(super) fn last_slot<E: Env>(
     view: View<'_, E>,
     roots: &Roots,
-    vcpu: usize,
+    vcpu: VcpuId,
     gva: Gva,
 ) -> Option<Slot> {
     let (frame, level, _) = last_table(view, roots, vcpu, gva)?;
@@ -178,7 +178,7 @@ pub(super) fn last_slot<E: Env>(
 fn last_table<E: Env>(
     view: View<'_, E>,
     roots: &Roots,
-    vcpu: usize,
+    vcpu: VcpuId,
     gva: Gva,
 ) -> Option<(ShadowFrame, Level, Rights)> {
     let (tables, env) = (view.tables(), view.env());

@@ -16,7 +16,7 @@ use umbra_paging::{Gfn, Level};
 
 use crate::format::{GENERATIONS, Role, ShadowKey};
 use crate::tables::{Pool, Tables};
-use crate::{Backing, GuestMemory, ShadowFrame};
+use crate::{Backing, GuestMemory, ShadowFrame, VcpuId};
 
 use backing::Remembered;
 use pdptes::PdpteRegisters;
@@ -195,13 +195,13 @@ impl GuestFrames {
 /// The PDPTE registers.
 impl GuestFrames {
     /// What a PDPTE of a vCPU references.
-    pub(crate) fn directory(&self, vcpu: usize, index: usize) -> Option<ShadowKey> {
-        self.pdptes[vcpu].directory(index)
+    pub(crate) fn directory(&self, vcpu: VcpuId, index: usize) -> Option<ShadowKey> {
+        self.pdptes[vcpu.index()].directory(index)
     }
 
     /// The vCPU has loaded its PDPTE registers.
-    pub(crate) fn set_directories(&mut self, vcpu: usize, directories: [Option<ShadowKey>; 4]) {
-        self.pdptes[vcpu].load(directories);
+    pub(crate) fn set_directories(&mut self, vcpu: VcpuId, directories: [Option<ShadowKey>; 4]) {
+        self.pdptes[vcpu.index()].load(directories);
     }
 }
 
@@ -288,7 +288,7 @@ impl GuestFrames {
         match key.role {
             Role::Direct { level: Level::L1 } => self.regions.get((gfn / REGION) as usize)?.direct,
             Role::Direct { .. } => *self.gibs.get((gfn / GIB) as usize)?,
-            Role::Pdptes { vcpu } => self.pdptes[usize::from(vcpu)].page(),
+            Role::Pdptes { vcpu } => self.pdptes[vcpu.index()].page(),
             Role::Nowhere => self.nowhere,
             Role::Guest { .. } | Role::PaeRoot { .. } => None,
         }
@@ -299,7 +299,7 @@ impl GuestFrames {
         let place = match key.role {
             Role::Direct { level: Level::L1 } => &mut self.regions[(gfn / REGION) as usize].direct,
             Role::Direct { .. } => &mut self.gibs[(gfn / GIB) as usize],
-            Role::Pdptes { vcpu } => self.pdptes[usize::from(vcpu)].page_mut(),
+            Role::Pdptes { vcpu } => self.pdptes[vcpu.index()].page_mut(),
             Role::Nowhere => &mut self.nowhere,
             Role::Guest { .. } | Role::PaeRoot { .. } => {
                 unreachable!("shadows of guest tables are listed by frame")

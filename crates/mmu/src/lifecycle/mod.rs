@@ -19,7 +19,7 @@ use crate::guest::GuestFrames;
 use crate::roots::Roots;
 use crate::sync::{Entries, FaultFilter};
 use crate::tables::{Slot, Tables};
-use crate::{Config, Env, Event, GuestFaults, MIN_FRAMES_PER_VCPU, ShadowFrame};
+use crate::{Config, Env, Event, GuestFaults, MIN_FRAMES_PER_VCPU, ShadowFrame, VcpuId};
 
 /// The pages of a loadable root under PAE paging: its PDPTEs, and the directories behind them.
 const PAE_ROOT: usize = 5;
@@ -100,12 +100,12 @@ impl Shadow {
     }
 
     /// The vCPU has loaded one of its loadable roots by itself.
-    pub(crate) fn switched(&mut self, vcpu: usize, root: Gfn) {
+    pub(crate) fn switched(&mut self, vcpu: VcpuId, root: Gfn) {
         self.roots.switched(self.basis.tables_mut(), vcpu, root);
     }
 
     /// The vCPU may not load this root by itself any more: the embedder has asked for it.
-    pub(crate) fn withdraw(&mut self, vcpu: usize, root: Gfn) {
+    pub(crate) fn withdraw(&mut self, vcpu: VcpuId, root: Gfn) {
         self.roots.withdraw(self.basis.tables_mut(), vcpu, root);
     }
 

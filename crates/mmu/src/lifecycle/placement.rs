@@ -21,7 +21,7 @@ use crate::guest::REGION;
 use crate::policy::WritePolicy;
 use crate::roots::Sampled;
 use crate::tables::{List, Slot};
-use crate::{Backing, Env, Event, ShadowFrame};
+use crate::{Backing, Env, Event, ShadowFrame, VcpuId};
 
 /// After a frame has moved, so many of its mappings are made anew at once; the others when they are
 /// next used.
@@ -30,7 +30,7 @@ const EAGER: usize = 4;
 impl Shadow {
     /// Whether the root in this guest frame has a shadow for the control bits that a vCPU has now,
     /// which is up to date.
-    pub(crate) fn knows_root(&self, vcpu: usize, root: Gfn) -> bool {
+    pub(crate) fn knows_root(&self, vcpu: VcpuId, root: Gfn) -> bool {
         self.has_root(self.roots.key(vcpu, root))
     }
 
@@ -43,7 +43,7 @@ impl Shadow {
     }
 
     /// Whether another root can be expected to become loadable once there is a place for it.
-    pub(crate) fn may_allow_native_load(&self, env: &impl Env, vcpu: usize, root: Gfn) -> bool {
+    pub(crate) fn may_allow_native_load(&self, env: &impl Env, vcpu: VcpuId, root: Gfn) -> bool {
         // One that is free or in quarantine is enough, so that none is reclaimed; another is left
         // for what the guest needs next.
         let pool = self.basis.tables().pool();
@@ -90,7 +90,7 @@ impl<E: Env> Cx<'_, E> {
     }
 
     /// Lets a vCPU load its current root by itself.
-    pub(crate) fn allow_current(&mut self, policy: &mut dyn WritePolicy, vcpu: usize) -> bool {
+    pub(crate) fn allow_current(&mut self, policy: &mut dyn WritePolicy, vcpu: VcpuId) -> bool {
         self.before_offer(vcpu);
         let Paging { mode, root, .. } = *self.shadow.roots.paging(vcpu);
         let Mode::Pae { pdptes } = mode else {
@@ -112,7 +112,7 @@ impl<E: Env> Cx<'_, E> {
     pub(crate) fn allow_other(
         &mut self,
         policy: &mut dyn WritePolicy,
-        vcpu: usize,
+        vcpu: VcpuId,
         root: Gfn,
     ) -> bool {
         self.before_offer(vcpu);
@@ -140,7 +140,7 @@ impl<E: Env> Cx<'_, E> {
     }
 
     /// Whether there are pages for a root, and it may be one of those that the vCPU loads.
-    fn has_room_for(&self, vcpu: usize, root: Gfn) -> bool {
+    fn has_room_for(&self, vcpu: VcpuId, root: Gfn) -> bool {
         let Shadow { basis, roots, .. } = &*self.shadow;
         let full = roots.loadable(vcpu).len() >= roots.room(vcpu);
         self.shadow.may_allow_native_load(self.env, vcpu, root)
@@ -155,7 +155,7 @@ impl<E: Env> Cx<'_, E> {
             || matches!(self.env.backing(gfn), Backing::Ram { hfn, .. } if hfn.raw() == gfn.raw())
     }
 
-    fn offer(&mut self, vcpu: usize, root: ShadowFrame, sampled: Option<Sampled>) -> bool {
+    fn offer(&mut self, vcpu: VcpuId, root: ShadowFrame, sampled: Option<Sampled>) -> bool {
         self.becomes_identity_root(vcpu, root)
             && self.shadow.roots.offer(self.shadow.basis.tables_mut(), vcpu, root, sampled)
     }
@@ -163,7 +163,7 @@ impl<E: Env> Cx<'_, E> {
     fn offer_pae(
         &mut self,
         policy: &mut dyn WritePolicy,
-        vcpu: usize,
+        vcpu: VcpuId,
         root: Gfn,
         expected: Option<Pdptes>,
     ) -> bool {
@@ -181,7 +181,7 @@ impl<E: Env> Cx<'_, E> {
 
     /// Whether this root lies, or now comes to lie, where the guest's CR3 points, and may be loaded
     /// by the vCPU.
-    fn becomes_identity_root(&mut self, vcpu: usize, root: ShadowFrame) -> bool {
+    fn becomes_identity_root(&mut self, vcpu: VcpuId, root: ShadowFrame) -> bool {
         let gfn = self.shadow.basis.tables().key(root).gfn;
         let followed = self.shadow.basis.guest().is_tracked(gfn) && self.shadow.follows_loads();
         if !self.shadow.roots.can_load(vcpu) || !followed {

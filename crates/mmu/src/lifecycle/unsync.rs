@@ -33,7 +33,7 @@ use umbra_paging::{Gfn, Level};
 use super::{Cx, Shadow};
 use crate::format::{Role, ShadowKey};
 use crate::policy::{UnsyncFlush, WritePolicy};
-use crate::{Env, Event, ShadowFrame};
+use crate::{Env, Event, ShadowFrame, VcpuId};
 
 impl Shadow {
     /// Whether the tracked frame can be an unsync leaf table.
@@ -99,7 +99,7 @@ impl<E: Env> Cx<'_, E> {
 
     /// Tracks unsync leaf tables again: a root is to be offered, whose loads are flushes that are
     /// not seen.
-    pub(super) fn before_offer(&mut self, vcpu: usize) {
+    pub(super) fn before_offer(&mut self, vcpu: VcpuId) {
         let unseen = !self.shadow.config().cr3_loads_exit && self.shadow.roots.can_load(vcpu);
         if unseen && !self.shadow.basis.guest().has_unsync_above_leaves() {
             self.resync_all();

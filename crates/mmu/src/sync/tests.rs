@@ -10,7 +10,7 @@ use crate::derive::Basis;
 use crate::format::{Role, ShadowEntry, ShadowKey, TableFormat, Wp};
 use crate::guest::GuestFrames;
 use crate::tables::{List, Slot, Tables};
-use crate::{Backing, Config, Encodings, GuestMemory, ShadowFrame, ShadowFrames, Tlb};
+use crate::{Backing, Config, Encodings, GuestMemory, ShadowFrame, ShadowFrames, Tlb, VcpuId};
 
 /// The guest's frames: 0 is a hole, 1 can only be read, the rest is RAM.
 const FRAMES: u64 = 4;
@@ -76,7 +76,7 @@ impl ShadowFrames for Host {
 impl Tlb for Host {
     fn flush(&mut self) {}
 
-    fn flush_page(&mut self, _: usize, _: Gva) {}
+    fn flush_page(&mut self, _: VcpuId, _: Gva) {}
 }
 
 /// What there is after a write.

@@ -8,12 +8,16 @@ use std::ops::Range;
 use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
 use umbra_mmu::{
     Backing, Config, Encodings, Event, FaultContext, FaultOutcome, FilterPolicy, GuestMemory, Mmu,
-    RootFormat, ShadowFrame, ShadowFrames, Shadowed, Tlb,
+    RootFormat, ShadowFrame, ShadowFrames, Shadowed, Tlb, VcpuId,
 };
 use umbra_paging::{
     Access, AccessKind, Features, Format, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, Mode, Paging,
     Pdptes, Tables, bits,
 };
+
+/// The vCPU that runs, and another one in tests with two.
+pub const VCPU: VcpuId = VcpuId::new(0);
+pub const OTHER_VCPU: VcpuId = VcpuId::new(1);
 
 pub const FEATURES: Features = Features::new(40, false);
 pub const P: u64 = bits::P;
@@ -58,7 +62,7 @@ pub struct Machine {
     /// The shadow frames as they were when that last happened.
     pub shadow_at_kick: Vec<[u64; 512]>,
     /// The root that a vCPU has loaded, which the MMU has not been told yet.
-    pub loaded_root: Option<(usize, Gfn)>,
+    pub loaded_root: Option<(VcpuId, Gfn)>,
     /// How often another vCPU stores to an entry, each time just before it is compared.
     pub racing_stores: u64,
     /// A guest table to look at.
@@ -152,7 +156,7 @@ impl Machine {
     /// through.
     pub fn frame_of_table<Q>(&self, table: u64, mmu: &Mmu<Q>) -> usize {
         assert_eq!(self.peek(3, 0).frame(), Gfn::new(table));
-        let mut hpa = mmu.root(self, 0).hpa();
+        let mut hpa = mmu.root(self, VCPU).hpa();
         for _ in 0..3 {
             hpa = Hpa::new(self.read_shadow(self.frame_at(hpa), 0) & bits::ADDRESS);
         }
@@ -288,10 +292,10 @@ impl Tlb for Machine {
         self.kicks += 1;
         self.shadow_at_kick.clone_from(&self.shadow);
     }
-    fn take_loaded_root(&mut self, vcpu: usize) -> Option<Gfn> {
+    fn take_loaded_root(&mut self, vcpu: VcpuId) -> Option<Gfn> {
         self.loaded_root.take_if(|(loader, _)| *loader == vcpu).map(|(_, root)| root)
     }
-    fn flush_page(&mut self, _: usize, _: Gva) {
+    fn flush_page(&mut self, _: VcpuId, _: Gva) {
         self.page_flushes += 1;
     }
 }
@@ -321,6 +325,13 @@ pub fn pae(entries: [u64; 4]) -> Paging {
     Paging { mode: Mode::Pae { pdptes }, ..paging(1) }
 }
 
+/// So many vCPUs load root 1.
+pub fn load_everywhere<Q: WritePolicy>(machine: &mut Machine, mmu: &mut Mmu<Q>, vcpus: usize) {
+    for vcpu in (0..vcpus).map(VcpuId::new) {
+        mmu.load_paging(machine, vcpu, paging(1));
+    }
+}
+
 /// What the hardware makes of an address.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub enum Seen {
@@ -333,7 +344,7 @@ pub enum Seen {
 }
 
 pub fn hardware<P>(machine: &Machine, mmu: &Mmu<P>, gva: u64) -> Seen {
-    let (root, nxe) = (mmu.root(machine, 0), mmu.paging(0).nxe);
+    let (root, nxe) = (mmu.root(machine, VCPU), mmu.paging(VCPU).nxe);
     let (mut table, mut level, format) = match root.format() {
         RootFormat::Long4 => (root.hpa(), Level::L4, Format::Long4),
         RootFormat::Pae => {
@@ -432,7 +443,7 @@ pub fn exit_at<Q: WritePolicy>(
     gva: u64,
     access: Access,
 ) -> FaultOutcome {
-    mmu.page_fault(machine, 0, Gva::new(gva), access, &FaultContext::at(Gva::new(rip)))
+    mmu.page_fault(machine, VCPU, Gva::new(gva), access, &FaultContext::at(Gva::new(rip)))
 }
 
 pub fn user_write() -> Access {

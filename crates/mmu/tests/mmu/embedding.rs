@@ -3,7 +3,7 @@
 use crate::common::*;
 use umbra_mmu::{
     Backing, ConfigError, Encodings, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu,
-    ShadowFrame, ShadowFrames, Tlb,
+    ShadowFrame, ShadowFrames, Tlb, VcpuId,
 };
 use umbra_paging::{Access, Gfn, Gpa, Gva, Hfn, Hpa, Tables, bits};
 
@@ -52,7 +52,7 @@ impl ShadowFrames for Sizes {
 
 impl Tlb for Sizes {
     fn flush(&mut self) {}
-    fn flush_page(&mut self, _: usize, _: Gva) {}
+    fn flush_page(&mut self, _: VcpuId, _: Gva) {}
 }
 
 #[test]
@@ -144,8 +144,8 @@ fn the_size_of_the_metadata_follows_the_pages_in_use() {
     // The PAE root and its four identity pages.
     assert_eq!(live, 5);
     let paging = paging(1);
-    mmu.load_paging(&mut machine, 0, paging);
-    assert_eq!(mmu.paging(0), &paging);
+    mmu.load_paging(&mut machine, VCPU, paging);
+    assert_eq!(mmu.paging(VCPU), &paging);
     (0..TABLES).for_each(|n| settle(&mut machine, &mut mmu, n << 21, Access::user_read()));
     // For the first of them there was room from the start.
     let live = live + 3 + TABLES as u32;
@@ -166,7 +166,7 @@ fn only_so_many_tables_are_unsync_at_once() {
         machine.poke(0x10 + n as u64, 0, 0x9000 | P | W | U | A);
     }
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     let gva = |n: u64| n << 21;
     (0..9).for_each(|n| settle(&mut machine, &mut mmu, gva(n), Access::user_read()));
     for n in 0..9 {
@@ -199,7 +199,7 @@ fn a_large_page_of_a_region_without_memory_is_a_device() {
     machine.holes = (512..1024).collect();
     machine.poke(3, 1, 0x20_0000 | P | W | U | A | D | bits::PS);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     let gpa = Gpa::new(0x21_2345);
     for access in [Access::user_read(), user_write()] {
         for _ in 0..2 {

@@ -29,7 +29,7 @@ impl Guest {
             machine.poke(table, 0, 100 << 12 | ALL);
         }
         let mut mmu = Mmu::new(config_with(|config| config.eager = eager), &mut machine).unwrap();
-        mmu.load_paging(&mut machine, 0, paging(1));
+        mmu.load_paging(&mut machine, VCPU, paging(1));
         let mut guest = Guest { machine, mmu, exits: 0, bursts: 0 };
         (0..3).for_each(|n| guest.read(n, 0));
         settle(&mut guest.machine, &mut guest.mmu, SHOWN << 12, Access::supervisor_read());
@@ -63,7 +63,7 @@ impl Guest {
             let context = FaultContext::at(Gva::new(rip)).with_back_to_back(back_to_back);
             let outcome = self.mmu.page_fault(
                 &mut self.machine,
-                0,
+                VCPU,
                 Gva::new(gva),
                 supervisor_write(),
                 &context,
@@ -201,7 +201,7 @@ fn a_table_that_maps_the_write_to_it_is_not_detached_again_and_again() {
             let context = FaultContext::at(Gva::new(0x1000)).with_back_to_back(index > 300);
             let outcome = guest.mmu.page_fault(
                 &mut guest.machine,
-                0,
+                VCPU,
                 Gva::new(gva),
                 supervisor_write(),
                 &context,

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use arrayvec::ArrayVec;
 use fastrand::Rng;
-use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrame, ShadowFrames, Shadowed, Tlb};
+use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrame, ShadowFrames, Shadowed, Tlb, VcpuId};
 use umbra_paging::{Access, ENTRIES, Format, Gfn, Gpa, Gva, Hfn, Hpa, Tables};
 
 use crate::hardware::{PageFault, PagingMode, PagingUnit};
@@ -630,17 +630,17 @@ impl Tlb for Host {
         self.stop_all();
     }
 
-    fn take_loaded_root(&mut self, vcpu: usize) -> Option<Gfn> {
-        self.cpus[vcpu].loaded.take()
+    fn take_loaded_root(&mut self, vcpu: VcpuId) -> Option<Gfn> {
+        self.cpus[vcpu.index()].loaded.take()
     }
 
-    fn flush_page(&mut self, vcpu: usize, gva: Gva) {
-        let RealCpu { unit, registers, .. } = &mut self.cpus[vcpu];
+    fn flush_page(&mut self, vcpu: VcpuId, gva: Gva) {
+        let RealCpu { unit, registers, .. } = &mut self.cpus[vcpu.index()];
         unit.caches_mut().invlpg(registers.pcid, gva);
     }
 
-    fn flush_fault(&mut self, vcpu: usize, gva: Gva) {
-        let RealCpu { unit, registers, .. } = &mut self.cpus[vcpu];
+    fn flush_fault(&mut self, vcpu: VcpuId, gva: Gva) {
+        let RealCpu { unit, registers, .. } = &mut self.cpus[vcpu.index()];
         unit.caches_mut().page_fault(registers.pcid, gva);
     }
 }

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use fastrand::Rng;
-use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrame, ShadowFrames, Tlb};
+use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrame, ShadowFrames, Tlb, VcpuId};
 use umbra_paging::{ENTRIES, Gfn, Gpa, Gva, Hpa, Tables};
 
 use super::cpu::{Attempt, Presence, Protocol};
@@ -226,15 +226,15 @@ impl Tlb for Busy<'_> {
         self.change(Tlb::kick);
     }
 
-    fn take_loaded_root(&mut self, vcpu: usize) -> Option<Gfn> {
+    fn take_loaded_root(&mut self, vcpu: VcpuId) -> Option<Gfn> {
         self.inner.get_mut().0.take_loaded_root(vcpu)
     }
 
-    fn flush_page(&mut self, vcpu: usize, gva: Gva) {
+    fn flush_page(&mut self, vcpu: VcpuId, gva: Gva) {
         self.change(|host| host.flush_page(vcpu, gva));
     }
 
-    fn flush_fault(&mut self, vcpu: usize, gva: Gva) {
+    fn flush_fault(&mut self, vcpu: VcpuId, gva: Gva) {
         self.change(|host| host.flush_fault(vcpu, gva));
     }
 }
