@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::fmt;
 use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -453,6 +454,12 @@ pub fn hpa_of<T>(object: &T) -> Hpa {
 /// A page of the hypervisor that the CPU gets to know by its physical address, such as a VMCS.
 #[repr(C, align(4096))]
 pub struct HostPage([u8; FRAME as usize]);
+
+impl fmt::Debug for HostPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HostPage").field(&self.hpa()).finish()
+    }
+}
 
 impl HostPage {
     /// A page of zeros. Dropping it frees it: keep it as long as the CPU uses it.

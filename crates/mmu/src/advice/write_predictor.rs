@@ -29,6 +29,8 @@
 //! is put off as above. Where page faults or loads of roots pass by without an exit, that would
 //! cost more, and it is not tried.
 
+use core::fmt;
+
 use umbra_paging::{Gfn, PAGE_SIZE};
 
 use crate::VcpuId;
@@ -120,6 +122,12 @@ pub struct Predictor {
     /// By vCPU.
     bursts: [Burst; BURSTS],
     unsync: UnsyncTables,
+}
+
+impl fmt::Debug for Predictor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Predictor").finish_non_exhaustive()
+    }
 }
 
 impl Default for Predictor {

@@ -9,6 +9,7 @@ mod roots;
 mod writes;
 
 use alloc::vec::Vec;
+use core::fmt;
 use core::ops::Range;
 
 use umbra_paging::{Access, Gfn, Gpa, Gva, Hpa, Paging};
@@ -30,6 +31,17 @@ pub struct Mmu<P = Predictor> {
     vcpus: Vec<Vcpu>,
     /// Loads of roots, and flushes of the guest that are not of an address: for the policy.
     flushes: u64,
+}
+
+/// The figures, not the pool.
+impl<P> fmt::Debug for Mmu<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mmu")
+            .field("live_pages", &self.live_pages())
+            .field("guest_faults", &self.guest_faults())
+            .field("counters", &self.counters())
+            .finish_non_exhaustive()
+    }
 }
 
 /// What was learned of one vCPU. Nothing of it is needed for a right shadow; `detaches` is for

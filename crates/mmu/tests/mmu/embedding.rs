@@ -122,6 +122,13 @@ fn an_embedder_that_cannot_swap_frames_need_not_say_so() {
 }
 
 #[test]
+fn an_mmu_is_printed_by_its_figures() {
+    let mmu = Mmu::new(config(), &mut Machine::new(64, 64)).unwrap();
+    let printed = format!("{mmu:?}");
+    assert!(printed.starts_with("Mmu { live_pages: ") && printed.len() < 400, "{printed}");
+}
+
+#[test]
 fn the_size_of_the_metadata_follows_the_pages_in_use() {
     const LINKS: usize = 512 * 8;
     let bytes = |memory, pool| {

@@ -9,6 +9,7 @@ mod reach;
 mod targets;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -128,6 +129,16 @@ pub struct Shadow {
     /// What happened since it was last asked for.
     moment: Moment,
     delivery: Option<Delivery>,
+}
+
+impl fmt::Debug for Shadow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shadow")
+            .field("config", &self.config)
+            .field("model", &self.model)
+            .field("mmu", &self.mmu)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How a page fault got to the guest.
