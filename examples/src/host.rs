@@ -1,7 +1,9 @@
 //! What the MMU asks of a hypervisor, in three traits on one type: guest memory, frames for shadow
 //! tables, TLBs.
 
-use umbra_mmu::{Backing, GuestMemory, MIN_FRAMES_PER_VCPU, ShadowFrames, Tlb};
+use umbra_mmu::{
+    Backing, GuestMemory, MIN_FRAMES_PER_VCPU, ShadowFrame, ShadowFrames, Tlb, VcpuId,
+};
 use umbra_paging::{Gfn, Gpa, Gva, Hfn, Hpa, Tables};
 use umbra_reference::hardware::PagingUnit;
 use umbra_reference::memory::{PhysAddr, PhysicalMemory, Ram};
@@ -95,20 +97,20 @@ impl ShadowFrames for Host {
         FRAMES
     }
 
-    fn hpa(&self, frame: u32) -> Hpa {
-        Hpa::new((SHADOW + u64::from(frame)) << 12)
+    fn hpa(&self, frame: ShadowFrame) -> Hpa {
+        Hpa::new((SHADOW + u64::from(frame.raw())) << 12)
     }
 
-    fn frame(&self, hpa: Hpa) -> u32 {
-        ((hpa.raw() >> 12) - SHADOW) as u32
+    fn frame(&self, hpa: Hpa) -> ShadowFrame {
+        ShadowFrame::new(((hpa.raw() >> 12) - SHADOW) as u32)
     }
 
-    fn read_shadow(&self, frame: u32, index: usize) -> u64 {
-        self.memory.shadow[frame as usize * 512 + index]
+    fn read_shadow(&self, frame: ShadowFrame, index: usize) -> u64 {
+        self.memory.shadow[frame.index() * 512 + index]
     }
 
-    fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
-        self.memory.shadow[frame as usize * 512 + index] = value;
+    fn write_shadow(&mut self, frame: ShadowFrame, index: usize, value: u64) {
+        self.memory.shadow[frame.index() * 512 + index] = value;
     }
 }
 
@@ -122,8 +124,8 @@ impl Tlb for Host {
         self.units.iter_mut().for_each(|unit| unit.caches_mut().clear());
     }
 
-    fn flush_page(&mut self, vcpu: usize, gva: Gva) {
-        self.units[vcpu].caches_mut().invlpg(self.pcids[vcpu], gva);
+    fn flush_page(&mut self, vcpu: VcpuId, gva: Gva) {
+        self.units[vcpu.index()].caches_mut().invlpg(self.pcids[vcpu.index()], gva);
     }
 }
 // ANCHOR_END: tlb

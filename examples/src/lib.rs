@@ -18,7 +18,7 @@ use std::rc::Rc;
 use arrayvec::ArrayVec;
 use umbra_mmu::{
     Config, Encodings, FaultContext, FaultOutcome, FilterPolicy, GuestFaults, Mmu, RootFormat,
-    TranslateError,
+    TranslateError, VcpuId,
 };
 use umbra_paging::{Access, Features, Format, Gpa, Gva, Mode, Paging, Pdptes};
 use umbra_reference::hardware::{Control, Filter, PageFault, PagingMode, PagingUnit};
@@ -81,7 +81,7 @@ impl Toy {
         config.log_changes = audited;
         let mut mmu = Mmu::new(config, &mut host).expect("there are enough shadow frames");
         for cpu in 0..cpus {
-            mmu.load_paging(&mut host, cpu, paging(&registers, &model));
+            mmu.load_paging(&mut host, VcpuId::new(cpu), paging(&registers, &model));
         }
         Toy { mmu, host, registers: vec![registers; cpus], model, universe, audited }
     }
@@ -90,7 +90,7 @@ impl Toy {
     fn real_control(&self, cpu: usize) -> Control {
         let guest = self.registers[cpu].control(&self.model);
         // The root may be another one after any call of the MMU.
-        let root = self.mmu.entry_state(&self.host, cpu).root;
+        let root = self.mmu.entry_state(&self.host, VcpuId::new(cpu)).root;
         let table = PhysAddr::new(root.hpa().raw());
         let wp = self.host.mistake != Some(Mistake::LetsTablesBeWritten) || guest.wp;
         match root.format() {
@@ -141,7 +141,7 @@ impl Toy {
     fn emulate(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Observed {
         let mut places: ArrayVec<Gpa, 2> = ArrayVec::new();
         for piece in pieces {
-            match self.mmu.translate(&mut self.host, cpu, piece.gva, access) {
+            match self.mmu.translate(&mut self.host, VcpuId::new(cpu), piece.gva, access) {
                 Ok(gpa) => places.push(gpa),
                 Err(TranslateError::Fault(fault)) => {
                     return Observed::Fault(PageFault { code: fault.pfec, gva: fault.gva });
@@ -165,9 +165,10 @@ impl Toy {
 impl Machine for Toy {
     // ANCHOR: page_fault
     fn access(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Result<Observed, Broken> {
+        let vcpu = VcpuId::new(cpu);
         for _ in 0..MAX_EXITS {
             // Goes into the VMCS, before each entry anew.
-            let filter = match self.mmu.entry_state(&self.host, cpu).guest_faults {
+            let filter = match self.mmu.entry_state(&self.host, vcpu).guest_faults {
                 GuestFaults::Present | GuestFaults::User => Filter::PRESENT,
                 GuestFaults::Trap => Filter::TRAP,
             };
@@ -180,7 +181,7 @@ impl Machine for Toy {
             // A #PF exit. The instruction pointer would tell the write policy who writes.
             match self.mmu.page_fault(
                 &mut self.host,
-                cpu,
+                vcpu,
                 fault.gva,
                 access,
                 &FaultContext::at(Gva::new(0)),
@@ -216,12 +217,13 @@ impl Machine for Toy {
         self.registers[cpu] = *after;
         self.host.pcids[cpu] = after.pcid;
         let paging = paging(after, &self.model);
-        if *self.mmu.paging(cpu) != paging {
-            self.mmu.load_paging(&mut self.host, cpu, paging);
+        let vcpu = VcpuId::new(cpu);
+        if *self.mmu.paging(vcpu) != paging {
+            self.mmu.load_paging(&mut self.host, vcpu, paging);
         }
         match invalidation {
             Invalidation::Nothing => (),
-            Invalidation::Page(gva) => self.mmu.invlpg(&mut self.host, cpu, gva),
+            Invalidation::Page(gva) => self.mmu.invlpg(&mut self.host, vcpu, gva),
             _ => self.mmu.flush_guest(&mut self.host),
         }
         Ok(())

@@ -5,6 +5,7 @@
 //! present, say), one in `spare` is, at random, to see that they do not.
 
 use core::array;
+use core::fmt;
 
 use umbra_paging::{Features, Format, GuestEntry, Level, bits};
 
@@ -131,6 +132,15 @@ pub struct Selection {
     plain: [bool; CHOICES as usize],
     spare: u64,
     seed: u64,
+}
+
+impl fmt::Debug for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Selection")
+            .field("spare", &self.spare)
+            .field("seed", &self.seed)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A pair of choices, numbered from 0 to [`PAIRS`].

@@ -1,6 +1,7 @@
 //! The whole platform: decodes ports, device memory and MSRs, and keeps the devices' timers.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use umbra_telemetry::GuestExit;
 
@@ -73,6 +74,16 @@ pub struct Platform {
     next_deadline: Option<u64>,
     /// Whether an interrupt waits, as the controllers stand.
     interrupt_pending: bool,
+}
+
+impl fmt::Debug for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Platform")
+            .field("now", &self.now)
+            .field("next_deadline", &self.next_deadline)
+            .field("interrupt_pending", &self.interrupt_pending)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Bit 0 of port 0x92: INIT to the CPU. Bit 1 is the A20 gate, which has no effect here.

@@ -63,6 +63,7 @@ pub enum Step {
 
 /// A platform whose time is advanced only when something is done, and one that may be advanced in
 /// between.
+#[derive(Debug)]
 pub struct Twins {
     lazy: Platform,
     eager: Platform,

@@ -1,7 +1,7 @@
 //! What the shadow MMU works on: guest memory, shadow frames and the TLB, as the one type it asks
 //! for.
 
-use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrames, Tlb};
+use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrame, ShadowFrames, Tlb, VcpuId};
 use umbra_paging::{Gfn, Gpa, Gva, Hpa, Tables};
 use umbra_vcpu::mmu_events::EventLog;
 
@@ -56,31 +56,31 @@ impl<T> ShadowFrames for Env<T> {
         self.pool.count()
     }
 
-    fn hpa(&self, frame: u32) -> Hpa {
+    fn hpa(&self, frame: ShadowFrame) -> Hpa {
         self.pool.hpa(frame)
     }
 
-    fn frame(&self, hpa: Hpa) -> u32 {
+    fn frame(&self, hpa: Hpa) -> ShadowFrame {
         self.pool.frame(hpa)
     }
 
-    fn read_shadow(&self, frame: u32, index: usize) -> u64 {
+    fn read_shadow(&self, frame: ShadowFrame, index: usize) -> u64 {
         self.pool.read(frame, index)
     }
 
-    fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
+    fn write_shadow(&mut self, frame: ShadowFrame, index: usize, value: u64) {
         self.pool.write(frame, index, value);
     }
 
-    fn read_shadow_entries(&self, frame: u32, first: usize) -> [u64; 8] {
+    fn read_shadow_entries(&self, frame: ShadowFrame, first: usize) -> [u64; 8] {
         self.pool.read_entries(frame, first)
     }
 
-    fn fill_shadow(&mut self, frame: u32, value: u64) {
+    fn fill_shadow(&mut self, frame: ShadowFrame, value: u64) {
         self.pool.fill(frame, value);
     }
 
-    fn swap_frames(&mut self, frame: u32, gfn: Gfn) -> bool {
+    fn swap_frames(&mut self, frame: ShadowFrame, gfn: Gfn) -> bool {
         self.pool.swap_frames(frame, &mut self.ram, gfn)
     }
 
@@ -94,11 +94,11 @@ impl<T: Tlb> Tlb for Env<T> {
         self.tlb.flush();
     }
 
-    fn flush_page(&mut self, vcpu: usize, gva: Gva) {
+    fn flush_page(&mut self, vcpu: VcpuId, gva: Gva) {
         self.tlb.flush_page(vcpu, gva);
     }
 
-    fn flush_fault(&mut self, vcpu: usize, gva: Gva) {
+    fn flush_fault(&mut self, vcpu: VcpuId, gva: Gva) {
         self.tlb.flush_fault(vcpu, gva);
     }
 }

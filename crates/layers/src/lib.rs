@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,15 @@ pub struct Modules {
     exports: BTreeMap<String, String>,
 }
 
+impl fmt::Debug for Modules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Modules")
+            .field("prefix", &self.prefix)
+            .field("modules", &self.files.keys())
+            .finish_non_exhaustive()
+    }
+}
+
 /// A source file.
 pub struct File {
     /// Where it lies.
@@ -29,6 +39,12 @@ pub struct File {
     depth: usize,
     /// Its text without comments.
     pub code: String,
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("File").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl Modules {

@@ -23,6 +23,7 @@ pub trait Area {
 }
 
 /// Areas with the pattern in them.
+#[derive(Debug)]
 pub struct Canary<A> {
     areas: Vec<A>,
 }

@@ -6,6 +6,7 @@ use crate::screen::Screen;
 const OUTPUT_WAITS: u64 = 50;
 
 /// Times of the platform at which something is due that is no device's.
+#[derive(Debug)]
 pub struct Upkeep {
     /// Ticks in a second.
     second: u64,

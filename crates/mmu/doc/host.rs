@@ -1,8 +1,12 @@
 // What the examples of the documentation run on: a guest of 64 frames, and shadow frames from
 // host-physical 1 MiB on.
 
-use umbra_mmu::{Backing, Config, Encodings, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu, FaultContext, ShadowFrames, Tlb};
+use umbra_mmu::{Backing, Config, Encodings, FaultContext, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu};
+use umbra_mmu::{ShadowFrame, ShadowFrames, Tlb, VcpuId};
 use umbra_paging::{Access, Features, Gfn, Gpa, Gva, Hfn, Hpa, Paging, Tables};
+
+/// The guest's only vCPU.
+const VCPU: VcpuId = VcpuId::new(0);
 
 struct Host {
     memory: Vec<[u64; 512]>,
@@ -48,25 +52,25 @@ impl ShadowFrames for Host {
         MIN_FRAMES_PER_VCPU + 1
     }
 
-    fn hpa(&self, frame: u32) -> Hpa {
-        Hfn::new(self.places.1[frame as usize]).base()
+    fn hpa(&self, frame: ShadowFrame) -> Hpa {
+        Hfn::new(self.places.1[frame.index()]).base()
     }
 
-    fn frame(&self, hpa: Hpa) -> u32 {
-        (hpa.hfn().raw() - 256) as u32
+    fn frame(&self, hpa: Hpa) -> ShadowFrame {
+        ShadowFrame::new((hpa.hfn().raw() - 256) as u32)
     }
 
-    fn read_shadow(&self, frame: u32, index: usize) -> u64 {
-        self.shadow[frame as usize][index]
+    fn read_shadow(&self, frame: ShadowFrame, index: usize) -> u64 {
+        self.shadow[frame.index()][index]
     }
 
-    fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
-        self.shadow[frame as usize][index] = value;
+    fn write_shadow(&mut self, frame: ShadowFrame, index: usize, value: u64) {
+        self.shadow[frame.index()][index] = value;
     }
 
-    fn swap_frames(&mut self, frame: u32, gfn: Gfn) -> bool {
+    fn swap_frames(&mut self, frame: ShadowFrame, gfn: Gfn) -> bool {
         let (guest, shadow) = &mut self.places;
-        std::mem::swap(&mut guest[gfn.raw() as usize], &mut shadow[frame as usize]);
+        std::mem::swap(&mut guest[gfn.raw() as usize], &mut shadow[frame.index()]);
         true
     }
 }
@@ -76,7 +80,7 @@ impl Tlb for Host {
         self.flushes += 1;
     }
 
-    fn flush_page(&mut self, _vcpu: usize, _gva: Gva) {
+    fn flush_page(&mut self, _vcpu: VcpuId, _gva: Gva) {
         self.flushes += 1;
     }
 }
@@ -98,6 +102,6 @@ fn start() -> (Host, Mmu) {
     let mut config = Config::new(Features::new(40, true), encodings);
     config.loadable_roots = 1;
     let mut mmu = Mmu::new(config, &mut host).expect("there are enough frames");
-    mmu.load_paging(&mut host, 0, paging());
+    mmu.load_paging(&mut host, VCPU, paging());
     (host, mmu)
 }

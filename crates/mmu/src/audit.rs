@@ -13,7 +13,7 @@ use crate::lifecycle::Shadow;
 use crate::roots::{Loadable, Sampled};
 use crate::tables::GROUP;
 use crate::tables::{List, Slot};
-use crate::{Backing, Env};
+use crate::{Backing, Env, ShadowFrame, VcpuId};
 
 /// An invariant does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl<'a, E: Env> Auditor<'a, E> {
         self.audit_page(slot.frame())
     }
 
-    fn audit_roots(self, vcpu: usize) -> Result<(), Violation> {
+    fn audit_roots(self, vcpu: VcpuId) -> Result<(), Violation> {
         let (tables, roots) = (self.shadow.tables(), self.shadow.roots());
         let paging = roots.paging(vcpu);
         let expected = ShadowKey::root(paging, vcpu);
@@ -140,7 +140,7 @@ impl<'a, E: Env> Auditor<'a, E> {
 
     /// Whether a PDPTE of a vCPU leads to the page that it has loaded, which is pinned; or nowhere,
     /// if it has loaded none.
-    fn is_right_pdpte(self, vcpu: usize, index: usize) -> bool {
+    fn is_right_pdpte(self, vcpu: VcpuId, index: usize) -> bool {
         let (tables, roots) = (self.shadow.tables(), self.shadow.roots());
         let Some(root) = tables
             .pool()
@@ -166,7 +166,7 @@ impl<'a, E: Env> Auditor<'a, E> {
     }
 
     /// What is wrong with a root that a vCPU may load by itself.
-    fn audit_loadable(self, vcpu: usize, loadable: &Loadable) -> Option<String> {
+    fn audit_loadable(self, vcpu: VcpuId, loadable: &Loadable) -> Option<String> {
         let id = loadable.page();
         let Some(root) = self
             .shadow
@@ -190,7 +190,7 @@ impl<'a, E: Env> Auditor<'a, E> {
 
     /// Whether a CPU may load PDPTEs from this page. The page for the registers of a vCPU is pinned
     /// even while it runs on another.
-    fn may_be_loaded(self, frame: u32) -> bool {
+    fn may_be_loaded(self, frame: ShadowFrame) -> bool {
         let (pool, roots) = (self.shadow.tables().pool(), self.shadow.roots());
         match pool.key(frame).role {
             Role::Pdptes { .. } => roots.is_current(frame),
@@ -199,7 +199,7 @@ impl<'a, E: Env> Auditor<'a, E> {
     }
 
     /// What is wrong with the PDPTEs that a vCPU loads with a root.
-    fn audit_sampled(self, root: u32, sampled: &Sampled) -> Option<String> {
+    fn audit_sampled(self, root: ShadowFrame, sampled: &Sampled) -> Option<String> {
         let pool = self.shadow.tables().pool();
         let gfn = pool.key(root).gfn;
         let now = [0, 1, 2, 3].map(|index| self.env.read_entry(gfn.entry(index)));
@@ -234,7 +234,7 @@ impl<'a, E: Env> Auditor<'a, E> {
 
     /// Checks what a page promises beside its entries: its frame is protected, and it is found by
     /// its key.
-    fn audit_page(self, frame: u32) -> Result<(), Violation> {
+    fn audit_page(self, frame: ShadowFrame) -> Result<(), Violation> {
         let key = self.shadow.tables().key(frame);
         if self.shadow.guest().lists(key)
             && !self.shadow.guest().is_listed(self.shadow.tables().pool(), key, frame)

@@ -2,7 +2,7 @@
 
 use umbra_paging::{ENTRIES, Gfn, Gpa, Gva, Hfn, Hpa, Tables};
 
-use crate::Event;
+use crate::{Event, ShadowFrame, VcpuId};
 
 /// What lies behind a guest frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,28 +61,28 @@ pub trait GuestMemory: Tables {
 /// The pool of host frames that hold shadow pages. Nothing else uses them, and no guest can name
 /// them.
 pub trait ShadowFrames {
-    /// How many frames there are. Constant.
+    /// How many frames there are, numbered from zero. Constant.
     fn count(&self) -> u32;
 
-    /// Where frame `frame` lies in host memory. Constant, but for [`ShadowFrames::swap_frames`].
-    fn hpa(&self, frame: u32) -> Hpa;
+    /// Where `frame` lies in host memory. Constant, but for [`ShadowFrames::swap_frames`].
+    fn hpa(&self, frame: ShadowFrame) -> Hpa;
 
     /// The inverse of [`ShadowFrames::hpa`], for frames that lie where they lay at first.
-    fn frame(&self, hpa: Hpa) -> u32;
+    fn frame(&self, hpa: Hpa) -> ShadowFrame;
 
-    /// Entry `index` of frame `frame`, read at once.
-    fn read_shadow(&self, frame: u32, index: usize) -> u64;
+    /// Entry `index` of `frame`, read at once.
+    fn read_shadow(&self, frame: ShadowFrame, index: usize) -> u64;
 
-    /// The 8 entries of frame `frame` from `first` on.
-    fn read_shadow_entries(&self, frame: u32, first: usize) -> [u64; 8] {
+    /// The 8 entries of `frame` from `first` on.
+    fn read_shadow_entries(&self, frame: ShadowFrame, first: usize) -> [u64; 8] {
         core::array::from_fn(|n| self.read_shadow(frame, first + n))
     }
 
-    /// Stores entry `index` of frame `frame` at once.
-    fn write_shadow(&mut self, frame: u32, index: usize, value: u64);
+    /// Stores entry `index` of `frame` at once.
+    fn write_shadow(&mut self, frame: ShadowFrame, index: usize, value: u64);
 
-    /// Stores `value` in every entry of frame `frame`, each at once: a CPU may be walking it.
-    fn fill_shadow(&mut self, frame: u32, value: u64) {
+    /// Stores `value` in every entry of `frame`, each at once: a CPU may be walking it.
+    fn fill_shadow(&mut self, frame: ShadowFrame, value: u64) {
         (0..ENTRIES).for_each(|index| self.write_shadow(frame, index, value));
     }
 
@@ -94,7 +94,7 @@ pub trait ShadowFrames {
     ///
     /// False, if that cannot be done: then nothing has changed. By default it cannot. An exchange
     /// is never refused that takes the last one of the same two frames back.
-    fn swap_frames(&mut self, frame: u32, gfn: Gfn) -> bool {
+    fn swap_frames(&mut self, frame: ShadowFrame, gfn: Gfn) -> bool {
         let _ = (frame, gfn);
         false
     }
@@ -141,20 +141,20 @@ pub trait Tlb {
     /// The root that a vCPU, which has left the guest, has loaded without an exit, if the MMU has
     /// not been told of it by [`Mmu::switched`](crate::Mmu::switched): now it has. By default there
     /// is none, as without [`Config::loadable_roots`](crate::Config).
-    fn take_loaded_root(&mut self, vcpu: usize) -> Option<Gfn> {
+    fn take_loaded_root(&mut self, vcpu: VcpuId) -> Option<Gfn> {
         let _ = vcpu;
         None
     }
 
     /// Carries out a guest's INVLPG of `gva` on the vCPU that executed it: drops what is cached for
     /// the page, and every intermediate entry of the PCID.
-    fn flush_page(&mut self, vcpu: usize, gva: Gva);
+    fn flush_page(&mut self, vcpu: VcpuId, gva: Gva);
 
     /// Drops what a page fault at `gva` drops on the vCPU that raised it (SDM, "Operations that
     /// Invalidate TLBs and Paging-Structure Caches"): what is cached for the page, and the
     /// intermediate entries on the way to it. By default as much as [`Tlb::flush_page`], which is
     /// more.
-    fn flush_fault(&mut self, vcpu: usize, gva: Gva) {
+    fn flush_fault(&mut self, vcpu: VcpuId, gva: Gva) {
         self.flush_page(vcpu, gva);
     }
 }

@@ -33,7 +33,7 @@
 //!
 //! let (mut host, mut mmu) = start();
 //! let (cr2, rip, access) = (Gva::new(0x123), Gva::new(0x1_0000), Access::supervisor_read());
-//! let answer = match mmu.page_fault(&mut host, 0, cr2, access, &FaultContext::at(rip)) {
+//! let answer = match mmu.page_fault(&mut host, VCPU, cr2, access, &FaultContext::at(rip)) {
 //!     FaultOutcome::Resume(_) => "enter the guest again",
 //!     FaultOutcome::Guest(_) => "inject the fault",
 //!     FaultOutcome::Mmio { .. } => "emulate an access to a device",
@@ -41,7 +41,7 @@
 //!     FaultOutcome::Override { .. } => "emulate the instruction",
 //! };
 //! assert_eq!(answer, "enter the guest again");
-//! let entry = mmu.entry_state(&host, 0);
+//! let entry = mmu.entry_state(&host, VCPU);
 //! let (root, filter) = (entry.root, entry.guest_faults.pfec_filter());
 //! assert!(root.hpa().raw() != 0 && filter.bitmap_bit, "for the real CR3 and the VMCS");
 //! # }
@@ -93,6 +93,7 @@ mod event;
 mod fault;
 mod format;
 mod guest;
+mod id;
 mod lifecycle;
 mod mmu;
 mod outcome;
@@ -107,6 +108,7 @@ pub use config::{Config, ConfigError, FilterPolicy, GuestFaults, MIN_FRAMES_PER_
 pub use env::{Backing, Env, GuestMemory, ShadowFrames, Tlb};
 pub use event::{Counters, Event, Shadowed};
 pub use format::Encodings;
+pub use id::{ShadowFrame, VcpuId};
 pub use mmu::Mmu;
 pub use outcome::{
     EntryState, FaultOutcome, LoadableRoot, Root, RootFormat, TableTicket, TranslateError, Work,

@@ -2,7 +2,7 @@
 
 use umbra_paging::{Gfn, Gpa, GuestFault, Hpa};
 
-use crate::GuestFaults;
+use crate::{GuestFaults, VcpuId};
 
 /// The paging format of a shadow root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,16 +109,16 @@ pub enum Work {
 /// The write of an instruction to a tracked page table: on which vCPU, to which table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableTicket {
-    vcpu: usize,
+    vcpu: VcpuId,
     gfn: Gfn,
 }
 
 impl TableTicket {
-    pub(crate) fn new(vcpu: usize, gfn: Gfn) -> TableTicket {
+    pub(crate) fn new(vcpu: VcpuId, gfn: Gfn) -> TableTicket {
         TableTicket { vcpu, gfn }
     }
 
-    pub(crate) fn vcpu(self) -> usize {
+    pub(crate) fn vcpu(self) -> VcpuId {
         self.vcpu
     }
 

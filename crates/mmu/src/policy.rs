@@ -2,6 +2,8 @@
 
 use umbra_paging::{Gfn, Gpa, Gva};
 
+use crate::VcpuId;
+
 /// What is known of an access that exited, beside the access: all of it is a hint, but `rip` must
 /// be the same for as long as the guest gets no further.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +52,7 @@ pub struct CallSite {
 #[non_exhaustive]
 pub struct TableWrite {
     /// The vCPU that writes.
-    pub vcpu: usize,
+    pub vcpu: VcpuId,
     /// Where it goes.
     pub gpa: Gpa,
     /// The guest's code that writes; nothing, if the policy does not
@@ -89,7 +91,7 @@ pub enum Unsync {
 
 impl TableWrite {
     /// A write to a table in use of which nothing else is known.
-    pub fn new(vcpu: usize, gpa: Gpa) -> TableWrite {
+    pub fn new(vcpu: VcpuId, gpa: Gpa) -> TableWrite {
         TableWrite {
             vcpu,
             gpa,

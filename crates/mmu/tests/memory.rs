@@ -7,13 +7,14 @@ use std::alloc::System;
 use cap::Cap;
 use umbra_mmu::{
     Backing, Config, Encodings, FaultContext, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu,
-    ShadowFrames, Tlb,
+    ShadowFrame, ShadowFrames, Tlb, VcpuId,
 };
 use umbra_paging::{Access, ENTRIES, Features, Gfn, Gpa, Gva, Hfn, Hpa, Paging, Tables};
 
 #[global_allocator]
 static HEAP: Cap<System> = Cap::new(System, usize::MAX);
 
+const VCPU: VcpuId = VcpuId::new(0);
 /// More page tables than the reserve has room for, and fewer than there are shadow frames.
 const TABLES: u64 = 200;
 const SHADOW_FRAMES: usize = 256;
@@ -61,27 +62,27 @@ impl ShadowFrames for Host {
         self.shadow.len() as u32
     }
 
-    fn hpa(&self, frame: u32) -> Hpa {
-        Hpa::new(u64::from(frame) << 12)
+    fn hpa(&self, frame: ShadowFrame) -> Hpa {
+        Hpa::new(u64::from(frame.raw()) << 12)
     }
 
-    fn frame(&self, hpa: Hpa) -> u32 {
-        hpa.hfn().raw() as u32
+    fn frame(&self, hpa: Hpa) -> ShadowFrame {
+        ShadowFrame::new(hpa.hfn().raw() as u32)
     }
 
-    fn read_shadow(&self, frame: u32, index: usize) -> u64 {
-        self.shadow[frame as usize][index]
+    fn read_shadow(&self, frame: ShadowFrame, index: usize) -> u64 {
+        self.shadow[frame.index()][index]
     }
 
-    fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
-        self.shadow[frame as usize][index] = value;
+    fn write_shadow(&mut self, frame: ShadowFrame, index: usize, value: u64) {
+        self.shadow[frame.index()][index] = value;
     }
 }
 
 impl Tlb for Host {
     fn flush(&mut self) {}
 
-    fn flush_page(&mut self, _: usize, _: Gva) {}
+    fn flush_page(&mut self, _: VcpuId, _: Gva) {}
 }
 
 /// A guest with many page tables, each of which maps one page.
@@ -98,7 +99,7 @@ fn start() -> (Host, Mmu) {
         Config::new(features, Encodings::reserved(40).expect("40 bits leave reserved ones"));
     let mut mmu = Mmu::new(config, &mut host).expect("there are enough frames");
     let paging = Paging::from_registers(0x8001_0001, 0x1000, 0x20, 0x500).expect("4-level paging");
-    mmu.load_paging(&mut host, 0, paging);
+    mmu.load_paging(&mut host, VCPU, paging);
     (host, mmu)
 }
 
@@ -108,7 +109,7 @@ fn work(host: &mut Host, mmu: &mut Mmu) {
     for round in 0..3 {
         for n in 0..TABLES {
             let (gva, access) = (Gva::new(n << 21), Access::user_read());
-            let outcome = mmu.page_fault(host, 0, gva, access, &context);
+            let outcome = mmu.page_fault(host, VCPU, gva, access, &context);
             assert!(matches!(outcome, FaultOutcome::Resume(_)), "{round} {n}: {outcome:?}");
             if n % 3 == round {
                 let (link, page) =

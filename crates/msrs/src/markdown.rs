@@ -6,6 +6,7 @@ use crate::TABLE;
 use crate::row::{Bits, Row, Treatment, Value};
 
 /// Prints the table.
+#[derive(Debug)]
 pub struct Markdown;
 
 impl fmt::Display for Markdown {

@@ -1,6 +1,7 @@
 //! The registers of one virtual CPU.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use crate::TABLE;
 use crate::row::{Cpu, Row, Source, Treatment};
@@ -40,6 +41,12 @@ pub struct Registers {
     entries: Vec<Entry>,
     /// Registers that do not hold their value at reset. No more than the stored ones.
     written: Vec<(u32, u64)>,
+}
+
+impl fmt::Debug for Registers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registers").field("written", &self.written).finish_non_exhaustive()
+    }
 }
 
 impl Registers {

@@ -231,6 +231,17 @@ pub struct Session<M> {
     got: Option<Observed>,
 }
 
+impl<M> fmt::Debug for Session<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("model", &self.model)
+            .field("registers", &self.registers)
+            .field("steps", &self.steps)
+            .field("at", &self.at)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<M: Machine> Session<M> {
     /// Judges a machine whose guest finds `memory`, has these `registers`, one set for each CPU of
     /// this `model`, and accesses only pages of the `universe`.

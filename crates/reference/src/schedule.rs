@@ -46,6 +46,7 @@ const SECOND: u64 = 0x17;
 const DATA: u64 = 0x1b;
 
 /// A program.
+#[derive(Debug)]
 pub struct Small {
     /// What it is about.
     pub name: &'static str,

@@ -8,7 +8,7 @@ use fastrand::Rng;
 use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
 use umbra_mmu::{
     Backing, Config, Encodings, FaultContext, FaultOutcome, FilterPolicy, GuestFaults, GuestMemory,
-    Mmu, RootFormat, ShadowFrames, Tlb,
+    Mmu, RootFormat, ShadowFrame, ShadowFrames, Tlb, VcpuId,
 };
 use umbra_paging::{
     Access, AccessKind, Features, Gfn, Gpa, Gva, Hfn, Hpa, Mode, PAGE_SIZE, Paging, Pdptes, Pfec,
@@ -23,6 +23,7 @@ const GUEST_FRAMES: u64 = 0x800;
 const SHADOW: u64 = 0x100;
 const SHADOW_FRAMES: u64 = 96;
 const FEATURES: Features = Features::new(36, false);
+const VCPU: VcpuId = VcpuId::new(0);
 /// Frames of tables.
 const TABLES: std::ops::Range<u64> = 1..7;
 
@@ -84,19 +85,19 @@ impl ShadowFrames for Host {
         SHADOW_FRAMES as u32
     }
 
-    fn hpa(&self, frame: u32) -> Hpa {
-        Hfn::new(SHADOW + u64::from(frame)).base()
+    fn hpa(&self, frame: ShadowFrame) -> Hpa {
+        Hfn::new(SHADOW + u64::from(frame.raw())).base()
     }
 
-    fn frame(&self, hpa: Hpa) -> u32 {
-        (hpa.hfn().raw() - SHADOW) as u32
+    fn frame(&self, hpa: Hpa) -> ShadowFrame {
+        ShadowFrame::new((hpa.hfn().raw() - SHADOW) as u32)
     }
 
-    fn read_shadow(&self, frame: u32, index: usize) -> u64 {
+    fn read_shadow(&self, frame: ShadowFrame, index: usize) -> u64 {
         self.ram.read(PhysAddr::new(self.hpa(frame).raw() + 8 * index as u64))
     }
 
-    fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
+    fn write_shadow(&mut self, frame: ShadowFrame, index: usize, value: u64) {
         self.ram.write(PhysAddr::new(self.hpa(frame).raw() + 8 * index as u64), value);
     }
 }
@@ -106,11 +107,11 @@ impl Tlb for Host {
         self.unit.caches_mut().clear();
     }
 
-    fn flush_page(&mut self, _: usize, gva: Gva) {
+    fn flush_page(&mut self, _: VcpuId, gva: Gva) {
         self.unit.caches_mut().invlpg(0, gva);
     }
 
-    fn flush_fault(&mut self, _: usize, gva: Gva) {
+    fn flush_fault(&mut self, _: VcpuId, gva: Gva) {
         self.unit.caches_mut().page_fault(0, gva);
     }
 }
@@ -205,7 +206,7 @@ impl Machine {
 
     /// That of the real CPU.
     fn real(&self) -> Control {
-        let root = self.mmu.root(&self.host, 0);
+        let root = self.mmu.root(&self.host, VCPU);
         let at = |index: u64| self.host.ram.read(PhysAddr::new(root.hpa().raw() + 8 * index));
         let mode = match root.format() {
             RootFormat::Long4 => PagingMode::Long4 { root: PhysAddr::new(root.hpa().raw()) },
@@ -265,7 +266,7 @@ impl Machine {
                 return;
             }
             let context = FaultContext::at(Gva::new(self.random.u64(..4)));
-            match self.mmu.page_fault(&mut self.host, 0, gva, access, &context) {
+            match self.mmu.page_fault(&mut self.host, VCPU, gva, access, &context) {
                 FaultOutcome::Resume(_) => (),
                 FaultOutcome::Guest(fault) => {
                     assert_eq!(expected, Err(fault.pfec), "{gva:?} {access:?} {:?}", self.paging);
@@ -297,7 +298,7 @@ impl Machine {
             let within: Vec<Gva> = within.map(|&(other, _)| other).collect();
             let gva = pick(&mut self.random, &within);
             if self.mmu.has_unsync_tables() {
-                self.mmu.invlpg(&mut self.host, 0, gva);
+                self.mmu.invlpg(&mut self.host, VCPU, gva);
             } else {
                 self.host.unit.caches_mut().invlpg(0, gva);
             }
@@ -373,7 +374,7 @@ impl Machine {
             let (wp, smep, smap) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
             self.paging = Paging { mode, root, wp, smep, smap, nxe, ..self.paging };
         }
-        self.mmu.load_paging(&mut self.host, 0, self.paging);
+        self.mmu.load_paging(&mut self.host, VCPU, self.paging);
         self.mmu.flush_guest(&mut self.host);
     }
 
@@ -384,7 +385,7 @@ impl Machine {
         } else {
             self.paging.nxe = !self.paging.nxe;
         }
-        self.mmu.load_paging(&mut self.host, 0, self.paging);
+        self.mmu.load_paging(&mut self.host, VCPU, self.paging);
     }
 
     fn step(&mut self) {

@@ -27,7 +27,7 @@ pub fn encode(message: &Message) -> Vec<u8> {
 }
 
 /// Finds messages in a stream of bytes.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Decoder {
     partial: Vec<u8>,
 }

@@ -1,5 +1,7 @@
 //! What the guest finds at its start: the arena with its tables, and the stub.
 
+use std::fmt;
+
 use fastrand::Rng;
 use umbra_paging::Gfn;
 use umbra_reference::memory::{PhysAddr, PhysicalMemory, Ram};
@@ -80,6 +82,15 @@ pub struct Image {
     pub registers: ControlRegisters,
     /// The first instruction.
     pub entry: u64,
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Image")
+            .field("registers", &self.registers)
+            .field("entry", &format_args!("{:#x}", self.entry))
+            .finish_non_exhaustive()
+    }
 }
 
 /// The code that stands in word [`CODE_WORD`] of each frame: `mov eax, frame; int3`. Its lowest bit

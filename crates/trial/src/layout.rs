@@ -91,6 +91,7 @@ pub const RESULTS_SIZE: u64 = STUB + STUB_SIZE - RESULTS;
 pub const MAX_STEPS: usize = 4000;
 
 /// Offsets in the stub's state.
+#[derive(Debug)]
 pub struct State;
 
 impl State {

@@ -5,6 +5,8 @@
 //! writes the vector, error code, RAX, CR2 and RIP, then the watched words that have changed, and
 //! takes the next command.
 
+use std::fmt;
+
 use iced_x86::BlockEncoderOptions;
 use iced_x86::code_asm::{
     CodeAssembler, CodeLabel, al, ax, byte_ptr, cr0, cr2, cr3, cr4, dword_ptr, dx, eax, ecx, edx,
@@ -120,6 +122,14 @@ pub struct Stub {
     reads: [Snippets; 2],
     /// Writes likewise.
     writes: [Snippets; 2],
+}
+
+impl fmt::Debug for Stub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stub")
+            .field("entry", &format_args!("{:#x}", self.entry))
+            .finish_non_exhaustive()
+    }
 }
 
 impl Stub {

@@ -299,7 +299,7 @@ fn components(states: u64) -> impl Iterator<Item = u32> {
 const NOTHING: CpuidResult = CpuidResult { eax: 0, ebx: 0, ecx: 0, edx: 0 };
 
 /// The guest's CPUID.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Cpuid {
     query: Query,
     vendor: Vendor,

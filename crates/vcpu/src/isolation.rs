@@ -35,6 +35,7 @@ pub struct Rights {
 
 /// Paging structures and pages, all of them taken from one set. No entry ever names anything else:
 /// that is what makes it safe to run a guest's instruction on them.
+#[derive(Debug)]
 pub struct Space<P> {
     pages: Vec<P>,
     /// Pages in use, from the first on; the first is the root.

@@ -23,6 +23,7 @@ pub struct Totals {
 }
 
 /// The phases so far.
+#[derive(Debug)]
 pub struct Phases {
     /// In the order of their first start, with the totals at the start of those that run.
     phases: Vec<(PhaseStats, Option<Totals>)>,

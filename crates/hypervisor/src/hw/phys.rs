@@ -2,13 +2,14 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::fmt;
 use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use umbra_machine::canary::Area;
 use umbra_machine::memory::{FRAME, GuestMap, Layout};
-use umbra_mmu::Backing;
+use umbra_mmu::{Backing, ShadowFrame};
 use umbra_paging::{Gfn, Gpa, Hpa};
 
 use super::image;
@@ -329,23 +330,24 @@ impl FramePool {
     ///
     /// # Panics
     /// There is no such frame.
-    pub fn hpa(&self, frame: u32) -> Hpa {
-        Hpa::new(self.hpas[frame as usize])
+    pub fn hpa(&self, frame: ShadowFrame) -> Hpa {
+        Hpa::new(self.hpas[frame.index()])
     }
 
     /// The frame at a place that [`FramePool::hpa`] gave when nothing had changed places yet.
     ///
     /// # Panics
     /// There is none.
-    pub fn frame(&self, hpa: Hpa) -> u32 {
-        let frame = hpa.raw().checked_sub(self.start).map(|offset| offset / FRAME);
-        frame
-            .and_then(|f| u32::try_from(f).ok())
-            .filter(|f| *f < self.count())
+    pub fn frame(&self, hpa: Hpa) -> ShadowFrame {
+        let number = hpa.raw().checked_sub(self.start).map(|offset| offset / FRAME);
+        number
+            .and_then(|n| u32::try_from(n).ok())
+            .filter(|n| *n < self.count())
+            .map(ShadowFrame::new)
             .expect("a shadow frame of this pool")
     }
 
-    fn entry(&self, frame: u32, index: usize) -> &AtomicU64 {
+    fn entry(&self, frame: ShadowFrame, index: usize) -> &AtomicU64 {
         assert!(index < 512, "a table has 512 entries");
         let pointer = handed_out(self.hpa(frame).raw()).cast::<u64>().wrapping_add(index);
         // SAFETY: aligned, mapped for ever, the pool's own; the CPU that walks the tables reads
@@ -355,7 +357,7 @@ impl FramePool {
 
     /// Exchanges the places, and the contents, of a shadow frame and of a guest frame. False if
     /// that one is no RAM.
-    pub fn swap_frames(&mut self, frame: u32, ram: &mut GuestRam, gfn: Gfn) -> bool {
+    pub fn swap_frames(&mut self, frame: ShadowFrame, ram: &mut GuestRam, gfn: Gfn) -> bool {
         let Backing::Ram { hfn: guest, .. } = ram.map.backing(gfn) else { return false };
         let shadow = self.hpa(frame);
         let (a, b) =
@@ -370,18 +372,18 @@ impl FramePool {
                 y.write_volatile(of_a);
             }
         }
-        self.hpas[frame as usize] = guest.base().raw();
+        self.hpas[frame.index()] = guest.base().raw();
         ram.map.replace(gfn, shadow.hfn());
         true
     }
 
     /// Reads an entry.
-    pub fn read(&self, frame: u32, index: usize) -> u64 {
+    pub fn read(&self, frame: ShadowFrame, index: usize) -> u64 {
         self.entry(frame, index).load(Ordering::Relaxed)
     }
 
     /// Reads 8 entries.
-    pub fn read_entries(&self, frame: u32, first: usize) -> [u64; 8] {
+    pub fn read_entries(&self, frame: ShadowFrame, first: usize) -> [u64; 8] {
         assert!(first + 8 <= 512, "a table has 512 entries");
         let at = handed_out(self.hpa(frame).raw()).cast::<u64>().wrapping_add(first);
         core::array::from_fn(|n| {
@@ -391,7 +393,7 @@ impl FramePool {
     }
 
     /// Writes all entries of a frame.
-    pub fn fill(&mut self, frame: u32, value: u64) {
+    pub fn fill(&mut self, frame: ShadowFrame, value: u64) {
         let table = handed_out(self.hpa(frame).raw()).cast::<u64>();
         for index in 0..512 {
             // SAFETY: as in `entry`, and within the frame.
@@ -401,7 +403,7 @@ impl FramePool {
     }
 
     /// Writes an entry.
-    pub fn write(&mut self, frame: u32, index: usize, value: u64) {
+    pub fn write(&mut self, frame: ShadowFrame, index: usize, value: u64) {
         self.entry(frame, index).store(value, Ordering::Relaxed);
     }
 }
@@ -452,6 +454,12 @@ pub fn hpa_of<T>(object: &T) -> Hpa {
 /// A page of the hypervisor that the CPU gets to know by its physical address, such as a VMCS.
 #[repr(C, align(4096))]
 pub struct HostPage([u8; FRAME as usize]);
+
+impl fmt::Debug for HostPage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("HostPage").field(&self.hpa()).finish()
+    }
+}
 
 impl HostPage {
     /// A page of zeros. Dropping it frees it: keep it as long as the CPU uses it.

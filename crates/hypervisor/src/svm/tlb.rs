@@ -3,7 +3,7 @@
 use alloc::rc::Rc;
 use core::cell::Cell;
 
-use umbra_mmu::Tlb;
+use umbra_mmu::{Tlb, VcpuId};
 use umbra_paging::Gva;
 
 use super::instructions;
@@ -61,13 +61,13 @@ impl Tlb for SvmTlb {
         self.request.flush();
     }
 
-    fn flush_page(&mut self, _vcpu: usize, gva: Gva) {
+    fn flush_page(&mut self, _vcpu: VcpuId, gva: Gva) {
         // While EFER.TCE is clear, it drops all intermediate entries (APM, "Translation Cache
         // Extension").
         self.drop_page(gva);
     }
 
-    fn flush_fault(&mut self, _vcpu: usize, gva: Gva) {
+    fn flush_fault(&mut self, _vcpu: VcpuId, gva: Gva) {
         self.drop_page(gva);
     }
 }

@@ -11,7 +11,7 @@ use umbra_vcpu::control::Controls;
 use umbra_vcpu::cr3_reads::Reads;
 use umbra_vcpu::cr3_targets::{self, Targets};
 
-use super::Vcpu;
+use super::{VCPU, Vcpu};
 
 /// The state of the MMU that is in force for this virtual CPU: what the backend was told last.
 pub struct AddressSpace {
@@ -70,15 +70,15 @@ impl<B: Backend> Vcpu<B> {
         *self.cpu.controls_mut() = new;
         match new.paging() {
             Ok(paging) => {
-                if *self.mmu.paging(0) != paging {
-                    self.mmu.load_paging(&mut self.env, 0, paging);
+                if *self.mmu.paging(VCPU) != paging {
+                    self.mmu.load_paging(&mut self.env, VCPU, paging);
                 } else if self.mmu.has_unsync_tables() {
                     // The same root under another PCID: nothing may be cached there of what an
                     // unsync table has kept.
                     self.mmu.flush_guest(&mut self.env);
                 }
                 let space = &mut self.space;
-                space.root = self.mmu.root(&self.env, 0);
+                space.root = self.mmu.root(&self.env, VCPU);
                 let (root, loadable) = (space.root, self.own_root());
                 self.space.root_is_loadable = loadable.is_some();
                 self.backend.set_controls(&new, root, loadable);
@@ -95,7 +95,7 @@ impl<B: Backend> Vcpu<B> {
     fn own_root(&self) -> Option<LoadableRoot> {
         let controls = self.cpu.controls();
         let root = frame(cr3_targets::root(controls.cr3));
-        if controls.root_starts_frame() { self.mmu.loadable(0, root) } else { None }
+        if controls.root_starts_frame() { self.mmu.loadable(VCPU, root) } else { None }
     }
 
     /// The guest may have loaded another root without an exit: follows that. First thing after
@@ -110,12 +110,12 @@ impl<B: Backend> Vcpu<B> {
         }
         let root = cr3_targets::root(cr3);
         if root != cr3_targets::root(before) {
-            self.mmu.switched(0, frame(root));
-            self.space.root = self.mmu.root(&self.env, 0);
+            self.mmu.switched(VCPU, frame(root));
+            self.space.root = self.mmu.root(&self.env, VCPU);
         }
         let controls = self.cpu.controls_mut();
         controls.cr3 = cr3;
-        if let Mode::Pae { pdptes } = self.mmu.paging(0).mode {
+        if let Mode::Pae { pdptes } = self.mmu.paging(VCPU).mode {
             controls.pdptes = pdptes;
         }
         self.space.targets.seen(cr3);
@@ -151,11 +151,11 @@ impl<B: Backend> Vcpu<B> {
         }
         self.space.targets_stale = true;
         let root = frame(cr3_targets::root(value));
-        if self.space.targets.contains(value) && self.mmu.is_loadable(0, root) {
+        if self.space.targets.contains(value) && self.mmu.is_loadable(VCPU, root) {
             return;
         }
         self.make_room(None);
-        if self.mmu.allow_native_load(&mut self.env, 0) {
+        if self.mmu.allow_native_load(&mut self.env, VCPU) {
             self.space.targets.insert(value);
         }
     }
@@ -170,15 +170,15 @@ impl<B: Backend> Vcpu<B> {
         let own = self.cpu.controls().cr3;
         let Some(sibling) = self.space.targets.pti_sibling(own) else { return };
         let root = frame(cr3_targets::root(sibling));
-        if !self.mmu.may_allow_native_load(&self.env, 0, root)
-            || !complete && !self.mmu.knows_root(0, root)
+        if !self.mmu.may_allow_native_load(&self.env, VCPU, root)
+            || !complete && !self.mmu.knows_root(VCPU, root)
         {
             return;
         }
         self.space.targets.mixes(sibling);
         self.make_room(Some(own));
         self.space.targets_stale = true;
-        if self.mmu.allow_native_load_of(&mut self.env, 0, root) {
+        if self.mmu.allow_native_load_of(&mut self.env, VCPU, root) {
             self.space.targets.expect(sibling);
         } else {
             self.space.targets.refused();
@@ -188,14 +188,14 @@ impl<B: Backend> Vcpu<B> {
     fn make_room(&mut self, kept: Option<u64>) {
         self.space.targets.make_room(kept);
         while let Some(root) = self.space.targets.take_unlisted_root() {
-            self.mmu.withdraw_root(0, frame(root));
+            self.mmu.withdraw_root(VCPU, frame(root));
         }
     }
 
     /// Tells the CPU what has changed of all that: before every entry.
     pub(super) fn prepare_address_space(&mut self) {
         let space = &mut self.space;
-        let entry = self.mmu.entry_state(&self.env, 0);
+        let entry = self.mmu.entry_state(&self.env, VCPU);
         let guest_faults = entry.guest_faults;
         if guest_faults != space.guest_faults {
             space.guest_faults = guest_faults;
@@ -209,7 +209,7 @@ impl<B: Backend> Vcpu<B> {
         if entry.loadable_epoch != space.loadable_epoch {
             space.loadable_epoch = entry.loadable_epoch;
             let mmu = &self.mmu;
-            space.targets.retain(|root| mmu.is_loadable(0, frame(root)));
+            space.targets.retain(|root| mmu.is_loadable(VCPU, frame(root)));
             space.targets_stale = true;
         }
         // All that may change the root says so.
@@ -240,7 +240,7 @@ impl<B: Backend> Vcpu<B> {
         // then nothing passes.
         if space.root_is_loadable && !self.settings.cr3_loads_exit {
             targets.extend(space.targets.listed().filter_map(|value| {
-                Cr3Target::new(self.mmu.loadable(0, frame(cr3_targets::root(value)))?, value)
+                Cr3Target::new(self.mmu.loadable(VCPU, frame(cr3_targets::root(value)))?, value)
             }));
         }
         self.backend.set_cr3_targets(&targets, space.root_is_loadable);

@@ -7,7 +7,7 @@ use umbra_vcpu::backend::{Backend, CodeMode};
 use umbra_vcpu::control::Context;
 use umbra_vcpu::event::Event;
 
-use super::Vcpu;
+use super::{VCPU, Vcpu};
 
 impl<B: Backend> Vcpu<B> {
     /// CR0 and CR4 have bits that the guest changes without an exit.
@@ -123,7 +123,7 @@ impl<B: Backend> Vcpu<B> {
     }
 
     pub(super) fn invlpg_exit(&mut self, gva: Gva) -> ExitCause {
-        self.mmu.invlpg(&mut self.env, 0, gva);
+        self.mmu.invlpg(&mut self.env, VCPU, gva);
         self.skip();
         ExitCause::Invlpg
     }

@@ -10,7 +10,7 @@ use umbra_telemetry::ExitCause;
 use umbra_vcpu::backend::{Backend, CodeMode, rflags};
 use umbra_vcpu::breakpoints::Watched;
 
-use super::Vcpu;
+use super::{VCPU, Vcpu};
 use crate::hw::cpu;
 
 /// The longest instruction.
@@ -125,7 +125,7 @@ impl<B: Backend> Vcpu<B> {
 
     fn translate_as(&mut self, gva: u64, access: Access) -> Result<Gpa, GuestFault> {
         loop {
-            match self.mmu.translate(&mut self.env, 0, Gva::new(gva), access) {
+            match self.mmu.translate(&mut self.env, VCPU, Gva::new(gva), access) {
                 Ok(gpa) => return Ok(gpa),
                 Err(TranslateError::Fault(fault)) => return Err(fault),
                 // Only another vCPU can change entries meanwhile, and there is none.
@@ -344,7 +344,7 @@ impl<B: Backend> Cpu for Vcpu<B> {
         }
         // The dirty bit is the write's own: #AC, which comes behind page faults, leaves it clear.
         let features = self.cpu.cpuid().features();
-        let paging = *self.mmu.paging(0);
+        let paging = *self.mmu.paging(VCPU);
         let access = self.access(AccessKind::Write);
         let walk = |gva| umbra_paging::walk(&self.env, &paging, &features, Gva::new(gva), access);
         walk(gva)?;

@@ -35,3 +35,8 @@ mod trace;
 
 pub use run::Vcpu;
 pub use start::run;
+
+use umbra_mmu::VcpuId;
+
+/// The guest's only vCPU.
+const VCPU: VcpuId = VcpuId::new(0);

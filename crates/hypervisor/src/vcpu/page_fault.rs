@@ -8,8 +8,8 @@ use umbra_vcpu::access::{Exit, Instruction, classify};
 use umbra_vcpu::backend::{Backend, CodeMode, rflags};
 use umbra_vcpu::event::Event;
 
-use super::Vcpu;
 use super::emulation::{Emulated, MAX_INSTRUCTION};
+use super::{VCPU, Vcpu};
 
 /// Exits by the same fault of the same instruction that are allowed in a row: a bound for what I6
 /// rules out.
@@ -29,7 +29,7 @@ impl<B: Backend> Vcpu<B> {
         let pfec = Pfec::from_bits_truncate(error_code);
         let access = self.fault_access(gva, pfec);
         let fault_context = self.fault_context(rip);
-        match self.mmu.page_fault(&mut self.env, 0, gva, access, &fault_context) {
+        match self.mmu.page_fault(&mut self.env, VCPU, gva, access, &fault_context) {
             FaultOutcome::Resume(work) => match work {
                 Work::Detach => ExitCause::HostFaultTableWrite,
                 Work::Link => {
@@ -100,7 +100,7 @@ impl<B: Backend> Vcpu<B> {
             alignment_check: self.backend.rflags() & rflags::AC != 0,
             delivery: self.events.under_way(),
         };
-        let paging = *self.mmu.paging(0);
+        let paging = *self.mmu.paging(VCPU);
         classify(&exit, &paging, gva, self)
     }
 

@@ -10,6 +10,7 @@ use umbra_vcpu::control::Controls;
 use umbra_vcpu::cpuid::{Cpuid, xcr0};
 use umbra_vcpu::event::Event;
 
+use super::VCPU;
 use super::accounts::Accounts;
 use super::address_space::AddressSpace;
 use super::audit::Auditor;
@@ -115,7 +116,7 @@ impl<B: Backend> Vcpu<B> {
             tracer,
         } = parts;
         // A small pool leaves fewer loadable roots than the CPU has room for.
-        let space = AddressSpace::new(mmu.root(&env, 0), mmu.loadable_roots());
+        let space = AddressSpace::new(mmu.root(&env, VCPU), mmu.loadable_roots());
         let mut vcpu = Vcpu {
             backend,
             mmu,

@@ -5,7 +5,7 @@ use umbra_emulator::{Effect, Gpr, Recent, Segment, Simple};
 use umbra_paging::{Gpa, Gva, Mode};
 use umbra_vcpu::backend::{Backend, CodeMode};
 
-use super::Vcpu;
+use super::{VCPU, Vcpu};
 use crate::hw::phys::GuestRam;
 
 impl<B: Backend> Vcpu<B> {
@@ -55,7 +55,7 @@ impl<B: Backend> Vcpu<B> {
     /// The bytes of the instruction at RIP, if it is one of a kernel's in flat 32-bit code under
     /// PAE paging, and nothing stands against the short way.
     fn flat_code(&mut self) -> Option<u128> {
-        let pae = matches!(self.mmu.paging(0).mode, Mode::Pae { .. });
+        let pae = matches!(self.mmu.paging(VCPU).mode, Mode::Pae { .. });
         let code = self.backend.code_mode() == CodeMode::Bits32 && self.backend.cpl() == 0;
         if !pae || !code || !self.settings.fast_emulation || !self.backend.is_untraced() {
             return None;
@@ -110,7 +110,7 @@ impl<B: Backend> Vcpu<B> {
     #[inline(always)]
     fn mapped_code(&mut self) -> Option<u128> {
         let rip = Gva::new(self.backend.rip());
-        self.env.ram.code(self.mmu.code(&self.env, 0, rip)?)
+        self.env.ram.code(self.mmu.code(&self.env, VCPU, rip)?)
     }
 
     /// Whether the guest runs 64-bit code, and no trap can be due behind an instruction.

@@ -8,7 +8,7 @@ use umbra_paging::{Access, AccessKind, GuestFault, Gva};
 use umbra_vcpu::backend::Backend;
 use umbra_vcpu::event::Event;
 
-use super::Vcpu;
+use super::{VCPU, Vcpu};
 
 impl<B: Backend> Vcpu<B> {
     fn access_as(&self, privilege: Privilege, kind: AccessKind) -> Access {
@@ -90,7 +90,7 @@ impl<B: Backend> SystemCpu for Vcpu<B> {
     }
 
     fn invalidate_page(&mut self, gva: u64) {
-        self.mmu.invlpg(&mut self.env, 0, Gva::new(gva));
+        self.mmu.invlpg(&mut self.env, VCPU, Gva::new(gva));
     }
 
     fn invalidate_pcid(&mut self, kind: u64, descriptor: [u8; 16]) -> Result<(), Exception> {

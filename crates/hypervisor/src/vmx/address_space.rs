@@ -1,6 +1,6 @@
 //! Which uses of the shadow tables exit, and flushes of the guest's translations.
 
-use umbra_mmu::{GuestFaults, PfecFilter, Tlb};
+use umbra_mmu::{GuestFaults, PfecFilter, Tlb, VcpuId};
 use umbra_paging::{Gva, cr4};
 use umbra_vcpu::backend::{AddressSpace, ControlRegisters, Cr3Target};
 use x86::vmx::vmcs::control;
@@ -88,13 +88,13 @@ impl Tlb for VmxTlb {
         }
     }
 
-    fn flush_page(&mut self, _vcpu: usize, _gva: Gva) {
+    fn flush_page(&mut self, _vcpu: VcpuId, _gva: Gva) {
         // No type of INVVPID drops the intermediate entries of other addresses, but those that drop
         // everything.
         self.flush();
     }
 
-    fn flush_fault(&mut self, _vcpu: usize, gva: Gva) {
+    fn flush_fault(&mut self, _vcpu: VcpuId, gva: Gva) {
         if let Some(translations) = self.translations {
             translations.invalidate_address(VPID, gva);
         }

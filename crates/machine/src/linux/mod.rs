@@ -72,6 +72,7 @@ pub struct Plan {
 }
 
 /// The guest that [`plan`] is to load.
+#[derive(Debug)]
 pub struct Guest<'a> {
     /// The first [`HEADER_SPAN`](umbra_bzimage::HEADER_SPAN) bytes of the kernel file, or all of a
     /// shorter one.

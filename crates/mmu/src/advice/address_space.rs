@@ -6,11 +6,11 @@
 
 use umbra_paging::{Gfn, Level, Paging};
 
-use crate::Env;
 use crate::derive::View;
 use crate::format::{Role, ShadowKey};
 use crate::roots::Roots;
 use crate::tables::{List, Slot, slots};
+use crate::{Env, ShadowFrame, VcpuId};
 
 /// Shadow pages of one space that are looked at: enough for a small process, few enough for one
 /// exit.
@@ -25,17 +25,17 @@ const REMEMBERED: usize = 16;
 
 /// Shadow pages of one address space.
 struct AddressSpace {
-    pages: [u32; MAX_PAGES],
+    pages: [ShadowFrame; MAX_PAGES],
     len: usize,
 }
 
 impl AddressSpace {
-    fn contains(&self, frame: u32) -> bool {
+    fn contains(&self, frame: ShadowFrame) -> bool {
         self.pages[..self.len].contains(&frame)
     }
 
     /// Adds a page, if it is not there already; false if there is no room for it.
-    fn add(&mut self, frame: u32) -> bool {
+    fn add(&mut self, frame: ShadowFrame) -> bool {
         if self.contains(frame) {
             return true;
         }
@@ -59,7 +59,7 @@ struct Remembered {
     /// The frame's number plus one.
     gfn: u64,
     links: u64,
-    root: u32,
+    root: ShadowFrame,
     inactive: bool,
 }
 
@@ -70,7 +70,7 @@ impl InactiveAddressSpaces {
         &mut self,
         view: View<'_, E>,
         roots: &Roots,
-        vcpu: usize,
+        vcpu: VcpuId,
         gfn: Gfn,
     ) -> bool {
         let (number, links) = (gfn.raw() + 1, view.tables().links());
@@ -117,7 +117,7 @@ impl AddressSpaceTables {
 /// Whether the newest of all references leads from a root in use: mostly it does.
 fn is_in_use_by_newest<E: Env>(view: View<'_, E>, roots: &Roots, gfn: Gfn) -> bool {
     let rmap = view.tables().rmap();
-    let newest = |&frame: &u32| rmap.first(List::Parents(frame)).map(Slot::frame);
+    let newest = |&frame: &ShadowFrame| rmap.first(List::Parents(frame)).map(Slot::frame);
     core::iter::successors(view.guest().first(gfn), newest)
         .any(|frame| is_in_use(view, roots, frame))
 }
@@ -125,7 +125,7 @@ fn is_in_use_by_newest<E: Env>(view: View<'_, E>, roots: &Roots, gfn: Gfn) -> bo
 /// The shadows of this frame and all pages that lead to them, if no vCPU runs on one of these, and
 /// they are referenced by a few entries only.
 fn inactive_above<E: Env>(view: View<'_, E>, roots: &Roots, gfn: Gfn) -> Option<AddressSpace> {
-    let mut space = AddressSpace { pages: [0; MAX_PAGES], len: 0 };
+    let mut space = AddressSpace { pages: [ShadowFrame::default(); MAX_PAGES], len: 0 };
     if !view.shadows(gfn).all(|frame| space.add(frame)) {
         return None;
     }
@@ -150,7 +150,7 @@ fn inactive_above<E: Env>(view: View<'_, E>, roots: &Roots, gfn: Gfn) -> Option<
 /// Whether a vCPU runs on this root, or on its PTI sibling: with page-table isolation each process
 /// has two, and Linux keeps them in neighbouring frames.
 #[inline]
-fn is_in_use<E: Env>(view: View<'_, E>, roots: &Roots, frame: u32) -> bool {
+fn is_in_use<E: Env>(view: View<'_, E>, roots: &Roots, frame: ShadowFrame) -> bool {
     let ShadowKey { role, gfn } = view.tables().key(frame);
     let pti_sibling = |paging: &Paging| paging.root.raw() == gfn.raw() ^ 1;
     let root = role.level() == Level::L4 || matches!(role, Role::PaeRoot { .. });

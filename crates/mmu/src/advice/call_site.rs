@@ -8,7 +8,7 @@ use crate::format::{Role, State};
 use crate::policy::{CallSite, FaultContext};
 use crate::roots::Roots;
 use crate::tables::{GROUP, Slot};
-use crate::{Backing, Env};
+use crate::{Backing, Env, VcpuId};
 
 /// How much of the stack is searched for return addresses: what a function saves, and a little
 /// more.
@@ -19,7 +19,7 @@ pub(crate) fn call_site<E: Env>(
     view: View<'_, E>,
     roots: &Roots,
     walks: &mut WalkCache,
-    vcpu: usize,
+    vcpu: VcpuId,
     context: &FaultContext,
     gpa: Gpa,
 ) -> CallSite {
@@ -55,7 +55,7 @@ fn callers<E: Env>(
     view: View<'_, E>,
     roots: &Roots,
     walks: &mut WalkCache,
-    vcpu: usize,
+    vcpu: VcpuId,
     context: &FaultContext,
 ) -> u64 {
     let env = view.env();

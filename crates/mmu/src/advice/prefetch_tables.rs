@@ -9,10 +9,10 @@
 
 use umbra_paging::{ENTRIES, Level};
 
-use crate::Env;
 use crate::derive::{Target, View};
 use crate::format::{Role, ShadowKey};
 use crate::tables::{GROUP, PageId, Slot, slots};
+use crate::{Env, ShadowFrame};
 
 /// Tables that are linked ahead in one exit.
 const MAX_TABLES: u32 = 12;
@@ -52,14 +52,15 @@ pub(crate) struct PrefetchTables {
 
 impl PrefetchTables {
     /// Tables below a root that a vCPU runs on; nothing, if that is no guess worth making.
-    pub(crate) fn below<E: Env>(view: View<'_, E>, root: u32) -> Option<PrefetchTables> {
+    pub(crate) fn below<E: Env>(view: View<'_, E>, root: ShadowFrame) -> Option<PrefetchTables> {
         let pool = view.tables().pool();
         // Nothing is reclaimed for a guess.
         let room = pool.live() + 2 * MAX_TABLES <= pool.count();
         if !room || !view.config().prefetch_tables || view.guest().has_unsync() {
             return None;
         }
-        let is_table = |frame: &u32| matches!(view.tables().key(*frame).role, Role::Guest { .. });
+        let is_table =
+            |frame: &ShadowFrame| matches!(view.tables().key(*frame).role, Role::Guest { .. });
         let mut pages = [None; DEPTH];
         match view.tables().key(root).role {
             Role::Pdptes { .. } | Role::PaeRoot { .. } => {
@@ -144,7 +145,7 @@ impl PrefetchTables {
 }
 
 impl Page {
-    fn new<E: Env>(view: View<'_, E>, frame: u32, groups: u64) -> Page {
+    fn new<E: Env>(view: View<'_, E>, frame: ShadowFrame, groups: u64) -> Page {
         let pool = view.tables().pool();
         Page { id: pool.id(frame), groups: pool.busy(frame) & groups, group: 0, pending: 0 }
     }

@@ -29,8 +29,11 @@
 //! table is tracked again, which is work. What does not pay ends, and is put off as above. Where
 //! loads of roots pass without an exit, that would cost more, and it is not tried.
 
+use core::fmt;
+
 use umbra_paging::{Gfn, PAGE_SIZE};
 
+use crate::VcpuId;
 use crate::policy::{Answer, CallSite, TableWrite, Unsync, UnsyncFlush, WritePolicy};
 
 /// Call sites remembered: direct-mapped.
@@ -132,6 +135,12 @@ pub struct Predictor {
     unsync: UnsyncTables,
 }
 
+impl fmt::Debug for Predictor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Predictor").finish_non_exhaustive()
+    }
+}
+
 impl Default for Predictor {
     fn default() -> Predictor {
         Predictor {
@@ -162,16 +171,16 @@ impl Predictor {
 
     /// Whether the write goes on with the burst under way.
     fn continues(&self, write: &TableWrite) -> bool {
-        let Burst { gpa, length, .. } = self.bursts[write.vcpu % BURSTS];
+        let Burst { gpa, length, .. } = self.bursts[write.vcpu.index() % BURSTS];
         write.back_to_back
             && !write.inactive
             && length != 0
             && gpa / PAGE_SIZE == write.gpa.gfn().raw()
     }
 
-    fn detach(&mut self, vcpu: usize, gfn: u64, site: CallSite) -> Answer {
+    fn detach(&mut self, vcpu: VcpuId, gfn: u64, site: CallSite) -> Answer {
         self.detached[gfn as usize % DETACHED] = (gfn + 1, site);
-        self.bursts[vcpu % BURSTS] = Burst::default();
+        self.bursts[vcpu.index() % BURSTS] = Burst::default();
         Answer::Detach
     }
 
@@ -240,9 +249,9 @@ impl WritePolicy for Predictor {
             }
             known.wait -= 1;
         }
-        let Burst { site: last, gpa, length, flushes } = self.bursts[write.vcpu % BURSTS];
+        let Burst { site: last, gpa, length, flushes } = self.bursts[write.vcpu.index() % BURSTS];
         if self.continues(write) {
-            self.bursts[write.vcpu % BURSTS].gpa = write.gpa.raw();
+            self.bursts[write.vcpu.index() % BURSTS].gpa = write.gpa.raw();
             if gpa == write.gpa.raw() {
                 if length == 1 {
                     self.pair(last);
@@ -250,7 +259,7 @@ impl WritePolicy for Predictor {
                 return Answer::Emulate;
             }
             let length = length + 1;
-            self.bursts[write.vcpu % BURSTS].length = length;
+            self.bursts[write.vcpu.index() % BURSTS].length = length;
             if length < BELIEF {
                 return Answer::Emulate;
             }
@@ -273,10 +282,10 @@ impl WritePolicy for Predictor {
             return self.detach(write.vcpu, gfn, site);
         }
         if self.tries_unsync(write) {
-            self.bursts[write.vcpu % BURSTS] = Burst::default();
+            self.bursts[write.vcpu.index() % BURSTS] = Burst::default();
             return Answer::Unsync;
         }
-        self.bursts[write.vcpu % BURSTS] =
+        self.bursts[write.vcpu.index() % BURSTS] =
             Burst { site, gpa: write.gpa.raw(), length: 1, flushes: write.flushes };
         Answer::Emulate
     }
@@ -335,6 +344,8 @@ mod tests {
 
     use super::*;
 
+    const VCPU: VcpuId = VcpuId::new(0);
+
     fn site(rip: u64) -> CallSite {
         CallSite { rip, callers: 0, same_presence: true }
     }
@@ -363,7 +374,7 @@ mod tests {
                 let write = TableWrite {
                     site: site(rip),
                     back_to_back: back_to_back && !used,
-                    ..TableWrite::new(0, gpa)
+                    ..TableWrite::new(VCPU, gpa)
                 };
                 if predictor.answer(&write) == Answer::Detach {
                     detached += 1;
@@ -382,7 +393,7 @@ mod tests {
         let mut predictor = Predictor::default();
         assert_eq!(writes(&mut predictor, &[1], 2, true, 16), 0);
         assert_eq!(writes(&mut predictor, &[1], 160, true, 16), 10);
-        let first = TableWrite { site: site(1), ..TableWrite::new(0, Gfn::new(9).entry(0)) };
+        let first = TableWrite { site: site(1), ..TableWrite::new(VCPU, Gfn::new(9).entry(0)) };
         assert_eq!(predictor.answer(&first), Answer::Detach);
     }
 
@@ -398,7 +409,7 @@ mod tests {
             let write = TableWrite {
                 site: site(1),
                 back_to_back: n > 0,
-                ..TableWrite::new(0, Gfn::new(7).entry(3))
+                ..TableWrite::new(VCPU, Gfn::new(7).entry(3))
             };
             assert_eq!(predictor.answer(&write), Answer::Emulate);
         }
@@ -419,7 +430,7 @@ mod tests {
         let mut predictor = Predictor::default();
         let mut burst = |length: usize| {
             let answers = (0..length).map(|n| {
-                let write = TableWrite::new(0, Gfn::new(7).entry(n));
+                let write = TableWrite::new(VCPU, Gfn::new(7).entry(n));
                 predictor.answer(&TableWrite { site: site(1), back_to_back: n > 0, ..write })
             });
             let detached = answers.take_while(|&answer| answer == Answer::Emulate).count();
@@ -439,7 +450,7 @@ mod tests {
                 predictor.answer(&TableWrite {
                     site: site(rip),
                     back_to_back,
-                    ..TableWrite::new(0, gpa)
+                    ..TableWrite::new(VCPU, gpa)
                 })
             };
             assert_eq!([write(1, false), write(2, true)], [Answer::Emulate; 2]);
@@ -459,7 +470,7 @@ mod tests {
         let mut predictor = Predictor::default();
         writes(&mut predictor, &[1], 160, true, 16);
         let gpa = Gfn::new(9).entry(0);
-        let first = TableWrite { site: site(1), ..TableWrite::new(0, gpa) };
+        let first = TableWrite { site: site(1), ..TableWrite::new(VCPU, gpa) };
         assert_eq!(predictor.answer(&first), Answer::Detach);
         predictor.attached(gpa.gfn(), 16);
         // The second is the first that its site in use answers for.
@@ -475,7 +486,7 @@ mod tests {
     fn a_space_that_nobody_runs_in_is_let_go_of_unless_that_did_not_pay() {
         let mut predictor = Predictor::default();
         let gpa = Gfn::new(7).entry(0);
-        let write = TableWrite { site: site(1), inactive: true, ..TableWrite::new(0, gpa) };
+        let write = TableWrite { site: site(1), inactive: true, ..TableWrite::new(VCPU, gpa) };
         assert_eq!(predictor.answer(&write), Answer::Detach);
         predictor.attached(Gfn::new(7), 1);
         // The next ones are not believed in, fewer and fewer.
@@ -496,7 +507,7 @@ mod tests {
             for n in 0..3 {
                 let gpa = Gfn::new(7).entry(n);
                 let write =
-                    TableWrite { site: site(1), back_to_back: n > 0, ..TableWrite::new(0, gpa) };
+                    TableWrite { site: site(1), back_to_back: n > 0, ..TableWrite::new(VCPU, gpa) };
                 if predictor.answer(&write) == Answer::Detach {
                     predictor.attached(Gfn::new(7), changed);
                     return true;
@@ -519,7 +530,7 @@ mod tests {
             predictor.answer(&TableWrite {
                 site,
                 back_to_back,
-                ..TableWrite::new(0, Gfn::new(7).entry(n))
+                ..TableWrite::new(VCPU, Gfn::new(7).entry(n))
             })
         };
         let bursts: [Answer; 3] = core::array::from_fn(|n| write(n, 5, n > 0));
@@ -527,7 +538,7 @@ mod tests {
         predictor.attached(Gfn::new(7), 9);
         let mut first = |caller| {
             let site = CallSite { rip: 1, callers: caller, same_presence: true };
-            predictor.answer(&TableWrite { site, ..TableWrite::new(0, Gfn::new(7).entry(0)) })
+            predictor.answer(&TableWrite { site, ..TableWrite::new(VCPU, Gfn::new(7).entry(0)) })
         };
         assert_eq!([first(6), first(5)], [Answer::Emulate, Answer::Detach]);
     }
@@ -538,8 +549,8 @@ mod tests {
     fn what_two_vcpus_write_by_turns_is_no_burst() {
         let mut predictor = Predictor::default();
         for n in 0..100 {
-            for vcpu in 0..2 {
-                let gpa = Gfn::new(7).entry(vcpu);
+            for vcpu in [VCPU, VcpuId::new(1)] {
+                let gpa = Gfn::new(7).entry(vcpu.index());
                 let write =
                     TableWrite { site: site(1), back_to_back: n > 0, ..TableWrite::new(vcpu, gpa) };
                 assert_eq!(predictor.answer(&write), Answer::Emulate);
@@ -565,7 +576,7 @@ mod tests {
                     site: site(rip),
                     back_to_back,
                     unsync: Unsync::OnlyFlushes,
-                    ..TableWrite::new(0, gpa)
+                    ..TableWrite::new(VCPU, gpa)
                 };
                 if !unsync {
                     exits += 1;
@@ -613,7 +624,7 @@ mod tests {
             predictor.flushed(UnsyncFlush::Changed(at)) & predictor.flushed(UnsyncFlush::Fault)
         };
         assert!((10..20).map(&mut round).position(|stays| !stays) > Some(1), "a window, at least");
-        let first = TableWrite { site: site(1), ..TableWrite::new(0, Gfn::new(7).entry(20)) };
+        let first = TableWrite { site: site(1), ..TableWrite::new(VCPU, Gfn::new(7).entry(20)) };
         assert_eq!(predictor.answer(&first), Answer::Emulate, "it is not taken for a burst");
     }
 
@@ -658,7 +669,7 @@ mod tests {
                     site: site(n % 2),
                     back_to_back: n % 2 == 1,
                     unsync,
-                    ..TableWrite::new(0, Gfn::new(7).entry(3))
+                    ..TableWrite::new(VCPU, Gfn::new(7).entry(3))
                 };
                 assert_eq!(predictor.answer(&write), Answer::Emulate);
             }
@@ -675,7 +686,7 @@ mod tests {
                     site: site(n % 2),
                     unsync: Unsync::OnlyFlushes,
                     flushes: if seen { n } else { 0 },
-                    ..TableWrite::new(0, gpa)
+                    ..TableWrite::new(VCPU, gpa)
                 };
                 unsync = predictor.answer(&write) == Answer::Unsync;
             }

@@ -14,7 +14,7 @@ use umbra_paging::{Gfn, GuestEntry, Level};
 use crate::format::{Role, ShadowEntry, ShadowKey};
 use crate::guest::GuestFrames;
 use crate::tables::{List, Slot, Tables};
-use crate::{Config, Env};
+use crate::{Config, Env, ShadowFrame};
 
 /// What entries are derived from: the shadow pages, the guest frames and the configuration.
 ///
@@ -103,7 +103,7 @@ impl<'a, E: Env> View<'a, E> {
         self.basis.tables.read(self.env, slot)
     }
 
-    pub(crate) fn child(self, slot: Slot) -> Option<u32> {
+    pub(crate) fn child(self, slot: Slot) -> Option<ShadowFrame> {
         self.basis.tables.child(self.env, slot)
     }
 
@@ -119,7 +119,7 @@ impl<'a, E: Env> View<'a, E> {
     }
 
     /// The shadows of a guest frame.
-    pub(crate) fn shadows(self, gfn: Gfn) -> impl Iterator<Item = u32> + 'a {
+    pub(crate) fn shadows(self, gfn: Gfn) -> impl Iterator<Item = ShadowFrame> + 'a {
         self.basis.guest.shadows(self.basis.tables.pool(), gfn)
     }
 
@@ -131,14 +131,14 @@ impl<'a, E: Env> View<'a, E> {
     }
 
     /// The page of exactly this key.
-    pub(crate) fn find(self, key: ShadowKey) -> Option<u32> {
+    pub(crate) fn find(self, key: ShadowKey) -> Option<ShadowFrame> {
         self.basis.guest.find(&self.basis.tables, key)
     }
 
     /// Whether a reference to the page may be added while tables may be unsync, without their
     /// shadows being refreshed before: not if it is one of a guest table while any is unsync, as it
     /// may lead there over others. A page table leads to no other one.
-    pub(crate) fn is_current(self, child: u32) -> bool {
+    pub(crate) fn is_current(self, child: ShadowFrame) -> bool {
         let (guest, key) = (&self.basis.guest, self.basis.tables.key(child));
         match key.role {
             Role::Guest { level: Level::L1, .. } => !guest.is_unsync(key),

@@ -8,7 +8,7 @@
 use super::{Target, View};
 use crate::format::{Held, Role, Wp};
 use crate::tables::Slot;
-use crate::{Env, FilterPolicy};
+use crate::{Env, FilterPolicy, ShadowFrame};
 
 impl<E: Env> View<'_, E> {
     /// Whether the entry at `slot`, as it is, is narrow.
@@ -43,7 +43,7 @@ impl<E: Env> View<'_, E> {
     /// Whether this links a large page of user mode, which the guest may write, to an identity
     /// page. Writes to any frame below may be held back, now or since long ago: the right is given
     /// back eagerly to some mappings only.
-    fn is_narrow_link(self, slot: Slot, child: u32) -> bool {
+    fn is_narrow_link(self, slot: Slot, child: ShadowFrame) -> bool {
         matches!(self.basis.tables.key(child).role, Role::Direct { .. })
             && self.is_guests(slot)
             && self.guest_entry(slot).is_some_and(|entry| entry.user() && entry.writable())

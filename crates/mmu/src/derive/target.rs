@@ -6,7 +6,7 @@ use super::View;
 use crate::format::{Held, Role, ShadowEntry, ShadowKey, TableFormat, Wp};
 use crate::guest::{REGION, RegionBacking};
 use crate::tables::{List, Slot};
-use crate::{Backing, Env};
+use crate::{Backing, Env, ShadowFrame};
 
 /// What a shadow entry should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(crate) enum Target {
     /// No memory: the first frame and this level's rights.
     Mmio(Gfn, Rights),
     /// A shadow page, by its frame in the pool.
-    Link(u32, Rights),
+    Link(ShadowFrame, Rights),
     /// A page.
     Page { level: Level, gfn: Gfn, hfn: Hfn, rights: Rights, global: bool, held: Held },
 }
@@ -189,12 +189,10 @@ impl<E: Env> View<'_, E> {
         match role {
             Role::Direct { level: Level::L1 } => self.page_target(Page::identity(gfn + index)),
             Role::Direct { .. } => self.region_target(Page::identity(gfn + index * REGION)),
-            Role::Pdptes { vcpu } => {
-                match self.basis.guest.directory(usize::from(vcpu), slot.index()) {
-                    Some(directory) => self.found(directory, Rights::ALL),
-                    None => Target::NotPresent,
-                }
-            }
+            Role::Pdptes { vcpu } => match self.basis.guest.directory(vcpu, slot.index()) {
+                Some(directory) => self.found(directory, Rights::ALL),
+                None => Target::NotPresent,
+            },
             Role::PaeRoot { nxe, wp } => self.pdpte_target(slot, nxe, wp),
             Role::Nowhere => Target::Trap,
             Role::Guest { .. } => unreachable!("a shadow of a guest table has guest entries"),

@@ -9,7 +9,7 @@ use super::Basis;
 use crate::format::{Held, Role, ShadowEntry, ShadowKey, TableFormat, Wp};
 use crate::guest::GuestFrames;
 use crate::tables::{Slot, Tables};
-use crate::{Backing, Config, Encodings, GuestMemory, ShadowFrames, Tlb};
+use crate::{Backing, Config, Encodings, GuestMemory, ShadowFrame, ShadowFrames, Tlb, VcpuId};
 
 /// The guest's frames: 0 is a hole, 1 can only be read, the rest is RAM.
 const FRAMES: u64 = 8;
@@ -56,27 +56,27 @@ impl ShadowFrames for Host {
         self.pool.len() as u32
     }
 
-    fn hpa(&self, frame: u32) -> Hpa {
-        Hpa::new(u64::from(frame) << 12 | 1 << 24)
+    fn hpa(&self, frame: ShadowFrame) -> Hpa {
+        Hpa::new(u64::from(frame.raw()) << 12 | 1 << 24)
     }
 
-    fn frame(&self, hpa: Hpa) -> u32 {
-        (hpa.raw() >> 12) as u32 & 0xfff
+    fn frame(&self, hpa: Hpa) -> ShadowFrame {
+        ShadowFrame::new((hpa.raw() >> 12) as u32 & 0xfff)
     }
 
-    fn read_shadow(&self, frame: u32, index: usize) -> u64 {
-        self.pool[frame as usize][index]
+    fn read_shadow(&self, frame: ShadowFrame, index: usize) -> u64 {
+        self.pool[frame.index()][index]
     }
 
-    fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
-        self.pool[frame as usize][index] = value;
+    fn write_shadow(&mut self, frame: ShadowFrame, index: usize, value: u64) {
+        self.pool[frame.index()][index] = value;
     }
 }
 
 impl Tlb for Host {
     fn flush(&mut self) {}
 
-    fn flush_page(&mut self, _: usize, _: Gva) {}
+    fn flush_page(&mut self, _: VcpuId, _: Gva) {}
 }
 
 struct Setting {
@@ -92,7 +92,7 @@ impl Setting {
         Setting { host, basis: Basis::new(tables, GuestFrames::new(Gfn::new(FRAMES), 1), config) }
     }
 
-    fn page(&mut self, format: TableFormat, level: Level, nxe: bool, gfn: Gfn) -> u32 {
+    fn page(&mut self, format: TableFormat, level: Level, nxe: bool, gfn: Gfn) -> ShadowFrame {
         let key = ShadowKey { role: Role::Guest { level, format, nxe, wp: Wp::On }, gfn };
         let Basis { tables, guest, .. } = &mut self.basis;
         let frame = tables.allocate(key).expect("the pool is large enough");
@@ -102,7 +102,7 @@ impl Setting {
     }
 
     /// Both ways for an entry of this page: the short one, if it knows, and the general one.
-    fn both_ways(&mut self, page: u32, raw: u64) -> (Option<ShadowEntry>, ShadowEntry) {
+    fn both_ways(&mut self, page: ShadowFrame, raw: u64) -> (Option<ShadowEntry>, ShadowEntry) {
         self.host.entry = raw;
         let view = self.basis.view(&self.host);
         let slot = Slot::new(page, 0);

@@ -7,7 +7,7 @@ use crate::format::{Role, Wp, index};
 use crate::lifecycle::Cx;
 use crate::policy::WritePolicy;
 use crate::tables::Slot;
-use crate::{Env, Event};
+use crate::{Env, Event, ShadowFrame, VcpuId};
 
 /// What [`map`] came to.
 #[derive(Clone, Copy)]
@@ -49,7 +49,7 @@ impl Mapped {
 pub(crate) fn map<E: Env>(
     cx: &mut Cx<'_, E>,
     policy: &mut dyn WritePolicy,
-    vcpu: usize,
+    vcpu: VcpuId,
     gva: Gva,
     rights: Rights,
     access: Access,
@@ -129,7 +129,7 @@ fn provided<E: Env>(
     slot: Slot,
     role: Role,
     overrides: bool,
-    path: &[u32],
+    path: &[ShadowFrame],
 ) -> Target {
     let target = cx.view().target(slot, overrides);
     let Target::Missing(key) = target else { return target };

@@ -2,11 +2,11 @@
 
 use umbra_paging::{Access, Gpa, Gva, Hpa, Level, Mode, Rights};
 
-use crate::Env;
 use crate::derive::View;
 use crate::format::{Held, ShadowEntry, State, index};
 use crate::roots::Roots;
 use crate::tables::Slot;
+use crate::{Env, ShadowFrame, VcpuId};
 
 /// What the shadow knows of an access that exited.
 pub(crate) enum Answered {
@@ -39,9 +39,9 @@ pub(crate) struct WalkCache([LastTable; REMEMBERED]);
 struct LastTable {
     /// The address, divided by what a page table covers.
     number: u64,
-    root: u32,
+    root: ShadowFrame,
     links: u64,
-    frame: u32,
+    frame: ShadowFrame,
     level: Level,
     rights: Rights,
 }
@@ -51,9 +51,9 @@ impl Default for LastTable {
         // No number is so large.
         LastTable {
             number: u64::MAX,
-            root: 0,
+            root: ShadowFrame::default(),
             links: 0,
-            frame: 0,
+            frame: ShadowFrame::default(),
             level: Level::L1,
             rights: Rights::ALL,
         }
@@ -69,7 +69,7 @@ impl WalkCache {
         &mut self,
         view: View<'_, E>,
         roots: &Roots,
-        vcpu: usize,
+        vcpu: VcpuId,
         gva: Gva,
         access: Access,
     ) -> Option<Answered> {
@@ -110,7 +110,7 @@ impl WalkCache {
         &mut self,
         view: View<'_, E>,
         roots: &Roots,
-        vcpu: usize,
+        vcpu: VcpuId,
         gva: Gva,
     ) -> Option<Hpa> {
         let End { entry, level, .. } = self.walk(view, roots, vcpu, gva)?;
@@ -123,7 +123,7 @@ impl WalkCache {
         &mut self,
         view: View<'_, E>,
         roots: &Roots,
-        vcpu: usize,
+        vcpu: VcpuId,
         gva: Gva,
     ) -> Option<Gpa> {
         let End { slot, entry, level, .. } = self.walk(view, roots, vcpu, gva)?;
@@ -142,7 +142,7 @@ impl WalkCache {
         &mut self,
         view: View<'_, E>,
         roots: &Roots,
-        vcpu: usize,
+        vcpu: VcpuId,
         gva: Gva,
     ) -> Option<End> {
         let number = gva.raw() >> Level::L2.shift();
@@ -167,7 +167,7 @@ impl WalkCache {
 pub(super) fn last_slot<E: Env>(
     view: View<'_, E>,
     roots: &Roots,
-    vcpu: usize,
+    vcpu: VcpuId,
     gva: Gva,
 ) -> Option<Slot> {
     let (frame, level, _) = last_table(view, roots, vcpu, gva)?;
@@ -178,9 +178,9 @@ pub(super) fn last_slot<E: Env>(
 fn last_table<E: Env>(
     view: View<'_, E>,
     roots: &Roots,
-    vcpu: usize,
+    vcpu: VcpuId,
     gva: Gva,
-) -> Option<(u32, Level, Rights)> {
+) -> Option<(ShadowFrame, Level, Rights)> {
     let (tables, env) = (view.tables(), view.env());
     let mut frame = tables.pool().frame_of(roots.current(vcpu))?;
     let mut level = Level::L4;

@@ -5,7 +5,7 @@ use umbra_paging::{Access, GuestFault, Gva, Pfec, Walk, bits};
 use super::shadow_walk::last_slot;
 use crate::lifecycle::{Cx, Shadow};
 use crate::sync::Resynced;
-use crate::{Env, GuestFaults, TranslateError, Work};
+use crate::{Env, GuestFaults, TranslateError, VcpuId, Work};
 
 /// So often a walk is begun again because another vCPU has changed an entry on its way.
 const ROUNDS: u32 = 4;
@@ -16,7 +16,7 @@ const ROUNDS: u32 = 4;
 /// last round it is made to leave the guest; who still changes them then is no vCPU.
 pub(crate) fn walk<E: Env>(
     cx: &mut Cx<'_, E>,
-    vcpu: usize,
+    vcpu: VcpuId,
     gva: Gva,
     access: Access,
 ) -> Result<(Walk, Option<Work>), TranslateError> {
@@ -60,7 +60,7 @@ pub(crate) fn walk<E: Env>(
 /// of date hold for it is brought up to date. Of a leaf table only that is, and it is told.
 pub(crate) fn resync_address<E: Env>(
     cx: &mut Cx<'_, E>,
-    vcpu: usize,
+    vcpu: VcpuId,
     gva: Gva,
 ) -> Option<Resynced> {
     if cx.shadow().guest().has_unsync_above_leaves() {
@@ -72,7 +72,7 @@ pub(crate) fn resync_address<E: Env>(
 /// Brings the entry of this address up to date, if it is one of an unsync leaf table.
 pub(crate) fn resync_leaf_entry<E: Env>(
     cx: &mut Cx<'_, E>,
-    vcpu: usize,
+    vcpu: VcpuId,
     gva: Gva,
 ) -> Option<Resynced> {
     if !cx.shadow().guest().has_unsync() || cx.shadow().guest().has_unsync_above_leaves() {

@@ -3,6 +3,7 @@
 use umbra_paging::{Access, AccessKind, Gfn, GuestEntry, Gva, Level, Mode, Paging, Rights};
 
 use super::TableFormat;
+use crate::VcpuId;
 
 /// Everything beside the guest's table that decides the contents of its shadow. Two shadows of one
 /// table with different roles are different pages: a page is only ever found by its whole
@@ -19,7 +20,7 @@ pub(crate) enum Role {
     Direct { level: Level },
     /// The four PDPTE registers of a vCPU that runs on PAE tables: its root while its guest has
     /// paging off, or uses PAE or 32-bit paging. What they reference is known by the vCPU.
-    Pdptes { vcpu: u16 },
+    Pdptes { vcpu: VcpuId },
     /// The four PDPTEs in a guest frame, at its start: a root that vCPUs with PAE paging may load
     /// by themselves. It lives for as long as nothing is written to the frame.
     PaeRoot { nxe: bool, wp: Wp },
@@ -54,7 +55,7 @@ pub(crate) struct ShadowKey {
 
 impl ShadowKey {
     /// The root for a vCPU in this paging state.
-    pub(crate) fn root(paging: &Paging, vcpu: usize) -> ShadowKey {
+    pub(crate) fn root(paging: &Paging, vcpu: VcpuId) -> ShadowKey {
         match paging.mode {
             Mode::Long4 => ShadowKey::table(paging, Level::L4, TableFormat::LONG4, paging.root),
             Mode::Off | Mode::Legacy32 { .. } | Mode::Pae { .. } => ShadowKey::registers(vcpu),
@@ -62,8 +63,8 @@ impl ShadowKey {
     }
 
     /// The page for the PDPTE registers of a vCPU.
-    pub(crate) fn registers(vcpu: usize) -> ShadowKey {
-        ShadowKey { role: Role::Pdptes { vcpu: vcpu as u16 }, gfn: Gfn::new(0) }
+    pub(crate) fn registers(vcpu: VcpuId) -> ShadowKey {
+        ShadowKey { role: Role::Pdptes { vcpu }, gfn: Gfn::new(0) }
     }
 
     /// The page for the PDPTEs in a guest frame, for a vCPU in this paging state.

@@ -16,7 +16,7 @@ use umbra_paging::{Gfn, Level};
 
 use crate::format::{GENERATIONS, Role, ShadowKey};
 use crate::tables::{Pool, Tables};
-use crate::{Backing, GuestMemory};
+use crate::{Backing, GuestMemory, ShadowFrame, VcpuId};
 
 use backing::Remembered;
 use pdptes::PdpteRegisters;
@@ -34,7 +34,7 @@ struct Region {
     /// Tracked frames inside.
     tracked: u16,
     /// The `Direct` page that maps it by 4 KiB pages.
-    direct: Option<u32>,
+    direct: Option<ShadowFrame>,
     /// Nothing until asked for, and after a change.
     backing: Remembered,
 }
@@ -43,11 +43,11 @@ pub(crate) struct GuestFrames {
     frames: Vec<Shadows>,
     regions: Vec<Region>,
     /// The `Direct` page of each GiB, at least the four that PAE paging can address.
-    gibs: Vec<Option<u32>>,
+    gibs: Vec<Option<ShadowFrame>>,
     /// The PDPTE registers of each vCPU.
     pdptes: Vec<PdpteRegisters>,
     /// The page of [`Role::Nowhere`].
-    nowhere: Option<u32>,
+    nowhere: Option<ShadowFrame>,
     /// The frames that are [`Tracking::Unsync`], the first of them first.
     unsync_frames: Vec<Gfn>,
     /// All shadows of all of these are of the lowest level: see `lifecycle/unsync.rs`.
@@ -195,13 +195,13 @@ impl GuestFrames {
 /// The PDPTE registers.
 impl GuestFrames {
     /// What a PDPTE of a vCPU references.
-    pub(crate) fn directory(&self, vcpu: usize, index: usize) -> Option<ShadowKey> {
-        self.pdptes[vcpu].directory(index)
+    pub(crate) fn directory(&self, vcpu: VcpuId, index: usize) -> Option<ShadowKey> {
+        self.pdptes[vcpu.index()].directory(index)
     }
 
     /// The vCPU has loaded its PDPTE registers.
-    pub(crate) fn set_directories(&mut self, vcpu: usize, directories: [Option<ShadowKey>; 4]) {
-        self.pdptes[vcpu].load(directories);
+    pub(crate) fn set_directories(&mut self, vcpu: VcpuId, directories: [Option<ShadowKey>; 4]) {
+        self.pdptes[vcpu.index()].load(directories);
     }
 }
 
@@ -251,7 +251,7 @@ impl GuestFrames {
 /// The shadows.
 impl GuestFrames {
     /// The first of the shadows of `gfn`: the others follow by [`Pool::next_of_gfn`].
-    pub(crate) fn first(&self, gfn: Gfn) -> Option<u32> {
+    pub(crate) fn first(&self, gfn: Gfn) -> Option<ShadowFrame> {
         self.shadows_of(gfn).first()
     }
 
@@ -260,13 +260,13 @@ impl GuestFrames {
         &'a self,
         pool: &'a Pool,
         gfn: Gfn,
-    ) -> impl Iterator<Item = u32> + 'a {
+    ) -> impl Iterator<Item = ShadowFrame> + 'a {
         core::iter::successors(self.first(gfn), |&frame| pool.next_of_gfn(frame))
     }
 
     /// A page for the PDPTEs in a frame.
     #[inline]
-    pub(crate) fn pae_root(&self, pool: &Pool, gfn: Gfn) -> Option<u32> {
+    pub(crate) fn pae_root(&self, pool: &Pool, gfn: Gfn) -> Option<ShadowFrame> {
         if self.pae_roots == 0 {
             return None;
         }
@@ -274,7 +274,7 @@ impl GuestFrames {
     }
 
     /// The live page of exactly this key.
-    pub(crate) fn find(&self, tables: &Tables, key: ShadowKey) -> Option<u32> {
+    pub(crate) fn find(&self, tables: &Tables, key: ShadowKey) -> Option<ShadowFrame> {
         match key.role {
             Role::Guest { .. } | Role::PaeRoot { .. } => {
                 self.shadows(tables.pool(), key.gfn).find(|&frame| tables.key(frame) == key)
@@ -283,23 +283,23 @@ impl GuestFrames {
         }
     }
 
-    fn identity(&self, key: ShadowKey) -> Option<u32> {
+    fn identity(&self, key: ShadowKey) -> Option<ShadowFrame> {
         let gfn = key.gfn.raw();
         match key.role {
             Role::Direct { level: Level::L1 } => self.regions.get((gfn / REGION) as usize)?.direct,
             Role::Direct { .. } => *self.gibs.get((gfn / GIB) as usize)?,
-            Role::Pdptes { vcpu } => self.pdptes[usize::from(vcpu)].page(),
+            Role::Pdptes { vcpu } => self.pdptes[vcpu.index()].page(),
             Role::Nowhere => self.nowhere,
             Role::Guest { .. } | Role::PaeRoot { .. } => None,
         }
     }
 
-    fn set_identity(&mut self, key: ShadowKey, frame: Option<u32>) -> Option<u32> {
+    fn set_identity(&mut self, key: ShadowKey, frame: Option<ShadowFrame>) -> Option<ShadowFrame> {
         let gfn = key.gfn.raw();
         let place = match key.role {
             Role::Direct { level: Level::L1 } => &mut self.regions[(gfn / REGION) as usize].direct,
             Role::Direct { .. } => &mut self.gibs[(gfn / GIB) as usize],
-            Role::Pdptes { vcpu } => self.pdptes[usize::from(vcpu)].page_mut(),
+            Role::Pdptes { vcpu } => self.pdptes[vcpu.index()].page_mut(),
             Role::Nowhere => &mut self.nowhere,
             Role::Guest { .. } | Role::PaeRoot { .. } => {
                 unreachable!("shadows of guest tables are listed by frame")
@@ -309,7 +309,7 @@ impl GuestFrames {
     }
 
     /// Whether a search for this key finds the page in `frame`: for the auditor.
-    pub(crate) fn is_listed(&self, pool: &Pool, key: ShadowKey, frame: u32) -> bool {
+    pub(crate) fn is_listed(&self, pool: &Pool, key: ShadowKey, frame: ShadowFrame) -> bool {
         let found = match key.role {
             Role::Guest { .. } | Role::PaeRoot { .. } => {
                 self.shadows(pool, key.gfn).find(|&at| pool.key(at) == key)
@@ -326,7 +326,12 @@ impl GuestFrames {
     }
 
     /// Lists a new page under its key. True if its guest frame is tracked only from now on.
-    pub(crate) fn insert(&mut self, tables: &mut Tables, key: ShadowKey, frame: u32) -> bool {
+    pub(crate) fn insert(
+        &mut self,
+        tables: &mut Tables,
+        key: ShadowKey,
+        frame: ShadowFrame,
+    ) -> bool {
         if !self.lists(key) {
             return false;
         }
@@ -349,7 +354,12 @@ impl GuestFrames {
 
     /// Takes a page off the list of its key. True if its guest frame is no longer tracked from
     /// now on.
-    pub(crate) fn remove(&mut self, tables: &mut Tables, key: ShadowKey, frame: u32) -> bool {
+    pub(crate) fn remove(
+        &mut self,
+        tables: &mut Tables,
+        key: ShadowKey,
+        frame: ShadowFrame,
+    ) -> bool {
         if !self.lists(key) {
             return false;
         }

@@ -6,21 +6,22 @@
 //! guest's PDPTEs are those of its last load, whatever its memory says now. While a vCPU runs on a
 //! root that it may load by itself (`lifecycle/pae_roots.rs`), its page for the registers is empty.
 
+use crate::ShadowFrame;
 use crate::format::ShadowKey;
 
 #[derive(Default)]
 pub(super) struct PdpteRegisters {
     /// The shadow page that holds them.
-    page: Option<u32>,
+    page: Option<ShadowFrame>,
     directories: [Option<ShadowKey>; 4],
 }
 
 impl PdpteRegisters {
-    pub(super) fn page(&self) -> Option<u32> {
+    pub(super) fn page(&self) -> Option<ShadowFrame> {
         self.page
     }
 
-    pub(super) fn page_mut(&mut self) -> &mut Option<u32> {
+    pub(super) fn page_mut(&mut self) -> &mut Option<ShadowFrame> {
         &mut self.page
     }
 

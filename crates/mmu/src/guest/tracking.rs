@@ -1,5 +1,7 @@
 //! Whether the guest's writes to a frame are seen, and the first of its shadows.
 
+use crate::ShadowFrame;
+
 /// Whether the guest's writes to a frame are seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tracking {
@@ -23,9 +25,9 @@ impl Shadows {
     const NONE: u32 = (1 << 30) - 1;
     pub(super) const UNTRACKED: Shadows = Shadows(Self::NONE);
 
-    pub(super) fn first(self) -> Option<u32> {
+    pub(super) fn first(self) -> Option<ShadowFrame> {
         let first = self.0 & Self::NONE;
-        (first != Self::NONE).then_some(first)
+        (first != Self::NONE).then_some(ShadowFrame::new(first))
     }
 
     pub(super) fn tracking(self) -> Tracking {
@@ -47,9 +49,9 @@ impl Shadows {
         Shadows(self.0 & Self::NONE | bits << 30)
     }
 
-    pub(super) fn with_first(self, first: Option<u32>) -> Shadows {
-        debug_assert!(first.is_none_or(|first| first < Self::NONE));
-        Shadows(self.0 & !Self::NONE | first.unwrap_or(Self::NONE))
+    pub(super) fn with_first(self, first: Option<ShadowFrame>) -> Shadows {
+        debug_assert!(first.is_none_or(|first| first.raw() < Self::NONE));
+        Shadows(self.0 & !Self::NONE | first.map_or(Self::NONE, ShadowFrame::raw))
     }
 }
 
@@ -60,11 +62,12 @@ mod tests {
     #[test]
     fn state_and_first_shadow_do_not_touch_each_other() {
         let all = [Tracking::Untracked, Tracking::Tracked, Tracking::Detached, Tracking::Unsync];
-        for first in [None, Some(0), Some(1), Some((1 << 20) - 1)] {
+        let some = |number| Some(ShadowFrame::new(number));
+        for first in [None, some(0), some(1), some((1 << 20) - 1)] {
             for tracking in all {
                 let one = Shadows::UNTRACKED.with_first(first).with_tracking(tracking);
                 let other = Shadows::UNTRACKED.with_tracking(tracking).with_first(first);
-                for word in [one, other, one.with_first(Some(7)).with_first(first)] {
+                for word in [one, other, one.with_first(some(7)).with_first(first)] {
                     assert_eq!((word.first(), word.tracking()), (first, tracking));
                 }
             }

@@ -3,11 +3,11 @@
 use super::Cx;
 use crate::format::{Role, ShadowKey};
 use crate::policy::WritePolicy;
-use crate::{Env, Event};
+use crate::{Env, Event, ShadowFrame};
 
 impl<E: Env> Cx<'_, E> {
     /// The page of `key`, up to date: built, or attached again, if need be.
-    pub(crate) fn provide(&mut self, policy: &mut dyn WritePolicy, key: ShadowKey) -> u32 {
+    pub(crate) fn provide(&mut self, policy: &mut dyn WritePolicy, key: ShadowKey) -> ShadowFrame {
         if self.shadow.basis.guest().is_detached(key) {
             self.attach(policy, key);
         }
@@ -19,7 +19,7 @@ impl<E: Env> Cx<'_, E> {
 
     /// Builds the page of `key`, reclaiming the frames of other ones if need be: none that is
     /// pinned or among the newest.
-    pub(super) fn build(&mut self, key: ShadowKey) -> u32 {
+    pub(super) fn build(&mut self, key: ShadowKey) -> ShadowFrame {
         // The hypervisor sets accessed bits in other tables.
         if matches!(key.role, Role::Guest { .. }) {
             self.before_write(key.gfn);
@@ -38,7 +38,7 @@ impl<E: Env> Cx<'_, E> {
         frame
     }
 
-    fn allocate(&mut self, key: ShadowKey) -> u32 {
+    fn allocate(&mut self, key: ShadowKey) -> ShadowFrame {
         if let Some(frame) = self.shadow.basis.tables_mut().allocate(key) {
             return frame;
         }

@@ -3,10 +3,10 @@
 use umbra_paging::Paging;
 
 use super::Cx;
-use crate::Env;
 use crate::format::{Role, ShadowKey};
 use crate::policy::WritePolicy;
 use crate::tables::{PageId, Slot};
+use crate::{Env, VcpuId};
 
 /// A root in use, and what its PDPTEs reference if it is those: all of it pinned.
 pub(super) struct Pinned {
@@ -26,7 +26,7 @@ impl Pinned {
 impl<E: Env> Cx<'_, E> {
     /// Adds a vCPU in this paging state.
     pub(crate) fn add_vcpu(&mut self, policy: &mut dyn WritePolicy, paging: Paging) {
-        let vcpu = self.shadow.roots.vcpus().len();
+        let vcpu = VcpuId::new(self.shadow.roots.vcpus().len());
         let pinned = self.pinned_root(policy, vcpu, &paging);
         self.shadow.roots.add(paging, pinned.root, pinned.directories, pinned.registers);
     }
@@ -35,7 +35,7 @@ impl<E: Env> Cx<'_, E> {
     pub(crate) fn load_paging(
         &mut self,
         policy: &mut dyn WritePolicy,
-        vcpu: usize,
+        vcpu: VcpuId,
         paging: Paging,
     ) {
         let changed = changes_role(self.shadow.roots.paging(vcpu), &paging);
@@ -70,7 +70,7 @@ impl<E: Env> Cx<'_, E> {
     fn pinned_root(
         &mut self,
         policy: &mut dyn WritePolicy,
-        vcpu: usize,
+        vcpu: VcpuId,
         paging: &Paging,
     ) -> Pinned {
         // The old PDPTEs stay, with what they reference, until all that the new ones need is there.
@@ -91,7 +91,7 @@ impl<E: Env> Cx<'_, E> {
     /// wait for unsync tables.
     pub(super) fn load_registers(
         &mut self,
-        vcpu: usize,
+        vcpu: VcpuId,
         page: PageId,
         keys: [Option<ShadowKey>; 4],
     ) {

@@ -19,7 +19,7 @@ use crate::guest::GuestFrames;
 use crate::roots::Roots;
 use crate::sync::{Entries, FaultFilter};
 use crate::tables::{Slot, Tables};
-use crate::{Config, Env, Event, GuestFaults, MIN_FRAMES_PER_VCPU};
+use crate::{Config, Env, Event, GuestFaults, MIN_FRAMES_PER_VCPU, ShadowFrame, VcpuId};
 
 /// The pages of a loadable root under PAE paging: its PDPTEs, and the directories behind them.
 const PAE_ROOT: usize = 5;
@@ -110,12 +110,12 @@ impl Shadow {
     }
 
     /// The vCPU has loaded one of its loadable roots by itself.
-    pub(crate) fn switched(&mut self, vcpu: usize, root: Gfn) {
+    pub(crate) fn switched(&mut self, vcpu: VcpuId, root: Gfn) {
         self.roots.switched(self.basis.tables_mut(), vcpu, root);
     }
 
     /// The vCPU may not load this root by itself any more: the embedder has asked for it.
-    pub(crate) fn withdraw(&mut self, vcpu: usize, root: Gfn) {
+    pub(crate) fn withdraw(&mut self, vcpu: VcpuId, root: Gfn) {
         self.roots.withdraw(self.basis.tables_mut(), vcpu, root);
     }
 
@@ -170,12 +170,12 @@ impl<E: Env> Cx<'_, E> {
     }
 
     /// Makes the page the last to be reclaimed.
-    pub(crate) fn touch(&mut self, frame: u32) {
+    pub(crate) fn touch(&mut self, frame: ShadowFrame) {
         self.shadow.basis.tables_mut().touch(frame);
     }
 
     /// Does this to each shadow of a guest frame, which may go by that.
-    fn each_shadow(&mut self, gfn: Gfn, mut action: impl FnMut(&mut Self, u32)) {
+    fn each_shadow(&mut self, gfn: Gfn, mut action: impl FnMut(&mut Self, ShadowFrame)) {
         let mut next = self.shadow.basis.guest().first(gfn);
         while let Some(frame) = next {
             next = self.shadow.basis.tables().pool().next_of_gfn(frame);

@@ -17,11 +17,11 @@ use umbra_paging::{Features, Gfn, Mode, Paging, Pdptes};
 
 use super::load::Pinned;
 use super::{Cx, Shadow};
-use crate::Env;
 use crate::format::{Role, ShadowKey};
 use crate::policy::WritePolicy;
 use crate::roots::Sampled;
 use crate::tables::Slot;
+use crate::{Env, ShadowFrame, VcpuId};
 
 impl<E: Env> Cx<'_, E> {
     /// Builds the page for the PDPTEs in this frame and all that they reference, if a vCPU may load
@@ -29,10 +29,10 @@ impl<E: Env> Cx<'_, E> {
     pub(super) fn sample(
         &mut self,
         policy: &mut dyn WritePolicy,
-        vcpu: usize,
+        vcpu: VcpuId,
         gfn: Gfn,
         expected: Option<Pdptes>,
-    ) -> Option<(u32, Sampled)> {
+    ) -> Option<(ShadowFrame, Sampled)> {
         let guest = self.shadow.basis.guest();
         if !guest.can_hold_table(self.env, gfn) || guest.has_unsync_above_leaves() {
             return None;
@@ -81,7 +81,7 @@ impl<E: Env> Cx<'_, E> {
 
     /// The root that a vCPU may load by itself and that holds these PDPTEs, pinned. One of the same
     /// frame that holds others is withdrawn: CR3 would name both.
-    pub(super) fn loadable_pae(&mut self, vcpu: usize, paging: &Paging) -> Option<Pinned> {
+    pub(super) fn loadable_pae(&mut self, vcpu: VcpuId, paging: &Paging) -> Option<Pinned> {
         let Mode::Pae { pdptes } = paging.mode else { return None };
         let tables = self.shadow.basis.tables();
         let found = self.shadow.roots.find_loadable(tables, vcpu, paging.root)?;
@@ -101,7 +101,7 @@ impl<E: Env> Cx<'_, E> {
     }
 
     /// The vCPU runs on a root that it may load by itself: the page for its registers keeps nothing.
-    pub(super) fn forget_registers(&mut self, vcpu: usize) {
+    pub(super) fn forget_registers(&mut self, vcpu: VcpuId) {
         let keeps = |index| self.shadow.basis.guest().directory(vcpu, index).is_some();
         if let Some(page) = self.shadow.roots.registers(vcpu).filter(|_| (0..4).any(keeps)) {
             self.load_registers(vcpu, page, [None; 4]);

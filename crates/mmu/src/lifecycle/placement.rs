@@ -23,7 +23,7 @@ use crate::guest::REGION;
 use crate::policy::WritePolicy;
 use crate::roots::Sampled;
 use crate::tables::{List, Slot};
-use crate::{Backing, Env, Event};
+use crate::{Backing, Env, Event, ShadowFrame, VcpuId};
 
 /// After a frame has moved, so many of its mappings are made anew at once; the others when they are
 /// next used.
@@ -32,7 +32,7 @@ const EAGER: usize = 4;
 impl Shadow {
     /// Whether the root in this guest frame has a shadow for the control bits that a vCPU has now,
     /// which is up to date.
-    pub(crate) fn knows_root(&self, vcpu: usize, root: Gfn) -> bool {
+    pub(crate) fn knows_root(&self, vcpu: VcpuId, root: Gfn) -> bool {
         self.has_root(self.roots.key(vcpu, root))
     }
 
@@ -45,7 +45,7 @@ impl Shadow {
     }
 
     /// Whether another root can be expected to become loadable once there is a place for it.
-    pub(crate) fn may_allow_native_load(&self, env: &impl Env, vcpu: usize, root: Gfn) -> bool {
+    pub(crate) fn may_allow_native_load(&self, env: &impl Env, vcpu: VcpuId, root: Gfn) -> bool {
         // One that is free or in quarantine is enough, so that none is reclaimed; another is left
         // for what the guest needs next.
         let pool = self.basis.tables().pool();
@@ -92,7 +92,7 @@ impl<E: Env> Cx<'_, E> {
     }
 
     /// Lets a vCPU load its current root by itself.
-    pub(crate) fn allow_current(&mut self, policy: &mut dyn WritePolicy, vcpu: usize) -> bool {
+    pub(crate) fn allow_current(&mut self, policy: &mut dyn WritePolicy, vcpu: VcpuId) -> bool {
         self.before_offer(vcpu);
         let Paging { mode, root, .. } = *self.shadow.roots.paging(vcpu);
         let Mode::Pae { pdptes } = mode else {
@@ -114,7 +114,7 @@ impl<E: Env> Cx<'_, E> {
     pub(crate) fn allow_other(
         &mut self,
         policy: &mut dyn WritePolicy,
-        vcpu: usize,
+        vcpu: VcpuId,
         root: Gfn,
     ) -> bool {
         self.before_offer(vcpu);
@@ -142,7 +142,7 @@ impl<E: Env> Cx<'_, E> {
     }
 
     /// Whether there are pages for a root, and it may be one of those that the vCPU loads.
-    fn has_room_for(&self, vcpu: usize, root: Gfn) -> bool {
+    fn has_room_for(&self, vcpu: VcpuId, root: Gfn) -> bool {
         let Shadow { basis, roots, .. } = &*self.shadow;
         let full = roots.loadable(vcpu).len() >= roots.room(vcpu);
         self.shadow.may_allow_native_load(self.env, vcpu, root)
@@ -157,7 +157,7 @@ impl<E: Env> Cx<'_, E> {
             || matches!(self.env.backing(gfn), Backing::Ram { hfn, .. } if hfn.raw() == gfn.raw())
     }
 
-    fn offer(&mut self, vcpu: usize, root: u32, sampled: Option<Sampled>) -> bool {
+    fn offer(&mut self, vcpu: VcpuId, root: ShadowFrame, sampled: Option<Sampled>) -> bool {
         self.becomes_identity_root(vcpu, root)
             && self.shadow.roots.offer(self.shadow.basis.tables_mut(), vcpu, root, sampled)
     }
@@ -165,7 +165,7 @@ impl<E: Env> Cx<'_, E> {
     fn offer_pae(
         &mut self,
         policy: &mut dyn WritePolicy,
-        vcpu: usize,
+        vcpu: VcpuId,
         root: Gfn,
         expected: Option<Pdptes>,
     ) -> bool {
@@ -183,7 +183,7 @@ impl<E: Env> Cx<'_, E> {
 
     /// Whether this root lies, or now comes to lie, where the guest's CR3 points, and may be loaded
     /// by the vCPU.
-    fn becomes_identity_root(&mut self, vcpu: usize, root: u32) -> bool {
+    fn becomes_identity_root(&mut self, vcpu: VcpuId, root: ShadowFrame) -> bool {
         let gfn = self.shadow.basis.tables().key(root).gfn;
         let followed = self.shadow.basis.guest().is_tracked(gfn) && self.shadow.follows_loads();
         if !self.shadow.roots.can_load(vcpu) || !followed {
@@ -206,7 +206,7 @@ impl<E: Env> Cx<'_, E> {
     /// uses it.
     fn make_room(&mut self, gfn: Gfn) {
         let pool = self.shadow.basis.tables().pool();
-        let idle = |&frame: &u32| pool.is_moved(frame) && !pool.is_pinned(frame);
+        let idle = |&frame: &ShadowFrame| pool.is_moved(frame) && !pool.is_pinned(frame);
         let moved = self.shadow.basis.guest().shadows(pool, gfn).find(idle);
         if let Some(frame) = moved {
             self.swap_frames(frame, gfn, false);
@@ -214,7 +214,7 @@ impl<E: Env> Cx<'_, E> {
     }
 
     /// Moves a page that is about to be zapped back to where its frame lay.
-    pub(super) fn move_home(&mut self, frame: u32, key: ShadowKey) {
+    pub(super) fn move_home(&mut self, frame: ShadowFrame, key: ShadowKey) {
         if self.shadow.basis.tables().pool().is_moved(frame) {
             let back = self.swap_frames(frame, key.gfn, false);
             assert!(back, "what was exchanged can be exchanged again");
@@ -235,7 +235,7 @@ impl<E: Env> Cx<'_, E> {
     }
 
     /// Exchanges the places of a guest frame and of a shadow page of it.
-    fn swap_frames(&mut self, frame: u32, gfn: Gfn, away: bool) -> bool {
+    fn swap_frames(&mut self, frame: ShadowFrame, gfn: Gfn, away: bool) -> bool {
         let list = List::Gfn(gfn.raw() as u32);
         let mut mappings = [None; EAGER];
         for (mapping, slot) in mappings.iter_mut().zip(self.shadow.basis.tables().rmap().iter(list))

@@ -35,7 +35,7 @@ use umbra_paging::{Gfn, Level};
 use super::{Cx, Shadow};
 use crate::format::{Role, ShadowKey};
 use crate::policy::{UnsyncFlush, WritePolicy};
-use crate::{Env, Event};
+use crate::{Env, Event, ShadowFrame, VcpuId};
 
 impl Shadow {
     /// Whether the tracked frame can be an unsync leaf table.
@@ -102,7 +102,7 @@ impl<E: Env> Cx<'_, E> {
 
     /// Tracks unsync leaf tables again: a root is to be offered, whose loads are flushes that are
     /// not seen.
-    pub(super) fn before_offer(&mut self, vcpu: usize) {
+    pub(super) fn before_offer(&mut self, vcpu: VcpuId) {
         let unseen = !self.shadow.config().cr3_loads_exit && self.shadow.roots.can_load(vcpu);
         if unseen && !self.shadow.basis.guest().has_unsync_above_leaves() {
             self.resync_all();
@@ -111,7 +111,7 @@ impl<E: Env> Cx<'_, E> {
 
     /// Makes sure that what a shadow page leads to is up to date, before a reference to it is added
     /// or changed, and after the guest's own reference was read.
-    pub(crate) fn before_link(&mut self, child: u32) {
+    pub(crate) fn before_link(&mut self, child: ShadowFrame) {
         let guest = self.shadow.basis.guest();
         if !guest.has_unsync() || guest.has_unsync_above_leaves() {
             return;

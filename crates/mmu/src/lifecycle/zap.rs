@@ -5,12 +5,12 @@ use umbra_paging::Gfn;
 use super::Cx;
 use crate::format::ShadowKey;
 use crate::tables::List;
-use crate::{Env, Event};
+use crate::{Env, Event, ShadowFrame};
 
 impl<E: Env> Cx<'_, E> {
     /// Zaps a page that is not pinned: unlink it, flush if it may be cached, and only then let its
     /// guest frame go (I5).
-    pub(super) fn zap(&mut self, frame: u32) {
+    pub(super) fn zap(&mut self, frame: ShadowFrame) {
         self.shadow.basis.tables_mut().look_all(self.env, List::Parents(frame));
         self.shadow.basis.tables_mut().close(self.env, frame);
         let key = self.shadow.basis.tables().key(frame);
@@ -47,13 +47,13 @@ impl<E: Env> Cx<'_, E> {
     /// Throws all shadows away. They are built again as the guest faults. Nothing is read of the
     /// guest's memory or of its map.
     pub(crate) fn zap_all(&mut self) {
-        for frame in 0..self.shadow.basis.tables().pool().count() {
+        for frame in self.shadow.basis.tables().pool().frames() {
             let pool = self.shadow.basis.tables().pool();
             if pool.live_key(frame).is_some() && !pool.is_pinned(frame) {
                 self.zap(frame);
             }
         }
-        for frame in 0..self.shadow.basis.tables().pool().count() {
+        for frame in self.shadow.basis.tables().pool().frames() {
             // What is left are roots in use. PDPTEs cannot be Trapping; their pages are pinned with
             // them.
             let keep = |key: ShadowKey| key.role.is_pdptes();

@@ -8,7 +8,7 @@ use super::{Mmu, Vcpu};
 use crate::advice::{Predictor, Regret};
 use crate::lifecycle::Shadow;
 use crate::policy::WritePolicy;
-use crate::{Backing, Config, ConfigError, Env, MIN_FRAMES_PER_VCPU};
+use crate::{Backing, Config, ConfigError, Env, MIN_FRAMES_PER_VCPU, ShadowFrame};
 
 impl Mmu {
     /// An MMU that predicts bursts of writes to tables: see [`Mmu::with_policy`].
@@ -49,7 +49,8 @@ impl<P: WritePolicy> Mmu<P> {
         if guest > host {
             return Err(ConfigError::WiderThanHost { guest, host });
         }
-        if let Some(hpa) = (0..frames).map(|frame| env.hpa(frame)).find(|hpa| hpa.raw() >= 1 << 32)
+        if let Some(hpa) =
+            (0..frames).map(|n| env.hpa(ShadowFrame::new(n))).find(|hpa| hpa.raw() >= 1 << 32)
         {
             return Err(ConfigError::FrameAbove4G { hpa });
         }

@@ -9,6 +9,7 @@ mod roots;
 mod writes;
 
 use alloc::vec::Vec;
+use core::fmt;
 use core::ops::Range;
 
 use umbra_paging::{Access, Gfn, Gpa, Gva, Hpa, Paging};
@@ -17,12 +18,12 @@ use crate::advice::{InactiveAddressSpaces, Predictor, PrefetchAccessed, Regret};
 use crate::fault::{self, Detaches, WalkCache};
 use crate::lifecycle::Shadow;
 use crate::policy::{UnsyncFlush, WritePolicy};
-use crate::{Counters, EntryState, Env, GuestFaults, TranslateError};
+use crate::{Counters, EntryState, Env, GuestFaults, TranslateError, VcpuId};
 
 /// One guest's shadow MMU.
 ///
 /// All methods take the embedder's `env`; it must be the same one every time. vCPUs are numbered
-/// from zero.
+/// from zero ([`VcpuId`]).
 pub struct Mmu<P = Predictor> {
     shadow: Shadow,
     policy: P,
@@ -30,6 +31,17 @@ pub struct Mmu<P = Predictor> {
     vcpus: Vec<Vcpu>,
     /// Loads of roots, and flushes of the guest that are not of an address: for the policy.
     flushes: u64,
+}
+
+/// The figures, not the pool.
+impl<P> fmt::Debug for Mmu<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mmu")
+            .field("live_pages", &self.live_pages())
+            .field("guest_faults", &self.guest_faults())
+            .field("counters", &self.counters())
+            .finish_non_exhaustive()
+    }
 }
 
 /// What was learned of one vCPU. Nothing of it is needed for a right shadow; `detaches` is for
@@ -65,7 +77,7 @@ impl<P> Mmu<P> {
     ///
     /// # Panics
     /// If there is no such vCPU.
-    pub fn paging(&self, vcpu: usize) -> &Paging {
+    pub fn paging(&self, vcpu: VcpuId) -> &Paging {
         self.shadow.roots().paging(vcpu)
     }
 
@@ -99,17 +111,17 @@ impl<P> Mmu<P> {
     /// use umbra_mmu::GuestFaults;
     ///
     /// let (mut host, mut mmu) = start();
-    /// let entry = mmu.entry_state(&host, 0);
+    /// let entry = mmu.entry_state(&host, VCPU);
     /// assert_eq!((entry.guest_faults, entry.flushes_exit), (GuestFaults::Present, false));
     /// mmu.release_frame(&mut host, Gfn::new(1));
-    /// let entry = mmu.entry_state(&host, 0);
+    /// let entry = mmu.entry_state(&host, VCPU);
     /// assert_eq!((entry.guest_faults, entry.flushes_exit), (GuestFaults::Trap, true));
     /// # }
     /// ```
     ///
     /// # Panics
     /// If there is no such vCPU.
-    pub fn entry_state(&self, env: &impl Env, vcpu: usize) -> EntryState {
+    pub fn entry_state(&self, env: &impl Env, vcpu: VcpuId) -> EntryState {
         EntryState {
             root: self.root(env, vcpu),
             guest_faults: self.guest_faults(),
@@ -131,7 +143,7 @@ impl<P> Mmu<P> {
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
     /// # fn main() {
     /// let (mut host, mut mmu) = start();
-    /// let gpa = mmu.translate(&mut host, 0, Gva::new(0x123), Access::supervisor_read());
+    /// let gpa = mmu.translate(&mut host, VCPU, Gva::new(0x123), Access::supervisor_read());
     /// assert_eq!(gpa, Ok(Gpa::new(0x9123)));
     /// # }
     /// ```
@@ -144,7 +156,7 @@ impl<P> Mmu<P> {
     pub fn translate(
         &mut self,
         env: &mut impl Env,
-        vcpu: usize,
+        vcpu: VcpuId,
         gva: Gva,
         access: Access,
     ) -> Result<Gpa, TranslateError> {
@@ -154,8 +166,8 @@ impl<P> Mmu<P> {
     /// Where the byte of code at `gva` lies that a vCPU has just executed, if the shadow maps it
     /// now: only to be read, and only before the guest runs again. (The answer is from the shadow
     /// as it is; the CPU may have used an older translation, as it may on bare hardware.)
-    pub fn code(&mut self, env: &impl Env, vcpu: usize, gva: Gva) -> Option<Hpa> {
-        self.vcpus[vcpu].walks.code(self.shadow.view(env), self.shadow.roots(), vcpu, gva)
+    pub fn code(&mut self, env: &impl Env, vcpu: VcpuId, gva: Gva) -> Option<Hpa> {
+        self.vcpus[vcpu.index()].walks.code(self.shadow.view(env), self.shadow.roots(), vcpu, gva)
     }
 
     /// Carries out the guest's INVLPG. Only while [`Mmu::has_unsync_tables`] must it exit: else no
@@ -168,11 +180,11 @@ impl<P> Mmu<P> {
     /// let (mut host, mut mmu) = start();
     /// mmu.release_frame(&mut host, Gfn::new(1));
     /// // The guest has changed the table, and says so.
-    /// mmu.invlpg(&mut host, 0, Gva::new(0));
+    /// mmu.invlpg(&mut host, VCPU, Gva::new(0));
     /// assert!(!mmu.has_unsync_tables());
     /// # }
     /// ```
-    pub fn invlpg(&mut self, env: &mut impl Env, vcpu: usize, gva: Gva)
+    pub fn invlpg(&mut self, env: &mut impl Env, vcpu: VcpuId, gva: Gva)
     where
         P: WritePolicy,
     {
@@ -228,7 +240,7 @@ impl<P> Mmu<P> {
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
     /// # fn main() {
     /// let (mut host, mut mmu) = start();
-    /// let outcome = mmu.translate(&mut host, 0, Gva::new(0), Access::supervisor_read());
+    /// let outcome = mmu.translate(&mut host, VCPU, Gva::new(0), Access::supervisor_read());
     /// assert!(outcome.is_ok());
     /// mmu.revoke(&mut host, Gfn::new(9)..Gfn::new(10));
     /// // Nothing maps the frame now, and no CPU has cached that something did.

@@ -7,7 +7,7 @@ use crate::advice::{PrefetchTables, Step, call_site, tables_of_space, unaccessed
 use crate::fault::{self, Answered, Mapped};
 use crate::lifecycle::Shadow;
 use crate::policy::{Answer, CallSite, FaultContext, TableWrite, Unsync, UnsyncFlush, WritePolicy};
-use crate::{Backing, Env, FaultOutcome, TableTicket, TranslateError, Work};
+use crate::{Backing, Env, FaultOutcome, TableTicket, TranslateError, VcpuId, Work};
 
 impl<P: WritePolicy> Mmu<P> {
     /// Handles a #PF exit of the instruction at `context`, whose `access` to `gva` raised it. Of
@@ -20,12 +20,12 @@ impl<P: WritePolicy> Mmu<P> {
     /// use umbra_mmu::{FaultOutcome, Work};
     ///
     /// let (mut host, mut mmu) = start();
-    /// let context = FaultContext::at(Gva::new(0x1_0000));
+    /// let (context, read) = (FaultContext::at(Gva::new(0x1_0000)), Access::supervisor_read());
     /// // The shadow lacks what the guest's tables have: a host fault.
-    /// let outcome = mmu.page_fault(&mut host, 0, Gva::new(0x123), Access::supervisor_read(), &context);
+    /// let outcome = mmu.page_fault(&mut host, VCPU, Gva::new(0x123), read, &context);
     /// assert_eq!(outcome, FaultOutcome::Resume(Work::Link));
     /// // The guest's own tables map nothing there: a guest fault.
-    /// let outcome = mmu.page_fault(&mut host, 0, Gva::new(0x5000), Access::supervisor_read(), &context);
+    /// let outcome = mmu.page_fault(&mut host, VCPU, Gva::new(0x5000), read, &context);
     /// assert!(matches!(outcome, FaultOutcome::Guest(fault) if fault.gva == Gva::new(0x5000)));
     /// # }
     /// ```
@@ -35,12 +35,12 @@ impl<P: WritePolicy> Mmu<P> {
     pub fn page_fault<E: Env>(
         &mut self,
         env: &mut E,
-        vcpu: usize,
+        vcpu: VcpuId,
         gva: Gva,
         access: Access,
         context: &FaultContext,
     ) -> FaultOutcome {
-        let Vcpu { detaches, walks, .. } = &mut self.vcpus[vcpu];
+        let Vcpu { detaches, walks, .. } = &mut self.vcpus[vcpu.index()];
         detaches.fault(context.rip);
         let (view, roots) = (self.shadow.view(env), self.shadow.roots());
         let known = if view.config().shadow_walk {
@@ -94,7 +94,7 @@ impl<P: WritePolicy> Mmu<P> {
     fn guest_fault(
         &mut self,
         env: &mut impl Env,
-        vcpu: usize,
+        vcpu: VcpuId,
         access: Access,
         fault: GuestFault,
     ) -> FaultOutcome {
@@ -120,7 +120,7 @@ impl<P: WritePolicy> Mmu<P> {
     fn table_write(
         &mut self,
         env: &mut impl Env,
-        vcpu: usize,
+        vcpu: VcpuId,
         gpa: Gpa,
         context: &FaultContext,
     ) -> FaultOutcome {
@@ -129,7 +129,7 @@ impl<P: WritePolicy> Mmu<P> {
         if !self.shadow.guest().is_tracked(gfn) {
             // It held PDPTEs, and is followed no more. If it is again by the time that the instruction
             // gets there, because another vCPU loads them, it is emulated.
-            let detaches = &mut self.vcpus[vcpu].detaches;
+            let detaches = &mut self.vcpus[vcpu.index()].detaches;
             if detaches.contains(gfn) {
                 return FaultOutcome::TableWrite { gpa, ticket: TableTicket::new(vcpu, gfn) };
             }
@@ -137,7 +137,7 @@ impl<P: WritePolicy> Mmu<P> {
             return FaultOutcome::Resume(Work::Detach);
         }
         let (view, roots) = (self.shadow.view(env), self.shadow.roots());
-        let Vcpu { walks, spaces, .. } = &mut self.vcpus[vcpu];
+        let Vcpu { walks, spaces, .. } = &mut self.vcpus[vcpu.index()];
         let reachable = view.is_reachable(gfn);
         let inactive = reachable && spaces.is_inactive(view, roots, vcpu, gfn);
         let unsync = unsync(&self.shadow, gfn);
@@ -184,7 +184,7 @@ impl<P: WritePolicy> Mmu<P> {
     fn map(
         &mut self,
         env: &mut impl Env,
-        vcpu: usize,
+        vcpu: VcpuId,
         gva: Gva,
         rights: Rights,
         access: Access,
@@ -198,7 +198,7 @@ impl<P: WritePolicy> Mmu<P> {
     }
 
     /// Links tables of an address space that comes into use.
-    fn prefetch_tables(&mut self, env: &mut impl Env, vcpu: usize) {
+    fn prefetch_tables(&mut self, env: &mut impl Env, vcpu: VcpuId) {
         let mut cx = self.shadow.with(env);
         let root = cx.shadow().roots().current(vcpu).frame();
         let Some(mut way) = PrefetchTables::below(cx.view(), root) else { return };
@@ -211,10 +211,12 @@ impl<P: WritePolicy> Mmu<P> {
     }
 
     /// Sets A in entries that the guest is about to write through.
-    fn prefetch_accessed(&mut self, env: &mut impl Env, vcpu: usize, fault: GuestFault) {
+    fn prefetch_accessed(&mut self, env: &mut impl Env, vcpu: VcpuId, fault: GuestFault) {
         let mut cx = self.shadow.with(env);
         let root = cx.shadow().roots().current(vcpu);
-        let Some(slots) = self.vcpus[vcpu].accessed.propose(cx.view(), root, fault) else { return };
+        let Some(slots) = self.vcpus[vcpu.index()].accessed.propose(cx.view(), root, fault) else {
+            return;
+        };
         for slot in slots {
             let Some((format, at, entry)) = unaccessed(cx.view(), slot) else { continue };
             cx.before_write(at.gfn());

@@ -4,7 +4,7 @@ use umbra_paging::{Gfn, Mode, Paging};
 
 use super::Mmu;
 use crate::policy::WritePolicy;
-use crate::{Env, LoadableRoot, Root, RootFormat};
+use crate::{Env, LoadableRoot, Root, RootFormat, VcpuId};
 
 impl<P> Mmu<P> {
     /// What the real CR3 of a vCPU must hold. Changes with [`Mmu::load_paging`],
@@ -17,14 +17,14 @@ impl<P> Mmu<P> {
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
     /// # fn main() {
     /// let (host, mmu) = start();
-    /// let root = mmu.root(&host, 0);
+    /// let root = mmu.root(&host, VCPU);
     /// assert!(root.hpa().raw() >= 1 << 20, "a shadow frame");
     /// # }
     /// ```
     ///
     /// # Panics
     /// If there is no such vCPU.
-    pub fn root(&self, env: &impl Env, vcpu: usize) -> Root {
+    pub fn root(&self, env: &impl Env, vcpu: VcpuId) -> Root {
         let (tables, roots) = (self.shadow.tables(), self.shadow.roots());
         let frame = tables.pool().frame_of(roots.current(vcpu)).expect("a root in use is pinned");
         let format = match roots.paging(vcpu).mode {
@@ -45,15 +45,15 @@ impl<P> Mmu<P> {
     /// # fn main() {
     /// let (mut host, mut mmu) = start();
     /// // CR0.WP is cleared: another root serves.
-    /// let before = mmu.root(&host, 0);
-    /// let after = mmu.load_paging(&mut host, 0, Paging { wp: false, ..paging() });
+    /// let before = mmu.root(&host, VCPU);
+    /// let after = mmu.load_paging(&mut host, VCPU, Paging { wp: false, ..paging() });
     /// assert_ne!(before, after);
     /// # }
     /// ```
     ///
     /// # Panics
     /// If there is no such vCPU.
-    pub fn load_paging(&mut self, env: &mut impl Env, vcpu: usize, paging: Paging) -> Root
+    pub fn load_paging(&mut self, env: &mut impl Env, vcpu: VcpuId, paging: Paging) -> Root
     where
         P: WritePolicy,
     {
@@ -73,14 +73,14 @@ impl<P> Mmu<P> {
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
     /// # fn main() {
     /// let (mut host, mut mmu) = start();
-    /// assert!(mmu.allow_native_load(&mut host, 0));
-    /// assert_eq!(mmu.root(&host, 0).hpa().raw(), 0x1000, "as the guest's own CR3");
+    /// assert!(mmu.allow_native_load(&mut host, VCPU));
+    /// assert_eq!(mmu.root(&host, VCPU).hpa().raw(), 0x1000, "as the guest's own CR3");
     /// # }
     /// ```
     ///
     /// # Panics
     /// If there is no such vCPU.
-    pub fn allow_native_load(&mut self, env: &mut impl Env, vcpu: usize) -> bool
+    pub fn allow_native_load(&mut self, env: &mut impl Env, vcpu: VcpuId) -> bool
     where
         P: WritePolicy,
     {
@@ -94,7 +94,7 @@ impl<P> Mmu<P> {
     ///
     /// # Panics
     /// If there is no such vCPU.
-    pub fn allow_native_load_of(&mut self, env: &mut impl Env, vcpu: usize, root: Gfn) -> bool
+    pub fn allow_native_load_of(&mut self, env: &mut impl Env, vcpu: VcpuId, root: Gfn) -> bool
     where
         P: WritePolicy,
     {
@@ -106,7 +106,7 @@ impl<P> Mmu<P> {
     ///
     /// # Panics
     /// If there is no such vCPU.
-    pub fn may_allow_native_load(&self, env: &impl Env, vcpu: usize, root: Gfn) -> bool {
+    pub fn may_allow_native_load(&self, env: &impl Env, vcpu: VcpuId, root: Gfn) -> bool {
         self.shadow.may_allow_native_load(env, vcpu, root)
     }
 
@@ -115,7 +115,7 @@ impl<P> Mmu<P> {
     ///
     /// # Panics
     /// If there is no such vCPU.
-    pub fn knows_root(&self, vcpu: usize, root: Gfn) -> bool {
+    pub fn knows_root(&self, vcpu: VcpuId, root: Gfn) -> bool {
         self.shadow.knows_root(vcpu, root)
     }
 
@@ -124,7 +124,7 @@ impl<P> Mmu<P> {
     ///
     /// # Panics
     /// If there is no such vCPU.
-    pub fn withdraw_root(&mut self, vcpu: usize, root: Gfn) {
+    pub fn withdraw_root(&mut self, vcpu: VcpuId, root: Gfn) {
         self.shadow.withdraw(vcpu, root);
     }
 
@@ -132,7 +132,7 @@ impl<P> Mmu<P> {
     ///
     /// # Panics
     /// If there is no such vCPU.
-    pub fn is_loadable(&self, vcpu: usize, root: Gfn) -> bool {
+    pub fn is_loadable(&self, vcpu: VcpuId, root: Gfn) -> bool {
         self.shadow.roots().find_loadable(self.shadow.tables(), vcpu, root).is_some()
     }
 
@@ -140,7 +140,7 @@ impl<P> Mmu<P> {
     ///
     /// # Panics
     /// If there is no such vCPU.
-    pub fn loadable(&self, vcpu: usize, root: Gfn) -> Option<LoadableRoot> {
+    pub fn loadable(&self, vcpu: VcpuId, root: Gfn) -> Option<LoadableRoot> {
         self.is_loadable(vcpu, root).then(|| LoadableRoot::new(root))
     }
 
@@ -161,7 +161,7 @@ impl<P> Mmu<P> {
     ///
     /// # Panics
     /// If it is not loadable, or there is no such vCPU.
-    pub fn switched(&mut self, vcpu: usize, root: Gfn) {
+    pub fn switched(&mut self, vcpu: VcpuId, root: Gfn) {
         self.shadow.switched(vcpu, root);
     }
 }

@@ -3,7 +3,7 @@
 use umbra_paging::{Gfn, Gpa, PAGE_SIZE};
 
 use super::Mmu;
-use crate::{Env, TableTicket};
+use crate::{Env, TableTicket, VcpuId};
 
 impl<P> Mmu<P> {
     /// Writes guest memory: for emulated instructions, and for whatever a device model stores.
@@ -15,7 +15,7 @@ impl<P> Mmu<P> {
     /// let (mut host, mut mmu) = start();
     /// // The guest's store to its page table, which was emulated: another page at 0.
     /// mmu.write_guest(&mut host, Gfn::new(4).entry(0), &(0xa003_u64).to_le_bytes());
-    /// let gpa = mmu.translate(&mut host, 0, Gva::new(0), Access::supervisor_read());
+    /// let gpa = mmu.translate(&mut host, VCPU, Gva::new(0), Access::supervisor_read());
     /// assert_eq!(gpa, Ok(Gpa::new(0xa000)));
     /// # }
     /// ```
@@ -50,7 +50,7 @@ impl<P> Mmu<P> {
     /// let write = Access { kind: AccessKind::Write, ..Access::supervisor_read() };
     /// let context = FaultContext::at(Gva::new(0x1_0000));
     /// loop {
-    ///     match mmu.page_fault(&mut host, 0, Gva::new(0), write, &context) {
+    ///     match mmu.page_fault(&mut host, VCPU, Gva::new(0), write, &context) {
     ///         // Nobody can emulate the instruction.
     ///         FaultOutcome::TableWrite { ticket, .. } => break mmu.release(&mut host, ticket),
     ///         outcome => assert!(matches!(outcome, FaultOutcome::Resume(_))),
@@ -77,8 +77,8 @@ impl<P> Mmu<P> {
 
     /// Whether a write of the instruction that has faulted can be answered by a detach; it will be
     /// then.
-    pub(super) fn may_detach(&mut self, vcpu: usize, gfn: Gfn) -> bool {
-        let detaches = &mut self.vcpus[vcpu].detaches;
+    pub(super) fn may_detach(&mut self, vcpu: VcpuId, gfn: Gfn) -> bool {
+        let detaches = &mut self.vcpus[vcpu.index()].detaches;
         let again = detaches.contains(gfn);
         let may = !again && self.shadow.can_detach(gfn);
         if may {

@@ -9,6 +9,7 @@ use umbra_paging::{Gfn, Mode, Paging, Pdptes};
 
 use crate::format::ShadowKey;
 use crate::tables::{PageId, Tables};
+use crate::{ShadowFrame, VcpuId};
 
 pub(crate) struct Roots {
     vcpus: Vec<Vcpu>,
@@ -97,8 +98,8 @@ impl Roots {
         });
     }
 
-    pub(crate) fn vcpus(&self) -> core::ops::Range<usize> {
-        0..self.vcpus.len()
+    pub(crate) fn vcpus(&self) -> impl ExactSizeIterator<Item = VcpuId> + use<> {
+        (0..self.vcpus.len()).map(VcpuId::new)
     }
 
     /// The paging state of each vCPU.
@@ -106,51 +107,54 @@ impl Roots {
         self.vcpus.iter().map(|vcpu| &vcpu.paging)
     }
 
-    pub(crate) fn paging(&self, vcpu: usize) -> &Paging {
-        &self.vcpus[vcpu].paging
+    pub(crate) fn paging(&self, vcpu: VcpuId) -> &Paging {
+        &self.vcpus[vcpu.index()].paging
     }
 
     /// The root that a vCPU runs on.
-    pub(crate) fn current(&self, vcpu: usize) -> PageId {
-        self.vcpus[vcpu].root
+    pub(crate) fn current(&self, vcpu: VcpuId) -> PageId {
+        self.vcpus[vcpu.index()].root
     }
 
     /// The pages that the PDPTEs of a vCPU reference.
-    pub(crate) fn directories(&self, vcpu: usize) -> [Option<PageId>; 4] {
-        self.vcpus[vcpu].directories
+    pub(crate) fn directories(&self, vcpu: VcpuId) -> [Option<PageId>; 4] {
+        self.vcpus[vcpu.index()].directories
     }
 
     /// Whether a vCPU runs on this page as its root, or as what a PDPTE register references: no
     /// entry in memory that could be Trapping leads there.
-    pub(crate) fn is_current(&self, frame: u32) -> bool {
+    pub(crate) fn is_current(&self, frame: ShadowFrame) -> bool {
         let directory =
             |vcpu: &Vcpu| vcpu.directories.iter().flatten().any(|id| id.frame() == frame);
         self.vcpus.iter().any(|vcpu| vcpu.root.frame() == frame || directory(vcpu))
     }
 
     /// Whether another vCPU than this one runs on this page as its root.
-    pub(crate) fn is_current_elsewhere(&self, vcpu: usize, frame: u32) -> bool {
-        self.vcpus.iter().enumerate().any(|(n, other)| n != vcpu && other.root.frame() == frame)
+    pub(crate) fn is_current_elsewhere(&self, vcpu: VcpuId, frame: ShadowFrame) -> bool {
+        self.vcpus
+            .iter()
+            .enumerate()
+            .any(|(n, other)| n != vcpu.index() && other.root.frame() == frame)
     }
 
     /// The vCPU runs on another root, which is pinned for it with its directories, from now on. The
     /// old ones are still pinned.
     pub(crate) fn load(
         &mut self,
-        vcpu: usize,
+        vcpu: VcpuId,
         paging: Paging,
         root: PageId,
         directories: [Option<PageId>; 4],
         registers: Option<PageId>,
     ) {
-        let vcpu = &mut self.vcpus[vcpu];
+        let vcpu = &mut self.vcpus[vcpu.index()];
         (vcpu.paging, vcpu.root) = (paging, root);
         (vcpu.directories, vcpu.registers) = (directories, registers);
     }
 
     /// The vCPU has loaded one of its loadable roots by itself.
-    pub(crate) fn switched(&mut self, tables: &mut Tables, vcpu: usize, root: Gfn) {
-        let vcpu = &mut self.vcpus[vcpu];
+    pub(crate) fn switched(&mut self, tables: &mut Tables, vcpu: VcpuId, root: Gfn) {
+        let vcpu = &mut self.vcpus[vcpu.index()];
         let holds = |new: &&Loadable| tables.key(new.page.frame()).gfn == root;
         let new = vcpu.loadable.iter().find(holds).expect("the CPU loads only what it was offered");
         new.pages().for_each(|page| tables.pin(page.frame()));
@@ -170,13 +174,13 @@ impl Roots {
     }
 
     /// The page for the PDPTE registers of a vCPU, in paging modes that have them.
-    pub(crate) fn registers(&self, vcpu: usize) -> Option<PageId> {
-        self.vcpus[vcpu].registers
+    pub(crate) fn registers(&self, vcpu: VcpuId) -> Option<PageId> {
+        self.vcpus[vcpu.index()].registers
     }
 
     /// The vCPU runs on the page for its PDPTE registers from now on, which hold what they held.
-    pub(crate) fn use_registers(&mut self, tables: &mut Tables, vcpu: usize) {
-        let vcpu = &mut self.vcpus[vcpu];
+    pub(crate) fn use_registers(&mut self, tables: &mut Tables, vcpu: VcpuId) {
+        let vcpu = &mut self.vcpus[vcpu.index()];
         let Some(registers) = vcpu.registers else { return };
         tables.pin(registers.frame());
         tables.unpin_root(core::mem::replace(&mut vcpu.root, registers).frame());
@@ -184,8 +188,8 @@ impl Roots {
     }
 
     /// What the page for another root of a vCPU is built from.
-    pub(crate) fn key(&self, vcpu: usize, root: Gfn) -> ShadowKey {
-        let paging = &self.vcpus[vcpu].paging;
+    pub(crate) fn key(&self, vcpu: VcpuId, root: Gfn) -> ShadowKey {
+        let paging = &self.vcpus[vcpu.index()].paging;
         match paging.mode {
             Mode::Pae { .. } => ShadowKey::pae_root(paging, root),
             _ => ShadowKey::root(&Paging { root, ..*paging }, vcpu),
@@ -201,8 +205,8 @@ impl Roots {
     }
 
     /// How many a vCPU may load as its control bits are.
-    pub(crate) fn room(&self, vcpu: usize) -> usize {
-        match self.vcpus[vcpu].paging.mode {
+    pub(crate) fn room(&self, vcpu: VcpuId) -> usize {
+        match self.vcpus[vcpu.index()].paging.mode {
             Mode::Long4 => self.capacity,
             Mode::Pae { .. } => self.pae_capacity,
             Mode::Off | Mode::Legacy32 { .. } => 0,
@@ -215,37 +219,37 @@ impl Roots {
     }
 
     /// Whether a vCPU can load any root by itself, as its control bits are.
-    pub(crate) fn can_load(&self, vcpu: usize) -> bool {
+    pub(crate) fn can_load(&self, vcpu: VcpuId) -> bool {
         self.room(vcpu) > 0
     }
 
     /// The roots that a vCPU may load.
-    pub(crate) fn loadable(&self, vcpu: usize) -> &[Loadable] {
-        &self.vcpus[vcpu].loadable
+    pub(crate) fn loadable(&self, vcpu: VcpuId) -> &[Loadable] {
+        &self.vcpus[vcpu.index()].loadable
     }
 
     /// The root in this guest frame, if a vCPU may load it.
     pub(crate) fn find_loadable(
         &self,
         tables: &Tables,
-        vcpu: usize,
+        vcpu: VcpuId,
         root: Gfn,
     ) -> Option<&Loadable> {
         let holds = |other: &&Loadable| tables.key(other.page.frame()).gfn == root;
-        self.vcpus[vcpu].loadable.iter().find(holds)
+        self.vcpus[vcpu.index()].loadable.iter().find(holds)
     }
 
     /// The vCPU may load this root from now on. False if it may load as many already.
     pub(crate) fn offer(
         &mut self,
         tables: &mut Tables,
-        vcpu: usize,
-        root: u32,
+        vcpu: VcpuId,
+        root: ShadowFrame,
         sampled: Option<Sampled>,
     ) -> bool {
         let page = tables.pool().id(root);
         let room = self.room(vcpu);
-        let loadable = &mut self.vcpus[vcpu].loadable;
+        let loadable = &mut self.vcpus[vcpu.index()].loadable;
         if loadable.iter().any(|other| other.page == page) {
             return true;
         }
@@ -269,7 +273,7 @@ impl Roots {
     }
 
     /// As [`Roots::withdraw_from`], because the embedder has asked for it.
-    pub(crate) fn withdraw(&mut self, tables: &mut Tables, vcpu: usize, root: Gfn) {
+    pub(crate) fn withdraw(&mut self, tables: &mut Tables, vcpu: VcpuId, root: Gfn) {
         let before = self.changes;
         self.withdraw_from(tables, vcpu, |gfn, _| gfn == root);
         self.changes = before;
@@ -291,11 +295,11 @@ impl Roots {
     pub(crate) fn withdraw_from(
         &mut self,
         tables: &mut Tables,
-        vcpu: usize,
+        vcpu: VcpuId,
         which: impl Fn(Gfn, Option<Gfn>) -> bool,
     ) {
         let Roots { vcpus, changes, .. } = self;
-        vcpus[vcpu].loadable.retain(|other| {
+        vcpus[vcpu.index()].loadable.retain(|other| {
             let root = tables.key(other.page.frame()).gfn;
             let directories = other.sampled.map_or([None; 4], |all| all.pdptes.directories());
             let keep = !directories.into_iter().chain([None]).any(|gfn| which(root, gfn));

@@ -3,14 +3,14 @@
 use umbra_paging::{ENTRIES, GuestEntry, Level};
 
 use super::Entries;
-use crate::Env;
 use crate::derive::Target;
 use crate::format::{Role, ShadowEntry, ShadowKey};
 use crate::tables::{GROUP, OwedFlush, Slot, has_present, slots};
+use crate::{Env, ShadowFrame};
 
 impl<E: Env> Entries<'_, E> {
     /// Makes every entry of a page what it should be; also says how many were something else.
-    pub(crate) fn fill(&mut self, frame: u32) -> (OwedFlush, u32) {
+    pub(crate) fn fill(&mut self, frame: ShadowFrame) -> (OwedFlush, u32) {
         let key = self.basis.tables().key(frame);
         let (mut owed, mut changed) = (OwedFlush::NONE, 0);
         if !self.basis.guest().is_seen(self.env, key) {
@@ -49,7 +49,7 @@ impl<E: Env> Entries<'_, E> {
     }
 
     /// [`Entries::fill`], paid.
-    pub(crate) fn fill_now(&mut self, frame: u32) -> u32 {
+    pub(crate) fn fill_now(&mut self, frame: ShadowFrame) -> u32 {
         let (owed, changed) = self.fill(frame);
         self.pay(owed);
         changed
@@ -59,7 +59,7 @@ impl<E: Env> Entries<'_, E> {
     #[inline]
     fn fill_group(
         &mut self,
-        frame: u32,
+        frame: ShadowFrame,
         group: usize,
         all: &[u64; GROUP],
         changed: &mut u32,
@@ -97,7 +97,7 @@ impl<E: Env> Entries<'_, E> {
 
     /// Notes what the shadow of a leaf table that becomes unsync is made from, so that
     /// [`Entries::fill_unsync`] looks at what changes from now on.
-    pub(crate) fn note_unsync(&mut self, frame: u32) {
+    pub(crate) fn note_unsync(&mut self, frame: ShadowFrame) {
         let key = self.basis.tables().key(frame);
         self.basis.tables_mut().copy(frame);
         for group in 0..ENTRIES / GROUP {
@@ -108,7 +108,7 @@ impl<E: Env> Entries<'_, E> {
 
     /// Brings the shadow of an unsync leaf table up to date, for a flush of the guest; says how
     /// many entries were something else.
-    pub(crate) fn fill_unsync(&mut self, frame: u32) -> u32 {
+    pub(crate) fn fill_unsync(&mut self, frame: ShadowFrame) -> u32 {
         let key = self.basis.tables().key(frame);
         // Another page may have got its copy.
         self.basis.tables_mut().copy(frame);

@@ -8,7 +8,7 @@ use super::Entries;
 use crate::format::{Role, ShadowKey, Wp};
 use crate::guest::Tracking;
 use crate::tables::{OwedFlush, PageId, Slot};
-use crate::{Backing, Env};
+use crate::{Backing, Env, ShadowFrame};
 
 /// An entry of an unsync table that was brought up to date.
 #[derive(Clone, Copy)]
@@ -129,7 +129,7 @@ impl<E: Env> Entries<'_, E> {
 
     /// The entries of a shadow page that these bytes of its guest table concern, and how many of
     /// them one guest entry has.
-    fn indexes(&self, frame: u32, place: &Range<usize>) -> (Range<usize>, usize) {
+    fn indexes(&self, frame: ShadowFrame, place: &Range<usize>) -> (Range<usize>, usize) {
         match self.basis.tables().key(frame).role {
             Role::Guest { level, format, .. } => {
                 (format.indexes(level, place.clone()), format.shadows_of_entry(level))

@@ -16,9 +16,9 @@ pub(crate) use guest_write::Resynced;
 
 use umbra_paging::Gfn;
 
-use crate::Env;
 use crate::derive::{Basis, Target, View};
 use crate::tables::{OwedFlush, Slot};
+use crate::{Env, ShadowFrame};
 
 /// The entries of the shadow pages there are, with what they depend on.
 pub(crate) struct Entries<'a, E> {
@@ -79,11 +79,11 @@ impl<'a, E: Env> Entries<'a, E> {
     }
 
     /// The shadows of a guest frame, one after the other.
-    fn first_shadow(&self, gfn: Gfn) -> Option<u32> {
+    fn first_shadow(&self, gfn: Gfn) -> Option<ShadowFrame> {
         self.basis.guest().first(gfn)
     }
 
-    fn next_shadow(&self, frame: u32) -> Option<u32> {
+    fn next_shadow(&self, frame: ShadowFrame) -> Option<ShadowFrame> {
         self.basis.tables().pool().next_of_gfn(frame)
     }
 }

@@ -10,7 +10,7 @@ use crate::derive::Basis;
 use crate::format::{Role, ShadowEntry, ShadowKey, TableFormat, Wp};
 use crate::guest::GuestFrames;
 use crate::tables::{List, Slot, Tables};
-use crate::{Backing, Config, Encodings, GuestMemory, ShadowFrames, Tlb};
+use crate::{Backing, Config, Encodings, GuestMemory, ShadowFrame, ShadowFrames, Tlb, VcpuId};
 
 /// The guest's frames: 0 is a hole, 1 can only be read, the rest is RAM.
 const FRAMES: u64 = 4;
@@ -56,27 +56,27 @@ impl ShadowFrames for Host {
         self.pool.len() as u32
     }
 
-    fn hpa(&self, frame: u32) -> Hpa {
-        Hpa::new(u64::from(frame) << 12 | 1 << 24)
+    fn hpa(&self, frame: ShadowFrame) -> Hpa {
+        Hpa::new(u64::from(frame.raw()) << 12 | 1 << 24)
     }
 
-    fn frame(&self, hpa: Hpa) -> u32 {
-        (hpa.raw() >> 12) as u32 & 0xfff
+    fn frame(&self, hpa: Hpa) -> ShadowFrame {
+        ShadowFrame::new((hpa.raw() >> 12) as u32 & 0xfff)
     }
 
-    fn read_shadow(&self, frame: u32, index: usize) -> u64 {
-        self.pool[frame as usize][index]
+    fn read_shadow(&self, frame: ShadowFrame, index: usize) -> u64 {
+        self.pool[frame.index()][index]
     }
 
-    fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
-        self.pool[frame as usize][index] = value;
+    fn write_shadow(&mut self, frame: ShadowFrame, index: usize, value: u64) {
+        self.pool[frame.index()][index] = value;
     }
 }
 
 impl Tlb for Host {
     fn flush(&mut self) {}
 
-    fn flush_page(&mut self, _: usize, _: Gva) {}
+    fn flush_page(&mut self, _: VcpuId, _: Gva) {}
 }
 
 /// What there is after a write.

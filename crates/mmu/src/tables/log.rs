@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use umbra_paging::ENTRIES;
 
 use super::rmap::Slot;
+use crate::ShadowFrame;
 
 pub(super) struct ChangeLog {
     slots: Vec<Slot>,
@@ -34,14 +35,14 @@ impl ChangeLog {
     }
 
     /// All entries of a page are new.
-    pub(super) fn push_all(&mut self, frame: u32) {
+    pub(super) fn push_all(&mut self, frame: ShadowFrame) {
         if self.on {
             (0..ENTRIES).for_each(|index| self.push(Slot::new(frame, index)));
         }
     }
 
     /// The page in `frame` is gone.
-    pub(super) fn forget(&mut self, frame: u32) {
+    pub(super) fn forget(&mut self, frame: ShadowFrame) {
         if self.on {
             self.slots.retain(|slot| slot.frame() != frame);
         }

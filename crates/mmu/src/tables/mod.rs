@@ -17,7 +17,7 @@ pub(crate) use snapshot::{GROUP, has_present};
 use umbra_paging::{ENTRIES, Gfn, Level};
 
 use crate::format::{Encodings, Role, ShadowEntry, ShadowKey, State};
-use crate::{Config, Counters, Env, Event};
+use crate::{Config, Counters, Env, Event, ShadowFrame};
 
 use log::ChangeLog;
 use pool::Stored;
@@ -113,7 +113,7 @@ impl Tables {
     ///
     /// # Panics
     /// If no live page is there.
-    pub(crate) fn key(&self, frame: u32) -> ShadowKey {
+    pub(crate) fn key(&self, frame: ShadowFrame) -> ShadowKey {
         self.pool.key(frame)
     }
 
@@ -133,14 +133,14 @@ impl Tables {
     }
 
     /// The frame of the shadow page that the entry at `slot` references, if it does.
-    pub(crate) fn child(&self, env: &impl Env, slot: Slot) -> Option<u32> {
+    pub(crate) fn child(&self, env: &impl Env, slot: Slot) -> Option<ShadowFrame> {
         let entry = self.read(env, slot);
         let is_table = self.key(slot.frame()).role.level() != Level::L1;
         (is_table && self.is_mapped(entry) && !entry.is_large()).then(|| env.frame(entry.hpa()))
     }
 
     /// The entries that reference the page in `frame`.
-    pub(crate) fn parents(&self, frame: u32) -> impl Iterator<Item = Slot> + '_ {
+    pub(crate) fn parents(&self, frame: ShadowFrame) -> impl Iterator<Item = Slot> + '_ {
         self.rmap.iter(List::Parents(frame))
     }
 
@@ -150,7 +150,7 @@ impl Tables {
     pub(crate) fn next_of(
         &self,
         env: &impl Env,
-        frame: u32,
+        frame: ShadowFrame,
         groups: &mut u64,
         wanted: impl Fn(ShadowEntry) -> bool,
     ) -> Option<(usize, u8)> {
@@ -222,7 +222,7 @@ impl Tables {
 
     /// Notes that entries of this group of a page were stored.
     #[inline]
-    pub(crate) fn stored(&mut self, frame: u32, group: usize) {
+    pub(crate) fn stored(&mut self, frame: ShadowFrame, group: usize) {
         let Stored { refers, copy } = self.pool.stored(frame, group);
         self.links += u64::from(refers);
         if let Some(copy) = copy {
@@ -278,7 +278,7 @@ impl Tables {
     }
 
     /// Makes every entry of a page Trapping.
-    pub(crate) fn look_everywhere(&mut self, env: &mut impl Env, frame: u32) {
+    pub(crate) fn look_everywhere(&mut self, env: &mut impl Env, frame: ShadowFrame) {
         self.unlist_all(env, frame);
         env.fill_shadow(frame, self.encodings.trap_entry().raw());
         self.pool.set_all_busy(frame, true);
@@ -288,7 +288,7 @@ impl Tables {
     }
 
     /// Makes every NotPresent entry of a page Trapping.
-    pub(crate) fn look_where_absent(&mut self, env: &mut impl Env, frame: u32) {
+    pub(crate) fn look_where_absent(&mut self, env: &mut impl Env, frame: ShadowFrame) {
         let (absent, look) = (self.encodings.not_present_entry(), self.encodings.trap_entry());
         for group in 0..ENTRIES / GROUP {
             let entries = env.read_shadow_entries(frame, group * GROUP);
@@ -304,7 +304,7 @@ impl Tables {
     }
 
     /// Takes all entries of a page, which are about to go, out of their lists.
-    fn unlist_all(&mut self, env: &impl Env, frame: u32) {
+    fn unlist_all(&mut self, env: &impl Env, frame: ShadowFrame) {
         let links = self.key(frame).role.level() != Level::L1;
         let mut groups = self.pool.busy(frame);
         while let Some((group, mapped)) =
@@ -338,7 +338,7 @@ impl Tables {
 impl Tables {
     /// Takes a free frame for a new page; it becomes the newest. `None` if no frame is free, or the
     /// heap has no memory for its links.
-    pub(crate) fn allocate(&mut self, key: ShadowKey) -> Option<u32> {
+    pub(crate) fn allocate(&mut self, key: ShadowKey) -> Option<ShadowFrame> {
         if !self.has_links() {
             return None;
         }
@@ -351,7 +351,7 @@ impl Tables {
     }
 
     /// Gives a new page its entries: all NotPresent, or all Trapping.
-    pub(crate) fn open(&mut self, env: &mut impl Env, frame: u32, absent: bool) {
+    pub(crate) fn open(&mut self, env: &mut impl Env, frame: ShadowFrame, absent: bool) {
         self.rmap.open(frame);
         let empty =
             if absent { self.encodings.not_present_entry() } else { self.encodings.trap_entry() };
@@ -363,7 +363,7 @@ impl Tables {
 
     /// Takes the entries of a page that is about to be retired out of their lists. What the CPU may
     /// still walk is Trapping until the flush; what it cannot is nothing any more.
-    pub(crate) fn close(&mut self, env: &mut impl Env, frame: u32) {
+    pub(crate) fn close(&mut self, env: &mut impl Env, frame: ShadowFrame) {
         if self.pool.may_be_cached(frame) {
             self.look_everywhere(env, frame);
         } else {
@@ -374,39 +374,39 @@ impl Tables {
     }
 
     /// Ends a page that is [closed](Tables::close): see [`Pool::retire`].
-    pub(crate) fn retire(&mut self, frame: u32, cached: bool, protected: Option<Gfn>) {
+    pub(crate) fn retire(&mut self, frame: ShadowFrame, cached: bool, protected: Option<Gfn>) {
         self.pool.retire(frame, cached, protected);
         self.links += 1;
         self.log.forget(frame);
     }
 
-    pub(crate) fn pin(&mut self, frame: u32) {
+    pub(crate) fn pin(&mut self, frame: ShadowFrame) {
         self.pool.pin(frame);
     }
 
     /// No CR3 refers to the page any more, but the CPU may have cached that one did.
-    pub(crate) fn unpin_root(&mut self, frame: u32) {
+    pub(crate) fn unpin_root(&mut self, frame: ShadowFrame) {
         self.pool.unpin(frame);
         self.pool.unreferenced(frame);
     }
 
     /// Makes the page the last to be reclaimed.
-    pub(crate) fn touch(&mut self, frame: u32) {
+    pub(crate) fn touch(&mut self, frame: ShadowFrame) {
         self.pool.touch(frame);
     }
 
     /// Makes the page the first to be reclaimed.
-    pub(crate) fn age(&mut self, frame: u32) {
+    pub(crate) fn age(&mut self, frame: ShadowFrame) {
         self.pool.age(frame);
     }
 
     /// Notes whether the page lies where its guest frame lay.
-    pub(crate) fn set_moved(&mut self, frame: u32, moved: bool) {
+    pub(crate) fn set_moved(&mut self, frame: ShadowFrame, moved: bool) {
         self.pool.set_moved(frame, moved);
     }
 
     /// Notes the next older shadow of the same guest frame.
-    pub(crate) fn set_next_of_gfn(&mut self, frame: u32, next: Option<u32>) {
+    pub(crate) fn set_next_of_gfn(&mut self, frame: ShadowFrame, next: Option<ShadowFrame>) {
         self.pool.set_next_of_gfn(frame, next);
     }
 }
@@ -415,7 +415,7 @@ impl Tables {
 impl Tables {
     /// The groups of a page to look at, whose guest table is in the frame `gfn`: see
     /// [`Copies::changed`].
-    pub(crate) fn changed(&self, env: &impl Env, frame: u32, gfn: Gfn) -> u64 {
+    pub(crate) fn changed(&self, env: &impl Env, frame: ShadowFrame, gfn: Gfn) -> u64 {
         if matches!(self.key(frame).role, Role::Guest { format, .. } if format.is_legacy()) {
             // Its entries are copied as PAE paging says them: each group has to be read.
             return u64::MAX;
@@ -425,19 +425,19 @@ impl Tables {
 
     /// Which entries of a group are not those that their shadows were made from: a bit for each.
     #[inline]
-    pub(crate) fn changed_in(&self, frame: u32, group: usize, now: &[u64; GROUP]) -> u8 {
+    pub(crate) fn changed_in(&self, frame: ShadowFrame, group: usize, now: &[u64; GROUP]) -> u8 {
         self.copies.changed_in(self.pool.copy(frame), group, now)
     }
 
     /// All guest entries of the group are not present, and all of its shadow entries NotPresent.
     #[inline]
-    pub(crate) fn emptied(&mut self, frame: u32, group: usize) {
+    pub(crate) fn emptied(&mut self, frame: ShadowFrame, group: usize) {
         self.pool.emptied(frame, group);
     }
 
     /// Notes what the shadows of a group were made from just now.
     #[inline]
-    pub(crate) fn note(&mut self, frame: u32, group: usize, now: &[u64; GROUP]) {
+    pub(crate) fn note(&mut self, frame: ShadowFrame, group: usize, now: &[u64; GROUP]) {
         if let Some(copy) = self.pool.copy(frame) {
             self.copies.note(copy, group, now);
         }
@@ -445,7 +445,7 @@ impl Tables {
 
     /// The guest table of the page is copied from now on, if it is not so empty that looking at it
     /// costs little.
-    pub(crate) fn copy(&mut self, frame: u32) {
+    pub(crate) fn copy(&mut self, frame: ShadowFrame) {
         const WORTH: u32 = 2;
         let busy = self.pool.busy(frame);
         let full = busy.count_ones() >= WORTH;
@@ -460,7 +460,7 @@ impl Tables {
     }
 
     /// Nothing is known any more of what the shadows of a page were made from.
-    pub(crate) fn forget_copy(&mut self, frame: u32) {
+    pub(crate) fn forget_copy(&mut self, frame: ShadowFrame) {
         if let Some(copy) = self.pool.copy(frame) {
             self.copies.take(copy);
             self.pool.set_copy(frame, None);
@@ -487,7 +487,7 @@ impl Tables {
 }
 
 /// The entries of a group for which there is a bit.
-pub(crate) fn slots(frame: u32, group: usize, bits: u8) -> impl Iterator<Item = Slot> {
+pub(crate) fn slots(frame: ShadowFrame, group: usize, bits: u8) -> impl Iterator<Item = Slot> {
     let mut left = bits;
     core::iter::from_fn(move || {
         let n = (left != 0).then(|| left.trailing_zeros() as usize)?;

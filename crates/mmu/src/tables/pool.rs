@@ -8,19 +8,20 @@ use alloc::vec::Vec;
 
 use umbra_paging::{Gfn, Level};
 
+use crate::ShadowFrame;
 use crate::format::ShadowKey;
 
 /// A live page. The generation makes a handle to a page that has been zapped useless, also when its
 /// frame holds another page by now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PageId {
-    frame: u32,
+    frame: ShadowFrame,
     generation: u32,
 }
 
 impl PageId {
     /// Its frame, or that of its successor there.
-    pub(crate) fn frame(self) -> u32 {
+    pub(crate) fn frame(self) -> ShadowFrame {
         self.frame
     }
 }
@@ -52,11 +53,11 @@ struct Frame {
     /// before that flush, the CPU may hold the reference.
     cached_until: u64,
     /// Other shadows of the same guest frame.
-    next_of_gfn: Option<u32>,
+    next_of_gfn: Option<ShadowFrame>,
     /// Live pages: the order in which they were last linked. Free and quarantine frames: `newer`
     /// chains them.
-    older: Option<u32>,
-    newer: Option<u32>,
+    older: Option<ShadowFrame>,
+    newer: Option<ShadowFrame>,
 }
 
 /// What storing an entry concerns beside it.
@@ -69,10 +70,10 @@ pub(super) struct Stored {
 
 pub(crate) struct Pool {
     frames: Vec<Frame>,
-    free: Option<u32>,
-    quarantine: Option<u32>,
-    oldest: Option<u32>,
-    newest: Option<u32>,
+    free: Option<ShadowFrame>,
+    quarantine: Option<ShadowFrame>,
+    oldest: Option<ShadowFrame>,
+    newest: Option<ShadowFrame>,
     live: u32,
     /// Flushes so far.
     flushes: u64,
@@ -91,11 +92,11 @@ impl Pool {
             cached_until: 0,
             next_of_gfn: None,
             older: None,
-            newer: n.checked_sub(1),
+            newer: n.checked_sub(1).map(ShadowFrame::new),
         };
         Pool {
             frames: (0..count).map(frame).collect(),
-            free: count.checked_sub(1),
+            free: count.checked_sub(1).map(ShadowFrame::new),
             quarantine: None,
             oldest: None,
             newest: None,
@@ -121,20 +122,20 @@ impl Pool {
     ///
     /// # Panics
     /// If there is none.
-    pub(crate) fn id(&self, frame: u32) -> PageId {
+    pub(crate) fn id(&self, frame: ShadowFrame) -> PageId {
         self.key(frame);
-        PageId { frame, generation: self.frames[frame as usize].generation }
+        PageId { frame, generation: self.frames[frame.index()].generation }
     }
 
     /// The frame of a page, if it still lives.
-    pub(crate) fn frame_of(&self, id: PageId) -> Option<u32> {
-        let frame = &self.frames[id.frame as usize];
+    pub(crate) fn frame_of(&self, id: PageId) -> Option<ShadowFrame> {
+        let frame = &self.frames[id.frame.index()];
         (matches!(frame.state, FrameState::Live(_)) && frame.generation == id.generation)
             .then_some(id.frame)
     }
 
-    pub(crate) fn live_key(&self, frame: u32) -> Option<ShadowKey> {
-        match self.frames[frame as usize].state {
+    pub(crate) fn live_key(&self, frame: ShadowFrame) -> Option<ShadowKey> {
+        match self.frames[frame.index()].state {
             FrameState::Live(key) => Some(key),
             FrameState::Free | FrameState::Quarantine(_) => None,
         }
@@ -144,7 +145,7 @@ impl Pool {
     ///
     /// # Panics
     /// If no live page is there.
-    pub(crate) fn key(&self, frame: u32) -> ShadowKey {
+    pub(crate) fn key(&self, frame: ShadowFrame) -> ShadowKey {
         self.live_key(frame).expect("a shadow frame that is linked or listed holds a live page")
     }
 
@@ -155,7 +156,7 @@ impl Pool {
     /// Takes a free frame for a new page; it becomes the newest.
     pub(super) fn allocate(&mut self, key: ShadowKey) -> Option<PageId> {
         let frame = self.free?;
-        let slot = &mut self.frames[frame as usize];
+        let slot = &mut self.frames[frame.index()];
         self.free = slot.newer.take();
         debug_assert!(slot.state == FrameState::Free && slot.pins == 0 && !slot.moved);
         debug_assert!(
@@ -172,12 +173,12 @@ impl Pool {
 
     /// Ends a page. Its frame goes to quarantine if anything of it may be cached, else it is free
     /// at once. `protected` is the guest frame whose writes were seen as long as the page lived.
-    pub(super) fn retire(&mut self, frame: u32, cached: bool, protected: Option<Gfn>) {
+    pub(super) fn retire(&mut self, frame: ShadowFrame, cached: bool, protected: Option<Gfn>) {
         self.key(frame);
         self.unchain(frame);
         let list = if cached { &mut self.quarantine } else { &mut self.free };
         let next = list.replace(frame);
-        let slot = &mut self.frames[frame as usize];
+        let slot = &mut self.frames[frame.index()];
         assert!(slot.pins == 0, "a shadow page in use is never retired");
         slot.state = if cached { FrameState::Quarantine(protected) } else { FrameState::Free };
         slot.generation = slot.generation.wrapping_add(1);
@@ -188,8 +189,8 @@ impl Pool {
     /// The guest frames that must stay protected until the next flush: for the auditor.
     pub(crate) fn quarantined_frames(&self) -> impl Iterator<Item = Gfn> + '_ {
         let waiting =
-            core::iter::successors(self.quarantine, |&frame| self.frames[frame as usize].newer);
-        waiting.filter_map(|frame| match self.frames[frame as usize].state {
+            core::iter::successors(self.quarantine, |&frame| self.frames[frame.index()].newer);
+        waiting.filter_map(|frame| match self.frames[frame.index()].state {
             FrameState::Quarantine(protected) => protected,
             FrameState::Free | FrameState::Live(_) => None,
         })
@@ -199,7 +200,7 @@ impl Pool {
     pub(super) fn flushed(&mut self) {
         self.flushes += 1;
         while let Some(frame) = self.quarantine {
-            let slot = &mut self.frames[frame as usize];
+            let slot = &mut self.frames[frame.index()];
             self.quarantine = slot.newer;
             slot.newer = self.free;
             slot.state = FrameState::Free;
@@ -208,83 +209,83 @@ impl Pool {
     }
 
     /// Notes that a reference to the page was removed which the CPU may have cached.
-    pub(super) fn unreferenced(&mut self, frame: u32) {
-        self.frames[frame as usize].cached_until = self.flushes + 1;
+    pub(super) fn unreferenced(&mut self, frame: ShadowFrame) {
+        self.frames[frame.index()].cached_until = self.flushes + 1;
     }
 
     /// Whether the CPU may hold a reference to the page that is no longer in memory.
-    pub(crate) fn may_be_cached(&self, frame: u32) -> bool {
-        self.frames[frame as usize].cached_until > self.flushes
+    pub(crate) fn may_be_cached(&self, frame: ShadowFrame) -> bool {
+        self.frames[frame.index()].cached_until > self.flushes
     }
 
-    pub(super) fn pin(&mut self, frame: u32) {
-        self.frames[frame as usize].pins += 1;
+    pub(super) fn pin(&mut self, frame: ShadowFrame) {
+        self.frames[frame.index()].pins += 1;
     }
 
-    pub(super) fn unpin(&mut self, frame: u32) {
-        self.frames[frame as usize].pins -= 1;
+    pub(super) fn unpin(&mut self, frame: ShadowFrame) {
+        self.frames[frame.index()].pins -= 1;
     }
 
-    pub(crate) fn is_pinned(&self, frame: u32) -> bool {
-        self.frames[frame as usize].pins != 0
+    pub(crate) fn is_pinned(&self, frame: ShadowFrame) -> bool {
+        self.frames[frame.index()].pins != 0
     }
 
     /// Whether any of the entries `8 * group..` may be anything but NotPresent.
-    pub(crate) fn is_busy(&self, frame: u32, group: usize) -> bool {
+    pub(crate) fn is_busy(&self, frame: ShadowFrame, group: usize) -> bool {
         self.busy(frame) & 1 << group != 0
     }
 
     /// The groups that [`Pool::is_busy`] is true of: a bit for each.
-    pub(crate) fn busy(&self, frame: u32) -> u64 {
-        self.frames[frame as usize].busy
+    pub(crate) fn busy(&self, frame: ShadowFrame) -> u64 {
+        self.frames[frame.index()].busy
     }
 
     /// Notes that one of the entries `8 * group..` was stored.
-    pub(super) fn stored(&mut self, frame: u32, group: usize) -> Stored {
-        let slot = &mut self.frames[frame as usize];
+    pub(super) fn stored(&mut self, frame: ShadowFrame, group: usize) -> Stored {
+        let slot = &mut self.frames[frame.index()];
         slot.busy |= 1 << group;
         Stored { refers: slot.refers, copy: slot.copy }
     }
 
     /// Notes which copy of the page's guest table there is.
-    pub(super) fn set_copy(&mut self, frame: u32, copy: Option<u8>) {
-        self.frames[frame as usize].copy = copy;
+    pub(super) fn set_copy(&mut self, frame: ShadowFrame, copy: Option<u8>) {
+        self.frames[frame.index()].copy = copy;
     }
 
-    pub(super) fn copy(&self, frame: u32) -> Option<u8> {
-        self.frames[frame as usize].copy
+    pub(super) fn copy(&self, frame: ShadowFrame) -> Option<u8> {
+        self.frames[frame.index()].copy
     }
 
     /// Notes that the entries `8 * group..` are NotPresent.
-    pub(super) fn emptied(&mut self, frame: u32, group: usize) {
-        self.frames[frame as usize].busy &= !(1 << group);
+    pub(super) fn emptied(&mut self, frame: ShadowFrame, group: usize) {
+        self.frames[frame.index()].busy &= !(1 << group);
     }
 
     /// Notes that all entries are NotPresent, or that they may be anything.
-    pub(super) fn set_all_busy(&mut self, frame: u32, busy: bool) {
-        self.frames[frame as usize].busy = if busy { u64::MAX } else { 0 };
+    pub(super) fn set_all_busy(&mut self, frame: ShadowFrame, busy: bool) {
+        self.frames[frame.index()].busy = if busy { u64::MAX } else { 0 };
     }
 
     /// Whether the page lies where its guest frame lay.
-    pub(crate) fn is_moved(&self, frame: u32) -> bool {
-        self.frames[frame as usize].moved
+    pub(crate) fn is_moved(&self, frame: ShadowFrame) -> bool {
+        self.frames[frame.index()].moved
     }
 
-    pub(super) fn set_moved(&mut self, frame: u32, moved: bool) {
-        self.frames[frame as usize].moved = moved;
+    pub(super) fn set_moved(&mut self, frame: ShadowFrame, moved: bool) {
+        self.frames[frame.index()].moved = moved;
     }
 
     /// The next older shadow of the same guest frame.
-    pub(crate) fn next_of_gfn(&self, frame: u32) -> Option<u32> {
-        self.frames[frame as usize].next_of_gfn
+    pub(crate) fn next_of_gfn(&self, frame: ShadowFrame) -> Option<ShadowFrame> {
+        self.frames[frame.index()].next_of_gfn
     }
 
-    pub(super) fn set_next_of_gfn(&mut self, frame: u32, next: Option<u32>) {
-        self.frames[frame as usize].next_of_gfn = next;
+    pub(super) fn set_next_of_gfn(&mut self, frame: ShadowFrame, next: Option<ShadowFrame>) {
+        self.frames[frame.index()].next_of_gfn = next;
     }
 
     /// Makes the page the newest: it will be the last to be reclaimed.
-    pub(super) fn touch(&mut self, frame: u32) {
+    pub(super) fn touch(&mut self, frame: ShadowFrame) {
         if self.newest != Some(frame) {
             self.unchain(frame);
             self.push_newest(frame);
@@ -292,48 +293,53 @@ impl Pool {
     }
 
     /// Makes the page the oldest: it will be the first to be reclaimed.
-    pub(super) fn age(&mut self, frame: u32) {
+    pub(super) fn age(&mut self, frame: ShadowFrame) {
         if self.oldest != Some(frame) {
             self.unchain(frame);
             let after = self.oldest.replace(frame);
-            let slot = &mut self.frames[frame as usize];
+            let slot = &mut self.frames[frame.index()];
             (slot.older, slot.newer) = (None, after);
             match after {
-                Some(after) => self.frames[after as usize].older = Some(frame),
+                Some(after) => self.frames[after.index()].older = Some(frame),
                 None => self.newest = Some(frame),
             }
         }
     }
 
     /// The page that was linked longest ago, of those that are not pinned.
-    pub(crate) fn victim(&self) -> Option<u32> {
-        let newer = |&frame: &u32| self.frames[frame as usize].newer;
+    pub(crate) fn victim(&self) -> Option<ShadowFrame> {
+        let newer = |&frame: &ShadowFrame| self.frames[frame.index()].newer;
         core::iter::successors(self.oldest, newer).find(|&frame| !self.is_pinned(frame))
     }
 
-    /// Frames with live pages.
-    pub(crate) fn live_frames(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..self.count()).filter(|&frame| self.live_key(frame).is_some())
+    /// All frames.
+    pub(crate) fn frames(&self) -> impl Iterator<Item = ShadowFrame> + use<> {
+        (0..self.count()).map(ShadowFrame::new)
     }
 
-    fn push_newest(&mut self, frame: u32) {
+    /// Frames with live pages.
+    pub(crate) fn live_frames(&self) -> impl Iterator<Item = ShadowFrame> + '_ {
+        self.frames().filter(|&frame| self.live_key(frame).is_some())
+    }
+
+    fn push_newest(&mut self, frame: ShadowFrame) {
         let before = self.newest.replace(frame);
-        let slot = &mut self.frames[frame as usize];
+        let slot = &mut self.frames[frame.index()];
         (slot.older, slot.newer) = (before, None);
         match before {
-            Some(before) => self.frames[before as usize].newer = Some(frame),
+            Some(before) => self.frames[before.index()].newer = Some(frame),
             None => self.oldest = Some(frame),
         }
     }
 
-    fn unchain(&mut self, frame: u32) {
-        let Frame { older, newer, .. } = self.frames[frame as usize];
+    fn unchain(&mut self, frame: ShadowFrame) {
+        let Frame { older, newer, .. } = self.frames[frame.index()];
         match older {
-            Some(older) => self.frames[older as usize].newer = newer,
+            Some(older) => self.frames[older.index()].newer = newer,
             None => self.oldest = newer,
         }
         match newer {
-            Some(newer) => self.frames[newer as usize].older = older,
+            Some(newer) => self.frames[newer.index()].older = older,
             None => self.newest = older,
         }
     }
@@ -343,6 +349,9 @@ impl Pool {
 mod tests {
     use super::*;
 
+    /// The one frame of a pool of one.
+    const FRAME: ShadowFrame = ShadowFrame::new(0);
+
     fn key(n: u64) -> ShadowKey {
         ShadowKey::direct(Level::L1, Gfn::new(n * 512))
     }
@@ -351,20 +360,20 @@ mod tests {
     fn a_handle_does_not_outlive_its_page() {
         let mut pool = Pool::new(1);
         let first = pool.allocate(key(1)).unwrap();
-        assert_eq!(pool.frame_of(first), Some(0));
-        pool.retire(0, false, None);
+        assert_eq!(pool.frame_of(first), Some(FRAME));
+        pool.retire(FRAME, false, None);
         assert_eq!(pool.frame_of(first), None);
         let second = pool.allocate(key(1)).unwrap();
-        assert_eq!((pool.frame_of(first), pool.frame_of(second)), (None, Some(0)));
+        assert_eq!((pool.frame_of(first), pool.frame_of(second)), (None, Some(FRAME)));
     }
 
     #[test]
     fn a_frame_that_may_be_cached_waits_for_a_flush() {
         let mut pool = Pool::new(1);
         pool.allocate(key(1)).unwrap();
-        pool.unreferenced(0);
-        assert!(pool.may_be_cached(0));
-        pool.retire(0, true, None);
+        pool.unreferenced(FRAME);
+        assert!(pool.may_be_cached(FRAME));
+        pool.retire(FRAME, true, None);
         assert!(pool.allocate(key(2)).is_none());
         pool.flushed();
         assert!(pool.allocate(key(2)).is_some());
@@ -386,13 +395,13 @@ mod tests {
     fn a_group_is_busy_from_a_store_until_it_is_emptied() {
         let mut pool = Pool::new(1);
         pool.allocate(key(1)).unwrap();
-        pool.set_all_busy(0, true);
-        pool.emptied(0, 3);
-        assert_eq!(pool.busy(0), !(1 << 3));
-        pool.stored(0, 3);
-        assert_eq!(pool.busy(0), u64::MAX);
-        pool.set_all_busy(0, false);
-        assert_eq!(pool.busy(0), 0);
+        pool.set_all_busy(FRAME, true);
+        pool.emptied(FRAME, 3);
+        assert_eq!(pool.busy(FRAME), !(1 << 3));
+        pool.stored(FRAME, 3);
+        assert_eq!(pool.busy(FRAME), u64::MAX);
+        pool.set_all_busy(FRAME, false);
+        assert_eq!(pool.busy(FRAME), 0);
     }
 
     #[test]

@@ -11,6 +11,8 @@ use alloc::vec::Vec;
 
 use umbra_paging::ENTRIES;
 
+use crate::ShadowFrame;
+
 /// The end of a list.
 const NONE: u32 = u32::MAX;
 
@@ -19,13 +21,13 @@ const NONE: u32 = u32::MAX;
 pub(crate) struct Slot(u32);
 
 impl Slot {
-    pub(crate) fn new(frame: u32, index: usize) -> Slot {
+    pub(crate) fn new(frame: ShadowFrame, index: usize) -> Slot {
         debug_assert!(index < ENTRIES);
-        Slot(frame << 9 | index as u32)
+        Slot(frame.raw() << 9 | index as u32)
     }
 
-    pub(crate) fn frame(self) -> u32 {
-        self.0 >> 9
+    pub(crate) fn frame(self) -> ShadowFrame {
+        ShadowFrame::new(self.0 >> 9)
     }
 
     pub(crate) fn index(self) -> usize {
@@ -41,7 +43,7 @@ pub(crate) enum List {
     /// 2 MiB translations of this region (gfn / 512).
     Region(u32),
     /// References to the shadow page in this frame.
-    Parents(u32),
+    Parents(ShadowFrame),
 }
 
 /// Where a list begins.
@@ -67,7 +69,7 @@ impl Previous {
         Previous(match list {
             List::Gfn(n) => 1 << 30 | n,
             List::Region(n) => 2 << 30 | n,
-            List::Parents(n) => 3 << 30 | n,
+            List::Parents(frame) => 3 << 30 | frame.raw(),
         })
     }
 
@@ -77,7 +79,7 @@ impl Previous {
             0 => Ok(Slot(n)),
             1 => Err(List::Gfn(n)),
             2 => Err(List::Region(n)),
-            _ => Err(List::Parents(n)),
+            _ => Err(List::Parents(ShadowFrame::new(n))),
         }
     }
 }
@@ -155,17 +157,17 @@ impl Rmap {
     ///
     /// # Panics
     /// If there is none: see [`Rmap::has_room`].
-    pub(super) fn open(&mut self, frame: u32) {
+    pub(super) fn open(&mut self, frame: ShadowFrame) {
         let page =
             self.spare.pop().expect("a frame is allocated only if there is room for its links");
-        let before = self.pages[frame as usize].replace(page);
+        let before = self.pages[frame.index()].replace(page);
         debug_assert!(before.is_none());
         self.open += 1;
     }
 
     /// The page is gone: none of its entries stands in a list.
-    pub(super) fn close(&mut self, frame: u32) {
-        let page = self.pages[frame as usize].take().expect("the page was there");
+    pub(super) fn close(&mut self, frame: ShadowFrame) {
+        let page = self.pages[frame.index()].take().expect("the page was there");
         debug_assert!(page.iter().all(|links| links.previous.0 == NONE));
         self.open -= 1;
         // More is never kept than there is room for, as pushing must not allocate.
@@ -176,13 +178,13 @@ impl Rmap {
 
     fn links(&self, slot: Slot) -> &Links {
         let page =
-            self.pages[slot.frame() as usize].as_ref().expect("a page with entries in lists lives");
+            self.pages[slot.frame().index()].as_ref().expect("a page with entries in lists lives");
         &page[slot.index()]
     }
 
     fn links_mut(&mut self, slot: Slot) -> &mut Links {
         let page =
-            self.pages[slot.frame() as usize].as_mut().expect("a page with entries in lists lives");
+            self.pages[slot.frame().index()].as_mut().expect("a page with entries in lists lives");
         &mut page[slot.index()]
     }
 
@@ -190,7 +192,7 @@ impl Rmap {
         match list {
             List::Gfn(n) => &mut self.gfns[n as usize],
             List::Region(n) => &mut self.regions[n as usize],
-            List::Parents(n) => &mut self.parents[n as usize],
+            List::Parents(frame) => &mut self.parents[frame.index()],
         }
     }
 
@@ -199,7 +201,7 @@ impl Rmap {
         let head = match list {
             List::Gfn(n) => self.gfns[n as usize],
             List::Region(n) => self.regions[n as usize],
-            List::Parents(n) => self.parents[n as usize],
+            List::Parents(frame) => self.parents[frame.index()],
         };
         head.first()
     }
@@ -249,7 +251,7 @@ impl Rmap {
     pub(crate) fn list_of(&self, slot: Slot) -> Option<List> {
         let mut at = slot;
         loop {
-            let previous = self.pages[at.frame() as usize].as_ref()?[at.index()].previous;
+            let previous = self.pages[at.frame().index()].as_ref()?[at.index()].previous;
             if previous.0 == NONE {
                 return None;
             }
@@ -265,17 +267,21 @@ impl Rmap {
 mod tests {
     use super::*;
 
+    fn slot(frame: u32, index: usize) -> Slot {
+        Slot::new(ShadowFrame::new(frame), index)
+    }
+
     fn listed(rmap: &Rmap, list: List) -> Vec<Slot> {
         rmap.iter(list).collect()
     }
 
     #[test]
     fn entries_leave_from_anywhere() {
-        let slots = [Slot::new(0, 0), Slot::new(0, 511), Slot::new(1, 7)];
-        for list in [List::Gfn(3), List::Region(0), List::Parents(1)] {
+        let slots = [slot(0, 0), slot(0, 511), slot(1, 7)];
+        for list in [List::Gfn(3), List::Region(0), List::Parents(ShadowFrame::new(1))] {
             for gone in 0..3 {
                 let mut rmap = Rmap::new(2, 4, 1, 2);
-                (0..2).for_each(|frame| rmap.open(frame));
+                (0..2).for_each(|n| rmap.open(ShadowFrame::new(n)));
                 slots.iter().for_each(|&slot| rmap.insert(list, slot));
                 rmap.remove(slots[gone]);
                 let left: Vec<_> =
@@ -291,8 +297,8 @@ mod tests {
     #[should_panic(expected = "stands in a list already")]
     fn an_entry_stands_in_one_list() {
         let mut rmap = Rmap::new(1, 1, 1, 1);
-        rmap.open(0);
-        rmap.insert(List::Gfn(0), Slot::new(0, 0));
-        rmap.insert(List::Region(0), Slot::new(0, 0));
+        rmap.open(ShadowFrame::new(0));
+        rmap.insert(List::Gfn(0), slot(0, 0));
+        rmap.insert(List::Region(0), slot(0, 0));
     }
 }

@@ -10,20 +10,19 @@ use alloc::vec::Vec;
 
 use umbra_paging::{ENTRIES, Gfn, bits};
 
-use crate::Env;
+use crate::{Env, ShadowFrame};
 
 /// Pages that can have a copy.
 const COPIES: usize = 32;
 /// Entries that are looked at together.
 pub(crate) const GROUP: usize = 8;
-const NONE: u32 = u32::MAX;
 
 /// A guest table by groups of entries.
 type Table = [[u64; GROUP]; ENTRIES / GROUP];
 
 struct Copy {
     /// The shadow page that it belongs to.
-    owner: u32,
+    owner: Option<ShadowFrame>,
     /// A bit for each group: set while the copy tells what their shadows were made from.
     valid: u64,
     table: Table,
@@ -37,7 +36,7 @@ pub(super) struct Copies {
 
 impl Copies {
     pub(super) fn new() -> Copies {
-        let copy = || Copy { owner: NONE, valid: 0, table: [[0; GROUP]; ENTRIES / GROUP] };
+        let copy = || Copy { owner: None, valid: 0, table: [[0; GROUP]; ENTRIES / GROUP] };
         Copies { copies: (0..COPIES).map(|_| copy()).collect(), next: 0 }
     }
 
@@ -48,19 +47,18 @@ impl Copies {
 
     /// Gives a page a copy; says which, and what page had it before. It tells nothing of the `busy`
     /// groups yet; the others are all NotPresent, as what is made from nothing.
-    pub(super) fn give(&mut self, frame: u32, busy: u64) -> (u8, Option<u32>) {
+    pub(super) fn give(&mut self, frame: ShadowFrame, busy: u64) -> (u8, Option<ShadowFrame>) {
         let at = self.next;
         self.next = (at + 1) % COPIES as u8;
         let copy = &mut self.copies[usize::from(at)];
         copy.table.as_flattened_mut().fill(0);
         copy.valid = !busy;
-        let before = core::mem::replace(&mut copy.owner, frame);
-        (at, (before != NONE).then_some(before))
+        (at, copy.owner.replace(frame))
     }
 
     /// The page that has this copy is gone.
     pub(super) fn take(&mut self, copy: u8) {
-        self.copies[usize::from(copy)].owner = NONE;
+        self.copies[usize::from(copy)].owner = None;
     }
 
     /// Notes that a shadow entry of this group was stored.
@@ -106,11 +104,12 @@ mod tests {
     use super::*;
 
     const ZEROS: &[u64; GROUP] = &[0; GROUP];
+    const OWNER: ShadowFrame = ShadowFrame::new(5);
 
     #[test]
     fn a_fresh_copy_tells_nothing_of_what_is_in_use() {
         let mut copies = Copies::new();
-        let (copy, before) = copies.give(5, 0b10);
+        let (copy, before) = copies.give(OWNER, 0b10);
         assert_eq!(before, None);
         assert_eq!(
             copies.changed_in(Some(copy), 0, ZEROS),
@@ -128,18 +127,18 @@ mod tests {
     #[test]
     fn a_copy_that_is_given_away_again_is_a_fresh_one() {
         let mut copies = Copies::new();
-        let (first, _) = copies.give(5, 0);
+        let (first, _) = copies.give(OWNER, 0);
         copies.note(first, 3, &[7; GROUP]);
         let given: Vec<_> =
-            (6..6 + COPIES as u32).map(|frame| copies.give(frame, 1 << 3)).collect();
-        assert_eq!(given[COPIES - 1], (first, Some(5)), "its owner is told");
+            (6..6 + COPIES as u32).map(|n| copies.give(ShadowFrame::new(n), 1 << 3)).collect();
+        assert_eq!(given[COPIES - 1], (first, Some(OWNER)), "its owner is told");
         assert!(
             given[..COPIES - 1].iter().all(|(copy, before)| *copy != first && before.is_none())
         );
         assert_eq!(copies.changed_in(Some(first), 3, &[7; GROUP]), u8::MAX);
         assert_eq!(copies.changed_in(Some(first), 2, ZEROS), 0);
         copies.take(first);
-        let owners: Vec<_> = (0..COPIES).map(|_| copies.give(99, 0)).collect();
+        let owners: Vec<_> = (0..COPIES).map(|_| copies.give(ShadowFrame::new(99), 0)).collect();
         assert_eq!(owners[COPIES - 1], (first, None), "nobody's any more");
     }
 }

@@ -23,7 +23,7 @@ fn two_spaces() -> (Machine, Mmu) {
     machine.poke(4, 65, (OTHER + 3) << 12 | ALL & !U);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
     for root in [OTHER, 1] {
-        mmu.load_paging(&mut machine, 0, paging(root));
+        mmu.load_paging(&mut machine, VCPU, paging(root));
         settle(&mut machine, &mut mmu, 0, Access::user_read());
         settle(&mut machine, &mut mmu, 0xffff_8000_0000_0000, Access::user_read());
     }
@@ -41,7 +41,7 @@ fn the_tables_of_a_space_that_is_thrown_away_are_detached_together() {
 
     // It was not thrown away: the guest goes on in it.
     machine.poke(OTHER + 3, 0, 101 << 12 | ALL);
-    mmu.load_paging(&mut machine, 0, paging(OTHER));
+    mmu.load_paging(&mut machine, VCPU, paging(OTHER));
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     assert!(matches!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 101, .. }));
     mmu.audit(&machine).unwrap();
@@ -50,14 +50,14 @@ fn the_tables_of_a_space_that_is_thrown_away_are_detached_together() {
 #[test]
 fn tables_that_only_the_space_leads_to_go_with_it() {
     let (mut machine, mut mmu) = two_spaces();
-    mmu.load_paging(&mut machine, 0, paging(OTHER));
+    mmu.load_paging(&mut machine, VCPU, paging(OTHER));
     // Two of its own, one that the other space has, and a large page that is split.
     for (index, entry) in (1..).zip([40 << 12, 41 << 12, 4 << 12, bits::PS]) {
         store(&mut machine, &mut mmu, OTHER + 2, index, entry | ALL);
     }
     [40, 41].into_iter().for_each(|table| machine.poke(table, 0, 102 << 12 | ALL));
     (1..5).for_each(|n| settle(&mut machine, &mut mmu, n << 21, Access::user_read()));
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     let outcome = fault_by(&mut machine, &mut mmu, 0x1000, SHOWN, supervisor_write());
     assert_eq!(outcome, FaultOutcome::Resume(Work::Detach));
     // Root, two levels, three page tables.
@@ -80,7 +80,7 @@ fn a_table_that_the_space_in_use_leads_to_is_not_idle() {
 fn the_twin_of_the_root_in_use_is_in_use() {
     let (mut machine, mut mmu) = two_spaces();
     store(&mut machine, &mut mmu, OTHER ^ 1, 1, 2 << 12 | ALL);
-    mmu.load_paging(&mut machine, 0, paging(OTHER ^ 1));
+    mmu.load_paging(&mut machine, VCPU, paging(OTHER ^ 1));
     let shown = 1 << 39 | SHOWN;
     settle(&mut machine, &mut mmu, shown, Access::supervisor_read());
     let outcome = fault_by(&mut machine, &mut mmu, 0x1000, shown, supervisor_write());
@@ -99,9 +99,9 @@ fn the_twin_of_the_even_root_in_use_is_in_use() {
         machine.poke(root, 0, 2 << 12 | ALL);
         machine.poke(4, 65, 34 << 12 | ALL & !U);
         let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-        mmu.load_paging(&mut machine, 0, paging(31));
+        mmu.load_paging(&mut machine, VCPU, paging(31));
         settle(&mut machine, &mut mmu, 0, Access::user_read());
-        mmu.load_paging(&mut machine, 0, paging(root));
+        mmu.load_paging(&mut machine, VCPU, paging(root));
         settle(&mut machine, &mut mmu, SHOWN, Access::supervisor_read());
         let outcome = fault_by(&mut machine, &mut mmu, 0x1000, SHOWN, supervisor_write());
         let is_detached = outcome == FaultOutcome::Resume(Work::Detach);
@@ -122,7 +122,7 @@ fn tables_of_a_space_that_comes_into_use_are_linked_ahead() {
         machine.poke(1, 300, OTHER << 12 | ALL);
         let mut mmu =
             Mmu::new(config_with(|config| config.prefetch_tables = ahead), &mut machine).unwrap();
-        mmu.load_paging(&mut machine, 0, paging(1));
+        mmu.load_paging(&mut machine, VCPU, paging(1));
         settle(&mut machine, &mut mmu, 0, Access::user_read());
         mmu.audit(&machine).unwrap();
         let gva = 3 << 39 | 7 << 30 | 9 << 21;
@@ -145,7 +145,7 @@ fn nothing_is_linked_ahead_in_a_space_that_is_in_use() {
     machine.poke(4, 1, 98 << 12 | ALL & !A);
     let mut mmu =
         Mmu::new(config_with(|config| config.prefetch_tables = true), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     store(&mut machine, &mut mmu, 1, 3, OTHER << 12 | ALL);
     let built = mmu.counters().built;
@@ -165,7 +165,7 @@ fn nothing_is_reclaimed_for_tables_linked_ahead() {
     }
     let mut mmu =
         Mmu::new(config_with(|config| config.prefetch_tables = true), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     assert_eq!(mmu.counters().reclaimed, 0);
     mmu.audit(&machine).unwrap();
@@ -188,12 +188,12 @@ fn a_table_that_thousands_of_entries_reference_is_not_searched_for() {
     machine.poke(60, 0, 9 << 12 | ALL);
     machine.poke(61, 0, 9 << 12 | ALL);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(OTHER));
+    mmu.load_paging(&mut machine, VCPU, paging(OTHER));
     for n in 0..20 {
         settle(&mut machine, &mut mmu, n << 30, Access::user_read());
         settle(&mut machine, &mut mmu, n << 30 | 511 << 21, Access::user_read());
     }
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     for gva in [0, 1 << 12] {
         settle(&mut machine, &mut mmu, gva, Access::user_read());
     }

@@ -1,7 +1,7 @@
 //! The auditor sees what is wrong: each test makes a good state bad behind the MMU's back.
 
 use crate::common::*;
-use umbra_mmu::{FaultOutcome, Invariant, Mmu, ShadowFrames};
+use umbra_mmu::{FaultOutcome, Invariant, Mmu, ShadowFrame, ShadowFrames};
 use umbra_paging::{Access, Gfn, GuestEntry, Gva, Level, Mode, Paging, bits};
 
 struct Good {
@@ -16,7 +16,7 @@ impl Good {
         machine.chain();
         build(&mut machine);
         let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-        mmu.load_paging(&mut machine, 0, paging(1));
+        mmu.load_paging(&mut machine, VCPU, paging(1));
         mmu.audit(&machine).unwrap();
         Good { machine, mmu }
     }
@@ -34,8 +34,8 @@ impl Good {
     }
 
     /// Where the shadow entry for `gva` stands that the hardware reads at `level`.
-    fn slot(&self, gva: u64, level: Level) -> (u32, usize) {
-        let mut frame = self.machine.frame(self.mmu.root(&self.machine, 0).hpa());
+    fn slot(&self, gva: u64, level: Level) -> (ShadowFrame, usize) {
+        let mut frame = self.machine.frame(self.mmu.root(&self.machine, VCPU).hpa());
         for above in [Level::L4, Level::L3, Level::L2, Level::L1] {
             let index = Gva::new(gva).index(above);
             if above == level {
@@ -52,7 +52,7 @@ impl Good {
     #[track_caller]
     fn refuses(
         &mut self,
-        (frame, index): (u32, usize),
+        (frame, index): (ShadowFrame, usize),
         change: impl Fn(u64) -> u64,
         expected: Invariant,
     ) -> String {
@@ -118,7 +118,7 @@ fn a_link_to_another_page_or_with_more_rights() {
         machine.poke(2, 0, 3 << 12 | P | A | bits::NX);
     });
     good.settle(0, Access::supervisor_read());
-    let root = good.machine.frame(good.mmu.root(&good.machine, 0).hpa());
+    let root = good.machine.frame(good.mmu.root(&good.machine, VCPU).hpa());
     let elsewhere = good.machine.hpa(root).raw();
     let slot = good.slot(0, Level::L3);
     for bit in [W, U, bits::NX, bits::PS] {
@@ -162,7 +162,7 @@ fn without_a_log_only_the_whole_is_looked_at() {
     machine.chain();
     machine.poke(4, 0, 0x9000 | P | U | A);
     let mut mmu = Mmu::new(config_with(|config| config.log_changes = false), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     machine.poke(4, 1, 0xa000 | P | U | A);
     mmu.audit_changed(&machine).unwrap();
@@ -178,7 +178,7 @@ fn a_table_that_is_mapped_writable() {
     good.settle(0, supervisor_write());
     // Now frame 5 becomes a table. Its shadow is audited before the page that maps it.
     let mapped = good.slot(0, Level::L1);
-    good.mmu.load_paging(&mut good.machine, 0, paging(5));
+    good.mmu.load_paging(&mut good.machine, VCPU, paging(5));
     let sentence = good.refuses(mapped, |entry| entry | W, Invariant::NeverStale);
     assert!(sentence.contains("maps the table Gfn(0x5) writable"), "{sentence}");
 }
@@ -272,8 +272,8 @@ fn identity_pages_below_a_large_page_with_more_than_it_gives() {
 #[test]
 fn pdptes_of_a_guest_without_paging() {
     let mut good = Good::new(|_| ());
-    good.mmu.load_paging(&mut good.machine, 0, Paging { mode: Mode::Off, ..paging(0) });
-    let root = good.machine.frame(good.mmu.root(&good.machine, 0).hpa());
+    good.mmu.load_paging(&mut good.machine, VCPU, Paging { mode: Mode::Off, ..paging(0) });
+    let root = good.machine.frame(good.mmu.root(&good.machine, VCPU).hpa());
     good.refuses((root, 1), |_| trap_entry(), Invariant::Lifetime);
     let second = good.machine.read_shadow(root, 1);
     good.refuses((root, 0), |_| second, Invariant::NeverWider);
@@ -288,7 +288,7 @@ fn more_changes_than_the_log_holds_are_a_reason_to_look_at_everything() {
     good.mmu.audit_changed(&good.machine).unwrap();
     // Every new root is a page of entries.
     for root in 0x20..0x40 {
-        good.mmu.load_paging(&mut good.machine, 0, paging(root));
+        good.mmu.load_paging(&mut good.machine, VCPU, paging(root));
     }
     let violation = good.mmu.audit_changed(&good.machine).unwrap_err();
     assert_eq!(violation.invariant, Invariant::NeverStale);
@@ -316,7 +316,7 @@ mod broken {
         let context = FaultContext::at(Gva::new(0));
         good.mmu.page_fault(
             &mut good.machine,
-            0,
+            VCPU,
             Gva::new(0x20_0000),
             Access::user_read(),
             &context,
@@ -327,7 +327,7 @@ mod broken {
     #[test]
     fn a_trapping_pdpte() {
         let mut good = Good::new(|_| ());
-        good.mmu.load_paging(&mut good.machine, 0, Paging { mode: Mode::Off, ..paging(0) });
+        good.mmu.load_paging(&mut good.machine, VCPU, Paging { mode: Mode::Off, ..paging(0) });
         good.mmu.zap_all(&mut good.machine);
         good.mmu.audit(&good.machine).unwrap();
     }

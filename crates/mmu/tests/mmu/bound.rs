@@ -35,7 +35,7 @@ fn work(machine: &mut Machine, call: impl FnOnce(&mut Machine)) -> u64 {
 fn read(machine: &mut Machine, mmu: &mut Mmu, gva: u64) -> u64 {
     let access = Access::user_read();
     work(machine, |machine| {
-        mmu.page_fault(machine, 0, Gva::new(gva), access, &FaultContext::at(Gva::new(0)));
+        mmu.page_fault(machine, VCPU, Gva::new(gva), access, &FaultContext::at(Gva::new(0)));
     })
 }
 
@@ -47,7 +47,7 @@ fn one_frame_everywhere(mut machine: Machine, config: Config, rights: u64) -> (M
         (0..512).for_each(|index| machine.poke(16 + n, index, 9 << 12 | rights));
     }
     let mut mmu = Mmu::new(config, &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     // The root of paging off is not needed any more, but stays until its frames are.
     for _ in 0..2 {
         (0..POOL - 6).for_each(|n| {
@@ -88,7 +88,7 @@ fn all_tables_below_a_root_are_linked_ahead() {
     }
     let mut mmu =
         Mmu::new(config_with(|config| config.prefetch_tables = true), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     let before = mmu.counters().built;
     let done = read(&mut machine, &mut mmu, 0);
     assert_eq!(
@@ -123,13 +123,13 @@ fn what_is_linked_already_is_not_looked_through_without_end() {
         &mut machine,
     )
     .unwrap();
-    mmu.load_paging(&mut machine, 0, paging(10));
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(10));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     for n in 0..TABLES {
         read(&mut machine, &mut mmu, (n << 39 & ((1 << 47) - 1)) | 511 << 30);
     }
     read(&mut machine, &mut mmu, 511 << 21);
-    mmu.load_paging(&mut machine, 0, paging(10));
+    mmu.load_paging(&mut machine, VCPU, paging(10));
     let done = read(&mut machine, &mut mmu, 511 << 21);
     assert!(done <= 26 * LARGE_POOL * 512 + 80_000 + FRAMES, "{done}");
 }
@@ -153,7 +153,7 @@ fn a_frame_that_all_entries_map_is_attached_again() {
     for gva in (0..(POOL - 8) << 21).step_by(4096) {
         mmu.page_fault(
             &mut machine,
-            0,
+            VCPU,
             Gva::new(gva),
             user_write(),
             &FaultContext::at(Gva::new(gva)),
@@ -175,16 +175,16 @@ fn a_frame_that_all_entries_map_becomes_a_loadable_root() {
     let config = config_with(|config| config.loadable_roots = 2);
     let (mut machine, mut mmu) =
         one_frame_everywhere(Machine::identical(FRAMES, POOL as usize + 2), config, ALL & !W);
-    mmu.load_paging(&mut machine, 0, paging(9));
+    mmu.load_paging(&mut machine, VCPU, paging(9));
     let mut offered = false;
-    let done = work(&mut machine, |machine| offered = mmu.allow_native_load(machine, 0));
+    let done = work(&mut machine, |machine| offered = mmu.allow_native_load(machine, VCPU));
     assert!(offered && done <= OFFER_ROOT, "{done}");
     assert!(done >= ENTRIES, "the guest is not as hostile as it should be: {done}");
     mmu.audit(&machine).unwrap();
     for call in [
-        |mmu: &mut Mmu| mmu.switched(0, Gfn::new(9)),
-        |mmu: &mut Mmu| mmu.withdraw_root(0, Gfn::new(9)),
-        |mmu: &mut Mmu| _ = mmu.is_loadable(0, Gfn::new(9)),
+        |mmu: &mut Mmu| mmu.switched(VCPU, Gfn::new(9)),
+        |mmu: &mut Mmu| mmu.withdraw_root(VCPU, Gfn::new(9)),
+        |mmu: &mut Mmu| _ = mmu.is_loadable(VCPU, Gfn::new(9)),
     ] {
         assert!(work(&mut machine, |_| call(&mut mmu)) <= QUERY);
     }
@@ -202,7 +202,7 @@ fn the_filter_is_changed() {
     (0..256).for_each(|index| machine.poke(4, index, 9 << 12 | P | W | U | A));
     (256..512).for_each(|index| machine.poke(4, index, 9 << 12 | P | U | A));
     let mut mmu = Mmu::new(config, &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     let mut most = 0;
     for round in 0..8 {
         for page in 0..256 {
@@ -212,7 +212,7 @@ fn the_filter_is_changed() {
             let done = work(&mut machine, |machine| {
                 mmu.page_fault(
                     machine,
-                    0,
+                    VCPU,
                     Gva::new(page << 12),
                     user_write(),
                     &FaultContext::at(Gva::new(0)),
@@ -254,7 +254,7 @@ fn all_entries_link_one_table_that_is_given_up() {
         (0..512).for_each(|index| machine.poke(16 + n, index, 4 << 12 | ALL));
     }
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     for _ in 0..2 {
         (0..POOL - 6).for_each(|n| {
             read(&mut machine, &mut mmu, n << 30);
@@ -278,7 +278,7 @@ fn all_shadows_are_of_unsync_frames() {
             .for_each(|index| machine.poke(table, index, (1 + index as u64 % LOOSE) << 12 | ALL));
     }
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let mut most = 0;
     for round in 0..400 {
@@ -299,7 +299,7 @@ fn all_shadows_are_of_unsync_frames() {
     assert!(mmu.has_unsync_tables());
     assert!(most <= PAGE_FAULT, "{most}");
     assert!(most >= 2 * ENTRIES, "the guest is not as hostile as it should be: {most}");
-    let done = work(&mut machine, |machine| mmu.invlpg(machine, 0, Gva::new(0)));
+    let done = work(&mut machine, |machine| mmu.invlpg(machine, VCPU, Gva::new(0)));
     assert!(done <= FLUSH, "{done}");
     mmu.audit(&machine).unwrap();
 }
@@ -320,7 +320,7 @@ fn entries_are_marked_ahead_in_a_table_of_every_level_and_role() {
     let mut mmu = Mmu::new(config, &mut machine).unwrap();
     for wp in [false, true] {
         for nxe in [true, false] {
-            mmu.load_paging(&mut machine, 0, Paging { wp, nxe, ..paging(1) });
+            mmu.load_paging(&mut machine, VCPU, Paging { wp, nxe, ..paging(1) });
             for gva in [1 << 39, 1 << 30, 1 << 21, 0, 2 << 30] {
                 read(&mut machine, &mut mmu, gva);
             }
@@ -332,7 +332,7 @@ fn entries_are_marked_ahead_in_a_table_of_every_level_and_role() {
         let done = work(&mut machine, |machine| {
             mmu.page_fault(
                 machine,
-                0,
+                VCPU,
                 Gva::new(page << 12),
                 user_write(),
                 &FaultContext::at(Gva::new(0)),
@@ -414,33 +414,33 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
         let done = work(&mut machine, |machine| match which {
             0 => {
                 let context = FaultContext::at(Gva::new(other)).with_back_to_back(one % 4 != 0);
-                mmu.page_fault(machine, 0, gva, access, &context);
+                mmu.page_fault(machine, VCPU, gva, access, &context);
             }
             1 => {
                 let mode = if other == 0 && one < 64 { Mode::Off } else { Mode::Long4 };
                 // Mostly as before, so that roots stay loadable.
                 let wp = one % 16 != 0;
                 let paging = Paging { mode, wp, nxe: one % 15 != 0, ..paging(gfn.raw()) };
-                mmu.load_paging(machine, 0, paging);
+                mmu.load_paging(machine, VCPU, paging);
             }
             2 => {
                 let entry = (1 + one % 64) << 12 | ALL;
                 let gpa = Gpa::new(gfn.entry(one as usize).raw() + other.min(4));
                 mmu.write_guest(machine, gpa, &entry.to_le_bytes());
             }
-            3 => mmu.invlpg(machine, 0, gva),
+            3 => mmu.invlpg(machine, VCPU, gva),
             4 => mmu.release_frame(machine, gfn),
             5 => mmu.revoke(machine, gfn..gfn + 1),
             6 => mmu.zap_all(machine),
-            7 => offered += u64::from(mmu.allow_native_load(machine, 0)),
-            9 => offered += u64::from(mmu.allow_native_load_of(machine, 0, gfn)),
+            7 => offered += u64::from(mmu.allow_native_load(machine, VCPU)),
+            9 => offered += u64::from(mmu.allow_native_load_of(machine, VCPU, gfn)),
             _ => {
                 let loadable =
-                    (1..64).map(Gfn::new).find(|&root| root >= gfn && mmu.is_loadable(0, root));
+                    (1..64).map(Gfn::new).find(|&root| root >= gfn && mmu.is_loadable(VCPU, root));
                 match loadable {
-                    Some(root) if other == 0 => mmu.withdraw_root(0, root),
+                    Some(root) if other == 0 => mmu.withdraw_root(VCPU, root),
                     Some(root) => {
-                        mmu.switched(0, root);
+                        mmu.switched(VCPU, root);
                         switched += 1;
                     }
                     None => (),
@@ -449,7 +449,7 @@ fn no_call_exceeds_its_bound_whatever_the_guest_does() {
         });
         assert!(done <= bound, "call {which}: {done} of {bound}");
         most[which] = most[which].max(done);
-        let looked = work(&mut machine, |machine| _ = mmu.code(machine, 0, gva));
+        let looked = work(&mut machine, |machine| _ = mmu.code(machine, VCPU, gva));
         assert!(looked <= CODE, "{looked}");
         most_looked = most_looked.max(looked);
     }

@@ -8,12 +8,16 @@ use std::ops::Range;
 use umbra_mmu::policy::{Answer, TableWrite, WritePolicy};
 use umbra_mmu::{
     Backing, Config, Encodings, Event, FaultContext, FaultOutcome, FilterPolicy, GuestMemory, Mmu,
-    RootFormat, ShadowFrames, Shadowed, Tlb,
+    RootFormat, ShadowFrame, ShadowFrames, Shadowed, Tlb, VcpuId,
 };
 use umbra_paging::{
     Access, AccessKind, Features, Format, Gfn, Gpa, GuestEntry, Gva, Hfn, Hpa, Level, Mode, Paging,
     Pdptes, Tables, bits,
 };
+
+/// The vCPU that runs, and another one in tests with two.
+pub const VCPU: VcpuId = VcpuId::new(0);
+pub const OTHER_VCPU: VcpuId = VcpuId::new(1);
 
 pub const FEATURES: Features = Features::new(40, false);
 pub const P: u64 = bits::P;
@@ -58,7 +62,7 @@ pub struct Machine {
     /// The shadow frames as they were when that last happened.
     pub shadow_at_kick: Vec<[u64; 512]>,
     /// The root that a vCPU has loaded, which the MMU has not been told yet.
-    pub loaded_root: Option<(usize, Gfn)>,
+    pub loaded_root: Option<(VcpuId, Gfn)>,
     /// How often another vCPU stores to an entry, each time just before it is compared.
     pub racing_stores: u64,
     /// A guest table to look at.
@@ -108,11 +112,10 @@ impl Machine {
     }
 
     /// The shadow frame that lies at this address, wherever it is.
-    pub fn frame_at(&self, hpa: Hpa) -> u32 {
-        self.places
-            .iter()
-            .position(|&place| place == hpa.hfn().raw())
-            .expect("a shadow frame lies there") as u32
+    pub fn frame_at(&self, hpa: Hpa) -> ShadowFrame {
+        let lies_there = |&place: &u64| place == hpa.hfn().raw();
+        let number = self.places.iter().position(lies_there).expect("a shadow frame lies there");
+        ShadowFrame::new(number as u32)
     }
 
     fn count(&self) {
@@ -153,11 +156,11 @@ impl Machine {
     /// through.
     pub fn frame_of_table<Q>(&self, table: u64, mmu: &Mmu<Q>) -> usize {
         assert_eq!(self.peek(3, 0).frame(), Gfn::new(table));
-        let mut hpa = mmu.root(self, 0).hpa();
+        let mut hpa = mmu.root(self, VCPU).hpa();
         for _ in 0..3 {
             hpa = Hpa::new(self.read_shadow(self.frame_at(hpa), 0) & bits::ADDRESS);
         }
-        self.frame_at(hpa) as usize
+        self.frame_at(hpa).index()
     }
 
     /// Guest frame `gfn` lies where guest frame `other` would.
@@ -242,25 +245,25 @@ impl ShadowFrames for Machine {
     fn count(&self) -> u32 {
         self.shadow.len() as u32
     }
-    fn hpa(&self, frame: u32) -> Hpa {
-        Hfn::new(self.places[frame as usize]).base()
+    fn hpa(&self, frame: ShadowFrame) -> Hpa {
+        Hfn::new(self.places[frame.index()]).base()
     }
-    fn frame(&self, hpa: Hpa) -> u32 {
-        (hpa.hfn().raw() - FRAMES_BASE) as u32
+    fn frame(&self, hpa: Hpa) -> ShadowFrame {
+        ShadowFrame::new((hpa.hfn().raw() - FRAMES_BASE) as u32)
     }
-    fn read_shadow(&self, frame: u32, index: usize) -> u64 {
+    fn read_shadow(&self, frame: ShadowFrame, index: usize) -> u64 {
         self.count();
-        self.shadow[frame as usize][index]
+        self.shadow[frame.index()][index]
     }
-    fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
+    fn write_shadow(&mut self, frame: ShadowFrame, index: usize, value: u64) {
         self.count();
-        self.shadow[frame as usize][index] = value;
+        self.shadow[frame.index()][index] = value;
     }
-    fn swap_frames(&mut self, frame: u32, gfn: Gfn) -> bool {
+    fn swap_frames(&mut self, frame: ShadowFrame, gfn: Gfn) -> bool {
         self.count();
         let Backing::Ram { hfn, .. } = self.backing(gfn) else { return false };
         self.flushes_at_exchange = Some(self.flushes);
-        let place = std::mem::replace(&mut self.places[frame as usize], hfn.raw());
+        let place = std::mem::replace(&mut self.places[frame.index()], hfn.raw());
         self.moved.insert(gfn.raw(), place);
         true
     }
@@ -289,10 +292,10 @@ impl Tlb for Machine {
         self.kicks += 1;
         self.shadow_at_kick.clone_from(&self.shadow);
     }
-    fn take_loaded_root(&mut self, vcpu: usize) -> Option<Gfn> {
+    fn take_loaded_root(&mut self, vcpu: VcpuId) -> Option<Gfn> {
         self.loaded_root.take_if(|(loader, _)| *loader == vcpu).map(|(_, root)| root)
     }
-    fn flush_page(&mut self, _: usize, _: Gva) {
+    fn flush_page(&mut self, _: VcpuId, _: Gva) {
         self.page_flushes += 1;
     }
 }
@@ -322,6 +325,13 @@ pub fn pae(entries: [u64; 4]) -> Paging {
     Paging { mode: Mode::Pae { pdptes }, ..paging(1) }
 }
 
+/// So many vCPUs load root 1.
+pub fn load_everywhere<Q: WritePolicy>(machine: &mut Machine, mmu: &mut Mmu<Q>, vcpus: usize) {
+    for vcpu in (0..vcpus).map(VcpuId::new) {
+        mmu.load_paging(machine, vcpu, paging(1));
+    }
+}
+
 /// What the hardware makes of an address.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub enum Seen {
@@ -334,7 +344,7 @@ pub enum Seen {
 }
 
 pub fn hardware<P>(machine: &Machine, mmu: &Mmu<P>, gva: u64) -> Seen {
-    let (root, nxe) = (mmu.root(machine, 0), mmu.paging(0).nxe);
+    let (root, nxe) = (mmu.root(machine, VCPU), mmu.paging(VCPU).nxe);
     let (mut table, mut level, format) = match root.format() {
         RootFormat::Long4 => (root.hpa(), Level::L4, Format::Long4),
         RootFormat::Pae => {
@@ -433,7 +443,7 @@ pub fn exit_at<Q: WritePolicy>(
     gva: u64,
     access: Access,
 ) -> FaultOutcome {
-    mmu.page_fault(machine, 0, Gva::new(gva), access, &FaultContext::at(Gva::new(rip)))
+    mmu.page_fault(machine, VCPU, Gva::new(gva), access, &FaultContext::at(Gva::new(rip)))
 }
 
 pub fn user_write() -> Access {

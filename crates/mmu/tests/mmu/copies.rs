@@ -25,7 +25,7 @@ impl Guest {
         machine.poke(4, 64, TABLE << 12 | ALL & !U);
         (0..8).for_each(|n| machine.poke(TABLE, n * 16, (100 + n as u64) << 12 | ALL));
         let mut mmu = Mmu::with_policy(config(), &mut machine, Detach).unwrap();
-        mmu.load_paging(&mut machine, 0, paging(1));
+        mmu.load_paging(&mut machine, VCPU, paging(1));
         let mut guest = Guest { machine, mmu, rip: 0x1000 };
         guest.uses(0);
         guest
@@ -131,7 +131,7 @@ fn more_tables_than_there_are_copies_are_followed_all_the_same() {
         (0..4).for_each(|index| machine.poke(16 + n, index * 16, (100 + n) << 12 | ALL));
     }
     let mut mmu = Mmu::with_policy(config(), &mut machine, Detach).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     for round in 0..3 {
         for n in 0..TABLES {
             settle_with(&mut machine, &mut mmu, (1 + n) << 21, Access::user_read());
@@ -179,7 +179,7 @@ fn a_narrow_link_in_a_detached_table_does_not_come_back_by_its_copy() {
         Detach,
     )
     .unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     let mut rip = 0x1000;
     let mut uses = |machine: &mut Machine, mmu: &mut Mmu<Detach>, gva: u64| {
         for _ in 0..6 {

@@ -21,8 +21,8 @@ fn another_vcpus_faults_are_no_progress_of_this_one() {
     machine.poke(24, 2, 102 << 12 | ALL & !W);
     let mut mmu =
         Mmu::with_policy(config_with(|config| config.vcpus = 2), &mut machine, Detach).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
-    mmu.load_paging(&mut machine, 1, paging(21));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
+    mmu.load_paging(&mut machine, OTHER_VCPU, paging(21));
     for round in 0..40 {
         let outcome = exit_at(&mut machine, &mut mmu, 0x1000, 3 << 12, supervisor_write());
         if matches!(outcome, FaultOutcome::TableWrite { .. }) {
@@ -31,7 +31,7 @@ fn another_vcpus_faults_are_no_progress_of_this_one() {
         let gva = if round % 2 == 0 { 2 << 12 } else { 7 << 12 };
         mmu.page_fault(
             &mut machine,
-            1,
+            OTHER_VCPU,
             Gva::new(gva),
             user_write(),
             &FaultContext::at(Gva::new(0x2000 + round)),
@@ -55,11 +55,12 @@ fn a_release_is_of_its_own_write_whatever_happens_on_another_vcpu() {
         machine.poke(6, 5, 5 << 12 | ALL);
         let config = config_with(|config| config.vcpus = 2);
         let mut mmu = Mmu::with_policy(config, &mut machine, EmulateReachable).unwrap();
-        (0..2).for_each(|vcpu| _ = mmu.load_paging(&mut machine, vcpu, paging(1)));
+        load_everywhere(&mut machine, &mut mmu, 2);
         settle(&mut machine, &mut mmu, 0, Access::user_read());
         settle(&mut machine, &mut mmu, 1 << 21, Access::user_read());
-        let tickets = [0, 1].map(|vcpu: usize| {
-            let (gva, rip) = (2 << 21 | (4 + vcpu as u64) << 12, 0x1000 + vcpu as u64);
+        let tickets = [VCPU, OTHER_VCPU].map(|vcpu| {
+            let n = vcpu.index() as u64;
+            let (gva, rip) = (2 << 21 | (4 + n) << 12, 0x1000 + n);
             let context = FaultContext::at(Gva::new(rip));
             for _ in 0..4 {
                 if let FaultOutcome::TableWrite { ticket, .. } =
@@ -88,7 +89,7 @@ fn a_stack_that_an_unsync_table_maps_is_no_ram_any_more() {
     machine.poke(3, 2, 6 << 12 | ALL);
     machine.poke(6, 0, 10 << 12 | ALL);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     settle(&mut machine, &mut mmu, 2 << 21, Access::user_read());
     settle(&mut machine, &mut mmu, 1 << 21, Access::user_read());
     settle(&mut machine, &mut mmu, 0, Access::user_read());
@@ -96,7 +97,7 @@ fn a_stack_that_an_unsync_table_maps_is_no_ram_any_more() {
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     machine.poke(4, 0, 0xfee00 << 12 | ALL);
     let context = FaultContext::at(Gva::new(0x1000)).with_stack(Gva::new(0x10));
-    mmu.page_fault(&mut machine, 0, Gva::new(1 << 21), supervisor_write(), &context);
+    mmu.page_fault(&mut machine, VCPU, Gva::new(1 << 21), supervisor_write(), &context);
 }
 
 /// While a table above page tables is unsync all faults exit: what its entries were made from may be narrower than
@@ -110,7 +111,7 @@ fn a_unsync_table_may_be_narrower_than_the_guests() {
     machine.poke(3, 1, large);
     let config = config_with(|config| config.filter = umbra_mmu::FilterPolicy::User);
     let mut mmu = Mmu::with_policy(config, &mut machine, Detach).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     mmu.release_frame(&mut machine, Gfn::new(3));
     settle(&mut machine, &mut mmu, 1 << 21 | 9 << 12, Access::user_read());
@@ -131,7 +132,7 @@ fn what_an_unsync_table_kept_serves_no_new_address_over_another_table() {
     machine.poke(4, 0, 9 << 12 | ALL);
     machine.poke(5, 0, 100 << 12 | ALL);
     let mut mmu = Mmu::with_policy(config(), &mut machine, Detach).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     mmu.release_frame(&mut machine, Gfn::new(3));
     settle(&mut machine, &mut mmu, 0, Access::user_read());

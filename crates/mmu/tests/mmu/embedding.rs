@@ -3,7 +3,7 @@
 use crate::common::*;
 use umbra_mmu::{
     Backing, ConfigError, Encodings, FaultOutcome, GuestMemory, MIN_FRAMES_PER_VCPU, Mmu,
-    ShadowFrames, Tlb,
+    ShadowFrame, ShadowFrames, Tlb, VcpuId,
 };
 use umbra_paging::{Access, Gfn, Gpa, Gva, Hfn, Hpa, Tables, bits};
 
@@ -38,21 +38,21 @@ impl ShadowFrames for Sizes {
     fn count(&self) -> u32 {
         self.frames
     }
-    fn hpa(&self, frame: u32) -> Hpa {
-        Hpa::new(self.base + u64::from(frame) * 4096)
+    fn hpa(&self, frame: ShadowFrame) -> Hpa {
+        Hpa::new(self.base + u64::from(frame.raw()) * 4096)
     }
-    fn frame(&self, _: Hpa) -> u32 {
+    fn frame(&self, _: Hpa) -> ShadowFrame {
+        ShadowFrame::new(0)
+    }
+    fn read_shadow(&self, _: ShadowFrame, _: usize) -> u64 {
         0
     }
-    fn read_shadow(&self, _: u32, _: usize) -> u64 {
-        0
-    }
-    fn write_shadow(&mut self, _: u32, _: usize, _: u64) {}
+    fn write_shadow(&mut self, _: ShadowFrame, _: usize, _: u64) {}
 }
 
 impl Tlb for Sizes {
     fn flush(&mut self) {}
-    fn flush_page(&mut self, _: usize, _: Gva) {}
+    fn flush_page(&mut self, _: VcpuId, _: Gva) {}
 }
 
 #[test]
@@ -117,7 +117,15 @@ fn a_guest_wider_than_the_real_cpu_is_refused_in_words() {
 
 #[test]
 fn an_embedder_that_cannot_swap_frames_need_not_say_so() {
-    assert!(!Sizes { frames: 64, end: 64, base: 0 }.swap_frames(0, Gfn::new(1)));
+    let mut sizes = Sizes { frames: 64, end: 64, base: 0 };
+    assert!(!sizes.swap_frames(ShadowFrame::new(0), Gfn::new(1)));
+}
+
+#[test]
+fn an_mmu_is_printed_by_its_figures() {
+    let mmu = Mmu::new(config(), &mut Machine::new(64, 64)).unwrap();
+    let printed = format!("{mmu:?}");
+    assert!(printed.starts_with("Mmu { live_pages: ") && printed.len() < 400, "{printed}");
 }
 
 #[test]
@@ -143,8 +151,8 @@ fn the_size_of_the_metadata_follows_the_pages_in_use() {
     // The PAE root and its four identity pages.
     assert_eq!(live, 5);
     let paging = paging(1);
-    mmu.load_paging(&mut machine, 0, paging);
-    assert_eq!(mmu.paging(0), &paging);
+    mmu.load_paging(&mut machine, VCPU, paging);
+    assert_eq!(mmu.paging(VCPU), &paging);
     (0..TABLES).for_each(|n| settle(&mut machine, &mut mmu, n << 21, Access::user_read()));
     // For the first of them there was room from the start.
     let live = live + 3 + TABLES as u32;
@@ -165,7 +173,7 @@ fn only_so_many_tables_are_unsync_at_once() {
         machine.poke(0x10 + n as u64, 0, 0x9000 | P | W | U | A);
     }
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     let gva = |n: u64| n << 21;
     (0..9).for_each(|n| settle(&mut machine, &mut mmu, gva(n), Access::user_read()));
     for n in 0..9 {
@@ -198,7 +206,7 @@ fn a_large_page_of_a_region_without_memory_is_a_device() {
     machine.holes = (512..1024).collect();
     machine.poke(3, 1, 0x20_0000 | P | W | U | A | D | bits::PS);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     let gpa = Gpa::new(0x21_2345);
     for access in [Access::user_read(), user_write()] {
         for _ in 0..2 {

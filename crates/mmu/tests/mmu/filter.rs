@@ -2,7 +2,9 @@
 //! (I4).
 
 use crate::common::*;
-use umbra_mmu::{FaultOutcome, FilterPolicy, GuestFaults, Invariant, Mmu, ShadowFrames};
+use umbra_mmu::{
+    FaultOutcome, FilterPolicy, GuestFaults, Invariant, Mmu, ShadowFrame, ShadowFrames,
+};
 use umbra_paging::{Access, Gfn, Paging, bits};
 
 const ALL: u64 = P | W | U | A | D;
@@ -27,7 +29,7 @@ fn start(filter: FilterPolicy) -> (Machine, Mmu) {
     machine.poke(4, 4, 104 << 12 | P | W | A);
     (256..512).for_each(|n| machine.poke(4, n, (300 + n as u64) << 12 | ALL & !D));
     let mut mmu = Mmu::new(config_with(|config| config.filter = filter), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     (machine, mmu)
 }
 
@@ -222,9 +224,9 @@ fn a_large_page_that_gave_way_to_narrow_pages_is_flushed_before_it_is_replaced()
 #[test]
 fn user_is_suspended_where_it_does_not_hold() {
     let (mut machine, mut mmu) = start(FilterPolicy::User);
-    mmu.load_paging(&mut machine, 0, Paging { wp: false, ..paging(1) });
+    mmu.load_paging(&mut machine, VCPU, Paging { wp: false, ..paging(1) });
     assert_eq!(mmu.guest_faults(), GuestFaults::Present);
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     assert_eq!(mmu.guest_faults(), GuestFaults::User);
     settle(&mut machine, &mut mmu, DIRTY, Access::user_read());
     mmu.release_frame(&mut machine, Gfn::new(4));
@@ -243,10 +245,10 @@ fn the_auditor_sees_a_narrow_page() {
     assert_eq!(mmu.guest_faults(), GuestFaults::User);
     mmu.audit(&machine).unwrap();
     let wide = machine.mapping_of(101).unwrap();
-    let find = |frame: u32, index: usize| machine.read_shadow(frame, index) == wide;
     let (frame, index) = (0..64)
+        .map(ShadowFrame::new)
         .flat_map(|frame| (0..512).map(move |n| (frame, n)))
-        .find(|&(frame, n)| find(frame, n))
+        .find(|&(frame, n)| machine.read_shadow(frame, n) == wide)
         .unwrap();
     machine.write_shadow(frame, index, narrow);
     let violation = mmu.audit(&machine).unwrap_err();

@@ -14,7 +14,7 @@ fn start(wp: bool, page: u64) -> (Machine, Mmu) {
     machine.chain();
     machine.poke(4, 5, 100 << 12 | page);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, Paging { wp, ..paging(1) });
+    mmu.load_paging(&mut machine, VCPU, Paging { wp, ..paging(1) });
     mmu.flush_guest(&mut machine);
     (machine, mmu)
 }
@@ -50,7 +50,7 @@ fn a_frame_that_was_writable_through_an_unsync_table_becomes_a_table() {
     let (mut machine, mut mmu) = start(true, ALL);
     mmu.release_frame(&mut machine, Gfn::new(4));
     settle(&mut machine, &mut mmu, 0x5000, supervisor_write());
-    mmu.invlpg(&mut machine, 0, Gva::new(0x9000));
+    mmu.invlpg(&mut machine, VCPU, Gva::new(0x9000));
     assert!(becomes_table(&mut machine, &mut mmu));
 }
 
@@ -61,7 +61,7 @@ fn revoked_memory_stays_away_when_the_generation_wraps() {
     for round in 0..2050 {
         mmu.page_fault(
             &mut machine,
-            0,
+            VCPU,
             Gva::new(0x1000),
             supervisor_write(),
             &FaultContext::at(Gva::new(0)),
@@ -179,7 +179,7 @@ fn start_lazy() -> (Machine, Mmu) {
     machine.poke(4, 5, 100 << 12 | ALL);
     machine.poke(4, 6, 101 << 12 | ALL);
     let mut mmu = Mmu::new(config_with(|config| config.eager = false), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     (machine, mmu)
 }
 
@@ -213,7 +213,7 @@ fn a_large_page_in_an_unsync_table_is_flushed_whole() {
     settle(&mut machine, &mut mmu, 0x80_5000, READ);
     let before = machine.flushes;
     machine.poke(3, 4, 1024 << 12 | ALL | bits::PS);
-    mmu.invlpg(&mut machine, 0, Gva::new(0x80_0000));
+    mmu.invlpg(&mut machine, VCPU, Gva::new(0x80_0000));
     assert!(machine.flushes > before);
 }
 

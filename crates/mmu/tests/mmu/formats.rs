@@ -22,7 +22,7 @@ fn start<Q: WritePolicy>(
     let mut machine = Machine::new(0x800, 64);
     build(&mut machine);
     let mut mmu = Mmu::with_policy(config(), &mut machine, policy).unwrap();
-    mmu.load_paging(&mut machine, 0, paging);
+    mmu.load_paging(&mut machine, VCPU, paging);
     mmu.audit(&machine).unwrap();
     (machine, mmu)
 }
@@ -45,7 +45,7 @@ fn pfec(outcome: FaultOutcome) -> Pfec {
 #[test]
 fn a_pae_guest_runs_on_its_pdptes() {
     let (mut machine, mut mmu) = start(EmulateReachable, pae([0, 0x2001, 0, 0]), pae_chain);
-    assert_eq!(mmu.root(&machine, 0).format(), RootFormat::Pae);
+    assert_eq!(mmu.root(&machine, VCPU).format(), RootFormat::Pae);
     for gib in [0, 2, 3] {
         assert_eq!(hardware(&machine, &mmu, gib * GIB), Seen::NotPresent);
     }
@@ -103,7 +103,7 @@ fn another_load_of_cr3_lets_the_old_directories_go() {
     machine.poke(3, 1, 0x2000 | ALL);
     machine.poke(4, 0, 0x3000 | ALL);
     settle(&mut machine, &mut mmu, 0x1000, Access::user_read());
-    mmu.load_paging(&mut machine, 0, pae([0, 0, 0, 0x4001]));
+    mmu.load_paging(&mut machine, VCPU, pae([0, 0, 0, 0x4001]));
     mmu.audit(&machine).unwrap();
     assert_eq!(hardware(&machine, &mmu, 0x1000), Seen::NotPresent);
     settle(&mut machine, &mut mmu, 3 * GIB + 0x1000, Access::user_read());
@@ -111,7 +111,7 @@ fn another_load_of_cr3_lets_the_old_directories_go() {
     let outcome = fault(&mut machine, &mut mmu, 3 * GIB + 0x1000, user_write());
     assert_eq!(outcome, FaultOutcome::Resume(Work::Detach));
     machine.poke(2, 1, 0x3000 | ALL);
-    mmu.load_paging(&mut machine, 0, pae([0x2001, 0, 0, 0]));
+    mmu.load_paging(&mut machine, VCPU, pae([0x2001, 0, 0, 0]));
     mmu.audit(&machine).unwrap();
     settle(&mut machine, &mut mmu, 0x20_0000, Access::user_read());
 }
@@ -126,7 +126,7 @@ fn more_address_spaces_than_the_pool_holds() {
     });
     for round in 0..32 {
         let directory = |n: u64| (0x100 + (round * 7 + n * 61) % 256) << 12 | P;
-        mmu.load_paging(&mut machine, 0, pae([0, 1, 2, 3].map(directory)));
+        mmu.load_paging(&mut machine, VCPU, pae([0, 1, 2, 3].map(directory)));
         mmu.audit(&machine).unwrap();
         for gib in 0..4 {
             settle(&mut machine, &mut mmu, gib * GIB, user_write());
@@ -173,7 +173,7 @@ fn a_directory_that_is_no_memory_is_emulated_through() {
     assert_eq!(pfec(outcome), Pfec::PRESENT | Pfec::RSVD | Pfec::USER, "the bus gives ones");
     assert_eq!(hardware(&machine, &mmu, GIB), Seen::Reserved);
     settle(&mut machine, &mut mmu, 0, Access::user_read());
-    mmu.load_paging(&mut machine, 0, legacy(0x77_7000, true));
+    mmu.load_paging(&mut machine, VCPU, legacy(0x77_7000, true));
     mmu.audit(&machine).unwrap();
     assert_eq!(hardware(&machine, &mmu, 0), Seen::Reserved);
 }
@@ -218,7 +218,7 @@ fn tables_of_a_process_are_linked_ahead() {
         let mut ahead = config();
         ahead.prefetch_tables = true;
         let mut mmu = Mmu::with_policy(ahead, &mut machine, EmulateReachable).unwrap();
-        mmu.load_paging(&mut machine, 0, mode);
+        mmu.load_paging(&mut machine, VCPU, mode);
         settle(&mut machine, &mut mmu, 0, Access::user_read());
         let shift = if legacy32 { 22 } else { 21 };
         for index in [9, 300] {
@@ -241,7 +241,7 @@ const FIFTH: u64 = 5 << 22;
 #[test]
 fn both_halves_of_a_32_bit_table_are_mapped() {
     let (mut machine, mut mmu) = start(EmulateReachable, legacy(2, false), legacy_chain);
-    assert_eq!(mmu.root(&machine, 0).format(), RootFormat::Pae);
+    assert_eq!(mmu.root(&machine, VCPU).format(), RootFormat::Pae);
     assert_eq!(hardware(&machine, &mmu, 0), Seen::NotPresent);
     for (gva, gfn) in [(FIFTH + 0x7000, 9), (FIFTH + 0x20_7000, 10)] {
         assert_eq!(hardware(&machine, &mmu, gva), Seen::Reserved);
@@ -329,7 +329,7 @@ fn reserved_bits_of_a_4_mib_page_depend_on_pse_and_on_maxphyaddr() {
     let outcome = fault(&mut machine, &mut mmu, 1 << 22, Access::user_read());
     assert_eq!(outcome, FaultOutcome::Mmio { gpa: Gpa::new(1 << 32) }, "bit 13 is address bit 32");
     // CR4.PSE is cleared under large pages: PS means nothing any more.
-    mmu.load_paging(&mut machine, 0, legacy(2, false));
+    mmu.load_paging(&mut machine, VCPU, legacy(2, false));
     mmu.audit(&machine).unwrap();
     settle(&mut machine, &mut mmu, 0, user_write());
     settle(&mut machine, &mut mmu, 2 << 22, user_write());
@@ -382,12 +382,12 @@ fn one_frame_is_a_table_of_every_format() {
     });
     let modes = [legacy(2, true), pae([0x2001, 0x2001, 0, 0]), paging(2), legacy(2, false)];
     for (round, mode) in modes.into_iter().cycle().take(12).enumerate() {
-        mmu.load_paging(&mut machine, 0, mode);
+        mmu.load_paging(&mut machine, VCPU, mode);
         mmu.audit(&machine).unwrap();
         settle(&mut machine, &mut mmu, 0, Access::user_read());
         let entry = 0x2000 | ALL | (round as u64 % 2) << 12;
         store(&mut machine, &mut mmu, 2, 1, entry);
-        mmu.load_paging(&mut machine, 0, Paging { mode: Mode::Off, ..mode });
+        mmu.load_paging(&mut machine, VCPU, Paging { mode: Mode::Off, ..mode });
         mmu.audit(&machine).unwrap();
         settle(&mut machine, &mut mmu, 0x2000, Access::user_read());
     }
@@ -405,12 +405,12 @@ fn random_guests_of_every_format() {
             Mmu::with_policy(config(), &mut machine, Mixed(fastrand::Rng::with_seed(seed)))
                 .unwrap();
         let mut mode = random_paging(&mut random);
-        mmu.load_paging(&mut machine, 0, mode);
+        mmu.load_paging(&mut machine, VCPU, mode);
         for step in 0..1500 {
             match random.u32(..100) {
                 0 => {
                     mode = random_paging(&mut random);
-                    mmu.load_paging(&mut machine, 0, mode);
+                    mmu.load_paging(&mut machine, VCPU, mode);
                 }
                 1 => mmu.flush_guest(&mut machine),
                 2 => mmu.zap_all(&mut machine),

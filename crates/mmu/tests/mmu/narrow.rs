@@ -19,7 +19,7 @@ fn a_large_user_page_mapped_by_smaller_ones_holds_no_write_back_under_the_user_f
     machine.poke(4, 10, 30 << 12 | P | U | A);
     let config = config_with(|config| config.filter = FilterPolicy::Auto);
     let mut mmu = Mmu::new(config, &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     settle(&mut machine, &mut mmu, 4 << 20, Access::user_read());
     settle(&mut machine, &mut mmu, 2 << 20, user_write());
     settle(&mut machine, &mut mmu, 0, Access::supervisor_read());

@@ -10,7 +10,7 @@ fn start() -> (Machine, Mmu) {
     machine.chain();
     machine.poke(4, 0, 0x9000 | P | W | U | A | D);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     (machine, mmu)
 }
 
@@ -20,7 +20,7 @@ fn attach(mut machine: Machine, mut mmu: Mmu) -> Seen {
     machine.poke(3, 1, 20 << 12 | P | W | U | A);
     mmu.page_fault(
         &mut machine,
-        0,
+        VCPU,
         Gva::new(0x1000),
         Access::user_read(),
         &FaultContext::at(Gva::new(0)),
@@ -28,7 +28,7 @@ fn attach(mut machine: Machine, mut mmu: Mmu) -> Seen {
     machine.before_flush = Some((20, 5, 0xa000 | P | U | A));
     mmu.page_fault(
         &mut machine,
-        0,
+        VCPU,
         Gva::new(0x20_0000),
         Access::user_read(),
         &FaultContext::at(Gva::new(0)),
@@ -48,7 +48,7 @@ fn attach_again(mut machine: Machine, mut mmu: Mmu) -> Seen {
     machine.before_flush = Some((20, 5, 0xa000 | P | U | A));
     mmu.page_fault(
         &mut machine,
-        0,
+        VCPU,
         Gva::new(0x20_0000),
         Access::user_read(),
         &FaultContext::at(Gva::new(0)),
@@ -77,7 +77,7 @@ fn writable_while_cached(mut machine: Machine, mut mmu: Mmu) -> Option<bool> {
 fn translated_while_written(mut machine: Machine, mut mmu: Mmu) -> bool {
     mmu.page_fault(
         &mut machine,
-        0,
+        VCPU,
         Gva::new(0),
         Access::user_read(),
         &FaultContext::at(Gva::new(0)),

@@ -19,7 +19,7 @@ fn start_with(change: impl FnOnce(&mut Config), fill: impl Fn(u64) -> u64) -> (M
     machine.poke(4, 0, 100 << 12 | P | U | A);
     (1..512).for_each(|n| machine.poke(4, n as usize, fill(n)));
     let mut mmu = Mmu::new(config_with(change), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     settle(&mut machine, &mut mmu, 0, Access::user_read());
     (machine, mmu)
 }

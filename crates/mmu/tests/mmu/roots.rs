@@ -22,12 +22,12 @@ fn start(loadable_roots: usize) -> (Machine, Mmu) {
         config.filter = FilterPolicy::Auto;
     });
     let mut mmu = Mmu::new(config, &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     (machine, mmu)
 }
 
 fn offer(machine: &mut Machine, mmu: &mut Mmu) -> bool {
-    let offered = mmu.allow_native_load(machine, 0);
+    let offered = mmu.allow_native_load(machine, VCPU);
     mmu.audit(machine).unwrap();
     offered
 }
@@ -36,9 +36,9 @@ fn offer(machine: &mut Machine, mmu: &mut Mmu) -> bool {
 fn an_offered_root_lies_where_the_guests_cr3_points() {
     let (mut machine, mut mmu) = start(2);
     settle(&mut machine, &mut mmu, 0x1000, READ);
-    assert_ne!(mmu.root(&machine, 0).hpa().raw(), 0x1000);
+    assert_ne!(mmu.root(&machine, VCPU).hpa().raw(), 0x1000);
     assert!(offer(&mut machine, &mut mmu) && offer(&mut machine, &mut mmu));
-    assert_eq!(mmu.root(&machine, 0).hpa().raw(), 0x1000);
+    assert_eq!(mmu.root(&machine, VCPU).hpa().raw(), 0x1000);
     assert_eq!(mmu.counters().roots_moved, 1);
     // What mapped the guest's frame follows it at once; a tracked table is never writable.
     assert_eq!(hardware(&machine, &mmu, 0x1000), Seen::Page { gfn: 1, user: true, write: false });
@@ -51,14 +51,14 @@ fn an_offered_root_lies_where_the_guests_cr3_points() {
 fn the_guest_switches_between_two_roots() {
     let (mut machine, mut mmu) = start(2);
     assert!(offer(&mut machine, &mut mmu));
-    mmu.load_paging(&mut machine, 0, paging(10));
+    mmu.load_paging(&mut machine, VCPU, paging(10));
     assert!(offer(&mut machine, &mut mmu));
     let before = mmu.counters();
     for root in [1, 10, 1, 1, 10] {
-        mmu.switched(0, Gfn::new(root));
+        mmu.switched(VCPU, Gfn::new(root));
         mmu.audit(&machine).unwrap();
-        assert_eq!(mmu.root(&machine, 0).hpa().raw(), root << 12);
-        assert_eq!(mmu.paging(0).root, Gfn::new(root));
+        assert_eq!(mmu.root(&machine, VCPU).hpa().raw(), root << 12);
+        assert_eq!(mmu.paging(VCPU).root, Gfn::new(root));
         settle(&mut machine, &mut mmu, 0, READ);
     }
     assert_eq!(
@@ -72,7 +72,7 @@ fn the_guest_switches_between_two_roots() {
 fn a_root_that_was_not_offered_is_not_switched_to() {
     let (mut machine, mut mmu) = start(2);
     assert!(offer(&mut machine, &mut mmu));
-    mmu.switched(0, Gfn::new(10));
+    mmu.switched(VCPU, Gfn::new(10));
 }
 
 #[test]
@@ -82,19 +82,19 @@ fn there_is_room_for_so_many() {
         assert_eq!(mmu.loadable_roots(), room);
         assert_eq!(offer(&mut machine, &mut mmu), room > 0);
         assert_eq!(mmu.counters().roots_moved, room as u64, "none moves for nothing");
-        mmu.load_paging(&mut machine, 0, paging(10));
+        mmu.load_paging(&mut machine, VCPU, paging(10));
         assert!(!offer(&mut machine, &mut mmu));
         let before = mmu.roots_changed();
-        mmu.withdraw_root(0, Gfn::new(1));
+        mmu.withdraw_root(VCPU, Gfn::new(1));
         assert_eq!(mmu.roots_changed(), before, "the embedder knows");
         assert_eq!(offer(&mut machine, &mut mmu), room > 0);
         assert_eq!(
-            (mmu.is_loadable(0, Gfn::new(1)), mmu.is_loadable(0, Gfn::new(10))),
+            (mmu.is_loadable(VCPU, Gfn::new(1)), mmu.is_loadable(VCPU, Gfn::new(10))),
             (false, room > 0)
         );
-        let loadable = mmu.loadable(0, Gfn::new(10)).map(|root| root.gfn());
+        let loadable = mmu.loadable(VCPU, Gfn::new(10)).map(|root| root.gfn());
         assert_eq!(
-            (mmu.loadable(0, Gfn::new(1)), loadable),
+            (mmu.loadable(VCPU, Gfn::new(1)), loadable),
             (None, (room > 0).then_some(Gfn::new(10)))
         );
     }
@@ -115,7 +115,7 @@ fn nothing_moves_for_a_root_that_has_no_room() {
     let (mut machine, mut mmu) = start(1);
     assert!(offer(&mut machine, &mut mmu));
     let before = mmu.counters();
-    assert!(!mmu.allow_native_load_of(&mut machine, 0, Gfn::new(10)));
+    assert!(!mmu.allow_native_load_of(&mut machine, VCPU, Gfn::new(10)));
     let now = mmu.counters();
     assert_eq!((now.built, now.roots_moved), (before.built, before.roots_moved));
 }
@@ -124,10 +124,10 @@ fn nothing_moves_for_a_root_that_has_no_room() {
 fn the_embedder_hears_of_a_root_that_moves_back() {
     let (mut machine, mut mmu) = start(2);
     assert!(offer(&mut machine, &mut mmu));
-    mmu.withdraw_root(0, Gfn::new(1));
+    mmu.withdraw_root(VCPU, Gfn::new(1));
     let before = mmu.roots_changed();
     mmu.revoke(&mut machine, Gfn::new(1)..Gfn::new(2));
-    assert_ne!(mmu.root(&machine, 0).hpa().raw(), 0x1000, "the frame's place is needed");
+    assert_ne!(mmu.root(&machine, VCPU).hpa().raw(), 0x1000, "the frame's place is needed");
     assert_ne!(mmu.roots_changed(), before);
 }
 
@@ -136,15 +136,15 @@ fn the_embedder_hears_of_a_root_that_moves_back() {
 fn after(current: u64, event: impl FnOnce(&mut Machine, &mut Mmu)) -> bool {
     let (mut machine, mut mmu) = start(2);
     assert!(offer(&mut machine, &mut mmu));
-    mmu.load_paging(&mut machine, 0, paging(current));
+    mmu.load_paging(&mut machine, VCPU, paging(current));
     settle(&mut machine, &mut mmu, 0x1000, READ);
     let before = mmu.roots_changed();
     event(&mut machine, &mut mmu);
     mmu.audit(&machine).unwrap();
-    let stays = mmu.is_loadable(0, Gfn::new(1));
+    let stays = mmu.is_loadable(VCPU, Gfn::new(1));
     assert!(stays || mmu.roots_changed() != before, "the embedder does not hear of it");
     if stays {
-        mmu.switched(0, Gfn::new(1));
+        mmu.switched(VCPU, Gfn::new(1));
         settle(&mut machine, &mut mmu, 0, READ);
     }
     stays
@@ -162,7 +162,7 @@ fn a_root_is_withdrawn_as_soon_as_it_is_not_what_the_guest_would_load() {
         ] {
             assert!(
                 !after(current, |machine, mmu| {
-                    mmu.load_paging(machine, 0, change);
+                    mmu.load_paging(machine, VCPU, change);
                 }),
                 "{change:?}"
             );
@@ -172,7 +172,7 @@ fn a_root_is_withdrawn_as_soon_as_it_is_not_what_the_guest_would_load() {
         assert!(!after(current, |machine, mmu| mmu.release_frame(machine, Gfn::new(2))));
         let pge = Paging { pge: true, ..paging(current) };
         assert!(after(current, |machine, mmu| {
-            mmu.load_paging(machine, 0, pge);
+            mmu.load_paging(machine, VCPU, pge);
         }));
         assert!(after(current, |machine, mmu| mmu.zap_all(machine)), "roots in use stay");
         assert!(after(current, |machine, mmu| mmu.flush_guest(machine)));
@@ -186,16 +186,16 @@ fn a_root_is_withdrawn_as_soon_as_it_is_not_what_the_guest_would_load() {
 fn a_freed_root_is_withdrawn_before_it_is_written_freely() {
     let (mut machine, mut mmu) = start(2);
     assert!(offer(&mut machine, &mut mmu));
-    mmu.load_paging(&mut machine, 0, paging(10));
+    mmu.load_paging(&mut machine, VCPU, paging(10));
     settle(&mut machine, &mut mmu, 0x1000, READ);
     let before = mmu.roots_changed();
     let mut exits = 0;
     while !matches!(hardware(&machine, &mmu, 0x1000), Seen::Page { gfn: 1, write: true, .. }) {
-        assert!(mmu.is_loadable(0, Gfn::new(1)), "protected without a reason");
+        assert!(mmu.is_loadable(VCPU, Gfn::new(1)), "protected without a reason");
         for _ in 0..3 {
             mmu.page_fault(
                 &mut machine,
-                0,
+                VCPU,
                 Gva::new(0x1000 + 8 * exits),
                 user_write(),
                 &umbra_mmu::FaultContext::at(Gva::new(0x7000)).with_back_to_back(exits > 0),
@@ -205,7 +205,7 @@ fn a_freed_root_is_withdrawn_before_it_is_written_freely() {
         }
         assert!(exits < 16);
     }
-    assert!(!mmu.is_loadable(0, Gfn::new(1)) && mmu.roots_changed() != before);
+    assert!(!mmu.is_loadable(VCPU, Gfn::new(1)) && mmu.roots_changed() != before);
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn the_frame_of_a_revoked_root_lies_where_it_lay() {
     assert!(offer(&mut machine, &mut mmu));
     mmu.revoke(&mut machine, Gfn::new(1)..Gfn::new(2));
     mmu.audit(&machine).unwrap();
-    assert_ne!(mmu.root(&machine, 0).hpa().raw(), 0x1000, "the root in use has moved away");
+    assert_ne!(mmu.root(&machine, VCPU).hpa().raw(), 0x1000, "the root in use has moved away");
     settle(&mut machine, &mut mmu, 0, READ);
     assert!(offer(&mut machine, &mut mmu), "and can come back");
 }
@@ -236,24 +236,24 @@ fn roots_elsewhere_are_not_offered() {
     mmu.revoke(&mut machine, Gfn::new(77)..Gfn::new(78));
     machine.holes.push(77);
     for root in [77, 5000] {
-        mmu.load_paging(&mut machine, 0, paging(root));
+        mmu.load_paging(&mut machine, VCPU, paging(root));
         assert!(!offer(&mut machine, &mut mmu));
     }
-    mmu.load_paging(&mut machine, 0, Paging { mode: Mode::Off, ..paging(1) });
+    mmu.load_paging(&mut machine, VCPU, Paging { mode: Mode::Off, ..paging(1) });
     assert!(!offer(&mut machine, &mut mmu));
     let mut machine = Machine::new(2048, 64);
     machine.chain();
     let mut mmu = Mmu::new(config_with(|config| config.loadable_roots = 2), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     assert!(!offer(&mut machine, &mut mmu), "guest frame 1 lies in another host frame");
 }
 
 fn allow_other(machine: &mut Machine, mmu: &mut Mmu, root: u64) -> bool {
-    let expected = mmu.may_allow_native_load(machine, 0, Gfn::new(root));
-    let offered = mmu.allow_native_load_of(machine, 0, Gfn::new(root));
+    let expected = mmu.may_allow_native_load(machine, VCPU, Gfn::new(root));
+    let offered = mmu.allow_native_load_of(machine, VCPU, Gfn::new(root));
     assert!(expected || !offered, "what is not expected is not offered");
     mmu.audit(machine).unwrap();
-    assert_eq!(offered, mmu.is_loadable(0, Gfn::new(root)));
+    assert_eq!(offered, mmu.is_loadable(VCPU, Gfn::new(root)));
     offered
 }
 
@@ -261,18 +261,18 @@ fn allow_other(machine: &mut Machine, mmu: &mut Mmu, root: u64) -> bool {
 fn a_root_that_was_never_loaded_is_switched_to() {
     let (mut machine, mut mmu) = start(2);
     settle(&mut machine, &mut mmu, 0, READ);
-    assert!(offer(&mut machine, &mut mmu) && !mmu.knows_root(0, Gfn::new(10)));
-    assert!(allow_other(&mut machine, &mut mmu, 10) && mmu.knows_root(0, Gfn::new(10)));
-    assert_eq!(mmu.paging(0).root, Gfn::new(1), "the vCPU runs where it ran");
-    assert_eq!(mmu.root(&machine, 0).hpa().raw(), 0x1000);
-    mmu.switched(0, Gfn::new(10));
-    assert_eq!(mmu.root(&machine, 0).hpa().raw(), 0xa000);
+    assert!(offer(&mut machine, &mut mmu) && !mmu.knows_root(VCPU, Gfn::new(10)));
+    assert!(allow_other(&mut machine, &mut mmu, 10) && mmu.knows_root(VCPU, Gfn::new(10)));
+    assert_eq!(mmu.paging(VCPU).root, Gfn::new(1), "the vCPU runs where it ran");
+    assert_eq!(mmu.root(&machine, VCPU).hpa().raw(), 0x1000);
+    mmu.switched(VCPU, Gfn::new(10));
+    assert_eq!(mmu.root(&machine, VCPU).hpa().raw(), 0xa000);
     // What the two roots share is there already.
     assert_eq!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 9, user: true, write: true });
     // Its writes are seen from the start.
-    mmu.switched(0, Gfn::new(1));
+    mmu.switched(VCPU, Gfn::new(1));
     store(&mut machine, &mut mmu, 10, 0, 0);
-    mmu.switched(0, Gfn::new(10));
+    mmu.switched(VCPU, Gfn::new(10));
     assert_eq!(hardware(&machine, &mmu, 0), Seen::NotPresent);
     assert!(
         allow_other(&mut machine, &mut mmu, 10) && allow_other(&mut machine, &mut mmu, 1),
@@ -285,21 +285,21 @@ fn another_root_is_not_offered_where_it_cannot_be_loaded() {
     let (mut machine, mut mmu) = start(1);
     assert!(offer(&mut machine, &mut mmu));
     assert!(!allow_other(&mut machine, &mut mmu, 10), "there is no room");
-    assert!(mmu.may_allow_native_load(&machine, 0, Gfn::new(10)), "once another is withdrawn");
+    assert!(mmu.may_allow_native_load(&machine, VCPU, Gfn::new(10)), "once another is withdrawn");
     let (mut machine, mut mmu) = start(2);
     mmu.revoke(&mut machine, Gfn::new(77)..Gfn::new(78));
     machine.holes.push(77);
     for nowhere in [77, 5000, u64::MAX >> 12] {
         assert!(!allow_other(&mut machine, &mut mmu, nowhere));
-        assert!(!mmu.may_allow_native_load(&machine, 0, Gfn::new(nowhere)));
-        assert!(!mmu.knows_root(0, Gfn::new(nowhere)));
+        assert!(!mmu.may_allow_native_load(&machine, VCPU, Gfn::new(nowhere)));
+        assert!(!mmu.knows_root(VCPU, Gfn::new(nowhere)));
     }
     settle(&mut machine, &mut mmu, 0, READ);
     mmu.release_frame(&mut machine, Gfn::new(4));
     assert!(!allow_other(&mut machine, &mut mmu, 10), "a table is unsync");
     mmu.flush_guest(&mut machine);
     assert!(allow_other(&mut machine, &mut mmu, 10));
-    mmu.load_paging(&mut machine, 0, Paging { mode: Mode::Off, ..paging(1) });
+    mmu.load_paging(&mut machine, VCPU, Paging { mode: Mode::Off, ..paging(1) });
     assert!(!allow_other(&mut machine, &mut mmu, 10), "paging is off");
 }
 
@@ -307,17 +307,17 @@ fn another_root_is_not_offered_where_it_cannot_be_loaded() {
 #[test]
 fn another_root_that_is_detached_is_attached() {
     let (mut machine, mut mmu) = start(2);
-    mmu.load_paging(&mut machine, 0, paging(10));
+    mmu.load_paging(&mut machine, VCPU, paging(10));
     settle(&mut machine, &mut mmu, 0, READ);
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     settle(&mut machine, &mut mmu, 0, READ);
-    assert!(mmu.knows_root(0, Gfn::new(10)));
+    assert!(mmu.knows_root(VCPU, Gfn::new(10)));
     // Nothing leads to it: it is let go of at the first write.
     settle(&mut machine, &mut mmu, 0x20_0000, user_write());
-    assert!(!mmu.knows_root(0, Gfn::new(10)));
+    assert!(!mmu.knows_root(VCPU, Gfn::new(10)));
     machine.poke(10, 0, 0);
-    assert!(allow_other(&mut machine, &mut mmu, 10) && mmu.knows_root(0, Gfn::new(10)));
-    mmu.switched(0, Gfn::new(10));
+    assert!(allow_other(&mut machine, &mut mmu, 10) && mmu.knows_root(VCPU, Gfn::new(10)));
+    mmu.switched(VCPU, Gfn::new(10));
     assert_eq!(hardware(&machine, &mmu, 0), Seen::NotPresent);
 }
 
@@ -326,7 +326,7 @@ fn another_root_that_is_detached_is_attached() {
 fn flushes_before_a_move(mut machine: Machine, mut mmu: Mmu) -> u64 {
     settle(&mut machine, &mut mmu, 0x1000, READ);
     machine.flushes = 0;
-    assert!(mmu.allow_native_load(&mut machine, 0));
+    assert!(mmu.allow_native_load(&mut machine, VCPU));
     machine.flushes_at_exchange.expect("the root has moved")
 }
 

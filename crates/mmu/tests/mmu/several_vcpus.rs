@@ -24,7 +24,7 @@ fn start(vcpus: usize) -> (Machine, Mmu) {
         config.loadable_roots = 2;
     });
     let mut mmu = Mmu::new(config, &mut machine).unwrap();
-    (0..vcpus).for_each(|vcpu| _ = mmu.load_paging(&mut machine, vcpu, paging(1)));
+    load_everywhere(&mut machine, &mut mmu, vcpus);
     (machine, mmu)
 }
 
@@ -32,10 +32,13 @@ fn start(vcpus: usize) -> (Machine, Mmu) {
 fn all_vcpus_leave_the_guest_before_an_entry_is_narrow() {
     let (mut machine, mut mmu) = start(2);
     settle(&mut machine, &mut mmu, 0, Access::user_read());
-    assert_eq!((mmu.entry_state(&machine, 1).guest_faults, machine.kicks), (GuestFaults::User, 0));
+    assert_eq!(
+        (mmu.entry_state(&machine, OTHER_VCPU).guest_faults, machine.kicks),
+        (GuestFaults::User, 0)
+    );
     settle(&mut machine, &mut mmu, 0x1000, Access::user_read());
     assert_eq!(
-        (mmu.entry_state(&machine, 1).guest_faults, machine.kicks),
+        (mmu.entry_state(&machine, OTHER_VCPU).guest_faults, machine.kicks),
         (GuestFaults::Present, 1)
     );
     let narrow = |entry: &&u64| **entry & (bits::ADDRESS | P) == 101 << 12 | P;
@@ -48,7 +51,7 @@ fn one_vcpu_need_not_be_made_to_leave() {
     let (mut machine, mut mmu) = start(1);
     settle(&mut machine, &mut mmu, 0x1000, Access::user_read());
     assert_eq!(
-        (mmu.entry_state(&machine, 0).guest_faults, machine.kicks),
+        (mmu.entry_state(&machine, VCPU).guest_faults, machine.kicks),
         (GuestFaults::Present, 0)
     );
 }
@@ -83,15 +86,15 @@ fn small_pages_of_a_large_one_are_flushed_before_another_vcpu_sees_that_it_chang
 fn what_a_vcpu_has_loaded_is_learned_before_a_root_is_withdrawn() {
     let (mut machine, mut mmu) = start(2);
     machine.poke(10, 0, 2 << 12 | ALL);
-    mmu.load_paging(&mut machine, 1, paging(10));
-    assert!(mmu.allow_native_load(&mut machine, 1));
-    mmu.load_paging(&mut machine, 1, paging(1));
-    assert!(mmu.is_loadable(1, Gfn::new(10)));
+    mmu.load_paging(&mut machine, OTHER_VCPU, paging(10));
+    assert!(mmu.allow_native_load(&mut machine, OTHER_VCPU));
+    mmu.load_paging(&mut machine, OTHER_VCPU, paging(1));
+    assert!(mmu.is_loadable(OTHER_VCPU, Gfn::new(10)));
     // It loads root 10 without an exit; then the other vCPU writes to that.
-    machine.loaded_root = Some((1, Gfn::new(10)));
+    machine.loaded_root = Some((OTHER_VCPU, Gfn::new(10)));
     mmu.release_frame(&mut machine, Gfn::new(10));
-    assert_eq!((mmu.paging(1).root, machine.loaded_root), (Gfn::new(10), None));
-    assert!(!mmu.is_loadable(1, Gfn::new(10)));
+    assert_eq!((mmu.paging(OTHER_VCPU).root, machine.loaded_root), (Gfn::new(10), None));
+    assert!(!mmu.is_loadable(OTHER_VCPU, Gfn::new(10)));
     mmu.audit(&machine).unwrap();
     assert!(machine.kicks > 0);
 }
@@ -111,7 +114,7 @@ fn an_entry_that_changes_all_the_time_ends_the_exit_and_not_the_guest() {
     let outcome = exit_at(&mut machine, &mut mmu, 0, 0x2000, Access::user_read());
     assert_eq!(outcome, FaultOutcome::Resume(Work::Raced));
     assert!(machine.work.get() < 1000, "{}", machine.work.get());
-    let translated = mmu.translate(&mut machine, 0, Gva::new(0x2000), Access::user_read());
+    let translated = mmu.translate(&mut machine, VCPU, Gva::new(0x2000), Access::user_read());
     assert_eq!(translated, Err(TranslateError::Raced));
     // The other one lets go.
     machine.racing_stores = 0;
@@ -165,9 +168,9 @@ fn an_entry_that_goes_after_the_walk_is_a_race() {
 #[test]
 fn a_root_that_another_vcpu_runs_on_does_not_move() {
     let (mut machine, mut mmu) = start(2);
-    let root = mmu.root(&machine, 1);
-    assert!(!mmu.allow_native_load(&mut machine, 0), "the other would walk the guest's table");
-    assert_eq!(mmu.root(&machine, 1), root);
-    mmu.load_paging(&mut machine, 1, paging(5));
-    assert!(mmu.allow_native_load(&mut machine, 0));
+    let root = mmu.root(&machine, OTHER_VCPU);
+    assert!(!mmu.allow_native_load(&mut machine, VCPU), "the other would walk the guest's table");
+    assert_eq!(mmu.root(&machine, OTHER_VCPU), root);
+    mmu.load_paging(&mut machine, OTHER_VCPU, paging(5));
+    assert!(mmu.allow_native_load(&mut machine, VCPU));
 }

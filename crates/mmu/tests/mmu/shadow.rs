@@ -8,7 +8,7 @@ fn start(frames: u64, pool: usize, build: impl FnOnce(&mut Machine)) -> (Machine
     let mut machine = Machine::new(frames, pool);
     build(&mut machine);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     mmu.audit(&machine).unwrap();
     (machine, mmu)
 }
@@ -226,7 +226,7 @@ fn a_large_page_is_mapped_whole_until_a_table_lies_inside() {
 fn paging_off_runs_on_four_pdptes() {
     let mut machine = Machine::new(2048, 64);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    let root = mmu.root(&machine, 0);
+    let root = mmu.root(&machine, VCPU);
     assert_eq!(root.format(), RootFormat::Pae);
     let frame = machine.frame(root.hpa());
     for index in 0..4 {
@@ -248,7 +248,7 @@ fn wp_clear_lets_the_supervisor_write_and_user_mode_not() {
         machine.chain();
         machine.poke(4, 0, 0x9000 | P | U | A);
     });
-    mmu.load_paging(&mut machine, 0, Paging { wp: false, ..paging(1) });
+    mmu.load_paging(&mut machine, VCPU, Paging { wp: false, ..paging(1) });
     assert!(matches!(
         fault(&mut machine, &mut mmu, 0, supervisor_write()),
         FaultOutcome::Resume(_)
@@ -261,7 +261,7 @@ fn wp_clear_lets_the_supervisor_write_and_user_mode_not() {
     assert_eq!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 9, user: true, write: false });
     assert!(matches!(fault(&mut machine, &mut mmu, 0, user_write()), FaultOutcome::Guest(_)));
     let smap = Paging { wp: false, smap: true, ..paging(1) };
-    mmu.load_paging(&mut machine, 0, smap);
+    mmu.load_paging(&mut machine, VCPU, smap);
     let override_write = Access { smap_override: true, ..supervisor_write() };
     let outcome = fault(&mut machine, &mut mmu, 0, override_write);
     assert_eq!(outcome, FaultOutcome::Override { gpa: Gpa::new(0x9000) });
@@ -280,7 +280,7 @@ fn a_released_root_holds_no_absent_entry_until_the_guest_flushes() {
     assert!(matches!(fault(&mut machine, &mut mmu, 0, user_write()), FaultOutcome::Resume(_)));
     assert_eq!(hardware(&machine, &mmu, 0), Seen::Page { gfn: 1, user: true, write: true });
     machine.poke(1, 1, 2 << 12 | P | W | U | A);
-    mmu.invlpg(&mut machine, 0, Gva::new(0));
+    mmu.invlpg(&mut machine, VCPU, Gva::new(0));
     mmu.audit(&machine).unwrap();
     assert_eq!(hardware(&machine, &mmu, 2 << 39), Seen::NotPresent);
     fault(&mut machine, &mut mmu, 1 << 39, Access::user_read());
@@ -342,11 +342,11 @@ fn the_root_of_an_idle_vcpu_is_not_reclaimed() {
         machine.poke(16 + n, 0, 0x9000 | P | U | A);
     }
     let mut mmu = Mmu::new(config_with(|config| config.vcpus = 2), &mut machine).unwrap();
-    let idle = mmu.load_paging(&mut machine, 1, paging(5));
-    mmu.load_paging(&mut machine, 0, paging(1));
+    let idle = mmu.load_paging(&mut machine, OTHER_VCPU, paging(5));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     (0..256).for_each(|n| settle(&mut machine, &mut mmu, n << 21, Access::user_read()));
     assert!(mmu.counters().reclaimed > 100);
-    assert_eq!(mmu.root(&machine, 1), idle);
+    assert_eq!(mmu.root(&machine, OTHER_VCPU), idle);
 }
 
 #[test]
@@ -355,7 +355,7 @@ fn trapping_leaves_nothing_to_the_cpu() {
     machine.chain();
     let trap = config_with(|config| config.encodings = Encodings::not_present(FEATURES.maxphyaddr));
     let mut mmu = Mmu::new(trap, &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     assert_eq!(hardware(&machine, &mmu, 0), Seen::NotPresent);
     assert!(matches!(
         fault(&mut machine, &mut mmu, 0, Access::user_read()),
@@ -368,7 +368,7 @@ fn a_root_outside_memory_only_faults() {
     let (mut machine, mut mmu) = start(64, 64, |_| ());
     for root in [63, 64, (1 << 28) - 1] {
         machine.holes = vec![63];
-        mmu.load_paging(&mut machine, 0, paging(root));
+        mmu.load_paging(&mut machine, VCPU, paging(root));
         mmu.audit(&machine).unwrap();
         let outcome = fault(&mut machine, &mut mmu, 0, Access::user_read());
         assert!(
@@ -376,7 +376,7 @@ fn a_root_outside_memory_only_faults() {
             "{root}"
         );
     }
-    mmu.load_paging(&mut machine, 0, Paging { mode: Mode::Off, ..paging(0) });
+    mmu.load_paging(&mut machine, VCPU, Paging { mode: Mode::Off, ..paging(0) });
     mmu.zap_all(&mut machine);
     mmu.audit(&machine).unwrap();
 }

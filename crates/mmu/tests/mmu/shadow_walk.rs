@@ -18,16 +18,16 @@ fn code_is_found_where_the_shadow_maps_it_for_execution() {
     machine.poke(4, 1, 10 << 12 | ALL | bits::NX);
     machine.poke(3, 1, 0x20_0000 | ALL | bits::PS);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     let mut code = |machine: &mut Machine, gva: u64| {
-        let before = mmu.code(machine, 0, Gva::new(gva));
+        let before = mmu.code(machine, VCPU, Gva::new(gva));
         settle(machine, &mut mmu, gva, Access::user_read());
-        (before, mmu.code(machine, 0, Gva::new(gva)))
+        (before, mmu.code(machine, VCPU, Gva::new(gva)))
     };
     assert_eq!(code(&mut machine, 0x123), (None, Some(Hpa::new(0x9123))));
     assert_eq!(code(&mut machine, 0x20_4567).1, Some(Hpa::new(0x20_4567)), "a large page");
     assert_eq!(code(&mut machine, 0x1123).1, None, "it may not be executed");
-    assert_eq!(mmu.code(&machine, 0, Gva::new(0x5123)), None, "it is not present");
+    assert_eq!(mmu.code(&machine, VCPU, Gva::new(0x5123)), None, "it is not present");
 }
 
 /// Takes note of the places, and answers as the simplest policy does.
@@ -56,7 +56,7 @@ fn a_write_to_a_table_is_known_by_the_instruction_and_the_return_address() {
     machine.poke(3, 1, ALL | bits::PS);
     let places = CallSites::default();
     let mut mmu = Mmu::with_policy(config(), &mut machine, places.clone()).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     let mut place_of = |rsp: u64, returns_to: u64, beyond: u64| {
         machine.poke(9, 2, returns_to);
         // What the function has saved, and where its caller returns to.
@@ -64,9 +64,9 @@ fn a_write_to_a_table_is_known_by_the_instruction_and_the_return_address() {
         machine.poke(9, 9, beyond);
         let context = FaultContext::at(Gva::new(RIP)).with_stack(Gva::new(rsp));
         for gva in [rsp, TABLE].repeat(3) {
-            mmu.page_fault(&mut machine, 0, Gva::new(gva), Access::user_read(), &context);
+            mmu.page_fault(&mut machine, VCPU, Gva::new(gva), Access::user_read(), &context);
         }
-        let outcome = mmu.page_fault(&mut machine, 0, Gva::new(TABLE), user_write(), &context);
+        let outcome = mmu.page_fault(&mut machine, VCPU, Gva::new(TABLE), user_write(), &context);
         assert!(matches!(outcome, FaultOutcome::TableWrite { .. }), "{outcome:?}");
         places.0.borrow().last().copied().unwrap()
     };
@@ -94,7 +94,7 @@ fn callers(
 ) -> u64 {
     let context = FaultContext::at(Gva::new(rip)).with_stack(Gva::new(rsp));
     for (gva, access) in [(rsp, Access::user_read()), (0x2000, user_write())].repeat(3) {
-        mmu.page_fault(machine, 0, Gva::new(gva), access, &context);
+        mmu.page_fault(machine, VCPU, Gva::new(gva), access, &context);
     }
     places.0.borrow().last().unwrap().callers
 }
@@ -102,7 +102,7 @@ fn callers(
 fn guest(mut machine: Machine, paging: Paging) -> (Machine, Mmu<CallSites>, CallSites) {
     let places = CallSites::default();
     let mut mmu = Mmu::with_policy(config(), &mut machine, places.clone()).unwrap();
-    mmu.load_paging(&mut machine, 0, paging);
+    mmu.load_paging(&mut machine, VCPU, paging);
     (machine, mmu, places)
 }
 
@@ -157,7 +157,7 @@ fn a_32_bit_guests_return_addresses_are_words_of_4_bytes() {
 
 #[test]
 fn the_simplest_policy_asks_for_no_place() {
-    let write = TableWrite::new(0, Gfn::new(7).entry(0));
+    let write = TableWrite::new(VCPU, Gfn::new(7).entry(0));
     assert!(!EmulateReachable.needs_site(&write));
     assert!(CallSites::default().needs_site(&write), "a policy that says nothing is told");
 }
@@ -171,15 +171,15 @@ fn a_walk_that_ended_above_is_not_remembered_past_a_link() {
     machine.poke(3, 2, 5 << 12 | ALL);
     machine.poke(5, 0, 9 << 12 | ALL);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     let gva = 1u64 << 21;
     // Built already: nothing but the link changes later.
     settle(&mut machine, &mut mmu, 2 << 21, Access::user_read());
     settle(&mut machine, &mut mmu, gva, Access::user_read());
-    let large = mmu.code(&machine, 0, Gva::new(gva)).unwrap();
+    let large = mmu.code(&machine, VCPU, Gva::new(gva)).unwrap();
     store(&mut machine, &mut mmu, 3, 1, 5 << 12 | ALL);
     settle(&mut machine, &mut mmu, gva, Access::user_read());
-    let small = mmu.code(&machine, 0, Gva::new(gva)).unwrap();
+    let small = mmu.code(&machine, VCPU, Gva::new(gva)).unwrap();
     assert_eq!(small.raw() as i64 - large.raw() as i64, (9 - 512) * 4096);
 }
 
@@ -193,7 +193,7 @@ fn what_the_shadow_tells_is_what_the_guests_tables_tell() {
         machine.poke(4, 1, 0xfee00 << 12 | ALL);
         let mut mmu =
             Mmu::new(config_with(|config| config.shadow_walk = shadow_walk), &mut machine).unwrap();
-        mmu.load_paging(&mut machine, 0, paging(1));
+        mmu.load_paging(&mut machine, VCPU, paging(1));
         // What is known of devices is of the map as it has become.
         mmu.revoke(&mut machine, Gfn::new(100)..Gfn::new(101));
         settle(&mut machine, &mut mmu, 0, Access::user_read());
@@ -236,7 +236,7 @@ fn a_stack_in_a_page_of_one_gib_is_read() {
     let places = CallSites::default();
     let config = config_with(|config| config.features = Features::new(40, true));
     let mut mmu = Mmu::with_policy(config, &mut machine, places.clone()).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     let mut guest = (machine, mmu, places);
     assert_eq!(callers(&mut guest, RIP, (1 << 30) + (521 << 12) + 16), RIP + 0x100);
 }
@@ -247,11 +247,11 @@ fn the_table_in_which_a_walk_ends_is_remembered() {
     machine.chain();
     machine.poke(4, 5, 100 << 12 | ALL);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     settle(&mut machine, &mut mmu, 0x5000, Access::user_read());
     let mut entries_read = || {
         let before = machine.work.get();
-        assert!(mmu.code(&machine, 0, Gva::new(0x5000)).is_some());
+        assert!(mmu.code(&machine, VCPU, Gva::new(0x5000)).is_some());
         machine.work.get() - before
     };
     assert_eq!([entries_read(), entries_read()], [4, 1]);
@@ -269,7 +269,7 @@ fn what_is_remembered_of_one_address_is_not_said_of_another() {
     (11..13).for_each(|table| machine.poke(table, 0, (table + 1) << 12 | ALL));
     machine.poke(13, 5, 101 << 12 | ALL);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     for (gva, hole) in [(0x5000, 100), (HIGH | 0x5000, 101)].repeat(2) {
         let outcome = fault(&mut machine, &mut mmu, gva, Access::user_read());
         assert_eq!(outcome, FaultOutcome::Mmio { gpa: Gfn::new(hole).base() }, "{gva:#x}");
@@ -288,7 +288,7 @@ fn write_to_table(
     machine.chain();
     prepare(&mut machine);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging);
+    mmu.load_paging(&mut machine, VCPU, paging);
     for gva in [0, gva] {
         settle(&mut machine, &mut mmu, gva, Access::supervisor_read());
     }
@@ -345,7 +345,7 @@ fn the_shadow_is_not_walked_for_a_fault_of_the_guest_while_no_table_is_unsync() 
         config.shadow_walk = false;
     });
     let mut mmu = Mmu::new(config, &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     let calls = |machine: &mut Machine, mmu: &mut Mmu| {
         let before = machine.work.get();
         let outcome = exit_at(machine, mmu, 0, 0x7000, Access::user_read());

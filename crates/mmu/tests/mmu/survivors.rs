@@ -9,7 +9,7 @@ const ALL: u64 = P | W | U | A | D;
 
 fn start(machine: &mut Machine, paging: Paging) -> Mmu {
     let mut mmu = Mmu::new(config(), machine).unwrap();
-    mmu.load_paging(machine, 0, paging);
+    mmu.load_paging(machine, VCPU, paging);
     mmu
 }
 
@@ -77,10 +77,10 @@ fn one_vcpu_with_wp_clear_is_enough_against_the_user_filter() {
     machine.chain();
     let config = config_with(|config| (config.vcpus, config.filter) = (2, FilterPolicy::User));
     let mut mmu = Mmu::new(config, &mut machine).unwrap();
-    (0..2).for_each(|vcpu| _ = mmu.load_paging(&mut machine, vcpu, paging(1)));
-    assert_eq!(mmu.entry_state(&machine, 0).guest_faults, GuestFaults::User);
-    mmu.load_paging(&mut machine, 1, wp_clear());
-    assert_eq!(mmu.entry_state(&machine, 0).guest_faults, GuestFaults::Present);
+    load_everywhere(&mut machine, &mut mmu, 2);
+    assert_eq!(mmu.entry_state(&machine, VCPU).guest_faults, GuestFaults::User);
+    mmu.load_paging(&mut machine, OTHER_VCPU, wp_clear());
+    assert_eq!(mmu.entry_state(&machine, VCPU).guest_faults, GuestFaults::Present);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn what_is_remembered_of_one_root_is_not_said_of_another() {
     machine.poke(13, 5, 101 << 12 | ALL);
     let mut mmu = start(&mut machine, paging(1));
     for (root, hole) in [(1, 100), (10, 101), (1, 100), (10, 101)] {
-        mmu.load_paging(&mut machine, 0, paging(root));
+        mmu.load_paging(&mut machine, VCPU, paging(root));
         let outcome = fault(&mut machine, &mut mmu, 0x5000, Access::user_read());
         assert_eq!(outcome, FaultOutcome::Mmio { gpa: Gfn::new(hole).base() }, "root {root}");
     }
@@ -108,9 +108,9 @@ fn nx_of_a_gib_page_stands_in_its_link() {
     machine.poke(2, 1, ALL | bits::PS | bits::NX);
     let config = config_with(|config| config.features = Features::new(40, true));
     let mut mmu = Mmu::new(config, &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     settle(&mut machine, &mut mmu, 1 << 30 | 0x20_0000, Access::user_read());
-    let root = machine.frame_at(mmu.entry_state(&machine, 0).root.hpa());
+    let root = machine.frame_at(mmu.entry_state(&machine, VCPU).root.hpa());
     let below = machine.frame_at(Hpa::new(machine.read_shadow(root, 0) & bits::ADDRESS));
     assert_eq!(machine.read_shadow(below, 1) & (P | bits::NX), P | bits::NX);
 }

@@ -21,7 +21,7 @@ fn start_on(maxphyaddr: u8) -> (Machine, Mmu) {
     let encodings = Encodings::reserved(maxphyaddr).unwrap();
     let mut mmu =
         Mmu::new(config_with(|config| config.encodings = encodings), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     (machine, mmu)
 }
 
@@ -34,7 +34,7 @@ fn leaves_a_hint_on(maxphyaddr: u8, mut machine: Machine, mut mmu: Mmu) -> bool 
     for _ in 0..2 {
         let outcome = mmu.page_fault(
             &mut machine,
-            0,
+            VCPU,
             Gva::new(0x5000),
             Access::user_read(),
             &FaultContext::at(Gva::new(0)),

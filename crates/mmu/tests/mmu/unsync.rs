@@ -71,7 +71,7 @@ fn start_configured<P: WritePolicy>(
         change(config);
     });
     let mut mmu = Mmu::with_policy(config, &mut machine, policy).unwrap();
-    (0..vcpus).for_each(|vcpu| _ = mmu.load_paging(&mut machine, vcpu, paging(1)));
+    load_everywhere(&mut machine, &mut mmu, vcpus);
     for gva in [PAGE, 0x6000, 0x8000, SHOWN, 6 << 21, 7 << 21] {
         settle(&mut machine, &mut mmu, gva, READ);
     }
@@ -88,12 +88,12 @@ fn page(gfn: u64) -> Seen {
 fn writes_are_not_seen_and_invlpg_brings_its_entry_up_to_date() {
     let (mut machine, mut mmu) = start(1, ALL);
     assert_eq!(hardware(&machine, &mmu, SHOWN), Seen::Page { gfn: 4, user: false, write: true });
-    assert!(mmu.entry_state(&machine, 0).flushes_exit);
+    assert!(mmu.entry_state(&machine, VCPU).flushes_exit);
     machine.poke(4, 5, 102 << 12 | ALL);
     machine.poke(4, 7, 104 << 12 | ALL);
     assert_eq!(hardware(&machine, &mmu, PAGE), page(101), "as a TLB that still holds it");
     let before = (machine.flushes, machine.page_flushes);
-    mmu.invlpg(&mut machine, 0, Gva::new(PAGE));
+    mmu.invlpg(&mut machine, VCPU, Gva::new(PAGE));
     assert_eq!(hardware(&machine, &mmu, PAGE), page(102));
     assert_eq!(hardware(&machine, &mmu, 0x7000), Seen::Reserved, "what nobody has asked for waits");
     assert_eq!((machine.flushes, machine.page_flushes), (before.0, before.1 + 1));
@@ -106,8 +106,8 @@ fn a_larger_flush_brings_all_up_to_date_and_may_leave_the_table_unsync() {
     let policy = Policy { more: 3, ..Policy::default() };
     let (mut machine, mut mmu) = start_with(policy.clone(), 1, ALL);
     machine.poke(4, 5, 102 << 12 | ALL);
-    mmu.load_paging(&mut machine, 0, paging(1));
-    assert!(mmu.has_unsync_tables() && mmu.entry_state(&machine, 0).flushes_exit);
+    mmu.load_paging(&mut machine, VCPU, paging(1));
+    assert!(mmu.has_unsync_tables() && mmu.entry_state(&machine, VCPU).flushes_exit);
     assert_eq!(hardware(&machine, &mmu, PAGE), page(102));
     // What is cleared is Trapping, so that nothing depends on seeing how it comes back.
     machine.poke(4, 5, 0);
@@ -133,7 +133,7 @@ fn a_larger_flush_brings_all_up_to_date_and_may_leave_the_table_unsync() {
 fn a_root_is_built_only_once_all_tables_are_tracked() {
     let (mut machine, mut mmu) = start_with(Policy { more: 3, ..Policy::default() }, 1, ALL);
     machine.poke(10, 0, 2 << 12 | ALL);
-    mmu.load_paging(&mut machine, 0, paging(10));
+    mmu.load_paging(&mut machine, VCPU, paging(10));
     assert!(!mmu.has_unsync_tables());
     assert_eq!(hardware(&machine, &mmu, PAGE), page(101), "linked at once");
     mmu.audit(&machine).unwrap();
@@ -146,13 +146,13 @@ fn pdptes_are_loaded_only_once_all_tables_are_tracked() {
     let policy = Policy { more: 3, ..Policy::default() };
     let (mut machine, mut mmu) = start_with(policy, 1, ALL);
     let directory = 3 << 12 | P;
-    mmu.load_paging(&mut machine, 0, pae([directory, 0, 0, 0]));
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, pae([directory, 0, 0, 0]));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     settle(&mut machine, &mut mmu, SHOWN, READ);
     let outcome = fault(&mut machine, &mut mmu, SHOWN, supervisor_write());
     assert_eq!(outcome, FaultOutcome::Resume(Work::Detach));
     assert!(mmu.has_unsync_tables());
-    mmu.load_paging(&mut machine, 0, pae([directory, directory, 0, 0]));
+    mmu.load_paging(&mut machine, VCPU, pae([directory, directory, 0, 0]));
     assert!(!mmu.has_unsync_tables());
     mmu.audit(&machine).unwrap();
 }
@@ -160,9 +160,9 @@ fn pdptes_are_loaded_only_once_all_tables_are_tracked() {
 #[test]
 fn a_root_is_offered_only_once_all_tables_are_tracked() {
     let (mut machine, mut mmu) = start_with(Policy { more: 3, ..Policy::default() }, 1, ALL);
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     assert!(mmu.has_unsync_tables());
-    assert!(mmu.allow_native_load(&mut machine, 0) && !mmu.has_unsync_tables());
+    assert!(mmu.allow_native_load(&mut machine, VCPU) && !mmu.has_unsync_tables());
     mmu.audit(&machine).unwrap();
 }
 
@@ -171,11 +171,11 @@ fn a_root_that_only_serves_reads_is_built_only_once_all_tables_are_tracked() {
     let (mut machine, mut mmu) = start_configured(Policy::default(), 1, ALL, |config| {
         (config.loadable_roots, config.cr3_loads_exit) = (1, true);
     });
-    assert!(mmu.has_unsync_tables() && mmu.allow_native_load(&mut machine, 0));
-    mmu.withdraw_root(0, Gfn::new(1));
+    assert!(mmu.has_unsync_tables() && mmu.allow_native_load(&mut machine, VCPU));
+    mmu.withdraw_root(VCPU, Gfn::new(1));
     assert!(mmu.has_unsync_tables(), "nothing was built");
     // The unsync page table itself, as a root.
-    mmu.allow_native_load_of(&mut machine, 0, Gfn::new(4));
+    mmu.allow_native_load_of(&mut machine, VCPU, Gfn::new(4));
     mmu.audit(&machine).unwrap();
     assert!(!mmu.has_unsync_tables());
 }
@@ -188,10 +188,10 @@ fn the_policy_is_told_what_a_flush_came_to() {
     let entries = [102 << 12 | ALL, 102 << 12 | ALL, 0, 103 << 12 | ALL];
     for entry in entries {
         machine.poke(4, 5, entry);
-        mmu.invlpg(&mut machine, 0, Gva::new(PAGE));
+        mmu.invlpg(&mut machine, VCPU, Gva::new(PAGE));
     }
     assert!(mmu.has_unsync_tables());
-    mmu.invlpg(&mut machine, 0, Gva::new(6 << 21));
+    mmu.invlpg(&mut machine, VCPU, Gva::new(6 << 21));
     assert!(!mmu.has_unsync_tables(), "the policy has said so");
     let told = [
         UnsyncFlush::Changed(at),
@@ -222,7 +222,7 @@ fn the_policy_can_tell_whether_the_guest_has_flushed_since_another_write() {
     let told = Rc::default();
     let policy = FlushesBefore(Rc::clone(&told));
     let mut mmu = Mmu::with_policy(config(), &mut machine, policy).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     settle(&mut machine, &mut mmu, SHOWN, READ);
     let write = |machine: &mut Machine, mmu: &mut Mmu<FlushesBefore>| {
         let outcome = fault(machine, mmu, SHOWN, supervisor_write());
@@ -233,7 +233,7 @@ fn the_policy_can_tell_whether_the_guest_has_flushed_since_another_write() {
     assert_eq!(write(&mut machine, &mut mmu), first);
     mmu.flush_guest(&mut machine);
     assert_eq!(write(&mut machine, &mut mmu), first + 1);
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     assert_eq!(write(&mut machine, &mut mmu), first + 2);
 }
 
@@ -242,7 +242,7 @@ fn a_larger_flush_tracks_the_table_again() {
     let (mut machine, mut mmu) = start(1, ALL);
     machine.poke(4, 5, 102 << 12 | ALL);
     mmu.flush_guest(&mut machine);
-    assert!(!mmu.has_unsync_tables() && !mmu.entry_state(&machine, 0).flushes_exit);
+    assert!(!mmu.has_unsync_tables() && !mmu.entry_state(&machine, VCPU).flushes_exit);
     assert_eq!(hardware(&machine, &mmu, PAGE), page(102));
     assert_eq!(hardware(&machine, &mmu, SHOWN), Seen::Page { gfn: 4, user: false, write: false });
     mmu.audit(&machine).unwrap();
@@ -263,7 +263,7 @@ fn a_table_that_is_also_a_directory_is_tracked() {
 #[test]
 fn all_vcpus_leave_the_guest_before_a_write_is_unseen() {
     let (machine, mmu) = start(2, ALL);
-    assert_eq!((machine.kicks, mmu.entry_state(&machine, 1).flushes_exit), (1, true));
+    assert_eq!((machine.kicks, mmu.entry_state(&machine, OTHER_VCPU).flushes_exit), (1, true));
     let table = machine.mapping_of(4).unwrap();
     assert_ne!(table & W, 0);
     let writable = |&&entry: &&u64| entry == table;
@@ -310,7 +310,7 @@ fn a_new_reference_to_a_released_table_shows_nothing_old() {
     machine.chain();
     machine.poke(4, 5, 101 << 12 | ALL);
     let mut mmu = Mmu::new(config(), &mut machine).unwrap();
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     settle(&mut machine, &mut mmu, PAGE, READ);
     mmu.release_frame(&mut machine, Gfn::new(4));
     settle(&mut machine, &mut mmu, PAGE, READ);
@@ -358,8 +358,8 @@ fn a_table_write_through_an_old_entry_brings_that_up_to_date() {
 #[test]
 fn nothing_is_told_from_an_unsync_shadow_alone() {
     let (mut machine, mut mmu) = start(1, ALL);
-    assert_eq!(mmu.code(&machine, 0, Gva::new(PAGE)), None);
-    assert!(mmu.code(&machine, 0, Gva::new(6 << 21)).is_some());
+    assert_eq!(mmu.code(&machine, VCPU, Gva::new(PAGE)), None);
+    assert!(mmu.code(&machine, VCPU, Gva::new(6 << 21)).is_some());
     // The shadow still says that only the tracking of table 6 holds the write back.
     machine.poke(4, 6, 7 << 12 | ALL & !W);
     let outcome = fault(&mut machine, &mut mmu, 0x6000, user_write());
@@ -437,9 +437,9 @@ fn no_filter_is_chosen_while_it_would_not_decide() {
     store(&mut machine, &mut mmu, 6, 1, 104 << 12 | ALL & !W);
     assert_eq!(refused(&mut machine, &mut mmu), 0, "a table is unsync");
     mmu.flush_guest(&mut machine);
-    mmu.load_paging(&mut machine, 0, Paging { wp: false, ..paging(1) });
+    mmu.load_paging(&mut machine, VCPU, Paging { wp: false, ..paging(1) });
     assert_eq!(refused(&mut machine, &mut mmu), 0, "CR0.WP is clear");
-    mmu.load_paging(&mut machine, 0, paging(1));
+    mmu.load_paging(&mut machine, VCPU, paging(1));
     assert_eq!(refused(&mut machine, &mut mmu), 1);
 }
 
@@ -459,7 +459,7 @@ fn loads_of_roots_and_faults_that_pass_are_named() {
         });
         let policy = Asked { seen: seen.clone() };
         let mut mmu = Mmu::with_policy(config, &mut machine, policy).unwrap();
-        mmu.load_paging(&mut machine, 0, paging(1));
+        mmu.load_paging(&mut machine, VCPU, paging(1));
         settle(&mut machine, &mut mmu, SHOWN, READ);
         fault(&mut machine, &mut mmu, SHOWN, supervisor_write());
         seen.take().unwrap()

@@ -31,7 +31,7 @@ impl Guest {
         // A root may be loaded without an exit, so unsync is not tried.
         let config = config_with(|config| (config.eager, config.loadable_roots) = (eager, 1));
         let mut mmu = Mmu::new(config, &mut machine).unwrap();
-        mmu.load_paging(&mut machine, 0, paging(1));
+        mmu.load_paging(&mut machine, VCPU, paging(1));
         let mut guest = Guest { machine, mmu, exits: 0, bursts: 0 };
         (0..3).for_each(|n| guest.read(n, 0));
         settle(&mut guest.machine, &mut guest.mmu, SHOWN << 12, Access::supervisor_read());
@@ -65,7 +65,7 @@ impl Guest {
             let context = FaultContext::at(Gva::new(rip)).with_back_to_back(back_to_back);
             let outcome = self.mmu.page_fault(
                 &mut self.machine,
-                0,
+                VCPU,
                 Gva::new(gva),
                 supervisor_write(),
                 &context,
@@ -203,7 +203,7 @@ fn a_table_that_maps_the_write_to_it_is_not_detached_again_and_again() {
             let context = FaultContext::at(Gva::new(0x1000)).with_back_to_back(index > 300);
             let outcome = guest.mmu.page_fault(
                 &mut guest.machine,
-                0,
+                VCPU,
                 Gva::new(gva),
                 supervisor_write(),
                 &context,
@@ -238,7 +238,7 @@ fn a_32_bit_guest_pays_for_the_flush_alone() {
     machine.poke32(3, 7, 0x9067);
     let mut mmu = Mmu::new(config_with(|config| config.loadable_roots = 4), &mut machine).unwrap();
     let mode = Mode::Legacy32 { pse: false };
-    mmu.load_paging(&mut machine, 0, Paging { mode, nxe: false, ..paging(2) });
+    mmu.load_paging(&mut machine, VCPU, Paging { mode, nxe: false, ..paging(2) });
     settle(&mut machine, &mut mmu, CHANGED, Access::supervisor_read());
     settle(&mut machine, &mut mmu, SHOWN, Access::supervisor_read());
     let mut exits = 0;
@@ -253,7 +253,7 @@ fn a_32_bit_guest_pays_for_the_flush_alone() {
             exits += 1;
             let context = FaultContext::at(Gva::new(rip)).with_back_to_back(back_to_back);
             let at = Gva::new(SHOWN + 7 * 4);
-            match mmu.page_fault(&mut machine, 0, at, supervisor_write(), &context) {
+            match mmu.page_fault(&mut machine, VCPU, at, supervisor_write(), &context) {
                 FaultOutcome::TableWrite { .. } => store32(&mut machine, &mut mmu, 3, 7, entry),
                 outcome => {
                     assert_eq!(outcome, FaultOutcome::Resume(Work::Detach));
@@ -261,9 +261,9 @@ fn a_32_bit_guest_pays_for_the_flush_alone() {
                 }
             }
         }
-        if mmu.entry_state(&machine, 0).flushes_exit {
+        if mmu.entry_state(&machine, VCPU).flushes_exit {
             exits += 1;
-            mmu.invlpg(&mut machine, 0, Gva::new(CHANGED));
+            mmu.invlpg(&mut machine, VCPU, Gva::new(CHANGED));
         }
     }
     assert!((40..=44).contains(&exits), "{exits}");

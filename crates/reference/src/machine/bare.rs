@@ -1,5 +1,6 @@
 //! The guest on bare hardware, walking its own tables.
 
+use std::fmt;
 use std::rc::Rc;
 
 use fastrand::Rng;
@@ -19,6 +20,15 @@ pub struct Bare {
     memory: Ram,
     cpus: Vec<(Control, PagingUnit)>,
     universe: Rc<Universe>,
+}
+
+impl fmt::Debug for Bare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bare")
+            .field("model", &self.model)
+            .field("cpus", &self.cpus.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Bare {

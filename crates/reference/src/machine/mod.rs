@@ -3,6 +3,7 @@
 mod bare;
 mod shadow;
 
+use std::fmt;
 use std::rc::Rc;
 
 use arrayvec::ArrayVec;
@@ -38,6 +39,18 @@ pub struct Start {
     pub temper: Temper,
     /// Seeds every random choice.
     pub seed: u64,
+}
+
+impl fmt::Debug for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Start")
+            .field("model", &self.model)
+            .field("cpus", &self.cpus)
+            .field("registers", &self.registers)
+            .field("temper", &self.temper)
+            .field("seed", &self.seed)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The machine did something that no machine may do, whatever the guest sees of it: made no

@@ -9,6 +9,7 @@ mod reach;
 mod targets;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -16,7 +17,7 @@ use arrayvec::ArrayVec;
 use fastrand::Rng;
 use umbra_mmu::{
     Config, Encodings, EntryState, FaultContext, FaultOutcome, FilterPolicy, GuestFaults, Mmu,
-    RootFormat, TranslateError, Work,
+    RootFormat, TranslateError, VcpuId, Work,
 };
 use umbra_paging::{Access, Cr3Value, Features, Gfn, Gpa, Gva, Paging, Pfec};
 
@@ -130,6 +131,16 @@ pub struct Shadow {
     delivery: Option<Delivery>,
 }
 
+impl fmt::Debug for Shadow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shadow")
+            .field("config", &self.config)
+            .field("model", &self.model)
+            .field("mmu", &self.mmu)
+            .finish_non_exhaustive()
+    }
+}
+
 /// How a page fault got to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
@@ -171,7 +182,7 @@ impl Shadow {
         let mut mmu = Mmu::with_policy(mmu_config, &mut host, dice)
             .expect("the test asks for a possible configuration");
         for cpu in 0..cpus {
-            mmu.load_paging(&mut host, cpu, registers.for_mmu(&model));
+            mmu.load_paging(&mut host, VcpuId::new(cpu), registers.for_mmu(&model));
         }
         Shadow {
             config,
@@ -245,7 +256,7 @@ impl Shadow {
         if withdrawn != self.mmu.roots_changed() {
             self.moment.note("mmu: withdraws a root");
             for (cpu, targets) in self.targets.iter_mut().enumerate() {
-                targets.retain(|root| self.mmu.is_loadable(cpu, root));
+                targets.retain(|root| self.mmu.is_loadable(VcpuId::new(cpu), root));
             }
         }
         result
@@ -256,7 +267,8 @@ impl Shadow {
     fn ask(&mut self, cpu: usize) -> Result<Entry, Broken> {
         self.tell_root(cpu)?;
         let epoch = self.host.epoch();
-        let EntryState { guest_faults, flushes_exit, .. } = self.mmu.entry_state(&self.host, cpu);
+        let EntryState { guest_faults, flushes_exit, .. } =
+            self.mmu.entry_state(&self.host, VcpuId::new(cpu));
         let filter = match guest_faults {
             GuestFaults::Trap => Filter::TRAP,
             GuestFaults::Present => Filter::PRESENT,
@@ -278,16 +290,17 @@ impl Shadow {
     /// Tells the MMU which root a CPU has loaded by itself: after it has left the guest, before
     /// anything else.
     fn tell_root(&mut self, cpu: usize) -> Result<(), Broken> {
+        let vcpu = VcpuId::new(cpu);
         let Some(root) = self.host.cpu_mut(cpu).loaded.take() else { return Ok(()) };
-        if self.mmu.paging(cpu).root == root {
+        if self.mmu.paging(vcpu).root == root {
             return Ok(());
         }
-        if !self.mmu.is_loadable(cpu, root) {
+        if !self.mmu.is_loadable(vcpu, root) {
             return Err(Broken(format!(
                 "CPU {cpu} runs on {root:?}, which was withdrawn before it was stopped"
             )));
         }
-        self.mmu.switched(cpu, root);
+        self.mmu.switched(vcpu, root);
         Ok(())
     }
 
@@ -338,17 +351,18 @@ impl Shadow {
 
     /// The registers that the hardware walks by when it enters the guest now.
     fn loaded(&self, cpu: usize) -> Result<Control, Broken> {
-        let root = self.mmu.root(&self.host, cpu);
+        let vcpu = VcpuId::new(cpu);
+        let root = self.mmu.root(&self.host, vcpu);
         let table = PhysAddr::new(root.hpa().raw());
         let registers = self.host.cpu(cpu).registers;
         let own = registers.root;
-        if self.mmu.is_loadable(cpu, own) && table.raw() != own.base().raw() {
+        if self.mmu.is_loadable(vcpu, own) && table.raw() != own.base().raw() {
             return Err(Broken(format!(
                 "the guest's CR3 names {own:?}, and its loadable root is at {table:?}"
             )));
         }
-        if *self.mmu.paging(cpu) != registers.for_mmu(&self.model) {
-            let found = self.mmu.paging(cpu);
+        if *self.mmu.paging(vcpu) != registers.for_mmu(&self.model) {
+            let found = self.mmu.paging(vcpu);
             return Err(Broken(format!("the guest runs as {found:?} with {registers:?}")));
         }
         let guest = registers.control(&self.model);
@@ -388,8 +402,9 @@ impl Shadow {
     ) -> Result<Option<Observed>, Broken> {
         let mut places: ArrayVec<Gpa, 2> = ArrayVec::new();
         for piece in pieces {
-            let translated = self
-                .call(EntryPoint::Other, |mmu, host| mmu.translate(host, cpu, piece.gva, access));
+            let translated = self.call(EntryPoint::Other, |mmu, host| {
+                mmu.translate(host, VcpuId::new(cpu), piece.gva, access)
+            });
             if self.swap_in_wanted()? {
                 return Ok(None);
             }
@@ -467,11 +482,12 @@ impl Shadow {
         if !self.host.cpu(cpu).registers.paging || self.config.targets == 0 {
             return Ok(());
         }
+        let vcpu = VcpuId::new(cpu);
         self.make_room(cpu);
-        let offered = self.call(EntryPoint::Other, |mmu, host| mmu.allow_native_load(host, cpu));
+        let offered = self.call(EntryPoint::Other, |mmu, host| mmu.allow_native_load(host, vcpu));
         // Not if it was withdrawn for the frames that were given back.
         self.swap_in_all()?;
-        if offered && self.mmu.is_loadable(cpu, value.root) {
+        if offered && self.mmu.is_loadable(vcpu, value.root) {
             if !self.host.cpu(cpu).registers.long {
                 self.moment.note("shadow: offers a root of PAE paging");
             }
@@ -493,15 +509,16 @@ impl Shadow {
         let pcide = self.host.cpu(cpu).registers.pcide;
         let pcid = if pcide { self.random.u16(..3) } else { 0 };
         let value = Cr3Value { root, pcid, no_flush: pcide && self.random.bool() };
+        let vcpu = VcpuId::new(cpu);
         self.make_room(cpu);
         let offered =
-            self.call(EntryPoint::Other, |mmu, host| mmu.allow_native_load_of(host, cpu, root));
+            self.call(EntryPoint::Other, |mmu, host| mmu.allow_native_load_of(host, vcpu, root));
         self.swap_in_all()?;
         // Not if it was withdrawn for the frames that were given back.
-        if offered && self.mmu.is_loadable(cpu, root) {
+        if offered && self.mmu.is_loadable(vcpu, root) {
             self.moment.note("shadow: offers a root that is not in use");
             if !self.targets[cpu].expect(value) {
-                self.mmu.withdraw_root(cpu, root);
+                self.mmu.withdraw_root(vcpu, root);
             }
         }
         Ok(())
@@ -510,7 +527,7 @@ impl Shadow {
     fn make_room(&mut self, cpu: usize) {
         while let Some(gone) = self.targets[cpu].make_room(&mut self.random) {
             if !self.targets[cpu].has_root(gone) {
-                self.mmu.withdraw_root(cpu, gone);
+                self.mmu.withdraw_root(VcpuId::new(cpu), gone);
             }
         }
     }
@@ -592,7 +609,7 @@ impl Machine for Shadow {
             }
             let updates = self.host.seen().updates;
             let outcome = self.call(EntryPoint::PageFault, |mmu, host| {
-                mmu.page_fault(host, cpu, fault.gva, access, &context)
+                mmu.page_fault(host, VcpuId::new(cpu), fault.gva, access, &context)
             });
             // Nothing races with a CPU that is alone.
             if outcome == FaultOutcome::Resume(Work::Raced) && self.host.cpus().len() > 1 {
@@ -677,13 +694,14 @@ impl Machine for Shadow {
             return Ok(());
         }
         self.leave(cpu)?;
+        let vcpu = VcpuId::new(cpu);
         let before = std::mem::replace(&mut self.host.cpu_mut(cpu).registers, *after);
         let (old, new) = (before.for_mmu(&self.model), after.for_mmu(&self.model));
         if old != new || matches!(instruction, Privileged::LoadCr3 { .. }) {
             if (Paging { root: new.root, ..old }) != new {
                 self.moment.note("shadow: role changes");
             }
-            self.call(EntryPoint::LoadPaging, |mmu, host| mmu.load_paging(host, cpu, new));
+            self.call(EntryPoint::LoadPaging, |mmu, host| mmu.load_paging(host, vcpu, new));
         }
         if let Privileged::LoadCr3 { root, pcid, no_flush } = instruction {
             let value = operand(after, root, pcid, no_flush);
@@ -697,7 +715,7 @@ impl Machine for Shadow {
         match invalidation {
             Invalidation::Nothing => (),
             Invalidation::Page(gva) => {
-                self.call(EntryPoint::Other, |mmu, host| mmu.invlpg(host, cpu, gva));
+                self.call(EntryPoint::Other, |mmu, host| mmu.invlpg(host, vcpu, gva));
             }
             Invalidation::Context
             | Invalidation::Address(..)
@@ -745,7 +763,7 @@ impl Machine for Shadow {
                 self.stop_all()?;
                 for (cpu, targets) in self.targets.iter_mut().enumerate() {
                     targets.retain(|root| root != gfn);
-                    self.mmu.withdraw_root(cpu, gfn);
+                    self.mmu.withdraw_root(VcpuId::new(cpu), gfn);
                 }
             }
         }

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::message::message;
 
 /// Lines on standard error that the next ones take the place of. Without a terminal there are none.
+#[derive(Debug)]
 struct InPlace {
     bar: ProgressBar,
     animated: bool,
@@ -46,6 +47,7 @@ impl Drop for InPlace {
 }
 
 /// Says that something takes a while. Without a terminal it is said once.
+#[derive(Debug)]
 pub struct Progress {
     line: InPlace,
     text: String,
@@ -73,6 +75,7 @@ impl Progress {
 }
 
 /// Shows how it goes, again and again. Without a terminal each time is printed below the last.
+#[derive(Debug)]
 pub struct Live(InPlace);
 
 impl Live {

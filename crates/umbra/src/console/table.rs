@@ -6,6 +6,7 @@ use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, presets};
 
 /// Rows of cells without rules: names to the left, figures to the right, each column as wide as
 /// what it holds.
+#[derive(Debug)]
 pub struct Table {
     inner: comfy_table::Table,
     /// Columns from the left that hold names.

@@ -12,6 +12,7 @@ use crate::report::cannot_write;
 use crate::trace::{Head, Recorder};
 
 /// A trace file in the making. If it cannot be written, the guest goes on without it.
+#[derive(Debug)]
 pub struct Recording {
     path: PathBuf,
     recorder: io::Result<Recorder>,

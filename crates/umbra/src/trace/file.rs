@@ -1,6 +1,7 @@
 //! The trace file: gzip over a magic line and items, each a length (32 bits, little endian) and a
 //! postcard value.
 
+use std::fmt;
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
@@ -67,6 +68,16 @@ pub struct Recorder {
     lost: u64,
 }
 
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder")
+            .field("next", &self.next)
+            .field("records", &self.records)
+            .field("lost", &self.lost)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Recorder {
     /// Starts the file that is going to be `path`.
     ///
@@ -127,6 +138,15 @@ pub struct Reader {
     lines: std::vec::IntoIter<Line>,
     next: u64,
     tail: Option<Tail>,
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader")
+            .field("name", &self.name)
+            .field("next", &self.next)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Reader {

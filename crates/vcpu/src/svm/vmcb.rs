@@ -1,5 +1,7 @@
 //! The virtual machine control block (APM, "VMCB Layout"): what VMRUN reads and #VMEXIT writes.
 
+use core::fmt;
+
 /// Intercepts of the first word of instruction intercepts (offset 00Ch).
 pub mod intercept1 {
     pub const INTR: u32 = 1 << 0;
@@ -102,6 +104,12 @@ pub struct Register {
 /// Bytes that mean nothing here.
 pub struct Reserved<const N: usize>([u8; N]);
 
+impl<const N: usize> fmt::Debug for Reserved<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{N} bytes")
+    }
+}
+
 impl<const N: usize> Default for Reserved<N> {
     fn default() -> Reserved<N> {
         Reserved([0; N])
@@ -109,7 +117,7 @@ impl<const N: usize> Default for Reserved<N> {
 }
 
 /// The control area.
-#[derive(Default)]
+#[derive(Debug, Default)]
 #[repr(C)]
 pub struct Control {
     pub cr_reads: u16,
@@ -143,7 +151,7 @@ pub struct Control {
 }
 
 /// The state-save area.
-#[derive(Default)]
+#[derive(Debug, Default)]
 #[repr(C)]
 pub struct Save {
     pub es: Register,
@@ -178,7 +186,7 @@ pub struct Save {
 }
 
 /// The whole block: one page.
-#[derive(Default)]
+#[derive(Debug, Default)]
 #[repr(C, align(4096))]
 pub struct Vmcb {
     pub control: Control,

@@ -27,7 +27,7 @@ pub enum FileView {
 }
 
 /// The rights of a mapping.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum Rights {
     ReadOnly,
     ReadWrite,

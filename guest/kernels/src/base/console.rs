@@ -43,6 +43,7 @@ pub fn drain() {
 }
 
 /// The chosen port.
+#[derive(Debug)]
 pub struct Console;
 
 impl Write for Console {

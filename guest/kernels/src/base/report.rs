@@ -10,7 +10,7 @@ use crate::say;
 const SHOWN: u64 = 10;
 
 /// Counts checks, shows failures.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Report {
     checks: u64,
     failures: u64,

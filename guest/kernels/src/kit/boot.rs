@@ -57,6 +57,7 @@ pub fn image() -> Range<u64> {
 }
 
 /// What a kernel starts with.
+#[derive(Debug)]
 pub struct Boot {
     /// The command line.
     pub options: Options<'static>,

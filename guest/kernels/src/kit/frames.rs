@@ -87,6 +87,7 @@ impl Frame {
 }
 
 /// A frame for handlers, which take nothing along.
+#[derive(Debug)]
 pub struct Shared(AtomicU64);
 
 impl Shared {
@@ -112,6 +113,7 @@ impl Shared {
 }
 
 /// Frames that nobody has yet.
+#[derive(Debug)]
 pub struct Pool {
     start: u64,
     next: u64,

@@ -3,6 +3,7 @@
 use crate::say;
 
 /// Takes what was observed.
+#[derive(Debug)]
 pub enum Observer {
     /// A hash of it.
     Hash(u64),

@@ -57,6 +57,7 @@ impl Quirks {
 }
 
 /// What a judge looks at.
+#[derive(Debug)]
 pub struct Judge {
     /// The control bits and the root.
     pub paging: Paging,

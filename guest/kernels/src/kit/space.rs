@@ -172,6 +172,7 @@ pub fn leave() {
 }
 
 /// Test memory as a walk sees it.
+#[derive(Debug)]
 pub struct Memory<'a> {
     /// Where memory is.
     pub pool: &'a Pool,

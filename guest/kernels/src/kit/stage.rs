@@ -8,7 +8,7 @@ use super::vectors::{Format, Vectors};
 use super::{cpu, descriptors};
 
 /// How a context on a stage ended.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Ended {
     /// General registers, and what ended it.
     pub trap: Trap,

@@ -11,7 +11,7 @@ pub const WORDS: usize = 104;
 pub const LEGACY_WORDS: usize = 64;
 
 /// The state as FXSAVE or, where there is AVX, XSAVE lays it out (SDM vol. 1, "XSAVE Area").
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub struct Vectors {
     /// Words of 64 bits.

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use arrayvec::ArrayVec;
 use fastrand::Rng;
-use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrames, Shadowed, Tlb};
+use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrame, ShadowFrames, Shadowed, Tlb, VcpuId};
 use umbra_paging::{Access, ENTRIES, Format, Gfn, Gpa, Gva, Hfn, Hpa, Tables};
 
 use crate::hardware::{PageFault, PagingMode, PagingUnit};
@@ -74,7 +74,7 @@ pub(super) struct Host {
     /// The guest table of each shadow frame, as long as the CPUs may have cached that it is one.
     tables: Vec<Option<Gfn>>,
     /// The shadow frame that was filled last.
-    filled: u32,
+    filled: ShadowFrame,
     /// Guest tables whose writes are not seen, as the MMU says.
     unsync_frames: Vec<Gfn>,
     /// Calls that tell what the MMU is at.
@@ -155,7 +155,7 @@ impl Host {
             changes: Ok(Vec::new()),
             random: Rng::with_seed(seed),
             tables: vec![None; shadow_frames as usize],
-            filled: 0,
+            filled: ShadowFrame::new(0),
             unsync_frames: Vec::new(),
             seen: Seen::default(),
         };
@@ -554,30 +554,30 @@ impl ShadowFrames for Host {
         self.shadow.len() as u32
     }
 
-    fn hpa(&self, frame: u32) -> Hpa {
-        Hpa::new(self.shadow[frame as usize] << 12)
+    fn hpa(&self, frame: ShadowFrame) -> Hpa {
+        Hpa::new(self.shadow[frame.index()] << 12)
     }
 
-    fn frame(&self, hpa: Hpa) -> u32 {
-        let frame = (hpa.raw() >> 12) - self.places.shadow;
+    fn frame(&self, hpa: Hpa) -> ShadowFrame {
+        let frame = ShadowFrame::new(((hpa.raw() >> 12) - self.places.shadow) as u32);
         assert_eq!(
-            self.shadow[frame as usize],
+            self.shadow[frame.index()],
             hpa.raw() >> 12,
             "a frame that has moved is never linked"
         );
-        frame as u32
+        frame
     }
 
-    fn read_shadow(&self, frame: u32, index: usize) -> u64 {
-        self.ram.read(word(self.shadow[frame as usize], index))
+    fn read_shadow(&self, frame: ShadowFrame, index: usize) -> u64 {
+        self.ram.read(word(self.shadow[frame.index()], index))
     }
 
-    fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
-        self.ram.write_silently(word(self.shadow[frame as usize], index), value);
+    fn write_shadow(&mut self, frame: ShadowFrame, index: usize, value: u64) {
+        self.ram.write_silently(word(self.shadow[frame.index()], index), value);
         self.check_protection(value);
     }
 
-    fn fill_shadow(&mut self, frame: u32, value: u64) {
+    fn fill_shadow(&mut self, frame: ShadowFrame, value: u64) {
         self.filled = frame;
         (0..ENTRIES).for_each(|index| self.write_shadow(frame, index, value));
     }
@@ -586,20 +586,20 @@ impl ShadowFrames for Host {
         match event {
             // A page is filled when it is opened, and no other before it is built.
             Event::Built(Shadowed::Table { gfn, .. }) => {
-                self.tables[self.filled as usize] = Some(gfn)
+                self.tables[self.filled.index()] = Some(gfn)
             }
-            Event::Built(Shadowed::Identity { .. }) => self.tables[self.filled as usize] = None,
+            Event::Built(Shadowed::Identity { .. }) => self.tables[self.filled.index()] = None,
             Event::Unsynced(gfn) => self.unsync_frames.push(gfn),
             Event::Resynced(gfn) => self.unsync_frames.retain(|&other| other != gfn),
             _ => (),
         }
     }
 
-    fn swap_frames(&mut self, frame: u32, gfn: Gfn) -> bool {
+    fn swap_frames(&mut self, frame: ShadowFrame, gfn: Gfn) -> bool {
         let Some(Slot { hfn: Some(guest), writable }) = self.slot(gfn) else { return false };
-        let shadow = self.shadow[frame as usize];
+        let shadow = self.shadow[frame.index()];
         // A host may refuse to let a root lie elsewhere, but not to take it back.
-        if shadow == self.places.shadow + u64::from(frame) && self.random.u8(..16) == 0 {
+        if shadow == self.places.shadow + u64::from(frame.raw()) && self.random.u8(..16) == 0 {
             return false;
         }
         self.note_changes();
@@ -609,7 +609,7 @@ impl ShadowFrames for Host {
         self.owners[host_place(guest)] = None;
         self.owners[host_place(shadow)] = Some(gfn);
         *self.slot_mut(gfn) = Some(Slot { hfn: Some(shadow), writable });
-        self.shadow[frame as usize] = guest;
+        self.shadow[frame.index()] = guest;
         true
     }
 }
@@ -630,17 +630,17 @@ impl Tlb for Host {
         self.stop_all();
     }
 
-    fn take_loaded_root(&mut self, vcpu: usize) -> Option<Gfn> {
-        self.cpus[vcpu].loaded.take()
+    fn take_loaded_root(&mut self, vcpu: VcpuId) -> Option<Gfn> {
+        self.cpus[vcpu.index()].loaded.take()
     }
 
-    fn flush_page(&mut self, vcpu: usize, gva: Gva) {
-        let RealCpu { unit, registers, .. } = &mut self.cpus[vcpu];
+    fn flush_page(&mut self, vcpu: VcpuId, gva: Gva) {
+        let RealCpu { unit, registers, .. } = &mut self.cpus[vcpu.index()];
         unit.caches_mut().invlpg(registers.pcid, gva);
     }
 
-    fn flush_fault(&mut self, vcpu: usize, gva: Gva) {
-        let RealCpu { unit, registers, .. } = &mut self.cpus[vcpu];
+    fn flush_fault(&mut self, vcpu: VcpuId, gva: Gva) {
+        let RealCpu { unit, registers, .. } = &mut self.cpus[vcpu.index()];
         unit.caches_mut().page_fault(registers.pcid, gva);
     }
 }

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use fastrand::Rng;
-use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrames, Tlb};
+use umbra_mmu::{Backing, Event, GuestMemory, ShadowFrame, ShadowFrames, Tlb, VcpuId};
 use umbra_paging::{ENTRIES, Gfn, Gpa, Gva, Hpa, Tables};
 
 use super::cpu::{Attempt, Presence, Protocol};
@@ -188,27 +188,27 @@ impl ShadowFrames for Busy<'_> {
         self.constant(ShadowFrames::count)
     }
 
-    fn hpa(&self, frame: u32) -> Hpa {
+    fn hpa(&self, frame: ShadowFrame) -> Hpa {
         self.constant(|host| host.hpa(frame))
     }
 
-    fn frame(&self, hpa: Hpa) -> u32 {
+    fn frame(&self, hpa: Hpa) -> ShadowFrame {
         self.constant(|host| host.frame(hpa))
     }
 
-    fn read_shadow(&self, frame: u32, index: usize) -> u64 {
+    fn read_shadow(&self, frame: ShadowFrame, index: usize) -> u64 {
         self.constant(|host| host.read_shadow(frame, index))
     }
 
-    fn write_shadow(&mut self, frame: u32, index: usize, value: u64) {
+    fn write_shadow(&mut self, frame: ShadowFrame, index: usize, value: u64) {
         self.change(|host| host.write_shadow(frame, index, value));
     }
 
-    fn fill_shadow(&mut self, frame: u32, value: u64) {
+    fn fill_shadow(&mut self, frame: ShadowFrame, value: u64) {
         self.change(|host| host.fill_shadow(frame, value));
     }
 
-    fn swap_frames(&mut self, frame: u32, gfn: Gfn) -> bool {
+    fn swap_frames(&mut self, frame: ShadowFrame, gfn: Gfn) -> bool {
         self.change(|host| host.swap_frames(frame, gfn))
     }
 
@@ -226,15 +226,15 @@ impl Tlb for Busy<'_> {
         self.change(Tlb::kick);
     }
 
-    fn take_loaded_root(&mut self, vcpu: usize) -> Option<Gfn> {
+    fn take_loaded_root(&mut self, vcpu: VcpuId) -> Option<Gfn> {
         self.inner.get_mut().0.take_loaded_root(vcpu)
     }
 
-    fn flush_page(&mut self, vcpu: usize, gva: Gva) {
+    fn flush_page(&mut self, vcpu: VcpuId, gva: Gva) {
         self.change(|host| host.flush_page(vcpu, gva));
     }
 
-    fn flush_fault(&mut self, vcpu: usize, gva: Gva) {
+    fn flush_fault(&mut self, vcpu: VcpuId, gva: Gva) {
         self.change(|host| host.flush_fault(vcpu, gva));
     }
 }
