@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::process;
+use crate::{process, reference_options};
 
 /// Run random guest programs through the shadow MMU for a while.
 ///
@@ -20,6 +20,5 @@ pub struct Arguments {
 
 /// Builds with optimization, but with the MMU's assertions on, and runs.
 pub fn run(Arguments { options }: &Arguments) -> Result<ExitCode> {
-    process::show(process::reference_example("campaign").args(options))?;
-    Ok(ExitCode::SUCCESS)
+    process::run_example::<reference_options::campaign::Arguments>("campaign", options)
 }

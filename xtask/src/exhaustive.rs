@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::process;
+use crate::{process, reference_options};
 
 /// Run every combination of entry bits through the shadow MMU.
 ///
@@ -22,6 +22,5 @@ pub struct Arguments {
 
 /// Builds with optimization, but with the MMU's assertions on, and runs.
 pub fn run(Arguments { options }: &Arguments) -> Result<ExitCode> {
-    process::show(process::reference_example("exhaustive").args(options))?;
-    Ok(ExitCode::SUCCESS)
+    process::run_example::<reference_options::exhaustive::Arguments>("exhaustive", options)
 }

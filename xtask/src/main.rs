@@ -19,6 +19,8 @@ mod machine_fuzz;
 mod mutants;
 mod paths;
 mod process;
+#[path = "../../crates/reference/examples/arguments/mod.rs"]
+mod reference_options;
 mod report;
 mod run;
 mod sabotage;

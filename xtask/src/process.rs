@@ -1,8 +1,9 @@
 //! Running other programs.
 
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
+use clap::Parser;
 
 /// Runs a program whose output the user sees.
 ///
@@ -41,13 +42,21 @@ pub fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// A cargo that runs an example of the reference machine, optimized, but with the MMU's assertions
-/// on. What it takes as arguments from here on are those of the example.
-pub fn reference_example(name: &str) -> Command {
+/// Runs an example of the reference machine, optimized, but with the MMU's assertions on. Its
+/// options are checked before it is built.
+///
+/// # Errors
+/// It cannot be started, or fails.
+pub fn run_example<A: Parser>(name: &str, options: &[String]) -> Result<ExitCode> {
+    let words = std::iter::once(name).chain(options.iter().map(String::as_str));
+    if let Err(error) = A::try_parse_from(words) {
+        return Ok(crate::show(&error));
+    }
     let mut cargo = cargo();
     cargo.args(["run", "--release", "--package", "umbra-reference", "--example", name]);
     cargo.args(["--config", "profile.release.debug-assertions=true", "--"]);
-    cargo
+    show(cargo.args(options))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Program and arguments on one line.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::process;
+use crate::{process, reference_options};
 
 /// Run programs for two CPUs in every order of preemptions.
 ///
@@ -21,6 +21,5 @@ pub struct Arguments {
 
 /// Builds with optimization, but with the MMU's assertions on, and runs.
 pub fn run(Arguments { options }: &Arguments) -> Result<ExitCode> {
-    process::show(process::reference_example("schedule").args(options))?;
-    Ok(ExitCode::SUCCESS)
+    process::run_example::<reference_options::schedule::Arguments>("schedule", options)
 }

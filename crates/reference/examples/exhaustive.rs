@@ -1,50 +1,14 @@
 //! The exhaustive set through the shadow MMU, on all cores.
 
-mod number;
+mod arguments;
 
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use arguments::exhaustive::Arguments;
 use clap::Parser;
-use number::{positive, whole};
 use umbra_reference::exhaustive::{Counts, Part};
-
-/// Run all combinations of entry bits, control bits and accesses through the shadow MMU.
-#[derive(Parser)]
-#[command(name = "exhaustive", bin_name = "cargo xtask exhaustive")]
-struct Arguments {
-    /// Take every Nth case.
-    #[arg(
-        long,
-        value_name = "N",
-        default_value = "1",
-        value_parser = positive::<u64>,
-        allow_negative_numbers = true
-    )]
-    stride: u64,
-    /// Shift which of them are taken.
-    #[arg(
-        long,
-        value_name = "K",
-        default_value = "0",
-        value_parser = whole::<u64>,
-        allow_negative_numbers = true
-    )]
-    offset: u64,
-    /// Of the pairs of entries with bits that cannot matter take one in N; 1 takes all 2^20 pairs.
-    #[arg(
-        long,
-        value_name = "N",
-        default_value = "64",
-        value_parser = positive::<u64>,
-        allow_negative_numbers = true
-    )]
-    spare: u64,
-    /// Run so many parts at a time [default: one per core]
-    #[arg(long, value_name = "N", value_parser = positive::<u64>, allow_negative_numbers = true)]
-    jobs: Option<u64>,
-}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -86,27 +50,4 @@ fn main() -> ExitCode {
         counts.cases as f64 / seconds
     );
     ExitCode::from(u8::from(differences != 0 || counts.cases == 0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_that_are_none_are_refused_in_words() {
-        for (option, wrong, least) in [
-            ("--stride", "0", 1),
-            ("--stride", "-1", 1),
-            ("--spare", "many", 1),
-            ("--jobs", "0", 1),
-            ("--offset", "-1", 0),
-        ] {
-            let refused =
-                Arguments::try_parse_from(["exhaustive", option, wrong]).err().unwrap().to_string();
-            assert!(
-                refused.contains(&format!("give a whole number, {least} or more")),
-                "{refused}"
-            );
-        }
-    }
 }

@@ -1,61 +1,14 @@
 //! Small programs for two CPUs through the shadow MMU, one CPU preempted everywhere by the other.
 
-mod number;
+mod arguments;
 
 use std::process::ExitCode;
 use std::time::Instant;
 
+use arguments::schedule::Arguments;
 use clap::Parser;
-use number::positive;
 use umbra_reference::machine::Protocol;
 use umbra_reference::schedule::{Order, Small};
-
-/// Run small programs for two CPUs in every order with up to two preemptions.
-#[derive(Parser)]
-#[command(name = "schedule", bin_name = "cargo xtask schedule")]
-struct Arguments {
-    /// Preempt so many times.
-    #[arg(
-        long,
-        value_name = "N",
-        default_value = "2",
-        value_parser = preemptions,
-        allow_negative_numbers = true
-    )]
-    preemptions: u32,
-    /// Take the seeds of the hardware's choices from 1 to this.
-    #[arg(
-        long,
-        value_name = "N",
-        default_value = "1",
-        value_parser = positive::<u64>,
-        allow_negative_numbers = true
-    )]
-    seeds: u64,
-    /// Preempt first at no more than so many points, spread over all.
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = u32::MAX,
-        value_parser = positive::<u32>,
-        allow_negative_numbers = true
-    )]
-    points: u32,
-    /// Only programs whose name has this in it.
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    program: String,
-    /// Run the programs in one order only: the points at which the other CPU gets further, such as
-    /// 5,5,9.
-    #[arg(long, value_name = "POINTS", value_delimiter = ',')]
-    at: Option<Vec<u32>>,
-    /// With --at: the other CPU is on its way into the guest.
-    #[arg(long)]
-    entering: bool,
-}
-
-fn preemptions(text: &str) -> Result<u32, &'static str> {
-    text.parse().ok().filter(|count| (1..=2).contains(count)).ok_or("give 1 or 2")
-}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -96,23 +49,4 @@ fn main() -> ExitCode {
         start.elapsed().as_secs_f64()
     );
     ExitCode::from(u8::from(wrong != 0 || programs == 0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_refused_in_words() {
-        for (option, wrong, expected) in [
-            ("--preemptions", "3", "give 1 or 2"),
-            ("--preemptions", "-1", "give 1 or 2"),
-            ("--seeds", "0", "give a whole number, 1 or more"),
-            ("--points", "4294967296", "give a whole number, 1 or more"),
-        ] {
-            let refused =
-                Arguments::try_parse_from(["schedule", option, wrong]).err().unwrap().to_string();
-            assert!(refused.contains(expected), "{refused}");
-        }
-    }
 }
