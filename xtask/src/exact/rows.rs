@@ -39,6 +39,7 @@ pub const ROWS: &[Row] = &[
             "step",
             "step-halt",
             "data-breakpoints",
+            "vector-breakpoints",
             "held-breakpoints",
             "instruction-breakpoints",
             "ipi",

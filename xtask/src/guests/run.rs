@@ -59,6 +59,12 @@ const DEFECTS: &[Defect] = &[
     defect(
         Machine::Ryzen,
         Kernel::Basics,
+        "vector-breakpoints",
+        "an intercepted #DB leaves DR6 as it was",
+    ),
+    defect(
+        Machine::Ryzen,
+        Kernel::Basics,
         "string-breakpoints",
         "an intercepted #DB leaves DR6 as it was",
     ),

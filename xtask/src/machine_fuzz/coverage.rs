@@ -14,6 +14,8 @@ pub struct Coverage {
     seen: BTreeMap<(Mode, String, u32), u64>,
     programs: u64,
     events: u64,
+    /// Programs that ended before an event of one of their steps.
+    idle: u64,
 }
 
 /// The column of steps without an event.
@@ -29,7 +31,8 @@ impl Coverage {
             *self.seen.entry((mode, operand.into(), event)).or_default() += 1;
         };
         // Steps behind the last event were not run.
-        let last = outcome.events.iter().map(|&(_, step)| step).filter(|&step| step != 0xff).max();
+        let last = outcome.last_step();
+        self.idle += u64::from(last.is_none());
         for (index, step) in candidate.steps.iter().enumerate() {
             if last.is_some_and(|last| index <= last) {
                 let mut vectors = outcome.events.iter().filter(|(_, at)| *at == index).peekable();
@@ -93,8 +96,10 @@ impl fmt::Display for Coverage {
         }
         writeln!(
             f,
-            "{} programs, {} events; {} cells of mode x operand x event",
+            "{} programs, {} of them without an event of their own, {} events; {} cells of mode x \
+             operand x event",
             self.programs,
+            self.idle,
             self.events,
             self.seen.len()
         )

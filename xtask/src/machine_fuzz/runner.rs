@@ -28,6 +28,16 @@ pub struct Outcome {
     pub events: Vec<(u32, usize)>,
 }
 
+impl Outcome {
+    /// The last step that an event came in; none if the program did not get to its first one.
+    pub fn last_step(&self) -> Option<usize> {
+        self.events.iter().map(|&(_, step)| step).filter(|&step| step != NO_STEP).max()
+    }
+}
+
+/// What the kernel says of an event outside of the program.
+const NO_STEP: usize = 0xff;
+
 /// Starts the kernel.
 pub struct Runner<'a> {
     pub umbra: &'a Path,

@@ -15,6 +15,9 @@ pub const STACK: u64 = 3;
 /// The page of the local APIC, if it is there; the pages beside it are not present then.
 pub const APIC: usize = 9;
 
+/// CR0.AM, which the kernel leaves clear.
+pub const ALIGNMENT_MASK: u64 = 1 << 18;
+
 /// Bits of RFLAGS.
 pub mod flag {
     pub const FIXED: u64 = 1 << 1;

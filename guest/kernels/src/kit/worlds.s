@@ -71,7 +71,9 @@ world_run:
     lidt W_IDT(%rip)
     lldtw W_LDT(%rip)
     ltrw W_TR(%rip)
+    # A program may have made the page global, which loads of CR3 leave in the TLB.
     movq W_TOUCH(%rip), %rax
+    invlpg (%rax)
     movq (%rax), %rax
     movw W_DS(%rip), %ds
     movw W_ES(%rip), %es
@@ -197,6 +199,14 @@ world_home:
     movl %eax, %ss
     xorl %eax, %eax
     lldt %ax
+    # The manual does not say which base a null selector leaves (a task switch loads such ones).
+    movl %eax, %fs
+    movl %eax, %gs
+    xorl %edx, %edx
+    movl $0xc0000100, %ecx                            # IA32_FS_BASE
+    wrmsr
+    incl %ecx                                         # IA32_GS_BASE
+    wrmsr
     movq kept_rsp(%rip), %rsp
     popq %r15
     popq %r14
@@ -236,6 +246,7 @@ world_legacy:
     lldtw W_LDT
     ltrw W_TR
     movl W_TOUCH, %eax
+    invlpg (%eax)
     movl (%eax), %eax
     testl $0x20000, W_FLAGS                           # VM
     jz 2f
@@ -270,8 +281,11 @@ world_legacy:
     movl W_REGISTERS+40, %ebp
     movl W_REGISTERS+48, %esi
     movl W_REGISTERS+56, %edi
+    # IRET takes DS of virtual-8086 mode off the stack; here its value names a descriptor.
+    testl $0x20000, W_FLAGS
+    jnz 5f
     movw W_DS, %ds
-    iretl
+5:  iretl
 
 .balign 32
 .global world_legacy_stubs

@@ -89,6 +89,10 @@ impl<B: Backend> Vcpu<B> {
                 return self.stopped(stopped);
             }
         };
+        // The guest's breakpoints were off while the copies were filled.
+        for part in touched.iter().filter(|part| part.read) {
+            self.watch(Watched::Read, part.gva, part.length);
+        }
         self.write_back(&touched);
         self.backend.set_rip(next);
         self.backend.retire(self.instruction.met());
@@ -216,6 +220,7 @@ impl<B: Backend> Vcpu<B> {
                 gva: part.gva,
                 gpa,
                 length: part.length,
+                read: part.read,
                 written: write,
                 original,
             });
@@ -257,6 +262,7 @@ struct Touched {
     /// so.
     gpa: Gpa,
     length: usize,
+    read: bool,
     written: bool,
     /// What it was, if parts of it may be written.
     original: Option<Vec<u8>>,

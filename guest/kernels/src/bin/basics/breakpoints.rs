@@ -11,8 +11,8 @@ use guest_kernels::kit::snippets::{self, Snippet};
 use guest_kernels::kit::space;
 use guest_kernels::kit::traps::{self, Trap, vector};
 
-use crate::log;
 use crate::setting::Setting;
+use crate::{log, operands};
 
 /// B0 to B3 and BS.
 const REASONS: u64 = 0x400f;
@@ -112,6 +112,31 @@ pub fn data(setting: &mut Setting, report: &mut Report) {
                     && seen.count == 4
                     && seen.places[..2] == [(store, BS | 1), (load, BS)],
                 "a breakpoint and single steps at {place:#x}, user {user}: {:x?}; {trap:x?}",
+                seen.places
+            );
+            cpu::clear_breakpoints();
+        }
+    }
+    end();
+}
+
+/// Operands that the CPU reads where there is no memory.
+pub fn vectors(setting: &mut Setting, report: &mut Report) {
+    let plain = setting.targets().plain.raw() + 128;
+    let hole = operands::hole(setting).raw();
+    begin(setting);
+    for user in [false, true] {
+        for place in [plain, hole, hole + 4096 - 16] {
+            let mut context = snippets::steps_sse().in_ring(user);
+            context.rdi = place;
+            cpu::set_breakpoint(0, Breakpoint::Access, place + 12, 4);
+            let (seen, trap) = run(&context);
+            // Behind the load, and behind the store.
+            check!(
+                report,
+                trap.is_stop() && seen.is(&[(3, 1), (6, 1)]),
+                "SSE over a breakpoint at {place:#x}, user {user}: {} times, {:x?}; {trap:x?}",
+                seen.count,
                 seen.places
             );
             cpu::clear_breakpoints();

@@ -35,7 +35,7 @@ fn copy(snippet: Snippet, user: bool, from: u64, to: u64) -> Result<Context, Fau
 }
 
 /// Maps the hole for everybody.
-fn hole(setting: &mut Setting) -> Gva {
+pub fn hole(setting: &mut Setting) -> Gva {
     let hole = space::slot(14);
     setting.space.map(&mut setting.pool, hole, Level::L1, HOLE | PAGE);
     hole

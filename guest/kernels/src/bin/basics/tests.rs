@@ -56,6 +56,7 @@ const TESTS: &[(&str, Test)] = &[
     ("step-halt", stepping::halt),
     ("shadow", stepping::shadow),
     ("data-breakpoints", breakpoints::data),
+    ("vector-breakpoints", breakpoints::vectors),
     ("string-breakpoints", breakpoints::strings),
     ("held-breakpoints", breakpoints::held),
     ("fault-breakpoints", breakpoints::faults),

@@ -31,6 +31,11 @@ fn pattern(index: usize) -> u64 {
     (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
+/// Word `index` of the page table in use before each program.
+fn table_word(behind: Frame, index: usize) -> u64 {
+    if index == ENTRY { behind.address() | KIT } else { pattern(index) }
+}
+
 /// Tables of one kind of paging.
 struct Map {
     root: Frame,
@@ -44,6 +49,8 @@ struct Map {
 pub struct Arena {
     frames: Frame,
     table: Frame,
+    /// What the entry in use leads to.
+    behind: Frame,
     long: Map,
     pae: Map,
     bits32: Map,
@@ -57,11 +64,11 @@ impl Arena {
         for index in 0..PAGES as u64 {
             (0..512).for_each(|word| frames.after(index).write(word, pattern(word)));
         }
-        (0..512).for_each(|word| table.write(word, pattern(word)));
-        table.write(ENTRY, behind.address() | KIT);
+        (0..512).for_each(|word| table.write(word, table_word(behind, word)));
         Arena {
             frames,
             table,
+            behind,
             long: long(pool, table),
             pae: pae(pool, table),
             bits32: bits32(pool, table),
@@ -140,9 +147,10 @@ impl Arena {
     /// Tells what a program has changed, and takes it back.
     pub fn restore(&self, world: World, observer: &mut Observer) {
         for index in 0..PAGES {
-            restore("memory", index << 12, self.frames.after(index as u64), None, observer);
+            restore("memory", index << 12, self.frames.after(index as u64), pattern, observer);
         }
-        restore("table", 0, self.table, Some(ENTRY), observer);
+        // The entry in use, too: without it no later program gets to its first instruction.
+        restore("table", 0, self.table, |word| table_word(self.behind, word), observer);
         let map = self.map(world);
         let words = if world == World::Bits32 { PAGES / 2 } else { PAGES };
         for (table, first) in [(map.arena, 0), map.again] {
@@ -169,12 +177,18 @@ pub fn restore_priority(observer: &mut Observer) {
     }
 }
 
-fn restore(name: &str, first: usize, frame: Frame, except: Option<usize>, observer: &mut Observer) {
-    for index in (0..512).filter(|&index| Some(index) != except) {
+fn restore(
+    name: &str,
+    first: usize,
+    frame: Frame,
+    right: impl Fn(usize) -> u64,
+    observer: &mut Observer,
+) {
+    for index in 0..512 {
         let value = frame.read(index);
-        if value != pattern(index) {
+        if value != right(index) {
             observer.see(name, first + index * 8, value);
-            frame.write(index, pattern(index));
+            frame.write(index, right(index));
         }
     }
 }
