@@ -49,6 +49,13 @@ impl Breakpoints {
         Breakpoints { addresses, control }
     }
 
+    /// Whether any waits for data or ports: such traps come behind an instruction, as a single step
+    /// does.
+    pub fn can_trap(&self) -> bool {
+        (0..4)
+            .any(|number| self.control >> (2 * number) & 3 != 0 && kind(self.control, number) != 0)
+    }
+
     /// The breakpoints on the instruction at `address`: bits B0 to B3 of DR6.
     pub fn on_instruction(&self, address: u64) -> u8 {
         (0..4).fold(0, |met, number| {
@@ -92,6 +99,21 @@ mod tests {
     /// Breakpoint `number`, enabled by its L bit.
     fn dr7(number: usize, kind: u64, length: u64) -> u64 {
         1 << (2 * number) | kind << (16 + 4 * number) | length << (18 + 4 * number)
+    }
+
+    #[test]
+    fn those_on_data_and_ports_can_trap() {
+        for (kind, extensions, expected) in [
+            (0, true, false),
+            (1, false, true),
+            (2, true, true),
+            (2, false, false),
+            (3, false, true),
+        ] {
+            let breakpoints = Breakpoints::new([0, 5, 0, 0], dr7(1, kind, 0), extensions);
+            assert_eq!(breakpoints.can_trap(), expected, "kind {kind}");
+        }
+        assert!(!Breakpoints::new([0; 4], 3 << 16, true).can_trap(), "not enabled");
     }
 
     #[test]

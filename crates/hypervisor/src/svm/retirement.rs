@@ -110,7 +110,8 @@ impl Svm {
     }
 
     /// Why a #DB came of which DR6 says nothing. The CPU changes DR6 before the intercept (APM,
-    /// "#DB (Debug)"), but Bochs 2.7 does not: which data was met is lost there.
+    /// "#DB (Debug)"), but Bochs 2.7 does not: which data was met is lost there. A step over what
+    /// clears TF is known by that no breakpoint can have trapped.
     fn missing_reasons(&self) -> u64 {
         const REASONS: u64 = DR6_HIT | DR6_BD | DR6_BS | DR6_BT;
         let save = &self.vmcb.save;
@@ -118,8 +119,9 @@ impl Svm {
             return 0;
         }
         let fetched = self.segment_base(Segment::Cs).wrapping_add(save.rip);
-        match self.breakpoints().on_instruction(fetched) {
-            0 if save.rflags & rflags::TF != 0 => DR6_BS,
+        let breakpoints = self.breakpoints();
+        match breakpoints.on_instruction(fetched) {
+            0 if save.rflags & rflags::TF != 0 || !breakpoints.can_trap() => DR6_BS,
             met => met.into(),
         }
     }

@@ -95,6 +95,8 @@ snippets! {
     steps_rep_outs = "snippet_steps_rep_outs": "rep outsb" "nop" "nop";
     /// HLT, to step over.
     steps_halt = "snippet_steps_halt": "hlt" "nop" "nop";
+    /// POPF clears TF: its own step is the last.
+    steps_popf = "snippet_steps_popf": "pushq $2" "popfq" "nop" "nop";
     /// MOV SS holds back the trap of the next instruction.
     steps_mov_ss = "snippet_steps_mov_ss": "movl %esi, %ss" "movq %rax, (%rdi)" "nop" "nop";
     /// MOV SS from RDI holds back its own trap, until HLT has begun.

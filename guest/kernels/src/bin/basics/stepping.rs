@@ -27,6 +27,10 @@ fn steps(snippet: Snippet, user: bool, target: u64, rcx: u64) -> (usize, [u64; 6
         context.rsi =
             if user { descriptors::selector::USER_DATA } else { descriptors::selector::DATA };
     }
+    // User mode has no stack of its own here.
+    if snippet == snippets::steps_popf() && user {
+        context.rsp = target;
+    }
     let (count, values, trap) = step_over(&context);
     (count, values, trap.context)
 }
@@ -57,6 +61,7 @@ pub fn step(setting: &mut Setting, report: &mut Report) {
             ("store, load, add", snippets::steps(), 0, &[3, 6, 10, 11][..]),
             ("rep stosq", snippets::steps_string(), 3, &[0, 0, 3, 4, 5]),
             ("mov ss", snippets::steps_mov_ss(), 0, &[5, 6, 7]),
+            ("popf", snippets::steps_popf(), 0, &[2, 3]),
         ] {
             for place in [targets.plain.raw() + 128, targets.table.raw() + 128] {
                 let (count, values, end) = steps(snippet, user, place, rcx);
