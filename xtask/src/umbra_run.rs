@@ -55,6 +55,7 @@ pub enum Policy {
     Trap,
     Present,
     User,
+    #[value(alias = "bypass")]
     Auto,
 }
 

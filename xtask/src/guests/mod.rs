@@ -13,6 +13,7 @@ use clap::ValueEnum;
 use crate::paths;
 use crate::report::Report;
 use crate::setup::{Setup, need_program};
+use crate::umbra_run::Policy;
 use run::Kernel;
 pub use run::Run;
 
@@ -37,7 +38,7 @@ pub struct Arguments {
     /// Only with this treatment of the guest's page faults [default: auto and trap; with --full
     /// all]
     #[arg(long)]
-    guest_faults: Option<GuestFaults>,
+    guest_faults: Option<Policy>,
 
     /// Only these kernels [default: all]
     #[arg(value_name = "NAME")]
@@ -67,16 +68,6 @@ impl Machine {
     fn filters_page_faults(self) -> bool {
         matches!(self, Machine::Penryn | Machine::Skylake)
     }
-}
-
-/// `--guest-faults` of `umbra run`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum GuestFaults {
-    #[value(alias = "bypass")]
-    Auto,
-    Trap,
-    Present,
-    User,
 }
 
 /// Runs the chosen ones.
@@ -109,7 +100,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 pub fn all(report: &mut Report, umbra: &Path, kernels: &Path, amount: Amount) -> Result<()> {
     let chosen = |run: &Run| match run.machine {
         Machine::Penryn | Machine::QemuSvm => true,
-        Machine::Skylake => run.guest_faults == GuestFaults::Auto,
+        Machine::Skylake => run.guest_faults == Policy::Auto,
         Machine::Ryzen => run.kernel == Kernel::Basics,
     };
     let runs = Run::all(amount, None).filter(chosen);

@@ -9,9 +9,10 @@ use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
 use super::verdict::Verdict;
-use super::{Amount, GuestFaults, Machine};
+use super::{Amount, Machine};
 use crate::process;
 use crate::report::last_lines;
+use crate::umbra_run::{Policy, word};
 
 /// How much of a failed run's output is shown.
 const SHOWN_LINES: usize = 40;
@@ -134,7 +135,7 @@ const DEFECTS: &[Defect] = &[
 pub struct Run {
     pub kernel: Kernel,
     pub machine: Machine,
-    pub guest_faults: GuestFaults,
+    pub guest_faults: Policy,
     amount: Amount,
     /// More options of `umbra run`, as one word.
     more: &'static str,
@@ -153,32 +154,31 @@ impl Run {
     pub fn named(kernel: &str, machine: &str) -> Result<Run> {
         let kernel = Kernel::from_str(kernel, false).map_err(anyhow::Error::msg)?;
         let machine = Machine::from_str(machine, false).map_err(anyhow::Error::msg)?;
-        let (guest_faults, amount) = (GuestFaults::Trap, Amount::Quick);
+        let (guest_faults, amount) = (Policy::Trap, Amount::Quick);
         let patience = Some(BROKEN_PATIENCE);
         Ok(Run { kernel, machine, guest_faults, amount, more: "", patience })
     }
 
     /// Every kernel on every machine in every mode that it has, or in one mode. The hostile one is
     /// always whole with the bypass.
-    pub fn all(amount: Amount, only: Option<GuestFaults>) -> impl Iterator<Item = Run> {
+    pub fn all(amount: Amount, only: Option<Policy>) -> impl Iterator<Item = Run> {
         /// What a sample is run in: the two that differ most.
-        const SAMPLE: &[GuestFaults] = &[GuestFaults::Auto, GuestFaults::Trap];
+        const SAMPLE: &[Policy] = &[Policy::Auto, Policy::Trap];
         let modes = match amount {
             Amount::Quick if only.is_none() => SAMPLE,
-            Amount::Quick | Amount::Full => GuestFaults::value_variants(),
+            Amount::Quick | Amount::Full => Policy::value_variants(),
         };
         let modes = modes.iter().filter(move |mode| only.is_none_or(|only| only == **mode));
         let kernels = Kernel::value_variants().iter();
         let places = Machine::value_variants().iter().flat_map(move |&machine| {
-            let fits = move |mode: &&GuestFaults| {
-                machine.filters_page_faults() || **mode == GuestFaults::Trap
-            };
+            let fits =
+                move |mode: &&Policy| machine.filters_page_faults() || **mode == Policy::Trap;
             modes.clone().filter(fits).map(move |mode| (machine, *mode))
         });
         kernels.flat_map(move |&kernel| {
             let run = move |(machine, guest_faults)| {
                 // What only the last thousands of its steps find has been there.
-                let whole = kernel == Kernel::Hostile && guest_faults == GuestFaults::Auto;
+                let whole = kernel == Kernel::Hostile && guest_faults == Policy::Auto;
                 let amount = if whole { Amount::Full } else { amount };
                 Run { kernel, machine, guest_faults, amount, more: "", patience: None }
             };
@@ -198,19 +198,15 @@ impl Run {
         ]
         .into_iter()
         .map(|(kernel, machine, more)| {
-            let (guest_faults, amount) = (GuestFaults::Auto, Amount::Quick);
+            let (guest_faults, amount) = (Policy::Auto, Amount::Quick);
             Run { kernel, machine, guest_faults, amount, more, patience: None }
         })
     }
 
     /// Kernel, machine, mode, and what else is special.
     pub fn name(&self) -> String {
-        let words = [
-            value(&self.kernel),
-            value(&self.machine),
-            value(&self.guest_faults),
-            self.more.into(),
-        ];
+        let words =
+            [word(&self.kernel), word(&self.machine), word(&self.guest_faults), self.more.into()];
         words.join(" ").trim_end().into()
     }
 
@@ -226,7 +222,7 @@ impl Run {
             (Kernel::Legacy, Amount::Quick) => 10,
         };
         let audit = if self.more == "--audit" { 2 } else { 1 };
-        let trap = u32::from(self.guest_faults == GuestFaults::Trap);
+        let trap = u32::from(self.guest_faults == Policy::Trap);
         audit * kernel + trap
     }
 
@@ -266,13 +262,13 @@ impl Run {
         let mut command = Command::new("timeout");
         // A guard in case that the tool itself hangs; its own time-out ends the machine properly.
         command.args(["--kill-after=10", &(self.timeout() + 60).to_string()]).arg(umbra).arg("run");
-        command.arg("--kernel").arg(kernels.join(value(&self.kernel)).with_extension("elf"));
+        command.arg("--kernel").arg(kernels.join(word(&self.kernel)).with_extension("elf"));
         command.args(["--append", &self.options(), "--timeout", &self.timeout().to_string()]);
         command.args([
             "--machine",
-            &value(&self.machine),
+            &word(&self.machine),
             "--guest-faults",
-            &value(&self.guest_faults),
+            &word(&self.guest_faults),
         ]);
         command.args(self.more.split_whitespace()).stdin(Stdio::null());
         let start = Instant::now();
@@ -284,7 +280,7 @@ impl Run {
         fs::write(&log, format!("{stdout}{stderr}")).with_context(|| log.display().to_string())?;
         let check = || {
             ensure!(output.status.success(), "{}", output.status);
-            let verdict = Verdict::read(&stdout, &value(&self.kernel))?;
+            let verdict = Verdict::read(&stdout, &word(&self.kernel))?;
             Ok(format!("{verdict}, {:.0} per second", verdict.checks as f64 / seconds))
         };
         check().with_context(|| {
@@ -297,11 +293,6 @@ impl Run {
             )
         })
     }
-}
-
-/// How an option's value is written.
-fn value(value: &impl ValueEnum) -> String {
-    value.to_possible_value().expect("no value is hidden").get_name().into()
 }
 
 #[cfg(test)]
@@ -328,9 +319,9 @@ mod tests {
         let names: BTreeSet<String> = Run::all(Amount::Full, None).map(|run| run.name()).collect();
         assert_eq!(names.len(), 4 * (2 * 4 + 2));
         assert!(Run::all(Amount::Full, None).all(|run| run.amount == Amount::Full));
-        let one: Vec<_> = Run::all(Amount::Quick, Some(GuestFaults::User)).collect();
+        let one: Vec<_> = Run::all(Amount::Quick, Some(Policy::User)).collect();
         assert_eq!(one.len(), 4 * 2);
-        assert!(one.iter().all(|run| run.guest_faults == GuestFaults::User));
+        assert!(one.iter().all(|run| run.guest_faults == Policy::User));
     }
 
     #[test]
