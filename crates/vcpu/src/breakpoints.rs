@@ -49,17 +49,21 @@ impl Breakpoints {
         Breakpoints { addresses, control }
     }
 
+    /// L or G of breakpoint `number`.
+    const fn is_enabled(&self, number: usize) -> bool {
+        self.control >> (2 * number) & 3 != 0
+    }
+
     /// Whether any waits for data or ports: such traps come behind an instruction, as a single step
     /// does.
     pub fn can_trap(&self) -> bool {
-        (0..4)
-            .any(|number| self.control >> (2 * number) & 3 != 0 && kind(self.control, number) != 0)
+        (0..4).any(|number| self.is_enabled(number) && kind(self.control, number) != 0)
     }
 
     /// The breakpoints on the instruction at `address`: bits B0 to B3 of DR6.
     pub fn on_instruction(&self, address: u64) -> u8 {
         (0..4).fold(0, |met, number| {
-            let on = self.control >> (2 * number) & 3 != 0 && kind(self.control, number) == 0;
+            let on = self.is_enabled(number) && kind(self.control, number) == 0;
             met | if on && self.addresses[number] == address { 1 << number } else { 0 }
         })
     }
@@ -71,7 +75,7 @@ impl Breakpoints {
             return met;
         }
         for (number, &at) in self.addresses.iter().enumerate() {
-            let waits = self.control >> (2 * number) & 3 != 0;
+            let waits = self.is_enabled(number);
             let fits = match kind(self.control, number) {
                 1 => what == Watched::Write,
                 2 => what == Watched::Io,
