@@ -6,8 +6,8 @@
 //! the source that ships knows nothing of it.
 //!
 //! `crates/mmu/sabotage` has the mutations and says how they are written. `cargo xtask sabotage`
-//! carries them out in a copy of the tree. Those of `crates/hypervisor/sabotage` are built one by one
-//! ([`apply`]).
+//! carries them out in a copy of the tree. It builds those of `crates/hypervisor/sabotage` one by
+//! one ([`apply`]).
 #![forbid(unsafe_code)]
 
 mod mutation;

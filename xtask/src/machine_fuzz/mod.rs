@@ -146,7 +146,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if alike { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// VMRUN of Bochs 2.7 stops the emulator at a guest in virtual-8086 mode ("VM is set in long mode").
+/// VMRUN of Bochs 2.7 stops the emulator at a guest in virtual-8086 mode.
 fn ends_the_emulator(machine: Machine, candidate: &Candidate) -> bool {
     machine == Machine::Ryzen && candidate.start.mode.virtual_8086
 }

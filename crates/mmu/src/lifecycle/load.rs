@@ -86,9 +86,9 @@ impl<E: Env> Cx<'_, E> {
         Pinned { root, directories, registers }
     }
 
-    /// The PDPTE registers of a vCPU, which are this page, reference these directories from now on,
-    /// which are pinned. They are no new references: the vCPU has loaded them by now, so they do not
-    /// wait for unsync tables.
+    /// The PDPTE registers of a vCPU, which are this page, reference these directories from now on.
+    /// The directories are pinned. The vCPU has loaded the registers by now, so these references are
+    /// not new, and do not wait for unsync tables.
     pub(super) fn load_registers(
         &mut self,
         vcpu: VcpuId,

@@ -100,7 +100,8 @@ impl<E: Env> Cx<'_, E> {
         Some(pinned)
     }
 
-    /// The vCPU runs on a root that it may load by itself: the page for its registers keeps nothing.
+    /// The vCPU runs on a root that it may load by itself. The page for its registers keeps nothing
+    /// then.
     pub(super) fn forget_registers(&mut self, vcpu: VcpuId) {
         let keeps = |index| self.shadow.basis.guest().directory(vcpu, index).is_some();
         if let Some(page) = self.shadow.roots.registers(vcpu).filter(|_| (0..4).any(keeps)) {

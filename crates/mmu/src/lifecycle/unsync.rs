@@ -74,7 +74,7 @@ impl<E: Env> Cx<'_, E> {
         self.happened(Event::Resynced(gfn));
         self.entries().protect_now(gfn);
         self.each_shadow(gfn, |cx, frame| {
-            // Its Trapping entries may become NotPresent, though the guest's are as they were noted.
+            // Trapping entries become NotPresent, also where the guest's are as they were noted.
             cx.shadow.basis.tables_mut().forget_copy(frame);
             cx.entries().fill_now(frame);
         });

@@ -83,9 +83,9 @@ impl<P> Mmu<P> {
 
     /// Which page faults must exit when the guest runs next. May change with every call that takes
     /// the MMU `&mut`. While a page table is unsync, a protection fault may come from an old entry
-    /// that the guest has replaced, which the CPU must not deliver again and again: only not-present
-    /// faults pass then. While a table of another level is, they may come from an old reference as
-    /// well, and every fault exits.
+    /// that the guest has replaced. The CPU must not deliver that again and again, so only
+    /// not-present faults pass. While a table of another level is unsync, those may come from an old
+    /// reference, too, and every fault exits.
     ///
     /// ```
     /// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
@@ -130,8 +130,8 @@ impl<P> Mmu<P> {
         }
     }
 
-    /// Whether any table is unsync. Then more page faults must exit (see [`Mmu::guest_faults`]), and
-    /// all instructions of the guest that flush: INVLPG, INVPCID, MOV to CR3 and the rest.
+    /// Whether any table is unsync. Then all instructions of the guest that flush must exit (INVLPG,
+    /// INVPCID, MOV to CR3 and the rest), and more of its page faults (see [`Mmu::guest_faults`]).
     pub fn has_unsync_tables(&self) -> bool {
         self.shadow.guest().has_unsync()
     }

@@ -127,8 +127,8 @@ impl<P: WritePolicy> Mmu<P> {
         let gfn = gpa.gfn();
         self.shadow.with(env).before_write(gfn);
         if !self.shadow.guest().is_tracked(gfn) {
-            // It held PDPTEs, and is followed no more. If it is again by the time that the instruction
-            // gets there, because another vCPU loads them, it is emulated.
+            // It held PDPTEs, and is followed no more. Another vCPU may load them before the
+            // instruction is repeated: then the write is emulated.
             let detaches = &mut self.vcpus[vcpu.index()].detaches;
             if detaches.contains(gfn) {
                 return FaultOutcome::TableWrite { gpa, ticket: TableTicket::new(vcpu, gfn) };

@@ -156,8 +156,8 @@ impl<P> Mmu<P> {
 
     /// The vCPU has loaded one of its loadable roots by itself, and has left the guest: told before
     /// any other call for this vCPU. A call for another vCPU asks for it where it matters
-    /// ([`Tlb::take_loaded_root`](crate::Tlb::take_loaded_root)). Not for a load of the root that it
-    /// ran on already, which need not be loadable any more.
+    /// ([`Tlb::take_loaded_root`](crate::Tlb::take_loaded_root)). The root that it ran on already
+    /// need not be loadable any more, and its load is not told.
     ///
     /// # Panics
     /// If it is not loadable, or there is no such vCPU.

@@ -8,9 +8,10 @@
 //! again, they become Trapping and everything is flushed.
 //!
 //! While CR0.WP is clear on any vCPU, paging is off, or a page table is unsync, the filter is
-//! `Present`, and nothing is learned. (While another table is, every fault exits.) What is Mapped of an unsync page table may be older than it: of the faults that come
-//! from that, none is the guest's to take twice. The guest's not-present faults come from other
-//! tables: an unsync one has no NotPresent entry.
+//! `Present`, and nothing is learned. What an unsync page table maps may be older than the table. So
+//! a protection fault may come from an old entry, and the CPU would deliver it again and again. A
+//! not-present fault comes from a table that is followed: an unsync one has no NotPresent entry.
+//! While a table of another level is unsync, every fault exits.
 //!
 //! [`View::is_narrow`]: crate::derive::View::is_narrow
 

@@ -100,8 +100,8 @@ fn a_stack_that_an_unsync_table_maps_is_no_ram_any_more() {
     mmu.page_fault(&mut machine, VCPU, Gva::new(1 << 21), supervisor_write(), &context);
 }
 
-/// While a table above page tables is unsync all faults exit: what its entries were made from may be narrower than
-/// what the guest's say now.
+/// While a table above page tables is unsync all faults exit. What its entries were made from may be
+/// narrower than what the guest's say now.
 #[test]
 fn a_unsync_table_may_be_narrower_than_the_guests() {
     let mut machine = Machine::new(2048, 64);

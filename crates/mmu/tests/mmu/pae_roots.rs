@@ -322,7 +322,7 @@ fn roots_that_only_serve_reads_of_cr3_stay_while_tables_are_unsync() {
     }
 }
 
-/// The guest runs on the root in frame 10, which it has loaded by itself: the page for its registers
+/// The guest has loaded the root in frame 10 by itself, and runs on it. The page for its registers
 /// holds what it loaded by an exit.
 fn on_another_root(vcpus: usize) -> (Machine, Mmu) {
     let (mut machine, mut mmu) = start(vcpus);

@@ -81,7 +81,8 @@ pub fn step(setting: &mut Setting, report: &mut Report) {
     apic::write(apic::register::TPR, 0);
 }
 
-/// #DB after IN and OUT, and after every repetition of INS and OUTS, whose memory is a plain page or a page table.
+/// #DB after IN and OUT, and after every repetition of INS and OUTS, whose memory is a plain page or
+/// a page table.
 pub fn ports(setting: &mut Setting, report: &mut Report) {
     /// The first PIC's mask: reading it changes nothing.
     const MASK: u64 = 0x21;
