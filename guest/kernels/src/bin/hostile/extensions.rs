@@ -9,7 +9,7 @@ use guest_kernels::kit::report::Report;
 use guest_kernels::kit::space::{self, Space};
 use guest_kernels::kit::traps::{self, vector};
 use guest_kernels::kit::{cpu, snippets, unpaged};
-use umbra_paging::{Level, efer};
+use umbra_paging::{ENTRIES, Level, efer};
 
 use crate::setting::Setting;
 
@@ -59,6 +59,14 @@ pub fn instructions(setting: &mut Setting, space: &Space, report: &mut Report) {
                         report,
                         found == (vector::UD, 0, gva.raw()),
                         "{name} with prefix {prefix:x?}, user {user}, RAX {rax:#x}: {found:x?} instead of #UD"
+                    );
+                    // Bochs leaves at the next exit to the page that VMSAVE named. The exit before
+                    // is then taken for that one, and it may have been #UD.
+                    let stored = (1..ENTRIES).find(|&word| frame.read(word) != 0);
+                    check!(
+                        report,
+                        stored.is_none(),
+                        "{name} with prefix {prefix:x?}, user {user}, RAX {rax:#x}: stored at word {stored:?}"
                     );
                 }
             }
