@@ -12,7 +12,7 @@ use crate::{paths, process};
 
 /// The targets, and the longest input of each in bytes.
 const TARGETS: &[(&str, u32)] = &[
-    ("walk", 80),
+    ("walk", 120),
     ("mmu", 2400),
     ("instruction", 240),
     ("loaders", 1200),

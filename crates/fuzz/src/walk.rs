@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use umbra_paging::{Access, AccessKind, Features, Gfn, Gpa, Gva, Paging, Tables, cr0, cr4, efer};
+use umbra_paging::{
+    Access, AccessKind, Features, Gfn, Gpa, Gva, Mode, Paging, Pdptes, Tables, cr0, cr4, efer,
+};
 use umbra_reference::hardware::{self, End, PagingUnit, Temper};
 use umbra_reference::memory::{PhysAddr, PhysicalMemory};
 use umbra_reference::registers::{Cpu, Registers};
@@ -49,33 +51,52 @@ impl PhysicalMemory for Lazy<'_> {
 /// The two differ.
 pub fn walk(data: &[u8]) {
     let mut input = Input::new(data);
-    let bits = input.u16();
-    let bit = |n: u32| bits >> n & 1 != 0;
+    let choices = input.u16();
+    let bit = |n: u32| choices >> n & 1 != 0;
     let (cr0, cr3, cr4, efer) = (input.u64(), input.u64(), input.u64(), input.u64());
-    // Half of the inputs have paging on, whatever their registers say.
-    let on = if bit(0) { (cr0::PE | cr0::PG, cr4::PAE, efer::LMA) } else { (0, 0, 0) };
-    let five_levels = if bit(0) { cr4::LA57 } else { 0 };
-    let (cr0, cr4, efer) = (cr0 | on.0, (cr4 | on.1) & !five_levels, efer | on.2);
-    let Ok(paging) = Paging::from_registers(cr0, cr3, cr4, efer) else {
-        return refused(cr0, cr4, efer);
+    // Half of the inputs have paging on, in any format, whatever their registers say.
+    let (cr0, cr4, efer) = if bit(0) {
+        let (pae, lma) = [(cr4::PAE, efer::LMA), (cr4::PAE, efer::LMA), (cr4::PAE, 0), (0, 0)]
+            [usize::from(choices >> 6 & 3)];
+        let cr4 = cr4 & !(cr4::LA57 | cr4::PAE) | pae;
+        (cr0 | cr0::PE | cr0::PG, cr4, efer & !efer::LMA | lma)
+    } else {
+        (cr0, cr4, efer)
     };
-
     let kind = [AccessKind::Read, AccessKind::Write, AccessKind::Fetch, AccessKind::Write]
-        [usize::from(bits >> 1 & 3)];
+        [usize::from(choices >> 1 & 3)];
     let access = Access { kind, user: bit(3), smap_override: bit(4) };
     let features = Features::new(32 + (input.u8() % 21), bit(5));
     let gva = Gva::new((input.u64() << 16).cast_signed().wrapping_shr(16).cast_unsigned());
-    let memory = Lazy { words: RefCell::default(), fresh: RefCell::new(input) };
+    // Loads of others are refused (SDM, "PDPTE Registers"). Bits 9 to 11 are ignored.
+    let unreserved = 0xe19 | !0xfff & ((1 << features.maxphyaddr) - 1);
+    let pdptes = [(); 4].map(|()| input.u64() & unreserved);
+    let loaded = Pdptes::checked(pdptes, &features).expect("no reserved bit is set");
+    let Ok(paging) = Paging::with_pdptes(cr0, cr3, cr4, efer, loaded) else {
+        return refused(cr0, cr4, efer);
+    };
+    let gva = match paging.mode {
+        Mode::Off | Mode::Long4 => gva,
+        Mode::Legacy32 { .. } | Mode::Pae { .. } => Gva::new(gva.raw() & 0xffff_ffff),
+    };
+    let mut memory = Lazy { words: RefCell::default(), fresh: RefCell::new(input) };
     let mut reference = memory.clone();
 
+    let pae = cr4 >> 5 & 1 != 0;
+    let long = pae && efer >> 10 & 1 != 0;
+    let root = cr3 >> 12 & if long { 0xff_ffff_ffff } else { 0xf_ffff };
     let registers = Registers {
         paging: cr0 >> 31 & 1 != 0,
+        long,
+        pae,
+        pse: cr4 >> 4 & 1 != 0,
+        pdptes,
         wp: cr0 >> 16 & 1 != 0,
         smep: cr4 >> 20 & 1 != 0,
         smap: cr4 >> 21 & 1 != 0,
         pge: cr4 >> 7 & 1 != 0,
         nxe: efer >> 11 & 1 != 0,
-        ..Registers::long_mode(Gfn::new(cr3 >> 12 & 0xff_ffff_ffff))
+        ..Registers::long_mode(Gfn::new(root))
     };
     let control =
         registers.control(&Cpu { maxphyaddr: features.maxphyaddr, gib_pages: features.gib_pages });
@@ -88,7 +109,9 @@ pub fn walk(data: &[u8]) {
             compare_steps(&memory, &control, gva, &found);
             for step in found.steps() {
                 if let Some(new) = step.update(access) {
-                    memory.words.borrow_mut().insert(step.at.raw(), new);
+                    // A 4-byte entry is one half of a word.
+                    let (word, half) = (step.at.raw() & !7, step.at.raw() & 4);
+                    memory.set_bits(PhysAddr::new(word), new << (8 * half));
                 }
             }
         }
@@ -120,9 +143,9 @@ fn compare_steps(
     assert_eq!(rights.execute, !(control.nxe && page.rights.no_execute));
 }
 
-/// Registers are refused only if they are not those of a mode that is supported.
+/// Registers are refused only if they are those of real mode or of 5-level paging.
 fn refused(cr0: u64, cr4: u64, efer: u64) {
     let (pe, pg) = (cr0 & 1 != 0, cr0 >> 31 & 1 != 0);
-    let long4 = cr4 >> 5 & 1 != 0 && cr4 >> 12 & 1 == 0 && efer >> 10 & 1 != 0;
-    assert!(!pe || (pg && !long4), "CR0 {cr0:#x}, CR4 {cr4:#x}, EFER {efer:#x} are refused");
+    let long5 = cr4 >> 5 & 1 != 0 && cr4 >> 12 & 1 != 0 && efer >> 10 & 1 != 0;
+    assert!(!pe || (pg && long5), "CR0 {cr0:#x}, CR4 {cr4:#x}, EFER {efer:#x} are refused");
 }
