@@ -8,6 +8,11 @@
 use super::candidate::Candidate;
 use super::setting::{ALIGNMENT_MASK, Start, flag};
 use super::step::Step;
+use crate::umbra_run::Machine;
+
+/// Why a #DB may have another DR6 under SVM. Single steps alone are told apart: those must agree.
+const DR6_LOST: &str = "the CPU writes DR6 before an intercepted #DB (APM vol. 2, \"#DB (Debug)\"); \
+                        Bochs does not, so which breakpoint trapped is lost";
 
 /// A kind of step that may do something else.
 struct Reason {
@@ -87,8 +92,11 @@ const REASONS: &[Reason] = &[
     },
 ];
 
-/// Why a program may differ, if it may.
-pub fn reason(candidate: &Candidate) -> Option<&'static str> {
+/// Why a program may differ on a machine, if it may.
+pub fn reason(machine: Machine, candidate: &Candidate) -> Option<&'static str> {
+    if machine == Machine::Ryzen && candidate.start.breaks() {
+        return Some(DR6_LOST);
+    }
     let explained = |reason: &&Reason| {
         candidate.steps.iter().any(|step| (reason.applies)(&candidate.start, step))
     };
@@ -142,6 +150,18 @@ mod tests {
             start(move |start| start.mode.ring == 0 && start.setting.interrupt == expected)
         });
         assert!(known_in(&interrupt(true), &priority) && !known_in(&interrupt(false), &priority));
+    }
+
+    #[test]
+    fn breakpoints_may_differ_where_dr6_is_lost() {
+        let candidate = |enabled: u64| {
+            let mut start = start(|start| start.mode.ring == 3 && start.quiet);
+            start.setting.debug[4] = 0x400 | enabled;
+            Candidate { seed: 0, start, steps: Vec::new() }
+        };
+        assert_eq!(reason(Machine::Ryzen, &candidate(1)), Some(DR6_LOST));
+        assert_eq!(reason(Machine::Ryzen, &candidate(0)), None);
+        assert_eq!(reason(Machine::Skylake, &candidate(1)), None);
     }
 
     #[test]

@@ -116,8 +116,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             judged.iter().for_each(|(candidate, outcome)| coverage.add(candidate, outcome));
             for &policy in &policies {
                 let different = different(&runner, &judged, policy)?;
-                let (known, new): (Vec<_>, Vec<_>) =
-                    different.into_iter().partition(|candidate| known::reason(candidate).is_some());
+                let (known, new): (Vec<_>, Vec<_>) = different
+                    .into_iter()
+                    .partition(|candidate| known::reason(machine, candidate).is_some());
                 println!(
                     "{}: seeds {} to {}: {} programs, {} different, {} more by Bochs ({:.0} s)",
                     umbra_run::name(machine, Some(policy)),
@@ -132,7 +133,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
                     println!("  seed {}: {}", candidate.seed, candidate.start.mode.name);
                 }
                 for candidate in &known {
-                    let why = known::reason(candidate).unwrap_or_default();
+                    let why = known::reason(machine, candidate).unwrap_or_default();
                     println!("  by Bochs: seed {}: {why}", candidate.seed);
                 }
                 alike &= new.is_empty();
@@ -184,7 +185,7 @@ pub fn sample(report: &mut Report, umbra: &Path, kernels: &Path) -> Result<()> {
             let different = different(&runner, &judged, policy)?;
             let new: Vec<_> = different
                 .into_iter()
-                .filter(|candidate| known::reason(candidate).is_none())
+                .filter(|candidate| known::reason(machine, candidate).is_none())
                 .collect();
             if !new.is_empty() {
                 let words: Vec<_> = new.iter().map(|candidate| candidate.words()).collect();

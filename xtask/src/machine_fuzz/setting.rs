@@ -146,6 +146,12 @@ impl Start {
         !self.quiet && (self.mode.ring == 0 || self.setting.stack != 0)
     }
 
+    /// Whether DR7 enables a breakpoint.
+    pub fn breaks(&self) -> bool {
+        const ENABLED: u64 = 0xff;
+        self.setting.debug[4] & ENABLED != 0
+    }
+
     /// The stack pointer at the start.
     pub fn stack(&self) -> u64 {
         self.offset(SS, self.arena + STACK * 4096 + 0xc00)
