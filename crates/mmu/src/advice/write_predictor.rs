@@ -327,7 +327,9 @@ impl WritePolicy for Predictor {
             UnsyncFlush::Changed(at) => (1, at),
         };
         let UnsyncTables { site, last, run, .. } = self.unsync;
-        let run = if at.raw() == last + 8 && run != 0 { run + 1 } else { 1 };
+        // Entries of 32-bit paging have 4 bytes.
+        let behind = matches!(at.raw().wrapping_sub(last), 4 | 8);
+        let run = if behind && run != 0 { run + 1 } else { 1 };
         (self.unsync.last, self.unsync.run) = (at.raw(), run);
         if run == WORTH {
             // A burst: without unsync it would have been two exits in all.
@@ -706,10 +708,12 @@ mod tests {
     /// Flushes of one entry after the other are a burst, which a detach answers better.
     #[test]
     fn a_burst_of_flushes_ends_unsync() {
-        let mut predictor = Predictor::default();
-        pairs(&mut predictor, 8, u32::MAX, UnsyncFlush::Changed);
-        let flushes =
-            (10..20).map(|n| predictor.flushed(UnsyncFlush::Changed(Gfn::new(7).entry(n))));
-        assert_eq!(flushes.take_while(|&stays| stays).count(), 2);
+        for bytes in [4, 8] {
+            let mut predictor = Predictor::default();
+            pairs(&mut predictor, 8, u32::MAX, UnsyncFlush::Changed);
+            let at = |n: u64| Gpa::new(Gfn::new(7).base().raw() + n * bytes);
+            let flushes = (10..20).map(|n| predictor.flushed(UnsyncFlush::Changed(at(n))));
+            assert_eq!(flushes.take_while(|&stays| stays).count(), 2, "entries of {bytes} bytes");
+        }
     }
 }
