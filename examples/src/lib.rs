@@ -48,6 +48,11 @@ pub enum Mistake {
     /// Devices store to guest memory past the MMU, which does not see that they change a page
     /// table.
     StoresPastTheMmu,
+    /// INVLPG never exits, also while `EntryState::flushes_exit` asks for it.
+    IgnoresFlushesExit,
+    /// Faults on not-present entries go to the guest, also while `EntryState::guest_faults` asks
+    /// for all because tables are unsync.
+    IgnoresTrap,
 }
 // ANCHOR_END: mistakes
 
@@ -92,7 +97,7 @@ impl Toy {
         // The root may be another one after any call of the MMU.
         let root = self.mmu.entry_state(&self.host, VcpuId::new(cpu)).root;
         let table = PhysAddr::new(root.hpa().raw());
-        let wp = self.host.mistake != Some(Mistake::LetsTablesBeWritten) || guest.wp;
+        let wp = !self.makes(Mistake::LetsTablesBeWritten) || guest.wp;
         match root.format() {
             RootFormat::Long4 => Control { mode: PagingMode::Long4 { root: table }, wp, ..guest },
             // The guest uses PAE or 32-bit paging, or it has paging off: the CPU has not, it walks
@@ -107,6 +112,21 @@ impl Toy {
                 Control { mode: PagingMode::Pae { pdptes }, wp, pcid: 0, smep, smap, nxe, ..guest }
             }
         }
+    }
+
+    fn makes(&self, mistake: Mistake) -> bool {
+        self.host.mistake == Some(mistake)
+    }
+
+    /// Not where there are no reserved bits: there, all faults exit at any time.
+    fn ignores_trap(&self) -> bool {
+        self.makes(Mistake::IgnoresTrap) && self.model.maxphyaddr < 52
+    }
+
+    /// A control of the VM entry.
+    fn invlpg_exits(&self, cpu: usize) -> bool {
+        let entry = self.mmu.entry_state(&self.host, VcpuId::new(cpu));
+        entry.flushes_exit && !self.makes(Mistake::IgnoresFlushesExit)
     }
 
     /// Enters the guest: the CPU tries an access. Returns where it went, or the page fault.
@@ -168,8 +188,10 @@ impl Machine for Toy {
         let vcpu = VcpuId::new(cpu);
         for _ in 0..MAX_EXITS {
             // Goes into the VMCS, before each entry anew.
-            let filter = match self.mmu.entry_state(&self.host, vcpu).guest_faults {
+            let entry = self.mmu.entry_state(&self.host, vcpu);
+            let filter = match entry.guest_faults {
                 GuestFaults::Present | GuestFaults::User => Filter::PRESENT,
+                GuestFaults::Trap if self.ignores_trap() => Filter::PRESENT,
                 GuestFaults::Trap => Filter::TRAP,
             };
             let fault = match self.attempt(cpu, access, pieces)? {
@@ -205,8 +227,8 @@ impl Machine for Toy {
     }
     // ANCHOR_END: page_fault
 
-    /// An exit of a privileged instruction: MOV to a control register, WRMSR of EFER, INVLPG,
-    /// INVPCID.
+    /// A privileged instruction. MOV to a control register, WRMSR of EFER and INVPCID exit. INVLPG
+    /// exits while the MMU asks for it; at other times the CPU's own invalidation is enough.
     fn execute(
         &mut self,
         cpu: usize,
@@ -223,6 +245,10 @@ impl Machine for Toy {
         }
         match invalidation {
             Invalidation::Nothing => (),
+            Invalidation::Page(gva) if !self.invlpg_exits(cpu) => {
+                let gva = self.real_control(cpu).linear(gva);
+                self.host.units[cpu].caches_mut().invlpg(after.pcid, gva);
+            }
             Invalidation::Page(gva) => self.mmu.invlpg(&mut self.host, vcpu, gva),
             _ => self.mmu.flush_guest(&mut self.host),
         }
@@ -230,7 +256,7 @@ impl Machine for Toy {
     }
 
     fn device_write(&mut self, at: PhysAddr, bytes: &[u8]) -> Result<(), Broken> {
-        if self.host.mistake == Some(Mistake::StoresPastTheMmu) {
+        if self.makes(Mistake::StoresPastTheMmu) {
             self.host.memory.guest.write_bytes(at, bytes);
         } else {
             self.mmu.write_guest(&mut self.host, Gpa::new(at.raw()), bytes);

@@ -13,8 +13,13 @@ fn the_toy_conforms() {
 
 #[test]
 fn no_mistake_passes() {
-    for mistake in [Mistake::ForgetsFlush, Mistake::LetsTablesBeWritten, Mistake::StoresPastTheMmu]
-    {
+    for mistake in [
+        Mistake::ForgetsFlush,
+        Mistake::LetsTablesBeWritten,
+        Mistake::StoresPastTheMmu,
+        Mistake::IgnoresFlushesExit,
+        Mistake::IgnoresTrap,
+    ] {
         // Without the auditor: what the guest sees is enough.
         let make = |case: &Case| Toy::new(case.start(), false, Some(mistake));
         let failed = Kit::default().run(make).expect_err("bare hardware does nothing of the kind");

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use arrayvec::ArrayVec;
-use umbra_paging::{Access, AccessKind, Format, Gfn, Gpa, Gva};
+use umbra_paging::{Access, AccessKind, Format, Gfn, Gpa, Gva, Level};
 
 use crate::memory::{PhysAddr, Ram};
 use crate::registers::{Privileged, Registers};
@@ -185,9 +185,17 @@ impl Program {
     }
 
     fn of_words(setup: u64, seed: u64, words: impl Iterator<Item = u64>) -> Program {
-        let op =
-            |(n, word)| first_step(n, word, setup).unwrap_or_else(|| Op::from_word(word, setup));
-        Program { setup, seed, ops: words.enumerate().map(op).collect() }
+        let words: Vec<u64> = words.collect();
+        let mut ops = Vec::with_capacity(words.len());
+        while let Some(&word) = words.get(ops.len()) {
+            let n = ops.len();
+            match first_step(n, word, setup) {
+                Some(op) => ops.push(op),
+                None if is_edit(word, setup) => ops.extend(edit(&words[n..])),
+                None => ops.push(Op::from_word(word, setup)),
+            }
+        }
+        Program { setup, seed, ops }
     }
 
     /// A program of any bytes: 8 for the setup, 8 for the seed, then 8 for each step. What is
@@ -477,6 +485,46 @@ fn first_step(n: usize, word: u64, setup: u64) -> Option<Op> {
     Some(Op::Execute { cpu: n, instruction: Privileged::Enter { format, root } })
 }
 
+/// Whether an [`edit`] begins with this word.
+fn is_edit(word: u64, setup: u64) -> bool {
+    let Theme { edits, .. } = THEMES[(setup >> THEME_SHIFT) as usize];
+    Formats::of(setup) == Formats::Long4 && (Bits::new(!word).take(6) as u8) < edits
+}
+
+/// A guest that changes one entry again and again. Each time it flushes a page and accesses it, or
+/// accesses it twice: behind a fault nothing stale may serve. A word for each step.
+fn edit(words: &[u64]) -> impl Iterator<Item = Op> {
+    const ROUNDS: usize = 3;
+    let bits = &mut Bits::new(!words[0] >> 6);
+    let cpu = bits.take(2) as usize;
+    let (table, level, below) = [
+        (6, Level::L1, [12, 14]),
+        (5, Level::L2, [6, 7]),
+        (5, Level::L2, [6, 7]),
+        (4, Level::L3, [5, 10]),
+    ][bits.take(2) as usize];
+    let [page, other] = [(); 2].map(|()| tree_page(bits.take(2)));
+    let at = window(hot(table).entry(page.index(level)));
+    words.iter().take(5 * ROUNDS).enumerate().map(move |(n, &word)| {
+        let bits = &mut Bits::new(word);
+        let load = |gva, bits| Op::Load { cpu, gva, access: access(bits), length: 1 };
+        match n % 5 {
+            // The hypervisor is made to lose sight of the table, if it does not by itself. The
+            // next access links it again.
+            0 if bits.flag() => Op::Host(HostEvent::Release(hot(table))),
+            1 => load(other, bits),
+            2 => {
+                let usual = to(below[bits.take(1) as usize], P | W | U | A);
+                let entry = if bits.mostly(2) { usual } else { entry(bits) };
+                let bytes = entry.to_le_bytes().into_iter().collect();
+                Op::Store { cpu, gva: at, user: false, ac: true, bytes }
+            }
+            3 if bits.flag() => Op::Execute { cpu, instruction: Privileged::Invlpg(page) },
+            _ => load(page, bits),
+        }
+    })
+}
+
 fn usual_root(bits: &mut Bits, format: Format) -> Gfn {
     match format {
         Format::Pae => hot(PAE_ROOTS[bits.take(1) as usize]),
@@ -709,6 +757,8 @@ const STEPS: usize = 13;
 /// the match in [`Op::from_word`].
 struct Theme {
     name: &'static str,
+    /// Of 64 words, so many begin an [`edit`].
+    edits: u8,
     weights: [u8; STEPS],
 }
 
@@ -720,21 +770,21 @@ const CROWDED: u64 = 2;
 
 const THEMES: [Theme; 8] = [
     // A bit of everything.
-    Theme { name: "mixed", weights: [14, 16, 5, 3, 5, 2, 2, 3, 4, 3, 4, 2, 1] },
+    Theme { name: "mixed", edits: 1, weights: [14, 16, 5, 3, 5, 2, 2, 3, 4, 3, 4, 2, 1] },
     // A guest that hardly ever flushes: what is stale shows.
-    Theme { name: "no flushes", weights: [27, 25, 2, 1, 0, 1, 2, 1, 1, 2, 1, 1, 0] },
+    Theme { name: "no flushes", edits: 0, weights: [27, 25, 2, 1, 0, 1, 2, 1, 1, 2, 1, 1, 0] },
     // Many roots and a few roles, hence many shadow pages, and nothing that throws them away.
-    Theme { name: "many roots", weights: [36, 5, 1, 15, 2, 0, 2, 0, 1, 0, 1, 0, 1] },
+    Theme { name: "many roots", edits: 0, weights: [36, 5, 1, 15, 2, 0, 2, 0, 1, 0, 1, 0, 1] },
     // A host that is never quiet.
-    Theme { name: "busy host", weights: [18, 14, 3, 2, 2, 2, 2, 8, 2, 1, 2, 6, 2] },
+    Theme { name: "busy host", edits: 1, weights: [18, 14, 3, 2, 2, 2, 2, 8, 2, 1, 2, 6, 2] },
     // Loops over tables and over what they map, as in fork and in what comes after it.
-    Theme { name: "loops", weights: [5, 5, 4, 1, 0, 0, 4, 1, 2, 20, 20, 1, 1] },
+    Theme { name: "loops", edits: 0, weights: [5, 5, 4, 1, 0, 0, 4, 1, 2, 20, 20, 1, 1] },
     // Address spaces in turn, with roots that are offered and withdrawn at any time.
-    Theme { name: "switches", weights: [16, 10, 6, 17, 2, 1, 2, 1, 2, 0, 1, 1, 5] },
+    Theme { name: "switches", edits: 0, weights: [16, 10, 6, 17, 2, 1, 2, 1, 2, 0, 1, 1, 5] },
     // Control bits that change all the time.
-    Theme { name: "roles", weights: [20, 12, 3, 3, 16, 1, 3, 1, 2, 1, 2, 0, 0] },
+    Theme { name: "roles", edits: 0, weights: [20, 12, 3, 3, 16, 1, 3, 1, 2, 1, 2, 0, 0] },
     // Demand paging, and a host that takes pages by the range.
-    Theme { name: "demand", weights: [20, 4, 4, 2, 1, 1, 2, 1, 17, 4, 4, 4, 0] },
+    Theme { name: "demand", edits: 4, weights: [20, 4, 4, 2, 1, 1, 2, 1, 17, 4, 4, 4, 0] },
 ];
 
 impl Program {
@@ -879,9 +929,32 @@ mod tests {
 
     #[test]
     fn the_weights_of_every_theme_are_shares_of_64() {
-        for Theme { name, weights } in &THEMES {
+        for Theme { name, weights, .. } in &THEMES {
             assert_eq!(weights.iter().sum::<u8>(), 64, "{name}");
         }
+    }
+
+    /// Five steps around a store of an entry, three times, and a word for each.
+    #[test]
+    fn an_edit_stores_one_entry_three_times() {
+        let words: Vec<u64> = (1..100_u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+        let all: Vec<Vec<Op>> = (0..words.len()).map(|n| edit(&words[n..]).collect()).collect();
+        let mut releases = 0;
+        for ops in all.iter().filter(|ops| ops.len() == 15) {
+            let stores = |op: &Op| match op {
+                Op::Store { gva, .. } => Some(*gva),
+                _ => None,
+            };
+            let gvas: Vec<Gva> = ops.iter().filter_map(stores).collect();
+            assert!(gvas.len() == 3 && gvas.iter().all(|gva| *gva == gvas[0]), "{ops:?}");
+            releases += ops.iter().filter(|op| matches!(op, Op::Host(_))).count();
+        }
+        assert!(releases > 50, "{releases}");
+        let setup =
+            (0..8).find(|theme| THEMES[*theme as usize].name == "demand").unwrap() << THEME_SHIFT;
+        let started = words.iter().filter(|&&word| is_edit(word, setup)).count();
+        assert!((1..20).contains(&started), "{started}");
+        assert_eq!(Program::new(setup, 0, &words).ops.len(), words.len());
     }
 
     #[test]
