@@ -91,13 +91,18 @@ fn paging() -> Paging {
 }
 
 /// A guest whose tables in frames 1 to 4 map 0x9000 at 0, writable.
-fn start() -> (Host, Mmu) {
+fn host() -> Host {
     let mut memory = vec![[0; 512]; 64];
     let frames = [2, 3, 4, 9];
     frames.iter().enumerate().for_each(|(n, frame)| memory[n + 1][0] = frame << 12 | 3);
     let places = ((0..64).collect(), (256..).take(MIN_FRAMES_PER_VCPU as usize + 1).collect());
     let shadow = vec![[0; 512]; MIN_FRAMES_PER_VCPU as usize + 1];
-    let mut host = Host { memory, shadow, places, flushes: 0 };
+    Host { memory, shadow, places, flushes: 0 }
+}
+
+/// The same guest and its MMU.
+fn start() -> (Host, Mmu) {
+    let mut host = host();
     let encodings = Encodings::reserved(40).expect("40 bits leave reserved ones");
     let mut config = Config::new(Features::new(40, true), encodings);
     config.loadable_roots = 1;

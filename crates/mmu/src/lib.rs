@@ -24,7 +24,31 @@
 //! before each entry. The guest's PAT, PCD and PWT bits are not shadowed: all of its memory is
 //! write-back.
 //!
-//! A page-fault exit, with a host that has the three traits (the README shows it whole):
+//! How the MMU of a guest is made, with a host that has the three traits (the crate's README shows
+//! one whole):
+//!
+//! ```
+//! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let mut host = host();
+//! let (host_maxphyaddr, guest_maxphyaddr) = (40, 40);
+//! // What tells host faults from guest faults. Without reserved bits every page fault exits.
+//! let encodings = Encodings::reserved(host_maxphyaddr)
+//!     .unwrap_or_else(|| Encodings::not_present(host_maxphyaddr));
+//! let mut config = Config::new(Features::new(guest_maxphyaddr, true), encodings);
+//! config.vcpus = 1;
+//! let mut mmu = Mmu::new(config, &mut host)?;
+//! let vcpu = VcpuId::new(0);
+//! // The guest's CR0, CR3, CR4 and EFER.
+//! let paging = Paging::from_registers(0x8001_0001, 0x1000, 0x20, 0x500)?;
+//! mmu.load_paging(&mut host, vcpu, paging);
+//! let entry = mmu.entry_state(&host, vcpu);
+//! assert_eq!(entry.root.format(), umbra_mmu::RootFormat::Long4);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A page-fault exit:
 //!
 //! ```
 //! # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/doc/host.rs"));

@@ -55,6 +55,32 @@ impl Access {
         Access { kind: AccessKind::Read, user: false, smap_override: false }
     }
 
+    /// What an exit for a page fault says of the access: by its error code, and by RFLAGS.AC of the
+    /// guest. Whether it is allowed is not taken from there.
+    ///
+    /// An exit does not tell explicit accesses from implicit ones: all are taken as explicit. Where
+    /// the CPU reports no fetches (with EFER.NXE and CR4.SMEP clear), a fetch comes as a read. Its
+    /// rights then differ only under SMAP.
+    ///
+    /// ```
+    /// use umbra_paging::{Access, AccessKind, Pfec};
+    ///
+    /// let access = Access::of_exit(Pfec::PRESENT | Pfec::WRITE, true);
+    /// assert!(access.is_write() && !access.user && access.smap_override);
+    /// ```
+    pub const fn of_exit(pfec: Pfec, alignment_check: bool) -> Access {
+        let user = pfec.contains(Pfec::USER);
+        let kind = if pfec.contains(Pfec::FETCH) {
+            AccessKind::Fetch
+        } else if pfec.contains(Pfec::WRITE) {
+            AccessKind::Write
+        } else {
+            AccessKind::Read
+        };
+        let smap_override = alignment_check && !user && !matches!(kind, AccessKind::Fetch);
+        Access { kind, user, smap_override }
+    }
+
     /// The same access with another kind.
     pub const fn with_kind(self, kind: AccessKind) -> Access {
         Access { kind, ..self }
