@@ -45,6 +45,15 @@ impl Copy {
         Ok(Copy { folder: copy.folder, programs })
     }
 
+    /// Copies the tree, weaves the mutations in, and sees to it that the compiler takes them.
+    pub fn check(mutations: &[Mutation]) -> Result<()> {
+        let copy = woven::Copy::fresh("sabotage")?;
+        copy.write(&umbra_sabotage::weave(&copy.src(), mutations)?)?;
+        let mut cargo = process::cargo();
+        cargo.current_dir(&copy.tree).args(["check", "--package", "umbra-mmu", "--target-dir"]);
+        process::capture(cargo.arg(copy.folder.join("check"))).map(drop)
+    }
+
     /// Sees to it that all of these pass while no rule is broken, and so do the tests beside them:
     /// the copy does what the tree does.
     pub fn check_intact<'a>(&self, catchers: impl Iterator<Item = &'a Catcher>) -> Result<()> {

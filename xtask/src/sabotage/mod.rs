@@ -35,7 +35,7 @@ pub fn run(Arguments { rule, hypervisor }: &Arguments) -> Result<ExitCode> {
     let start = Instant::now();
     let mutations = match hypervisor {
         true => hypervisor::rules()?,
-        false => umbra_sabotage::read(&paths::workspace().join("crates/mmu/sabotage"))?,
+        false => rules()?,
     };
     let chosen: Vec<(u32, &Mutation)> = (1..)
         .zip(&mutations)
@@ -78,6 +78,19 @@ pub fn run(Arguments { rule, hypervisor }: &Arguments) -> Result<ExitCode> {
         start.elapsed().as_secs_f64() / 60.0
     );
     Ok(if survivors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The rules of the MMU.
+fn rules() -> Result<Vec<Mutation>> {
+    umbra_sabotage::read(&paths::workspace().join("crates/mmu/sabotage"))
+}
+
+/// Whether the compiler takes the MMU with all rules of it broken: what it takes with none broken
+/// changes, and the mutations with it. Says how many there are.
+pub fn check() -> Result<String> {
+    let rules = rules()?;
+    Copy::check(&rules)?;
+    Ok(format!("{} rules", rules.len()))
 }
 
 /// How a broken rule was caught; or that it was not.

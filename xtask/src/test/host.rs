@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 
 use crate::report::{Report, last_lines};
-use crate::{paths, process};
+use crate::{paths, process, sabotage};
 
 /// How much of a failed step's output is shown.
 const SHOWN_LINES: usize = 200;
@@ -18,6 +18,7 @@ pub fn run(report: &mut Report) {
         cargo(&arguments, &[]).map(|_| String::new())
     });
     report.step("lints of bare-metal code", bare_metal_lints);
+    report.step("the compiler takes the MMU with every rule broken", sabotage::check);
     report.step("unit and differential tests", || {
         count_tests(&cargo(&["test", "--workspace"], &[])?)
     });

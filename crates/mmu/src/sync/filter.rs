@@ -67,10 +67,13 @@ impl FaultFilter {
         guest: &GuestFrames,
         roots: &Roots,
     ) -> GuestFaults {
-        match self.without_unsync(tables, roots) {
-            _ if guest.has_unsync_above_leaves() => GuestFaults::Trap,
-            GuestFaults::User if guest.has_unsync() => GuestFaults::Present,
-            filter => filter,
+        let filter = self.without_unsync(tables, roots);
+        if guest.has_unsync_above_leaves() {
+            GuestFaults::Trap
+        } else if filter == GuestFaults::User && guest.has_unsync() {
+            GuestFaults::Present
+        } else {
+            filter
         }
     }
 
