@@ -5,7 +5,7 @@
 //!
 //! [`Start::shows_resume_flag`]: super::setting::Start::shows_resume_flag
 
-use umbra_forms::program::World;
+use umbra_forms::program::{World, selector};
 
 use super::candidate::Candidate;
 use super::setting::{ALIGNMENT_MASK, Start, flag};
@@ -79,6 +79,14 @@ const REASONS: &[Reason] = &[
               out iterations itself where an operand needs it",
         applies: |start, step| {
             start.shows_resume_flag() && is_named(step, &["rep ", "repe ", "repne "])
+        },
+    },
+    Reason {
+        why: "a call through a 32-bit gate pushes ESP and EIP whole (SDM vol. 2, CALL); Bochs cuts them \
+              in 16-bit code, and Umbra carries out the call itself where the stack needs it",
+        applies: |start, step| {
+            let gate = format!("far call or jump to {:#x}", selector::GATE | 3);
+            start.mode.bits == 16 && start.mode.ring == 3 && step.name == gate
         },
     },
     Reason {
@@ -161,6 +169,11 @@ mod tests {
         let traced = start(|start| start.mode.ring == 0 && start.shows_resume_flag());
         let copy = step("rep movs of 4 bytes, 696 times", "table+ram");
         assert!(!known(&copy) && known_in(&traced, &copy));
+        let wide = start(|start| start.mode.ring == 3 && start.mode.bits == 32 && start.quiet);
+        let narrow = start(|start| start.mode.ring == 3 && start.mode.bits == 16 && start.quiet);
+        let gate = step("far call or jump to 0x63", "no operand");
+        assert!(known_in(&narrow, &gate) && !known_in(&wide, &gate));
+        assert!(!known_in(&narrow, &step("far call or jump to 0x8b", "no operand")));
         let (priority, interrupt) = (step("write CR8, read it", "no operand"), |expected| {
             start(move |start| start.mode.ring == 0 && start.setting.interrupt == expected)
         });
