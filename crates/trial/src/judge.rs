@@ -190,7 +190,7 @@ pub fn judge_bare(program: &Program, record: &Record) -> Result<Tally, Box<Convi
 }
 
 fn judge_on(program: &Program, record: &Record, qemu: bool) -> Result<Tally, Box<Conviction>> {
-    let registers = image::registers();
+    let registers = image::registers(program);
     let controls = [registers.control(&image::cpu(program))];
     let mut judge = Judge {
         program,

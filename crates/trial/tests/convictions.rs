@@ -36,7 +36,7 @@ fn mapped(page: u64, steps: &[Step]) -> Program {
     let edits = links.map(|(table, value)| edit(table, value));
     let flush = [Step::Cr3 { frame: root }];
     let steps = edits.iter().chain(&flush).chain(steps).copied().collect();
-    Program { seed: 1, tables: 7, maxphyaddr: 40, huge: false, steps }
+    Program { seed: 1, tables: 7, maxphyaddr: 40, old: false, huge: false, steps }
 }
 
 /// The guest writes the first entry of a table.

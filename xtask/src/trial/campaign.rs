@@ -13,6 +13,10 @@ use super::finding;
 use super::minimize::minimize;
 use super::suspect::{Found, Outcome, Suspect};
 
+/// What is told of a finding that the program alone does not show.
+const NOT_ALONE: &str =
+    "(The program alone does not show it again: those before it may matter, or chance.)";
+
 /// How often the user hears of it.
 const PROGRESS: Duration = Duration::from_secs(5);
 
@@ -31,8 +35,10 @@ pub struct Limits {
 /// What is known so far: the report, and where the next run goes on.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct State {
-    /// The package on trial.
-    pub kernel: String,
+    /// What is on trial: a package, or the name of a place.
+    pub suspect: String,
+    /// The options of the command that name it.
+    pub options: String,
     /// The emulated CPU.
     pub cpu: String,
     /// The number of the first program.
@@ -76,7 +82,17 @@ pub struct Finding {
     pub minimal: bool,
 }
 
-/// A campaign on one kernel.
+/// What a campaign is about.
+pub struct Identity {
+    /// What is on trial: a package, or the name of a place.
+    pub suspect: String,
+    /// The options of the command that name it.
+    pub options: String,
+    /// The emulated CPU.
+    pub cpu: String,
+}
+
+/// A campaign on one suspect.
 pub struct Campaign {
     folder: PathBuf,
     state: State,
@@ -87,7 +103,8 @@ impl Campaign {
     ///
     /// # Errors
     /// What an earlier run has left cannot be read, or is another campaign's.
-    pub fn open(root: &Path, kernel: &str, seed: u64, cpu: &str) -> Result<Campaign> {
+    pub fn open(root: &Path, identity: &Identity, seed: u64) -> Result<Campaign> {
+        let Identity { suspect, options, cpu } = identity;
         let folder = root.join(format!("seed-{seed}"));
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let report = folder.join("report.json");
@@ -100,7 +117,7 @@ impl Campaign {
                 )
             })?;
             ensure!(
-                state.cpu == cpu && state.seed == seed,
+                state.cpu == *cpu && state.seed == seed,
                 "{} is of CPU {}; remove its folder to begin anew",
                 report.display(),
                 state.cpu
@@ -108,8 +125,9 @@ impl Campaign {
             state
         } else {
             State {
-                kernel: String::from(kernel),
-                cpu: String::from(cpu),
+                suspect: suspect.clone(),
+                options: options.clone(),
+                cpu: cpu.clone(),
                 seed,
                 programs: 0,
                 steps: 0,
@@ -152,26 +170,35 @@ impl Campaign {
             if spent >= limits.time || enough || limits.first && !self.state.findings.is_empty() {
                 break;
             }
-            let program = program(self.state.seed.wrapping_add(self.state.programs));
-            let outcome = suspect.run(&program)?;
-            self.state.seconds = before + spent.as_secs_f64();
-            match outcome {
-                Outcome::Clean(tally) => self.count(&tally),
-                Outcome::Found(found) => {
-                    let begun = Instant::now();
-                    self.found(suspect, limits, &program, &found)?;
-                    shortening += begun.elapsed();
-                    self.state.steps += found.step.unwrap_or(0) as u64;
+            let rest = limits.programs.map_or(u64::MAX, |all| all - (self.state.programs - first));
+            let batch = (suspect.batch() as u64).min(rest);
+            let from = self.state.seed.wrapping_add(self.state.programs);
+            let programs: Vec<Program> =
+                (0..batch).map(|number| program(from.wrapping_add(number))).collect();
+            let outcomes = suspect.run_all(&programs)?;
+            self.state.seconds = before + (start.elapsed() - shortening).as_secs_f64();
+            for (program, outcome) in programs.iter().zip(outcomes) {
+                match outcome {
+                    Outcome::Clean(tally) => self.count(&tally),
+                    Outcome::Found(found) => {
+                        let begun = Instant::now();
+                        self.found(suspect, limits, program, &found)?;
+                        shortening += begun.elapsed();
+                        self.state.steps += found.step.unwrap_or(0) as u64;
+                    }
+                }
+                self.state.programs += 1;
+                if limits.first && !self.state.findings.is_empty() {
+                    break;
                 }
             }
-            self.state.programs += 1;
             if told.elapsed() > PROGRESS {
                 told = Instant::now();
                 self.save()?;
                 eprintln!(
                     "xtask: {}, {:.0} s left",
                     self.line(),
-                    (limits.time - spent.min(limits.time)).as_secs_f64()
+                    limits.time.saturating_sub(start.elapsed() - shortening).as_secs_f64()
                 );
             }
         }
@@ -188,10 +215,10 @@ impl Campaign {
     }
 
     fn line(&self) -> String {
-        let State { kernel, programs, steps, judged, seconds, findings, .. } = &self.state;
+        let State { suspect, programs, steps, judged, seconds, findings, .. } = &self.state;
         let rate = *steps as f64 / seconds.max(0.001);
         format!(
-            "{kernel}: {programs} programs, {steps} steps ({rate:.0} a second), {judged} accesses judged, {} findings",
+            "{suspect}: {programs} programs, {steps} steps ({rate:.0} a second), {judged} accesses judged, {} findings",
             findings.len()
         )
     }
@@ -226,9 +253,13 @@ impl Campaign {
             }
         };
         let (short, last, minimal) = minimize(suspect, program, found, limits.shorten, progress)?;
+        let alone = minimal || short.steps.len() < program.steps.len();
+        let detail =
+            if alone { last.detail.clone() } else { format!("{}\n{NOT_ALONE}", last.detail) };
+        let last = Found { detail: detail.clone(), ..last };
         let finding = Finding {
             symptom: found.symptom.clone(),
-            detail: last.detail.clone(),
+            detail,
             seed: program.seed,
             after_programs: self.state.programs,
             after_seconds: self.state.seconds,
@@ -280,6 +311,56 @@ mod tests {
         }
     }
 
+    /// Finds something in the second program of a batch, and nothing in any that runs alone.
+    struct Together;
+
+    impl Suspect for Together {
+        fn run(&mut self, _: &Program) -> Result<Outcome> {
+            Ok(Outcome::Clean(Tally::default()))
+        }
+
+        fn batch(&self) -> usize {
+            4
+        }
+
+        fn run_all(&mut self, programs: &[Program]) -> Result<Vec<Outcome>> {
+            let outcome = |(at, _)| match at {
+                1 => Outcome::Found(Found {
+                    symptom: "guest: x".into(),
+                    detail: "seen: y".into(),
+                    step: Some(3),
+                    log: String::new(),
+                }),
+                _ => Outcome::Clean(Tally::default()),
+            };
+            Ok(programs.iter().enumerate().map(outcome).collect())
+        }
+    }
+
+    #[test]
+    fn a_batch_ends_where_the_limit_is_and_what_needs_it_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        let campaign = Campaign::open(root.path(), &identity("EPYC"), 1).unwrap();
+        let found = campaign.run(&mut Together, &limits(6), |seed| generate::program(seed, 60));
+        assert_eq!(found.unwrap(), 1);
+        let folder = root.path().join("seed-1");
+        let report = fs::read_to_string(folder.join("report.json")).unwrap();
+        let state: State = serde_json::from_str(&report).unwrap();
+        let finding = &state.findings[0];
+        assert_eq!((state.programs, finding.seed, finding.times), (6, 2, 2));
+        assert_eq!((finding.length, finding.minimal), (60, false));
+        let page = fs::read_to_string(folder.join("finding-1.txt")).unwrap();
+        assert!(page.contains(NOT_ALONE), "{page}");
+    }
+
+    fn identity(cpu: &str) -> Identity {
+        Identity {
+            suspect: "linux-image-x".into(),
+            options: "--kernel linux-image-x".into(),
+            cpu: cpu.into(),
+        }
+    }
+
     fn limits(programs: u64) -> Limits {
         let time = Duration::from_secs(600);
         Limits { time, programs: Some(programs), shorten: time, first: false }
@@ -289,7 +370,7 @@ mod tests {
     fn a_campaign_reports_and_goes_on() {
         let root = tempfile::tempdir().unwrap();
         let run = |programs| {
-            let campaign = Campaign::open(root.path(), "linux-image-x", 1, "EPYC").unwrap();
+            let campaign = Campaign::open(root.path(), &identity("EPYC"), 1).unwrap();
             campaign
                 .run(&mut Dies(4), &limits(programs), |seed| generate::program(seed, 60))
                 .unwrap()
@@ -309,7 +390,7 @@ mod tests {
         }
         let again = super::super::read_program(&folder.join("finding-1.json")).unwrap();
         assert_eq!(again.steps.len(), 11);
-        let other = Campaign::open(root.path(), "linux-image-x", 1, "Opteron_G4").err().unwrap();
+        let other = Campaign::open(root.path(), &identity("Opteron_G4"), 1).err().unwrap();
         assert!(other.to_string().contains("is of CPU EPYC"), "{other}");
     }
 }

@@ -53,18 +53,17 @@ fn page(
     let minimal = if finding.minimal { "; none of them can be left out" } else { "" };
     let _ = write!(
         text,
-        "kernel:   {}\nCPU:      {} (QEMU, without hardware virtualization), kvm-amd npt=0\n\
+        "on trial: {}\nCPU:      {}\n\
          found by: program {}, after {} programs and {:.0} seconds\n\
          length:   {} steps{minimal}\n\
-         repeat:   cargo xtask trial --kernel {} --cpu {} --replay {}\n\n{}\n",
-        state.kernel,
+         repeat:   cargo xtask trial {} --replay {}\n\n{}\n",
+        state.suspect,
         state.cpu,
         finding.seed,
         finding.after_programs,
         finding.after_seconds,
         finding.length,
-        state.kernel,
-        state.cpu,
+        state.options,
         replay.display(),
         found.detail,
     );
@@ -89,7 +88,8 @@ fn page(
 /// The report as text.
 pub fn report(state: &State) -> String {
     let State {
-        kernel,
+        suspect,
+        options: _,
         cpu,
         seed,
         programs,
@@ -102,7 +102,7 @@ pub fn report(state: &State) -> String {
         findings,
     } = state;
     let mut text = format!(
-        "{kernel} on trial\n\nCPU:      {cpu}\nprograms: {programs}, from number {seed} on\nsteps:    {steps}, in {seconds:.0} \
+        "{suspect} on trial\n\nCPU:      {cpu}\nprograms: {programs}, from number {seed} on\nsteps:    {steps}, in {seconds:.0} \
          seconds\naccesses: {judged} judged, {faults} of them page faults; {excused} not judged\n\n"
     );
     if *defects > 0 {
