@@ -113,7 +113,21 @@ pub fn program(seed: u64, steps: usize) -> Program {
         generator.next();
     }
     generator.steps.truncate(steps);
-    Program { seed, tables, maxphyaddr, old: false, huge, steps: generator.steps }
+    Program {
+        seed,
+        tables,
+        maxphyaddr,
+        old: false,
+        huge,
+        tight: is_tight(seed),
+        steps: generator.steps,
+    }
+}
+
+/// Whether the program of this number gets few shadow pages. Not by the numbers that make the
+/// program: it is the same with many.
+fn is_tight(seed: u64) -> bool {
+    Rng::with_seed(!seed).u8(..4) == 0
 }
 
 /// A program for machines where no driver waits: without the host's steps, and without entries that

@@ -145,6 +145,9 @@ pub struct Program {
     pub old: bool,
     /// The monitor's memory is of huge pages, if the machine has them.
     pub huge: bool,
+    /// The hypervisor may have as few shadow pages as it takes, so it has to reclaim some.
+    #[serde(default)]
+    pub tight: bool,
     /// What happens.
     pub steps: Vec<Step>,
 }
@@ -372,6 +375,9 @@ impl fmt::Display for Program {
             self.seed, self.tables, self.maxphyaddr
         )?;
         writeln!(f, "memory slots of {} KiB from 0 to {ARENA:#x}, on {backing}", REGION >> 10)?;
+        if self.tight {
+            writeln!(f, "as few shadow pages as the hypervisor takes")?;
+        }
         self.steps.iter().enumerate().try_for_each(|(at, step)| writeln!(f, "{at:4}  {step}"))
     }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use umbra_trial::bare::{Output, multiboot};
 use umbra_trial::generate;
-use umbra_trial::judge::{judge, judge_bare};
+use umbra_trial::judge::{Emulator, judge, judge_bare};
 use umbra_trial::program::Program;
 use umbra_trial::record::{End, Record};
 
@@ -117,8 +117,8 @@ pub struct Booted {
 }
 
 impl Booted {
-    /// Keeps its files in this folder. `umbra` is the tool. `strict`: QEMU's known defects are
-    /// findings, too.
+    /// Keeps its files in this folder. `umbra` is the tool. `strict`: what is
+    /// known of bare emulators is a finding, too.
     ///
     /// # Errors
     /// The folder cannot be made.
@@ -175,8 +175,12 @@ impl Booted {
     }
 
     fn judge(&self, program: &Program, record: &Record) -> Outcome {
-        let pardons = self.place.machine == Machine::Qemu && !self.strict;
-        if pardons { judge_bare(program, record) } else { judge(program, record) }.into()
+        let emulator = match self.place.machine {
+            Machine::Qemu => Emulator::Qemu,
+            Machine::Penryn | Machine::Skylake | Machine::Ryzen => Emulator::Bochs,
+        };
+        let is_bare = self.place.umbra.is_none() && !self.strict;
+        if is_bare { judge_bare(program, record, emulator) } else { judge(program, record) }.into()
     }
 }
 
