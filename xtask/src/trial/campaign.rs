@@ -11,6 +11,7 @@ use umbra_trial::program::Program;
 
 use super::finding;
 use super::minimize::minimize;
+use super::page;
 use super::suspect::{Found, Outcome, Suspect};
 
 /// What is told of a finding that the program alone does not show.
@@ -43,6 +44,9 @@ pub struct State {
     pub cpu: String,
     /// The number of the first program.
     pub seed: u64,
+    /// Of a merged report: the first number of each campaign, and how many programs have run.
+    #[serde(default)]
+    pub campaigns: Vec<(u64, u64)>,
     /// Programs that have run.
     pub programs: u64,
     /// Steps that they took, and what of it was judged.
@@ -61,8 +65,47 @@ pub struct State {
     pub findings: Vec<Finding>,
 }
 
+impl State {
+    /// Reads a report.
+    ///
+    /// # Errors
+    /// There is none, or it is none.
+    pub fn read(file: &Path) -> Result<State> {
+        let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        serde_json::from_str(&text).with_context(|| {
+            format!("{} is no report of a trial; remove its folder to begin anew", file.display())
+        })
+    }
+
+    /// The first number of each campaign, and how many programs have run.
+    pub fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let own = [(self.seed, self.programs)];
+        let all = if self.campaigns.is_empty() { own.to_vec() } else { self.campaigns.clone() };
+        all.into_iter()
+    }
+
+    /// Which programs have run, in words.
+    pub fn numbers(&self) -> String {
+        let ranges: Vec<String> = self.ranges().map(|(seed, _)| seed.to_string()).collect();
+        match ranges.as_slice() {
+            [seed] => format!("from number {seed} on"),
+            many => format!("from the numbers {} on", many.join(", ")),
+        }
+    }
+
+    /// How far the campaign is, in a line.
+    pub fn line(&self) -> String {
+        let State { suspect, programs, steps, judged, seconds, findings, .. } = self;
+        let rate = *steps as f64 / seconds.max(0.001);
+        format!(
+            "{suspect}: {programs} programs, {steps} steps ({rate:.0} a second), {judged} accesses judged, {} findings",
+            findings.len()
+        )
+    }
+}
+
 /// Something that was found.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Finding {
     /// What tells it from others.
     pub symptom: String,
@@ -109,13 +152,7 @@ impl Campaign {
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let report = folder.join("report.json");
         let state = if report.exists() {
-            let text = fs::read_to_string(&report).with_context(|| report.display().to_string())?;
-            let state: State = serde_json::from_str(&text).with_context(|| {
-                format!(
-                    "{} is no report of a trial; remove its folder to begin anew",
-                    report.display()
-                )
-            })?;
+            let state = State::read(&report)?;
             ensure!(
                 state.cpu == *cpu && state.seed == seed,
                 "{} is of CPU {}; remove its folder to begin anew",
@@ -129,6 +166,7 @@ impl Campaign {
                 options: options.clone(),
                 cpu: cpu.clone(),
                 seed,
+                campaigns: Vec::new(),
                 programs: 0,
                 steps: 0,
                 judged: 0,
@@ -142,7 +180,7 @@ impl Campaign {
         Ok(Campaign { folder, state })
     }
 
-    /// Runs programs until a limit is reached. Returns how many findings there are.
+    /// Runs programs until a limit is reached. Returns what is known then.
     ///
     /// # Errors
     /// The suspect's, or a report cannot be written.
@@ -151,7 +189,7 @@ impl Campaign {
         suspect: &mut impl Suspect,
         limits: &Limits,
         program: impl Fn(u64) -> Program,
-    ) -> Result<usize> {
+    ) -> Result<State> {
         if self.state.programs > 0 {
             eprintln!(
                 "xtask: going on behind program {} of {}",
@@ -197,30 +235,21 @@ impl Campaign {
                 self.save()?;
                 eprintln!(
                     "xtask: {}, {:.0} s left",
-                    self.line(),
+                    self.state.line(),
                     limits.time.saturating_sub(start.elapsed() - shortening).as_secs_f64()
                 );
             }
         }
         self.save()?;
-        println!("{}", self.line());
+        println!("{}", self.state.line());
         for (number, finding) in (1..).zip(&self.state.findings) {
             println!(
                 "finding {number}: {}, by program {}, {} steps of it suffice, seen {} times",
                 finding.symptom, finding.seed, finding.length, finding.times
             );
         }
-        println!("report: {}", self.folder.join("report.txt").display());
-        Ok(self.state.findings.len())
-    }
-
-    fn line(&self) -> String {
-        let State { suspect, programs, steps, judged, seconds, findings, .. } = &self.state;
-        let rate = *steps as f64 / seconds.max(0.001);
-        format!(
-            "{suspect}: {programs} programs, {steps} steps ({rate:.0} a second), {judged} accesses judged, {} findings",
-            findings.len()
-        )
+        println!("report: {}", self.folder.join("report.html").display());
+        Ok(self.state)
     }
 
     fn count(&mut self, tally: &Tally) {
@@ -274,16 +303,25 @@ impl Campaign {
     }
 
     fn save(&self) -> Result<()> {
-        finding::put(
-            &self.folder.join("report.json"),
-            &serde_json::to_string_pretty(&self.state)?,
-        )?;
-        finding::put(&self.folder.join("report.txt"), &finding::report(&self.state))
+        save(&self.folder, &self.state)
     }
 }
 
+/// Writes the report, in its three forms.
+///
+/// # Errors
+/// A file cannot be written, or what is written about a finding cannot be read.
+pub fn save(folder: &Path, state: &State) -> Result<()> {
+    finding::put(&folder.join("report.json"), &serde_json::to_string_pretty(state)?)?;
+    finding::put(&folder.join("report.txt"), &finding::report(state))?;
+    let numbers = 1..=state.findings.len();
+    let texts: Vec<String> =
+        numbers.map(|number| finding::read(folder, number)).collect::<Result<_>>()?;
+    finding::put(&folder.join("report.html"), &page::page(state, &texts))
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use umbra_reference::hardware::Temper;
     use umbra_reference::machine::Bare;
     use umbra_trial::judge::judge;
@@ -308,6 +346,35 @@ mod tests {
             }
             let start = simulated::start(program, Temper::STICKY);
             Ok(Outcome::Clean(judge(program, &simulated::run(Bare::new(start), program)).unwrap()))
+        }
+    }
+
+    /// A campaign with findings: symptom, and steps of the shortest program.
+    pub fn state(seed: u64, programs: u64, findings: &[(&str, usize)]) -> State {
+        let finding = |&(symptom, length): &(&str, usize)| Finding {
+            symptom: symptom.into(),
+            detail: String::new(),
+            seed: seed + 1,
+            after_programs: 1,
+            after_seconds: 2.5,
+            times: 1,
+            length,
+            minimal: true,
+        };
+        State {
+            suspect: "linux-image-x".into(),
+            options: "--kernel linux-image-x".into(),
+            cpu: "EPYC".into(),
+            seed,
+            campaigns: Vec::new(),
+            programs,
+            steps: 3600,
+            judged: 2000,
+            excused: 10,
+            faults: 900,
+            defects: 0,
+            seconds: 20.0,
+            findings: findings.iter().map(finding).collect(),
         }
     }
 
@@ -342,7 +409,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let campaign = Campaign::open(root.path(), &identity("EPYC"), 1).unwrap();
         let found = campaign.run(&mut Together, &limits(6), |seed| generate::program(seed, 60));
-        assert_eq!(found.unwrap(), 1);
+        assert_eq!(found.unwrap().findings.len(), 1);
         let folder = root.path().join("seed-1");
         let report = fs::read_to_string(folder.join("report.json")).unwrap();
         let state: State = serde_json::from_str(&report).unwrap();
@@ -374,6 +441,8 @@ mod tests {
             campaign
                 .run(&mut Dies(4), &limits(programs), |seed| generate::program(seed, 60))
                 .unwrap()
+                .findings
+                .len()
         };
         assert_eq!(run(3), 0);
         assert_eq!(run(6), 1);
@@ -388,6 +457,8 @@ mod tests {
         for part in ["host: BUG: x", "--replay", "guest: ", "linux-image-x", "[ 1.0] BUG: x"] {
             assert!(page.contains(part), "{part} is missing: {page}");
         }
+        let html = fs::read_to_string(folder.join("report.html")).unwrap();
+        assert!(html.contains("The kernel's log"), "{html}");
         let again = super::super::read_program(&folder.join("finding-1.json")).unwrap();
         assert_eq!(again.steps.len(), 11);
         let other = Campaign::open(root.path(), &identity("Opteron_G4"), 1).err().unwrap();

@@ -68,6 +68,16 @@ impl Drop for Running {
     }
 }
 
+impl Drop for Machine {
+    /// The state of the machine is some hundred MiB.
+    fn drop(&mut self) {
+        self.running = None;
+        if let Some(saved) = &self.saved {
+            let _ = fs::remove_file(saved);
+        }
+    }
+}
+
 impl Machine {
     /// Builds the driver and packs it with the kernel's modules.
     ///

@@ -1,15 +1,20 @@
 //! `cargo xtask trial`: a Linux kernel's KVM, judged by what a guest observes of its memory.
 //!
 //! [`kernel`] fetches the kernel on trial, [`machine`] runs it in an emulator, [`campaign`] goes
-//! through random programs and [`minimize`] makes those short that find something; [`finding`] is
-//! what is written about it. [`booted`] is the control, an emulator without a hypervisor, and Umbra.
+//! through random programs and [`minimize`] makes those short that find something. [`finding`] is
+//! what is written about it, and [`page`] the report for a browser; [`merge`] makes one report of
+//! several. [`booted`] is the control, an emulator without a hypervisor, and Umbra. [`mutants`]
+//! tries the trial itself by mistakes in a KVM.
 
 mod booted;
 mod campaign;
 mod finding;
 mod kernel;
 mod machine;
+pub mod merge;
 mod minimize;
+pub mod mutants;
+mod page;
 mod suspect;
 
 use std::path::{Path, PathBuf};
@@ -111,7 +116,7 @@ pub struct Arguments {
     /// Run the programs on the emulator itself, without a hypervisor: nothing may be found
     #[arg(long, conflicts_with_all = ["kernel", "hypervisor"])]
     control: bool,
-    /// With --control: what is known to be wrong with QEMU is a finding, too
+    /// With --control: what is known of the emulator is a finding, too
     #[arg(long, requires = "control")]
     strict: bool,
 }
@@ -165,6 +170,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     );
     let place = place(arguments)?;
     let root = paths::target_dir()?.join("trial");
+    // Campaigns of several numbers run at the same time.
+    let own = match replay {
+        Some(_) => String::from("replay"),
+        None => format!("seed-{}", arguments.seed),
+    };
     let limits = Limits {
         time: Duration::from_secs(60 * arguments.minutes),
         programs: arguments.programs,
@@ -175,20 +185,21 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         let strict = if arguments.strict { "-strict" } else { "" };
         let suspect = format!("{}{strict}", place.name());
         let folder = root.join(&suspect);
-        let mut booted = Booted::new(place, &folder, tool(place)?, arguments.strict)?;
+        let mut booted = Booted::new(place, &folder.join(own), tool(place)?, arguments.strict)?;
         if let Some(program) = replay {
             return show_replay(&mut booted, &program);
         }
         let options = place.options() + if arguments.strict { " --strict" } else { "" };
         let identity = Identity { suspect, options, cpu: place.machine.cpu().into() };
         let campaign = Campaign::open(&folder, &identity, arguments.seed)?;
-        return finish(campaign.run(&mut booted, &limits, |seed| place.machine.program(seed))?);
+        let state = campaign.run(&mut booted, &limits, |seed| place.machine.program(seed))?;
+        return finish(state.findings.len());
     }
     let Some(name) = &arguments.kernel else { bail!("--hypervisor kvm needs --kernel") };
     setup::need_program(machine::PROGRAM, machine::PACKAGE)?;
     let kernel = kernel::fetch(name, &root)?;
     let folder = root.join(&kernel.name);
-    let mut suspect = Machine::new(&kernel, &folder, &arguments.cpu)?;
+    let mut suspect = Machine::new(&kernel, &folder.join(own), &arguments.cpu)?;
     if let Some(program) = replay {
         return show_replay(&mut suspect, &program);
     }
@@ -198,7 +209,13 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         cpu: format!("{} (QEMU, without hardware virtualization)", arguments.cpu),
     };
     let campaign = Campaign::open(&folder, &identity, arguments.seed)?;
-    finish(campaign.run(&mut suspect, &limits, |seed| generate::program(seed, generate::STEPS))?)
+    let state = campaign.run(&mut suspect, &limits, kernel_program)?;
+    finish(state.findings.len())
+}
+
+/// The program of a number for a kernel.
+fn kernel_program(seed: u64) -> Program {
+    generate::program(seed, generate::STEPS)
 }
 
 /// The tool that boots kernels on this place, unless QEMU does.
