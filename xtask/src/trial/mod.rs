@@ -40,7 +40,7 @@ use suspect::{Outcome, Suspect};
 /// The exit status if something was found.
 const FOUND: u8 = 10;
 
-/// Put a hypervisor on trial, in an emulator: the KVM of a Debian kernel, or Umbra.
+/// Put a hypervisor on trial: the KVM of a Debian kernel, or Umbra.
 ///
 /// Random programs run as guest code under the kernel's KVM with shadow paging (kvm-amd with
 /// npt=0), inside QEMU without hardware virtualization: no KVM device of this machine is opened.
