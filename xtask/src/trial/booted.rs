@@ -18,6 +18,7 @@ use umbra_trial::record::{End, Record};
 
 use super::machine::PROGRAM;
 use super::suspect::{Found, Outcome, Suspect};
+use crate::process;
 use crate::umbra_run::{self, Policy, word};
 
 /// How long a start may take, all of its programs included.
@@ -139,7 +140,7 @@ impl Booted {
             command.stdout(File::create(results)?);
             return Ok(command);
         }
-        let mut qemu = Command::new(PROGRAM);
+        let mut qemu = process::mortal(PROGRAM);
         qemu.args(["-accel", "tcg", "-cpu", "EPYC", "-m", "128", "-nodefaults"]);
         qemu.args(["-no-user-config", "-display", "none", "-no-reboot", "-net", "none"]);
         qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);

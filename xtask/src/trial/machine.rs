@@ -17,7 +17,7 @@ use umbra_trial::wire::{Reply, Request, encode, take};
 
 use super::kernel::Kernel;
 use super::suspect::{Found, Outcome, Suspect};
-use crate::setup;
+use crate::{process, setup};
 
 /// The emulator.
 pub const PROGRAM: &str = "qemu-system-x86_64";
@@ -110,7 +110,7 @@ impl Machine {
 
     /// The emulator's command line.
     fn command(&self) -> Command {
-        let mut qemu = Command::new(PROGRAM);
+        let mut qemu = process::mortal(PROGRAM);
         qemu.args([
             "-accel",
             "tcg",
