@@ -35,7 +35,7 @@ use booted::{Booted, Place};
 use campaign::{Campaign, Identity, Limits};
 use machine::Machine;
 use setup::Setup;
-use suspect::{Outcome, Suspect};
+use suspect::{Found, Outcome, Suspect};
 
 /// The exit status if something was found.
 const FOUND: u8 = 10;
@@ -227,40 +227,47 @@ fn tool(place: Place) -> Result<Option<PathBuf>> {
     Ok(Some(Setup::new()?.umbra()?))
 }
 
-/// Programs of the sample in `cargo xtask test`.
-const SAMPLE: u64 = 20;
+/// What is part of all tests: each place, and how many of the first programs run there.
+const SAMPLE: [(Place, u64); 3] = [
+    (Place { machine: booted::Machine::Qemu, umbra: None }, 20),
+    (Place { machine: booted::Machine::Penryn, umbra: None }, 4),
+    (Place { machine: booted::Machine::Penryn, umbra: Some(Policy::Auto) }, 2),
+];
 
-/// The control, as far as it is part of all tests: the first programs on the bare emulator.
+/// The controls and Umbra, as far as they are part of all tests.
 ///
 /// # Errors
 /// QEMU is not there and cannot be installed.
-pub fn sample(report: &mut Report) -> Result<()> {
+pub fn sample(report: &mut Report, umbra: &Path) -> Result<()> {
     setup::need_program(machine::PROGRAM, machine::PACKAGE)?;
-    let place = Place { machine: booted::Machine::Qemu, umbra: None };
-    let folder = paths::target_dir()?.join("trial/test");
-    let mut suspect = Booted::new(place, &folder, None, false)?;
-    report.step("trial: the judge does not convict the bare emulator", || {
-        let mut total = Tally::default();
-        let numbers = generate::FIRST_SEED..generate::FIRST_SEED + SAMPLE;
-        let programs: Vec<Program> = numbers.map(|seed| place.machine.program(seed)).collect();
-        for (program, outcome) in programs.iter().zip(suspect.run_all(&programs)?) {
-            match outcome {
-                Outcome::Clean(tally) => total.add(&tally),
-                Outcome::Found(found) => {
-                    bail!(
-                        "program {}, step {:?}: {}\n{}",
-                        program.seed,
-                        found.step,
-                        found.symptom,
-                        found.detail
-                    );
-                }
+    for (place, programs) in SAMPLE {
+        let folder = paths::target_dir()?.join("trial/test").join(place.name());
+        let tool = (place.machine != booted::Machine::Qemu).then(|| umbra.to_path_buf());
+        let mut suspect = Booted::new(place, &folder, tool, false)?;
+        report.step(&format!("trial: nothing is found on {}", place.name()), || {
+            let total = run_clean(&mut suspect, place.machine, programs)?;
+            Ok(format!("{} steps, {} accesses judged", total.steps, total.judged))
+        });
+    }
+    Ok(())
+}
+
+/// Runs the first programs. All must be clean.
+fn run_clean(suspect: &mut Booted, machine: booted::Machine, programs: u64) -> Result<Tally> {
+    let mut total = Tally::default();
+    let numbers = generate::FIRST_SEED..generate::FIRST_SEED + programs;
+    let programs: Vec<Program> = numbers.map(|seed| machine.program(seed)).collect();
+    for (program, outcome) in programs.iter().zip(suspect.run_all(&programs)?) {
+        match outcome {
+            Outcome::Clean(tally) => total.add(&tally),
+            Outcome::Found(found) => {
+                let (seed, Found { step, symptom, detail, .. }) = (program.seed, found);
+                bail!("program {seed}, step {step:?}: {symptom}\n{detail}");
             }
         }
-        ensure!(total.judged > 1000 * SAMPLE, "too little was judged: {total:?}");
-        Ok(format!("{} steps, {} accesses judged", total.steps, total.judged))
-    });
-    Ok(())
+    }
+    ensure!(total.judged > 1000 * programs.len() as u64, "too little was judged: {total:?}");
+    Ok(total)
 }
 
 fn finish(findings: usize) -> Result<ExitCode> {
