@@ -198,9 +198,10 @@ pub enum Emulator {
 ///
 /// - A page fault of a read or write leaves what is cached for instruction fetches, and the other
 ///   way round: it has two TLBs, and drops the entry of the access alone.
-/// - It caches a large page as small ones, and a page fault drops the one of its address alone. SDM,
-///   "Details of TLB Use": the others have to go only as far as the paging structures still specify
-///   the page. So this is none, but the oracle does not expect it of a CPU, as guests do not.
+/// - It caches a large page as small ones, and a page fault drops the one of its address alone.
+///   SDM, "Details of TLB Use": the others have to go only as far as the paging structures still
+///   specify the page. So this is no defect, but the oracle does not expect it of a CPU, as guests
+///   do not.
 ///
 /// # Errors
 /// As [`judge`].

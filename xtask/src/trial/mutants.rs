@@ -41,8 +41,9 @@ const CPU: &str = "EPYC,+svm";
 ///
 /// The source of Debian's newest 6.1 kernel is fetched, but not installed. Each mistake is built as
 /// a module, and put on trial with the same programs for the same time. The unchanged source comes
-/// first, and must not be convicted; what it shows by the same program does not count. The exit status is 0 if every mistake is convicted or explained,
-/// and 10 if not. The same command goes on where the last one has stopped.
+/// first, and must not be convicted; what it shows by the same program does not count. The exit
+/// status is 0 if every mistake is convicted or explained, and 10 if not. The same command goes on
+/// where the last one has stopped.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask trial-mutants
@@ -279,8 +280,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
 }
 
-/// A mutant, and the source as it is. Kernels without a mistake differ from bare hardware, too: what
-/// both show by one program is not the mistake.
+/// A mutant, and the source as it is. Kernels without a mistake may differ from bare hardware, too.
+/// What both show by one program is not the mistake.
 struct Beside {
     mutant: Machine,
     clean: Option<Machine>,
