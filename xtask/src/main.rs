@@ -70,6 +70,8 @@ enum Command {
     Exact(exact::Arguments),
     MachineFuzz(machine_fuzz::Arguments),
     Trial(trial::Arguments),
+    TrialMerge(trial::merge::Arguments),
+    TrialMutants(trial::mutants::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -98,6 +100,8 @@ fn main() -> ExitCode {
         Command::Exact(arguments) => exact::run(&arguments),
         Command::MachineFuzz(arguments) => machine_fuzz::run(&arguments),
         Command::Trial(arguments) => trial::run(&arguments),
+        Command::TrialMerge(arguments) => trial::merge::run(&arguments),
+        Command::TrialMutants(arguments) => trial::mutants::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

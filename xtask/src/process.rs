@@ -42,6 +42,14 @@ pub fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
+/// A program that the kernel kills when the thread ends that starts it: whoever kills this program
+/// leaves no emulator behind.
+pub fn mortal(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", program]);
+    command
+}
+
 /// Runs an example of the reference machine, optimized, but with the MMU's assertions on. Its
 /// options are checked before it is built.
 ///
@@ -63,4 +71,26 @@ pub fn run_example<A: Parser>(name: &str, options: &[String]) -> Result<ExitCode
 pub fn describe(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_mortal_ends_with_its_parent() {
+        let start = || {
+            let mut shell = mortal("sh");
+            shell.args(["-c", "echo; exec sleep 60"]).stdout(Stdio::piped());
+            let mut child = shell.spawn().unwrap();
+            // It runs: the kernel knows what to do.
+            child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+            child
+        };
+        let mut child = std::thread::spawn(start).join().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+    }
 }

@@ -45,7 +45,8 @@ fn untimed(line: &str) -> &str {
     }
 }
 
-/// What stays the same from run to run: no CPU and process numbers, no addresses.
+/// What stays the same from run to run and from build to build: no CPU and process numbers, no
+/// addresses, no folder of a module's source.
 fn symptom(line: &str) -> String {
     let mut words = Vec::new();
     let mut skip = false;
@@ -59,7 +60,10 @@ fn symptom(line: &str) -> String {
         let number = bare.starts_with("0x") || is(char::is_ascii_digit);
         match bare {
             "CPU" | "PID" => skip = true,
-            _ if !address && !number => words.push(word.split("+0x").next().unwrap_or(word)),
+            _ if !address && !number => {
+                let word = word.split("+0x").next().unwrap_or(word);
+                words.push(word.find("/arch/").map_or(word, |at| &word[at + 1..]));
+            }
             _ => (),
         }
     }
@@ -81,6 +85,8 @@ mod tests {
         };
         assert_eq!(warn(0), Some("WARNING: at a/b.c:12 f [kvm]".into()));
         assert_eq!(warn(0), warn(1));
+        let built = of("WARNING: CPU: 0 PID: 7 at /b/W/arch/x86/kvm/mmu/mmu.c:472 f+0x1/0x2 [kvm]");
+        assert_eq!(built, Some("WARNING: at arch/x86/kvm/mmu/mmu.c:472 f [kvm]".into()));
         let oops = |at| of(&format!("BUG: unable to handle page fault for address: {at}"));
         assert_eq!(oops("ffff888000000123"), oops("ffffc90000000010"));
     }

@@ -113,13 +113,28 @@ pub fn program(seed: u64, steps: usize) -> Program {
         generator.next();
     }
     generator.steps.truncate(steps);
-    Program { seed, tables, maxphyaddr, huge, steps: generator.steps }
+    Program {
+        seed,
+        tables,
+        maxphyaddr,
+        old: false,
+        huge,
+        tight: is_tight(seed),
+        steps: generator.steps,
+    }
 }
 
-/// A program for machines that have no hypervisor: without the host's steps, and without entries
-/// that name no memory.
-pub fn for_bare(mut program: Program) -> Program {
-    program.steps.retain(|step| !matches!(step, Step::Host(_)));
+/// Whether the program of this number gets few shadow pages. Not by the numbers that make the
+/// program: it is the same with many.
+fn is_tight(seed: u64) -> bool {
+    Rng::with_seed(!seed).u8(..4) == 0
+}
+
+/// A program for machines where no driver waits: without the host's steps, and without entries that
+/// name no memory. `old`: the CPU is as [`Program::old`] says.
+pub fn for_bare(mut program: Program, old: bool) -> Program {
+    program.old = old;
+    program.steps.retain(|step| !(matches!(step, Step::Host(_)) || old && step.needs_new_cpu()));
     // The bits of an entry between the flags and the one that is always reserved.
     let names = |value: u64, gva: u64| value << (gva % 8 * 8) >> 12 & 0x7f_ffff_ffff;
     let outside = |step: &Step| matches!(*step, Step::Write { gva, value, .. } if names(value, gva) >= ARENA / PAGE);

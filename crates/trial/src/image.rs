@@ -3,7 +3,7 @@
 use std::fmt;
 
 use fastrand::Rng;
-use umbra_paging::Gfn;
+use umbra_paging::{Gfn, Gva};
 use umbra_reference::memory::{PhysAddr, PhysicalMemory, Ram};
 use umbra_reference::registers::{Cpu, Privileged, Registers};
 
@@ -27,7 +27,7 @@ const CR0: u64 = 1 << 31 | 1 << 5 | 1 << 4 | 1;
 const CR0_WP: u64 = 1 << 16;
 /// CR4: PAE, and SSE's two bits, as any 64-bit kernel has them.
 const CR4: u64 = 1 << 5 | 1 << 9 | 1 << 10;
-const CR4_PGE: u64 = 1 << 7;
+pub(crate) const CR4_PGE: u64 = 1 << 7;
 const CR4_SMEP: u64 = 1 << 20;
 const CR4_SMAP: u64 = 1 << 21;
 /// EFER: long mode, enabled and active.
@@ -62,14 +62,16 @@ impl From<&Registers> for ControlRegisters {
     }
 }
 
-/// The registers that every program starts with.
-pub fn registers() -> Registers {
-    Registers::long_mode(Gfn::new(Program::ROOT))
+/// The registers that a program starts with.
+pub fn registers(program: &Program) -> Registers {
+    let protected = !program.old;
+    let all = Registers::long_mode(Gfn::new(Program::ROOT));
+    Registers { smep: protected, smap: protected, ..all }
 }
 
 /// The CPU that a program's guest sees.
 pub fn cpu(program: &Program) -> Cpu {
-    Cpu { maxphyaddr: program.maxphyaddr, gib_pages: true }
+    Cpu { maxphyaddr: program.maxphyaddr, gib_pages: !program.old }
 }
 
 /// Everything that has to be in the guest's memory before it runs.
@@ -201,7 +203,7 @@ pub fn describe_tables(program: &Program) -> String {
 /// The instruction of the reference machine that a step is, if it is one.
 pub fn privileged(step: &Step) -> Option<Privileged> {
     Some(match *step {
-        Step::Invlpg { gva } => Privileged::Invlpg(umbra_paging::Gva::new(gva)),
+        Step::Invlpg { gva } => Privileged::Invlpg(Gva::new(gva)),
         Step::Cr3 { frame } => {
             Privileged::LoadCr3 { root: Gfn::new(frame), pcid: 0, no_flush: false }
         }
@@ -217,7 +219,7 @@ pub fn privileged(step: &Step) -> Option<Privileged> {
 
 /// The stub's command for each step, and the one that ends.
 fn commands(program: &Program, stub: &Stub) -> Vec<Command> {
-    let mut registers = registers();
+    let mut registers = registers(program);
     let mut commands: Vec<Command> = Vec::with_capacity(program.steps.len() + 1);
     for step in &program.steps {
         if let Some(instruction) = privileged(step) {
@@ -242,9 +244,9 @@ fn commands(program: &Program, stub: &Stub) -> Vec<Command> {
 }
 
 impl Image {
-    /// The image of a program. `bare`: there is no hypervisor, and the stub hands its results to
-    /// the machine's port 0xe9.
-    pub fn new(program: &Program, bare: bool) -> Image {
+    /// The image of a program. `leave`: the stub goes on there at its end, as no hypervisor waits
+    /// for its call.
+    pub fn new(program: &Program, leave: Option<Gva>) -> Image {
         let stub = Stub::assemble();
         let ram = arena(program);
         let mut arena = Vec::new();
@@ -259,14 +261,14 @@ impl Image {
         let mut state = [0; 4];
         state[(State::RESULT / 8) as usize] = direct(crate::layout::RESULTS).raw();
         state[(State::COMMAND / 8) as usize] = direct(COMMANDS).raw();
-        state[(State::BARE / 8) as usize] = u64::from(bare);
+        state[(State::LEAVE / 8) as usize] = leave.map_or(0, Gva::raw);
         let mut pieces = stub.pieces.clone();
         pieces.push((STATE, bytes(state.to_vec())));
         pieces.push((WATCH_LIST, bytes(watched().map(|gpa| direct(gpa).raw()).collect())));
         pieces.push((WATCH_COPY, bytes(watched().map(value).collect())));
         let commands = commands(program, &stub);
         pieces.push((COMMANDS, bytes(commands.iter().flat_map(|command| command.0).collect())));
-        Image { arena, stub: pieces, registers: (&registers()).into(), entry: stub.entry }
+        Image { arena, stub: pieces, registers: (&registers(program)).into(), entry: stub.entry }
     }
 
     /// Whether an address lies in the arena and is not among the watched words.

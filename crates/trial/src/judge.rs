@@ -151,8 +151,8 @@ struct Call {
 
 struct Judge<'a> {
     program: &'a Program,
-    /// QEMU without a hypervisor: see [`judge_bare`].
-    qemu: bool,
+    /// The emulator, if there is no hypervisor: see [`judge_bare`].
+    bare: Option<Emulator>,
     registers: Registers,
     oracle: Oracle,
     stub: Stub,
@@ -170,10 +170,21 @@ struct Judge<'a> {
 /// # Errors
 /// The first step that bare hardware would not have done so.
 pub fn judge(program: &Program, record: &Record) -> Result<Tally, Box<Conviction>> {
-    judge_on(program, record, false)
+    judge_on(program, record, None)
 }
 
-/// Judges a run on QEMU's TCG without a hypervisor, of which these defects are known (7.2):
+/// An emulator without a hypervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emulator {
+    /// QEMU's TCG, 7.2.
+    Qemu,
+    /// Bochs, 2.7.
+    Bochs,
+}
+
+/// Judges a run on an emulator without a hypervisor.
+///
+/// These defects are known of QEMU:
 ///
 /// - A page fault for a reserved bit has P = 0 in its error code (0x8, 0xa, 0xc and so on). SDM,
 ///   "Page-Fault Exceptions": RSVD is 1 only with P = 1. The fault is judged as if P were set.
@@ -183,18 +194,35 @@ pub fn judge(program: &Program, record: &Record) -> Result<Tally, Box<Conviction
 ///   Invalidate TLBs and Paging-Structure Caches": it invalidates them.
 /// - Reads where no memory is give zeros, which is as good as ones.
 ///
+/// And these of Bochs:
+///
+/// - A page fault of a read or write leaves what is cached for instruction fetches, and the other
+///   way round: it has two TLBs, and drops the entry of the access alone.
+/// - It caches a large page as small ones, and a page fault drops the one of its address alone.
+///   SDM, "Details of TLB Use": the others have to go only as far as the paging structures still
+///   specify the page. So this is no defect, but the oracle does not expect it of a CPU, as guests
+///   do not.
+///
 /// # Errors
 /// As [`judge`].
-pub fn judge_bare(program: &Program, record: &Record) -> Result<Tally, Box<Conviction>> {
-    judge_on(program, record, true)
+pub fn judge_bare(
+    program: &Program,
+    record: &Record,
+    emulator: Emulator,
+) -> Result<Tally, Box<Conviction>> {
+    judge_on(program, record, Some(emulator))
 }
 
-fn judge_on(program: &Program, record: &Record, qemu: bool) -> Result<Tally, Box<Conviction>> {
-    let registers = image::registers();
+fn judge_on(
+    program: &Program,
+    record: &Record,
+    bare: Option<Emulator>,
+) -> Result<Tally, Box<Conviction>> {
+    let registers = image::registers(program);
     let controls = [registers.control(&image::cpu(program))];
     let mut judge = Judge {
         program,
-        qemu,
+        bare,
         registers,
         oracle: Oracle::new(universe(), image::arena(program), &controls),
         stub: Stub::assemble(),
@@ -208,6 +236,10 @@ fn judge_on(program: &Program, record: &Record, qemu: bool) -> Result<Tally, Box
 }
 
 impl Judge<'_> {
+    fn is_qemu(&self) -> bool {
+        self.bare == Some(Emulator::Qemu)
+    }
+
     fn run(&mut self, record: &Record) -> Result<(), Conviction> {
         let wrong = |step, kind, seen: String, expected: &str| {
             Err(Conviction { step, kind, seen, expected: String::from(expected) })
@@ -466,12 +498,12 @@ impl Judge<'_> {
                     return convict(Kind::Exception, expected);
                 }
                 let mut code = Pfec::from_bits_retain(seen.error);
-                if self.qemu && code.contains(Pfec::RSVD) && !code.contains(Pfec::PRESENT) {
+                if self.is_qemu() && code.contains(Pfec::RSVD) && !code.contains(Pfec::PRESENT) {
                     self.tally.defects += 1;
                     code |= Pfec::PRESENT;
                 }
                 let fault = PageFault { code, gva: Gva::new(seen.cr2) };
-                if self.qemu {
+                if self.bare.is_some() {
                     return match self.explains_fault(call.gva, call.access, fault, changes) {
                         true => {
                             self.adopt(changes);
@@ -527,7 +559,7 @@ impl Judge<'_> {
             self.adopt(changes);
             return excuse;
         }
-        if self.registers.nxe || self.qemu {
+        if self.registers.nxe || self.bare.is_some() {
             return None;
         }
         let control = *self.oracle.control(0);
@@ -538,8 +570,9 @@ impl Judge<'_> {
         again.is_ok().then_some(Excuse::ForcedNx)
     }
 
-    /// Whether a page fault is one of QEMU's: as on bare hardware, but for what [`judge_bare`]
-    /// says. The oracle does not hear that it was delivered, so it forgets no translations.
+    /// Whether a page fault is one of a bare emulator's: as on bare hardware, but for what
+    /// [`judge_bare`] says. The oracle does not hear that it was delivered, so it forgets no
+    /// translations.
     fn explains_fault(
         &mut self,
         gva: Gva,
@@ -548,7 +581,7 @@ impl Judge<'_> {
         changes: &[Change],
     ) -> bool {
         let candidates = self.oracle.candidates(0, gva, access);
-        let reserved = self.reserved_entry(gva);
+        let reserved = if self.is_qemu() { self.reserved_entry(gva) } else { None };
         let mut marked = Vec::new();
         for change in changes {
             let before = self.oracle.memory().read(change.at);
@@ -577,7 +610,7 @@ impl Judge<'_> {
 
     /// What is read at a place.
     fn word(&self, place: PhysAddr) -> u64 {
-        let nowhere = self.qemu && !self.oracle.memory().contains(place);
+        let nowhere = self.is_qemu() && !self.oracle.memory().contains(place);
         if nowhere { 0 } else { self.oracle.memory().read(place.word()) }
     }
 

@@ -101,8 +101,8 @@ impl State {
     pub const COMMAND: u64 = 8;
     /// The number of the step.
     pub const STEP: u64 = 16;
-    /// Not 0: there is no hypervisor; the results go to port 0xe9.
-    pub const BARE: u64 = 24;
+    /// Not 0: no hypervisor waits for the stub's call, and it goes on there at its end.
+    pub const LEAVE: u64 = 24;
 }
 
 /// Where the direct map shows a guest-physical address.

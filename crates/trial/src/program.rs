@@ -140,8 +140,14 @@ pub struct Program {
     pub tables: u64,
     /// MAXPHYADDR.
     pub maxphyaddr: u8,
+    /// The CPU is one from before 2010: it has no 1 GiB pages, no SMEP, and no SMAP.
+    #[serde(default)]
+    pub old: bool,
     /// The monitor's memory is of huge pages, if the machine has them.
     pub huge: bool,
+    /// The hypervisor may have as few shadow pages as it takes, so it has to reclaim some.
+    #[serde(default)]
+    pub tight: bool,
     /// What happens.
     pub steps: Vec<Step>,
 }
@@ -175,7 +181,8 @@ impl Program {
         if !(36..=52).contains(&self.maxphyaddr) {
             return Err(Invalid::Maxphyaddr(self.maxphyaddr));
         }
-        match self.steps.iter().position(|step| !step.is_valid()) {
+        let valid = |step: &Step| step.is_valid() && !(self.old && step.needs_new_cpu());
+        match self.steps.iter().position(|step| !valid(step)) {
             Some(at) => Err(Invalid::Step(at, self.steps[at].to_string())),
             None => Ok(()),
         }
@@ -183,6 +190,11 @@ impl Program {
 }
 
 impl Step {
+    /// Whether the CPU has to have SMEP and SMAP.
+    pub fn needs_new_cpu(&self) -> bool {
+        matches!(self, Step::Smep(_) | Step::Smap(_))
+    }
+
     fn is_valid(&self) -> bool {
         let linear = |gva: u64| crate::judge::universe().contains(umbra_paging::Gva::new(gva));
         let watched = |at: u64| WORDS.contains(&(at % PAGE / 8));
@@ -363,6 +375,9 @@ impl fmt::Display for Program {
             self.seed, self.tables, self.maxphyaddr
         )?;
         writeln!(f, "memory slots of {} KiB from 0 to {ARENA:#x}, on {backing}", REGION >> 10)?;
+        if self.tight {
+            writeln!(f, "as few shadow pages as the hypervisor takes")?;
+        }
         self.steps.iter().enumerate().try_for_each(|(at, step)| writeln!(f, "{at:4}  {step}"))
     }
 }

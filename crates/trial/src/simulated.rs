@@ -24,7 +24,7 @@ pub fn start(program: &Program, temper: Temper) -> Start {
     Start {
         model: image::cpu(program),
         cpus: 1,
-        registers: image::registers(),
+        registers: image::registers(program),
         memory: image::arena(program),
         universe: universe(),
         temper,
@@ -37,7 +37,7 @@ pub fn run(machine: impl Machine, program: &Program) -> Record {
     let mut run = Run {
         machine,
         memory: image::arena(program),
-        registers: image::registers(),
+        registers: image::registers(program),
         stub: Stub::assemble(),
         strays: BTreeMap::new(),
     };

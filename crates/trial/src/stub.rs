@@ -10,12 +10,12 @@ use std::fmt;
 use iced_x86::BlockEncoderOptions;
 use iced_x86::code_asm::{
     CodeAssembler, CodeLabel, al, ax, byte_ptr, cr0, cr2, cr3, cr4, dword_ptr, dx, eax, ecx, edx,
-    qword_ptr, r15, rax, rbp, rbx, rcx, rdi, rdx, rsi, rsp, word_ptr,
+    qword_ptr, r15, rax, rbp, rbx, rcx, rdi, rsi, rsp, word_ptr,
 };
 
 use crate::layout::{
-    CODE, EVENT_STACK, GDT, IDT, RESULTS, STACK, STATE, State, TSS, USER, WATCH_COPY, WATCH_LIST,
-    direct, watched,
+    CODE, EVENT_STACK, GDT, IDT, STACK, STATE, State, TSS, USER, WATCH_COPY, WATCH_LIST, direct,
+    watched,
 };
 
 /// The interrupt by which an access that took place ends.
@@ -403,29 +403,20 @@ fn emit_commands(
     code.jmp(plain)?;
 
     code.set_label(&mut labels[Op::End as usize])?;
-    let [mut bare, mut end] = [(); 2].map(|()| code.create_label());
-    code.cmp(qword_ptr(r15 + State::BARE), 0i32)?;
-    code.jne(bare)?;
+    let [mut leave, mut end] = [(); 2].map(|()| code.create_label());
+    code.cmp(qword_ptr(r15 + State::LEAVE), 0i32)?;
+    code.jne(leave)?;
     code.set_label(&mut end)?;
     code.mov(eax, PORT_END)?;
     code.mov(dx, u32::from(PORT))?;
     code.out(dx, eax)?;
     code.jmp(end)?;
-    // Without a hypervisor: the number of the results' bytes and the results to port 0xe9, then the
-    // machine's end by isa-debug-exit.
-    code.set_label(&mut bare)?;
-    code.mov(rcx, qword_ptr(r15 + State::RESULT))?;
-    code.mov(rsi, direct(RESULTS).raw())?;
-    code.sub(rcx, rsi)?;
-    code.mov(rdx, 0xe9u64)?;
-    code.rep().outsb()?;
-    code.mov(eax, 0x10u32)?;
-    code.mov(rdx, 0xf4u64)?;
-    code.out(dx, eax)
+    code.set_label(&mut leave)?;
+    code.jmp(qword_ptr(r15 + State::LEAVE))
 }
 
 /// Flat segments, and the task-state segment.
-fn gdt() -> Vec<u8> {
+pub(crate) fn gdt() -> Vec<u8> {
     let tss = direct(TSS).raw();
     let low =
         u64::from(TSS_LIMIT) | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56;

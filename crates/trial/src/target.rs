@@ -58,7 +58,7 @@ const STRAYS: usize = 8;
 /// # Errors
 /// The driver's: nothing is wrong with the hypervisor, but it cannot be tried this way.
 pub fn run(driver: &mut impl Driver, program: &Program) -> Result<Record, String> {
-    let image = Image::new(program, false);
+    let image = Image::new(program, None);
     driver.start(program, &image)?;
     let mut harvests = Vec::new();
     let end = loop {

@@ -2,7 +2,7 @@
 
 use umbra_reference::hardware::Temper;
 use umbra_reference::machine::Bare;
-use umbra_trial::generate::{STEPS, program};
+use umbra_trial::generate::{STEPS, for_bare, program};
 use umbra_trial::judge::{Tally, judge};
 use umbra_trial::simulated;
 
@@ -10,7 +10,10 @@ use umbra_trial::simulated;
 fn bare_hardware_is_not_convicted() {
     let mut total = Tally::default();
     for seed in 0..400 {
-        let program = program(seed, STEPS);
+        let mut program = program(seed, STEPS);
+        if seed % 4 == 3 {
+            program = for_bare(program, true);
+        }
         let temper = [Temper::STICKY, Temper::ERRATIC, Temper::FORGETFUL][seed as usize % 3];
         let record = simulated::run(Bare::new(simulated::start(&program, temper)), &program);
         match judge(&program, &record) {

@@ -6,7 +6,7 @@ use umbra_reference::hardware::Temper;
 use umbra_reference::machine::Bare;
 use umbra_reference::memory::{PhysAddr, PhysicalMemory};
 use umbra_trial::image;
-use umbra_trial::judge::{Kind, Tally, judge, judge_bare};
+use umbra_trial::judge::{Emulator, Kind, Tally, judge, judge_bare};
 use umbra_trial::layout::{HOLE, HOT, PAGE, direct};
 use umbra_trial::program::{HostEvent, Program, Step};
 use umbra_trial::record::{End, Record, Seen, parse, unparse};
@@ -36,7 +36,7 @@ fn mapped(page: u64, steps: &[Step]) -> Program {
     let edits = links.map(|(table, value)| edit(table, value));
     let flush = [Step::Cr3 { frame: root }];
     let steps = edits.iter().chain(&flush).chain(steps).copied().collect();
-    Program { seed: 1, tables: 7, maxphyaddr: 40, huge: false, steps }
+    Program { seed: 1, tables: 7, maxphyaddr: 40, old: false, huge: false, tight: false, steps }
 }
 
 /// The guest writes the first entry of a table.
@@ -248,7 +248,7 @@ fn nx_that_is_forced() {
 fn a_reserved_bit_on_qemu() {
     let program = mapped((DATA * PAGE) | OPEN | 1 << 51, &[READ]);
     let bare = |error| {
-        judge_bare(&program, &tampered(&program, fault(error)))
+        judge_bare(&program, &tampered(&program, fault(error)), Emulator::Qemu)
             .map_err(|conviction| conviction.kind)
     };
     assert_eq!(convicted(&program, fault(0xc)), Kind::Fault);
@@ -256,6 +256,35 @@ fn a_reserved_bit_on_qemu() {
     assert_eq!(bare(0xd).map(|tally| tally.defects), Ok(0));
     assert_eq!(bare(0xe), Err(Kind::Fault));
     assert_eq!(bare(0x4), Err(Kind::Fault));
+}
+
+#[test]
+fn a_page_fault_on_bochs() {
+    const LARGE: u64 = 0x200;
+    let [root, pdpt, pd] = [0, 2, 4].map(|at| HOT[at]);
+    let read = |page: u64| Step::Read { gva: page * PAGE + AT, size: 8, user: true, ac: false };
+    // Page 1 is used; the large page goes without a flush; page 0 faults.
+    let large = edit(pd, (LARGE * PAGE) | OPEN | 0x80);
+    let flush = Step::Cr3 { frame: root };
+    let program = mapped(0, &[large, flush, read(1), edit(pdpt, 0), read(0), read(1)]);
+    let place = PhysAddr::new((LARGE + 1) * PAGE + AT);
+    let word = image::arena(&program).read(place);
+    let stale = |emulator: Option<Emulator>, word: u64| {
+        let record = tampered(&program, |seen| (seen.vector, seen.value) = (DONE, word));
+        let verdict = match emulator {
+            Some(emulator) => judge_bare(&program, &record, emulator),
+            None => judge(&program, &record),
+        };
+        verdict.map_err(|conviction| conviction.kind).err()
+    };
+    assert_eq!(stale(Some(Emulator::Bochs), word), None);
+    assert_eq!(stale(None, word), Some(Kind::NoFault));
+    assert_eq!(stale(Some(Emulator::Bochs), word ^ 1 << 40), Some(Kind::Place));
+    // It has none of QEMU's defects.
+    let reserved = mapped((DATA * PAGE) | OPEN | 1 << 51, &[READ]);
+    let record = tampered(&reserved, fault(0xc));
+    let verdict = judge_bare(&reserved, &record, Emulator::Bochs);
+    assert_eq!(verdict.map_err(|conviction| conviction.kind), Err(Kind::Fault));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 // Opt-in to what the workspace denies: a monitor maps memory, and shares it with its guest.
 #![allow(unsafe_code)]
 
+use std::os::fd::AsRawFd;
 use std::ptr;
 
 use anyhow::{Context, Result};
@@ -10,6 +11,21 @@ use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use nix::errno::Errno;
 use umbra_trial::layout::{PAGE, REGION};
+
+/// KVM_SET_NR_MMU_PAGES (Linux, Documentation/virt/kvm/api.rst), and the least that it takes:
+/// KVM_MIN_ALLOC_MMU_PAGES.
+const SET_NR_MMU_PAGES: u32 = 0xae44;
+const FEWEST_PAGES: libc::c_ulong = 64;
+
+/// Leaves KVM as few shadow pages as it takes.
+///
+/// # Errors
+/// KVM refuses.
+pub fn leave_few_shadow_pages(vm: &VmFd) -> Result<()> {
+    // SAFETY: the call takes a number, and touches no memory of this process.
+    let done = unsafe { libc::ioctl(vm.as_raw_fd(), SET_NR_MMU_PAGES as _, FEWEST_PAGES) };
+    Errno::result(done).map(drop).context("KVM_SET_NR_MMU_PAGES")
+}
 
 /// Memory of one region, aligned to its size.
 pub struct Backing {

@@ -13,7 +13,7 @@ use umbra_trial::program::{HostEvent, Program};
 use umbra_trial::stub::PORT;
 use umbra_trial::target::{Driver, Stop};
 
-use crate::backing::Backing;
+use crate::backing::{Backing, leave_few_shadow_pages};
 use crate::vcpu;
 
 /// Seconds that a guest may run without a stop: a program takes about one.
@@ -142,6 +142,9 @@ impl Guest {
         for (gpa, bytes) in &image.stub {
             let (backing, offset) = place(*gpa)?;
             backing.write_bytes(offset, bytes);
+        }
+        if program.tight {
+            leave_few_shadow_pages(&vm)?;
         }
         let vcpu = vm.create_vcpu(0).context("KVM_CREATE_VCPU")?;
         vcpu::prepare(device, &vcpu, program, image)?;

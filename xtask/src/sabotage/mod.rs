@@ -15,7 +15,7 @@ use umbra_sabotage::{Catcher, Mutation};
 use crate::paths;
 use copy::{Copy, Outcome};
 
-/// Break every rule of the shadow MMU in turn; show what catches it.
+/// Break each rule of the shadow MMU in turn; show what catches it.
 ///
 /// It shows after how many steps, too.
 #[derive(clap::Args)]

@@ -26,7 +26,7 @@ use crate::trial;
 /// the book's links; the oldest compiler of the published crates; the small guest kernels (as
 /// `cargo xtask guests` runs them, also with a small shadow pool and audited); a sample of the
 /// memory forms of instructions (`cargo xtask forms`), of random programs (`cargo xtask
-/// machine-fuzz`) and of the trial's control; then Linux with
+/// machine-fuzz`) and of the trial (its controls, and Umbra); then Linux with
 /// the quick exercise on the emulated machines, with the bypass and without, with a small shadow
 /// pool, and audited, and 32-bit kernels with it. Ends with the line `N passed, N failed`. What
 /// guests leave (console, exit table) is kept in `target/guest/test`.
@@ -51,7 +51,7 @@ pub fn run(Arguments {}: &Arguments) -> Result<ExitCode> {
     forms::sample(&mut report, &built.umbra, &kernels)?;
     exact::sample(&mut report, &built.umbra, &kernels)?;
     machine_fuzz::sample(&mut report, &built.umbra, &kernels)?;
-    trial::sample(&mut report)?;
+    trial::sample(&mut report, &built.umbra)?;
     boots::run(&mut report, &mut setup, &built)?;
     Ok(report.finish())
 }

@@ -11,7 +11,12 @@ use umbra_trial::program::Program;
 
 use super::finding;
 use super::minimize::minimize;
+use super::page;
 use super::suspect::{Found, Outcome, Suspect};
+
+/// What is told of a finding that the program alone does not show.
+const NOT_ALONE: &str =
+    "(The program alone does not show it again: those before it may matter, or chance.)";
 
 /// How often the user hears of it.
 const PROGRESS: Duration = Duration::from_secs(5);
@@ -31,12 +36,17 @@ pub struct Limits {
 /// What is known so far: the report, and where the next run goes on.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct State {
-    /// The package on trial.
-    pub kernel: String,
+    /// What is on trial: a package, or the name of a place.
+    pub suspect: String,
+    /// The options of the command that name it.
+    pub options: String,
     /// The emulated CPU.
     pub cpu: String,
     /// The number of the first program.
     pub seed: u64,
+    /// Of a merged report: the first number of each campaign, and how many programs have run.
+    #[serde(default)]
+    pub campaigns: Vec<(u64, u64)>,
     /// Programs that have run.
     pub programs: u64,
     /// Steps that they took, and what of it was judged.
@@ -55,8 +65,47 @@ pub struct State {
     pub findings: Vec<Finding>,
 }
 
+impl State {
+    /// Reads a report.
+    ///
+    /// # Errors
+    /// There is none, or it is none.
+    pub fn read(file: &Path) -> Result<State> {
+        let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        serde_json::from_str(&text).with_context(|| {
+            format!("{} is no report of a trial; remove its folder to begin anew", file.display())
+        })
+    }
+
+    /// The first number of each campaign, and how many programs have run.
+    pub fn ranges(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let own = [(self.seed, self.programs)];
+        let all = if self.campaigns.is_empty() { own.to_vec() } else { self.campaigns.clone() };
+        all.into_iter()
+    }
+
+    /// Which programs have run, in words.
+    pub fn numbers(&self) -> String {
+        let ranges: Vec<String> = self.ranges().map(|(seed, _)| seed.to_string()).collect();
+        match ranges.as_slice() {
+            [seed] => format!("from number {seed} on"),
+            many => format!("from the numbers {} on", many.join(", ")),
+        }
+    }
+
+    /// How far the campaign is, in a line.
+    pub fn line(&self) -> String {
+        let State { suspect, programs, steps, judged, seconds, findings, .. } = self;
+        let rate = *steps as f64 / seconds.max(0.001);
+        format!(
+            "{suspect}: {programs} programs, {steps} steps ({rate:.0} a second), {judged} accesses judged, {} findings",
+            findings.len()
+        )
+    }
+}
+
 /// Something that was found.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Finding {
     /// What tells it from others.
     pub symptom: String,
@@ -76,7 +125,17 @@ pub struct Finding {
     pub minimal: bool,
 }
 
-/// A campaign on one kernel.
+/// What a campaign is about.
+pub struct Identity {
+    /// What is on trial: a package, or the name of a place.
+    pub suspect: String,
+    /// The options of the command that name it.
+    pub options: String,
+    /// The emulated CPU.
+    pub cpu: String,
+}
+
+/// A campaign on one suspect.
 pub struct Campaign {
     folder: PathBuf,
     state: State,
@@ -87,20 +146,15 @@ impl Campaign {
     ///
     /// # Errors
     /// What an earlier run has left cannot be read, or is another campaign's.
-    pub fn open(root: &Path, kernel: &str, seed: u64, cpu: &str) -> Result<Campaign> {
+    pub fn open(root: &Path, identity: &Identity, seed: u64) -> Result<Campaign> {
+        let Identity { suspect, options, cpu } = identity;
         let folder = root.join(format!("seed-{seed}"));
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let report = folder.join("report.json");
         let state = if report.exists() {
-            let text = fs::read_to_string(&report).with_context(|| report.display().to_string())?;
-            let state: State = serde_json::from_str(&text).with_context(|| {
-                format!(
-                    "{} is no report of a trial; remove its folder to begin anew",
-                    report.display()
-                )
-            })?;
+            let state = State::read(&report)?;
             ensure!(
-                state.cpu == cpu && state.seed == seed,
+                state.cpu == *cpu && state.seed == seed,
                 "{} is of CPU {}; remove its folder to begin anew",
                 report.display(),
                 state.cpu
@@ -108,9 +162,11 @@ impl Campaign {
             state
         } else {
             State {
-                kernel: String::from(kernel),
-                cpu: String::from(cpu),
+                suspect: suspect.clone(),
+                options: options.clone(),
+                cpu: cpu.clone(),
                 seed,
+                campaigns: Vec::new(),
                 programs: 0,
                 steps: 0,
                 judged: 0,
@@ -124,7 +180,7 @@ impl Campaign {
         Ok(Campaign { folder, state })
     }
 
-    /// Runs programs until a limit is reached. Returns how many findings there are.
+    /// Runs programs until a limit is reached. Returns what is known then.
     ///
     /// # Errors
     /// The suspect's, or a report cannot be written.
@@ -133,7 +189,7 @@ impl Campaign {
         suspect: &mut impl Suspect,
         limits: &Limits,
         program: impl Fn(u64) -> Program,
-    ) -> Result<usize> {
+    ) -> Result<State> {
         if self.state.programs > 0 {
             eprintln!(
                 "xtask: going on behind program {} of {}",
@@ -152,48 +208,48 @@ impl Campaign {
             if spent >= limits.time || enough || limits.first && !self.state.findings.is_empty() {
                 break;
             }
-            let program = program(self.state.seed.wrapping_add(self.state.programs));
-            let outcome = suspect.run(&program)?;
-            self.state.seconds = before + spent.as_secs_f64();
-            match outcome {
-                Outcome::Clean(tally) => self.count(&tally),
-                Outcome::Found(found) => {
-                    let begun = Instant::now();
-                    self.found(suspect, limits, &program, &found)?;
-                    shortening += begun.elapsed();
-                    self.state.steps += found.step.unwrap_or(0) as u64;
+            let rest = limits.programs.map_or(u64::MAX, |all| all - (self.state.programs - first));
+            let batch = (suspect.batch() as u64).min(rest);
+            let from = self.state.seed.wrapping_add(self.state.programs);
+            let programs: Vec<Program> =
+                (0..batch).map(|number| program(from.wrapping_add(number))).collect();
+            let outcomes = suspect.run_all(&programs)?;
+            self.state.seconds = before + (start.elapsed() - shortening).as_secs_f64();
+            for (program, outcome) in programs.iter().zip(outcomes) {
+                match outcome {
+                    Outcome::Clean(tally) => self.count(&tally),
+                    Outcome::Found(found) => {
+                        let begun = Instant::now();
+                        self.found(suspect, limits, program, &found)?;
+                        shortening += begun.elapsed();
+                        self.state.steps += found.step.unwrap_or(0) as u64;
+                    }
+                }
+                self.state.programs += 1;
+                if limits.first && !self.state.findings.is_empty() {
+                    break;
                 }
             }
-            self.state.programs += 1;
             if told.elapsed() > PROGRESS {
                 told = Instant::now();
                 self.save()?;
                 eprintln!(
                     "xtask: {}, {:.0} s left",
-                    self.line(),
-                    (limits.time - spent.min(limits.time)).as_secs_f64()
+                    self.state.line(),
+                    limits.time.saturating_sub(start.elapsed() - shortening).as_secs_f64()
                 );
             }
         }
         self.save()?;
-        println!("{}", self.line());
+        println!("{}", self.state.line());
         for (number, finding) in (1..).zip(&self.state.findings) {
             println!(
                 "finding {number}: {}, by program {}, {} steps of it suffice, seen {} times",
                 finding.symptom, finding.seed, finding.length, finding.times
             );
         }
-        println!("report: {}", self.folder.join("report.txt").display());
-        Ok(self.state.findings.len())
-    }
-
-    fn line(&self) -> String {
-        let State { kernel, programs, steps, judged, seconds, findings, .. } = &self.state;
-        let rate = *steps as f64 / seconds.max(0.001);
-        format!(
-            "{kernel}: {programs} programs, {steps} steps ({rate:.0} a second), {judged} accesses judged, {} findings",
-            findings.len()
-        )
+        println!("report: {}", self.folder.join("report.html").display());
+        Ok(self.state)
     }
 
     fn count(&mut self, tally: &Tally) {
@@ -226,9 +282,13 @@ impl Campaign {
             }
         };
         let (short, last, minimal) = minimize(suspect, program, found, limits.shorten, progress)?;
+        let alone = minimal || short.steps.len() < program.steps.len();
+        let detail =
+            if alone { last.detail.clone() } else { format!("{}\n{NOT_ALONE}", last.detail) };
+        let last = Found { detail: detail.clone(), ..last };
         let finding = Finding {
             symptom: found.symptom.clone(),
-            detail: last.detail.clone(),
+            detail,
             seed: program.seed,
             after_programs: self.state.programs,
             after_seconds: self.state.seconds,
@@ -243,16 +303,25 @@ impl Campaign {
     }
 
     fn save(&self) -> Result<()> {
-        finding::put(
-            &self.folder.join("report.json"),
-            &serde_json::to_string_pretty(&self.state)?,
-        )?;
-        finding::put(&self.folder.join("report.txt"), &finding::report(&self.state))
+        save(&self.folder, &self.state)
     }
 }
 
+/// Writes the report, in its three forms.
+///
+/// # Errors
+/// A file cannot be written, or what is written about a finding cannot be read.
+pub fn save(folder: &Path, state: &State) -> Result<()> {
+    finding::put(&folder.join("report.json"), &serde_json::to_string_pretty(state)?)?;
+    finding::put(&folder.join("report.txt"), &finding::report(state))?;
+    let numbers = 1..=state.findings.len();
+    let texts: Vec<String> =
+        numbers.map(|number| finding::read(folder, number)).collect::<Result<_>>()?;
+    finding::put(&folder.join("report.html"), &page::page(state, &texts))
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use umbra_reference::hardware::Temper;
     use umbra_reference::machine::Bare;
     use umbra_trial::judge::judge;
@@ -280,6 +349,85 @@ mod tests {
         }
     }
 
+    /// A campaign with findings: symptom, and steps of the shortest program.
+    pub fn state(seed: u64, programs: u64, findings: &[(&str, usize)]) -> State {
+        let finding = |&(symptom, length): &(&str, usize)| Finding {
+            symptom: symptom.into(),
+            detail: String::new(),
+            seed: seed + 1,
+            after_programs: 1,
+            after_seconds: 2.5,
+            times: 1,
+            length,
+            minimal: true,
+        };
+        State {
+            suspect: "linux-image-x".into(),
+            options: "--kernel linux-image-x".into(),
+            cpu: "EPYC".into(),
+            seed,
+            campaigns: Vec::new(),
+            programs,
+            steps: 3600,
+            judged: 2000,
+            excused: 10,
+            faults: 900,
+            defects: 0,
+            seconds: 20.0,
+            findings: findings.iter().map(finding).collect(),
+        }
+    }
+
+    /// Finds something in the second program of a batch, and nothing in any that runs alone.
+    struct Together;
+
+    impl Suspect for Together {
+        fn run(&mut self, _: &Program) -> Result<Outcome> {
+            Ok(Outcome::Clean(Tally::default()))
+        }
+
+        fn batch(&self) -> usize {
+            4
+        }
+
+        fn run_all(&mut self, programs: &[Program]) -> Result<Vec<Outcome>> {
+            let outcome = |(at, _)| match at {
+                1 => Outcome::Found(Found {
+                    symptom: "guest: x".into(),
+                    detail: "seen: y".into(),
+                    step: Some(3),
+                    log: String::new(),
+                }),
+                _ => Outcome::Clean(Tally::default()),
+            };
+            Ok(programs.iter().enumerate().map(outcome).collect())
+        }
+    }
+
+    #[test]
+    fn a_batch_ends_where_the_limit_is_and_what_needs_it_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        let campaign = Campaign::open(root.path(), &identity("EPYC"), 1).unwrap();
+        let found = campaign.run(&mut Together, &limits(6), |seed| generate::program(seed, 60));
+        assert_eq!(found.unwrap().findings.len(), 1);
+        let folder = root.path().join("seed-1");
+        let report = fs::read_to_string(folder.join("report.json")).unwrap();
+        let state: State = serde_json::from_str(&report).unwrap();
+        let finding = &state.findings[0];
+        assert_eq!((state.programs, finding.seed, finding.times), (6, 2, 2));
+        assert_eq!((finding.length, finding.minimal), (60, false));
+        let page = fs::read_to_string(folder.join("finding-1.txt")).unwrap();
+        assert!(page.contains(NOT_ALONE), "{page}");
+    }
+
+    fn identity(cpu: &str) -> Identity {
+        Identity {
+            suspect: "linux-image-x".into(),
+            options: "--kernel linux-image-x".into(),
+            cpu: cpu.into(),
+        }
+    }
+
     fn limits(programs: u64) -> Limits {
         let time = Duration::from_secs(600);
         Limits { time, programs: Some(programs), shorten: time, first: false }
@@ -289,10 +437,12 @@ mod tests {
     fn a_campaign_reports_and_goes_on() {
         let root = tempfile::tempdir().unwrap();
         let run = |programs| {
-            let campaign = Campaign::open(root.path(), "linux-image-x", 1, "EPYC").unwrap();
+            let campaign = Campaign::open(root.path(), &identity("EPYC"), 1).unwrap();
             campaign
                 .run(&mut Dies(4), &limits(programs), |seed| generate::program(seed, 60))
                 .unwrap()
+                .findings
+                .len()
         };
         assert_eq!(run(3), 0);
         assert_eq!(run(6), 1);
@@ -307,9 +457,11 @@ mod tests {
         for part in ["host: BUG: x", "--replay", "guest: ", "linux-image-x", "[ 1.0] BUG: x"] {
             assert!(page.contains(part), "{part} is missing: {page}");
         }
+        let html = fs::read_to_string(folder.join("report.html")).unwrap();
+        assert!(html.contains("The kernel's log"), "{html}");
         let again = super::super::read_program(&folder.join("finding-1.json")).unwrap();
         assert_eq!(again.steps.len(), 11);
-        let other = Campaign::open(root.path(), "linux-image-x", 1, "Opteron_G4").err().unwrap();
+        let other = Campaign::open(root.path(), &identity("Opteron_G4"), 1).err().unwrap();
         assert!(other.to_string().contains("is of CPU EPYC"), "{other}");
     }
 }

@@ -15,7 +15,7 @@ use super::suspect::Found;
 const LOG_LINES: usize = 120;
 
 /// What no page can show.
-const LIMITS: &str = "\
+pub const LIMITS: &str = "\
 The judge allows what a CPU may have cached since the guest's last flush. The emulator keeps no
 stale TLB entries across VM entries: a flush that the hypervisor forgets does not show here.";
 
@@ -31,6 +31,12 @@ pub fn write(
     let name = |extension: &str| folder.join(format!("finding-{number}.{extension}"));
     put(&name("json"), &serde_json::to_string_pretty(program)?)?;
     put(&name("txt"), &page(number, state, finding, program, found, &name("json")))
+}
+
+/// What [`write`] has written about a finding.
+pub fn read(folder: &Path, number: usize) -> Result<String> {
+    let file = folder.join(format!("finding-{number}.txt"));
+    fs::read_to_string(&file).with_context(|| file.display().to_string())
 }
 
 /// Writes a file, whole or not at all.
@@ -53,18 +59,17 @@ fn page(
     let minimal = if finding.minimal { "; none of them can be left out" } else { "" };
     let _ = write!(
         text,
-        "kernel:   {}\nCPU:      {} (QEMU, without hardware virtualization), kvm-amd npt=0\n\
+        "on trial: {}\nCPU:      {}\n\
          found by: program {}, after {} programs and {:.0} seconds\n\
          length:   {} steps{minimal}\n\
-         repeat:   cargo xtask trial --kernel {} --cpu {} --replay {}\n\n{}\n",
-        state.kernel,
+         repeat:   cargo xtask trial {} --replay {}\n\n{}\n",
+        state.suspect,
         state.cpu,
         finding.seed,
         finding.after_programs,
         finding.after_seconds,
         finding.length,
-        state.kernel,
-        state.cpu,
+        state.options,
         replay.display(),
         found.detail,
     );
@@ -89,9 +94,11 @@ fn page(
 /// The report as text.
 pub fn report(state: &State) -> String {
     let State {
-        kernel,
+        suspect,
+        options: _,
         cpu,
-        seed,
+        seed: _,
+        campaigns: _,
         programs,
         steps,
         judged,
@@ -102,8 +109,9 @@ pub fn report(state: &State) -> String {
         findings,
     } = state;
     let mut text = format!(
-        "{kernel} on trial\n\nCPU:      {cpu}\nprograms: {programs}, from number {seed} on\nsteps:    {steps}, in {seconds:.0} \
-         seconds\naccesses: {judged} judged, {faults} of them page faults; {excused} not judged\n\n"
+        "{suspect} on trial\n\nCPU:      {cpu}\nprograms: {programs}, {}\nsteps:    {steps}, in {seconds:.0} \
+         seconds\naccesses: {judged} judged, {faults} of them page faults; {excused} not judged\n\n",
+        state.numbers()
     );
     if *defects > 0 {
         let _ = writeln!(

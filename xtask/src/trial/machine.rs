@@ -17,7 +17,7 @@ use umbra_trial::wire::{Reply, Request, encode, take};
 
 use super::kernel::Kernel;
 use super::suspect::{Found, Outcome, Suspect};
-use crate::setup;
+use crate::{process, setup};
 
 /// The emulator.
 pub const PROGRAM: &str = "qemu-system-x86_64";
@@ -68,6 +68,16 @@ impl Drop for Running {
     }
 }
 
+impl Drop for Machine {
+    /// The state of the machine is some hundred MiB.
+    fn drop(&mut self) {
+        self.running = None;
+        if let Some(saved) = &self.saved {
+            let _ = fs::remove_file(saved);
+        }
+    }
+}
+
 impl Machine {
     /// Builds the driver and packs it with the kernel's modules.
     ///
@@ -100,7 +110,7 @@ impl Machine {
 
     /// The emulator's command line.
     fn command(&self) -> Command {
-        let mut qemu = Command::new(PROGRAM);
+        let mut qemu = process::mortal(PROGRAM);
         qemu.args([
             "-accel",
             "tcg",

@@ -1,15 +1,20 @@
 //! `cargo xtask trial`: a Linux kernel's KVM, judged by what a guest observes of its memory.
 //!
 //! [`kernel`] fetches the kernel on trial, [`machine`] runs it in an emulator, [`campaign`] goes
-//! through random programs and [`minimize`] makes those short that find something; [`finding`] is
-//! what is written about it. [`bare`] is the control: the emulator without a hypervisor.
+//! through random programs and [`minimize`] makes those short that find something. [`finding`] is
+//! what is written about it, and [`page`] the report for a browser; [`merge`] makes one report of
+//! several. [`booted`] is the control, an emulator without a hypervisor, and Umbra. [`mutants`]
+//! tries the trial itself by mistakes in a KVM.
 
-mod bare;
+mod booted;
 mod campaign;
 mod finding;
 mod kernel;
 mod machine;
+pub mod merge;
 mod minimize;
+pub mod mutants;
+mod page;
 mod suspect;
 
 use std::path::{Path, PathBuf};
@@ -17,21 +22,25 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use umbra::number::whole;
 use umbra_trial::generate;
 use umbra_trial::judge::Tally;
 use umbra_trial::program::Program;
 
 use crate::report::Report;
+use crate::umbra_run::{Policy, chosen};
 use crate::{paths, setup};
-use campaign::{Campaign, Limits};
+use booted::{Booted, Place};
+use campaign::{Campaign, Identity, Limits};
 use machine::Machine;
-use suspect::{Outcome, Suspect};
+use setup::Setup;
+use suspect::{Found, Outcome, Suspect};
 
 /// The exit status if something was found.
 const FOUND: u8 = 10;
 
-/// Put the KVM of a Debian kernel on trial, in an emulator.
+/// Put a hypervisor on trial: the KVM of a Debian kernel, or Umbra.
 ///
 /// Random programs run as guest code under the kernel's KVM with shadow paging (kvm-amd with
 /// npt=0), inside QEMU without hardware virtualization: no KVM device of this machine is opened.
@@ -44,10 +53,12 @@ const FOUND: u8 = 10;
   cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --minutes 10
   cargo xtask trial --kernel ./linux-image-7.2.deb --seed 1000 --minutes 60
   cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --replay finding-1.json
-  cargo xtask trial --control --minutes 2")]
+  cargo xtask trial --control --minutes 2
+  cargo xtask trial --control --machine penryn
+  cargo xtask trial --hypervisor umbra --machine penryn --guest-faults auto")]
 pub struct Arguments {
     /// A package of a Debian kernel, or a file of one (.deb)
-    #[arg(long, value_name = "PACKAGE|FILE", required_unless_present = "control")]
+    #[arg(long, value_name = "PACKAGE|FILE", required_unless_present_any = ["control", "hypervisor"])]
     kernel: Option<String>,
     /// Go through programs for so long; a program is made short in addition to it
     #[arg(
@@ -73,9 +84,20 @@ pub struct Arguments {
         allow_negative_numbers = true
     )]
     seed: u64,
-    /// The emulated CPU, as QEMU names it
+    /// The emulated CPU of a kernel on trial, as QEMU names it
     #[arg(long, default_value = "EPYC,+svm")]
     cpu: String,
+    /// The hypervisor on trial; KVM is that of --kernel
+    #[arg(long, value_name = "NAME", default_value = "kvm")]
+    hypervisor: Hypervisor,
+    /// With --control or --hypervisor umbra: the emulated machine [default: qemu for the control,
+    /// penryn for Umbra]
+    #[arg(long, value_name = "NAME")]
+    machine: Option<booted::Machine>,
+    /// With --hypervisor umbra: which guest faults go straight to the guest [default: auto; trap on
+    /// ryzen]
+    #[arg(long, value_name = "WHICH")]
+    guest_faults: Option<Policy>,
     /// Take so many minutes at most to make a program short
     #[arg(
         long,
@@ -92,11 +114,50 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with = "programs")]
     replay: Option<PathBuf>,
     /// Run the programs on the emulator itself, without a hypervisor: nothing may be found
-    #[arg(long, conflicts_with = "kernel")]
+    #[arg(long, conflicts_with_all = ["kernel", "hypervisor"])]
     control: bool,
-    /// With --control: what is known to be wrong with the emulator is a finding, too
+    /// With --control: what is known of the emulator is a finding, too
     #[arg(long, requires = "control")]
     strict: bool,
+}
+
+/// `--hypervisor`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Hypervisor {
+    /// Linux KVM with shadow paging, in QEMU
+    Kvm,
+    /// This one, in Bochs
+    Umbra,
+}
+
+/// Where the kernel of programs boots, if that is asked for.
+fn place(arguments: &Arguments) -> Result<Option<Place>> {
+    let umbra = arguments.hypervisor == Hypervisor::Umbra;
+    ensure!(
+        umbra || arguments.guest_faults.is_none(),
+        "--guest-faults is an option of --hypervisor umbra"
+    );
+    if arguments.control {
+        let machine = arguments.machine.unwrap_or(booted::Machine::Qemu);
+        return Ok(Some(Place { machine, umbra: None }));
+    }
+    if !umbra {
+        ensure!(
+            arguments.machine.is_none(),
+            "--machine is an option of --control and --hypervisor umbra; a kernel takes --cpu"
+        );
+        return Ok(None);
+    }
+    ensure!(arguments.kernel.is_none(), "--kernel is an option of --hypervisor kvm");
+    let machine = arguments.machine.unwrap_or(booted::Machine::Penryn);
+    let only = machine.of_umbra();
+    let only = only.context("Umbra is tried on Bochs: give --machine penryn, skylake or ryzen")?;
+    let wanted = arguments
+        .guest_faults
+        .map_or_else(|| vec![Policy::Auto, Policy::Trap], |policy| vec![policy]);
+    let (_, policies) = chosen(Some(only), &wanted)?.swap_remove(0);
+    let policy = wanted.into_iter().find(|policy| policies.contains(policy));
+    Ok(Some(Place { machine, umbra: policy }))
 }
 
 /// Fetches, boots, runs.
@@ -107,71 +168,106 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         !arguments.cpu.is_empty() && !arguments.cpu.contains(char::is_whitespace),
         "--cpu takes a model of QEMU's with its features, such as EPYC,+svm"
     );
+    let place = place(arguments)?;
     let root = paths::target_dir()?.join("trial");
-    setup::need_program(machine::PROGRAM, machine::PACKAGE)?;
+    // Campaigns of several numbers run at the same time.
+    let own = match replay {
+        Some(_) => String::from("replay"),
+        None => format!("seed-{}", arguments.seed),
+    };
     let limits = Limits {
         time: Duration::from_secs(60 * arguments.minutes),
         programs: arguments.programs,
         shorten: Duration::from_secs(60 * arguments.shorten),
         first: arguments.first,
     };
-    if arguments.control {
-        let folder = root.join(if arguments.strict { "control-strict" } else { "control" });
-        let mut suspect = bare::Bare::new(&folder, arguments.strict)?;
+    if let Some(place) = place {
+        let strict = if arguments.strict { "-strict" } else { "" };
+        let suspect = format!("{}{strict}", place.name());
+        let folder = root.join(&suspect);
+        let mut booted = Booted::new(place, &folder.join(own), tool(place)?, arguments.strict)?;
         if let Some(program) = replay {
-            return show_replay(&mut suspect, &program);
+            return show_replay(&mut booted, &program);
         }
-        let campaign = Campaign::open(&folder, "control", arguments.seed, &arguments.cpu)?;
-        return finish(campaign.run(&mut suspect, &limits, bare_program)?);
+        let options = place.options() + if arguments.strict { " --strict" } else { "" };
+        let identity = Identity { suspect, options, cpu: place.machine.cpu().into() };
+        let campaign = Campaign::open(&folder, &identity, arguments.seed)?;
+        let state = campaign.run(&mut booted, &limits, |seed| place.machine.program(seed))?;
+        return finish(state.findings.len());
     }
-    let Some(name) = &arguments.kernel else { bail!("--kernel is missing") };
+    let Some(name) = &arguments.kernel else { bail!("--hypervisor kvm needs --kernel") };
+    setup::need_program(machine::PROGRAM, machine::PACKAGE)?;
     let kernel = kernel::fetch(name, &root)?;
     let folder = root.join(&kernel.name);
-    let mut suspect = Machine::new(&kernel, &folder, &arguments.cpu)?;
+    let mut suspect = Machine::new(&kernel, &folder.join(own), &arguments.cpu)?;
     if let Some(program) = replay {
         return show_replay(&mut suspect, &program);
     }
-    let campaign = Campaign::open(&folder, name, arguments.seed, &arguments.cpu)?;
-    finish(campaign.run(&mut suspect, &limits, |seed| generate::program(seed, generate::STEPS))?)
+    let identity = Identity {
+        suspect: name.clone(),
+        options: format!("--kernel {name} --cpu {}", arguments.cpu),
+        cpu: format!("{} (QEMU, without hardware virtualization)", arguments.cpu),
+    };
+    let campaign = Campaign::open(&folder, &identity, arguments.seed)?;
+    let state = campaign.run(&mut suspect, &limits, kernel_program)?;
+    finish(state.findings.len())
 }
 
-/// A boot costs as much as a thousand steps of the bare emulator.
-const BARE_STEPS: usize = 2000;
+/// The program of a number for a kernel.
+fn kernel_program(seed: u64) -> Program {
+    generate::program(seed, generate::STEPS)
+}
 
-/// Programs of the sample in `cargo xtask test`.
-const SAMPLE: u64 = 20;
+/// The tool that boots kernels on this place, unless QEMU does.
+fn tool(place: Place) -> Result<Option<PathBuf>> {
+    if place.machine == booted::Machine::Qemu {
+        setup::need_program(machine::PROGRAM, machine::PACKAGE)?;
+        return Ok(None);
+    }
+    Ok(Some(Setup::new()?.umbra()?))
+}
 
-/// The control, as far as it is part of all tests: the first programs on the bare emulator.
+/// What is part of all tests: each place, and how many of the first programs run there.
+const SAMPLE: [(Place, u64); 3] = [
+    (Place { machine: booted::Machine::Qemu, umbra: None }, 20),
+    (Place { machine: booted::Machine::Penryn, umbra: None }, 4),
+    (Place { machine: booted::Machine::Penryn, umbra: Some(Policy::Auto) }, 2),
+];
+
+/// The controls and Umbra, as far as they are part of all tests.
 ///
 /// # Errors
 /// QEMU is not there and cannot be installed.
-pub fn sample(report: &mut Report) -> Result<()> {
+pub fn sample(report: &mut Report, umbra: &Path) -> Result<()> {
     setup::need_program(machine::PROGRAM, machine::PACKAGE)?;
-    let mut suspect = bare::Bare::new(&paths::target_dir()?.join("trial/test"), false)?;
-    report.step("trial: the judge does not convict the bare emulator", || {
-        let mut total = Tally::default();
-        for seed in generate::FIRST_SEED..generate::FIRST_SEED + SAMPLE {
-            match suspect.run(&bare_program(seed))? {
-                Outcome::Clean(tally) => total.add(&tally),
-                Outcome::Found(found) => {
-                    bail!(
-                        "program {seed}, step {:?}: {}\n{}",
-                        found.step,
-                        found.symptom,
-                        found.detail
-                    );
-                }
-            }
-        }
-        ensure!(total.judged > 1000 * SAMPLE, "too little was judged: {total:?}");
-        Ok(format!("{} steps, {} accesses judged", total.steps, total.judged))
-    });
+    for (place, programs) in SAMPLE {
+        let folder = paths::target_dir()?.join("trial/test").join(place.name());
+        let tool = (place.machine != booted::Machine::Qemu).then(|| umbra.to_path_buf());
+        let mut suspect = Booted::new(place, &folder, tool, false)?;
+        report.step(&format!("trial: nothing is found on {}", place.name()), || {
+            let total = run_clean(&mut suspect, place.machine, programs)?;
+            Ok(format!("{} steps, {} accesses judged", total.steps, total.judged))
+        });
+    }
     Ok(())
 }
 
-/// The program of a number, as far as a machine without a hypervisor can run it.
-fn bare_program(seed: u64) -> Program {
-    generate::for_bare(generate::program(seed, BARE_STEPS))
+/// Runs the first programs. All must be clean.
+fn run_clean(suspect: &mut Booted, machine: booted::Machine, programs: u64) -> Result<Tally> {
+    let mut total = Tally::default();
+    let numbers = generate::FIRST_SEED..generate::FIRST_SEED + programs;
+    let programs: Vec<Program> = numbers.map(|seed| machine.program(seed)).collect();
+    for (program, outcome) in programs.iter().zip(suspect.run_all(&programs)?) {
+        match outcome {
+            Outcome::Clean(tally) => total.add(&tally),
+            Outcome::Found(found) => {
+                let (seed, Found { step, symptom, detail, .. }) = (program.seed, found);
+                bail!("program {seed}, step {step:?}: {symptom}\n{detail}");
+            }
+        }
+    }
+    ensure!(total.judged > 1000 * programs.len() as u64, "too little was judged: {total:?}");
+    Ok(total)
 }
 
 fn finish(findings: usize) -> Result<ExitCode> {

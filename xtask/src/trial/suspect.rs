@@ -11,6 +11,19 @@ pub trait Suspect {
     /// # Errors
     /// The program could not be run: nothing is known about the suspect.
     fn run(&mut self, program: &Program) -> Result<Outcome>;
+
+    /// How many programs it is best given at a time.
+    fn batch(&self) -> usize {
+        1
+    }
+
+    /// Runs programs one after the other, and judges each.
+    ///
+    /// # Errors
+    /// As [`Suspect::run`].
+    fn run_all(&mut self, programs: &[Program]) -> Result<Vec<Outcome>> {
+        programs.iter().map(|program| self.run(program)).collect()
+    }
 }
 
 /// How a program went.

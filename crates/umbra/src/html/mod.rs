@@ -2,6 +2,7 @@
 
 mod bins;
 mod chart;
+pub mod document;
 mod groups;
 mod history;
 mod page;

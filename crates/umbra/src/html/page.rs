@@ -1,9 +1,10 @@
 //! The page.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, PreEscaped, html};
 use umbra_telemetry::ExitCause;
 
 use super::chart::{self, Colour, Form, HEAT, SERIES, short};
+use super::document::{Fact, document, facts};
 use super::groups::{ByGroup, GROUPS, group_of};
 use super::history::{HOST_FAULTS, History};
 use super::panels::{self, EXITS, INSTRUCTIONS, Measure, Panel, letter};
@@ -11,35 +12,19 @@ use crate::compare::{describe, differences, differences_of_trace};
 use crate::report::{Exits, Named, Statistics};
 use crate::untrusted::Untrusted;
 
-const STYLE: &str = include_str!("style.css");
-
 /// The whole page.
 pub fn page(results: &[Named], history: Option<&History>) -> String {
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "Umbra: exits by cause" }
-                style { (PreEscaped(chart::css())) (PreEscaped(STYLE)) }
-            }
-            body {
-                main {
-                    h1 { "Exits by cause" }
-                    (overview(results, history))
-                    (operations(results))
-                    (instructions(results))
-                    (boot(history))
-                    (heat(history))
-                    (figures(results))
-                    (causes(results))
-                    (runs(results, history))
-                }
-            }
-        }
+    let body = html! {
+        (overview(results, history))
+        (operations(results))
+        (instructions(results))
+        (boot(history))
+        (heat(history))
+        (figures(results))
+        (causes(results))
+        (runs(results, history))
     };
-    page.into_string()
+    document("Umbra: exits by cause", "Exits by cause", &body)
 }
 
 /// The first screen: what was measured, and the whole runs.
@@ -129,9 +114,6 @@ fn runs(results: &[Named], history: Option<&History>) -> Markup {
         }
     }
 }
-
-/// A fact about a run: its name, and what it is.
-type Fact = (&'static str, String);
 
 /// What was measured, in few words.
 fn label(result: &Named) -> String {
@@ -230,10 +212,6 @@ fn of_trace(history: &History) -> Vec<Fact> {
 /// Names behind each other.
 fn joined(names: &[Untrusted]) -> String {
     names.iter().map(Untrusted::to_string).collect::<Vec<_>>().join(", ")
-}
-
-fn facts(facts: &[Fact]) -> Markup {
-    html! { dl { @for (name, value) in facts { dt { (name) } dd { (value) } } } }
 }
 
 fn operations(results: &[Named]) -> Markup {
