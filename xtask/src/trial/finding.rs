@@ -33,7 +33,7 @@ pub fn write(
     put(&name("txt"), &page(number, state, finding, program, found, &name("json")))
 }
 
-/// What [`write`] has written about a finding.
+/// What [`write()`] has written about a finding.
 pub fn read(folder: &Path, number: usize) -> Result<String> {
     let file = folder.join(format!("finding-{number}.txt"));
     fs::read_to_string(&file).with_context(|| file.display().to_string())
