@@ -3,6 +3,7 @@
 use crate::hardware::Temper;
 use crate::program::{Op, Program};
 use crate::registers::Cpu;
+use crate::run::AHEAD;
 use crate::{Config, Divergence, run_program};
 
 /// A program, what it runs on, and how it fails there.
@@ -33,7 +34,9 @@ pub fn minimize(
 ) -> Option<Failure> {
     let attempt = |mut program: Program, config: Config| {
         let divergence = run(&program, &config).err()?;
-        program.ops.truncate(divergence.step + 1);
+        // Other CPUs may have taken steps that stand behind the one that failed.
+        let ahead = if config.races > 0 { AHEAD } else { 0 };
+        program.ops.truncate(divergence.step + 1 + ahead);
         Some(Failure { program, config, divergence })
     };
     let mut best = attempt(program.clone(), *config)?;

@@ -188,6 +188,9 @@ pub fn run_on(
 /// Nobody gets further.
 const NEVER: Preempt = Preempt { when: When::At(Vec::new()), entering: false };
 
+/// So many steps ahead other CPUs may be of the one that is under way.
+pub(crate) const AHEAD: usize = 12;
+
 /// The next steps of a program that other CPUs may take while this one is under way: each CPU's in
 /// order.
 fn ahead(program: &Program, done: &[bool], step: usize, cpus: usize) -> Vec<usize> {
@@ -196,7 +199,7 @@ fn ahead(program: &Program, done: &[bool], step: usize, cpus: usize) -> Vec<usiz
         blocked[cpu % cpus] = true;
     }
     let mut steps = Vec::new();
-    for n in (step + 1..program.ops.len()).take(12).filter(|&n| !done[n]) {
+    for n in (step + 1..program.ops.len()).take(AHEAD).filter(|&n| !done[n]) {
         let op = &program.ops[n];
         let Some(cpu) = op.cpu().map(|cpu| cpu % cpus) else { continue };
         blocked[cpu] |= !op.may_interleave();
@@ -417,6 +420,7 @@ impl<M: Machine> Session<M> {
         self.points += points;
         for event in &done {
             self.oracle.partial(&open, &event.before)?;
+            self.oracle.pass(&mut open);
             let at = self.waiting.iter().position(|planned| planned.number == event.number);
             let Planned { number, cpu, deed } =
                 self.waiting.remove(at.expect("only what is planned is done"));

@@ -250,3 +250,51 @@ fn a_write_that_makes_a_table_unsync_goes_where_its_walk_has_set_d() {
     let config = Config { shadow: Some(shadow), ..config() };
     passes(&config, 0x3217_15c4_dbc4_6b5b, &ops);
 }
+
+#[test]
+fn what_a_fault_drops_may_be_cached_again_before_another_cpu_stores() {
+    // The fetch faults under SMEP by the old entry as by the new one, which another CPU stores
+    // while the hypervisor works. The fault may have come first; then the old entry still serves.
+    let edit = |cpu, entry: u64| Op::Store {
+        cpu,
+        gva: Gva::new(0xffff_8000_0001_6008),
+        user: false,
+        ac: true,
+        bytes: entry.to_le_bytes().into(),
+    };
+    let load = |gva, kind, user, smap_override| Op::Load {
+        cpu: 1,
+        gva: Gva::new(gva),
+        access: Access { kind, user, smap_override },
+        length: 1,
+    };
+    let read = |gva| load(gva, AccessKind::Read, false, false);
+    let release = Op::Host(HostEvent::Release(Gfn::new(0x16)));
+    let flush = Privileged::Invlpg(Gva::new(0xffff_8000_0001_1000));
+    let ops = [
+        edit(0, 0x1_2063),
+        release.clone(),
+        load(0x20_1000, AccessKind::Fetch, true, false),
+        edit(1, 0x41_0027),
+        read(0x1000),
+        read(0x1000),
+        load(0x1000, AccessKind::Read, true, false),
+        read(0x20_1000),
+        edit(1, 0x21_0027),
+        read(0x1000),
+        load(0x1000, AccessKind::Read, false, true),
+        release,
+        read(0x20_1000),
+        edit(1, 0x41_0027),
+        load(0x1000, AccessKind::Fetch, false, false),
+        load(0x1000, AccessKind::Read, true, false),
+        Op::Execute { cpu: 2, instruction: flush },
+        edit(3, 0x3da0_0000_0041_1c1f),
+    ];
+    let plain = ShadowConfig::plain(false, 304);
+    let shadow = ShadowConfig { release: 128, detach: 64, unsync: 255, targets: 4, ..plain };
+    let shadow = ShadowConfig { filter: FilterPolicy::User, cr3_loads_exit: true, ..shadow };
+    let shadow = ShadowConfig { host_maxphyaddr: 52, ..shadow };
+    let config = Config { cpus: 3, shadow: Some(shadow), full_audit: 16, races: 255, ..config() };
+    passes(&config, 0xe55c_73e1_5a33_bb66, &ops);
+}

@@ -83,19 +83,34 @@ impl Oracle {
 
     /// A page fault at `gva` was delivered: it invalidated what might make it recur.
     fn faulted(&mut self, cpu: usize, gva: Gva) {
-        let (control, possible) = &mut self.cpus[cpu];
+        let mut possible = std::mem::take(&mut self.cpus[cpu].1);
+        self.drop_faulted(cpu, gva, &mut possible);
+        self.cpus[cpu].1 = possible;
+        self.learn();
+    }
+
+    /// Takes out of what a CPU may have cached what a page fault at `gva` drops.
+    fn drop_faulted(&self, cpu: usize, gva: Gva, possible: &mut Possible) {
+        let control = &self.cpus[cpu].0;
         if let Some(path) = self.universe.tree(&control.mode).path(gva) {
             possible.page_fault(control.pcid, path);
         }
-        self.learn();
     }
 
     /// Adds what may be cached of memory as it is now. Idempotent; called after every change.
     fn learn(&mut self) {
-        for (control, possible) in &mut self.cpus {
-            if control.mode != PagingMode::Off {
-                possible.learn(self.universe.tree(&control.mode), &self.memory, control);
-            }
+        for cpu in 0..self.cpus.len() {
+            let mut possible = std::mem::take(&mut self.cpus[cpu].1);
+            self.learn_into(cpu, &mut possible);
+            self.cpus[cpu].1 = possible;
+        }
+    }
+
+    /// The same for one CPU, of which this is what it may have cached.
+    fn learn_into(&self, cpu: usize, possible: &mut Possible) {
+        let control = &self.cpus[cpu].0;
+        if control.mode != PagingMode::Off {
+            possible.learn(self.universe.tree(&control.mode), &self.memory, control);
         }
     }
 

@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use umbra_paging::Access;
 
 use super::allowed::{Bits, describe, join};
+use super::possible::Possible;
 use super::{Candidate, Change, Observed, Oracle, Piece};
-use crate::hardware::{A, Control, D, Width};
+use crate::hardware::{A, Control, D, PageFault, Width};
 use crate::memory::{PhysAddr, PhysicalMemory, overlay};
 
 /// A step that is under way.
@@ -34,6 +35,9 @@ pub struct Open {
     may: Bits,
     /// Words that other CPUs have changed.
     touched: BTreeSet<PhysAddr>,
+    /// By the page fault that could have ended it at an earlier moment: what the CPU may have cached
+    /// since, if it did. What a fault drops may be cached anew before another CPU stores.
+    faulted: Vec<(PageFault, Possible)>,
 }
 
 impl Oracle {
@@ -45,6 +49,7 @@ impl Oracle {
             allowed: vec![Vec::new(); pieces],
             may: Bits::new(),
             touched: BTreeSet::new(),
+            faulted: Vec::new(),
         };
         self.moment(&mut open);
         open
@@ -61,6 +66,25 @@ impl Oracle {
                     allowed.push(candidate);
                 }
             }
+        }
+    }
+
+    /// The moment passes, as another CPU gets further: the step may have ended with a page fault.
+    pub fn pass(&self, open: &mut Open) {
+        let Step::Access(cpu, access, pieces) = &open.step else { return };
+        for piece in pieces {
+            for candidate in self.candidates(*cpu, piece.gva, *access) {
+                let Err(code) = candidate.result else { continue };
+                let fault = PageFault { code, gva: piece.gva };
+                if open.faulted.iter().all(|(earlier, _)| *earlier != fault) {
+                    let mut possible = self.cpus[*cpu].1.clone();
+                    self.drop_faulted(*cpu, piece.gva, &mut possible);
+                    open.faulted.push((fault, possible));
+                }
+            }
+        }
+        for (_, possible) in &mut open.faulted {
+            self.learn_into(*cpu, possible);
         }
     }
 
@@ -153,7 +177,13 @@ impl Oracle {
                 if !pieces.iter().zip(&open.allowed).any(fits) {
                     return Err(describe(&open.allowed));
                 }
-                self.faulted(*cpu, fault.gva);
+                match open.faulted.into_iter().find(|(earlier, _)| earlier == fault) {
+                    Some((_, possible)) => {
+                        self.cpus[*cpu].1 = possible;
+                        self.learn();
+                    }
+                    None => self.faulted(*cpu, fault.gva),
+                }
                 Ok(())
             }
             (Step::Access(..), None) => Err("the access did not end".to_owned()),
