@@ -45,16 +45,10 @@ pub fn classify(
     gva: Gva,
     instruction: &mut impl Instruction,
 ) -> Access {
-    let user = exit.pfec.contains(Pfec::USER);
-    let kind = if exit.pfec.contains(Pfec::FETCH) {
-        AccessKind::Fetch
-    } else if exit.pfec.contains(Pfec::WRITE) {
-        AccessKind::Write
-    } else if is_unreported_fetch(exit, paging, gva, instruction) {
-        AccessKind::Fetch
-    } else {
-        AccessKind::Read
-    };
+    let Access { kind, user, .. } = Access::of_exit(exit.pfec, exit.alignment_check);
+    let unreported =
+        kind == AccessKind::Read && is_unreported_fetch(exit, paging, gva, instruction);
+    let kind = if unreported { AccessKind::Fetch } else { kind };
     let smap_override = paging.smap && !user && exit.alignment_check && {
         let explicit = if exit.delivery { kind == AccessKind::Write } else { true };
         explicit

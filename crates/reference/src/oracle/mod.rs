@@ -30,6 +30,20 @@ pub struct Oracle {
     cpus: Vec<(Control, Possible)>,
 }
 
+/// Takes out of what a CPU may have cached what a page fault at `gva` drops.
+fn drop_faulted(universe: &Universe, control: &Control, possible: &mut Possible, gva: Gva) {
+    if let Some(path) = universe.tree(&control.mode).path(gva) {
+        possible.page_fault(control.pcid, path);
+    }
+}
+
+/// Adds what a CPU may cache of memory as it is now.
+fn learn(universe: &Universe, memory: &Ram, control: &Control, possible: &mut Possible) {
+    if control.mode != PagingMode::Off {
+        possible.learn(universe.tree(&control.mode), memory, control);
+    }
+}
+
 /// A word of guest memory, and what the machine under test has there now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -83,34 +97,15 @@ impl Oracle {
 
     /// A page fault at `gva` was delivered: it invalidated what might make it recur.
     fn faulted(&mut self, cpu: usize, gva: Gva) {
-        let mut possible = std::mem::take(&mut self.cpus[cpu].1);
-        self.drop_faulted(cpu, gva, &mut possible);
-        self.cpus[cpu].1 = possible;
+        let (control, possible) = &mut self.cpus[cpu];
+        drop_faulted(&self.universe, control, possible, gva);
         self.learn();
-    }
-
-    /// Takes out of what a CPU may have cached what a page fault at `gva` drops.
-    fn drop_faulted(&self, cpu: usize, gva: Gva, possible: &mut Possible) {
-        let control = &self.cpus[cpu].0;
-        if let Some(path) = self.universe.tree(&control.mode).path(gva) {
-            possible.page_fault(control.pcid, path);
-        }
     }
 
     /// Adds what may be cached of memory as it is now. Idempotent; called after every change.
     fn learn(&mut self) {
-        for cpu in 0..self.cpus.len() {
-            let mut possible = std::mem::take(&mut self.cpus[cpu].1);
-            self.learn_into(cpu, &mut possible);
-            self.cpus[cpu].1 = possible;
-        }
-    }
-
-    /// The same for one CPU, of which this is what it may have cached.
-    fn learn_into(&self, cpu: usize, possible: &mut Possible) {
-        let control = &self.cpus[cpu].0;
-        if control.mode != PagingMode::Off {
-            possible.learn(self.universe.tree(&control.mode), &self.memory, control);
+        for (control, possible) in &mut self.cpus {
+            learn(&self.universe, &self.memory, control, possible);
         }
     }
 

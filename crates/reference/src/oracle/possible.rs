@@ -17,7 +17,7 @@ struct Context {
     translations: Vec<Vec<Page>>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Possible {
     nodes: usize,
     contexts: BTreeMap<u16, Context>,

@@ -11,7 +11,7 @@ use umbra_paging::Access;
 
 use super::allowed::{Bits, describe, join};
 use super::possible::Possible;
-use super::{Candidate, Change, Observed, Oracle, Piece};
+use super::{Candidate, Change, Observed, Oracle, Piece, drop_faulted, learn};
 use crate::hardware::{A, Control, D, PageFault, Width};
 use crate::memory::{PhysAddr, PhysicalMemory, overlay};
 
@@ -72,19 +72,20 @@ impl Oracle {
     /// The moment passes, as another CPU gets further: the step may have ended with a page fault.
     pub fn pass(&self, open: &mut Open) {
         let Step::Access(cpu, access, pieces) = &open.step else { return };
+        let (control, cached) = &self.cpus[*cpu];
         for piece in pieces {
             for candidate in self.candidates(*cpu, piece.gva, *access) {
                 let Err(code) = candidate.result else { continue };
                 let fault = PageFault { code, gva: piece.gva };
                 if open.faulted.iter().all(|(earlier, _)| *earlier != fault) {
-                    let mut possible = self.cpus[*cpu].1.clone();
-                    self.drop_faulted(*cpu, piece.gva, &mut possible);
+                    let mut possible = cached.clone();
+                    drop_faulted(&self.universe, control, &mut possible, piece.gva);
                     open.faulted.push((fault, possible));
                 }
             }
         }
         for (_, possible) in &mut open.faulted {
-            self.learn_into(*cpu, possible);
+            learn(&self.universe, &self.memory, control, possible);
         }
     }
 
