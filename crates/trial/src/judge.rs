@@ -5,6 +5,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use arrayvec::ArrayVec;
+use serde::{Deserialize, Serialize};
 use umbra_paging::{Access, AccessKind, Gva, Pfec};
 use umbra_reference::hardware::{End as WalkEnd, PageFault, walk};
 use umbra_reference::memory::{PhysAddr, PhysicalMemory};
@@ -85,7 +86,7 @@ impl fmt::Display for Conviction {
 }
 
 /// What a judged program came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// Steps that were taken.
     pub steps: u64,

@@ -49,16 +49,9 @@ pub struct State {
     pub campaigns: Vec<(u64, u64)>,
     /// Programs that have run.
     pub programs: u64,
-    /// Steps that they took, and what of it was judged.
-    pub steps: u64,
-    /// Accesses that were judged.
-    pub judged: u64,
-    /// Accesses that were not, as the host had done what the hypervisor cannot see.
-    pub excused: u64,
-    /// Page faults among the judged.
-    pub faults: u64,
-    /// Known defects of the emulator that the control met.
-    pub defects: u64,
+    /// What they came to.
+    #[serde(flatten)]
+    pub tally: Tally,
     /// Seconds that all of this took.
     pub seconds: f64,
     /// What was found, by symptom.
@@ -95,8 +88,9 @@ impl State {
 
     /// How far the campaign is, in a line.
     pub fn line(&self) -> String {
-        let State { suspect, programs, steps, judged, seconds, findings, .. } = self;
-        let rate = *steps as f64 / seconds.max(0.001);
+        let State { suspect, programs, tally, seconds, findings, .. } = self;
+        let Tally { steps, judged, .. } = *tally;
+        let rate = steps as f64 / seconds.max(0.001);
         format!(
             "{suspect}: {programs} programs, {steps} steps ({rate:.0} a second), {judged} accesses judged, {} findings",
             findings.len()
@@ -168,11 +162,7 @@ impl Campaign {
                 seed,
                 campaigns: Vec::new(),
                 programs: 0,
-                steps: 0,
-                judged: 0,
-                excused: 0,
-                faults: 0,
-                defects: 0,
+                tally: Tally::default(),
                 seconds: 0.0,
                 findings: Vec::new(),
             }
@@ -217,12 +207,12 @@ impl Campaign {
             self.state.seconds = before + (start.elapsed() - shortening).as_secs_f64();
             for (program, outcome) in programs.iter().zip(outcomes) {
                 match outcome {
-                    Outcome::Clean(tally) => self.count(&tally),
+                    Outcome::Clean(tally) => self.state.tally.add(&tally),
                     Outcome::Found(found) => {
                         let begun = Instant::now();
                         self.found(suspect, limits, program, &found)?;
                         shortening += begun.elapsed();
-                        self.state.steps += found.step.unwrap_or(0) as u64;
+                        self.state.tally.steps += found.step.unwrap_or(0) as u64;
                     }
                 }
                 self.state.programs += 1;
@@ -250,14 +240,6 @@ impl Campaign {
         }
         println!("report: {}", self.folder.join("report.html").display());
         Ok(self.state)
-    }
-
-    fn count(&mut self, tally: &Tally) {
-        self.state.steps += tally.steps;
-        self.state.judged += tally.judged;
-        self.state.excused += tally.excused;
-        self.state.faults += tally.faults;
-        self.state.defects += tally.defects;
     }
 
     fn found(
@@ -368,11 +350,7 @@ pub(super) mod tests {
             seed,
             campaigns: Vec::new(),
             programs,
-            steps: 3600,
-            judged: 2000,
-            excused: 10,
-            faults: 900,
-            defects: 0,
+            tally: Tally { steps: 3600, judged: 2000, excused: 10, faults: 900, defects: 0 },
             seconds: 20.0,
             findings: findings.iter().map(finding).collect(),
         }

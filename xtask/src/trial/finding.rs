@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use umbra_trial::image;
+use umbra_trial::judge::Tally;
 use umbra_trial::program::Program;
 
 use super::campaign::{Finding, State};
@@ -100,11 +101,7 @@ pub fn report(state: &State) -> String {
         seed: _,
         campaigns: _,
         programs,
-        steps,
-        judged,
-        excused,
-        faults,
-        defects,
+        tally: Tally { steps, judged, excused, faults, defects },
         seconds,
         findings,
     } = state;

@@ -97,11 +97,7 @@ fn add(
     all.campaigns = ranges.into_iter().collect();
     all.seed = all.campaigns[0].0;
     all.programs += more.programs;
-    all.steps += more.steps;
-    all.judged += more.judged;
-    all.excused += more.excused;
-    all.faults += more.faults;
-    all.defects += more.defects;
+    all.tally.add(&more.tally);
     all.seconds += more.seconds;
     for (finding, place) in more.findings.into_iter().zip(folders) {
         let known = all.findings.iter().position(|known| known.symptom == finding.symptom);

@@ -187,7 +187,7 @@ impl Row {
             what: mutant.what.clone(),
             key,
             programs: state.programs,
-            steps: state.steps,
+            steps: state.tally.steps,
             conviction,
             why: mutant.why.clone(),
         }

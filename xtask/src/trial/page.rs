@@ -3,6 +3,7 @@
 use maud::{Markup, html};
 use umbra::html::document::{document, facts};
 use umbra::untrusted::escape;
+use umbra_trial::judge::Tally;
 
 use super::campaign::State;
 use super::finding::LIMITS;
@@ -24,7 +25,8 @@ pub fn page(state: &State, texts: &[String]) -> String {
 }
 
 fn overview(state: &State) -> Markup {
-    let State { programs, steps, judged, excused, faults, defects, seconds, .. } = state;
+    let State { programs, tally, seconds, .. } = state;
+    let Tally { steps, judged, excused, faults, defects } = tally;
     let mut list = vec![
         ("CPU", state.cpu.clone()),
         ("programs", format!("{programs}, {}", state.numbers())),
