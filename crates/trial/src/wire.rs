@@ -16,7 +16,12 @@ pub enum Request {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
     /// It can run programs on this kernel.
-    Ready(String),
+    Ready {
+        /// The kernel's version.
+        release: String,
+        /// Where the text of the hypervisor's module is, if it has one.
+        text: Option<u64>,
+    },
     /// It cannot, and why.
     Refused(String),
     /// A program has run.
@@ -56,7 +61,8 @@ mod tests {
 
     #[test]
     fn frames_come_out_as_they_went_in() {
-        let messages = [Reply::Ready("6.1".into()), Reply::Refused(String::new())];
+        let ready = Reply::Ready { release: "6.1".into(), text: Some(1 << 63) };
+        let messages = [ready, Reply::Refused(String::new())];
         let mut bytes: Vec<u8> = messages.iter().flat_map(encode).collect();
         bytes.extend([7, 7]);
         assert_eq!(take(&mut bytes), Some(Ok(messages[0].clone())));

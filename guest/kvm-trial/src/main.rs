@@ -51,7 +51,7 @@ fn serve(wire: &mut Wire) -> Result<()> {
             nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned())
         })
         .context("the kernel's release")?;
-    wire.send(&Reply::Ready(release));
+    wire.send(&Reply::Ready { release, text: modules::text() });
     loop {
         match wire.receive().context("COM2")? {
             Request::Run(program) => match target::run(&mut kvm, &program) {

@@ -12,6 +12,15 @@ const LIST: &str = "/modules/list";
 /// Where KVM says whether it has nested paging.
 const NPT: &str = "/sys/module/kvm_amd/parameters/npt";
 
+/// Where the kernel says at which address it has put the text of KVM's module.
+const TEXT: &str = "/sys/module/kvm/sections/.text";
+
+/// Where the text of KVM's module is, if the kernel tells.
+pub fn text() -> Option<u64> {
+    let address = fs::read_to_string(TEXT).ok()?;
+    u64::from_str_radix(address.trim().trim_start_matches("0x"), 16).ok()
+}
+
 /// Loads them.
 ///
 /// # Errors

@@ -12,6 +12,10 @@ use umbra_build::Toolchain;
 use super::lock;
 use crate::process;
 
+/// Where Debian's packages are, and who vouches for them.
+const MIRROR: &str = "http://deb.debian.org";
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 /// A package and, if it has one, the program by which it is recognised on other systems.
 struct Package {
     name: &'static str,
@@ -129,25 +133,56 @@ impl Apt {
     /// # Errors
     /// The folder cannot be made.
     pub fn foreign(architecture: &str, folder: &Path) -> Result<Apt> {
+        Apt::private(
+            folder,
+            &[
+                ("APT::Architecture", architecture.as_ref()),
+                ("APT::Architectures", architecture.as_ref()),
+            ],
+        )
+    }
+
+    /// For packages of another suite of Debian's, such as `sid`, which are unpacked and never
+    /// installed: the machine's own lists and sources stay as they are.
+    ///
+    /// # Errors
+    /// The folder cannot be made, or this is not Debian.
+    pub fn of_suite(suite: &str, folder: &Path) -> Result<Apt> {
+        ensure!(is_debian(), "suites are fetched from on Debian only; give the file of a package");
+        let archive = if suite.ends_with("-security") { "debian-security" } else { "debian" };
+        let sources = folder.join("sources.list");
+        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        let line = format!("deb [signed-by={KEYRING}] {MIRROR}/{archive} {suite} main\n");
+        fs::write(&sources, line).with_context(|| sources.display().to_string())?;
+        Apt::private(
+            folder,
+            &[
+                ("Dir::Etc::sourcelist", sources.as_ref()),
+                ("Dir::Etc::sourceparts", "/dev/null".as_ref()),
+            ],
+        )
+    }
+
+    /// With state of its own in this folder, and settings.
+    fn private(folder: &Path, settings: &[(&str, &OsStr)]) -> Result<Apt> {
         let (state, cache) = (folder.join("state"), folder.join("cache"));
         for partial in [state.join("lists/partial"), cache.join("archives/partial")] {
             fs::create_dir_all(&partial).with_context(|| partial.display().to_string())?;
         }
         let status = state.join("status");
         fs::write(&status, "").with_context(|| status.display().to_string())?;
-        let set = |name: &str, value: &OsStr| {
+        let own = [
+            ("Dir::State", state.as_ref()),
+            ("Dir::State::status", status.as_ref()),
+            ("Dir::Cache", cache.as_ref()),
+        ];
+        let set = |&(name, value): &(&str, &OsStr)| {
             let mut setting = OsString::from(format!("{name}="));
             setting.push(value);
             [OsString::from("-o"), setting]
         };
-        let settings = [
-            set("APT::Architecture", architecture.as_ref()),
-            set("APT::Architectures", architecture.as_ref()),
-            set("Dir::State", state.as_ref()),
-            set("Dir::State::status", status.as_ref()),
-            set("Dir::Cache", cache.as_ref()),
-        ];
-        Ok(Apt { lists_are_fresh: false, private: Some(settings.into_iter().flatten().collect()) })
+        let settings = own.iter().chain(settings).flat_map(set).collect();
+        Ok(Apt { lists_are_fresh: false, private: Some(settings) })
     }
 
     fn install(&mut self, packages: &[&str]) -> Result<()> {
@@ -177,15 +212,24 @@ impl Apt {
         Ok(())
     }
 
+    /// What a package depends on, without choices between several.
+    ///
+    /// # Errors
+    /// apt-cache's.
+    pub fn dependencies(&mut self, package: &str) -> Result<Vec<String>> {
+        self.freshen_lists()?;
+        let text = process::capture(self.apt_cache().args(["depends", "--", package]))?;
+        let names = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+        Ok(names.map(String::from).collect())
+    }
+
     /// The package that `package` depends on alone.
     pub fn dependency(&mut self, package: &str) -> Result<String> {
-        self.freshen_lists()?;
-        let text = process::capture(self.apt_cache().args(["depends", package]))?;
-        let mut dependencies =
-            text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-        match (dependencies.next(), dependencies.next()) {
-            (Some(name), None) => Ok(String::from(name)),
-            _ => bail!("apt-cache names no single dependency of {package}: {text}"),
+        match <[String; 1]>::try_from(self.dependencies(package)?) {
+            Ok([name]) => Ok(name),
+            Err(names) => {
+                bail!("apt-cache names no single dependency of {package}: {}", names.join(", "))
+            }
         }
     }
 
@@ -239,7 +283,7 @@ impl Apt {
         let mut update = self.apt_get();
         update.args(["update", "--quiet"]);
         if self.private.is_some() {
-            eprintln!("xtask: fetching Debian's package lists of another architecture");
+            eprintln!("xtask: fetching package lists of Debian's that are kept apart");
             // One suite may be out of step while a mirror is brought up to date. Another may have
             // the package.
             if let Err(error) = lock::run(&mut update) {

@@ -54,6 +54,9 @@ pub struct State {
     pub tally: Tally,
     /// Seconds that all of this took.
     pub seconds: f64,
+    /// How much of the suspect's code has run, if that was asked for.
+    #[serde(default)]
+    pub coverage: Option<String>,
     /// What was found, by symptom.
     pub findings: Vec<Finding>,
 }
@@ -164,6 +167,7 @@ impl Campaign {
                 programs: 0,
                 tally: Tally::default(),
                 seconds: 0.0,
+                coverage: None,
                 findings: Vec::new(),
             }
         };
@@ -230,8 +234,14 @@ impl Campaign {
                 );
             }
         }
+        if let Some(coverage) = suspect.coverage(&self.folder)? {
+            self.state.coverage = Some(coverage);
+        }
         self.save()?;
         println!("{}", self.state.line());
+        if let Some(coverage) = &self.state.coverage {
+            println!("{coverage}");
+        }
         for (number, finding) in (1..).zip(&self.state.findings) {
             println!(
                 "finding {number}: {}, by program {}, {} steps of it suffice, seen {} times",
@@ -352,6 +362,7 @@ pub(super) mod tests {
             programs,
             tally: Tally { steps: 3600, judged: 2000, excused: 10, faults: 900, defects: 0 },
             seconds: 20.0,
+            coverage: None,
             findings: findings.iter().map(finding).collect(),
         }
     }

@@ -103,6 +103,7 @@ pub fn report(state: &State) -> String {
         programs,
         tally: Tally { steps, judged, excused, faults, defects },
         seconds,
+        coverage,
         findings,
     } = state;
     let mut text = format!(
@@ -115,6 +116,9 @@ pub fn report(state: &State) -> String {
             text,
             "{defects} known defects of the emulator were met: page faults for a reserved bit with P = 0.\n"
         );
+    }
+    if let Some(coverage) = coverage {
+        let _ = writeln!(text, "{coverage}\n");
     }
     if findings.is_empty() {
         text += "Nothing was found.\n";

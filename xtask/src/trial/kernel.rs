@@ -22,11 +22,15 @@ pub struct Kernel {
     pub modules: Vec<(String, &'static str, Vec<u8>)>,
 }
 
-/// The kernel of a package, or of a file of one.
+/// What Debian has split a kernel into since 2026: the package that is named depends on these.
+const PARTS: [&str; 2] = ["linux-binary-", "linux-modules-"];
+
+/// The kernel of a package, or of a file of one. `suite` is the one of Debian's that has the
+/// package, if it is not the machine's own.
 ///
 /// # Errors
 /// There is no such package or file, or it has no KVM for this trial.
-pub fn fetch(name: &str, root: &Path) -> Result<Kernel> {
+pub fn fetch(name: &str, suite: Option<&str>, root: &Path) -> Result<Kernel> {
     let file = Path::new(name);
     let is_file = name.contains('/') || name.ends_with(".deb");
     let stem = if is_file {
@@ -36,38 +40,35 @@ pub fn fetch(name: &str, root: &Path) -> Result<Kernel> {
     };
     let stem = stem.unwrap_or_else(|| String::from(name));
     let unpacked = root.join("kernels").join(&stem);
-    if !unpacked.join("boot").exists() {
+    if !unpacked.exists() {
         let scratch = root.join("kernels").join(format!(".{stem}"));
         let _ = fs::remove_dir_all(&scratch);
-        let (download, into) = (scratch.join("download"), scratch.join("unpacked"));
-        fs::create_dir_all(&download).with_context(|| download.display().to_string())?;
+        let into = scratch.join("unpacked");
+        fs::create_dir_all(&into).with_context(|| into.display().to_string())?;
         if is_file {
-            ensure!(file.is_file(), "there is no file {name}");
-            let mut dpkg = Command::new("dpkg-deb");
-            process::capture(dpkg.arg("--extract").arg(file).arg(&into))
-                .map_err(|_| anyhow::anyhow!("{name} is no Debian package"))?;
+            unpack_files(file, &into)?;
         } else {
-            let mut apt = Apt::new();
-            apt.check_kernel(name)?;
-            eprintln!("xtask: fetching {name} (it is not installed)");
-            apt.unpack(name, &download, &into)?;
+            let mut apt = match suite {
+                Some(suite) => Apt::of_suite(suite, &root.join("suites").join(suite))?,
+                None => Apt::new(),
+            };
+            apt.check_kernel(name).map_err(|error| match suite {
+                Some(suite) => anyhow::anyhow!(
+                    "apt finds no package {name} in {suite}; \
+                     https://packages.debian.org/{suite}/kernel/ lists the kernels there"
+                ),
+                None => error,
+            })?;
+            unpack_packages(&mut apt, name, &scratch, &into)?;
         }
-        ensure!(into.join("boot").is_dir(), "{name} has no kernel");
-        let _ = fs::remove_dir_all(&unpacked);
+        ensure!(image(&into)?.is_some(), "{name} has no kernel");
         fs::rename(&into, &unpacked).context("moving the package to its place")?;
         fs::remove_dir_all(&scratch)?;
     }
-    let image = entries(&unpacked.join("boot"))?
-        .into_iter()
-        .find(|path| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"))
-        })
-        .with_context(|| format!("{name} has no kernel"))?;
-    // Debian 13 moves /lib to /usr/lib.
-    let folders = ["lib/modules", "usr/lib/modules"].map(|folder| unpacked.join(folder));
+    let image = image(&unpacked)?.with_context(|| format!("{name} has no kernel"))?;
     let mut files = Vec::new();
-    for folder in folders.iter().filter(|folder| folder.is_dir()) {
-        find_modules(folder, &mut files)?;
+    for folder in module_folders(&unpacked) {
+        find_modules(&folder, &mut files)?;
     }
     let mut order = Vec::new();
     if resolve(SUSPECT.0, &files, &mut order)?.is_none() {
@@ -79,6 +80,82 @@ pub fn fetch(name: &str, root: &Path) -> Result<Kernel> {
         .map(|(module, contents)| (format!("{module}.ko"), parameters(&module), contents));
     let modules = modules.collect();
     Ok(Kernel { name: stem, image, modules })
+}
+
+/// Unpacks a package's file, and those of its parts, which lie beside it.
+fn unpack_files(file: &Path, into: &Path) -> Result<()> {
+    ensure!(file.is_file(), "there is no file {}", file.display());
+    extract(file, into)?;
+    let mut field = Command::new("dpkg-deb");
+    let depends = process::capture(field.arg("--field").arg(file).arg("Depends"))?;
+    let beside = file.parent().filter(|folder| *folder != "").unwrap_or(Path::new("."));
+    for part in depends.split(',').filter_map(|needed| needed.split_whitespace().next()) {
+        if is_part(part) {
+            let start = format!("{part}_");
+            let of_part = |path: &PathBuf| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.starts_with(&start) && name.ends_with(".deb")
+            };
+            let found = entries(beside)?.into_iter().find(of_part);
+            let found = found.with_context(|| {
+                format!(
+                    "{} is one part of a kernel: put the package {part} beside it",
+                    file.display()
+                )
+            })?;
+            extract(&found, into)?;
+        }
+    }
+    Ok(())
+}
+
+fn extract(file: &Path, into: &Path) -> Result<()> {
+    process::capture(Command::new("dpkg-deb").arg("--extract").arg(file).arg(into))
+        .map(drop)
+        .map_err(|_| anyhow::anyhow!("{} is no Debian package", file.display()))
+}
+
+/// Fetches and unpacks a package and its parts.
+fn unpack_packages(apt: &mut Apt, name: &str, scratch: &Path, into: &Path) -> Result<()> {
+    eprintln!("xtask: fetching {name} (it is not installed)");
+    let parts = apt.dependencies(name)?.into_iter().filter(|package| is_part(package));
+    for package in std::iter::once(String::from(name)).chain(parts) {
+        let download = scratch.join("download");
+        fs::create_dir_all(&download).with_context(|| download.display().to_string())?;
+        apt.unpack(&package, &download, into)?;
+        fs::remove_dir_all(&download)?;
+    }
+    Ok(())
+}
+
+fn is_part(package: &str) -> bool {
+    PARTS.iter().any(|part| package.starts_with(part))
+}
+
+/// The bzImage among what was unpacked: in /boot, or since 2026 beside the modules.
+fn image(unpacked: &Path) -> Result<Option<PathBuf>> {
+    let mut folders = vec![unpacked.join("boot")];
+    for modules in module_folders(unpacked) {
+        folders.extend(entries(&modules)?);
+    }
+    for folder in folders.iter().filter(|folder| folder.is_dir()) {
+        let is_image = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name == "vmlinuz" || name.starts_with("vmlinuz-")
+        };
+        if let Some(image) = entries(folder)?.into_iter().find(is_image) {
+            return Ok(Some(image));
+        }
+    }
+    Ok(None)
+}
+
+/// Where modules are. Debian 13 moves /lib to /usr/lib.
+fn module_folders(unpacked: &Path) -> impl Iterator<Item = PathBuf> {
+    ["lib/modules", "usr/lib/modules"]
+        .map(|folder| unpacked.join(folder))
+        .into_iter()
+        .filter(|folder| folder.is_dir())
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -181,9 +258,42 @@ mod tests {
     }
 
     #[test]
+    fn parts_of_a_kernel_lie_beside_its_package() {
+        let root = tempfile::tempdir().unwrap();
+        let tree = |name: &str| root.path().join(name);
+        let package = |name: &str, depends: &str, file: &str, contents: &[u8]| {
+            let folder = tree(&format!("tree-{name}"));
+            let control = folder.join("DEBIAN/control");
+            fs::create_dir_all(control.parent().unwrap()).unwrap();
+            let text = format!(
+                "Package: {name}\nVersion: 1\nArchitecture: amd64\nMaintainer: x <x@x>\n{depends}\
+                 Description: x\n"
+            );
+            fs::write(control, text).unwrap();
+            let file = folder.join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, contents).unwrap();
+            let mut build = Command::new("dpkg-deb");
+            let deb = tree(&format!("{name}_1_amd64.deb"));
+            process::capture(build.arg("--build").arg(folder).arg(&deb)).unwrap();
+            deb
+        };
+        let depends = "Depends: dracut | initramfs-tools, linux-binary-7 (= 1), linux-modules-7\n";
+        let image = package("linux-image-7", depends, "usr/share/doc/x", b"");
+        package("linux-binary-7", "", "usr/lib/modules/7/vmlinuz", b"kernel");
+        let fetched = || fetch(&image.to_string_lossy(), None, &tree("root"));
+        let refused = format!("{:#}", fetched().err().unwrap());
+        assert!(refused.ends_with("put the package linux-modules-7 beside it"), "{refused}");
+        package("linux-modules-7", "", "usr/lib/modules/7/kvm-amd.ko", &module(""));
+        let kernel = fetched().unwrap();
+        assert_eq!(fs::read(kernel.image).unwrap(), b"kernel");
+        assert_eq!(kernel.modules.len(), 1);
+    }
+
+    #[test]
     fn what_is_not_there_is_one_sentence() {
         let root = tempfile::tempdir().unwrap();
-        let sentence = |name: &str| format!("{:#}", fetch(name, root.path()).err().unwrap());
+        let sentence = |name: &str| format!("{:#}", fetch(name, None, root.path()).err().unwrap());
         assert_eq!(sentence("/nowhere/linux.deb"), "there is no file /nowhere/linux.deb");
         let junk = root.path().join("junk.deb");
         fs::write(&junk, "no archive").unwrap();

@@ -15,6 +15,7 @@ use umbra_trial::judge::judge;
 use umbra_trial::program::Program;
 use umbra_trial::wire::{Reply, Request, encode, take};
 
+use super::coverage::Coverage;
 use super::kernel::Kernel;
 use super::suspect::{Found, Outcome, Suspect};
 use crate::{process, setup};
@@ -34,6 +35,9 @@ const ANSWER: Duration = Duration::from_secs(90);
 const APPEND: &str = "console=ttyS0 loglevel=5 panic=-1 oops=panic softlockup_panic=1 \
                       mitigations=off";
 
+/// Where QEMU logs what it translates, if coverage was asked for.
+const TRANSLATED: &str = "translated.txt";
+
 /// The kernel in its emulator, booted anew after each death.
 pub struct Machine {
     kernel: PathBuf,
@@ -43,6 +47,9 @@ pub struct Machine {
     /// The machine's state after a boot, once it was saved.
     saved: Option<PathBuf>,
     running: Option<Running>,
+    coverage: Option<Coverage>,
+    /// Where the module's text is that coverage looks at, once the machine has booted.
+    text: Option<u64>,
 }
 
 /// One boot.
@@ -83,7 +90,12 @@ impl Machine {
     ///
     /// # Errors
     /// The driver cannot be built.
-    pub fn new(kernel: &Kernel, folder: &Path, cpu: &str) -> Result<Machine> {
+    pub fn new(
+        kernel: &Kernel,
+        folder: &Path,
+        cpu: &str,
+        coverage: Option<Coverage>,
+    ) -> Result<Machine> {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let initrd = folder.join("trial.cpio.gz");
         let archive = setup::trial_initramfs(&kernel.modules)?;
@@ -95,6 +107,8 @@ impl Machine {
             cpu: String::from(cpu),
             saved: None,
             running: None,
+            coverage,
+            text: None,
         })
     }
 
@@ -127,7 +141,20 @@ impl Machine {
         qemu.arg("-monitor").arg(format!("unix:{},server=on,wait=off", self.monitor().display()));
         qemu.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&self.initrd);
         qemu.args(["-append", APPEND]);
+        if let (Some(coverage), Some(text)) = (&self.coverage, self.text) {
+            qemu.args(coverage.options(text, &self.folder.join(TRANSLATED)));
+        }
         qemu
+    }
+
+    /// Ends the machine, and keeps what it has run.
+    fn stop(&mut self) {
+        self.running = None;
+        if let (Some(coverage), Some(text)) = (&mut self.coverage, self.text) {
+            let log = self.folder.join(TRANSLATED);
+            coverage.add(text, &fs::read_to_string(&log).unwrap_or_default());
+            let _ = fs::remove_file(&log);
+        }
     }
 
     fn monitor(&self) -> PathBuf {
@@ -173,7 +200,7 @@ impl Machine {
     fn boot(&mut self) -> Result<Running> {
         let mut running = self.start(&mut self.command())?;
         match running.reply(BOOT) {
-            Ok(Reply::Ready(_)) => (),
+            Ok(Reply::Ready { text, .. }) => self.text = text,
             Ok(Reply::Refused(why)) => bail!("this kernel cannot be tried: {why}"),
             Ok(Reply::Ran(_)) => bail!("the driver answers before it is asked"),
             Err(silence) => {
@@ -198,6 +225,8 @@ impl Machine {
                 let mut command = self.command();
                 self.start(command.arg("-incoming").arg(format!("exec:cat {}", saved.display())))
             }
+            // The filter of what QEMU logs is chosen after the boot.
+            Err(error) if self.coverage.is_some() => Err(error),
             // It will boot each time, then.
             Err(_) => Ok(running),
         }
@@ -219,15 +248,10 @@ impl Machine {
     fn death(&mut self, silence: Silence) -> Found {
         // Its last lines are written when it ends.
         let text = match silence {
-            Silence::Late => {
-                self.running = None;
-                "the host hangs"
-            }
-            Silence::Ended => {
-                self.running = None;
-                "the host ends without a word"
-            }
+            Silence::Late => "the host hangs",
+            Silence::Ended => "the host ends without a word",
         };
+        self.stop();
         let log = self.console_text();
         let found = trouble(&log);
         let (symptom, line) = match found {
@@ -272,13 +296,13 @@ impl Suspect for Machine {
             Ok(Reply::Refused(why)) => {
                 bail!("the driver cannot run program {}: {why}", program.seed)
             }
-            Ok(Reply::Ready(_)) => bail!("the driver starts anew"),
+            Ok(Reply::Ready { .. }) => bail!("the driver starts anew"),
             Err(silence) => return Ok(Outcome::Found(self.death(silence))),
         };
         let log = self.console_text();
         if let Some(Trouble { symptom, line }) = trouble(&log) {
             // The kernel gives some warnings once only: the next program finds a fresh one.
-            self.running = None;
+            self.stop();
             return Ok(Outcome::Found(Found {
                 symptom: format!("host: {symptom}"),
                 detail: line,
@@ -287,5 +311,12 @@ impl Suspect for Machine {
             }));
         }
         Ok(judge(program, &record).into())
+    }
+
+    fn coverage(&mut self, folder: &Path) -> Result<Option<String>> {
+        self.stop();
+        let Some(coverage) = &self.coverage else { return Ok(None) };
+        coverage.save(folder)?;
+        Ok(Some(coverage.line()))
     }
 }

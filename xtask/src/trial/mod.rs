@@ -2,12 +2,13 @@
 //!
 //! [`kernel`] fetches the kernel on trial, [`machine`] runs it in an emulator, [`campaign`] goes
 //! through random programs and [`minimize`] makes those short that find something. [`finding`] is
-//! what is written about it, and [`page`] the report for a browser; [`merge`] makes one report of
-//! several. [`booted`] is the control, an emulator without a hypervisor, and Umbra. [`mutants`]
+//! what is written about it, and [`page`] the report for a browser; [`coverage`] tells which code of
+//! the kernel has run; [`merge`] makes one report of several. [`booted`] is the control, an emulator without a hypervisor, and Umbra. [`mutants`]
 //! tries the trial itself by mistakes in a KVM.
 
 mod booted;
 mod campaign;
+mod coverage;
 mod finding;
 mod kernel;
 mod machine;
@@ -33,6 +34,7 @@ use crate::umbra_run::{Policy, chosen};
 use crate::{paths, setup};
 use booted::{Booted, Place};
 use campaign::{Campaign, Identity, Limits};
+use coverage::Coverage;
 use machine::Machine;
 use setup::Setup;
 use suspect::{Found, Outcome, Suspect};
@@ -52,6 +54,7 @@ const FOUND: u8 = 10;
 #[command(after_help = "Examples:
   cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --minutes 10
   cargo xtask trial --kernel ./linux-image-7.2.deb --seed 1000 --minutes 60
+  cargo xtask trial --kernel linux-image-6.12.102+deb13-cloud-amd64 --suite trixie
   cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --replay finding-1.json
   cargo xtask trial --control --minutes 2
   cargo xtask trial --control --machine penryn
@@ -60,6 +63,10 @@ pub struct Arguments {
     /// A package of a Debian kernel, or a file of one (.deb)
     #[arg(long, value_name = "PACKAGE|FILE", required_unless_present_any = ["control", "hypervisor"])]
     kernel: Option<String>,
+    /// With a package: the suite of Debian's that has it, such as trixie or sid [default: those of
+    /// this machine]
+    #[arg(long, value_name = "NAME", requires = "kernel", value_parser = suite_name)]
+    suite: Option<String>,
     /// Go through programs for so long; a program is made short in addition to it
     #[arg(
         long,
@@ -107,6 +114,9 @@ pub struct Arguments {
         allow_negative_numbers = true
     )]
     shorten: u64,
+    /// Tell how much of KVM's code has run; coverage.txt in the campaign's folder has its functions
+    #[arg(long, requires = "kernel", conflicts_with = "replay")]
+    coverage: bool,
     /// Stop at the first finding
     #[arg(long)]
     first: bool,
@@ -128,6 +138,16 @@ enum Hypervisor {
     Kvm,
     /// This one, in Bochs
     Umbra,
+}
+
+/// Checks `--suite`.
+fn suite_name(name: &str) -> Result<String, String> {
+    let well = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    if well && !name.is_empty() {
+        Ok(name.into())
+    } else {
+        Err("a suite is a word such as trixie, trixie-security or sid".into())
+    }
 }
 
 /// Where the kernel of programs boots, if that is asked for.
@@ -197,15 +217,18 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let Some(name) = &arguments.kernel else { bail!("--hypervisor kvm needs --kernel") };
     setup::need_program(machine::PROGRAM, machine::PACKAGE)?;
-    let kernel = kernel::fetch(name, &root)?;
+    let kernel = kernel::fetch(name, arguments.suite.as_deref(), &root)?;
     let folder = root.join(&kernel.name);
-    let mut suspect = Machine::new(&kernel, &folder.join(own), &arguments.cpu)?;
+    let own = folder.join(own);
+    let coverage = arguments.coverage.then(|| Coverage::of(&kernel, &own)).transpose()?;
+    let mut suspect = Machine::new(&kernel, &own, &arguments.cpu, coverage)?;
     if let Some(program) = replay {
         return show_replay(&mut suspect, &program);
     }
+    let suite = arguments.suite.as_ref().map(|suite| format!(" --suite {suite}"));
     let identity = Identity {
         suspect: name.clone(),
-        options: format!("--kernel {name} --cpu {}", arguments.cpu),
+        options: format!("--kernel {name}{} --cpu {}", suite.unwrap_or_default(), arguments.cpu),
         cpu: format!("{} (QEMU, without hardware virtualization)", arguments.cpu),
     };
     let campaign = Campaign::open(&folder, &identity, arguments.seed)?;

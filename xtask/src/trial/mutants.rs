@@ -245,7 +245,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let release = headers.strip_prefix("linux-headers-").context("a package of headers")?;
     let root = paths::target_dir()?.join("trial");
     let tree = Tree::prepare(release, &root.join("mutants").join(release))?;
-    let kernel = kernel::fetch(&format!("linux-image-{release}"), &root)?;
+    let kernel = kernel::fetch(&format!("linux-image-{release}"), None, &root)?;
     let report = tree.root.join("report.json");
     let mut rows: Vec<Row> = match fs::read_to_string(&report) {
         Ok(text) => serde_json::from_str(&text).with_context(|| {
@@ -312,9 +312,10 @@ fn put_on_trial(
 ) -> Result<State> {
     // What another edit or another time left.
     let _ = fs::remove_dir_all(folder);
-    let beside = (mutant.name != CLEAN).then(|| Machine::new(clean, &folder.join(CLEAN), CPU));
+    let beside =
+        (mutant.name != CLEAN).then(|| Machine::new(clean, &folder.join(CLEAN), CPU, None));
     let mut machine =
-        Beside { mutant: Machine::new(kernel, folder, CPU)?, clean: beside.transpose()? };
+        Beside { mutant: Machine::new(kernel, folder, CPU, None)?, clean: beside.transpose()? };
     let identity = Identity {
         suspect: format!("{} with mutant {}", kernel.name, mutant.name),
         options: format!("--kernel {}", kernel.name),

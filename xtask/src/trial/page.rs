@@ -37,6 +37,9 @@ fn overview(state: &State) -> Markup {
     if *defects > 0 {
         list.push(("known defects of the emulator", format!("met {defects} times")));
     }
+    if let Some(coverage) = &state.coverage {
+        list.push(("code", coverage.clone()));
+    }
     list.push(("repeat", format!("cargo xtask trial {} --seed {}", state.options, state.seed)));
     html! {
         section {

@@ -1,5 +1,7 @@
 //! Whatever is on trial.
 
+use std::path::Path;
+
 use anyhow::Result;
 use umbra_trial::judge::{Conviction, Tally};
 use umbra_trial::program::Program;
@@ -23,6 +25,15 @@ pub trait Suspect {
     /// As [`Suspect::run`].
     fn run_all(&mut self, programs: &[Program]) -> Result<Vec<Outcome>> {
         programs.iter().map(|program| self.run(program)).collect()
+    }
+
+    /// How much of the suspect's code has run, in words, if that was asked for. It leaves what it
+    /// has to say in more detail in this folder.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    fn coverage(&mut self, _folder: &Path) -> Result<Option<String>> {
+        Ok(None)
     }
 }
 
