@@ -7,7 +7,7 @@ use std::rc::Rc;
 use arrayvec::ArrayVec;
 use serde::{Deserialize, Serialize};
 use umbra_paging::{Access, AccessKind, Gva, Pfec};
-use umbra_reference::hardware::{End as WalkEnd, PageFault, walk};
+use umbra_reference::hardware::{Control, End as WalkEnd, PageFault, walk};
 use umbra_reference::memory::{PhysAddr, PhysicalMemory};
 use umbra_reference::oracle::{Change, Observed, Oracle, Piece};
 use umbra_reference::registers::{Invalidation, Registers};
@@ -134,6 +134,11 @@ pub enum Excuse {
     /// An access reaches no memory: the monitor carries it out, and which accessed and dirty bits
     /// are set on the way is not judged.
     NoMemory,
+    /// CR0.WP is clear, and the kernel writes to a read-only page of user mode with SMAP on. Linux,
+    /// Documentation/virt/kvm/x86/mmu.rst, "Emulating cr0.wp": "since the page has been changed to
+    /// a kernel page, it can not be reused when CR4.SMAP is enabled. [...] Note, here we do not
+    /// care the case that CR4.SMAP is enabled". So the page may be reached without AC, too.
+    SmapWithoutWp,
     /// EFER.NXE is clear. Linux, `arch/x86/kvm/mmu/mmu.c`: "KVM forces EFER.NX=1 when TDP is
     /// disabled, reflect it in the MMU role." An entry with XD set may serve as if NXE were set.
     ForcedNx,
@@ -560,15 +565,54 @@ impl Judge<'_> {
             self.adopt(changes);
             return excuse;
         }
-        if self.registers.nxe || self.bare.is_some() {
+        if self.bare.is_some() {
             return None;
         }
+        if self.is_smap_without_wp(call)
+            && self.under(
+                |control| control.smap = false,
+                |judge| judge.attempt(call, seen, changes).is_ok(),
+            )
+        {
+            return Some(Excuse::SmapWithoutWp);
+        }
+        let forced = !self.registers.nxe
+            && self.under(
+                |control| control.nxe = true,
+                |judge| judge.attempt(call, seen, changes).is_ok(),
+            );
+        forced.then_some(Excuse::ForcedNx)
+    }
+
+    /// Whether [`Excuse::SmapWithoutWp`] can be meant: CR0.WP alone would keep the page from being
+    /// written.
+    fn is_smap_without_wp(&mut self, call: &Call) -> bool {
+        let Control { wp, smap, .. } = *self.oracle.control(0);
+        let write = Access { kind: AccessKind::Write, user: false, smap_override: true };
+        let is_writable = |judge: &mut Self| {
+            let candidates = judge.oracle.candidates(0, call.gva, write);
+            candidates.iter().any(|candidate| candidate.result.is_ok())
+        };
+        !wp && smap
+            && !call.access.user
+            && call.access.kind != AccessKind::Fetch
+            && is_writable(self)
+            && !self.under(|control| control.wp = true, is_writable)
+    }
+
+    /// Asks under other control registers, which change nothing that is cached.
+    fn under<T>(
+        &mut self,
+        change: impl FnOnce(&mut Control),
+        ask: impl FnOnce(&mut Self) -> T,
+    ) -> T {
         let control = *self.oracle.control(0);
-        let forced = umbra_reference::hardware::Control { nxe: true, ..control };
-        self.oracle.executed(0, forced, Invalidation::Nothing);
-        let again = self.attempt(call, seen, changes);
+        let mut other = control;
+        change(&mut other);
+        self.oracle.executed(0, other, Invalidation::Nothing);
+        let answer = ask(self);
         self.oracle.executed(0, control, Invalidation::Nothing);
-        again.is_ok().then_some(Excuse::ForcedNx)
+        answer
     }
 
     /// Whether a page fault is one of a bare emulator's: as on bare hardware, but for what

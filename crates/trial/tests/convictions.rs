@@ -245,6 +245,34 @@ fn nx_that_is_forced() {
 }
 
 #[test]
+fn smap_with_wp_clear() {
+    const W: u64 = 2;
+    let supervisor = |kind| match kind {
+        0 => Step::Read { gva: AT, size: 8, user: false, ac: false },
+        _ => Step::Write { gva: AT, size: 8, user: false, ac: false, value: 2 },
+    };
+    let program = |page, wp, kind| mapped(page, &[Step::Wp(wp), supervisor(kind)]);
+    let read_only = (DATA * PAGE) | OPEN & !W | D;
+    let read = program(read_only, false, 0);
+    let word = image::arena(&read).read(PhysAddr::new(DATA * PAGE + AT));
+    let done = |value: u64| move |seen: &mut Seen| (seen.vector, seen.value) = (DONE, value);
+    assert!(verdict(&read, fault(1)).is_ok());
+    assert!(excused(&read, done(word)));
+    assert_eq!(convicted(&read, done(word ^ 2)), Kind::NoFault);
+    assert_eq!(convicted(&read, fault(5)), Kind::Fault);
+    let write = program(read_only, false, 1);
+    let written = (DATA * PAGE + AT, 2);
+    assert!(excused(&write, |seen| (seen.vector, seen.changes) = (DONE, vec![written])));
+    assert_eq!(
+        convicted(&write, |seen| (seen.vector, seen.changes) = (DONE, vec![(written.0, 3)])),
+        Kind::NoFault
+    );
+    // With CR0.WP set, or where the page may be written, nothing changes whose page it is.
+    assert_eq!(convicted(&program(read_only, true, 0), done(word)), Kind::NoFault);
+    assert_eq!(convicted(&program(read_only | W, false, 0), done(word)), Kind::NoFault);
+}
+
+#[test]
 fn a_reserved_bit_on_qemu() {
     let program = mapped((DATA * PAGE) | OPEN | 1 << 51, &[READ]);
     let bare = |error| {

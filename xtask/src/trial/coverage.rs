@@ -37,6 +37,9 @@ const TRACING: [&str; 6] = [
     "trace_raw_output_",
 ];
 
+/// The room before a function that a kernel may patch has a name of its own since 6.3.
+const ROOM: &str = "__pfx_";
+
 /// Part of the module's text.
 #[derive(Debug, PartialEq, Eq)]
 struct Function {
@@ -74,6 +77,7 @@ impl Coverage {
             .map(|symbol| Ok((symbol.address(), symbol.size(), symbol.name()?)))
             .collect::<Result<_, object::Error>>()
             .context(MODULE)?;
+        places.retain(|(.., name)| !name.starts_with(ROOM));
         places.sort_unstable();
         // Two names of one function.
         places.dedup_by_key(|place| place.0);
@@ -215,8 +219,14 @@ mod tests {
         file.write().unwrap()
     }
 
-    const NAMES: [&str; 5] =
-        ["x86", "__traceiter_kvm_mmu_x", "mmu_page_fault", "rmap_add", "tdp_iter_start"];
+    const NAMES: [&str; 6] = [
+        "x86",
+        "__traceiter_kvm_mmu_x",
+        "mmu_page_fault",
+        "__pfx_rmap_add",
+        "rmap_add",
+        "tdp_iter_start",
+    ];
 
     const LOG: &str = "\
 ----------------
