@@ -35,6 +35,10 @@ const ANSWER: Duration = Duration::from_secs(90);
 const APPEND: &str = "console=ttyS0 loglevel=5 panic=-1 oops=panic softlockup_panic=1 \
                       mitigations=off";
 
+/// MiB of the machine's memory. With less than 512 Linux turns transparent huge pages off
+/// (mm/huge_memory.c, hugepage_init), and what the firmware keeps is not counted.
+const MEMORY: &str = "768";
+
 /// Where QEMU logs what it translates, if coverage was asked for.
 const TRANSLATED: &str = "translated.txt";
 
@@ -131,7 +135,7 @@ impl Machine {
             "-cpu",
             &self.cpu,
             "-m",
-            "512",
+            MEMORY,
             "-nodefaults",
             "-no-user-config",
         ]);
