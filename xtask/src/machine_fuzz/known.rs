@@ -8,7 +8,7 @@
 use umbra_forms::program::{World, selector};
 
 use super::candidate::Candidate;
-use super::setting::{ALIGNMENT_MASK, Start, flag};
+use super::setting::Start;
 use super::step::Step;
 use crate::umbra_run::Machine;
 
@@ -45,6 +45,12 @@ const REASONS: &[Reason] = &[
         },
     },
     Reason {
+        why: "a fault leaves no trace; Bochs stores the limit before it checks the alignment of the base",
+        applies: |start, step| {
+            start.mode.ring == 3 && start.checks_alignment() && is_named(step, &["sgdt", "sidt"])
+        },
+    },
+    Reason {
         why: "a fault leaves no trace; Bochs leaves the frame pointer that ENTER pushes before it \
               reads the outer ones",
         applies: |_, step| is_named(step, &["enter 20h,2"]),
@@ -66,12 +72,7 @@ const REASONS: &[Reason] = &[
         why: "the privilege level of virtual-8086 mode is 3 (SDM vol. 3, \"Running a Task in \
               Virtual-8086 Mode\"), so #AC can come; at a VM entry Bochs takes it for the low bits of \
               CS, and checks no alignment until RFLAGS or CR0 is loaded",
-        applies: |start, _| {
-            let setting = &start.setting;
-            start.mode.virtual_8086
-                && setting.cr0 & ALIGNMENT_MASK != 0
-                && setting.flags & flag::AC != 0
-        },
+        applies: |start, _| start.mode.virtual_8086 && start.checks_alignment(),
     },
     Reason {
         why: "the frame of a trap between two iterations has RF set (SDM vol. 3, \
@@ -213,19 +214,28 @@ mod tests {
     }
 
     #[test]
-    fn alignment_checks_of_virtual_8086_mode_may_differ() {
-        let checked = |start: &Start| {
-            start.setting.cr0 & ALIGNMENT_MASK != 0 && start.setting.flags & flag::AC != 0
+    fn alignment_checks_may_differ() {
+        let known = |name: &str, start: &Start| {
+            let step =
+                Step { name: name.into(), operand: "table".into(), code: Vec::new(), defined: !0 };
+            REASONS.iter().any(|reason| (reason.applies)(start, &step))
         };
-        let step = Step {
-            name: "psrlw mm1,[bx+10h]".into(),
-            operand: "ram".into(),
-            code: Vec::new(),
-            defined: !0,
+        let in_v86 = |virtual_8086, checks| {
+            start(move |start| {
+                start.mode.virtual_8086 == virtual_8086 && start.checks_alignment() == checks
+            })
         };
-        let known = |start: &Start| REASONS.iter().any(|reason| (reason.applies)(start, &step));
-        assert!(known(&start(|start| start.mode.virtual_8086 && checked(start))));
-        assert!(!known(&start(|start| start.mode.virtual_8086 && !checked(start))));
-        assert!(!known(&start(|start| !start.mode.virtual_8086 && checked(start))));
+        let plain = |start: &Start| known("psrlw mm1,[bx+10h]", start);
+        assert!(plain(&in_v86(true, true)));
+        assert!(!plain(&in_v86(true, false)) && !plain(&in_v86(false, true)));
+        let in_ring = |ring, checks| {
+            start(move |start| {
+                let mode = start.mode;
+                mode.ring == ring && !mode.virtual_8086 && start.checks_alignment() == checks
+            })
+        };
+        let store = |start: &Start| known("sgdt [ebx+10h]", start);
+        assert!(store(&in_ring(3, true)));
+        assert!(!store(&in_ring(3, false)) && !store(&in_ring(0, true)));
     }
 }

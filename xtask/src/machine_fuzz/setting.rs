@@ -16,7 +16,7 @@ pub const STACK: u64 = 3;
 pub const APIC: usize = 9;
 
 /// CR0.AM, which the kernel leaves clear.
-pub const ALIGNMENT_MASK: u64 = 1 << 18;
+const ALIGNMENT_MASK: u64 = 1 << 18;
 
 /// Bits of RFLAGS.
 pub mod flag {
@@ -144,6 +144,11 @@ impl Start {
     /// clear.
     pub fn shows_resume_flag(&self) -> bool {
         !self.quiet && (self.mode.ring == 0 || self.setting.stack != 0)
+    }
+
+    /// Whether ring 3 gets #AC.
+    pub fn checks_alignment(&self) -> bool {
+        self.setting.cr0 & ALIGNMENT_MASK != 0 && self.setting.flags & flag::AC != 0
     }
 
     /// Whether DR7 enables a breakpoint.
