@@ -426,9 +426,9 @@ fn boot(image: &Image) -> Result<Vec<u8>, IcedError> {
     code.mov(ds, eax)?;
     code.mov(es, eax)?;
     code.mov(ss, eax)?;
-    code.mov(eax, u32::from(TASK))?;
+    code.mov(eax, u32::from(TASK[0]))?;
     code.ltr(eax)?;
-    code.mov(rax, image.entry)?;
+    code.mov(rax, image.entries[0])?;
     code.jmp(rax)?;
     code.assemble(direct(BOOT).raw())
 }
