@@ -40,6 +40,8 @@ pub struct Machine {
     initrd: PathBuf,
     folder: PathBuf,
     cpu: String,
+    /// How many CPUs it has.
+    cpus: usize,
     /// The machine's state after a boot, once it was saved.
     saved: Option<PathBuf>,
     running: Option<Running>,
@@ -83,7 +85,7 @@ impl Machine {
     ///
     /// # Errors
     /// The driver cannot be built.
-    pub fn new(kernel: &Kernel, folder: &Path, cpu: &str) -> Result<Machine> {
+    pub fn new(kernel: &Kernel, folder: &Path, cpu: &str, cpus: usize) -> Result<Machine> {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let initrd = folder.join("trial.cpio.gz");
         let archive = setup::trial_initramfs(&kernel.modules)?;
@@ -93,6 +95,7 @@ impl Machine {
             initrd,
             folder: folder.to_path_buf(),
             cpu: String::from(cpu),
+            cpus,
             saved: None,
             running: None,
         })
@@ -121,7 +124,7 @@ impl Machine {
             "-nodefaults",
             "-no-user-config",
         ]);
-        qemu.args(["-display", "none", "-no-reboot"]);
+        qemu.args(["-display", "none", "-no-reboot", "-smp", &self.cpus.to_string()]);
         qemu.arg("-serial").arg(format!("file:{}", self.console().display()));
         qemu.args(["-chardev", "stdio,id=wire,signal=off", "-serial", "chardev:wire"]);
         qemu.arg("-monitor").arg(format!("unix:{},server=on,wait=off", self.monitor().display()));

@@ -52,6 +52,7 @@ const FOUND: u8 = 10;
 #[command(after_help = "Examples:
   cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --minutes 10
   cargo xtask trial --kernel ./linux-image-7.2.deb --seed 1000 --minutes 60
+  cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --cpus 2
   cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --replay finding-1.json
   cargo xtask trial --control --minutes 2
   cargo xtask trial --control --machine penryn
@@ -87,6 +88,10 @@ pub struct Arguments {
     /// The emulated CPU of a kernel on trial, as QEMU names it
     #[arg(long, default_value = "EPYC,+svm")]
     cpu: String,
+    /// The virtual CPUs of a guest of --kernel, and the CPUs of its machine [default: 1, or as
+    /// --replay has it]. Programs of two are others than those of one
+    #[arg(long, value_name = "N", value_parser = whole::<u8>(1..=2), allow_negative_numbers = true)]
+    cpus: Option<u8>,
     /// The hypervisor on trial; KVM is that of --kernel
     #[arg(long, value_name = "NAME", default_value = "kvm")]
     hypervisor: Hypervisor,
@@ -169,6 +174,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         "--cpu takes a model of QEMU's with its features, such as EPYC,+svm"
     );
     let place = place(arguments)?;
+    let cpus = cpus(arguments, place, replay.as_ref())?;
     let root = paths::target_dir()?.join("trial");
     // Campaigns of several numbers run at the same time.
     let own = match replay {
@@ -198,24 +204,45 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let Some(name) = &arguments.kernel else { bail!("--hypervisor kvm needs --kernel") };
     setup::need_program(machine::PROGRAM, machine::PACKAGE)?;
     let kernel = kernel::fetch(name, &root)?;
-    let folder = root.join(&kernel.name);
-    let mut suspect = Machine::new(&kernel, &folder.join(own), &arguments.cpu)?;
+    let two = cpus == 2;
+    let folder = root.join(if two { kernel.name.clone() + "-smp" } else { kernel.name.clone() });
+    let mut suspect = Machine::new(&kernel, &folder.join(own), &arguments.cpu, cpus)?;
     if let Some(program) = replay {
         return show_replay(&mut suspect, &program);
     }
     let identity = Identity {
-        suspect: name.clone(),
-        options: format!("--kernel {name} --cpu {}", arguments.cpu),
+        suspect: if two { format!("{name} with two virtual CPUs") } else { name.clone() },
+        options: format!("--kernel {name} --cpu {}", arguments.cpu)
+            + if two { " --cpus 2" } else { "" },
         cpu: format!("{} (QEMU, without hardware virtualization)", arguments.cpu),
     };
     let campaign = Campaign::open(&folder, &identity, arguments.seed)?;
-    let state = campaign.run(&mut suspect, &limits, kernel_program)?;
+    let two_cpus = |seed| generate::program_of_two(seed, generate::STEPS);
+    let state = match two {
+        true => campaign.run(&mut suspect, &limits, two_cpus)?,
+        false => campaign.run(&mut suspect, &limits, kernel_program)?,
+    };
     finish(state.findings.len())
 }
 
 /// The program of a number for a kernel.
 fn kernel_program(seed: u64) -> Program {
     generate::program(seed, generate::STEPS)
+}
+
+/// How many CPUs are asked for.
+fn cpus(arguments: &Arguments, place: Option<Place>, replay: Option<&Program>) -> Result<usize> {
+    let wanted = arguments.cpus.map(usize::from);
+    if let (Some(wanted), Some(program)) = (wanted, replay) {
+        let has = program.cpus();
+        ensure!(wanted == has, "--cpus is {wanted}, and the program to repeat is one for {has}");
+    }
+    let cpus = replay.map(Program::cpus).or(wanted).unwrap_or(1);
+    ensure!(
+        cpus == 1 || place.is_none(),
+        "programs of two virtual CPUs are for --kernel: what boots without it has one CPU"
+    );
+    Ok(cpus)
 }
 
 /// The tool that boots kernels on this place, unless QEMU does.
@@ -333,6 +360,44 @@ mod tests {
             format!("{missing:#}"),
             "reading /nowhere/x.json: No such file or directory (os error 2)"
         );
+    }
+
+    #[test]
+    fn two_cpus_are_for_a_kernel_and_what_is_replayed_decides() {
+        #[derive(clap::Parser)]
+        struct Test {
+            #[command(flatten)]
+            arguments: Arguments,
+        }
+
+        let asked = |options: &str, replay: Option<&Program>| {
+            let words = ["trial"].into_iter().chain(options.split(' '));
+            let Test { arguments } = clap::Parser::try_parse_from(words).unwrap();
+            let cpus = cpus(&arguments, place(&arguments).unwrap(), replay);
+            cpus.map_err(|error| error.to_string())
+        };
+        let (one, two) = (generate::program(1, 20), generate::program_of_two(1, 20));
+        assert_eq!(asked("--kernel x", None), Ok(1));
+        assert_eq!(asked("--kernel x --cpus 2", None), Ok(2));
+        assert_eq!(asked("--kernel x", Some(&two)), Ok(2));
+        assert_eq!(
+            asked("--kernel x --cpus 2", Some(&one)),
+            Err("--cpus is 2, and the program to repeat is one for 1".into())
+        );
+        let refused = Err(String::from(
+            "programs of two virtual CPUs are for --kernel: what boots without it has one CPU",
+        ));
+        assert_eq!(asked("--control --cpus 2", None), refused);
+        assert_eq!(asked("--control", Some(&two)), refused);
+        assert_eq!(asked("--hypervisor umbra", Some(&one)), Ok(1));
+    }
+
+    #[test]
+    fn programs_of_findings_before_there_were_two_cpus_are_read() {
+        let program = generate::program(1, 20);
+        let mut json = serde_json::to_value(&program).unwrap();
+        json.as_object_mut().unwrap().remove("turns").unwrap();
+        assert_eq!(serde_json::from_value::<Program>(json).unwrap(), program);
     }
 
     #[test]

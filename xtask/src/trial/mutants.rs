@@ -312,9 +312,9 @@ fn put_on_trial(
 ) -> Result<State> {
     // What another edit or another time left.
     let _ = fs::remove_dir_all(folder);
-    let beside = (mutant.name != CLEAN).then(|| Machine::new(clean, &folder.join(CLEAN), CPU));
+    let beside = (mutant.name != CLEAN).then(|| Machine::new(clean, &folder.join(CLEAN), CPU, 1));
     let mut machine =
-        Beside { mutant: Machine::new(kernel, folder, CPU)?, clean: beside.transpose()? };
+        Beside { mutant: Machine::new(kernel, folder, CPU, 1)?, clean: beside.transpose()? };
     let identity = Identity {
         suspect: format!("{} with mutant {}", kernel.name, mutant.name),
         options: format!("--kernel {}", kernel.name),
