@@ -217,7 +217,7 @@ pub fn privileged(step: &Step) -> Option<Privileged> {
     })
 }
 
-/// The stub's command for each step, and the one that ends.
+/// The stub's command for each step, and those that end: that of the first CPU comes last.
 fn commands(program: &Program, stub: &Stub) -> Vec<Command> {
     let mut all = [registers(program); CPUS];
     let mut commands: Vec<Command> = Vec::with_capacity(program.steps.len() + 1);
@@ -242,7 +242,7 @@ fn commands(program: &Program, stub: &Stub) -> Vec<Command> {
         };
         commands.push(command.on(cpu));
     }
-    commands.push(Command::END);
+    commands.extend((0..program.cpus()).rev().map(|cpu| Command::END.on(cpu)));
     commands
 }
 

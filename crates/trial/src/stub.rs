@@ -443,6 +443,7 @@ fn emit_commands(
     code.out(dx, eax)?;
     code.jmp(end)?;
     code.set_label(&mut leave)?;
+    code.add(qword_ptr(r15 + State::COMMAND), WORDS as i32 * 8)?;
     code.jmp(qword_ptr(r15 + State::LEAVE))
 }
 

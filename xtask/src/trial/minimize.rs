@@ -39,14 +39,15 @@ pub fn minimize(
     if !attempt(best.0.clone(), &mut best)? {
         return Ok((program.clone(), found.clone(), false));
     }
-    if best.0.cpus() > 1 {
-        let mut alone = best.0.clone();
-        alone.turns.clear();
-        attempt(alone, &mut best)?;
-    }
     loop {
-        let before = best.0.steps.len();
-        let mut chunk = before.div_ceil(2);
+        // A short program may do with one CPU where a long one does not.
+        if best.0.cpus() > 1 {
+            let mut alone = best.0.clone();
+            alone.turns.clear();
+            attempt(alone, &mut best)?;
+        }
+        let before = (best.0.steps.len(), best.0.cpus());
+        let mut chunk = before.0.div_ceil(2);
         while chunk > 0 {
             // From the end: what comes before decides about what comes after.
             let mut end = best.0.steps.len();
@@ -62,7 +63,7 @@ pub fn minimize(
             }
             chunk /= 2;
         }
-        if best.0.steps.len() == before {
+        if (best.0.steps.len(), best.0.cpus()) == before {
             return Ok((best.0, best.1, true));
         }
     }

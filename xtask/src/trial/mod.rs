@@ -88,8 +88,8 @@ pub struct Arguments {
     /// The emulated CPU of a kernel on trial, as QEMU names it
     #[arg(long, default_value = "EPYC,+svm")]
     cpu: String,
-    /// The virtual CPUs of a guest of --kernel, and the CPUs of its machine [default: 1, or as
-    /// --replay has it]. Programs of two are others than those of one
+    /// With --kernel, or --control on qemu: the virtual CPUs of a guest, and the CPUs of the machine
+    /// [default: 1, or as --replay has it]. Programs of two are others than those of one
     #[arg(long, value_name = "N", value_parser = whole::<u8>(1..=2), allow_negative_numbers = true)]
     cpus: Option<u8>,
     /// The hypervisor on trial; KVM is that of --kernel
@@ -188,17 +188,23 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         first: arguments.first,
     };
     if let Some(place) = place {
+        let two = if cpus == 2 { "-smp" } else { "" };
         let strict = if arguments.strict { "-strict" } else { "" };
-        let suspect = format!("{}{strict}", place.name());
+        let suspect = format!("{}{two}{strict}", place.name());
         let folder = root.join(&suspect);
         let mut booted = Booted::new(place, &folder.join(own), tool(place)?, arguments.strict)?;
         if let Some(program) = replay {
             return show_replay(&mut booted, &program);
         }
-        let options = place.options() + if arguments.strict { " --strict" } else { "" };
+        let two = if cpus == 2 { " --cpus 2" } else { "" };
+        let options = place.options() + two + if arguments.strict { " --strict" } else { "" };
         let identity = Identity { suspect, options, cpu: place.machine.cpu().into() };
         let campaign = Campaign::open(&folder, &identity, arguments.seed)?;
-        let state = campaign.run(&mut booted, &limits, |seed| place.machine.program(seed))?;
+        let machine = place.machine;
+        let state = match cpus {
+            1 => campaign.run(&mut booted, &limits, |seed| machine.program(seed))?,
+            _ => campaign.run(&mut booted, &limits, |seed| machine.program_of_two(seed))?,
+        };
         return finish(state.findings.len());
     }
     let Some(name) = &arguments.kernel else { bail!("--hypervisor kvm needs --kernel") };
@@ -239,8 +245,9 @@ fn cpus(arguments: &Arguments, place: Option<Place>, replay: Option<&Program>) -
     }
     let cpus = replay.map(Program::cpus).or(wanted).unwrap_or(1);
     ensure!(
-        cpus == 1 || place.is_none(),
-        "programs of two virtual CPUs are for --kernel: what boots without it has one CPU"
+        cpus == 1 || place.is_none_or(Place::has_two_cpus),
+        "programs of two virtual CPUs are for --kernel, and for --control on qemu: Umbra and Bochs \
+         have one here"
     );
     Ok(cpus)
 }
@@ -271,20 +278,31 @@ pub fn sample(report: &mut Report, umbra: &Path) -> Result<()> {
         let folder = paths::target_dir()?.join("trial/test").join(place.name());
         let tool = (place.machine != booted::Machine::Qemu).then(|| umbra.to_path_buf());
         let mut suspect = Booted::new(place, &folder, tool, false)?;
+        let numbers = generate::FIRST_SEED..generate::FIRST_SEED + programs;
+        let one: Vec<Program> = numbers.clone().map(|seed| place.machine.program(seed)).collect();
         report.step(&format!("trial: nothing is found on {}", place.name()), || {
-            let total = run_clean(&mut suspect, place.machine, programs)?;
+            let total = run_clean(&mut suspect, &one)?;
             Ok(format!("{} steps, {} accesses judged", total.steps, total.judged))
         });
+        if place.has_two_cpus() {
+            let two: Vec<Program> =
+                numbers.map(|seed| place.machine.program_of_two(seed)).collect();
+            report.step(
+                &format!("trial: nothing is found on {} with two CPUs", place.name()),
+                || {
+                    let total = run_clean(&mut suspect, &two)?;
+                    Ok(format!("{} steps, {} accesses judged", total.steps, total.judged))
+                },
+            );
+        }
     }
     Ok(())
 }
 
-/// Runs the first programs. All must be clean.
-fn run_clean(suspect: &mut Booted, machine: booted::Machine, programs: u64) -> Result<Tally> {
+/// Runs programs. All must be clean.
+fn run_clean(suspect: &mut Booted, programs: &[Program]) -> Result<Tally> {
     let mut total = Tally::default();
-    let numbers = generate::FIRST_SEED..generate::FIRST_SEED + programs;
-    let programs: Vec<Program> = numbers.map(|seed| machine.program(seed)).collect();
-    for (program, outcome) in programs.iter().zip(suspect.run_all(&programs)?) {
+    for (program, outcome) in programs.iter().zip(suspect.run_all(programs)?) {
         match outcome {
             Outcome::Clean(tally) => total.add(&tally),
             Outcome::Found(found) => {
@@ -385,10 +403,12 @@ mod tests {
             Err("--cpus is 2, and the program to repeat is one for 1".into())
         );
         let refused = Err(String::from(
-            "programs of two virtual CPUs are for --kernel: what boots without it has one CPU",
+            "programs of two virtual CPUs are for --kernel, and for --control on qemu: Umbra and \
+             Bochs have one here",
         ));
-        assert_eq!(asked("--control --cpus 2", None), refused);
-        assert_eq!(asked("--control", Some(&two)), refused);
+        assert_eq!(asked("--control --cpus 2", None), Ok(2));
+        assert_eq!(asked("--control --machine ryzen --cpus 2", None), refused);
+        assert_eq!(asked("--hypervisor umbra", Some(&two)), refused);
         assert_eq!(asked("--hypervisor umbra", Some(&one)), Ok(1));
     }
 
