@@ -364,6 +364,7 @@ impl Tree {
         if tree.work.exists() {
             return Ok(tree);
         }
+        fs::create_dir_all(root).with_context(|| root.display().to_string())?;
         let mut apt = Apt::new();
         for package in [
             format!("linux-headers-{release}"),
