@@ -121,7 +121,9 @@ impl Tlb for Host {
         if self.mistake == Some(Mistake::ForgetsFlush) {
             return;
         }
-        self.units.iter_mut().for_each(|unit| unit.caches_mut().clear());
+        let one = self.mistake == Some(Mistake::FlushesOneCpu);
+        let reached = if one { 1 } else { self.units.len() };
+        self.units[..reached].iter_mut().for_each(|unit| unit.caches_mut().clear());
     }
 
     fn flush_page(&mut self, vcpu: VcpuId, gva: Gva) {

@@ -42,6 +42,8 @@ const MAX_EXITS: usize = 64;
 pub enum Mistake {
     /// `Tlb::flush` does nothing: the CPU goes on with what it has cached.
     ForgetsFlush,
+    /// `Tlb::flush` reaches the first CPU alone.
+    FlushesOneCpu,
     /// Tracked tables stay writable: the real CR0.WP follows the guest's, so its kernel writes
     /// through read-only shadow entries.
     LetsTablesBeWritten,

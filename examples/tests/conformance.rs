@@ -15,6 +15,7 @@ fn the_toy_conforms() {
 fn no_mistake_passes() {
     for mistake in [
         Mistake::ForgetsFlush,
+        Mistake::FlushesOneCpu,
         Mistake::LetsTablesBeWritten,
         Mistake::StoresPastTheMmu,
         Mistake::IgnoresFlushesExit,

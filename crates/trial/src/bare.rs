@@ -6,20 +6,23 @@
 //! its place, lets it run, writes its results to port 0xe9, and looks for words of the arena that
 //! the stub does not watch and that have changed. A machine starts once for many programs, as its
 //! start takes as long as some thousand steps.
+//!
+//! For programs of two CPUs the first one starts the second (SDM, "Multiple-Processor (MP)
+//! Initialization"). It goes from real mode to long mode at once, and waits for each program.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use iced_x86::IcedError;
 use iced_x86::code_asm::{
-    CodeAssembler, CodeLabel, cr0, cr3, cr4, ds, dx, eax, ecx, edi, edx, es, esp, ptr, qword_ptr,
-    r8, r12, r12d, rax, rbx, rcx, rdi, rdx, rsi, rsp, ss,
+    CodeAssembler, CodeLabel, ax, cr0, cr3, cr4, ds, dword_ptr, dx, eax, ecx, edi, edx, es, esi,
+    esp, ptr, qword_ptr, r8, r12, r12d, r13d, rax, rbx, rcx, rdi, rdx, rsi, rsp, sp, ss,
 };
+use iced_x86::{Code, IcedError, Instruction, MemoryOperand};
 
 use crate::image::{A, CR4_PGE, ControlRegisters, D, Image, P, PS, U, W};
 use crate::layout::{
-    ARENA, GDT, IDT, PAGE, REGION, REGIONS, RESULTS, RESULTS_SIZE, STATE, STUB, STUB_SLOT, State,
-    USER, WATCH_LIST, direct, watched,
+    ARENA, CPUS, GDT, IDT, PAGE, REGION, REGIONS, RESULTS, RESULTS_SIZE, STATE, STUB, STUB_SLOT,
+    State, USER, WATCH_LIST, direct, watched,
 };
 use crate::program::Program;
 use crate::record::{End, Record};
@@ -39,12 +42,20 @@ const END: u64 = 0x400_0000;
 const NEXT: u64 = BASE + 0x200;
 /// The 64-bit code that ends a program.
 const BACK: u64 = BASE + 0x400;
-/// The first instructions of a program before the stub, in the stub's memory.
-const BOOT: u64 = STUB + 0x3800;
+/// The 64-bit code of the second CPU, between two programs.
+const HOME: u64 = BASE + 0x800;
+/// The first instructions of the second CPU, as they are loaded.
+const REAL: u64 = BASE + 0xa00;
+/// Where they run, in real mode: a page of the arena, which is cleared afterwards.
+const REAL_PAGE: u64 = 0x8000;
+/// Their room.
+const REAL_SIZE: u64 = 0x100;
+/// The first instructions of a program before the stub, in the stub's memory, by CPU.
+const BOOT: [u64; CPUS] = [STUB + 0x3800, STUB + 0x3a00];
 /// The operands of LGDT and LIDT, behind them.
-const DESCRIPTORS: u64 = BOOT + 0x100;
+const DESCRIPTORS: u64 = STUB + 0x3900;
 /// From the stub back to the kernel, behind them.
-const LEAVE: u64 = BOOT + 0x180;
+const LEAVE: u64 = STUB + 0x3980;
 
 /// The memory of a PC's screen and ROMs.
 const NO_RAM: Range<u64> = 0xa_0000..0x10_0000;
@@ -67,6 +78,8 @@ impl Own {
     const POINTER: u64 = 48;
     /// The descriptor table.
     const GDT: u64 = 64;
+    /// Not 0: the second CPU is at a program, or is to be.
+    const BUSY: u64 = 0x1f8;
     /// Words that have changed: address and value.
     const STRAYS: u64 = 0x200;
     /// The end of the stack.
@@ -83,6 +96,16 @@ const HEADER: u64 = 32;
 
 const EFER: u32 = 0xc000_0080;
 
+/// The low half of the local APIC's interrupt command register (SDM, "Local APIC Register Address
+/// Map").
+const COMMAND: u32 = 0xfee0_0300;
+/// INIT, and a start at [`REAL_PAGE`], to all CPUs but this one ("Interrupt Command Register
+/// (ICR)").
+const INIT: u32 = 0xc_4500;
+const START_UP: u32 = 0xc_4600 | (REAL_PAGE / PAGE) as u32;
+/// How often the first CPU looks for the second before it sends another start.
+const PATIENCE: u32 = 1 << 20;
+
 /// The port of the results.
 const OUTPUT: u32 = 0xe9;
 /// Bochs' port that ends the machine when this text comes (`umbra run` knows it, too), and QEMU's
@@ -98,7 +121,7 @@ const ENDS: u64 = u64::from_le_bytes(*b"\nends   ");
 /// The most that [`multiboot`] has room for.
 pub const ROOM: u64 = END - DATA;
 
-/// The image. All programs are of one kind of CPU.
+/// The image. All programs are of one kind of CPU, and of one number of them.
 ///
 /// # Panics
 /// There is no program, or there are more than [`ROOM`] takes.
@@ -122,9 +145,12 @@ pub fn multiboot(programs: &[Program]) -> Vec<u8> {
         file.resize((at - BASE) as usize, 0);
         file.extend(code.expect("the code is the same for all programs"));
     };
-    put(entry, start(&registers));
+    let cpus = programs[0].cpus();
+    put(entry, start(&registers, cpus));
     put(NEXT, next());
-    put(BACK, back(&registers));
+    put(BACK, back(&registers, cpus));
+    put(HOME, home(&registers));
+    put(REAL, real(&registers));
     put(TABLES, Ok(tables()));
     put(OWN, Ok(own(programs.len() as u64)));
     put(DATA, Ok(data.into_iter().flat_map(u64::to_le_bytes).collect()));
@@ -134,7 +160,8 @@ pub fn multiboot(programs: &[Program]) -> Vec<u8> {
 /// The image of one program, with the way from the kernel to its stub and back.
 fn image(program: &Program) -> Image {
     let mut image = Image::new(program, Some(direct(LEAVE)));
-    let boot = boot(&image).expect("the code is the same in every program");
+    let boots = [0, 1]
+        .map(|cpu| (BOOT[cpu], boot(&image, cpu).expect("the code is the same in every program")));
     let leave = leave().expect("the code is the same in every program");
     let pseudo = |limit: u16, base: u64| {
         [&limit.to_le_bytes()[..], &direct(base).raw().to_le_bytes()].concat()
@@ -142,7 +169,8 @@ fn image(program: &Program) -> Image {
     let mut descriptors = pseudo(GDT_LIMIT, GDT);
     descriptors.resize(16, 0);
     descriptors.extend(pseudo(IDT_LIMIT, IDT));
-    image.stub.extend([(BOOT, boot), (DESCRIPTORS, descriptors), (LEAVE, leave)]);
+    image.stub.extend(boots);
+    image.stub.extend([(DESCRIPTORS, descriptors), (LEAVE, leave)]);
     image
 }
 
@@ -197,15 +225,19 @@ fn own(programs: u64) -> Vec<u8> {
     put(Own::POINTER, &GDT_LIMIT.to_le_bytes());
     put(Own::POINTER + 2, &(OWN + Own::GDT).to_le_bytes());
     put(Own::GDT, &gdt());
+    put(Own::BUSY, &1u64.to_le_bytes());
     page
 }
 
 /// From the boot loader to long mode: 32-bit code.
-fn start(registers: &ControlRegisters) -> Result<Vec<u8>, IcedError> {
+fn start(registers: &ControlRegisters, cpus: usize) -> Result<Vec<u8>, IcedError> {
     let mut code = CodeAssembler::new(32)?;
     code.cli()?;
     code.cld()?;
     code.mov(esp, (OWN + Own::STACK) as u32)?;
+    if cpus > 1 {
+        emit_start_of_second(&mut code)?;
+    }
     code.xor(eax, eax)?;
     for range in [0..NO_RAM.start, NO_RAM.end..ARENA] {
         code.mov(edi, range.start as u32)?;
@@ -227,6 +259,99 @@ fn start(registers: &ControlRegisters) -> Result<Vec<u8>, IcedError> {
     code.push(NEXT as i32)?;
     code.retf()?;
     code.assemble(BASE + HEADER)
+}
+
+/// Starts the second CPU, and waits until it is in [`home`].
+fn emit_start_of_second(code: &mut CodeAssembler) -> Result<(), IcedError> {
+    let [mut wait, mut again, mut look, mut there] = [(); 4].map(|()| code.create_label());
+    code.mov(esi, REAL as u32)?;
+    code.mov(edi, REAL_PAGE as u32)?;
+    code.mov(ecx, REAL_SIZE as u32)?;
+    code.rep().movsb()?;
+    code.mov(dword_ptr(COMMAND), INIT)?;
+    code.mov(ecx, PATIENCE)?;
+    code.set_label(&mut wait)?;
+    code.pause()?;
+    code.dec(ecx)?;
+    code.jne(wait)?;
+    code.set_label(&mut again)?;
+    code.mov(dword_ptr(COMMAND), START_UP)?;
+    code.mov(ecx, PATIENCE)?;
+    code.set_label(&mut look)?;
+    code.cmp(dword_ptr((OWN + Own::BUSY) as u32), 0)?;
+    code.je(there)?;
+    code.pause()?;
+    code.dec(ecx)?;
+    code.jne(look)?;
+    code.jmp(again)?;
+    code.set_label(&mut there)
+}
+
+/// The second CPU's way to long mode: 16-bit code. CR0.PE and CR0.PG are set at once.
+fn real(registers: &ControlRegisters) -> Result<Vec<u8>, IcedError> {
+    let mut code = CodeAssembler::new(16)?;
+    code.cli()?;
+    code.xor(ax, ax)?;
+    code.mov(ds, eax)?;
+    code.mov(ss, eax)?;
+    code.mov(sp, (REAL_PAGE + PAGE) as u32)?;
+    // The form with a base of 32 bits: 16-bit code takes 24 otherwise.
+    let pointer = MemoryOperand::with_displ(REAL_PAGE + REAL_SIZE - 8, 2);
+    code.add_instruction(Instruction::with1(Code::Lgdt_m1632, pointer)?)?;
+    code.mov(eax, registers.cr4 as u32)?;
+    code.mov(cr4, eax)?;
+    code.mov(eax, TABLES as u32)?;
+    code.mov(cr3, eax)?;
+    code.mov(ecx, EFER)?;
+    code.mov(eax, registers.efer as u32)?;
+    code.xor(edx, edx)?;
+    code.wrmsr()?;
+    code.mov(eax, registers.cr0 as u32)?;
+    code.mov(cr0, eax)?;
+    code.add_instruction(Instruction::with1(Code::Pushd_imm32, i32::from(KERNEL_CODE))?)?;
+    code.add_instruction(Instruction::with1(Code::Pushd_imm32, HOME as i32)?)?;
+    code.add_instruction(Instruction::with(Code::Retfd))?;
+    let mut bytes = code.assemble(REAL_PAGE)?;
+    assert!(bytes.len() as u64 <= REAL_SIZE - 8, "there is room");
+    bytes.resize(REAL_SIZE as usize - 8, 0);
+    bytes.extend(GDT_LIMIT.to_le_bytes());
+    bytes.extend(((OWN + Own::GDT) as u32).to_le_bytes());
+    Ok(bytes)
+}
+
+/// The second CPU between two programs: it waits for the next one.
+fn home(registers: &ControlRegisters) -> Result<Vec<u8>, IcedError> {
+    let mut code = CodeAssembler::new(64)?;
+    let [mut wait, mut go] = [(); 2].map(|()| code.create_label());
+    emit_clean_state(&mut code, registers)?;
+    code.mov(rbx, OWN)?;
+    code.mov(qword_ptr(rbx + Own::BUSY), 0)?;
+    code.set_label(&mut wait)?;
+    code.cmp(qword_ptr(rbx + Own::BUSY), 0)?;
+    code.jne(go)?;
+    code.pause()?;
+    code.jmp(wait)?;
+    code.set_label(&mut go)?;
+    code.mov(rax, direct(BOOT[1]).raw())?;
+    code.jmp(rax)?;
+    code.assemble(HOME)
+}
+
+/// The next program finds nothing of the last one in the TLB, nor in the control registers.
+fn emit_clean_state(
+    code: &mut CodeAssembler,
+    registers: &ControlRegisters,
+) -> Result<(), IcedError> {
+    for cr4_value in [registers.cr4 ^ CR4_PGE, registers.cr4] {
+        code.mov(rax, cr4_value)?;
+        code.mov(cr4, rax)?;
+    }
+    code.mov(ecx, EFER)?;
+    code.mov(eax, registers.efer as u32)?;
+    code.xor(edx, edx)?;
+    code.wrmsr()?;
+    code.mov(rax, registers.cr0)?;
+    code.mov(cr0, rax)
 }
 
 /// The word in RAX goes to the port. RBX is the kernel's own page.
@@ -280,7 +405,8 @@ fn next() -> Result<Vec<u8>, IcedError> {
     code.dec(rdx)?;
     code.jne(piece)?;
     code.mov(qword_ptr(rbx + Own::NEXT), rsi)?;
-    code.mov(rax, direct(BOOT).raw())?;
+    code.mov(qword_ptr(rbx + Own::BUSY), 1)?;
+    code.mov(rax, direct(BOOT[0]).raw())?;
     code.jmp(rax)?;
 
     code.set_label(&mut done)?;
@@ -303,22 +429,28 @@ fn next() -> Result<Vec<u8>, IcedError> {
 
 /// A program has ended: its results go to the port, and the words that nobody may have changed. The
 /// arena is zero afterwards.
-fn back(registers: &ControlRegisters) -> Result<Vec<u8>, IcedError> {
+fn back(registers: &ControlRegisters, cpus: usize) -> Result<Vec<u8>, IcedError> {
     let mut code = CodeAssembler::new(64)?;
     let [mut output, mut stray, mut full] = [(); 3].map(|()| code.create_label());
+    if cpus > 1 {
+        let [mut first, mut wait, mut alone] = [(); 3].map(|()| code.create_label());
+        // The number of the CPU, from the stub.
+        code.test(r13d, r13d)?;
+        code.je(first)?;
+        code.mov(rax, HOME)?;
+        code.jmp(rax)?;
+        code.set_label(&mut first)?;
+        code.mov(rbx, OWN)?;
+        code.set_label(&mut wait)?;
+        code.cmp(qword_ptr(rbx + Own::BUSY), 0)?;
+        code.je(alone)?;
+        code.pause()?;
+        code.jmp(wait)?;
+        code.set_label(&mut alone)?;
+    }
     code.mov(rbx, OWN)?;
     code.mov(rsp, OWN + Own::STACK)?;
-    // The next program finds nothing of this one in the TLB.
-    for cr4_value in [registers.cr4 ^ CR4_PGE, registers.cr4] {
-        code.mov(rax, cr4_value)?;
-        code.mov(cr4, rax)?;
-    }
-    code.mov(ecx, EFER)?;
-    code.mov(eax, registers.efer as u32)?;
-    code.xor(edx, edx)?;
-    code.wrmsr()?;
-    code.mov(rax, registers.cr0)?;
-    code.mov(cr0, rax)?;
+    emit_clean_state(&mut code, registers)?;
 
     code.mov(rax, RESULT)?;
     code.call(output)?;
@@ -415,7 +547,7 @@ fn clear_range(
 }
 
 /// In the direct map: the program's own registers, and the stub.
-fn boot(image: &Image) -> Result<Vec<u8>, IcedError> {
+fn boot(image: &Image, cpu: usize) -> Result<Vec<u8>, IcedError> {
     let mut code = CodeAssembler::new(64)?;
     code.mov(rax, image.registers.cr3)?;
     code.mov(cr3, rax)?;
@@ -426,11 +558,11 @@ fn boot(image: &Image) -> Result<Vec<u8>, IcedError> {
     code.mov(ds, eax)?;
     code.mov(es, eax)?;
     code.mov(ss, eax)?;
-    code.mov(eax, u32::from(TASK))?;
+    code.mov(eax, u32::from(TASK[cpu]))?;
     code.ltr(eax)?;
-    code.mov(rax, image.entry)?;
+    code.mov(rax, image.entries[cpu])?;
     code.jmp(rax)?;
-    code.assemble(direct(BOOT).raw())
+    code.assemble(direct(BOOT[cpu]).raw())
 }
 
 /// In the direct map, which is the kernel's, too: from the stub to the kernel.

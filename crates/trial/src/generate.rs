@@ -5,7 +5,7 @@ use umbra_reference::universe::tree_page;
 
 use crate::image::{A, D, P, PS, U, W};
 use crate::judge::CODE_OFFSET;
-use crate::layout::{ARENA, HOLE, HOT, LARGE, PAGE, REGIONS, ROOTS, WORDS, direct};
+use crate::layout::{ARENA, CPUS, HOLE, HOT, LARGE, PAGE, REGIONS, ROOTS, WORDS, direct};
 use crate::program::{HostEvent, Program, Step, slot};
 
 const G: u64 = 1 << 8;
@@ -120,8 +120,31 @@ pub fn program(seed: u64, steps: usize) -> Program {
         old: false,
         huge,
         tight: is_tight(seed),
+        turns: Vec::new(),
         steps: generator.steps,
     }
+}
+
+/// The random program of this number for two virtual CPUs: the steps of [`program`], dealt out. A
+/// flush is often one of both, as a guest's kernel has it (TLB shootdown).
+pub fn program_of_two(seed: u64, steps: usize) -> Program {
+    let mut program = program(seed, steps);
+    // Apart from the numbers that make the steps.
+    let mut random = Rng::with_seed(seed.rotate_left(32));
+    let mut cpu = 0;
+    let mut dealt: Vec<(u8, Step)> = Vec::new();
+    for step in program.steps.drain(..) {
+        if random.u8(..3) == 0 {
+            cpu = random.u8(..CPUS as u8);
+        }
+        dealt.push((cpu, step));
+        if matches!(step, Step::Invlpg { .. } | Step::Cr3 { .. } | Step::Flush) && random.bool() {
+            dealt.push((1 - cpu, step));
+        }
+    }
+    dealt.truncate(steps);
+    (program.turns, program.steps) = dealt.into_iter().unzip();
+    program
 }
 
 /// Whether the program of this number gets few shadow pages. Not by the numbers that make the
@@ -134,11 +157,11 @@ fn is_tight(seed: u64) -> bool {
 /// name no memory. `old`: the CPU is as [`Program::old`] says.
 pub fn for_bare(mut program: Program, old: bool) -> Program {
     program.old = old;
-    program.steps.retain(|step| !(matches!(step, Step::Host(_)) || old && step.needs_new_cpu()));
+    program.retain(|step| !(matches!(step, Step::Host(_)) || old && step.needs_new_cpu()));
     // The bits of an entry between the flags and the one that is always reserved.
     let names = |value: u64, gva: u64| value << (gva % 8 * 8) >> 12 & 0x7f_ffff_ffff;
     let outside = |step: &Step| matches!(*step, Step::Write { gva, value, .. } if names(value, gva) >= ARENA / PAGE);
-    program.steps.retain(|step| !outside(step));
+    program.retain(|step| !outside(step));
     program.maxphyaddr = 40;
     program
 }
@@ -361,6 +384,20 @@ mod tests {
             let program = program(seed, STEPS);
             assert_eq!(program.check(), Ok(()), "{program}");
             assert_eq!(program.steps.len(), STEPS);
+        }
+    }
+
+    #[test]
+    fn programs_of_two_cpus_use_both() {
+        for seed in 0..300 {
+            let program = program_of_two(seed, STEPS);
+            assert_eq!(program.check(), Ok(()), "{program}");
+            assert_eq!((program.steps.len(), program.cpus()), (STEPS, 2));
+            let second = program.turns.iter().filter(|&&cpu| cpu == 1).count();
+            assert!((STEPS / 5..STEPS * 4 / 5).contains(&second), "program {seed}: {second}");
+            let bare = for_bare(program, true);
+            assert_eq!(bare.check(), Ok(()), "{bare}");
+            assert_eq!(bare.cpus(), 2);
         }
     }
 }

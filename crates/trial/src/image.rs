@@ -8,8 +8,8 @@ use umbra_reference::memory::{PhysAddr, PhysicalMemory, Ram};
 use umbra_reference::registers::{Cpu, Privileged, Registers};
 
 use crate::layout::{
-    ARENA, CODE_WORD, COMMANDS, DIRECT_PD, DIRECT_PDPT, END, HOT, LARGE, PAGE, REGION, REGIONS,
-    ROOTS, STATE, STUB, STUB_SLOT, State, USER, WATCH_COPY, WATCH_LIST, WORDS, direct,
+    ARENA, CODE_WORD, COMMANDS, CPUS, DIRECT_PD, DIRECT_PDPT, END, HOT, LARGE, PAGE, REGION,
+    REGIONS, ROOTS, STATE, STUB, STUB_SLOT, State, USER, WATCH_COPY, WATCH_LIST, WORDS, direct,
     reached_frames, watched,
 };
 use crate::program::{Program, Step};
@@ -62,7 +62,7 @@ impl From<&Registers> for ControlRegisters {
     }
 }
 
-/// The registers that a program starts with.
+/// The registers that each virtual CPU of a program starts with.
 pub fn registers(program: &Program) -> Registers {
     let protected = !program.old;
     let all = Registers::long_mode(Gfn::new(Program::ROOT));
@@ -80,17 +80,17 @@ pub struct Image {
     pub arena: Vec<(u64, u64)>,
     /// Bytes of the stub's memory, by guest-physical address; it is zero elsewhere.
     pub stub: Vec<(u64, Vec<u8>)>,
-    /// The control registers.
+    /// The control registers, of all virtual CPUs.
     pub registers: ControlRegisters,
-    /// The first instruction.
-    pub entry: u64,
+    /// The first instruction, by virtual CPU.
+    pub entries: [u64; CPUS],
 }
 
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Image")
             .field("registers", &self.registers)
-            .field("entry", &format_args!("{:#x}", self.entry))
+            .field("entries", &format_args!("{:#x?}", self.entries))
             .finish_non_exhaustive()
     }
 }
@@ -217,16 +217,18 @@ pub fn privileged(step: &Step) -> Option<Privileged> {
     })
 }
 
-/// The stub's command for each step, and the one that ends.
+/// The stub's command for each step, and those that end: that of the first CPU comes last.
 fn commands(program: &Program, stub: &Stub) -> Vec<Command> {
-    let mut registers = registers(program);
+    let mut all = [registers(program); CPUS];
     let mut commands: Vec<Command> = Vec::with_capacity(program.steps.len() + 1);
-    for step in &program.steps {
+    for (at, step) in program.steps.iter().enumerate() {
+        let cpu = program.cpu(at);
+        let registers = &mut all[cpu];
         if let Some(instruction) = privileged(step) {
             registers.execute(instruction);
         }
-        let now = ControlRegisters::from(&registers);
-        commands.push(match *step {
+        let now = ControlRegisters::from(&*registers);
+        let command = match *step {
             Step::Read { gva, size, user, ac } => stub.read(gva, size, user, ac),
             Step::Write { gva, size, user, ac, value } => stub.write(gva, size, user, ac, value),
             Step::Fetch { gva, user } => stub.fetch(gva, user),
@@ -237,9 +239,10 @@ fn commands(program: &Program, stub: &Stub) -> Vec<Command> {
             Step::Wp(_) => Command::cr0(now.cr0),
             Step::Nxe(_) => Command::efer(now.efer),
             Step::Host(_) => Command::HOST,
-        });
+        };
+        commands.push(command.on(cpu));
     }
-    commands.push(Command::END);
+    commands.extend((0..program.cpus()).rev().map(|cpu| Command::END.on(cpu)));
     commands
 }
 
@@ -268,7 +271,12 @@ impl Image {
         pieces.push((WATCH_COPY, bytes(watched().map(value).collect())));
         let commands = commands(program, &stub);
         pieces.push((COMMANDS, bytes(commands.iter().flat_map(|command| command.0).collect())));
-        Image { arena, stub: pieces, registers: (&registers(program)).into(), entry: stub.entry }
+        Image {
+            arena,
+            stub: pieces,
+            registers: (&registers(program)).into(),
+            entries: stub.entries,
+        }
     }
 
     /// Whether an address lies in the arena and is not among the watched words.

@@ -147,6 +147,7 @@ pub enum Excuse {
 /// An access as it was meant.
 struct Call {
     step: usize,
+    cpu: usize,
     gva: Gva,
     access: Access,
     size: u8,
@@ -159,7 +160,8 @@ struct Judge<'a> {
     program: &'a Program,
     /// The emulator, if there is no hypervisor: see [`judge_bare`].
     bare: Option<Emulator>,
-    registers: Registers,
+    /// By virtual CPU.
+    registers: Vec<Registers>,
     oracle: Oracle,
     stub: Stub,
     tally: Tally,
@@ -224,8 +226,9 @@ fn judge_on(
     record: &Record,
     bare: Option<Emulator>,
 ) -> Result<Tally, Box<Conviction>> {
-    let registers = image::registers(program);
-    let controls = [registers.control(&image::cpu(program))];
+    let registers = vec![image::registers(program); program.cpus()];
+    let control = |registers: &Registers| registers.control(&image::cpu(program));
+    let controls: Vec<Control> = registers.iter().map(control).collect();
     let mut judge = Judge {
         program,
         bare,
@@ -306,7 +309,7 @@ impl Judge<'_> {
     fn ends_by_code_outside_memory(&self, at: usize) -> bool {
         let Some(&Step::Fetch { gva, user }) = self.program.steps.get(at) else { return false };
         let access = Access { kind: AccessKind::Fetch, user, smap_override: false };
-        let candidates = self.oracle.candidates(0, Gva::new(gva), access);
+        let candidates = self.oracle.candidates(self.program.cpu(at), Gva::new(gva), access);
         let outside = |at: &PhysAddr| !self.oracle.memory().contains(*at);
         candidates.iter().any(|candidate| candidate.result.as_ref().is_ok_and(outside))
             || self.excuse.is_some()
@@ -327,7 +330,8 @@ impl Judge<'_> {
         let wrong = |kind, seen: String, expected: String| {
             Err(Conviction { step: at, kind, seen, expected })
         };
-        let before = self.registers;
+        let cpu = self.program.cpu(at);
+        let before = self.registers[cpu];
         match *step {
             Step::Read { .. } | Step::Write { .. } | Step::Fetch { .. } => {
                 let call = self.call(at, step);
@@ -338,17 +342,21 @@ impl Judge<'_> {
             }
             _ => {
                 if let Some(instruction) = image::privileged(step) {
-                    let invalidation = self.registers.execute(instruction);
-                    let control = self.registers.control(&image::cpu(self.program));
-                    self.oracle.executed(0, control, invalidation);
+                    let registers = &mut self.registers[cpu];
+                    let invalidation = registers.execute(instruction);
+                    let control = registers.control(&image::cpu(self.program));
+                    self.oracle.executed(cpu, control, invalidation);
                     self.quiet(at, &changes)?;
                 }
             }
         }
         let plain = !matches!(step, Step::Read { .. } | Step::Write { .. } | Step::Fetch { .. });
         if plain && !seen.is_plain() {
-            let change =
-                if before == self.registers { "" } else { ", which changes control registers" };
+            let change = if before == self.registers[cpu] {
+                ""
+            } else {
+                ", which changes control registers"
+            };
             let expected = format!("this step{change} raises nothing");
             return wrong(Kind::Exception, exception(seen), expected);
         }
@@ -379,7 +387,8 @@ impl Judge<'_> {
         let bytes = value.to_le_bytes()[..written].iter().copied().collect::<ArrayVec<u8, 8>>();
         let gva = Gva::new(gva);
         let access = Access { kind, user, smap_override: ac && !user };
-        Call { step: at, gva, access, size, rip, piece: [Piece { gva, bytes }] }
+        let cpu = self.program.cpu(at);
+        Call { step: at, cpu, gva, access, size, rip, piece: [Piece { gva, bytes }] }
     }
 
     /// Nothing may have changed.
@@ -510,7 +519,7 @@ impl Judge<'_> {
                 }
                 let fault = PageFault { code, gva: Gva::new(seen.cr2) };
                 if self.bare.is_some() {
-                    return match self.explains_fault(call.gva, call.access, fault, changes) {
+                    return match self.explains_fault(call, fault, changes) {
                         true => {
                             self.adopt(changes);
                             Ok(())
@@ -519,7 +528,13 @@ impl Judge<'_> {
                     };
                 }
                 self.oracle
-                    .judge_access(0, call.access, &call.piece, &Observed::Fault(fault), changes)
+                    .judge_access(
+                        call.cpu,
+                        call.access,
+                        &call.piece,
+                        &Observed::Fault(fault),
+                        changes,
+                    )
                     .or_else(|why| convict(Kind::Fault, self.allowed(call, why)))
             }
             vector if vector == end => self.done(call, seen, changes),
@@ -529,8 +544,8 @@ impl Judge<'_> {
 
     /// Looks for an excuse for an access that would be convicted, and takes over what it changed.
     fn pardon(&mut self, call: &Call, seen: &Seen, changes: &[Change]) -> Option<Excuse> {
-        let Call { gva, access, .. } = *call;
-        let candidates = self.oracle.candidates(0, gva, access);
+        let Call { cpu, gva, access, .. } = *call;
+        let candidates = self.oracle.candidates(cpu, gva, access);
         let memory = self.oracle.memory();
         let nowhere: Vec<PhysAddr> = candidates
             .iter()
@@ -547,20 +562,23 @@ impl Judge<'_> {
         };
         let marked = changes.iter().all(marks);
         let fault = seen.vector == PAGE_FAULT && seen.rip == call.rip && seen.cr2 == gva.raw();
-        let expected_error = self.oracle.control(0).access_code(access).bits();
+        let expected_error = self.oracle.control(cpu).access_code(access).bits();
         let reads = |&place: &PhysAddr| visible(u64::MAX, place, access, call.size) == seen.value;
-        let excuse =
-            if marked && fault && seen.error == expected_error && self.table_outside_memory(gva) {
-                Some(Excuse::TableOutsideMemory)
-            } else if marked && access.kind == AccessKind::Fetch {
-                let undefined =
-                    seen.vector == INVALID_OPCODE && seen.rip == gva.raw() && !nowhere.is_empty();
-                undefined.then_some(Excuse::CodeOutsideMemory)
-            } else {
-                let done =
-                    seen.vector == DONE && nowhere.iter().any(|at| access.is_write() || reads(at));
-                (marked && done).then_some(Excuse::NoMemory)
-            };
+        let excuse = if marked
+            && fault
+            && seen.error == expected_error
+            && self.table_outside_memory(cpu, gva)
+        {
+            Some(Excuse::TableOutsideMemory)
+        } else if marked && access.kind == AccessKind::Fetch {
+            let undefined =
+                seen.vector == INVALID_OPCODE && seen.rip == gva.raw() && !nowhere.is_empty();
+            undefined.then_some(Excuse::CodeOutsideMemory)
+        } else {
+            let done =
+                seen.vector == DONE && nowhere.iter().any(|at| access.is_write() || reads(at));
+            (marked && done).then_some(Excuse::NoMemory)
+        };
         if excuse.is_some() {
             self.adopt(changes);
             return excuse;
@@ -570,14 +588,16 @@ impl Judge<'_> {
         }
         if self.is_smap_without_wp(call)
             && self.under(
+                cpu,
                 |control| control.smap = false,
                 |judge| judge.attempt(call, seen, changes).is_ok(),
             )
         {
             return Some(Excuse::SmapWithoutWp);
         }
-        let forced = !self.registers.nxe
+        let forced = !self.registers[cpu].nxe
             && self.under(
+                cpu,
                 |control| control.nxe = true,
                 |judge| judge.attempt(call, seen, changes).is_ok(),
             );
@@ -587,46 +607,43 @@ impl Judge<'_> {
     /// Whether [`Excuse::SmapWithoutWp`] can be meant: CR0.WP alone would keep the page from being
     /// written.
     fn is_smap_without_wp(&mut self, call: &Call) -> bool {
-        let Control { wp, smap, .. } = *self.oracle.control(0);
+        let cpu = call.cpu;
+        let Control { wp, smap, .. } = *self.oracle.control(cpu);
         let write = Access { kind: AccessKind::Write, user: false, smap_override: true };
         let is_writable = |judge: &mut Self| {
-            let candidates = judge.oracle.candidates(0, call.gva, write);
+            let candidates = judge.oracle.candidates(cpu, call.gva, write);
             candidates.iter().any(|candidate| candidate.result.is_ok())
         };
         !wp && smap
             && !call.access.user
             && call.access.kind != AccessKind::Fetch
             && is_writable(self)
-            && !self.under(|control| control.wp = true, is_writable)
+            && !self.under(cpu, |control| control.wp = true, is_writable)
     }
 
     /// Asks under other control registers, which change nothing that is cached.
     fn under<T>(
         &mut self,
+        cpu: usize,
         change: impl FnOnce(&mut Control),
         ask: impl FnOnce(&mut Self) -> T,
     ) -> T {
-        let control = *self.oracle.control(0);
+        let control = *self.oracle.control(cpu);
         let mut other = control;
         change(&mut other);
-        self.oracle.executed(0, other, Invalidation::Nothing);
+        self.oracle.executed(cpu, other, Invalidation::Nothing);
         let answer = ask(self);
-        self.oracle.executed(0, control, Invalidation::Nothing);
+        self.oracle.executed(cpu, control, Invalidation::Nothing);
         answer
     }
 
     /// Whether a page fault is one of a bare emulator's: as on bare hardware, but for what
     /// [`judge_bare`] says. The oracle does not hear that it was delivered, so it forgets no
     /// translations.
-    fn explains_fault(
-        &mut self,
-        gva: Gva,
-        access: Access,
-        fault: PageFault,
-        changes: &[Change],
-    ) -> bool {
-        let candidates = self.oracle.candidates(0, gva, access);
-        let reserved = if self.is_qemu() { self.reserved_entry(gva) } else { None };
+    fn explains_fault(&mut self, call: &Call, fault: PageFault, changes: &[Change]) -> bool {
+        let Call { cpu, gva, access, .. } = *call;
+        let candidates = self.oracle.candidates(cpu, gva, access);
+        let reserved = if self.is_qemu() { self.reserved_entry(cpu, gva) } else { None };
         let mut marked = Vec::new();
         for change in changes {
             let before = self.oracle.memory().read(change.at);
@@ -644,8 +661,8 @@ impl Judge<'_> {
     }
 
     /// The entry with a reserved bit that a walk ends at, if it maps a large page.
-    fn reserved_entry(&self, gva: Gva) -> Option<PhysAddr> {
-        let found = walk(self.oracle.memory(), self.oracle.control(0), gva);
+    fn reserved_entry(&self, cpu: usize, gva: Gva) -> Option<PhysAddr> {
+        let found = walk(self.oracle.memory(), self.oracle.control(cpu), gva);
         let last = found.visits.last().filter(|_| found.end == WalkEnd::Reserved)?;
         let next = last.next();
         let index = gva.raw() >> (12 + 9 * (u32::from(next.level) - 1)) & 511;
@@ -661,9 +678,9 @@ impl Judge<'_> {
 
     /// An access took place: finds a place that explains what it read, and the memory that it left.
     fn done(&mut self, call: &Call, seen: &Seen, changes: &[Change]) -> Result<(), Conviction> {
-        let Call { step: at, gva, access, size, ref piece, .. } = *call;
+        let Call { step: at, cpu, gva, access, size, ref piece, .. } = *call;
         let mut places: Vec<PhysAddr> = Vec::new();
-        for candidate in self.oracle.candidates(0, gva, access) {
+        for candidate in self.oracle.candidates(cpu, gva, access) {
             if let Ok(place) = candidate.result
                 && !places.contains(&place)
             {
@@ -690,7 +707,7 @@ impl Judge<'_> {
                 }
             }
             let observed = Observed::Done([place].into_iter().collect::<ArrayVec<PhysAddr, 2>>());
-            match self.oracle.judge_access(0, access, piece, &observed, &changes) {
+            match self.oracle.judge_access(cpu, access, piece, &observed, &changes) {
                 Ok(()) => return Ok(()),
                 Err(why) => refusal = Some(why),
             }
@@ -704,9 +721,9 @@ impl Judge<'_> {
 
     /// What bare hardware allows, in words.
     fn allowed(&self, call: &Call, why: String) -> String {
-        let Call { gva, access, size, .. } = *call;
+        let Call { cpu, gva, access, size, .. } = *call;
         let mut all: Vec<String> = Vec::new();
-        for candidate in self.oracle.candidates(0, gva, access) {
+        for candidate in self.oracle.candidates(cpu, gva, access) {
             let text = match candidate.result {
                 Ok(at) if access.kind == AccessKind::Write => format!("the write to {at:?}"),
                 Ok(at) => format!("{:#x} from {at:?}", visible(self.word(at), at, access, size)),
@@ -727,8 +744,8 @@ impl Judge<'_> {
     }
 
     /// [`Excuse::TableOutsideMemory`].
-    fn table_outside_memory(&self, gva: Gva) -> bool {
-        let found = walk(self.oracle.memory(), self.oracle.control(0), gva);
+    fn table_outside_memory(&self, cpu: usize, gva: Gva) -> bool {
+        let found = walk(self.oracle.memory(), self.oracle.control(cpu), gva);
         let last = found.visits.last().map(|visit| visit.next().table);
         found.end == WalkEnd::Reserved && last.is_some_and(|table| table.raw() >= ARENA)
     }

@@ -3,6 +3,9 @@
 use umbra_paging::Gva;
 pub use umbra_reference::universe::END;
 
+/// The most virtual CPUs that a guest has.
+pub const CPUS: usize = 2;
+
 /// Bytes of a page.
 pub const PAGE: u64 = 0x1000;
 
@@ -67,14 +70,14 @@ pub const USER_SIZE: u64 = REGION;
 pub const CODE: u64 = STUB;
 /// The global descriptor table.
 pub const GDT: u64 = STUB + 0x4000;
-/// The task-state segment.
-pub const TSS: u64 = STUB + 0x4100;
+/// The task-state segment, by virtual CPU.
+pub const TSS: [u64; CPUS] = [STUB + 0x4100, STUB + 0x4200];
 /// The interrupt descriptor table.
 pub const IDT: u64 = STUB + 0x5000;
-/// The end of the stack of events.
-pub const EVENT_STACK: u64 = STUB + 0x8000;
-/// The end of the stack in between.
-pub const STACK: u64 = STUB + 0x9000;
+/// The end of the stack of events, by virtual CPU.
+pub const EVENT_STACK: [u64; CPUS] = [STUB + 0x8000, STUB + 0x7000];
+/// The end of the stack in between, by virtual CPU.
+pub const STACK: [u64; CPUS] = [STUB + 0x9000, STUB + 0x8800];
 /// Where the stub keeps its place: see [`State`].
 pub const STATE: u64 = STUB + 0x9000;
 /// Linear addresses of the watched words.
@@ -97,7 +100,7 @@ pub struct State;
 impl State {
     /// Where the next result goes.
     pub const RESULT: u64 = 0;
-    /// The next command.
+    /// The command that is due. Its virtual CPU takes it; the other one spins until its own is due.
     pub const COMMAND: u64 = 8;
     /// The number of the step.
     pub const STEP: u64 = 16;

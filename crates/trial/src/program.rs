@@ -1,11 +1,13 @@
 //! What a guest and its host do, step by step.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
 use crate::layout::{
-    ARENA, CODE_WORD, DIRECT, HOLE, HOT, MAX_STEPS, PAGE, REGION, REGIONS, ROOTS, SLOTS, WORDS,
+    ARENA, CODE_WORD, CPUS, DIRECT, DIRECT_PD, DIRECT_PDPT, HOLE, HOT, MAX_STEPS, PAGE, REGION,
+    REGIONS, ROOTS, SLOTS, WORDS,
 };
 
 /// One step.
@@ -68,8 +70,8 @@ pub enum Step {
     Host(HostEvent),
 }
 
-/// What a virtual machine monitor does while its guest stands still. But for [`Write`] and a
-/// read-only region the guest must not notice.
+/// What a virtual machine monitor does while the virtual CPU that calls it stands still. But for
+/// [`Write`] and a read-only region the guest must not notice.
 ///
 /// [`Write`]: HostEvent::Write
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,7 +129,8 @@ pub enum HostEvent {
         /// Which region.
         region: u64,
     },
-    /// Reads the guest's system registers and sets them again, with another root in between.
+    /// Reads the system registers of the virtual CPU that calls and sets them again, with another
+    /// root in between.
     Registers,
 }
 
@@ -148,6 +151,9 @@ pub struct Program {
     /// The hypervisor may have as few shadow pages as it takes, so it has to reclaim some.
     #[serde(default)]
     pub tight: bool,
+    /// By step, the virtual CPU that takes it; empty if the guest has one.
+    #[serde(default)]
+    pub turns: Vec<u8>,
     /// What happens.
     pub steps: Vec<Step>,
 }
@@ -161,6 +167,9 @@ pub enum Invalid {
     /// MAXPHYADDR.
     #[error("MAXPHYADDR is {0}, and must be 36 to 52")]
     Maxphyaddr(u8),
+    /// The virtual CPUs.
+    #[error("a program of two virtual CPUs names one of them, 0 or 1, for each step")]
+    Turns,
     /// A step names something that there is not.
     #[error("step {0} names an address, a frame or a size that no program may: {1}")]
     Step(usize, String),
@@ -169,6 +178,37 @@ pub enum Invalid {
 impl Program {
     /// The frame of the root that programs start on.
     pub const ROOT: u64 = HOT[0];
+
+    /// How many virtual CPUs the guest has.
+    pub fn cpus(&self) -> usize {
+        if self.turns.is_empty() { 1 } else { CPUS }
+    }
+
+    /// The virtual CPU that takes a step.
+    pub fn cpu(&self, step: usize) -> usize {
+        self.turns.get(step).copied().map_or(0, usize::from)
+    }
+
+    /// Leaves steps out.
+    pub fn remove(&mut self, steps: Range<usize>) {
+        if !self.turns.is_empty() {
+            self.turns.drain(steps.clone());
+        }
+        self.steps.drain(steps);
+    }
+
+    /// Leaves out all but the first steps.
+    pub fn truncate(&mut self, steps: usize) {
+        self.turns.truncate(steps);
+        self.steps.truncate(steps);
+    }
+
+    /// Leaves out the steps for which this does not hold.
+    pub fn retain(&mut self, holds: impl Fn(&Step) -> bool) {
+        let mut kept = self.steps.iter().map(&holds);
+        self.turns.retain(|_| kept.next().is_some_and(|kept| kept));
+        self.steps.retain(holds);
+    }
 
     /// Checks what comes from a file.
     ///
@@ -180,6 +220,10 @@ impl Program {
         }
         if !(36..=52).contains(&self.maxphyaddr) {
             return Err(Invalid::Maxphyaddr(self.maxphyaddr));
+        }
+        let named = self.turns.is_empty() || self.turns.len() == self.steps.len();
+        if !named || self.turns.iter().any(|&cpu| usize::from(cpu) >= CPUS) {
+            return Err(Invalid::Turns);
         }
         let valid = |step: &Step| step.is_valid() && !(self.old && step.needs_new_cpu());
         match self.steps.iter().position(|step| !valid(step)) {
@@ -214,6 +258,22 @@ impl Step {
 }
 
 impl HostEvent {
+    /// Whether memory of the direct map's tables or of a root is away meanwhile. A CPU that runs may
+    /// need these at any time.
+    pub fn hides_tables(&self) -> bool {
+        match *self {
+            HostEvent::Cycle { region, .. }
+            | HostEvent::Move { region }
+            | HostEvent::Shift { region }
+            | HostEvent::DiscardRegion { region } => region == 0,
+            HostEvent::Discard { frame } => {
+                let direct_map = [DIRECT_PDPT / PAGE, DIRECT_PD / PAGE];
+                HOT[..ROOTS].contains(&frame) || direct_map.contains(&frame)
+            }
+            _ => false,
+        }
+    }
+
     fn is_valid(&self) -> bool {
         match *self {
             HostEvent::Write { gpa, .. } => {
@@ -378,7 +438,11 @@ impl fmt::Display for Program {
         if self.tight {
             writeln!(f, "as few shadow pages as the hypervisor takes")?;
         }
-        self.steps.iter().enumerate().try_for_each(|(at, step)| writeln!(f, "{at:4}  {step}"))
+        self.steps.iter().enumerate().try_for_each(|(at, step)| {
+            let cpu =
+                if self.cpus() == 1 { String::new() } else { format!("CPU {}  ", self.cpu(at)) };
+            writeln!(f, "{at:4}  {cpu}{step}")
+        })
     }
 }
 

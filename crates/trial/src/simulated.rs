@@ -23,7 +23,7 @@ use crate::stub::{BREAKPOINT, DONE, NO_VECTOR, PAGE_FAULT, Stub};
 pub fn start(program: &Program, temper: Temper) -> Start {
     Start {
         model: image::cpu(program),
-        cpus: 1,
+        cpus: program.cpus(),
         registers: image::registers(program),
         memory: image::arena(program),
         universe: universe(),
@@ -37,7 +37,7 @@ pub fn run(machine: impl Machine, program: &Program) -> Record {
     let mut run = Run {
         machine,
         memory: image::arena(program),
-        registers: image::registers(program),
+        registers: vec![image::registers(program); program.cpus()],
         stub: Stub::assemble(),
         strays: BTreeMap::new(),
     };
@@ -45,7 +45,7 @@ pub fn run(machine: impl Machine, program: &Program) -> Record {
     let mut harvests = Vec::new();
     let mut end = End::Complete;
     for (at, step) in program.steps.iter().enumerate() {
-        match run.step(step) {
+        match run.step(program.cpu(at), step) {
             Ok(step) => seen.push(step),
             Err(Broken(why)) => {
                 end = End::GaveUp(why);
@@ -65,27 +65,28 @@ pub fn run(machine: impl Machine, program: &Program) -> Record {
 struct Run<M> {
     machine: M,
     memory: Ram,
-    registers: Registers,
+    /// By virtual CPU.
+    registers: Vec<Registers>,
     stub: Stub,
     /// Words that changed and are not watched.
     strays: BTreeMap<u64, u64>,
 }
 
 impl<M: Machine> Run<M> {
-    fn step(&mut self, step: &Step) -> Result<Seen, Broken> {
+    fn step(&mut self, cpu: usize, step: &Step) -> Result<Seen, Broken> {
         let mut seen = match *step {
             Step::Read { gva, size, user, ac } => {
                 let access = Access { kind: AccessKind::Read, user, smap_override: ac && !user };
-                self.access(access, gva, &[], size, self.stub.read_rip(size, user))?
+                self.access(cpu, access, gva, &[], size, self.stub.read_rip(size, user))?
             }
             Step::Write { gva, size, user, ac, value } => {
                 let access = Access { kind: AccessKind::Write, user, smap_override: ac && !user };
                 let bytes = &value.to_le_bytes()[..usize::from(size)];
-                self.access(access, gva, bytes, size, self.stub.write_rip(size, user))?
+                self.access(cpu, access, gva, bytes, size, self.stub.write_rip(size, user))?
             }
             Step::Fetch { gva, user } => {
                 let access = Access { kind: AccessKind::Fetch, user, smap_override: false };
-                self.access(access, gva, &[], 8, gva)?
+                self.access(cpu, access, gva, &[], 8, gva)?
             }
             Step::Host(event) => {
                 host(&mut self.machine, event)?;
@@ -93,8 +94,9 @@ impl<M: Machine> Run<M> {
             }
             _ => {
                 if let Some(instruction) = image::privileged(step) {
-                    let invalidation = self.registers.execute(instruction);
-                    self.machine.execute(0, instruction, &self.registers, invalidation)?;
+                    let registers = &mut self.registers[cpu];
+                    let invalidation = registers.execute(instruction);
+                    self.machine.execute(cpu, instruction, registers, invalidation)?;
                 }
                 plain()
             }
@@ -108,6 +110,7 @@ impl<M: Machine> Run<M> {
 
     fn access(
         &mut self,
+        cpu: usize,
         access: Access,
         gva: u64,
         bytes: &[u8],
@@ -115,7 +118,7 @@ impl<M: Machine> Run<M> {
         rip: u64,
     ) -> Result<Seen, Broken> {
         let piece = Piece { gva: Gva::new(gva), bytes: bytes.iter().copied().collect() };
-        let observed = self.machine.access(0, access, &[piece])?;
+        let observed = self.machine.access(cpu, access, &[piece])?;
         let mut seen = Seen { rip, ..plain() };
         self.changes(&mut seen)?;
         match observed {

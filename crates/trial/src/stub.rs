@@ -4,18 +4,22 @@
 //! interrupt, or by the exception that the access raises. Every vector leads to one handler. It
 //! writes the vector, error code, RAX, CR2 and RIP, then the watched words that have changed, and
 //! takes the next command.
+//!
+//! Two virtual CPUs take turns: each command names one. The other one spins until a command is its
+//! own. It reads the stub's memory alone meanwhile, so of the arena it needs only the tables of the
+//! direct map. R13 holds the number of the CPU and R14 its stack, as no access changes them.
 
 use std::fmt;
 
 use iced_x86::BlockEncoderOptions;
 use iced_x86::code_asm::{
     CodeAssembler, CodeLabel, al, ax, byte_ptr, cr0, cr2, cr3, cr4, dword_ptr, dx, eax, ecx, edx,
-    qword_ptr, r15, rax, rbp, rbx, rcx, rdi, rsi, rsp, word_ptr,
+    qword_ptr, r13d, r14, r15, rax, rbp, rbx, rcx, rdi, rsi, rsp, word_ptr,
 };
 
 use crate::layout::{
-    CODE, EVENT_STACK, GDT, IDT, STACK, STATE, State, TSS, USER, WATCH_COPY, WATCH_LIST, direct,
-    watched,
+    CODE, CPUS, EVENT_STACK, GDT, IDT, STACK, STATE, State, TSS, USER, WATCH_COPY, WATCH_LIST,
+    direct, watched,
 };
 
 /// The interrupt by which an access that took place ends.
@@ -41,10 +45,10 @@ pub const KERNEL_CODE: u16 = 0x08;
 pub const KERNEL_DATA: u16 = 0x10;
 const USER_DATA: u16 = 0x18 | 3;
 const USER_CODE: u16 = 0x20 | 3;
-/// Selector of the task-state segment.
-pub const TASK: u16 = 0x28;
+/// Selector of the task-state segment, by virtual CPU.
+pub const TASK: [u16; CPUS] = [0x28, 0x38];
 /// The last byte of the global descriptor table.
-pub const GDT_LIMIT: u16 = 0x37;
+pub const GDT_LIMIT: u16 = 0x47;
 /// The last byte of the interrupt descriptor table.
 pub const IDT_LIMIT: u16 = (DONE as u16 + 1) * 16 - 1;
 /// The last byte of the task-state segment.
@@ -78,6 +82,12 @@ impl Command {
     pub const END: Command = Command::plain(Op::End, 0, 0);
     /// The host has something to do.
     pub const HOST: Command = Command::plain(Op::Host, 0, 0);
+
+    /// The same, for this virtual CPU.
+    pub const fn on(mut self, cpu: usize) -> Command {
+        self.0[0] |= (cpu as u64) << 32;
+        self
+    }
 
     const fn plain(op: Op, first: u64, second: u64) -> Command {
         Command([op as u64, 0, first, second, 0, 0])
@@ -116,8 +126,8 @@ type Snippets = [u64; 4];
 pub struct Stub {
     /// Bytes by guest-physical address.
     pub pieces: Vec<(u64, Vec<u8>)>,
-    /// Its first instruction.
-    pub entry: u64,
+    /// Its first instruction, by virtual CPU.
+    pub entries: [u64; CPUS],
     /// Reads in ring 0 and in ring 3.
     reads: [Snippets; 2],
     /// Writes likewise.
@@ -127,7 +137,7 @@ pub struct Stub {
 impl fmt::Debug for Stub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stub")
-            .field("entry", &format_args!("{:#x}", self.entry))
+            .field("entries", &format_args!("{:#x?}", self.entries))
             .finish_non_exhaustive()
     }
 }
@@ -148,12 +158,13 @@ impl Stub {
             (CODE, kernel.bytes),
             (USER, user_bytes),
             (GDT, gdt()),
-            (TSS, tss()),
+            (TSS[0], tss(0)),
+            (TSS[1], tss(1)),
             (IDT, idt(&kernel.vectors)),
         ];
         Ok(Stub {
             pieces,
-            entry: kernel.entry,
+            entries: kernel.entries,
             reads: [kernel.snippets[0], user[0]],
             writes: [kernel.snippets[1], user[1]],
         })
@@ -229,7 +240,7 @@ fn emit_snippets(code: &mut CodeAssembler) -> Result<[Vec<CodeLabel>; 2], iced_x
 
 struct Kernel {
     bytes: Vec<u8>,
-    entry: u64,
+    entries: [u64; CPUS],
     vectors: Vec<u64>,
     snippets: [Snippets; 2],
 }
@@ -286,6 +297,15 @@ fn kernel() -> Result<Kernel, iced_x86::IcedError> {
 
     emit_record(&mut code, &mut record)?;
     emit_commands(&mut code, &mut next, plain)?;
+    let mut entry_labels = Vec::new();
+    for (cpu, stack) in (0u32..).zip(STACK) {
+        let mut label = code.create_label();
+        code.set_label(&mut label)?;
+        code.mov(r13d, cpu)?;
+        code.mov(r14, direct(stack).raw())?;
+        code.jmp(next)?;
+        entry_labels.push(label);
+    }
 
     let result = code.assemble_options(
         direct(CODE).raw(),
@@ -299,8 +319,11 @@ fn kernel() -> Result<Kernel, iced_x86::IcedError> {
     }
     let vectors =
         vector_labels.iter().map(|label| result.label_ip(label)).collect::<Result<_, _>>()?;
-    let entry = result.label_ip(&next)?;
-    Ok(Kernel { entry, vectors, snippets, bytes: result.inner.code_buffer })
+    let mut entries = [0; CPUS];
+    for (entry, label) in entries.iter_mut().zip(&entry_labels) {
+        *entry = result.label_ip(label)?;
+    }
+    Ok(Kernel { entries, vectors, snippets, bytes: result.inner.code_buffer })
 }
 
 /// Writes down which watched words have changed; RSI is the result. Then falls into the commands.
@@ -333,7 +356,9 @@ fn emit_record(
     code.shr(rax, 4u32)?;
     code.mov(byte_ptr(rsi + 3), al)?;
     code.mov(qword_ptr(r15 + State::RESULT), rdi)?;
-    code.inc(qword_ptr(r15 + State::STEP))
+    code.inc(qword_ptr(r15 + State::STEP))?;
+    // The other CPU may go on from here, so it comes last (SDM, "Memory Ordering").
+    code.add(qword_ptr(r15 + State::COMMAND), WORDS as i32 * 8)
 }
 
 /// Takes the next command and carries it out.
@@ -343,12 +368,18 @@ fn emit_commands(
     plain: CodeLabel,
 ) -> Result<(), iced_x86::IcedError> {
     let mut labels: Vec<CodeLabel> = (0..8).map(|_| code.create_label()).collect();
+    let [mut look, mut own] = [(); 2].map(|()| code.create_label());
     code.set_label(next)?;
     code.mov(r15, direct(STATE).raw())?;
-    code.mov(rsp, direct(STACK).raw())?;
+    code.mov(rsp, r14)?;
+    code.set_label(&mut look)?;
     code.mov(rbx, qword_ptr(r15 + State::COMMAND))?;
-    code.add(qword_ptr(r15 + State::COMMAND), WORDS as i32 * 8)?;
-    code.mov(rcx, qword_ptr(rbx))?;
+    code.cmp(dword_ptr(rbx + 4), r13d)?;
+    code.je(own)?;
+    code.pause()?;
+    code.jmp(look)?;
+    code.set_label(&mut own)?;
+    code.mov(ecx, dword_ptr(rbx))?;
     code.mov(rdi, qword_ptr(rbx + 16))?;
     code.mov(rax, qword_ptr(rbx + 24))?;
     for (op, label) in labels.iter().enumerate() {
@@ -412,31 +443,32 @@ fn emit_commands(
     code.out(dx, eax)?;
     code.jmp(end)?;
     code.set_label(&mut leave)?;
+    code.add(qword_ptr(r15 + State::COMMAND), WORDS as i32 * 8)?;
     code.jmp(qword_ptr(r15 + State::LEAVE))
 }
 
-/// Flat segments, and the task-state segment.
+/// Flat segments, and the task-state segments.
 pub(crate) fn gdt() -> Vec<u8> {
-    let tss = direct(TSS).raw();
-    let low =
-        u64::from(TSS_LIMIT) | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56;
-    let entries = [
+    let flat = [
         0,
         0x00af_9b00_0000_ffff,
         0x00cf_9300_0000_ffff,
         0x00cf_f300_0000_ffff,
         0x00af_fb00_0000_ffff,
-        low,
-        tss >> 32,
     ];
-    entries.into_iter().flat_map(u64::to_le_bytes).collect()
+    let tasks = TSS.map(|tss| {
+        let tss = direct(tss).raw();
+        let low = (tss & 0xff_ffff) << 16 | (tss >> 24 & 0xff) << 56;
+        [u64::from(TSS_LIMIT) | 0x89 << 40 | low, tss >> 32]
+    });
+    flat.into_iter().chain(tasks.into_iter().flatten()).flat_map(u64::to_le_bytes).collect()
 }
 
 /// The stack of interrupts from ring 3, and the first of the interrupt stack table.
-fn tss() -> Vec<u8> {
+fn tss(cpu: usize) -> Vec<u8> {
     let mut tss = vec![0; usize::from(TSS_LIMIT) + 1];
     for at in [4, 0x24] {
-        tss[at..at + 8].copy_from_slice(&direct(EVENT_STACK).raw().to_le_bytes());
+        tss[at..at + 8].copy_from_slice(&direct(EVENT_STACK[cpu]).raw().to_le_bytes());
     }
     tss
 }

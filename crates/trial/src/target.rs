@@ -22,25 +22,34 @@ pub enum Stop {
     Hung,
 }
 
-/// A hypervisor, as far as a program needs it. One guest at a time, with one virtual CPU.
+/// A hypervisor, as far as a program needs it. One guest at a time.
 pub trait Driver {
+    /// How many virtual CPUs its guests may have. Programs of two are for those that can run two at
+    /// the same time.
+    fn cpus(&self) -> usize {
+        1
+    }
+
     /// Makes a guest of this image, ready to run: the arena in three slots of
     /// [`REGION`](crate::layout::REGION) bytes, the stub's memory, nothing else but a monitor that
-    /// answers reads of no memory with ones. The CPU is in 64-bit mode with the image's control
-    /// registers and the stub's descriptor tables.
+    /// answers reads of no memory with ones. Each of the program's CPUs is in 64-bit mode with the
+    /// image's control registers, the stub's descriptor tables, and a task-state segment of its own.
     ///
     /// # Errors
     /// The hypervisor refuses something that every program needs.
     fn start(&mut self, program: &Program, image: &Image) -> Result<(), String>;
 
-    /// Runs the guest until it stops.
+    /// Runs the guest's CPUs until one of them stops. The other one spins in the stub, and goes on
+    /// with it during [`Driver::host`].
     fn resume(&mut self) -> Stop;
 
-    /// Does what the host does in this step. Returns the frames that a dirty log names.
+    /// Does what the host does in this step, for the CPU that has called. Returns the frames that a
+    /// dirty log names. While [`HostEvent::hides_tables`] the other CPU must stand still, as it has
+    /// no tables.
     ///
     /// # Errors
     /// The hypervisor refuses.
-    fn host(&mut self, event: &HostEvent) -> Result<Vec<u64>, String>;
+    fn host(&mut self, cpu: usize, event: &HostEvent) -> Result<Vec<u64>, String>;
 
     /// Reads the guest's memory.
     fn read(&self, gpa: u64, bytes: &mut [u8]);
@@ -58,6 +67,9 @@ const STRAYS: usize = 8;
 /// # Errors
 /// The driver's: nothing is wrong with the hypervisor, but it cannot be tried this way.
 pub fn run(driver: &mut impl Driver, program: &Program) -> Result<Record, String> {
+    if program.cpus() > driver.cpus() {
+        return Err(String::from("its guests have one virtual CPU, and the program needs two"));
+    }
     let image = Image::new(program, None);
     driver.start(program, &image)?;
     let mut harvests = Vec::new();
@@ -71,7 +83,7 @@ pub fn run(driver: &mut impl Driver, program: &Program) -> Result<Record, String
                         "the guest asks for a host event in step {step}, which has none"
                     ));
                 };
-                let frames = driver.host(event)?;
+                let frames = driver.host(program.cpu(step), event)?;
                 if let HostEvent::Harvest { .. } = event {
                     harvests.push((step, frames));
                 }

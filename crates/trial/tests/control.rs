@@ -2,12 +2,22 @@
 
 use umbra_reference::hardware::Temper;
 use umbra_reference::machine::Bare;
-use umbra_trial::generate::{STEPS, for_bare, program};
+use umbra_trial::generate::{STEPS, for_bare, program, program_of_two};
 use umbra_trial::judge::{Tally, judge};
+use umbra_trial::program::Program;
 use umbra_trial::simulated;
 
 #[test]
 fn bare_hardware_is_not_convicted() {
+    clean(program);
+}
+
+#[test]
+fn bare_hardware_of_two_cpus_is_not_convicted() {
+    clean(program_of_two);
+}
+
+fn clean(program: impl Fn(u64, usize) -> Program) {
     let mut total = Tally::default();
     for seed in 0..400 {
         let mut program = program(seed, STEPS);

@@ -1,14 +1,17 @@
 //! A guest that sees something else than bare hardware shows is a conviction; what is excused, is
 //! so in one case only, and its neighbours are not.
 
-use umbra_paging::Gva;
+use umbra_paging::{Access, Gva};
 use umbra_reference::hardware::Temper;
-use umbra_reference::machine::Bare;
+use umbra_reference::machine::{Bare, Broken, Machine};
 use umbra_reference::memory::{PhysAddr, PhysicalMemory};
+use umbra_reference::oracle::{Change, Observed, Piece};
+use umbra_reference::registers::{Invalidation, Privileged, Registers};
+use umbra_trial::generate::{STEPS, program_of_two};
 use umbra_trial::image;
 use umbra_trial::judge::{Emulator, Kind, Tally, judge, judge_bare};
 use umbra_trial::layout::{HOLE, HOT, PAGE, direct};
-use umbra_trial::program::{HostEvent, Program, Step};
+use umbra_trial::program::{HostEvent, Invalid, Program, Step};
 use umbra_trial::record::{End, Record, Seen, parse, unparse};
 use umbra_trial::simulated;
 use umbra_trial::stub::DONE;
@@ -36,7 +39,25 @@ fn mapped(page: u64, steps: &[Step]) -> Program {
     let edits = links.map(|(table, value)| edit(table, value));
     let flush = [Step::Cr3 { frame: root }];
     let steps = edits.iter().chain(&flush).chain(steps).copied().collect();
-    Program { seed: 1, tables: 7, maxphyaddr: 40, old: false, huge: false, tight: false, steps }
+    Program {
+        seed: 1,
+        tables: 7,
+        maxphyaddr: 40,
+        old: false,
+        huge: false,
+        tight: false,
+        turns: Vec::new(),
+        steps,
+    }
+}
+
+/// The same for two virtual CPUs: CPU 0 maps the page, and `steps` name theirs.
+fn mapped_for_two(page: u64, steps: &[(u8, Step)]) -> Program {
+    let own: Vec<Step> = steps.iter().map(|&(_, step)| step).collect();
+    let mut program = mapped(page, &own);
+    program.turns = vec![0; program.steps.len() - steps.len()];
+    program.turns.extend(steps.iter().map(|&(cpu, _)| cpu));
+    program
 }
 
 /// The guest writes the first entry of a table.
@@ -313,6 +334,138 @@ fn a_page_fault_on_bochs() {
     let record = tampered(&reserved, fault(0xc));
     let verdict = judge_bare(&reserved, &record, Emulator::Bochs);
     assert_eq!(verdict.map_err(|conviction| conviction.kind), Err(Kind::Fault));
+}
+
+#[test]
+fn each_cpu_has_a_tlb_of_its_own() {
+    const OTHER: u64 = 0x211;
+    let invlpg = Step::Invlpg { gva: AT };
+    let remap = edit(HOT[6], (OTHER * PAGE) | OPEN);
+    let page = (DATA * PAGE) | OPEN;
+    let old = image::arena(&mapped(page, &[])).read(PhysAddr::new(DATA * PAGE + AT));
+    // CPU `reader` reads the page, CPU 0 maps another one there, `flusher` flushes, and `reader`
+    // sees the old page.
+    let stale = |reader: u8, flusher: u8| {
+        let steps = [(reader, READ), (0, remap), (flusher, invlpg), (reader, READ)];
+        verdict(&mapped_for_two(page, &steps), |seen| {
+            assert_ne!(seen.value, old);
+            seen.value = old;
+        })
+    };
+    for (reader, flusher) in [(0, 1), (1, 0)] {
+        assert!(stale(reader, flusher).is_ok(), "{reader} {flusher}");
+    }
+    for cpu in [0, 1] {
+        assert_eq!(stale(cpu, cpu), Err(Kind::Place), "{cpu}");
+    }
+    // A page that was never mapped is no cached one.
+    let steps = [(1, READ), (0, remap), (0, invlpg), (1, READ)];
+    let program = mapped_for_two(page, &steps);
+    assert_eq!(convicted(&program, |seen| seen.value = old ^ 2), Kind::Place);
+}
+
+#[test]
+fn each_cpu_has_control_registers_of_its_own() {
+    let page = (DATA * PAGE) | (OPEN & !2);
+    let write = Step::Write { gva: AT, size: 8, user: false, ac: true, value: 2 };
+    let by = |cpu: u8| mapped_for_two(page, &[(1, Step::Wp(false)), (cpu, write)]);
+    assert!(verdict(&by(0), |seen| assert_eq!((seen.vector, seen.error), (14, 3))).is_ok());
+    assert!(verdict(&by(1), |seen| assert_eq!(seen.vector, DONE)).is_ok());
+    assert_eq!(convicted(&by(0), |seen| seen.vector = DONE), Kind::NoFault);
+    assert_eq!(convicted(&by(1), |seen| (seen.vector, seen.error) = (14, 3)), Kind::Fault);
+}
+
+#[test]
+fn bits_that_the_other_cpu_sets() {
+    let pt = HOT[6];
+    let page = (DATA * PAGE) | (OPEN & !0x20);
+    let entry = pt * PAGE;
+    // A read of CPU 1 sets A, and not D.
+    let reads = mapped_for_two(page, &[(1, READ)]);
+    assert!(verdict(&reads, |seen| assert_eq!(seen.changes, [(entry, page | 0x20)])).is_ok());
+    assert_eq!(convicted(&reads, |seen| seen.changes.clear()), Kind::Memory);
+    let dirty = |seen: &mut Seen| seen.changes = vec![(entry, page | 0x20 | D)];
+    assert_eq!(convicted(&reads, dirty), Kind::Memory);
+    // CPU 0 has cached the page as clean, and CPU 1 clears A: a write of CPU 0 sets D again.
+    let write = Step::Write { gva: AT, size: 8, user: true, ac: false, value: 2 };
+    let writes = mapped_for_two(page, &[(0, READ), (1, edit(pt, page)), (0, write)]);
+    assert!(verdict(&writes, |_| ()).is_ok());
+    let missing = |seen: &mut Seen| seen.changes.retain(|&(at, _)| at != entry);
+    assert_eq!(convicted(&writes, missing), Kind::Memory);
+}
+
+/// Hardware whose CPU 1 flushes nothing.
+struct Deaf(Bare);
+
+impl Machine for Deaf {
+    fn access(&mut self, cpu: usize, access: Access, pieces: &[Piece]) -> Result<Observed, Broken> {
+        self.0.access(cpu, access, pieces)
+    }
+
+    fn execute(
+        &mut self,
+        cpu: usize,
+        instruction: Privileged,
+        after: &Registers,
+        invalidation: Invalidation,
+    ) -> Result<(), Broken> {
+        let done = if cpu == 0 { invalidation } else { Invalidation::Nothing };
+        self.0.execute(cpu, instruction, after, done)
+    }
+
+    fn device_write(&mut self, at: PhysAddr, bytes: &[u8]) -> Result<(), Broken> {
+        self.0.device_write(at, bytes)
+    }
+
+    fn speculate(&mut self) {
+        self.0.speculate();
+    }
+
+    fn take_changes(&mut self) -> Result<Vec<Change>, Broken> {
+        self.0.take_changes()
+    }
+}
+
+#[test]
+fn a_flush_that_one_cpu_misses() {
+    let convicted = |seed: &u64| {
+        let program = program_of_two(*seed, STEPS);
+        let machine = Deaf(Bare::new(simulated::start(&program, Temper::STICKY)));
+        judge(&program, &simulated::run(machine, &program)).is_err()
+    };
+    let count = (0..40).filter(convicted).count();
+    println!("{count}");
+    assert!(count > 30, "{count}");
+}
+
+#[test]
+fn turns_are_checked() {
+    let mut program = mapped_for_two((DATA * PAGE) | OPEN, &[(1, READ)]);
+    assert_eq!(program.check(), Ok(()));
+    program.turns[0] = 2;
+    assert_eq!(program.check(), Err(Invalid::Turns));
+    program.turns = vec![0];
+    assert_eq!(program.check(), Err(Invalid::Turns));
+}
+
+#[test]
+fn steps_are_left_out_with_their_cpus() {
+    let mut program = mapped_for_two(0, &[(1, READ), (0, Step::Flush), (1, Step::Wp(true))]);
+    let first = program.steps.len() - 3;
+    let tail = |program: &Program| -> Vec<(usize, Step)> {
+        (first..program.steps.len()).map(|at| (program.cpu(at), program.steps[at])).collect()
+    };
+    let mut kept = program.clone();
+    kept.retain(|step| *step != Step::Flush);
+    assert_eq!(tail(&kept), [(1, READ), (1, Step::Wp(true))]);
+    let mut cut = program.clone();
+    cut.truncate(first + 2);
+    assert_eq!(tail(&cut), [(1, READ), (0, Step::Flush)]);
+    program.remove(first..first + 1);
+    assert_eq!(tail(&program), [(0, Step::Flush), (1, Step::Wp(true))]);
+    for program in [kept, cut, program] {
+        assert_eq!(program.check(), Ok(()));
+    }
 }
 
 #[test]

@@ -34,6 +34,9 @@ pub struct Backing {
     start: *mut u8,
 }
 
+// SAFETY: the mapping belongs to the process, and no thread's end takes it away.
+unsafe impl Send for Backing {}
+
 /// Twice the size, so that an aligned region lies within.
 const MAPPED: usize = 2 * REGION as usize;
 
@@ -70,8 +73,8 @@ impl Backing {
     /// The word at an offset, a multiple of 8.
     pub fn read(&self, offset: u64) -> u64 {
         assert!(offset.is_multiple_of(8) && offset < REGION);
-        // SAFETY: within the mapping and aligned; the guest stands still, and volatile holds back
-        // the compiler.
+        // SAFETY: within the mapping and aligned. No CPU of the guest writes there meanwhile, and
+        // volatile holds back the compiler.
         unsafe { self.start.add(offset as usize).cast::<u64>().read_volatile() }
     }
 
@@ -92,7 +95,7 @@ impl Backing {
 
     /// Copies everything of another one.
     pub fn copy(&self, other: &Backing) {
-        // SAFETY: two mappings of REGION bytes each, and no guest runs.
+        // SAFETY: two mappings of REGION bytes each, and no CPU of a guest writes to either.
         unsafe { ptr::copy_nonoverlapping(other.start, self.start, REGION as usize) }
     }
 

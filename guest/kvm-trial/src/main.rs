@@ -5,9 +5,11 @@
 //! kernel dies, the machine does, and the tool (`cargo xtask trial`) knows which program it was.
 
 mod backing;
+mod cpu;
 mod driver;
 mod modules;
 mod ports;
+mod shared;
 mod vcpu;
 mod wire;
 

@@ -19,7 +19,13 @@ const RFLAGS: u64 = 1 << 1;
 ///
 /// # Errors
 /// KVM's.
-pub fn prepare(kvm: &Kvm, vcpu: &VcpuFd, program: &Program, image: &Image) -> Result<()> {
+pub fn prepare(
+    kvm: &Kvm,
+    vcpu: &VcpuFd,
+    number: usize,
+    program: &Program,
+    image: &Image,
+) -> Result<()> {
     let mut cpuid =
         kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("KVM_GET_SUPPORTED_CPUID")?;
     for leaf in cpuid.as_mut_slice() {
@@ -46,9 +52,9 @@ pub fn prepare(kvm: &Kvm, vcpu: &VcpuFd, program: &Program, image: &Image) -> Re
     sregs.cs = code;
     (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
     sregs.tr = kvm_segment {
-        base: direct(TSS).raw(),
+        base: direct(TSS[number]).raw(),
         limit: TSS_LIMIT.into(),
-        selector: TASK,
+        selector: TASK[number],
         type_: 0xb,
         present: 1,
         ..kvm_segment::default()
@@ -59,6 +65,6 @@ pub fn prepare(kvm: &Kvm, vcpu: &VcpuFd, program: &Program, image: &Image) -> Re
         (image.registers.cr0, image.registers.cr3, image.registers.cr4);
     sregs.efer = image.registers.efer;
     vcpu.set_sregs(&sregs).context("KVM_SET_SREGS")?;
-    let registers = kvm_regs { rip: image.entry, rflags: RFLAGS, ..kvm_regs::default() };
+    let registers = kvm_regs { rip: image.entries[number], rflags: RFLAGS, ..kvm_regs::default() };
     vcpu.set_regs(&registers).context("KVM_SET_REGS")
 }

@@ -75,6 +75,11 @@ impl Machine {
     pub fn program(self, seed: u64) -> Program {
         generate::for_bare(generate::program(seed, STEPS), self.is_old())
     }
+
+    /// The same for two virtual CPUs.
+    pub fn program_of_two(self, seed: u64) -> Program {
+        generate::for_bare(generate::program_of_two(seed, STEPS), self.is_old())
+    }
 }
 
 /// A machine, and Umbra on it or nothing.
@@ -87,6 +92,11 @@ pub struct Place {
 }
 
 impl Place {
+    /// Whether it can have two CPUs.
+    pub fn has_two_cpus(self) -> bool {
+        self == Place { machine: Machine::Qemu, umbra: None }
+    }
+
     /// The name of its folder and its reports.
     pub fn name(self) -> String {
         let machine = word(&self.machine);
@@ -133,7 +143,7 @@ impl Booted {
         Ok(Booted { place, folder: folder.to_path_buf(), umbra, strict })
     }
 
-    fn command(&self, kernel: &Path, results: &Path) -> Result<Command> {
+    fn command(&self, kernel: &Path, results: &Path, cpus: usize) -> Result<Command> {
         if let (Some(umbra), Some(machine)) = (&self.umbra, self.place.machine.of_umbra()) {
             let mut command = umbra_run::command(umbra, kernel, machine, self.place.umbra);
             command.args(["--timeout", &PATIENCE.as_secs().to_string()]);
@@ -144,6 +154,7 @@ impl Booted {
         qemu.args(["-accel", "tcg", "-cpu", "EPYC", "-m", "128", "-nodefaults"]);
         qemu.args(["-no-user-config", "-display", "none", "-no-reboot", "-net", "none"]);
         qemu.args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
+        qemu.args(["-smp", &cpus.to_string()]);
         qemu.arg("-debugcon").arg(format!("file:{}", results.display()));
         qemu.arg("-kernel").arg(kernel).stdout(Stdio::null());
         Ok(qemu)
@@ -156,7 +167,7 @@ impl Booted {
         let (kernel, results, errors) = (file("programs.elf"), file("results"), file("errors.txt"));
         fs::write(&kernel, multiboot(programs)).with_context(|| kernel.display().to_string())?;
         let _ = fs::remove_file(&results);
-        let mut command = self.command(&kernel, &results)?;
+        let mut command = self.command(&kernel, &results, programs[0].cpus())?;
         command.stdin(Stdio::null()).stderr(File::create(&errors)?);
         let (status, end) = wait(&mut command)?;
         let said = fs::read_to_string(&errors).unwrap_or_default();

@@ -79,9 +79,10 @@ fn page(
         "\nThe program\n{program}\nTables at the start\n{}",
         image::describe_tables(program)
     );
+    let cpus = if program.cpus() == 1 { "one virtual CPU" } else { "two virtual CPUs" };
     let _ = write!(
         text,
-        "\nA guest of one virtual CPU in 64-bit mode; CR0.WP, CR4.PGE, SMEP and SMAP, and EFER.NXE are\nset at the \
+        "\nA guest of {cpus} in 64-bit mode; CR0.WP, CR4.PGE, SMEP and SMAP, and EFER.NXE are\nset at the \
          start. Steps \"by the direct map\" are stores of the guest's kernel to its own tables.\n{LIMITS}\n"
     );
     if !found.log.is_empty() {

@@ -48,6 +48,8 @@ pub struct Machine {
     initrd: PathBuf,
     folder: PathBuf,
     cpu: String,
+    /// How many CPUs it has.
+    cpus: usize,
     /// The machine's state after a boot, once it was saved.
     saved: Option<PathBuf>,
     running: Option<Running>,
@@ -98,6 +100,7 @@ impl Machine {
         kernel: &Kernel,
         folder: &Path,
         cpu: &str,
+        cpus: usize,
         coverage: Option<Coverage>,
     ) -> Result<Machine> {
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
@@ -109,6 +112,7 @@ impl Machine {
             initrd,
             folder: folder.to_path_buf(),
             cpu: String::from(cpu),
+            cpus,
             saved: None,
             running: None,
             coverage,
@@ -139,7 +143,7 @@ impl Machine {
             "-nodefaults",
             "-no-user-config",
         ]);
-        qemu.args(["-display", "none", "-no-reboot"]);
+        qemu.args(["-display", "none", "-no-reboot", "-smp", &self.cpus.to_string()]);
         qemu.arg("-serial").arg(format!("file:{}", self.console().display()));
         qemu.args(["-chardev", "stdio,id=wire,signal=off", "-serial", "chardev:wire"]);
         qemu.arg("-monitor").arg(format!("unix:{},server=on,wait=off", self.monitor().display()));

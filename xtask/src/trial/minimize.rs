@@ -22,7 +22,7 @@ pub fn minimize(
     let start = Instant::now();
     let mut best = (program.clone(), found.clone());
     if let Some(step) = found.step {
-        best.0.steps.truncate(step + 1);
+        best.0.truncate(step + 1);
     }
     let mut attempt = |program: Program, best: &mut (Program, Found)| -> Result<bool> {
         let Outcome::Found(again) = suspect.run(&program)? else { return Ok(false) };
@@ -31,7 +31,7 @@ pub fn minimize(
         }
         let steps = again.step.map_or(program.steps.len(), |step| step + 1);
         *best = (program, again);
-        best.0.steps.truncate(steps);
+        best.0.truncate(steps);
         progress(best.0.steps.len());
         Ok(true)
     };
@@ -40,8 +40,14 @@ pub fn minimize(
         return Ok((program.clone(), found.clone(), false));
     }
     loop {
-        let before = best.0.steps.len();
-        let mut chunk = before.div_ceil(2);
+        // A short program may do with one CPU where a long one does not.
+        if best.0.cpus() > 1 {
+            let mut alone = best.0.clone();
+            alone.turns.clear();
+            attempt(alone, &mut best)?;
+        }
+        let before = (best.0.steps.len(), best.0.cpus());
+        let mut chunk = before.0.div_ceil(2);
         while chunk > 0 {
             // From the end: what comes before decides about what comes after.
             let mut end = best.0.steps.len();
@@ -51,13 +57,13 @@ pub fn minimize(
                 }
                 let from = end.saturating_sub(chunk);
                 let mut shorter = best.0.clone();
-                shorter.steps.drain(from..end);
+                shorter.remove(from..end);
                 attempt(shorter, &mut best)?;
                 end = from.min(best.0.steps.len());
             }
             chunk /= 2;
         }
-        if best.0.steps.len() == before {
+        if (best.0.steps.len(), best.0.cpus()) == before {
             return Ok((best.0, best.1, true));
         }
     }
@@ -88,6 +94,39 @@ mod tests {
                 }
             }
             Ok(Outcome::Clean(Tally::default()))
+        }
+    }
+
+    #[test]
+    fn a_second_cpu_goes_unless_it_is_needed() {
+        /// Finds something where this CPU takes the step.
+        struct By(usize, Step);
+
+        impl Suspect for By {
+            fn run(&mut self, program: &Program) -> Result<Outcome> {
+                let By(cpu, step) = *self;
+                let taken = |&at: &usize| program.steps[at] == step && program.cpu(at) == cpu;
+                Ok(match (0..program.steps.len()).find(taken) {
+                    Some(at) => Outcome::Found(Found {
+                        symptom: "it".into(),
+                        detail: String::new(),
+                        step: Some(at),
+                        log: String::new(),
+                    }),
+                    None => Outcome::Clean(Tally::default()),
+                })
+            }
+        }
+
+        let program = generate::program_of_two(3, 300);
+        for cpu in [0, 1] {
+            let at = (200..).find(|&at| program.cpu(at) == cpu).unwrap();
+            let mut suspect = By(cpu, program.steps[at]);
+            let Outcome::Found(found) = suspect.run(&program).unwrap() else { panic!("found") };
+            let time = Duration::from_secs(60);
+            let (short, ..) = minimize(&mut suspect, &program, &found, time, |_| ()).unwrap();
+            assert_eq!((short.steps.len(), short.cpus()), (1, cpu + 1));
+            assert_eq!((short.cpu(0), short.check()), (cpu, Ok(())));
         }
     }
 

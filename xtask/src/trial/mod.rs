@@ -55,6 +55,7 @@ const FOUND: u8 = 10;
   cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --minutes 10
   cargo xtask trial --kernel ./linux-image-7.2.deb --seed 1000 --minutes 60
   cargo xtask trial --kernel linux-image-6.12.102+deb13-cloud-amd64 --suite trixie
+  cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --cpus 2
   cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --replay finding-1.json
   cargo xtask trial --control --minutes 2
   cargo xtask trial --control --machine penryn
@@ -94,6 +95,10 @@ pub struct Arguments {
     /// The emulated CPU of a kernel on trial, as QEMU names it
     #[arg(long, default_value = "EPYC,+svm")]
     cpu: String,
+    /// With --kernel, or --control on qemu: the virtual CPUs of a guest, and the CPUs of the machine
+    /// [default: 1, or as --replay has it]. Programs of two are others than those of one
+    #[arg(long, value_name = "N", value_parser = whole::<u8>(1..=2), allow_negative_numbers = true)]
+    cpus: Option<u8>,
     /// The hypervisor on trial; KVM is that of --kernel
     #[arg(long, value_name = "NAME", default_value = "kvm")]
     hypervisor: Hypervisor,
@@ -189,6 +194,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         "--cpu takes a model of QEMU's with its features, such as EPYC,+svm"
     );
     let place = place(arguments)?;
+    let cpus = cpus(arguments, place, replay.as_ref())?;
     let root = paths::target_dir()?.join("trial");
     // Campaigns of several numbers run at the same time.
     let own = match replay {
@@ -202,43 +208,71 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         first: arguments.first,
     };
     if let Some(place) = place {
+        let two = if cpus == 2 { "-smp" } else { "" };
         let strict = if arguments.strict { "-strict" } else { "" };
-        let suspect = format!("{}{strict}", place.name());
+        let suspect = format!("{}{two}{strict}", place.name());
         let folder = root.join(&suspect);
         let mut booted = Booted::new(place, &folder.join(own), tool(place)?, arguments.strict)?;
         if let Some(program) = replay {
             return show_replay(&mut booted, &program);
         }
-        let options = place.options() + if arguments.strict { " --strict" } else { "" };
+        let two = if cpus == 2 { " --cpus 2" } else { "" };
+        let options = place.options() + two + if arguments.strict { " --strict" } else { "" };
         let identity = Identity { suspect, options, cpu: place.machine.cpu().into() };
         let campaign = Campaign::open(&folder, &identity, arguments.seed)?;
-        let state = campaign.run(&mut booted, &limits, |seed| place.machine.program(seed))?;
+        let machine = place.machine;
+        let state = match cpus {
+            1 => campaign.run(&mut booted, &limits, |seed| machine.program(seed))?,
+            _ => campaign.run(&mut booted, &limits, |seed| machine.program_of_two(seed))?,
+        };
         return finish(state.findings.len());
     }
     let Some(name) = &arguments.kernel else { bail!("--hypervisor kvm needs --kernel") };
     setup::need_program(machine::PROGRAM, machine::PACKAGE)?;
     let kernel = kernel::fetch(name, arguments.suite.as_deref(), &root)?;
-    let folder = root.join(&kernel.name);
+    let two = cpus == 2;
+    let folder = root.join(if two { kernel.name.clone() + "-smp" } else { kernel.name.clone() });
     let own = folder.join(own);
     let coverage = arguments.coverage.then(|| Coverage::of(&kernel, &own)).transpose()?;
-    let mut suspect = Machine::new(&kernel, &own, &arguments.cpu, coverage)?;
+    let mut suspect = Machine::new(&kernel, &own, &arguments.cpu, cpus, coverage)?;
     if let Some(program) = replay {
         return show_replay(&mut suspect, &program);
     }
     let suite = arguments.suite.as_ref().map(|suite| format!(" --suite {suite}"));
     let identity = Identity {
-        suspect: name.clone(),
-        options: format!("--kernel {name}{} --cpu {}", suite.unwrap_or_default(), arguments.cpu),
+        suspect: if two { format!("{name} with two virtual CPUs") } else { name.clone() },
+        options: format!("--kernel {name}{} --cpu {}", suite.unwrap_or_default(), arguments.cpu)
+            + if two { " --cpus 2" } else { "" },
         cpu: format!("{} (QEMU, without hardware virtualization)", arguments.cpu),
     };
     let campaign = Campaign::open(&folder, &identity, arguments.seed)?;
-    let state = campaign.run(&mut suspect, &limits, kernel_program)?;
+    let two_cpus = |seed| generate::program_of_two(seed, generate::STEPS);
+    let state = match two {
+        true => campaign.run(&mut suspect, &limits, two_cpus)?,
+        false => campaign.run(&mut suspect, &limits, kernel_program)?,
+    };
     finish(state.findings.len())
 }
 
 /// The program of a number for a kernel.
 fn kernel_program(seed: u64) -> Program {
     generate::program(seed, generate::STEPS)
+}
+
+/// How many CPUs are asked for.
+fn cpus(arguments: &Arguments, place: Option<Place>, replay: Option<&Program>) -> Result<usize> {
+    let wanted = arguments.cpus.map(usize::from);
+    if let (Some(wanted), Some(program)) = (wanted, replay) {
+        let has = program.cpus();
+        ensure!(wanted == has, "--cpus is {wanted}, and the program to repeat is one for {has}");
+    }
+    let cpus = replay.map(Program::cpus).or(wanted).unwrap_or(1);
+    ensure!(
+        cpus == 1 || place.is_none_or(Place::has_two_cpus),
+        "programs of two virtual CPUs are for --kernel, and for --control on qemu: Umbra and Bochs \
+         have one here"
+    );
+    Ok(cpus)
 }
 
 /// The tool that boots kernels on this place, unless QEMU does.
@@ -267,20 +301,31 @@ pub fn sample(report: &mut Report, umbra: &Path) -> Result<()> {
         let folder = paths::target_dir()?.join("trial/test").join(place.name());
         let tool = (place.machine != booted::Machine::Qemu).then(|| umbra.to_path_buf());
         let mut suspect = Booted::new(place, &folder, tool, false)?;
+        let numbers = generate::FIRST_SEED..generate::FIRST_SEED + programs;
+        let one: Vec<Program> = numbers.clone().map(|seed| place.machine.program(seed)).collect();
         report.step(&format!("trial: nothing is found on {}", place.name()), || {
-            let total = run_clean(&mut suspect, place.machine, programs)?;
+            let total = run_clean(&mut suspect, &one)?;
             Ok(format!("{} steps, {} accesses judged", total.steps, total.judged))
         });
+        if place.has_two_cpus() {
+            let two: Vec<Program> =
+                numbers.map(|seed| place.machine.program_of_two(seed)).collect();
+            report.step(
+                &format!("trial: nothing is found on {} with two CPUs", place.name()),
+                || {
+                    let total = run_clean(&mut suspect, &two)?;
+                    Ok(format!("{} steps, {} accesses judged", total.steps, total.judged))
+                },
+            );
+        }
     }
     Ok(())
 }
 
-/// Runs the first programs. All must be clean.
-fn run_clean(suspect: &mut Booted, machine: booted::Machine, programs: u64) -> Result<Tally> {
+/// Runs programs. All must be clean.
+fn run_clean(suspect: &mut Booted, programs: &[Program]) -> Result<Tally> {
     let mut total = Tally::default();
-    let numbers = generate::FIRST_SEED..generate::FIRST_SEED + programs;
-    let programs: Vec<Program> = numbers.map(|seed| machine.program(seed)).collect();
-    for (program, outcome) in programs.iter().zip(suspect.run_all(&programs)?) {
+    for (program, outcome) in programs.iter().zip(suspect.run_all(programs)?) {
         match outcome {
             Outcome::Clean(tally) => total.add(&tally),
             Outcome::Found(found) => {
@@ -356,6 +401,46 @@ mod tests {
             format!("{missing:#}"),
             "reading /nowhere/x.json: No such file or directory (os error 2)"
         );
+    }
+
+    #[test]
+    fn two_cpus_are_for_a_kernel_and_what_is_replayed_decides() {
+        #[derive(clap::Parser)]
+        struct Test {
+            #[command(flatten)]
+            arguments: Arguments,
+        }
+
+        let asked = |options: &str, replay: Option<&Program>| {
+            let words = ["trial"].into_iter().chain(options.split(' '));
+            let Test { arguments } = clap::Parser::try_parse_from(words).unwrap();
+            let cpus = cpus(&arguments, place(&arguments).unwrap(), replay);
+            cpus.map_err(|error| error.to_string())
+        };
+        let (one, two) = (generate::program(1, 20), generate::program_of_two(1, 20));
+        assert_eq!(asked("--kernel x", None), Ok(1));
+        assert_eq!(asked("--kernel x --cpus 2", None), Ok(2));
+        assert_eq!(asked("--kernel x", Some(&two)), Ok(2));
+        assert_eq!(
+            asked("--kernel x --cpus 2", Some(&one)),
+            Err("--cpus is 2, and the program to repeat is one for 1".into())
+        );
+        let refused = Err(String::from(
+            "programs of two virtual CPUs are for --kernel, and for --control on qemu: Umbra and \
+             Bochs have one here",
+        ));
+        assert_eq!(asked("--control --cpus 2", None), Ok(2));
+        assert_eq!(asked("--control --machine ryzen --cpus 2", None), refused);
+        assert_eq!(asked("--hypervisor umbra", Some(&two)), refused);
+        assert_eq!(asked("--hypervisor umbra", Some(&one)), Ok(1));
+    }
+
+    #[test]
+    fn programs_of_findings_before_there_were_two_cpus_are_read() {
+        let program = generate::program(1, 20);
+        let mut json = serde_json::to_value(&program).unwrap();
+        json.as_object_mut().unwrap().remove("turns").unwrap();
+        assert_eq!(serde_json::from_value::<Program>(json).unwrap(), program);
     }
 
     #[test]

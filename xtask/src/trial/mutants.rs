@@ -313,9 +313,9 @@ fn put_on_trial(
     // What another edit or another time left.
     let _ = fs::remove_dir_all(folder);
     let beside =
-        (mutant.name != CLEAN).then(|| Machine::new(clean, &folder.join(CLEAN), CPU, None));
+        (mutant.name != CLEAN).then(|| Machine::new(clean, &folder.join(CLEAN), CPU, 1, None));
     let mut machine =
-        Beside { mutant: Machine::new(kernel, folder, CPU, None)?, clean: beside.transpose()? };
+        Beside { mutant: Machine::new(kernel, folder, CPU, 1, None)?, clean: beside.transpose()? };
     let identity = Identity {
         suspect: format!("{} with mutant {}", kernel.name, mutant.name),
         options: format!("--kernel {}", kernel.name),
@@ -365,6 +365,7 @@ impl Tree {
         if tree.work.exists() {
             return Ok(tree);
         }
+        fs::create_dir_all(root).with_context(|| root.display().to_string())?;
         let mut apt = Apt::new();
         for package in [
             format!("linux-headers-{release}"),
