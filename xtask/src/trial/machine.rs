@@ -42,6 +42,11 @@ const MEMORY: &str = "768";
 /// Where QEMU logs what it translates, if coverage was asked for.
 const TRANSLATED: &str = "translated.txt";
 
+/// With two CPUs: they have one TSC in this emulator. Without this Linux takes them for
+/// unsynchronized, as AMD's CPU has no invariant TSC here, and goes by another clock. That one has
+/// stood still in some runs, with timer interrupts on both CPUs without end.
+const APPEND_TWO: &str = " tsc=reliable";
+
 /// The kernel in its emulator, booted anew after each death.
 pub struct Machine {
     kernel: PathBuf,
@@ -152,6 +157,9 @@ impl Machine {
         if let (Some(coverage), Some(text)) = (&self.coverage, self.text) {
             qemu.args(coverage.options(text, &self.folder.join(TRANSLATED)));
         }
+
+        let more = if self.cpus == 1 { "" } else { APPEND_TWO };
+        qemu.arg("-append").arg(format!("{APPEND}{more}"));
         qemu
     }
 
