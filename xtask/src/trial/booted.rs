@@ -23,6 +23,9 @@ use crate::umbra_run::{self, Policy, word};
 
 /// How long a start may take, all of its programs included.
 const PATIENCE: Duration = Duration::from_secs(900);
+/// How long nothing may come of a start before its hypervisor is taken for hung: a program takes
+/// half a minute on a busy machine.
+const STALL: Duration = Duration::from_secs(90);
 
 /// Steps of a program, before those are left out that need a driver.
 const STEPS: usize = 2000;
@@ -149,30 +152,55 @@ impl Booted {
         Ok(qemu)
     }
 
-    /// Starts the machine once. Returns the runs of the first programs, and what the machine said
-    /// of its end if that came too early.
-    fn start(&self, programs: &[Program]) -> Result<(Vec<Record>, Option<String>)> {
+    /// Runs programs until one finds something: a hypervisor's death before the first one, too.
+    ///
+    /// # Errors
+    /// The machine cannot be started.
+    pub fn run_until_found(&self, programs: &[Program]) -> Result<Vec<Outcome>> {
+        let judged = |records: &[Record]| -> Vec<Outcome> {
+            let all = programs.iter().zip(records);
+            all.map(|(program, record)| self.judge(program, record)).collect()
+        };
+        let found = |outcome: &Outcome| matches!(outcome, Outcome::Found(_));
+        let enough = |records: &[Record]| judged(records).iter().any(found);
+        let Run { records, why, .. } = self.start(programs, Some(&enough))?;
+        let mut outcomes = judged(&records);
+        if let Some(why) = why {
+            outcomes.pop();
+            outcomes.push(ended(why));
+        }
+        let first = outcomes.iter().position(found);
+        outcomes.truncate(first.map_or(outcomes.len(), |first| first + 1));
+        Ok(outcomes)
+    }
+
+    /// Starts the machine once. It is ended as soon as the programs that have come back are
+    /// `enough`, or if nothing comes any more.
+    fn start(&self, programs: &[Program], enough: Option<Enough<'_>>) -> Result<Run> {
         let file = |name: &str| self.folder.join(name);
         let (kernel, results, errors) = (file("programs.elf"), file("results"), file("errors.txt"));
         fs::write(&kernel, multiboot(programs)).with_context(|| kernel.display().to_string())?;
         let _ = fs::remove_file(&results);
         let mut command = self.command(&kernel, &results)?;
         command.stdin(Stdio::null()).stderr(File::create(&errors)?);
-        let (status, end) = wait(&mut command)?;
+        let ended = wait(&mut command, &results, enough)?;
         let said = fs::read_to_string(&errors).unwrap_or_default();
         let bytes = fs::read(&results).unwrap_or_default();
+        let end = if matches!(ended, Ended::Late) { End::Hung } else { End::TripleFault };
         let Output { records, complete } = Output::parse(&bytes, &end);
-        if records.is_empty() {
-            let name = self.place.name();
-            bail!("{name} ends before program {} begins: {}", programs[0].seed, said.trim_end());
-        }
-        let well =
-            if self.umbra.is_some() { status.success() } else { status.code() == Some(ENDED) };
-        let why = (!(well && complete)).then(|| match self.umbra {
-            Some(_) => String::from(umbra_run::end(&said)),
-            None => format!("QEMU ends with {status}"),
-        });
-        Ok((records, why))
+        let why = match (ended, &self.umbra) {
+            (Ended::Enough, _) => None,
+            (Ended::Late, _) => Some(String::from("the machine hangs")),
+            (Ended::Itself(status), Some(_)) => {
+                let well = status.success() && complete;
+                (!well).then(|| String::from(umbra_run::end(&said)))
+            }
+            (Ended::Itself(status), None) => {
+                let well = status.code() == Some(ENDED) && complete;
+                (!well).then(|| format!("QEMU ends with {status}"))
+            }
+        };
+        Ok(Run { records, why, said })
     }
 
     fn judge(&self, program: &Program, record: &Record) -> Outcome {
@@ -185,20 +213,67 @@ impl Booted {
     }
 }
 
+/// Whether the programs that have come back so far are enough.
+type Enough<'a> = &'a dyn Fn(&[Record]) -> bool;
+
+/// What a start came to.
+struct Run {
+    /// The runs of the first programs.
+    records: Vec<Record>,
+    /// What the machine said of its end if that came too early.
+    why: Option<String>,
+    /// All that it said.
+    said: String,
+}
+
+/// How a machine ended.
+enum Ended {
+    Itself(ExitStatus),
+    /// It took too long, or nothing came any more.
+    Late,
+    /// What came was enough.
+    Enough,
+}
+
 /// Runs a command to its end, or ends it.
-fn wait(command: &mut Command) -> Result<(ExitStatus, End)> {
+fn wait(command: &mut Command, results: &Path, enough: Option<Enough<'_>>) -> Result<Ended> {
     let mut child = command.spawn().context("starting the machine")?;
     let start = Instant::now();
-    loop {
+    let (mut seen, mut told) = (0, start);
+    let ended = loop {
         if let Some(status) = child.try_wait().context("waiting for the machine")? {
-            return Ok((status, End::TripleFault));
+            return Ok(Ended::Itself(status));
         }
         if start.elapsed() > PATIENCE + Duration::from_secs(30) {
-            child.kill().context("ending the machine")?;
-            return Ok((child.wait()?, End::Hung));
+            break Ended::Late;
         }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+        let Some(enough) = enough else {
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
+        };
+        std::thread::sleep(Duration::from_millis(100));
+        let length = results.metadata().map_or(0, |file| file.len());
+        if length == seen && told.elapsed() > STALL {
+            break Ended::Late;
+        }
+        if length != seen {
+            (seen, told) = (length, Instant::now());
+            let output = Output::parse(&fs::read(results)?, &End::Hung);
+            let whole = output.records.iter().take_while(|record| record.end == End::Complete);
+            if enough(&whole.cloned().collect::<Vec<_>>()) {
+                break Ended::Enough;
+            }
+        }
+    };
+    child.kill().context("ending the machine")?;
+    child.wait()?;
+    Ok(ended)
+}
+
+/// The machine has ended on its own.
+fn ended(why: String) -> Outcome {
+    let symptom = format!("host: {why}");
+    Outcome::Found(Found { symptom, detail: why, step: None, log: String::new() })
 }
 
 impl Suspect for Booted {
@@ -215,17 +290,16 @@ impl Suspect for Booted {
         let mut outcomes = Vec::new();
         while outcomes.len() < programs.len() {
             let left = &programs[outcomes.len()..];
-            let (records, why) = self.start(left)?;
+            let Run { records, why, said } = self.start(left, None)?;
+            if records.is_empty() {
+                let name = self.place.name();
+                bail!("{name} ends before program {} begins: {}", left[0].seed, said.trim_end());
+            }
             let judged = left.iter().zip(&records);
             outcomes.extend(judged.map(|(program, record)| self.judge(program, record)));
             // The machine has ended in the last program that has begun: what it says comes first.
             if let (Some(why), Some(last)) = (why, outcomes.last_mut()) {
-                *last = Outcome::Found(Found {
-                    symptom: format!("host: {why}"),
-                    detail: why,
-                    step: None,
-                    log: String::new(),
-                });
+                *last = ended(why);
             }
         }
         Ok(outcomes)

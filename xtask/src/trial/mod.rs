@@ -4,7 +4,7 @@
 //! through random programs and [`minimize`] makes those short that find something. [`finding`] is
 //! what is written about it, and [`page`] the report for a browser; [`merge`] makes one report of
 //! several. [`booted`] is the control, an emulator without a hypervisor, and Umbra. [`mutants`]
-//! tries the trial itself by mistakes in a KVM.
+//! tries the trial itself by mistakes in a KVM, and [`rules`] by broken rules of Umbra.
 
 mod booted;
 mod campaign;
@@ -15,6 +15,7 @@ pub mod merge;
 mod minimize;
 pub mod mutants;
 mod page;
+mod rules;
 mod suspect;
 
 use std::path::{Path, PathBuf};
