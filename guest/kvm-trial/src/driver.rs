@@ -22,6 +22,10 @@ const PATIENCE: u32 = 20;
 /// Where a slot goes that is moved away.
 const ELSEWHERE: u64 = 1 << 32;
 
+/// Three pages where no slot is, for KVM on CPUs of Intel (Linux: Documentation/virt/kvm/api.rst,
+/// "KVM_SET_TSS_ADDR").
+const KVM_TSS: usize = 0xfffb_d000;
+
 /// CR0.WP.
 const WP: u64 = 1 << 16;
 
@@ -123,6 +127,7 @@ fn text(error: anyhow::Error) -> String {
 impl Guest {
     fn new(device: &Device, program: &Program, image: &Image) -> Result<Guest> {
         let vm = device.create_vm().context("KVM_CREATE_VM")?;
+        vm.set_tss_address(KVM_TSS).context("KVM_SET_TSS_ADDR")?;
         let mut slots = Vec::new();
         for gpa in (0..REGIONS).map(|region| region * REGION).chain([STUB, USER]) {
             slots.push(Slot { gpa, flags: 0, backing: Backing::new(program.huge)? });

@@ -5,8 +5,8 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -18,6 +18,7 @@ use umbra_trial::record::{End, Record};
 
 use super::machine::PROGRAM;
 use super::suspect::{Found, Outcome, Suspect};
+use super::watch::{self, Ended, Patience};
 use crate::process;
 use crate::umbra_run::{self, Policy, word};
 
@@ -25,7 +26,7 @@ use crate::umbra_run::{self, Policy, word};
 const PATIENCE: Duration = Duration::from_secs(900);
 /// How long nothing may come of a start before its hypervisor is taken for hung: a program takes
 /// half a minute on a busy machine.
-const STALL: Duration = Duration::from_secs(90);
+const STALL: Duration = Duration::from_secs(60);
 
 /// Steps of a program, before those are left out that need a driver.
 const STEPS: usize = 2000;
@@ -70,7 +71,7 @@ impl Machine {
     }
 
     /// Whether programs have to be those of an old CPU.
-    fn is_old(self) -> bool {
+    pub fn is_old(self) -> bool {
         self == Machine::Penryn
     }
 
@@ -162,8 +163,12 @@ impl Booted {
             all.map(|(program, record)| self.judge(program, record)).collect()
         };
         let found = |outcome: &Outcome| matches!(outcome, Outcome::Found(_));
-        let enough = |records: &[Record]| judged(records).iter().any(found);
-        let Run { records, why, .. } = self.start(programs, Some(&enough))?;
+        let enough = |bytes: &[u8]| {
+            let records = Output::parse(bytes, &End::Hung).records;
+            let whole = records.iter().take_while(|record| record.end == End::Complete).count();
+            judged(&records[..whole]).iter().any(found)
+        };
+        let Run { records, why, .. } = self.start(programs, STALL, &enough)?;
         let mut outcomes = judged(&records);
         if let Some(why) = why {
             outcomes.pop();
@@ -174,16 +179,22 @@ impl Booted {
         Ok(outcomes)
     }
 
-    /// Starts the machine once. It is ended as soon as the programs that have come back are
-    /// `enough`, or if nothing comes any more.
-    fn start(&self, programs: &[Program], enough: Option<Enough<'_>>) -> Result<Run> {
+    /// Starts the machine once. It is ended as soon as its results are `enough`, or if none come
+    /// for too long.
+    fn start(
+        &self,
+        programs: &[Program],
+        silence: Duration,
+        enough: &dyn Fn(&[u8]) -> bool,
+    ) -> Result<Run> {
         let file = |name: &str| self.folder.join(name);
         let (kernel, results, errors) = (file("programs.elf"), file("results"), file("errors.txt"));
         fs::write(&kernel, multiboot(programs)).with_context(|| kernel.display().to_string())?;
         let _ = fs::remove_file(&results);
         let mut command = self.command(&kernel, &results)?;
         command.stdin(Stdio::null()).stderr(File::create(&errors)?);
-        let ended = wait(&mut command, &results, enough)?;
+        let patience = Patience { whole: PATIENCE + Duration::from_secs(30), silence };
+        let ended = watch::run(&mut command, &results, patience, enough)?;
         let said = fs::read_to_string(&errors).unwrap_or_default();
         let bytes = fs::read(&results).unwrap_or_default();
         let end = if matches!(ended, Ended::Late) { End::Hung } else { End::TripleFault };
@@ -213,9 +224,6 @@ impl Booted {
     }
 }
 
-/// Whether the programs that have come back so far are enough.
-type Enough<'a> = &'a dyn Fn(&[Record]) -> bool;
-
 /// What a start came to.
 struct Run {
     /// The runs of the first programs.
@@ -224,50 +232,6 @@ struct Run {
     why: Option<String>,
     /// All that it said.
     said: String,
-}
-
-/// How a machine ended.
-enum Ended {
-    Itself(ExitStatus),
-    /// It took too long, or nothing came any more.
-    Late,
-    /// What came was enough.
-    Enough,
-}
-
-/// Runs a command to its end, or ends it.
-fn wait(command: &mut Command, results: &Path, enough: Option<Enough<'_>>) -> Result<Ended> {
-    let mut child = command.spawn().context("starting the machine")?;
-    let start = Instant::now();
-    let (mut seen, mut told) = (0, start);
-    let ended = loop {
-        if let Some(status) = child.try_wait().context("waiting for the machine")? {
-            return Ok(Ended::Itself(status));
-        }
-        if start.elapsed() > PATIENCE + Duration::from_secs(30) {
-            break Ended::Late;
-        }
-        let Some(enough) = enough else {
-            std::thread::sleep(Duration::from_millis(5));
-            continue;
-        };
-        std::thread::sleep(Duration::from_millis(100));
-        let length = results.metadata().map_or(0, |file| file.len());
-        if length == seen && told.elapsed() > STALL {
-            break Ended::Late;
-        }
-        if length != seen {
-            (seen, told) = (length, Instant::now());
-            let output = Output::parse(&fs::read(results)?, &End::Hung);
-            let whole = output.records.iter().take_while(|record| record.end == End::Complete);
-            if enough(&whole.cloned().collect::<Vec<_>>()) {
-                break Ended::Enough;
-            }
-        }
-    };
-    child.kill().context("ending the machine")?;
-    child.wait()?;
-    Ok(ended)
 }
 
 /// The machine has ended on its own.
@@ -290,7 +254,7 @@ impl Suspect for Booted {
         let mut outcomes = Vec::new();
         while outcomes.len() < programs.len() {
             let left = &programs[outcomes.len()..];
-            let Run { records, why, said } = self.start(left, None)?;
+            let Run { records, why, said } = self.start(left, PATIENCE, &|_| false)?;
             if records.is_empty() {
                 let name = self.place.name();
                 bail!("{name} ends before program {} begins: {}", left[0].seed, said.trim_end());

@@ -31,7 +31,7 @@ const ANSWER: Duration = Duration::from_secs(90);
 
 /// Any bad page or lock is the end, and the end of the kernel is that of the machine. Warnings go
 /// to the console. COM2 is the driver's own.
-const APPEND: &str = "console=ttyS0 loglevel=5 panic=-1 oops=panic softlockup_panic=1 \
+pub const APPEND: &str = "console=ttyS0 loglevel=5 panic=-1 oops=panic softlockup_panic=1 \
                       mitigations=off";
 
 /// The kernel in its emulator, booted anew after each death.

@@ -1,11 +1,12 @@
 //! `cargo xtask trial`: a Linux kernel's KVM, judged by what a guest observes of its memory.
 //!
-//! [`kernel`] fetches the kernel on trial, [`machine`] runs it in an emulator, [`campaign`] goes
+//! [`kernel`] fetches the kernel on trial, [`machine`] runs it in QEMU and [`bochs`] in Bochs, [`campaign`] goes
 //! through random programs and [`minimize`] makes those short that find something. [`finding`] is
 //! what is written about it, and [`page`] the report for a browser; [`merge`] makes one report of
 //! several. [`booted`] is the control, an emulator without a hypervisor, and Umbra. [`mutants`]
 //! tries the trial itself by mistakes in a KVM, and [`rules`] by broken rules of Umbra.
 
+mod bochs;
 mod booted;
 mod campaign;
 mod finding;
@@ -17,6 +18,7 @@ pub mod mutants;
 mod page;
 mod rules;
 mod suspect;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -30,21 +32,26 @@ use umbra_trial::judge::Tally;
 use umbra_trial::program::Program;
 
 use crate::report::Report;
-use crate::umbra_run::{Policy, chosen};
+use crate::umbra_run::{Policy, chosen, word};
 use crate::{paths, setup};
+use bochs::Bochs;
 use booted::{Booted, Place};
 use campaign::{Campaign, Identity, Limits};
 use machine::Machine;
 use setup::Setup;
 use suspect::{Found, Outcome, Suspect};
 
+/// The emulated CPU of a kernel on trial in QEMU.
+const CPU: &str = "EPYC,+svm";
+
 /// The exit status if something was found.
 const FOUND: u8 = 10;
 
 /// Put a hypervisor on trial: the KVM of a Debian kernel, or Umbra.
 ///
-/// Random programs run as guest code under the kernel's KVM with shadow paging (kvm-amd with
-/// npt=0), inside QEMU without hardware virtualization: no KVM device of this machine is opened.
+/// Random programs run as guest code under the kernel's KVM with shadow paging (kvm-amd with npt=0
+/// in QEMU without hardware virtualization, or kvm-intel with ept=0 in Bochs): no KVM device of
+/// this machine is opened.
 /// What the guest observes is compared with bare hardware; a BUG or WARNING of the kernel is a
 /// finding, too. A program that finds something is made short. The exit status is 0 if nothing was
 /// found, 10 if something was, and 1 on errors. The folder with the report is named at the end; the
@@ -54,6 +61,7 @@ const FOUND: u8 = 10;
   cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --minutes 10
   cargo xtask trial --kernel ./linux-image-7.2.deb --seed 1000 --minutes 60
   cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --replay finding-1.json
+  cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --machine penryn
   cargo xtask trial --control --minutes 2
   cargo xtask trial --control --machine penryn
   cargo xtask trial --hypervisor umbra --machine penryn --guest-faults auto")]
@@ -85,14 +93,13 @@ pub struct Arguments {
         allow_negative_numbers = true
     )]
     seed: u64,
-    /// The emulated CPU of a kernel on trial, as QEMU names it
-    #[arg(long, default_value = "EPYC,+svm")]
-    cpu: String,
+    /// The emulated CPU of a kernel on trial in QEMU, as that names it [default: EPYC,+svm]
+    #[arg(long)]
+    cpu: Option<String>,
     /// The hypervisor on trial; KVM is that of --kernel
     #[arg(long, value_name = "NAME", default_value = "kvm")]
     hypervisor: Hypervisor,
-    /// With --control or --hypervisor umbra: the emulated machine [default: qemu for the control,
-    /// penryn for Umbra]
+    /// The emulated machine [default: qemu; penryn for Umbra]
     #[arg(long, value_name = "NAME")]
     machine: Option<booted::Machine>,
     /// With --hypervisor umbra: which guest faults go straight to the guest [default: auto; trap on
@@ -143,10 +150,6 @@ fn place(arguments: &Arguments) -> Result<Option<Place>> {
         return Ok(Some(Place { machine, umbra: None }));
     }
     if !umbra {
-        ensure!(
-            arguments.machine.is_none(),
-            "--machine is an option of --control and --hypervisor umbra; a kernel takes --cpu"
-        );
         return Ok(None);
     }
     ensure!(arguments.kernel.is_none(), "--kernel is an option of --hypervisor kvm");
@@ -165,8 +168,9 @@ fn place(arguments: &Arguments) -> Result<Option<Place>> {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     // Before anything is fetched.
     let replay = arguments.replay.as_deref().map(read_program).transpose()?;
+    let cpu = arguments.cpu.as_deref().unwrap_or(CPU);
     ensure!(
-        !arguments.cpu.is_empty() && !arguments.cpu.contains(char::is_whitespace),
+        !cpu.is_empty() && !cpu.contains(char::is_whitespace),
         "--cpu takes a model of QEMU's with its features, such as EPYC,+svm"
     );
     let place = place(arguments)?;
@@ -197,21 +201,53 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         return finish(state.findings.len());
     }
     let Some(name) = &arguments.kernel else { bail!("--hypervisor kvm needs --kernel") };
+    if let Some(machine) = bochs_machine(arguments)? {
+        let kernel = kernel::fetch(name, kernel::INTEL, &root)?;
+        let folder = root.join(format!("{}-{}", kernel.name, word(&machine)));
+        let only = machine.of_umbra().context("a machine of Bochs")?;
+        let mut suspect = Bochs::new(&kernel, only, &folder.join(own), Setup::new()?.umbra()?)?;
+        if let Some(program) = replay {
+            return show_replay(&mut suspect, &program);
+        }
+        let identity = Identity {
+            suspect: name.clone(),
+            options: format!("--kernel {name} --machine {}", word(&machine)),
+            cpu: machine.cpu().into(),
+        };
+        let campaign = Campaign::open(&folder, &identity, arguments.seed)?;
+        let state = campaign.run(&mut suspect, &limits, |seed| bochs::program(machine, seed))?;
+        return finish(state.findings.len());
+    }
     setup::need_program(machine::PROGRAM, machine::PACKAGE)?;
-    let kernel = kernel::fetch(name, &root)?;
+    let kernel = kernel::fetch(name, kernel::AMD, &root)?;
     let folder = root.join(&kernel.name);
-    let mut suspect = Machine::new(&kernel, &folder.join(own), &arguments.cpu)?;
+    let mut suspect = Machine::new(&kernel, &folder.join(own), cpu)?;
     if let Some(program) = replay {
         return show_replay(&mut suspect, &program);
     }
     let identity = Identity {
         suspect: name.clone(),
-        options: format!("--kernel {name} --cpu {}", arguments.cpu),
-        cpu: format!("{} (QEMU, without hardware virtualization)", arguments.cpu),
+        options: format!("--kernel {name} --cpu {cpu}"),
+        cpu: format!("{cpu} (QEMU, without hardware virtualization)"),
     };
     let campaign = Campaign::open(&folder, &identity, arguments.seed)?;
     let state = campaign.run(&mut suspect, &limits, kernel_program)?;
     finish(state.findings.len())
+}
+
+/// The CPU of Bochs that a kernel is tried on, unless it is QEMU's.
+fn bochs_machine(arguments: &Arguments) -> Result<Option<booted::Machine>> {
+    let machine = arguments.machine.filter(|&machine| machine != booted::Machine::Qemu);
+    ensure!(
+        machine.is_none() || arguments.cpu.is_none(),
+        "--cpu names a CPU of QEMU's; leave it out, or --machine"
+    );
+    ensure!(
+        machine != Some(booted::Machine::Ryzen),
+        "KVM with npt=0 does not get through on Bochs's ryzen; give --machine penryn or skylake, or \
+         none for QEMU's EPYC"
+    );
+    Ok(machine)
 }
 
 /// The program of a number for a kernel.
@@ -334,6 +370,28 @@ mod tests {
             format!("{missing:#}"),
             "reading /nowhere/x.json: No such file or directory (os error 2)"
         );
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn a_kernel_runs_on_a_machine_that_fits() {
+        let machine = |words: &[&str]| {
+            let line = [&["trial", "--kernel", "x"], words].concat();
+            let Line { arguments } = clap::Parser::try_parse_from(line).unwrap();
+            bochs_machine(&arguments).map_err(|error| error.to_string())
+        };
+        assert_eq!(machine(&["--cpu", "EPYC,+svm"]), Ok(None));
+        assert_eq!(machine(&["--machine", "qemu"]), Ok(None));
+        assert_eq!(machine(&["--machine", "penryn"]), Ok(Some(booted::Machine::Penryn)));
+        let ryzen = machine(&["--machine", "ryzen"]).unwrap_err();
+        assert!(ryzen.ends_with("give --machine penryn or skylake, or none for QEMU's EPYC"));
+        let both = machine(&["--machine", "skylake", "--cpu", "EPYC"]).unwrap_err();
+        assert_eq!(both, "--cpu names a CPU of QEMU's; leave it out, or --machine");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::campaign::{Campaign, Identity, Limits, State};
 use super::kernel::{self, Kernel};
 use super::machine::{self, Machine};
 use super::suspect::{Outcome, Suspect};
-use super::{FOUND, Hypervisor, finding, kernel_program, rules};
+use super::{CPU, FOUND, Hypervisor, finding, kernel_program, rules};
 use crate::setup::Apt;
 use crate::{paths, process, setup};
 
@@ -33,9 +33,6 @@ const CLEAN: &str = "clean";
 
 /// The package whose dependency is the newest kernel's.
 const NEWEST: &str = "linux-headers-cloud-amd64";
-
-/// The emulated CPU.
-const CPU: &str = "EPYC,+svm";
 
 /// Try the trial by mistakes in a kernel's KVM, or by broken rules of Umbra.
 ///
@@ -263,7 +260,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let release = headers.strip_prefix("linux-headers-").context("a package of headers")?;
     let root = paths::target_dir()?.join("trial");
     let tree = Tree::prepare(release, &root.join("mutants").join(release))?;
-    let kernel = kernel::fetch(&format!("linux-image-{release}"), &root)?;
+    let kernel = kernel::fetch(&format!("linux-image-{release}"), kernel::AMD, &root)?;
     let report = tree.root.join("report.json");
     let mut rows: Vec<Row> = match fs::read_to_string(&report) {
         Ok(text) => serde_json::from_str(&text).with_context(|| {

@@ -94,10 +94,16 @@ impl Row {
 
     fn text(&self) -> String {
         match &self.conviction {
-            Some(Conviction { symptom, program, treatment, .. }) => format!(
-                "| {} | {symptom} | {program}, {treatment} | {:.0} s |",
-                self.rule, self.seconds
-            ),
+            Some(Conviction { symptom, program, treatment, .. }) => {
+                // Behind the second colon are the numbers of this run.
+                let short: Vec<&str> = symptom.splitn(3, ": ").take(2).collect();
+                format!(
+                    "| {} | {} | {program}, {treatment} | {:.0} s |",
+                    self.rule,
+                    short.join(": "),
+                    self.seconds
+                )
+            }
             None => {
                 let why = reason(&self.rule).map_or_else(String::new, |why| format!(". {why}"));
                 format!(
