@@ -31,6 +31,9 @@ const MEMORY: &str = "512";
 const PATIENCE: Patience =
     Patience { whole: Duration::from_secs(7200), silence: Duration::from_secs(1200) };
 
+/// The last line of what Linux says of a BUG or WARNING.
+const END_OF_TRACE: &str = "---[ end trace";
+
 /// The program of a number for this machine.
 pub fn program(machine: booted::Machine, seed: u64) -> Program {
     let program = generate::program(seed, generate::STEPS);
@@ -76,9 +79,7 @@ impl Bochs {
         let mut command = umbra_run::command(&self.umbra, &self.kernel, self.machine, None);
         command.arg("--initrd").arg(&initrd).args(["--memory", MEMORY, "--append", APPEND]);
         command.stdin(Stdio::null()).stdout(File::create(&line)?).stderr(File::create(&errors)?);
-        watch::run(&mut command, &line, PATIENCE, &|line| {
-            Line::read(line).goes_on_after_trouble()
-        })?;
+        watch::run(&mut command, &line, PATIENCE, &|line| Line::read(line).has_told_trouble())?;
         let said = fs::read_to_string(&errors).unwrap_or_default();
         let line = fs::read(&line).with_context(|| line.display().to_string())?;
         Ok((line, String::from(umbra_run::end(&said))))
@@ -114,9 +115,11 @@ impl Line {
         Line { ready, refused, records, text, trouble: first_trouble(line) }
     }
 
-    /// The next program has ended, too: no more is to be expected of the kernel's words.
-    fn goes_on_after_trouble(&self) -> bool {
-        self.trouble.as_ref().is_some_and(|(_, before)| self.records.len() > before + 1)
+    /// The kernel has told all of its trouble: by its own word, or as the next program has ended.
+    fn has_told_trouble(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|(_, before)| {
+            self.records.len() > before + 1 || self.text.contains(END_OF_TRACE)
+        })
     }
 
     /// What programs have come to. `end` is how the machine ended.
@@ -189,13 +192,8 @@ impl Suspect for Bochs {
     }
 
     fn run_all(&mut self, programs: &[Program]) -> Result<Vec<Outcome>> {
-        let mut outcomes = Vec::new();
-        while outcomes.len() < programs.len() {
-            let left = &programs[outcomes.len()..];
-            let (line, end) = self.start(left)?;
-            outcomes.extend(Line::read(&line).outcomes(left, &end)?);
-        }
-        Ok(outcomes)
+        let (line, end) = self.start(programs)?;
+        Line::read(&line).outcomes(programs, &end)
     }
 }
 
@@ -243,9 +241,11 @@ mod tests {
         let loud = [&ready, &all[0], &warning, &all[1], &all[2]].map(Clone::clone).concat();
         let found = Some(String::from("host: WARNING: at a.c:1 f [kvm]"));
         assert_eq!(symptoms(&loud, &programs), [None, found]);
-        assert!(Line::read(&loud).goes_on_after_trouble());
+        assert!(Line::read(&loud).has_told_trouble());
         let so_far = [&ready, &all[0], &warning, &all[1]].map(Clone::clone).concat();
-        assert!(!Line::read(&so_far).goes_on_after_trouble());
+        assert!(!Line::read(&so_far).has_told_trouble());
+        let told = [&so_far, &b"[ 9.1] ---[ end trace 0000000000000000 ]---\n".to_vec()];
+        assert!(Line::read(&told.map(Clone::clone).concat()).has_told_trouble());
         let dead = [&ready, &all[0]].map(Clone::clone).concat();
         let end = Some(String::from("host: the host ends without a word, or hangs"));
         assert_eq!(symptoms(&dead, &programs), [None, end]);
