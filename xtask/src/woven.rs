@@ -1,7 +1,7 @@
 //! Copies of the tree whose MMU is changed, and the programs that are built from them.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -10,6 +10,9 @@ use anyhow::{Context, Result};
 use crate::tree::copy_folder;
 use crate::{paths, process};
 
+/// Where a tree has the MMU's source.
+const SRC: &str = "crates/mmu/src";
+
 /// A copy of the tree, which stays in the target directory with what was built of it, so that the
 /// next one is built sooner.
 pub struct Copy {
@@ -17,6 +20,8 @@ pub struct Copy {
     pub folder: PathBuf,
     /// The copy.
     pub tree: PathBuf,
+    /// The one before it.
+    previous: PathBuf,
 }
 
 impl Copy {
@@ -26,17 +31,18 @@ impl Copy {
     /// A file cannot be read or written.
     pub fn fresh(name: &str) -> Result<Copy> {
         let folder = paths::target_dir()?.join(name);
-        let tree = folder.join("tree");
+        let (tree, previous) = (folder.join("tree"), folder.join("previous"));
         if tree.exists() {
-            fs::remove_dir_all(&tree).with_context(|| format!("removing {}", tree.display()))?;
+            let _ = fs::remove_dir_all(&previous);
+            fs::rename(&tree, &previous).with_context(|| format!("moving {}", tree.display()))?;
         }
         copy_folder(paths::workspace(), &tree)?;
-        Ok(Copy { folder, tree })
+        Ok(Copy { folder, tree, previous })
     }
 
     /// The MMU's source in the copy.
     pub fn src(&self) -> PathBuf {
-        self.tree.join("crates/mmu/src")
+        self.tree.join(SRC)
     }
 
     /// Writes files of the MMU's source.
@@ -47,6 +53,23 @@ impl Copy {
         for (file, text) in files {
             let file = self.src().join(file);
             fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Writes files of the MMU's source for the first time. Those that the last copy had keep their
+    /// times, so that cargo does not build them again.
+    ///
+    /// # Errors
+    /// As [`Copy::write`].
+    pub fn write_first(&self, files: &BTreeMap<PathBuf, String>) -> Result<()> {
+        self.write(files)?;
+        for (file, text) in files {
+            let previous = self.previous.join(SRC).join(file);
+            if fs::read_to_string(&previous).is_ok_and(|before| before == *text) {
+                let time = previous.metadata()?.modified()?;
+                File::options().write(true).open(self.src().join(file))?.set_modified(time)?;
+            }
         }
         Ok(())
     }
@@ -73,5 +96,17 @@ impl Copy {
             }
         }
         Ok(programs)
+    }
+
+    /// Builds the tool as it ships, with the hypervisor in it. Returns where it is.
+    ///
+    /// # Errors
+    /// Cargo fails.
+    pub fn umbra(&self) -> Result<PathBuf> {
+        let target = self.folder.join("build");
+        let mut cargo = process::cargo();
+        cargo.current_dir(&self.tree).args(["build", "--release", "--package", "umbra"]);
+        process::show(cargo.arg("--target-dir").arg(&target))?;
+        Ok(target.join("release/umbra"))
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use umbra_sabotage::Mutation;
+use umbra_sabotage::{Mutation, Switch};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("sabotage")
@@ -16,7 +16,9 @@ fn mutations() -> Vec<Mutation> {
 
 #[test]
 fn every_mutation_applies() {
-    if let Err(error) = umbra_sabotage::weave(&folder().with_file_name("src"), &mutations()) {
+    if let Err(error) =
+        umbra_sabotage::weave(&folder().with_file_name("src"), &mutations(), Switch::File)
+    {
         panic!(
             "{error:#}\n({} says how mutations are written)",
             folder().join("README.md").display()

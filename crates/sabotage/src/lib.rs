@@ -14,7 +14,7 @@ mod mutation;
 mod weave;
 
 pub use mutation::{Catcher, Edit, Mutation, read};
-pub use weave::{Broken, Change, Woven, apply, branch, weave, with_switch};
+pub use weave::{Broken, Change, Switch, Woven, apply, branch, set, weave, with_switch};
 
 /// The variable whose value is the number of the rule that a woven program breaks. Without it,
 /// or with 0, none is.

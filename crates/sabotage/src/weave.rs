@@ -12,13 +12,29 @@ use crate::{Edit, Mutation, VARIABLE};
 /// The module of the woven crate that knows which rule is broken.
 const MODULE: &str = "sabotage_switch";
 
+/// Stands before the number of the broken rule in a program with [`Switch::File`].
+const MARK: &str = "UMBRA-BREAKS-RULE";
+
+/// How a woven program learns which rule is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// By the [`VARIABLE`] of its environment.
+    Environment,
+    /// By a number in its own file, which [`set`] changes: bare metal has no environment.
+    File,
+}
+
 /// Weaves all mutations into the crate whose sources are in `src`. Returns the files that change,
 /// from there, with what they become.
 ///
 /// # Errors
 /// An edit's passage is not there, or not once; or two passages overlap and neither contains the
 /// other.
-pub fn weave(src: &Path, mutations: &[Mutation]) -> Result<BTreeMap<PathBuf, String>> {
+pub fn weave(
+    src: &Path,
+    mutations: &[Mutation],
+    switch: Switch,
+) -> Result<BTreeMap<PathBuf, String>> {
     let mut edits = BTreeMap::<&Path, Vec<Numbered<'_>>>::new();
     for (number, mutation) in (1..).zip(mutations) {
         for edit in &mutation.edits {
@@ -33,7 +49,7 @@ pub fn weave(src: &Path, mutations: &[Mutation]) -> Result<BTreeMap<PathBuf, Str
         let text = weave_file(&text, &edits).with_context(|| format!("in {}", path.display()))?;
         files.insert(file.to_path_buf(), text);
     }
-    with_switch(src, files)
+    with_switch(src, files, switch)
 }
 
 /// Breaks one rule of the crate whose sources are in `src`, and no other. Returns the files that
@@ -67,20 +83,27 @@ pub fn apply(src: &Path, mutation: &Mutation) -> Result<BTreeMap<PathBuf, String
 pub fn with_switch(
     src: &Path,
     mut files: BTreeMap<PathBuf, String>,
+    switch: Switch,
 ) -> Result<BTreeMap<PathBuf, String>> {
     let root = PathBuf::from("lib.rs");
     let text = match files.remove(&root) {
         Some(text) => text,
         None => fs::read_to_string(src.join(&root)).context("reading lib.rs")?,
     };
-    files.insert(root, format!("#![allow(warnings)]\n{text}\nextern crate std;\nmod {MODULE};\n"));
-    files.insert(PathBuf::from(format!("{MODULE}.rs")), switch());
+    let library = match switch {
+        Switch::Environment => "extern crate std;\n",
+        Switch::File => "",
+    };
+    files.insert(root, format!("#![allow(warnings)]\n{text}\n{library}mod {MODULE};\n"));
+    files.insert(PathBuf::from(format!("{MODULE}.rs")), module(switch));
     Ok(files)
 }
 
-fn switch() -> String {
-    format!(
-        r#"//! Which rule is broken: the number in the variable {VARIABLE}.
+/// The source of [`MODULE`].
+fn module(switch: Switch) -> String {
+    match switch {
+        Switch::Environment => format!(
+            r#"//! Which rule is broken: the number in the variable {VARIABLE}.
 
 use std::sync::OnceLock;
 
@@ -94,7 +117,36 @@ pub(crate) fn breaks(rule: u32) -> bool {{
     *BROKEN.get_or_init(read) == rule
 }}
 "#
-    )
+        ),
+        Switch::File => format!(
+            r#"//! Which rule is broken: the number behind the mark.
+
+static SWITCH: ([u8; {length}], [u8; 4]) = (*b"{MARK}", [0; 4]);
+
+#[inline]
+pub(crate) fn breaks(rule: u32) -> bool {{
+    // What the file says when the program starts, and not what the compiler has seen.
+    u32::from_le_bytes(core::hint::black_box(&SWITCH).1) == rule
+}}
+"#,
+            length = MARK.len()
+        ),
+    }
+}
+
+/// Breaks the rule of this number, or none by 0, in the file of a program with [`Switch::File`].
+///
+/// # Errors
+/// The program has no such switch, or several.
+pub fn set(program: &mut [u8], number: u32) -> Result<()> {
+    let marks = program.windows(MARK.len()).enumerate();
+    let places: Vec<usize> =
+        marks.filter(|(_, text)| *text == MARK.as_bytes()).map(|(at, _)| at).collect();
+    let [at] = places[..] else { bail!("the program has {} switches of rules", places.len()) };
+    let from = at + MARK.len();
+    let place = program.get_mut(from..from + 4).context("the program ends at its switch")?;
+    place.copy_from_slice(&number.to_le_bytes());
+    Ok(())
 }
 
 #[derive(Clone, Copy)]
@@ -352,6 +404,22 @@ mod tests {
         // Part of a word is none.
         assert!(why("is_cached", "cached").contains("not there"));
         assert!(why("a();", " ").contains("empty"));
+    }
+
+    #[test]
+    fn the_switch_in_a_file_is_set_where_its_mark_is() {
+        let mut program = format!("ELF {MARK}....code").into_bytes();
+        set(&mut program, 0x0403_0201).unwrap();
+        assert_eq!(program, format!("ELF {MARK}\u{1}\u{2}\u{3}\u{4}code").into_bytes());
+        assert!(module(Switch::File).contains(&format!("[u8; {}]", MARK.len())));
+        for (bad, why) in [
+            (String::from("ELF"), "the program has 0 switches of rules"),
+            (format!("{MARK}....{MARK}...."), "the program has 2 switches of rules"),
+            (format!("{MARK}.."), "the program ends at its switch"),
+        ] {
+            let error = set(&mut bad.into_bytes(), 1).unwrap_err();
+            assert_eq!(error.to_string(), why);
+        }
     }
 
     #[test]

@@ -153,6 +153,13 @@ fn is_tight(seed: u64) -> bool {
     Rng::with_seed(!seed).u8(..4) == 0
 }
 
+/// A program for an old CPU ([`Program::old`]).
+pub fn for_old(mut program: Program) -> Program {
+    program.old = true;
+    program.steps.retain(|step| !step.needs_new_cpu());
+    program
+}
+
 /// A program for machines where no driver waits: without the host's steps, and without entries that
 /// name no memory. `old`: the CPU is as [`Program::old`] says.
 pub fn for_bare(mut program: Program, old: bool) -> Program {

@@ -55,6 +55,18 @@ pub fn take<M: for<'a> Deserialize<'a>>(bytes: &mut Vec<u8>) -> Option<Result<M,
     Some(decoded.and_then(|bytes| postcard::from_bytes(&bytes).map_err(|_| Damaged)))
 }
 
+/// A frame on a line that text goes over, too: in bytes that no text in ASCII has.
+pub fn shield(frame: &[u8]) -> impl Iterator<Item = u8> {
+    frame.iter().flat_map(|byte| [0x80 | byte >> 4, 0x80 | byte & 0xf])
+}
+
+/// What has come over a line with [`shield`]ed frames: these, and the text.
+pub fn unshield(line: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let (halves, text): (Vec<u8>, Vec<u8>) = line.iter().partition(|&&byte| byte >= 0x80);
+    let whole = halves.chunks_exact(2).map(|half| half[0] << 4 | half[1] & 0xf);
+    (whole.collect(), text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +82,16 @@ mod tests {
         assert_eq!(take::<Reply>(&mut bytes), None);
         bytes.push(0);
         assert_eq!(take::<Reply>(&mut bytes), Some(Err(Damaged)));
+    }
+
+    #[test]
+    fn text_may_come_between_any_two_bytes() {
+        let frame: Vec<u8> = (0..=255).collect();
+        let shielded: Vec<u8> = shield(&frame).collect();
+        let line: Vec<u8> = shielded.iter().flat_map(|&byte| [b'[', byte, b'\n']).collect();
+        let text = b"[\n".repeat(shielded.len());
+        assert_eq!(unshield(&line), (frame.clone(), text));
+        // The last byte is only half there.
+        assert_eq!(unshield(&shielded[..shielded.len() - 1]).0, frame[..255]);
     }
 }

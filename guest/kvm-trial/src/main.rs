@@ -1,8 +1,9 @@
 //! The trial's driver for Linux KVM: `/init` of an emulated machine whose kernel is on trial.
 //!
-//! It loads KVM's modules with nested paging off and takes programs from COM2. It runs each in a
-//! guest of its own, and answers with what the guest saw. The kernel's console is COM1. If the
-//! kernel dies, the machine does, and the tool (`cargo xtask trial`) knows which program it was.
+//! It loads KVM's modules with nested paging off and takes programs from COM2, or from its
+//! initramfs. It runs each in a guest of its own, and answers with what the guest saw. The kernel's
+//! console is COM1. If the kernel dies, the machine does, and the tool (`cargo xtask trial`) knows
+//! which program it was.
 
 mod backing;
 mod cpu;
@@ -36,6 +37,7 @@ fn main() {
     if let Err(error) = serve(&mut wire) {
         wire.send(&Reply::Refused(format!("{error:#}")));
     }
+    wire.close();
     loop {
         std::thread::park();
     }
@@ -54,12 +56,13 @@ fn serve(wire: &mut Wire) -> Result<()> {
         })
         .context("the kernel's release")?;
     wire.send(&Reply::Ready { release, text: modules::text() });
-    loop {
-        match wire.receive().context("COM2")? {
+    while let Some(request) = wire.receive().context("a request")? {
+        match request {
             Request::Run(program) => match target::run(&mut kvm, &program) {
                 Ok(record) => wire.send(&Reply::Ran(record)),
                 Err(why) => wire.send(&Reply::Refused(why)),
             },
         }
     }
+    Ok(())
 }

@@ -9,8 +9,9 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 /// Names of files and their parameters, a line each, in the order of their dependencies.
 const LIST: &str = "/modules/list";
 
-/// Where KVM says whether it has nested paging.
-const NPT: &str = "/sys/module/kvm_amd/parameters/npt";
+/// Where KVM says whether it has nested paging, for either vendor's CPUs.
+const NESTED: [&str; 2] =
+    ["/sys/module/kvm_amd/parameters/npt", "/sys/module/kvm_intel/parameters/ept"];
 
 /// Where the kernel says at which address it has put the text of KVM's module.
 const TEXT: &str = "/sys/module/kvm/sections/.text";
@@ -33,11 +34,11 @@ pub fn load() -> Result<()> {
         finit_module(file, &CString::new(parameters)?, ModuleInitFlags::empty())
             .with_context(|| format!("the kernel refuses its module {name} {parameters}"))?;
     }
-    let npt =
-        fs::read_to_string(NPT).context("kvm-amd does not tell whether nested paging is off")?;
+    let nested = NESTED.iter().find_map(|file| fs::read_to_string(file).ok());
+    let nested = nested.context("KVM does not tell whether nested paging is off")?;
     ensure!(
-        matches!(npt.trim(), "N" | "0"),
-        "kvm-amd keeps nested paging on although npt=0 was given"
+        matches!(nested.trim(), "N" | "0"),
+        "KVM keeps nested paging on although it was to be off"
     );
     Ok(())
 }

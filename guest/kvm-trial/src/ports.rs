@@ -1,4 +1,4 @@
-//! COM2, by its ports: no driver of the kernel on trial stands between.
+//! The tool's end of the machine, by its ports: no driver of the kernel on trial stands between.
 
 // Opt-in to what the workspace denies: port instructions are no functions of any crate.
 #![allow(unsafe_code)]
@@ -7,6 +7,11 @@ use std::arch::asm;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
+
+/// Bochs's port that prints, and the one that ends the machine when [`SHUTDOWN`] comes.
+const DEBUG_CONSOLE: u16 = 0xe9;
+const END: u16 = 0x8900;
+const SHUTDOWN: &[u8] = b"Shutdown";
 
 const COM2: u16 = 0x2f8;
 const FIFO_CONTROL: u16 = COM2 + 2;
@@ -36,7 +41,8 @@ impl Ports {
     }
 
     fn write(&self, port: u16, byte: u8) {
-        // SAFETY: `self` proves that iopl was granted, and all ports of this module are COM2's.
+        // SAFETY: `self` proves that iopl was granted. All ports of this module are COM2's, or
+        // print, or end the machine.
         unsafe {
             asm!("out dx, al", in("dx") port, in("al") byte, options(nomem, nostack, preserves_flags))
         }
@@ -54,6 +60,16 @@ impl Ports {
     /// The next byte, if one has come.
     pub fn receive(&self) -> Option<u8> {
         (self.read(LINE_STATUS) & HAS_DATA != 0).then(|| self.read(COM2))
+    }
+
+    /// Prints a byte, in Bochs.
+    pub fn print(&self, byte: u8) {
+        self.write(DEBUG_CONSOLE, byte);
+    }
+
+    /// Ends the machine, in Bochs.
+    pub fn end_machine(&self) {
+        SHUTDOWN.iter().for_each(|&byte| self.write(END, byte));
     }
 
     /// Sends a byte.

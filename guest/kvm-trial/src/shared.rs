@@ -14,6 +14,10 @@ use crate::backing::{Backing, leave_few_shadow_pages};
 /// Where a slot goes that is moved away.
 const ELSEWHERE: u64 = 1 << 32;
 
+/// Three pages where no slot is, for KVM on CPUs of Intel (Linux: Documentation/virt/kvm/api.rst,
+/// "KVM_SET_TSS_ADDR").
+const KVM_TSS: usize = 0xfffb_d000;
+
 /// CR0.WP.
 const WP: u64 = 1 << 16;
 
@@ -47,6 +51,7 @@ impl Shared {
     /// KVM's, or there is no memory left.
     pub fn new(device: &Device, program: &Program, image: &Image) -> Result<Shared> {
         let vm = device.create_vm().context("KVM_CREATE_VM")?;
+        vm.set_tss_address(KVM_TSS).context("KVM_SET_TSS_ADDR")?;
         let mut slots = Vec::new();
         for gpa in (0..REGIONS).map(|region| region * REGION).chain([STUB, USER]) {
             slots.push(Slot { gpa, flags: 0, backing: Backing::new(program.huge)? });

@@ -12,6 +12,9 @@ use umbra_trial::stub::{GDT_LIMIT, IDT_LIMIT, KERNEL_CODE, KERNEL_DATA, TASK, TS
 /// 8 of PML4 and PDPT entries, and KVM goes by the guest's vendor.
 const VENDOR: [u32; 3] = [0x756e_6547, 0x4965_6e69, 0x6c65_746e];
 
+/// CPUID.80000001H:EDX.1G-PAGE.
+const GIB_PAGES: u32 = 1 << 26;
+
 /// Bit 1 of RFLAGS is always set.
 const RFLAGS: u64 = 1 << 1;
 
@@ -31,6 +34,8 @@ pub fn prepare(
     for leaf in cpuid.as_mut_slice() {
         match leaf.function {
             0 | 0x8000_0000 => [leaf.ebx, leaf.edx, leaf.ecx] = VENDOR,
+            // KVM offers 1 GiB pages with shadow paging whatever the CPU has.
+            0x8000_0001 if program.old => leaf.edx &= !GIB_PAGES,
             0x8000_0008 => leaf.eax = leaf.eax & !0xff | u32::from(program.maxphyaddr),
             _ => (),
         }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
+use umbra_sabotage::Switch;
 
 use super::list::Mutant;
 use super::weave;
@@ -57,7 +58,7 @@ fn weave_all(copy: &Copy, mutants: &Mutants) -> Result<Branches> {
         files.insert(Path::new(file).strip_prefix(SRC)?.to_path_buf(), woven.text);
         branches.insert(file.into(), woven.branches);
     }
-    copy.write(&umbra_sabotage::with_switch(&copy.src(), files)?)?;
+    copy.write(&umbra_sabotage::with_switch(&copy.src(), files, Switch::Environment)?)?;
     Ok(branches)
 }
 

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use umbra_sabotage::{Catcher, Mutation, VARIABLE};
+use umbra_sabotage::{Catcher, Mutation, Switch, VARIABLE};
 
 use crate::{process, woven};
 
@@ -40,7 +40,7 @@ impl Copy {
     /// Copies the tree, weaves the mutations in, and builds what catches them.
     pub fn build(mutations: &[Mutation]) -> Result<Copy> {
         let copy = woven::Copy::fresh("sabotage")?;
-        copy.write(&umbra_sabotage::weave(&copy.src(), mutations)?)?;
+        copy.write_first(&umbra_sabotage::weave(&copy.src(), mutations, Switch::Environment)?)?;
         let programs = compile(&copy, mutations)?;
         Ok(Copy { folder: copy.folder, programs })
     }
@@ -48,7 +48,7 @@ impl Copy {
     /// Copies the tree, weaves the mutations in, and sees to it that the compiler takes them.
     pub fn check(mutations: &[Mutation]) -> Result<()> {
         let copy = woven::Copy::fresh("sabotage")?;
-        copy.write(&umbra_sabotage::weave(&copy.src(), mutations)?)?;
+        copy.write_first(&umbra_sabotage::weave(&copy.src(), mutations, Switch::Environment)?)?;
         let mut cargo = process::cargo();
         cargo.current_dir(&copy.tree).args(["check", "--package", "umbra-mmu", "--target-dir"]);
         process::capture(cargo.arg(copy.folder.join("check"))).map(drop)

@@ -10,7 +10,7 @@ use umbra_sabotage::{Catcher, Edit, Mutation};
 
 use crate::guests::Run;
 use crate::setup::{Setup, need_program};
-use crate::{paths, process, woven};
+use crate::{paths, woven};
 
 /// Where the rules are, and what they are rules of.
 const RULES: &str = "crates/hypervisor/sabotage";
@@ -38,16 +38,18 @@ pub fn run(mutations: &[&Mutation]) -> Result<usize> {
     }
     let broken = Broken { kernels, copy, source, kept };
     let catchers = mutations.iter().flat_map(|mutation| &mutation.caught_by);
-    broken.build(None)?;
+    let umbra = broken.build(None)?;
     for catcher in catchers.collect::<BTreeSet<_>>() {
-        broken.run(catcher)?.with_context(|| format!("{catcher}: fails with no rule broken"))?;
+        broken
+            .run(&umbra, catcher)?
+            .with_context(|| format!("{catcher}: fails with no rule broken"))?;
     }
     let mut survivors = 0;
     for mutation in mutations {
         let since = Instant::now();
-        broken.build(Some(mutation))?;
+        let umbra = broken.build(Some(mutation))?;
         for catcher in &mutation.caught_by {
-            let outcome = broken.run(catcher)?;
+            let outcome = broken.run(&umbra, catcher)?;
             let caught = outcome.as_ref().err().is_some_and(|error| {
                 catcher.says().is_none_or(|text| format!("{error:#}").contains(text))
             });
@@ -78,7 +80,7 @@ struct Broken {
 
 impl Broken {
     /// Builds the tool and the hypervisor in it with this rule broken, and no other.
-    fn build(&self, broken: Option<&Mutation>) -> Result<()> {
+    fn build(&self, broken: Option<&Mutation>) -> Result<PathBuf> {
         for (file, text) in &self.kept {
             write_changed(file, text)?;
         }
@@ -87,24 +89,18 @@ impl Broken {
                 write_changed(&self.source.join(file), &text)?;
             }
         }
-        let mut cargo = process::cargo();
-        cargo.current_dir(&self.copy.tree).args(["build", "--release", "--package", "umbra"]);
-        process::show(cargo.arg("--target-dir").arg(self.target()))
-    }
-
-    fn target(&self) -> PathBuf {
-        self.copy.folder.join("build")
+        self.copy.umbra()
     }
 
     /// Runs a guest kernel: what is wrong, if it does not pass.
-    fn run(&self, catcher: &Catcher) -> Result<Result<String>> {
+    fn run(&self, umbra: &Path, catcher: &Catcher) -> Result<Result<String>> {
         let Catcher::Guest { kernel, machine, .. } = catcher else {
             bail!("{catcher} is no guest kernel")
         };
         let folder = self.copy.folder.join("logs");
         fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
         let run = Run::named(kernel, machine)?;
-        Ok(run.run(&self.target().join("release/umbra"), &self.kernels, &folder))
+        Ok(run.run(umbra, &self.kernels, &folder))
     }
 }
 

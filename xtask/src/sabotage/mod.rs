@@ -81,7 +81,10 @@ pub fn run(Arguments { rule, hypervisor }: &Arguments) -> Result<ExitCode> {
 }
 
 /// The rules of the MMU.
-fn rules() -> Result<Vec<Mutation>> {
+///
+/// # Errors
+/// Their files cannot be read.
+pub fn rules() -> Result<Vec<Mutation>> {
     umbra_sabotage::read(&paths::workspace().join("crates/mmu/sabotage"))
 }
 

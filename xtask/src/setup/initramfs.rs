@@ -59,6 +59,17 @@ pub fn build_trial(init: &[u8], modules: &[(String, &str, Vec<u8>)]) -> Result<V
     archive.finish()
 }
 
+/// Packs one file more, for an initramfs that goes before it: Linux unpacks one archive after the
+/// other.
+///
+/// # Errors
+/// It is too large for the format.
+pub fn build_file(name: &str, contents: &[u8]) -> Result<Vec<u8>> {
+    let mut archive = Archive::empty();
+    archive.add(entry(name, ModeFileType::Regular, 0o644), contents)?;
+    archive.finish()
+}
+
 fn entry(name: &str, kind: ModeFileType, permissions: u32) -> Builder {
     Builder::new(name).mode(permissions).set_mode_file_type(kind)
 }
@@ -72,8 +83,7 @@ impl Archive {
     /// An archive with folders, what the kernel gives `/init` as standard input and output before
     /// devtmpfs is mounted, and `/init`.
     fn new(folders: &[&str], init: &[u8]) -> Result<Archive> {
-        let mut archive =
-            Archive { output: GzEncoder::new(Vec::new(), Compression::default()), inode: 0 };
+        let mut archive = Archive::empty();
         for folder in folders {
             archive.add(entry(folder, ModeFileType::Directory, 0o755), &[])?;
         }
@@ -85,6 +95,10 @@ impl Archive {
             .add(entry("dev/null", ModeFileType::Char, 0o666).rdev_major(1).rdev_minor(3), &[])?;
         archive.add(entry("init", ModeFileType::Regular, 0o755), init)?;
         Ok(archive)
+    }
+
+    fn empty() -> Archive {
+        Archive { output: GzEncoder::new(Vec::new(), Compression::default()), inode: 0 }
     }
 
     fn add(&mut self, entry: Builder, contents: &[u8]) -> Result<()> {

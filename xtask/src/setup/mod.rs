@@ -166,6 +166,15 @@ pub fn trial_initramfs(modules: &[(String, &str, Vec<u8>)]) -> Result<Vec<u8>> {
     initramfs::build_trial(&read(&init)?, modules)
 }
 
+/// What goes behind [`trial_initramfs`] where no line leads into the machine: the programs of a
+/// batch.
+///
+/// # Errors
+/// They are too large for an initramfs.
+pub fn trial_batch(programs: &[u8]) -> Result<Vec<u8>> {
+    initramfs::build_file("programs", programs)
+}
+
 fn build_initramfs(folder: &Path, busybox: &Path, arch: GuestArch) -> Result<PathBuf> {
     // Two compilers in one folder would rebuild all of each other's.
     let (build, name) = match arch {

@@ -5,8 +5,8 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -18,11 +18,15 @@ use umbra_trial::record::{End, Record};
 
 use super::machine::PROGRAM;
 use super::suspect::{Found, Outcome, Suspect};
+use super::watch::{self, Ended, Patience};
 use crate::process;
 use crate::umbra_run::{self, Policy, word};
 
 /// How long a start may take, all of its programs included.
 const PATIENCE: Duration = Duration::from_secs(900);
+/// How long nothing may come of a start before its hypervisor is taken for hung: a program takes
+/// half a minute on a busy machine.
+const STALL: Duration = Duration::from_secs(60);
 
 /// Steps of a program, before those are left out that need a driver.
 const STEPS: usize = 2000;
@@ -67,7 +71,7 @@ impl Machine {
     }
 
     /// Whether programs have to be those of an old CPU.
-    fn is_old(self) -> bool {
+    pub fn is_old(self) -> bool {
         self == Machine::Penryn
     }
 
@@ -160,30 +164,65 @@ impl Booted {
         Ok(qemu)
     }
 
-    /// Starts the machine once. Returns the runs of the first programs, and what the machine said
-    /// of its end if that came too early.
-    fn start(&self, programs: &[Program]) -> Result<(Vec<Record>, Option<String>)> {
+    /// Runs programs until one finds something: a hypervisor's death before the first one, too.
+    ///
+    /// # Errors
+    /// The machine cannot be started.
+    pub fn run_until_found(&self, programs: &[Program]) -> Result<Vec<Outcome>> {
+        let judged = |records: &[Record]| -> Vec<Outcome> {
+            let all = programs.iter().zip(records);
+            all.map(|(program, record)| self.judge(program, record)).collect()
+        };
+        let found = |outcome: &Outcome| matches!(outcome, Outcome::Found(_));
+        let enough = |bytes: &[u8]| {
+            let records = Output::parse(bytes, &End::Hung).records;
+            let whole = records.iter().take_while(|record| record.end == End::Complete).count();
+            judged(&records[..whole]).iter().any(found)
+        };
+        let Run { records, why, .. } = self.start(programs, STALL, &enough)?;
+        let mut outcomes = judged(&records);
+        if let Some(why) = why {
+            outcomes.pop();
+            outcomes.push(ended(why));
+        }
+        let first = outcomes.iter().position(found);
+        outcomes.truncate(first.map_or(outcomes.len(), |first| first + 1));
+        Ok(outcomes)
+    }
+
+    /// Starts the machine once. It is ended as soon as its results are `enough`, or if none come
+    /// for too long.
+    fn start(
+        &self,
+        programs: &[Program],
+        silence: Duration,
+        enough: &dyn Fn(&[u8]) -> bool,
+    ) -> Result<Run> {
         let file = |name: &str| self.folder.join(name);
         let (kernel, results, errors) = (file("programs.elf"), file("results"), file("errors.txt"));
         fs::write(&kernel, multiboot(programs)).with_context(|| kernel.display().to_string())?;
         let _ = fs::remove_file(&results);
         let mut command = self.command(&kernel, &results, programs[0].cpus())?;
         command.stdin(Stdio::null()).stderr(File::create(&errors)?);
-        let (status, end) = wait(&mut command)?;
+        let patience = Patience { whole: PATIENCE + Duration::from_secs(30), silence };
+        let ended = watch::run(&mut command, &results, patience, enough)?;
         let said = fs::read_to_string(&errors).unwrap_or_default();
         let bytes = fs::read(&results).unwrap_or_default();
+        let end = if matches!(ended, Ended::Late) { End::Hung } else { End::TripleFault };
         let Output { records, complete } = Output::parse(&bytes, &end);
-        if records.is_empty() {
-            let name = self.place.name();
-            bail!("{name} ends before program {} begins: {}", programs[0].seed, said.trim_end());
-        }
-        let well =
-            if self.umbra.is_some() { status.success() } else { status.code() == Some(ENDED) };
-        let why = (!(well && complete)).then(|| match self.umbra {
-            Some(_) => String::from(umbra_run::end(&said)),
-            None => format!("QEMU ends with {status}"),
-        });
-        Ok((records, why))
+        let why = match (ended, &self.umbra) {
+            (Ended::Enough, _) => None,
+            (Ended::Late, _) => Some(String::from("the machine hangs")),
+            (Ended::Itself(status), Some(_)) => {
+                let well = status.success() && complete;
+                (!well).then(|| String::from(umbra_run::end(&said)))
+            }
+            (Ended::Itself(status), None) => {
+                let well = status.code() == Some(ENDED) && complete;
+                (!well).then(|| format!("QEMU ends with {status}"))
+            }
+        };
+        Ok(Run { records, why, said })
     }
 
     fn judge(&self, program: &Program, record: &Record) -> Outcome {
@@ -196,20 +235,20 @@ impl Booted {
     }
 }
 
-/// Runs a command to its end, or ends it.
-fn wait(command: &mut Command) -> Result<(ExitStatus, End)> {
-    let mut child = command.spawn().context("starting the machine")?;
-    let start = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().context("waiting for the machine")? {
-            return Ok((status, End::TripleFault));
-        }
-        if start.elapsed() > PATIENCE + Duration::from_secs(30) {
-            child.kill().context("ending the machine")?;
-            return Ok((child.wait()?, End::Hung));
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+/// What a start came to.
+struct Run {
+    /// The runs of the first programs.
+    records: Vec<Record>,
+    /// What the machine said of its end if that came too early.
+    why: Option<String>,
+    /// All that it said.
+    said: String,
+}
+
+/// The machine has ended on its own.
+fn ended(why: String) -> Outcome {
+    let symptom = format!("host: {why}");
+    Outcome::Found(Found { symptom, detail: why, step: None, log: String::new() })
 }
 
 impl Suspect for Booted {
@@ -226,17 +265,16 @@ impl Suspect for Booted {
         let mut outcomes = Vec::new();
         while outcomes.len() < programs.len() {
             let left = &programs[outcomes.len()..];
-            let (records, why) = self.start(left)?;
+            let Run { records, why, said } = self.start(left, PATIENCE, &|_| false)?;
+            if records.is_empty() {
+                let name = self.place.name();
+                bail!("{name} ends before program {} begins: {}", left[0].seed, said.trim_end());
+            }
             let judged = left.iter().zip(&records);
             outcomes.extend(judged.map(|(program, record)| self.judge(program, record)));
             // The machine has ended in the last program that has begun: what it says comes first.
             if let (Some(why), Some(last)) = (why, outcomes.last_mut()) {
-                *last = Outcome::Found(Found {
-                    symptom: format!("host: {why}"),
-                    detail: why,
-                    step: None,
-                    log: String::new(),
-                });
+                *last = ended(why);
             }
         }
         Ok(outcomes)

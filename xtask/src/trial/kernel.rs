@@ -9,8 +9,12 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::process;
 use crate::setup::Apt;
 
-/// The module that is on trial, with its parameter.
-const SUSPECT: (&str, &str) = ("kvm-amd", "npt=0");
+/// A module that is on trial, with its parameter.
+pub type Suspect = (&'static str, &'static str);
+/// That of machines with SVM.
+pub const AMD: Suspect = ("kvm-amd", "npt=0");
+/// That of machines with VMX.
+pub const INTEL: Suspect = ("kvm-intel", "ept=0");
 
 /// A kernel and its modules, in the order in which they are loaded.
 pub struct Kernel {
@@ -30,7 +34,7 @@ const PARTS: [&str; 2] = ["linux-binary-", "linux-modules-"];
 ///
 /// # Errors
 /// There is no such package or file, or it has no KVM for this trial.
-pub fn fetch(name: &str, suite: Option<&str>, root: &Path) -> Result<Kernel> {
+pub fn fetch(name: &str, suite: Option<&str>, suspect: Suspect, root: &Path) -> Result<Kernel> {
     let file = Path::new(name);
     let is_file = name.contains('/') || name.ends_with(".deb");
     let stem = if is_file {
@@ -71,10 +75,10 @@ pub fn fetch(name: &str, suite: Option<&str>, root: &Path) -> Result<Kernel> {
         find_modules(&folder, &mut files)?;
     }
     let mut order = Vec::new();
-    if resolve(SUSPECT.0, &files, &mut order)?.is_none() {
-        bail!("{name} has no KVM for this trial: its module {} is missing", SUSPECT.0);
+    if resolve(suspect.0, &files, &mut order)?.is_none() {
+        bail!("{name} has no KVM for this trial: its module {} is missing", suspect.0);
     }
-    let parameters = |module: &str| if module == SUSPECT.0 { SUSPECT.1 } else { "" };
+    let parameters = |module: &str| if module == suspect.0 { suspect.1 } else { "" };
     let modules = order
         .into_iter()
         .map(|(module, contents)| (format!("{module}.ko"), parameters(&module), contents));
@@ -281,7 +285,7 @@ mod tests {
         let depends = "Depends: dracut | initramfs-tools, linux-binary-7 (= 1), linux-modules-7\n";
         let image = package("linux-image-7", depends, "usr/share/doc/x", b"");
         package("linux-binary-7", "", "usr/lib/modules/7/vmlinuz", b"kernel");
-        let fetched = || fetch(&image.to_string_lossy(), None, &tree("root"));
+        let fetched = || fetch(&image.to_string_lossy(), None, AMD, &tree("root"));
         let refused = format!("{:#}", fetched().err().unwrap());
         assert!(refused.ends_with("put the package linux-modules-7 beside it"), "{refused}");
         package("linux-modules-7", "", "usr/lib/modules/7/kvm-amd.ko", &module(""));
@@ -293,7 +297,8 @@ mod tests {
     #[test]
     fn what_is_not_there_is_one_sentence() {
         let root = tempfile::tempdir().unwrap();
-        let sentence = |name: &str| format!("{:#}", fetch(name, None, root.path()).err().unwrap());
+        let sentence =
+            |name: &str| format!("{:#}", fetch(name, None, AMD, root.path()).err().unwrap());
         assert_eq!(sentence("/nowhere/linux.deb"), "there is no file /nowhere/linux.deb");
         let junk = root.path().join("junk.deb");
         fs::write(&junk, "no archive").unwrap();

@@ -31,8 +31,8 @@ const BOOT: Duration = Duration::from_secs(180);
 const ANSWER: Duration = Duration::from_secs(90);
 
 /// Any bad page or lock is the end, and the end of the kernel is that of the machine. Warnings go
-/// to the console. COM2 is the driver's own.
-const APPEND: &str = "console=ttyS0 loglevel=5 panic=-1 oops=panic softlockup_panic=1 \
+/// to the console, at a rate that Bochs takes time for. COM2 is the driver's own.
+pub const APPEND: &str = "console=ttyS0,115200 loglevel=5 panic=-1 oops=panic softlockup_panic=1 \
                       mitigations=off";
 
 /// MiB of the machine's memory. With less than 512 Linux turns transparent huge pages off

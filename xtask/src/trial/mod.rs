@@ -1,11 +1,13 @@
 //! `cargo xtask trial`: a Linux kernel's KVM, judged by what a guest observes of its memory.
 //!
-//! [`kernel`] fetches the kernel on trial, [`machine`] runs it in an emulator, [`campaign`] goes
-//! through random programs and [`minimize`] makes those short that find something. [`finding`] is
-//! what is written about it, and [`page`] the report for a browser; [`coverage`] tells which code of
-//! the kernel has run; [`merge`] makes one report of several. [`booted`] is the control, an emulator without a hypervisor, and Umbra. [`mutants`]
-//! tries the trial itself by mistakes in a KVM.
+//! [`kernel`] fetches the kernel on trial, [`machine`] runs it in QEMU and [`bochs`] in Bochs,
+//! [`campaign`] goes through random programs and [`minimize`] makes those short that find something.
+//! [`finding`] is what is written about it, and [`page`] the report for a browser; [`coverage`] tells which code of
+//! the kernel has run; [`merge`] makes one report of several. [`booted`] is the control, an emulator
+//! without a hypervisor, and Umbra. [`mutants`] tries the trial itself by mistakes in a KVM, and
+//! [`rules`] by broken rules of Umbra.
 
+mod bochs;
 mod booted;
 mod campaign;
 mod coverage;
@@ -16,7 +18,9 @@ pub mod merge;
 mod minimize;
 pub mod mutants;
 mod page;
+mod rules;
 mod suspect;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -30,26 +34,31 @@ use umbra_trial::judge::Tally;
 use umbra_trial::program::Program;
 
 use crate::report::Report;
-use crate::umbra_run::{Policy, chosen};
+use crate::umbra_run::{Policy, chosen, word};
 use crate::{paths, setup};
+use bochs::Bochs;
 use booted::{Booted, Place};
 use campaign::{Campaign, Identity, Limits};
 use coverage::Coverage;
+use kernel::Kernel;
 use machine::Machine;
 use setup::Setup;
 use suspect::{Found, Outcome, Suspect};
+
+/// The emulated CPU of a kernel on trial in QEMU.
+const CPU: &str = "EPYC,+svm";
 
 /// The exit status if something was found.
 const FOUND: u8 = 10;
 
 /// Put a hypervisor on trial: the KVM of a Debian kernel, or Umbra.
 ///
-/// Random programs run as guest code under the kernel's KVM with shadow paging (kvm-amd with
-/// npt=0), inside QEMU without hardware virtualization: no KVM device of this machine is opened.
-/// What the guest observes is compared with bare hardware; a BUG or WARNING of the kernel is a
-/// finding, too. A program that finds something is made short. The exit status is 0 if nothing was
-/// found, 10 if something was, and 1 on errors. The folder with the report is named at the end; the
-/// same command goes on where the last one has stopped.
+/// Random programs run as guest code under the kernel's KVM with shadow paging (kvm-amd with npt=0
+/// in QEMU without hardware virtualization, or kvm-intel with ept=0 in Bochs): no KVM device of
+/// this machine is opened. What the guest observes is compared with bare hardware; a BUG or WARNING
+/// of the kernel is a finding, too. A program that finds something is made short. The exit status
+/// is 0 if nothing was found, 10 if something was, and 1 on errors. The folder with the report is
+/// named at the end; the same command goes on where the last one has stopped.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --minutes 10
@@ -57,6 +66,7 @@ const FOUND: u8 = 10;
   cargo xtask trial --kernel linux-image-6.12.102+deb13-cloud-amd64 --suite trixie
   cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --cpus 2
   cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --replay finding-1.json
+  cargo xtask trial --kernel linux-image-6.1.0-50-cloud-amd64 --machine penryn
   cargo xtask trial --control --minutes 2
   cargo xtask trial --control --machine penryn
   cargo xtask trial --hypervisor umbra --machine penryn --guest-faults auto")]
@@ -92,9 +102,9 @@ pub struct Arguments {
         allow_negative_numbers = true
     )]
     seed: u64,
-    /// The emulated CPU of a kernel on trial, as QEMU names it
-    #[arg(long, default_value = "EPYC,+svm")]
-    cpu: String,
+    /// The emulated CPU of a kernel on trial in QEMU, as that names it [default: EPYC,+svm]
+    #[arg(long)]
+    cpu: Option<String>,
     /// With --kernel, or --control on qemu: the virtual CPUs of a guest, and the CPUs of the machine
     /// [default: 1, or as --replay has it]. Programs of two are others than those of one
     #[arg(long, value_name = "N", value_parser = whole::<u8>(1..=2), allow_negative_numbers = true)]
@@ -102,8 +112,7 @@ pub struct Arguments {
     /// The hypervisor on trial; KVM is that of --kernel
     #[arg(long, value_name = "NAME", default_value = "kvm")]
     hypervisor: Hypervisor,
-    /// With --control or --hypervisor umbra: the emulated machine [default: qemu for the control,
-    /// penryn for Umbra]
+    /// The emulated machine [default: qemu; penryn for Umbra]
     #[arg(long, value_name = "NAME")]
     machine: Option<booted::Machine>,
     /// With --hypervisor umbra: which guest faults go straight to the guest [default: auto; trap on
@@ -167,10 +176,6 @@ fn place(arguments: &Arguments) -> Result<Option<Place>> {
         return Ok(Some(Place { machine, umbra: None }));
     }
     if !umbra {
-        ensure!(
-            arguments.machine.is_none(),
-            "--machine is an option of --control and --hypervisor umbra; a kernel takes --cpu"
-        );
         return Ok(None);
     }
     ensure!(arguments.kernel.is_none(), "--kernel is an option of --hypervisor kvm");
@@ -185,73 +190,155 @@ fn place(arguments: &Arguments) -> Result<Option<Place>> {
     Ok(Some(Place { machine, umbra: policy }))
 }
 
+/// A command whose options are checked.
+struct Job<'a> {
+    arguments: &'a Arguments,
+    replay: Option<Program>,
+    /// Virtual CPUs of a guest.
+    cpus: usize,
+    root: PathBuf,
+}
+
 /// Fetches, boots, runs.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     // Before anything is fetched.
     let replay = arguments.replay.as_deref().map(read_program).transpose()?;
-    ensure!(
-        !arguments.cpu.is_empty() && !arguments.cpu.contains(char::is_whitespace),
-        "--cpu takes a model of QEMU's with its features, such as EPYC,+svm"
-    );
     let place = place(arguments)?;
     let cpus = cpus(arguments, place, replay.as_ref())?;
-    let root = paths::target_dir()?.join("trial");
-    // Campaigns of several numbers run at the same time.
-    let own = match replay {
-        Some(_) => String::from("replay"),
-        None => format!("seed-{}", arguments.seed),
-    };
-    let limits = Limits {
-        time: Duration::from_secs(60 * arguments.minutes),
-        programs: arguments.programs,
-        shorten: Duration::from_secs(60 * arguments.shorten),
-        first: arguments.first,
-    };
-    if let Some(place) = place {
-        let two = if cpus == 2 { "-smp" } else { "" };
-        let strict = if arguments.strict { "-strict" } else { "" };
-        let suspect = format!("{}{two}{strict}", place.name());
-        let folder = root.join(&suspect);
-        let mut booted = Booted::new(place, &folder.join(own), tool(place)?, arguments.strict)?;
-        if let Some(program) = replay {
-            return show_replay(&mut booted, &program);
-        }
-        let two = if cpus == 2 { " --cpus 2" } else { "" };
-        let options = place.options() + two + if arguments.strict { " --strict" } else { "" };
-        let identity = Identity { suspect, options, cpu: place.machine.cpu().into() };
-        let campaign = Campaign::open(&folder, &identity, arguments.seed)?;
-        let machine = place.machine;
-        let state = match cpus {
-            1 => campaign.run(&mut booted, &limits, |seed| machine.program(seed))?,
-            _ => campaign.run(&mut booted, &limits, |seed| machine.program_of_two(seed))?,
+    let job = Job { arguments, replay, cpus, root: paths::target_dir()?.join("trial") };
+    match (place, &arguments.kernel) {
+        (Some(place), _) => job.boot(place),
+        (None, Some(kernel)) => match bochs_machine(arguments)? {
+            Some(machine) => job.try_in_bochs(kernel, machine),
+            None => job.try_in_qemu(kernel),
+        },
+        (None, None) => bail!("--hypervisor kvm needs --kernel"),
+    }
+}
+
+impl Job<'_> {
+    /// The folder of this run: campaigns of several numbers run at the same time.
+    fn folder(&self, suspect: &str) -> PathBuf {
+        let own = match self.replay {
+            Some(_) => String::from("replay"),
+            None => format!("seed-{}", self.arguments.seed),
         };
-        return finish(state.findings.len());
+        self.root.join(suspect).join(own)
     }
-    let Some(name) = &arguments.kernel else { bail!("--hypervisor kvm needs --kernel") };
-    setup::need_program(machine::PROGRAM, machine::PACKAGE)?;
-    let kernel = kernel::fetch(name, arguments.suite.as_deref(), &root)?;
-    let two = cpus == 2;
-    let folder = root.join(if two { kernel.name.clone() + "-smp" } else { kernel.name.clone() });
-    let own = folder.join(own);
-    let coverage = arguments.coverage.then(|| Coverage::of(&kernel, &own)).transpose()?;
-    let mut suspect = Machine::new(&kernel, &own, &arguments.cpu, cpus, coverage)?;
-    if let Some(program) = replay {
-        return show_replay(&mut suspect, &program);
+
+    /// What tells a campaign of two virtual CPUs from one of one.
+    fn of_two(&self, text: &'static str) -> &'static str {
+        if self.cpus == 2 { text } else { "" }
     }
-    let suite = arguments.suite.as_ref().map(|suite| format!(" --suite {suite}"));
-    let identity = Identity {
-        suspect: if two { format!("{name} with two virtual CPUs") } else { name.clone() },
-        options: format!("--kernel {name}{} --cpu {}", suite.unwrap_or_default(), arguments.cpu)
-            + if two { " --cpus 2" } else { "" },
-        cpu: format!("{} (QEMU, without hardware virtualization)", arguments.cpu),
-    };
-    let campaign = Campaign::open(&folder, &identity, arguments.seed)?;
-    let two_cpus = |seed| generate::program_of_two(seed, generate::STEPS);
-    let state = match two {
-        true => campaign.run(&mut suspect, &limits, two_cpus)?,
-        false => campaign.run(&mut suspect, &limits, kernel_program)?,
-    };
-    finish(state.findings.len())
+
+    /// Repeats a program, or goes through those of a campaign, which has a folder of this name.
+    fn go(
+        &self,
+        suspect: &mut impl Suspect,
+        folder: &str,
+        identity: &Identity,
+        program: impl Fn(u64) -> Program,
+    ) -> Result<ExitCode> {
+        if let Some(program) = &self.replay {
+            return show_replay(suspect, program);
+        }
+        let Arguments { minutes, programs, shorten, first, seed, .. } = *self.arguments;
+        let limits = Limits {
+            time: Duration::from_secs(60 * minutes),
+            programs,
+            shorten: Duration::from_secs(60 * shorten),
+            first,
+        };
+        let campaign = Campaign::open(&self.root.join(folder), identity, seed)?;
+        finish(campaign.run(suspect, &limits, program)?.findings.len())
+    }
+
+    /// Umbra, or a bare emulator.
+    fn boot(&self, place: Place) -> Result<ExitCode> {
+        let strict = self.arguments.strict;
+        let mark = |text: &'static str| if strict { text } else { "" };
+        let name = format!("{}{}{}", place.name(), self.of_two("-smp"), mark("-strict"));
+        let mut booted = Booted::new(place, &self.folder(&name), tool(place)?, strict)?;
+        let machine = place.machine;
+        let identity = Identity {
+            suspect: name.clone(),
+            options: place.options() + self.of_two(" --cpus 2") + mark(" --strict"),
+            cpu: machine.cpu().into(),
+        };
+        self.go(&mut booted, &name, &identity, |seed| match self.cpus {
+            1 => machine.program(seed),
+            _ => machine.program_of_two(seed),
+        })
+    }
+
+    /// KVM on an Intel CPU.
+    fn try_in_bochs(&self, name: &str, machine: booted::Machine) -> Result<ExitCode> {
+        let kernel = self.fetch(name, kernel::INTEL)?;
+        let folder = format!("{}-{}", kernel.name, word(&machine));
+        let only = machine.of_umbra().context("a machine of Bochs")?;
+        let umbra = Setup::new()?.umbra()?;
+        let mut suspect = Bochs::new(&kernel, only, &self.folder(&folder), umbra)?;
+        let identity = Identity {
+            suspect: name.into(),
+            options: format!("--kernel {name}{} --machine {}", self.suite(), word(&machine)),
+            cpu: machine.cpu().into(),
+        };
+        self.go(&mut suspect, &folder, &identity, |seed| bochs::program(machine, seed))
+    }
+
+    /// KVM on an AMD CPU.
+    fn try_in_qemu(&self, name: &str) -> Result<ExitCode> {
+        let cpu = self.arguments.cpu.as_deref().unwrap_or(CPU);
+        ensure!(
+            !cpu.is_empty() && !cpu.contains(char::is_whitespace),
+            "--cpu takes a model of QEMU's with its features, such as EPYC,+svm"
+        );
+        setup::need_program(machine::PROGRAM, machine::PACKAGE)?;
+        let kernel = self.fetch(name, kernel::AMD)?;
+        let folder = kernel.name.clone() + self.of_two("-smp");
+        let own = self.folder(&folder);
+        let coverage = self.arguments.coverage.then(|| Coverage::of(&kernel, &own)).transpose()?;
+        let mut suspect = Machine::new(&kernel, &own, cpu, self.cpus, coverage)?;
+        let suite = self.suite();
+        let identity = Identity {
+            suspect: name.to_owned() + self.of_two(" with two virtual CPUs"),
+            options: format!("--kernel {name}{suite} --cpu {cpu}{}", self.of_two(" --cpus 2")),
+            cpu: format!("{cpu} (QEMU, without hardware virtualization)"),
+        };
+        self.go(&mut suspect, &folder, &identity, |seed| match self.cpus {
+            1 => kernel_program(seed),
+            _ => generate::program_of_two(seed, generate::STEPS),
+        })
+    }
+
+    fn fetch(&self, name: &str, suspect: kernel::Suspect) -> Result<Kernel> {
+        kernel::fetch(name, self.arguments.suite.as_deref(), suspect, &self.root)
+    }
+
+    /// The option, as it was given.
+    fn suite(&self) -> String {
+        let suite = self.arguments.suite.as_ref();
+        suite.map_or_else(String::new, |suite| format!(" --suite {suite}"))
+    }
+}
+
+/// The CPU of Bochs that a kernel is tried on, unless it is QEMU's.
+fn bochs_machine(arguments: &Arguments) -> Result<Option<booted::Machine>> {
+    let machine = arguments.machine.filter(|&machine| machine != booted::Machine::Qemu);
+    ensure!(
+        machine.is_none() || arguments.cpu.is_none(),
+        "--cpu names a CPU of QEMU's; leave it out, or --machine"
+    );
+    ensure!(
+        machine.is_none() || !arguments.coverage,
+        "--coverage is QEMU's: leave it out, or --machine"
+    );
+    ensure!(
+        machine != Some(booted::Machine::Ryzen),
+        "KVM with npt=0 does not get through on Bochs's ryzen; give --machine penryn or skylake, or \
+         none for QEMU's EPYC"
+    );
+    Ok(machine)
 }
 
 /// The program of a number for a kernel.
@@ -401,6 +488,28 @@ mod tests {
             format!("{missing:#}"),
             "reading /nowhere/x.json: No such file or directory (os error 2)"
         );
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn a_kernel_runs_on_a_machine_that_fits() {
+        let machine = |words: &[&str]| {
+            let line = [&["trial", "--kernel", "x"], words].concat();
+            let Line { arguments } = clap::Parser::try_parse_from(line).unwrap();
+            bochs_machine(&arguments).map_err(|error| error.to_string())
+        };
+        assert_eq!(machine(&["--cpu", "EPYC,+svm"]), Ok(None));
+        assert_eq!(machine(&["--machine", "qemu"]), Ok(None));
+        assert_eq!(machine(&["--machine", "penryn"]), Ok(Some(booted::Machine::Penryn)));
+        let ryzen = machine(&["--machine", "ryzen"]).unwrap_err();
+        assert!(ryzen.ends_with("give --machine penryn or skylake, or none for QEMU's EPYC"));
+        let both = machine(&["--machine", "skylake", "--cpu", "EPYC"]).unwrap_err();
+        assert_eq!(both, "--cpu names a CPU of QEMU's; leave it out, or --machine");
     }
 
     #[test]

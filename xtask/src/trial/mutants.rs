@@ -21,7 +21,7 @@ use super::campaign::{Campaign, Identity, Limits, State};
 use super::kernel::{self, Kernel};
 use super::machine::{self, Machine};
 use super::suspect::{Outcome, Suspect};
-use super::{FOUND, finding, kernel_program};
+use super::{CPU, FOUND, Hypervisor, finding, kernel_program, rules};
 use crate::setup::Apt;
 use crate::{paths, process, setup};
 
@@ -34,24 +34,27 @@ const CLEAN: &str = "clean";
 /// The package whose dependency is the newest kernel's.
 const NEWEST: &str = "linux-headers-cloud-amd64";
 
-/// The emulated CPU.
-const CPU: &str = "EPYC,+svm";
-
-/// Try the trial by mistakes in a kernel's KVM.
+/// Try the trial by mistakes in a kernel's KVM, or by broken rules of Umbra.
 ///
 /// The source of Debian's newest 6.1 kernel is fetched, but not installed. Each mistake is built as
 /// a module, and put on trial with the same programs for the same time. The unchanged source comes
 /// first, and must not be convicted; what it shows by the same program does not count. The exit
 /// status is 0 if every mistake is convicted or explained, and 10 if not. The same command goes on
-/// where the last one has stopped.
+/// where the last one has stopped. Of Umbra, each rule of `cargo xtask sabotage` is broken.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask trial-mutants
-  cargo xtask trial-mutants clean child-role --minutes 10")]
+  cargo xtask trial-mutants clean child-role --minutes 10
+  cargo xtask trial-mutants --hypervisor umbra
+  cargo xtask trial-mutants --hypervisor umbra KeepUser --programs 20")]
 pub struct Arguments {
-    /// Only these, as mutants.toml names them; `clean` is the source as it is [default: all]
+    /// Only these, as mutants.toml or crates/mmu/sabotage names them; `clean` is the source as it
+    /// is [default: all]
     names: Vec<String>,
-    /// Put each on trial for so long, but no longer than to its first conviction
+    /// The hypervisor that has the mistakes
+    #[arg(long, value_name = "NAME", default_value = "kvm")]
+    hypervisor: Hypervisor,
+    /// Of KVM: put each on trial for so long, but no longer than to its first conviction
     #[arg(
         long,
         default_value = "3",
@@ -59,6 +62,15 @@ pub struct Arguments {
         allow_negative_numbers = true
     )]
     minutes: u64,
+    /// Of Umbra: so many programs, but none behind the first conviction
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = rules::PROGRAMS,
+        value_parser = whole::<u64>(1..=100_000),
+        allow_negative_numbers = true
+    )]
+    programs: u64,
     /// The number of the first program
     #[arg(
         long,
@@ -67,7 +79,7 @@ pub struct Arguments {
         allow_negative_numbers = true
     )]
     seed: u64,
-    /// Take so many minutes at most to make a program short
+    /// Of KVM: take so many minutes at most to make a program short
     #[arg(
         long,
         value_name = "N",
@@ -230,6 +242,9 @@ fn table(release: &str, rows: &[Row]) -> String {
 /// # Errors
 /// The source cannot be fetched or built, or does not run.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if arguments.hypervisor == Hypervisor::Umbra {
+        return rules::run(&arguments.names, arguments.seed, arguments.programs);
+    }
     let all = Mutant::all();
     if let Some(name) =
         arguments.names.iter().find(|name| !all.iter().any(|mutant| mutant.name == **name))
@@ -245,7 +260,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let release = headers.strip_prefix("linux-headers-").context("a package of headers")?;
     let root = paths::target_dir()?.join("trial");
     let tree = Tree::prepare(release, &root.join("mutants").join(release))?;
-    let kernel = kernel::fetch(&format!("linux-image-{release}"), None, &root)?;
+    let kernel = kernel::fetch(&format!("linux-image-{release}"), None, kernel::AMD, &root)?;
     let report = tree.root.join("report.json");
     let mut rows: Vec<Row> = match fs::read_to_string(&report) {
         Ok(text) => serde_json::from_str(&text).with_context(|| {

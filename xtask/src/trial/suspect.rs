@@ -19,7 +19,8 @@ pub trait Suspect {
         1
     }
 
-    /// Runs programs one after the other, and judges each.
+    /// Runs programs one after the other, and judges each. Those behind a finding may be left to
+    /// the next call.
     ///
     /// # Errors
     /// As [`Suspect::run`].
