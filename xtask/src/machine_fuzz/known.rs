@@ -41,7 +41,8 @@ const REASONS: &[Reason] = &[
     Reason {
         why: "a fault leaves no trace; Bochs stores or loads the part before the second page",
         applies: |_, step| {
-            is_named(step, &["sgdt", "sidt", "frstor"]) && step.operand.contains('+')
+            let names = ["sgdt", "sidt", "frstor", "fldenv", "pusha"];
+            is_named(step, &names) && step.operand.contains('+')
         },
     },
     Reason {
@@ -163,6 +164,9 @@ mod tests {
         assert!(
             known(&step("sidt [rbx+10h]", "ram+none")) && !known(&step("sidt [rbx+10h]", "table"))
         );
+        assert!(known(&step("pushad (on the stack)", "none+table")));
+        assert!(!known(&step("pushad (on the stack)", "table")));
+        assert!(!known(&step("popad (on the stack)", "none+table")));
         assert!(known(&step("data32 enter 20h,2 (on the stack)", "table")));
         assert!(!known(&step("enter 20h,0", "table")));
         let input = step("insw [di],dx", "ram+supervisor");
