@@ -302,10 +302,12 @@ impl<'a> Maker<'a> {
         let count = if ports && self.start.shows_resume_flag() { count.min(1) } else { count };
         let bytes = count << log;
         let (mut code, mut words) = (Vec::new(), String::new());
+        let mut source = None;
         if matches!(opcode, 0xa4 | 0xa6) {
             let other = self.place(random, DS, bytes + 8, false);
             let linear = if down { other.linear.wrapping_add(bytes) } else { other.linear };
             self.set(&mut code, register::SI, self.start.offset(DS, linear));
+            source = Some(other.label);
         }
         let segment = if matches!(opcode, 0xac | 0x6e) { DS } else { ES };
         let place = self.place(random, segment, bytes + 8, false);
@@ -343,7 +345,12 @@ impl<'a> Maker<'a> {
             1 << log,
             if down { ", down" } else { "" }
         );
-        Step { name: words, operand: place.label, code, defined: !0 }
+        // Of two operands the one that is not plain memory has something to do with the hypervisor.
+        let operand = match source {
+            Some(source) if place.label == "ram" => source,
+            _ => place.label,
+        };
+        Step { name: words, operand, code, defined: !0 }
     }
 
     fn interrupt(&self, random: &mut Random) -> (String, Vec<u8>) {
