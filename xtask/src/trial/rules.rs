@@ -38,7 +38,7 @@ const MACHINE: booted::Machine = booted::Machine::Penryn;
 const TREATMENTS: [(Policy, u64); 2] = [(Policy::Auto, 1), (Policy::Trap, 2)];
 
 /// So many programs a rule may survive.
-pub const PROGRAMS: u64 = 6;
+pub const PROGRAMS: u64 = 10;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
