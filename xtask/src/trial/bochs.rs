@@ -94,8 +94,17 @@ struct Line {
     records: Vec<Record>,
     /// The console's text.
     text: String,
-    /// What the kernel said first of its trouble since then, and how many programs had run.
-    trouble: Option<(Trouble, usize)>,
+    /// What the kernel said first of its trouble since then.
+    trouble: Option<Told>,
+}
+
+/// A sign of trouble.
+struct Told {
+    trouble: Trouble,
+    /// So many programs had run.
+    before: usize,
+    /// Linux has said that this is all of it.
+    whole: bool,
 }
 
 impl Line {
@@ -117,9 +126,7 @@ impl Line {
 
     /// The kernel has told all of its trouble: by its own word, or as the next program has ended.
     fn has_told_trouble(&self) -> bool {
-        self.trouble.as_ref().is_some_and(|(_, before)| {
-            self.records.len() > before + 1 || self.text.contains(END_OF_TRACE)
-        })
+        self.trouble.as_ref().is_some_and(|told| told.whole || self.records.len() > told.before + 1)
     }
 
     /// What programs have come to. `end` is how the machine ended.
@@ -137,7 +144,9 @@ impl Line {
         };
         let whole = self.records.len();
         let dead = match &self.trouble {
-            Some((trouble, before)) => Some((trouble.clone(), (*before).min(programs.len() - 1))),
+            Some(Told { trouble, before, .. }) => {
+                Some((trouble.clone(), (*before).min(programs.len() - 1)))
+            }
             None => (whole < programs.len()).then(|| (ended(), whole)),
         };
         let lived = dead.as_ref().map_or(whole, |(_, at)| *at);
@@ -156,12 +165,12 @@ impl Line {
     }
 }
 
-/// The first sign of trouble since the driver was ready, and how many programs had run then. Only
-/// the console has lines.
-fn first_trouble(line: &[u8]) -> Option<(Trouble, usize)> {
+/// The first sign of trouble since the driver was ready. Only the console has lines.
+fn first_trouble(line: &[u8]) -> Option<Told> {
     let mut runs = None;
     let (mut frames, mut text) = (Vec::new(), Vec::new());
-    for part in line.split_inclusive(|&byte| byte == b'\n') {
+    let mut parts = line.split_inclusive(|&byte| byte == b'\n');
+    while let Some(part) = parts.next() {
         let (more, words) = unshield(part);
         frames.extend(more);
         while let Some(frame) = take(&mut frames) {
@@ -174,7 +183,9 @@ fn first_trouble(line: &[u8]) -> Option<(Trouble, usize)> {
         if let Some(runs) = runs {
             text.extend(words);
             if let Some(trouble) = trouble(&String::from_utf8_lossy(&text)) {
-                return Some((trouble, runs));
+                let ends =
+                    |part: &[u8]| String::from_utf8_lossy(&unshield(part).1).contains(END_OF_TRACE);
+                return Some(Told { trouble, before: runs, whole: parts.any(ends) });
             }
         }
     }
@@ -231,7 +242,7 @@ mod tests {
     #[test]
     fn trouble_is_that_of_the_program_that_runs() {
         let programs = programs();
-        let boot = b"SeaBIOS\nWARNING: an old CPU\n".to_vec();
+        let boot = b"SeaBIOS\nWARNING: an old CPU\n---[ end trace 0 ]---\n".to_vec();
         let ready =
             [boot.clone(), reply(&Reply::Ready { release: "6.1".into(), text: None })].concat();
         let warning = b"[ 9.0] WARNING: CPU: 0 PID: 1 at a.c:1 f+0x1/0x2 [kvm]\n".to_vec();
@@ -243,6 +254,9 @@ mod tests {
         let found = Some(String::from("host: WARNING: at a.c:1 f [kvm]"));
         assert_eq!(symptoms(&loud, &programs), [None, found]);
         assert!(Line::read(&loud).has_told_trouble());
+        // No more than a part of the line has come.
+        let cut = [&ready[..], &all[0], &warning[..20]].concat();
+        assert!(!Line::read(&cut).has_told_trouble());
         let so_far = [&ready, &all[0], &warning, &all[1]].map(Clone::clone).concat();
         assert!(!Line::read(&so_far).has_told_trouble());
         let told = [&so_far, &b"[ 9.1] ---[ end trace 0000000000000000 ]---\n".to_vec()];
