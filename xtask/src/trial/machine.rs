@@ -31,9 +31,10 @@ const BOOT: Duration = Duration::from_secs(180);
 const ANSWER: Duration = Duration::from_secs(90);
 
 /// Any bad page or lock is the end, and the end of the kernel is that of the machine. Warnings go
-/// to the console, at a rate that Bochs takes time for. COM2 is the driver's own.
+/// to the console, at a rate that Bochs takes time for. COM2 is the driver's own. On a busy machine
+/// the emulator may be too late for Linux's test of the timer, and Linux gives up then.
 pub const APPEND: &str = "console=ttyS0,115200 loglevel=5 panic=-1 oops=panic softlockup_panic=1 \
-                      mitigations=off";
+                          mitigations=off no_timer_check";
 
 /// MiB of the machine's memory. With less than 512 Linux turns transparent huge pages off
 /// (mm/huge_memory.c, hugepage_init), and what the firmware keeps is not counted.
