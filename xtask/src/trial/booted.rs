@@ -26,7 +26,7 @@ use crate::umbra_run::{self, Policy, word};
 const PATIENCE: Duration = Duration::from_secs(900);
 /// How long nothing may come of a start before its hypervisor is taken for hung: a program takes
 /// half a minute on a busy machine.
-const STALL: Duration = Duration::from_secs(60);
+const STALL: Duration = Duration::from_secs(180);
 
 /// Steps of a program, before those are left out that need a driver.
 const STEPS: usize = 2000;
