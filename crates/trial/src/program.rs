@@ -234,6 +234,11 @@ impl Program {
 }
 
 impl Step {
+    /// Whether the host takes it.
+    pub fn is_host(&self) -> bool {
+        matches!(self, Step::Host(_))
+    }
+
     /// Whether the CPU has to have SMEP and SMAP.
     pub fn needs_new_cpu(&self) -> bool {
         matches!(self, Step::Smep(_) | Step::Smap(_))

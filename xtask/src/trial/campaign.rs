@@ -273,14 +273,32 @@ impl Campaign {
                 eprintln!("xtask: {steps} steps of it suffice so far");
             }
         };
+        // As it is at first: making it short can take minutes, and be broken off.
+        self.keep(program, program, found.clone(), false)?;
         let (short, last, minimal) = minimize(suspect, program, found, limits.shorten, progress)?;
+        self.state.findings.pop();
         let alone = minimal || short.steps.len() < program.steps.len();
         let detail =
             if alone { last.detail.clone() } else { format!("{}\n{NOT_ALONE}", last.detail) };
-        let last = Found { detail: detail.clone(), ..last };
+        self.keep(
+            program,
+            &short,
+            Found { symptom: found.symptom.clone(), detail, ..last },
+            minimal,
+        )
+    }
+
+    /// Writes a new finding of a program, with a short one that shows it.
+    fn keep(
+        &mut self,
+        program: &Program,
+        short: &Program,
+        found: Found,
+        minimal: bool,
+    ) -> Result<()> {
         let finding = Finding {
             symptom: found.symptom.clone(),
-            detail,
+            detail: found.detail.clone(),
             seed: program.seed,
             after_programs: self.state.programs,
             after_seconds: self.state.seconds,
@@ -289,7 +307,7 @@ impl Campaign {
             minimal,
         };
         let number = self.state.findings.len() + 1;
-        finding::write(&self.folder, number, &self.state, &finding, &short, &last)?;
+        finding::write(&self.folder, number, &self.state, &finding, short, &found)?;
         self.state.findings.push(finding);
         self.save()
     }
@@ -407,6 +425,34 @@ pub(super) mod tests {
         assert_eq!((finding.length, finding.minimal), (60, false));
         let page = fs::read_to_string(folder.join("finding-1.txt")).unwrap();
         assert!(page.contains(NOT_ALONE), "{page}");
+    }
+
+    /// Finds something at once, and cannot be run again.
+    struct Once(bool);
+
+    impl Suspect for Once {
+        fn run(&mut self, _: &Program) -> Result<Outcome> {
+            ensure!(!std::mem::replace(&mut self.0, true), "broken off");
+            Ok(Outcome::Found(Found {
+                symptom: "host: BUG: x".into(),
+                detail: "BUG: x".into(),
+                step: None,
+                log: String::new(),
+            }))
+        }
+    }
+
+    #[test]
+    fn a_finding_is_kept_though_making_it_short_is_broken_off() {
+        let root = tempfile::tempdir().unwrap();
+        let campaign = Campaign::open(root.path(), &identity("EPYC"), 1).unwrap();
+        let run = campaign.run(&mut Once(false), &limits(3), |seed| generate::program(seed, 60));
+        assert_eq!(run.unwrap_err().to_string(), "broken off");
+        let folder = root.path().join("seed-1");
+        let state = State::read(&folder.join("report.json")).unwrap();
+        assert_eq!((state.findings.len(), state.findings[0].length), (1, 60));
+        let page = fs::read_to_string(folder.join("finding-1.txt")).unwrap();
+        assert!(page.contains("host: BUG: x"), "{page}");
     }
 
     fn identity(cpu: &str) -> Identity {

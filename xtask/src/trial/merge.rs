@@ -49,6 +49,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     let all = all.context("there is a folder")?;
+    ensure!(
+        !arguments.output.join("report.json").exists(),
+        "{} has a report already: give --output a folder that has none",
+        arguments.output.display()
+    );
     fs::create_dir_all(&arguments.output)
         .with_context(|| arguments.output.display().to_string())?;
     for (number, (folder, old)) in (1..).zip(&places) {

@@ -31,7 +31,7 @@ use clap::ValueEnum;
 use umbra::number::whole;
 use umbra_trial::generate;
 use umbra_trial::judge::Tally;
-use umbra_trial::program::Program;
+use umbra_trial::program::{Program, Step};
 
 use crate::report::Report;
 use crate::umbra_run::{Policy, chosen, word};
@@ -76,7 +76,7 @@ pub struct Arguments {
     kernel: Option<String>,
     /// With a package: the suite of Debian's that has it, such as trixie or sid [default: those of
     /// this machine]
-    #[arg(long, value_name = "NAME", requires = "kernel", value_parser = suite_name)]
+    #[arg(long, value_name = "NAME", value_parser = suite_name)]
     suite: Option<String>,
     /// Go through programs for so long; a program is made short in addition to it
     #[arg(
@@ -129,7 +129,7 @@ pub struct Arguments {
     )]
     shorten: u64,
     /// Tell how much of KVM's code has run; coverage.txt in the campaign's folder has its functions
-    #[arg(long, requires = "kernel", conflicts_with = "replay")]
+    #[arg(long, conflicts_with = "replay")]
     coverage: bool,
     /// Stop at the first finding
     #[arg(long)]
@@ -141,7 +141,7 @@ pub struct Arguments {
     #[arg(long, conflicts_with_all = ["kernel", "hypervisor"])]
     control: bool,
     /// With --control: what is known of the emulator is a finding, too
-    #[arg(long, requires = "control")]
+    #[arg(long)]
     strict: bool,
 }
 
@@ -171,6 +171,17 @@ fn place(arguments: &Arguments) -> Result<Option<Place>> {
         umbra || arguments.guest_faults.is_none(),
         "--guest-faults is an option of --hypervisor umbra"
     );
+    let with_kernel = [
+        ("--suite", arguments.suite.is_some()),
+        ("--coverage", arguments.coverage),
+        ("--cpu", arguments.cpu.is_some()),
+    ];
+    if let Some((option, _)) = with_kernel.iter().find(|(_, given)| *given)
+        && (arguments.control || umbra)
+    {
+        bail!("{option} is an option of --kernel");
+    }
+    ensure!(arguments.control || !arguments.strict, "--strict is an option of --control");
     if arguments.control {
         let machine = arguments.machine.unwrap_or(booted::Machine::Qemu);
         return Ok(Some(Place { machine, umbra: None }));
@@ -255,6 +266,11 @@ impl Job<'_> {
 
     /// Umbra, or a bare emulator.
     fn boot(&self, place: Place) -> Result<ExitCode> {
+        let needs_host = |program: &Program| program.steps.iter().any(Step::is_host);
+        ensure!(
+            !self.replay.as_ref().is_some_and(needs_host),
+            "the program to repeat has steps of a host, and here is none: give --kernel"
+        );
         let strict = self.arguments.strict;
         let mark = |text: &'static str| if strict { text } else { "" };
         let name = format!("{}{}{}", place.name(), self.of_two("-smp"), mark("-strict"));
@@ -513,16 +529,26 @@ mod tests {
     }
 
     #[test]
-    fn two_cpus_are_for_a_kernel_and_what_is_replayed_decides() {
-        #[derive(clap::Parser)]
-        struct Test {
-            #[command(flatten)]
-            arguments: Arguments,
-        }
+    fn options_of_a_kernel_are_refused_without_one() {
+        let place = |options: &str| {
+            let words = ["trial"].into_iter().chain(options.split(' '));
+            let Line { arguments } = clap::Parser::try_parse_from(words).unwrap();
+            place(&arguments).map(|_| ()).map_err(|error| error.to_string())
+        };
+        let refused = |option: &str| Err(format!("{option} is an option of --kernel"));
+        assert_eq!(place("--control --cpu EPYC"), refused("--cpu"));
+        assert_eq!(place("--control --suite sid"), refused("--suite"));
+        assert_eq!(place("--hypervisor umbra --coverage"), refused("--coverage"));
+        assert_eq!(place("--kernel x --coverage --suite sid --cpu EPYC"), Ok(()));
+        let strict = place("--kernel x --strict");
+        assert_eq!(strict, Err("--strict is an option of --control".into()));
+    }
 
+    #[test]
+    fn two_cpus_are_for_a_kernel_and_what_is_replayed_decides() {
         let asked = |options: &str, replay: Option<&Program>| {
             let words = ["trial"].into_iter().chain(options.split(' '));
-            let Test { arguments } = clap::Parser::try_parse_from(words).unwrap();
+            let Line { arguments } = clap::Parser::try_parse_from(words).unwrap();
             let cpus = cpus(&arguments, place(&arguments).unwrap(), replay);
             cpus.map_err(|error| error.to_string())
         };
