@@ -146,14 +146,14 @@ pub trait Tlb {
         None
     }
 
-    /// Called from [`Mmu::invlpg`](crate::Mmu::invlpg): carries out a guest's INVLPG of `gva` on the
-    /// vCPU that executed it. It drops what is cached for the page, and every intermediate entry of
+    /// Called from [`Mmu::invlpg`](crate::Mmu::invlpg): carries out a guest's INVLPG of `gva` on
+    /// the vCPU that executed it. It drops what is cached for the page, and every intermediate entry of
     /// the PCID.
     fn flush_page(&mut self, vcpu: VcpuId, gva: Gva);
 
     /// Called where a fault turns out to be the guest's: drops what a page fault at `gva` drops on
-    /// the vCPU that raised it (SDM, "Operations that Invalidate TLBs and Paging-Structure Caches").
-    /// That is what is cached for the page, and the intermediate entries on the way to it. By
+    /// the vCPU that raised it (SDM, "Operations that Invalidate TLBs and Paging-Structure
+    /// Caches"). That is what is cached for the page, and the intermediate entries on the way to it. By
     /// default as much as [`Tlb::flush_page`], which is more.
     fn flush_fault(&mut self, vcpu: VcpuId, gva: Gva) {
         self.flush_page(vcpu, gva);

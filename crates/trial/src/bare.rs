@@ -244,6 +244,16 @@ fn start(registers: &ControlRegisters, cpus: usize) -> Result<Vec<u8>, IcedError
         code.mov(ecx, ((range.end - range.start) / 4) as u32)?;
         code.rep().stosd()?;
     }
+    emit_long_mode(&mut code, registers)?;
+    code.lgdt(ptr((OWN + Own::POINTER) as u32))?;
+    code.push(i32::from(KERNEL_CODE))?;
+    code.push(NEXT as i32)?;
+    code.retf()?;
+    code.assemble(BASE + HEADER)
+}
+
+/// On the kernel's tables with paging and long mode, from 32-bit or 16-bit code.
+fn emit_long_mode(code: &mut CodeAssembler, registers: &ControlRegisters) -> Result<(), IcedError> {
     code.mov(eax, registers.cr4 as u32)?;
     code.mov(cr4, eax)?;
     code.mov(eax, TABLES as u32)?;
@@ -253,12 +263,7 @@ fn start(registers: &ControlRegisters, cpus: usize) -> Result<Vec<u8>, IcedError
     code.xor(edx, edx)?;
     code.wrmsr()?;
     code.mov(eax, registers.cr0 as u32)?;
-    code.mov(cr0, eax)?;
-    code.lgdt(ptr((OWN + Own::POINTER) as u32))?;
-    code.push(i32::from(KERNEL_CODE))?;
-    code.push(NEXT as i32)?;
-    code.retf()?;
-    code.assemble(BASE + HEADER)
+    code.mov(cr0, eax)
 }
 
 /// Starts the second CPU, and waits until it is in [`home`].
@@ -298,16 +303,7 @@ fn real(registers: &ControlRegisters) -> Result<Vec<u8>, IcedError> {
     // The form with a base of 32 bits: 16-bit code takes 24 otherwise.
     let pointer = MemoryOperand::with_displ(REAL_PAGE + REAL_SIZE - 8, 2);
     code.add_instruction(Instruction::with1(Code::Lgdt_m1632, pointer)?)?;
-    code.mov(eax, registers.cr4 as u32)?;
-    code.mov(cr4, eax)?;
-    code.mov(eax, TABLES as u32)?;
-    code.mov(cr3, eax)?;
-    code.mov(ecx, EFER)?;
-    code.mov(eax, registers.efer as u32)?;
-    code.xor(edx, edx)?;
-    code.wrmsr()?;
-    code.mov(eax, registers.cr0 as u32)?;
-    code.mov(cr0, eax)?;
+    emit_long_mode(&mut code, registers)?;
     code.add_instruction(Instruction::with1(Code::Pushd_imm32, i32::from(KERNEL_CODE))?)?;
     code.add_instruction(Instruction::with1(Code::Pushd_imm32, HOME as i32)?)?;
     code.add_instruction(Instruction::with(Code::Retfd))?;

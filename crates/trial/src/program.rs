@@ -263,8 +263,8 @@ impl Step {
 }
 
 impl HostEvent {
-    /// Whether memory of the direct map's tables or of a root is away meanwhile. A CPU that runs may
-    /// need these at any time.
+    /// Whether it takes memory of the direct map's tables or of a root away for a while. A CPU
+    /// that runs may need these at any time.
     pub fn hides_tables(&self) -> bool {
         match *self {
             HostEvent::Cycle { region, .. }

@@ -32,8 +32,9 @@ pub trait Driver {
 
     /// Makes a guest of this image, ready to run: the arena in three slots of
     /// [`REGION`](crate::layout::REGION) bytes, the stub's memory, nothing else but a monitor that
-    /// answers reads of no memory with ones. Each of the program's CPUs is in 64-bit mode with the
-    /// image's control registers, the stub's descriptor tables, and a task-state segment of its own.
+    /// answers reads of no memory with ones. Each of the program's CPUs is in 64-bit mode. It
+    /// has the image's control registers, the stub's descriptor tables, and a task-state segment of
+    /// its own.
     ///
     /// # Errors
     /// The hypervisor refuses something that every program needs.

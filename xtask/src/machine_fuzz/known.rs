@@ -46,7 +46,8 @@ const REASONS: &[Reason] = &[
         },
     },
     Reason {
-        why: "a fault leaves no trace; Bochs stores the limit before it checks the alignment of the base",
+        why: "a fault leaves no trace; Bochs stores the limit before it checks the alignment of \
+              the base",
         applies: |start, step| {
             start.mode.ring == 3 && start.checks_alignment() && is_named(step, &["sgdt", "sidt"])
         },

@@ -19,7 +19,7 @@ use umbra_trial::wire::{Reply, Request, encode, take, unshield};
 use super::booted;
 use super::kernel::Kernel;
 use super::machine::APPEND;
-use super::suspect::{Found, Outcome, Suspect};
+use super::suspect::{Found, Outcome, Suspect, alone};
 use super::watch::{self, Patience};
 use crate::{setup, umbra_run};
 
@@ -87,6 +87,7 @@ impl Bochs {
 }
 
 /// What a machine has said so far.
+#[derive(Default)]
 struct Line {
     /// It has booted, and the driver runs programs.
     ready: bool,
@@ -109,19 +110,34 @@ struct Told {
 
 impl Line {
     fn read(line: &[u8]) -> Line {
-        let (mut frames, text) = unshield(line);
-        let (mut ready, mut refused, mut records) = (false, None, Vec::new());
-        while let Some(frame) = take(&mut frames) {
-            match frame {
-                Ok(Reply::Ready { .. }) => ready = true,
-                Ok(Reply::Refused(why)) => refused = refused.or(Some(why)),
-                Ok(Reply::Ran(record)) => records.push(record),
-                // What the firmware prints is no frame.
-                Err(_) => (),
+        let mut read = Line::default();
+        let mut frames = Vec::new();
+        // Only the console has lines.
+        for part in line.split_inclusive(|&byte| byte == b'\n') {
+            let (more, words) = unshield(part);
+            frames.extend(more);
+            while let Some(frame) = take(&mut frames) {
+                match frame {
+                    Ok(Reply::Ready { .. }) => read.ready = true,
+                    Ok(Reply::Refused(why)) => read.refused = read.refused.or(Some(why)),
+                    Ok(Reply::Ran(record)) => read.records.push(record),
+                    // What the firmware prints is no frame.
+                    Err(_) => (),
+                }
             }
+            let words = String::from_utf8_lossy(&words);
+            match &mut read.trouble {
+                Some(told) => told.whole |= words.contains(END_OF_TRACE),
+                None if read.ready => {
+                    let before = read.records.len();
+                    read.trouble =
+                        trouble(&words).map(|trouble| Told { trouble, before, whole: false });
+                }
+                None => (),
+            }
+            read.text += &words;
         }
-        let text = String::from_utf8_lossy(&text).into_owned();
-        Line { ready, refused, records, text, trouble: first_trouble(line) }
+        read
     }
 
     /// The kernel has told all of its trouble: by its own word, or as the next program has ended.
@@ -165,41 +181,13 @@ impl Line {
     }
 }
 
-/// The first sign of trouble since the driver was ready. Only the console has lines.
-fn first_trouble(line: &[u8]) -> Option<Told> {
-    let mut runs = None;
-    let (mut frames, mut text) = (Vec::new(), Vec::new());
-    let mut parts = line.split_inclusive(|&byte| byte == b'\n');
-    while let Some(part) = parts.next() {
-        let (more, words) = unshield(part);
-        frames.extend(more);
-        while let Some(frame) = take(&mut frames) {
-            match frame {
-                Ok(Reply::Ready { .. }) => runs = Some(0),
-                Ok(Reply::Ran(_)) => runs = runs.map(|runs| runs + 1),
-                _ => (),
-            }
-        }
-        if let Some(runs) = runs {
-            text.extend(words);
-            if let Some(trouble) = trouble(&String::from_utf8_lossy(&text)) {
-                let ends =
-                    |part: &[u8]| String::from_utf8_lossy(&unshield(part).1).contains(END_OF_TRACE);
-                return Some(Told { trouble, before: runs, whole: parts.any(ends) });
-            }
-        }
-    }
-    None
-}
-
 impl Suspect for Bochs {
     fn batch(&self) -> usize {
         BATCH
     }
 
     fn run(&mut self, program: &Program) -> Result<Outcome> {
-        let mut outcomes = self.run_all(std::slice::from_ref(program))?;
-        outcomes.pop().context("a program has an outcome")
+        alone(self, program)
     }
 
     fn run_all(&mut self, programs: &[Program]) -> Result<Vec<Outcome>> {

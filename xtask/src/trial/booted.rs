@@ -17,7 +17,7 @@ use umbra_trial::program::Program;
 use umbra_trial::record::{End, Record};
 
 use super::machine::PROGRAM;
-use super::suspect::{Found, Outcome, Suspect};
+use super::suspect::{Found, Outcome, Suspect, alone};
 use super::watch::{self, Ended, Patience};
 use crate::process;
 use crate::umbra_run::{self, Policy, word};
@@ -257,8 +257,7 @@ impl Suspect for Booted {
     }
 
     fn run(&mut self, program: &Program) -> Result<Outcome> {
-        let mut outcomes = self.run_all(std::slice::from_ref(program))?;
-        outcomes.pop().context("a program has an outcome")
+        alone(self, program)
     }
 
     fn run_all(&mut self, programs: &[Program]) -> Result<Vec<Outcome>> {

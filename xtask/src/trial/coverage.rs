@@ -12,7 +12,6 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use iced_x86::{Decoder, DecoderOptions};
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
-use serde::{Deserialize, Serialize};
 
 use super::finding::put;
 use super::kernel::Kernel;
@@ -48,17 +47,14 @@ struct Function {
     instructions: Vec<u64>,
 }
 
-/// Offsets of the module's instructions that have run.
-#[derive(Default, Serialize, Deserialize)]
-struct Seen(BTreeSet<u64>);
-
 /// The code of a module, and what has run of it.
 pub struct Coverage {
     functions: Vec<Function>,
     /// Which of them are the shadow MMU's: none if the module is laid out otherwise.
     mmu: Range<usize>,
     size: u64,
-    seen: Seen,
+    /// Offsets of the instructions that have run.
+    seen: BTreeSet<u64>,
 }
 
 impl Coverage {
@@ -95,7 +91,7 @@ impl Coverage {
             (Some(first), Some(behind)) if first < behind => first..behind,
             _ => 0..0,
         };
-        Ok(Coverage { functions, mmu, size: text.size(), seen: Seen::default() })
+        Ok(Coverage { functions, mmu, size: text.size(), seen: BTreeSet::new() })
     }
 
     /// QEMU's options: its log names what it translates of the module, whose text is at `base`.
@@ -112,7 +108,7 @@ impl Coverage {
             u64::from_str_radix(digits, 16).ok()
         };
         let offsets = log.lines().filter_map(address).filter_map(|gva| gva.checked_sub(base));
-        self.seen.0.extend(offsets.filter(|offset| *offset < self.size));
+        self.seen.extend(offsets.filter(|offset| *offset < self.size));
     }
 
     /// Of a kernel's KVM, with what earlier runs of this campaign have left in its folder.
@@ -156,7 +152,7 @@ impl Coverage {
     }
 
     fn ran(&self, function: &Function) -> usize {
-        function.instructions.iter().filter(|offset| self.seen.0.contains(offset)).count()
+        function.instructions.iter().filter(|offset| self.seen.contains(offset)).count()
     }
 
     /// How much of some functions has run.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
 use umbra_trial::image;
 use umbra_trial::judge::Tally;
 use umbra_trial::program::Program;
@@ -38,6 +39,16 @@ pub fn write(
 pub fn read(folder: &Path, number: usize) -> Result<String> {
     let file = folder.join(format!("finding-{number}.txt"));
     fs::read_to_string(&file).with_context(|| file.display().to_string())
+}
+
+/// The rows that an interrupted trial of mutants has left in its report: none if there is none.
+///
+/// # Errors
+/// The file is no report.
+pub fn earlier_rows<R: DeserializeOwned>(report: &Path) -> Result<Vec<R>> {
+    let Ok(text) = fs::read_to_string(report) else { return Ok(Vec::new()) };
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is no report; remove it to begin anew", report.display()))
 }
 
 /// Writes a file, whole or not at all.

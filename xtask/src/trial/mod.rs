@@ -1,11 +1,11 @@
 //! `cargo xtask trial`: a Linux kernel's KVM, judged by what a guest observes of its memory.
 //!
-//! [`kernel`] fetches the kernel on trial, [`machine`] runs it in QEMU and [`bochs`] in Bochs,
-//! [`campaign`] goes through random programs and [`minimize`] makes those short that find something.
-//! [`finding`] is what is written about it, and [`page`] the report for a browser; [`coverage`] tells which code of
-//! the kernel has run; [`merge`] makes one report of several. [`booted`] is the control, an emulator
-//! without a hypervisor, and Umbra. [`mutants`] tries the trial itself by mistakes in a KVM, and
-//! [`rules`] by broken rules of Umbra.
+//! [`kernel`] fetches the kernel on trial, [`machine`] runs it in QEMU and [`bochs`] in Bochs.
+//! [`campaign`] goes through random programs, and [`minimize`] makes those short that find
+//! something. [`finding`] is what is written about it, and [`page`] the report for a browser.
+//! [`coverage`] tells which code of the kernel has run, and [`merge`] makes one report of several.
+//! [`booted`] is the control, an emulator without a hypervisor, and Umbra. [`mutants`] tries the
+//! trial itself by mistakes in a KVM, and [`rules`] by broken rules of Umbra.
 
 mod bochs;
 mod booted;
@@ -105,8 +105,8 @@ pub struct Arguments {
     /// The emulated CPU of a kernel on trial in QEMU, as that names it [default: EPYC,+svm]
     #[arg(long)]
     cpu: Option<String>,
-    /// With --kernel, or --control on qemu: the virtual CPUs of a guest, and the CPUs of the machine
-    /// [default: 1, or as --replay has it]. Programs of two are others than those of one
+    /// With --kernel, or --control on qemu: the virtual CPUs of a guest, 1 or 2, and the CPUs of
+    /// the machine [default: 1, or as --replay has it]. Programs of two are others than those of one
     #[arg(long, value_name = "N", value_parser = whole::<u8>(1..=2), allow_negative_numbers = true)]
     cpus: Option<u8>,
     /// The hypervisor on trial; KVM is that of --kernel

@@ -262,12 +262,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let tree = Tree::prepare(release, &root.join("mutants").join(release))?;
     let kernel = kernel::fetch(&format!("linux-image-{release}"), None, kernel::AMD, &root)?;
     let report = tree.root.join("report.json");
-    let mut rows: Vec<Row> = match fs::read_to_string(&report) {
-        Ok(text) => serde_json::from_str(&text).with_context(|| {
-            format!("{} is no report; remove it to begin anew", report.display())
-        })?,
-        Err(_) => Vec::new(),
-    };
+    let mut rows: Vec<Row> = finding::earlier_rows(&report)?;
     let chosen =
         |mutant: &&Mutant| arguments.names.is_empty() || arguments.names.contains(&mutant.name);
     for mutant in all.iter().filter(chosen) {

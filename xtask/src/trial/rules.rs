@@ -148,12 +148,7 @@ pub fn run(names: &[String], seed: u64, programs: u64) -> Result<ExitCode> {
     copy.write_first(&umbra_sabotage::weave(&copy.src(), &rules, Switch::File)?)?;
     let trial = Trial { umbra: copy.umbra()?, folder: copy.folder, seed, programs };
     let report = trial.folder.join("report.json");
-    let mut rows: Vec<Row> = match fs::read_to_string(&report) {
-        Ok(text) => serde_json::from_str(&text).with_context(|| {
-            format!("{} is no report; remove it to begin anew", report.display())
-        })?,
-        Err(_) => Vec::new(),
-    };
+    let mut rows: Vec<Row> = finding::earlier_rows(&report)?;
     let order: Vec<&str> =
         [CLEAN].into_iter().chain(rules.iter().map(|rule| rule.name.as_str())).collect();
     rows.retain(|row| order.contains(&row.rule.as_str()));

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use umbra_trial::judge::{Conviction, Tally};
 use umbra_trial::program::Program;
 
@@ -36,6 +36,15 @@ pub trait Suspect {
     fn coverage(&mut self, _folder: &Path) -> Result<Option<String>> {
         Ok(None)
     }
+}
+
+/// [`Suspect::run`] of what is best given several programs at a time.
+///
+/// # Errors
+/// As [`Suspect::run`].
+pub fn alone(suspect: &mut impl Suspect, program: &Program) -> Result<Outcome> {
+    let mut outcomes = suspect.run_all(std::slice::from_ref(program))?;
+    outcomes.pop().context("a program has an outcome")
 }
 
 /// How a program went.

@@ -17,6 +17,9 @@ pub struct Patience {
     pub silence: Duration,
 }
 
+/// How often its output is looked at: all of it is read each time.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// How a machine ended.
 pub enum Ended {
     /// Its program has ended.
@@ -39,7 +42,7 @@ pub fn run(
 ) -> Result<Ended> {
     let mut child = command.spawn().context("starting the machine")?;
     let start = Instant::now();
-    let (mut seen, mut told) = (0, start);
+    let (mut seen, mut told, mut looked) = (0, start, start);
     let ended = loop {
         if let Some(status) = child.try_wait().context("waiting for the machine")? {
             return Ok(Ended::Itself(status));
@@ -48,6 +51,10 @@ pub fn run(
             break Ended::Late;
         }
         sleep(Duration::from_millis(20));
+        if looked.elapsed() < LOOK {
+            continue;
+        }
+        looked = Instant::now();
         let length = output.metadata().map_or(0, |file| file.len());
         if length != seen {
             (seen, told) = (length, Instant::now());

@@ -35,8 +35,8 @@ pub struct Open {
     may: Bits,
     /// Words that other CPUs have changed.
     touched: BTreeSet<PhysAddr>,
-    /// By the page fault that could have ended it at an earlier moment: what the CPU may have cached
-    /// since, if it did. What a fault drops may be cached anew before another CPU stores.
+    /// Page faults that could have ended it at an earlier moment, each with what the CPU may have
+    /// cached since then. What a fault drops may be cached anew before another CPU stores.
     faulted: Vec<(PageFault, Possible)>,
 }
 
