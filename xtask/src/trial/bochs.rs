@@ -18,15 +18,13 @@ use umbra_trial::wire::{Reply, Request, encode, take, unshield};
 
 use super::booted;
 use super::kernel::Kernel;
-use super::machine::APPEND;
+use super::machine::{APPEND, MEMORY};
 use super::suspect::{Found, Outcome, Suspect, alone};
 use super::watch::{self, Patience};
 use crate::{setup, umbra_run};
 
 /// Programs of a start: Linux takes minutes to boot here.
 const BATCH: usize = 25;
-/// MiB of memory.
-const MEMORY: &str = "512";
 /// A kernel that boots prints nothing for minutes.
 const PATIENCE: Patience =
     Patience { whole: Duration::from_secs(7200), silence: Duration::from_secs(1200) };

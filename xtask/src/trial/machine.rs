@@ -38,7 +38,7 @@ pub const APPEND: &str = "console=ttyS0,115200 loglevel=5 panic=-1 oops=panic so
 
 /// MiB of the machine's memory. With less than 512 Linux turns transparent huge pages off
 /// (mm/huge_memory.c, hugepage_init), and what the firmware keeps is not counted.
-const MEMORY: &str = "768";
+pub const MEMORY: &str = "768";
 
 /// Where QEMU logs what it translates, if coverage was asked for.
 const TRANSLATED: &str = "translated.txt";
